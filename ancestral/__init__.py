@@ -1,0 +1,53 @@
+"""Rao-Blackwellized gradients for torch models that sample.
+
+>>> import torch
+>>> import ancestral as an
+>>> logits = torch.zeros(100, requires_grad=True)
+>>> with an.record() as trace:                                 # plain torch inside
+...     z = torch.distributions.Bernoulli(logits=logits).sample()
+...     loss = (z - 0.45).pow(2).sum()
+>>> an.backward(loss)                                          # instead of loss.backward()
+>>> sorted(an.provenance_of(loss)), trace["z"].shape
+(['z'], (100,))
+"""
+
+# The interceptors register themselves where recordings find them.
+import ancestral.trace.distributions as _distributions  # noqa: F401
+import ancestral.trace.draws as _draws  # noqa: F401
+from ancestral.estimators.baselines import LeaveOneOut, RunningMean
+from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.surrogate import backward, surrogate
+from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
+from ancestral.tools.inspection import graph
+from ancestral.tools.render import mimebundle as _mimebundle
+from ancestral.tools.render import render as _render
+from ancestral.trace.graph import Graph
+from ancestral.trace.graph import install as _install
+from ancestral.trace.node import Node
+from ancestral.trace.primitives import cost
+from ancestral.trace.record import Trace, record, track
+from ancestral.trace.wrap import wrap
+
+__version__ = "0.1.0"
+__all__ = [
+    "Graph",
+    "LeaveOneOut",
+    "Node",
+    "ProvenanceTensor",
+    "RunningMean",
+    "Trace",
+    "backward",
+    "by_element",
+    "by_site",
+    "cost",
+    "graph",
+    "provenance_of",
+    "record",
+    "surrogate",
+    "total_cost",
+    "track",
+    "untrack",
+    "wrap",
+]
+
+_install(_render, _mimebundle)

@@ -1,0 +1,266 @@
+"""Provenance: which sources a tensor depends on, and which of its dimensions still index theirs.
+
+A provenance maps alignments to sets of sources. The alignment of a tensor of shape ``[d0, d1,
+...]`` with a source is one number per dimension of the tensor: the dimension of the source that it
+indexes, or `LOST`. Where dimension ``i`` is aligned with dimension ``d``, element ``n`` along
+``i`` depends, of this source, only on elements ``n`` along ``d``; an aligned dimension has the
+size of the source's. Losing an alignment, or gaining a source, is always sound.
+
+Sets are bit sets of Python integers, provenances are interned in their `Universe`, and unions are
+memoized, so that following one op costs about one dictionary look-up.
+
+>>> universe = Universe()
+>>> z = Source("z", (4, 3))
+>>> p = universe.of(z, (4, 3))
+>>> p
+Provenance([4, 3], z: 0 1)
+>>> p.remap((4,), (0,))                       # summed over dimension 1
+Provenance([4], z: 0)
+>>> p.union(p.remap((4, 3), (0, LOST)))       # where two paths disagree, the alignment is lost
+Provenance([4, 3], z: 0 -)
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+LOST = -1
+"""No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
+
+Shape = tuple[int, ...]
+Alignment = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Something that a value can depend on.
+
+    `shape` is what alignments refer to; `owner` is the recording that drew it, if one did.
+    """
+
+    name: str
+    shape: Shape
+    owner: object = None
+
+
+class Universe:
+    """The sources that one recording can meet, each with its bit, and their provenances.
+
+    `owner` is whoever the sources belong to. `state` is "open" until a gradient is asked of the
+    sources, "used" from then on, and "settled" once it was taken for good. To other universes, the
+    values of one that is not open are constants.
+    """
+
+    __slots__ = (
+        "_bits",
+        "_interned",
+        "control",
+        "escapes",
+        "owner",
+        "serial",
+        "sources",
+        "state",
+    )
+    _serials = itertools.count()
+
+    def __init__(self, owner: object = None) -> None:
+        """Make an empty universe."""
+        self.serial = next(Universe._serials)
+        self.owner = owner
+        self.state = "open"
+        self.sources: list[Source] = []
+        self.control = 0  # the bits of the sources that Python may have branched on
+        self.escapes: list[Any] = []  # where it may have
+        self._bits: dict[Source, int] = {}
+        self._interned: dict[tuple[Shape, tuple[tuple[Alignment, int], ...]], Provenance] = {}
+
+    @property
+    def seniority(self) -> tuple[bool, bool, int]:
+        """Order universes by which of two adopts the other's sources: the greater does."""
+        return (self.state == "open", self.owner is not None, self.serial)
+
+    def bit(self, source: Source) -> int:
+        """Return the bit of `source`, met now or before."""
+        bit = self._bits.get(source)
+        if bit is None:
+            bit = self._bits[source] = 1 << len(self.sources)
+            self.sources.append(source)
+        return bit
+
+    def members(self, bits: int) -> Iterator[Source]:
+        """Yield the sources in a bit set, oldest first."""
+        return (self.sources[index] for index in indices(bits))
+
+    def intern(self, shape: Shape, entries: dict[Alignment, int]) -> "Provenance":
+        """Return the one provenance with this shape and these entries."""
+        key = (shape, tuple(sorted(item for item in entries.items() if item[1])))
+        found = self._interned.get(key)
+        if found is None:
+            found = self._interned[key] = Provenance(self, *key)
+        return found
+
+    def of(self, source: Source, shape: Shape) -> "Provenance":
+        """Return the provenance of the value of `source`, a tensor of shape `shape`.
+
+        The leading dimensions of the value are those of the source; what follows is an event.
+        """
+        alignment = tuple(
+            d if d < len(source.shape) and size == source.shape[d] and size != 1 else LOST
+            for d, size in enumerate(shape)
+        )
+        return self.intern(shape, {alignment: self.bit(source)})
+
+    def adopt(self, foreign: "Provenance") -> "Provenance | None":
+        """Return `foreign`, of another universe, with this universe's bits; None if constant.
+
+        A bit of the other universe may itself stand for a source that it adopted from a third.
+        """
+        if foreign.universe.state != "open":
+            return None
+        entries: dict[Alignment, int] = {}
+        for alignment, bits in foreign.entries:
+            for source in foreign.universe.members(bits):
+                entries[alignment] = entries.get(alignment, 0) | self.bit(source)
+        return self.intern(foreign.shape, entries)
+
+
+class Provenance:
+    """An interned, immutable map from alignment to a bit set of sources, for one shape.
+
+    Every source stands under exactly one alignment. Equality is identity.
+    """
+
+    __slots__ = ("_memo", "bits", "entries", "shape", "universe")
+
+    def __init__(
+        self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, int], ...]
+    ) -> None:
+        """Make a provenance; only `Universe.intern` does."""
+        self.universe = universe
+        self.shape = shape
+        self.entries = entries
+        self.bits = 0
+        for _, bits in entries:
+            self.bits |= bits
+        # Joins by the other provenance, remaps by their shape and dimensions.
+        self._memo: dict[Provenance | tuple[Shape, Alignment], Provenance] = {}
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources, oldest first."""
+        return tuple(self.universe.members(self.bits))
+
+    def remap(self, shape: Shape, dims: Alignment) -> "Provenance":
+        """Return the provenance of a tensor whose dimension ``i`` indexes our ``dims[i]``.
+
+        A dimension that changes its size is lost: it no longer indexes element by element.
+        """
+        key = (shape, dims)
+        found = self._memo.get(key)
+        if found is None:
+            old = self.shape
+            kept = tuple(
+                d if d != LOST and old[d] == size else LOST
+                for d, size in zip(dims, shape, strict=True)
+            )
+            entries: dict[Alignment, int] = {}
+            for alignment, bits in self.entries:
+                moved = tuple(LOST if d == LOST else alignment[d] for d in kept)
+                entries[moved] = entries.get(moved, 0) | bits
+            found = self._memo[key] = self.universe.intern(shape, entries)
+        return found
+
+    def lost(self, shape: Shape) -> "Provenance":
+        """Return the provenance of a tensor that depends on our sources we know not how."""
+        return self.remap(shape, (LOST,) * len(shape))
+
+    def broadcast(self, shape: Shape) -> "Provenance":
+        """Return the provenance of ourselves broadcast to `shape`: dimensions meet at the right."""
+        if shape == self.shape:
+            return self
+        ours = len(self.shape)
+        return self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
+
+    def union(self, other: "Provenance") -> "Provenance":
+        """Return the join with a provenance of the same shape.
+
+        Where both know a source with different alignments, only what they agree on is kept.
+        """
+        if self is other:
+            return self
+        found = self._memo.get(other)
+        if found is None:
+            if self.universe is not other.universe:
+                return _across(self, other)  # not memoized: it would keep the older universe
+            entries = dict(self.entries)
+            for alignment, bits in other.entries:
+                merge(entries, alignment, bits)
+            found = self._memo[other] = self.universe.intern(self.shape, entries)
+        return found
+
+    def join(self, other: "Provenance") -> "Provenance":
+        """Return the union of both, broadcast to their common shape."""
+        found = self._memo.get(other)
+        if found is None:
+            shape = broadcast_shape(self.shape, other.shape)
+            found = self.broadcast(shape).union(other.broadcast(shape))
+            if self.universe is other.universe:
+                self._memo[other] = found
+        return found
+
+    def __repr__(self) -> str:
+        """Show the shape and, for each source, the dimension that each dimension indexes."""
+        rows = "; ".join(
+            f"{', '.join(source.name for source in self.universe.members(bits))}: "
+            + (" ".join("-" if d == LOST else str(d) for d in alignment) or "scalar")
+            for alignment, bits in self.entries
+        )
+        return f"Provenance({list(self.shape)}, {rows})"
+
+
+def indices(bits: int) -> Iterator[int]:
+    """Yield the positions of the bits that are set, lowest first."""
+    while bits:
+        low = bits & -bits
+        yield low.bit_length() - 1
+        bits ^= low
+
+
+def meet(a: Alignment, b: Alignment) -> Alignment:
+    """Return what two alignments of one tensor with one source both claim."""
+    return tuple(x if x == y else LOST for x, y in zip(a, b, strict=True))
+
+
+def merge(entries: dict[Alignment, int], alignment: Alignment, bits: int) -> None:
+    """Add a set of members under an alignment; those already known keep what both claim."""
+    moved: list[tuple[Alignment, int]] = []
+    for known, present in list(entries.items()):
+        both = present & bits
+        if both:
+            bits ^= both
+            agreed = meet(known, alignment)
+            if agreed != known:
+                entries[known] = present ^ both
+                moved.append((agreed, both))
+    for target, members in [*moved, (alignment, bits)]:
+        if members:
+            entries[target] = entries.get(target, 0) | members
+
+
+def broadcast_shape(a: Shape, b: Shape) -> Shape:
+    """Return the shape that two shapes broadcast to (they are known to)."""
+    if len(a) < len(b):
+        a, b = b, a
+    head = len(a) - len(b)
+    return a[:head] + tuple(y if x == 1 else x for x, y in zip(a[head:], b, strict=True))
+
+
+def _across(a: Provenance, b: Provenance) -> Provenance:
+    """Return the union of provenances of two universes, in that of the younger open recording.
+
+    If the other universe is no longer open, its sources are constants.
+    """
+    old, young = sorted((a, b), key=lambda provenance: provenance.universe.seniority)
+    adopted = young.universe.adopt(old)
+    return young if adopted is None else young.union(adopted)

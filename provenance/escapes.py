@@ -1,0 +1,69 @@
+"""Escapes: the moments at which a tracked value leaves tensor land and Python may branch on it.
+
+What Python does afterwards depends on the value though no tensor says so. Each escape is noted in
+the universe of its sources, with the line; `Universe.control` then holds the sources that any
+later decision may rest on. The checks of `torch.distributions` on their own arguments only raise,
+so they are no escapes.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributions
+
+from ancestral.provenance.algebra import Provenance
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+ESCAPES = frozenset(
+    # to Python and to other libraries
+    "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
+    "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
+    # to a shape
+    "nonzero nonzero_static argwhere masked_select unique unique_consecutive bincount "
+    "repeat_interleave histc".split()
+)
+
+
+@dataclass(frozen=True)
+class Escape:
+    """One escape: what left, and where."""
+
+    sources: frozenset[str]
+    filename: str
+    line: int
+
+    def __str__(self) -> str:
+        """Show the place and the sources."""
+        return f"{self.filename}:{self.line}: {', '.join(sorted(self.sources))}"
+
+
+def escape(provenances: Iterable[Provenance]) -> None:
+    """Note that values with these provenances left tensor land in the caller's code."""
+    frame = _caller(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+    if frame is None:
+        return
+    for provenance in provenances:
+        universe = provenance.universe
+        if universe.state == "open":
+            universe.control |= provenance.bits
+            names = frozenset(source.name for source in provenance.sources)
+            universe.escapes.append(Escape(names, frame.f_code.co_filename, frame.f_lineno))
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
+    """Return the frame outside torch that let the value out, None for torch's own checks."""
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if filename.startswith(_DISTRIBUTIONS):
+            return None
+        if not filename.startswith((_TORCH, _HERE)):
+            return frame
+        frame = frame.f_back
+    return None

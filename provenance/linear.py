@@ -1,0 +1,155 @@
+"""Linear forms: how a tensor was made of others by linear steps, kept so that a loss can be undone.
+
+``loss = nll.mean() + beta * kl`` is one number, but it is a sum of many costs, each with its own
+provenance. Every linear op on a tracked tensor leaves a form: what it was made of, and the adjoint
+of the step, which turns the weight of the result into the weights of the operands. A form holds the
+tensors at its leaves only, not those between. Whatever has no form is one cost.
+
+A weight is the derivative of the loss by the elements of a tensor: a float where all elements have
+the same, a tensor of the operand's shape otherwise.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Weight = float | Tensor
+Adjoint = Callable[[Weight], Sequence[Weight]]
+Operand = Any  # a Form, a Tensor (a leaf, tracked or not), a number, or an Unreduced loss
+Form = tuple[int, Adjoint, tuple[Operand, ...]]
+"""One linear step: its number, the adjoint, and what it was applied to. Plain, because every
+addition of two tracked tensors makes one."""
+
+serials = itertools.count()
+"""Numbers the forms in the order they were made: every operand is older than its result."""
+
+
+def same(weight: Weight) -> tuple[Weight]:
+    """Adjoint of a step that changes no value and no shape."""
+    return (weight,)
+
+
+def both(weight: Weight) -> tuple[Weight, Weight]:
+    """Adjoint of the sum of two tensors of one shape."""
+    return (weight, weight)
+
+
+def difference(weight: Weight) -> tuple[Weight, Weight]:
+    """Adjoint of the difference of two tensors of one shape."""
+    return (weight, -weight)
+
+
+def negative(weight: Weight) -> tuple[Weight]:
+    """Adjoint of negation."""
+    return (-weight,)
+
+
+def reduced(weight: Weight, result: Sequence[int], operand: Sequence[int]) -> Weight:
+    """Return the weight of an operand that was broadcast from its shape to the result's."""
+    if tuple(result) == tuple(operand):
+        return weight
+    if isinstance(weight, Tensor):
+        return weight.expand(tuple(result)).sum_to_size(tuple(operand))
+    return weight * numel(result) / max(numel(operand), 1)
+
+
+def numel(shape: Sequence[int]) -> int:
+    """Return the number of elements of a tensor of this shape."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def shape_of(operand: Operand) -> tuple[int, ...]:
+    """Return the shape of a tensor or a number."""
+    return tuple(operand.shape) if isinstance(operand, Tensor) else ()
+
+
+def combined(
+    result: Sequence[int],
+    shapes: Sequence[Sequence[int]],
+    factors: Sequence[float | Tensor],
+    weight: Weight,
+) -> list[Weight]:
+    """Adjoint of the sum of operands of these shapes, each times a constant, broadcast."""
+    return [
+        reduced(weight * (f.detach() if isinstance(f, Tensor) else f), result, shape)
+        for shape, f in zip(shapes, factors, strict=True)
+    ]
+
+
+def combination(
+    result: Sequence[int], operands: Sequence[Operand], factors: Sequence[float | Tensor]
+) -> Adjoint:
+    """Return the adjoint of the sum of operands, each times a constant, broadcast together."""
+    return partial(combined, result, [shape_of(operand) for operand in operands], factors)
+
+
+def uniform(scale: float, operand: Sequence[int], unsqueezed: Sequence[int]) -> Adjoint:
+    """Return the adjoint of a sum over dimensions, times `scale`.
+
+    `unsqueezed` is the result's shape with the summed dimensions kept as ones.
+    """
+
+    def adjoint(weight: Weight) -> tuple[Weight]:
+        if isinstance(weight, Tensor):
+            return ((weight * scale).reshape(tuple(unsqueezed)).expand(tuple(operand)),)
+        return (weight * scale,)
+
+    return adjoint
+
+
+def rearranged(function: Callable[[Tensor], Tensor], operand: Sequence[int]) -> Adjoint:
+    """Return the adjoint of a step that moves, drops or repeats elements but computes nothing.
+
+    Its transpose adds each weight to the place where its element came from.
+    """
+
+    def adjoint(weight: Weight) -> tuple[Weight]:
+        places = torch.arange(numel(operand)).reshape(tuple(operand))
+        taken = function(places)
+        device = weight.device if isinstance(weight, Tensor) else None
+        full = torch.as_tensor(weight, device=device).expand(taken.shape).reshape(-1)
+        total = torch.zeros(numel(operand), dtype=_floating(full.dtype), device=full.device)
+        total.index_add_(0, taken.reshape(-1).to(full.device), full.to(total.dtype))
+        return (total.reshape(tuple(operand)),)
+
+    return adjoint
+
+
+def reshaped(operand: Sequence[int]) -> Adjoint:
+    """Return the adjoint of a reshape."""
+
+    def adjoint(weight: Weight) -> tuple[Weight]:
+        return (weight.reshape(tuple(operand)) if isinstance(weight, Tensor) else weight,)
+
+    return adjoint
+
+
+def joined(dim: int, sizes: Sequence[int]) -> Adjoint:
+    """Return the adjoint of `torch.cat` along `dim` of tensors of these sizes."""
+
+    def adjoint(weight: Weight) -> Sequence[Weight]:
+        if isinstance(weight, Tensor):
+            return torch.split(weight, list(sizes), dim)
+        return [weight] * len(sizes)
+
+    return adjoint
+
+
+def stacked(dim: int, count: int) -> Adjoint:
+    """Return the adjoint of `torch.stack` along `dim` of `count` tensors."""
+
+    def adjoint(weight: Weight) -> Sequence[Weight]:
+        return torch.unbind(weight, dim) if isinstance(weight, Tensor) else [weight] * count
+
+    return adjoint
+
+
+def _floating(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()

@@ -1,0 +1,149 @@
+"""The command line: ``ancestral graph``, ``ancestral demo``, ``ancestral --version``.
+
+Whatever goes wrong is one line on the standard error, and the exit status 2.
+"""
+
+import argparse
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.tools.inspection import graph
+
+
+class UsageError(ValueError):
+    """Something on the command line is wrong; its text says what was expected."""
+
+
+def parse_input(text: str) -> Tensor:
+    """Return an input that is described as ``dtype[sizes]``: ``float32[32,64]``, ``int64[8]``.
+
+    Floating and complex tensors are drawn from a standard normal, all others are zero.
+
+    Raises:
+        UsageError: if the text is not of that form.
+
+    >>> parse_input("float32[2,3]").shape
+    torch.Size([2, 3])
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]\s*", text)
+    dtype = getattr(torch, match.group(1), None) if match else None
+    if match is None or not isinstance(dtype, torch.dtype):
+        raise UsageError(f"--input {text!r}: expected dtype[sizes], for example 'float32[32,64]'")
+    sizes = [int(size) for size in match.group(2).split(",") if size.strip()]
+    if dtype.is_floating_point or dtype.is_complex:
+        return (
+            torch.randn(sizes).to(dtype)
+            if not dtype.is_complex
+            else torch.randn(sizes, dtype=dtype)
+        )
+    return torch.zeros(sizes, dtype=dtype)
+
+
+def load_model(target: str) -> Callable[..., Any]:
+    """Return the model that ``module:factory`` names: a module, or what a factory makes.
+
+    Raises:
+        UsageError: if there is no such module or name, or it makes nothing that can be called.
+    """
+    module_name, colon, path = target.partition(":")
+    if not (module_name and colon and path):
+        raise UsageError(f"{target!r}: expected module:factory, for example 'models:BeliefNet'")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and misses another one
+        raise UsageError(f"no module named {module_name!r} can be imported from here") from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"{module_name!r} has no {path!r}")
+        found = getattr(found, name)
+    model = found if isinstance(found, nn.Module) else found() if callable(found) else found
+    if not callable(model):
+        raise UsageError(f"{target!r} made a {type(model).__name__}, which cannot be called")
+    called: Callable[..., Any] = model
+    return called
+
+
+def draw_graph(options: argparse.Namespace) -> None:
+    """Draw the graph of a model into a file."""
+    torch.manual_seed(options.seed)
+    inputs = [parse_input(text) for text in options.input]
+    found = graph(load_model(options.model), *inputs)
+    if not found.vertices:
+        print("ancestral: the model drew nothing", file=sys.stderr)
+    print(found.render(options.output))
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Train the belief net."""
+    from ancestral.tools.demo import run  # needs the extra `demo`, the rest does not
+
+    given = {} if options.steps is None else {"steps": options.steps}
+    run(out=options.out, seed=options.seed, **given)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="ancestral",
+        description="Rao-Blackwellized gradients for torch models that sample.",
+    )
+    top.add_argument("--version", action="version", version=f"ancestral {version('ancestral')}")
+    commands = top.add_subparsers(required=True, metavar="command")
+    drawing = commands.add_parser("graph", help="draw who depends on whom in a model")
+    drawing.add_argument("model", metavar="module:factory", help="a module, or what makes one")
+    drawing.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="'dtype[sizes]'",
+        help="an argument of the model, for example 'float32[32,64]'; once for each",
+    )
+    drawing.add_argument(
+        "-o", "--output", type=Path, default=Path("graph.svg"), help=".svg, .png, .pdf or .dot"
+    )
+    drawing.add_argument("--seed", type=int, default=0)
+    drawing.set_defaults(action=draw_graph)
+    training = commands.add_parser("demo", help="train a belief net on handwritten digits")
+    training.add_argument("--out", type=Path, default=Path("out"), help="the folder for results")
+    training.add_argument("--steps", type=int, default=None, help="gradient steps")
+    training.add_argument("--seed", type=int, default=0)
+    training.set_defaults(action=run_demo)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status."""
+    options = parser().parse_args(arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the models that lie here
+    try:
+        options.action(options)
+    except Exception as error:
+        print(f"ancestral: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def one_line(error: Exception) -> str:
+    """Return what went wrong, and for an error of the user's model the line that raised it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (UsageError, OSError)):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Where a draw happened: the source line, the variable it is assigned to, the module around it.
+
+All three are read from the frames of the call, so that no model has to say them.
+"""
+
+import ast
+import dis
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType, FrameType
+
+import torch
+from torch import nn
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_LIBRARY = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+# The layers that stand between a draw and the user; models in ancestral.tools are users.
+_SKIPPED = (
+    _TORCH,
+    *(os.path.join(_LIBRARY, layer) + os.sep for layer in ("provenance", "trace", "estimators")),
+)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in the source."""
+
+    filename: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        """Show the place as editors and terminals understand it."""
+        return f"{self.filename}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the frames of a call tell: its location, the variable assigned, the modules around."""
+
+    location: Location
+    variable: str | None
+    modules: tuple[nn.Module, ...]  # innermost first
+
+
+def place() -> Place:
+    """Return where the user's code called us."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and _is_skipped(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:  # called from torch's own threads
+        return Place(Location("<unknown>", 0, "<unknown>"), None, ())
+    code = frame.f_code
+    location = Location(code.co_filename, frame.f_lineno, code.co_name)
+    variable = assigned(code, frame.f_lasti)
+    modules: list[nn.Module] = []
+    outer: FrameType | None = frame
+    while outer is not None:
+        if outer.f_code.co_varnames[:1] == ("self",) and not _is_skipped(outer.f_code.co_filename):
+            owner = outer.f_locals.get("self")
+            if isinstance(owner, nn.Module) and owner not in modules:
+                modules.append(owner)
+        outer = outer.f_back
+    return Place(location, variable, tuple(modules))
+
+
+@lru_cache(maxsize=4096)
+def _is_skipped(filename: str) -> bool:
+    real = os.path.realpath(filename) if filename.startswith((_LIBRARY, ".")) else filename
+    return real.startswith(_SKIPPED) or filename.startswith("<frozen")
+
+
+@lru_cache(maxsize=4096)
+def assigned(code: CodeType, offset: int) -> str | None:
+    """Return the variable that the call at this offset of the bytecode is assigned to.
+
+    >>> assigned((lambda: None).__code__, 0) is None
+    True
+    """
+    after = [i for i in dis.get_instructions(code) if i.offset > offset and i.opname != "CACHE"]
+    for instruction in after[:3]:
+        if instruction.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
+            return str(instruction.argval)
+        if instruction.opname == "STORE_ATTR":
+            return str(instruction.argval)
+        # self.z = ... loads self between the call and the store; z = z2 = ... copies.
+        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP"):
+            return None
+    return None
+
+
+def module_path(modules: tuple[nn.Module, ...]) -> str:
+    """Return the dotted path of the innermost module within the outermost one that holds it."""
+    if len(modules) < 2:
+        return ""
+    inner = modules[0]
+    for outer in reversed(modules[1:]):
+        paths = {module: path for path, module in outer.named_modules()}
+        if inner in paths:
+            return paths[inner]
+    return ""
+
+
+def argument_name() -> str | None:
+    """Return the first argument of the user's call that is going on, where it is a variable."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and _is_skipped(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else _argument(frame.f_code, frame.f_lasti)
+
+
+@lru_cache(maxsize=4096)
+def _argument(code: CodeType, offset: int) -> str | None:
+    positions = list(code.co_positions())
+    first, last, start, end = positions[offset // 2]
+    if first is None or first != last or start is None or end is None:
+        return None
+    line = linecache.getline(code.co_filename, first).encode()[start:end].decode()
+    try:
+        call = ast.parse(line.strip(), mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(call, ast.Call) or not call.args:
+        return None
+    value = call.args[0]
+    if isinstance(value, ast.Name):
+        return value.id
+    return str(value.attr) if isinstance(value, ast.Attribute) else None

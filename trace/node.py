@@ -1,0 +1,109 @@
+"""Node: what one step of a model leaves behind in a trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from ancestral.provenance.algebra import Provenance, Shape, Source
+from ancestral.provenance.tensor import raw
+from ancestral.trace.naming import Location
+
+
+class ModifiedParameterError(RuntimeError):
+    """A parameter of a site changed between the draw and the question for its density."""
+
+    def __init__(self, name: str, location: Location) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): a parameter of its distribution was written into in "
+            "place after the draw, so its log_prob is no longer that of the draw; take the "
+            "gradient before the optimizer's step, or clone the parameter first"
+        )
+
+
+class NoDensityError(NotImplementedError):
+    """A score is asked of a distribution that has no density."""
+
+    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
+        """Name the site, its distribution and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): {type(fn).__name__} has no log_prob, but a cost depends "
+            "on its value, so its score is needed; implement log_prob, draw with rsample, or "
+            "cut the dependency with an.untrack"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One random choice of a run, or one cost.
+
+    `shape` is that of the independent draws, the leading dimensions of `value`; what follows is
+    an event. `inflow` is the provenance of the distribution's parameters over that shape.
+    """
+
+    name: str
+    type: str  # "sample" or "cost"
+    fn: Distribution | None
+    value: Tensor  # [*shape, *event], plain, as it was drawn
+    shape: Shape
+    source: Source
+    inflow: Provenance | None
+    location: Location
+    module_path: str = ""
+    is_observed: bool = False
+    is_reparameterized: bool = False
+    is_learned: bool = False  # whether a parameter of fn has a gradient to learn
+    scale: float | Tensor = 1.0
+    mask: Tensor | None = None
+    cond_indep_stack: tuple[str, ...] = ()
+    infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
+
+    @property
+    def parents(self) -> frozenset[str]:
+        """The names of the sources whose values reach the parameters, directly."""
+        if self.inflow is None:
+            return frozenset()
+        return frozenset(source.name for source in self.inflow.sources)
+
+    @property
+    def source_location(self) -> Location:
+        """The line that drew the value."""
+        return self.location
+
+    @property
+    def is_score(self) -> bool:
+        """Whether the gradient needs this site's score function."""
+        return self.type == "sample" and not self.is_observed and not self.is_reparameterized
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """Log p(value | parents): [*shape], or the shape that a user's own distribution gives it.
+
+        Raises:
+            NoDensityError: if the distribution has none.
+            ModifiedParameterError: if a parameter was overwritten since the draw.
+        """
+        if self.fn is None:
+            raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
+        if any(leaf._version != version for leaf, version in self.versions):
+            raise ModifiedParameterError(self.name, self.location)
+        fn = factorized(self.fn)
+        try:
+            with torch.enable_grad():
+                density: Tensor = raw(fn.log_prob, self.value)
+        except NotImplementedError as error:
+            raise NoDensityError(self.name, self.fn, self.location) from error
+        return density
+
+
+def factorized(fn: Distribution) -> Distribution:
+    """Return the distribution of the independent elements that `Independent` groups."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn

@@ -1,0 +1,136 @@
+"""The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra import LOST, Provenance, Shape
+from ancestral.provenance.tensor import provenance
+from ancestral.trace.node import factorized
+
+UNKNOWN = -1
+_OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
+_STORED_AS = {
+    "_param": "logits",
+    "_unbroadcasted_scale_tril": "scale_tril",
+    "_unbroadcasted_cov_factor": "cov_factor",
+    "_unbroadcasted_cov_diag": "cov_diag",
+}
+
+
+class Held(NamedTuple):
+    """A tensor that a distribution holds.
+
+    Its last `event` dimensions belong to one draw, those before index the draws; `UNKNOWN` where
+    nobody says so.
+    """
+
+    tensor: Tensor
+    event: int
+
+
+def parameters(fn: Distribution) -> list[Held]:
+    """Return the tensors that the draws of a distribution may depend on.
+
+    A class of torch declares its parameters and depends on nothing else. Of a user's class, every
+    tensor counts that can be reached from it: attributes, containers, modules, closures.
+    """
+    fn = factorized(fn)
+    return list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
+
+
+def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
+    constraints = _constraints(fn)
+    # A distribution inside another may have more batch dimensions: they are the outer's event.
+    further = len(fn.batch_shape) - len(batch)
+    is_nested_batch = further >= 0 and fn.batch_shape[: len(batch)] == batch
+    declared = [
+        Held(item, int(constraint.event_dim) + further if is_nested_batch else UNKNOWN)
+        for name, item in vars(fn).items()
+        if (constraint := constraints.get(_STORED_AS.get(name, name))) is not None
+        and isinstance(item, Tensor)
+    ]
+    yield from declared
+    if not declared or not _is_torchs_own(fn):
+        known = {id(held.tensor) for held in declared}
+        for item in vars(fn).values():
+            if id(item) not in known:
+                yield from _of_object(item, batch, seen)
+
+
+def _of_object(value: Any, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
+    if isinstance(value, Tensor):
+        yield Held(value, UNKNOWN)
+        return
+    if isinstance(value, _OPAQUE) or id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Distribution):
+        yield from _of_distribution(value, batch, seen)
+        return
+    for item in _contents(value):
+        yield from _of_object(item, batch, seen)
+
+
+def _contents(value: Any) -> Iterator[Any]:
+    """Yield what an object holds."""
+    if isinstance(value, nn.Module):
+        yield from value.parameters()
+        yield from value.buffers()
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from value
+    else:
+        for cell in getattr(value, "__closure__", None) or ():
+            yield cell.cell_contents
+        yield getattr(value, "__self__", None)
+        yield from getattr(value, "__dict__", {}).values()
+
+
+def _is_torchs_own(fn: Distribution) -> bool:
+    return type(fn).__module__.startswith("torch.distributions.")
+
+
+def _constraints(fn: Distribution) -> dict[str, Any]:
+    try:
+        return fn.arg_constraints
+    except NotImplementedError:  # a user's class that declares none
+        return {}
+
+
+def inflow(
+    fn: Distribution, held: list[Held], shape: Shape, drawn: Provenance | None
+) -> Provenance | None:
+    """Return the provenance of the parameters of `fn` over the independent draws, [*shape].
+
+    `drawn` is what the sampling itself was seen to depend on. It counts in full for a class that
+    is not torch's own, and for sources that no parameter shows.
+    """
+    found: Provenance | None = None
+    for tensor, event in held:
+        ours = provenance(tensor)
+        if ours is not None:
+            moved = _over(ours, shape, event)
+            found = moved if found is None else found.union(moved)
+    if drawn is None:
+        return found
+    is_explained = (
+        found is not None and drawn.universe is found.universe and not drawn.bits & ~found.bits
+    )
+    if is_explained and _is_torchs_own(fn):
+        return found
+    seen = drawn.remap(shape, tuple(range(len(shape))))
+    return seen if found is None else found.union(seen)
+
+
+def _over(ours: Provenance, shape: Shape, event: int) -> Provenance:
+    """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
+    batch = len(ours.shape) - event
+    if event == UNKNOWN or batch < 0 or batch > len(shape):
+        return ours.lost(shape)
+    return ours.remap(shape, (LOST,) * (len(shape) - batch) + tuple(range(batch)))

@@ -1,0 +1,370 @@
+"""Recording: the ordered record of one run, and the block during which draws are caught.
+
+The stack of open recordings is the only global state, and every thread has its own.
+
+>>> import torch
+>>> from torch.distributions import Bernoulli
+>>> with record() as trace:
+...     z = Bernoulli(torch.tensor([0.2, 0.7])).sample()
+>>> list(trace), trace["z"].shape
+(['z'], (2,))
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
+from ancestral.provenance.escapes import Escape
+from ancestral.provenance.tensor import (
+    ProvenanceTensor,
+    alias,
+    attach,
+    provenance,
+    raw,
+    untrack,
+)
+from ancestral.provenance.tensor import track as track_in
+from ancestral.trace.graph import Graph, Vertex, graph_of
+from ancestral.trace.naming import Place, module_path, place
+from ancestral.trace.node import Node, factorized
+from ancestral.trace.parameters import Held, inflow, parameters
+
+
+class DuplicateNameError(ValueError):
+    """Two declarations of one run have the same name."""
+
+    def __init__(self, name: str, first: object, second: object) -> None:
+        """Name both places."""
+        super().__init__(
+            f"{name!r} is declared twice in one recording, at {first} and at {second}; give each "
+            f"its own name, for example f'{name}_{{i}}' in a loop"
+        )
+
+
+class UnsupportedDrawError(TypeError):
+    """A distribution drew something that is no tensor."""
+
+    def __init__(self, fn: Distribution, value: object, where: Place) -> None:
+        """Name the distribution, the line and what came."""
+        super().__init__(
+            f"{type(fn).__name__} drew a {type(value).__name__} at {where.location}; a draw must "
+            "be one torch.Tensor for its dependencies to be followed"
+        )
+
+
+_backward: list[Callable[..., None]] = []
+
+
+def install_backward(function: Callable[..., None]) -> None:
+    """Say what `Trace.backward` does; the estimators do, which this layer does not know."""
+    _backward[:] = [function]
+
+
+class Trace(Mapping[str, Node]):
+    """The nodes of one run by name, in program order; readable while the run goes on."""
+
+    def __init__(self, universe: Universe | None = None) -> None:
+        """Make an empty trace, in a universe of its own unless it is part of another recording."""
+        self._nodes: dict[str, Node] = {}
+        self._counts: dict[str, int] = {}
+        self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
+        self.universe = Universe(owner=self) if universe is None else universe
+
+    def __getitem__(self, name: str) -> Node:
+        """Return the node with this name."""
+        return self._nodes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names in program order."""
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        """Return the number of nodes."""
+        return len(self._nodes)
+
+    @property
+    def escapes(self) -> tuple[Escape, ...]:
+        """The places where a tracked value left tensor land, so that Python may have branched."""
+        return tuple(self.universe.escapes)
+
+    @property
+    def graph(self) -> Graph:
+        """Who depends on whom, directly; the costs of a loss too, once its gradient was asked."""
+        return graph_of(tuple(self._nodes.values()), self._costs)
+
+    def log_prob_sum(self, site_filter: Callable[[Node], bool] = lambda _: True) -> Tensor:
+        """Return the sum of the log-probabilities of the sites that the filter lets through."""
+        return sum(
+            (n.log_prob.sum() for n in self.values() if n.type == "sample" and site_filter(n)),
+            torch.zeros(()),
+        )
+
+    def backward(self, **options: Any) -> None:
+        """Accumulate the gradient of the expected sum of the costs declared with `an.cost`."""
+        _backward[0](self, **options)
+
+    def copy(self) -> "Trace":
+        """Return a trace with the same nodes, which later recording leaves as it is."""
+        twin = Trace(self.universe)
+        twin._nodes = dict(self._nodes)
+        twin._counts = dict(self._counts)
+        twin._costs = self._costs
+        return twin
+
+    def fresh_name(self, base: str) -> str:
+        """Return `base`, or `base_1`, `base_2` ... where it is taken."""
+        count = self._counts.get(base, 0)
+        while True:
+            name = base if count == 0 else f"{base}_{count}"
+            count += 1
+            if name not in self._nodes:
+                self._counts[base] = count
+                return name
+
+    def note_costs(self, costs: Sequence[tuple[Vertex, Provenance]]) -> None:
+        """Keep the terms of a loss for the graph."""
+        self._costs = tuple(costs)
+
+    def add(self, node: Node) -> None:
+        """Append a node.
+
+        Raises:
+            DuplicateNameError: if its name is taken.
+        """
+        if node.name in self._nodes:
+            raise DuplicateNameError(node.name, self._nodes[node.name].location, node.location)
+        self._nodes[node.name] = node
+
+    def __str__(self) -> str:
+        """Show the nodes as an aligned table."""
+        header = ("name", "distribution", "shape", "parents", "where")
+        rows = [
+            (
+                node.name,
+                ("" if node.fn is None else type(node.fn).__name__)
+                + (" (observed)" if node.is_observed else "")
+                + ("cost" if node.type == "cost" else ""),
+                str(list(node.value.shape)),
+                ", ".join(sorted(node.parents)) or "-",
+                str(node.location),
+            )
+            for node in self.values()
+        ]
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [header, *rows]
+        )
+
+    def __repr__(self) -> str:
+        """Show the names."""
+        return f"Trace({', '.join(self._nodes)})"
+
+
+class _Local(threading.local):
+    """What one thread is doing."""
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []  # open recordings, outermost first
+        self.is_inside = False  # a draw or a density: what it does inside is its own affair
+
+
+local = _Local()
+
+
+def current() -> Trace | None:
+    """Return the innermost open recording of this thread."""
+    return local.traces[-1] if local.traces else None
+
+
+class Interceptor:
+    """Something that is switched on while a recording is open."""
+
+    def enter(self) -> None:
+        """Switch it on."""
+
+    def leave(self) -> None:
+        """Switch it off, and leave torch as it was."""
+
+
+interceptors: list[Interceptor] = []
+
+
+class record:  # noqa: N801 (used as a verb: with record() as trace)
+    """Catch every draw of the block in a trace.
+
+    Inside another recording, draws go into both traces, which share their sources: a gradient
+    always sees the outermost one.
+    """
+
+    def __init__(self) -> None:
+        """Make a recording that has not begun."""
+        self._trace: Trace | None = None
+
+    def __enter__(self) -> Trace:
+        """Begin, and return the trace."""
+        if self._trace is not None:
+            raise RuntimeError("this recording has already been used; make a new one: an.record()")
+        outer = current()
+        self._trace = trace = Trace(None if outer is None else outer.universe)
+        begun: list[Interceptor] = []
+        try:
+            for interceptor in interceptors:
+                interceptor.enter()
+                begun.append(interceptor)
+        except BaseException:
+            for interceptor in reversed(begun):
+                interceptor.leave()
+            raise
+        local.traces.append(trace)
+        return trace
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End, and leave torch as it was; the trace stays readable."""
+        assert self._trace is not None
+        local.traces.remove(self._trace)
+        for interceptor in reversed(interceptors):
+            interceptor.leave()
+
+
+def draw(
+    fn: Distribution, held: list[Held], value: Any, *, is_reparameterized: bool, where: Place
+) -> Any:
+    """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
+
+    Args:
+        fn: the distribution.
+        held: its parameters.
+        value: what was drawn, [*sample, *batch, *event].
+        is_reparameterized: whether gradients flow through the value.
+        where: the user's call.
+    """
+    is_learned = any(tensor.requires_grad for tensor, _ in held)
+    if not isinstance(value, Tensor):
+        if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
+            raise UnsupportedDrawError(fn, value, where)
+        return value
+    size = tuple(raw(Tensor.size, value))
+    shape = _independent(fn, size)
+    found = _controlled(inflow(fn, held, shape, provenance(value)), shape)
+    outermost = local.traces[0]
+    name = outermost.fresh_name(_base_name(fn, where))
+    source = Source(name, shape, outermost)
+    shown = _fresh(value, held)
+    plain = untrack(shown)
+    node = Node(
+        name=name,
+        type="sample",
+        fn=fn,
+        # The user may write into the value later; the density is that of the draw.
+        value=plain if is_reparameterized else plain.detach().clone(),
+        shape=shape,
+        source=source,
+        inflow=found,
+        location=where.location,
+        module_path=module_path(where.modules),
+        is_reparameterized=is_reparameterized,
+        is_learned=is_learned,
+        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+    )
+    for trace in local.traces:
+        trace.add(node)
+    attach(shown, outermost.universe.of(source, size))
+    shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
+    return shown
+
+
+def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
+    """Record that the density of `fn` was asked at a value that depends on no site."""
+    shape = tuple(raw(Tensor.size, density))
+    held = parameters(fn)
+    found = _controlled(inflow(fn, held, shape, None), shape)
+    outermost = local.traces[0]
+    unique = outermost.fresh_name(name)
+    node = Node(
+        name=unique,
+        type="sample",
+        fn=fn,
+        value=untrack(value),
+        shape=shape,
+        source=Source(unique, shape, outermost),
+        inflow=found,
+        location=where.location,
+        module_path=module_path(where.modules),
+        is_observed=True,
+        is_learned=any(tensor.requires_grad for tensor, _ in held),
+    )
+    for trace in local.traces:
+        trace.add(node)
+    if isinstance(density, ProvenanceTensor):
+        density._scored, density._form = node, None
+
+
+def track(tensor: Tensor, name: str) -> Tensor:
+    """Return `tensor` as a source of its own, called `name`, within the open recording if any.
+
+    The result shares the data and the autograd history; what is computed from it has `name` in its
+    provenance, and dimensions that still index those of `tensor` are known to.
+
+    Raises:
+        TypeError: if `tensor` is no tensor.
+    """
+    outermost = local.traces[0] if local.traces else None
+    return track_in(tensor, name, None if outermost is None else outermost.universe)
+
+
+def declare(name: str, value: Tensor) -> None:
+    """Record a cost in the open recordings."""
+    found = provenance(value)
+    outermost = local.traces[0]
+    shape = tuple(raw(Tensor.size, value))
+    node = Node(
+        name=name,
+        type="cost",
+        fn=None,
+        value=value,
+        shape=shape,
+        source=Source(name, shape, outermost),
+        inflow=_controlled(found, shape),
+        location=place().location,
+    )
+    for trace in local.traces:
+        trace.add(node)
+
+
+def _independent(fn: Distribution, size: Shape) -> Shape:
+    """Return the leading dimensions of a draw that are independent."""
+    event = len(factorized(fn).event_shape)
+    return size[: len(size) - event] if event <= len(size) else ()
+
+
+def _controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
+    """Add the sources that Python may have branched on before this point."""
+    universe = local.traces[0].universe
+    if not universe.control:
+        return found
+    control = universe.intern(shape, {(-1,) * len(shape): universe.control})
+    return control if found is None else control.union(found)
+
+
+def _base_name(fn: Distribution, where: Place) -> str:
+    name = where.variable or type(factorized(fn)).__name__.lower()
+    path = module_path(where.modules)
+    return f"{path}.{name}" if path else name
+
+
+def _fresh(value: Tensor, held: list[Held]) -> Tensor:
+    """Return a tensor on this value that nobody else holds."""
+    is_fresh = type(value) in (Tensor, ProvenanceTensor)
+    return value if is_fresh and all(value is not tensor for tensor, _ in held) else alias(value)

@@ -1,0 +1,85 @@
+"""Wrapping: a module whose every call is recorded, and which is otherwise the module itself."""
+
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from ancestral.trace.record import Trace, record
+
+M = TypeVar("M", bound=nn.Module)
+
+_traces: "WeakKeyDictionary[nn.Module, Trace]" = WeakKeyDictionary()
+_classes: "WeakKeyDictionary[type, type]" = WeakKeyDictionary()
+
+
+class NotRecordedError(RuntimeError):
+    """A wrapped module is asked for its trace before it was called."""
+
+    def __init__(self, kind: str) -> None:
+        """Name the module's class."""
+        super().__init__(f"this {kind} has not been called yet: call it, then read its trace")
+
+
+def wrap(module: M) -> M:
+    """Return a module that records each of its calls, its trace in ``.trace``.
+
+    The result shares everything with `module`: parameters, buffers, sub-modules, hooks, training
+    mode, every attribute that is set on either later. Its class is a subclass of the module's, of
+    the same name. `module` itself is left as it is, and is not recorded.
+
+    Raises:
+        TypeError: if `module` is no `torch.nn.Module`, or a scripted one.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"wrap() takes a torch.nn.Module, not {type(module).__name__}; "
+            "record a function with `with an.record():`"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError("a scripted module cannot be recorded: wrap the module it was made from")
+    kind = type(module)
+    if getattr(kind, "_is_recorded", False):
+        return module
+    recorded = _classes.get(kind)
+    if recorded is None:
+        recorded = _classes[kind] = _recorded(kind)
+    wrapped: M = object.__new__(recorded)
+    object.__setattr__(wrapped, "__dict__", module.__dict__)
+    return wrapped
+
+
+def _recorded(kind: type) -> Any:
+    """Return the subclass of a module's class that records its calls."""
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with record() as trace:
+            _traces[self] = trace  # at once: it is readable if the model raises
+            return super(recorded, self).__call__(*args, **kwargs)
+
+    def trace_of(self: nn.Module) -> Trace:
+        trace = _traces.get(self)
+        if trace is None:
+            raise NotRecordedError(kind.__name__)
+        return trace
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        twin: nn.Module = object.__new__(kind)
+        twin.__dict__ = self.__dict__
+        return wrap, (twin,)
+
+    recorded: Any = type(
+        kind.__name__,
+        (kind,),
+        {
+            "__call__": call,
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "__reduce_ex__": reduce,
+            "_is_recorded": True,
+            "trace": property(trace_of),
+        },
+    )
+    return recorded
