@@ -8,7 +8,6 @@ costs that the site cannot influence they leave in, and so in variance.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import LOST, Alignment, Shape, indices
@@ -83,7 +82,11 @@ def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     few terms that the child does not reach, so that a chain of n sites costs n additions.
     """
     sums = _Sums(structure, values)
-    return [sums.credit(number) for number, site in enumerate(structure.sites) if site.needs_score]
+    return [
+        sums.credit(number)
+        for number, site in enumerate(structure.sites)
+        if site.needs_score and structure.downstream[number]
+    ]
 
 
 # Which dimensions of the site a sum keeps apart, and the sum: [sizes of those dimensions].
@@ -110,7 +113,7 @@ class _Sums:
             total.reshape([site.shape[d] if d in kept else 1 for d in range(rank)])
             for kept, total in self._buckets[number].items()
         )
-        return Credit(site.name, site.shape, parts or (torch.zeros((1,) * rank),))
+        return Credit(site.name, site.shape, parts)
 
     def _build(self, number: int) -> Buckets:
         closure = self._structure.downstream[number]

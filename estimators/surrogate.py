@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -269,10 +268,9 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> _Problem:
     nodes = {
         node.name: node for node in trace.values() if node.type == "sample" and not node.is_observed
     }
-    ours = [(index, source) for index, source in enumerate(universe.sources)]
-    for _, source in ours:
-        _refuse_other(source.owner, trace)
-    kept = [(index, source) for index, source in ours if source.owner is trace]
+    for source in universe.sources:
+        _refuse_other(source.universe, universe)
+    kept = [(i, source) for i, source in enumerate(universe.sources) if source.universe is universe]
     numbers = {index: number for number, (index, _) in enumerate(kept)}
     sites = tuple(
         Vertex(
@@ -299,9 +297,12 @@ def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
     return universe.adopt(found)
 
 
-def _refuse_other(owner: Any, trace: Trace) -> None:
-    if isinstance(owner, Trace) and owner is not trace and owner.universe.state == "open":
-        for node in owner.values():
+def _refuse_other(other: Universe | None, ours: Universe) -> None:
+    """Raise if scores of another recording would be lost: those that nobody has asked for."""
+    if other is None or other is ours or other.state != "open":
+        return
+    if isinstance(other.owner, Trace):
+        for node in other.owner.values():
             if node.is_score and node.is_learned:
                 raise OtherRecordingError(node)
 

@@ -156,7 +156,7 @@ class _Walk:
     def add_leaf(self, leaf: Tensor, weight: Weight) -> None:
         """Add to the weight of a cost, or to the constant."""
         if provenance(leaf) is None:
-            self.constant += float((leaf.detach() * weight).sum())
+            self.constant += float((leaf * weight).detach().sum())
             return
         known = self.leaves.get(id(leaf))
         self.leaves[id(leaf)] = (leaf, weight if known is None else known[1] + weight)
@@ -170,13 +170,14 @@ class _Walk:
 
 
 def _total(weight: Weight) -> Weight:
-    return weight.sum() if isinstance(weight, Tensor) else weight
+    return weight.detach().sum() if isinstance(weight, Tensor) else weight
 
 
 def _term(leaf: Tensor, weight: Weight) -> Term:
     plain = untrack(leaf).detach()
     floating = plain if plain.dtype.is_floating_point else plain.to(torch.get_default_dtype())
-    return Term(floating * weight, leaf, weight, provenance(leaf))
+    factor = weight.to(floating.dtype) if isinstance(weight, Tensor) else weight
+    return Term((floating * factor).detach(), leaf, factor, provenance(leaf))
 
 
 def _check(terms: list[Term], constant: float, loss: Tensor, start: Weight) -> None:
@@ -205,5 +206,5 @@ def owned(terms: list[Term], universe: Universe) -> list[Term]:
         for term in terms
         if (node := getattr(term.leaf, "_scored", None)) is not None
         and node.is_score
-        and node.source.owner is universe.owner
+        and node.source.universe is universe
     ]

@@ -36,12 +36,13 @@ Alignment = tuple[int, ...]
 class Source:
     """Something that a value can depend on.
 
-    `shape` is what alignments refer to; `owner` is the recording that drew it, if one did.
+    `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
+    did.
     """
 
     name: str
     shape: Shape
-    owner: object = None
+    universe: "Universe | None" = None
 
 
 class Universe:

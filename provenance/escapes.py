@@ -8,12 +8,14 @@ so they are no escapes.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributions
+from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
 
@@ -26,9 +28,27 @@ ESCAPES = frozenset(
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
     # to a shape
-    "nonzero nonzero_static argwhere masked_select unique unique_consecutive bincount "
-    "repeat_interleave histc".split()
+    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc".split()
 )
+
+
+def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a function lets values out: to Python, or into the shape of its result."""
+    if name == "__getitem__":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(_is_tracked(item) and item.dtype in _MASKS for item in index)
+    if name in _BY_SECOND:
+        return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
+    return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
+
+
+_MASKS = (torch.bool, torch.uint8)
+# Functions whose result has a shape that the values of their second operand decide.
+_BY_SECOND = frozenset({"masked_select", "repeat_interleave"})
+
+
+def _is_tracked(value: Any) -> bool:
+    return isinstance(value, Tensor) and getattr(value, "_provenance", None) is not None
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     rounded = argument(args, kwargs, 2, "rounding_mode") is not None
     if rounded or "out" in kwargs or not (is_tracked(a) and _is_constant(b)):
         return None
-    factor: Any = b.detach().reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
+    factor: Any = b.reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
     return None if factor is None else (combination(shape, (a,), (factor,)), (a,))
 
 
@@ -156,7 +156,7 @@ def _rearranged(function: Callable[..., Any], shape: Shape, args: Args, kwargs: 
     if any(isinstance(item, Tensor) for item in [*rest, *kwargs.values()]):
         return None
     step = partial(_apply, function, rest, dict(kwargs))
-    return rearranged(step, tuple(args[0].shape)), (args[0],)
+    return rearranged(step, tuple(args[0].shape), args[0].device), (args[0],)
 
 
 def _apply(
@@ -171,7 +171,7 @@ def _getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     plain = (type(None), type(Ellipsis), int, slice)
     if not all(isinstance(item, plain) or type(item) is Tensor for item in items):
         return None
-    return rearranged(partial(_index, index), tuple(x.shape)), (x,)
+    return rearranged(partial(_index, index), tuple(x.shape), x.device), (x,)
 
 
 def _index(index: Any, x: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ def _mean_weight(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> We
     weight = argument(args, kwargs, 2, "weight")
     counted = target != kwargs.get("ignore_index", -100)
     total: Tensor = counted.sum() if weight is None else weight.detach()[target[counted]].sum()
-    return total.reciprocal()
+    return total.double().reciprocal()
 
 
 _TENSORS: dict[Callable[..., Any], int] = {
@@ -251,7 +251,7 @@ _TABLE: dict[Builder, str] = {
     partial(_total, False): "sum",
     partial(_total, True): "mean",
     _reshape: "reshape view flatten ravel squeeze unsqueeze unflatten view_as reshape_as",
-    _unchanged: "clone contiguous detach double float to type_as",
+    _unchanged: "clone contiguous double float to type_as",
     _expand: "expand expand_as broadcast_to",
     _cat: "cat concat concatenate",
     _stack: "stack",

@@ -78,8 +78,8 @@ def combined(
 ) -> list[Weight]:
     """Adjoint of the sum of operands of these shapes, each times a constant, broadcast."""
     return [
-        reduced(weight * (f.detach() if isinstance(f, Tensor) else f), result, shape)
-        for shape, f in zip(shapes, factors, strict=True)
+        reduced(weight * factor, result, shape)
+        for shape, factor in zip(shapes, factors, strict=True)
     ]
 
 
@@ -104,19 +104,21 @@ def uniform(scale: float, operand: Sequence[int], unsqueezed: Sequence[int]) -> 
     return adjoint
 
 
-def rearranged(function: Callable[[Tensor], Tensor], operand: Sequence[int]) -> Adjoint:
+def rearranged(
+    function: Callable[[Tensor], Tensor], operand: Sequence[int], device: torch.device
+) -> Adjoint:
     """Return the adjoint of a step that moves, drops or repeats elements but computes nothing.
 
     Its transpose adds each weight to the place where its element came from.
     """
 
     def adjoint(weight: Weight) -> tuple[Weight]:
-        places = torch.arange(numel(operand)).reshape(tuple(operand))
+        places = torch.arange(numel(operand), device=device).reshape(tuple(operand))
         taken = function(places)
-        device = weight.device if isinstance(weight, Tensor) else None
-        full = torch.as_tensor(weight, device=device).expand(taken.shape).reshape(-1)
-        total = torch.zeros(numel(operand), dtype=_floating(full.dtype), device=full.device)
-        total.index_add_(0, taken.reshape(-1).to(full.device), full.to(total.dtype))
+        # In double precision: a weight is one of few numbers, and no place for rounding.
+        full = torch.as_tensor(weight, dtype=torch.float64, device=device).expand(taken.shape)
+        total = torch.zeros(numel(operand), dtype=torch.float64, device=device)
+        total.index_add_(0, taken.reshape(-1), full.reshape(-1))
         return (total.reshape(tuple(operand)),)
 
     return adjoint
@@ -149,7 +151,3 @@ def stacked(dim: int, count: int) -> Adjoint:
         return torch.unbind(weight, dim) if isinstance(weight, Tensor) else [weight] * count
 
     return adjoint
-
-
-def _floating(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_floating_point else torch.get_default_dtype()

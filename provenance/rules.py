@@ -132,6 +132,38 @@ def third_along(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | No
     return along(shape, args[:1], {"dim": dim})
 
 
+def third_reduction(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """As `reduction`, where the dimensions are the third argument: norms."""
+    return reduction(shape, args[:1], {"dim": argument(args, kwargs, 2, "dim")})
+
+
+def paired_reduction(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Two operands of one shape are reduced together: cosine_similarity."""
+    dim = argument(args, kwargs, 2, "dim", default=1)
+    x, y = args[0], argument(args, kwargs, 1, "x2")
+    if tuple(x.shape) != tuple(y.shape):
+        return None
+    return [pair for t in (x, y) for pair in reduction(shape, (t,), {"dim": dim}) or ()]
+
+
+def normalized(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The last dimensions are normalized together: layer_norm, rms_norm."""
+    gone = len(argument(args, kwargs, 1, "normalized_shape"))
+    return [(args[0], identity(len(shape), *range(len(shape) - gone, len(shape))))]
+
+
+def batched(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Only the batch survives: convolutions, whose input has the rank of the weight if batched."""
+    x, weight = args[0], argument(args, kwargs, 1, "weight")
+    return [(x, (0, *(LOST,) * (len(shape) - 1)))] if rank_of(x) == rank_of(weight) else None
+
+
+def padded(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The last dimensions move; the others stay."""
+    moved = len(argument(args, kwargs, 1, "pad")) // 2
+    return [(args[0], identity(len(shape), *range(len(shape) - moved, len(shape))))]
+
+
 def matmul(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Rows come from the left, columns from the right; the contracted dimension is lost."""
     x, y = args[0], argument(args, kwargs, 1, "other", "mat2", "vec", "tensor2")
@@ -402,9 +434,16 @@ _TABLE: dict[Rule, str] = {
         all amax amin any argmax argmin count_nonzero logsumexp max mean median min mode nanmean
         nanmedian nansum prod std std_mean sum var var_mean
     """,
+    third_reduction: "norm vector_norm",
+    paired_reduction: "cosine_similarity",
+    normalized: "layer_norm rms_norm",
+    batched: """
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    """,
+    padded: "pad",
     along: "cummax cummin cumprod cumsum flip log_softmax logcumsumexp softmax softmin",
     along_last: "argsort glu sort",
-    third_along: "kthvalue roll topk",
+    third_along: "kthvalue normalize roll topk",
     matmul: "bmm matmul mm mv __matmul__",
     reversed_matmul: "__rmatmul__",
     add_matmul: "addmm addmv baddbmm",
@@ -434,7 +473,7 @@ _GETTERS: dict[Rule, str] = {
     last_two: "H mH mT",
 }
 
-_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn)  # pyright: ignore[reportPrivateUsage]
+_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)  # pyright: ignore[reportPrivateUsage]
 
 for _rule, _names in _TABLE.items():
     for _name in _names.split():

@@ -19,8 +19,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ancestral.provenance import storage
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.escapes import ESCAPES, escape
+from ancestral.provenance.escapes import escape, is_escape
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.linear import (
     Adjoint,
@@ -78,24 +79,9 @@ class ProvenanceTensor(Tensor):
             result = _elementwise(func, args)
             if result is not None:
                 return result
-        kwargs = kwargs or {}
         if not all(kind in _OURS or _is_passive(kind) for kind in types):
             return NotImplemented
-        name = func.__name__
-        if name == "__get__":
-            return _read(func, types, args)
-        written = _targets(name, args, kwargs)
-        before = _prepare_write(name, args, kwargs, written) if written else None
-        known = [provenance(target) for target in written]
-        result = _run(func, types, args, kwargs)
-        if written:
-            # A draw in place, bernoulli_, has given its target a provenance of its own.
-            written = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
-            _mark_written(func, args, kwargs, written, before)
-            return result
-        if name in ESCAPES:
-            escape(_tracked(args, kwargs))
-        return _follow(func, args, kwargs, result)
+        return _dispatch(func, types, args, kwargs or {})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy the data, keep the provenance; as in torch, only leaves can be copied."""
@@ -107,6 +93,10 @@ class ProvenanceTensor(Tensor):
             twin = untrack(self).detach().clone().requires_grad_(self.requires_grad)
             copied = memo[id(self)] = attach(twin, self._provenance)
         return cast(Tensor, copied)
+
+    def __copy__(self) -> Tensor:
+        """Share the data, keep the provenance."""
+        return attach(alias(self), self._provenance)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the data and the names of the sources; they come back as sources of their own."""
@@ -127,6 +117,9 @@ _TYPES = (ProvenanceTensor,)
 _NONE: dict[str, Any] = {}
 
 
+_read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
+
+
 def _is_passive(kind: type) -> bool:
     """Return whether a class leaves torch functions alone: buffers, tensors of a library."""
     return kind.__torch_function__ in (  # type: ignore[attr-defined]
@@ -144,7 +137,32 @@ def attach(tensor: Tensor, provenance: Provenance) -> Tensor:
 
 def provenance(tensor: object) -> Provenance | None:
     """Return the provenance of a tensor, None where it is not tracked."""
-    return getattr(tensor, "_provenance", None)
+    found: Provenance | None = getattr(tensor, "_provenance", None)
+    if storage.table and isinstance(tensor, Tensor):
+        return _with_storage(tensor, found)
+    return found
+
+
+def _with_storage(tensor: Tensor, found: Provenance | None) -> Provenance | None:
+    """Add what was written into the storage of a tensor through others that share it."""
+    shared = raw(storage.storage_of, tensor)
+    written = None if shared is None else storage.tainted(shared)
+    if written is None:
+        return found
+    lost = written.lost(tuple(raw(Tensor.size, tensor)))
+    return lost if found is None else found.union(lost)
+
+
+def _watched(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function one of whose operands may share a storage that was written into."""
+    if any(True for _ in _tracked(args, kwargs)):
+        return _dispatch(func, types, args, kwargs)
+    return func(*args, **kwargs)
+
+
+storage.install(_watched)
 
 
 def provenance_of(tensor: object) -> frozenset[str]:
@@ -246,6 +264,27 @@ def _is_any(result: Tensor, *nested: Any) -> bool:
     return any(result is tensor for tensor in tensors_in(*nested))
 
 
+def _dispatch(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run an op and follow the provenance from its arguments to its results."""
+    name = func.__name__
+    if name == "__get__":
+        return _read(func, types, args)
+    written = _targets(name, args, kwargs)
+    before = _prepare_write(name, args, kwargs, written) if written else None
+    known = [provenance(target) for target in written]
+    result = _run(func, types, args, kwargs)
+    if written:
+        # A draw in place, bernoulli_, has given its target a provenance of its own.
+        written = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
+        _mark_written(func, args, kwargs, written, before)
+        return result
+    if is_escape(name, args, kwargs):
+        escape(_tracked(args, kwargs))
+    return _follow(func, args, kwargs, result)
+
+
 _METADATA = frozenset(
     [
         "shape",
@@ -331,13 +370,20 @@ _WRITES = frozenset(
 )
 
 
+# A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
+_ADDITIONS = frozenset("add_ sub_ __iadd__ __isub__".split())
+_LARGEST_COPY = 2**20
+
+
 def _prepare_write(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
 ) -> Operand | None:
     """Refuse what cannot be followed; return what the target was, for the sake of a linear form."""
     incoming = {source.name for found in _tracked(args, kwargs) for source in found.sources}
     for target in written:
-        if isinstance(target, nn.Parameter) and incoming and name != "__set__":
+        owner = _base_of(target)
+        is_parameter = isinstance(target if owner is None else owner, nn.Parameter)
+        if is_parameter and incoming and name != "__set__":
             raise WriteIntoParameterError(name, frozenset(incoming))
     if len(written) != 1:
         return None
@@ -345,9 +391,9 @@ def _prepare_write(
     form = getattr(target, "_form", None)
     if form is not None:
         return form
-    if raw(Tensor.numel, target) != 1:
+    if name not in _ADDITIONS or raw(Tensor.numel, target) > _LARGEST_COPY:
         return None
-    copied = raw(Tensor.clone, raw(Tensor.detach, target))
+    copied = raw(Tensor.clone, target)
     found = provenance(target)
     return copied if found is None else attach(copied, found)
 
@@ -374,6 +420,25 @@ def _mark_written(
             form = (serial, adjoint, tuple(before if x is target else x for x in operands))
         target._form = form  # type: ignore[attr-defined]
         target._written = next(serials)  # type: ignore[attr-defined]
+        _mark_shared(target, found)
+
+
+def _mark_shared(target: Tensor, found: Provenance) -> None:
+    """Give its sources, without alignment, to all that shares the storage of what was written."""
+    base = _base_of(target)
+    if base is not None:
+        known = provenance(base)
+        lost = found.lost(tuple(raw(Tensor.size, base)))
+        attach(base, lost if known is None else known.union(lost))
+        base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    shared = raw(storage.storage_of, target)
+    if shared is not None:
+        storage.taint(shared, found, holders=1 if base is None else 2)
+
+
+def _base_of(tensor: Tensor) -> Tensor | None:
+    base: Tensor | None = _run(_read_base, _TYPES, (tensor,), _NONE)
+    return base
 
 
 def _rebuild(plain: Tensor, names: tuple[str, ...]) -> Tensor:
@@ -404,8 +469,8 @@ def _operator(name: str, linear: _Linear | None, equal: Adjoint | None = None) -
         kind = type(other)
         if kind not in fast:
             return plain_operator(self, other)
-        result = run(plain_operator, types, (self, other), _NONE)
-        if not is_tracking():
+        result: Any = run(plain_operator, types, (self, other), _NONE)
+        if result.__class__ is not Tensor or not is_tracking():
             return result
         ours = self._provenance
         if kind is ProvenanceTensor:
@@ -495,17 +560,17 @@ def _elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
                 found = found.join(ours)
         elif kind not in _FAST:
             return None
-    result = _run(func, _TYPES, args, _NONE)
-    if found is None or type(result) is not Tensor:
+    result: Any = _run(func, _TYPES, args, _NONE)
+    if found is None or result.__class__ is not Tensor:
         return result
     if found.shape != result.shape:
         found = found.broadcast(tuple(result.shape))
     result.__class__ = ProvenanceTensor
-    result._provenance = found  # type: ignore[attr-defined]
+    result._provenance = found
     linear = _LINEAR_FUNCTIONS.get(func)
     is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
     if linear is not None and is_of_tensor and result.dtype is not torch.bool:
-        result._form = linear(args[0], args[1], type(args[1]), found.shape)  # type: ignore[attr-defined]
+        result._form = linear(args[0], args[1], type(args[1]), found.shape)
     return result
 
 
@@ -517,8 +582,8 @@ def _function(name: str) -> _Function:
     )
 
     def method(self: ProvenanceTensor) -> Any:
-        result = _run(plain_method, _TYPES, (self,), _NONE)
-        if not _is_tracking():
+        result: Any = _run(plain_method, _TYPES, (self,), _NONE)
+        if result.__class__ is not Tensor or not _is_tracking():
             return result
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance

@@ -100,7 +100,7 @@ def module_path(modules: tuple[nn.Module, ...]) -> str:
     for outer in reversed(modules[1:]):
         paths = {module: path for path, module in outer.named_modules()}
         if inner in paths:
-            return paths[inner]
+            return str(paths[inner])
     return ""
 
 

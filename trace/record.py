@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.provenance import storage
 from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
 from ancestral.provenance.escapes import Escape
 from ancestral.provenance.tensor import (
@@ -193,7 +194,22 @@ class Interceptor:
         """Switch it off, and leave torch as it was."""
 
 
-interceptors: list[Interceptor] = []
+class _Writes(Interceptor):
+    """Looks operands up in the table of shared storages."""
+
+    def enter(self) -> None:
+        """Begin, where an older write is still of interest."""
+        storage.purge()
+        storage.watch()
+
+    def leave(self) -> None:
+        """End with the last recording of this thread."""
+        if not local.traces:
+            storage.purge()
+            storage.unwatch()
+
+
+interceptors: list[Interceptor] = [_Writes()]
 
 
 class record:  # noqa: N801 (used as a verb: with record() as trace)
@@ -260,7 +276,7 @@ def draw(
     found = _controlled(inflow(fn, held, shape, provenance(value)), shape)
     outermost = local.traces[0]
     name = outermost.fresh_name(_base_name(fn, where))
-    source = Source(name, shape, outermost)
+    source = Source(name, shape, outermost.universe)
     shown = _fresh(value, held)
     plain = untrack(shown)
     node = Node(
@@ -298,7 +314,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         fn=fn,
         value=untrack(value),
         shape=shape,
-        source=Source(unique, shape, outermost),
+        source=Source(unique, shape, outermost.universe),
         inflow=found,
         location=where.location,
         module_path=module_path(where.modules),
@@ -335,7 +351,7 @@ def declare(name: str, value: Tensor) -> None:
         fn=None,
         value=value,
         shape=shape,
-        source=Source(name, shape, outermost),
+        source=Source(name, shape, outermost.universe),
         inflow=_controlled(found, shape),
         location=place().location,
     )

@@ -3,6 +3,9 @@
 from functools import reduce
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ancestral.provenance.algebra import (
     LOST,
     Alignment,
@@ -14,8 +17,6 @@ from ancestral.provenance.algebra import (
     meet,
     merge,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 RANK = 2
 alignments = st.tuples(*[st.sampled_from([LOST, 0, 1])] * RANK)

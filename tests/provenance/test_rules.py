@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
-from ancestral.provenance.algebra import LOST, Provenance
-from ancestral.provenance.rules import regrouped, tensors_in
-from ancestral.provenance.tensor import provenance, track
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from ancestral.provenance.algebra import LOST, Provenance
+from ancestral.provenance.rules import regrouped, tensors_in
+from ancestral.provenance.tensor import provenance, track
 
 Op = Callable[[Tensor, Tensor], Tensor]
 
@@ -79,7 +80,7 @@ KEPT: dict[str, tuple[Op, tuple[int, ...]]] = {
     "none and dots": (lambda x, y: x[..., None, 0], (0, 1, LOST)),
     "select": (lambda x, y: x.select(1, 0), (0, 2)),
     "unbind": (lambda x, y: x.unbind(2)[0], (0, 1)),
-    "iteration": (lambda x, y: list(x)[0], (1, 2)),
+    "iteration": (lambda x, y: next(iter(x)), (1, 2)),
     "narrow": (lambda x, y: x.narrow(1, 1, 1), (0, LOST, 2)),
     "split": (lambda x, y: x.split(1, 2)[0], (0, 1, LOST)),
     "chunk": (lambda x, y: x.chunk(2, 0)[1], (LOST, 1, 2)),
@@ -100,7 +101,14 @@ KEPT: dict[str, tuple[Op, tuple[int, ...]]] = {
         (0, 2),
     ),
     "put into a buffer": (lambda x, y: _written(x), (LOST, LOST, LOST)),
-    "unknown op": (lambda x, y: torch.linalg.norm(x, dim=1), (LOST, LOST)),
+    "norm": (lambda x, y: torch.linalg.norm(x, dim=1), (0, 2)),
+    "normalize": (lambda x, y: F.normalize(x, dim=-1), (0, 1, LOST)),
+    "layer_norm": (lambda x, y: F.layer_norm(x, x.shape[-2:]), (0, LOST, LOST)),
+    "convolution": (lambda x, y: F.conv1d(x, y), (0, LOST, LOST)),
+    "convolution without a batch": (lambda x, y: F.conv1d(x[0], y), (LOST, LOST)),
+    "padding that shifts": (lambda x, y: F.pad(x, (1, -1)), (0, 1, LOST)),
+    "cosine_similarity": (lambda x, y: F.cosine_similarity(x, y, dim=1), (0, 2)),
+    "unknown op": (lambda x, y: torch.fft.fft(x).abs(), (LOST, LOST, LOST)),
     "the same twice": (lambda x, y: x[:, :, :1] + x, (0, 1, LOST)),
     "with its transpose": (lambda x, y: x[0, :2, :2] + x[0, :2, :2].T, (LOST, LOST)),
 }

@@ -1,0 +1,115 @@
+"""Storages that a tracked value was written into while other tensors shared them.
+
+A write is seen at the tensor that is written, but it changes every view of its storage, and an
+older view is a plain tensor whose ops nobody intercepts. From such a write on, the storage stands
+in a table until it dies or its sources are settled, and as long as the table has an entry a torch
+function mode of the thread looks every operand up in it. Programs without such writes pay nothing.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing import reductions
+from torch.overrides import TorchFunctionMode
+
+from ancestral.provenance.algebra import Provenance
+
+_Storage = torch.UntypedStorage
+_Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
+
+_WeakRef: Any = reductions.StorageWeakRef  # untyped in torch
+
+table: dict[int, tuple[Any, Provenance]] = {}
+"""By the address of the storage: whether it lives, and what was written into it, of shape []."""
+
+
+def taint(storage: _Storage, found: Provenance, holders: int) -> None:
+    """Note a write of a value with this provenance, unless only `holders` tensors see it."""
+    # One more is the Python object of the storage itself.
+    if torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
+        return
+    lost = found.lost(())
+    known = table.get(storage._cdata)
+    table[storage._cdata] = (
+        _WeakRef(storage),
+        lost if known is None else known[1].union(lost),
+    )
+    watch()
+
+
+def tainted(storage: _Storage) -> Provenance | None:
+    """Return what was written into a storage, None where nothing was that is still of interest."""
+    known = table.get(storage._cdata)
+    return None if known is None or known[1].universe.state == "settled" else known[1]
+
+
+def purge() -> None:
+    """Forget the storages that died, and those whose sources are constants by now."""
+    for address, (weak, found) in list(table.items()):
+        if weak.expired() or found.universe.state == "settled":
+            table.pop(address, None)
+
+
+class _Watch(TorchFunctionMode):
+    """Hands every call with a tracked operand, in whatever guise, to the handler."""
+
+    def __init__(self, handler: _Handler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return self._handler(func, types, args, kwargs or {})
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.mode: _Watch | None = None
+
+
+_local = _Local()
+_handlers: list[_Handler] = []
+
+
+def install(handler: _Handler) -> None:
+    """Say what runs a function whose operands must be looked up."""
+    _handlers[:] = [handler]
+
+
+def watch() -> None:
+    """Look the operands of this thread up from now on, where there is anything to find."""
+    if table and _local.mode is None:
+        _local.mode = _Watch(_handlers[0])
+        # Below the modes that are open: a block that ends takes its own mode from the top.
+        _restack(lambda modes: [_local.mode, *modes])
+
+
+def unwatch() -> None:
+    """Stop looking operands up."""
+    if _local.mode is not None:
+        ours, _local.mode = _local.mode, None
+        _restack(lambda modes: [mode for mode in modes if mode is not ours])
+
+
+def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
+    modes: list[Any] = []
+    while torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+        modes.insert(0, torch._C._pop_torch_function_stack())  # pyright: ignore[reportPrivateUsage]
+    for mode in change(modes):
+        torch._C._push_on_torch_function_stack(mode)  # pyright: ignore[reportPrivateUsage]
+
+
+def storage_of(tensor: Tensor) -> _Storage | None:
+    """Return the storage of a tensor, None where it has none (sparse tensors)."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None

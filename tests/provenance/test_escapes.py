@@ -1,0 +1,65 @@
+"""Escapes: every way out of tensor land that a recording has to know of is noted, with its line."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ancestral.provenance.escapes import Escape
+from ancestral.provenance.tensor import provenance, track
+
+WAYS: dict[str, Callable[[Tensor], object]] = {
+    "bool": lambda z: bool(z[0] > 0),
+    "if": lambda z: 1 if z[0] > 0 else 2,
+    "int": lambda z: int(z[0]),
+    "float": lambda z: float(z[0]),
+    "item": lambda z: z[0].item(),
+    "tolist": lambda z: z.tolist(),
+    "numpy": lambda z: z.numpy(),
+    "asarray": lambda z: np.asarray(z),
+    "index of a list": lambda z: [1, 2, 3][z[0].long()],
+    "range": lambda z: range(z[0].long()),
+    "equal": lambda z: torch.equal(z, z),
+    "allclose": lambda z: torch.allclose(z, z),
+    "in": lambda z: 1.0 in z,
+    "nonzero": lambda z: z.nonzero(),
+    "masked_select": lambda z: z.masked_select(z > 0),
+    "a mask": lambda z: z[z > 0],
+    "unique": lambda z: z.unique(),
+    "where alone": lambda z: torch.where(z > 0),
+    "repeat_interleave": lambda z: torch.ones(2).repeat_interleave(z.long()),
+    "bincount": lambda z: torch.bincount(z.long()),
+}
+
+
+def escapes(tensor: Tensor) -> list[Escape]:
+    found = provenance(tensor)
+    assert found is not None
+    return found.universe.escapes
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_way_out_is_noted_with_its_line(name: str) -> None:
+    z = track(torch.tensor([1.0, 2.0]), "z")
+    WAYS[name](z)
+    first = escapes(z)[0]
+    assert first.sources == {"z"}
+    assert first.filename == __file__
+    assert first.line == WAYS[name].__code__.co_firstlineno
+
+
+def test_arithmetic_shapes_and_printing_are_no_escapes() -> None:
+    z = track(torch.tensor([1.0, 2.0]), "z")
+    assert z.shape[0] == len(z) == z.numel()
+    assert z[torch.tensor([True, False])].shape == z.repeat_interleave(1)[:1].shape
+    assert repr(z * 2 + z[0])
+    assert escapes(z) == []
+
+
+def test_the_checks_of_distributions_are_no_escapes() -> None:
+    z = track(torch.tensor([0.5, 0.2]), "z")
+    torch.distributions.Bernoulli(z).log_prob(torch.ones(2))
+    torch.distributions.Normal(z, z).log_prob(z)
+    assert escapes(z) == []

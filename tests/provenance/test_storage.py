@@ -1,0 +1,112 @@
+"""Writes through other views: all that shares the storage carries the source, and no more."""
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ancestral.provenance import storage
+from ancestral.provenance.tensor import provenance_of, track
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield  # what one test wrote into may be alive in the next
+    storage.table.clear()
+    storage.unwatch()
+
+
+def _views(b: Tensor) -> dict[str, Tensor]:
+    return {
+        "row": b[0],
+        "column": b[:, 1],
+        "flat": b.view(-1),
+        "detached": b.detach(),
+        "transposed": b.T,
+    }
+
+
+WRITES: dict[str, Callable[[Tensor, dict[str, Tensor], Tensor], object]] = {
+    "into the base": lambda b, v, z: b.add_(z),
+    "by item": lambda b, v, z: b.__setitem__(0, z[0]),
+    "into a view": lambda b, v, z: v["row"].copy_(z[0]),
+    "into a fresh view": lambda b, v, z: b[1].copy_(z[0]),
+    "into a detached alias": lambda b, v, z: v["detached"].mul_(z),
+    "by out": lambda b, v, z: torch.exp(z[0], out=v["row"]),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("reader", ["base", "row", "column", "flat", "detached", "transposed"])
+def test_a_write_reaches_every_older_and_newer_view(name: str, reader: str) -> None:
+    base, z = torch.zeros(2, 3), track(torch.ones(2, 3), "z")
+    older = _views(base)
+    WRITES[name](base, older, z)
+    newer = {"base": base, **_views(base)}
+    for tensor in ({"base": base, **older}[reader], newer[reader]):
+        assert provenance_of(tensor + 1) == {"z"}
+        assert provenance_of(torch.exp(tensor)) == {"z"}
+        assert provenance_of(torch.nn.functional.relu(tensor)) == {"z"}
+
+
+def test_other_storages_stay_clean() -> None:
+    base, other, z = torch.zeros(3), torch.ones(2), track(torch.ones(3), "z")
+    view = base[1:]
+    base.add_(z)
+    assert provenance_of(other + 1) == frozenset()
+    assert type(other + 1) is Tensor
+    assert provenance_of(view * other) == {"z"}
+
+
+def test_a_tracked_view_gains_what_is_written_later() -> None:
+    base, z, w = torch.zeros(3), track(torch.ones(3), "z"), track(torch.ones(3), "w")
+    base.add_(z)
+    view = base[1:]
+    base.mul_(w)
+    assert provenance_of(view + 1) == {"z", "w"}
+    assert provenance_of(1 - view) == {"z", "w"}
+    assert provenance_of(view.exp()) == {"z", "w"}
+
+
+def test_a_write_into_a_tensor_of_its_own_needs_no_watch() -> None:
+    base, z = torch.zeros(3), track(torch.ones(3), "z")
+    base[0] = z[0]
+    assert storage.table == {}
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_an_entry_lives_as_long_as_its_storage() -> None:
+    base, z = torch.zeros(3), track(torch.ones(3), "z")
+    view = base[1:]
+    base.add_(z)
+    assert len(storage.table) == 1
+    del base, view
+    gc.collect()
+    storage.purge()
+    assert storage.table == {}
+
+
+def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
+    class Mine(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            Mine.calls += 1
+            return func(*args, **(kwargs or {}))
+
+    base, z = torch.zeros(3), track(torch.ones(3), "z")
+    view = base[1:]
+    with Mine():
+        base.add_(z)
+        assert provenance_of(view + 1) == {"z"}
+    seen = Mine.calls
+    assert provenance_of(view + 1) == {"z"}
+    assert Mine.calls == seen > 0
+    storage.unwatch()
+    assert torch._C._len_torch_function_stack() == 0
