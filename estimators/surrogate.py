@@ -153,7 +153,9 @@ def _descend(
         less = None if baseline is None else baseline(credit)
         parts.append(_product(node, credit, less))
     for term in owned(problem.terms, problem.trace.universe):
-        parts.append(-(untrack(term.leaf) * term.weight).sum())
+        # The score has mean zero; a learned coefficient of it has a gradient of its own.
+        weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+        parts.append(-(untrack(term.leaf) * weight).sum())
     parts = [part for part in parts if part.requires_grad]
     if not parts:
         raise LossError(

@@ -94,7 +94,8 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> tuple[list[Term], fl
     if walk.is_stale:  # an operand was overwritten since: the loss is one cost
         walk = _Walk()
         walk.add_leaf(loss, start)
-    terms = [_term(leaf, w) for leaf, w in walk.leaves.values()]
+    # The newest were met first: a reader expects the order of the program.
+    terms = [_term(leaf, w) for leaf, w in reversed(walk.leaves.values())]
     _check(terms, walk.constant, loss, start)
     return terms, walk.constant
 
@@ -165,7 +166,8 @@ class _Walk:
         """Take the newest form apart."""
         _, key = heapq.heappop(self.heap)
         (serial, adjoint, operands), weight = self.forms.pop(key)
-        for operand, share in zip(operands, adjoint(weight), strict=True):
+        shares = list(zip(operands, adjoint(weight), strict=True))
+        for operand, share in reversed(shares):
             self.visit(operand, share, serial)
 
 

@@ -132,7 +132,7 @@ class Provenance:
     Every source stands under exactly one alignment. Equality is identity.
     """
 
-    __slots__ = ("_memo", "bits", "entries", "shape", "universe")
+    __slots__ = ("_calls", "_memo", "bits", "entries", "shape", "universe")
 
     def __init__(
         self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, int], ...]
@@ -144,8 +144,16 @@ class Provenance:
         self.bits = 0
         for _, bits in entries:
             self.bits |= bits
+        self._calls: dict[Any, Provenance | None] | None = None
         # Joins by the other provenance, remaps by their shape and dimensions.
         self._memo: dict[Provenance | tuple[Shape, Alignment], Provenance] = {}
+
+    @property
+    def calls(self) -> "dict[Any, Provenance | None]":
+        """What calls whose first operand has this provenance gave: see `inference.infer`."""
+        if self._calls is None:
+            self._calls = {}
+        return self._calls
 
     @property
     def sources(self) -> tuple[Source, ...]:

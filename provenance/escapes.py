@@ -32,6 +32,11 @@ ESCAPES = frozenset(
 )
 
 
+def may_escape(name: str) -> bool:
+    """Return whether a function of this name can let values out."""
+    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where")
+
+
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function lets values out: to Python, or into the shape of its result."""
     if name == "__getitem__":

@@ -215,7 +215,7 @@ def _mean_weight(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> We
     """Return what the mean divides by, inverted: the classes' weights count, ignored ones not."""
     if function not in (F.cross_entropy, F.nll_loss):
         shapes = [t.shape for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-        broadcast: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        broadcast: torch.Size = torch.broadcast_shapes(*shapes)
         return 1.0 / max(numel(broadcast), 1)
     x, target = args[0], argument(args, kwargs, 1, "target")
     if target.dtype.is_floating_point:  # probabilities of the classes

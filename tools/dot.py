@@ -64,7 +64,7 @@ LOOKS = {
     "observed": Look(
         "ellipse", "#d3d6da", "#3f4348", "shaded = observed", "observed", "observations", 2
     ),
-    "cost": Look("diamond", "#fdf2de", "#a86c10", "diamond = cost", "cost", "costs"),
+    "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
 }
 _DASHED = "dashed = no dimension aligned"
 _PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.15"}

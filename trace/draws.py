@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson, constraints
 
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.writes import mark_shared
 from ancestral.trace.naming import place
 from ancestral.trace.parameters import Held
 from ancestral.trace.record import Interceptor, draw, interceptors, local
@@ -103,12 +104,16 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             options = {k: v for k, v in kwargs.items() if k != "generator"}
             local.is_inside = True  # building the distribution draws and scores nothing
             try:
-                # Called from an op that runs with tracking off: the parameters need it on.
-                with torch._C._EnableTorchFunction():
+                # Called from an op that runs with tracking off, and perhaps under no_grad: the
+                # parameters need both on.
+                with torch._C._EnableTorchFunction(), torch.enable_grad():
                     fn, held = described(*args, **options)
             finally:
                 local.is_inside = False
             drawn: Tensor = draw(fn, held, value, is_reparameterized=False, where=place())
+            found = provenance(drawn)
+            if described is _bernoulli_ and found is not None:
+                mark_shared(drawn, found)
             return drawn
 
     return kernel

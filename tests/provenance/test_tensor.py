@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ancestral.provenance.tensor import (
     ProvenanceTensor,
-    WriteIntoParameterError,
     provenance,
     provenance_of,
     raw,
     track,
     untrack,
 )
+from ancestral.provenance.writes import WriteIntoParameterError
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_only_observed_nodes_are_shaded() -> None:
 def test_the_legend_names_the_kinds_that_occur() -> None:
     text = dot(Graph((vertex("z"), vertex("c", "cost"))))
     assert "ellipse = score site" in text
-    assert "diamond = cost" in text
+    assert "box = cost" in text
     assert "hexagon" not in text
 
 

@@ -129,7 +129,7 @@ def test_an_svg_has_role_title_description_names_and_tooltips() -> None:
     root = ElementTree.fromstring(picture(model(), "svg"))
     assert root.get("role") == "img"
     assert [child.tag for child in root][:2] == [f"{SVG}title", f"{SVG}desc"]
-    assert "diamond = cost" in (root.findtext(f"{SVG}desc") or "")
+    assert "box = cost" in (root.findtext(f"{SVG}desc") or "")
     assert {"z", "x", "loss", "net.layer1"} <= {e.text for e in root.iter(f"{SVG}text")}
     tooltips = [title.text or "" for title in root.iter(f"{SVG}title")]
     first = Path(__file__).read_text().splitlines()[0]

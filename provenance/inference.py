@@ -1,0 +1,97 @@
+"""Inference: the provenance of a result from those of its operands, by the rules.
+
+What a rule answers depends on shapes and numbers only, so that an answer is found once for each
+kind of call and remembered with the provenance of its first operand.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.provenance import storage
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.rules import RULES, positional, tensors_in
+from ancestral.provenance.tensor import ProvenanceTensor, provenance
+
+_Function = Callable[..., Any]
+ATOMS = frozenset({int, float, str, type(None), type(Ellipsis), torch.dtype, torch.memory_format})
+
+
+def tracked(*nested: Any) -> Iterator[Provenance]:
+    """Yield the provenances of the tensors in arguments, at any depth."""
+    for tensor in tensors_in(*nested):
+        found = provenance(tensor)
+        if found is not None:
+            yield found
+
+
+def infer(
+    func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Provenance | None:
+    """Return the provenance of a result of this shape, None where it depends on no source."""
+    found: list[Provenance] = []
+    kind = None if storage.table else _kind((*args, *kwargs.items()), found)
+    if kind is None or not found or any(p.universe is not found[0].universe for p in found):
+        return _by_rule(func, shape, args, kwargs)
+    memo = found[0].calls
+    key = (func, shape, kind)
+    if key not in memo:
+        memo[key] = _by_rule(func, shape, args, kwargs)
+    return memo[key]
+
+
+def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:
+    """Return what a rule can see of arguments, None where that cannot be hashed.
+
+    The provenances met on the way are added to `found`.
+    """
+    parts: list[Any] = []
+    for item in items:
+        cls = item.__class__
+        if cls is ProvenanceTensor:
+            found.append(item._provenance)
+            parts.append(item._provenance)
+        elif cls is Tensor or cls is nn.Parameter:
+            parts.append(item.shape)
+        elif cls in ATOMS:
+            parts.append(item)
+        elif cls is bool:
+            parts.append((item,))  # True is no 1
+        elif cls is tuple or cls is list:
+            inner = _kind(item, found)
+            if inner is None:
+                return None
+            parts.append((cls, inner))
+        elif cls is slice:
+            inner = _kind((item.start, item.stop, item.step), found)
+            if inner is None:
+                return None
+            parts.append((cls, inner))
+        else:
+            return None
+    return tuple(parts)
+
+
+def _by_rule(
+    func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Provenance | None:
+    """Join what the rule says of each operand; those it does not name lose their alignments."""
+    rule = RULES.get(func)
+    args, kwargs = positional(args, kwargs)
+    pairs = None if rule is None else rule(shape, args, kwargs)
+    found: Provenance | None = None
+    named: set[int] = set()
+    for tensor, dims in pairs or ():
+        named.add(id(tensor))
+        ours = provenance(tensor)
+        if ours is not None and dims is not None:
+            moved = ours.remap(shape, dims)
+            found = moved if found is None else found.union(moved)
+    for tensor in tensors_in(args, kwargs):
+        ours = provenance(tensor)
+        if ours is not None and id(tensor) not in named:
+            moved = ours.lost(shape)
+            found = moved if found is None else found.union(moved)
+    return found

@@ -1,0 +1,233 @@
+"""Operators: the most frequent ops, which follow provenance without torch's own dispatch.
+
+Torch's way to `__torch_function__` costs more than an addition and all that we do about it. So the
+operators and some methods are defined on the class, in Python, and call the op in C at once.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.linear import Adjoint, Form, both, combined, difference, negative, serials
+from ancestral.provenance.rules import RULES, pointwise
+from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
+
+# Within a function that runs with tracking off, the operators must not follow either: they see a
+# part of what it does only.
+_is_tracking: Callable[[], bool] = torch._C._is_torch_function_enabled  # pyright: ignore[reportPrivateUsage]
+_Function = Callable[..., Any]
+_Plain: Any = Tensor
+_FAST = frozenset({ProvenanceTensor, Tensor, float, int})
+_FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
+_Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
+
+
+def _operator(name: str, linear: _Linear | None, equal: Adjoint | None = None) -> _Function:
+    """Return a binary operator that follows provenance without torch's dispatch.
+
+    `linear` makes the form of the result; `equal` is the adjoint for two tensors of one shape, the
+    most frequent case, which is written out here for speed.
+    """
+    plain_operator = getattr(Tensor, name)
+    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
+
+    def operator(self: ProvenanceTensor, other: Any) -> Any:
+        kind = type(other)
+        if kind not in fast:
+            return plain_operator(self, other)
+        result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
+        if result.__class__ is not plain or not is_tracking():
+            return result
+        ours = self._provenance
+        if kind is ProvenanceTensor:
+            theirs = other._provenance
+            if ours is not theirs:
+                joined = ours._memo.get(theirs) or ours.join(theirs)
+                # The joint shape is that of both, unless one was broadcast.
+                is_equal = ours.shape == theirs.shape
+                ours = joined
+            else:
+                is_equal = True
+            if is_equal and equal is not None and result.dtype is not boolean:
+                result.__class__ = ProvenanceTensor
+                result._provenance = ours
+                result._form = (next(serials), equal, (self._form or self, other._form or other))
+                return result
+        elif kind is Tensor and ours.shape != result.shape:
+            ours = ours.broadcast(tuple(result.shape))
+        boolean_result = linear is None or result.dtype is boolean
+        result.__class__ = ProvenanceTensor
+        result._provenance = ours
+        if linear is not None and not boolean_result:  # of truth values, a sum is an or
+            result._form = linear(self, other, kind, ours.shape)
+        return result
+
+    operator.__name__ = name
+    return operator
+
+
+def _sum_of(signs: str) -> _Linear:
+    """Return how to make the form of a sum or a difference."""
+    equal = {"+": both, "-": difference}.get(signs)
+    factors = _FACTORS[signs]
+
+    def linear(
+        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
+    ) -> Form | None:
+        mine = self._provenance.shape
+        if kind is ProvenanceTensor:
+            theirs = other._provenance.shape
+            if equal is not None and (mine is theirs or mine == theirs):
+                return (next(serials), equal, (self._form or self, other._form or other))
+            other = other._form or other
+        else:
+            theirs = () if kind is not Tensor else tuple(other.shape)
+        adjoint = partial(combined, shape, (mine, theirs), factors)
+        return (next(serials), adjoint, (self._form or self, other))
+
+    return linear
+
+
+def _scaled(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
+    if kind is ProvenanceTensor:
+        return None
+    adjoint = partial(combined, shape, (self._provenance.shape,), (other,))
+    return (next(serials), adjoint, (self._form or self,))
+
+
+def _divided(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
+    if kind is ProvenanceTensor or (kind is not Tensor and not other):
+        return None
+    return _scaled(self, 1 / other, kind, shape)
+
+
+_OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
+    "__add__": (_sum_of("+"), both),
+    "__radd__": (_sum_of("+"), both),
+    "__sub__": (_sum_of("-"), difference),
+    "__rsub__": (_sum_of("r-"), None),
+    "__mul__": (_scaled, None),
+    "__rmul__": (_scaled, None),
+    "__truediv__": (_divided, None),
+}
+_COMPARISONS = "__rtruediv__ __pow__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__"
+
+
+def is_elementwise(func: _Function) -> bool:
+    """Return whether `run_elementwise` may be asked to run a function."""
+    return func in _ELEMENTWISE
+
+
+def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
+    """Run an elementwise function of tensors and numbers; None where the arguments are neither."""
+    found: Provenance | None = None
+    for argument in args:
+        kind = type(argument)
+        if kind is ProvenanceTensor:
+            ours = argument._provenance
+            if found is None:
+                found = ours
+            elif found is not ours:
+                found = found.join(ours)
+        elif kind not in _FAST:
+            return None
+    result: Any = run(func, TYPES, args, NO_KEYWORDS)
+    if found is None or result.__class__ is not _Plain:
+        return result
+    if found.shape != result.shape:
+        found = found.broadcast(tuple(result.shape))
+    result.__class__ = ProvenanceTensor
+    result._provenance = found
+    linear = _LINEAR_FUNCTIONS.get(func)
+    is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
+    if linear is not None and is_of_tensor and result.dtype is not torch.bool:
+        result._form = linear(args[0], args[1], type(args[1]), found.shape)
+    return result
+
+
+def _function(name: str) -> _Function:
+    """Return an elementwise method of one tensor that follows provenance without dispatch."""
+    plain_method = getattr(Tensor, name)
+    form = (
+        (lambda self: (next(serials), negative, (self._form or self,))) if "neg" in name else None
+    )
+
+    def method(self: ProvenanceTensor) -> Any:
+        result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
+        if result.__class__ is not _Plain or not _is_tracking():
+            return result
+        result.__class__ = ProvenanceTensor
+        result._provenance = self._provenance
+        if form is not None:
+            result._form = form(self)
+        return result
+
+    method.__name__ = name
+    return method
+
+
+# The elementwise functions that write nothing and give back a tensor of their own.
+_ELEMENTWISE = frozenset(
+    function
+    for function, rule in RULES.items()
+    if rule is pointwise
+    and not function.__name__.endswith("_")
+    and getattr(function, "__module__", None) != "torch.nn.functional"
+    and function.__name__ not in ("expand", "repeat", "tile", "narrow")
+)
+_LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
+    getattr(space, name): linear
+    for name, linear in {
+        "add": _sum_of("+"),
+        "sub": _sum_of("-"),
+        "mul": _scaled,
+        "div": _divided,
+        "true_divide": _divided,
+    }.items()
+    for space in (torch, Tensor)
+}
+_FUNCTIONS = [
+    "__neg__",
+    "neg",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "sqrt",
+    "tanh",
+    "sigmoid",
+    "relu",
+    "sin",
+    "cos",
+    "square",
+]
+
+
+def _attribute(name: str) -> property:
+    """Return an attribute that is read without torch's dispatch."""
+    plain_attribute = getattr(Tensor, name)
+    read, write = plain_attribute.__get__, plain_attribute.__set__
+
+    def get(self: ProvenanceTensor) -> Any:
+        return run(read, TYPES, (self,), NO_KEYWORDS)
+
+    def put(self: ProvenanceTensor, value: Any) -> None:
+        run(write, TYPES, (self, value), NO_KEYWORDS)
+
+    return property(get, put)
+
+
+for _name, (_linear, _equal) in _OPERATORS.items():
+    setattr(ProvenanceTensor, _name, _operator(_name, _linear, _equal))
+for _name in _COMPARISONS.split():
+    setattr(ProvenanceTensor, _name, _operator(_name, None))
+for _name in _FUNCTIONS:
+    setattr(ProvenanceTensor, _name, _function(_name))
+for _name in ["shape", "dtype", "device", "ndim", "requires_grad", "is_leaf"]:
+    setattr(ProvenanceTensor, _name, _attribute(_name))
+# A class that defines __eq__ loses its hash: tensors are hashed by identity.
+ProvenanceTensor.__hash__ = Tensor.__hash__  # type: ignore[method-assign]

@@ -1,0 +1,199 @@
+"""Propagation: what every function of torch does to the provenance of its arguments.
+
+The result carries the union over all tensors in the arguments, at any depth of sequences, mappings
+and keywords. This is what `ProvenanceTensor.__torch_function__` does.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ancestral.provenance import storage
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.escapes import escape, is_escape, may_escape
+from ancestral.provenance.forms import LINEAR, form_of
+from ancestral.provenance.inference import ATOMS, infer, tracked
+from ancestral.provenance.operators import is_elementwise, run_elementwise
+from ancestral.provenance.rules import operands_of, tensors_in
+from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
+from ancestral.provenance.writes import is_write, run_write, targets
+
+_Function = Callable[..., Any]
+_OURS = {ProvenanceTensor, Tensor, nn.Parameter}
+_Plain: Any = Tensor
+
+
+def propagate(
+    cls: type[ProvenanceTensor],
+    func: _Function,
+    types: tuple[type, ...],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Run a function of torch and follow the provenance from its arguments to its results."""
+    if not kwargs and types == TYPES and is_elementwise(func):
+        result: Any = run_elementwise(func, args)
+        if result is not None:
+            return result
+    if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
+        return NotImplemented
+    if func not in _plain_results:
+        return dispatch(func, types, args, kwargs or NO_KEYWORDS)
+    if kwargs:
+        if "out" in kwargs or kwargs.get("inplace"):
+            return dispatch(func, types, args, kwargs)
+        result = run(func, types, args, kwargs)
+        return _follow(func, args, kwargs, result)
+    result = run(func, types, args, NO_KEYWORDS)
+    if result.__class__ is not _Plain or storage.table:
+        return _follow(func, args, NO_KEYWORDS, result)
+    # The most frequent case, a known call of tensors and numbers, written out for speed.
+    first: Provenance | None = None
+    key: list[Any] = [func, result.shape]
+    for item in args:
+        kind = item.__class__
+        if kind is ProvenanceTensor:
+            if first is None:
+                first = item._provenance
+            key.append(item._provenance)
+        elif kind is Tensor or kind is nn.Parameter:
+            if item is result:
+                return result
+            key.append(item.shape)
+        elif kind in ATOMS:
+            key.append(item)
+        else:
+            return _follow(func, args, NO_KEYWORDS, result)
+    known = None if first is None else first.calls.get(tuple(key))
+    if known is None:
+        return _follow_and_keep(func, args, result, first, key)
+    result.__class__ = ProvenanceTensor
+    result._provenance = known
+    if func in LINEAR:
+        result._form = form_of(func, known.shape, args, NO_KEYWORDS)
+    return result
+
+
+def _follow_and_keep(
+    func: _Function, args: Any, result: Any, first: Provenance | None, key: list[Any]
+) -> Any:
+    """Follow a call for the first time, and keep what came out for the next of its kind."""
+    _follow(func, args, NO_KEYWORDS, result)
+    if first is not None and result.__class__ is ProvenanceTensor:
+        mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
+        if not mixed:
+            first.calls[tuple(key)] = result._provenance
+    return result
+
+
+class _Traits(NamedTuple):
+    """What the name of a function tells."""
+
+    is_attribute: bool
+    is_write: bool
+    may_escape: bool
+
+
+_traits: dict[_Function, _Traits] = {}
+_plain_results: set[_Function] = set()  # functions that write nothing and let nothing out
+
+
+def _traits_of(func: _Function) -> _Traits:
+    name = func.__name__
+    found = _Traits(name == "__get__", is_write(name), may_escape(name))
+    if not found.is_attribute:  # those are made anew at each call
+        _traits[func] = found
+        if not (found.is_write or found.may_escape):
+            _plain_results.add(func)
+    return found
+
+
+def dispatch(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function and follow the provenance, whatever its arguments are."""
+    traits = _traits.get(func) or _traits_of(func)
+    if traits.is_attribute:
+        return _read(func, types, args)
+    if traits.is_write or "out" in kwargs or "inplace" in kwargs:
+        written = targets(func.__name__, args, kwargs)
+        if written:
+            return run_write(func, types, args, kwargs, written)
+    result = run(func, types, args, kwargs)
+    if traits.may_escape and is_escape(func.__name__, args, kwargs):
+        escape(tracked(args, kwargs))
+    return _follow(func, args, kwargs, result)
+
+
+def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Give the tensors of a result their provenance."""
+    if type(result) is Tensor:
+        if not _is_any(result, args, kwargs):
+            found = infer(func, tuple(result.shape), args, kwargs)
+            if found is not None:
+                attach(result, found)
+                form = form_of(func, found.shape, args, kwargs)
+                result._form = form  # type: ignore[attr-defined]
+    elif isinstance(result, (tuple, list)):
+        for index, item in enumerate(result):
+            if type(item) is Tensor:
+                if not _is_any(item, args, kwargs):
+                    own = operands_of(func, index, args)
+                    found = infer(func, tuple(item.shape), own, kwargs)
+                    if found is not None:
+                        attach(item, found)
+            elif isinstance(item, (tuple, list)):
+                _follow(func, args, kwargs, item)
+    return result
+
+
+def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a result is one of the arguments, which some functions give back."""
+    for item in (*args, *kwargs.values()):
+        if item is result:
+            return True
+        if item.__class__ in _CONTAINERS and any(x is result for x in tensors_in(item)):
+            return True
+    return False
+
+
+_CONTAINERS = frozenset({tuple, list, dict})
+
+
+def _is_passive(kind: type) -> bool:
+    """Return whether a class leaves torch functions alone: buffers, tensors of a library."""
+    return kind.__torch_function__ in (  # type: ignore[attr-defined]
+        Tensor.__torch_function__,
+        nn.Parameter.__torch_function__,
+    )
+
+
+_METADATA = frozenset(
+    "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
+    "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
+    "is_mps is_xpu is_xla is_ipu is_maia is_vulkan is_sparse_csr is_mtia name nbytes itemsize "
+    "_cdata _has_symbolic_sizes_strides _backward_hooks _post_accumulate_grad_hooks grad_dtype "
+    "volatile".split()
+)
+
+
+def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> Any:
+    """Read an attribute: metadata depends on no value, ``T`` and its like are ops."""
+    result = run(func, types, args, NO_KEYWORDS)
+    if func.__self__.__name__ in _METADATA:  # type: ignore[attr-defined]
+        return result
+    return _follow(func, args, NO_KEYWORDS, result)
+
+
+def _watched(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function one of whose operands may share a storage that was written into."""
+    if any(True for _ in tracked(args, kwargs)):
+        return dispatch(func, types, args, kwargs)
+    return func(*args, **kwargs)
+
+
+ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
+storage.install(_watched)

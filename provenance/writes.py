@@ -1,0 +1,139 @@
+"""Writes in place: what is written, and all that shares it, gains the sources of what came in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.provenance import storage
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.forms import form_of
+from ancestral.provenance.inference import infer, tracked
+from ancestral.provenance.linear import Operand, serials
+from ancestral.provenance.rules import tensors_in
+from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, attach, provenance, raw, run
+
+_Function = Callable[..., Any]
+
+
+class WriteIntoParameterError(TypeError):
+    """A tracked value would be written into a parameter."""
+
+    def __init__(self, function: str, names: frozenset[str]) -> None:
+        """Name the op, and the sources whose value would be written."""
+        listed = ", ".join(repr(name) for name in sorted(names))
+        super().__init__(
+            f"{function} would write a value that depends on {listed} into an "
+            "nn.Parameter, which cannot carry provenance; write an.untrack(value), or use a "
+            "buffer or a plain tensor"
+        )
+
+
+WRITES = frozenset(
+    "__setitem__ __set__ __iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ifloordiv__ __imod__ "
+    "__ipow__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split()
+)
+# A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
+_ADDITIONS = frozenset("add_ sub_ __iadd__ __isub__".split())
+_LARGEST_COPY = 2**20
+_read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
+
+
+def is_write(name: str) -> bool:
+    """Return whether a function of this name writes into its first operand."""
+    return name in WRITES or (
+        name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+    )
+
+
+def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors that an op writes into."""
+    if kwargs.get("out") is not None:
+        return list(tensors_in(kwargs["out"]))
+    if is_write(name) or kwargs.get("inplace") is True:
+        return list(tensors_in(args[0]))
+    return []
+
+
+def run_write(
+    func: _Function,
+    types: tuple[type, ...],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    written: list[Tensor],
+) -> Any:
+    """Run an op that writes, and give what is written its provenance."""
+    before = _prepare(func.__name__, args, kwargs, written)
+    known = [provenance(target) for target in written]
+    result = run(func, types, args, kwargs)
+    # A draw in place, bernoulli_, has given its target a provenance of its own.
+    marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
+    _mark(func, args, kwargs, marked, before)
+    return result
+
+
+def _prepare(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
+) -> Operand | None:
+    """Refuse what cannot be followed; return what the target was, for the sake of a linear form."""
+    incoming = {source.name for found in tracked(args, kwargs) for source in found.sources}
+    for target in written:
+        owner = _base_of(target)
+        is_parameter = isinstance(target if owner is None else owner, nn.Parameter)
+        if is_parameter and incoming and name != "__set__":
+            raise WriteIntoParameterError(name, frozenset(incoming))
+    if len(written) != 1:
+        return None
+    (target,) = written
+    form = getattr(target, "_form", None)
+    if form is not None:
+        return form
+    if name not in _ADDITIONS or raw(Tensor.numel, target) > _LARGEST_COPY:
+        return None
+    copied = raw(Tensor.clone, target)
+    found = provenance(target)
+    return copied if found is None else attach(copied, found)
+
+
+def _mark(
+    func: _Function,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    written: list[Tensor],
+    before: Operand | None,
+) -> None:
+    """Give what was written the union of what it had and what came in."""
+    if func.__name__ == "__set__" and func.__self__.__name__ != "data":  # type: ignore[attr-defined]
+        return  # grad, requires_grad, names: no value of the tensor changes
+    for target in written:
+        found = infer(func, tuple(raw(Tensor.size, target)), args, kwargs)
+        if found is None:
+            continue
+        attach(target, found)
+        target._form = None  # type: ignore[attr-defined]
+        form = None if before is None else form_of(func, found.shape, args, kwargs)
+        if form is not None:  # the operand is what the target was, not what it became
+            serial, adjoint, operands = form
+            form = (serial, adjoint, tuple(before if x is target else x for x in operands))
+        target._form = form  # type: ignore[attr-defined]
+        target._written = next(serials)  # type: ignore[attr-defined]
+        mark_shared(target, found)
+
+
+def mark_shared(target: Tensor, found: Provenance) -> None:
+    """Give its sources, without alignment, to all that shares the storage of what was written."""
+    base = _base_of(target)
+    if base is not None:
+        known = provenance(base)
+        lost = found.lost(tuple(raw(Tensor.size, base)))
+        attach(base, lost if known is None else known.union(lost))
+        base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    shared = raw(storage.storage_of, target)
+    if shared is not None:
+        storage.taint(shared, found, holders=1 if base is None else 2)
+
+
+def _base_of(tensor: Tensor) -> Tensor | None:
+    base: Tensor | None = run(_read_base, TYPES, (tensor,), NO_KEYWORDS)
+    return base

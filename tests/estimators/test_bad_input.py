@@ -1,0 +1,515 @@
+"""What a user can get wrong: every mistake is an error that names it, or is right all the same."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from programs.estimates import library
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Normal
+
+import ancestral as an
+from ancestral.estimators.surrogate import LossError, OtherRecordingError, SettledError
+from ancestral.estimators.terms import NonFiniteCostError
+from ancestral.trace.node import NoDensityError
+from oracles import Program, estimates, exact_gradient, flat, moments, moments_of, probabilities
+from oracles import paths as paths_of
+
+Size = torch.Size | list[int] | tuple[int, ...]
+NO_SHAPE = torch.Size()
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    """Logits with a gradient to learn."""
+    return torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+
+def coins(logits: Tensor) -> Tensor:
+    """Draw the coins."""
+    z: Tensor = Bernoulli(logits=logits).sample()
+    return z
+
+
+def score(logits: Tensor, value: Tensor, cost: Tensor) -> Tensor:
+    """Return the score-function estimate by hand."""
+    twin = logits.detach().clone().requires_grad_()
+    (Bernoulli(logits=twin).log_prob(value) * cost).sum().backward()
+    assert twin.grad is not None
+    return twin.grad
+
+
+both_ways = pytest.mark.parametrize("ask", [an.backward, an.surrogate])
+
+
+@both_ways
+@pytest.mark.parametrize("loss", [1.0, None, [torch.ones(())]])
+def test_a_loss_that_is_no_tensor_is_refused(ask: Callable[..., object], loss: object) -> None:
+    with pytest.raises(LossError, match=f"the loss is a {type(loss).__name__}; expected a torch"):
+        ask(loss)
+
+
+@both_ways
+def test_a_loss_that_depends_on_no_draw_is_refused(
+    ask: Callable[..., object], logits: Tensor
+) -> None:
+    with an.record():
+        coins(logits)
+        loss = logits.sum()
+    with pytest.raises(LossError, match="carries no provenance: it depends on no draw"):
+        ask(loss)
+
+
+@both_ways
+def test_a_loss_of_tracked_tensors_only_is_refused(
+    ask: Callable[..., object], logits: Tensor
+) -> None:
+    with pytest.raises(LossError, match="on tracked tensors only"):
+        ask(an.track(logits, "mine").sum())
+
+
+@both_ways
+def test_a_loss_that_is_not_scalar_is_refused_with_its_shape(
+    ask: Callable[..., object], logits: Tensor
+) -> None:
+    with an.record():
+        loss = coins(logits) * 2
+    with pytest.raises(LossError, match=r"shape \[2\]; expected a scalar"):
+        ask(loss)
+    an.backward(loss.sum())  # the refusal has not used the recording up
+
+
+@both_ways
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1)])
+def test_a_gradient_of_another_shape_than_the_loss_is_refused(
+    ask: Callable[..., object], logits: Tensor, shape: tuple[int, ...]
+) -> None:
+    with an.record():
+        loss = coins(logits) * 2
+    with pytest.raises(LossError, match=r"gradient has shape .*; the loss has \[2\]"):
+        ask(loss, torch.ones(shape))
+
+
+def test_a_gradient_weighs_the_elements_of_the_loss(logits: Tensor) -> None:
+    weight = torch.tensor([[0.5, -2.0], [1.5, 3.0]], dtype=torch.float64)
+    found: list[Tensor | None] = []
+    for is_summed in (False, True):
+        torch.manual_seed(0)
+        logits.grad = None
+        with an.record():
+            z = coins(logits)
+            loss = (z[:, None] - torch.eye(2, dtype=torch.float64)) ** 2 * logits.exp()
+            whole = (loss * weight).sum()
+        if is_summed:
+            an.backward(whole)
+        else:
+            an.backward(loss, gradient=weight)
+        found.append(logits.grad)
+    assert found[0] is not None
+    assert found[0].abs().min() > 0
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_surrogate_with_a_gradient_is_the_weighted_loss(logits: Tensor) -> None:
+    weight = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    with an.record():
+        loss = coins(logits) * logits
+        scalar = an.surrogate(loss, weight)
+    torch.testing.assert_close(scalar.detach(), (an.untrack(loss) * weight).sum().detach())
+    (theirs,) = torch.autograd.grad(scalar, logits, retain_graph=True)
+    an.backward(loss, weight)
+    torch.testing.assert_close(logits.grad, theirs)
+
+
+def test_a_loss_across_two_open_recordings_is_refused_and_names_the_site(logits: Tensor) -> None:
+    with an.record():
+        first = coins(logits)
+    with an.record():
+        second = coins(logits)
+        loss = (first * second).sum()
+    with pytest.raises(OtherRecordingError, match=r"site 'z' \(.*test_bad_input\.py:\d+\)"):
+        an.backward(loss)
+
+
+def test_a_loss_across_recordings_names_the_site_of_the_other(logits: Tensor) -> None:
+    with an.record():
+        kept = Bernoulli(logits=logits).sample()
+    with an.record():
+        other = Bernoulli(logits=logits).sample()
+        loss = (kept + other).sum()
+    with pytest.raises(OtherRecordingError, match=r"site 'kept' .* another recording"):
+        an.surrogate(loss)
+
+
+def test_a_value_of_a_recording_whose_gradient_was_taken_is_a_constant(logits: Tensor) -> None:
+    with an.record():
+        first = coins(logits)
+        before = (first * 2).sum()
+    an.backward(before)
+    logits.grad = None
+    with an.record() as trace:
+        second = coins(logits)
+        loss = (first * second).sum()
+    assert an.provenance_of(loss) == {"z"}
+    an.backward(loss)
+    expected = score(logits, trace["z"].value, (an.untrack(first) * trace["z"].value).detach())
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_a_value_that_is_cut_from_another_recording_is_a_constant(logits: Tensor) -> None:
+    with an.record():
+        first = an.untrack(coins(logits))
+    with an.record() as trace:
+        loss = (first * coins(logits)).sum()
+    an.backward(loss)
+    expected = score(logits, trace["z"].value, first * trace["z"].value)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_the_gradient_of_a_recording_is_taken_once(logits: Tensor) -> None:
+    with an.record():
+        loss = coins(logits).sum()
+    an.backward(loss)
+    for again in (an.backward, an.surrogate):
+        with pytest.raises(SettledError, match="pass retain_graph=True to the first backward"):
+            again(loss)
+
+
+def test_a_retained_graph_gives_the_same_gradient_again(logits: Tensor) -> None:
+    with an.record():
+        loss = (coins(logits) * logits.exp()).sum()
+    an.backward(loss, retain_graph=True)
+    assert logits.grad is not None
+    once = logits.grad.clone()
+    an.backward(loss)
+    assert once.abs().max() > 0
+    assert logits.grad.equal(2 * once)
+    with pytest.raises(SettledError):
+        an.backward(loss)
+
+
+def test_two_losses_of_one_recording_add_up(logits: Tensor) -> None:
+    with an.record():
+        z = coins(logits)
+        first, second = (z * 2).sum(), (z - logits).square().sum()
+        total = first + second
+    an.backward(total, retain_graph=True)
+    assert logits.grad is not None
+    together, logits.grad = logits.grad, None
+    an.backward(first, retain_graph=True)
+    an.backward(second)
+    torch.testing.assert_close(logits.grad, together)
+
+
+@both_ways
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_cost_that_is_no_number_is_refused_and_described(
+    ask: Callable[..., object], logits: Tensor, bad: float
+) -> None:
+    with an.record():
+        z = coins(logits)
+        fine = z.exp().sum()
+        loss = fine + (z.cos() * torch.tensor([1.0, bad], dtype=torch.float64)).sum()
+    with pytest.raises(
+        NonFiniteCostError, match=r"depending on 'z', has 1 of 2 elements that are NaN or infinite"
+    ):
+        ask(loss)
+    assert logits.grad is None
+
+
+class NoDensity(Distribution):
+    """A distribution that can only be drawn from."""
+
+    arg_constraints = {}  # noqa: RUF012 (as torch writes it)
+
+    def __init__(self, p: Tensor) -> None:
+        self.p = p
+        super().__init__(p.shape, validate_args=False)
+
+    def sample(self, sample_shape: Size = NO_SHAPE) -> Tensor:
+        return (torch.rand_like(self.p) < self.p).double()
+
+
+@both_ways
+def test_a_distribution_without_density_is_refused_where_its_score_is_needed(
+    ask: Callable[..., object], logits: Tensor
+) -> None:
+    with an.record():
+        hidden = NoDensity(logits.sigmoid()).sample()
+        loss = hidden.sum() + coins(logits).sum()
+    with pytest.raises(NoDensityError, match=r"'hidden' .*: NoDensity has no log_prob, but a cost"):
+        ask(loss)
+
+
+def test_a_distribution_without_density_that_no_cost_depends_on_is_no_error(
+    logits: Tensor,
+) -> None:
+    with an.record() as trace:
+        hidden = NoDensity(logits.sigmoid()).sample()
+        z = coins(logits)
+        loss = (z * an.untrack(hidden)).sum()
+    an.backward(loss)
+    value = trace["z"].value
+    torch.testing.assert_close(logits.grad, score(logits, value, value * an.untrack(hidden)))
+
+
+def test_a_model_run_under_no_grad_is_refused(logits: Tensor) -> None:
+    with an.record(), torch.no_grad():
+        loss = coins(logits * 1).sum()
+    with pytest.raises(LossError, match=r"requires_grad=True; was the model run under"):
+        an.backward(loss)
+
+
+def test_a_recording_in_which_nothing_requires_a_gradient_is_refused(logits: Tensor) -> None:
+    with an.record() as trace:
+        loss = coins(logits.detach()).sum()
+    assert not trace["z"].is_learned
+    with pytest.raises(LossError, match="neither the loss nor any site"):
+        an.backward(loss)
+
+
+def test_a_trace_that_declares_no_cost_has_no_gradient(logits: Tensor) -> None:
+    with an.record() as trace:
+        coins(logits).sum()
+    with pytest.raises(LossError, match=r"declares no cost: use an\.cost"):
+        trace.backward()
+
+
+def test_a_trace_whose_costs_were_taken_is_settled(logits: Tensor) -> None:
+    with an.record() as trace:
+        an.cost("energy", coins(logits))
+    trace.backward()
+    with pytest.raises(SettledError):
+        trace.backward()
+
+
+def test_the_declared_costs_are_summed(logits: Tensor) -> None:
+    with an.record() as trace:
+        z = coins(logits)
+        an.cost("energy", z * 3)
+        an.cost("size", (z - logits).square())
+        loss = (z * 3).sum() + (z - logits).square().sum()
+    trace.backward(retain_graph=True)
+    found, logits.grad = logits.grad, None
+    an.backward(loss)
+    torch.testing.assert_close(found, logits.grad)
+
+
+def test_inputs_limits_what_is_written(logits: Tensor) -> None:
+    other = logits.detach().clone().requires_grad_()
+    with an.record():
+        loss = (coins(logits) * coins(other)).sum()
+    an.backward(loss, inputs=[logits])
+    assert logits.grad is not None
+    assert other.grad is None
+
+
+def test_a_running_average_of_detached_losses_is_carried_over_the_steps(logits: Tensor) -> None:
+    average: Tensor | float = 0.0
+    for _ in range(4):
+        logits.grad = None
+        before = float(an.untrack(torch.as_tensor(average)))
+        with an.record() as trace:
+            z = coins(logits)
+            loss = ((z - 0.45) ** 2).sum()
+            centred = loss - average
+        an.backward(centred)
+        expected = score(logits, trace["z"].value, (trace["z"].value - 0.45) ** 2)
+        torch.testing.assert_close(logits.grad, expected)
+        average = 0.9 * average + 0.1 * loss.detach()
+        value = float(an.untrack(average))
+        assert value == pytest.approx(0.9 * before + 0.1 * float(an.untrack(loss)))
+
+
+def test_a_running_average_scales_a_later_loss(logits: Tensor) -> None:
+    average: Tensor = torch.ones((), dtype=torch.float64)
+    for _ in range(3):
+        logits.grad = None
+        factor = an.untrack(average)
+        with an.record() as trace:
+            z = coins(logits)
+            loss = (z * 2 / average).sum()
+        an.backward(loss)
+        value = trace["z"].value
+        torch.testing.assert_close(logits.grad, score(logits, value, value * 2 / factor))
+        average = 0.9 * average + 0.1 * z.detach().sum()
+
+
+def test_reading_a_density_within_the_recording_changes_nothing(logits: Tensor) -> None:
+    with an.record() as trace:
+        z = coins(logits)
+        density = trace["z"].log_prob
+        an.backward(z.sum())
+    assert list(trace) == ["z"]
+    torch.testing.assert_close(density, Bernoulli(logits=logits).log_prob(trace["z"].value))
+
+
+# Programs in which Python decides by a drawn value. Each takes two logits.
+
+
+def draws_the_second_if_the_first_is_heads(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits[0]).sample()
+    if first.item() > 0:
+        second = Bernoulli(logits=logits[1]).sample()
+        return (second - 0.45) ** 2
+    return logits.sum() * 0.3
+
+
+def chooses_between_finished_costs(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits[0]).sample()
+    second = Bernoulli(logits=logits[1]).sample()
+    low, high = (second - 0.45) ** 2, 2 * second + logits[0]
+    return low if first > 0 else high
+
+
+def chooses_a_number(logits: Tensor) -> Tensor:
+    first, second = Bernoulli(logits=logits).sample().unbind()
+    bonus = 1.5 if first > 0 else -0.5
+    return second * logits[0] + bonus
+
+
+def chooses_a_parameter(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits[0]).sample()
+    second = Bernoulli(logits=logits[int(first)]).sample()
+    return second * 3 - first.mul(0)
+
+
+def stops_by_chance(logits: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for _ in range(3):
+        step = Bernoulli(logits=logits[0]).sample()
+        total = total + (step - 0.3) ** 2 * logits[1].exp()
+        if bool(step == 1):
+            break
+    return total
+
+
+def counts_in_python(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits).sample()
+    heads = sum(1 for z in first.tolist() if z > 0)
+    return Bernoulli(logits=logits[0]).sample() * heads + 0.5 * heads
+
+
+def indexes_a_list(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits[0]).sample()
+    second = Bernoulli(logits=logits[1]).sample()
+    costs = [second * 2, (second - 1) ** 2 - 0.7]
+    return costs[first.long()]
+
+
+def masks_by_a_draw(logits: Tensor) -> Tensor:
+    first = Bernoulli(logits=logits).sample()
+    second = Bernoulli(logits=logits).sample()
+    return (second[first > 0] * 2 - 0.3).sum() + logits.sum() * 0.1
+
+
+def warps_the_noise(logits: Tensor) -> Tensor:
+    noise = Normal(logits[0], 1.0).rsample()
+    first = Bernoulli(logits=noise).sample()
+    return noise * 2 if first > 0 else logits[1] - noise
+
+
+DECIDING: dict[str, Program] = {
+    program.__name__: program
+    for program in (
+        draws_the_second_if_the_first_is_heads,
+        chooses_between_finished_costs,
+        chooses_a_number,
+        chooses_a_parameter,
+        stops_by_chance,
+        counts_in_python,
+        indexes_a_list,
+        masks_by_a_draw,
+        warps_the_noise,
+    )
+}
+
+
+@pytest.mark.parametrize("name", DECIDING)
+@pytest.mark.parametrize("estimator", [an.by_element, an.by_site, an.total_cost])
+def test_control_flow_that_follows_a_draw_keeps_the_gradient_exact(
+    name: str, estimator: Callable[..., object], logits: Tensor
+) -> None:
+    program = DECIDING[name]
+    mean = moments(program, [logits], library(estimator)).mean  # type: ignore[arg-type]
+    torch.testing.assert_close(mean, exact_gradient(program, [logits]))
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_control_flow_keeps_the_gradient_of_the_surrogate_exact(name: str, logits: Tensor) -> None:
+    program = DECIDING[name]
+
+    def estimate(program: Program, parameters: object) -> Tensor:
+        with an.record():
+            loss = program(logits)
+        return flat(torch.autograd.grad(an.surrogate(loss), [logits]))
+
+    torch.testing.assert_close(
+        moments(program, [logits], estimate).mean, exact_gradient(program, [logits])
+    )
+
+
+def test_the_lines_of_the_decisions_are_listed(logits: Tensor) -> None:
+    with an.record() as trace:
+        z = coins(logits)
+        if z[0] > 0:
+            z = z + 1
+    (found,) = trace.escapes
+    assert found.sources == {"z"}
+    assert found.filename == __file__
+
+
+def declares_then_escapes(logits: Tensor) -> Tensor:
+    """Declare the cost of the first coin, then branch on the second, and pay for that."""
+    first = Bernoulli(logits=logits[0]).sample()
+    an.cost("pay", (first - 0.45) ** 2)
+    second = Bernoulli(logits=logits[1]).sample()
+    extra = 2.0 if second > 0 else -1.0
+    paid = an.cost("bonus", torch.tensor(extra, dtype=torch.float64))
+    return (first - 0.45) ** 2 + paid
+
+
+def declared(program: Program, parameters: object) -> Tensor:
+    """Estimate by `Trace.backward`."""
+    assert isinstance(parameters, (list, tuple))
+    leaves = [p.detach().clone().requires_grad_() for p in parameters]
+    with an.record() as trace:
+        program(*leaves)
+    trace.backward()
+    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+
+
+def test_a_declared_cost_is_not_blurred_by_a_later_escape(logits: Tensor) -> None:
+    """The first coin's score meets its own cost only, though Python branches later."""
+    weights, found = estimates(declares_then_escapes, [logits], declared)
+    runs = paths_of(declares_then_escapes, [logits])
+    torch.testing.assert_close(weights, probabilities(runs))
+    p = logits.detach().sigmoid()
+    by_hand = torch.stack(
+        [
+            torch.stack(
+                [
+                    (path.draws[0] - p[0]) * (path.draws[0] - 0.45) ** 2,
+                    (path.draws[1] - p[1]) * (2.0 if path.draws[1] > 0 else -1.0),
+                ]
+            )
+            for path in runs
+        ]
+    )
+    torch.testing.assert_close(found, by_hand)
+    mean = moments_of(weights, found).mean
+    torch.testing.assert_close(mean, exact_gradient(declares_then_escapes, [logits]))
+
+
+def test_an_escape_before_the_declaration_counts(logits: Tensor) -> None:
+    def program(logits: Tensor) -> Tensor:
+        first = Bernoulli(logits=logits[0]).sample()
+        second = Bernoulli(logits=logits[1]).sample()
+        high, low = second * 2, (second - 0.45) ** 2
+        return an.cost("chosen", high if first > 0 else low)
+
+    mean = moments(program, [logits], declared).mean
+    torch.testing.assert_close(mean, exact_gradient(program, [logits]))

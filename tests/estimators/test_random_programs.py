@@ -1,0 +1,75 @@
+"""Whatever ops lie between the draws and the loss, the mean is the exact gradient."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from programs.estimates import higher_derivatives, library
+from programs.ops import OPS
+from programs.random import PARAMETERS, RandomProgram, program_around, programs
+from torch import Tensor
+
+from ancestral.estimators.baselines import Baseline, LeaveOneOut
+from ancestral.estimators.credit import Estimator, by_element, by_site, total_cost
+from oracles import exact_derivatives, exact_gradient, moments
+
+
+def leaves() -> list[Tensor]:
+    return [p.clone().requires_grad_() for p in PARAMETERS]
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    assert math.isfinite(float(expected.sum()))
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * scale)
+
+
+def reproducible(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test on the same random programs every time."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_mean_is_the_exact_gradient_with_every_op_between_two_draws(name: str) -> None:
+    for parameter, at in itertools.product(range(len(PARAMETERS)), range(-1, OPS[name].arity)):
+        program = program_around(name, parameter, at)
+        if program is not None:
+            mean = moments(program, leaves(), library(by_element, None)).mean
+            close(mean, exact_gradient(program, leaves()))
+
+
+@reproducible(60)
+@given(program=programs())
+def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
+    mean = moments(program, leaves(), library(by_element, None)).mean
+    close(mean, exact_gradient(program, leaves()))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "baseline"),
+    [(by_element, LeaveOneOut()), (by_site, None), (total_cost, None)],
+    ids=["leave one out", "by site", "total cost"],
+)
+@reproducible(15)
+@given(program=programs())
+def test_mean_of_other_estimators_is_the_exact_gradient(
+    estimator: Estimator, baseline: Baseline | None, program: RandomProgram
+) -> None:
+    mean = moments(program, leaves(), library(estimator, baseline)).mean
+    close(mean, exact_gradient(program, leaves()))
+
+
+@reproducible(15)
+@given(program=programs())
+def test_mean_of_the_second_derivatives_is_exact(program: RandomProgram) -> None:
+    mean = moments(program, leaves(), higher_derivatives(2)).mean
+    close(mean, exact_derivatives(program, leaves(), 2))

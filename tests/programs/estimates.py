@@ -1,0 +1,53 @@
+"""The library's estimates on a program, in the form that the oracles take."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.baselines import Baseline, RunningMean
+from ancestral.estimators.credit import Estimator, by_element
+from ancestral.estimators.surrogate import backward, surrogate
+from ancestral.trace.record import record
+from oracles import Estimate, Parameters, Path, Program, derivatives, flat, paths, replaying
+from programs.example import Example
+
+
+def library(estimator: Estimator = by_element, baseline: Baseline | None = None) -> Estimate:
+    """Return what `backward` leaves in the parameters' ``.grad``."""
+
+    def estimate(program: Program, parameters: Parameters) -> Tensor:
+        leaves = [p.detach().clone().requires_grad_() for p in parameters]
+        with record():
+            loss = program(*leaves)
+        # A baseline that learns must meet every path in the same state.
+        backward(loss, estimator=estimator, baseline=copy.deepcopy(baseline))
+        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+
+    return estimate
+
+
+def higher_derivatives(order: int, baseline: Baseline | None = None) -> Estimate:
+    """Return the derivatives of this order of the surrogate."""
+
+    def estimate(program: Program, parameters: Parameters) -> Tensor:
+        with record():
+            loss = program(*parameters)
+        return derivatives(surrogate(loss, baseline=copy.deepcopy(baseline)), parameters, order)
+
+    return estimate
+
+
+def learn(baseline: Baseline, example: Example, path: Path) -> None:
+    """Take one step with these draws."""
+    with replaying(path), record():
+        loss = example.program(*example.parameters)
+    backward(loss, baseline=baseline)
+
+
+def experienced(example: Example) -> RunningMean:
+    """Return a running mean that has seen some steps with other draws."""
+    baseline = RunningMean()
+    for path in paths(example.program, example.parameters)[-3:]:
+        learn(baseline, example, path)
+    return baseline

@@ -1,0 +1,264 @@
+"""The command line: what it draws, and that every mistake is one line and the status 2."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import ancestral
+from ancestral.tools.cli import UsageError, load_model, main, parse_input
+
+MODEL = """
+import torch
+from torch import nn
+from torch.distributions import Bernoulli
+
+
+class Coins(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        heads = Bernoulli(logits=self.linear(x)).sample()
+        tails = Bernoulli(logits=heads - 0.5).sample()
+        return (heads * tails).sum()
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise ZeroDivisionError("a model of\\nno use")
+
+
+class Silent(nn.Module):
+    def forward(self, x):
+        return x.sum()
+
+
+class Zoo:
+    Coins = Coins
+
+
+ready = Coins()
+number = 3
+
+
+def needs_an_argument(size):
+    return Coins()
+"""
+NEVER_SEEN = "a_module_of_the_test_of_the_command_line"
+ALONE = Path(ancestral.__file__).parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a model file."""
+    (tmp_path / f"{NEVER_SEEN}.py").write_text(MODEL)
+    (tmp_path / f"{NEVER_SEEN}_broken.py").write_text("import a_package_nobody_has\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for suffix in ("", "_broken"):
+        sys.modules.pop(NEVER_SEEN + suffix, None)
+    return tmp_path
+
+
+def target(name: str = "Coins") -> str:
+    """Return the argument that names a model."""
+    return f"{NEVER_SEEN}:{name}"
+
+
+def graph(*arguments: str, output: str = "g.svg") -> list[str]:
+    """Return the arguments that draw a graph."""
+    return ["graph", *arguments, "-o", output]
+
+
+INPUT = ["--input", "float32[4,3]"]
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a process of its own, as a user does."""
+    command = [sys.executable, "-m", "ancestral.tools.cli", *arguments]
+    paths = os.pathsep.join([str(ALONE), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.split() == ["ancestral", version("ancestral")]
+    assert version("ancestral") == ancestral.__version__
+
+
+def test_without_a_command_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 2
+    assert "usage: ancestral" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["Coins", "Zoo.Coins", "ready"])
+def test_a_graph_is_drawn_and_its_path_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(graph(target(name), *INPUT)) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "g.svg\n"
+    assert shown.err == ""
+    root = ElementTree.fromstring((folder / "g.svg").read_text(encoding="utf-8"))
+    assert root.tag.endswith("svg")
+    assert {"heads", "tails"} <= set(" ".join(root.itertext()).split())
+
+
+def test_a_graph_can_be_text_and_the_seed_does_not_change_it(folder: Path) -> None:
+    for seed in ("0", "0", "5"):
+        name = f"g{len(list(folder.glob('*.dot')))}.dot"
+        assert main([*graph(target(), *INPUT, output=name), "--seed", seed]) == 0
+    texts = {path.read_bytes() for path in folder.glob("*.dot")}
+    assert len(texts) == 1
+    assert b"heads" in texts.pop()
+
+
+def test_a_model_that_draws_nothing_is_drawn_with_a_remark(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(graph(target("Silent"), *INPUT)) == 0
+    assert capsys.readouterr().err == "ancestral: the model drew nothing\n"
+    assert (folder / "g.svg").is_file()
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "no such module": (
+        graph("a_module_nobody_has:Net"),
+        "no module named 'a_module_nobody_has' can be imported",
+    ),
+    "no colon": (graph(NEVER_SEEN), "expected module:factory"),
+    "no such name": (graph(target("Nobody")), "has no 'Nobody'"),
+    "no such part of a name": (graph(target("Zoo.Lion")), "has no 'Zoo.Lion'"),
+    "nothing to call": (graph(target("number")), "made a int, which cannot be called"),
+    "a factory with arguments": (graph(target("needs_an_argument")), "TypeError: "),
+    "a module that misses another": (
+        graph(f"{NEVER_SEEN}_broken:Net"),
+        "ModuleNotFoundError: No module named 'a_package_nobody_has'",
+    ),
+    "no input text": (graph(target(), "--input", "four by three"), "expected dtype[sizes]"),
+    "no such dtype": (graph(target(), "--input", "float31[4,3]"), "'float31[4,3]'"),
+    "a wrong shape": (graph(target(), "--input", "float32[4,7]"), "RuntimeError: "),
+    "too few inputs": (graph(target()), "TypeError: "),
+    "no such suffix": (graph(target(), *INPUT, output="g.txt"), ".txt"),
+    "no suffix": (graph(target(), *INPUT, output="g"), ""),
+    "no such folder": (graph(target(), *INPUT, output="nowhere/at/all/g.svg"), "nowhere"),
+    "a file for a folder": (graph(target(), *INPUT, output="g.svg/g.svg"), "g.svg"),
+    "a folder": (graph(target(), *INPUT, output="taken.svg"), "taken.svg"),
+    "a model that raises": (
+        graph(target("Fails"), *INPUT),
+        "ZeroDivisionError: a model of no use",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_an_existing_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folder / "taken.svg").mkdir()
+    old = [folder / "g.svg", folder / "g.txt", folder / "g"]
+    for path in old:
+        path.write_bytes(b"what was here")
+    before = sorted(folder.rglob("*"))
+    arguments, words = MISTAKES[name]
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("ancestral: error: ")
+    assert words in shown.err
+    assert all(path.read_bytes() == b"what was here" for path in old)
+    left = [p for p in sorted(folder.rglob("*")) if "__pycache__" not in p.parts]
+    assert left == before
+
+
+def test_an_error_of_the_model_names_its_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(graph(target("Fails"), *INPUT))
+    line = 1 + MODEL.splitlines().index('        raise ZeroDivisionError("a model of\\nno use")')
+    assert f"{NEVER_SEEN}.py:{line})" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_a_mistake(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = folder / "shut"
+    shut.mkdir()
+    (shut / "g.svg").write_bytes(b"what was here")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "shut/g.svg")
+
+    with monkeypatch.context() as inner:  # no permission stops a superuser
+        inner.setattr(Path, "open", refuse)
+        status = main(graph(target(), *INPUT, output="shut/g.svg"))
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.err.count("\n") == 1
+    assert "Permission denied" in shown.err
+    assert (shut / "g.svg").read_bytes() == b"what was here"
+
+
+def test_the_command_line_runs_as_a_process(folder: Path) -> None:
+    done = run(*graph(target(), *INPUT))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "g.svg\n", "")
+    old = (folder / "g.svg").read_bytes()
+    failed = run(*graph(target("Fails"), *INPUT))
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.count("\n") == 1
+    assert "Traceback" not in failed.stderr
+    assert (folder / "g.svg").read_bytes() == old
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "shape"),
+    [
+        ("float32[32,64]", torch.float32, (32, 64)),
+        (" float64 [ 2 , 3 ] ", torch.float64, (2, 3)),
+        ("bfloat16[5]", torch.bfloat16, (5,)),
+        ("float32[]", torch.float32, ()),
+        ("int64[8]", torch.int64, (8,)),
+        ("bool[2,2]", torch.bool, (2, 2)),
+        ("complex64[2]", torch.complex64, (2,)),
+        ("float32[0,3]", torch.float32, (0, 3)),
+    ],
+)
+def test_an_input_is_made_as_described(
+    text: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    made = parse_input(text)
+    assert (made.dtype, tuple(made.shape)) == (dtype, shape)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        assert not made.any()
+
+
+def test_inputs_of_reals_are_not_all_the_same() -> None:
+    assert parse_input("float32[50]").unique().numel() > 10
+
+
+@pytest.mark.parametrize(
+    "text", ["", "float32", "[3]", "float32[3", "float32[-1]", "tensor[3]", "float32[a]", "nn[2]"]
+)
+def test_an_input_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"expected dtype\[sizes\], for example"):
+        parse_input(text)
+
+
+def test_a_module_is_used_as_it_is_and_a_factory_is_called(folder: Path) -> None:
+    ready: Callable[..., object] = load_model(target("ready"))
+    assert load_model(target("ready")) is ready
+    assert load_model(target()) is not load_model(target())

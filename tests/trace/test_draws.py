@@ -1,0 +1,335 @@
+"""Draws of torch's own random functions: what is a site, what is noise, and what they cost."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call"
+
+import itertools
+import random
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, bernoulli, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
+
+import ancestral as an
+from ancestral.trace.draws import WithoutReplacement
+
+SHAPE = (4, 3)
+
+
+def scripted(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Compile a function with TorchScript, of which torch 2 warns that it is old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        compiled: Callable[[Tensor], Tensor] = torch.jit.script(function)
+    return compiled
+
+
+def coin_of_script(p: Tensor) -> Tensor:
+    return torch.bernoulli(p)
+
+
+IN_SCRIPT = scripted(coin_of_script)
+
+# The call, the distribution it stands for, and the alignment of the draw with the parameter.
+DRAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distribution], object]] = {
+    "torch.bernoulli": (torch.bernoulli, Bernoulli, (0, 1)),
+    "an imported name": (lambda p: bernoulli(p), Bernoulli, (0, 1)),
+    "Tensor.bernoulli": (lambda p: p.bernoulli(), Bernoulli, (0, 1)),
+    "Tensor.bernoulli_": (lambda p: torch.empty(SHAPE).bernoulli_(p), Bernoulli, (0, 1)),
+    "bernoulli_ of a row": (
+        lambda p: torch.empty(2, *SHAPE).bernoulli_(p),
+        lambda p: Bernoulli(p.expand(2, *SHAPE)),
+        (-1, 0, 1),
+    ),
+    "a scripted function": (IN_SCRIPT, Bernoulli, (0, 1)),
+    "torch.multinomial of one": (
+        lambda p: torch.multinomial(p, 1),
+        lambda p: Categorical(p.unsqueeze(1)),
+        (0, -1),
+    ),
+    "torch.multinomial of one row": (
+        lambda p: torch.multinomial(p[0], 2, replacement=True),
+        lambda p: Categorical(p[0].expand(2, 3)),
+        (-1,),
+    ),
+    "torch.multinomial with replacement": (
+        lambda p: torch.multinomial(p, 5, replacement=True),
+        lambda p: Categorical(p.unsqueeze(1).expand(4, 5, 3)),
+        (0, -1),
+    ),
+    "torch.multinomial without": (
+        lambda p: torch.multinomial(p, 2),
+        lambda p: WithoutReplacement(p, 2),
+        (0,),
+    ),
+    "Tensor.multinomial by keyword": (
+        lambda p: p.multinomial(num_samples=2, replacement=False),
+        lambda p: WithoutReplacement(p, 2),
+        (0,),
+    ),
+    "torch.normal of a mean": (
+        lambda p: torch.normal(p, 2.0),
+        lambda p: Normal(p, 2.0),
+        (0, 1),
+    ),
+    "torch.normal of a mean alone": (torch.normal, lambda p: Normal(p, 1.0), (0, 1)),
+    "torch.normal of a scale": (
+        lambda p: torch.normal(3.0, p),
+        lambda p: Normal(3.0, p),
+        (0, 1),
+    ),
+    "torch.normal of both": (
+        lambda p: torch.normal(p, p.square()),
+        lambda p: Normal(p, p.square()),
+        (0, 1),
+    ),
+    "torch.poisson": (torch.poisson, Poisson, (0, 1)),
+}
+every_draw = pytest.mark.parametrize("name", DRAWS)
+
+
+def parameter() -> Tensor:
+    """Return probabilities with a gradient to learn."""
+    return torch.linspace(0.1, 0.8, 12).reshape(SHAPE).requires_grad_()
+
+
+@every_draw
+def test_a_draw_is_a_site_with_its_density(name: str) -> None:
+    call, distribution, _ = DRAWS[name]
+    p = parameter()
+    with an.record() as trace:
+        value = call(p)
+    (node,) = trace.values()
+    assert an.provenance_of(value) == {node.name}
+    assert (node.is_learned, node.is_reparameterized, node.is_score) == (True, False, True)
+    assert node.source_location.filename == __file__
+    assert node.value.tolist() == an.untrack(value).tolist()
+    fn = distribution(p)
+    assert type(node.fn) is type(fn)
+    torch.testing.assert_close(node.log_prob, fn.log_prob(node.value))
+    assert node.log_prob.requires_grad
+    assert node.log_prob.shape == torch.Size(node.shape)
+
+
+@every_draw
+def test_a_draw_is_a_child_of_what_its_parameters_came_from(name: str) -> None:
+    call, _, alignment = DRAWS[name]
+    with an.record() as trace:
+        z = torch.bernoulli(parameter())
+        x = call(z * 0.5 + 0.25)
+    names = list(trace)
+    assert len(names) == 2
+    assert an.provenance_of(x) == {names[1]}
+    inflow = trace[names[1]].inflow
+    assert inflow is not None
+    assert trace[names[1]].parents == {"z"}
+    assert [kept for kept, _ in inflow.entries] == [alignment]
+
+
+@every_draw
+def test_the_values_are_those_of_the_same_seed_outside(name: str) -> None:
+    call, _, _ = DRAWS[name]
+    torch.manual_seed(7)
+    outside = [call(parameter()), torch.rand(3)]
+    torch.manual_seed(7)
+    with an.record():
+        inside = [an.untrack(call(parameter())), torch.rand(3)]
+    assert type(outside[0]) is Tensor
+    assert all(a.equal(b) for a, b in zip(inside, outside, strict=True))
+
+
+@every_draw
+def test_a_draw_without_anything_to_learn_is_noise(name: str) -> None:
+    call, _, _ = DRAWS[name]
+    with an.record() as trace:
+        value = call(parameter().detach())
+    assert len(trace) == 0
+    assert type(value) is Tensor
+
+
+@every_draw
+def test_outside_a_recording_nothing_is_caught(name: str) -> None:
+    call, _, _ = DRAWS[name]
+    with an.record() as trace:
+        pass
+    assert type(call(parameter())) is Tensor
+    assert len(trace) == 0
+
+
+NOISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout": lambda x: nn.functional.dropout(x, 0.5),
+    "a dropout layer": nn.Dropout(0.3),
+    "dropout in place": lambda x: nn.functional.dropout(x + 0, 0.5, inplace=True),
+    "a coin flip": lambda x: x * torch.empty(SHAPE).bernoulli_(0.5),
+    "a mask": lambda x: x * torch.bernoulli(torch.full(SHAPE, 0.5)),
+    "rand": lambda x: x + torch.rand(SHAPE) + torch.randn(SHAPE),
+    "normal_": lambda x: x + torch.empty(SHAPE).normal_(0.0, 1.0),
+    "a permutation": lambda x: x[torch.randperm(4)],
+    "leaky noise": lambda x: nn.functional.rrelu(x, training=True),
+}
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_masks_and_coin_flips_are_no_sites(name: str) -> None:
+    with an.record() as trace:
+        z = Normal(parameter(), 1.0).sample()
+        noisy = NOISE[name](z)
+        plain = NOISE[name](parameter())
+    assert list(trace) == ["z"]
+    assert an.provenance_of(noisy) == {"z"}
+    assert an.provenance_of(plain) == frozenset()
+
+
+def test_a_draw_inside_the_sample_of_a_distribution_is_recorded_once() -> None:
+    p = parameter()
+    with an.record() as trace:
+        a = Bernoulli(p).sample()  # draws with torch.bernoulli
+        b = Categorical(p).sample()  # draws with torch.multinomial
+        c = Normal(p, 1.0).sample()  # draws with torch.normal
+        d = Poisson(p).sample()  # draws with torch.poisson
+    assert list(trace) == ["a", "b", "c", "d"]
+    assert [an.provenance_of(t) for t in (a, b, c, d)] == [{"a"}, {"b"}, {"c"}, {"d"}]
+
+
+def test_a_target_that_is_drawn_into_carries_the_draw() -> None:
+    with an.record() as trace:
+        target = torch.zeros(SHAPE)
+        target.bernoulli_(parameter())
+        doubled = target * 2
+    assert list(trace) == ["bernoulli"]
+    assert an.provenance_of(target) == an.provenance_of(doubled) == {"bernoulli"}
+
+
+def test_a_draw_into_a_view_reaches_all_that_shares_its_memory() -> None:
+    with an.record() as trace:
+        whole = torch.zeros(2, *SHAPE)
+        older = whole.view(24)
+        whole[0].bernoulli_(parameter())
+        found = [an.provenance_of(t) for t in (whole.sum(), older.sum(), older * 2)]
+    assert list(trace) == ["bernoulli"]
+    assert found == [{"bernoulli"}] * 3
+
+
+def test_no_gradient_flows_through_a_draw_but_the_score_does() -> None:
+    p, by_hand = parameter(), parameter()
+    with an.record() as trace:
+        z = torch.bernoulli(p)
+        loss = (3 * z + 1).sum()
+    an.backward(loss)
+    value = trace["z"].value
+    (Bernoulli(by_hand).log_prob(value) * 3 * value).sum().backward()
+    torch.testing.assert_close(p.grad, by_hand.grad)
+
+
+# Those whose parameter is ours: what is computed under no_grad has no gradient to learn.
+@pytest.mark.parametrize(
+    "name", [n for n in DRAWS if n not in ("torch.multinomial of one row", "torch.normal of both")]
+)
+def test_a_draw_under_no_grad_is_as_learned_as_outside(name: str) -> None:
+    call, distribution, _ = DRAWS[name]
+    p, by_hand = parameter(), parameter()
+    with an.record() as trace:
+        with torch.no_grad():
+            value = call(p)
+        loss = value.sum() * 1.0
+    (node,) = trace.values()
+    an.backward(loss, estimator=an.total_cost)
+    (distribution(by_hand).log_prob(node.value).sum() * node.value.sum()).backward()
+    torch.testing.assert_close(p.grad, by_hand.grad)
+
+
+@pytest.mark.parametrize(("classes", "draws"), [(3, 1), (3, 2), (3, 3), (4, 2), (4, 3)])
+def test_the_probabilities_of_all_ordered_draws_add_up_to_one(classes: int, draws: int) -> None:
+    weights = torch.linspace(0.3, 2.0, classes, dtype=torch.float64)
+    orders = torch.tensor(list(itertools.permutations(range(classes), draws)))
+    fn = WithoutReplacement(weights.expand(len(orders), classes), draws)
+    total = fn.log_prob(orders).exp().sum()
+    assert total.item() == pytest.approx(1.0, abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(
+    weights=st.lists(st.floats(0.1, 10), min_size=2, max_size=5),
+    order=st.randoms(use_true_random=False),
+)
+def test_an_ordered_draw_is_as_likely_as_its_steps_by_hand(
+    weights: list[float], order: random.Random
+) -> None:
+    picks = list(range(len(weights)))
+    order.shuffle(picks)
+    for draws in range(1, len(picks) + 1):
+        left, expected = sum(weights), 1.0
+        for pick in picks[:draws]:
+            expected *= weights[pick] / left
+            left -= weights[pick]
+        fn = WithoutReplacement(torch.tensor(weights, dtype=torch.float64), draws)
+        found = fn.log_prob(torch.tensor(picks[:draws])).exp().item()
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_frequencies_of_torch_are_those_of_the_density() -> None:
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    torch.manual_seed(0)
+    drawn = torch.multinomial(weights.expand(40_000, 3), 2)
+    for order in itertools.permutations(range(3), 2):
+        share = (drawn == torch.tensor(order)).all(1).double().mean().item()
+        expected = WithoutReplacement(weights, 2).log_prob(torch.tensor(order)).exp().item()
+        assert share == pytest.approx(expected, abs=0.015)
+
+
+def test_the_score_of_draws_without_replacement_has_mean_zero() -> None:
+    weights = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64, requires_grad=True)
+    orders = torch.tensor(list(itertools.permutations(range(3), 2)))
+    density = WithoutReplacement(weights.expand(6, 3), 2).log_prob(orders)
+    (score,) = torch.autograd.grad((density.detach().exp() * density).sum(), weights)
+    torch.testing.assert_close(score, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_nested_recordings_share_a_draw_and_the_key_goes_with_the_last() -> None:
+    p = parameter()
+    with an.record() as outer:
+        with an.record() as inner:
+            torch.bernoulli(p)
+        torch.bernoulli(p)
+    assert (list(outer), list(inner)) == (["bernoulli", "bernoulli_1"], ["bernoulli"])
+    assert type(torch.bernoulli(p)) is Tensor
+
+
+def test_a_call_that_torch_refuses_raises_as_outside_and_recording_goes_on() -> None:
+    p = parameter()
+    with pytest.raises(RuntimeError) as outside:
+        torch.multinomial(p, 9)
+    with an.record() as trace:
+        with pytest.raises(RuntimeError) as inside:
+            torch.multinomial(p, 9)
+        torch.bernoulli(p)
+    assert str(inside.value) == str(outside.value)
+    assert list(trace) == ["bernoulli"]
+
+
+def drawn_into_a_result(p: Tensor) -> Tensor:
+    with torch.no_grad():  # outside which torch refuses
+        return torch.bernoulli(p, out=torch.empty(SHAPE))
+
+
+BY_OTHER_WAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch.binomial": lambda p: torch.binomial(torch.full(SHAPE, 3.0), p),
+    "a result that is given": drawn_into_a_result,
+    "vmap": lambda p: torch.vmap(torch.bernoulli, randomness="different")(p),
+}
+
+
+@pytest.mark.parametrize("name", BY_OTHER_WAYS)
+def test_a_draw_with_something_to_learn_is_recorded_or_refused(name: str) -> None:
+    with an.record() as trace:
+        try:
+            value = BY_OTHER_WAYS[name](parameter())
+        except (NotImplementedError, TypeError):
+            return
+    assert an.provenance_of(value) == set(trace)
+    assert len(trace) == 1

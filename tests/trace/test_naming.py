@@ -1,0 +1,258 @@
+"""Naming: what the frames of a call tell, so that no model has to say it."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+import linecache
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Independent, Normal
+
+import ancestral as an
+from ancestral.trace.naming import Location, assigned, module_path, place
+
+
+@pytest.fixture
+def p() -> Tensor:
+    """Probabilities with a gradient to learn."""
+    return torch.full((2, 3), 0.4, requires_grad=True)
+
+
+def line_of(trace: an.Trace, name: str) -> str:
+    """Return the text of the line that drew a site."""
+    location = trace[name].source_location
+    assert location.filename == __file__
+    return linecache.getline(__file__, location.line).strip()
+
+
+def test_a_site_is_called_as_its_variable(p: Tensor) -> None:
+    with an.record() as trace:
+        plain = Bernoulli(p).sample()
+        annotated: Tensor = Bernoulli(p).sample()
+        first = second = torch.bernoulli(p)
+    assert list(trace) == ["plain", "annotated", "first"]
+    assert plain.shape == annotated.shape == second.shape == first.shape
+
+
+def test_a_site_is_called_as_its_attribute(p: Tensor) -> None:
+    holder = SimpleNamespace()
+    with an.record() as trace:
+        holder.held = Bernoulli(p).sample()
+    assert list(trace) == ["held"]
+
+
+class Keeps(nn.Module):
+    """Keeps its draw in an attribute."""
+
+    z: Tensor
+
+    def forward(self, p: Tensor) -> Tensor:
+        self.z = Bernoulli(p).sample()
+        return self.z
+
+
+def test_a_site_is_called_as_the_attribute_of_its_module(p: Tensor) -> None:
+    with an.record() as trace:
+        Keeps()(p)
+    assert list(trace) == ["z"]
+    assert trace["z"].module_path == ""
+    assert trace["z"].location.function == "forward"
+
+
+variable_of_a_module: Tensor
+
+
+def draw_into_a_global(p: Tensor) -> None:
+    global variable_of_a_module
+    variable_of_a_module = Bernoulli(p).sample()
+
+
+def test_a_site_is_called_as_a_global_or_an_enclosed_variable(p: Tensor) -> None:
+    def outer() -> Tensor:
+        cell = Bernoulli(p).sample()
+
+        def inner() -> Tensor:
+            return cell
+
+        return inner()
+
+    with an.record() as trace:
+        draw_into_a_global(p)
+        outer()
+    assert list(trace) == ["variable_of_a_module", "cell"]
+
+
+def test_where_no_variable_is_assigned_the_distribution_gives_the_name(p: Tensor) -> None:
+    with an.record() as trace:
+        a, _ = Bernoulli(p).sample()  # unpacked
+        b = Normal(p, 1.0).sample() + 1  # a step between
+        c = [Bernoulli(p).sample() for _ in range(2)]
+        d = {"key": Independent(Normal(p, 1.0), 1).sample()}
+        abs(torch.poisson(p))
+    assert list(trace) == [
+        "bernoulli",
+        "normal",
+        "bernoulli_1",
+        "bernoulli_2",
+        "normal_1",
+        "poisson",
+    ]
+    assert (len(a), len(b), len(c), len(d)) == (3, 2, 2, 1)
+
+
+def test_a_nested_function_names_its_own_variable(p: Tensor) -> None:
+    def helper() -> Tensor:
+        within = Bernoulli(p).sample()
+        return within
+
+    def returns_it() -> Tensor:
+        return Normal(p, 1.0).sample()
+
+    with an.record() as trace:
+        outside = helper()
+        other = returns_it()
+    assert list(trace) == ["within", "normal"]
+    assert trace["within"].location.function == "helper"
+    assert an.provenance_of(outside) == {"within"}
+    assert an.provenance_of(other) == {"normal"}
+
+
+def test_a_repeated_name_is_numbered_past_what_is_taken(p: Tensor) -> None:
+    with an.record() as trace:
+        z_1 = Bernoulli(p).sample()
+        for _ in range(3):
+            z = Bernoulli(p).sample()
+    assert list(trace) == ["z_1", "z", "z_2", "z_3"]
+    assert z_1.shape == z.shape
+
+
+def test_the_line_is_that_of_the_call_even_over_several_lines(p: Tensor) -> None:
+    with an.record() as trace:
+        short = Bernoulli(p).sample()
+        long = Normal(
+            p * 2,
+            1.0,
+        ).sample()
+        longer = (
+            Bernoulli(
+                p
+            )
+            .sample()
+        )  # fmt: skip
+    assert line_of(trace, "short") == "short = Bernoulli(p).sample()"
+    assert line_of(trace, "long") in ("long = Normal(", ").sample()")
+    assert line_of(trace, "longer") in ("Bernoulli(", ".sample()")
+    assert len({trace[name].location.line for name in trace}) == 3
+    assert short.shape == long.shape == longer.shape
+
+
+def test_an_observation_is_called_as_its_argument(p: Tensor) -> None:
+    data = SimpleNamespace(pixels=torch.ones(2, 3))
+    labels = torch.ones(2, 3)
+    with an.record() as trace:
+        z = Bernoulli(p).sample()
+        q = Normal(z, 1.0)
+        q.log_prob(labels)
+        total = q.log_prob(data.pixels).sum()
+        score = q.log_prob(labels * 2)
+        q.log_prob(labels + 1).sum()
+    assert list(trace) == ["z", "labels", "pixels", "score", "normal"]
+    assert total.shape == ()
+    assert score.shape == (2, 3)
+    assert all(trace[name].is_observed for name in list(trace)[1:])
+
+
+class Layer(nn.Module):
+    """Draws, within whatever holds it."""
+
+    def forward(self, p: Tensor) -> Tensor:
+        h = Bernoulli(p).sample()
+        return h
+
+
+class Block(nn.Module):
+    """Holds layers by name, in a list and in a dictionary, and draws itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Layer()
+        self.rest = nn.ModuleList([Layer(), Layer()])
+        self.named = nn.ModuleDict({"last": nn.Sequential(Layer())})
+
+    def forward(self, p: Tensor) -> Tensor:
+        own = torch.bernoulli(p)
+        first = self.first(p)
+        for layer in self.rest:
+            layer(p)
+        self.named["last"](p)
+        return own + first
+
+
+def test_a_site_within_a_module_carries_its_path(p: Tensor) -> None:
+    with an.record() as trace:
+        Block()(p)
+    assert list(trace) == ["own", "first.h", "rest.0.h", "rest.1.h", "named.last.0.h"]
+    assert [node.module_path for node in trace.values()] == [
+        "",
+        "first",
+        "rest.0",
+        "rest.1",
+        "named.last.0",
+    ]
+
+
+def test_a_module_that_is_called_twice_numbers_its_site(p: Tensor) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Layer()
+
+        def forward(self, p: Tensor) -> Tensor:
+            return self.layer(self.layer(p) * 0.5)
+
+    with an.record() as trace:
+        Twice()(p)
+    assert list(trace) == ["layer.h", "layer.h_1"]
+
+
+def test_a_path_is_that_of_the_outermost_module_that_holds_it() -> None:
+    inner, stranger = nn.Linear(1, 1), nn.Linear(1, 1)
+    middle = nn.Sequential(inner)
+    outer = nn.Sequential(nn.ReLU(), middle)
+    assert module_path((inner, middle, outer)) == "1.0"
+    assert module_path((inner, middle)) == "0"
+    assert module_path((inner,)) == module_path(()) == ""
+    assert module_path((stranger, middle)) == ""
+
+
+def test_a_place_is_the_callers() -> None:
+    here = place()
+    assert here.location.filename == __file__
+    assert here.location.function == "test_a_place_is_the_callers"
+    assert here.variable == "here"
+    assert "here = place()" in linecache.getline(__file__, here.location.line)
+
+
+def test_a_location_is_written_as_editors_read_it() -> None:
+    assert str(Location("model.py", 12, "forward")) == "model.py:12"
+
+
+def test_code_without_source_still_has_a_variable(p: Tensor) -> None:
+    space: dict[str, object] = {"p": p, "Bernoulli": Bernoulli}
+    with an.record() as trace:
+        exec("z = Bernoulli(p).sample()\nBernoulli(p).log_prob(p.detach().round())", space)
+    assert list(trace) == ["z", "bernoulli"]
+    assert trace["z"].location.filename == "<string>"
+
+
+def test_only_the_store_that_follows_the_call_counts() -> None:
+    def function(f: object) -> object:
+        a = f
+        return a
+
+    offsets = [i for i in range(0, 40, 2) if assigned(function.__code__, i) == "a"]
+    assert offsets
+    assert assigned(function.__code__, 1000) is None
