@@ -190,7 +190,9 @@ def backward_of_costs(
         raise LossError("the recording declares no cost: use an.cost(name, value), or an.backward")
     terms: list[Term] = []
     for node in costs:
-        found, _ = terms_of(node.value, torch.ones_like(untrack(node.value)))
+        found, constant = terms_of(node.value, torch.ones_like(untrack(node.value)))
+        if constant:
+            found = [*found, _remainder(found, untrack(node.value).sum())]
         # What Python branched on before the declaration counts, what it did later does not.
         control = node.inflow
         terms.extend(_declared(term, control) for term in found)
@@ -245,17 +247,23 @@ def _problem(loss: Tensor, gradient: Tensor | None) -> _Problem:
     terms, constant = terms_of(loss, gradient)
     plain = untrack(loss)
     whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
+    if constant or universe.control:
+        terms = [*terms, _remainder(terms, whole)]
     if universe.control:
-        terms = _controlled(terms, universe, whole, constant)
+        terms = _controlled(terms, universe)
     return _assemble(universe.owner, terms, whole)
 
 
-def _controlled(terms: list[Term], universe: Universe, loss: Tensor, constant: float) -> list[Term]:
-    """Make every term depend on what Python may have branched on; the constant too."""
-    plain = torch.full_like(loss.detach(), constant)
-    everything = [*terms, Term(plain, plain, 1.0, None)]
+def _remainder(terms: list[Term], loss: Tensor) -> Term:
+    """Return the part of a loss that no term explains: it depends on no source."""
+    rest = loss - sum((term.live.sum() for term in terms), torch.zeros_like(loss))
+    return Term(rest.detach(), rest, 1.0, None)
+
+
+def _controlled(terms: list[Term], universe: Universe) -> list[Term]:
+    """Make every term depend on what Python may have branched on; the remainder too."""
     found: list[Term] = []
-    for term in everything:
+    for term in terms:
         shape = tuple(term.value.shape)
         control = universe.intern(shape, {(LOST,) * len(shape): universe.control})
         ours = term.provenance

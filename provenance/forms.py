@@ -268,5 +268,8 @@ for _name in ["permute", "transpose", "swapaxes", "movedim", "t", "select", "nar
         if hasattr(_namespace, _name):
             _function = getattr(_namespace, _name)
             LINEAR[_function] = partial(_rearranged, _function)
+for _name in "T mT".split():
+    _function = getattr(Tensor, _name).__get__
+    LINEAR[_function] = partial(_rearranged, _function)
 for _loss_function in _TENSORS:
     LINEAR[_loss_function] = partial(_loss, _loss_function)

@@ -50,10 +50,10 @@ def negative(weight: Weight) -> tuple[Weight]:
 
 def reduced(weight: Weight, result: Sequence[int], operand: Sequence[int]) -> Weight:
     """Return the weight of an operand that was broadcast from its shape to the result's."""
-    if tuple(result) == tuple(operand):
-        return weight
     if isinstance(weight, Tensor):
         return weight.expand(tuple(result)).sum_to_size(tuple(operand))
+    if tuple(result) == tuple(operand):
+        return weight
     return weight * numel(result) / max(numel(operand), 1)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.forms import LINEAR
 from ancestral.provenance.linear import Adjoint, Form, both, combined, difference, negative, serials
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
@@ -170,15 +171,6 @@ def _function(name: str) -> _Function:
     return method
 
 
-# The elementwise functions that write nothing and give back a tensor of their own.
-_ELEMENTWISE = frozenset(
-    function
-    for function, rule in RULES.items()
-    if rule is pointwise
-    and not function.__name__.endswith("_")
-    and getattr(function, "__module__", None) != "torch.nn.functional"
-    and function.__name__ not in ("expand", "repeat", "tile", "narrow")
-)
 _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     getattr(space, name): linear
     for name, linear in {
@@ -190,21 +182,17 @@ _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     }.items()
     for space in (torch, Tensor)
 }
-_FUNCTIONS = [
-    "__neg__",
-    "neg",
-    "exp",
-    "log",
-    "log1p",
-    "expm1",
-    "sqrt",
-    "tanh",
-    "sigmoid",
-    "relu",
-    "sin",
-    "cos",
-    "square",
-]
+# The elementwise functions that write nothing and give back a tensor of their own.
+_ELEMENTWISE = frozenset(
+    function
+    for function, rule in RULES.items()
+    if rule is pointwise
+    and (function not in LINEAR or function in _LINEAR_FUNCTIONS)
+    and not function.__name__.endswith("_")
+    and getattr(function, "__module__", None) != "torch.nn.functional"
+    and function.__name__ not in ("expand", "repeat", "tile", "narrow")
+)
+_FUNCTIONS = "__neg__ neg exp log log1p expm1 sqrt tanh sigmoid relu sin cos square".split()
 
 
 def _attribute(name: str) -> property:

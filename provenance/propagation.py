@@ -10,13 +10,20 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ancestral.provenance import storage
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import LOST, Provenance, Universe
 from ancestral.provenance.escapes import escape, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
-from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
+from ancestral.provenance.tensor import (
+    NO_KEYWORDS,
+    TYPES,
+    ProvenanceTensor,
+    attach,
+    provenance,
+    run,
+)
 from ancestral.provenance.writes import is_write, run_write, targets
 
 _Function = Callable[..., Any]
@@ -189,10 +196,32 @@ def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> An
 def _watched(
     func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Run a function one of whose operands may share a storage that was written into."""
+    """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     if any(True for _ in tracked(args, kwargs)):
-        return dispatch(func, types, args, kwargs)
-    return func(*args, **kwargs)
+        result = dispatch(func, types, args, kwargs)
+    else:
+        result = func(*args, **kwargs)
+    universe = storage.controlling()
+    if universe is not None and not _traits_of(func).is_attribute:
+        _control(result, universe, args, kwargs)
+    return result
+
+
+def _control(result: Any, universe: Universe, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Let the fresh tensors of a result depend on what escaped, without alignment.
+
+    What is written in place needs no mark: whatever is computed from it later gets one.
+    """
+    if isinstance(result, (tuple, list)):
+        for item in result:
+            _control(item, universe, args, kwargs)
+    elif type(result) in (Tensor, ProvenanceTensor) and not _is_any(result, args, kwargs):
+        if getattr(result, "_site", None) is not None:
+            return  # a draw carries its own site only; its parents carry the rest
+        shape = tuple(run(Tensor.size, TYPES, (result,), NO_KEYWORDS))
+        extra = universe.intern(shape, {(LOST,) * len(shape): universe.control})
+        known = provenance(result)
+        attach(result, extra if known is None else known.union(extra))
 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]

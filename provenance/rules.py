@@ -339,8 +339,11 @@ def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """What was there before stays where it was; what is written has no rule."""
-    return [(args[0], identity(len(shape)))]
+    """What was there before stays where it was; so does what a mask of the same shape chooses."""
+    index, same = args[1], identity(len(shape))
+    if isinstance(index, Tensor) and index.dtype == torch.bool and rank_of(index) == len(shape):
+        return [(args[0], same), (index, same)]
+    return [(args[0], same)]
 
 
 def cat(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:

@@ -1,4 +1,7 @@
-"""Storages that a tracked value was written into while other tensors shared them.
+"""Watching: what tracked tensors cannot show by themselves is looked up at every op.
+
+A thread watches after a tracked value was written into a storage that other tensors share, and
+after a value escaped to Python, which may decide on all that is computed from then on.
 
 A write is seen at the tensor that is written, but it changes every view of its storage, and an
 older view is a plain tensor whose ops nobody intercepts. From such a write on, the storage stands
@@ -15,7 +18,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 from torch.overrides import TorchFunctionMode
 
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Universe
 
 _Storage = torch.UntypedStorage
 _Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
@@ -73,6 +76,7 @@ class _Watch(TorchFunctionMode):
 class _Local(threading.local):
     def __init__(self) -> None:
         self.mode: _Watch | None = None
+        self.escaped: Universe | None = None
 
 
 _local = _Local()
@@ -84,9 +88,22 @@ def install(handler: _Handler) -> None:
     _handlers[:] = [handler]
 
 
+def control(universe: Universe) -> None:
+    """Let every tensor that this thread computes from now on depend on what escaped."""
+    if universe.owner is not None:
+        _local.escaped = universe
+        watch()
+
+
+def controlling() -> Universe | None:
+    """Return the universe of the recording from which values escaped, if one is open."""
+    found = _local.escaped
+    return None if found is None or found.state == "settled" else found
+
+
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    if table and _local.mode is None:
+    if (table or _local.escaped is not None) and _local.mode is None:
         _local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
         _restack(lambda modes: [_local.mode, *modes])
@@ -94,6 +111,7 @@ def watch() -> None:
 
 def unwatch() -> None:
     """Stop looking operands up."""
+    _local.escaped = None
     if _local.mode is not None:
         ours, _local.mode = _local.mode, None
         _restack(lambda modes: [mode for mode in modes if mode is not ours])

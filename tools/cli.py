@@ -10,13 +10,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ancestral import __version__
 from ancestral.tools.inspection import graph
 
 
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
         prog="ancestral",
         description="Rao-Blackwellized gradients for torch models that sample.",
     )
-    top.add_argument("--version", action="version", version=f"ancestral {version('ancestral')}")
+    top.add_argument("--version", action="version", version=f"ancestral {__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
     drawing = commands.add_parser("graph", help="draw who depends on whom in a model")
     drawing.add_argument("model", metavar="module:factory", help="a module, or what makes one")

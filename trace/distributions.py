@@ -16,7 +16,8 @@ from ancestral.provenance.tensor import ProvenanceTensor, provenance
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
 from ancestral.trace.parameters import parameters
-from ancestral.trace.record import Interceptor, draw, interceptors, local, observe
+from ancestral.trace.record import Interceptor, draw, interceptors, observe
+from ancestral.trace.stack import local
 
 _Method = Callable[..., Any]
 

@@ -12,17 +12,38 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson, constraints
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Distribution,
+    Normal,
+    Poisson,
+    constraints,
+)
 
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.provenance.writes import mark_shared
-from ancestral.trace.naming import place
+from ancestral.trace.naming import Place, place
 from ancestral.trace.parameters import Held
-from ancestral.trace.record import Interceptor, draw, interceptors, local
+from ancestral.trace.record import Interceptor, draw, interceptors
+from ancestral.trace.stack import local
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
 _KEY_NAME = "TESTING_ONLY_GenericMode"
 _KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
+
+
+class TransformedDrawError(RuntimeError):
+    """A draw with something to learn happens within a transform of `torch.func`."""
+
+    def __init__(self, function: str, where: Place) -> None:
+        """Name the function and the line."""
+        super().__init__(
+            f"{function} at {where.location} draws within a transform of torch.func (vmap, grad "
+            "...), where its value cannot be followed; draw before the transform, and pass the "
+            "value in"
+        )
 
 
 # Untyped in torch.
@@ -76,6 +97,10 @@ def _normal(mean: Any, std: Any = 1.0, *_: Any, **__: Any) -> _Draw:
     return Normal(mean, std, validate_args=False), held
 
 
+def _binomial(count: Tensor, probs: Tensor, **_: Any) -> _Draw:
+    return Binomial(count, probs, validate_args=False), [Held(count, 0), Held(probs, 0)]
+
+
 def _poisson(rate: Tensor, **_: Any) -> _Draw:
     return Poisson(rate, validate_args=False), [Held(rate, 0)]
 
@@ -83,7 +108,9 @@ def _poisson(rate: Tensor, **_: Any) -> _Draw:
 _aten = torch.ops.aten
 _CAUGHT: dict[Any, Callable[..., _Draw]] = {
     _aten.bernoulli.default: _bernoulli,
+    _aten.bernoulli.out: _bernoulli,
     _aten.bernoulli_.Tensor: _bernoulli_,
+    _aten.binomial.default: _binomial,
     _aten.multinomial.default: _multinomial,
     _aten.normal.Tensor_float: _normal,
     _aten.normal.float_Tensor: _normal,
@@ -101,7 +128,9 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             tensors = [item for item in args if isinstance(item, Tensor)]
             if not any(t.requires_grad or provenance(t) is not None for t in tensors):
                 return value
-            options = {k: v for k, v in kwargs.items() if k != "generator"}
+            if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+                raise TransformedDrawError(op.name(), place())
+            options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing
             try:
                 # Called from an op that runs with tracking off, and perhaps under no_grad: the
@@ -112,7 +141,8 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
                 local.is_inside = False
             drawn: Tensor = draw(fn, held, value, is_reparameterized=False, where=place())
             found = provenance(drawn)
-            if described is _bernoulli_ and found is not None:
+            if value is args[0] or "out" in kwargs:  # written into memory that others may see
+                assert found is not None
                 mark_shared(drawn, found)
             return drawn
 

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent
 from ancestral.provenance.algebra import Provenance, Shape, Source
 from ancestral.provenance.tensor import raw
 from ancestral.trace.naming import Location
+from ancestral.trace.stack import local
 
 
 class ModifiedParameterError(RuntimeError):
@@ -94,11 +95,14 @@ class Node:
         if any(leaf._version != version for leaf, version in self.versions):
             raise ModifiedParameterError(self.name, self.location)
         fn = factorized(self.fn)
+        was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
             with torch.enable_grad():
                 density: Tensor = raw(fn.log_prob, self.value)
         except NotImplementedError as error:
             raise NoDensityError(self.name, self.fn, self.location) from error
+        finally:
+            local.is_inside = was_inside
         return density
 
 

@@ -1,5 +1,6 @@
 """The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
 
+import functools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -85,11 +86,17 @@ def _contents(value: Any) -> Iterator[Any]:
         yield from value.values()
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from value
+    elif isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
     else:
         for cell in getattr(value, "__closure__", None) or ():
             yield cell.cell_contents
         yield getattr(value, "__self__", None)
         yield from getattr(value, "__dict__", {}).values()
+        for kind in type(value).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                yield getattr(value, name, None)
 
 
 def _is_torchs_own(fn: Distribution) -> bool:

@@ -1,7 +1,5 @@
 """Recording: the ordered record of one run, and the block during which draws are caught.
 
-The stack of open recordings is the only global state, and every thread has its own.
-
 >>> import torch
 >>> from torch.distributions import Bernoulli
 >>> with record() as trace:
@@ -10,7 +8,6 @@ The stack of open recordings is the only global state, and every thread has its 
 (['z'], (2,))
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -35,6 +32,7 @@ from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Node, factorized
 from ancestral.trace.parameters import Held, inflow, parameters
+from ancestral.trace.stack import local
 
 
 class DuplicateNameError(ValueError):
@@ -76,6 +74,10 @@ class Trace(Mapping[str, Node]):
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.universe = Universe(owner=self) if universe is None else universe
+
+    # Two traces with the same nodes are two recordings still.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __getitem__(self, name: str) -> Node:
         """Return the node with this name."""
@@ -166,17 +168,6 @@ class Trace(Mapping[str, Node]):
     def __repr__(self) -> str:
         """Show the names."""
         return f"Trace({', '.join(self._nodes)})"
-
-
-class _Local(threading.local):
-    """What one thread is doing."""
-
-    def __init__(self) -> None:
-        self.traces: list[Trace] = []  # open recordings, outermost first
-        self.is_inside = False  # a draw or a density: what it does inside is its own affair
-
-
-local = _Local()
 
 
 def current() -> Trace | None:

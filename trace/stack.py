@@ -1,0 +1,18 @@
+"""The open recordings of each thread: the only global state there is."""
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ancestral.trace.record import Trace
+
+
+class _Local(threading.local):
+    """What one thread is doing."""
+
+    def __init__(self) -> None:
+        self.traces: list[Trace] = []  # open recordings, outermost first
+        self.is_inside = False  # a draw or a density: what it does inside is its own affair
+
+
+local = _Local()
