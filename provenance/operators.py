@@ -209,6 +209,12 @@ def _attribute(name: str) -> property:
     return property(get, put)
 
 
+def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Run `torch.Tensor.backward`, which depends on no provenance."""
+    run(Tensor.backward, TYPES, (self, *args), kwargs)
+
+
+ProvenanceTensor.backward = _backward  # type: ignore[method-assign]
 for _name, (_linear, _equal) in _OPERATORS.items():
     setattr(ProvenanceTensor, _name, _operator(_name, _linear, _equal))
 for _name in _COMPARISONS.split():

@@ -50,15 +50,15 @@ def propagate(
     if kwargs:
         if "out" in kwargs or kwargs.get("inplace"):
             return dispatch(func, types, args, kwargs)
-        result = run(func, types, args, kwargs)
-        return _follow(func, args, kwargs, result)
-    result = run(func, types, args, NO_KEYWORDS)
+    else:
+        kwargs = NO_KEYWORDS
+    result = run(func, types, args, kwargs)
     if result.__class__ is not _Plain or storage.table:
-        return _follow(func, args, NO_KEYWORDS, result)
+        return _follow(func, args, kwargs, result)
     # The most frequent case, a known call of tensors and numbers, written out for speed.
     first: Provenance | None = None
-    key: list[Any] = [func, result.shape]
-    for item in args:
+    key: list[Any] = [func, result.shape, *kwargs]
+    for item in (*args, *kwargs.values()) if kwargs else args:
         kind = item.__class__
         if kind is ProvenanceTensor:
             if first is None:
@@ -70,23 +70,30 @@ def propagate(
             key.append(item.shape)
         elif kind in ATOMS:
             key.append(item)
+        elif kind is bool:
+            key.append((item,))  # True is no 1
         else:
-            return _follow(func, args, NO_KEYWORDS, result)
+            return _follow(func, args, kwargs, result)
     known = None if first is None else first.calls.get(tuple(key))
     if known is None:
-        return _follow_and_keep(func, args, result, first, key)
+        return _follow_and_keep(func, args, kwargs, result, first, key)
     result.__class__ = ProvenanceTensor
     result._provenance = known
     if func in LINEAR:
-        result._form = form_of(func, known.shape, args, NO_KEYWORDS)
+        result._form = form_of(func, known.shape, args, kwargs)
     return result
 
 
 def _follow_and_keep(
-    func: _Function, args: Any, result: Any, first: Provenance | None, key: list[Any]
+    func: _Function,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    result: Any,
+    first: Provenance | None,
+    key: list[Any],
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
-    _follow(func, args, NO_KEYWORDS, result)
+    _follow(func, args, kwargs, result)
     if first is not None and result.__class__ is ProvenanceTensor:
         mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
         if not mixed:

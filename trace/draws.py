@@ -34,7 +34,7 @@ _KEY_NAME = "TESTING_ONLY_GenericMode"
 _KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
 
 
-class TransformedDrawError(RuntimeError):
+class TransformedDrawError(NotImplementedError):
     """A draw with something to learn happens within a transform of `torch.func`."""
 
     def __init__(self, function: str, where: Place) -> None:
@@ -119,16 +119,24 @@ _CAUGHT: dict[Any, Callable[..., _Draw]] = {
 }
 
 
+def _innermost(tensor: Tensor) -> Tensor:
+    """Return the tensor that the transforms of `torch.func` have wrapped."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY)):
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value
-            tensors = [item for item in args if isinstance(item, Tensor)]
+            given = [item for item in args if isinstance(item, Tensor)]
+            tensors = [_innermost(item) for item in given]
             if not any(t.requires_grad or provenance(t) is not None for t in tensors):
                 return value
-            if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+            if any(inner is not outer for inner, outer in zip(tensors, given, strict=True)):
                 raise TransformedDrawError(op.name(), place())
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing
