@@ -1,8 +1,11 @@
 # Two commands do everything on a machine with Python >= 3.11 and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# The tensors of the demo and the tests are small: threads that wait for each other cost more.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint bench clean
+.DEFAULT_GOAL := test
 
 demo: .venv/ready
 	$(BIN)/ancestral demo --out out

@@ -8,10 +8,7 @@ the last of them (`elbo.png`).
 import copy
 import csv
 import io
-import os
-import tempfile
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +24,8 @@ from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.surrogate import backward
 from ancestral.tools.belief_net import BeliefNet
 from ancestral.tools.digits import Digits, load
+from ancestral.tools.inspection import graph
+from ancestral.tools.replacement import replacing
 from ancestral.tools.variance import TOTAL, VarianceRow, folds, measure
 from ancestral.trace.record import record
 
@@ -152,9 +151,7 @@ def gradient_variance(
 
 def draw_graph(model: BeliefNet, images: Tensor, path: Path) -> None:
     """Draw who depends on whom when the model sees these images."""
-    with record() as trace:
-        model(images)
-    trace.graph.render(path)
+    graph(model, images).render(path)
 
 
 def write_rows(path: Path, rows: Sequence[VarianceRow]) -> None:
@@ -169,8 +166,8 @@ def write_rows(path: Path, rows: Sequence[VarianceRow]) -> None:
     for row in rows:
         head = [row.estimator, words[row.estimator], row.layer, row.coordinates, row.repeats]
         writer.writerow([*head, f"{row.variance:.6g}", f"{lower[row.estimator, row.layer]:.6g}"])
-    with replaced(path) as new:
-        new.write_text(text.getvalue(), encoding="utf-8")
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def report(rows: Sequence[VarianceRow], trainings: Sequence[Training], steps: int) -> str:
@@ -243,8 +240,8 @@ def plot(trainings: Sequence[Training], path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    with replaced(path) as new:
-        figure.savefig(new, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def smoothed(values: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -252,12 +249,3 @@ def smoothed(values: Sequence[float]) -> tuple[list[int], list[float]]:
     window = max(len(values) // 50, 1)
     means = torch.tensor(values, dtype=torch.float64).unfold(0, window, 1).mean(-1)
     return list(range(window // 2, window // 2 + len(means))), means.tolist()
-
-
-@contextmanager
-def replaced(path: Path) -> Generator[Path, None, None]:
-    """Give a path to write to, and put it in the place of `path` once it is whole."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        new = Path(folder) / path.name
-        yield new
-        os.replace(new, path)

@@ -9,17 +9,14 @@ so. A file is replaced only by a whole picture.
 'digraph {'
 """
 
-import os
 import re
-import secrets
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from ancestral.tools.dot import dot, legend, prefix
 from ancestral.tools.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.folding import folded
+from ancestral.tools.replacement import replacing
 from ancestral.trace.graph import Graph
 
 _SUFFIXES = (".svg", ".pdf", ".png", ".dot")
@@ -54,7 +51,7 @@ def render(
         raise ValueError(
             f"cannot draw {path.name!r}: its suffix must be one of {', '.join(_SUFFIXES)}"
         )
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(picture(graph, suffix[1:], limit, is_folded=is_folded))
     return path
 
@@ -120,19 +117,3 @@ def _style(scope: str) -> str:
     # Faces as wide as the one that was laid out.
     face = f"#{scope} text {{ font-family: Helvetica, Arial, 'Liberation Sans', sans-serif }}"
     return "\n".join([face, "@media (prefers-color-scheme: dark) {", *rules, "}"])
-
-
-@contextmanager
-def _replacing(path: Path) -> Generator[BinaryIO]:
-    """Open a new file that takes the place of `path` if the block succeeds."""
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if target.exists():
-        target.open("r+b").close()  # raises if it is a folder or must not be written
-    # Not tempfile, whose files only their owner may read.
-    fresh = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with fresh.open("xb") as file:
-            yield file
-        fresh.replace(target)
-    finally:
-        fresh.unlink(missing_ok=True)

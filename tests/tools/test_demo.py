@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from ancestral.tools import belief_net
-from ancestral.tools.demo import aligned, replaced, run, smoothed
+from ancestral.tools.demo import aligned, run, smoothed
+from ancestral.tools.replacement import replacing
 
 LAYERS = ["prior_h2", "infer_h1", "infer_h2", "generate_h1", "generate_x", "total"]
 PROMISED = {"belief_net.svg", "variance.csv", "elbo.png"}
@@ -121,8 +122,8 @@ def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
     path.write_text("old")
 
     def break_off() -> None:
-        with replaced(path) as new:
-            new.write_text("half")
+        with replacing(path) as file:
+            file.write(b"half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,46 @@
+"""The README: its code runs, its commands exist, and its pictures are there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_is_code_within_ten_lines() -> None:
+    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    assert 1 <= len(lines) <= 10
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_code_runs_as_it_stands(block: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", block]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Bernoulli" in done.stdout
+    assert (tmp_path / "graph.svg").read_text().startswith("<")
+
+
+def test_every_target_of_make_is_one() -> None:
+    targets = set(re.findall(r"make (\w+)(?=[` ]|$)", TEXT, re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test", "bench"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_every_picture_is_there() -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", TEXT)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_every_name_of_the_library_is_public() -> None:
+    import ancestral
+
+    names = set(re.findall(r"\ban\.(\w+)", TEXT))
+    assert names <= set(ancestral.__all__)
