@@ -187,7 +187,8 @@ def test_only_the_outermost_draw_counts(p: Tensor) -> None:
         arg_constraints = {}  # noqa: RUF012 (as torch writes it)
 
         def sample(self, sample_shape: Shape = NO_SHAPE) -> Tensor:
-            return Bernoulli(p).sample() + torch.bernoulli(p)
+            both: Tensor = Bernoulli(p).sample() + torch.bernoulli(p)
+            return both
 
     with an.record() as trace:
         Twice(torch.Size((4, 3)), validate_args=False).sample()
