@@ -28,6 +28,7 @@ from ancestral.trace.graph import Edge, Graph
 
 FONT = "Helvetica"  # one name: engines warn about lists
 QUIET = "#50545a"  # the colour of all but names
+_WIDEST = 28  # characters of a line that holds two facts
 _LONGEST = 36  # characters of a name; the tooltip has them all
 
 
@@ -67,9 +68,9 @@ LOOKS = {
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
 }
 _DASHED = "dashed = no dimension aligned"
-_PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.15"}
+_PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
 _QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
-_NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.08,0.04"}
+_NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}
 _EDGE = {
     "fontname": FONT,
     "fontsize": "10",
@@ -201,11 +202,13 @@ def _node(group: Group, identity: str, loops: Mapping[Repeat, str]) -> dict[str,
     repeat = repeat_of(first)
     title = visible(group.title)
     several = f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
-    what = visible(", ".join(filter(None, (first.distribution, _shape(group)))))
+    facts = [visible(fact) for fact in (first.distribution, _shape(group)) if fact]
+    what = ", ".join(facts)
+    lines = [what] if len(what) <= _WIDEST else facts
     return {
         "id": identity,
         "class": first.kind,
-        "label": _markup(_short(title), what, *([several] if several else [])),
+        "label": _markup(_short(title), *lines, *([several] if several else [])),
         "tooltip": _tooltip(title, what, several, look.meaning, *_source(group)),
         "shape": look.shape,
         "peripheries": str(look.outlines),

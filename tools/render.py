@@ -94,8 +94,23 @@ def _dressed(svg: str, graph: Graph) -> str:
         f"<title>{title}</title>\n<desc>{about}</desc>\n<style>\n{_style(prefix(graph))}\n</style>"
     )
     svg = re.sub(r"<title>[^<]*</title>\n", "", svg[svg.index("<svg") :])  # names like n0
+    svg = re.sub(r'class="node.*?</a>', _centred, svg, flags=re.DOTALL)
     svg = re.sub(r'<a xlink:title="([^"]*)">', r"\g<0><title>\1</title>", svg)
     return re.sub(r"<svg([^>]*)>", lambda tag: f'<svg role="img"{tag[1]}>\n{head}', svg, count=1)
+
+
+def _centred(node: re.Match[str]) -> str:
+    """Centre the lines of a node: the viewer's face may be wider than the one laid out."""
+    ellipse = re.search(r'<ellipse[^>]* cx="([^"]+)"', node[0])
+    corners = re.search(r'<polygon[^>]* points="([^"]+)"', node[0])
+    if ellipse is not None:
+        middle = ellipse[1]
+    elif corners is not None:
+        xs = [float(corner.split(",")[0]) for corner in corners[1].split()]
+        middle = f"{(min(xs) + max(xs)) / 2:.2f}"
+    else:
+        return node[0]
+    return re.sub(r'text-anchor="start" x="[^"]+"', f'text-anchor="middle" x="{middle}"', node[0])
 
 
 def _style(scope: str) -> str:
