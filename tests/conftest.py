@@ -1,5 +1,23 @@
-"""One thread: the tensors of the tests are tiny, and threads that wait for each other are slow."""
+"""What tests of several folders share."""
 
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
 import torch
 
+# The tensors of the tests are tiny, and threads that wait for each other are slow.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the only folder where commands are found; pygraphviz is not found either."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(folder))
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    monkeypatch.setenv("PATH", "")
+    return folder

@@ -142,7 +142,13 @@ def one_line(error: Exception) -> str:
     if isinstance(error, (UsageError, OSError)):
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]
+    where = os.path.realpath(last.filename)
+    if where.startswith(_DRAWING) and where != os.path.realpath(__file__):
+        return text  # our own message, which says what to do
     return f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+
+
+_DRAWING = os.path.dirname(os.path.realpath(__file__)) + os.sep
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def elbo_of_many_particles(weight: Tensor, readout: Tensor) -> Tensor:
     return -(torch.logsumexp(log_ratio, dim=0) - math.log(2.0)).mean()
 
 
-@credits_of(elbo_of_many_particles, (0.6, -0.4), 1.3, has_constant=True)
+@credits_of(elbo_of_many_particles, (0.6, -0.4), 1.3)
 def _(weight: Tensor, readout: Tensor) -> Tensor:
     q = Bernoulli(logits=INPUTS @ weight)
     z = q.sample((2,))
@@ -156,7 +156,7 @@ def elbo_with_exact_divergence(logits: Tensor, slope: Tensor) -> Tensor:
     return ((y - 0.4) ** 2).mean() + 0.3 * divergence.mean()
 
 
-@credits_of(elbo_with_exact_divergence, (0.3, -0.8), 1.2, has_constant=True)
+@credits_of(elbo_with_exact_divergence, (0.3, -0.8), 1.2)
 def _(logits: Tensor, slope: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()

@@ -39,15 +39,13 @@ def weigh(log_prob: Tensor, credit: Tensor | float) -> Tensor:
 class Example:
     """A program, the values of its parameters, and its surrogate by hand.
 
-    `scores_are_costs` says that a draw's own log-probability is a term of the loss, `has_constant`
-    that a part of the loss depends on no draw.
+    `scores_are_costs` says that a draw's own log-probability is a term of the loss.
     """
 
     program: Program
     by_hand: Program
     values: tuple[Tensor, ...]
     scores_are_costs: bool = False
-    has_constant: bool = False
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:

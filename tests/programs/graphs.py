@@ -137,7 +137,7 @@ def term_of_no_site(logits: Tensor) -> Tensor:
     return (z * TARGET).exp().sum() + 0.7 * (logits**2).sum() + 3.0
 
 
-@credits_of(term_of_no_site, LOGITS, has_constant=True)
+@credits_of(term_of_no_site, LOGITS)
 def _(logits: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()

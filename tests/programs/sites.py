@@ -111,7 +111,7 @@ def learned_coefficients(logits: Tensor, scale: Tensor, width: Tensor) -> Tensor
     return (scale * cost).sum() / width + (cost * logits).sum().exp() - (1 - cost).mean() * width
 
 
-@credits_of(learned_coefficients, LOGITS, (0.5, 1.5, -0.8), 0.7, has_constant=True)
+@credits_of(learned_coefficients, LOGITS, (0.5, 1.5, -0.8), 0.7)
 def _(logits: Tensor, scale: Tensor, width: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -13,18 +12,6 @@ from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineErr
 
 DOT = 'digraph { a [label="the label"] }'
 PYTHON = sys.executable
-
-
-@pytest.fixture
-def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the only folder where commands are found; pygraphviz is not found either."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(folder))
-    monkeypatch.setattr(sys, "executable", str(folder / "python"))
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    monkeypatch.setenv("PATH", "")
-    return folder
 
 
 def fake(path: Path, body: str) -> None:

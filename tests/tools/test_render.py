@@ -3,7 +3,6 @@
 import re
 import stat
 import sys
-import sysconfig
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -37,18 +36,6 @@ def model(name: str = "z") -> Graph:
         ),
         (Edge(name, "x", (0,)), Edge("x", "loss", ())),
     )
-
-
-@pytest.fixture
-def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the only folder where engines are found."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(folder))
-    monkeypatch.setattr(sys, "executable", str(folder / "python"))
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    monkeypatch.setenv("PATH", "")
-    return folder
 
 
 def slow(folder: Path, condition: str) -> None:
