@@ -16,6 +16,7 @@
 import ancestral.provenance.propagation as _propagation  # noqa: F401
 import ancestral.trace.distributions as _distributions  # noqa: F401
 import ancestral.trace.draws as _draws  # noqa: F401
+import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.surrogate import backward, surrogate

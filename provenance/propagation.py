@@ -4,7 +4,7 @@ The result carries the union over all tensors in the arguments, at any depth of 
 and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -204,6 +204,7 @@ def _watched(
     func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
+    storage.check(tracked(args, kwargs))
     if any(True for _ in tracked(args, kwargs)):
         result = dispatch(func, types, args, kwargs)
     else:
@@ -212,6 +213,16 @@ def _watched(
     if universe is not None and not _traits_of(func).is_attribute:
         _control(result, universe, args, kwargs)
     return result
+
+
+def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
+    """Let the tensors of a result depend on some sources we know not how."""
+    for tensor in tensors_in(result):
+        shape = tuple(run(Tensor.size, TYPES, (tensor,), NO_KEYWORDS))
+        for each in found:
+            known = provenance(tensor)
+            lost = each.lost(shape)
+            attach(tensor, lost if known is None else known.union(lost))
 
 
 def _control(result: Any, universe: Universe, args: Any, kwargs: Mapping[str, Any]) -> None:

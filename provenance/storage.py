@@ -10,7 +10,8 @@ function mode of the thread looks every operand up in it. Programs without such 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ class _Local(threading.local):
     def __init__(self) -> None:
         self.mode: _Watch | None = None
         self.escaped: Universe | None = None
+        self.guards: list[Guard] = []
 
 
 _local = _Local()
@@ -101,9 +103,31 @@ def controlling() -> Universe | None:
     return None if found is None or found.state == "settled" else found
 
 
+Guard = Callable[[Iterator[Provenance]], None]
+
+
+@contextmanager
+def guard(refuse: Guard) -> Generator[None]:
+    """Hand the provenances of all operands within the block to a function that may raise."""
+    _local.guards.append(refuse)
+    watch()
+    try:
+        yield
+    finally:
+        _local.guards.remove(refuse)
+        if not (_local.guards or table or _local.escaped):
+            unwatch()
+
+
+def check(found: Iterator[Provenance]) -> None:
+    """Hand the provenances of operands to the guard, if there is one."""
+    if _local.guards:
+        _local.guards[-1](found)
+
+
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    if (table or _local.escaped is not None) and _local.mode is None:
+    if (table or _local.guards or _local.escaped is not None) and _local.mode is None:
         _local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
         _restack(lambda modes: [_local.mode, *modes])

@@ -5,7 +5,6 @@ back when the last one closes. Only the outermost call counts: what a draw does 
 """
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ from ancestral.provenance.tensor import ProvenanceTensor, provenance
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
 from ancestral.trace.parameters import parameters
-from ancestral.trace.record import Interceptor, draw, interceptors, observe
+from ancestral.trace.record import Replacing, draw, interceptors, observe
 from ancestral.trace.stack import local
 
 _Method = Callable[..., Any]
@@ -82,45 +81,26 @@ def _classes(root: type[Any] = Distribution) -> Iterator[type[Any]]:
         yield from _classes(child)
 
 
-class _Distributions(Interceptor):
+class _Distributions(Replacing):
     """Replaces the methods of all distributions, once for all threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = 0
-        self._originals: dict[tuple[type, str], _Method] = {}
+    def begin(self) -> None:
+        """Replace the methods of all classes there are, and of those to come."""
+        for kind in set(_classes()):
+            self._replace_methods(kind)
+        hook: Any = classmethod(self._defined)
+        self.replace(Distribution, "__init_subclass__", hook)
 
-    def enter(self) -> None:
-        """Replace the methods, unless another recording has."""
-        with self._lock:
-            self._open += 1
-            if self._open == 1:
-                for kind in set(_classes()):
-                    self._replace(kind)
-                hook: Any = classmethod(self._defined)
-                Distribution.__init_subclass__ = hook  # type: ignore[method-assign]
-
-    def leave(self) -> None:
-        """Put the methods back with the last recording."""
-        with self._lock:
-            self._open -= 1
-            if self._open == 0:
-                del Distribution.__init_subclass__
-                for (kind, name), original in self._originals.items():
-                    setattr(kind, name, original)
-                self._originals.clear()
-
-    def _replace(self, kind: type) -> None:
+    def _replace_methods(self, kind: type) -> None:
         for name, replacement in _REPLACED.items():
             original = vars(kind).get(name)
-            if callable(original) and (kind, name) not in self._originals:
-                self._originals[kind, name] = original
-                setattr(kind, name, _cached(replacement, original))
+            if callable(original):
+                self.replace(kind, name, _cached(replacement, original))
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""
         super(Distribution, kind).__init_subclass__(**options)  # type: ignore[misc]
-        self._replace(kind)
+        self._replace_methods(kind)
 
 
 @functools.lru_cache(maxsize=1024)

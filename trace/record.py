@@ -8,6 +8,7 @@
 (['z'], (2,))
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -185,6 +186,50 @@ class Interceptor:
         """Switch it off, and leave torch as it was."""
 
 
+class Replacing(Interceptor):
+    """Replaces attributes of torch while any thread records, and puts them back."""
+
+    def __init__(self) -> None:
+        """Make an interceptor that has replaced nothing."""
+        self._lock = threading.Lock()
+        self._open = 0
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        """Replace, unless another recording has."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self.begin()
+
+    def leave(self) -> None:
+        """Put everything back with the last recording."""
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                self.end()
+                for owner, name, original in reversed(self._originals):
+                    if original is _ABSENT:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, original)
+                self._originals.clear()
+
+    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+        """Replace an attribute until the last recording ends."""
+        self._originals.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, replacement)
+
+    def begin(self) -> None:
+        """Replace what is to be replaced."""
+
+    def end(self) -> None:
+        """Undo what is not an attribute."""
+
+
+_ABSENT = object()
+
+
 class _Writes(Interceptor):
     """Looks operands up in the table of shared storages."""
 
@@ -357,8 +402,11 @@ def _independent(fn: Distribution, size: Shape) -> Shape:
 
 
 def _controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
-    """Add the sources that Python may have branched on before this point."""
+    """Add what Python may have branched on before, and what a function out of sight was given."""
     universe = local.traces[0].universe
+    for around in local.around:
+        lost = around.lost(shape)
+        found = lost if found is None else found.union(lost)
     if not universe.control:
         return found
     control = universe.intern(shape, {(-1,) * len(shape): universe.control})

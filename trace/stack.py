@@ -4,6 +4,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ancestral.provenance.algebra import Provenance
     from ancestral.trace.record import Trace
 
 
@@ -12,6 +13,8 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.traces: list[Trace] = []  # open recordings, outermost first
+        # What reached the functions that run out of sight, for the draws within them.
+        self.around: list[Provenance] = []
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
 

@@ -124,11 +124,15 @@ def test_a_draw_is_a_child_of_what_its_parameters_came_from(name: str) -> None:
         x = call(z * 0.5 + 0.25)
     names = list(trace)
     assert len(names) == 2
-    assert an.provenance_of(x) == {names[1]}
     inflow = trace[names[1]].inflow
     assert inflow is not None
     assert trace[names[1]].parents == {"z"}
-    assert [kept for kept, _ in inflow.entries] == [alignment]
+    if name == "a scripted function":  # what it does inside is not seen: one op, alignment lost
+        assert an.provenance_of(x) == set(names)
+        assert [kept for kept, _ in inflow.entries] == [(-1, -1)]
+    else:
+        assert an.provenance_of(x) == {names[1]}
+        assert [kept for kept, _ in inflow.entries] == [alignment]
 
 
 @every_draw
