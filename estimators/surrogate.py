@@ -296,7 +296,9 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> _Problem:
         for t in terms
     )
     universe.state = "used"
-    trace.note_costs(vertices_of(terms))
+    # Terms of earlier recordings are constants, and would keep those recordings alive.
+    ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
+    trace.note_costs(vertices_of(ours))
     return _Problem(trace, nodes, Structure(sites, shapes), terms, loss)
 
 

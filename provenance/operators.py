@@ -44,27 +44,32 @@ def _operator(name: str, linear: _Linear | None, equal: Adjoint | None = None) -
         if result.__class__ is not plain or not is_tracking():
             return result
         ours = self._provenance
+        is_equal = False
+        is_linear = linear is not None
         if kind is ProvenanceTensor:
             theirs = other._provenance
+            is_equal = ours.shape == theirs.shape
             if ours is not theirs:
-                joined = ours._memo.get(theirs) or ours.join(theirs)
-                # The joint shape is that of both, unless one was broadcast.
-                is_equal = ours.shape == theirs.shape
-                ours = joined
-            else:
-                is_equal = True
-            if is_equal and equal is not None and result.dtype is not boolean:
-                result.__class__ = ProvenanceTensor
-                result._provenance = ours
-                result._form = (next(serials), equal, (self._form or self, other._form or other))
-                return result
+                # The form of a sum over recordings would hold on to those that are over.
+                is_linear = is_linear and (
+                    ours.universe is theirs.universe
+                    or ours.universe.state == theirs.universe.state == "open"
+                )
+                ours = ours._memo.get(theirs) or ours.join(theirs)
         elif kind is Tensor and ours.shape != result.shape:
             ours = ours.broadcast(tuple(result.shape))
-        boolean_result = linear is None or result.dtype is boolean
+        if ours.universe.state == "settled":
+            return result  # a constant by now
+        form: Form | None = None
+        if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
+            if is_equal and equal is not None:
+                form = (next(serials), equal, (self._form or self, other._form or other))
+            else:
+                assert linear is not None
+                form = linear(self, other, kind, ours.shape)
         result.__class__ = ProvenanceTensor
         result._provenance = ours
-        if linear is not None and not boolean_result:  # of truth values, a sum is an or
-            result._form = linear(self, other, kind, ours.shape)
+        result._form = form
         return result
 
     operator.__name__ = name
@@ -137,7 +142,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
         elif kind not in _FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)
-    if found is None or result.__class__ is not _Plain:
+    if found is None or result.__class__ is not _Plain or found.universe.state == "settled":
         return result
     if found.shape != result.shape:
         found = found.broadcast(tuple(result.shape))
@@ -161,6 +166,8 @@ def _function(name: str) -> _Function:
         result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
         if result.__class__ is not _Plain or not _is_tracking():
             return result
+        if self._provenance.universe.state == "settled":
+            return result  # a constant by now
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance
         if form is not None:

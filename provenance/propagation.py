@@ -77,6 +77,8 @@ def propagate(
     known = None if first is None else first.calls.get(tuple(key))
     if known is None:
         return _follow_and_keep(func, args, kwargs, result, first, key)
+    if known.universe.state == "settled":
+        return result  # a constant by now
     result.__class__ = ProvenanceTensor
     result._provenance = known
     if func in LINEAR:
@@ -145,7 +147,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
     if type(result) is Tensor:
         if not _is_any(result, args, kwargs):
             found = infer(func, tuple(result.shape), args, kwargs)
-            if found is not None:
+            if found is not None and found.universe.state != "settled":
                 attach(result, found)
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
@@ -155,7 +157,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
                     found = infer(func, tuple(item.shape), own, kwargs)
-                    if found is not None:
+                    if found is not None and found.universe.state != "settled":
                         attach(item, found)
             elif isinstance(item, (tuple, list)):
                 _follow(func, args, kwargs, item)

@@ -108,7 +108,7 @@ def _mark(
         return  # grad, requires_grad, names: no value of the tensor changes
     for target in written:
         found = infer(func, tuple(raw(Tensor.size, target)), args, kwargs)
-        if found is None:
+        if found is None or found.universe.state == "settled":
             continue
         attach(target, found)
         target._form = None  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -513,3 +514,34 @@ def test_an_escape_before_the_declaration_counts(logits: Tensor) -> None:
 
     mean = moments(program, [logits], declared).mean
     torch.testing.assert_close(mean, exact_gradient(program, [logits]))
+
+
+@pytest.mark.parametrize("way", ["backward", "surrogate"])
+def test_a_running_average_over_many_recordings_holds_on_to_none(way: str) -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    average = torch.zeros(())
+
+    def step() -> None:
+        nonlocal average
+        with an.record():
+            z = Bernoulli(logits=logits).sample()
+            buffer = torch.zeros(3)
+            view = buffer[1:]
+            buffer.add_(z)
+            loss = (buffer * 2).sum() + view.sum() - average
+        if way == "backward":
+            an.backward(loss)
+        else:
+            an.surrogate(loss).backward()
+        average = 0.9 * average + 0.1 * loss.detach()
+
+    def living() -> int:
+        gc.collect()
+        return len(gc.get_objects())
+
+    for _ in range(20):
+        step()
+    before = living()
+    for _ in range(200):
+        step()
+    assert living() - before < 100  # less than one object for two steps
