@@ -1,5 +1,6 @@
 """The surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Credit, Estimator, by_element
 from ancestral.estimators.terms import Term, owned, terms_of, vertices_of
 from ancestral.provenance.algebra import LOST, Provenance, Universe
+from ancestral.provenance.operators import before_backward
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, install_backward
@@ -137,6 +139,28 @@ def backward(
     """
     problem = _problem(loss, gradient)
     _descend(problem, baseline, estimator, retain_graph, inputs)
+
+
+class MissingScoreWarning(UserWarning):
+    """`loss.backward()` was called where `an.backward(loss)` was meant."""
+
+
+def _warn_of_missing_scores(found: Provenance) -> None:
+    """Warn if the plain gradient of a tensor leaves out scores that nobody has asked for."""
+    owner = found.universe.owner
+    if isinstance(owner, Trace) and found.universe.state == "open":
+        names = [repr(n.name) for n in owner.values() if n.is_score and n.is_learned]
+        if names:
+            warnings.warn(
+                f"loss.backward() leaves out the score function of {', '.join(names[:5])}"
+                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; call "
+                "an.backward(loss) instead, or an.untrack(loss).backward() if that is meant",
+                MissingScoreWarning,
+                stacklevel=3,
+            )
+
+
+before_backward.append(_warn_of_missing_scores)
 
 
 def _descend(

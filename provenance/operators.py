@@ -216,8 +216,14 @@ def _attribute(name: str) -> property:
     return property(get, put)
 
 
+before_backward: list[Callable[[Provenance], None]] = []
+"""Who looks at a tensor whose plain `backward` is called: layers that know what it leaves out."""
+
+
 def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Run `torch.Tensor.backward`, which depends on no provenance."""
+    """Run `torch.Tensor.backward`, which depends on no provenance and knows of no scores."""
+    for look in before_backward:
+        look(self._provenance)  # type: ignore[attr-defined]
     run(Tensor.backward, TYPES, (self, *args), kwargs)
 
 

@@ -545,3 +545,23 @@ def test_a_running_average_over_many_recordings_holds_on_to_none(way: str) -> No
     for _ in range(200):
         step()
     assert living() - before < 100  # less than one object for two steps
+
+
+def test_a_plain_backward_that_leaves_out_a_score_warns_and_names_the_site() -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    with an.record():
+        coin = Bernoulli(logits=logits).sample()
+        loss = (coin + logits).sum()
+    with pytest.warns(UserWarning, match="leaves out the score function of 'coin'") as caught:
+        loss.backward(retain_graph=True)
+    assert caught[0].filename == __file__
+    an.untrack(loss).backward(retain_graph=True)  # meant so: no warning
+    an.backward(loss)
+
+
+def test_a_plain_backward_of_a_pathwise_loss_does_not_warn() -> None:
+    loc = torch.zeros(3, requires_grad=True)
+    with an.record():
+        loss = Normal(loc, 1.0).rsample().sum()
+    loss.backward()
+    assert loc.grad is not None
