@@ -52,9 +52,9 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
         cls = item.__class__
         if cls is ProvenanceTensor:
             found.append(item._provenance)
-            parts.append(item._provenance)
+            parts.append((item._provenance, item.dtype))  # a mask is no index
         elif cls is Tensor or cls is nn.Parameter:
-            parts.append(item.shape)
+            parts.append((item.shape, item.dtype))
         elif cls in ATOMS:
             parts.append(item)
         elif cls is bool:

@@ -12,6 +12,8 @@ from typing import BinaryIO
 def replacing(path: Path) -> Generator[BinaryIO]:
     """Open a new file that takes the place of `path` if the block succeeds."""
     target = Path(os.path.realpath(path))  # a link stays a link
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}")
     if target.exists():
         target.open("r+b").close()  # raises if it is a folder or must not be written
     # Not tempfile, whose files only their owner may read.

@@ -188,3 +188,12 @@ def test_an_op_on_shapes_alone_depends_on_nothing() -> None:
     assert all(type(result) is Tensor for result in made)
     assert all(provenance(result) is None for result in made)
     assert x.shape == (3,)
+
+
+def test_a_mask_and_an_index_of_one_shape_are_told_apart() -> None:
+    z = track(torch.tensor([1.0, 0.0, 2.0]), "z")
+    masked, indexed = torch.zeros(3), torch.zeros(3)
+    masked[z > 0] = 1.0  # element n is chosen by element n
+    indexed[z.long()] = 1.0  # element n is chosen by any
+    found = [provenance(tensor) for tensor in (masked, indexed)]
+    assert [p.entries[0][0] for p in found if p is not None] == [(0,), (LOST,)]
