@@ -17,7 +17,7 @@ import torch
 import torch.distributions
 from torch import Tensor
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -79,7 +79,7 @@ def escape(provenances: Iterable[Provenance]) -> None:
         universe = provenance.universe
         if universe.state == "open":
             universe.control |= provenance.bits
-            storage.control(universe)
+            watching.control(universe)
             names = frozenset(source.name for source in provenance.sources)
             universe.escapes.append(Escape(names, frame.f_code.co_filename, frame.f_lineno))
 

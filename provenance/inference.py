@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.rules import RULES, positional, tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
@@ -32,7 +32,7 @@ def infer(
 ) -> Provenance | None:
     """Return the provenance of a result of this shape, None where it depends on no source."""
     found: list[Provenance] = []
-    kind = None if storage.table else _kind((*args, *kwargs.items()), found)
+    kind = None if watching.table else _kind((*args, *kwargs.items()), found)
     if kind is None or not found or any(p.universe is not found[0].universe for p in found):
         return _by_rule(func, shape, args, kwargs)
     memo = found[0].calls

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import LOST, Provenance, Universe
 from ancestral.provenance.escapes import escape, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of
@@ -53,7 +53,7 @@ def propagate(
     else:
         kwargs = NO_KEYWORDS
     result = run(func, types, args, kwargs)
-    if result.__class__ is not _Plain or storage.table:
+    if result.__class__ is not _Plain or watching.table:
         return _follow(func, args, kwargs, result)
     # The most frequent case, a known call of tensors and numbers, written out for speed.
     first: Provenance | None = None
@@ -206,12 +206,12 @@ def _watched(
     func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
-    storage.check(tracked(args, kwargs))
+    watching.check(tracked(args, kwargs))
     if any(True for _ in tracked(args, kwargs)):
         result = dispatch(func, types, args, kwargs)
     else:
         result = func(*args, **kwargs)
-    universe = storage.controlling()
+    universe = watching.controlling()
     if universe is not None and not _traits_of(func).is_attribute:
         _control(result, universe, args, kwargs)
     return result
@@ -245,4 +245,4 @@ def _control(result: Any, universe: Universe, args: Any, kwargs: Mapping[str, An
 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
-storage.install(_watched)
+watching.install(_watched)

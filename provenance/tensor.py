@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.linear import Form
 
@@ -80,15 +80,15 @@ def attach(tensor: Tensor, provenance: Provenance) -> Tensor:
 def provenance(tensor: object) -> Provenance | None:
     """Return the provenance of a tensor, None where it is not tracked."""
     found: Provenance | None = getattr(tensor, "_provenance", None)
-    if storage.table and isinstance(tensor, Tensor):
+    if watching.table and isinstance(tensor, Tensor):
         return _with_storage(tensor, found)
     return found
 
 
 def _with_storage(tensor: Tensor, found: Provenance | None) -> Provenance | None:
     """Add what was written into the storage of a tensor through others that share it."""
-    shared = raw(storage.storage_of, tensor)
-    written = None if shared is None else storage.tainted(shared)
+    shared = raw(watching.storage_of, tensor)
+    written = None if shared is None else watching.tainted(shared)
     if written is None:
         return found
     lost = written.lost(tuple(raw(Tensor.size, tensor)))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.inference import infer, tracked
@@ -129,9 +129,9 @@ def mark_shared(target: Tensor, found: Provenance) -> None:
         lost = found.lost(tuple(raw(Tensor.size, base)))
         attach(base, lost if known is None else known.union(lost))
         base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
-    shared = raw(storage.storage_of, target)
+    shared = raw(watching.storage_of, target)
     if shared is not None:
-        storage.taint(shared, found, holders=1 if base is None else 2)
+        watching.taint(shared, found, holders=1 if base is None else 2)
 
 
 def _base_of(tensor: Tensor) -> Tensor | None:

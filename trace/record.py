@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
 from ancestral.provenance.escapes import Escape
 from ancestral.provenance.tensor import (
@@ -235,14 +235,14 @@ class _Writes(Interceptor):
 
     def enter(self) -> None:
         """Begin, where an older write is still of interest."""
-        storage.purge()
-        storage.watch()
+        watching.purge()
+        watching.watch()
 
     def leave(self) -> None:
         """End with the last recording of this thread."""
         if not local.traces:
-            storage.purge()
-            storage.unwatch()
+            watching.purge()
+            watching.unwatch()
 
 
 interceptors: list[Interceptor] = [_Writes()]

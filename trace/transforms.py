@@ -16,7 +16,7 @@ import torch._functorch.apis
 import torch._functorch.eager_transforms
 from torch import Tensor
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.tensor import ProvenanceTensor, untrack
@@ -85,7 +85,7 @@ def _refusing(original: _Function, transform: str) -> _Function:
                 raise TransformError(transform, names, place().location)
 
         refuse(tracked(args, kwargs))
-        with storage.guard(refuse):
+        with watching.guard(refuse):
             return original(*args, **kwargs)
 
     return refused

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ancestral.provenance import storage
+from ancestral.provenance import watching
 from ancestral.provenance.tensor import provenance_of, track
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     yield  # what one test wrote into may be alive in the next
-    storage.table.clear()
-    storage.unwatch()
+    watching.table.clear()
+    watching.unwatch()
 
 
 def _views(b: Tensor) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def test_a_tracked_view_gains_what_is_written_later() -> None:
 def test_a_write_into_a_tensor_of_its_own_needs_no_watch() -> None:
     base, z = torch.zeros(3), track(torch.ones(3), "z")
     base[0] = z[0]
-    assert storage.table == {}
+    assert watching.table == {}
     assert torch._C._len_torch_function_stack() == 0
 
 
@@ -83,11 +83,11 @@ def test_an_entry_lives_as_long_as_its_storage() -> None:
     base, z = torch.zeros(3), track(torch.ones(3), "z")
     view = base[1:]
     base.add_(z)
-    assert len(storage.table) == 1
+    assert len(watching.table) == 1
     del base, view
     gc.collect()
-    storage.purge()
-    assert storage.table == {}
+    watching.purge()
+    assert watching.table == {}
 
 
 def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
@@ -108,5 +108,5 @@ def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
     seen = Mine.calls
     assert provenance_of(view + 1) == {"z"}
     assert Mine.calls == seen > 0
-    storage.unwatch()
+    watching.unwatch()
     assert torch._C._len_torch_function_stack() == 0
