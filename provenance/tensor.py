@@ -127,12 +127,12 @@ def untrack(tensor: Tensor) -> Tensor:
 
 def alias(tensor: Tensor) -> Tensor:
     """Return a plain tensor on the same data and autograd history."""
-    return cast(Tensor, run(Tensor.view_as, TYPES, (tensor, tensor), NO_KEYWORDS))
+    return cast(Tensor, raw(Tensor.view_as, tensor, tensor))
 
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function with tracking off: results are plain tensors."""
-    return run(function, TYPES, args, kwargs)
+    return watching.unwatched(run, function, TYPES, args, kwargs)
 
 
 def _rebuild(plain: Tensor, names: tuple[str, ...]) -> Tensor:

@@ -107,7 +107,7 @@ def _mark(
     if func.__name__ == "__set__" and func.__self__.__name__ != "data":  # type: ignore[attr-defined]
         return  # grad, requires_grad, names: no value of the tensor changes
     for target in written:
-        found = infer(func, tuple(raw(Tensor.size, target)), args, kwargs)
+        found = infer(func, target, args, kwargs)
         if found is None or found.universe.state == "settled":
             continue
         attach(target, found)

@@ -164,7 +164,7 @@ class _Dispatcher(Interceptor):
         self._libraries: list[Any] = []
 
     def enter(self) -> None:
-        """Register the kernels the first time, and include their key."""
+        """Register the kernels the first time."""
         if not self._libraries:
             through = _Library("_", "IMPL", _KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
@@ -172,12 +172,14 @@ class _Dispatcher(Interceptor):
             for op, described in _CAUGHT.items():
                 library.impl(op.name(), _kernel(op, described))
             self._libraries = [through, library]
+
+    def enter_thread(self) -> None:
+        """Include the key."""
         torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
 
-    def leave(self) -> None:
+    def leave_thread(self) -> None:
         """Exclude the key with the last recording of this thread."""
-        if not local.traces:
-            torch._C._dispatch_tls_set_dispatch_key_included(_KEY, False)
+        torch._C._dispatch_tls_set_dispatch_key_included(_KEY, False)
 
 
 interceptors.append(_Dispatcher())
