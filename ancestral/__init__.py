@@ -14,6 +14,7 @@
 # What follows provenance, and what catches draws, registers itself where it is needed.
 # The interceptors register themselves where recordings find them.
 import ancestral.provenance.propagation as _propagation  # noqa: F401
+import ancestral.trace.attributes as _attributes  # noqa: F401
 import ancestral.trace.distributions as _distributions  # noqa: F401
 import ancestral.trace.draws as _draws  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401

@@ -24,7 +24,14 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.writes import is_write, run_write, targets
+from ancestral.provenance.side_writes import writes_besides, written_besides
+from ancestral.provenance.writes import (
+    is_write,
+    mark_besides,
+    refuse_parameters,
+    run_write,
+    targets,
+)
 
 _Function = Callable[..., Any]
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
@@ -109,6 +116,7 @@ class _Traits(NamedTuple):
     is_attribute: bool
     is_write: bool
     may_escape: bool
+    writes_besides: bool
 
 
 _traits: dict[_Function, _Traits] = {}
@@ -117,10 +125,10 @@ _plain_results: set[_Function] = set()  # functions that write nothing and let n
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(name == "__get__", is_write(name), may_escape(name))
+    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not (found.is_write or found.may_escape):
+        if not (found.is_write or found.may_escape or found.writes_besides):
             _plain_results.add(func)
     return found
 
@@ -132,6 +140,8 @@ def dispatch(
     traits = _traits.get(func) or _traits_of(func)
     if traits.is_attribute:
         return _read(func, types, args)
+    if traits.writes_besides:
+        return _run_besides(func, types, args, kwargs)
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:
@@ -139,6 +149,18 @@ def dispatch(
     result = run(func, types, args, kwargs)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs))
+    return _follow(func, args, kwargs, result)
+
+
+def _run_besides(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function that may write into other arguments than the first, and follow them all."""
+    written = written_besides(func, args, kwargs)
+    written += targets(func.__name__, args, kwargs)
+    refuse_parameters(func.__name__, args, kwargs, written)
+    result = run(func, types, args, kwargs)
+    mark_besides(args, kwargs, written)
     return _follow(func, args, kwargs, result)
 
 
