@@ -56,6 +56,8 @@ _IN_TORCH = {
     "_fused_adamw_": _Written(_MOMENTS),
     "_fused_sgd_": _Written(((1, "grads"), (2, "momentum_buffer_list"))),
     "_fused_adagrad_": _Written(((1, "grads"), (2, "state_sums"), (3, "state_steps"))),
+    "fbgemm_linear_fp16_weight": _Written(((3, "output"),)),
+    "fbgemm_linear_fp16_weight_fp32_activation": _Written(((3, "output"),)),
     "_cummax_helper": _Written(((1, "values"), (2, "indices"))),
     "_cummin_helper": _Written(((1, "values"), (2, "indices"))),
 }
