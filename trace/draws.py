@@ -27,6 +27,7 @@ from ancestral.provenance.writes import mark_shared
 from ancestral.trace.naming import Place, place
 from ancestral.trace.parameters import Held
 from ancestral.trace.record import Interceptor, draw, interceptors
+from ancestral.trace.saved import is_without_graph
 from ancestral.trace.stack import local
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
@@ -134,7 +135,8 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
                 return value
             given = [item for item in args if isinstance(item, Tensor)]
             tensors = [_innermost(item) for item in given]
-            if not any(t.requires_grad or provenance(t) is not None for t in tensors):
+            is_noise = not any(t.requires_grad or provenance(t) is not None for t in tensors)
+            if is_noise and not is_without_graph():
                 return value
             if any(inner is not outer for inner, outer in zip(tensors, given, strict=True)):
                 raise TransformedDrawError(op.name(), place())

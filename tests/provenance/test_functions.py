@@ -1,5 +1,6 @@
 """Autograd: what a pass returns, accumulates, hands to hooks or computes in Python is followed."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
+from ancestral.trace.saved import CheckpointedDrawError
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
@@ -238,11 +240,16 @@ def dual(x: Tensor) -> Any:
 
 
 def packed(x: Tensor) -> Any:
-    w = numbers(3).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.numpy(force=True), torch.from_numpy):
-        y = (torch.sin(w) * an.untrack(x)).exp() * x
-    y.sum().backward()
-    return w.grad, y
+    """What a hook keeps of the tensors that are saved, their values before they have a source."""
+    w, kept = numbers(3).requires_grad_(), list[Tensor]()
+
+    def pack(saved: Tensor) -> Tensor:
+        kept.extend((saved.detach(), saved.abs().sum()))
+        return saved.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        y = (torch.sin(w) * x).exp()
+    return kept, torch.autograd.grad(y.sum(), w, create_graph=True)
 
 
 def saved_on_cpu(x: Tensor) -> Any:
@@ -301,6 +308,7 @@ CALLS: dict[str, Callable[[Tensor], Any]] = {
             bound_early,
             functional,
             dual,
+            packed,
             saved_on_cpu,
             anomalous,
             checkpointed,
@@ -356,3 +364,53 @@ def test_hooks_are_torchs_own_after_the_recording() -> None:
     (w * 2).sum().backward()
     assert type(seen[0]) is Tensor
     assert "retain_grad" not in vars(Tensor)
+
+
+def drawing(logits: Tensor, weight: Tensor) -> Tensor:
+    z = torch.distributions.Bernoulli(logits=logits * 2).sample()
+    return torch.sigmoid(z * weight)
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_checkpoint_that_is_not_reentrant_draws_once(is_recorded: bool) -> None:
+    found: list[list[float]] = []
+    for through in (checkpoint, lambda function, *args, use_reentrant: function(*args)):
+        torch.manual_seed(3)
+        logits, weight = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+        with an.record() as trace:
+            y = through(drawing, logits, weight, use_reentrant=False).sum()
+            if is_recorded:
+                an.backward(y)
+        if not is_recorded:
+            an.backward(y)
+        assert len(trace) == 1
+        assert logits.grad is not None
+        assert weight.grad is not None
+        found.append(logits.grad.tolist() + weight.grad.tolist())
+    assert found[0] == found[1]
+    assert any(found[0])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda p: torch.distributions.Bernoulli(logits=p * 2).sample(),
+        lambda p: torch.bernoulli(torch.sigmoid(p)),
+        lambda p: torch.distributions.Normal(p * 2, 1.0).rsample(),
+    ],
+)
+def test_a_reentrant_checkpoint_refuses_a_draw(draw: Callable[[Tensor], Tensor]) -> None:
+    p = torch.zeros(3, requires_grad=True)
+    with (
+        an.record(),
+        pytest.raises(CheckpointedDrawError, match=r"test_functions.py:\d+ .*use_reentrant=False"),
+    ):
+        checkpoint(draw, p, use_reentrant=True)
+    checkpoint(draw, p, use_reentrant=True)
+
+
+def test_a_reentrant_checkpoint_may_draw_where_no_gradient_is_asked() -> None:
+    with an.record(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch: no input requires a gradient
+        z = checkpoint(drawing, torch.zeros(3), torch.ones(3), use_reentrant=True)
+        assert an.provenance_of(z) == {"z"}
