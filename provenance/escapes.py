@@ -22,7 +22,8 @@ from ancestral.provenance.algebra import Provenance
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OURS = tuple(os.path.join(_ROOT, folder, "") for folder in ("provenance", "trace"))
 
 ESCAPES = frozenset(
     # to Python and to other libraries
@@ -90,7 +91,7 @@ def _caller(frame: FrameType | None) -> FrameType | None:
         filename = frame.f_code.co_filename
         if filename.startswith(_DISTRIBUTIONS):
             return None
-        if not filename.startswith((_TORCH, _HERE)):
+        if not filename.startswith((_TORCH, *_OURS)):
             return frame
         frame = frame.f_back
     return None

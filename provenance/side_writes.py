@@ -4,6 +4,8 @@ An op says by its name that it writes into its first argument; what else it writ
 or the schema of the op where it has one. A later op that reads it depends on all that came in.
 """
 
+import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +17,14 @@ from ancestral.provenance.rules import argument, tensors_in
 _Function = Callable[..., Any]
 
 
+_Place = tuple[int, str]
+_BY_NAME = sys.maxsize  # the place of an argument that has none
+
+
 class _Written(NamedTuple):
     """Where the arguments stand that an op writes into, and what says whether it does."""
 
-    places: tuple[tuple[int, str], ...]
+    places: tuple[_Place, ...]
     condition: tuple[int, str, bool] | None = None  # place, name and default
 
 
@@ -65,9 +71,9 @@ _IN_TORCH = {
 
 def writes_besides(func: _Function) -> bool:
     """Return whether an op may write into an argument that its name does not tell."""
-    if isinstance(func, OpOverload):
-        return bool(func._schema.is_mutable) or func._schema.name.split("::")[1] in _IN_TORCH
-    return _row_of(func) is not None
+    return _row_of(func) is not None or (
+        isinstance(func, (OpOverload, OpOverloadPacket)) and bool(_declared(func))
+    )
 
 
 def written_besides(
@@ -75,16 +81,27 @@ def written_besides(
 ) -> list[Tensor]:
     """Return the tensors that an op writes into though its name does not tell."""
     found: list[Tensor] = []
-    if isinstance(func, OpOverload):
-        for place, declared in enumerate(func._schema.arguments):
-            if declared.alias_info is not None and declared.alias_info.is_write:
-                found.extend(tensors_in(argument(args, kwargs, place, declared.name)))
+    if isinstance(func, (OpOverload, OpOverloadPacket)):
+        for place, name in _declared(func):
+            found.extend(tensors_in(argument(args, kwargs, place, name)))
     row = _row_of(func)
-    if row is None or (row.condition is not None and not _is_met(row.condition, args, kwargs)):
-        return found
-    for place, name in row.places:
-        found.extend(tensors_in(argument(args, kwargs, place, name)))
+    if row is not None and (row.condition is None or _is_met(row.condition, args, kwargs)):
+        for place, name in row.places:
+            found.extend(tensors_in(argument(args, kwargs, place, name)))
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(func: OpOverload[..., Any] | OpOverloadPacket[..., Any]) -> tuple[_Place, ...]:
+    """Return the arguments that the schema of an op declares to be written, or any of its packet."""
+    if isinstance(func, OpOverloadPacket):
+        overloads = (getattr(func, name) for name in func.overloads())
+        return tuple({place: None for each in overloads for place in _declared(each)})
+    return tuple(
+        (_BY_NAME if given.kwarg_only else place, given.name)
+        for place, given in enumerate(func._schema.arguments)
+        if given.alias_info is not None and given.alias_info.is_write
+    )
 
 
 def _is_met(

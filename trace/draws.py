@@ -32,7 +32,7 @@ from ancestral.trace.stack import local
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
 _KEY_NAME = "TESTING_ONLY_GenericMode"
-_KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
+KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
 
 
 class TransformedDrawError(NotImplementedError):
@@ -129,7 +129,7 @@ def _innermost(tensor: Tensor) -> Tensor:
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY)):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value
@@ -174,12 +174,12 @@ class _Dispatcher(Interceptor):
             for op, described in _CAUGHT.items():
                 library.impl(op.name(), _kernel(op, described))
             self._libraries = [through, library]
-        torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
+        torch._C._dispatch_tls_set_dispatch_key_included(KEY, True)
 
     def leave(self) -> None:
         """Exclude the key with the last recording of this thread."""
         if not local.traces:
-            torch._C._dispatch_tls_set_dispatch_key_included(_KEY, False)
+            torch._C._dispatch_tls_set_dispatch_key_included(KEY, False)
 
 
 interceptors.append(_Dispatcher())
