@@ -29,18 +29,22 @@ ESCAPES = frozenset(
     # to Python and to other libraries
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
-    # to a shape
+    "_local_scalar_dense q_scale q_zero_point "
+    # to a shape: how many elements of a sparse tensor are kept shows in those
+    "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc".split()
 )
 
 
 def may_escape(name: str) -> bool:
     """Return whether a function of this name can let values out."""
+    name = name.split(".")[0]  # without its overload
     return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where")
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function lets values out: to Python, or into the shape of its result."""
+    name = name.split(".")[0]
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(_is_tracked(item) and item.dtype in _MASKS for item in index)

@@ -5,6 +5,7 @@ and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
+from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -24,7 +26,6 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.writes import (
     is_write,
     mark_besides,
@@ -181,8 +182,14 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = infer(func, tuple(item.shape), own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)
-            elif isinstance(item, (tuple, list)):
+            elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            _follow(func, args, kwargs, item)
+    elif is_dataclass(result):
+        for field in fields(result):
+            _follow(func, args, kwargs, getattr(result, field.name))
     return result
 
 

@@ -31,8 +31,8 @@ from ancestral.trace.saved import is_without_graph
 from ancestral.trace.stack import local
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
-_KEY_NAME = "TESTING_ONLY_GenericMode"
-KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
+KEY_NAME = "TESTING_ONLY_GenericMode"
+KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
 
 
 class TransformedDrawError(NotImplementedError):
@@ -168,9 +168,9 @@ class _Dispatcher(Interceptor):
     def enter(self) -> None:
         """Register the kernels the first time, and include their key."""
         if not self._libraries:
-            through = _Library("_", "IMPL", _KEY_NAME)
+            through = _Library("_", "IMPL", KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
-            library = _Library("aten", "IMPL", _KEY_NAME)
+            library = _Library("aten", "IMPL", KEY_NAME)
             for op, described in _CAUGHT.items():
                 library.impl(op.name(), _kernel(op, described))
             self._libraries = [through, library]

@@ -7,7 +7,7 @@ what it wrote into, carries every source. Numbers that come back have left tenso
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,10 +44,10 @@ def call(
 ) -> Any:
     """Call a function out of sight; `held` is what it reaches besides its arguments."""
     further = list(held)
-    found = list(tracked(args, kwargs, further))
+    given = [*tensors_within(args, kwargs), *further]
+    found = list(tracked(given))
     if not found:
-        return _decided(original(*args, **kwargs), (args, kwargs, further))
-    given = [*tensors_in(args, kwargs), *further]
+        return _decided(original(*args, **kwargs), given)
     versions = [_version(tensor) for tensor in given]
     depth = len(local.around)
     local.around.extend(found)
@@ -65,17 +65,31 @@ def call(
         for each in found:
             mark_shared(tensor, each)
     unwritten = {id(tensor) for tensor in given}
-    mark_lost([t for t in tensors_in(result) if id(t) not in unwritten], found)
+    mark_lost([t for t in tensors_within(result) if id(t) not in unwritten], found)
     if any(True for _ in _numbers_in(result)):
         escape(found)
     return result
 
 
-def _decided(result: Any, given: Any) -> Any:
+def tensors_within(*values: Any) -> Iterator[Tensor]:
+    """Yield the tensors in arguments, in dataclasses too."""
+    for value in values:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = (field.name for field in dataclasses.fields(value))
+            yield from tensors_within(*(getattr(value, name) for name in names))
+        elif isinstance(value, Mapping):
+            yield from tensors_within(*value.values())
+        elif isinstance(value, (tuple, list, set, frozenset)):
+            yield from tensors_within(*value)
+        else:
+            yield from tensors_in(value)
+
+
+def _decided(result: Any, given: Sequence[Tensor]) -> Any:
     """Give a result what Python may have branched on: an op of it, in sight, shows that."""
     if torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
-        known = {id(tensor) for tensor in tensors_in(given)}
-        for tensor in tensors_in(result):
+        known = {id(tensor) for tensor in given}
+        for tensor in tensors_within(result):
             found = None if id(tensor) in known else provenance(tensor.detach())
             if found is not None:
                 mark_lost(tensor, [found])
@@ -137,7 +151,7 @@ def plain(value: Any) -> Any:
     """Return arguments with their tensors untracked, in containers of the same classes."""
     if isinstance(value, ProvenanceTensor):
         return untrack(value)
-    if not any(isinstance(tensor, ProvenanceTensor) for tensor in tensors_in(value)):
+    if not any(isinstance(tensor, ProvenanceTensor) for tensor in tensors_within(value)):
         return value
     if isinstance(value, tuple):
         items = [plain(item) for item in value]

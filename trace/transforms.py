@@ -143,7 +143,11 @@ _TRANSFORMS = {
     "torch.jit.trace": (torch.jit._trace, "_trace_impl"),
     "torch.jit.trace_module": (torch.jit._trace, "trace_module"),
 }
-_FACTORIES = "tensor full arange linspace logspace scalar_tensor sparse_coo_tensor"
+_FACTORIES = """
+    tensor as_tensor asarray full full_like arange range linspace logspace scalar_tensor
+    sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor
+    sparse_compressed_tensor
+"""
 
 
 def _without_draws(original: _Function) -> _Function:
@@ -167,7 +171,7 @@ class _OutOfSight(Replacing):
         self.replace(method, "__call__", captured(method.__call__))
         for name in _FACTORIES.split():
             self.replace(torch, name, opaque(getattr(torch, name)))
-        for name in ("new_tensor", "new_full"):
+        for name in ("new_tensor", "new_full", "new", "set_"):
             self.replace(Tensor, name, opaque(getattr(Tensor, name)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
