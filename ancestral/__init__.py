@@ -14,8 +14,13 @@
 # What follows provenance, and what catches draws, registers itself where it is needed.
 # The interceptors register themselves where recordings find them.
 import ancestral.provenance.propagation as _propagation  # noqa: F401
+import ancestral.trace.attributes as _attributes  # noqa: F401
 import ancestral.trace.distributions as _distributions  # noqa: F401
 import ancestral.trace.draws as _draws  # noqa: F401
+import ancestral.trace.gradients as _gradients  # noqa: F401
+import ancestral.trace.kinds as _kinds  # noqa: F401
+import ancestral.trace.saved as _saved  # noqa: F401
+import ancestral.trace.scalars as _scalars  # noqa: F401
 import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean

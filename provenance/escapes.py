@@ -22,24 +22,29 @@ from ancestral.provenance.control import Escape, decisions_of
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
 _SAMPLERS = ("von_mises.py", "wishart.py")
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OURS = tuple(os.path.join(_ROOT, folder, "") for folder in ("provenance", "trace"))
 
 ESCAPES = frozenset(
     # to Python and to other libraries
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
-    # to a shape
+    "_local_scalar_dense q_scale q_zero_point "
+    # to a shape: how many elements of a sparse tensor are kept shows in those
+    "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc".split()
 )
 
 
 def may_escape(name: str) -> bool:
     """Return whether a function of this name can let values out."""
+    name = name.split(".")[0]  # without its overload
     return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where")
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function lets values out: to Python, or into the shape of its result."""
+    name = name.split(".")[0]
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(_is_tracked(item) and item.dtype in _MASKS for item in index)
@@ -101,7 +106,7 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> FrameType | None:
         is_check = is_check_passed and not frame.f_code.co_name.startswith("_kl_")
         if filename.startswith(_DISTRIBUTIONS) and (is_check or filename.endswith(_SAMPLERS)):
             return None
-        if not filename.startswith((_TORCH, _HERE)):
+        if not filename.startswith((_TORCH, *_OURS)):
             return frame
         frame = frame.f_back
     return None

@@ -5,6 +5,7 @@ and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
+from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -25,7 +27,14 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.writes import WriteIntoParameterError, is_write, run_write, targets
+from ancestral.provenance.writes import (
+    WriteIntoParameterError,
+    is_write,
+    mark_besides,
+    refuse_parameters,
+    run_write,
+    targets,
+)
 
 _Function = Callable[..., Any]
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
@@ -133,6 +142,7 @@ class _Traits(NamedTuple):
     is_attribute: bool
     is_write: bool
     may_escape: bool
+    writes_besides: bool
 
 
 _traits: dict[_Function, _Traits] = {}
@@ -141,10 +151,10 @@ _plain_results: set[_Function] = set()  # functions that write nothing and let n
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(name == "__get__", is_write(name), may_escape(name))
+    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not (found.is_write or found.may_escape):
+        if not (found.is_write or found.may_escape or found.writes_besides):
             _plain_results.add(func)
     return found
 
@@ -156,6 +166,8 @@ def dispatch(
     traits = _traits.get(func) or _traits_of(func)
     if traits.is_attribute:
         return _read(func, types, args)
+    if traits.writes_besides:
+        return _run_besides(func, types, args, kwargs)
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:
@@ -163,6 +175,18 @@ def dispatch(
     result = run(func, types, args, kwargs)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs), is_check_passed=result is True)
+    return _follow(func, args, kwargs, result)
+
+
+def _run_besides(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function that may write into other arguments than the first, and follow them all."""
+    written = written_besides(func, args, kwargs)
+    written += targets(func.__name__, args, kwargs)
+    refuse_parameters(func.__name__, args, kwargs, written)
+    result = run(func, types, args, kwargs)
+    mark_besides(args, kwargs, written)
     return _follow(func, args, kwargs, result)
 
 
@@ -183,8 +207,14 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = infer(func, item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)
-            elif isinstance(item, (tuple, list)):
+            elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            _follow(func, args, kwargs, item)
+    elif is_dataclass(result):
+        for field in fields(result):
+            _follow(func, args, kwargs, getattr(result, field.name))
     return result
 
 

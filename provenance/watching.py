@@ -150,6 +150,7 @@ def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
 def storage_of(tensor: Tensor) -> _Storage | None:
     """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
     try:
-        return tensor.untyped_storage()
+        with torch._C.DisableTorchFunction():  # it is no escape that we look
+            return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None

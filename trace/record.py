@@ -68,6 +68,7 @@ class UnsupportedDrawError(TypeError):
         )
 
 
+_register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 _backward: list[Callable[..., None]] = []
 
 
@@ -391,7 +392,7 @@ def draw(
     plain = untrack(shown)
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
-        raw(Tensor.register_hook, shown, gate)
+        raw(_register_hook, shown, gate)
         outermost.universe.differentiable |= outermost.universe.bit(source)
     node = Node(
         name=name,
