@@ -21,9 +21,12 @@ Provenance([4, 3], z: 0 -)
 """
 
 import itertools
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 LOST = -1
 """No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
@@ -45,6 +48,9 @@ class Source:
     universe: "Universe | None" = None
 
 
+_started = time.time_ns()
+
+
 class Universe:
     """The sources that one recording can meet, each with its bit, and their provenances.
 
@@ -54,6 +60,7 @@ class Universe:
     """
 
     __slots__ = (
+        "__weakref__",
         "_bits",
         "_interned",
         "control",
@@ -62,12 +69,17 @@ class Universe:
         "serial",
         "sources",
         "state",
+        "token",
     )
     _serials = itertools.count()
+    alive: "ClassVar[WeakValueDictionary[tuple[int, int, int], Universe]]" = WeakValueDictionary()
 
     def __init__(self, owner: object = None) -> None:
         """Make an empty universe."""
         self.serial = next(Universe._serials)
+        # No other has the same, be it of another process or of a later one.
+        self.token = (os.getpid(), self.serial, _started)
+        Universe.alive[self.token] = self
         self.owner = owner
         self.state = "open"
         self.sources: list[Source] = []

@@ -96,6 +96,19 @@ def _decided(result: Any, given: Sequence[Tensor]) -> Any:
     return result
 
 
+def letting_out(original: _Function) -> _Function:
+    """Return a function that lets the values of a tensor out."""
+
+    @functools.wraps(original)
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if local.traces:
+            escape(tracked(args, kwargs))
+        return result
+
+    return followed
+
+
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 

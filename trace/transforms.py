@@ -16,6 +16,8 @@ import torch
 import torch._functorch.apis
 import torch._functorch.eager_transforms
 import torch._ops
+import torch.utils._device
+import torch.utils.dlpack
 from torch import Tensor
 
 from ancestral.provenance import watching
@@ -23,7 +25,7 @@ from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.trace.draws import KEY
 from ancestral.trace.naming import Location, place
-from ancestral.trace.opaque import captured, capturing, opaque
+from ancestral.trace.opaque import captured, capturing, letting_out, opaque
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
@@ -166,6 +168,7 @@ class _OutOfSight(Replacing):
 
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
+        torch.utils._device._device_constructors()  # it remembers what it finds there at first
         function, method = torch._C.ScriptFunction, torch._C.ScriptMethod
         self.replace(function, "__call__", opaque(function.__call__))
         self.replace(method, "__call__", captured(method.__call__))
@@ -187,6 +190,8 @@ class _OutOfSight(Replacing):
         operator = torch._ops.HigherOrderOperator
         self.replace(operator, "__call__", capturing(operator.__call__))
         self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
+        for owner in (torch, torch.utils.dlpack):
+            self.replace(owner, "to_dlpack", letting_out(owner.to_dlpack))
         self.replace(torch, "compile", self._compiling(torch.compile))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
