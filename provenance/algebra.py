@@ -25,7 +25,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 LOST = -1
@@ -49,6 +49,8 @@ class Source:
 
 
 _started = time.time_ns()
+alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
+"""The universes that somebody still refers to, by their token."""
 
 
 class Universe:
@@ -72,14 +74,13 @@ class Universe:
         "token",
     )
     _serials = itertools.count()
-    alive: "ClassVar[WeakValueDictionary[tuple[int, int, int], Universe]]" = WeakValueDictionary()
 
     def __init__(self, owner: object = None) -> None:
         """Make an empty universe."""
         self.serial = next(Universe._serials)
         # No other has the same, be it of another process or of a later one.
         self.token = (os.getpid(), self.serial, _started)
-        Universe.alive[self.token] = self
+        alive[self.token] = self
         self.owner = owner
         self.state = "open"
         self.sources: list[Source] = []

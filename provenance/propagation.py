@@ -241,7 +241,9 @@ def _watched(
     else:
         result = func(*args, **kwargs)
     universe = watching.controlling()
-    if universe is not None and not _traits_of(func).is_attribute:
+    # A guard refuses what is tracked; what comes out of its block is marked as a whole.
+    is_inside = watching.is_guarded()
+    if universe is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, universe, args, kwargs)
     return result
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, indices
+from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, alive, indices
 from ancestral.provenance.linear import Form
 
 # Runs an op as if nobody overrode it: in C, and without a context manager.
@@ -176,7 +176,7 @@ def _rebuild(
     attributes: dict[str, Any],
 ) -> Tensor:
     """Make a pickled tensor again, in its own recording if that is there."""
-    home, elsewhere = Universe.alive.get(token), Universe()
+    home, elsewhere = alive.get(token), Universe()
     shape, found = tuple(plain.shape), elsewhere.intern(tuple(plain.shape), {})
     for index, name in known:
         is_known = home is not None and index < len(home.sources)

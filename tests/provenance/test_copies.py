@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.multiprocessing
 from einops.layers.torch import Rearrange
-from perturbation import check, gradients
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 import ancestral as an
 from ancestral.provenance.algebra import LOST
 from ancestral.provenance.tensor import provenance
+from perturbation import check, gradients
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
@@ -99,7 +99,7 @@ def test_what_workers_load_belongs_to_the_recording() -> None:
 
 
 def test_what_a_queue_brings_back_belongs_to_the_recording() -> None:
-    queue = torch.multiprocessing.SimpleQueue()
+    queue: Any = torch.multiprocessing.SimpleQueue()
     with an.record() as trace:
         queue.put(an.track(numbers(3), "z") * 2)
         again = queue.get()
@@ -157,7 +157,7 @@ def cast(x: Tensor) -> Any:
         return layer(x), torch.mm(x, numbers(3, 2)), x @ numbers(3), (x @ numbers(3)).sum()
 
 
-def on_default(x: Tensor) -> Any:
+def on_default(x: Any) -> Any:
     with default_device("cpu"):
         return x * 2, torch.tensor([x[0, 0], 1.0]), torch.full((2,), x[0, 0]), torch.stack([x])
 
@@ -203,7 +203,8 @@ def test_a_device_is_a_default_after_a_recording_as_before() -> None:
 def test_a_capsule_lets_the_values_out() -> None:
     with an.record() as trace:
         x = an.track(numbers(3), "x")
-        again = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(x))
+        exchange: Any = torch.utils.dlpack
+        again = exchange.from_dlpack(exchange.to_dlpack(x))
         assert len(trace.escapes) == 1
         assert an.provenance_of(again * 1) == {"x"}
 

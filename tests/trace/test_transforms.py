@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from perturbation import check, seeded
 from torch import Tensor, nn
+from torch._higher_order_ops import map as _map
 from torch._higher_order_ops import scan, while_loop
-from torch._higher_order_ops.map import map as map_over
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.trace.transforms import TransformError
+from perturbation import check, seeded
 
 
 @pytest.fixture
@@ -166,6 +166,8 @@ def test_outside_a_recording_every_door_is_torchs_own() -> None:
 class Scaled(nn.Module):
     """A module with a buffer that it writes into."""
 
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(3))
@@ -265,6 +267,9 @@ def conditions(x: Tensor) -> Any:
     )
 
 
+map_over: Any = _map  # partly typed in torch
+
+
 def loops(x: Tensor) -> Any:
     return (
         while_loop(lambda a: a.abs().sum() < 10, lambda a: (a * 2,), (x,)),
@@ -332,7 +337,7 @@ def given(x: Tensor) -> Any:
     layers = [nn.Linear(3, 2) for _ in range(2)]
     stacked, _ = torch.func.stack_module_state(layers)
     _, push = torch.func.linearize(torch.sin, torch.ones(3))
-    value, pull = torch.func.vjp(torch.sin, torch.ones(3))
+    value, pull = torch.func.vjp(torch.sin, torch.ones(3))[:2]
     return (
         torch.func.functional_call(layers[0], {"weight": x[:2]}, torch.ones(3)),
         [tensor.shape for tensor in stacked.values()],
@@ -397,4 +402,18 @@ def test_what_a_script_gives_back_after_an_escape_depends_on_it() -> None:
     with an.record():
         an.track(torch.ones(()), "z").item()
         assert an.provenance_of(script.f(torch.ones(3))) == {"z"}
-        assert an.provenance_of(torch.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))) == {"z"}
+        assert an.provenance_of(
+            torch.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))
+        ) == {"z"}
+
+
+def test_a_transform_after_an_escape_depends_on_it() -> None:
+    with an.record():
+        an.track(torch.ones(()), "z").item()
+        results = [
+            torch.func.vmap(lambda x: x * torch.ones(3).sum())(torch.ones(4)),
+            torch.func.grad(lambda x: (x * torch.ones(2)).sum())(torch.ones(2)),
+            torch.func.jacrev(lambda x: x.sin() * torch.ones(2))(torch.ones(2)),
+            torch.func.hessian(lambda x: (x**3 * torch.ones(2)).sum())(torch.ones(2)),
+        ]
+        assert [an.provenance_of(result) for result in results] == [{"z"}] * 4
