@@ -236,7 +236,9 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     watching.check(tracked(args, kwargs))
-    if any(True for _ in tracked(args, kwargs)):
+    # A class of its own decides for itself, or refuses.
+    is_ours = all(kind in _OURS or _is_passive(kind) for kind in types)
+    if is_ours and any(True for _ in tracked(args, kwargs)):
         result = dispatch(func, types, args, kwargs)
     else:
         result = func(*args, **kwargs)

@@ -139,7 +139,8 @@ def untrack(tensor: Tensor) -> Tensor:
     return alias(tensor) if isinstance(tensor, ProvenanceTensor) else tensor
 
 
-_layout: Any = Tensor.layout.__get__  # type: ignore[attr-defined]
+# The modes of the thread too, of which one looks operands up.
+_Disabled = torch._C.DisableTorchFunction
 
 
 def alias(tensor: Tensor) -> Tensor:
@@ -147,18 +148,19 @@ def alias(tensor: Tensor) -> Tensor:
 
     A sparse one has no views: with a history, it is a copy.
     """
-    try:
-        return cast(Tensor, run(Tensor.view_as, TYPES, (tensor, tensor), NO_KEYWORDS))
-    except RuntimeError:
-        if run(_layout, TYPES, (tensor,), NO_KEYWORDS) is torch.strided:
-            raise
-        twin = Tensor.clone if tensor.requires_grad else Tensor.detach
-        return cast(Tensor, run(twin, TYPES, (tensor,), NO_KEYWORDS))
+    with _Disabled():
+        try:
+            return tensor.view_as(tensor)
+        except RuntimeError:
+            if tensor.layout is torch.strided:
+                raise
+            return tensor.clone() if tensor.requires_grad else tensor.detach()
 
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function with tracking off: results are plain tensors."""
-    return run(function, TYPES, args, kwargs)
+    with _Disabled():
+        return function(*args, **kwargs)
 
 
 def _attributes_of(tensor: Tensor) -> dict[str, Any]:

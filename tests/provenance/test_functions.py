@@ -1,7 +1,7 @@
 """Autograd: what a pass returns, accumulates, hands to hooks or computes in Python is followed."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,12 +13,21 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
+from ancestral.provenance import watching
 from ancestral.trace.saved import CheckpointedDrawError
 from perturbation import check, gradients
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield  # the gradient of a leaf that lives on is watched
+    OLD.grad = None
+    watching.table.clear()
+    watching.unwatch()
 
 
 class Scaled(Function):

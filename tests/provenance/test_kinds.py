@@ -319,6 +319,18 @@ def test_a_class_that_cannot_carry_provenance_refuses_and_names_the_line(name: s
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_class_refuses_to_meet_what_is_tracked_while_storages_are_watched() -> None:
+    with an.record():
+        z, base = an.track(torch.ones(3), "z"), torch.zeros(3)
+        view = base[1:]
+        base.add_(z)
+        for name in ("meeting jagged", "meeting masked"):
+            with pytest.raises(UnsupportedTensorError):
+                REFUSED[name](z)
+        assert an.provenance_of(view * 1) == {"z"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_those_classes_work_where_nothing_is_tracked() -> None:
     with an.record():
         jagged = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
