@@ -21,10 +21,13 @@ Provenance([4, 3], z: 0 -)
 """
 
 import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 LOST = -1
 """No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
@@ -50,6 +53,11 @@ class Source:
     kink_of: "Source | None" = None
 
 
+_started = time.time_ns()
+alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
+"""The universes that somebody still refers to, by their token."""
+
+
 class Universe:
     """The sources that one recording can meet, each with its bit, and their provenances.
 
@@ -62,6 +70,7 @@ class Universe:
     """
 
     __slots__ = (
+        "__weakref__",
         "_bits",
         "_interned",
         "_lock",
@@ -72,12 +81,16 @@ class Universe:
         "serial",
         "sources",
         "state",
+        "token",
     )
     _serials = itertools.count()
 
     def __init__(self, owner: object = None) -> None:
         """Make an empty universe."""
         self.serial = next(Universe._serials)
+        # No other has the same, be it of another process or of a later one.
+        self.token = (os.getpid(), self.serial, _started)
+        alive[self.token] = self
         self.owner = owner
         self.state = "open"
         self.sources: list[Source] = []

@@ -277,7 +277,9 @@ def _watched(
     else:
         result = func(*args, **kwargs)
     decision = controlling()
-    if decision is not None and not _traits_of(func).is_attribute:
+    # A guard refuses what is tracked; what comes out of its block is marked as a whole.
+    is_inside = watching.is_guarded()
+    if decision is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, decision, args, kwargs)
     return result
 
