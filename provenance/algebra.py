@@ -122,9 +122,8 @@ class Universe:
         """Yield the sources in a bit set, oldest first."""
         return (self.sources[index] for index in indices(bits))
 
-    def origins(self, bits: int) -> Iterator[Source]:
-        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
-        foreign: list[Source] = []
+    def closure(self, bits: int) -> int:
+        """Return a bit set with all that the decisions in it rest on, directly or not."""
         seen, pending = 0, bits
         while pending:
             new, pending = pending & ~seen, 0
@@ -132,10 +131,17 @@ class Universe:
             for source in self.members(new):
                 if source.inflow is not None and source.universe is self:
                     pending |= source.inflow.bits
-                elif source.inflow is not None:
-                    foreign.extend(source.inflow.sources)
-        own = (s for s in self.members(seen) if s.inflow is None and s.kink_of is None)
-        return iter(dict.fromkeys((*own, *foreign)))
+        return seen
+
+    def origins(self, bits: int) -> Iterator[Source]:
+        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
+        found: list[Source] = []
+        for source in self.members(self.closure(bits)):
+            if source.inflow is None and source.kink_of is None:
+                found.append(source)
+            elif source.inflow is not None and source.universe is not self:
+                found.extend(source.inflow.sources)  # adopted from another recording
+        return iter(dict.fromkeys(found))
 
     def kink_of(self, source: Source) -> Source:
         """Return the kink of a source."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, alive, indices
+from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, alive
 from ancestral.provenance.linear import Form
 
 # Runs an op as if nobody overrode it: in C, and without a context manager.
@@ -67,9 +67,12 @@ class ProvenanceTensor(Tensor):
         """
         found = provenance(self)
         assert found is not None
-        known = tuple((index, found.universe.sources[index].name) for index in indices(found.bits))
-        plain = untrack(self)
-        return _rebuild, (plain, known, found.universe.token, _attributes_of(self))
+        universe = found.universe
+        kinked = {s.kink_of for s in universe.members(universe.closure(found.bits))}
+        known = tuple(
+            (universe.bit(s).bit_length() - 1, s.name, s in kinked) for s in found.sources
+        )
+        return _rebuild, (untrack(self), known, universe.token, _attributes_of(self))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Show the tensor as torch does, and the sources."""
@@ -172,17 +175,18 @@ _OURS = frozenset("_provenance _form _written _site _scored".split())
 
 def _rebuild(
     plain: Tensor,
-    known: tuple[tuple[int, str], ...],
+    known: tuple[tuple[int, str, bool], ...],
     token: tuple[int, int, int],
     attributes: dict[str, Any],
 ) -> Tensor:
     """Make a pickled tensor again, in its own recording if that is there."""
     home, elsewhere = alive.get(token), Universe()
     shape, found = tuple(plain.shape), elsewhere.intern(tuple(plain.shape), {})
-    for index, name in known:
+    for index, name, is_kinked in known:
         is_known = home is not None and index < len(home.sources)
         if home is not None and is_known and home.sources[index].name == name:
-            new = home.intern(shape, {(LOST,) * len(shape): 1 << index})
+            kink = home.bit(home.kink_of(home.sources[index])) if is_kinked else 0
+            new = home.intern(shape, {(LOST,) * len(shape): 1 << index | kink})
         else:  # drawn in the other process, or long ago
             new = elsewhere.of(Source(name, ()), shape)
         found = found.union(new)
