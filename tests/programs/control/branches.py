@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-any-return"
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ def a_loop_of_sampled_length(theta: Tensor) -> Tensor:
 def a_range_of_a_tensor(theta: Tensor) -> Tensor:
     n = roll(theta)
     loss = theta[0] * 0.2
-    for step in range(n):  # type: ignore[call-overload]
+    for step in range(n):
         loss = loss + num(0.5) * (step + 1)
     return loss
 
@@ -344,8 +345,6 @@ def an_attribute_chosen_by_name(theta: Tensor) -> Tensor:
 
 @control()
 def a_context_that_swallows(theta: Tensor) -> Tensor:
-    import contextlib
-
     loss = theta[1] * 0.7
     with contextlib.suppress(IndexError):
         [1, 2][int(roll(theta))]
@@ -371,5 +370,3 @@ def an_early_return_of_plain_tensors(theta: Tensor) -> Tensor:
     if z > 0:
         return low
     return high
-
-

@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-any-return"
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ def a_helper_function(theta: Tensor) -> Tensor:
 @trap
 def a_lambda(theta: Tensor) -> Tensor:
     z, w = coin(theta[0]), coin(theta[1])
-    pick = lambda *terms: terms[int(z)]  # noqa: E731
+    pick: Callable[..., Tensor] = lambda *terms: terms[int(z)]  # noqa: E731
     return pick(w * 1.3, w**2 - theta[1])
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import pickle
+import warnings
 
 import numpy as np
 import torch
@@ -110,7 +111,8 @@ def numpy_by_asarray(theta: Tensor) -> Tensor:
 
 @control(escapes=None)
 def a_ufunc(theta: Tensor) -> Tensor:
-    return torch.as_tensor(np.exp(coin(theta))).sum() * theta[1]
+    with warnings.catch_warnings(action="ignore"):  # of the way torch answers numpy
+        return torch.as_tensor(np.exp(coin(theta))).sum() * theta[1]
 
 
 @control()
@@ -227,13 +229,14 @@ def a_deep_copy(theta: Tensor) -> Tensor:
 
 @control()
 def dlpack(theta: Tensor) -> Tensor:
-    return torch.from_dlpack(coin(theta)) @ theta
+    return torch.utils.dlpack.from_dlpack(coin(theta)) @ theta
 
 
 @control()
 def a_storage(theta: Tensor) -> Tensor:
     z = coin(theta)
-    return theta[1] * z.storage()[0] + theta[0]
+    with warnings.catch_warnings(action="ignore"):  # of its age
+        return theta[1] * z.storage()[0] + theta[0]
 
 
 @control()

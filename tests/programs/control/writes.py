@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-any-return"
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
@@ -299,8 +300,6 @@ def numpy_written_in_place(theta: Tensor) -> Tensor:
 
 @control()
 def numpy_written_by_copy(theta: Tensor) -> Tensor:
-    import numpy as np
-
     buffer = zeros(2)
     np.copyto(buffer.numpy(), np.asarray(coin(theta)))
     return buffer.square() @ theta
