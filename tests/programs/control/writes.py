@@ -175,7 +175,7 @@ def a_set(theta: Tensor) -> Tensor:
 @control(escapes=None)
 def a_set_of_the_storage(theta: Tensor) -> Tensor:
     buffer = zeros(2)
-    buffer.set_(coin(theta).untyped_storage(), 0, (2,))
+    buffer.set_(coin(theta).untyped_storage(), 0, (2,), (1,))
     return buffer @ theta
 
 
