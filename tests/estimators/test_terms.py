@@ -521,7 +521,10 @@ def test_a_cost_that_was_rounded_on_the_way_is_a_cost_of_its_own() -> None:
             loss = (rounded(z) * 0.3).sum() + z / 3
         terms, constant = terms_of(loss)
         torch.testing.assert_close(
-            sum(term.value.sum().item() for term in terms) + constant, loss.item(), rtol=1e-6, atol=0
+            sum(term.value.sum().item() for term in terms) + constant,
+            loss.item(),
+            rtol=1e-6,
+            atol=0,
         )
 
 

@@ -14,10 +14,11 @@ other. Each name has a kind, so that every line runs. Names bound in a block end
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,9 +27,8 @@ from hypothesis.vendor.pretty import RepresentationPrinter
 from torch import Tensor
 from torch.distributions import Normal
 
+from programs.choose import Choose, by_hypothesis
 from programs.control.register import LOGITS, TABLE, coin, num, roll
-
-T = TypeVar("T")
 
 Kind = Literal["scalar", "vector", "buffer", "class", "int", "float", "array", "terms", "table"]
 """What a name stands for: tensors [], [2], [2] that may be written into, and an integer [] in 0..2;
@@ -38,7 +38,7 @@ at the least; a dictionary of scalars with the keys 0, 1, 2."""
 MOST_BITS = 5.0
 """The logarithm of the number of paths, but for the coin beside."""
 
-HELPERS = '''
+HELPERS = """
 def chosen(z, first, second):
     return first if z > 0 else second
 
@@ -59,23 +59,7 @@ class Box:
         self.held = held
         return self
 
-'''
-
-
-class Choose:
-    """Where the choices come from."""
-
-    def __init__(self, pick: Callable[[int], int]) -> None:
-        """Take a function that returns a number below the one it is given."""
-        self._pick = pick
-
-    def among(self, options: Sequence[T]) -> T:
-        """Return one of these."""
-        return options[self._pick(len(options))]
-
-    def below(self, bound: int) -> int:
-        """Return a number."""
-        return self._pick(bound)
+"""
 
 
 @dataclass(frozen=True)
@@ -85,7 +69,6 @@ class Name:
     text: str
     kind: Kind
     is_smooth: bool = False
-    is_random: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,10 +79,10 @@ class PythonProgram:
     features: frozenset[str]
     function: Callable[..., Tensor] = field(compare=False, repr=False)
 
-    def __call__(self, theta: Tensor) -> Tensor:
+    def __call__(self, *parameters: Tensor) -> Tensor:
         """Run beside a coin that has nothing to do with it: see `Control.program`."""
-        beside = 0.3 * coin(theta[1])
-        return self.function(theta) + beside
+        other = 0.3 * coin(parameters[0][1])
+        return self.function(*parameters) + other
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -136,10 +119,11 @@ class Writer:
         self.lines: list[str] = ["def program(theta):"]
         self.features: set[str] = set()
         self._names: list[Name] = [Name("theta[0]", "scalar"), Name("theta[1]", "scalar")]
+        self._drawn: set[str] = set()
         self._count = 0
         self._depth = 1
         self._loops = 0
-        self._bits = MOST_BITS
+        self._bits = MOST_BITS - choose.below(3)
 
     # Lines and names
 
@@ -149,13 +133,17 @@ class Writer:
 
     def bind(self, kind: Kind, text: str, *, is_smooth: bool = False, prefix: str = "") -> Name:
         """Bind a new name to an expression."""
-        drawn = {n.text for n in self._names if n.is_random}
-        is_random = prefix in ("z", "y") or not drawn.isdisjoint(re.findall(r"\w+", text))
-        name = Name(f"{prefix or kind[0]}{self._count}", kind, is_smooth, is_random)
+        name = Name(f"{prefix or kind[0]}{self._count}", kind, is_smooth)
         self._count += 1
+        self._note(name.text, text, is_drawn=prefix in ("z", "y"))
         self.line(f"{name.text} = {text}")
         self._names.append(name)
         return name
+
+    def _note(self, name: str, text: str, *, is_drawn: bool = False) -> None:
+        """Note whether a draw decides what a name stands for, now that it is bound to a text."""
+        if is_drawn or not self._drawn.isdisjoint(re.findall(r"\w+", text)):
+            self._drawn.add(name)
 
     def known(self, *kinds: Kind, is_smooth: bool = False) -> list[str]:
         """Return the names of these kinds, newest first; smooth ones where they may be used."""
@@ -192,6 +180,9 @@ class Writer:
         """Return a scalar tensor."""
         leaves = self.known("scalar", is_smooth=is_smooth)
         if depth == 0 or self.choose.below(3) == 0:
+            drawn = [name for name in leaves if name in self._drawn]
+            if drawn and self.choose.below(3):
+                return self.choose.among(drawn)
             return self.choose.among([*leaves, "theta[0]", f"num({self.number()})"])
         x = self.scalar(depth - 1, is_smooth=is_smooth)
 
@@ -252,7 +243,7 @@ class Writer:
 
     def looked_at(self, depth: int = 0) -> str:
         """Return a scalar that is worth a look: most often one that a draw decides."""
-        drawn = [n.text for n in reversed(self._names) if n.is_random and not n.is_smooth]
+        drawn = [n for n in self.known(*get_args(Kind)) if n in self._drawn]
         kinds = {n.text: n.kind for n in self._names}
         ways = {"scalar": "{}", "class": "{}", "vector": "{}[0]", "buffer": "{}[1]"}
         found = [ways[kinds[n]].format(n) for n in drawn if kinds[n] in ways]
@@ -265,7 +256,8 @@ class Writer:
         buffers = [f"{name}.clone()" for name in self.known("buffer")]
         leaves = [*self.known("vector"), *buffers, "theta"]
         if depth <= 0 or self.choose.below(3) == 0:
-            return self.choose.among(leaves)
+            drawn = [name for name in leaves if name.split(".")[0] in self._drawn]
+            return self.choose.among(drawn if drawn and self.choose.below(3) else leaves)
         x = self.vector(depth - 1)
         options: list[Callable[[], str]] = [
             lambda: f"({x} * {self.scalar(depth - 1)})",
@@ -302,7 +294,7 @@ class Writer:
             lambda: f"(1.5 if {self.truth(depth - 1)} else {self.number()})",
             lambda: f"round({self.looked_at()}.item(), 2)",
         ]
-        options += [lambda: f"float({name}.mean())" for name in self.known("array")]
+        options += [partial("float({}.mean())".format, name) for name in self.known("array")]
         self.features.add("escape")
         return self.choose.among(options)()
 
@@ -413,49 +405,60 @@ class Writer:
     def write(self) -> None:
         """Change something in place, or what a name stands for."""
         self.features.add("write")
-        options: list[Callable[[], str]] = []
-        for name in self.known("buffer"):
-            options += [
-                lambda b=name: f"{b}[{self.choose.below(2)}] = {self.scalar()}",
-                lambda b=name: f"{b}[{self.index()} % 2] = {self.scalar()}",
-                lambda b=name: f"{b}[{self.index()} % 2] += {self.number()}",
-                lambda b=name: f"{b}.add_({self.vector()})",
-                lambda b=name: f"{b}.copy_({self.vector()})",
-                lambda b=name: f"{b}.data.copy_({self.vector()})",
-                lambda b=name: f"{b}.fill_({self.float()})",
-                lambda b=name: f"{b}[{self.vector(0)} > 0] = {self.number()}",
-                lambda b=name: f"{b}[{self.scalar(0)}.gt(0.5).long()] = {self.scalar(1)}",
-                lambda b=name: f"{b}.detach().zero_().add_({self.vector()}.detach())",
-                lambda b=name: f"torch._foreach_add_([{b}], [{self.vector()}])",
-                lambda b=name: f"{b}.detach().numpy()[0] = {self.float()}",
-                lambda b=name: f"{b}.masked_fill_({self.vector(0)} > 0, {self.number()})",
-            ]
-        for name in self.known("array"):
-            options += [lambda a=name: f"{a}[{self.index(0)} % 2] = {self.float()}"]
-        for name in self.known("terms"):
-            options += [
-                lambda t=name: f"{t}.append({self.scalar()})",
-                lambda t=name: f"{t}[{self.index()} % 2] = {self.scalar(1)}",
-                lambda t=name: f"{t}.reverse()",
-                lambda t=name: f"{t}[0], {t}[1] = {t}[1], {t}[0]",
-                lambda t=name: f"{t}.insert({self.index()}, {self.scalar(1)})",
-            ]
-        for name in self.known("table"):
-            options += [
-                lambda t=name: f"{t}[{self.index()}] = {self.scalar(1)}",
-                lambda t=name: f"{t}.update({{1: {self.scalar(1)}}})",
-            ]
-        rebound = [n for n in self.known("scalar") if n.startswith("s")]
-        for name in rebound:
-            options += [
-                lambda s=name: f"{s} = {self.scalar()}",
-                lambda s=name: f"{s} = {s} * {self.number()}",
-            ]
-        counters = [n for n in self.known("float") if n.startswith("f")]
-        for name in counters:
-            options += [lambda f=name: f"{f} += {self.float()}"]
-        if options:
-            self.line(self.choose.among(options)())
+        ways: dict[Kind, Callable[[str], list[Callable[[], str]]]] = {
+            "buffer": self._into_buffer,
+            "array": lambda a: [lambda: f"{a}[{self.index(0)} % 2] = {self.float()}"],
+            "terms": self._into_terms,
+            "table": self._into_table,
+            "float": lambda f: [lambda: f"{f} += {self.float()}"],
+            "scalar": lambda s: [
+                lambda: f"{s} = {self.scalar()}",
+                lambda: f"{s} = {s} * {self.number()}",
+            ],
+        }
+        # A draw keeps its name, and so do parameters.
+        targets = [
+            (ways[n.kind], n.text)
+            for n in self._names
+            if n.kind in ways and n.text[0] not in "zy" and n.text.isidentifier()
+        ]
+        if targets:
+            way, name = self.choose.among(targets)
+            text = self.choose.among(way(name))()
+            self._note(name, text)
+            self.line(text)
+
+    def _into_buffer(self, b: str) -> list[Callable[[], str]]:
+        return [
+            lambda: f"{b}[{self.choose.below(2)}] = {self.scalar()}",
+            lambda: f"{b}[{self.index()} % 2] = {self.scalar()}",
+            lambda: f"{b}[{self.index()} % 2] += {self.number()}",
+            lambda: f"{b}.add_({self.vector()})",
+            lambda: f"{b}.copy_({self.vector()})",
+            lambda: f"{b}.data.copy_({self.vector()})",
+            lambda: f"{b}.fill_({self.float()})",
+            lambda: f"{b}[{self.vector(0)} > 0] = {self.number()}",
+            lambda: f"{b}[{self.looked_at()}.gt(0.5).long()] = {self.scalar(1)}",
+            lambda: f"{b}.detach().zero_().add_({self.vector()}.detach())",
+            lambda: f"torch._foreach_add_([{b}], [{self.vector()}])",
+            lambda: f"{b}.detach().numpy()[0] = {self.float()}",
+            lambda: f"{b}.masked_fill_({self.vector(0)} > 0, {self.number()})",
+        ]
+
+    def _into_terms(self, t: str) -> list[Callable[[], str]]:
+        return [
+            lambda: f"{t}.append({self.scalar()})",
+            lambda: f"{t}[{self.index()} % 2] = {self.scalar(1)}",
+            lambda: f"{t}.reverse()",
+            lambda: f"{t}[0], {t}[1] = {t}[1], {t}[0]",
+            lambda: f"{t}.insert({self.index()}, {self.scalar(1)})",
+        ]
+
+    def _into_table(self, t: str) -> list[Callable[[], str]]:
+        return [
+            lambda: f"{t}[{self.index()}] = {self.scalar(1)}",
+            lambda: f"{t}.update({{1: {self.scalar(1)}}})",
+        ]
 
     def term(self) -> None:
         """Add to the loss."""
@@ -528,8 +531,10 @@ class Writer:
         name = f"s{self._count}"
         self._count += 1
         kept = len(self._names)
+        over = self.vector(0)
         self._names.append(Name(name, "scalar"))
-        self._repeat(f"for {name} in {self.vector(0)}:", 2, size)
+        self._note(name, over)
+        self._repeat(f"for {name} in {over}:", 2, size)
         del self._names[kept:]
 
     def _repeat(self, head: str, most: int, size: int, first: str = "") -> None:
@@ -571,25 +576,25 @@ class Writer:
 
     def statements(self, size: int) -> None:
         """Write some statements."""
+        simple: list[Callable[[], None]] = [
+            self.term,
+            self.draw,
+            self.definition,
+            self.write,
+            self.write,
+        ]
+        blocks: list[Callable[[int], None]] = [
+            self.branch,
+            self.branch,
+            self.loop,
+            self.bounded_while,
+            self.iteration,
+            self.attempt,
+            self.matching,
+        ]
+        options = [*simple]
+        options += [partial(block, size - 1) for block in blocks if size > 1]
         for _ in range(1 + self.choose.below(size)):
-            nested = size - 1
-            options: list[Callable[[], None]] = [
-                self.term,
-                self.draw,
-                self.definition,
-                self.write,
-                self.write,
-            ]
-            if nested > 0:
-                options += [
-                    lambda: self.branch(nested),
-                    lambda: self.branch(nested),
-                    lambda: self.loop(nested),
-                    lambda: self.bounded_while(nested),
-                    lambda: self.iteration(nested),
-                    lambda: self.attempt(nested),
-                    lambda: self.matching(nested),
-                ]
             self.choose.among(options)()
 
     def program(self) -> PythonProgram:
@@ -606,7 +611,13 @@ class Writer:
         return compiled("\n".join(self.lines) + "\n", frozenset(self.features))
 
 
+def beside(theta: Tensor) -> Tensor:
+    """Return the gradient of the expected cost of the coin beside every program."""
+    p = theta[1].detach().sigmoid()
+    return torch.stack([torch.zeros_like(p), 0.3 * p * (1 - p)])
+
+
 @st.composite
 def python_programs(draw: st.DrawFn) -> PythonProgram:
     """Draw a program in Python."""
-    return Writer(Choose(lambda bound: draw(st.integers(0, bound - 1)))).program()
+    return Writer(by_hypothesis(draw)).program()
