@@ -8,6 +8,7 @@ from programs.verdict import verdict_on
 SHARDS, EXAMPLES = 4, 75
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_mean_is_the_exact_gradient(shard: int) -> None:
     @settings(
