@@ -363,7 +363,7 @@ def only_what_was_compared_before(theta: Tensor) -> Tensor:
     return loss
 
 
-@control(is_regardless=False)
+@control()
 def an_early_return_of_plain_tensors(theta: Tensor) -> Tensor:
     z = coin(theta[0])
     low, high = theta[1] ** 2, theta[1] + 3

@@ -113,7 +113,7 @@ def a_rollout_in_an_environment(theta: Tensor) -> Tensor:
     return loss
 
 
-@control(is_regardless=False)
+@control()
 def a_discounted_return_of_python(theta: Tensor) -> Tensor:
     """The discount is a product of numbers that the draws decide."""
     loss, discount = num(0.0), 1.0

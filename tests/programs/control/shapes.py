@@ -44,7 +44,7 @@ def a_mask_of_bytes(theta: Tensor) -> Tensor:
     return theta[1] * len(z[(z > 0) & (z == z)])
 
 
-@control()
+@control(decides=False)
 def a_mask_of_constants(theta: Tensor) -> Tensor:
     values = torch.tensor([0.4, -1.7], dtype=torch.float64)
     return values[coin(theta).bool()].sum() * theta[1]
