@@ -7,11 +7,12 @@ import pytest
 import torch
 from programs.control.register import CONTROL, Control, coin
 from programs.control.rollouts import BY_HAND
+from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators.surrogate import LossError, backward
+from ancestral.estimators.problem import LossError
+from ancestral.estimators.surrogate import backward
 from ancestral.provenance.control import control_scope
-from ancestral.provenance.escapes import EscapeError
 from ancestral.trace.record import record
 from oracles import (
     Estimate,
@@ -92,13 +93,6 @@ def test_ignore_is_biased_where_something_is_decided(name: str) -> None:
 def test_ignore_is_exact_where_nothing_is_decided(name: str) -> None:
     found, expected = outcome(CONTROL[name], "ignore")
     assert is_exact(found.mean, expected)
-
-
-def is_refusal(error: BaseException | None) -> bool:
-    """Return whether an error is an `EscapeError`, or was caused by one."""
-    while error is not None and not isinstance(error, EscapeError):
-        error = error.__cause__
-    return error is not None
 
 
 def refusals(control: Control) -> list[bool]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from programs.control.register import coin, coins, control, num, roll
+from ancestral.provenance.control import control_scope
+from programs.control.register import TABLE, coin, coins, control, num, roll
 
 
 @control()
@@ -370,3 +371,28 @@ def an_early_return_of_plain_tensors(theta: Tensor) -> Tensor:
     if z > 0:
         return low
     return high
+
+
+@control(escapes=None)
+def an_index_that_is_too_large(theta: Tensor) -> Tensor:
+    place = coin(theta[0]).long()
+    try:
+        return TABLE[:1][place] * theta[1]
+    except IndexError:
+        return theta[1] * 3
+
+
+@control()
+def draws_in_a_scope(theta: Tensor) -> Tensor:
+    """What outlives the block is a draw alone, which knows what its own parameter depends on."""
+    first, second = Bernoulli(logits=num(1.5)), Bernoulli(logits=num(-0.7))
+    with control_scope():
+        w = (first if coin(theta[0]) > 0 else second).sample()
+    return (w - 0.2) ** 2 * 3 + theta[1]
+
+
+@control()
+def tensors_in_a_scope(theta: Tensor) -> Tensor:
+    with control_scope():
+        scale = num(1.5) if coin(theta[0]) > 0 else num(-0.7)
+    return scale * theta[1]

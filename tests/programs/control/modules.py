@@ -121,6 +121,13 @@ def a_bag_of_embeddings(theta: Tensor) -> Tensor:
     return F.embedding_bag(rows, TABLE.reshape(4, 1), mode="sum").sum() * theta[1]
 
 
+@state
+def a_renormalized_bag_of_embeddings(theta: Tensor) -> Tensor:
+    table = torch.arange(6.0, dtype=torch.float64).reshape(3, 2)
+    F.embedding_bag(roll(theta).reshape(1, 1), table, mode="sum", max_norm=1.0)
+    return table.sum() * theta[1]
+
+
 @control()
 def one_of_several_modules(theta: Tensor) -> Tensor:
     experts = nn.ModuleList([nn.Tanh(), nn.Softplus(), nn.Sigmoid()])

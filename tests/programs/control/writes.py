@@ -369,3 +369,17 @@ def a_bernoulli_written_elsewhere(theta: Tensor) -> Tensor:
     alias = buffer.view(2, 1)
     buffer.zero_().add_(coin(theta)).mul_(2).clamp_(max=1.5)
     return alias[:, 0] @ theta
+
+
+@write
+def the_data_of_a_draw(theta: Tensor) -> Tensor:
+    buffer = coin(theta)
+    buffer.data = 2 * coin(-theta)
+    return buffer @ theta
+
+
+@write
+def an_activation_of_a_term(theta: Tensor) -> Tensor:
+    x = coin(theta) - 0.3
+    F.relu(x, inplace=True)
+    return x.sum() + theta[1] ** 2
