@@ -19,8 +19,8 @@ from torch import Tensor
 from ancestral.estimators import problem
 from ancestral.estimators.surrogate import backward
 from ancestral.provenance import escapes, propagation, side_writes, watching, writes
+from ancestral.trace import opaque, scalars, transforms
 from ancestral.trace import record as recording
-from ancestral.trace import scalars, transforms
 from ancestral.trace.record import record
 from oracles import (
     Parameters,
