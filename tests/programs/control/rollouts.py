@@ -54,8 +54,9 @@ def patience(theta: Tensor) -> list[tuple[Tensor, Tensor]]:
     for k in range(4):
         policy = Bernoulli(logits=theta[k % 2])
         action = policy.sample()
+        is_over = action.item() == 0
         steps.append((policy.log_prob(action), num(1.5 if k == 3 else -0.2) - action))
-        if action == 0:
+        if is_over:
             break
     return steps
 
