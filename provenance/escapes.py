@@ -22,27 +22,35 @@ from ancestral.provenance.algebra import Provenance
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+hidden = [_TORCH, os.path.dirname(os.path.abspath(__file__)) + os.sep]
+"""Where the files lie that let values out for those who called them."""
 
 ESCAPES = frozenset(
     # to Python and to other libraries
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
     # to a shape
-    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc".split()
+    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq".split()
 )
 
 
 def may_escape(name: str) -> bool:
     """Return whether a function of this name can let values out."""
-    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where")
+    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where", "one_hot")
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function lets values out: to Python, or into the shape of its result."""
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any(_is_tracked(item) and item.dtype in _MASKS for item in index)
+        return any(_is_tracked(item) and item.dtype in _MASKS for item in index) or any(
+            _is_tracked(end)
+            for item in index
+            if isinstance(item, slice)
+            for end in (item.start, item.stop, item.step)
+        )
+    if name == "one_hot":
+        return (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
     if name in _BY_SECOND:
         return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
     return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
@@ -50,7 +58,7 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
 
 _MASKS = (torch.bool, torch.uint8)
 # Functions whose result has a shape that the values of their second operand decide.
-_BY_SECOND = frozenset({"masked_select", "repeat_interleave"})
+_BY_SECOND = frozenset({"masked_select", "repeat_interleave", "tensor_split"})
 
 
 def _is_tracked(value: Any) -> bool:
@@ -90,7 +98,7 @@ def _caller(frame: FrameType | None) -> FrameType | None:
         filename = frame.f_code.co_filename
         if filename.startswith(_DISTRIBUTIONS):
             return None
-        if not filename.startswith((_TORCH, _HERE)):
+        if not filename.startswith(tuple(hidden)):
             return frame
         frame = frame.f_back
     return None

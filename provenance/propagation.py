@@ -145,7 +145,10 @@ def dispatch(
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:
-            return run_write(func, types, args, kwargs, written)
+            result = run_write(func, types, args, kwargs, written)
+            if traits.may_escape and is_escape(func.__name__, args, kwargs):
+                escape(tracked(args, kwargs))
+            return result
     result = run(func, types, args, kwargs)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs))

@@ -127,7 +127,16 @@ def untrack(tensor: Tensor) -> Tensor:
 
 def alias(tensor: Tensor) -> Tensor:
     """Return a plain tensor on the same data and autograd history."""
-    return cast(Tensor, run(Tensor.view_as, TYPES, (tensor, tensor), NO_KEYWORDS))
+    if run(_read_layout, TYPES, (tensor,), NO_KEYWORDS) is torch.strided:
+        return cast(Tensor, run(Tensor.view_as, TYPES, (tensor, tensor), NO_KEYWORDS))
+    # Sparse tensors have no views: one with a history is copied, for the history's sake.
+    has_history = run(_read_requires_grad, TYPES, (tensor,), NO_KEYWORDS)
+    return cast(Tensor, run(_copy if has_history else _share, TYPES, (tensor,), NO_KEYWORDS))
+
+
+_read_layout: Any = vars(torch._C.TensorBase)["layout"].__get__  # pyright: ignore[reportPrivateUsage]
+_read_requires_grad: Any = vars(torch._C.TensorBase)["requires_grad"].__get__  # pyright: ignore[reportPrivateUsage]
+_copy, _share = Tensor.clone, Tensor.detach
 
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -22,6 +22,7 @@ from torch.distributions import (
     constraints,
 )
 
+from ancestral.provenance.escapes import escape, hidden
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.naming import Place, place
@@ -119,6 +120,20 @@ _CAUGHT: dict[Any, Callable[..., _Draw]] = {
 }
 
 
+def _read_number(tensor: Tensor | float) -> Any:
+    """Read the number in a tensor: an escape where torch takes it as a number out of our sight.
+
+    ``torch.add(x, y, alpha=z)`` is handed to nobody if nothing but ``z`` is tracked. Within an op
+    that is followed, tracking is off, and its result depends on all its arguments anyway.
+    """
+    if not isinstance(tensor, Tensor):
+        return tensor  # a constant of a traced function
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY)):
+        if torch._C._is_torch_function_enabled():
+            escape(found for found in [provenance(tensor)] if found is not None)
+        return raw(_aten._local_scalar_dense.default, tensor)
+
+
 def _innermost(tensor: Tensor) -> Tensor:
     """Return the tensor that the transforms of `torch.func` have wrapped."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -171,6 +186,7 @@ class _Dispatcher(Interceptor):
             library = _Library("aten", "IMPL", _KEY_NAME)
             for op, described in _CAUGHT.items():
                 library.impl(op.name(), _kernel(op, described))
+            library.impl("aten::_local_scalar_dense", _read_number)
             self._libraries = [through, library]
         torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
 
@@ -180,4 +196,5 @@ class _Dispatcher(Interceptor):
             torch._C._dispatch_tls_set_dispatch_key_included(_KEY, False)
 
 
+hidden.append(__file__)
 interceptors.append(_Dispatcher())
