@@ -20,6 +20,7 @@ from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
     ProvenanceTensor,
+    alias,
     attach,
     provenance,
     run,
@@ -73,7 +74,7 @@ def propagate(
             key.append(item._provenance)
         elif kind is Tensor or kind is nn.Parameter:
             if item is result:
-                return result
+                return _returned(func, args, kwargs, result)
             key.append(item.shape)
         elif kind in ATOMS:
             key.append(item)
@@ -169,8 +170,10 @@ def _run_besides(
 
 def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
     """Give the tensors of a result their provenance."""
-    if type(result) is Tensor:
-        if not _is_any(result, args, kwargs):
+    if type(result) in _KINDS:
+        if _is_any(result, args, kwargs):
+            return _returned(func, args, kwargs, result)
+        if type(result) is Tensor:
             found = infer(func, tuple(result.shape), args, kwargs)
             if found is not None and found.universe.state != "settled":
                 attach(result, found)
@@ -187,6 +190,22 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             elif isinstance(item, (tuple, list)):
                 _follow(func, args, kwargs, item)
     return result
+
+
+def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Return an argument that a function gave back; where others chose it, an alias that says so."""
+    found = infer(func, tuple(run(Tensor.size, TYPES, (result,), NO_KEYWORDS)), args, kwargs)
+    if found is None or found.universe.state == "settled":
+        return result
+    known = provenance(result)
+    if known is None:
+        return attach(alias(result), found)
+    both = known.union(found)
+    is_more = both.universe is not known.universe or both.bits != known.bits
+    return attach(alias(result), both) if is_more else result
+
+
+_KINDS = (Tensor, ProvenanceTensor)
 
 
 def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
