@@ -254,7 +254,7 @@ class Check:
         x = self.tensors[index]
         regions = [None, *(r for _, r in single_elements(tuple(x.shape), 3))]
         for region in regions if x.layout == torch.strided else [None]:
-            for new in perturbations(x, region):
+            for new in perturbations(x, region, self.call.is_finite):
                 moved = self._moved(index, new)
                 if moved is None:
                     continue
@@ -288,7 +288,7 @@ class Check:
     ) -> bool:
         """Return whether a change in a region stays where it is claimed to stay."""
         before = self.before[leaf]
-        for new in perturbations(self.tensors[index], region):
+        for new in perturbations(self.tensors[index], region, self.call.is_finite):
             moved = self._moved(index, new)
             if moved is None:
                 continue

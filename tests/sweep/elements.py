@@ -21,7 +21,9 @@ def dense(tensor: Tensor) -> Tensor:
     return plain.resolve_conj().resolve_neg()
 
 
-def perturbations(tensor: Tensor, region: Tensor | None = None) -> Iterator[Tensor]:
+def perturbations(
+    tensor: Tensor, region: Tensor | None = None, is_finite: bool = False
+) -> Iterator[Tensor]:
     """Yield copies of a tensor that differ from it, everywhere or within a region.
 
     Numbers move a little and a lot, change sign, become zero, infinite and undefined; integers also
@@ -31,6 +33,8 @@ def perturbations(tensor: Tensor, region: Tensor | None = None) -> Iterator[Tens
         yield from _unusual(tensor)
         return
     for moved in _moved(tensor):
+        if is_finite and not moved.isfinite().all():
+            continue
         new = moved.to(tensor.dtype)
         yield new if region is None else torch.where(region, new, tensor)
 

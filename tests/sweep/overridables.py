@@ -64,7 +64,7 @@ def called(name: str) -> Findings:
     with quiet(), spying(findings.functions):
         for args in arguments():
             before = findings.follows
-            if check(Call(name, function, args, {}), sources, findings):
+            if check(Call(name, function, args, {}, is_finite=True), sources, findings):
                 ran += findings.follows or before
             if ran == _ENOUGH:
                 break
