@@ -29,6 +29,7 @@ from ancestral.provenance.tensor import (
     untrack,
 )
 from ancestral.provenance.tensor import track as track_in
+from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Node, factorized
@@ -74,6 +75,7 @@ class Trace(Mapping[str, Node]):
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
+        self.audited: Audited | None = None  # set when a recording with an audit ends
         self.universe = Universe(owner=self) if universe is None else universe
 
     # Two traces with the same nodes are two recordings still.
@@ -253,11 +255,21 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
     Inside another recording, draws go into both traces, which share their sources: a gradient
     always sees the outermost one.
+
+    An audit follows every op of the block a second time, below the tensors: through scripted code,
+    backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
+    model does anything that the recording loses. It sees what this thread does within the block;
+    `Trace.audited` says how much that was.
+
+    Args:
+        audit: raise `AuditError` where a dependency is lost, with the op and the line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, audit: bool = False) -> None:
         """Make a recording that has not begun."""
         self._trace: Trace | None = None
+        self._is_audited = audit
+        self._auditor: Auditor | None = None
 
     def __enter__(self) -> Trace:
         """Begin, and return the trace."""
@@ -275,6 +287,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 interceptor.leave()
             raise
         local.traces.append(trace)
+        if self._is_audited and local.audit is None:
+            self._auditor = local.audit = Auditor(trace.universe)
+            self._auditor.begin()
         return trace
 
     def __exit__(
@@ -285,9 +300,16 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     ) -> None:
         """End, and leave torch as it was; the trace stays readable."""
         assert self._trace is not None
-        local.traces.remove(self._trace)
-        for interceptor in reversed(interceptors):
-            interceptor.leave()
+        try:
+            if self._auditor is not None and error is None:
+                self._trace.audited = self._auditor.finish()
+        finally:
+            if self._auditor is not None:
+                self._auditor.end()
+                local.audit = None
+            local.traces.remove(self._trace)
+            for interceptor in reversed(interceptors):
+                interceptor.leave()
 
 
 def draw(
@@ -334,6 +356,8 @@ def draw(
         trace.add(node)
     attach(shown, outermost.universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
+    if local.audit is not None:
+        local.audit.drawn(node, held, value, shown)
     return shown
 
 
@@ -359,6 +383,8 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     )
     for trace in local.traces:
         trace.add(node)
+    if local.audit is not None:
+        local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
         density._scored, density._form = node, None
 
@@ -393,6 +419,8 @@ def declare(name: str, value: Tensor) -> None:
     )
     for trace in local.traces:
         trace.add(node)
+    if local.audit is not None:
+        local.audit.declared(node)
 
 
 def _independent(fn: Distribution, size: Shape) -> Shape:

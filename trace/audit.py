@@ -1,0 +1,364 @@
+"""Audit: the same run followed twice, once by tensors and once below them, and compared.
+
+A tensor that remembers its sources sees torch functions and nothing beneath. While an audit is on,
+`ancestral.provenance.memory` follows the bytes as well, through every op of torch's dispatcher. What
+a user's code is given and hands on must carry all that its bytes depend on; every draw and declared
+cost must have all of it for parents; and what leaves for Python, or is drawn from a parameter, must
+have been noted. What a tensor claims beyond its bytes must have one of the reasons in `EXPLAINED`.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ancestral.provenance.algebra import Source, Universe
+from ancestral.provenance.memory import Following, Memory, Sources, Step, storage_of, tensors_of
+from ancestral.provenance.tensor import provenance
+from ancestral.trace.calls import Call, call, is_metadata, spelled
+from ancestral.trace.findings import (
+    FLOWS_UNSEEN,
+    LEAVES,
+    PARAMETERS,
+    SHAPED_BY_NUMBERS,
+    AuditError,
+    read_of,
+)
+from ancestral.trace.modes import pop_dispatch_mode, pop_function_mode
+from ancestral.trace.naming import Location
+from ancestral.trace.node import Node
+from ancestral.trace.parameters import Held
+from ancestral.trace.stack import local
+
+EXPLAINED: Mapping[str, str] = {
+    "operand": "an op without a rule depends on all that it is given, also where only a shape or "
+    "one of several results does",
+    "control": "after an escape, Python may have chosen whatever is computed",
+    "around": "a draw that happens out of sight may depend on all that went in there",
+}
+"""Why a tensor may carry more sources than its bytes depend on; all of it costs variance only."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit without a finding has compared."""
+
+    ops: int
+    sources: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.ops} ops and {self.sources} sources compared, and nothing was lost"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    op: str
+    location: Location
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Something that must have been noted by the time the call that it happened in is over."""
+
+    op: str
+    location: Location
+    sources: Sources
+    address: int | None = None
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A call whose results are not marked yet: operators mark them when the call is over."""
+
+    op: str
+    location: Location
+    results: tuple[Any, ...]  # weak references
+    claims: frozenset[Source]
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self._run = run
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self._run(func, args, kwargs or {})
+
+
+class Auditor:
+    """Follows a recording a second time, and raises where the two accounts differ."""
+
+    def __init__(self, universe: Universe) -> None:
+        """Make an auditor of the recording that owns `universe`."""
+        self._universe = universe
+        self._memory = Memory()
+        self._following = Following(self._memory, self._origin, self._look, self._is_due)
+        self._functions = _Functions(self._run)
+        self._made: list[_Made] = []
+        self._escapes: list[_Finding] = []
+        self._draws: list[_Finding] = []
+        self._results: list[Any] = []  # weak references to what user code was given
+        self._compared: set[Source] = set()
+        self._ops = 0
+
+    def begin(self) -> None:
+        """Start to follow the ops of this thread."""
+        self._following.__enter__()
+        self._functions.__enter__()
+
+    def end(self) -> None:
+        """Stop, and leave torch's modes as they were."""
+        pop_function_mode(self._functions)
+        pop_dispatch_mode(self._following)
+
+    def finish(self) -> Audited:
+        """Compare what is still there, and say how much was compared.
+
+        Raises:
+            AuditError: if the accounts differ.
+        """
+        with torch._C.DisableTorchFunction():
+            self._settle()
+            for reference in self._results:
+                tensor = reference()
+                if tensor is not None:
+                    self._compare(tensor)
+        return Audited(self._ops, len(self._compared))
+
+    # What the recording tells.
+
+    def drawn(self, node: Node, held: Iterable[Held], value: Tensor, shown: Tensor) -> None:
+        """Compare the parents of a draw, and let its value depend on its own site alone."""
+        with torch._C.DisableTorchFunction():
+            address = _address(value)
+            direct = [draw for draw in self._draws if draw.address == address]
+            self._draws = [draw for draw in self._draws if draw.address != address]
+            drawn = [draw.sources for draw in direct] or [self._memory.of(value)]
+            self._inflow(node, [t for t, _ in held], drawn)
+            own: Sources = {node.source: _Origin(f"the draw of {node.name!r}", node.location)}
+            storage = storage_of(value)
+            is_shared = any(_address(t) == address for t, _ in held)
+            is_whole = storage is None or storage.nbytes() == value.numel() * value.itemsize
+            if not is_shared and is_whole:
+                self._memory.renew(shown, own)
+                return
+            if not is_shared:
+                self._memory.add(shown, own)
+            self._memory.vouch(shown, own)
+
+    def observed(self, node: Node, held: Iterable[Held]) -> None:
+        """Compare the parents of an observation."""
+        with torch._C.DisableTorchFunction():
+            self._inflow(node, [t for t, _ in held], [])
+
+    def declared(self, node: Node) -> None:
+        """Compare the parents of a cost."""
+        with torch._C.DisableTorchFunction():
+            self._inflow(node, [node.value], [])
+
+    def _inflow(self, node: Node, held: list[Tensor], more: list[Sources]) -> None:
+        if not self._is_open():
+            return
+        known = frozenset(() if node.inflow is None else node.inflow.sources)
+        needed = {s for found in [*map(self._memory.of, held), *more] for s in found}
+        self._compared |= needed
+        lost = self._unexplained(needed - known - {node.source})
+        if lost:
+            raise AuditError(
+                f"the {'cost' if node.type == 'cost' else 'site'} {node.name!r}",
+                node.location,
+                lost,
+                "has parameters or a value that depend on",
+                "which is not among its parents",
+            )
+
+    # What torch does.
+
+    def _is_open(self) -> bool:
+        return self._universe.state != "settled"
+
+    def _is_due(self) -> bool:
+        # Once a gradient was asked for, what autograd computes is that gradient, and a constant.
+        is_backward = torch._C._current_graph_task_id() != -1
+        return self._is_open() and not (is_backward and self._universe.state == "used")
+
+    def _origin(self, op: Any) -> _Origin:
+        return _Origin(str(op), call().location)
+
+    def _look(self, step: Step) -> None:
+        """Note reads and draws, which the recording must know of soon."""
+        if not self._is_due():
+            return
+        read = read_of(step, self._memory)
+        if read:
+            where = call()
+            if not (where.is_internal or where.is_check):
+                self._escapes.append(_Finding(step.name, where.location, read))
+        chosen = PARAMETERS.get(step.name)
+        if chosen is not None and not local.is_inside:
+            parameters = list(tensors_of([step.args[i] for i in chosen], {}))
+            sources = {s: at for t in parameters for s, at in self._memory.of(t).items()}
+            if sources or any(t.requires_grad for t in parameters):
+                address = _address(step.results[0])
+                self._draws.append(_Finding(step.name, call().location, sources, address))
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a torch function of the user's code, and compare before and after."""
+        if is_metadata(func):
+            return func(*args, **kwargs)
+        where = call()
+        is_hidden = where.is_internal or torch._C._current_graph_task_id() != -1
+        if is_hidden or not self._is_open():
+            result = func(*args, **kwargs)
+            if where.is_alias:  # of the same data, with another provenance on purpose
+                with torch._C.DisableTorchFunction():
+                    self._memory.vouch(result)
+            return result
+        is_marked = torch._C._is_torch_function_enabled()  # else by an operator, after this call
+        with torch._C.DisableTorchFunction():
+            self._settle()
+            given = list(tensors_of(args, kwargs))
+            for tensor in given:
+                self._compare(tensor)
+            claims = frozenset(s for tensor in given for s in _claims(tensor))
+            read = _union(self._memory.of(t) for t in given) if _lets_out(func) else {}
+        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            self._after(func, where, given, result, claims, read, is_marked)
+        return result
+
+    def _after(
+        self,
+        func: Any,
+        where: Call,
+        given: list[Tensor],
+        result: Any,
+        claims: frozenset[Source],
+        read: Sources,
+        is_marked: bool,
+    ) -> None:
+        self._ops += 1
+        name = spelled(func)
+        fresh = [t for t in tensors_of((result,), {}) if not any(t is x for x in given)]
+        if getattr(func, "__name__", "") in FLOWS_UNSEEN:
+            unseen = _union(self._memory.of(t) for t in given)
+            for tensor in fresh:
+                self._memory.claim(tensor, unseen)
+        if read:
+            self._escapes.append(_Finding(name, where.location, read))
+        if fresh and getattr(func, "__name__", "") not in SHAPED_BY_NUMBERS:
+            carried = frozenset.intersection(*[_claims(t) for t in fresh])
+            if is_marked:  # a number that an op has read reached all of its results
+                self._escapes = [e for e in self._escapes if not e.sources.keys() <= carried]
+        made = _Made(name, where.location, tuple(map(weakref.ref, [*fresh, *given])), claims)
+        self._results.extend(map(weakref.ref, fresh))
+        self._made.append(made)
+        if is_marked:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Compare what was made, and look whether what happened meanwhile was noted."""
+        pending, self._made = self._made, []
+        for made in pending:
+            for reference in made.results:
+                tensor = reference()
+                if tensor is not None:
+                    self._compare(tensor, made)
+        escapes, self._escapes = self._escapes, []
+        for escape in escapes:
+            self._require_noted(escape)
+        draws, self._draws = self._draws, []
+        for draw in draws:
+            raise AuditError(
+                draw.op,
+                draw.location,
+                draw.sources,
+                "drew, where no recording sees it, from parameters that are learned or depend on",
+                "and its score is missing; draw outside of autograd.Function and scripted code",
+            )
+
+    def _require_noted(self, escape: _Finding) -> None:
+        here = escape.location
+        noted = {
+            name
+            for known in self._universe.escapes
+            if (known.filename, known.line) == (here.filename, here.line)
+            for name in known.sources
+        }
+        sources = {s for s in escape.sources if s.universe is self._universe}
+        lost = {s for s in sources if s.name not in noted}
+        if lost and self._is_open():
+            raise AuditError(
+                escape.op,
+                here,
+                lost,
+                "let out to Python, or into a shape, a value that depends on",
+                "and the recording did not note the escape",
+            )
+
+    def _compare(self, tensor: Tensor, made: _Made | None = None) -> None:
+        """Compare what a tensor claims with what its bytes depend on."""
+        if not self._is_open():
+            return
+        claims, below = _claims(tensor), self._memory.of(tensor)
+        self._compared |= below.keys()
+        lost = self._unexplained(below.keys() - claims)
+        if lost:
+            origin = next(below[s] for s in lost) if made is None else made
+            raise AuditError(
+                origin.op,
+                origin.location,
+                lost,
+                "left a value in memory that depends on",
+                "and the tensor does not carry it",
+            )
+        extra = claims - below.keys()
+        if extra and made is not None:
+            invented = self._unexplained(extra - made.claims)
+            if invented:
+                raise AuditError(
+                    made.op,
+                    made.location,
+                    invented,
+                    "gave a tensor that carries",
+                    "though no operand does",
+                )
+        if extra:
+            place = made or _Origin("a tensor", call().location)
+            self._memory.claim(tensor, dict.fromkeys(extra, _Origin(place.op, place.location)))
+
+    def _unexplained(self, sources: Iterable[Source]) -> frozenset[Source]:
+        universe = self._universe
+        explained = set(universe.members(universe.control))
+        for around in local.around:
+            explained.update(around.sources)
+        return frozenset(
+            s
+            for s in sources
+            if s not in explained and (s.universe is None or s.universe.state != "settled")
+        )
+
+
+def _claims(tensor: Tensor) -> frozenset[Source]:
+    found = provenance(tensor)
+    return frozenset() if found is None else frozenset(found.sources)
+
+
+def _lets_out(func: Any) -> bool:
+    return getattr(func, "__name__", "") in LEAVES
+
+
+def _union(parts: Iterable[Sources]) -> Sources:
+    return {source: at for part in parts for source, at in part.items()}
+
+
+def _address(tensor: Tensor) -> int | None:
+    storage = storage_of(tensor)
+    return None if storage is None else int(storage._cdata)
