@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -224,7 +225,7 @@ class Following(TorchDispatchMode):
                 found = [source for tensor in given for source in self._memory.of(tensor)]
                 sources = dict.fromkeys(found, self._where(func)) if found else {}
             held = {key: t for t in reversed(given) if (key := _address(t)) is not None}
-            result = func(*args, **kwargs)
+            result = _untraced(func, args, kwargs)
             results = tuple(tensors_of((result,), {}))
             self._flow(func, args, kwargs, held, results, sources)
             self.steps += 1
@@ -250,6 +251,47 @@ class Following(TorchDispatchMode):
                 self._memory.renew(result, sources)
             elif held[address] is not result:
                 self._memory.inherit(result, held[address])
+
+
+class Calling(TorchFunctionMode):
+    """Shows every torch function of this thread to `before`, and its result to what that returns.
+
+    `failed` is called instead where the function raises. All this stands here, among what does not
+    count as the caller of an op.
+    """
+
+    def __init__(
+        self, before: Callable[..., Callable[[Any], None]], failed: Callable[[], None]
+    ) -> None:
+        """Show calls to `before`."""
+        super().__init__()
+        self._before, self._failed = before, failed
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function between the two."""
+        kwargs = kwargs or {}
+        after = self._before(func, args, kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except BaseException:
+            self._failed()
+            raise
+        after(result)
+        return result
+
+
+def _untraced(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run an op: `torch.jit.trace` has noted it above, and cannot note it again here."""
+    tracing = torch._C._get_tracing_state()
+    if tracing is None:
+        return op(*args, **kwargs)
+    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    try:
+        return op(*args, **kwargs)
+    finally:
+        torch._C._set_tracing_state(tracing)
 
 
 def tensors_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:

@@ -10,16 +10,16 @@ have been noted. What a tensor claims beyond its bytes must have one of the reas
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra import Source, Universe
-from ancestral.provenance.memory import Following, Memory, Sources, Step, storage_of, tensors_of
+from ancestral.provenance.memory import Calling, Following, Memory, Sources, Step, storage_of, tensors_of
 from ancestral.provenance.tensor import provenance
-from ancestral.trace.calls import Call, call, is_metadata, spelled
+from ancestral.trace.calls import call, is_metadata, spelled
 from ancestral.trace.findings import (
     FLOWS_UNSEEN,
     LEAVES,
@@ -81,17 +81,6 @@ class _Made:
     claims: frozenset[Source]
 
 
-class _Functions(TorchFunctionMode):
-    def __init__(self, run: Callable[..., Any]) -> None:
-        super().__init__()
-        self._run = run
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        return self._run(func, args, kwargs or {})
-
-
 class Auditor:
     """Follows a recording a second time, and raises where the two accounts differ."""
 
@@ -100,7 +89,7 @@ class Auditor:
         self._universe = universe
         self._memory = Memory()
         self._following = Following(self._memory, self._origin, self._look, self._is_due)
-        self._functions = _Functions(self._run)
+        self._functions = Calling(self._before, self._refused)
         self._made: list[_Made] = []
         self._escapes: list[_Finding] = []
         self._draws: list[_Finding] = []
@@ -209,18 +198,18 @@ class Auditor:
                 address = _address(step.results[0])
                 self._draws.append(_Finding(step.name, call().location, sources, address))
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a torch function of the user's code, and compare before and after."""
+    def _before(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Callable[[Any], None]:
+        """Compare what a torch function is given; return what compares its result."""
         if is_metadata(func):
-            return func(*args, **kwargs)
+            return _nothing
         where = call()
+        if where.is_alias:  # of the same data, with another provenance on purpose
+            return self._vouch
         is_hidden = where.is_internal or torch._C._current_graph_task_id() != -1
         if is_hidden or not self._is_open():
-            result = func(*args, **kwargs)
-            if where.is_alias:  # of the same data, with another provenance on purpose
-                with torch._C.DisableTorchFunction():
-                    self._memory.vouch(result)
-            return result
+            return _nothing
         is_marked = torch._C._is_torch_function_enabled()  # else by an operator, after this call
         with torch._C.DisableTorchFunction():
             self._settle()
@@ -228,40 +217,52 @@ class Auditor:
             for tensor in given:
                 self._compare(tensor)
             claims = frozenset(s for tensor in given for s in _claims(tensor))
-            read = _union(self._memory.of(t) for t in given) if _lets_out(func) else {}
-        result = func(*args, **kwargs)
+            read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
+        return partial(self._after, func, where.location, given, claims, read, is_marked)
+
+    def _vouch(self, result: Tensor) -> None:
         with torch._C.DisableTorchFunction():
-            self._after(func, where, given, result, claims, read, is_marked)
-        return result
+            self._memory.vouch(result)
 
     def _after(
         self,
         func: Any,
-        where: Call,
+        location: Location,
         given: list[Tensor],
-        result: Any,
         claims: frozenset[Source],
         read: Sources,
         is_marked: bool,
+        result: Any,
     ) -> None:
+        """Compare the result of a torch function, at once if it has its provenance already."""
         self._ops += 1
-        name = spelled(func)
-        fresh = [t for t in tensors_of((result,), {}) if not any(t is x for x in given)]
-        if getattr(func, "__name__", "") in FLOWS_UNSEEN:
-            unseen = _union(self._memory.of(t) for t in given)
-            for tensor in fresh:
-                self._memory.claim(tensor, unseen)
-        if read:
-            self._escapes.append(_Finding(name, where.location, read))
-        if fresh and getattr(func, "__name__", "") not in SHAPED_BY_NUMBERS:
-            carried = frozenset.intersection(*[_claims(t) for t in fresh])
-            if is_marked:  # a number that an op has read reached all of its results
-                self._escapes = [e for e in self._escapes if not e.sources.keys() <= carried]
-        made = _Made(name, where.location, tuple(map(weakref.ref, [*fresh, *given])), claims)
-        self._results.extend(map(weakref.ref, fresh))
-        self._made.append(made)
-        if is_marked:
-            self._settle()
+        op, name = spelled(func), _name(func)
+        with torch._C.DisableTorchFunction():
+            fresh = [t for t in tensors_of((result,), {}) if not any(t is x for x in given)]
+            if name in FLOWS_UNSEEN:
+                unseen = _union(self._memory.of(t) for t in given)
+                for tensor in fresh:
+                    self._memory.claim(tensor, unseen)
+            if read:
+                self._escapes.append(_Finding(op, location, read))
+            if not local.is_inside:  # what a draw is made of is nobody's afterwards
+                self._results.extend(map(weakref.ref, fresh))
+            weak = tuple(map(weakref.ref, [*fresh, *given]))
+            self._made.append(_Made(op, location, weak, claims))
+            if is_marked:
+                if fresh and name not in SHAPED_BY_NUMBERS:
+                    self._forgive(fresh)
+                self._settle()
+
+    def _refused(self) -> None:
+        """Take nothing for lost that a function has raised at instead."""
+        self._escapes.clear()
+        self._draws.clear()
+
+    def _forgive(self, results: list[Tensor]) -> None:
+        """Take it for no escape if an op reads a number off a tensor for all of its results."""
+        carried = frozenset.intersection(*map(_claims, results))
+        self._escapes = [e for e in self._escapes if not e.sources.keys() <= carried]
 
     def _settle(self) -> None:
         """Compare what was made, and look whether what happened meanwhile was noted."""
@@ -351,8 +352,12 @@ def _claims(tensor: Tensor) -> frozenset[Source]:
     return frozenset() if found is None else frozenset(found.sources)
 
 
-def _lets_out(func: Any) -> bool:
-    return getattr(func, "__name__", "") in LEAVES
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", "")
+
+
+def _nothing(result: Any) -> None:
+    """Compare nothing."""
 
 
 def _union(parts: Iterable[Sources]) -> Sources:
