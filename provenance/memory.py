@@ -2,9 +2,9 @@
 
 This is a second account of dependencies, kept to check the first: it shares no code with the rules,
 knows nothing of the class of a tensor, and sees what no override of a torch function does, such as
-scripted code, backward passes and the bodies of custom ops. Whatever shares bytes (views, ``.data``,
-arrays of numpy) is one cell; an op lets the sources of all its tensors into everything that it makes
-or writes.
+scripted code, backward passes and the bodies of custom ops. Whatever shares bytes (views, `data`,
+arrays of numpy) is one cell; an op lets the sources of all its tensors into everything that it
+makes or writes.
 
 >>> import torch
 >>> from ancestral.provenance.algebra import Source
@@ -34,6 +34,7 @@ from ancestral.provenance.algebra import Source
 Sources = dict[Source, Any]
 """Sources, each with where it came in: whatever `Following` was told to note."""
 
+_begin_mode: Any = TorchDispatchMode.__init__  # untyped too
 _WeakRef: Any = reductions.StorageWeakRef  # untyped in torch
 _of_shape = "only the shape and the type of its operand matter"
 _of_noise = "its operand gives the shape of what is drawn from numbers"
@@ -209,7 +210,7 @@ class Following(TorchDispatchMode):
             look: sees each step after it was taken.
             is_due: whether sources flow at this moment.
         """
-        super().__init__()
+        _begin_mode(self)
         self._memory, self._where, self._look, self._is_due = memory, where, look, is_due
         self.steps = 0
 
@@ -225,7 +226,7 @@ class Following(TorchDispatchMode):
                 found = [source for tensor in given for source in self._memory.of(tensor)]
                 sources = dict.fromkeys(found, self._where(func)) if found else {}
             held = {key: t for t in reversed(given) if (key := _address(t)) is not None}
-            result = _untraced(func, args, kwargs)
+            result = func(*args, **kwargs)
             results = tuple(tensors_of((result,), {}))
             self._flow(func, args, kwargs, held, results, sources)
             self.steps += 1
@@ -280,18 +281,6 @@ class Calling(TorchFunctionMode):
             raise
         after(result)
         return result
-
-
-def _untraced(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run an op: `torch.jit.trace` has noted it above, and cannot note it again here."""
-    tracing = torch._C._get_tracing_state()
-    if tracing is None:
-        return op(*args, **kwargs)
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
-    try:
-        return op(*args, **kwargs)
-    finally:
-        torch._C._set_tracing_state(tracing)
 
 
 def tensors_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:

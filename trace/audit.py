@@ -1,15 +1,17 @@
 """Audit: the same run followed twice, once by tensors and once below them, and compared.
 
 A tensor that remembers its sources sees torch functions and nothing beneath. While an audit is on,
-`ancestral.provenance.memory` follows the bytes as well, through every op of torch's dispatcher. What
-a user's code is given and hands on must carry all that its bytes depend on; every draw and declared
-cost must have all of it for parents; and what leaves for Python, or is drawn from a parameter, must
-have been noted. What a tensor claims beyond its bytes must have one of the reasons in `EXPLAINED`.
+`ancestral.provenance.memory` follows the bytes as well, through every op of torch's dispatcher.
+What a user's code is given and hands on must carry all that its bytes depend on; every draw and
+declared cost must have all of it for parents; and what leaves for Python, or is drawn from a
+parameter, must have been noted. What a tensor claims beyond its bytes must have one of the reasons
+in `EXPLAINED`. Operands are compared before each torch function, results after it: at once, or
+where an operator marks them later, before the next one.
 """
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,15 +19,23 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import Source, Universe
-from ancestral.provenance.memory import Calling, Following, Memory, Sources, Step, storage_of, tensors_of
+from ancestral.provenance.memory import (
+    Calling,
+    Following,
+    Memory,
+    Sources,
+    Step,
+    storage_of,
+    tensors_of,
+)
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.calls import call, is_metadata, spelled
 from ancestral.trace.findings import (
     FLOWS_UNSEEN,
     LEAVES,
     PARAMETERS,
-    SHAPED_BY_NUMBERS,
     AuditError,
+    is_shaped,
     read_of,
 )
 from ancestral.trace.modes import pop_dispatch_mode, pop_function_mode
@@ -88,8 +98,8 @@ class Auditor:
         """Make an auditor of the recording that owns `universe`."""
         self._universe = universe
         self._memory = Memory()
-        self._following = Following(self._memory, self._origin, self._look, self._is_due)
-        self._functions = Calling(self._before, self._refused)
+        self._following: Any = Following(self._memory, self._origin, self._look, self._is_due)
+        self._functions: Any = Calling(self._before, self._refused)
         self._made: list[_Made] = []
         self._escapes: list[_Finding] = []
         self._draws: list[_Finding] = []
@@ -218,7 +228,9 @@ class Auditor:
                 self._compare(tensor)
             claims = frozenset(s for tensor in given for s in _claims(tensor))
             read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
-        return partial(self._after, func, where.location, given, claims, read, is_marked)
+        made = _Made(spelled(func), where.location, (), claims)
+        is_carried = is_marked and not is_shaped(_name(func), args, kwargs)
+        return partial(self._after, func, made, given, read, is_marked, is_carried)
 
     def _vouch(self, result: Tensor) -> None:
         with torch._C.DisableTorchFunction():
@@ -227,31 +239,30 @@ class Auditor:
     def _after(
         self,
         func: Any,
-        location: Location,
+        made: _Made,
         given: list[Tensor],
-        claims: frozenset[Source],
         read: Sources,
         is_marked: bool,
+        is_carried: bool,
         result: Any,
     ) -> None:
         """Compare the result of a torch function, at once if it has its provenance already."""
         self._ops += 1
-        op, name = spelled(func), _name(func)
         with torch._C.DisableTorchFunction():
             fresh = [t for t in tensors_of((result,), {}) if not any(t is x for x in given)]
-            if name in FLOWS_UNSEEN:
+            if _name(func) in FLOWS_UNSEEN:
                 unseen = _union(self._memory.of(t) for t in given)
                 for tensor in fresh:
                     self._memory.claim(tensor, unseen)
+            self._escapes = [replace(escape, op=made.op) for escape in self._escapes]
             if read:
-                self._escapes.append(_Finding(op, location, read))
+                self._escapes.append(_Finding(made.op, made.location, read))
             if not local.is_inside:  # what a draw is made of is nobody's afterwards
                 self._results.extend(map(weakref.ref, fresh))
-            weak = tuple(map(weakref.ref, [*fresh, *given]))
-            self._made.append(_Made(op, location, weak, claims))
+            self._made.append(replace(made, results=tuple(map(weakref.ref, [*fresh, *given]))))
+            if fresh and is_carried:
+                self._forgive(fresh)
             if is_marked:
-                if fresh and name not in SHAPED_BY_NUMBERS:
-                    self._forgive(fresh)
                 self._settle()
 
     def _refused(self) -> None:
@@ -313,12 +324,13 @@ class Auditor:
         lost = self._unexplained(below.keys() - claims)
         if lost:
             origin = next(below[s] for s in lost) if made is None else made
+            met = "" if made is not None else f" when it comes to {call().location}"
             raise AuditError(
                 origin.op,
                 origin.location,
                 lost,
                 "left a value in memory that depends on",
-                "and the tensor does not carry it",
+                f"and the tensor does not carry it{met}",
             )
         extra = claims - below.keys()
         if extra and made is not None:
@@ -340,11 +352,12 @@ class Auditor:
         explained = set(universe.members(universe.control))
         for around in local.around:
             explained.update(around.sources)
-        return frozenset(
-            s
-            for s in sources
-            if s not in explained and (s.universe is None or s.universe.state != "settled")
-        )
+        return frozenset(s for s in sources if s not in explained and self._is_random(s))
+
+    def _is_random(self, source: Source) -> bool:
+        """Return whether a source is none of another recording that is over, and so a constant."""
+        other = source.universe
+        return other is None or other is self._universe or other.state == "open"
 
 
 def _claims(tensor: Tensor) -> frozenset[Source]:

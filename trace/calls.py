@@ -25,13 +25,18 @@ _DOORS = frozenset(
     os.path.join(_LIBRARY, *path)
     for path in (
         ("provenance", "memory.py"),
+        ("provenance", "propagation.py"),
         ("trace", "audit.py"),
         ("trace", "calls.py"),
         ("trace", "distributions.py"),
         ("trace", "wrap.py"),
     )
 )
-_OPERATORS = os.path.join(_LIBRARY, "provenance", "operators.py")
+# In these files, only what runs the user's op does.
+_RUNNERS = {
+    os.path.join(_LIBRARY, "provenance", "operators.py"): ("operator", "method", "run_elementwise"),
+    os.path.join(_LIBRARY, "provenance", "writes.py"): ("run_write",),
+}
 _NOWHERE = Location("<unknown>", 0, "<unknown>")
 
 
@@ -56,8 +61,9 @@ def call() -> Call:
     while frame is not None:
         code = frame.f_code
         kind = _kind(code.co_filename)
-        if kind == "operators":  # beside the op itself, they compute a factor of its linear form
-            kind = "door" if code.co_name in ("operator", "method") else "library"
+        if kind == "runner":
+            runners = _RUNNERS[os.path.realpath(code.co_filename)]
+            kind = "door" if code.co_name in runners else "library"
         if kind == "user":
             location = Location(code.co_filename, frame.f_lineno, code.co_name)
             return Call(location, is_internal, is_alias, is_check)
@@ -75,8 +81,8 @@ def _kind(filename: str) -> str:
     if filename.startswith((_TORCH, "<frozen")):
         return "torch"
     real = os.path.realpath(filename)
-    if real == _OPERATORS:
-        return "operators"
+    if real in _RUNNERS:
+        return "runner"
     if real in _DOORS:
         return "door"
     return "library" if real.startswith(_LAYERS) else "user"

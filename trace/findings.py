@@ -46,6 +46,15 @@ SHAPED_BY_NUMBERS: Mapping[str, str] = dict.fromkeys(
 )
 """Functions whose result carries what they read, though its shape cannot."""
 
+
+def is_shaped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a number that a call reads off a tensor may become a size of its result."""
+    if name == "one_hot":  # else it reads its operand only to refuse what is out of range
+        classes: object = kwargs.get("num_classes", -1) if len(args) < 2 else args[1]
+        return classes == -1
+    return name in SHAPED_BY_NUMBERS
+
+
 PARAMETERS: Mapping[str, tuple[int, ...]] = {
     "aten.bernoulli.default": (0,),
     "aten.bernoulli.out": (0,),

@@ -259,7 +259,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     An audit follows every op of the block a second time, below the tensors: through scripted code,
     backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
     model does anything that the recording loses. It sees what this thread does within the block;
-    `Trace.audited` says how much that was.
+    `Trace.audited` says how much that was. (`torch.jit.trace` does not run below a mode of the
+    dispatcher: trace before the block.)
 
     Args:
         audit: raise `AuditError` where a dependency is lost, with the op and the line.
