@@ -21,9 +21,10 @@ def pop_function_mode(mode: Any) -> None:
 def pop_dispatch_mode(mode: Any) -> None:
     """Leave a mode of the dispatcher."""
     above: list[Any] = []
+    leave: Any = mode.__exit__
     while _python_dispatch._get_current_dispatch_mode() not in (mode, None):
         above.append(_python_dispatch._pop_mode())
     if _python_dispatch._get_current_dispatch_mode() is mode:
-        mode.__exit__(None, None, None)
+        leave(None, None, None)
     for other in reversed(above):
         _python_dispatch._push_mode(other)
