@@ -14,12 +14,22 @@
 # What follows provenance, and what catches draws, registers itself where it is needed.
 # The interceptors register themselves where recordings find them.
 import ancestral.provenance.propagation as _propagation  # noqa: F401
+import ancestral.trace.attributes as _attributes  # noqa: F401
 import ancestral.trace.distributions as _distributions  # noqa: F401
 import ancestral.trace.draws as _draws  # noqa: F401
+import ancestral.trace.gradients as _gradients  # noqa: F401
+import ancestral.trace.kinds as _kinds  # noqa: F401
+import ancestral.trace.saved as _saved  # noqa: F401
+import ancestral.trace.scalars as _scalars  # noqa: F401
+import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.pathwise import KinkWarning
+from ancestral.estimators.problem import LossError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
+from ancestral.provenance.control import Escape, control_scope
+from ancestral.provenance.escapes import EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
@@ -35,15 +45,22 @@ from ancestral.trace.wrap import wrap
 __version__ = "0.1.0"
 __all__ = [
     "AuditError",
+    "Escape",
+    "EscapeError",
     "Graph",
+    "KinkWarning",
     "LeaveOneOut",
+    "LossError",
     "Node",
+    "OtherRecordingError",
     "ProvenanceTensor",
     "RunningMean",
+    "SettledError",
     "Trace",
     "backward",
     "by_element",
     "by_site",
+    "control_scope",
     "cost",
     "graph",
     "provenance_of",

@@ -2,58 +2,25 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
-from ancestral.estimators.credit import Credit, Estimator, by_element
-from ancestral.estimators.terms import Term, owned, terms_of, vertices_of
-from ancestral.provenance.algebra import LOST, Provenance, Universe
+from ancestral.estimators.credit import Credit, Estimator
+from ancestral.estimators.pathwise import Choice, chosen
+from ancestral.estimators.problem import (
+    LossError,
+    Problem,
+    problem_of,
+    problem_of_costs,
+)
+from ancestral.estimators.terms import owned
+from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.operators import before_backward
-from ancestral.provenance.tensor import provenance, untrack
+from ancestral.provenance.tensor import untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, install_backward
-from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
-
-
-class LossError(ValueError):
-    """A loss of which no gradient can be taken."""
-
-
-class SettledError(RuntimeError):
-    """The gradient of a recording was already taken."""
-
-    def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__(
-            "the gradient of this recording was already taken, and its graph was freed; pass "
-            "retain_graph=True to the first backward, or record again"
-        )
-
-
-class OtherRecordingError(ValueError):
-    """A loss depends on a site of another recording whose gradient was never taken."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site."""
-        super().__init__(
-            f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
-            "score would be lost; compute both within one an.record(), take the gradient of the "
-            "other recording first, or cut the dependency with an.untrack"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """A loss taken apart: what an estimator needs to know of it."""
-
-    trace: Trace
-    nodes: dict[str, Node]
-    structure: Structure
-    terms: list[Term]
-    loss: Tensor  # [], plain, with its history
 
 
 def surrogate(
@@ -61,7 +28,7 @@ def surrogate(
     gradient: Tensor | None = None,
     *,
     baseline: Baseline | None = None,
-    estimator: Estimator = by_element,
+    estimator: Choice = "auto",
 ) -> Tensor:
     """Return the scalar whose autograd derivatives of every order estimate those of E[loss].
 
@@ -78,18 +45,23 @@ def surrogate(
         loss: the loss, [] unless `gradient` is given.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`.
         baseline: what is subtracted from the downstream costs of each site.
-        estimator: which costs each site is given credit for.
+        estimator: which costs each site is given credit for. By default, "auto", each element
+            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            unless its value reaches a cost through a step without a useful derivative: then its
+            score function is used. "pathwise" forces the former, and warns of such a step; "score"
+            forces the latter.
 
     Raises:
+        ValueError: if `estimator` is a text that says nothing.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
-    problem = _problem(loss, gradient)
+    problem, estimate = chosen(problem_of(loss, gradient), estimator)
     costs = [term.value.detach().requires_grad_() for term in problem.terms]
     total = problem.loss
-    given = estimator(problem.structure, costs)
+    given = estimate(problem.structure, costs)
     pairs = [(problem.nodes[credit.name], credit) for credit in given]
     if pairs and costs:
         bilinear = sum((_product(node, c) for node, c in pairs), torch.zeros(()))
@@ -97,11 +69,11 @@ def surrogate(
         for term, scores in zip(problem.terms, upstream, strict=True):
             if scores is not None:
                 total = total + (_box(scores) * term.live).sum()
-    for term in owned(problem.terms, problem.trace.universe):
+    for term in owned(problem.terms, problem.scored):
         total = total - (_box(untrack(term.leaf)) * term.weight).sum()
     if baseline is not None:
         for node, credit in pairs:
-            total = total - _against(_box(node.log_prob), baseline(credit).detach(), node)
+            total = total - _against(_box(node.score), baseline(credit).detach(), node)
     return total
 
 
@@ -110,7 +82,7 @@ def backward(
     gradient: Tensor | None = None,
     *,
     baseline: Baseline | None = None,
-    estimator: Estimator = by_element,
+    estimator: Choice = "auto",
     retain_graph: bool = False,
     inputs: Sequence[Tensor] | None = None,
 ) -> None:
@@ -127,18 +99,23 @@ def backward(
         loss: the loss, [] unless `gradient` is given.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`.
         baseline: what is subtracted from the downstream costs of each site.
-        estimator: which costs each site is given credit for.
+        estimator: which costs each site is given credit for. By default, "auto", each element
+            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            unless its value reaches a cost through a step without a useful derivative: then its
+            score function is used. "pathwise" forces the former, and warns of such a step; "score"
+            forces the latter.
         retain_graph: keep the recording, for another gradient.
         inputs: accumulate into these leaves only.
 
     Raises:
+        ValueError: if `estimator` is a text that says nothing.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
-    problem = _problem(loss, gradient)
-    _descend(problem, baseline, estimator, retain_graph, inputs)
+    problem, estimate = chosen(problem_of(loss, gradient), estimator)
+    _descend(problem, baseline, estimate, retain_graph, inputs)
 
 
 class MissingScoreWarning(UserWarning):
@@ -164,7 +141,7 @@ before_backward.append(_warn_of_missing_scores)
 
 
 def _descend(
-    problem: _Problem,
+    problem: Problem,
     baseline: Baseline | None,
     estimator: Estimator,
     retain_graph: bool,
@@ -176,7 +153,7 @@ def _descend(
         node = problem.nodes[credit.name]
         less = None if baseline is None else baseline(credit)
         parts.append(_product(node, credit, less))
-    for term in owned(problem.terms, problem.trace.universe):
+    for term in owned(problem.terms, problem.scored):
         # The score has mean zero; a learned coefficient of it has a gradient of its own.
         weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
         parts.append(-(untrack(term.leaf) * weight).sum())
@@ -202,145 +179,16 @@ def backward_of_costs(
     trace: Trace,
     *,
     baseline: Baseline | None = None,
-    estimator: Estimator = by_element,
+    estimator: Choice = "auto",
     retain_graph: bool = False,
     inputs: Sequence[Tensor] | None = None,
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
-    if trace.universe.state == "settled":
-        raise SettledError
-    costs = [node for node in trace.values() if node.type == "cost"]
-    if not costs:
-        raise LossError("the recording declares no cost: use an.cost(name, value), or an.backward")
-    terms: list[Term] = []
-    for node in costs:
-        found, constant = terms_of(node.value, torch.ones_like(untrack(node.value)))
-        if constant:
-            found = [*found, _remainder(found, untrack(node.value).sum())]
-        # What Python branched on before the declaration counts, what it did later does not.
-        control = node.inflow
-        terms.extend(_declared(term, control) for term in found)
-    loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
-    _descend(_assemble(_outermost(trace), terms, loss), baseline, estimator, retain_graph, inputs)
+    problem, estimate = chosen(problem_of_costs(trace), estimator)
+    _descend(problem, baseline, estimate, retain_graph, inputs)
 
 
 install_backward(backward_of_costs)
-
-
-def _declared(term: Term, declared: Provenance | None) -> Term:
-    """Give a term the sources that its declaration has and itself has not."""
-    if declared is None:
-        return term
-    shape = tuple(term.value.shape)
-    extra = declared.bits & ~(0 if term.provenance is None else term.provenance.bits)
-    if not extra:
-        return term
-    lost = declared.universe.intern(shape, {(LOST,) * len(shape): extra})
-    found = lost if term.provenance is None else term.provenance.union(lost)
-    return Term(term.value, term.leaf, term.weight, found)
-
-
-def _outermost(trace: Trace) -> Trace:
-    owner = trace.universe.owner
-    return owner if isinstance(owner, Trace) else trace
-
-
-def _problem(loss: Tensor, gradient: Tensor | None) -> _Problem:
-    """Check a loss and take it apart."""
-    if not isinstance(loss, Tensor):
-        raise LossError(f"the loss is a {type(loss).__name__}; expected a torch.Tensor")
-    found = provenance(loss)
-    if found is None:
-        raise LossError(
-            "the loss carries no provenance: it depends on no draw of a recording; draw and "
-            "compute it within `with an.record():`, or call loss.backward()"
-        )
-    size = tuple(untrack(loss).shape)
-    if gradient is None and untrack(loss).numel() != 1:
-        raise LossError(
-            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
-            "gradient= as to torch.Tensor.backward"
-        )
-    if gradient is not None and tuple(gradient.shape) != size:
-        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
-    universe = found.universe
-    if universe.state == "settled":
-        raise SettledError
-    if not isinstance(universe.owner, Trace):
-        raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
-    terms, constant = terms_of(loss, gradient)
-    plain = untrack(loss)
-    whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
-    if constant or universe.control:
-        terms = [*terms, _remainder(terms, whole)]
-    if universe.control:
-        terms = _controlled(terms, universe)
-    return _assemble(universe.owner, terms, whole)
-
-
-def _remainder(terms: list[Term], loss: Tensor) -> Term:
-    """Return the part of a loss that no term explains: it depends on no source."""
-    rest = loss - sum((term.live.sum() for term in terms), torch.zeros_like(loss))
-    return Term(rest.detach(), rest, 1.0, None)
-
-
-def _controlled(terms: list[Term], universe: Universe) -> list[Term]:
-    """Make every term depend on what Python may have branched on; the remainder too."""
-    found: list[Term] = []
-    for term in terms:
-        shape = tuple(term.value.shape)
-        control = universe.intern(shape, {(LOST,) * len(shape): universe.control})
-        ours = term.provenance
-        found.append(
-            Term(term.value, term.leaf, term.weight, ours.union(control) if ours else control)
-        )
-    return found
-
-
-def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> _Problem:
-    universe = trace.universe
-    nodes = {
-        node.name: node for node in trace.values() if node.type == "sample" and not node.is_observed
-    }
-    for source in universe.sources:
-        _refuse_other(source.universe, universe)
-    kept = [(i, source) for i, source in enumerate(universe.sources) if source.universe is universe]
-    numbers = {index: number for number, (index, _) in enumerate(kept)}
-    sites = tuple(
-        Vertex(
-            source.name,
-            source.shape,
-            restricted(nodes[source.name].inflow, numbers),
-            nodes[source.name].is_score and nodes[source.name].is_learned,
-        )
-        for _, source in kept
-    )
-    shapes = tuple(
-        TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
-        for t in terms
-    )
-    universe.state = "used"
-    # Terms of earlier recordings are constants, and would keep those recordings alive.
-    ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
-    trace.note_costs(vertices_of(ours))
-    return _Problem(trace, nodes, Structure(sites, shapes), terms, loss)
-
-
-def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
-    """Return a provenance of another universe in ours."""
-    if found is None or found.universe is universe:
-        return found
-    return universe.adopt(found)
-
-
-def _refuse_other(other: Universe | None, ours: Universe) -> None:
-    """Raise if scores of another recording would be lost: those that nobody has asked for."""
-    if other is None or other is ours or other.state != "open":
-        return
-    if isinstance(other.owner, Trace):
-        for node in other.owner.values():
-            if node.is_score and node.is_learned:
-                raise OtherRecordingError(node)
 
 
 def _box(x: Tensor) -> Tensor:
@@ -350,7 +198,7 @@ def _box(x: Tensor) -> Tensor:
 
 def _product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
     """Return the sum over the elements of a site of score times (credit minus baseline)."""
-    density = node.log_prob
+    density = node.score
     if tuple(density.shape) == node.shape:
         return (density * (credit.total if less is None else credit.total - less)).sum()
     # A density of its own shape says nothing of elements: the draw is one.

@@ -9,18 +9,20 @@ The terms must add up to the loss.
 
 import heapq
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import Unreduced
 from ancestral.provenance.linear import Weight
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.graph import Vertex
 from ancestral.trace.naming import Location
+from ancestral.trace.node import Node
 
 
 class LossMismatchError(RuntimeError):
@@ -75,7 +77,19 @@ def describe(term: Term) -> str:
     return f"{op}, of shape {list(term.value.shape)}, depending on {', '.join(names) or 'no site'}"
 
 
-def terms_of(loss: Tensor, weight: Tensor | None = None) -> tuple[list[Term], float]:
+class Parts(NamedTuple):
+    """The terms of a loss, and the part of it that depends on no source.
+
+    `constant_serial` is the number of the newest linear form that added to that part, -1 where the
+    loss itself is it, None where nothing did.
+    """
+
+    terms: list[Term]
+    constant: float
+    constant_serial: int | None
+
+
+def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
     """Return the terms of a loss, and the part of it that depends on no source.
 
     Args:
@@ -93,11 +107,11 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> tuple[list[Term], fl
         walk.step()
     if walk.is_stale:  # an operand was overwritten since: the loss is one cost
         walk = _Walk()
-        walk.add_leaf(loss, start)
+        walk.add_leaf(loss, start, -1)
     # The newest were met first: a reader expects the order of the program.
     terms = [_term(leaf, w) for leaf, w in reversed(walk.leaves.values())]
     _check(terms, walk.constant, loss, start)
-    return terms, walk.constant
+    return Parts(terms, walk.constant, walk.constant_serial)
 
 
 def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
@@ -133,6 +147,7 @@ class _Walk:
         self.leaves: dict[int, tuple[Tensor, Weight]] = {}
         self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
         self.constant = 0.0
+        self.constant_serial: int | None = None
         self.is_stale = False
 
     def visit(self, operand: Any, weight: Weight, serial: int) -> None:
@@ -140,7 +155,7 @@ class _Walk:
         if isinstance(operand, Tensor):
             if getattr(operand, "_written", -1) > serial >= 0:
                 self.is_stale = True
-            self.add_leaf(operand, weight)
+            self.add_leaf(operand, weight, serial)
         elif isinstance(operand, Unreduced):
             _, leaf = self.computed.setdefault(id(operand), (operand, operand.compute()))
             self.visit(getattr(leaf, "_form", None) or leaf, weight, -1)
@@ -152,12 +167,18 @@ class _Walk:
             else:
                 self.forms[id(operand)] = (operand, known[1] + weight)
         else:
-            self.constant += float(_total(weight)) * float(operand)
+            self.add_constant(float(_total(weight)) * float(operand), serial)
 
-    def add_leaf(self, leaf: Tensor, weight: Weight) -> None:
+    def add_constant(self, value: float, serial: int) -> None:
+        """Add to the part that depends on no source what the form with this number brought in."""
+        self.constant += value
+        known = self.constant_serial
+        self.constant_serial = serial if known is None else max(known, serial)
+
+    def add_leaf(self, leaf: Tensor, weight: Weight, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""
         if provenance(leaf) is None:
-            self.constant += float((leaf * weight).detach().sum())
+            self.add_constant(float((leaf * weight).detach().sum()), serial)
             return
         known = self.leaves.get(id(leaf))
         self.leaves[id(leaf)] = (leaf, weight if known is None else known[1] + weight)
@@ -201,12 +222,6 @@ def _check(terms: list[Term], constant: float, loss: Tensor, start: Weight) -> N
         raise LossMismatchError(whole, total)
 
 
-def owned(terms: list[Term], universe: Universe) -> list[Term]:
-    """Return the terms that are a site's own log-density at its own draw."""
-    return [
-        term
-        for term in terms
-        if (node := getattr(term.leaf, "_scored", None)) is not None
-        and node.is_score
-        and node.source.universe is universe
-    ]
+def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:
+    """Return the terms that are the own log-density, at its own draw, of a site with a score."""
+    return [term for term in terms if getattr(term.leaf, "_scored", None) in scored]

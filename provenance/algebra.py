@@ -21,6 +21,7 @@ Provenance([4, 3], z: 0 -)
 """
 
 import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,16 @@ class Source:
     """Something that a value can depend on.
 
     `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
-    did.
+    did. Two kinds of sources are drawn by nobody and stand for others. A decision stands for the
+    values that Python may have branched on: these are its `inflow`. A kink stands for a step
+    without a useful derivative on the way from the source that is its `kink_of`.
     """
 
     name: str
     shape: Shape
     universe: "Universe | None" = None
+    inflow: "Provenance | None" = None
+    kink_of: "Source | None" = None
 
 
 class Universe:
@@ -51,13 +56,18 @@ class Universe:
     `owner` is whoever the sources belong to. `state` is "open" until a gradient is asked of the
     sources, "used" from then on, and "settled" once it was taken for good. To other universes, the
     values of one that is not open are constants.
+
+    `differentiable` is the set of the sources through which a pathwise derivative is taken: a kink
+    on the way from one of them to a cost would bias it.
     """
 
     __slots__ = (
         "_bits",
         "_interned",
-        "control",
-        "escapes",
+        "_lock",
+        "decisions",
+        "differentiable",
+        "kinks",
         "owner",
         "serial",
         "sources",
@@ -71,8 +81,10 @@ class Universe:
         self.owner = owner
         self.state = "open"
         self.sources: list[Source] = []
-        self.control = 0  # the bits of the sources that Python may have branched on
-        self.escapes: list[Any] = []  # where it may have
+        self.decisions: Any = None  # what Python may have branched on: see `control`
+        self.differentiable = 0
+        self.kinks: dict[Source, Source] = {}  # by the source that they stand for
+        self._lock = threading.Lock()
         self._bits: dict[Source, int] = {}
         self._interned: dict[tuple[Shape, tuple[tuple[Alignment, int], ...]], Provenance] = {}
 
@@ -85,13 +97,41 @@ class Universe:
         """Return the bit of `source`, met now or before."""
         bit = self._bits.get(source)
         if bit is None:
-            bit = self._bits[source] = 1 << len(self.sources)
-            self.sources.append(source)
+            with self._lock:  # threads that share a recording may meet one at once
+                bit = self._bits.get(source)
+                if bit is None:
+                    bit = 1 << len(self.sources)
+                    self.sources.append(source)
+                    self._bits[source] = bit
         return bit
 
     def members(self, bits: int) -> Iterator[Source]:
         """Yield the sources in a bit set, oldest first."""
         return (self.sources[index] for index in indices(bits))
+
+    def origins(self, bits: int) -> Iterator[Source]:
+        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
+        foreign: list[Source] = []
+        seen, pending = 0, bits
+        while pending:
+            new, pending = pending & ~seen, 0
+            seen |= new
+            for source in self.members(new):
+                if source.inflow is not None and source.universe is self:
+                    pending |= source.inflow.bits
+                elif source.inflow is not None:
+                    foreign.extend(source.inflow.sources)
+        own = (s for s in self.members(seen) if s.inflow is None and s.kink_of is None)
+        return iter(dict.fromkeys((*own, *foreign)))
+
+    def kink_of(self, source: Source) -> Source:
+        """Return the kink of a source."""
+        found = self.kinks.get(source)
+        if found is None:
+            found = self.kinks[source] = Source(
+                f"a kink of {source.name}", source.shape, self, kink_of=source
+            )
+        return found
 
     def intern(self, shape: Shape, entries: dict[Alignment, int]) -> "Provenance":
         """Return the one provenance with this shape and these entries."""
@@ -132,7 +172,7 @@ class Provenance:
     Every source stands under exactly one alignment. Equality is identity.
     """
 
-    __slots__ = ("_calls", "_memo", "bits", "entries", "shape", "universe")
+    __slots__ = ("_calls", "_kinked", "_memo", "bits", "entries", "shape", "universe")
 
     def __init__(
         self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, int], ...]
@@ -145,6 +185,7 @@ class Provenance:
         for _, bits in entries:
             self.bits |= bits
         self._calls: dict[Any, Provenance | None] | None = None
+        self._kinked: Provenance | None = None
         # Joins by the other provenance, remaps by their shape and dimensions.
         self._memo: dict[Provenance | tuple[Shape, Alignment], Provenance] = {}
 
@@ -157,8 +198,8 @@ class Provenance:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources, oldest first."""
-        return tuple(self.universe.members(self.bits))
+        """The sources, oldest first; what decisions and kinks stand for, not they themselves."""
+        return tuple(self.universe.origins(self.bits))
 
     def remap(self, shape: Shape, dims: Alignment) -> "Provenance":
         """Return the provenance of a tensor whose dimension ``i`` indexes our ``dims[i]``.
@@ -183,6 +224,19 @@ class Provenance:
     def lost(self, shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on our sources we know not how."""
         return self.remap(shape, (LOST,) * len(shape))
+
+    def kinked(self) -> "Provenance":
+        """Return the provenance after a step that has no useful derivative."""
+        if not self.bits & self.universe.differentiable:
+            return self
+        if self._kinked is None:
+            bits = 0
+            for source in self.universe.members(self.bits & self.universe.differentiable):
+                bits |= self.universe.bit(self.universe.kink_of(source))
+            entries = dict(self.entries)
+            merge(entries, (LOST,) * len(self.shape), bits)
+            self._kinked = self.universe.intern(self.shape, entries)
+        return self._kinked
 
     def broadcast(self, shape: Shape) -> "Provenance":
         """Return the provenance of ourselves broadcast to `shape`: dimensions meet at the right."""

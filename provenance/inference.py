@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.kinks import is_kink
 from ancestral.provenance.rules import RULES, positional, tensors_in
-from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
 ATOMS = frozenset({int, float, str, type(None), type(Ellipsis), torch.dtype, torch.memory_format})
@@ -28,18 +29,33 @@ def tracked(*nested: Any) -> Iterator[Provenance]:
 
 
 def infer(
-    func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
+    func: _Function, result: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Provenance | None:
-    """Return the provenance of a result of this shape, None where it depends on no source."""
+    """Return the provenance of a result, a tensor, None where it depends on no source."""
+    shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     found: list[Provenance] = []
     kind = None if watching.table else _kind((*args, *kwargs.items()), found)
     if kind is None or not found or any(p.universe is not found[0].universe for p in found):
-        return _by_rule(func, shape, args, kwargs)
+        return _past_kinks(func, shape, dtype, args, kwargs)
     memo = found[0].calls
-    key = (func, shape, kind)
+    key = (func, shape, dtype, kind)
     if key not in memo:
-        memo[key] = _by_rule(func, shape, args, kwargs)
+        memo[key] = _past_kinks(func, shape, dtype, args, kwargs)
     return memo[key]
+
+
+_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
+
+
+def _past_kinks(
+    func: _Function,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Provenance | None:
+    found = _by_rule(func, shape, args, kwargs)
+    return found.kinked() if found is not None and is_kink(func, dtype, kwargs) else found
 
 
 def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:

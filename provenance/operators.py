@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import LINEAR
+from ancestral.provenance.kinks import KINKS
 from ancestral.provenance.linear import Adjoint, Form, both, combined, difference, negative, serials
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
@@ -27,11 +28,14 @@ _FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
 _Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
 
 
-def _operator(name: str, linear: _Linear | None, equal: Adjoint | None = None) -> _Function:
+def _operator(
+    name: str, linear: _Linear | None, equal: Adjoint | None = None, is_kink: bool = False
+) -> _Function:
     """Return a binary operator that follows provenance without torch's dispatch.
 
     `linear` makes the form of the result; `equal` is the adjoint for two tensors of one shape, the
-    most frequent case, which is written out here for speed.
+    most frequent case, which is written out here for speed. `is_kink` says that the operator
+    compares.
     """
     plain_operator = getattr(Tensor, name)
     is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
@@ -60,6 +64,8 @@ def _operator(name: str, linear: _Linear | None, equal: Adjoint | None = None) -
             ours = ours.broadcast(tuple(result.shape))
         if ours.universe.state == "settled":
             return result  # a constant by now
+        if is_kink:
+            ours = ours.kinked()
         form: Form | None = None
         if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
             if is_equal and equal is not None:
@@ -120,7 +126,7 @@ _OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
     "__rmul__": (_scaled, None),
     "__truediv__": (_divided, None),
 }
-_COMPARISONS = "__rtruediv__ __pow__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__"
+_COMPARISONS = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__"
 
 
 def is_elementwise(func: _Function) -> bool:
@@ -189,12 +195,18 @@ _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     }.items()
     for space in (torch, Tensor)
 }
+_PREDICATES = """
+    eq ge greater greater_equal gt isclose isfinite isinf isnan isneginf isposinf isreal le less
+    less_equal logical_and logical_not logical_or logical_xor lt ne not_equal signbit
+"""
 # The elementwise functions that write nothing and give back a tensor of their own.
 _ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()
     if rule is pointwise
     and (function not in LINEAR or function in _LINEAR_FUNCTIONS)
+    and function not in KINKS
+    and function.__name__ not in _PREDICATES.split()
     and not function.__name__.endswith("_")
     and getattr(function, "__module__", None) != "torch.nn.functional"
     and function.__name__ not in ("expand", "repeat", "tile", "narrow")
@@ -230,8 +242,10 @@ def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
 ProvenanceTensor.backward = _backward  # type: ignore[method-assign]
 for _name, (_linear, _equal) in _OPERATORS.items():
     setattr(ProvenanceTensor, _name, _operator(_name, _linear, _equal))
-for _name in _COMPARISONS.split():
+for _name in ["__rtruediv__", "__pow__"]:
     setattr(ProvenanceTensor, _name, _operator(_name, None))
+for _name in _COMPARISONS.split():
+    setattr(ProvenanceTensor, _name, _operator(_name, None, is_kink=True))
 for _name in _FUNCTIONS:
     setattr(ProvenanceTensor, _name, _function(_name))
 for _name in ["shape", "dtype", "device", "ndim", "requires_grad", "is_leaf"]:

@@ -5,17 +5,20 @@ and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import LOST, Provenance, Universe
-from ancestral.provenance.escapes import escape, is_escape, may_escape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.control import controlling
+from ancestral.provenance.escapes import EscapeError, escape, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
+from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -24,7 +27,14 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.writes import is_write, run_write, targets
+from ancestral.provenance.writes import (
+    WriteIntoParameterError,
+    is_write,
+    mark_besides,
+    refuse_parameters,
+    run_write,
+    targets,
+)
 
 _Function = Callable[..., Any]
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
@@ -43,6 +53,29 @@ def propagate(
         result: Any = run_elementwise(func, args)
         if result is not None:
             return result
+    try:
+        return _propagate(func, types, args, kwargs)
+    except Exception as error:
+        _note(error, args, kwargs)
+        raise
+
+
+def _note(error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:
+    """Note that an op raised: whoever catches the error knows more of the values.
+
+    An index was too large, a matrix singular, an integer divided by zero.
+    """
+    if not isinstance(error, (EscapeError, WriteIntoParameterError)):
+        escape(tracked(args, kwargs))
+
+
+def _propagate(
+    func: _Function,
+    types: tuple[type, ...],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+) -> Any:
+    """Run a function that is not one of the most frequent, the elementwise ones."""
     if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
         return NotImplemented
     if func not in _plain_results:
@@ -52,12 +85,12 @@ def propagate(
             return dispatch(func, types, args, kwargs)
     else:
         kwargs = NO_KEYWORDS
-    result = run(func, types, args, kwargs)
+    result: Any = run(func, types, args, kwargs)
     if result.__class__ is not _Plain or watching.table:
         return _follow(func, args, kwargs, result)
     # The most frequent case, a known call of tensors and numbers, written out for speed.
     first: Provenance | None = None
-    key: list[Any] = [func, result.shape, *kwargs]
+    key: list[Any] = [func, result.shape, result.dtype, *kwargs]
     for item in (*args, *kwargs.values()) if kwargs else args:
         kind = item.__class__
         if kind is ProvenanceTensor:
@@ -109,6 +142,7 @@ class _Traits(NamedTuple):
     is_attribute: bool
     is_write: bool
     may_escape: bool
+    writes_besides: bool
 
 
 _traits: dict[_Function, _Traits] = {}
@@ -117,10 +151,10 @@ _plain_results: set[_Function] = set()  # functions that write nothing and let n
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(name == "__get__", is_write(name), may_escape(name))
+    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not (found.is_write or found.may_escape):
+        if not (found.is_write or found.may_escape or found.writes_besides):
             _plain_results.add(func)
     return found
 
@@ -132,13 +166,27 @@ def dispatch(
     traits = _traits.get(func) or _traits_of(func)
     if traits.is_attribute:
         return _read(func, types, args)
+    if traits.writes_besides:
+        return _run_besides(func, types, args, kwargs)
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:
             return run_write(func, types, args, kwargs, written)
     result = run(func, types, args, kwargs)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
-        escape(tracked(args, kwargs))
+        escape(tracked(args, kwargs), is_check_passed=result is True)
+    return _follow(func, args, kwargs, result)
+
+
+def _run_besides(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function that may write into other arguments than the first, and follow them all."""
+    written = written_besides(func, args, kwargs)
+    written += targets(func.__name__, args, kwargs)
+    refuse_parameters(func.__name__, args, kwargs, written)
+    result = run(func, types, args, kwargs)
+    mark_besides(args, kwargs, written)
     return _follow(func, args, kwargs, result)
 
 
@@ -146,7 +194,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
     """Give the tensors of a result their provenance."""
     if type(result) is Tensor:
         if not _is_any(result, args, kwargs):
-            found = infer(func, tuple(result.shape), args, kwargs)
+            found = infer(func, result, args, kwargs)
             if found is not None and found.universe.state != "settled":
                 attach(result, found)
                 form = form_of(func, found.shape, args, kwargs)
@@ -156,11 +204,17 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(func, tuple(item.shape), own, kwargs)
+                    found = infer(func, item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)
-            elif isinstance(item, (tuple, list)):
+            elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            _follow(func, args, kwargs, item)
+    elif is_dataclass(result):
+        for field in fields(result):
+            _follow(func, args, kwargs, getattr(result, field.name))
     return result
 
 
@@ -208,12 +262,16 @@ def _watched(
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     watching.check(tracked(args, kwargs))
     if any(True for _ in tracked(args, kwargs)):
-        result = dispatch(func, types, args, kwargs)
+        try:
+            result = dispatch(func, types, args, kwargs)
+        except Exception as error:
+            _note(error, args, kwargs)
+            raise
     else:
         result = func(*args, **kwargs)
-    universe = watching.controlling()
-    if universe is not None and not _traits_of(func).is_attribute:
-        _control(result, universe, args, kwargs)
+    decision = controlling()
+    if decision is not None and not _traits_of(func).is_attribute:
+        _control(result, decision, args, kwargs)
     return result
 
 
@@ -227,19 +285,19 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
             attach(tensor, lost if known is None else known.union(lost))
 
 
-def _control(result: Any, universe: Universe, args: Any, kwargs: Mapping[str, Any]) -> None:
+def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:
     """Let the fresh tensors of a result depend on what escaped, without alignment.
 
     What is written in place needs no mark: whatever is computed from it later gets one.
     """
     if isinstance(result, (tuple, list)):
         for item in result:
-            _control(item, universe, args, kwargs)
+            _control(item, decision, args, kwargs)
     elif type(result) in (Tensor, ProvenanceTensor) and not _is_any(result, args, kwargs):
         if getattr(result, "_site", None) is not None:
             return  # a draw carries its own site only; its parents carry the rest
         shape = tuple(run(Tensor.size, TYPES, (result,), NO_KEYWORDS))
-        extra = universe.intern(shape, {(LOST,) * len(shape): universe.control})
+        extra = decision.lost(shape)
         known = provenance(result)
         attach(result, extra if known is None else known.union(extra))
 

@@ -92,8 +92,8 @@ def separately(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | Non
 
 
 def value_free(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Only the shape or the type of the operand matters."""
-    return [(t, None) for t in tensors_in(args, kwargs)]
+    """Only the shape or the type of the operand matters; a size that is given is read."""
+    return [(t, None) for t in tensors_in(args[:1])]
 
 
 def reduction(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -392,11 +392,16 @@ def class_loss(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | Non
 
 def operands_of(function: Function, index: int, args: Args) -> Args:
     """Return the arguments that result number `index` comes from."""
+    if function in _LENGTHS_APART and index == 1:
+        return args[1:2]
     if RULES.get(function) is not separately:
         return args
     single = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
     return (single[index],)
 
+
+# Their second result, the sizes of the batch or the lengths, comes from the second argument alone.
+_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})  # type: ignore[attr-defined]
 
 # One row for each family: the rule, and the names in torch, Tensor and torch.nn.functional.
 _TABLE: dict[Rule, str] = {

@@ -125,14 +125,26 @@ def untrack(tensor: Tensor) -> Tensor:
     return alias(tensor) if isinstance(tensor, ProvenanceTensor) else tensor
 
 
+_layout: Any = Tensor.layout.__get__  # type: ignore[attr-defined]
+
+
 def alias(tensor: Tensor) -> Tensor:
-    """Return a plain tensor on the same data and autograd history."""
-    return cast(Tensor, run(Tensor.view_as, TYPES, (tensor, tensor), NO_KEYWORDS))
+    """Return a plain tensor on the same data and autograd history.
+
+    A sparse one has no views: with a history, it is a copy.
+    """
+    try:
+        return cast(Tensor, raw(Tensor.view_as, tensor, tensor))
+    except RuntimeError:
+        if raw(_layout, tensor) is torch.strided:
+            raise
+        twin = Tensor.clone if tensor.requires_grad else Tensor.detach
+        return cast(Tensor, raw(twin, tensor))
 
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function with tracking off: results are plain tensors."""
-    return run(function, TYPES, args, kwargs)
+    return watching.unwatched(run, function, TYPES, args, kwargs)
 
 
 def _rebuild(plain: Tensor, names: tuple[str, ...]) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 from torch.overrides import TorchFunctionMode
 
-from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.control import controlling
 
 _Storage = torch.UntypedStorage
 _Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
@@ -71,14 +72,16 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        if _local.is_paused:
+            return func(*args, **(kwargs or {}))
         return self._handler(func, types, args, kwargs or {})
 
 
 class _Local(threading.local):
     def __init__(self) -> None:
         self.mode: _Watch | None = None
-        self.escaped: Universe | None = None
         self.guards: list[Guard] = []
+        self.is_paused = False
 
 
 _local = _Local()
@@ -88,19 +91,6 @@ _handlers: list[_Handler] = []
 def install(handler: _Handler) -> None:
     """Say what runs a function whose operands must be looked up."""
     _handlers[:] = [handler]
-
-
-def control(universe: Universe) -> None:
-    """Let every tensor that this thread computes from now on depend on what escaped."""
-    if universe.owner is not None:
-        _local.escaped = universe
-        watch()
-
-
-def controlling() -> Universe | None:
-    """Return the universe of the recording from which values escaped, if one is open."""
-    found = _local.escaped
-    return None if found is None or found.state == "settled" else found
 
 
 Guard = Callable[[Iterator[Provenance]], None]
@@ -115,7 +105,7 @@ def guard(refuse: Guard) -> Generator[None]:
         yield
     finally:
         _local.guards.remove(refuse)
-        if not (_local.guards or table or _local.escaped):
+        if not (_local.guards or table or controlling()):
             unwatch()
 
 
@@ -127,7 +117,7 @@ def check(found: Iterator[Provenance]) -> None:
 
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    if (table or _local.guards or _local.escaped is not None) and _local.mode is None:
+    if _local.mode is None and (table or _local.guards or controlling() is not None):
         _local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
         _restack(lambda modes: [_local.mode, *modes])
@@ -135,10 +125,18 @@ def watch() -> None:
 
 def unwatch() -> None:
     """Stop looking operands up."""
-    _local.escaped = None
     if _local.mode is not None:
         ours, _local.mode = _local.mode, None
         _restack(lambda modes: [mode for mode in modes if mode is not ours])
+
+
+def unwatched(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function without looking at the operands of what it does."""
+    before, _local.is_paused = _local.is_paused, True
+    try:
+        return function(*args)
+    finally:
+        _local.is_paused = before
 
 
 def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
@@ -152,6 +150,7 @@ def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
 def storage_of(tensor: Tensor) -> _Storage | None:
     """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
     try:
-        return tensor.untyped_storage()
+        with torch._C.DisableTorchFunction():  # it is no escape that we look
+            return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None

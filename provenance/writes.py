@@ -47,13 +47,30 @@ def is_write(name: str) -> bool:
     )
 
 
+def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]) -> None:
+    """Give what an op wrote besides its first argument all that came in, without alignment."""
+    incoming = _incoming(args, kwargs)
+    for target in written:
+        shape = tuple(raw(Tensor.size, target))
+        for each in incoming:
+            known, lost = provenance(target), each.lost(shape)
+            attach(target, lost if known is None else known.union(lost))
+            target._form, target._written = None, next(serials)  # type: ignore[attr-defined]
+            mark_shared(target, lost)
+
+
 def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Return the tensors that an op writes into."""
     if kwargs.get("out") is not None:
         return list(tensors_in(kwargs["out"]))
     if is_write(name) or kwargs.get("inplace") is True:
-        return list(tensors_in(args[0]))
+        return list(tensors_in(args[0] if args else _first(kwargs)))
     return []
+
+
+def _first(kwargs: Mapping[str, Any]) -> Any:
+    """Return the first operand where all arguments are given by name."""
+    return next((kwargs[name] for name in ("input", "self", "tensor") if name in kwargs), kwargs)
 
 
 def run_write(
@@ -64,6 +81,8 @@ def run_write(
     written: list[Tensor],
 ) -> Any:
     """Run an op that writes, and give what is written its provenance."""
+    if func.__name__ == "__set__" and not _sets_data(func):
+        return run(func, types, args, kwargs)  # grad, requires_grad, names: no value changes
     before = _prepare(func.__name__, args, kwargs, written)
     known = [provenance(target) for target in written]
     result = run(func, types, args, kwargs)
@@ -73,16 +92,15 @@ def run_write(
     return result
 
 
+def _sets_data(func: _Function) -> bool:
+    return func.__self__.__name__ in ("data", "real", "imag")  # type: ignore[attr-defined, no-any-return]
+
+
 def _prepare(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
 ) -> Operand | None:
     """Refuse what cannot be followed; return what the target was, for the sake of a linear form."""
-    incoming = {source.name for found in tracked(args, kwargs) for source in found.sources}
-    for target in written:
-        owner = _base_of(target)
-        is_parameter = isinstance(target if owner is None else owner, nn.Parameter)
-        if is_parameter and incoming and name != "__set__":
-            raise WriteIntoParameterError(name, frozenset(incoming))
+    refuse_parameters("data" if name == "__set__" else name, args, kwargs, written)
     if len(written) != 1:
         return None
     (target,) = written
@@ -96,6 +114,24 @@ def _prepare(
     return copied if found is None else attach(copied, found)
 
 
+def refuse_parameters(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
+) -> None:
+    """Raise if tracked values would be written into a parameter."""
+    for target in written:
+        owner = _base_of(target)
+        if isinstance(target if owner is None else owner, nn.Parameter):
+            incoming = _incoming(args, kwargs)
+            if incoming:
+                names = frozenset(source.name for found in incoming for source in found.sources)
+                raise WriteIntoParameterError(name, names)
+
+
+def _incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Provenance]:
+    """Return the provenances of the arguments that are no constants by now."""
+    return [found for found in tracked(args, kwargs) if found.universe.state != "settled"]
+
+
 def _mark(
     func: _Function,
     args: tuple[Any, ...],
@@ -104,10 +140,8 @@ def _mark(
     before: Operand | None,
 ) -> None:
     """Give what was written the union of what it had and what came in."""
-    if func.__name__ == "__set__" and func.__self__.__name__ != "data":  # type: ignore[attr-defined]
-        return  # grad, requires_grad, names: no value of the tensor changes
     for target in written:
-        found = infer(func, tuple(raw(Tensor.size, target)), args, kwargs)
+        found = infer(func, target, args, kwargs)
         if found is None or found.universe.state == "settled":
             continue
         attach(target, found)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra import Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.control import controlling, decisions_of
 from ancestral.provenance.memory import (
     Calling,
     Following,
@@ -48,6 +49,7 @@ EXPLAINED: Mapping[str, str] = {
     "operand": "an op without a rule depends on all that it is given, also where only a shape or "
     "one of several results does",
     "control": "after an escape, Python may have chosen whatever is computed",
+    "draw": "a custom backward pass may draw within the call",
     "around": "a draw that happens out of sight may depend on all that went in there",
 }
 """Why a tensor may carry more sources than its bytes depend on; all of it costs variance only."""
@@ -88,7 +90,8 @@ class _Made:
     op: str
     location: Location
     results: tuple[Any, ...]  # weak references
-    claims: frozenset[Source]
+    claims: frozenset[Source]  # of its operands
+    drawn: int  # how many draws there were before
 
 
 class Auditor:
@@ -104,11 +107,13 @@ class Auditor:
         self._escapes: list[_Finding] = []
         self._draws: list[_Finding] = []
         self._results: list[Any] = []  # weak references to what user code was given
+        self._sites: list[Source] = []
         self._compared: set[Source] = set()
         self._ops = 0
 
     def begin(self) -> None:
         """Start to follow the ops of this thread."""
+        local.audit = self
         self._following.__enter__()
         self._functions.__enter__()
 
@@ -116,6 +121,7 @@ class Auditor:
         """Stop, and leave torch's modes as they were."""
         pop_function_mode(self._functions)
         pop_dispatch_mode(self._following)
+        local.audit = None
 
     def finish(self) -> Audited:
         """Compare what is still there, and say how much was compared.
@@ -136,6 +142,7 @@ class Auditor:
     def drawn(self, node: Node, held: Iterable[Held], value: Tensor, shown: Tensor) -> None:
         """Compare the parents of a draw, and let its value depend on its own site alone."""
         with torch._C.DisableTorchFunction():
+            self._sites.append(node.source)
             address = _address(value)
             direct = [draw for draw in self._draws if draw.address == address]
             self._draws = [draw for draw in self._draws if draw.address != address]
@@ -165,7 +172,7 @@ class Auditor:
     def _inflow(self, node: Node, held: list[Tensor], more: list[Sources]) -> None:
         if not self._is_open():
             return
-        known = frozenset(() if node.inflow is None else node.inflow.sources)
+        known = _origins(node.inflow)
         needed = {s for found in [*map(self._memory.of, held), *more] for s in found}
         self._compared |= needed
         lost = self._unexplained(needed - known - {node.source})
@@ -228,7 +235,7 @@ class Auditor:
                 self._compare(tensor)
             claims = frozenset(s for tensor in given for s in _claims(tensor))
             read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
-        made = _Made(spelled(func), where.location, (), claims)
+        made = _Made(spelled(func), where.location, (), claims, len(self._sites))
         is_carried = is_marked and not is_shaped(_name(func), args, kwargs)
         return partial(self._after, func, made, given, read, is_marked, is_carried)
 
@@ -300,9 +307,9 @@ class Auditor:
         here = escape.location
         noted = {
             name
-            for known in self._universe.escapes
-            if (known.filename, known.line) == (here.filename, here.line)
-            for name in known.sources
+            for known in decisions_of(self._universe).noted
+            if (known.escape.filename, known.escape.line) == (here.filename, here.line)
+            for name in known.escape.sources
         }
         sources = {s for s in escape.sources if s.universe is self._universe}
         lost = {s for s in sources if s.name not in noted}
@@ -334,7 +341,7 @@ class Auditor:
             )
         extra = claims - below.keys()
         if extra and made is not None:
-            invented = self._unexplained(extra - made.claims)
+            invented = self._unexplained(extra - made.claims - set(self._sites[made.drawn :]))
             if invented:
                 raise AuditError(
                     made.op,
@@ -348,10 +355,7 @@ class Auditor:
             self._memory.claim(tensor, dict.fromkeys(extra, _Origin(place.op, place.location)))
 
     def _unexplained(self, sources: Iterable[Source]) -> frozenset[Source]:
-        universe = self._universe
-        explained = set(universe.members(universe.control))
-        for around in local.around:
-            explained.update(around.sources)
+        explained = _origins(controlling()).union(*map(_origins, local.around))
         return frozenset(s for s in sources if s not in explained and self._is_random(s))
 
     def _is_random(self, source: Source) -> bool:
@@ -361,8 +365,12 @@ class Auditor:
 
 
 def _claims(tensor: Tensor) -> frozenset[Source]:
-    found = provenance(tensor)
-    return frozenset() if found is None else frozenset(found.sources)
+    return _origins(provenance(tensor))
+
+
+def _origins(found: Provenance | None) -> frozenset[Source]:
+    """Return the sources that somebody drew: for decisions, those that they rest on."""
+    return frozenset(() if found is None else found.universe.origins(found.bits))
 
 
 def _name(func: Any) -> str:

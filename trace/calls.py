@@ -67,8 +67,8 @@ def call() -> Call:
         if kind == "user":
             location = Location(code.co_filename, frame.f_lineno, code.co_name)
             return Call(location, is_internal, is_alias, is_check)
-        if kind == "library" and not is_internal:
-            is_internal, is_alias = True, code is alias.__code__
+        if kind == "library":
+            is_internal, is_alias = True, is_alias or code is alias.__code__
         is_check = is_check or kind == "distributions"
         frame = frame.f_back
     return Call(_NOWHERE, is_internal, is_alias, is_check)

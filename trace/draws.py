@@ -27,11 +27,12 @@ from ancestral.provenance.writes import mark_shared
 from ancestral.trace.naming import Place, place
 from ancestral.trace.parameters import Held
 from ancestral.trace.record import Interceptor, draw, interceptors
+from ancestral.trace.saved import is_without_graph
 from ancestral.trace.stack import local
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
-_KEY_NAME = "TESTING_ONLY_GenericMode"
-_KEY: Any = torch._C._parse_dispatch_key(_KEY_NAME)
+KEY_NAME = "TESTING_ONLY_GenericMode"
+KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
 
 
 class TransformedDrawError(NotImplementedError):
@@ -128,13 +129,14 @@ def _innermost(tensor: Tensor) -> Tensor:
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY)):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value
             given = [item for item in args if isinstance(item, Tensor)]
             tensors = [_innermost(item) for item in given]
-            if not any(t.requires_grad or provenance(t) is not None for t in tensors):
+            is_noise = not any(t.requires_grad or provenance(t) is not None for t in tensors)
+            if is_noise and not is_without_graph():
                 return value
             if any(inner is not outer for inner, outer in zip(tensors, given, strict=True)):
                 raise TransformedDrawError(op.name(), place())
@@ -164,20 +166,22 @@ class _Dispatcher(Interceptor):
         self._libraries: list[Any] = []
 
     def enter(self) -> None:
-        """Register the kernels the first time, and include their key."""
+        """Register the kernels the first time."""
         if not self._libraries:
-            through = _Library("_", "IMPL", _KEY_NAME)
+            through = _Library("_", "IMPL", KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
-            library = _Library("aten", "IMPL", _KEY_NAME)
+            library = _Library("aten", "IMPL", KEY_NAME)
             for op, described in _CAUGHT.items():
                 library.impl(op.name(), _kernel(op, described))
             self._libraries = [through, library]
-        torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
 
-    def leave(self) -> None:
+    def enter_thread(self) -> None:
+        """Include the key."""
+        torch._C._dispatch_tls_set_dispatch_key_included(KEY, True)
+
+    def leave_thread(self) -> None:
         """Exclude the key with the last recording of this thread."""
-        if not local.traces:
-            torch._C._dispatch_tls_set_dispatch_key_included(_KEY, False)
+        torch._C._dispatch_tls_set_dispatch_key_included(KEY, False)
 
 
 interceptors.append(_Dispatcher())

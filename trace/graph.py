@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ancestral.provenance.algebra import Alignment, Provenance, Shape
+from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
 
@@ -106,11 +106,14 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
     """Return the direct edges that a provenance stands for."""
     if found is None:
         return ()
-    return tuple(
-        Edge(source.name, child, alignment)
-        for alignment, bits in found.entries
-        for source in found.universe.members(bits)
-    )
+    edges = {
+        source: Edge(source.name, child, (LOST,) * len(found.shape)) for source in found.sources
+    }
+    for alignment, bits in found.entries:
+        for source in found.universe.members(bits):
+            if source in edges:  # not a decision or a kink, which is nobody's draw
+                edges[source] = Edge(source.name, child, alignment)
+    return tuple(edges.values())
 
 
 def vertex_of(node: Node) -> Vertex:

@@ -39,6 +39,23 @@ class NoDensityError(NotImplementedError):
         )
 
 
+class Gate:
+    """Lets the pathwise gradient through the value of a site, or shuts it out.
+
+    It hangs on the value as a hook, and is shut where the site's score function is used instead.
+    """
+
+    __slots__ = ("is_shut",)
+
+    def __init__(self) -> None:
+        """Make an open gate."""
+        self.is_shut = False
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        """Return the gradient that goes on, None for what came."""
+        return torch.zeros_like(gradient) if self.is_shut else None
+
+
 @dataclass(frozen=True, eq=False)
 class Node:
     """One random choice of a run, or one cost.
@@ -64,6 +81,7 @@ class Node:
     cond_indep_stack: tuple[str, ...] = ()
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
+    gate: Gate = field(default_factory=Gate)
 
     @property
     def parents(self) -> frozenset[str]:
@@ -90,6 +108,14 @@ class Node:
             NoDensityError: if the distribution has none.
             ModifiedParameterError: if a parameter was overwritten since the draw.
         """
+        return self._density(self.value)
+
+    @cached_property
+    def score(self) -> Tensor:
+        """The log-probability of the value held fixed, whose derivative is the score function."""
+        return self._density(self.value.detach()) if self.is_reparameterized else self.log_prob
+
+    def _density(self, value: Tensor) -> Tensor:
         if self.fn is None:
             raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
         if any(leaf._version != version for leaf, version in self.versions):
@@ -98,7 +124,7 @@ class Node:
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
             with torch.enable_grad():
-                density: Tensor = raw(fn.log_prob, self.value)
+                density: Tensor = raw(fn.log_prob, value)
         except NotImplementedError as error:
             raise NoDensityError(self.name, self.fn, self.location) from error
         finally:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -61,6 +61,25 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
         for item in vars(fn).values():
             if id(item) not in known:
                 yield from _of_object(item, batch, seen)
+
+
+def reachable(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors that can be reached from an object, the globals of a function included."""
+    seen: set[int] = set()
+    yield from (held.tensor for held in _of_object(value, torch.Size(), seen))
+    code = getattr(value, "__code__", None)
+    known = getattr(value, "__globals__", {})
+    for name in _names(code):
+        if name in known:
+            yield from (held.tensor for held in _of_object(known[name], torch.Size(), seen))
+
+
+def _names(code: Any) -> Iterator[str]:
+    """Yield the names that a code and those within it may look up."""
+    if isinstance(code, CodeType):
+        yield from code.co_names
+        for constant in code.co_consts:
+            yield from _names(constant)
 
 
 def _of_object(value: Any, batch: torch.Size, seen: set[int]) -> Iterator[Held]:

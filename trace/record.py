@@ -9,7 +9,8 @@
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,16 @@ from torch.distributions import Distribution
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
-from ancestral.provenance.escapes import Escape
+from ancestral.provenance.control import (
+    SETTINGS,
+    Escape,
+    Setting,
+    controlling,
+    decisions_of,
+    escapes_of,
+    recording,
+    setting,
+)
 from ancestral.provenance.tensor import (
     ProvenanceTensor,
     alias,
@@ -32,7 +42,7 @@ from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.naming import Place, module_path, place
-from ancestral.trace.node import Node, factorized
+from ancestral.trace.node import Gate, Node, factorized
 from ancestral.trace.parameters import Held, inflow, parameters
 from ancestral.trace.stack import local
 
@@ -59,6 +69,7 @@ class UnsupportedDrawError(TypeError):
         )
 
 
+_register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 _backward: list[Callable[..., None]] = []
 
 
@@ -76,6 +87,8 @@ class Trace(Mapping[str, Node]):
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.audited: Audited | None = None  # set when a recording with an audit ends
+        self._lock = threading.Lock()
+        self.is_open = False
         self.universe = Universe(owner=self) if universe is None else universe
 
     # Two traces with the same nodes are two recordings still.
@@ -96,8 +109,11 @@ class Trace(Mapping[str, Node]):
 
     @property
     def escapes(self) -> tuple[Escape, ...]:
-        """The places where a tracked value left tensor land, so that Python may have branched."""
-        return tuple(self.universe.escapes)
+        """The places where a tracked value left tensor land, so that Python may have branched.
+
+        Once a gradient was asked for, each tells how many terms of the loss it blurred.
+        """
+        return escapes_of(self.universe)
 
     @property
     def graph(self) -> Graph:
@@ -125,13 +141,14 @@ class Trace(Mapping[str, Node]):
 
     def fresh_name(self, base: str) -> str:
         """Return `base`, or `base_1`, `base_2` ... where it is taken."""
-        count = self._counts.get(base, 0)
-        while True:
-            name = base if count == 0 else f"{base}_{count}"
-            count += 1
-            if name not in self._nodes:
-                self._counts[base] = count
-                return name
+        with self._lock:  # threads that share a recording draw at once
+            count = self._counts.get(base, 0)
+            while True:
+                name = base if count == 0 else f"{base}_{count}"
+                count += 1
+                if name not in self._nodes:
+                    self._counts[base] = count
+                    return name
 
     def note_costs(self, costs: Sequence[tuple[Vertex, Provenance]]) -> None:
         """Keep the terms of a loss for the graph."""
@@ -187,6 +204,12 @@ class Interceptor:
     def leave(self) -> None:
         """Switch it off, and leave torch as it was."""
 
+    def enter_thread(self) -> None:
+        """Switch on what each thread has of its own, where it joins a recording."""
+
+    def leave_thread(self) -> None:
+        """Switch that off, where no recording is left in this thread."""
+
 
 class Replacing(Interceptor):
     """Replaces attributes of torch while any thread records, and puts them back."""
@@ -235,42 +258,72 @@ _ABSENT = object()
 class _Writes(Interceptor):
     """Looks operands up in the table of shared storages."""
 
-    def enter(self) -> None:
+    def enter_thread(self) -> None:
         """Begin, where an older write is still of interest."""
         watching.purge()
         watching.watch()
 
-    def leave(self) -> None:
+    def leave_thread(self) -> None:
         """End with the last recording of this thread."""
-        if not local.traces:
-            watching.purge()
-            watching.unwatch()
+        watching.purge()
+        watching.unwatch()
 
 
 interceptors: list[Interceptor] = [_Writes()]
+
+
+@contextmanager
+def joined() -> Generator[None]:
+    """Let this thread take part in the open recordings of its context."""
+    local.recordings += 1
+    try:
+        for interceptor in interceptors:
+            interceptor.enter_thread()
+        yield
+    finally:
+        local.recordings -= 1
+        if not local.recordings:
+            for interceptor in reversed(interceptors):
+                interceptor.leave_thread()
 
 
 class record:  # noqa: N801 (used as a verb: with record() as trace)
     """Catch every draw of the block in a trace.
 
     Inside another recording, draws go into both traces, which share their sources: a gradient
-    always sees the outermost one.
+    always sees the outermost one. Threads and tasks that are started in the block take part.
 
-    An audit follows every op of the block a second time, below the tensors: through scripted code,
+    `control` says what an escape does, a value that leaves tensor land so that Python may branch on
+    it:
+
+    - "strict" (the default): all that is drawn or computed afterwards depends on the value, and all
+      terms of a loss that were not declared with `cost` by then. Always unbiased.
+    - "after": only what is drawn or computed afterwards. Unbiased if the terms that are finished by
+      then count regardless of the value, each with its weight. A rollout whose episode may end has
+      reward-to-go by itself.
+    - "error": an escape raises `EscapeError`.
+    - "ignore": an escape is listed in `Trace.escapes` only. Unbiased if no decision follows.
+
+    Within another recording the default is that one's.
+
+    `audit` follows every op of the block a second time, below the tensors: through scripted code,
     backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
-    model does anything that the recording loses. It sees what this thread does within the block;
-    `Trace.audited` says how much that was. (`torch.jit.trace` does not run below a mode of the
-    dispatcher: trace before the block.)
-
-    Args:
-        audit: raise `AuditError` where a dependency is lost, with the op and the line.
+    model does anything that the recording loses; where it does, `AuditError` names the op and the
+    line. It sees what this thread does within the block; `Trace.audited` says how much that was.
+    (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
     """
 
-    def __init__(self, *, audit: bool = False) -> None:
-        """Make a recording that has not begun."""
+    def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
+        """Make a recording that has not begun.
+
+        Raises:
+            ValueError: if `control` is none of the four.
+        """
+        self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
         self._auditor: Auditor | None = None
+        self._ending = ExitStack()
 
     def __enter__(self) -> Trace:
         """Begin, and return the trace."""
@@ -278,19 +331,20 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
         outer = current()
         self._trace = trace = Trace(None if outer is None else outer.universe)
-        begun: list[Interceptor] = []
-        try:
+        with ExitStack() as ending:
+            ending.callback(local.pop, trace)
+            trace.is_open = True
+            local.push(trace)
             for interceptor in interceptors:
                 interceptor.enter()
-                begun.append(interceptor)
-        except BaseException:
-            for interceptor in reversed(begun):
-                interceptor.leave()
-            raise
-        local.traces.append(trace)
-        if self._is_audited and local.audit is None:
-            self._auditor = local.audit = Auditor(trace.universe)
-            self._auditor.begin()
+                ending.callback(interceptor.leave)
+            ending.enter_context(_governed(trace.universe, self._setting, outer is None))
+            ending.enter_context(joined())
+            if self._is_audited and local.audit is None:
+                self._auditor = Auditor(trace.universe)
+                ending.callback(self._auditor.end)
+                self._auditor.begin()
+            self._ending = ending.pop_all()
         return trace
 
     def __exit__(
@@ -300,17 +354,33 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         traceback: TracebackType | None,
     ) -> None:
         """End, and leave torch as it was; the trace stays readable."""
-        assert self._trace is not None
         try:
-            if self._auditor is not None and error is None:
+            if self._auditor is not None and self._trace is not None and error is None:
                 self._trace.audited = self._auditor.finish()
         finally:
-            if self._auditor is not None:
-                self._auditor.end()
-                local.audit = None
-            local.traces.remove(self._trace)
-            for interceptor in reversed(interceptors):
-                interceptor.leave()
+            self._ending.close()
+
+
+@contextmanager
+def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) -> Generator[None]:
+    """Let a setting decide what an escape does within a recording."""
+    decisions = decisions_of(universe)
+    before = decisions.setting
+    decisions.setting = before if chosen is None else chosen
+    if is_outermost:
+        decisions.is_recording = True
+        recording.set(universe)
+    try:
+        yield
+    finally:
+        if is_outermost:
+            decisions.is_recording = False
+            if decisions.setting.raises:  # what was recorded works as data from now on
+                decisions.setting = SETTINGS["strict"]
+            if recording.get() is universe:
+                recording.set(None)
+        else:
+            decisions.setting = before
 
 
 def draw(
@@ -338,6 +408,10 @@ def draw(
     source = Source(name, shape, outermost.universe)
     shown = _fresh(value, held)
     plain = untrack(shown)
+    gate = Gate()
+    if is_reparameterized and plain.requires_grad:
+        raw(_register_hook, shown, gate)
+        outermost.universe.differentiable |= outermost.universe.bit(source)
     node = Node(
         name=name,
         type="sample",
@@ -352,6 +426,7 @@ def draw(
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+        gate=gate,
     )
     for trace in local.traces:
         trace.add(node)
@@ -432,14 +507,11 @@ def _independent(fn: Distribution, size: Shape) -> Shape:
 
 def _controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     """Add what Python may have branched on before, and what a function out of sight was given."""
-    universe = local.traces[0].universe
-    for around in local.around:
+    decision = controlling()
+    for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)
         found = lost if found is None else found.union(lost)
-    if not universe.control:
-        return found
-    control = universe.intern(shape, {(-1,) * len(shape): universe.control})
-    return control if found is None else control.union(found)
+    return found
 
 
 def _base_name(fn: Distribution, where: Place) -> str:
@@ -450,5 +522,6 @@ def _base_name(fn: Distribution, where: Place) -> str:
 
 def _fresh(value: Tensor, held: list[Held]) -> Tensor:
     """Return a tensor on this value that nobody else holds."""
-    is_fresh = type(value) in (Tensor, ProvenanceTensor)
+    is_leaf = value.requires_grad and value.is_leaf
+    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
     return value if is_fresh and all(value is not tensor for tensor, _ in held) else alias(value)

@@ -1,6 +1,11 @@
-"""The open recordings of each thread: the only global state there is."""
+"""The open recordings of each context: the only global state there is.
+
+A context is what a thread or a task of `asyncio` runs in, so that recordings of tasks that take
+turns do not mix. What a draw does inside, between two suspensions, is an affair of the thread.
+"""
 
 import threading
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,16 +13,34 @@ if TYPE_CHECKING:
     from ancestral.trace.audit import Auditor
     from ancestral.trace.record import Trace
 
+_open: "ContextVar[tuple[Trace, ...]]" = ContextVar("open recordings", default=())
+
 
 class _Local(threading.local):
     """What one thread is doing."""
 
     def __init__(self) -> None:
-        self.traces: list[Trace] = []  # open recordings, outermost first
+        self.recordings = 0  # how many have begun in this thread and not ended
         # What reached the functions that run out of sight, for the draws within them.
         self.around: list[Provenance] = []
         self.audit: Auditor | None = None  # follows everything a second time
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
+
+    @property
+    def traces(self) -> "tuple[Trace, ...]":
+        """The open recordings, outermost first."""
+        found = _open.get()
+        # A task may outlive the recording that it was started in.
+        return found if all(t.is_open for t in found) else tuple(t for t in found if t.is_open)
+
+    def push(self, trace: "Trace") -> None:
+        """Open a recording."""
+        _open.set((*self.traces, trace))
+
+    def pop(self, trace: "Trace") -> None:
+        """Close a recording, which need not be the innermost: generators end when they like."""
+        trace.is_open = False
+        _open.set(self.traces)
 
 
 local = _Local()

@@ -9,18 +9,21 @@ cannot be followed. A compiled function runs eagerly.
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
 import torch._functorch.apis
 import torch._functorch.eager_transforms
+import torch._ops
 from torch import Tensor
 
 from ancestral.provenance import watching
+from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
-from ancestral.provenance.propagation import mark_lost
-from ancestral.provenance.tensor import ProvenanceTensor, untrack
+from ancestral.trace.draws import KEY
 from ancestral.trace.naming import Location, place
+from ancestral.trace.opaque import captured, capturing, opaque
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
@@ -28,62 +31,26 @@ _Function = Callable[..., Any]
 
 
 class TransformError(NotImplementedError):
-    """A tracked tensor would enter a transform of `torch.func`."""
+    """A tracked tensor would enter a transform of `torch.func`, or a trace of `torch.jit`."""
 
     def __init__(self, transform: str, names: frozenset[str], location: Location) -> None:
         """Name the transform, the sources and the line."""
         listed = ", ".join(repr(name) for name in sorted(names))
         super().__init__(
             f"{transform} at {location} would compute with a value that depends on {listed}, and "
-            "what a transform of torch.func computes cannot be followed; write it without the "
-            "transform, or cut the dependency with an.untrack where no gradient needs it"
+            "what is computed within it cannot be followed; write it without "
+            f"{transform}, or cut the dependency with an.untrack where no gradient needs it"
         )
 
 
-def _opaque(original: _Function) -> _Function:
-    """Return a function whose results depend on all that it is given."""
-
-    @functools.wraps(original)
-    def followed(*args: Any, **kwargs: Any) -> Any:
-        found = list(tracked(args, kwargs)) if local.traces else []
-        if not found:
-            return original(*args, **kwargs)
-        depth = len(local.around)
-        local.around.extend(found)
-        try:
-            result = original(*_plain(args), **_plain(kwargs))
-        finally:
-            del local.around[depth:]
-        mark_lost(result, found)
-        return result
-
-    return followed
-
-
-def _plain(value: Any) -> Any:
-    """Return arguments with their tensors untracked."""
-    if isinstance(value, ProvenanceTensor):
-        return untrack(value)
-    if type(value) in (tuple, list):
-        return type(value)(_plain(item) for item in value)
-    if type(value) is dict:
-        return {name: _plain(item) for name, item in value.items()}
-    return value
-
-
-def _refusing(original: _Function, transform: str) -> _Function:
+def _refusing(original: _Function, door: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(*args, **kwargs)
-
-        def refuse(found: Iterator[Any]) -> None:
-            names = frozenset(source.name for each in found for source in each.sources)
-            if names:
-                raise TransformError(transform, names, place().location)
-
+        refuse = _refuser(door)
         refuse(tracked(args, kwargs))
         with watching.guard(refuse):
             return original(*args, **kwargs)
@@ -91,13 +58,105 @@ def _refusing(original: _Function, transform: str) -> _Function:
     return refused
 
 
+def _refuser(door: str) -> Callable[[Iterator[Provenance]], None]:
+    def refuse(found: Iterator[Provenance]) -> None:
+        names = frozenset(source.name for each in found for source in each.sources)
+        if names:
+            raise TransformError(_name_of(door), names, place().location)
+
+    return refuse
+
+
+def _name_of(door: str) -> str:
+    """Return the name of the transform that the user called, the outermost on the stack."""
+    name = door
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        public = frame.f_code.co_qualname.split(".")[0].removesuffix("_impl")
+        if frame.f_globals.get("__name__") in _MODULES and public in _PUBLIC:
+            inner = getattr(frame.f_locals.get("func"), "__code__", None)
+            is_twice = public == "jacfwd" and getattr(inner, "co_qualname", "").startswith("jacrev")
+            name = "hessian" if is_twice else public
+        frame = frame.f_back
+    return name
+
+
+_MODULES = frozenset({torch._functorch.apis.__name__, torch._functorch.eager_transforms.__name__})
+_PUBLIC = frozenset(
+    "functionalize grad grad_and_value jacfwd jacrev jvp linearize vjp vmap chunk_vmap".split()
+)
+
+
+def _disallowing(original: _Function) -> _Function:
+    """Return what hands out `make_fx`, with which `linearize` runs its function."""
+
+    @functools.wraps(original)
+    def disallow(function: _Function) -> _Function:
+        allowed = original(function)
+        if not local.traces or function.__name__ != "make_fx":
+            return allowed
+
+        def make(traced: _Function) -> _Function:
+            return _refusing(allowed(traced), "linearize")
+
+        return make
+
+    return disallow
+
+
+class _Functionalizing:
+    """Refuses what is tracked between the beginning and the end of `functionalize`."""
+
+    def __init__(self) -> None:
+        self._open: list[Any] = []
+
+    def beginning(self, original: _Function) -> _Function:
+        """Return what begins, and refuses from then on."""
+
+        @functools.wraps(original)
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            level = original(*args, **kwargs)
+            guard = watching.guard(_refuser("functionalize"))
+            guard.__enter__()
+            self._open.append(guard)
+            return level
+
+        return begin
+
+    def ending(self, original: _Function) -> _Function:
+        """Return what ends, and refuses no longer."""
+
+        @functools.wraps(original)
+        def end() -> Any:
+            self._open.pop().__exit__(None, None, None)
+            return original()
+
+        return end
+
+
 _TRANSFORMS = {
     "vmap": (torch._functorch.apis, "vmap_impl"),
     "grad": (torch._functorch.eager_transforms, "grad_and_value_impl"),
     "vjp": (torch._functorch.eager_transforms, "_vjp_with_argnums"),
     "jvp": (torch._functorch.eager_transforms, "_jvp_with_argnums"),
+    "functionalize": (torch._functorch.eager_transforms, "_wrap_all_tensors_to_functional"),
+    "torch.jit.trace": (torch.jit._trace, "_trace_impl"),
+    "torch.jit.trace_module": (torch.jit._trace, "trace_module"),
 }
-_FACTORIES = "tensor full arange linspace logspace scalar_tensor sparse_coo_tensor"
+_FACTORIES = """
+    tensor as_tensor asarray full full_like arange range linspace logspace scalar_tensor
+    sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor
+    sparse_compressed_tensor
+"""
+
+
+def _without_draws(original: _Function) -> _Function:
+    """Return what finds the kernel of an operator on functions, which has none for draws."""
+
+    def found(args: Any, kwargs: Any, keys: Any) -> Any:
+        return original(args, kwargs, keys.remove(KEY))
+
+    return found
 
 
 class _OutOfSight(Replacing):
@@ -107,16 +166,42 @@ class _OutOfSight(Replacing):
 
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
-        for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod):
-            self.replace(kind, "__call__", _opaque(kind.__call__))
+        function, method = torch._C.ScriptFunction, torch._C.ScriptMethod
+        self.replace(function, "__call__", opaque(function.__call__))
+        self.replace(method, "__call__", captured(method.__call__))
         for name in _FACTORIES.split():
-            self.replace(torch, name, _opaque(getattr(torch, name)))
-        for name in ("new_tensor", "new_full"):
-            self.replace(Tensor, name, _opaque(getattr(Tensor, name)))
+            self.replace(torch, name, opaque(getattr(torch, name)))
+        for name in ("new_tensor", "new_full", "new", "set_"):
+            self.replace(Tensor, name, opaque(getattr(Tensor, name)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled
+        eager = torch._functorch.eager_transforms
+        name = "lazy_dynamo_disallow"
+        self.replace(eager, name, _disallowing(vars(eager)[name]))
+        functionalizing = _Functionalizing()
+        for name, replacement in (
+            ("_func_increment_nesting", functionalizing.beginning),
+            ("_func_decrement_nesting", functionalizing.ending),
+        ):
+            self.replace(eager, name, replacement(vars(eager)[name]))
+        operator = torch._ops.HigherOrderOperator
+        self.replace(operator, "__call__", capturing(operator.__call__))
+        self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
+        self.replace(torch, "compile", self._compiling(torch.compile))
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
+            self._run_eagerly()
+
+    def _run_eagerly(self) -> None:
+        if self._stance is None:
             self._stance = torch.compiler.set_stance("force_eager")
+
+    def _compiling(self, original: _Function) -> _Function:
+        @functools.wraps(original)
+        def compiling(*args: Any, **kwargs: Any) -> Any:
+            self._run_eagerly()
+            return original(*args, **kwargs)
+
+        return compiling
 
     def end(self) -> None:
         """Let compiled functions be compiled again."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.surrogate import LossError, OtherRecordingError, SettledError
+from ancestral.estimators.problem import LossError, OtherRecordingError, SettledError
 from ancestral.estimators.terms import NonFiniteCostError
 from ancestral.trace.node import NoDensityError
 from oracles import Program, estimates, exact_gradient, flat, moments, moments_of, probabilities

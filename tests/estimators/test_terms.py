@@ -51,7 +51,7 @@ def sources(term: Term) -> frozenset[str]:
 
 def assert_is_taken_apart(loss: Tensor, *costs: Tensor) -> None:
     """Check that the terms are these costs, each weighed by the derivative of the loss by it."""
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     found = {id(term.leaf): term for term in terms}
     assert found.keys() == {id(cost) for cost in costs}
     slopes = torch.autograd.grad(an.untrack(loss), costs, retain_graph=True)
@@ -161,7 +161,7 @@ def test_a_reduced_loss_is_a_cost_for_each_element(name: str, reduction: str) ->
     function, rest = LOSSES[name]
     x = leaf(X)
     loss = function(x, *rest, reduction=reduction)
-    terms, constant = terms_of(3 * loss + x.sum())
+    terms, constant, _ = terms_of(3 * loss + x.sum())
     whole, each = terms[0], function(an.untrack(x), *rest, reduction="none").detach()
     if whole.leaf is x:
         whole = terms[1]
@@ -176,14 +176,14 @@ def test_a_reduced_loss_is_a_cost_for_each_element(name: str, reduction: str) ->
 
 
 def test_the_default_reduction_is_the_mean() -> None:
-    (term,), _ = terms_of(F.mse_loss(leaf(X), Y))
+    (term,), _, _ = terms_of(F.mse_loss(leaf(X), Y))
     torch.testing.assert_close(term.value, (X - Y) ** 2 / 12)
 
 
 def test_batchmean_divides_by_the_batch() -> None:
     x = leaf(X)
     loss = F.kl_div(x, Y.softmax(1), reduction="batchmean")
-    (term,), _ = terms_of(loss)
+    (term,), _, _ = terms_of(loss)
     each = F.kl_div(X, Y.softmax(1), reduction="none")
     torch.testing.assert_close(term.value, each / 4)
 
@@ -196,13 +196,13 @@ def test_classes_lie_in_dimension_one_whatever_follows(shape: tuple[int, ...]) -
     weight = torch.linspace(0.5, 2, shape[min(1, len(shape) - 1)], dtype=torch.float64)
     for labels in (target, target + 1):
         loss = F.cross_entropy(logits, labels, weight=weight)
-        (term,), _ = terms_of(loss)
+        (term,), _, _ = terms_of(loss)
         assert term.value.shape == target_shape
         assert float(term.value.sum()) == pytest.approx(number(loss))
 
 
 def test_a_loss_module_is_taken_apart_as_its_function() -> None:
-    (term,), _ = terms_of(nn.MSELoss()(leaf(X), Y))
+    (term,), _, _ = terms_of(nn.MSELoss()(leaf(X), Y))
     assert term.value.shape == (4, 3)
 
 
@@ -223,7 +223,7 @@ def test_a_loss_that_is_summed_in_a_loop_has_a_term_for_each_step(count: int) ->
                 loss += cost
             else:
                 loss = loss + cost
-        terms, constant = terms_of(loss)
+        terms, constant, _ = terms_of(loss)
         assert len(terms) == count
         assert constant == 0
         assert total(terms, constant) == pytest.approx(number(x.cos().sum()), rel=1e-3)
@@ -266,7 +266,7 @@ def test_the_walk_takes_as_many_steps_as_the_loss_has(monkeypatch: pytest.Monkey
     shared = cost.sum()
     for _ in range(60):
         shared = (shared + shared) / 2
-    (term,), _ = terms_of(shared)
+    (term,), _, _ = terms_of(shared)
     torch.testing.assert_close(term.value, X.exp())
     assert steps == 121  # a sum, then an addition and a division each round
 
@@ -277,7 +277,7 @@ def test_a_loss_that_is_added_to_in_place_keeps_its_first_cost() -> None:
     loss = first.sum()
     loss += second.sum()
     loss -= 0.5 * second.mean()
-    terms, _ = terms_of(loss)
+    terms, _, _ = terms_of(loss)
     assert {id(term.leaf) for term in terms} == {id(first), id(second)}
 
 
@@ -287,7 +287,7 @@ def test_an_operand_that_is_overwritten_makes_the_loss_one_cost_that_is_right() 
     loss = a.sum() + b.sum()
     value = number(loss)
     a.mul_(b.detach())
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     assert len(terms) == 1
     assert constant == 0
     assert float(terms[0].value.sum()) == value
@@ -300,7 +300,7 @@ def test_an_operand_that_is_overwritten_before_its_use_is_no_obstacle() -> None:
     a *= 2
     b = x.cos()
     loss = a.sum() + b.sum()
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     assert len(terms) == 2
     assert total(terms, constant) == pytest.approx(number(loss))
 
@@ -324,7 +324,7 @@ WHOLE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_what_is_not_linear_stays_one_cost(name: str) -> None:
     a, b = leaf(X, "a").exp(), leaf(Y, "b").cos()
     loss = WHOLE[name](a, b)
-    terms, constant = terms_of(3 * loss + 1)
+    terms, constant, _ = terms_of(3 * loss + 1)
     whole = next(term for term in terms if sources(term) == {"a", "b"})
     assert whole.value.shape == ()
     value = number(loss) * 3 + 1
@@ -336,19 +336,19 @@ def test_an_or_of_truth_values_is_no_sum() -> None:
     a, b = x > 0, x > 0.5
     for either in (a + b, torch.add(a, b)):
         loss = either.double().sum()
-        terms, constant = terms_of(loss)
+        terms, constant, _ = terms_of(loss)
         assert total(terms, constant) == number(loss) == float((X > 0).sum())
 
 
 def test_a_sum_of_integers_is_exact() -> None:
     x = an.track(torch.arange(5), "x")
     loss = (x * 2 + 1).sum()
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     assert total(terms, constant) == 25
 
 
 def test_a_loss_that_depends_on_no_source_is_a_constant() -> None:
-    terms, constant = terms_of(X.sum())
+    terms, constant, _ = terms_of(X.sum())
     assert terms == []
     assert constant == pytest.approx(float(X.sum()))
 
@@ -356,7 +356,7 @@ def test_a_loss_that_depends_on_no_source_is_a_constant() -> None:
 def test_a_weight_counts_the_elements_of_a_loss() -> None:
     x = leaf(X)
     cost = x.exp()
-    (term,), _ = terms_of(2 * cost, Y)
+    (term,), _, _ = terms_of(2 * cost, Y)
     torch.testing.assert_close(term.value, X.exp() * 2 * Y)
 
 
@@ -374,9 +374,9 @@ def test_a_cost_that_is_no_number_is_named(bad: float) -> None:
 def test_a_term_is_described_by_its_op_shape_and_sources() -> None:
     with an.record():  # whose sources are numbered in their order
         a, b = an.track(torch.ones(2), "a"), leaf(X, "b")
-    (made,), _ = terms_of((a[0] * b).exp().sum())
+    (made,), _, _ = terms_of((a[0] * b).exp().sum())
     assert describe(made) == "made by exp, of shape [4, 3], depending on 'a', 'b'"
-    (plain,), _ = terms_of(a.sum())
+    (plain,), _, _ = terms_of(a.sum())
     assert describe(plain) == "a leaf, of shape [2], depending on 'a'"
 
 
@@ -394,7 +394,7 @@ def test_the_costs_of_a_graph_leave_out_what_belongs_to_a_site() -> None:
         q = torch.distributions.Bernoulli(p)
         z = q.sample()
         loss = (z * SCALE).exp().sum() - q.log_prob(z).sum()
-    terms, _ = terms_of(loss)
+    terms, _, _ = terms_of(loss)
     assert len(terms) == 2
     assert [(v.kind, v.distribution, v.shape) for v, _ in vertices_of(terms)] == [
         ("cost", "exp", (3,))
@@ -405,7 +405,7 @@ def test_the_terms_of_an_elbo_have_the_shape_of_their_elements() -> None:
     logits = leaf(X)
     kl = (logits - 1).square()
     loss = F.binary_cross_entropy_with_logits(logits, Y.sigmoid()) + 0.5 * kl.sum(1).mean()
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     each = F.binary_cross_entropy_with_logits(X, Y.sigmoid(), reduction="none") / 12
     values = {op_name(term.leaf): term.value for term in terms}
     assert values.keys() == {"binary_cross_entropy_with_logits", "pow"}
@@ -475,7 +475,7 @@ def run(program: tuple[Step, ...]) -> Tensor:
 @given(program=programs())
 def test_the_terms_add_up_and_their_weights_are_the_derivatives(program: tuple[Step, ...]) -> None:
     loss = run(program)
-    terms, constant = terms_of(loss)
+    terms, constant, _ = terms_of(loss)
     assert total(terms, constant) == pytest.approx(number(loss), rel=1e-9, abs=1e-9)
     # The derivative by a cost where all other costs are held: cut the graph at each of them.
     if all(step.name not in ("exp", "product") for step in program):
@@ -493,7 +493,7 @@ def test_the_live_terms_have_the_gradient_of_the_loss(program: tuple[Step, ...])
     """By what is learned: the factors of the terms are part of their history."""
     SCALE.grad = None
     loss = run(program)
-    terms, _ = terms_of(loss)
+    terms, _, _ = terms_of(loss)
     live = torch.stack([term.live.sum() for term in terms]).sum()
     (whole,) = torch.autograd.grad(
         an.untrack(loss), [SCALE], retain_graph=True, materialize_grads=True

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+import ancestral as an
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import provenance_of, track
 
@@ -110,3 +111,13 @@ def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
     assert Mine.calls == seen > 0
     watching.unwatch()
     assert torch._C._len_torch_function_stack() == 0
+
+
+def test_asking_for_the_provenance_is_no_escape() -> None:
+    with an.record() as trace:
+        base, z = torch.zeros(3), an.track(torch.ones(3), "z")
+        view = base[1:]
+        base.add_(z)
+        assert an.provenance_of(view) == an.provenance_of(base) == {"z"}
+        view.data = z[1:]
+        assert trace.escapes == ()

@@ -317,7 +317,7 @@ def test_a_model_that_raises_leaves_torch_untouched_and_the_trace_readable(p: Te
     assert vars(Bernoulli)["sample"] is before
     assert list(trace) == ["z"]
     assert trace["z"].value.shape == (4, 3)
-    assert local.traces == []
+    assert local.traces == ()
 
 
 def _draw_and_fail(p: Tensor) -> float:

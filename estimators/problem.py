@@ -1,0 +1,212 @@
+"""The problem: a loss taken apart into what an estimator needs to know of it.
+
+These are the terms of the loss, the sites that they depend on, and which depends on which.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.terms import Term, terms_of, vertices_of
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.control import decisions_of, recording
+from ancestral.provenance.tensor import provenance, untrack
+from ancestral.trace.node import Node
+from ancestral.trace.record import Trace
+from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
+
+
+class LossError(ValueError):
+    """A loss of which no gradient can be taken."""
+
+
+class SettledError(RuntimeError):
+    """The gradient of a recording was already taken."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "the gradient of this recording was already taken, and its graph was freed; pass "
+            "retain_graph=True to the first backward, or record again"
+        )
+
+
+class OtherRecordingError(ValueError):
+    """A loss depends on a site of another recording whose gradient was never taken."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site."""
+        super().__init__(
+            f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
+            "score would be lost; compute both within one an.record(), take the gradient of the "
+            "other recording first, or cut the dependency with an.untrack"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A loss taken apart.
+
+    `kinks` has, for each site whose value reaches a term through a step without a useful
+    derivative, the source that stands for that step.
+    """
+
+    trace: Trace
+    nodes: dict[str, Node]
+    structure: Structure
+    terms: list[Term]
+    loss: Tensor  # [], plain, with its history
+    kinks: dict[str, Source]
+
+    @property
+    def scored(self) -> frozenset[Node]:
+        """The sites that get a score."""
+        return frozenset(self.nodes[v.name] for v in self.structure.sites if v.needs_score)
+
+
+def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
+    """Check a loss and take it apart; see `ancestral.estimators.surrogate.backward`."""
+    universe = _universe_of(loss)
+    _check_shapes(loss, gradient)
+    if universe.state == "settled":
+        raise SettledError
+    if not isinstance(universe.owner, Trace):
+        raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
+    parts = terms_of(loss, gradient)
+    plain = untrack(loss)
+    whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
+    decisions = decisions_of(universe)
+    terms = parts.terms
+    if parts.constant_serial is not None:
+        # A number that was added after an escape may have been chosen by it.
+        terms = [*terms, tainted(_remainder(terms, whole), decisions.at(parts.constant_serial))]
+    terms = [tainted(term, decisions.finished) for term in terms]
+    return _assemble(universe.owner, terms, whole)
+
+
+def problem_of_costs(trace: Trace) -> Problem:
+    """Take the sum of the declared costs of a trace apart."""
+    if trace.universe.state == "settled":
+        raise SettledError
+    costs = [node for node in trace.values() if node.type == "cost"]
+    if not costs:
+        raise LossError("the recording declares no cost: use an.cost(name, value), or an.backward")
+    terms: list[Term] = []
+    for node in costs:
+        found = terms_of(node.value, torch.ones_like(untrack(node.value)))
+        parts = found.terms
+        if found.constant_serial is not None:
+            parts = [*parts, _remainder(parts, untrack(node.value).sum())]
+        # What Python branched on before the declaration counts, what it did later does not.
+        terms.extend(_declared(term, node.inflow) for term in parts)
+    loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
+    return _assemble(_outermost(trace), terms, loss)
+
+
+def _universe_of(loss: Tensor) -> Universe:
+    if not isinstance(loss, Tensor):
+        raise LossError(f"the loss is a {type(loss).__name__}; expected a torch.Tensor")
+    found = provenance(loss)
+    if found is not None:
+        return found.universe
+    around = recording.get()
+    if around is not None and decisions_of(around).finished is not None:
+        return around  # Python may have chosen this loss among others
+    raise LossError(
+        "the loss carries no provenance: it depends on no draw of a recording; draw and "
+        "compute it within `with an.record():`, or call loss.backward()"
+    )
+
+
+def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
+    size = tuple(untrack(loss).shape)
+    if gradient is None and untrack(loss).numel() != 1:
+        raise LossError(
+            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
+            "gradient= as to torch.Tensor.backward"
+        )
+    if gradient is not None and tuple(gradient.shape) != size:
+        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
+
+
+def _remainder(terms: list[Term], loss: Tensor) -> Term:
+    """Return the part of a loss that no term explains: it depends on no source."""
+    rest = loss - sum((term.live.sum() for term in terms), torch.zeros_like(loss))
+    return Term(rest.detach(), rest, 1.0, None)
+
+
+def tainted(term: Term, decision: Provenance | None) -> Term:
+    """Return a term that depends on a decision of Python too."""
+    if decision is None:
+        return term
+    lost = decision.lost(tuple(term.value.shape))
+    return replace(
+        term, provenance=lost if term.provenance is None else term.provenance.union(lost)
+    )
+
+
+def _declared(term: Term, declared: Provenance | None) -> Term:
+    """Give a term the sources that its declaration has and itself has not."""
+    if declared is None:
+        return term
+    extra = declared.bits & ~(0 if term.provenance is None else term.provenance.bits)
+    return tainted(term, declared.universe.intern((), {(): extra}) if extra else None)
+
+
+def _outermost(trace: Trace) -> Trace:
+    owner = trace.universe.owner
+    return owner if isinstance(owner, Trace) else trace
+
+
+def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
+    universe = trace.universe
+    nodes = {
+        node.name: node for node in trace.values() if node.type == "sample" and not node.is_observed
+    }
+    for source in universe.sources:
+        _refuse_other(source.universe, universe)
+    kept = [(i, source) for i, source in enumerate(universe.sources) if source.universe is universe]
+    numbers = {index: number for number, (index, _) in enumerate(kept)}
+    sites = tuple(_vertex(source, nodes, numbers) for _, source in kept)
+    shapes = tuple(
+        TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
+        for t in terms
+    )
+    universe.state = "used"
+    # Terms of earlier recordings are constants, and would keep those recordings alive.
+    ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
+    trace.note_costs(vertices_of(ours))
+    decisions_of(universe).terms = tuple(t.provenance.bits for t in ours if t.provenance)
+    structure = Structure(sites, shapes)
+    kinks = {
+        source.kink_of.name: source
+        for number, (_, source) in enumerate(kept)
+        if source.kink_of is not None and structure.downstream[number]
+    }
+    return Problem(trace, nodes, structure, terms, loss, kinks)
+
+
+def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[int, int]) -> Vertex:
+    if source.inflow is not None or source.kink_of is not None:
+        return Vertex(source.name, (), restricted(source.inflow, numbers), needs_score=False)
+    node = nodes[source.name]
+    needs_score = node.is_score and node.is_learned
+    return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)
+
+
+def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
+    """Return a provenance of another universe in ours."""
+    if found is None or found.universe is universe:
+        return found
+    return universe.adopt(found)
+
+
+def _refuse_other(other: Universe | None, ours: Universe) -> None:
+    """Raise if scores of another recording would be lost: those that nobody has asked for."""
+    if other is None or other is ours or other.state != "open":
+        return
+    if isinstance(other.owner, Trace):
+        for node in other.owner.values():
+            if node.is_score and node.is_learned:
+                raise OtherRecordingError(node)

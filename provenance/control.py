@@ -1,0 +1,218 @@
+"""Control: what the escape of a value to Python does to all that comes afterwards.
+
+Python may branch on an escaped value, and what happens then depends on it though no tensor says so.
+A decision is a source that stands for all that has escaped so far. It is given to what is computed
+and drawn from then on, and, unless the user vouches for them, to the terms that were finished
+before, because Python may have chosen among them.
+"""
+
+import bisect
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.linear import serials
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an escape does: raise, taint what comes later, blur the terms that were finished."""
+
+    raises: bool = False
+    taints: bool = False
+    blurs: bool = False
+
+
+SETTINGS = {
+    "strict": Setting(taints=True, blurs=True),
+    "after": Setting(taints=True),
+    "error": Setting(raises=True),
+    "ignore": Setting(),
+}
+
+
+def setting(control: str) -> Setting:
+    """Return the setting of this name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if control not in SETTINGS:
+        names = ", ".join(repr(name) for name in SETTINGS)
+        raise ValueError(f"control must be one of {names}, not {control!r}")
+    return SETTINGS[control]
+
+
+@dataclass(frozen=True)
+class Escape:
+    """One escape: what left tensor land, and where.
+
+    `terms_blurred` is how many terms of the loss depend on it because Python may have branched, and
+    for no other reason; None until a gradient was asked for.
+    """
+
+    sources: frozenset[str]
+    filename: str
+    line: int
+    terms_blurred: int | None = None
+
+    def __str__(self) -> str:
+        """Show the place, the sources and what it costs."""
+        cost = "" if self.terms_blurred is None else f" (terms blurred: {self.terms_blurred})"
+        return f"{self.filename}:{self.line}: {', '.join(sorted(self.sources))}{cost}"
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """An escape, the sources that left, and the bit of the decision that stands for it."""
+
+    escape: Escape
+    bits: int
+    decision: int
+
+
+@dataclass
+class Decisions:
+    """What Python may have branched on in one universe.
+
+    `current` is the decision that taints what is computed or drawn now, `finished` those that blur
+    the terms that were finished before; both of shape [].
+    """
+
+    setting: Setting = SETTINGS["strict"]
+    is_recording: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    current: Provenance | None = None
+    finished: Provenance | None = None
+    noted: list[_Noted] = field(default_factory=list[_Noted])
+    terms: tuple[int, ...] | None = None  # the sources of each term of the loss, as bits
+    _known: int = 0  # what the current decision stands for already
+    # From which linear form on a decision was in force.
+    _since: list[tuple[int, Provenance | None]] = field(
+        default_factory=list[tuple[int, Provenance | None]]
+    )
+
+    def decide(self, found: Provenance, escape: Escape) -> None:
+        """Let what comes next depend on a value that escaped."""
+        universe = found.universe
+        decision = 0 if self.current is None else self.current.bits
+        if self.setting.taints:
+            if found.bits & ~self._known:
+                self._extend(found, f"{escape.filename}:{escape.line}")
+            assert self.current is not None
+            decision = self.current.bits
+            # The ops of another thread on plain tensors are out of sight here.
+            is_elsewhere = threading.get_ident() != self.thread
+            if self.setting.blurs or is_elsewhere:
+                known = self.finished
+                self.finished = self.current if known is None else known.union(self.current)
+        bits = 0
+        for source in universe.origins(found.bits):
+            bits |= universe.bit(source)
+        self.noted.append(_Noted(escape, bits, decision))
+
+    def _extend(self, found: Provenance, place: str) -> None:
+        """Make the decision that stands for the current one and for a value that escaped."""
+        universe = found.universe
+        inflow = found.lost(()).kinked()  # a branch has no derivative
+        if self.current is not None:
+            inflow = inflow.union(self.current)
+        decision = Source(f"the decision at {place}", (), universe, inflow=inflow)
+        self._enter(universe.of(decision, ()), self._known | inflow.bits)
+
+    def _enter(self, current: Provenance | None, known: int) -> None:
+        self.current = current
+        self._known = known | (0 if current is None else current.bits)
+        self._since.append((next(serials), current))
+
+    def at(self, serial: int) -> Provenance | None:
+        """Return the decision that was in force when the linear form of this number was made."""
+        index = bisect.bisect_left(self._since, serial, key=lambda change: change[0])
+        return self._since[index - 1][1] if index else None
+
+    @contextmanager
+    def scope(self) -> Generator[None]:
+        """Forget at the end of the block the decisions that it made."""
+        current, finished, known = self.current, self.finished, self._known
+        try:
+            yield
+        finally:
+            self.finished = finished
+            self._enter(current, known)
+
+
+def decisions_of(universe: Universe) -> Decisions:
+    """Return what Python may have branched on in a universe."""
+    if universe.decisions is None:
+        universe.decisions = Decisions()
+    decisions: Decisions = universe.decisions
+    return decisions
+
+
+def escapes_of(universe: Universe) -> tuple[Escape, ...]:
+    """Return the escapes from a universe, in their order, with the number of terms blurred."""
+    decisions = decisions_of(universe)
+    if decisions.terms is None:
+        return tuple(noted.escape for noted in decisions.noted)
+    standing = _Standing(universe)
+    terms = [(bits, standing.below(bits)) for bits in decisions.terms]
+    return tuple(
+        Escape(
+            noted.escape.sources,
+            noted.escape.filename,
+            noted.escape.line,
+            sum(1 for data, below in terms if below & noted.decision and noted.bits & ~data),
+        )
+        for noted in decisions.noted
+    )
+
+
+class _Standing:
+    """For sets of sources, the decisions in them and all that those rest on."""
+
+    def __init__(self, universe: Universe) -> None:
+        self._below: dict[int, int] = {}
+        for source in universe.sources:  # the older come first
+            if source.inflow is not None and source.universe is universe:
+                bit = universe.bit(source)
+                self._below[bit] = bit | self.below(source.inflow.bits)
+
+    def below(self, bits: int) -> int:
+        """Return the decisions that a set holds, directly or not."""
+        found = 0
+        for bit, below in self._below.items():
+            if bits & bit:
+                found |= below
+        return found
+
+
+recording: ContextVar[Universe | None] = ContextVar("recording", default=None)
+"""The universe of the outermost recording that is open in this context."""
+
+
+def controlling() -> Provenance | None:
+    """Return the decision that whatever this context computes now depends on, of shape []."""
+    universe = recording.get()
+    if universe is None or universe.state == "settled" or universe.decisions is None:
+        return None
+    decisions: Decisions = universe.decisions
+    return decisions.current if decisions.is_recording else None
+
+
+@contextmanager
+def control_scope() -> Generator[None]:
+    """End, with the block, the taint of the values that escaped within it.
+
+    The user vouches that no decision taken in the block outlives it, but for the tensors that were
+    computed in it: no name bound, list filled or counter raised by a branch is read later. Outside
+    a recording nothing happens.
+    """
+    universe = recording.get()
+    if universe is None:
+        yield
+        return
+    with decisions_of(universe).scope():
+        yield

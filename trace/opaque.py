@@ -1,0 +1,168 @@
+"""Opaque calls: what runs out of sight is one op, which depends on all that it can reach.
+
+Its arguments are handed over untracked, in containers of the same classes; what comes back, and
+what it wrote into, carries every source. Numbers that come back have left tensor land.
+"""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.escapes import escape
+from ancestral.provenance.inference import tracked
+from ancestral.provenance.propagation import mark_lost
+from ancestral.provenance.rules import tensors_in
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, untrack
+from ancestral.provenance.writes import mark_shared
+from ancestral.trace.parameters import reachable
+from ancestral.trace.stack import local
+
+_Function = Callable[..., Any]
+_NUMBERS = (bool, int, float, complex, str)
+
+
+def opaque(original: _Function) -> _Function:
+    """Return a function whose results depend on all that it is given."""
+
+    @functools.wraps(original)
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        return call(original, args, kwargs) if local.traces else original(*args, **kwargs)
+
+    return followed
+
+
+def call(
+    original: _Function,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    held: Iterable[Tensor] = (),
+) -> Any:
+    """Call a function out of sight; `held` is what it reaches besides its arguments."""
+    further = list(held)
+    given = [*tensors_within(args, kwargs), *further]
+    found = list(tracked(given))
+    if not found:
+        return _decided(original(*args, **kwargs), given)
+    versions = [_version(tensor) for tensor in given]
+    depth = len(local.around)
+    local.around.extend(found)
+    try:
+        result = original(*plain(args), **plain(kwargs))
+    finally:
+        del local.around[depth:]
+    written = [
+        tensor
+        for tensor, version in zip(given, versions, strict=True)
+        if version is None or _version(tensor) != version
+    ]
+    for tensor in written:
+        mark_lost(tensor, found)
+        for each in found:
+            mark_shared(tensor, each)
+    unwritten = {id(tensor) for tensor in given}
+    mark_lost([t for t in tensors_within(result) if id(t) not in unwritten], found)
+    if any(True for _ in _numbers_in(result)):
+        escape(found)
+    return result
+
+
+def tensors_within(*values: Any) -> Iterator[Tensor]:
+    """Yield the tensors in arguments, in dataclasses too."""
+    for value in values:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = (field.name for field in dataclasses.fields(value))
+            yield from tensors_within(*(getattr(value, name) for name in names))
+        elif isinstance(value, Mapping):
+            yield from tensors_within(*value.values())
+        elif isinstance(value, (tuple, list, set, frozenset)):
+            yield from tensors_within(*value)
+        else:
+            yield from tensors_in(value)
+
+
+def _decided(result: Any, given: Sequence[Tensor]) -> Any:
+    """Give a result what Python may have branched on: an op of it, in sight, shows that."""
+    if torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+        known = {id(tensor) for tensor in given}
+        for tensor in tensors_within(result):
+            found = None if id(tensor) in known else provenance(tensor.detach())
+            if found is not None:
+                mark_lost(tensor, [found])
+    return result
+
+
+def capturing(original: _Function) -> _Function:
+    """Return an operator on functions: what their closures hold reaches the result as well."""
+
+    @functools.wraps(original)
+    def followed(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(self, *args, **kwargs)
+        functions = [item for item in (*args, *kwargs.values()) if callable(item)]
+        held = [t for function in functions for t in reachable(function)]
+        return call(functools.partial(original, self), args, kwargs, held)
+
+    return followed
+
+
+def captured(original: _Function) -> _Function:
+    """Return the method of a scripted module, which reads and writes its buffers too."""
+
+    @functools.wraps(original)
+    def followed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(self, *args, **kwargs)
+        held = list(_of_script(self.owner))
+        return call(functools.partial(original, self), args, kwargs, held)
+
+    return followed
+
+
+def _of_script(module: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a scripted module and of those within."""
+    for kind in (torch._C.BufferDict, torch._C.ParameterDict):
+        yield from (tensor for _, tensor in kind(module).items())
+    for _, inner in torch._C.ModuleDict(module).items():
+        yield from _of_script(inner)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return how often a tensor was written into, None where torch does not count."""
+    with torch._C.DisableTorchFunction():
+        return None if tensor.is_inference() else tensor._version
+
+
+def _numbers_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, _NUMBERS):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _numbers_in(tuple(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _numbers_in(item)
+
+
+def plain(value: Any) -> Any:
+    """Return arguments with their tensors untracked, in containers of the same classes."""
+    if isinstance(value, ProvenanceTensor):
+        return untrack(value)
+    if not any(isinstance(tensor, ProvenanceTensor) for tensor in tensors_within(value)):
+        return value
+    if isinstance(value, tuple):
+        items = [plain(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_make") else type(value)(items)
+    twin = copy.copy(value)
+    if isinstance(value, list):
+        twin[:] = [plain(item) for item in value]
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            twin[name] = plain(item)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            object.__setattr__(twin, field.name, plain(getattr(value, field.name)))
+    return twin

@@ -1,0 +1,127 @@
+"""Saved tensors: what autograd keeps for its backward, packed by hooks or computed anew.
+
+A checkpoint runs its function twice. Its draws are those of the first run; the second, which only
+rebuilds the graph, draws nothing new. A reentrant checkpoint runs the first without a graph, where
+the density of a draw has no gradient: draws in it are refused. Hooks that pack what is saved see
+plain tensors that may depend on anything drawn so far, which those they are handed carry.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.autograd.graph
+import torch.utils.checkpoint
+from torch import Tensor
+
+from ancestral.provenance.algebra import LOST
+from ancestral.provenance.tensor import attach, raw
+from ancestral.trace.naming import Location
+from ancestral.trace.record import Replacing, interceptors
+from ancestral.trace.stack import local
+
+_Function = Callable[..., Any]
+
+
+class CheckpointedDrawError(NotImplementedError):
+    """A draw happens within a reentrant checkpoint."""
+
+    def __init__(self, name: str, location: Location) -> None:
+        """Name the site and the line."""
+        super().__init__(
+            f"site {name!r} at {location} is drawn within torch.utils.checkpoint, whose reentrant "
+            "variant runs without a graph, so that the score of the draw would be lost; pass "
+            "use_reentrant=False, or draw outside of the checkpoint"
+        )
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.depth = 0
+
+
+_reentrant = _Local()
+
+
+def is_without_graph() -> bool:
+    """Return whether a reentrant checkpoint runs, in which what is learned does not show."""
+    return _reentrant.depth > 0
+
+
+def _refusing(original: _Function) -> Any:
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if not local.traces or not torch.is_grad_enabled():
+            return original(*args, **kwargs)
+        trace = local.traces[-1]
+        before = len(trace)
+        _reentrant.depth += 1
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            _reentrant.depth -= 1
+        for node in list(trace.values())[before:]:
+            if node.type == "sample" and not node.is_observed:
+                raise CheckpointedDrawError(node.name, node.location)
+        return result
+
+    return classmethod(apply)
+
+
+def _rebuilding(original: _Function) -> _Function:
+    """Return how a checkpoint that runs again is made: its draws are no new sites."""
+
+    @functools.wraps(original)
+    def made(self: Any, recompute_fn: _Function, *args: Any, **kwargs: Any) -> None:
+        def rebuild(*given: Any, **options: Any) -> Any:
+            was, local.is_inside = local.is_inside, True
+            try:
+                return recompute_fn(*given, **options)
+            finally:
+                local.is_inside = was
+
+        original(self, rebuild, *args, **kwargs)
+
+    return made
+
+
+def _packing(original: _Function) -> _Function:
+    @functools.wraps(original)
+    def made(self: Any, pack_hook: _Function, unpack_hook: _Function) -> None:
+        def pack(saved: Tensor) -> Any:
+            if not local.traces:
+                return pack_hook(saved)
+            with torch._C._EnableTorchFunction():
+                return pack_hook(_of_everything(saved))
+
+        original(self, pack, unpack_hook)
+
+    return made
+
+
+def _of_everything(saved: Tensor) -> Tensor:
+    """Return a plain tensor as one that may depend on all that was drawn so far."""
+    universe = local.traces[0].universe
+    if type(saved) not in (Tensor, torch.nn.Parameter) or not universe.sources:
+        return saved
+    shape = tuple(saved.shape)
+    everything = universe.intern(shape, {(LOST,) * len(shape): (1 << len(universe.sources)) - 1})
+    return attach(raw(Tensor.detach, saved), everything)
+
+
+class _Saved(Replacing):
+    """Meets checkpoints, and the hooks of what is saved."""
+
+    def begin(self) -> None:
+        """Take their places."""
+        module = torch.utils.checkpoint
+        self.replace(module.CheckpointFunction, "apply", _refusing(module.CheckpointFunction.apply))
+        for kind, replacement in (
+            (module._CheckpointFrame, _rebuilding),
+            (torch.autograd.graph.saved_tensors_hooks, _packing),
+        ):
+            self.replace(kind, "__init__", replacement(vars(kind)["__init__"]))
+
+
+interceptors.append(_Saved())

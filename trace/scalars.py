@@ -1,0 +1,49 @@
+"""Scalars: a tracked tensor that is given where torch wants a number, as in ``add(x, y, alpha=z)``.
+
+Torch turns it into a number in C++ before anybody is asked, be it a factor or a size: an escape
+that no op shows. It is met in the dispatcher, where all numbers that leave a tensor come by; those
+that a function asks for by itself, and which are followed already, pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.escapes import escape
+from ancestral.provenance.tensor import provenance, raw
+from ancestral.trace.draws import KEY, KEY_NAME
+from ancestral.trace.record import Interceptor, interceptors
+from ancestral.trace.stack import local
+
+_is_tracking: Callable[[], bool] = torch._C._is_torch_function_enabled  # pyright: ignore[reportPrivateUsage]
+_Library: Any = torch.library.Library  # untyped in torch
+_op = torch.ops.aten._local_scalar_dense.default
+
+
+def _number(tensor: Tensor) -> Any:
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+        value = raw(_op, tensor)
+    if local.traces and _is_tracking():
+        found = provenance(tensor)
+        if found is not None:
+            escape([found])
+    return value
+
+
+class _Scalars(Interceptor):
+    """Meets the numbers; the key of the dispatcher is switched with the draws."""
+
+    def __init__(self) -> None:
+        self._libraries: list[Any] = []
+
+    def enter(self) -> None:
+        """Register the kernel the first time."""
+        if not self._libraries:
+            library = _Library("aten", "IMPL", KEY_NAME)
+            library.impl(_op.name(), _number)
+            self._libraries = [library]
+
+
+interceptors.append(_Scalars())
