@@ -63,6 +63,13 @@ WRITES_UNSAID: Mapping[str, tuple[str, ...]] = {
 }
 
 
+SEPARATE: Mapping[str, Mapping[int, tuple[int, ...]]] = {
+    # The sizes of the batch come from the lengths.
+    "_pack_padded_sequence": {1: (1,)},
+}
+"""Of ops with several results: the operands that one of them depends on, where not on all."""
+
+
 @dataclass(eq=False)
 class _Cell:
     """The bytes of one storage while it lives."""
@@ -154,14 +161,14 @@ class Memory:
         known = self._cells.get(storage._cdata)
         if known is None:
             self._prune()
-            first, size = storage.data_ptr(), storage.nbytes()
+            first, size = _extent(storage)
             around = self._around(first, size)
             # Another storage on the same bytes: they came back from numpy.
             sources = {} if around is None else around.sources
             known = _Cell(_WeakRef(storage), first, size, sources)
             self._cells[storage._cdata] = known
         else:
-            known.first, known.size = storage.data_ptr(), storage.nbytes()  # it may be resized
+            known.first, known.size = _extent(storage)  # it may have been resized
         return known
 
     def _around(self, first: int, size: int) -> _Cell | None:
@@ -242,9 +249,14 @@ class Following(TorchDispatchMode):
         results: tuple[Tensor, ...],
         sources: Sources,
     ) -> None:
-        for tensor in _written(op, args, kwargs):
+        for tensor in written(op, args, kwargs):
             self._memory.add(tensor, sources)
-        for result in results:
+        separate = SEPARATE.get(base_name(op), {})
+        for index, result in enumerate(results):
+            if index in separate:
+                given = tensors_of([args[i] for i in separate[index]], {})
+                own = {source for tensor in given for source in self._memory.of(tensor)}
+                sources = {source: at for source, at in sources.items() if source in own}
             address = _address(result)
             if address is None:
                 self._memory.claim(result, sources)
@@ -302,6 +314,14 @@ def storage_of(tensor: Tensor) -> Any:
         return None
 
 
+def _extent(storage: Any) -> tuple[int, int]:
+    """Return where the bytes of a storage begin, and how many they are; fake ones are nowhere."""
+    try:
+        return storage.data_ptr(), storage.nbytes()
+    except RuntimeError:
+        return 0, 0
+
+
 def _address(tensor: Tensor) -> int | None:
     storage = storage_of(tensor)
     return None if storage is None else int(storage._cdata)
@@ -317,16 +337,14 @@ def _is_value_free(op: Any) -> bool:
     return name in VALUE_FREE or f"{name}.{op._overloadname}" in VALUE_FREE
 
 
-def _written(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+def written(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """Yield the tensors that an op writes, by its schema."""
+    arguments = op._schema.arguments
     unsaid = WRITES_UNSAID.get(base_name(op), ())
-    for position, argument in enumerate(op._schema.arguments):
+    given = {a.name: args[i] for i, a in enumerate(arguments) if i < len(args)} | dict(kwargs)
+    if not given.get("training", True):
+        unsaid = ()  # statistics are only read
+    for argument in arguments:
         alias = argument.alias_info
         if argument.name in unsaid or (alias is not None and alias.is_write):
-            if argument.name in kwargs:
-                value = kwargs[argument.name]
-            elif position < len(args) and not argument.kwarg_only:
-                value = args[position]
-            else:
-                continue
-            yield from tensors_of((value,), {})
+            yield from tensors_of((given.get(argument.name),), {})

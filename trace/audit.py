@@ -28,13 +28,14 @@ from ancestral.provenance.memory import (
     Step,
     storage_of,
     tensors_of,
+    written,
 )
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.calls import call, is_metadata, spelled
 from ancestral.trace.findings import (
+    DRAWS,
     FLOWS_UNSEEN,
     LEAVES,
-    PARAMETERS,
     AuditError,
     is_shaped,
     read_of,
@@ -49,10 +50,14 @@ EXPLAINED: Mapping[str, str] = {
     "operand": "an op without a rule depends on all that it is given, also where only a shape or "
     "one of several results does",
     "control": "after an escape, Python may have chosen whatever is computed",
+    "gradient": "what a pass through autograd leaves behind depends on all that it began from",
     "draw": "a custom backward pass may draw within the call",
     "around": "a draw that happens out of sight may depend on all that went in there",
 }
 """Why a tensor may carry more sources than its bytes depend on; all of it costs variance only."""
+
+
+_GRADIENTS = ("grad", "torch.Tensor.grad.__get__", "torch.Tensor._grad.__get__")
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class _Finding:
     location: Location
     sources: Sources
     address: int | None = None
+    is_number: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,10 +212,13 @@ class Auditor:
         if read:
             where = call()
             if not (where.is_internal or where.is_check):
-                self._escapes.append(_Finding(step.name, where.location, read))
-        chosen = PARAMETERS.get(step.name)
-        if chosen is not None and not local.is_inside:
-            parameters = list(tensors_of([step.args[i] for i in chosen], {}))
+                is_number = "_local_scalar_dense" in step.name
+                found = _Finding(step.name, where.location, read, is_number=is_number)
+                self._escapes.append(found)
+        if step.name in DRAWS and not local.is_inside:
+            filled = list(written(step.op, step.args, step.kwargs))
+            given = tensors_of(step.args, step.kwargs)
+            parameters = [t for t in given if not any(t is other for other in filled)]
             sources = {s: at for t in parameters for s, at in self._memory.of(t).items()}
             if sources or any(t.requires_grad for t in parameters):
                 address = _address(step.results[0])
@@ -280,7 +289,9 @@ class Auditor:
     def _forgive(self, results: list[Tensor]) -> None:
         """Take it for no escape if an op reads a number off a tensor for all of its results."""
         carried = frozenset.intersection(*map(_claims, results))
-        self._escapes = [e for e in self._escapes if not e.sources.keys() <= carried]
+        self._escapes = [
+            e for e in self._escapes if not (e.is_number and e.sources.keys() <= carried)
+        ]
 
     def _settle(self) -> None:
         """Compare what was made, and look whether what happened meanwhile was noted."""
@@ -340,7 +351,7 @@ class Auditor:
                 f"and the tensor does not carry it{met}",
             )
         extra = claims - below.keys()
-        if extra and made is not None:
+        if extra and made is not None and made.op not in _GRADIENTS:
             invented = self._unexplained(extra - made.claims - set(self._sites[made.drawn :]))
             if invented:
                 raise AuditError(

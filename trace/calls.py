@@ -32,6 +32,8 @@ _DOORS = frozenset(
         ("trace", "wrap.py"),
     )
 )
+# It runs the very op that lets a number out, however it is asked for.
+_SCALARS = os.path.join(_LIBRARY, "trace", "scalars.py")
 # In these files, only what runs the user's op does.
 _RUNNERS = {
     os.path.join(_LIBRARY, "provenance", "operators.py"): ("operator", "method", "run_elementwise"),
@@ -61,6 +63,8 @@ def call() -> Call:
     while frame is not None:
         code = frame.f_code
         kind = _kind(code.co_filename)
+        if kind == "scalars":
+            is_internal = is_alias = False
         if kind == "runner":
             runners = _RUNNERS[os.path.realpath(code.co_filename)]
             kind = "door" if code.co_name in runners else "library"
@@ -83,6 +87,8 @@ def _kind(filename: str) -> str:
     real = os.path.realpath(filename)
     if real in _RUNNERS:
         return "runner"
+    if real == _SCALARS:
+        return "scalars"
     if real in _DOORS:
         return "door"
     return "library" if real.startswith(_LAYERS) else "user"
@@ -102,4 +108,5 @@ def is_metadata(func: Any) -> bool:
 
 def spelled(func: Any) -> str:
     """Return a torch function as one writes it."""
-    return resolve_name(func) or getattr(func, "__qualname__", None) or str(func)
+    found = resolve_name(func) or getattr(func, "__qualname__", None) or str(func)
+    return found.replace("_VariableFunctionsClass.", "torch.")

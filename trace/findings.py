@@ -55,18 +55,12 @@ def is_shaped(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
     return name in SHAPED_BY_NUMBERS
 
 
-PARAMETERS: Mapping[str, tuple[int, ...]] = {
-    "aten.bernoulli.default": (0,),
-    "aten.bernoulli.out": (0,),
-    "aten.bernoulli_.Tensor": (1,),
-    "aten.binomial.default": (0, 1),
-    "aten.multinomial.default": (0,),
-    "aten.normal.Tensor_float": (0,),
-    "aten.normal.float_Tensor": (1,),
-    "aten.normal.Tensor_Tensor": (0, 1),
-    "aten.poisson.default": (0,),
-}
-"""The ops that draw from a tensor of parameters with no pathwise derivative, and which that is."""
+DRAWS = frozenset(
+    "aten.bernoulli.default aten.bernoulli.out aten.bernoulli_.Tensor aten.binomial.default "
+    "aten.multinomial.default aten.normal.Tensor_float aten.normal.float_Tensor "
+    "aten.normal.Tensor_Tensor aten.poisson.default".split()
+)
+"""The ops that draw from tensors of parameters with no pathwise derivative."""
 
 
 def _masks(args: tuple[Any, ...]) -> Any:
