@@ -34,7 +34,7 @@ class Coins(nn.Module):
 
 class Leaks(nn.Module):
     def forward(self, x):
-        z = Bernoulli(logits=x).sample().requires_grad_()
+        z = Bernoulli(logits=x).sample()
         with torch._C.DisableTorchFunctionSubclass():
             lost = z.exp()
         return lost.sum()
