@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench fuzz clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -21,6 +21,12 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m ancestral.tools.bench
+
+# Random programs, as many as one likes: make fuzz N=20000 SEED=1
+N ?= 2000
+SEED ?= 0
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz.py --examples $(N) --seed $(SEED)
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

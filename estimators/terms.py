@@ -109,7 +109,7 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
         walk = _Walk()
         walk.add_leaf(loss, start, -1)
     # The newest were met first: a reader expects the order of the program.
-    terms = [_term(leaf, w) for leaf, w in reversed(walk.leaves.values())]
+    terms = [_term(leaf, w, _floating(loss)) for leaf, w in reversed(walk.leaves.values())]
     _check(terms, walk.constant, loss, start)
     return Parts(terms, walk.constant, walk.constant_serial)
 
@@ -196,10 +196,11 @@ def _total(weight: Weight) -> Weight:
     return weight.detach().sum() if isinstance(weight, Tensor) else weight
 
 
-def _term(leaf: Tensor, weight: Weight) -> Term:
-    plain = untrack(leaf).detach()
-    floating = plain if plain.dtype.is_floating_point else plain.to(torch.get_default_dtype())
-    factor = weight.to(floating.dtype) if isinstance(weight, Tensor) else weight
+def _term(leaf: Tensor, weight: Weight, precision: torch.dtype) -> Term:
+    """Return a cost in no less precision than the loss: it may have been counted in integers."""
+    exact = torch.promote_types(_floating(leaf), precision)
+    floating = untrack(leaf).detach().to(exact)
+    factor = weight.to(exact) if isinstance(weight, Tensor) else weight
     return Term((floating * factor).detach(), leaf, factor, provenance(leaf))
 
 
@@ -216,10 +217,20 @@ def _check(terms: list[Term], constant: float, loss: Tensor, start: Weight) -> N
         for number, term in enumerate(terms):
             if not torch.isfinite(term.value).all():
                 raise NonFiniteCostError(number, term)
-    dtype = loss.dtype if loss.dtype.is_floating_point else torch.get_default_dtype()
+    # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
+    coarsest = max(_rounding(tensor) for tensor in (loss, *(term.leaf for term in terms)))
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    if abs(total - whole) > (64 + len(terms)) * torch.finfo(dtype).eps * max(size, abs(whole)):
+    if abs(total - whole) > (64 + len(terms)) * coarsest * max(size, abs(whole)):
         raise LossMismatchError(whole, total)
+
+
+def _rounding(tensor: Tensor) -> float:
+    """Return the relative error of one rounding of a tensor's type, or what it becomes."""
+    return torch.finfo(_floating(tensor)).eps
+
+
+def _floating(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.dtype.is_floating_point else torch.get_default_dtype()
 
 
 def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:

@@ -147,6 +147,21 @@ def _unchanged(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     return (same, (args[0],)) if args[0].dtype.is_floating_point else None
 
 
+def _cast(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
+    """To a type that holds every value; what is rounded is another cost."""
+    given = [x.dtype if isinstance(x, Tensor) else x for x in (*args[1:], *kwargs.values())]
+    named = [dtype for dtype in given if isinstance(dtype, torch.dtype)]
+    fine = (args[0].dtype, *named)
+    if not all(dtype.is_floating_point for dtype in fine):
+        return None
+    is_rounded = any(torch.finfo(t).eps > torch.finfo(args[0].dtype).eps for t in named)
+    return None if is_rounded else (same, (args[0],))
+
+
+def _single(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
+    return _cast(shape, (args[0], torch.float32), {})
+
+
 def _expand(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     return combination(shape, (args[0],), (1.0,)), (args[0],)
 
@@ -251,7 +266,9 @@ _TABLE: dict[Builder, str] = {
     partial(_total, False): "sum",
     partial(_total, True): "mean",
     _reshape: "reshape view flatten ravel squeeze unsqueeze unflatten view_as reshape_as",
-    _unchanged: "clone contiguous double float to type_as",
+    _unchanged: "clone contiguous double",
+    _cast: "to type_as",
+    _single: "float",
     _expand: "expand expand_as broadcast_to",
     _cat: "cat concat concatenate",
     _stack: "stack",

@@ -28,7 +28,6 @@ from ancestral.provenance.tensor import (
     run,
 )
 from ancestral.provenance.writes import (
-    WriteIntoParameterError,
     is_write,
     mark_besides,
     refuse_parameters,
@@ -65,8 +64,12 @@ def _note(error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None
 
     An index was too large, a matrix singular, an integer divided by zero.
     """
-    if not isinstance(error, (EscapeError, WriteIntoParameterError)):
+    if isinstance(error, _OF_VALUES) and not isinstance(error, (EscapeError, NotImplementedError)):
         escape(tracked(args, kwargs))
+
+
+# What ops raise because of the values of their operands; a type or a class is no value.
+_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
 
 
 def _propagate(
@@ -261,7 +264,11 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     watching.check(tracked(args, kwargs))
-    if any(True for _ in tracked(args, kwargs)):
+    is_hidden = ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs)))
+    if is_hidden or not all(kind in _OURS or _is_passive(kind) for kind in types):
+        # Torch takes it for a number and does not ask it, or a class of another library decides.
+        result = _follow(func, args, kwargs, func(*args, **kwargs))
+    elif any(True for _ in tracked(args, kwargs)):
         try:
             result = dispatch(func, types, args, kwargs)
         except Exception as error:
@@ -270,9 +277,15 @@ def _watched(
     else:
         result = func(*args, **kwargs)
     decision = controlling()
-    if decision is not None and not _traits_of(func).is_attribute:
+    # A guard refuses what is tracked; what comes out of its block is marked as a whole.
+    is_inside = watching.is_guarded()
+    if decision is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, decision, args, kwargs)
     return result
+
+
+def _is_ours(tensor: Tensor) -> bool:
+    return type(tensor) is ProvenanceTensor
 
 
 def mark_lost(result: Any, found: Sequence[Provenance]) -> None:

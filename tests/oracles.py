@@ -1,7 +1,8 @@
 """Brute-force answers that share no code with the library.
 
 A small program is run once for every outcome of its draws, in float64, so that expectations,
-gradients and the moments of any estimator are exact: no seeds, no tolerance for chance.
+gradients and the moments of any estimator are exact: no seeds, no tolerance for chance. A program
+may branch in Python on what it draws: what comes after the chosen draws is explored by running it.
 
 >>> theta = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
 >>> def coin(theta: Tensor) -> Tensor:
@@ -16,6 +17,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import torch
@@ -60,7 +62,7 @@ class Walk:
         """Draw from `fn`, whose elements take these values."""
         value = self.choose(shape, values).to(_dtype(fn))
         self.draws.append(value)
-        self.log_probs.append(fn.log_prob(value).sum())
+        self.log_probs.append(fn.log_prob(value).sum().double())
         return value.clone()
 
     def draw(self, fn: Distribution, shape: torch.Size) -> Tensor:
@@ -108,9 +110,16 @@ class Moments:
     variance: Tensor
 
 
-def _dtype(fn: Distribution) -> torch.dtype:
-    return torch.int64 if isinstance(fn, Categorical) else torch.float64
+def _dtype(fn: Any) -> torch.dtype:
+    """Return the type of the values, which for all but classes is that of the parameter."""
+    return torch.int64 if isinstance(fn, Categorical) else fn._param.dtype
 
+
+class TooManyPathsError(ValueError):
+    """A program has more outcomes than can be enumerated."""
+
+
+MOST_PATHS = 4096
 
 _rules: list[Rule] = []
 
@@ -121,10 +130,13 @@ def _forced(self: Distribution, sample_shape: Sequence[int] = ()) -> Tensor:
 
 @contextmanager
 def forcing(rule: Rule) -> Iterator[None]:
-    """Let `rule` decide every draw. `Independent` and one-hot draws are made of these."""
+    """Let `rule` decide every draw. `Independent` and one-hot draws are made of these.
+
+    Within another such block only the rule changes.
+    """
     patched = ((Bernoulli, "sample"), (Categorical, "sample"), (Binomial, "sample"))
     with ExitStack() as stack:
-        for kind, method in (*patched, (Normal, "rsample")):
+        for kind, method in () if _rules else (*patched, (Normal, "rsample")):
             stack.enter_context(mock.patch.object(kind, method, _forced))
         _rules.append(rule)
         try:
@@ -134,8 +146,11 @@ def forcing(rule: Rule) -> Iterator[None]:
 
 
 @contextmanager
-def replaying(path: Path) -> Iterator[None]:
-    """Let the draws be those of `path`; every one of them must be asked for, and no other."""
+def replaying(path: Path, *, is_whole: bool = True) -> Iterator[None]:
+    """Let the draws be those of `path`; every one of them must be asked for, and no other.
+
+    Of a path that is not to be run as a whole, some may be left.
+    """
     left = list(path.draws)
 
     def replay(fn: Distribution, shape: torch.Size) -> Tensor:
@@ -146,14 +161,20 @@ def replaying(path: Path) -> Iterator[None]:
 
     with forcing(replay):
         yield
-    assert not left, f"{len(left)} draws of the path were not asked for"
+    assert not (left and is_whole), f"{len(left)} draws of the path were not asked for"
 
 
-def paths(program: Program, parameters: Parameters) -> list[Path]:
-    """Return every possible run; the probabilities add up to one."""
+def paths(program: Program, parameters: Parameters, most: int = MOST_PATHS) -> list[Path]:
+    """Return every possible run; the probabilities add up to one.
+
+    Raises:
+        TooManyPathsError: if there are more than `most`.
+    """
     found: list[Path] = []
     pending: list[tuple[int, ...]] = [()]
     while pending:
+        if len(found) + len(pending) > most:
+            raise TooManyPathsError(most)
         walk = Walk(pending.pop())
         with forcing(walk.draw):
             loss = program(*parameters)
@@ -190,7 +211,12 @@ def derivatives(scalar: Tensor, parameters: Parameters, order: int = 1) -> Tenso
 
 def expected_loss(program: Program, parameters: Parameters) -> Tensor:
     """Return the exact expectation of the loss, differentiable with the draws held fixed."""
-    return torch.stack([p.log_prob.exp() * p.loss for p in paths(program, parameters)]).sum()
+    return expectation(paths(program, parameters))
+
+
+def expectation(runs: Sequence[Path]) -> Tensor:
+    """Return the expectation of the loss over all paths."""
+    return torch.stack([path.log_prob.exp() * path.loss.double() for path in runs]).sum()
 
 
 def exact_gradient(program: Program, parameters: Parameters) -> Tensor:
@@ -207,7 +233,13 @@ def estimates(
     program: Program, parameters: Parameters, estimate: Estimate
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of every path, and what `estimate` returns on it."""
-    runs = paths(program, parameters)
+    return estimates_on(paths(program, parameters), program, parameters, estimate)
+
+
+def estimates_on(
+    runs: Sequence[Path], program: Program, parameters: Parameters, estimate: Estimate
+) -> tuple[Tensor, Tensor]:
+    """Return the same of paths that were enumerated before."""
     found: list[Tensor] = []
     for path in runs:
         with replaying(path):

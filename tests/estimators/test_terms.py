@@ -506,3 +506,32 @@ def test_the_live_terms_have_the_gradient_of_the_loss(program: tuple[Step, ...])
     # The constant, what depends on no source, may be learned too.
     if not any(2 in step.operands for step in program):
         torch.testing.assert_close(found, whole)
+
+
+def test_a_cost_that_was_rounded_on_the_way_is_a_cost_of_its_own() -> None:
+    p = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    for rounded in (
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.to(torch.int64),
+        lambda x: x.type_as(torch.zeros(1)),
+    ):
+        with an.record():
+            z = torch.distributions.Bernoulli(p).sample() + 0.7
+            loss = (rounded(z) * 0.3).sum() + z / 3
+        terms, constant, _ = terms_of(loss)
+        torch.testing.assert_close(
+            sum(term.value.sum().item() for term in terms) + constant,
+            loss.item(),
+            rtol=1e-6,
+            atol=0,
+        )
+
+
+def test_a_cost_counted_in_integers_is_weighed_in_the_precision_of_the_loss() -> None:
+    p = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    with an.record():
+        count = (torch.distributions.Bernoulli(p).sample((5,)) < 2).sum()
+        loss = count * p.detach() / 3 + 0 * count
+    terms, _, _ = terms_of(loss)
+    assert sum(term.value.sum().item() for term in terms) == pytest.approx(2 / 3, rel=1e-14)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ancestral.estimators.baselines import Baseline, RunningMean
 from ancestral.estimators.credit import Estimator, by_element
 from ancestral.estimators.surrogate import backward, surrogate
+from ancestral.provenance.escapes import EscapeError
 from ancestral.trace.record import record
 from oracles import Estimate, Parameters, Path, Program, derivatives, flat, paths, replaying
 from programs.example import Example
@@ -51,3 +52,10 @@ def experienced(example: Example) -> RunningMean:
     for path in paths(example.program, example.parameters)[-3:]:
         learn(baseline, example, path)
     return baseline
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether an error is an `EscapeError`, or was caused by one."""
+    while error is not None and not isinstance(error, EscapeError):
+        error = error.__cause__
+    return error is not None

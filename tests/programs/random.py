@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 from torch import Tensor
 
+from programs.choose import Choose, by_hypothesis
 from programs.draws import DRAWS, outcomes
 from programs.losses import JOINS, REDUCTIONS
 from programs.ops import OPS, WEIGHTS, Op
@@ -66,6 +67,19 @@ class RandomProgram:
     steps: tuple[Step, ...]
     terms: tuple[Term, ...]
 
+    @property
+    def source(self) -> str:
+        """The steps as one would write them."""
+        lines = [f"t{INPUTS + i} = {step}" for i, step in enumerate(self.steps)]
+        lines += [f"loss {t.join} {t.reduction}(t{t.operand})" for t in self.terms]
+        head = ["# t0, t1, t2 are parameters, t3 and t4 constants", "loss = 0.1 * (t1**2).sum()"]
+        return "\n".join([*head, *lines])
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Fresh parameters."""
+        return tuple(value.clone().requires_grad_() for value in PARAMETERS)
+
     def __call__(self, *parameters: Tensor) -> Tensor:
         tensors = [*parameters, *CONSTANTS]
         for step in self.steps:
@@ -78,10 +92,7 @@ class RandomProgram:
 
     def _repr_pretty_(self, printer: RepresentationPrinter, cycle: bool) -> None:
         """Let hypothesis print the steps."""
-        lines = [f"t{INPUTS + i} = {step}" for i, step in enumerate(self.steps)]
-        lines += [f"loss {t.join} {t.reduction}(t{t.operand})" for t in self.terms]
-        head = ["# t0, t1, t2 are parameters, t3 and t4 constants", "loss = 0.1 * (t1**2).sum()"]
-        printer.text("\n        ".join(["", *head, *lines]))
+        printer.text("\n        " + self.source.replace("\n", "\n        "))
 
 
 @dataclass
@@ -119,9 +130,9 @@ class Draft:
         ]
 
 
-def drawn_step(draw: st.DrawFn, draft: Draft, names: Sequence[str]) -> bool:
+def drawn_step(choose: Choose, draft: Draft, names: Sequence[str]) -> bool:
     """Append a random step with one of these ops; return whether that was possible."""
-    name = draw(st.sampled_from(names))
+    name = choose.among(names)
     op = OPS.get(name) or DRAWS[name]
     operands: tuple[int, ...] = ()
     for at in range(op.arity):
@@ -132,9 +143,9 @@ def drawn_step(draw: st.DrawFn, draft: Draft, names: Sequence[str]) -> bool:
             ]
         if not found:
             return False
-        operands += (draw(st.sampled_from(found)),)
+        operands += (choose.among(found),)
     values = [draft.tensors[i] for i in operands]
-    option = draw(st.sampled_from(list(op.options(*values))))
+    option = choose.among(op.options(*values))
     if not draft.add(name, operands, option):
         return False
     if name in DRAWS:
@@ -142,25 +153,26 @@ def drawn_step(draw: st.DrawFn, draft: Draft, names: Sequence[str]) -> bool:
     return True
 
 
+def random_program(choose: Choose) -> RandomProgram:
+    """Return a program whose loss depends on a draw."""
+    draft = Draft()
+    draft.add("bernoulli", (choose.below(2),), None)
+    draft.paths = outcomes("bernoulli", draft.tensors[draft.steps[0].operands[0]])
+    for _ in range(2 + choose.below(8)):
+        is_draw = choose.below(4) == 0
+        drawn_step(choose, draft, list(DRAWS if is_draw else OPS))
+    random = [i for i in reversed(range(len(draft.tensors))) if draft.is_random[i]]
+    terms = tuple(
+        Term(choose.among(list(JOINS)), choose.among(list(REDUCTIONS)), choose.among(random))
+        for _ in range(1 + choose.below(3))
+    )
+    return RandomProgram(tuple(draft.steps), terms)
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> RandomProgram:
     """Draw a program whose loss depends on a draw."""
-    draft = Draft()
-    draft.add("bernoulli", (draw(st.sampled_from([0, 1])),), None)
-    draft.paths = outcomes("bernoulli", draft.tensors[draft.steps[0].operands[0]])
-    for _ in range(draw(st.integers(2, 9))):
-        is_draw = draw(st.integers(0, 3)) == 0
-        drawn_step(draw, draft, list(DRAWS if is_draw else OPS))
-    random = [i for i in reversed(range(len(draft.tensors))) if draft.is_random[i]]
-    terms = tuple(
-        Term(
-            draw(st.sampled_from(list(JOINS))),
-            draw(st.sampled_from(list(REDUCTIONS))),
-            draw(st.sampled_from(random)),
-        )
-        for _ in range(draw(st.integers(1, 3)))
-    )
-    return RandomProgram(tuple(draft.steps), terms)
+    return random_program(by_hypothesis(draw))
 
 
 def program_around(name: str, parameter: int, at: int) -> RandomProgram | None:

@@ -1,0 +1,29 @@
+"""Programs that branch, index, write and convert in Python; importing this registers them all."""
+
+from programs.control import (
+    branches,
+    choices,
+    conversions,
+    followed,
+    kinds,
+    modules,
+    names,
+    numbers,
+    rollouts,
+    shapes,
+    writes,
+)
+
+__all__ = [
+    "branches",
+    "choices",
+    "conversions",
+    "followed",
+    "kinds",
+    "modules",
+    "names",
+    "numbers",
+    "rollouts",
+    "shapes",
+    "writes",
+]

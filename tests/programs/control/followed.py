@@ -1,0 +1,149 @@
+"""Programs that keep every value in tensors: nothing escapes, whatever the ops."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return"
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor
+from torch.distributions import Normal
+
+from programs.control.register import TABLE, coin, coins, control, num, roll
+
+followed = control(escapes=False)
+
+
+@followed
+def where(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return torch.where(z > 0, theta * 2, theta.exp()).sum()
+
+
+@followed
+def gather(theta: Tensor) -> Tensor:
+    return TABLE.gather(0, roll(theta).reshape(1)).sum() * theta[1]
+
+
+@followed
+def a_table(theta: Tensor) -> Tensor:
+    return TABLE[roll(theta)] * theta[1]
+
+
+@followed
+def a_learned_table(theta: Tensor) -> Tensor:
+    return theta[coin(theta).long()].prod()
+
+
+@followed
+def sorting(theta: Tensor) -> Tensor:
+    values, order = torch.sort(coins(theta[0], 3) * TABLE[:3])
+    return (values * TABLE[1:]).sum() * theta[1] + order[0] * theta[0]
+
+
+@followed
+def argmax(theta: Tensor) -> Tensor:
+    z = coins(theta[0], 3)
+    return TABLE[z.argmax()] * theta[1]
+
+
+@followed
+def cumsum(theta: Tensor) -> Tensor:
+    return (coins(theta[0], 3).cumsum(0) * TABLE[:3]).sum() * theta[1]
+
+
+@followed
+def one_hot(theta: Tensor) -> Tensor:
+    return (F.one_hot(roll(theta), 3).double() * TABLE[:3]).sum() * theta[1]
+
+
+@followed
+def a_cast_to_bool(theta: Tensor) -> Tensor:
+    return (coin(theta).bool() & torch.tensor([True, True])).double() @ theta
+
+
+@followed
+def a_cast_to_int(theta: Tensor) -> Tensor:
+    z = coin(theta).to(torch.int32)
+    return ((z << 1) | 1).double() @ theta
+
+
+@followed
+def a_draw_in_single_precision(theta: Tensor) -> Tensor:
+    z = coin(theta[0]).float()
+    return ((z - 0.5) ** 2 + z).double() * theta[1]
+
+
+@followed
+def a_sum_of_types(theta: Tensor) -> Tensor:
+    z, n = coin(theta[0]), roll(theta)
+    return (z.float() + n + (z > 0)).double() * theta[1]
+
+
+@followed
+def a_scan(theta: Tensor) -> Tensor:
+    carry, loss = num(0.2), num(0.0)
+    for k in range(3):
+        z = coin(theta[0] * carry + theta[1])
+        carry = 0.5 * carry + z
+        loss = loss + (carry - 0.4 * k) ** 2
+    return loss
+
+
+@followed
+def an_accumulator_in_place(theta: Tensor) -> Tensor:
+    loss = num(0.0)
+    for k in range(3):
+        loss += (coin(theta[k % 2]) - 0.3) ** 2 * (k + 1)
+    return loss
+
+
+@followed
+def an_unpacking(theta: Tensor) -> Tensor:
+    first, second = coin(theta)
+    return first * theta[1] - second * 2
+
+
+@followed
+def an_iteration(theta: Tensor) -> Tensor:
+    return sum((z * k for k, z in enumerate(coins(theta[0], 3))), theta[1])
+
+
+@followed
+def a_stack_in_a_comprehension(theta: Tensor) -> Tensor:
+    return torch.stack([coin(theta[k]) * (k + 0.3) for k in (0, 1, 1)]).prod() + theta[1]
+
+
+@followed
+def smooth_steps_of_a_reparameterized_draw(theta: Tensor) -> Tensor:
+    y = Normal(theta[0] + coin(theta[1]), 0.6).rsample()
+    return y.tanh() * 0.4 + (y - 0.2) ** 2
+
+
+@followed
+def a_coin_of_a_reparameterized_draw(theta: Tensor) -> Tensor:
+    y = Normal(theta[0], 0.6).rsample()
+    return (coin(y * theta[1]) - 0.3) ** 2
+
+
+@followed
+def counting(theta: Tensor) -> Tensor:
+    z = coins(theta[0], 3)
+    return z.count_nonzero() * theta[1] + z.any() * 0.3 + z.bool().all() * theta[0]
+
+
+@followed
+def searching(theta: Tensor) -> Tensor:
+    places = torch.bucketize(coin(theta[0]) * 1.4, TABLE.sort().values)
+    return TABLE[places] * theta[1]
+
+
+@followed
+def a_dictionary_of_terms_regardless(theta: Tensor) -> Tensor:
+    losses = {"a": coin(theta[0]) * 0.4, "b": (coin(theta[1]) - 0.7) ** 2}
+    return torch.stack(list(losses.values())).sum()
+
+
+@followed
+def reward_to_go(theta: Tensor) -> Tensor:
+    rewards = torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])])
+    return rewards.flip(0).cumsum(0).flip(0).prod()

@@ -1,0 +1,216 @@
+"""One program for each of the names that let a value out, or write in place, and no other has."""
+
+# torch.distributions is not annotated, and a tensor is no number to mypy.
+# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from programs.control.register import TABLE, coin, coins, control, num, roll
+
+written = control(escapes=False)
+
+
+def _select(z: Tensor, table: Tensor) -> Tensor:
+    return table * z + 0.3
+
+
+class _Chosen(torch.nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z * 2 + 0.3
+
+
+@functools.cache
+def _scripted() -> Any:
+    with warnings.catch_warnings(action="ignore"):  # of its age
+        return torch.jit.script(_select)
+
+
+@functools.cache
+def _script_module() -> Any:
+    with warnings.catch_warnings(action="ignore"):  # of its age
+        return torch.jit.script(_Chosen())
+
+
+@control(decides=False)
+def nonzero_static(theta: Tensor) -> Tensor:
+    places = torch.nonzero_static(coin(theta), size=2, fill_value=-1)
+    return (places + 1).sum() * theta[1]
+
+
+@control(decides=False)
+def a_histogram(theta: Tensor) -> Tensor:
+    return torch.histc(coins(theta[0], 2), bins=2, min=0, max=1)[0] * theta[1]
+
+
+@control()
+def a_typed_storage(theta: Tensor) -> Tensor:
+    with warnings.catch_warnings(action="ignore"):  # of its age
+        return theta[1] * coin(theta)._typed_storage()[0] + theta[0]
+
+
+@control()
+def an_untyped_storage_read(theta: Tensor) -> Tensor:
+    last = coin(theta[0]).untyped_storage()[7]  # the sign and the exponent
+    return theta[1] * (1.3 if last else 0.2)
+
+
+@control()
+def an_equality_method(theta: Tensor) -> Tensor:
+    return theta[1] * (1.3 if coin(theta).equal(torch.zeros(2, dtype=torch.float64)) else 0.2)
+
+
+@control()
+def unique_consecutive_of_a_method(theta: Tensor) -> Tensor:
+    return theta[1] * coins(theta[0], 3).unique_consecutive().numel()
+
+
+@control()
+def an_array_by_its_protocol(theta: Tensor) -> Tensor:
+    return theta[1] * float(coin(theta).__array__()[0])
+
+
+@control(escapes=None, decides=False)
+def an_array_wrapped(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return z.__array_wrap__(TABLE[:2].numpy()).sum() * theta[1] + z.sum() * theta[0]
+
+
+@written
+def iadd(theta: Tensor) -> Tensor:
+    buffer = TABLE[:2].clone()
+    buffer += coin(theta)
+    return buffer @ theta
+
+
+@written
+def isub(theta: Tensor) -> Tensor:
+    buffer = TABLE[:2].clone()
+    buffer -= coin(theta)
+    return buffer @ theta
+
+
+@written
+def imul(theta: Tensor) -> Tensor:
+    buffer = TABLE[:2].clone()
+    buffer *= coin(theta)
+    return buffer @ theta
+
+
+@written
+def itruediv(theta: Tensor) -> Tensor:
+    buffer = TABLE[:2].clone()
+    buffer /= coin(theta) + 1
+    return buffer @ theta
+
+
+@written
+def idiv(theta: Tensor) -> Tensor:
+    buffer = TABLE[:2].clone()
+    buffer.__idiv__(coin(theta) + 1)
+    return buffer @ theta
+
+
+@written
+def ifloordiv(theta: Tensor) -> Tensor:
+    buffer = 3 * TABLE[:2]
+    buffer //= coin(theta) + 1
+    return buffer @ theta
+
+
+@written
+def imod(theta: Tensor) -> Tensor:
+    buffer = 3 * TABLE[:2]
+    buffer %= coin(theta) + 1
+    return buffer @ theta
+
+
+@written
+def ipow(theta: Tensor) -> Tensor:
+    buffer = TABLE[2:].clone()
+    buffer **= coin(theta) + 1
+    return buffer @ theta
+
+
+def numbers() -> Tensor:
+    return torch.tensor([5, 6])
+
+
+@written
+def iand(theta: Tensor) -> Tensor:
+    buffer = numbers()
+    buffer &= coin(theta).long() + 1
+    return buffer.double() @ theta
+
+
+@written
+def ior(theta: Tensor) -> Tensor:
+    buffer = numbers()
+    buffer |= coin(theta).long() + 1
+    return buffer.double() @ theta
+
+
+@written
+def ixor(theta: Tensor) -> Tensor:
+    buffer = numbers()
+    buffer ^= coin(theta).long() + 1
+    return buffer.double() @ theta
+
+
+@written
+def ilshift(theta: Tensor) -> Tensor:
+    buffer = numbers()
+    buffer <<= coin(theta).long()
+    return buffer.double() @ theta
+
+
+@written
+def irshift(theta: Tensor) -> Tensor:
+    buffer = numbers()
+    buffer >>= coin(theta).long()
+    return buffer.double() @ theta
+
+
+@control(escapes=None, decides=False)
+def a_logarithmic_range(theta: Tensor) -> Tensor:
+    return torch.logspace(0, coin(theta[0]), 3).double()[1] * theta[1]
+
+
+@control(escapes=None, decides=False)
+def a_linear_range(theta: Tensor) -> Tensor:
+    return torch.linspace(0, coin(theta[0]) + 1, 3).double()[1] * theta[1]
+
+
+@control(escapes=None, decides=False)
+def a_range_with_a_start(theta: Tensor) -> Tensor:
+    return torch.arange(coin(theta[0]), 3).double().sum() * theta[1]
+
+
+@control(escapes=None, decides=False)
+def a_sparse_tensor_of_places(theta: Tensor) -> Tensor:
+    places = torch.tensor([[0, 1]])
+    return torch.sparse_coo_tensor(places, coin(theta), check_invariants=True).to_dense() @ theta
+
+
+@control(escapes=None, decides=False)
+def a_new_tensor(theta: Tensor) -> Tensor:
+    return theta.detach().new_tensor([coin(theta[0]), 0.5]) @ theta
+
+
+@control(escapes=None, decides=False)
+def a_scripted_function(theta: Tensor) -> Tensor:
+    return _scripted()(coin(theta), TABLE[:2]) @ theta
+
+
+@control(escapes=None, decides=False)
+def a_scripted_method(theta: Tensor) -> Tensor:
+    return _script_module()(coin(theta)) @ theta
+
+
+@control()
+def a_string_of_digits(theta: Tensor) -> Tensor:
+    return theta[1] * int("%d" % roll(theta)) + num(0.3)  # noqa: UP031 (what is tested)

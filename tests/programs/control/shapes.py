@@ -1,0 +1,230 @@
+"""Values that become a size: of a result, or of what is read from it."""
+
+# torch.distributions is not annotated, and a tensor is no int to mypy.
+# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor
+from torch.distributions import Binomial
+
+from programs.control.register import coin, coins, control, roll
+
+
+@control()
+def nonzero(theta: Tensor) -> Tensor:
+    return theta[1] * coins(theta[0], 2).nonzero().shape[0]
+
+
+@control()
+def nonzero_numel(theta: Tensor) -> Tensor:
+    return theta[1].exp() * torch.nonzero(coin(theta)).numel()
+
+
+@control()
+def argwhere(theta: Tensor) -> Tensor:
+    return theta[1] * len(torch.argwhere(coin(theta)))
+
+
+@control()
+def where_alone(theta: Tensor) -> Tensor:
+    (rows,) = torch.where(coin(theta) > 0)
+    return theta[1] * (1 + len(rows)) ** 2
+
+
+@control()
+def a_mask(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return theta[z > 0].sum() + theta[1] * len(z[z > 0])
+
+
+@control()
+def a_mask_of_bytes(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return theta[1] * len(z[(z > 0) & (z == z)])
+
+
+@control(decides=False)
+def a_mask_of_constants(theta: Tensor) -> Tensor:
+    values = torch.tensor([0.4, -1.7], dtype=torch.float64)
+    return values[coin(theta).bool()].sum() * theta[1]
+
+
+@control()
+def masked_select(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return theta[1] * torch.masked_select(torch.ones_like(theta), z.bool()).numel()
+
+
+@control()
+def masked_select_of_a_draw(theta: Tensor) -> Tensor:
+    return theta[1] * (1.5 - coin(theta).masked_select(coin(theta) > 0).shape[0])
+
+
+@control()
+def unique(theta: Tensor) -> Tensor:
+    return theta[1] * coins(theta[0], 3).unique().numel()
+
+
+@control()
+def unique_with_counts(theta: Tensor) -> Tensor:
+    values, counts = torch.unique(coins(theta[0], 3), return_counts=True)
+    return theta[1] * len(values) + counts.max() * theta[0]
+
+
+@control()
+def unique_consecutive(theta: Tensor) -> Tensor:
+    return theta[1] * torch.unique_consecutive(coins(theta[0], 3)).shape[0] ** 2
+
+
+@control()
+def repeat_interleave(theta: Tensor) -> Tensor:
+    counts = coin(theta).long() * 2 + 1
+    return torch.repeat_interleave(theta, counts).numel() * theta[1]
+
+
+@control()
+def repeat_interleave_of_counts(theta: Tensor) -> Tensor:
+    """The counts are the only operand."""
+    return len(torch.repeat_interleave(coin(theta).long())) * theta[1]
+
+
+@control()
+def repeat_interleave_by_keyword(theta: Tensor) -> Tensor:
+    return len(torch.ones(2).repeat_interleave(repeats=coin(theta).long())) * theta[1]
+
+
+@control()
+def bincount(theta: Tensor) -> Tensor:
+    counts = torch.bincount(coins(theta[0], 2).long())
+    return theta[1] * len(counts) + counts[0] * theta[0]
+
+
+@control()
+def one_hot_of_unknown_width(theta: Tensor) -> Tensor:
+    return theta[1] * F.one_hot(roll(theta)).shape[-1]
+
+
+@control(escapes=None)
+def a_range(theta: Tensor) -> Tensor:
+    return theta[1] * len(torch.arange(roll(theta)))
+
+
+@control(escapes=None)
+def a_number_of_points(theta: Tensor) -> Tensor:
+    return theta[1] * torch.linspace(0, 1, roll(theta)).numel()
+
+
+@control(escapes=None)
+def zeros_of_a_size(theta: Tensor) -> Tensor:
+    return theta[1] * len(torch.zeros(roll(theta)))
+
+
+@control(escapes=None)
+def ones_of_a_size(theta: Tensor) -> Tensor:
+    n = roll(theta)
+    return torch.ones(n, 2, dtype=torch.float64).sum() * theta[1]
+
+
+@control(escapes=None)
+def new_ones_of_a_size(theta: Tensor) -> Tensor:
+    return theta.new_ones(roll(theta)).sum() * theta[1]
+
+
+@control(escapes=None)
+def an_identity_of_a_size(theta: Tensor) -> Tensor:
+    return torch.eye(roll(theta)).double().sum() * theta[1]
+
+
+@control(escapes=None)
+def expanded_to_a_size(theta: Tensor) -> Tensor:
+    n = roll(theta)
+    return theta[1:].expand(n).shape[0] * theta[0]
+
+
+@control(escapes=None)
+def repeated(theta: Tensor) -> Tensor:
+    return len(theta.repeat(roll(theta))) * theta[1]
+
+
+@control(escapes=None)
+def narrowed(theta: Tensor) -> Tensor:
+    z = coin(theta[0]).long()
+    return theta.narrow(0, 0, z + 1).sum() * theta[1]
+
+
+@control()
+def a_slice(theta: Tensor) -> Tensor:
+    z = coin(theta[0]).long()
+    return theta[: z + 1].exp().sum() * theta[1]
+
+
+@control(escapes=None)
+def padded(theta: Tensor) -> Tensor:
+    return len(F.pad(theta, (0, roll(theta)), value=1.0)) * theta[1]
+
+
+@control()
+def split_at_sampled_places(theta: Tensor) -> Tensor:
+    at = coin(theta[:1]).long() + 1
+    first = torch.tensor_split(torch.arange(4.0), at)[0]
+    return theta[1] * len(first)
+
+
+@control(escapes=None)
+def split_into_pieces(theta: Tensor) -> Tensor:
+    pieces = torch.arange(4.0).split(coin(theta[0]).long() + 1)
+    return theta[1] * len(pieces)
+
+
+@control(escapes=None)
+def chunks(theta: Tensor) -> Tensor:
+    return theta[1] * len(torch.arange(4.0).chunk(roll(theta) + 1))
+
+
+@control()
+def a_sparse_tensor(theta: Tensor) -> Tensor:
+    return theta[1] * coin(theta).to_sparse().indices().shape[1]
+
+
+@control(escapes=None)
+def a_packed_sequence(theta: Tensor) -> Tensor:
+    lengths = coin(theta).long() + 1
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.ones(2, 2, 1), lengths, batch_first=True, enforce_sorted=False
+    )
+    return theta[1] * packed.data.shape[0]
+
+
+@control()
+def the_support_of_a_distribution(theta: Tensor) -> Tensor:
+    fn = Binomial(total_count=coin(theta[0]) + 1, probs=torch.tensor(0.5, dtype=torch.float64))
+    return theta[1] * len(fn.enumerate_support())
+
+
+@control(escapes=None)
+def resized(theta: Tensor) -> Tensor:
+    buffer = torch.zeros(3)
+    buffer.resize_(roll(theta))
+    return theta[1] * buffer.numel()
+
+
+@control(escapes=None)
+def the_largest(theta: Tensor) -> Tensor:
+    n = coin(theta[0]).long() + 1
+    return torch.tensor([0.4, 1.9]).double().topk(n).values.sum() * theta[1]
+
+
+@control()
+def a_loop_over_what_is_left(theta: Tensor) -> Tensor:
+    loss = theta[0] * 0.3
+    for row in coins(theta[0], 2).nonzero():
+        loss = loss + (theta[1] + 0.4) * (row + 1).sum()
+    return loss
+
+
+@control(escapes=None, decides=False)
+def a_storage_offset(theta: Tensor) -> Tensor:
+    z = coin(theta[0]).long()
+    values = torch.tensor([0.4, -1.7, 0.8], dtype=torch.float64)
+    return values.select(0, z + 1) * theta[1]

@@ -1,0 +1,385 @@
+"""Writes: values put into tensors, lists and arrays, and read from elsewhere."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return"
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor
+
+from programs.control.register import TABLE, coin, coins, control, num, roll
+
+write = control(escapes=False)
+
+
+def zeros(*size: int) -> Tensor:
+    return torch.zeros(*size, dtype=torch.float64)
+
+
+@write
+def an_item(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer[0] = coin(theta[0])
+    return (buffer + 0.3).prod() * theta[1]
+
+
+@control()
+def an_item_at_a_sampled_place(theta: Tensor) -> Tensor:
+    buffer = zeros(3)
+    buffer[int(roll(theta))] = 1.7
+    return buffer @ TABLE[:3] * theta[1]
+
+
+@write
+def an_item_at_a_tensor(theta: Tensor) -> Tensor:
+    buffer = zeros(3)
+    buffer[roll(theta)] = 1.7
+    return buffer @ TABLE[:3] * theta[1]
+
+
+@write
+def an_item_at_a_mask(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer[coin(theta) > 0] = 1.7
+    return buffer @ theta
+
+
+@control()
+def an_item_of_python(theta: Tensor) -> Tensor:
+    values = [0.2, 0.2, 0.2]
+    values[int(roll(theta))] = 1.9
+    return torch.tensor(values, dtype=torch.float64) @ TABLE[:3] * theta[1]
+
+
+@control()
+def a_constant_in_a_branch(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    if coin(theta[0]):
+        buffer[1] = 1.3
+    return buffer @ theta
+
+
+@control()
+def a_fill_in_a_branch(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    total = buffer.view(2)
+    if coin(theta[0]):
+        buffer.fill_(1.3)
+    return total @ theta
+
+
+@control(is_regardless=False)
+def a_loss_written_in_a_branch(theta: Tensor) -> Tensor:
+    w = coin(theta[1])
+    term, loss = w * 0.8, w + theta[1]
+    if coin(theta[0]):
+        loss.copy_(term)
+    return loss
+
+
+@write
+def a_view_that_was_there_before(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    view = buffer[1:]
+    buffer.copy_(coin(theta))
+    return view.sum() * theta[1]
+
+
+@write
+def the_base_of_a_view(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    buffer[0].copy_(coin(theta))
+    return (buffer.sum(0) * theta).sum()
+
+
+@write
+def a_sibling_view(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    column = buffer[:, 0]
+    buffer.view(-1)[:2].add_(coin(theta))
+    return (column * theta).sum()
+
+
+@write
+def the_data(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.data.copy_(coin(theta))
+    return buffer @ theta
+
+
+@write
+def the_data_replaced(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.data = coin(theta)
+    return buffer @ theta
+
+
+@write
+def a_detached_alias(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.detach().add_(coin(theta))
+    return buffer @ theta
+
+
+@write
+def out(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    torch.exp(coin(theta), out=buffer)
+    return buffer @ theta
+
+
+@write
+def out_of_two(theta: Tensor) -> Tensor:
+    values, places = zeros(1), torch.zeros(1, dtype=torch.int64)
+    torch.max(coin(theta) * TABLE[2:], 0, keepdim=True, out=(values, places))
+    return values[0] * theta[1] + places[0] * theta[0]
+
+
+@write
+def out_through_a_view(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    torch.add(coin(theta), 1.0, out=buffer[1])
+    return buffer.sum() * theta[1]
+
+
+@write
+def foreach(theta: Tensor) -> Tensor:
+    buffers = [zeros(2), zeros(2)]
+    torch._foreach_add_(buffers, [coin(theta), coin(theta) * 2])  # pyright: ignore[reportPrivateUsage]
+    return (buffers[0] * buffers[1]) @ theta
+
+
+@write
+def foreach_copy(theta: Tensor) -> Tensor:
+    buffers = [zeros(2)]
+    torch._foreach_copy_(buffers, [coin(theta)])  # pyright: ignore[reportPrivateUsage]
+    return buffers[0] @ theta
+
+
+@write
+def foreach_of_one_draw(theta: Tensor) -> Tensor:
+    """The draw is a scalar that all buffers are multiplied with."""
+    buffers = [torch.ones_like(theta), 2 * torch.ones_like(theta)]
+    torch._foreach_mul_(buffers, coin(theta[0]) + 1)  # pyright: ignore[reportPrivateUsage]
+    return (buffers[0] * buffers[1]) @ theta
+
+
+@write
+def a_set(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.set_(coin(theta))  # type: ignore[call-overload]
+    return buffer @ theta
+
+
+@control(escapes=None)
+def a_set_of_the_storage(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.set_(coin(theta).untyped_storage(), 0, (2,), (1,))
+    return buffer @ theta
+
+
+@write
+def swapped(theta: Tensor) -> Tensor:
+    buffer, z = zeros(2), coin(theta)
+    torch.utils.swap_tensors(buffer, z)
+    return buffer @ theta + z.sum()
+
+
+@write
+def a_scatter(theta: Tensor) -> Tensor:
+    buffer = zeros(3)
+    buffer.scatter_(0, roll(theta).reshape(1), 1.4)
+    return buffer @ TABLE[:3] * theta[1]
+
+
+@write
+def a_scattered_sum(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.scatter_add_(0, torch.tensor([1, 0]), coin(theta))
+    return buffer @ theta
+
+
+@write
+def an_index_put(theta: Tensor) -> Tensor:
+    buffer = zeros(3)
+    buffer.index_put_((roll(theta).reshape(1),), num(1.2), accumulate=True)
+    return buffer @ TABLE[:3] * theta[1]
+
+
+@write
+def an_index_add(theta: Tensor) -> Tensor:
+    buffer = zeros(3)
+    buffer.index_add_(0, roll(theta).reshape(1), TABLE[:1])
+    return buffer @ TABLE[:3] * theta[1]
+
+
+@write
+def a_masked_fill(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.masked_fill_(coin(theta).bool(), 1.4)
+    return buffer @ theta
+
+
+@write
+def a_row_of_a_loop(theta: Tensor) -> Tensor:
+    buffer = zeros(3, 2)
+    for row in buffer:
+        row.add_(coin(theta[0]))
+    return (buffer * TABLE[1:, None]).sum() * theta[1]
+
+
+@write
+def unbound_rows(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    first, second = buffer.unbind()
+    first.copy_(coin(theta))
+    second.copy_(first)
+    return buffer[1] @ theta
+
+
+@write
+def split_pieces(theta: Tensor) -> Tensor:
+    buffer = zeros(4)
+    buffer.split(2)[1].copy_(coin(theta))
+    return buffer[2:] @ theta
+
+
+@write
+def an_initialization(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    torch.nn.init.constant_(buffer, coin(theta[0]))  # type: ignore[arg-type]
+    return buffer @ theta
+
+
+@write
+def an_activation_in_place(theta: Tensor) -> Tensor:
+    x = coin(theta) - 0.3
+    alias = x.view(2)
+    F.relu(x, inplace=True)
+    return alias @ theta
+
+
+@write
+def an_activation_through_a_view(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.add_(coin(theta) - 0.3)
+    F.leaky_relu(buffer[:1], 0.2, inplace=True)
+    return buffer @ theta
+
+
+@control(escapes=None)
+def a_resize(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    z.resize_(1)
+    return z.sum() * theta[1]
+
+
+@write
+def a_swap_of_rows(theta: Tensor) -> Tensor:
+    buffer = torch.arange(4.0, dtype=torch.float64).reshape(2, 2)
+    place = coin(theta[0]).long()
+    buffer[[0, 1]] = buffer[torch.stack([place, 1 - place])]
+    return buffer[0].sum() * theta[1]
+
+
+@control()
+def a_swap_in_a_branch(theta: Tensor) -> Tensor:
+    buffer = torch.arange(2.0, dtype=torch.float64)
+    if coin(theta[0]):
+        buffer[0], buffer[1] = buffer[1].clone(), buffer[0].clone()
+    return buffer @ theta
+
+
+@control()
+def numpy_written_in_place(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    buffer.numpy()[:] = coin(theta).numpy()
+    return buffer @ theta
+
+
+@control()
+def numpy_written_by_copy(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    np.copyto(buffer.numpy(), np.asarray(coin(theta)))
+    return buffer.square() @ theta
+
+
+@write
+def a_diagonal_written(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    buffer.diagonal().copy_(coin(theta))
+    return theta @ buffer @ theta
+
+
+@write
+def a_transpose_in_place(theta: Tensor) -> Tensor:
+    buffer = zeros(2, 2)
+    buffer[0] = coin(theta)
+    buffer.t_()
+    return buffer[0].sum() * theta[1]
+
+
+@write
+def a_strided_alias(theta: Tensor) -> Tensor:
+    buffer = zeros(4)
+    alias = buffer.as_strided((2,), (1,), 2)
+    buffer[2:] = coin(theta)
+    return alias @ theta
+
+
+@write
+def an_integer_alias(theta: Tensor) -> Tensor:
+    buffer = torch.zeros(2, dtype=torch.int64)
+    alias = buffer.view(torch.float64)
+    alias.copy_(coin(theta))
+    return (buffer != 0).double() @ theta
+
+
+@write
+def a_ring_buffer(theta: Tensor) -> Tensor:
+    memory, loss = zeros(2), theta[0] * 0.1
+    for k in range(3):
+        memory[k % 2] = coin(theta[0])
+        loss = loss + memory.sum() * theta[1] * (k + 1)
+    return loss
+
+
+@control()
+def a_ring_buffer_with_a_sampled_head(theta: Tensor) -> Tensor:
+    memory, head = zeros(2), 0
+    for k in range(3):
+        memory[head] = k + 1.0
+        head = (head + int(coin(theta[0]))) % 2
+    return memory @ theta
+
+
+@write
+def a_chain_of_buffers(theta: Tensor) -> Tensor:
+    first, second = zeros(2), zeros(2)
+    view = second[:1]
+    first.copy_(coins(theta[0], 2))
+    second.copy_(first)
+    return view.sum() * theta[1]
+
+
+@write
+def a_bernoulli_written_elsewhere(theta: Tensor) -> Tensor:
+    buffer = zeros(2)
+    alias = buffer.view(2, 1)
+    buffer.zero_().add_(coin(theta)).mul_(2).clamp_(max=1.5)
+    return alias[:, 0] @ theta
+
+
+@write
+def the_data_of_a_draw(theta: Tensor) -> Tensor:
+    buffer = coin(theta)
+    buffer.data = 2 * coin(-theta)
+    return buffer @ theta
+
+
+@write
+def an_activation_of_a_term(theta: Tensor) -> Tensor:
+    x = coin(theta) - 0.3
+    F.relu(x, inplace=True)
+    return x.sum() + theta[1] ** 2

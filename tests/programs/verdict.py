@@ -1,0 +1,97 @@
+"""The verdict on a random program: whether the mean of the library's estimate is exact."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.surrogate import backward
+from ancestral.trace.record import record
+from oracles import (
+    Parameters,
+    Path,
+    Program,
+    TooManyPathsError,
+    derivatives,
+    estimates_on,
+    expectation,
+    flat,
+    moments_of,
+    paths,
+)
+
+MOST_PATHS = 64
+
+Kind = Literal["exact", "trivial", "impossible", "biased", "refused"]
+"""Trivial: the draws do not matter. Impossible: torch itself cannot run or differentiate it, or it
+has too many paths. Refused: the library raises."""
+
+
+class Generated(Protocol):
+    """A program that was generated."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def parameters(self) -> tuple[Tensor, ...]: ...
+    def __call__(self, *parameters: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out, of how many paths, and whether a value escaped on one of them."""
+
+    kind: Kind
+    paths: int = 0
+    is_escaping: bool = False
+    text: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the library is wrong, or raised."""
+        return self.kind in ("biased", "refused")
+
+
+@dataclass
+class Watcher:
+    """Estimates as `backward` does, and remembers whether a value escaped."""
+
+    is_escaping: bool = False
+
+    def __call__(self, program: Program, parameters: Parameters) -> Tensor:
+        leaves = [p.detach().clone().requires_grad_() for p in parameters]
+        with record() as trace:
+            loss = program(*leaves)
+        self.is_escaping |= bool(trace.escapes)
+        backward(loss)
+        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+
+
+def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
+    """Return the verdict on a program, part of whose gradient is that of the coin beside it."""
+    parameters = program.parameters
+    try:
+        runs = paths(program, parameters, most=MOST_PATHS)
+        truth = derivatives(expectation(runs), parameters)
+        held = [Path(run.draws, run.log_prob.detach(), run.loss) for run in runs]
+        by_scores = truth - derivatives(expectation(held), parameters)
+    except (TooManyPathsError, RuntimeError, ValueError, IndexError) as error:
+        return Verdict("impossible", text=str(error))
+    if not torch.isfinite(truth).all():
+        return Verdict("impossible", len(runs), text="not finite")
+    if beside is not None:
+        by_scores = by_scores - beside
+    if float(by_scores.abs().max()) < 1e-9:
+        return Verdict("trivial", len(runs))
+    watcher = Watcher()
+    try:
+        mean = moments_of(*estimates_on(runs, program, parameters, watcher)).mean
+    except Exception as error:
+        return Verdict(
+            "refused", len(runs), watcher.is_escaping, f"{type(error).__name__}: {error}"
+        )
+    scale = max(1.0, float(truth.abs().max()))
+    is_exact = torch.allclose(mean, truth, rtol=1e-6, atol=1e-6 * scale)
+    text = "" if is_exact else f"the mean is {mean.tolist()}, the gradient {truth.tolist()}"
+    return Verdict("exact" if is_exact else "biased", len(runs), watcher.is_escaping, text)
