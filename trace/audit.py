@@ -208,6 +208,10 @@ class Auditor:
         """Note reads and draws, which the recording must know of soon."""
         if not self._is_due():
             return
+        if step.sources and call().is_alias:  # the same data, another provenance on purpose
+            for result in step.results:
+                self._memory.vouch(result)
+            return
         read = read_of(step, self._memory)
         if read:
             where = call()
@@ -231,8 +235,6 @@ class Auditor:
         if is_metadata(func):
             return _nothing
         where = call()
-        if where.is_alias:  # of the same data, with another provenance on purpose
-            return self._vouch
         is_hidden = where.is_internal or torch._C._current_graph_task_id() != -1
         if is_hidden or not self._is_open():
             return _nothing
@@ -247,10 +249,6 @@ class Auditor:
         made = _Made(spelled(func), where.location, (), claims, len(self._sites))
         is_carried = is_marked and not is_shaped(_name(func), args, kwargs)
         return partial(self._after, func, made, given, read, is_marked, is_carried)
-
-    def _vouch(self, result: Tensor) -> None:
-        with torch._C.DisableTorchFunction():
-            self._memory.vouch(result)
 
     def _after(
         self,
