@@ -80,6 +80,7 @@ def _is_ours(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, ProvenanceTensor)
 
 
+@functools.cache  # every recording stands at the same doors
 def _passing(original: _Function) -> _Function:
     """Return what runs a pass, and follows what comes out of it."""
 
@@ -214,6 +215,7 @@ def _after_accumulation(hook: _Function) -> _Function:
     return handed
 
 
+@functools.cache  # every recording stands at the same doors
 def _registering(original: _Function, follow: Callable[[_Function], _Function]) -> _Function:
     @functools.wraps(original)
     def register(self: Tensor, hook: _Function) -> Any:
@@ -222,6 +224,7 @@ def _registering(original: _Function, follow: Callable[[_Function], _Function]) 
     return register
 
 
+@functools.cache  # every recording stands at the same doors
 def _listing(original: _Function) -> _Function:
     """Return what lists the backward hooks of a module."""
 
@@ -252,6 +255,7 @@ class _Retaining:
 _retaining = _Retaining()
 
 
+@functools.cache  # every recording stands at the same doors
 def _keeping(original: _Function) -> _Function:
     @functools.wraps(original)
     def retain_grad(self: Tensor) -> None:

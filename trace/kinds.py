@@ -44,6 +44,7 @@ def _refuse(kind: str, *given: Any) -> None:
         raise UnsupportedTensorError(kind, names, place().location)
 
 
+@functools.cache  # every recording stands at the same doors
 def _refusing(original: _Function, kind: str) -> _Function:
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
@@ -54,6 +55,7 @@ def _refusing(original: _Function, kind: str) -> _Function:
     return refused
 
 
+@functools.cache  # every recording stands at the same doors
 def _meeting(original: Any, kind: str) -> Any:
     """Return the ``__torch_function__`` of a class, which refuses to meet a tracked tensor."""
 
@@ -67,6 +69,7 @@ def _meeting(original: Any, kind: str) -> Any:
     return classmethod(met)
 
 
+@functools.cache  # every recording stands at the same doors
 def _as_subclass(original: _Function) -> _Function:
     @functools.wraps(original)
     def viewed(self: Tensor, cls: type) -> Any:

@@ -102,6 +102,7 @@ def decision_of_now() -> Provenance | None:
     return provenance(torch.zeros((), device="cpu"))
 
 
+@functools.cache  # every recording stands at the same doors
 def letting_out(original: _Function) -> _Function:
     """Return a function that lets the values of a tensor out."""
 
@@ -115,6 +116,7 @@ def letting_out(original: _Function) -> _Function:
     return followed
 
 
+@functools.cache  # every recording stands at the same doors
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 

@@ -50,6 +50,7 @@ def is_without_graph() -> bool:
     return _reentrant.depth > 0
 
 
+@functools.cache  # every recording stands at the same doors
 def _refusing(original: _Function) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if not local.traces or not torch.is_grad_enabled():
@@ -69,6 +70,7 @@ def _refusing(original: _Function) -> Any:
     return classmethod(apply)
 
 
+@functools.cache  # every recording stands at the same doors
 def _rebuilding(original: _Function) -> _Function:
     """Return how a checkpoint that runs again is made: its draws are no new sites."""
 
@@ -86,6 +88,7 @@ def _rebuilding(original: _Function) -> _Function:
     return made
 
 
+@functools.cache  # every recording stands at the same doors
 def _packing(original: _Function) -> _Function:
     @functools.wraps(original)
     def made(self: Any, pack_hook: _Function, unpack_hook: _Function) -> None:

@@ -54,6 +54,7 @@ class TransformError(NotImplementedError):
         )
 
 
+@functools.cache  # every recording stands at the same doors
 def _refusing(original: _Function, door: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
@@ -123,6 +124,7 @@ _PUBLIC = frozenset(
 )
 
 
+@functools.cache  # every recording stands at the same doors
 def _disallowing(original: _Function) -> _Function:
     """Return what hands out `make_fx`, with which `linearize` runs its function."""
 
@@ -186,6 +188,7 @@ _FACTORIES = """
 """
 
 
+@functools.cache  # every recording stands at the same doors
 def _without_draws(original: _Function) -> _Function:
     """Return what finds the kernel of an operator on functions, which has none for draws."""
 
@@ -193,6 +196,14 @@ def _without_draws(original: _Function) -> _Function:
         return original(args, kwargs, keys.remove(KEY))
 
     return found
+
+
+_factory = functools.cache(opaque)
+
+
+@functools.cache
+def _script_call(kind: Any) -> _Function:
+    return captured(kind.__call__) if kind is torch._C.ScriptMethod else opaque(kind.__call__)
 
 
 class _OutOfSight(Replacing):
@@ -203,13 +214,12 @@ class _OutOfSight(Replacing):
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
         torch.utils._device._device_constructors()  # it remembers what it finds there at first
-        function, method = torch._C.ScriptFunction, torch._C.ScriptMethod
-        self.replace(function, "__call__", opaque(function.__call__))
-        self.replace(method, "__call__", captured(method.__call__))
+        for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod):
+            self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
-            self.replace(torch, name, opaque(getattr(torch, name)))
+            self.replace(torch, name, _factory(getattr(torch, name)))
         for name in ("new_tensor", "new_full", "new", "set_"):
-            self.replace(Tensor, name, opaque(getattr(Tensor, name)))
+            self.replace(Tensor, name, _factory(getattr(Tensor, name)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
         eager = torch._functorch.eager_transforms
