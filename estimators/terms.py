@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
-from ancestral.provenance.forms import Unreduced
+from ancestral.provenance.forms import Unreduced, resolve, written_since
 from ancestral.provenance.linear import Weight
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.graph import Vertex
@@ -102,7 +102,7 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
     """
     start: Weight = 1.0 if weight is None else untrack(weight).detach()
     walk = _Walk()
-    walk.visit(getattr(loss, "_form", None) or loss, start, -1)
+    walk.visit(resolve(loss), start, -1)
     while walk.heap:
         walk.step()
     if walk.is_stale:  # an operand was overwritten since: the loss is one cost
@@ -153,7 +153,7 @@ class _Walk:
     def visit(self, operand: Any, weight: Weight, serial: int) -> None:
         """Meet an operand of the form with this number."""
         if isinstance(operand, Tensor):
-            if getattr(operand, "_written", -1) > serial >= 0:
+            if serial >= 0 and written_since(operand, serial):
                 self.is_stale = True
             self.add_leaf(operand, weight, serial)
         elif isinstance(operand, Unreduced):

@@ -79,7 +79,8 @@ class Decisions:
     """What Python may have branched on in one universe.
 
     `current` is the decision that taints what is computed or drawn now, `finished` those that blur
-    the terms that were finished before; both of shape [].
+    the terms that were finished before; both of shape []. `failures` are the errors that values
+    made something raise, and what they said.
     """
 
     setting: Setting = SETTINGS["strict"]
@@ -88,6 +89,7 @@ class Decisions:
     current: Provenance | None = None
     finished: Provenance | None = None
     noted: list[_Noted] = field(default_factory=list[_Noted])
+    failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
     terms: tuple[int, ...] | None = None  # the sources of each term of the loss, as bits
     _known: int = 0  # what the current decision stands for already
     # From which linear form on a decision was in force.

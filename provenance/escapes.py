@@ -29,10 +29,11 @@ ESCAPES = frozenset(
     # to Python and to other libraries
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
-    "_local_scalar_dense q_scale q_zero_point "
+    "_local_scalar_dense q_scale q_zero_point apply_ map_ map2_ _assert _assert_async "
     # to a shape: how many elements of a sparse tensor are kept shows in those
     "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
-    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq".split()
+    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
+    "_pack_padded_sequence".split()
 )
 
 
@@ -55,6 +56,8 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
         )
     if name == "one_hot":
         return (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
+    if name == "repeat_interleave" and len(args) + len(kwargs) == 1:
+        return True  # the counts alone
     if name in _BY_SECOND:
         return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
     return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
@@ -92,8 +95,13 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         EscapeError: if the recording refuses escapes.
     """
     found = [p for p in provenances if p.universe.state == "open"]
-    frame = _caller(sys._getframe(1), is_check_passed) if found else None  # pyright: ignore[reportPrivateUsage]
+    if not found:
+        return
+    frame, is_check = _caller(sys._getframe(1), is_check_passed)  # pyright: ignore[reportPrivateUsage]
     if frame is None:
+        return
+    if is_check:
+        fail(found, "a check of torch.distributions did not pass")
         return
     for provenance in found:
         names = frozenset(source.name for source in provenance.sources)
@@ -105,15 +113,46 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         watching.watch()
 
 
-def _caller(frame: FrameType | None, is_check_passed: bool) -> FrameType | None:
-    """Return the frame outside torch that let the value out, None for a check that passed."""
+def fail(provenances: Iterable[Provenance], text: str) -> None:
+    """Note that something raised because of values with these provenances.
+
+    Only the runs in which it raises show that anything depends on them, so that what those count
+    for them is no estimate: whoever catches the error gets no gradient.
+
+    Raises:
+        EscapeError: if the recording refuses escapes.
+    """
+    frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
+    for provenance in provenances:
+        if frame is None or provenance.universe.state != "open":
+            continue
+        names = frozenset(source.name for source in provenance.sources)
+        noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
+        decisions = decisions_of(provenance.universe)
+        if decisions.setting.raises and decisions.is_recording:
+            raise EscapeError(noted)
+        if decisions.setting.taints:
+            decisions.failures.append((noted, text))
+
+
+def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType | None, bool]:
+    """Return the frame outside torch that let the value out, and whether a check is about to raise.
+
+    None for a check that passed, and for a sampler's own loop.
+    """
+    is_check = False
     while frame is not None:
         filename = frame.f_code.co_filename
-        # A rejection sampler's loop is its own affair; a divergence may be chosen by values.
-        is_check = is_check_passed and not frame.f_code.co_name.startswith("_kl_")
-        if filename.startswith(_DISTRIBUTIONS) and (is_check or filename.endswith(_SAMPLERS)):
-            return None
+        if filename.startswith(_DISTRIBUTIONS):
+            if is_check_passed and not frame.f_code.co_name.startswith("_kl_"):
+                return None, False
+            if filename.endswith(_SAMPLERS):
+                return None, False
+            is_check |= frame.f_code.co_name in _CHECKS
         if not filename.startswith((_TORCH, *_OURS)):
-            return frame
+            return frame, is_check
         frame = frame.f_back
-    return None
+    return None, False
+
+
+_CHECKS = frozenset({"__init__", "_validate_sample"})

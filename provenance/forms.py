@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import (
     Adjoint,
@@ -29,6 +30,7 @@ from ancestral.provenance.linear import (
     uniform,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument, positional
+from ancestral.provenance.tensor import raw
 
 Builder = Callable[[Shape, Args, Kwargs], tuple[Adjoint, tuple[Operand, ...]] | None]
 
@@ -60,7 +62,21 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
 
 def resolve(operand: Operand) -> Operand:
     """Return the form of an operand as it is now, or the operand itself as a leaf."""
-    return getattr(operand, "_form", None) or operand
+    form: Form | None = getattr(operand, "_form", None)
+    return operand if form is None or written_since(operand, form[0]) else form
+
+
+def written_since(tensor: Tensor, serial: int) -> bool:
+    """Return whether a tensor was written into after the linear form of this number was made.
+
+    It may have been through another tensor on its memory.
+    """
+    if getattr(tensor, "_written", -1) > serial:
+        return True
+    if not watching.table:
+        return False
+    storage = raw(watching.storage_of, tensor)
+    return storage is not None and watching.written(storage) > serial
 
 
 def is_number(value: object) -> bool:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from ancestral.provenance import watching
+from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
-from ancestral.provenance.escapes import EscapeError, escape, is_escape, may_escape
+from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
@@ -25,6 +26,7 @@ from ancestral.provenance.tensor import (
     ProvenanceTensor,
     alias,
     attach,
+    before_text,
     provenance,
     run,
 )
@@ -37,6 +39,8 @@ from ancestral.provenance.writes import (
 )
 
 _Function = Callable[..., Any]
+_readings = readings.local
+DisableTorchFunction: Any = torch._C.DisableTorchFunction
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 
@@ -56,17 +60,44 @@ def propagate(
     try:
         return _propagate(func, types, args, kwargs)
     except Exception as error:
-        _note(error, args, kwargs)
+        _note(func, error, args, kwargs)
         raise
 
 
-def _note(error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:
+def _note(func: _Function, error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:
     """Note that an op raised: whoever catches the error knows more of the values.
 
     An index was too large, a matrix singular, an integer divided by zero.
     """
-    if isinstance(error, _OF_VALUES) and not isinstance(error, (EscapeError, NotImplementedError)):
-        escape(tracked(args, kwargs))
+    readings.local.found.clear()
+    if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
+        return
+    if may_escape(func.__name__) and is_escape(func.__name__, args, kwargs or {}):
+        escape(tracked(args, kwargs))  # as it does where it returns
+    elif not _is_of_shapes(func, args, kwargs or {}):
+        fail(tracked(args, kwargs), str(error))
+
+
+def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an op raises without the values of its operands as well."""
+    try:
+        with DisableTorchFunction():
+            func(*_without_values(args), **_without_values(kwargs))
+    except NotImplementedError:
+        return False
+    except _OF_VALUES:
+        return True
+    return False
+
+
+def _without_values(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("meta")
+    if type(value) in (tuple, list):
+        return type(value)(_without_values(item) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _without_values(item) for name, item in value.items()}
+    return value
 
 
 # What ops raise because of the values of their operands; a type or a class is no value.
@@ -90,6 +121,8 @@ def _propagate(
     else:
         kwargs = NO_KEYWORDS
     result: Any = run(func, types, args, kwargs)
+    if _readings.found:
+        escape(readings.take(func))
     if result.__class__ is not _Plain or watching.table:
         return _follow(func, args, kwargs, result)
     # The most frequent case, a known call of tensors and numbers, written out for speed.
@@ -176,13 +209,20 @@ def dispatch(
         written = targets(func.__name__, args, kwargs)
         if written:
             result = run_write(func, types, args, kwargs, written)
-            if traits.may_escape and is_escape(func.__name__, args, kwargs):
-                escape(tracked(args, kwargs))
+            _let_out(func, traits, args, kwargs, result)
             return result
     result = run(func, types, args, kwargs)
+    _let_out(func, traits, args, kwargs, result)
+    return _follow(func, args, kwargs, result)
+
+
+def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: Any) -> None:
+    """Note what an op lets out by itself, and the numbers that may have decided its shape."""
+    read = readings.take(func)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs), is_check_passed=result is True)
-    return _follow(func, args, kwargs, result)
+    elif read:
+        escape(read)
 
 
 def _run_besides(
@@ -294,7 +334,7 @@ def _watched(
         try:
             result = dispatch(func, types, args, kwargs)
         except Exception as error:
-            _note(error, args, kwargs)
+            _note(func, error, args, kwargs)
             raise
     else:
         result = func(*args, **kwargs)
@@ -339,3 +379,4 @@ def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
 watching.install(_watched)
+before_text.append(lambda tensor: escape(tracked(tensor)))

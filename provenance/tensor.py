@@ -75,13 +75,23 @@ class ProvenanceTensor(Tensor):
         return _rebuild, (untrack(self), known, universe.token, _attributes_of(self))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        """Show the tensor as torch does, and the sources."""
+        """Show the tensor as torch does, and the sources; the text lets the values out."""
+        for look in before_text:
+            look(self)
         shown = repr(untrack(self))
         return f"{shown[:-1]}, provenance={{{', '.join(sorted(provenance_of(self)))}}})"
 
     def __format__(self, spec: str) -> str:
         """Format as torch does: a scalar as a number, everything else as its text."""
-        return format(untrack(self) if self.ndim == 0 else repr(self), spec)
+        if self.ndim:
+            return format(repr(self), spec)
+        for look in before_text:
+            look(self)
+        return format(untrack(self), spec)
+
+
+before_text: list[Callable[[ProvenanceTensor], None]] = []
+"""Who looks at a tensor that is turned into text: a layer above this one."""
 
 
 TYPES = (ProvenanceTensor,)

@@ -21,14 +21,16 @@ from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
+from ancestral.provenance.linear import serials
 
 _Storage = torch.UntypedStorage
 _Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
 
 _WeakRef: Any = reductions.StorageWeakRef  # untyped in torch
 
-table: dict[int, tuple[Any, Provenance]] = {}
-"""By the address of the storage: whether it lives, and what was written into it, of shape []."""
+table: dict[int, tuple[Any, Provenance, int]] = {}
+"""By the address of the storage: whether it lives, what was written into it, of shape [], and the
+number of the linear form that was last when it was."""
 
 
 def taint(storage: _Storage, found: Provenance, holders: int) -> None:
@@ -41,6 +43,7 @@ def taint(storage: _Storage, found: Provenance, holders: int) -> None:
     table[storage._cdata] = (
         _WeakRef(storage),
         lost if known is None else known[1].union(lost),
+        next(serials),
     )
     watch()
 
@@ -51,9 +54,15 @@ def tainted(storage: _Storage) -> Provenance | None:
     return None if known is None or known[1].universe.state == "settled" else known[1]
 
 
+def written(storage: _Storage) -> int:
+    """Return the number of the form that was last when a storage was written into, -1 if never."""
+    known = table.get(storage._cdata)
+    return -1 if known is None else known[2]
+
+
 def purge() -> None:
     """Forget the storages that died, and those whose sources are constants by now."""
-    for address, (weak, found) in list(table.items()):
+    for address, (weak, found, _) in list(table.items()):
         if weak.expired() or found.universe.state == "settled":
             table.pop(address, None)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.escapes import escape
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.inference import infer, tracked
 from ancestral.provenance.linear import Operand, serials
@@ -166,6 +167,8 @@ def mark_shared(target: Tensor, found: Provenance) -> None:
     shared = raw(watching.storage_of, target)
     if shared is not None:
         watching.taint(shared, found, holders=1 if base is None else 2)
+        if not shared.resizable():
+            escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 
 def _base_of(tensor: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
 """Scalars: a tracked tensor that is given where torch wants a number, as in ``add(x, y, alpha=z)``.
 
 Torch turns it into a number in C++ before anybody is asked, be it a factor or a size: an escape
-that no op shows. It is met in the dispatcher, where all numbers that leave a tensor come by; those
-that a function asks for by itself, and which are followed already, pass.
+that no op shows. It is met in the dispatcher, where all numbers that leave a tensor come by. Those
+that an op reads which is followed anyway decide a shape at most: the op looks at them afterwards.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance import readings
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.trace.draws import KEY, KEY_NAME
@@ -27,10 +28,12 @@ def _number(tensor: Any) -> Any:
         return tensor  # the interpreter of scripts hands over numbers as they are
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
         value = raw(_op, tensor)
-    if local.traces and _is_tracking():
-        found = provenance(tensor)
-        if found is not None:
+    found = provenance(tensor) if local.traces else None
+    if found is not None:
+        if _is_tracking():
             escape([found])
+        else:
+            readings.note(found)  # an op that is followed, whose results carry the source
     return value
 
 
