@@ -34,6 +34,7 @@ from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
+from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
 from ancestral.trace.node import Node
@@ -43,6 +44,7 @@ from ancestral.trace.wrap import wrap
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuditError",
     "Escape",
     "EscapeError",
     "Graph",

@@ -21,10 +21,13 @@ Provenance([4, 3], z: 0 -)
 """
 
 import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 LOST = -1
 """No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
@@ -50,6 +53,11 @@ class Source:
     kink_of: "Source | None" = None
 
 
+_started = time.time_ns()
+alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
+"""The universes that somebody still refers to, by their token."""
+
+
 class Universe:
     """The sources that one recording can meet, each with its bit, and their provenances.
 
@@ -62,6 +70,7 @@ class Universe:
     """
 
     __slots__ = (
+        "__weakref__",
         "_bits",
         "_interned",
         "_lock",
@@ -72,12 +81,16 @@ class Universe:
         "serial",
         "sources",
         "state",
+        "token",
     )
     _serials = itertools.count()
 
     def __init__(self, owner: object = None) -> None:
         """Make an empty universe."""
         self.serial = next(Universe._serials)
+        # No other has the same, be it of another process or of a later one.
+        self.token = (os.getpid(), self.serial, _started)
+        alive[self.token] = self
         self.owner = owner
         self.state = "open"
         self.sources: list[Source] = []
@@ -109,9 +122,8 @@ class Universe:
         """Yield the sources in a bit set, oldest first."""
         return (self.sources[index] for index in indices(bits))
 
-    def origins(self, bits: int) -> Iterator[Source]:
-        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
-        foreign: list[Source] = []
+    def closure(self, bits: int) -> int:
+        """Return a bit set with all that the decisions in it rest on, directly or not."""
         seen, pending = 0, bits
         while pending:
             new, pending = pending & ~seen, 0
@@ -119,10 +131,17 @@ class Universe:
             for source in self.members(new):
                 if source.inflow is not None and source.universe is self:
                     pending |= source.inflow.bits
-                elif source.inflow is not None:
-                    foreign.extend(source.inflow.sources)
-        own = (s for s in self.members(seen) if s.inflow is None and s.kink_of is None)
-        return iter(dict.fromkeys((*own, *foreign)))
+        return seen
+
+    def origins(self, bits: int) -> Iterator[Source]:
+        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
+        found: list[Source] = []
+        for source in self.members(self.closure(bits)):
+            if source.inflow is None and source.kink_of is None:
+                found.append(source)
+            elif source.inflow is not None and source.universe is not self:
+                found.extend(source.inflow.sources)  # adopted from another recording
+        return iter(dict.fromkeys(found))
 
     def kink_of(self, source: Source) -> Source:
         """Return the kink of a source."""

@@ -32,14 +32,14 @@ ESCAPES = frozenset(
     "_local_scalar_dense q_scale q_zero_point "
     # to a shape: how many elements of a sparse tensor are kept shows in those
     "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
-    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc".split()
+    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq".split()
 )
 
 
 def may_escape(name: str) -> bool:
     """Return whether a function of this name can let values out."""
     name = name.split(".")[0]  # without its overload
-    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where")
+    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where", "one_hot")
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -47,7 +47,14 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     name = name.split(".")[0]
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any(_is_tracked(item) and item.dtype in _MASKS for item in index)
+        return any(_is_tracked(item) and item.dtype in _MASKS for item in index) or any(
+            _is_tracked(end)
+            for item in index
+            if isinstance(item, slice)
+            for end in (item.start, item.stop, item.step)
+        )
+    if name == "one_hot":
+        return (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
     if name in _BY_SECOND:
         return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
     return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
@@ -55,7 +62,7 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
 
 _MASKS = (torch.bool, torch.uint8)
 # Functions whose result has a shape that the values of their second operand decide.
-_BY_SECOND = frozenset({"masked_select", "repeat_interleave"})
+_BY_SECOND = frozenset({"masked_select", "repeat_interleave", "tensor_split"})
 
 
 def _is_tracked(value: Any) -> bool:

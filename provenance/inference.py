@@ -96,11 +96,13 @@ def _by_rule(
     """Join what the rule says of each operand; those it does not name lose their alignments."""
     rule = RULES.get(func)
     args, kwargs = positional(args, kwargs)
-    pairs = None if rule is None else rule(shape, args, kwargs)
+    pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
+    named = {id(tensor) for tensor, _ in pairs}
+    if pairs and any(not t.shape and id(t) not in named for t in tensors_in(args, kwargs)):
+        pairs = ()  # a dimension, perhaps, that was given as a tensor: no rule reads those
+        named.clear()
     found: Provenance | None = None
-    named: set[int] = set()
-    for tensor, dims in pairs or ():
-        named.add(id(tensor))
+    for tensor, dims in pairs:
         ours = provenance(tensor)
         if ours is not None and dims is not None:
             moved = ours.remap(shape, dims)

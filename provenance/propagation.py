@@ -23,6 +23,7 @@ from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
     ProvenanceTensor,
+    alias,
     attach,
     provenance,
     run,
@@ -102,7 +103,7 @@ def _propagate(
             key.append(item._provenance)
         elif kind is Tensor or kind is nn.Parameter:
             if item is result:
-                return result
+                return _returned(func, args, kwargs, result)
             key.append(item.shape)
         elif kind in ATOMS:
             key.append(item)
@@ -174,7 +175,10 @@ def dispatch(
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:
-            return run_write(func, types, args, kwargs, written)
+            result = run_write(func, types, args, kwargs, written)
+            if traits.may_escape and is_escape(func.__name__, args, kwargs):
+                escape(tracked(args, kwargs))
+            return result
     result = run(func, types, args, kwargs)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs), is_check_passed=result is True)
@@ -195,8 +199,10 @@ def _run_besides(
 
 def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
     """Give the tensors of a result their provenance."""
-    if type(result) is Tensor:
-        if not _is_any(result, args, kwargs):
+    if type(result) in _KINDS:
+        if _is_any(result, args, kwargs):
+            return _returned(func, args, kwargs, result)
+        if type(result) is Tensor:
             found = infer(func, result, args, kwargs)
             if found is not None and found.universe.state != "settled":
                 attach(result, found)
@@ -219,6 +225,22 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         for field in fields(result):
             _follow(func, args, kwargs, getattr(result, field.name))
     return result
+
+
+def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Return an argument that a function gave back; where others chose it, an alias that says so."""
+    found = infer(func, result, args, kwargs)
+    if found is None or found.universe.state == "settled":
+        return result
+    known = provenance(result)
+    if known is None:
+        return attach(alias(result), found)
+    both = known.union(found)
+    is_more = both.universe is not known.universe or both.bits != known.bits
+    return attach(alias(result), both) if is_more else result
+
+
+_KINDS = (Tensor, ProvenanceTensor)
 
 
 def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
@@ -277,7 +299,9 @@ def _watched(
     else:
         result = func(*args, **kwargs)
     decision = controlling()
-    if decision is not None and not _traits_of(func).is_attribute:
+    # A guard refuses what is tracked; what comes out of its block is marked as a whole.
+    is_inside = watching.is_guarded()
+    if decision is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, decision, args, kwargs)
     return result
 

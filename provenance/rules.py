@@ -80,10 +80,21 @@ def where(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return None if len(args) + len(kwargs) == 1 else pointwise(shape, args, kwargs)
 
 
+def rrelu(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Element by element; in training, how much noise was taken depends on the elements before."""
+    is_training = argument(args, kwargs, 3, "training", default=False)
+    return None if is_training else pointwise(shape, args, kwargs)
+
+
 def first_pointwise(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Element by element in the first operand; of all others only shape or type matter."""
     others: list[Pair] = [(t, None) for t in tensors_in(args[1:], kwargs)]
     return [*(pointwise(shape, args[:1], {}) or []), *others]
+
+
+def first_alone(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Element by element in the first operand; the others are sizes, whose values matter."""
+    return pointwise(shape, args[:1], {})
 
 
 def separately(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -341,9 +352,10 @@ def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """What was there before stays where it was; so does what a mask of the same shape chooses."""
     index, same = args[1], identity(len(shape))
+    found: list[Pair] = [(t, (LOST,) * len(shape)) for t in tensors_in(args[2])]
     if isinstance(index, Tensor) and index.dtype == torch.bool and rank_of(index) == len(shape):
-        return [(args[0], same), (index, same)]
-    return [(args[0], same)]
+        found.append((index, same))
+    return [(args[0], same), *found]
 
 
 def cat(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -366,6 +378,8 @@ def gather(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     dim = argument(args, kwargs, 1, "dim")
     index = argument(args, kwargs, 2, "index")
     rank = len(shape)
+    if rank_of(args[0]) != rank:
+        return []  # a scalar, or an index that picks nothing
     return [(args[0], identity(rank, dim)), (index, identity(rank))]
 
 
@@ -401,7 +415,7 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
 
 
 # Their second result, the sizes of the batch or the lengths, comes from the second argument alone.
-_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})  # type: ignore[attr-defined]
+_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})
 
 # One row for each family: the rule, and the names in torch, Tensor and torch.nn.functional.
 _TABLE: dict[Rule, str] = {
@@ -417,7 +431,7 @@ _TABLE: dict[Rule, str] = {
         logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit logsigmoid lt
         masked_fill maximum minimum mish mul multigammaln multiply mvlgamma nan_to_num narrow ndtr
         ndtri ne neg negative nextafter not_equal polygamma positive pow rad2deg reciprocal relu
-        relu6 remainder repeat round rrelu rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
+        relu6 remainder repeat round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
         sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold
         tile true_divide trunc xlog1py xlogy zeta __abs__ __add__ __and__ __div__ __eq__
         __floordiv__ __ge__ __gt__ __iadd__ __iand__ __idiv__ __ifloordiv__ __imod__ __imul__
@@ -428,11 +442,12 @@ _TABLE: dict[Rule, str] = {
         poisson_nll_loss smooth_l1_loss soft_margin_loss hinge_embedding_loss
     """,
     first_pointwise: """
-        bfloat16 bool broadcast_to byte char chunk conj contiguous cpu cuda detach double
-        expand_as float half int long real imag requires_grad_ resolve_conj resolve_neg short
-        split split_with_sizes to type type_as
+        bfloat16 bool byte char conj contiguous cpu cuda detach double expand_as float half int
+        long real imag requires_grad_ resolve_conj resolve_neg short to type type_as
     """,
+    first_alone: "broadcast_to chunk split split_with_sizes",
     where: "where",
+    rrelu: "rrelu",
     separately: "broadcast_tensors",
     value_free: """
         empty_like ones_like rand_like randint_like randn_like zeros_like new_empty new_ones

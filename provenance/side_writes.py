@@ -93,7 +93,7 @@ def written_besides(
 
 @functools.lru_cache(maxsize=1024)
 def _declared(func: OpOverload[..., Any] | OpOverloadPacket[..., Any]) -> tuple[_Place, ...]:
-    """Return the arguments that the schema of an op declares to be written, or any of its packet."""
+    """Return the arguments that the schema of an op, or any of its packet, declares written."""
     if isinstance(func, OpOverloadPacket):
         overloads = (getattr(func, name) for name in func.overloads())
         return tuple({place: None for each in overloads for place in _declared(each)})

@@ -11,6 +11,7 @@ and no copy exists. What an op does to provenance stands in `ancestral.provenanc
 frozenset()
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, alive
 from ancestral.provenance.linear import Form
 
 # Runs an op as if nobody overrode it: in C, and without a context manager.
@@ -47,15 +48,31 @@ class ProvenanceTensor(Tensor):
                 return cast(Tensor, untrack(self).__deepcopy__(memo))
             twin = untrack(self).detach().clone().requires_grad_(self.requires_grad)
             copied = memo[id(self)] = attach(twin, self._provenance)
+            copied.__dict__.update(copy.deepcopy(_attributes_of(self), memo))
+            if self.grad is not None:
+                copied.grad = copy.deepcopy(self.grad, memo)
         return cast(Tensor, copied)
 
     def __copy__(self) -> Tensor:
         """Share the data, keep the provenance."""
-        return attach(alias(self), self._provenance)
+        twin = attach(alias(self), self._provenance)
+        twin.__dict__.update(_attributes_of(self))
+        return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle the data and the names of the sources; they come back as sources of their own."""
-        return _rebuild, (untrack(self), tuple(sorted(provenance_of(self))))
+        """Pickle the data and the names of the sources, without alignment.
+
+        Where the recording is still there, as it is when a tensor comes back from another process,
+        the sources are its own. Elsewhere they are new ones that share only the names.
+        """
+        found = provenance(self)
+        assert found is not None
+        universe = found.universe
+        kinked = {s.kink_of for s in universe.members(universe.closure(found.bits))}
+        known = tuple(
+            (universe.bit(s).bit_length() - 1, s.name, s in kinked) for s in found.sources
+        )
+        return _rebuild, (untrack(self), known, universe.token, _attributes_of(self))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Show the tensor as torch does, and the sources."""
@@ -125,7 +142,8 @@ def untrack(tensor: Tensor) -> Tensor:
     return alias(tensor) if isinstance(tensor, ProvenanceTensor) else tensor
 
 
-_layout: Any = Tensor.layout.__get__  # type: ignore[attr-defined]
+# The modes of the thread too, of which one looks operands up.
+_Disabled = torch._C.DisableTorchFunction
 
 
 def alias(tensor: Tensor) -> Tensor:
@@ -133,13 +151,13 @@ def alias(tensor: Tensor) -> Tensor:
 
     A sparse one has no views: with a history, it is a copy.
     """
-    try:
-        return cast(Tensor, raw(Tensor.view_as, tensor, tensor))
-    except RuntimeError:
-        if raw(_layout, tensor) is torch.strided:
-            raise
-        twin = Tensor.clone if tensor.requires_grad else Tensor.detach
-        return cast(Tensor, raw(twin, tensor))
+    with _Disabled():
+        try:
+            return tensor.view_as(tensor)
+        except RuntimeError:
+            if tensor.layout is torch.strided:
+                raise
+            return tensor.clone() if tensor.requires_grad else tensor.detach()
 
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -147,11 +165,35 @@ def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return watching.unwatched(run, function, TYPES, args, kwargs)
 
 
-def _rebuild(plain: Tensor, names: tuple[str, ...]) -> Tensor:
-    """Make a pickled tensor again: its sources are known by name only, without alignment."""
-    universe = Universe()
-    found: Provenance | None = None
-    for name in names:
-        new = universe.of(Source(name, ()), tuple(plain.shape))
-        found = new if found is None else found.union(new)
-    return plain if found is None else attach(alias(plain), found)
+def _attributes_of(tensor: Tensor) -> dict[str, Any]:
+    """Return what the user, or torch, has set on a tensor: that it is a parameter, for example."""
+    return {name: value for name, value in vars(tensor).items() if name not in _OURS}
+
+
+_OURS = frozenset("_provenance _form _written _site _scored".split())
+
+
+def _rebuild(
+    plain: Tensor,
+    known: tuple[tuple[int, str, bool], ...],
+    token: tuple[int, int, int],
+    attributes: dict[str, Any],
+) -> Tensor:
+    """Make a pickled tensor again, in its own recording if that is there."""
+    home, elsewhere = alive.get(token), Universe()
+    shape, found = tuple(plain.shape), elsewhere.intern(tuple(plain.shape), {})
+    for index, name, is_kinked in known:
+        is_known = home is not None and index < len(home.sources)
+        if home is not None and is_known and home.sources[index].name == name:
+            kink = home.bit(home.kink_of(home.sources[index])) if is_kinked else 0
+            new = home.intern(shape, {(LOST,) * len(shape): 1 << index | kink})
+        else:  # drawn in the other process, or long ago
+            new = elsewhere.of(Source(name, ()), shape)
+        found = found.union(new)
+    again = attach(plain, found)
+    again.__dict__.update(attributes)
+    return again
+
+
+# `torch.load` makes what it is given, with ``weights_only=True`` too.
+torch.serialization.add_safe_globals([_rebuild])

@@ -109,6 +109,11 @@ def guard(refuse: Guard) -> Generator[None]:
             unwatch()
 
 
+def is_guarded() -> bool:
+    """Return whether this thread is within a block whose operands are handed to a guard."""
+    return bool(_local.guards)
+
+
 def check(found: Iterator[Provenance]) -> None:
     """Hand the provenances of operands to the guard, if there is one."""
     if _local.guards:

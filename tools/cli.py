@@ -1,6 +1,7 @@
-"""The command line: ``ancestral graph``, ``ancestral demo``, ``ancestral --version``.
+"""The command line: ``ancestral graph``, ``audit`` and ``demo``, ``ancestral --version``.
 
-Whatever goes wrong is one line on the standard error, and the exit status 2.
+Whatever goes wrong is one line on the standard error, and the exit status 2; an audit that finds
+something prints that, and its exit status is 1.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from ancestral import __version__
 from ancestral.tools.inspection import graph
+from ancestral.trace.findings import AuditError
+from ancestral.trace.record import record
 
 
 class UsageError(ValueError):
@@ -85,6 +88,21 @@ def draw_graph(options: argparse.Namespace) -> None:
     print(found.render(options.output))
 
 
+def audit_model(options: argparse.Namespace) -> None:
+    """Run a model once with an audit, and say how much was compared.
+
+    Raises:
+        AuditError: if a dependency is lost.
+    """
+    torch.manual_seed(options.seed)
+    inputs = [parse_input(text) for text in options.input]
+    model = load_model(options.model)
+    with record(audit=True) as trace:
+        result = model(*inputs)
+    del result  # it was kept until here to be compared
+    print(trace.audited)
+
+
 def run_demo(options: argparse.Namespace) -> None:
     """Train the belief net."""
     from ancestral.tools.demo import run  # needs the extra `demo`, the rest does not
@@ -102,25 +120,33 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ancestral {__version__}")
     commands = top.add_subparsers(required=True, metavar="command")
     drawing = commands.add_parser("graph", help="draw who depends on whom in a model")
-    drawing.add_argument("model", metavar="module:factory", help="a module, or what makes one")
-    drawing.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="'dtype[sizes]'",
-        help="an argument of the model, for example 'float32[32,64]'; once for each",
-    )
+    _take_model(drawing)
     drawing.add_argument(
         "-o", "--output", type=Path, default=Path("graph.svg"), help=".svg, .png, .pdf or .dot"
     )
-    drawing.add_argument("--seed", type=int, default=0)
     drawing.set_defaults(action=draw_graph)
+    auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
+    _take_model(auditing)
+    auditing.set_defaults(action=audit_model)
     training = commands.add_parser("demo", help="train a belief net on handwritten digits")
     training.add_argument("--out", type=Path, default=Path("out"), help="the folder for results")
     training.add_argument("--steps", type=int, default=None, help="gradient steps")
     training.add_argument("--seed", type=int, default=0)
     training.set_defaults(action=run_demo)
     return top
+
+
+def _take_model(command: argparse.ArgumentParser) -> None:
+    """Let a command take a model, its inputs and a seed."""
+    command.add_argument("model", metavar="module:factory", help="a module, or what makes one")
+    command.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="'dtype[sizes]'",
+        help="an argument of the model, for example 'float32[32,64]'; once for each",
+    )
+    command.add_argument("--seed", type=int, default=0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # the models that lie here
     try:
         options.action(options)
+    except AuditError as finding:
+        print(f"ancestral: {' '.join(str(finding).split())}", file=sys.stderr)
+        return 1
     except Exception as error:
         print(f"ancestral: error: {one_line(error)}", file=sys.stderr)
         return 2

@@ -37,7 +37,7 @@ class _Pass:
         self.found: dict[Provenance, None] = {}  # ordered
 
     def meet(self, *values: Any) -> None:
-        """Note what values depend on; those of a recording whose gradient is taken are constants."""
+        """Note what values depend on; once a gradient was taken, they are constants."""
         for found in tracked(*values):
             if found.universe.state == "open":
                 self.found[found.lost(())] = None

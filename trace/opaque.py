@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
@@ -47,7 +48,7 @@ def call(
     given = [*tensors_within(args, kwargs), *further]
     found = list(tracked(given))
     if not found:
-        return _decided(original(*args, **kwargs), given)
+        return decided(original(*args, **kwargs), given)
     versions = [_version(tensor) for tensor in given]
     depth = len(local.around)
     local.around.extend(found)
@@ -85,15 +86,33 @@ def tensors_within(*values: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def _decided(result: Any, given: Sequence[Tensor]) -> Any:
-    """Give a result what Python may have branched on: an op of it, in sight, shows that."""
-    if torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+def decided(result: Any, given: Sequence[Tensor]) -> Any:
+    """Give a fresh result what Python may have branched on."""
+    decision = decision_of_now()
+    if decision is not None:
         known = {id(tensor) for tensor in given}
-        for tensor in tensors_within(result):
-            found = None if id(tensor) in known else provenance(tensor.detach())
-            if found is not None:
-                mark_lost(tensor, [found])
+        mark_lost([t for t in tensors_within(result) if id(t) not in known], [decision])
     return result
+
+
+def decision_of_now() -> Provenance | None:
+    """Return what anything that is computed now depends on: an op, in sight, shows that."""
+    if not torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+        return None
+    return provenance(torch.zeros((), device="cpu"))
+
+
+def letting_out(original: _Function) -> _Function:
+    """Return a function that lets the values of a tensor out."""
+
+    @functools.wraps(original)
+    def followed(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if local.traces:
+            escape(tracked(args, kwargs))
+        return result
+
+    return followed
 
 
 def capturing(original: _Function) -> _Function:
@@ -125,9 +144,11 @@ def captured(original: _Function) -> _Function:
 
 def _of_script(module: Any) -> Iterator[Tensor]:
     """Yield the tensors of a scripted module and of those within."""
-    for kind in (torch._C.BufferDict, torch._C.ParameterDict):
+    kinds: list[Any] = [torch._C.BufferDict, torch._C.ParameterDict]  # half typed in torch
+    for kind in kinds:
         yield from (tensor for _, tensor in kind(module).items())
-    for _, inner in torch._C.ModuleDict(module).items():
+    modules: Any = torch._C.ModuleDict
+    for _, inner in modules(module).items():
         yield from _of_script(inner)
 
 

@@ -39,6 +39,7 @@ from ancestral.provenance.tensor import (
     untrack,
 )
 from ancestral.provenance.tensor import track as track_in
+from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node, factorized
@@ -85,6 +86,7 @@ class Trace(Mapping[str, Node]):
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
+        self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
         self.universe = Universe(owner=self) if universe is None else universe
@@ -303,9 +305,15 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     - "ignore": an escape is listed in `Trace.escapes` only. Unbiased if no decision follows.
 
     Within another recording the default is that one's.
+
+    `audit` follows every op of the block a second time, below the tensors: through scripted code,
+    backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
+    model does anything that the recording loses; where it does, `AuditError` names the op and the
+    line. It sees what this thread does within the block; `Trace.audited` says how much that was.
+    (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
     """
 
-    def __init__(self, *, control: str | None = None) -> None:
+    def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
         """Make a recording that has not begun.
 
         Raises:
@@ -313,6 +321,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
+        self._is_audited = audit
+        self._auditor: Auditor | None = None
         self._ending = ExitStack()
 
     def __enter__(self) -> Trace:
@@ -330,6 +340,10 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 ending.callback(interceptor.leave)
             ending.enter_context(_governed(trace.universe, self._setting, outer is None))
             ending.enter_context(joined())
+            if self._is_audited and local.audit is None:
+                self._auditor = Auditor(trace.universe)
+                ending.callback(self._auditor.end)
+                self._auditor.begin()
             self._ending = ending.pop_all()
         return trace
 
@@ -340,7 +354,11 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         traceback: TracebackType | None,
     ) -> None:
         """End, and leave torch as it was; the trace stays readable."""
-        self._ending.close()
+        try:
+            if self._auditor is not None and self._trace is not None and error is None:
+                self._trace.audited = self._auditor.finish()
+        finally:
+            self._ending.close()
 
 
 @contextmanager
@@ -414,6 +432,8 @@ def draw(
         trace.add(node)
     attach(shown, outermost.universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
+    if local.audit is not None:
+        local.audit.drawn(node, held, value, shown)
     return shown
 
 
@@ -439,6 +459,8 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     )
     for trace in local.traces:
         trace.add(node)
+    if local.audit is not None:
+        local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
         density._scored, density._form = node, None
 
@@ -473,6 +495,8 @@ def declare(name: str, value: Tensor) -> None:
     )
     for trace in local.traces:
         trace.add(node)
+    if local.audit is not None:
+        local.audit.declared(node)
 
 
 def _independent(fn: Distribution, size: Shape) -> Shape:

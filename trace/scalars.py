@@ -22,7 +22,9 @@ _Library: Any = torch.library.Library  # untyped in torch
 _op = torch.ops.aten._local_scalar_dense.default
 
 
-def _number(tensor: Tensor) -> Any:
+def _number(tensor: Any) -> Any:
+    if not isinstance(tensor, Tensor):
+        return tensor  # the interpreter of scripts hands over numbers as they are
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
         value = raw(_op, tensor)
     if local.traces and _is_tracking():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ancestral.provenance.algebra import Provenance
+    from ancestral.trace.audit import Auditor
     from ancestral.trace.record import Trace
 
 _open: "ContextVar[tuple[Trace, ...]]" = ContextVar("open recordings", default=())
@@ -22,6 +23,7 @@ class _Local(threading.local):
         self.recordings = 0  # how many have begun in this thread and not ended
         # What reached the functions that run out of sight, for the draws within them.
         self.around: list[Provenance] = []
+        self.audit: Auditor | None = None  # follows everything a second time
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property

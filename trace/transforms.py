@@ -8,6 +8,7 @@ cannot be followed. A compiled function runs eagerly.
 
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 import torch._functorch.apis
 import torch._functorch.eager_transforms
 import torch._ops
+import torch.utils._device
+import torch.utils.dlpack
 from torch import Tensor
 
 from ancestral.provenance import watching
@@ -23,7 +26,15 @@ from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.trace.draws import KEY
 from ancestral.trace.naming import Location, place
-from ancestral.trace.opaque import captured, capturing, opaque
+from ancestral.trace.opaque import (
+    captured,
+    capturing,
+    decided,
+    decision_of_now,
+    letting_out,
+    opaque,
+    tensors_within,
+)
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
@@ -53,18 +64,43 @@ def _refusing(original: _Function, door: str) -> _Function:
         refuse = _refuser(door)
         refuse(tracked(args, kwargs))
         with watching.guard(refuse):
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)
+        return decided(result, list(tensors_within(args, kwargs)))
 
     return refused
 
 
+class _Local(threading.local):
+    """What all depends on where the outermost transform of the thread began."""
+
+    def __init__(self) -> None:
+        self.decision: Provenance | None = None
+
+
+_local = _Local()
+
+
 def _refuser(door: str) -> Callable[[Iterator[Provenance]], None]:
+    # What all depends on since an escape, what comes out of the transform will depend on too.
+    if not watching.is_guarded():
+        _local.decision = decision_of_now()
+    decision = _local.decision
+
     def refuse(found: Iterator[Provenance]) -> None:
-        names = frozenset(source.name for each in found for source in each.sources)
+        refused = [each for each in found if not _is_covered(each, decision)]
+        names = frozenset(source.name for each in refused for source in each.sources)
         if names:
             raise TransformError(_name_of(door), names, place().location)
 
     return refuse
+
+
+def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
+    return (
+        decision is not None
+        and found.universe is decision.universe
+        and not found.bits & ~decision.bits
+    )
 
 
 def _name_of(door: str) -> str:
@@ -92,7 +128,7 @@ def _disallowing(original: _Function) -> _Function:
 
     @functools.wraps(original)
     def disallow(function: _Function) -> _Function:
-        allowed = original(function)
+        allowed: _Function = original(function)
         if not local.traces or function.__name__ != "make_fx":
             return allowed
 
@@ -166,6 +202,7 @@ class _OutOfSight(Replacing):
 
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
+        torch.utils._device._device_constructors()  # it remembers what it finds there at first
         function, method = torch._C.ScriptFunction, torch._C.ScriptMethod
         self.replace(function, "__call__", opaque(function.__call__))
         self.replace(method, "__call__", captured(method.__call__))
@@ -187,6 +224,8 @@ class _OutOfSight(Replacing):
         operator = torch._ops.HigherOrderOperator
         self.replace(operator, "__call__", capturing(operator.__call__))
         self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
+        for owner in (torch, torch.utils.dlpack):
+            self.replace(owner, "to_dlpack", letting_out(owner.to_dlpack))
         self.replace(torch, "compile", self._compiling(torch.compile))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()

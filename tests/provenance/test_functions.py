@@ -1,24 +1,33 @@
 """Autograd: what a pass returns, accumulates, hands to hooks or computes in Python is followed."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward
-from perturbation import check, gradients
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
+from ancestral.provenance import watching
 from ancestral.trace.saved import CheckpointedDrawError
+from perturbation import check, gradients
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield  # the gradient of a leaf that lives on is watched
+    OLD.grad = None
+    watching.table.clear()
+    watching.unwatch()
 
 
 class Scaled(Function):
@@ -28,7 +37,8 @@ class Scaled(Function):
     def forward(ctx: Any, x: Tensor, factor: float, words: dict[str, int]) -> Tensor:
         ctx.save_for_backward(x)
         ctx.factor = factor * words["two"]
-        return x.detach() ** 2 * ctx.factor
+        result: Tensor = x.detach() ** 2 * ctx.factor
+        return result
 
     @staticmethod
     @once_differentiable
@@ -91,7 +101,8 @@ def seen_by_hooks(x: Tensor) -> Any:
     weight = numbers(3).requires_grad_()
     middle = weight * 2
     weight.register_hook(seen.append)
-    middle.register_hook(lambda g: (seen.append(g), g * 2)[1])
+    middle.register_hook(seen.append)
+    middle.register_hook(lambda g: g * 2)
     (x * middle).sum().backward()
     return seen, weight.grad
 
@@ -148,7 +159,7 @@ class Logged(Function):
 def kept_by_backward(x: Tensor) -> Any:
     Logged.seen.clear()
     weight = numbers(3).requires_grad_()
-    (Logged.apply(weight) * x).sum().backward()
+    (applied(Logged, weight) * x).sum().backward()
     return list(Logged.seen), weight.grad
 
 
@@ -172,7 +183,7 @@ def brought_by_backward(x: Tensor) -> Any:
             return gradient * x[0]
 
     weight = numbers(3).requires_grad_()
-    return torch.autograd.grad(Hidden.apply(weight).sum(), weight)
+    return torch.autograd.grad(applied(Hidden, weight).sum(), weight)
 
 
 def accumulated(x: Tensor) -> Any:
@@ -235,7 +246,7 @@ def dual(x: Tensor) -> Any:
     with forward.dual_level():
         a = forward.make_dual(numbers(3), x[0])
         b = forward.make_dual(x[1], torch.ones(3))
-        made = [a * 2, b.sin(), Split.apply(numbers(3), x[0])[0]]
+        made = [a * 2, b.sin(), applied(Split, numbers(3), x[0])[0]]
         return [forward.unpack_dual(y) for y in made[:2]], made[2]
 
 
@@ -286,12 +297,16 @@ def reentrant(x: Tensor) -> Any:
     return w.grad, v.grad
 
 
+def applied(function: Any, *args: Any) -> Any:
+    return function.apply(*args)
+
+
 CALLS: dict[str, Callable[[Tensor], Any]] = {
-    "a function": lambda x: Scaled.apply(x, 3.0, {"two": 2}),
-    "a function that writes": lambda x: (t := torch.zeros(4, 3), Written.apply(t, x), t * 1)[1:],
-    "a function in the new style": lambda x: Split.apply(x, numbers(4, 3)),
-    "a function of a constant and a source": lambda x: Split.apply(numbers(4, 3), x),
-    "a function that gives back": lambda x: Twin.apply(x),
+    "a function": lambda x: applied(Scaled, x, 3.0, {"two": 2}),
+    "a function that writes": lambda x: (t := torch.zeros(4, 3), applied(Written, t, x), t * 1)[1:],
+    "a function in the new style": lambda x: applied(Split, x, numbers(4, 3)),
+    "a function of a constant and a source": lambda x: applied(Split, numbers(4, 3), x),
+    "a function that gives back": lambda x: applied(Twin, x),
     **{
         function.__name__.replace("_", " "): function
         for function in (

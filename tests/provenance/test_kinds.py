@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from perturbation import check, gradients
 from torch import Tensor, nn
 from torch.masked import as_masked_tensor, masked_tensor
 
 import ancestral as an
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.opaque import plain
+from perturbation import check, gradients
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
@@ -145,7 +145,7 @@ def precisions(x: Tensor) -> Any:
     )
 
 
-def made_of(x: Tensor) -> Any:
+def made_of(x: Any) -> Any:
     """Tensors that are made of tracked ones on ways that torch's overrides do not see."""
     return (
         torch.tensor([x[0, 0], x[0, 1]]),
@@ -319,18 +319,30 @@ def test_a_class_that_cannot_carry_provenance_refuses_and_names_the_line(name: s
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_class_refuses_to_meet_what_is_tracked_while_storages_are_watched() -> None:
+    with an.record():
+        z, base = an.track(torch.ones(3), "z"), torch.zeros(3)
+        view = base[1:]
+        base.add_(z)
+        for name in ("meeting jagged", "meeting masked"):
+            with pytest.raises(UnsupportedTensorError):
+                REFUSED[name](z)
+        assert an.provenance_of(view * 1) == {"z"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_those_classes_work_where_nothing_is_tracked() -> None:
     with an.record():
         jagged = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged)
         strided = torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])
-        masked = masked_tensor(torch.ones(3), torch.tensor([True, False, True]))
+        masked: Any = masked_tensor(torch.ones(3), torch.tensor([True, False, True]))
         assert float((jagged * 2).values().sum()) == 10.0
         assert float((strided * 2).to_padded_tensor(0).sum()) == 10.0
         assert float((masked * 2).sum().get_data()) == 4.0
         assert type(torch.ones(2).as_subclass(Subclass)) is Subclass
 
 
-NUMBERS: dict[str, Callable[[Tensor], object]] = {
+NUMBERS: dict[str, Callable[[Any], object]] = {
     "alpha": lambda z: torch.add(torch.ones(3), torch.ones(3), alpha=z),
     "value": lambda z: torch.addcmul(torch.ones(3), torch.ones(3), torch.ones(3), value=z),
     "eps": lambda z: torch.nn.functional.layer_norm(torch.ones(3), (3,), eps=z),
@@ -360,5 +372,6 @@ def test_a_number_that_torch_takes_is_an_escape(name: str) -> None:
 
 def test_a_size_that_is_given_is_read() -> None:
     with an.record():
-        made = torch.ones(2).new_zeros(an.track(torch.tensor(3), "n"))
+        size: Any = an.track(torch.tensor(3), "n")
+        made = torch.ones(2).new_zeros(size)
         assert an.provenance_of(made) == {"n"}

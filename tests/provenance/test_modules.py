@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from perturbation import check, gradients
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import (
@@ -23,6 +22,7 @@ from torch.nn.utils import rnn as sequences
 
 import ancestral as an
 from ancestral.provenance.writes import WriteIntoParameterError
+from perturbation import check, gradients
 
 
 def numbers(*shape: int, seed: int = 1) -> Tensor:
@@ -45,10 +45,9 @@ def hooked(x: Tensor) -> Any:
     """Forward hooks see tracked tensors, and what they keep and give back is followed."""
     layer, seen = linear(), []
     layer.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
-    layer.register_forward_pre_hook(
-        lambda m, args, kwargs: (seen.append(args[0]), (args, kwargs))[1], with_kwargs=True
-    )
-    layer.register_forward_hook(lambda m, args, out: (seen.append(out), out + args[0])[1])
+    layer.register_forward_pre_hook(lambda m, args, kwargs: seen.append(args[0]), with_kwargs=True)
+    layer.register_forward_hook(lambda m, args, out: seen.append(out))
+    layer.register_forward_hook(lambda m, args, out: out + args[0])
     with nn.modules.module.register_module_forward_hook(lambda m, args, out: out * args[0].sum()):
         return layer(x), seen
 
@@ -132,7 +131,8 @@ def registered(x: Tensor) -> Any:
     layer.register_buffer("scale", x)
     layer.register_buffer("hidden", x * 2, persistent=False)
     moved = layer.to(torch.float64)
-    return moved.scale * 1, moved.hidden, layer.state_dict(), list(layer.buffers())
+    scale: Any = moved.scale
+    return scale * 1, moved.hidden, layer.state_dict(), list(layer.buffers())
 
 
 def given_weights(x: Tensor) -> Any:
@@ -215,7 +215,7 @@ def test_a_call_of_a_module_is_followed(name: str) -> None:
         gradients(CALLS[name], numbers(4, 3))
 
 
-WRITES: dict[str, Callable[[nn.Linear, Tensor], object]] = {
+WRITES: dict[str, Callable[[nn.Linear, Any], object]] = {
     "load_state_dict": lambda m, z: m.load_state_dict({"weight": z, "bias": z[0]}),
     "vector_to_parameters": lambda m, z: vector_to_parameters(
         torch.cat([z.flatten(), z[0]]), m.parameters()

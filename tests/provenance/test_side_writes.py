@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from perturbation import check
 from torch import Tensor, nn
 
 import ancestral as an
 from ancestral.provenance.side_writes import _IN_TORCH
 from ancestral.provenance.writes import WriteIntoParameterError
+from perturbation import check
 
 
 def numbers(*shape: int) -> Tensor:
@@ -39,8 +39,8 @@ def observed(x: Tensor) -> Any:
 
 
 def noise(x: Tensor) -> Any:
-    written = torch.zeros(4, 3)
-    return torch._C._nn.rrelu_with_noise(x, written, 0.1, 0.3, True), written
+    written, functions = torch.zeros(4, 3), vars(torch._C._nn)
+    return functions["rrelu_with_noise"](x, written, 0.1, 0.3, True), written
 
 
 def adam(x: Tensor) -> Any:

@@ -1,6 +1,7 @@
 """Writes through other views: all that shares the storage carries the source, and no more."""
 
 import gc
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,4 +121,17 @@ def test_asking_for_the_provenance_is_no_escape() -> None:
         base.add_(z)
         assert an.provenance_of(view) == an.provenance_of(base) == {"z"}
         view.data = z[1:]
+        assert trace.escapes == ()
+
+
+def test_untracking_and_pickling_work_while_watching() -> None:
+    with an.record() as trace:
+        base, z = torch.zeros(3), an.track(torch.ones(3), "z")
+        view = base[1:]
+        base.add_(z)
+        other = an.track(torch.ones(3), "other")
+        assert type(an.untrack(other)) is Tensor
+        assert an.untrack(other).sum().item() == 3.0
+        assert an.provenance_of(pickle.loads(pickle.dumps(other))) == {"other"}
+        assert an.provenance_of(view * an.untrack(other)[1:]) == {"z"}
         assert trace.escapes == ()

@@ -1,6 +1,7 @@
 """The command line: what it draws, and that every mistake is one line and the status 2."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,14 @@ class Coins(nn.Module):
         heads = Bernoulli(logits=self.linear(x)).sample()
         tails = Bernoulli(logits=heads - 0.5).sample()
         return (heads * tails).sum()
+
+
+class Leaks(nn.Module):
+    def forward(self, x):
+        z = Bernoulli(logits=x).sample()
+        with torch._C.DisableTorchFunctionSubclass():
+            lost = z.exp()
+        return lost.sum()
 
 
 class Fails(nn.Module):
@@ -134,6 +143,29 @@ def test_a_model_that_draws_nothing_is_drawn_with_a_remark(
     assert (folder / "g.svg").is_file()
 
 
+@pytest.mark.parametrize("name", ["Coins", "Zoo.Coins", "ready", "Silent"])
+def test_an_audit_says_in_one_line_what_it_compared(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["audit", target(name), *INPUT]) == 0
+    shown = capsys.readouterr()
+    assert re.fullmatch(r"\d+ ops and \d+ sources compared, and nothing was lost\n", shown.out)
+    assert shown.err == ""
+
+
+def test_a_finding_of_an_audit_is_one_line_with_its_place_and_the_status_1(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", target("Leaks"), *INPUT]) == 1
+    shown = capsys.readouterr()
+    line = 1 + MODEL.splitlines().index("            lost = z.exp()")
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("ancestral: torch.Tensor.exp at ")
+    assert f"{NEVER_SEEN}.py:{line} " in shown.err
+    assert "'z'" in shown.err
+
+
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "no such module": (
         graph("a_module_nobody_has:Net"),
@@ -152,6 +184,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no such dtype": (graph(target(), "--input", "float31[4,3]"), "'float31[4,3]'"),
     "a wrong shape": (graph(target(), "--input", "float32[4,7]"), "RuntimeError: "),
     "too few inputs": (graph(target()), "TypeError: "),
+    "an audit of no such module": (["audit", "a_module_nobody_has:Net"], "can be imported"),
+    "an audit of a model that raises": (
+        ["audit", target("Fails"), *INPUT],
+        "ZeroDivisionError: a model of no use",
+    ),
     "no such suffix": (graph(target(), *INPUT, output="g.txt"), ".txt"),
     "no suffix": (graph(target(), *INPUT, output="g"), ""),
     "no such folder": (graph(target(), *INPUT, output="nowhere/at/all/g.svg"), "nowhere"),

@@ -91,10 +91,10 @@ def test_an_exception_that_depends_on_a_value_is_an_escape(p: Tensor) -> None:
 def test_a_check_of_a_distribution_escapes_only_where_it_fails(p: Tensor) -> None:
     with an.record() as trace:
         z = coin(p)
-        Bernoulli(0.5 * z + 0.2).sample()
+        Bernoulli(0.5 * z + 0.2, validate_args=True).sample()
         assert trace.escapes == ()
         with pytest.raises(ValueError, match="constraint"):
-            Bernoulli(z + 2)
+            Bernoulli(z + 2, validate_args=True)
     assert len(trace.escapes) == 1
 
 

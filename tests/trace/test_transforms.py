@@ -1,15 +1,19 @@
 """What torch runs out of sight is followed as one op, refused, or run eagerly; never lost."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops import map as _map
+from torch._higher_order_ops import scan, while_loop
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.trace.transforms import TransformError
+from perturbation import check, seeded
 
 
 @pytest.fixture
@@ -60,26 +64,77 @@ def test_a_factory_of_plain_numbers_stays_plain(z: Tensor) -> None:
     assert an.provenance_of(z) == {"z"}
 
 
-TRANSFORMS: dict[str, Callable[[Tensor], object]] = {
-    "vmap": lambda z: torch.func.vmap(lambda x: x * 2)(z),
-    "vmap around a draw": lambda z: torch.func.vmap(lambda x: x * z)(torch.ones(4, 3)),
-    "grad": lambda z: torch.func.grad(lambda x: (x**2).sum())(z),
-    "grad around a draw": lambda z: torch.func.grad(lambda x: (x * z).sum())(torch.ones(3)),
-    "jacrev": lambda z: torch.func.jacrev(lambda x: x * 2)(z),
-    "jvp": lambda z: torch.func.jvp(lambda x: x.sin(), (z,), (torch.ones(3),)),
+def buffered(z: Tensor) -> object:
+    module = nn.Module()
+    module.register_buffer("kept", z)
+    return torch.func.vmap(lambda x: x * module.kept)(torch.ones(4, 3))
+
+
+def weights(z: Tensor) -> object:
+    layer = nn.Linear(3, 1)
+    loss = lambda p: torch.func.functional_call(layer, p, (z,)).sum()  # noqa: E731
+    return torch.func.grad(loss)(dict(layer.named_parameters()))
+
+
+ONES = torch.ones(3)
+TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
+    "vmap": ("vmap", lambda z: torch.func.vmap(lambda x: x * 2)(z)),
+    "torch.vmap": ("vmap", lambda z: torch.vmap(lambda x: x * 2)(z)),
+    "vmap around a draw": ("vmap", lambda z: torch.func.vmap(lambda x: x * z)(torch.ones(4, 3))),
+    "vmap in chunks": (
+        "vmap",
+        lambda z: torch.func.vmap(lambda x: x * z, chunk_size=2)(torch.ones(4, 3)),
+    ),
+    "vmap around a buffer": ("vmap", buffered),
+    "grad": ("grad", lambda z: torch.func.grad(lambda x: (x**2).sum())(z)),
+    "grad around a draw": ("grad", lambda z: torch.func.grad(lambda x: (x * z).sum())(ONES)),
+    "grad of a module": ("grad", weights),
+    "grad_and_value": (
+        "grad_and_value",
+        lambda z: torch.func.grad_and_value(lambda x: (x * z).sum())(ONES),
+    ),
+    "jacrev": ("jacrev", lambda z: torch.func.jacrev(lambda x: x * 2)(z)),
+    "jacrev around a draw": ("jacrev", lambda z: torch.func.jacrev(lambda x: x * z)(ONES)),
+    "jacfwd": ("jacfwd", lambda z: torch.func.jacfwd(lambda x: x * 2)(z)),
+    "jacfwd around a draw": ("jacfwd", lambda z: torch.func.jacfwd(lambda x: x * z)(ONES)),
+    "hessian": ("hessian", lambda z: torch.func.hessian(lambda x: (x**3).sum())(z)),
+    "hessian around a draw": (
+        "hessian",
+        lambda z: torch.func.hessian(lambda x: (x**3 * z).sum())(ONES),
+    ),
+    "vjp": ("vjp", lambda z: torch.func.vjp(torch.sin, z)),
+    "vjp around a draw": ("vjp", lambda z: torch.func.vjp(lambda x: x * z, ONES)),
+    "jvp": ("jvp", lambda z: torch.func.jvp(torch.sin, (z,), (ONES,))),
+    "jvp along a draw": ("jvp", lambda z: torch.func.jvp(torch.sin, (ONES,), (z,))),
+    "linearize": ("linearize", lambda z: torch.func.linearize(torch.sin, z)),
+    "linearize around a draw": (
+        "linearize",
+        lambda z: torch.func.linearize(lambda x: x * z, ONES),
+    ),
+    "functionalize": ("functionalize", lambda z: torch.func.functionalize(torch.sin)(z)),
+    "functionalize around a draw": (
+        "functionalize",
+        lambda z: torch.func.functionalize(lambda x: x * z)(ONES),
+    ),
+    "a trace": (r"torch\.jit\.trace", lambda z: torch.jit.trace(lambda x: x * z, ONES)),
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch: tracing is deprecated
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_transform_refuses_a_draw_and_names_the_line(name: str, z: Tensor) -> None:
-    with pytest.raises(
-        TransformError, match=r"(vmap|grad|vjp|jvp) at .*test_transforms.py:\d+ .*'z'"
-    ):
-        TRANSFORMS[name](z)
-    assert torch._C._len_torch_function_stack() == 0
+    shown, transform = TRANSFORMS[name]
+    with pytest.raises(TransformError, match=rf"^{shown} at .*test_transforms.py:\d+ .*'z'"):
+        transform(z)
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch: linearize folds constants
 def test_a_transform_of_plain_tensors_runs(z: Tensor) -> None:
+    assert torch.func.functionalize(lambda x: x.add_(1))(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert torch.func.hessian(lambda x: x**3)(torch.tensor(2.0)).item() == 12.0
+    assert torch.func.linearize(torch.exp, torch.zeros(1))[1](torch.ones(1)).item() == 1.0
+    chosen = torch.cond(torch.tensor(True), lambda x: x * 2, lambda x: x, (torch.ones(1),))
+    assert (type(chosen), chosen.item()) == (Tensor, 2.0)
     doubled = torch.func.vmap(lambda x: x * 2)(torch.ones(4))
     assert doubled.tolist() == [2.0] * 4
     assert type(doubled) is Tensor
@@ -106,3 +161,259 @@ def test_outside_a_recording_every_door_is_torchs_own() -> None:
         assert all(a is not b for a, b in zip(before, doors(), strict=True))
     assert all(a is b for a, b in zip(before, doors(), strict=True))
     assert "new_tensor" not in vars(Tensor)
+
+
+class Scaled(nn.Module):
+    """A module with a buffer that it writes into."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(x.sum(0))
+        return self.seen * 1
+
+
+class Holding(nn.Module):
+    """A module that holds a scripted one and calls it by keyword."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Any:
+        result: Any = self.inner(input=x)
+        return result
+
+
+@torch.library.custom_op("ancestral_tests::double", mutates_args=())
+def double(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.detach().numpy() * 2)
+
+
+@torch.library.custom_op("ancestral_tests::add_into", mutates_args={"into"})
+def add_into(x: Tensor, into: Tensor) -> None:
+    into.add_(x)
+
+
+@torch.library.custom_op("ancestral_tests::scale_all", mutates_args=())
+def scale_all(xs: list[Tensor], factor: float) -> list[Tensor]:
+    return [x * factor for x in xs]
+
+
+def scripted_write(x: Tensor) -> Any:
+    script = torch.jit.CompilationUnit(
+        "def write(x: Tensor, y: Tensor):\n    x.add_(y)\n    return y * 2, x\n"
+    )
+    target = torch.zeros(4, 3)
+    view = target[1:]
+    return *script.write(target, x), view * 1
+
+
+def scripted_buffers(x: Tensor) -> Any:
+    module = torch.jit.script(Scaled())
+    first = module(x)
+    return first, module.seen, module(torch.ones(4, 3))
+
+
+def scripted_given(x: Tensor) -> Any:
+    module = torch.jit.script(Scaled())
+    module.seen.copy_(x[0])
+    return module(torch.ones(4, 3))
+
+
+def scripted_mapping(x: Tensor) -> Any:
+    script = torch.jit.CompilationUnit(
+        "def f(x: Tensor, ys: Dict[str, List[Tensor]]):\n"
+        "    return {'a': x * 2, 'b': ys['k'][0] + 1}\n"
+    )
+    return script.f(ys={"k": [x]}, x=torch.ones(2))
+
+
+def written_by_ops(x: Tensor) -> Any:
+    a, b, c = (torch.zeros(4, 3) for _ in range(3))
+    add_into(x, a)
+    torch.ops.ancestral_tests.add_into(x, b)
+    torch.ops.ancestral_tests.add_into.default(x=x, into=c)
+    return a, b, c
+
+
+def called_ops(x: Tensor) -> Any:
+    ops = torch.ops
+    return (
+        ops.ancestral_tests.double(x),
+        double(x=x),
+        ops.ancestral_tests.double.default(x),
+        scale_all([torch.ones(2), x], 3.0),
+        ops.aten.add(x, 1),
+        ops.aten.mul.Tensor(x, other=x),
+        ops.aten.sum.dim_IntList(x, [0]),
+        ops.aten.cat([x, x]),
+        ops.prims.mul(x, x),
+        ops.aten.sort(x, 0),
+    )
+
+
+def conditions(x: Tensor) -> Any:
+    yes = torch.tensor(True)
+    return (
+        torch.cond(yes, lambda a: a * 2, lambda a: a * 3, (x,)),
+        torch.cond(x[0, 0] > -5, lambda a: a * 2, lambda a: a * 3, (torch.ones(2),)),
+        torch.cond(x[0, 0] > 1.58, lambda a: a * 2, lambda a: a * 3, (torch.ones(2),)),
+        torch.cond(yes, lambda a: a * x, lambda a: a - x, (torch.ones(3),)),
+    )
+
+
+map_over: Any = _map  # partly typed in torch
+
+
+def loops(x: Tensor) -> Any:
+    return (
+        while_loop(lambda a: a.abs().sum() < 10, lambda a: (a * 2,), (x,)),
+        map_over(lambda a: a * 2, x),
+        map_over(lambda a: a * x[0, 0], torch.ones(2)),
+        scan(lambda c, a: (c + a, c + a), torch.zeros(3), x),
+    )
+
+
+def compiled_early(x: Tensor) -> Any:
+    return EARLY(x), EARLY_MODULE(x)
+
+
+EARLY = torch.compile(lambda x: x * 2, backend="eager")
+torch.manual_seed(0)
+EARLY_MODULE = torch.compile(nn.Linear(3, 2), backend="eager")
+
+
+def compiled(x: Tensor) -> Any:
+    return (
+        torch.compile(lambda y: y * 2, backend="eager")(x),
+        torch.compile(lambda y: y * x, backend="eager", fullgraph=True)(torch.ones(3)),
+    )
+
+
+def graphs(x: Tensor) -> Any:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    return (
+        torch.fx.symbolic_trace(layer)(x),
+        torch.fx.symbolic_trace(lambda y: y * x)(torch.ones(3)),
+        torch.export.export(layer, (torch.ones(4, 3),)).module()(x),
+    )
+
+
+def scripted(x: Tensor) -> Any:
+    torch.manual_seed(0)
+    inner = torch.jit.script(nn.Linear(3, 2))
+    buffer = io.BytesIO()
+    torch.jit.save(inner, buffer)
+    buffer.seek(0)
+    return (
+        Holding(inner)(x),
+        inner.forward(x),
+        torch.jit.trace(nn.Tanh(), torch.ones(3))(x),
+        torch.jit.freeze(inner.eval())(x),
+        torch.jit.load(buffer)(x),
+        torch.jit.wait(torch.jit.fork(lambda y: y * 2, x)),
+    )
+
+
+def differentiated(x: Tensor) -> Any:
+    """Derivatives of `torch.autograd.functional`, vectorized: they are no transforms."""
+    v, api = torch.tensor([0.1, 0.2, 0.3]), torch.autograd.functional
+    return (
+        api.jacobian(lambda w: w.sin() * x[0], v, vectorize=True),
+        api.jacobian(lambda w: w.sin() * x[0], v, vectorize=True, strategy="forward-mode"),
+        api.hessian(lambda w: (w.sin() * x[0]).sum(), v, vectorize=True),
+        api.jacobian(torch.sin, x[0], vectorize=True),
+    )
+
+
+def given(x: Tensor) -> Any:
+    """What torch.func computes without a transform."""
+    layers = [nn.Linear(3, 2) for _ in range(2)]
+    stacked, _ = torch.func.stack_module_state(layers)
+    _, push = torch.func.linearize(torch.sin, torch.ones(3))
+    value, pull = torch.func.vjp(torch.sin, torch.ones(3))[:2]
+    return (
+        torch.func.functional_call(layers[0], {"weight": x[:2]}, torch.ones(3)),
+        [tensor.shape for tensor in stacked.values()],
+        push(x[0]),
+        pull(x[0]),
+        value,
+    )
+
+
+FOLLOWED: dict[str, Callable[[Tensor], Any]] = {
+    function.__name__.replace("_", " "): function
+    for function in (
+        scripted,
+        scripted_write,
+        scripted_buffers,
+        scripted_given,
+        scripted_mapping,
+        written_by_ops,
+        called_ops,
+        conditions,
+        loops,
+        compiled_early,
+        compiled,
+        graphs,
+        differentiated,
+        given,
+    )
+}
+LETTING_OUT = {"loops", "graphs"}  # the tests of while_loop, the guards of export
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch: scripting is deprecated
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_what_runs_out_of_sight_follows_its_input(name: str) -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    with an.record() as trace:
+        seeded(FOLLOWED[name], an.track(x, "x"))
+    check(FOLLOWED[name], x, escapes=bool(trace.escapes) and name in LETTING_OUT)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_that_a_script_gives_back_stays_plain(z: Tensor) -> None:
+    script = torch.jit.CompilationUnit("def f(x: Tensor, y: Tensor):\n    return x, y * 2\n")
+    plain = torch.ones(3)
+    first, second = script.f(plain, z)
+    assert type(plain) is type(first) is Tensor
+    assert an.provenance_of(second) == {"z"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_that_a_script_gives_back_has_escaped() -> None:
+    script = torch.jit.CompilationUnit("def f(x: Tensor):\n    return float(x.sum())\n")
+    with an.record() as trace:
+        script.f(an.track(torch.ones(3), "z"))
+        assert [escape.filename for escape in trace.escapes] == [__file__]
+        assert an.provenance_of(script.f(torch.ones(3)) * torch.ones(2)) == {"z"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_script_gives_back_after_an_escape_depends_on_it() -> None:
+    script = torch.jit.CompilationUnit("def f(x: Tensor):\n    return x * 2\n")
+    with an.record():
+        an.track(torch.ones(()), "z").item()
+        assert an.provenance_of(script.f(torch.ones(3))) == {"z"}
+        assert an.provenance_of(
+            torch.cond(torch.tensor(True), torch.sin, torch.cos, (torch.ones(2),))
+        ) == {"z"}
+
+
+def test_a_transform_after_an_escape_depends_on_it() -> None:
+    with an.record():
+        an.track(torch.ones(()), "z").item()
+        results = [
+            torch.func.vmap(lambda x: x * torch.ones(3).sum())(torch.ones(4)),
+            torch.func.grad(lambda x: (x * torch.ones(2)).sum())(torch.ones(2)),
+            torch.func.jacrev(lambda x: x.sin() * torch.ones(2))(torch.ones(2)),
+            torch.func.hessian(lambda x: (x**3 * torch.ones(2)).sum())(torch.ones(2)),
+        ]
+        assert [an.provenance_of(result) for result in results] == [{"z"}] * 4

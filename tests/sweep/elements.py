@@ -1,0 +1,109 @@
+"""Elements: how a tensor is perturbed, and which elements of a result changed."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_SEEDS = (0, 1)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor whose elements can be compared: dense, of plain numbers."""
+    plain = tensor.detach()
+    if plain.is_nested:
+        return torch.cat([part.reshape(-1) for part in plain.unbind()])
+    if plain.is_quantized:
+        return plain.dequantize()
+    if plain.layout != torch.strided:
+        plain = plain.to_dense()
+    return plain.resolve_conj().resolve_neg()
+
+
+def perturbations(
+    tensor: Tensor, region: Tensor | None = None, is_finite: bool = False
+) -> Iterator[Tensor]:
+    """Yield copies of a tensor that differ from it, everywhere or within a region.
+
+    Numbers move a little and a lot, change sign, become zero, infinite and undefined; integers also
+    stay in the range that they had, since many of them are indices.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        yield from _unusual(tensor)
+        return
+    for moved in _moved(tensor):
+        if is_finite and not moved.isfinite().all():
+            continue
+        new = moved.to(tensor.dtype)
+        yield new if region is None else torch.where(region, new, tensor)
+
+
+def _moved(x: Tensor) -> Iterator[Tensor]:
+    if x.dtype == torch.bool:
+        yield ~x
+        yield torch.ones_like(x)
+        yield torch.zeros_like(x)
+        return
+    for seed in _SEEDS:
+        generator = torch.Generator().manual_seed(seed)
+        if x.dtype.is_floating_point or x.dtype.is_complex:
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            yield x + 1e-3 * noise
+            yield x + noise
+            yield x * (2 + noise.abs()) + 10 * noise
+        elif x.numel():
+            low, high = int(x.min()), int(x.max())
+            yield torch.randint(low, high + 1, x.shape, generator=generator)
+            yield x.flatten()[torch.randperm(x.numel(), generator=generator)].reshape(x.shape)
+    if x.dtype.is_floating_point or x.dtype.is_complex:
+        yield -x
+        yield torch.zeros_like(x)
+        yield torch.full_like(x, math.inf)
+        yield torch.full_like(x, math.nan)
+    else:
+        yield (x + 1).clamp(max=int(x.max()) if x.numel() else 0)
+        yield (x - 1).clamp(min=int(x.min()) if x.numel() else 0)
+        yield x + 1
+        yield x - 1
+
+
+def _unusual(x: Tensor) -> Iterator[Tensor]:
+    """Yield other values with the same places: tensors that are sparse, or of another kind."""
+    yield x * 2
+    yield x * 0.5
+    yield x * -3
+
+
+def changed(before: Tensor, after: Tensor, tolerance: float = 0.0) -> Tensor:
+    """Return which elements differ, by more than rounding where there is a tolerance."""
+    if before.dtype.is_floating_point or before.dtype.is_complex:
+        same = (before == after) | (before.isnan() & after.isnan())
+        if tolerance and not same.all():
+            same |= torch.isclose(before, after, rtol=tolerance, atol=tolerance, equal_nan=True)
+        return ~same
+    return before != after
+
+
+def is_changed(before: Tensor, after: Tensor) -> bool:
+    """Return whether a shape or any element differs."""
+    return before.shape != after.shape or bool(changed(before, after).any())
+
+
+def regions(shape: tuple[int, ...], dim: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield some indices along a dimension, and the elements of a tensor that have them."""
+    size = shape[dim]
+    for index in sorted({0, size // 2, size - 1}) if size else ():
+        region = torch.zeros(shape, dtype=torch.bool)
+        region.select(dim, index).fill_(True)
+        yield index, region
+
+
+def single_elements(shape: tuple[int, ...], most: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Yield some places, evenly spread, each with the region that is this one element."""
+    total = math.prod(shape)
+    for place in sorted({total * k // most for k in range(most)} if total > most else range(total)):
+        region = torch.zeros(total, dtype=torch.bool)
+        region[place] = True
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), shape))
+        yield index, region.reshape(shape)
