@@ -1,6 +1,7 @@
 """Programs that branch, index, write and convert in Python; importing this registers them all."""
 
 from programs.control import (
+    aliases,
     branches,
     choices,
     conversions,
@@ -15,6 +16,7 @@ from programs.control import (
 )
 
 __all__ = [
+    "aliases",
     "branches",
     "choices",
     "conversions",
