@@ -26,7 +26,7 @@ import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.pathwise import KinkWarning
-from ancestral.estimators.problem import LossError, OtherRecordingError, SettledError
+from ancestral.estimators.problem import CaughtError, LossError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import EscapeError
@@ -45,6 +45,7 @@ from ancestral.trace.wrap import wrap
 __version__ = "0.1.0"
 __all__ = [
     "AuditError",
+    "CaughtError",
     "Escape",
     "EscapeError",
     "Graph",

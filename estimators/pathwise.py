@@ -43,10 +43,13 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     Raises:
         ValueError: if `choice` is a text that says nothing.
     """
+    # Whether a kink is met may depend on a decision, and then on what the decision rests on: a site
+    # that one run would score and another leave pathwise is scored in both.
+    needed = problem.kinks.keys() | problem.decided
     if not isinstance(choice, str):
-        return _decided(problem, lambda node: node.name in problem.kinks), choice
+        return _decided(problem, lambda node: node.name in needed), choice
     if choice == "auto":
-        return _decided(problem, lambda node: node.name in problem.kinks), by_element
+        return _decided(problem, lambda node: node.name in needed), by_element
     if choice == "score":
         return _decided(problem, lambda node: True), by_element
     if choice == "pathwise":

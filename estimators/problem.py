@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ancestral.estimators.terms import Term, terms_of, vertices_of
+from ancestral.estimators.terms import Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.control import decisions_of, recording
+from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
@@ -32,6 +32,20 @@ class SettledError(RuntimeError):
         )
 
 
+class CaughtError(RuntimeError):
+    """Something raised because of drawn values, and the program went on."""
+
+    def __init__(self, escape: Escape, text: str) -> None:
+        """Name the line, the sources and what was raised."""
+        names = ", ".join(repr(name) for name in sorted(escape.sources))
+        super().__init__(
+            f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
+            f"{names}, and the error was caught: the runs in which it does not raise show no such "
+            "dependency, so that no gradient of either would be unbiased; test the values with an "
+            "`if` before instead of catching the error"
+        )
+
+
 class OtherRecordingError(ValueError):
     """A loss depends on a site of another recording whose gradient was never taken."""
 
@@ -49,7 +63,8 @@ class Problem:
     """A loss taken apart.
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
-    derivative, the source that stands for that step.
+    derivative, the source that stands for that step. `decided` are the names of the sites that a
+    decision of Python rests on.
     """
 
     trace: Trace
@@ -58,6 +73,7 @@ class Problem:
     terms: list[Term]
     loss: Tensor  # [], plain, with its history
     kinks: dict[str, Source]
+    decided: frozenset[str]
 
     @property
     def scored(self) -> frozenset[Node]:
@@ -73,14 +89,12 @@ def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
         raise SettledError
     if not isinstance(universe.owner, Trace):
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
+    _refuse_failures(universe)
     parts = terms_of(loss, gradient)
     plain = untrack(loss)
     whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
     decisions = decisions_of(universe)
-    terms = parts.terms
-    if parts.constant_serial is not None:
-        # A number that was added after an escape may have been chosen by it.
-        terms = [*terms, tainted(_remainder(terms, whole), decisions.at(parts.constant_serial))]
+    terms = [*parts.terms, *_constants(parts, decisions)]
     terms = [tainted(term, decisions.finished) for term in terms]
     return _assemble(universe.owner, terms, whole)
 
@@ -92,16 +106,21 @@ def problem_of_costs(trace: Trace) -> Problem:
     costs = [node for node in trace.values() if node.type == "cost"]
     if not costs:
         raise LossError("the recording declares no cost: use an.cost(name, value), or an.backward")
+    _refuse_failures(trace.universe)
     terms: list[Term] = []
     for node in costs:
         found = terms_of(node.value, torch.ones_like(untrack(node.value)))
-        parts = found.terms
-        if found.constant_serial is not None:
-            parts = [*parts, _remainder(parts, untrack(node.value).sum())]
+        parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.inflow) for term in parts)
     loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss)
+
+
+def _refuse_failures(universe: Universe) -> None:
+    failures = decisions_of(universe).failures
+    if failures:
+        raise CaughtError(*failures[0])
 
 
 def _universe_of(loss: Tensor) -> Universe:
@@ -130,10 +149,19 @@ def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
         raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
 
 
-def _remainder(terms: list[Term], loss: Tensor) -> Term:
-    """Return the part of a loss that no term explains: it depends on no source."""
-    rest = loss - sum((term.live.sum() for term in terms), torch.zeros_like(loss))
-    return Term(rest.detach(), rest, 1.0, None)
+def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
+    """Return what was added to a loss that depends on no source, as one term for each decision.
+
+    A number that was added after an escape may have been chosen by it. Those of different decisions
+    stay apart: whether one counts for a draw must not depend on what came after.
+    """
+    sums: dict[Provenance | None, Tensor] = {}
+    for serial, live in parts.constants:
+        decision = decisions.at(serial)
+        sums[decision] = sums[decision] + live if decision in sums else live
+    return [
+        tainted(Term(live.detach(), live, 1.0, None), decision) for decision, live in sums.items()
+    ]
 
 
 def tainted(term: Term, decision: Provenance | None) -> Term:
@@ -184,7 +212,19 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
         for number, (_, source) in enumerate(kept)
         if source.kink_of is not None and structure.downstream[number]
     }
-    return Problem(trace, nodes, structure, terms, loss, kinks)
+    decided = _before_decisions(structure, [source for _, source in kept])
+    return Problem(trace, nodes, structure, terms, loss, kinks, decided)
+
+
+def _before_decisions(structure: Structure, sources: list[Source]) -> frozenset[str]:
+    """Return the names of the sources that a decision rests on, directly or not."""
+    found: set[int] = set()
+    for number in reversed(range(len(sources))):
+        if sources[number].inflow is not None or any(
+            child in found for child, _ in structure.children[number]
+        ):
+            found.add(number)
+    return frozenset(sources[number].name for number in found)
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[int, int]) -> Vertex:

@@ -77,16 +77,22 @@ def describe(term: Term) -> str:
     return f"{op}, of shape {list(term.value.shape)}, depending on {', '.join(names) or 'no site'}"
 
 
-class Parts(NamedTuple):
-    """The terms of a loss, and the part of it that depends on no source.
+class Constant(NamedTuple):
+    """What a linear form, of this number, added to a loss that depends on no source: [].
 
-    `constant_serial` is the number of the newest linear form that added to that part, -1 where the
-    loss itself is it, None where nothing did.
+    The number is -1 where it is the loss itself.
     """
+
+    serial: int
+    live: Tensor
+
+
+class Parts(NamedTuple):
+    """The terms of a loss, and the part of it that depends on no source, in all and as it came."""
 
     terms: list[Term]
     constant: float
-    constant_serial: int | None
+    constants: tuple[Constant, ...]
 
 
 def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
@@ -111,7 +117,7 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
     # The newest were met first: a reader expects the order of the program.
     terms = [_term(leaf, w, _floating(loss)) for leaf, w in reversed(walk.leaves.values())]
     _check(terms, walk.constant, loss, start)
-    return Parts(terms, walk.constant, walk.constant_serial)
+    return Parts(terms, walk.constant, tuple(walk.constants))
 
 
 def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
@@ -147,7 +153,7 @@ class _Walk:
         self.leaves: dict[int, tuple[Tensor, Weight]] = {}
         self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
         self.constant = 0.0
-        self.constant_serial: int | None = None
+        self.constants: list[Constant] = []
         self.is_stale = False
 
     def visit(self, operand: Any, weight: Weight, serial: int) -> None:
@@ -167,18 +173,18 @@ class _Walk:
             else:
                 self.forms[id(operand)] = (operand, known[1] + weight)
         else:
-            self.add_constant(float(_total(weight)) * float(operand), serial)
+            total = torch.as_tensor(_total(weight) * float(operand), dtype=torch.float64)
+            self.add_constant(total, serial)
 
-    def add_constant(self, value: float, serial: int) -> None:
+    def add_constant(self, live: Tensor, serial: int) -> None:
         """Add to the part that depends on no source what the form with this number brought in."""
-        self.constant += value
-        known = self.constant_serial
-        self.constant_serial = serial if known is None else max(known, serial)
+        self.constant += float(live.detach())
+        self.constants.append(Constant(serial, live))
 
     def add_leaf(self, leaf: Tensor, weight: Weight, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""
         if provenance(leaf) is None:
-            self.add_constant(float((leaf * weight).detach().sum()), serial)
+            self.add_constant((untrack(leaf) * weight).sum(), serial)
             return
         known = self.leaves.get(id(leaf))
         self.leaves[id(leaf)] = (leaf, weight if known is None else known[1] + weight)
