@@ -30,7 +30,9 @@ ESCAPES = frozenset(
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
     # to a shape
-    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq".split()
+    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
+    # what traces symbols computes with plain numbers
+    "sym_float sym_int sym_not sym_sqrt sym_ite sym_max sym_min sym_sum".split()
 )
 
 
