@@ -47,9 +47,7 @@ def is_write(name: str) -> bool:
     )
 
 
-def mark_besides(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
-) -> None:
+def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]) -> None:
     """Give what an op wrote besides its first argument all that came in, without alignment."""
     incoming = _incoming(args, kwargs)
     for target in written:

@@ -265,7 +265,10 @@ LAYERS: dict[str, list[Case]] = {
         ),
     ],
     "BCELoss": [
-        *(c._replace(positive=True) for c in loss("BCELoss", lambda: labels(4, 3, classes=2) * 1.0)),
+        *(
+            c._replace(positive=True)
+            for c in loss("BCELoss", lambda: labels(4, 3, classes=2) * 1.0)
+        ),
         target("BCELoss", lambda: numbers(4, 3).sigmoid(), positive=True),
     ],
     "BCEWithLogitsLoss": [
@@ -282,7 +285,10 @@ LAYERS: dict[str, list[Case]] = {
             lambda kind=kind: nn.CTCLoss(reduction=kind),  # type: ignore[misc]
             (6, 2, 5),
             lambda layer, x: layer(
-                x.log_softmax(-1), labels(2, 3, classes=4) + 1, torch.tensor([6, 5]), torch.tensor([3, 2])
+                x.log_softmax(-1),
+                labels(2, 3, classes=4) + 1,
+                torch.tensor([6, 5]),
+                torch.tensor([3, 2]),
             ),
         )
         for kind in ("none", "mean")
@@ -333,7 +339,10 @@ LAYERS: dict[str, list[Case]] = {
     "HingeEmbeddingLoss": [
         *loss("HingeEmbeddingLoss", lambda: signs(4, 3)),
     ],
-    "HuberLoss": [*loss("HuberLoss", lambda: numbers(4, 3)), target("HuberLoss", lambda: numbers(4, 3))],
+    "HuberLoss": [
+        *loss("HuberLoss", lambda: numbers(4, 3)),
+        target("HuberLoss", lambda: numbers(4, 3)),
+    ],
     "KLDivLoss": [
         *loss("KLDivLoss", lambda: numbers(4, 3).softmax(1)),
         *loss("KLDivLoss", lambda: numbers(4, 3), log_target=True),
@@ -388,9 +397,7 @@ LAYERS: dict[str, list[Case]] = {
         target("NLLLoss", lambda: numbers(4, 3), classes=3),
     ],
     "NLLLoss2d": [
-        Case(
-            lambda: nn.NLLLoss(), (2, 3, 4, 4), lambda layer, x: layer(x, labels(2, 4, 4))
-        )
+        Case(lambda: nn.NLLLoss(), (2, 3, 4, 4), lambda layer, x: layer(x, labels(2, 4, 4)))
     ],
     "PairwiseDistance": [
         case("PairwiseDistance")._replace(call=lambda layer, x: layer(x, numbers(4, 3, 6)))
@@ -421,9 +428,9 @@ LAYERS: dict[str, list[Case]] = {
         )
     ],
     "TransformerDecoder": [
-        case("TransformerDecoder", nn.TransformerDecoderLayer(6, 2, 8, batch_first=True), 1)._replace(
-            call=decoder
-        )
+        case(
+            "TransformerDecoder", nn.TransformerDecoderLayer(6, 2, 8, batch_first=True), 1
+        )._replace(call=decoder)
     ],
     "TransformerDecoderLayer": [
         case("TransformerDecoderLayer", 6, 2, 8, batch_first=True, norm_first=True)._replace(
@@ -432,9 +439,7 @@ LAYERS: dict[str, list[Case]] = {
     ],
     "TransformerEncoder": [
         Case(
-            lambda: nn.TransformerEncoder(
-                nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2
-            ),
+            lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2),
             call=call,
         )
         for call in (

@@ -7,7 +7,9 @@ more than the perturbations of slices and of single elements show.
 
 import pytest
 
+from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
+from sweep.reasons import REASONS
 from sweep.table import table
 
 
@@ -31,3 +33,30 @@ def test_every_op_is_followed_unless_it_gives_or_takes_nothing_to_follow() -> No
 
 def test_what_is_said_to_be_undefined_is_in_the_database() -> None:
     assert set(OPS) >= UNDEFINED
+
+
+@pytest.mark.parametrize("initial", sorted({name[:8] for name in overridables.overridables()}))
+def test_an_overridable_called_by_name_keeps_values_and_sources(initial: str) -> None:
+    named = [name for name in overridables.overridables() if name.startswith(initial)]
+    assert [line for name in named for line in overridables.called(name).problems] == []
+
+
+def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
+    reached = {function for name in OPS for function in sweep(name).functions}
+    missing = []
+    for name, function in overridables.overridables().items():
+        why = overridables.reason(name)
+        if overridables.called(name).follows:
+            table.put("overridables", "called by name", name.removeprefix("torch."))
+        elif function in reached:
+            table.put("overridables", "called by an op of the database", name)
+        elif why is not None:
+            table.put("overridables", f"not applicable: {why}", name)
+        else:
+            missing.append(name)
+    assert missing == []
+
+
+def test_every_name_with_a_reason_is_an_overridable() -> None:
+    known = {n.replace("torch.nn.functional.", "F.") for n in overridables.overridables()}
+    assert {name for names in REASONS.values() for name in names.split()} <= known

@@ -101,17 +101,13 @@ CALLS: dict[str, Callable[[Tensor], Any]] = {
         lambda x, m, v: torch._native_batch_norm_legit(x, None, None, m, v, True, 0.1, 1e-5)
     ),
     "_batch_norm_impl_index": normalized(
-        lambda x, m, v: torch._batch_norm_impl_index(
-            x, None, None, m, v, True, 0.1, 1e-5, False
-        )
+        lambda x, m, v: torch._batch_norm_impl_index(x, None, None, m, v, True, 0.1, 1e-5, False)
     ),
     "batch_norm_update_stats": normalized(
         lambda x, m, v: torch.batch_norm_update_stats(x, m, v, 0.1)
     ),
     "an overload": normalized(
-        lambda x, m, v: _aten._native_batch_norm_legit.default(
-            x, None, None, m, v, True, 0.1, 1e-5
-        )
+        lambda x, m, v: _aten._native_batch_norm_legit.default(x, None, None, m, v, True, 0.1, 1e-5)
     ),
     "a packet": normalized(
         lambda x, m, v: _aten.native_batch_norm(x, None, None, m, v, True, 0.1, 1e-5)
@@ -180,5 +176,7 @@ def test_every_function_with_running_statistics_is_in_the_table() -> None:
         if any(given.name == "running_mean" for given in schema.arguments)
         and hasattr(torch, name := schema.name.split("::")[1])
     }
-    writers = {name for name in statistics if not name.endswith(("_backward", "_elemt", "_no_training"))}
+    writers = {
+        name for name in statistics if not name.endswith(("_backward", "_elemt", "_no_training"))
+    }
     assert writers - set(_IN_TORCH) - {"quantized_batch_norm"} == set()

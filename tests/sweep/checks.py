@@ -200,7 +200,8 @@ class Check:
                         missing.setdefault(index, set()).add(leaf)
                     else:
                         alignment = next(a for a, bits in carried.entries if bits & bit)
-                        if any(d != LOST for d in alignment):
+                        is_sparse = self.tensors[index].layout != torch.strided
+                        if any(d != LOST for d in alignment) and not is_sparse:
                             claims.add((leaf, index, alignment))
             self.findings.follows |= any(found)
         self.findings.aligns |= bool(claims)

@@ -27,9 +27,7 @@ except ImportError as error:
         "torch has moved it, say in tests/sweep/database.py where it is now"
     ) from error
 
-OPS: dict[str, Any] = {
-    ".".join(filter(None, (op.name, op.variant_test_name))): op for op in op_db
-}
+OPS: dict[str, Any] = {".".join(filter(None, (op.name, op.variant_test_name))): op for op in op_db}
 UNDEFINED = frozenset(
     "empty empty_like empty_permuted empty_strided new_empty new_empty_strided".split()
 )
@@ -98,7 +96,9 @@ def other_ways(op: Any, call: Call) -> Iterator[Call]:
     if op.supports_out:
         yield from _with_out(call)
     if isinstance(call.args[0], Tensor):
-        yield Call("input by name", call.function, call.args[1:], {"input": call.args[0], **call.kwargs})
+        yield Call(
+            "input by name", call.function, call.args[1:], {"input": call.args[0], **call.kwargs}
+        )
 
 
 def variants(op: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
