@@ -52,7 +52,7 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
             for end in (item.start, item.stop, item.step)
         )
     if name == "one_hot":
-        return (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
+        return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)
     if name in _BY_SECOND:
         return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
     return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)

@@ -16,6 +16,7 @@ from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
+from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -25,7 +26,6 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.writes import (
     is_write,
     mark_besides,

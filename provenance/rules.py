@@ -420,7 +420,7 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
 
 
 # Their second result, the sizes of the batch or the lengths, comes from the second argument alone.
-_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})  # type: ignore[attr-defined]
+_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})
 
 # One row for each family: the rule, and the names in torch, Tensor and torch.nn.functional.
 _TABLE: dict[Rule, str] = {

@@ -93,7 +93,7 @@ def run_write(
 
 
 def _sets_data(func: _Function) -> bool:
-    return func.__self__.__name__ in ("data", "real", "imag")  # type: ignore[attr-defined, no-any-return]
+    return func.__self__.__name__ in ("data", "real", "imag")  # type: ignore[attr-defined]
 
 
 def _prepare(

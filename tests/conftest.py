@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from perturbation import check, gradients
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from perturbation import check, gradients
 
 
 class Case(NamedTuple):

@@ -328,7 +328,7 @@ def is_same(plain: Any, other: Any) -> bool:
 
 
 def is_same_structure(plain: Any, other: Any) -> bool:
-    """Return whether two results agree in all that Python can see: shapes, and what is no tensor."""
+    """Return whether two results agree in all that Python sees: shapes, and what is no tensor."""
     if isinstance(plain, Tensor):
         return isinstance(other, Tensor) and plain.shape == other.shape
     if isinstance(plain, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Gradients: the first and second ones of a tracked call, against those of the same call untracked."""
+"""Gradients: first and second ones of a tracked call, against those of the call untracked."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The table: how many ops are followed, how many of them keep an alignment, and why the rest is not.
+"""The table: how many ops are followed, how many keep an alignment, and why the rest is not.
 
 It is filled by the tests and printed when they are over.
 """
