@@ -32,7 +32,7 @@ ROUNDING = 1e-9
 """What a sum may change by when it is taken in another order."""
 
 MOST = {"sources": 12, "structure": 4, "alignment": 4, "single elements": 2, "repeated": 4}
-"""How often the same question is asked of one way to call an op: of its first samples. That a result
+"""How often one question is asked of one way to call an op, on its first samples. That a result
 carries its sources is seen without perturbing anything, and asked of every sample."""
 
 _LARGE = 2000  # elements: of large samples, a quarter
