@@ -32,7 +32,7 @@ ESCAPES = frozenset(
     # to a shape
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
     # what traces symbols computes with plain numbers
-    "sym_float sym_int sym_not sym_sqrt sym_ite sym_max sym_min sym_sum".split()
+    "sym_float sym_int sym_not sym_sqrt _sym_sqrt sym_ite sym_max sym_min sym_sum".split()
 )
 
 

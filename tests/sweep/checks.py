@@ -129,7 +129,7 @@ def spying(functions: set[Callable[..., Any]]) -> Iterator[None]:
     try:
         yield
     finally:
-        ProvenanceTensor.__torch_function__ = known
+        ProvenanceTensor.__torch_function__ = known  # type: ignore[method-assign]
 
 
 def check(call: Call, sources: Sources, findings: Findings) -> bool:

@@ -13,7 +13,7 @@ REASONS: dict[str, str] = {
         torch.empty_like
     """,
     "draws, or iterates, without end on perturbed arguments": """
-        torch.binomial torch._standard_gamma torch._sample_dirichlet torch.poisson
+        torch.binomial torch.poisson
         torch.lobpcg
     """,
     "takes no generic arguments, and no op of the database calls it": """
