@@ -33,7 +33,8 @@ ESCAPES = frozenset(
     # to a shape: how many elements of a sparse tensor are kept shows in those
     "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
-    "_pack_padded_sequence".split()
+    # what traces symbols computes with plain numbers
+    "sym_float sym_int sym_not sym_sqrt _sym_sqrt sym_ite sym_max sym_min sym_sum".split()
 )
 
 
@@ -55,7 +56,7 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
             for end in (item.start, item.stop, item.step)
         )
     if name == "one_hot":
-        return (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1
+        return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)
     if name == "repeat_interleave" and len(args) + len(kwargs) == 1:
         return True  # the counts alone
     if name in _BY_SECOND:
@@ -65,7 +66,9 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
 
 _MASKS = (torch.bool, torch.uint8)
 # Functions whose result has a shape that the values of their second operand decide.
-_BY_SECOND = frozenset({"masked_select", "repeat_interleave", "tensor_split"})
+_BY_SECOND = frozenset(
+    {"masked_select", "repeat_interleave", "tensor_split", "_pack_padded_sequence"}
+)
 
 
 def _is_tracked(value: Any) -> bool:

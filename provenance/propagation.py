@@ -268,7 +268,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
 
 
 def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
-    """Return an argument that a function gave back; where others chose it, an alias that says so."""
+    """Return an argument that came back; where others chose it, an alias that says so."""
     found = infer(func, result, args, kwargs)
     if found is None or found.universe.state == "settled":
         return result

@@ -394,6 +394,11 @@ def appended(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(x, (*range(rank_of(x)), LOST))]
 
 
+def table_first(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """As `appended`, with the table before the indices: `torch.embedding`, unlike functional's."""
+    return appended(shape, (argument(args, kwargs, 1, "indices"),), {})
+
+
 def class_loss(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Losses over the classes in dimension 1, one for each example and place."""
     x, target = args[0], argument(args, kwargs, 1, "target")
@@ -506,6 +511,7 @@ for _rule, _names in _TABLE.items():
             for _namespace in _NAMESPACES:
                 if hasattr(_namespace, _spelling):
                     RULES[getattr(_namespace, _spelling)] = _rule
+RULES[torch.embedding] = table_first
 for _rule, _names in _GETTERS.items():
     for _name in _names.split():
         RULES[getattr(Tensor, _name).__get__] = _rule

@@ -27,12 +27,20 @@ _Function = Callable[..., Any]
 _NUMBERS = (bool, int, float, complex, str)
 
 
-def opaque(original: _Function) -> _Function:
-    """Return a function whose results depend on all that it is given."""
+def opaque(original: _Function, sizes: Callable[[Any, Any], Any] | None = None) -> _Function:
+    """Return a function whose results depend on all that it is given.
+
+    `sizes` picks the arguments that decide how many elements there are, which Python can see.
+    """
 
     @functools.wraps(original)
     def followed(*args: Any, **kwargs: Any) -> Any:
-        return call(original, args, kwargs) if local.traces else original(*args, **kwargs)
+        if not local.traces:
+            return original(*args, **kwargs)
+        result = call(original, args, kwargs)
+        if sizes is not None:
+            escape(tracked(sizes(args, kwargs)))
+        return result
 
     return followed
 

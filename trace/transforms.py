@@ -24,6 +24,7 @@ from torch import Tensor
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
+from ancestral.provenance.rules import argument
 from ancestral.trace.draws import KEY
 from ancestral.trace.naming import Location, place
 from ancestral.trace.opaque import (
@@ -186,6 +187,16 @@ _FACTORIES = """
     sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor
     sparse_compressed_tensor
 """
+
+
+# What decides how many elements a factory makes.
+_SIZES: dict[str, Callable[[Any, Any], Any]] = {
+    "arange": lambda args, kwargs: (args, kwargs),
+    "range": lambda args, kwargs: (args, kwargs),
+    "linspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
+    "logspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
+    "full": lambda args, kwargs: argument(args, kwargs, 0, "size"),
+}
 
 
 @functools.cache  # every recording stands at the same doors

@@ -55,7 +55,7 @@ CASES: dict[str, _Made] = {
     "reshape": _call(torch.reshape, torch.arange(48.0).reshape(3, 2, 2, 4), (3, 4, 2, 2)),
     "transpose": _call(torch.transpose, X, 0, 1),
     "last_two": _call(torch.t, M),
-    "all_reversed": _call(Tensor.T.__get__, M),
+    "all_reversed": _call(vars(torch._C.TensorBase)["T"].__get__, M),
     "permute": _call(torch.permute, X, (1, 2, 0)),
     "movedim": _call(torch.movedim, X, 0, 2),
     "select": _call(torch.select, X, 0, 1),
@@ -66,6 +66,7 @@ CASES: dict[str, _Made] = {
     "gather": _call(torch.gather, X, 1, INDEX.expand(3, 3, 3)),
     "index_select": _call(torch.index_select, X, 1, INDEX),
     "appended": _call(F.one_hot, INDEX, 3),
+    "table_first": _Made((torch.embedding, INDEX, (M, INDEX), {})),
     "class_loss": _call(F.cross_entropy, X, INDEX.expand(3, 3), reduction="none"),
 }
 # These answer for the sources, not for an alignment: without them, sources that reach nothing stay.
@@ -78,7 +79,10 @@ ELEMENTWISE = {"pointwise", "rrelu", "first_pointwise", "first_alone", "where", 
 # The dimension that is joined changes its size, or keeps all its indices: it is lost by itself.
 SIZED = {"cat"}
 # Where the claim that all stays would hold for the operand above, another one refutes it.
-REFUTING = {"appended": _Made((F.embedding, M, (INDEX, M), {}))}
+REFUTING = {
+    "appended": _Made((F.embedding, M, (INDEX, M), {})),
+    "table_first": _Made((torch.embedding, M, (M, INDEX), {})),
+}
 
 
 def _result(made: _Made, source: Tensor) -> Tensor:

@@ -1,30 +1,62 @@
 """Every op in torch's own database, in all ways to call it, against brute force.
 
-An op may give other values, types or gradients to a tracked tensor than to a plain one in no case;
-its results carry every source that a perturbation shows them to depend on; and no alignment claims
+An op gives other values, types or gradients to a tracked tensor than to a plain one in no case; its
+results carry every source that a perturbation shows them to depend on; and no alignment claims
 more than the perturbations of slices and of single elements show.
 """
 
 import pytest
-from sweep.database import OPS, UNDEFINED, sweep
+
+from sweep import overridables
+from sweep.database import OPS, UNDEFINED, reason, sweep
+from sweep.reasons import REASONS
 from sweep.table import table
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_an_op_keeps_its_values_its_sources_and_claims_no_more_than_brute_force_shows(
+def test_an_op_keeps_values_and_sources_and_claims_no_more_than_brute_force_shows(
     name: str,
 ) -> None:
-    assert sweep(name).problems == []
-    table.ops.add(name)
-
-
-@pytest.mark.parametrize("name", OPS)
-def test_an_op_is_followed_or_a_reason_says_why_it_is_not(name: str) -> None:
     findings = sweep(name)
-    assert findings.follows or findings.reason(name) is not None
+    why = reason(name)
+    if why is not None:
+        heading = f"not applicable: {why}"
+    else:
+        heading = "with an alignment" if findings.aligns else "sources without an alignment"
+    table.put("ops of the database", heading, name)
+    assert findings.problems == []
 
 
-@pytest.mark.parametrize("name", sorted(UNDEFINED))
-def test_an_op_whose_values_are_said_to_be_undefined_gives_any(name: str) -> None:
-    assert name in OPS
-    assert sweep(name).calls == 0
+def test_every_op_is_followed_unless_it_gives_or_takes_nothing_to_follow() -> None:
+    assert [name for name in OPS if reason(name) == "does not run here"] == []
+
+
+def test_what_is_said_to_be_undefined_is_in_the_database() -> None:
+    assert set(OPS) >= UNDEFINED
+
+
+@pytest.mark.parametrize("initial", sorted({name[:8] for name in overridables.overridables()}))
+def test_an_overridable_called_by_name_keeps_values_and_sources(initial: str) -> None:
+    named = [name for name in overridables.overridables() if name.startswith(initial)]
+    assert [line for name in named for line in overridables.called(name).problems] == []
+
+
+def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
+    reached = {function for name in OPS for function in sweep(name).functions}
+    missing = []
+    for name, function in overridables.overridables().items():
+        why = overridables.reason(name)
+        if overridables.called(name).follows:
+            table.put("overridables", "called by name", name.removeprefix("torch."))
+        elif function in reached:
+            table.put("overridables", "called by an op of the database", name)
+        elif why is not None:
+            table.put("overridables", f"not applicable: {why}", name)
+        else:
+            missing.append(name)
+    assert missing == []
+
+
+def test_every_name_with_a_reason_is_an_overridable() -> None:
+    known = {n.replace("torch.nn.functional.", "F.") for n in overridables.overridables()}
+    assert {name for names in REASONS.values() for name in names.split()} <= known

@@ -28,6 +28,12 @@ except ImportError as error:
     ) from error
 
 OPS: dict[str, Any] = {".".join(filter(None, (op.name, op.variant_test_name))): op for op in op_db}
+UNDEFINED = frozenset(
+    "empty empty_like empty_permuted empty_strided new_empty new_empty_strided".split()
+)
+"""Their values are whatever was in memory: nothing can be compared."""
+_NO_GRADIENT = frozenset({"nn.functional.embedding", "nn.functional.embedding_bag"})
+"""With ``sparse=True`` their gradients are sparse, which the alias that tracking makes refuses."""
 DTYPES = (torch.float64, torch.int64)
 MOST_SAMPLES = 200
 """Of one dtype: the few ops that have more (pooling, with each combination of its options) are
@@ -40,8 +46,11 @@ _SMALL = 300  # elements of a sample whose gradients are compared
 def sweep(name: str) -> Findings:
     """Return what all calls of an op showed; it is found once in a session."""
     op, findings, sources = OPS[name], Findings(), Sources()
+    if name in UNDEFINED:
+        return findings
+    dtypes = [d for d in DTYPES if d in op.supported_dtypes("cpu")] or [torch.complex128]
     with quiet(), spying(findings.functions):
-        for dtype in DTYPES:
+        for dtype in dtypes:
             if dtype in op.supported_dtypes("cpu"):
                 samples = evenly(samples_of(op, dtype), MOST_SAMPLES)
                 ran = [call for call in samples if check(call, sources, findings)]
@@ -55,7 +64,7 @@ def sweep(name: str) -> Findings:
                     for call in evenly(ran, _FEW // 2):
                         for other in with_tensors_for_numbers(call):
                             check(other, sources, findings)
-                if op.supports_autograd and dtype.is_floating_point:
+                if op.supports_autograd and dtype != torch.int64 and name not in _NO_GRADIENT:
                     small = [c for c in ran if sum(t.numel() for t in c.tensors) <= _SMALL]
                     for call in evenly(small, _FEW):
                         check_gradients(call, sources, findings, op.supports_gradgrad)
@@ -142,3 +151,19 @@ def _items(call: Call) -> list[Any]:
 
 def _is_number(item: object) -> bool:
     return type(item) in (int, float)
+
+
+def reason(name: str) -> str | None:
+    """Return why an op is not applicable, None where it is."""
+    found = sweep(name)
+    if name in UNDEFINED:
+        return "its values are undefined"
+    if not found.calls:
+        return "needs a GPU" if name.startswith("jiterator") else "does not run here"
+    if found.follows:
+        return None
+    if not found.takes_tensors:
+        return "takes no tensor"
+    if not found.gives_tensors:
+        return "gives no tensor"
+    return "depends on no value, as perturbing shows"

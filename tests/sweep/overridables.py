@@ -14,7 +14,10 @@ from torch.overrides import get_overridable_functions, resolve_name
 
 from sweep.calls import Call
 from sweep.checks import Findings, Sources, check, quiet, spying
+from sweep.reasons import REASONS
 
+HAZARDS = frozenset(list(REASONS)[:4])
+"""The reasons for which a function is not even tried."""
 _ENOUGH = 2  # lists of arguments that a function took
 
 
@@ -78,6 +81,8 @@ def called(name: str) -> Findings:
     """Return what the generic calls of an overridable showed; it is found once in a session."""
     function, findings, sources = overridables()[name], Findings(), Sources()
     ran = 0
+    if reason(name) in HAZARDS:
+        return findings
     with quiet(), spying(findings.functions):
         for args in arguments():
             before = findings.follows
@@ -86,3 +91,9 @@ def called(name: str) -> Findings:
             if ran == _ENOUGH:
                 break
     return findings
+
+
+def reason(name: str) -> str | None:
+    """Return why an overridable is not called here, None where no reason is given."""
+    short = name.replace("torch.nn.functional.", "F.")
+    return next((why for why, names in REASONS.items() if short in names.split()), None)

@@ -81,21 +81,43 @@ def test_an_exception_that_depends_on_a_value_is_an_escape(p: Tensor) -> None:
         z = coin(p)
         with pytest.raises(an.EscapeError):
             torch.ones(1)[(z + 5).long()]
-    with an.record() as trace:
+
+
+def test_a_loss_after_a_caught_error_that_values_raised_is_refused(p: Tensor) -> None:
+    """Where it does not raise nothing shows, so that what the other runs count is no estimate."""
+    with an.record():
         z = coin(p)
         with pytest.raises(IndexError):
             torch.ones(1)[(z + 5).long()]
-    assert len(trace.escapes) == 1
+        with pytest.raises(
+            an.CaughtError, match=rf"{re.escape(__file__)}:\d+ raised .*'bernoulli'"
+        ):
+            an.backward(z * 2)
 
 
-def test_a_check_of_a_distribution_escapes_only_where_it_fails(p: Tensor) -> None:
+def test_an_error_that_shapes_raise_is_no_escape(p: Tensor) -> None:
+    with an.record(control="error"):
+        z = Bernoulli(p.expand(2)).sample()
+        with pytest.raises(RuntimeError, match="size"):
+            z + torch.ones(3)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            torch.mm(z[None], torch.ones(3, 3))
+        with pytest.raises(IndexError):
+            z[7]
+        an.backward(z.sum())
+
+
+def test_a_check_of_a_distribution_is_no_escape_unless_it_fails(
+    p: Tensor,
+) -> None:
     with an.record() as trace:
         z = coin(p)
         Bernoulli(0.5 * z + 0.2, validate_args=True).sample()
         assert trace.escapes == ()
         with pytest.raises(ValueError, match="constraint"):
             Bernoulli(z + 2, validate_args=True)
-    assert len(trace.escapes) == 1
+        with pytest.raises(an.CaughtError, match="a check of torch"):
+            an.backward(z * 2)
 
 
 def test_an_unknown_control_names_the_allowed_ones() -> None:

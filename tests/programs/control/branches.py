@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 from ancestral.provenance.control import control_scope
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import coin, coins, control, num, roll
 
 
 @control()
@@ -371,15 +371,6 @@ def an_early_return_of_plain_tensors(theta: Tensor) -> Tensor:
     if z > 0:
         return low
     return high
-
-
-@control(escapes=None)
-def an_index_that_is_too_large(theta: Tensor) -> Tensor:
-    place = coin(theta[0]).long()
-    try:
-        return TABLE[:1][place] * theta[1]
-    except IndexError:
-        return theta[1] * 3
 
 
 @control()
