@@ -30,7 +30,8 @@ PERIOD = 10.0
 """Seconds between two lines of progress."""
 SHOWN = (
     *("paths", "with an escape", "write", "branch", "loop", "early return", "exception"),
-    *("pathwise", "op by op", "trivial", "impossible", "biased", "refused"),
+    *("text", "size", "memory", "pathwise", "op by op"),
+    *("trivial", "impossible", "caught", "biased", "refused"),
 )
 
 
