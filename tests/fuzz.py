@@ -126,7 +126,10 @@ def fuzz(examples: int, seed: int) -> Tally:
     with standing():
         while tally.counts["programs"] < examples:
             program = generated(number)
-            tally.add(program, judged(program))
+            verdict = judged(program)
+            tally.add(program, verdict)
+            if verdict.is_failure:
+                print(f"number {number}, {verdict.kind}: {verdict.text}\n{program.source}")
             number += 1
             if time.monotonic() - shown > PERIOD:
                 shown = time.monotonic()

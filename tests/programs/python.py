@@ -353,7 +353,7 @@ class Writer(Expressions):
         """Catch what an op raises because of a value, which makes `backward` raise."""
         name = f"s{self.count}"
         self.count += 1
-        if self.is_quiet or not (classes := self.known("class")) or self.choose.below(4):
+        if self.is_quiet or not (classes := self.known("class")) or self.choose.below(2):
             return
         self.features.add("rescue")
         with self.block("try:"):

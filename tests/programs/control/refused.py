@@ -124,7 +124,7 @@ def a_jagged_tensor(theta: Tensor) -> Tensor:
 def a_narrowed_tensor(theta: Tensor) -> Tensor:
     ends = torch.tensor([1, 2])
     nested = torch.nested.narrow(
-        coin(theta).expand(2, 2), 1, torch.tensor([0, 0]), ends, layout=torch.jagged
+        coin(theta).expand(2, 2).contiguous(), 1, torch.tensor([0, 0]), ends, layout=torch.jagged
     )
     return nested.to_padded_tensor(0.0).sum() * theta[1]
 
