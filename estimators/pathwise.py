@@ -43,8 +43,9 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     Raises:
         ValueError: if `choice` is a text that says nothing.
     """
-    # Whether a kink is met may depend on a decision, and then on what the decision rests on: a site
-    # that one run would score and another leave pathwise is scored in both.
+    # Whether a kink is met may depend on a decision, and so on what the decision rests on. Unless
+    # every term is credited with the decision, a site that one run would score and another leave
+    # pathwise is scored in both.
     needed = problem.kinks.keys() | problem.decided
     if not isinstance(choice, str):
         return _decided(problem, lambda node: node.name in needed), choice

@@ -64,7 +64,7 @@ class Problem:
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
     derivative, the source that stands for that step. `decided` are the names of the sites that a
-    decision of Python rests on.
+    decision of Python rests on which some term does not depend on.
     """
 
     trace: Trace
@@ -96,7 +96,7 @@ def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
     decisions = decisions_of(universe)
     terms = [*parts.terms, *_constants(parts, decisions)]
     terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(universe.owner, terms, whole)
+    return _assemble(universe.owner, terms, whole, blurred=decisions.finished)
 
 
 def problem_of_costs(trace: Trace) -> Problem:
@@ -114,7 +114,7 @@ def problem_of_costs(trace: Trace) -> Problem:
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.inflow) for term in parts)
     loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
-    return _assemble(_outermost(trace), terms, loss)
+    return _assemble(_outermost(trace), terms, loss, blurred=None)
 
 
 def _refuse_failures(universe: Universe) -> None:
@@ -187,7 +187,10 @@ def _outermost(trace: Trace) -> Trace:
     return owner if isinstance(owner, Trace) else trace
 
 
-def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
+def _assemble(
+    trace: Trace, terms: list[Term], loss: Tensor, *, blurred: Provenance | None
+) -> Problem:
+    """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
     universe = trace.universe
     nodes = {
         node.name: node for node in trace.values() if node.type == "sample" and not node.is_observed
@@ -212,19 +215,26 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
         for number, (_, source) in enumerate(kept)
         if source.kink_of is not None and structure.downstream[number]
     }
-    decided = _before_decisions(structure, [source for _, source in kept])
+    covered = 0 if blurred is None else universe.closure(blurred.bits)
+    decided = _before_decisions(
+        structure,
+        [source.inflow is not None and not covered & universe.bit(source) for _, source in kept],
+        [source.name for _, source in kept],
+    )
     return Problem(trace, nodes, structure, terms, loss, kinks, decided)
 
 
-def _before_decisions(structure: Structure, sources: list[Source]) -> frozenset[str]:
+def _before_decisions(
+    structure: Structure, is_decision: list[bool], names: list[str]
+) -> frozenset[str]:
     """Return the names of the sources that a decision rests on, directly or not."""
     found: set[int] = set()
-    for number in reversed(range(len(sources))):
-        if sources[number].inflow is not None or any(
-            child in found for child, _ in structure.children[number]
-        ):
-            found.add(number)
-    return frozenset(sources[number].name for number in found)
+    if any(is_decision):
+        for number in reversed(range(len(names))):
+            children = structure.children[number]
+            if is_decision[number] or any(child in found for child, _ in children):
+                found.add(number)
+    return frozenset(names[number] for number in found)
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[int, int]) -> Vertex:

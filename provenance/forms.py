@@ -61,18 +61,20 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
 
 
 def resolve(operand: Operand) -> Operand:
-    """Return the form of an operand as it is now, or the operand itself as a leaf."""
+    """Return the form of an operand as it is now, or the operand itself as a leaf.
+
+    What was written through another tensor on its memory leaves its form behind.
+    """
     form: Form | None = getattr(operand, "_form", None)
-    return operand if form is None or written_since(operand, form[0]) else form
+    return operand if form is None or _written_elsewhere(operand, form[0]) else form
 
 
 def written_since(tensor: Tensor, serial: int) -> bool:
-    """Return whether a tensor was written into after the linear form of this number was made.
+    """Return whether a tensor was written into after the linear form of this number was made."""
+    return getattr(tensor, "_written", -1) > serial or _written_elsewhere(tensor, serial)
 
-    It may have been through another tensor on its memory.
-    """
-    if getattr(tensor, "_written", -1) > serial:
-        return True
+
+def _written_elsewhere(tensor: Tensor, serial: int) -> bool:
     if not watching.table:
         return False
     storage = raw(watching.storage_of, tensor)

@@ -147,13 +147,13 @@ def _mark(
             continue
         attach(target, found)
         target._form = None  # type: ignore[attr-defined]
+        mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
         if form is not None:  # the operand is what the target was, not what it became
             serial, adjoint, operands = form
             form = (serial, adjoint, tuple(before if x is target else x for x in operands))
         target._form = form  # type: ignore[attr-defined]
         target._written = next(serials)  # type: ignore[attr-defined]
-        mark_shared(target, found, known)
 
 
 def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:

@@ -73,7 +73,7 @@ def op_rows() -> list[Row]:
     return [
         Row("x + y of 10 floats, tracked", operator, 2.5),
         Row("torch.add(x, y) of 10 floats, tracked", function, 4.0),
-        Row("x + y of 10 floats, untracked, within a recording", untracked_within(x, y), 1.1),
+        Row("x + y of 10 floats, untracked, within a recording", untracked_within(x, y), 1.03),
         *pyro_op_rows(x, y),
     ]
 
@@ -81,10 +81,10 @@ def op_rows() -> list[Row]:
 def untracked_within(x: Tensor, y: Tensor) -> float:
     """Return what an addition of plain tensors costs within a recording, as a ratio."""
     inside = outside = math.inf
-    for _ in range(30):
-        outside = min(outside, timeit.timeit(lambda: x + y, number=20_000))
+    for _ in range(200):  # a few percent are seen in many short rounds only
+        outside = min(outside, timeit.timeit(lambda: x + y, number=5_000))
         with record():
-            inside = min(inside, timeit.timeit(lambda: x + y, number=20_000))
+            inside = min(inside, timeit.timeit(lambda: x + y, number=5_000))
     return inside / outside
 
 

@@ -153,7 +153,7 @@ def narrowed(theta: Tensor) -> Tensor:
     return theta.narrow(0, 0, z + 1).sum() * theta[1]
 
 
-@control(decides=False)
+@control(escapes=None)
 def a_slice(theta: Tensor) -> Tensor:
     z = coin(theta[0]).long()
     return theta[: z + 1].exp().sum() * theta[1]
