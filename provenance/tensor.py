@@ -191,7 +191,7 @@ def _rebuild(
 ) -> Tensor:
     """Make a pickled tensor again, in its own recording if that is there."""
     home, elsewhere = alive.get(token), Universe()
-    shape, found = tuple(plain.shape), elsewhere.intern(tuple(plain.shape), {})
+    shape, found = tuple(plain.shape), None
     for index, name, is_kinked in known:
         is_known = home is not None and index < len(home.sources)
         if home is not None and is_known and home.sources[index].name == name:
@@ -199,8 +199,8 @@ def _rebuild(
             new = home.intern(shape, {(LOST,) * len(shape): 1 << index | kink})
         else:  # drawn in the other process, or long ago
             new = elsewhere.of(Source(name, ()), shape)
-        found = found.union(new)
-    again = attach(plain, found)
+        found = new if found is None else found.union(new)
+    again = plain if found is None else attach(plain, found)
     again.__dict__.update(attributes)
     return again
 

@@ -446,8 +446,8 @@ class Binarized(Function):
 def test_a_draw_in_the_forward_of_a_function_is_refused_with_its_line() -> None:
     x = torch.ones(3, requires_grad=True)
     with an.record(), pytest.raises(FunctionDrawError, match=r"test_functions.py:\d+ .*Binarized"):
-        Binarized.apply(x)
+        Binarized.apply(x)  # type: ignore[no-untyped-call]
     with an.record() as trace:
-        Binarized.apply(x.detach())  # nothing to learn
+        Binarized.apply(x.detach())  # type: ignore[no-untyped-call]  # nothing to learn
     assert list(trace) == []
-    assert Binarized.apply(x).shape == (3,)
+    assert Binarized.apply(x).shape == (3,)  # type: ignore[no-untyped-call]

@@ -1,0 +1,489 @@
+"""What the README guarantees: every sentence there is the docstring of a test here."""
+
+import asyncio
+import copy
+import inspect
+import pickle
+import re
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from programs.estimates import library
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Normal
+from torch.utils.checkpoint import checkpoint
+
+import ancestral as an
+from ancestral.provenance.writes import WriteIntoParameterError
+from ancestral.trace.kinds import UnsupportedTensorError
+from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
+from ancestral.trace.transforms import TransformError
+from oracles import autograd, estimates, exact_gradient, moments, moments_of
+
+LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def sentences() -> list[str]:
+    """Return the items of the section, each on one line."""
+    section = README.split("## What is guaranteed")[1].split("\n## ")[0]
+    items = re.findall(r"^- (.*?)(?=\n\n|\n- |\Z)", section, re.DOTALL | re.MULTILINE)
+    return [" ".join(item.split()) for item in items]
+
+
+def test_every_sentence_has_a_test_of_its_own() -> None:
+    module = sys.modules[__name__]
+    tests = [f for name, f in vars(module).items() if name.startswith("test_")]
+    claims = {" ".join((inspect.getdoc(f) or "").split()) for f in tests}
+    assert len(sentences()) >= 20
+    assert [s for s in sentences() if s not in claims] == []
+
+
+def drawn(theta: Tensor) -> Tensor:
+    z: Tensor = Bernoulli(logits=theta).sample()
+    return z
+
+
+def leaves() -> list[Tensor]:
+    return [LOGITS.clone().requires_grad_()]
+
+
+def assert_exact(program: Any, control: str) -> None:
+    """Check the mean against the exact gradient, all outcomes enumerated."""
+    mean = moments(program, leaves(), controlled(control)).mean
+    torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-6, atol=1e-9)
+
+
+def controlled(control: str) -> Any:
+    def estimate(program: Any, parameters: Any) -> Tensor:
+        fresh = [p.detach().clone().requires_grad_() for p in parameters]
+        with an.record(control=control):
+            loss = program(*fresh)
+        an.backward(loss)
+        return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in fresh])
+
+    return estimate
+
+
+def test_writes() -> None:
+    """A write in place, through a view, `.data`, `out=`, `set_` or a foreach op, reaches every
+    tensor on that memory, older or newer, as long as the memory lives.
+    """
+    with an.record():
+        z = an.track(torch.ones(2), "z")
+
+        def foreach(b: Tensor) -> None:
+            torch._foreach_add_([b], [z])
+
+        writes: list[Any] = [
+            lambda b: b.add_(z),
+            lambda b: b.__setitem__(0, z[0]),
+            lambda b: b[:1].copy_(z[:1]),
+            lambda b: b.data.mul_(z),
+            lambda b: torch.add(z, 1, out=b),
+            lambda b: b.set_(z),
+            foreach,
+        ]
+        for write in writes:
+            base = torch.zeros(2)
+            older = base.view(2, 1) if write is not writes[5] else base
+            write(base)
+            assert an.provenance_of(base * 1) == {"z"}
+            assert an.provenance_of(older * 1) == {"z"}
+            assert an.provenance_of(base.detach()[1:] + 1) == {"z"}
+        assert an.provenance_of(torch.zeros(2) + 1) == frozenset()
+
+
+def test_buffers() -> None:
+    """Buffers that a layer writes, such as the running statistics of a BatchNorm, carry what was
+    written.
+    """
+    layer = nn.BatchNorm1d(3)
+    with an.record():
+        layer(an.track(torch.randn(4, 3), "z"))
+        assert an.provenance_of(layer.eval()(torch.ones(2, 3))) == {"z"}
+
+
+def test_gradients() -> None:
+    """Gradients of a plain `backward`, and what its hooks are handed, depend on all that the loss
+    does.
+    """
+    w = torch.ones(2, requires_grad=True)
+    seen: list[Tensor] = []
+    with an.record():
+        w.register_hook(seen.append)  # type: ignore[no-untyped-call]
+        (w * an.track(torch.ones(2), "z")).sum().backward()
+        assert an.provenance_of(seen[0] * 1) == {"z"}
+        assert an.provenance_of(w.grad * 1) == {"z"}  # type: ignore[operator]
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def test_opaque_functions() -> None:
+    """A scripted function, a custom op and a factory such as `torch.tensor(z)` are one op that
+    keeps every source, and a compiled function runs eagerly while a recording is open.
+    """
+    custom = torch.library.custom_op("ancestral_guarantees::doubled", doubled, mutates_args=())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is old
+        scripted = torch.jit.script(doubled)
+    compiled = torch.compile(doubled, backend="eager")
+    with an.record():
+        z = an.track(torch.ones(2), "z")
+        for result in (scripted(z), custom(z), torch.tensor([z[0], z[1]]), compiled(z)):
+            assert an.provenance_of(result * 1) >= {"z"}
+
+
+def test_threads_and_tasks() -> None:
+    """Threads, tasks and workers that are started within a recording take part in it, and tasks
+    that take turns do not mix.
+    """
+    (theta,) = leaves()
+    found: list[Tensor] = []
+    with an.record() as trace:
+        thread = threading.Thread(target=lambda: found.append(drawn(theta)))
+        thread.start()
+        thread.join()
+    assert list(trace) == ["z"]
+    assert an.provenance_of(found[0]) == {"z"}
+
+    async def model(mine: asyncio.Event, other: asyncio.Event) -> an.Trace:
+        with an.record() as own:
+            drawn(theta)
+            mine.set()
+            await other.wait()
+            drawn(theta)
+        return own
+
+    async def both() -> tuple[an.Trace, an.Trace]:
+        a, b = asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(model(a, b), model(b, a))
+
+    assert [list(t) for t in asyncio.run(both())] == [["z", "z_1"], ["z", "z_1"]]
+
+
+def test_copies() -> None:
+    """A copy, a pickle and a saved tensor keep their sources: those of their own recording while
+    that is there, by name elsewhere, without alignment.
+    """
+    (theta,) = leaves()
+    with an.record():
+        z = drawn(theta)
+        for twin in (copy.copy(z), copy.deepcopy(z), pickle.loads(pickle.dumps(z))):
+            loss = (twin * 2).sum() + z.sum()
+            assert an.provenance_of(loss) == {"z"}
+        an.backward(loss, estimator=an.total_cost, retain_graph=True)
+        text = pickle.dumps(z)
+    del z, twin, loss
+    assert an.provenance_of(pickle.loads(text)) == {"z"}
+
+
+def test_after_the_recording() -> None:
+    """A tracked tensor works as data after its recording, and `an.backward` on it works until the
+    gradient was taken, and says so then.
+    """
+    (theta,) = leaves()
+    with an.record():
+        loss = drawn(theta).sum() * 2
+    assert (loss + 1).item() in (1.0, 3.0, 5.0)
+    an.backward(loss)
+    assert theta.grad is not None
+    with pytest.raises(an.SettledError, match="already taken"):
+        an.backward(loss)
+    assert (loss + 1).item() in (1.0, 3.0, 5.0)
+
+
+def branching(theta: Tensor) -> Tensor:
+    z, w = drawn(theta[0]), drawn(theta[1])
+    first, second = (w - 0.4) ** 2, w * theta[0]  # both finished before the branch
+    constant = torch.tensor(0.7, dtype=torch.float64)
+    chosen = first if z > 0 else second
+    return chosen + constant * (2 if z.item() else 1)
+
+
+def test_strict() -> None:
+    """Under `control="strict"`, the default, the gradient is unbiased whatever Python does with
+    an escaped value: all that is drawn or computed afterwards depends on it, and every term of
+    the loss that was not declared with `an.cost` before.
+    """
+    assert_exact(branching, "strict")
+    mean = moments(branching, leaves(), library()).mean
+    torch.testing.assert_close(mean, exact_gradient(branching, leaves()))
+    (theta,) = leaves()
+    with an.record() as trace:
+        z = drawn(theta)
+        an.cost("declared", (z - 0.1) ** 2)
+        other = drawn(theta)
+        other.tolist()
+        after = torch.ones(2) * 2
+        drawn(theta)
+    assert trace["declared"].parents == {"z"}
+    assert an.provenance_of(after) == {"z_1"}
+    assert trace["z_2"].parents == {"z_1"}
+
+
+def rollout(theta: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for t in range(3):
+        step = drawn(theta[0] - 0.2 * t)
+        total = total + (step - 0.45) ** 2 + 0.3 * t
+        if drawn(theta[1]).item() > 0:
+            break
+    return total
+
+
+def rollout_by_hand(theta: Tensor) -> Tensor:
+    """Weigh every score with the rewards from then on; that of an end, with those after it."""
+    scores: list[Tensor] = []
+    rewards: list[tuple[int, Tensor]] = []
+    for t in range(3):
+        fn, end = Bernoulli(logits=theta[0] - 0.2 * t), Bernoulli(logits=theta[1])
+        step = fn.sample()
+        scores.append(fn.log_prob(step))
+        rewards.append((2 * t, (step - 0.45) ** 2))
+        rewards.append((2 * t - 1, torch.tensor(0.3 * t, dtype=torch.float64)))
+        stop = end.sample()
+        scores.append(end.log_prob(stop))
+        if stop > 0:
+            break
+    total = torch.zeros((), dtype=torch.float64)
+    for index, score in enumerate(scores):
+        is_step = index % 2 == 0
+        credit = sum(r for at, r in rewards if (at == index if is_step else at >= index))
+        total = total + score * credit
+    return total
+
+
+def test_after() -> None:
+    """Under `control="after"`, finished terms keep their own sources, which is unbiased if they
+    count regardless of the value, each with its weight: a rollout whose end is drawn gets
+    reward-to-go.
+    """
+    assert_exact(rollout, "after")
+    ours = moments(rollout, leaves(), controlled("after"))
+    theirs = moments_of(*estimates(rollout_by_hand, leaves(), autograd))
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    torch.testing.assert_close(ours.variance, theirs.variance)
+    strict = moments(rollout, leaves(), controlled("strict"))
+    assert ours.variance[1] < strict.variance[1] / 6
+    with pytest.raises(AssertionError):  # it chooses among finished terms
+        assert_exact(branching, "after")
+
+
+def test_error() -> None:
+    """Under `control="error"`, an escape raises `an.EscapeError`, which names the site, the line
+    and the ways to mend it.
+    """
+    (theta,) = leaves()
+    with an.record(control="error"):
+        z = drawn(theta)
+        with pytest.raises(
+            an.EscapeError, match=r"test_guarantees.py:\d+: .*'z'.*torch.where.*an.untrack"
+        ):
+            z.tolist()
+
+
+def logged(theta: Tensor) -> Tensor:
+    z, w = drawn(theta[0]), drawn(theta[1])
+    losses = (z - 0.3) ** 2 + (w - 0.4) ** 2
+    float(losses)
+    return losses
+
+
+def test_ignore() -> None:
+    """Under `control="ignore"`, an escape is only listed, which is unbiased if no decision
+    follows.
+    """
+    assert_exact(logged, "ignore")
+    with pytest.raises(AssertionError):
+        assert_exact(branching, "ignore")
+    (theta,) = leaves()
+    with an.record(control="ignore") as trace:
+        an.backward(logged(theta))
+    assert [e.terms_blurred for e in trace.escapes] == [0]
+
+
+def scoped(theta: Tensor) -> Tensor:
+    z, w = drawn(theta[0]), drawn(theta[1])
+    with an.control_scope():
+        branch = z.exp() * (3 if z > 0 else 1)
+    return branch + (w - 0.4) ** 2
+
+
+def unscoped(theta: Tensor) -> Tensor:
+    z, w = drawn(theta[0]), drawn(theta[1])
+    return z.exp() * (3 if z > 0 else 1) + (w - 0.4) ** 2
+
+
+def test_scope() -> None:
+    """`with an.control_scope():` ends, with the block, the taint of what escaped within it."""
+    assert_exact(scoped, "strict")
+    variances = [moments(p, leaves(), controlled("strict")).variance for p in (scoped, unscoped)]
+    assert variances[0][0] < variances[1][0]
+
+
+def test_escapes_are_listed() -> None:
+    """`trace.escapes` lists every escape with its line, and how many terms of the loss it
+    blurred.
+    """
+    (theta,) = leaves()
+    with an.record() as trace:
+        z, w = drawn(theta[0]), drawn(theta[1])
+        bool(z > 0)
+        loss = (z - 0.3) ** 2 + (w - 0.4) ** 2
+    an.backward(loss)
+    (found,) = trace.escapes
+    assert found.sources == {"z"}
+    assert found.filename == __file__
+    assert "bool(z > 0)" in Path(__file__).read_text().splitlines()[found.line - 1]
+    assert found.terms_blurred == 1
+
+
+def test_no_escapes() -> None:
+    """`an.untrack(z).item()` is no escape, and neither are the checks that torch.distributions
+    makes of its arguments, as long as they pass.
+    """
+    (theta,) = leaves()
+    with an.record(control="error") as trace:
+        z = drawn(theta[0])
+        an.untrack(z).item()
+        Bernoulli(probs=0.2 + 0.5 * z, validate_args=True).sample()
+    assert trace.escapes == ()
+
+
+def test_kinks() -> None:
+    """A site drawn by `rsample` whose value reaches a cost through a comparison, a rounding, an
+    argmax, a cast to integers or an escape gets its score function, on the same draw, and
+    `estimator="pathwise"` warns there once, with the line of the step.
+    """
+    steps: list[Any] = [
+        lambda z: (z > 0).double(),
+        torch.round,
+        lambda z: torch.stack([z, -z]).argmax().double(),
+        lambda z: z.long().double(),
+        lambda z: torch.ones(()).double() * (1 if z.item() > 0 else 2),
+    ]
+    for step in steps:
+        theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        with an.record():
+            z = Normal(theta, 1.0).rsample()
+            cost = step(z)
+        with pytest.warns(an.KinkWarning, match=r"test_guarantees.py:\d+") as caught:
+            an.backward(cost + 0 * z, estimator="pathwise", retain_graph=True)
+        assert len(caught) == 1
+        assert theta.grad == 0
+        an.backward(cost + 0 * z)
+        expected = an.untrack(cost) * (an.untrack(z) - theta).detach()  # the score of a normal
+        torch.testing.assert_close(theta.grad, expected)
+
+
+def test_detached() -> None:
+    """`detach` and `torch.no_grad` are taken at their word: no gradient goes through them, and
+    they are no such step.
+    """
+    theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    with an.record():
+        z = Normal(theta, 1.0).rsample()
+        with torch.no_grad():
+            square = z**2
+        loss = z.detach() * 3 + square + z
+    an.backward(loss)
+    assert theta.grad == 1.0
+
+
+def test_transforms() -> None:
+    """A tracked tensor that enters `vmap`, `grad`, `jacrev` or another transform of `torch.func`."""
+    (theta,) = leaves()
+    with an.record():
+        z = drawn(theta)
+        for transform in (torch.func.vmap, torch.func.grad, torch.func.jacrev, torch.func.hessian):
+            name = transform.__name__
+            with pytest.raises(TransformError, match=rf"{name} at .*test_guarantees.py:\d+ .*'z'"):
+                transform(lambda x: (x**2).sum())(z)
+
+
+def test_parameters() -> None:
+    """A tracked value that is written into an `nn.Parameter`."""
+    with an.record(), pytest.raises(WriteIntoParameterError, match=r"'z'"), torch.no_grad():
+        nn.Parameter(torch.zeros(2)).copy_(an.track(torch.ones(2), "z"))
+
+
+def test_other_classes() -> None:
+    """A tracked tensor that becomes, or meets, a nested tensor, a masked tensor or another
+    subclass.
+    """
+
+    class Mine(Tensor):
+        pass
+
+    with an.record():
+        z = an.track(torch.ones(2), "z")
+        with pytest.raises(UnsupportedTensorError, match=r"test_guarantees.py:\d+ .*'z'"):
+            torch.nested.nested_tensor([z, z], layout=torch.jagged)
+        with pytest.raises(UnsupportedTensorError, match=r"Mine at .*test_guarantees.py:\d+ .*'z'"):
+            z.as_subclass(Mine)
+
+
+class Drawing(torch.autograd.Function):
+    """Draws where no graph is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.bernoulli(x.sigmoid())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def test_draws_without_a_graph() -> None:
+    """A draw within a reentrant checkpoint or the `forward` of an `autograd.Function`, where its
+    score would be lost.
+    """
+    (theta,) = leaves()
+    with an.record():
+        with pytest.raises(FunctionDrawError, match=r"test_guarantees.py:\d+"):
+            Drawing.apply(theta)  # type: ignore[no-untyped-call]
+        with pytest.raises(CheckpointedDrawError, match=r"test_guarantees.py:\d+"):
+            checkpoint(drawn, theta, use_reentrant=True)
+
+
+def test_caught_errors() -> None:
+    """The gradient of a run that caught an error which drawn values raised, since only the runs
+    that raise it show what depends on them.
+    """
+    (theta,) = leaves()
+    with an.record():
+        z = drawn(theta)
+        with pytest.raises(IndexError):
+            torch.ones(2)[z.long() + 2]
+        with pytest.raises(an.CaughtError, match=r"test_guarantees.py:\d+ raised"):
+            an.backward(z.sum())
+
+
+def test_noise_by_hand() -> None:
+    """Noise that is reparameterized by hand, `mu + torch.randn_like(mu) * std`, is no site: a
+    step without a derivative after it is not noticed.
+    """
+    mu = torch.zeros(2, requires_grad=True)
+    with an.record() as trace:
+        value = mu + torch.randn_like(mu) * 0.5
+        assert an.provenance_of((value > 0).float()) == frozenset()
+    assert list(trace) == []
+
+
+def test_memory_out_of_sight() -> None:
+    """Memory that ctypes, `data_ptr` or a subprocess of your own reads is out of sight, and so is
+    what Python reads from an array of numpy between two writes by hand.
+    """
+    with an.record() as trace:
+        z = an.track(torch.ones(2), "z")
+        z.data_ptr()
+    assert trace.escapes == ()
