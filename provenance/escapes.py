@@ -16,8 +16,9 @@ import torch.distributions
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.control import Escape, decisions_of
+from ancestral.provenance.rules import tensors_in
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
@@ -60,14 +61,18 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
     if name == "repeat_interleave" and len(args) + len(kwargs) == 1:
         return True  # the counts alone
     if name in _BY_SECOND:
-        return any(_is_tracked(item) for item in (*args[1:], *kwargs.values()))
+        return any(map(_is_tracked, tensors_in(args[1:], kwargs)))
     return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
 
 
 _MASKS = (torch.bool, torch.uint8)
-# Functions whose result has a shape that the values of their second operand decide.
+# Functions whose result has a shape that the values after their first operand decide.
 _BY_SECOND = frozenset(
-    {"masked_select", "repeat_interleave", "tensor_split", "_pack_padded_sequence"}
+    "masked_select repeat_interleave tensor_split _pack_padded_sequence "
+    # in Python they compute sizes from the numbers that they are given
+    "interpolate upsample upsample_nearest upsample_bilinear fractional_max_pool2d "
+    "fractional_max_pool3d fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices "
+    "lp_pool1d lp_pool2d lp_pool3d".split()
 )
 
 
@@ -158,4 +163,10 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
     return None, False
 
 
+def _line() -> str:
+    frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
+    return "<unknown>" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+Universe.locate = staticmethod(_line)
 _CHECKS = frozenset({"__init__", "_validate_sample"})

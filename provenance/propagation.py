@@ -204,7 +204,9 @@ def dispatch(
     if traits.is_attribute:
         return _read(func, types, args)
     if traits.writes_besides:
-        return _run_besides(func, types, args, kwargs)
+        result = _run_besides(func, types, args, kwargs)
+        _let_out(func, traits, args, kwargs, result)
+        return result
     if traits.is_write or "out" in kwargs or "inplace" in kwargs:
         written = targets(func.__name__, args, kwargs)
         if written:

@@ -298,15 +298,16 @@ def permute(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(args[0], tuple(d % rank_of(args[0]) for d in order))]
 
 
-def movedim(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+def movedim(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Some dimensions move, the rest keep their order."""
     rank = rank_of(args[0])
+    source = argument(args, kwargs, 1, "source")
+    destination = argument(args, kwargs, 2, "destination")
+    if any(True for _ in tensors_in(source, destination)):
+        return None
     moved, places = (
         [d % rank for d in ([given] if isinstance(given, int) else given)]
-        for given in (
-            argument(args, kwargs, 1, "source"),
-            argument(args, kwargs, 2, "destination"),
-        )
+        for given in (source, destination)
     )
     rest = iter(d for d in range(rank) if d not in moved)
     landing = dict(zip(places, moved, strict=True))

@@ -15,8 +15,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from ancestral.provenance import watching
+from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape, Source, Universe
+from ancestral.provenance.control import SETTINGS, Decisions
 from ancestral.provenance.tensor import ProvenanceTensor, alias, attach, provenance, untrack
 from sweep.calls import Call, Outcome, copied
 from sweep.elements import (
@@ -28,8 +29,8 @@ from sweep.elements import (
     single_elements,
 )
 
-ROUNDING = 1e-9
-"""What a sum may change by when it is taken in another order."""
+ROUNDING = {torch.float64: 1e-9, torch.complex128: 1e-9}
+"""What a sum may change by when it is taken in another order, or elsewhere in memory."""
 
 MOST = {"sources": 12, "structure": 4, "alignment": 4, "single elements": 2, "repeated": 4}
 """How often one question is asked of one way to call an op, on its first samples. That a result
@@ -51,6 +52,7 @@ class Findings:
     gives_tensors: bool = False
     refusals: set[str] = field(default_factory=set)  # why calls did not run
     functions: set[Callable[..., Any]] = field(default_factory=set)  # that were followed
+    readers: set[str] = field(default_factory=set)  # names of those that took a tensor as a number
     asked: Counter[object] = field(default_factory=Counter)
 
     def is_due(self, kind: str, *question: object, weight: int = 1) -> bool:
@@ -97,6 +99,30 @@ class Sources:
         shape = tuple(tensor.shape)
         return attach(alias(tensor), self.universe.of(self[index, shape], shape))
 
+    def forget_escapes(self) -> None:
+        """Note the escapes from now on alone, and let them decide on nothing."""
+        self.universe.decisions = Decisions(SETTINGS["ignore"])
+
+    @property
+    def escaped(self) -> int:
+        """Return the bits of the sources that escaped."""
+        bits = 0
+        for noted in self.universe.decisions.noted:
+            bits |= noted.bits
+        return bits
+
+    def carried_by(self, tensor: Tensor, given: dict[str, int]) -> Provenance | None:
+        """Return what a tensor carries; what a draw depends on, the parents of its site carry.
+
+        `given` are the bits of the sources that were tracked, by name.
+        """
+        site = getattr(tensor, "_site", None)
+        if site is None:
+            return provenance(tensor)
+        shape = tuple(untrack(tensor).shape)
+        bits = sum(bit for name, bit in given.items() if name in site.parents)
+        return self.universe.intern(shape, {(LOST,) * len(shape): bits})
+
     def bit(self, index: int, tensor: Tensor) -> int:
         """Return the bit of the source of a position."""
         return self.universe.bit(self[index, tuple(tensor.shape)])
@@ -117,17 +143,25 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def spying(functions: set[Callable[..., Any]]) -> Iterator[None]:
-    """Note every function of torch that is asked to follow a tracked tensor."""
+def spying(findings: Findings) -> Iterator[None]:
+    """Note every function that is asked to follow a tracked tensor, and which read a number."""
     known = vars(ProvenanceTensor)["__torch_function__"]
 
     def spy(cls: type, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        functions.add(func)
+        findings.functions.add(func)
         return known.__func__(cls, func, types, args, kwargs)
+
+    take = readings.take
+
+    def taken(func: Any) -> list[Provenance]:
+        if readings.local.found:
+            findings.readers.add(func.__name__.split(".")[0])
+        return take(func)
 
     ProvenanceTensor.__torch_function__ = classmethod(spy)  # type: ignore[assignment, method-assign]
     try:
-        yield
+        with mock.patch.object(readings, "take", taken):
+            yield
     finally:
         ProvenanceTensor.__torch_function__ = known  # type: ignore[method-assign]
 
@@ -172,7 +206,7 @@ class Check:
     def __post_init__(self) -> None:
         size = sum(t.numel() for t in (*self.tensors, *self.plain.tensors))
         is_usual = self.call.name == "function" and size <= _LARGE
-        self.weight = 1 if is_usual else 3
+        self.weight = 1 if is_usual or self.call.is_number else 3
         pairs = enumerate(zip(self.tensors, self.plain.given, strict=True))
         self.written = [n for n, (old, new) in pairs if is_changed(dense(old), dense(new))]
         self.before = [dense(t) for t in self.plain.visible(self.written)]
@@ -190,9 +224,8 @@ class Check:
                 return
             for index in way:
                 bit = self.sources.bit(index, self.tensors[index])
-                if not self.sources.universe.control & bit:
-                    if not self.call.is_number:  # an op that takes a tensor as a size is followed
-                        unnoted.add(index)
+                if not self.sources.escaped & bit:
+                    unnoted.add(index)
                 elif self.call.is_number:
                     continue  # all that is computed from then on depends on it
                 for leaf, carried in enumerate(found):
@@ -223,7 +256,7 @@ class Check:
         given = [copied(t) for t in self.tensors]
         for index in way:
             given[index] = self.sources.tracked(index, given[index])
-        self.sources.universe.control = 0
+        self.sources.forget_escapes()
         try:
             outcome = self.call.run(given)
         except Exception as error:
@@ -232,7 +265,8 @@ class Check:
         if not is_same(self.plain.result, outcome.result):
             self._note("gives other values, or of another type, where it is tracked")
         visible = outcome.visible(self.written)
-        found = [provenance(t) for t in visible]
+        bits = {f"s{n}": self.sources.bit(n, self.tensors[n]) for n in way}
+        found = [self.sources.carried_by(t, bits) for t in visible]
         for tensor, carried in zip(visible, found, strict=True):
             if carried is not None and carried.shape != tuple(untrack(tensor).shape):
                 self._note(f"carries the provenance of shape {carried.shape}")
@@ -296,7 +330,7 @@ class Check:
             visible = moved.visible(self.written)
             if leaf >= len(visible) or visible[leaf].shape != before.shape:
                 continue  # a shape that a value decides: that it was let out is checked above
-            where = changed(before, dense(visible[leaf]), ROUNDING)
+            where = changed(before, dense(visible[leaf]), rounding(before))
             for i, n in claimed if where.any() else ():
                 outside = where.clone()
                 outside.select(i, n).fill_(False)
@@ -315,7 +349,7 @@ def is_same(plain: Any, other: Any) -> bool:
             return False
         a, b = dense(plain), dense(untrack(other))
         is_alike = (plain.dtype, plain.layout, a.shape) == (other.dtype, other.layout, b.shape)
-        return is_alike and not changed(a, b, ROUNDING).any()
+        return is_alike and not changed(a, b, rounding(a)).any()
     if isinstance(plain, (list, tuple)):
         return (
             type(plain) is type(other)
@@ -325,6 +359,11 @@ def is_same(plain: Any, other: Any) -> bool:
     if isinstance(plain, dict):
         return list(plain) == list(other) and is_same(list(plain.values()), list(other.values()))
     return type(plain) is type(other) and repr(plain) == repr(other)  # of numpy's arrays too
+
+
+def rounding(tensor: Tensor) -> float:
+    """Return the tolerance for numbers of this type."""
+    return ROUNDING.get(tensor.dtype, 1e-5)
 
 
 def is_same_structure(plain: Any, other: Any) -> bool:

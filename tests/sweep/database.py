@@ -49,7 +49,7 @@ def sweep(name: str) -> Findings:
     if name in UNDEFINED:
         return findings
     dtypes = [d for d in DTYPES if d in op.supported_dtypes("cpu")] or [torch.complex128]
-    with quiet(), spying(findings.functions):
+    with quiet(), spying(findings):
         for dtype in dtypes:
             if dtype in op.supported_dtypes("cpu"):
                 samples = evenly(samples_of(op, dtype), MOST_SAMPLES)
@@ -140,7 +140,8 @@ def with_tensors_for_numbers(call: Call) -> Iterator[Call]:
             return item
 
         args, kwargs = mapped(call.args, replaced), mapped(call.kwargs, replaced)
-        yield Call("a tensor for a number", call.function, args, kwargs, is_number=True)
+        name = f"a tensor for number {chosen}"
+        yield Call(name, call.function, args, kwargs, is_number=True)
 
 
 def _items(call: Call) -> list[Any]:

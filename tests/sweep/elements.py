@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _SEEDS = (0, 1)
+_UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -45,6 +46,8 @@ def _moved(x: Tensor) -> Iterator[Tensor]:
         yield torch.ones_like(x)
         yield torch.zeros_like(x)
         return
+    if x.dtype in _UNSIGNED:
+        x = x.to(torch.int64)  # torch computes little with these
     for seed in _SEEDS:
         generator = torch.Generator().manual_seed(seed)
         if x.dtype.is_floating_point or x.dtype.is_complex:

@@ -83,7 +83,7 @@ def called(name: str) -> Findings:
     ran = 0
     if reason(name) in HAZARDS:
         return findings
-    with quiet(), spying(findings.functions):
+    with quiet(), spying(findings):
         for args in arguments():
             before = findings.follows
             if check(Call(name, function, args, {}, is_finite=True), sources, findings):
