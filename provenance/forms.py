@@ -20,6 +20,7 @@ from ancestral.provenance.linear import (
     Operand,
     Weight,
     combination,
+    exact,
     joined,
     numel,
     rearranged,
@@ -123,15 +124,7 @@ def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
         a, b = b, a
     if "out" in kwargs or not (is_tracked(a) and _is_constant(b)) or a.dtype == torch.bool:
         return None
-    return combination(shape, (a,), (_exact(b, a),)), (a,)
-
-
-def _exact(factor: Any, operand: Tensor) -> Any:
-    """Return a factor of integers in a precision that a weight of theirs does not lose."""
-    if not isinstance(factor, Tensor) or factor.dtype.is_floating_point or factor.is_complex():
-        return factor
-    is_floating = operand.dtype.is_floating_point
-    return raw(Tensor.to, factor, operand.dtype if is_floating else torch.float64)
+    return combination(shape, (a,), (b,)), (a,)
 
 
 def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
@@ -139,8 +132,7 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     rounded = argument(args, kwargs, 2, "rounding_mode") is not None
     if rounded or "out" in kwargs or not (is_tracked(a) and _is_constant(b)):
         return None
-    exact = _exact(b, a)
-    factor: Any = exact.reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
+    factor: Any = exact(b).reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
     return None if factor is None else (combination(shape, (a,), (factor,)), (a,))
 
 
