@@ -20,6 +20,7 @@ from ancestral.provenance.linear import (
     Operand,
     Weight,
     combination,
+    exact,
     joined,
     numel,
     rearranged,
@@ -133,7 +134,7 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Any:
     rounded = argument(args, kwargs, 2, "rounding_mode") is not None
     if rounded or "out" in kwargs or not (is_tracked(a) and _is_constant(b)):
         return None
-    factor: Any = b.reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
+    factor: Any = exact(b).reciprocal() if isinstance(b, Tensor) else (1 / b if b else None)
     return None if factor is None else (combination(shape, (a,), (factor,)), (a,))
 
 

@@ -70,6 +70,12 @@ def shape_of(operand: Operand) -> tuple[int, ...]:
     return tuple(operand.shape) if isinstance(operand, Tensor) else ()
 
 
+def exact(factor: Any) -> Any:
+    """Return a factor of integers in double: a number times it would be in single precision."""
+    is_whole = isinstance(factor, Tensor) and not (factor.is_floating_point() or factor.is_complex())
+    return factor.double() if is_whole else factor
+
+
 def combined(
     result: Sequence[int],
     shapes: Sequence[Sequence[int]],
@@ -78,7 +84,7 @@ def combined(
 ) -> list[Weight]:
     """Adjoint of the sum of operands of these shapes, each times a constant, broadcast."""
     return [
-        reduced(weight * factor, result, shape)
+        reduced(weight * exact(factor), result, shape)
         for shape, factor in zip(shapes, factors, strict=True)
     ]
 

@@ -14,7 +14,16 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import LINEAR
 from ancestral.provenance.kinks import KINKS
-from ancestral.provenance.linear import Adjoint, Form, both, combined, difference, negative, serials
+from ancestral.provenance.linear import (
+    Adjoint,
+    Form,
+    both,
+    combined,
+    difference,
+    exact,
+    negative,
+    serials,
+)
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -114,7 +123,7 @@ def _scaled(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ..
 def _divided(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
     if kind is ProvenanceTensor or (kind is not Tensor and not other):
         return None
-    return _scaled(self, 1 / other, kind, shape)
+    return _scaled(self, 1 / (exact(other) if kind is Tensor else other), kind, shape)
 
 
 _OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {

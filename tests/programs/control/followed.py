@@ -147,3 +147,13 @@ def a_dictionary_of_terms_regardless(theta: Tensor) -> Tensor:
 def reward_to_go(theta: Tensor) -> Tensor:
     rewards = torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])])
     return rewards.flip(0).cumsum(0).flip(0).prod()
+
+
+@followed
+def a_factor_of_integers(theta: Tensor) -> Tensor:
+    return 0.6 * (torch.tensor(3) * coin(theta[0])) * 1.4 + 0.1 * theta.sum()
+
+
+@followed
+def a_divisor_of_integers(theta: Tensor) -> Tensor:
+    return 0.6 * (coin(theta) / torch.tensor([3, 7])).sum() + 0.1 * theta.sum()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 from oracles import Program
-from programs.control.register import TABLE, coin, num, roll
+from programs.control.register import TABLE, coin, num
 
 REFUSED: dict[str, Program] = {}
 """By name; beside each, as beside the others, another coin is drawn."""
@@ -101,6 +101,22 @@ def a_traced_function(theta: Tensor) -> Tensor:
     return traced(theta)
 
 
+class _Summed(torch.nn.Module):
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z = z
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * (self.z + 0.4)).sum()
+
+
+@refused
+def a_traced_module(theta: Tensor) -> Tensor:
+    module = _Summed(coin(theta[0]))
+    traced = torch.jit.trace_module(module, {"forward": TABLE[:2]}, check_trace=False)
+    return traced(theta)
+
+
 @refused
 def a_nested_tensor(theta: Tensor) -> Tensor:
     nested = torch.nested.nested_tensor([coin(theta), TABLE[:1]])
@@ -126,7 +142,7 @@ def a_narrowed_tensor(theta: Tensor) -> Tensor:
     nested = torch.nested.narrow(
         coin(theta).expand(2, 2).contiguous(), 1, torch.tensor([0, 0]), ends, layout=torch.jagged
     )
-    return nested.to_padded_tensor(0.0).sum() * theta[1]
+    return nested.values().sum() * theta[1]
 
 
 @refused
@@ -163,10 +179,3 @@ class Other(Tensor):
 def a_view_as_another_class(theta: Tensor) -> Tensor:
     return (coin(theta).as_subclass(Other) * 2).as_subclass(Tensor).sum() * theta[1]
 
-
-@refused
-def a_class_in_a_caught_error(theta: Tensor) -> Tensor:
-    try:
-        return num(2.0) * TABLE[:2][roll(theta)]
-    except IndexError:
-        return theta[0]
