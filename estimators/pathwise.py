@@ -56,7 +56,7 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
         for name, kink in problem.kinks.items():
             node = problem.nodes[name]
             if node.is_learned:
-                warnings.warn(KinkWarning(node, kink), stacklevel=4)
+                warnings.warn(KinkWarning(node, kink), stacklevel=3)
         return _decided(problem, lambda node: False), by_element
     raise ValueError(
         f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "

@@ -24,7 +24,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -84,6 +84,8 @@ class Universe:
         "token",
     )
     _serials = itertools.count()
+    locate: Callable[[], str] = staticmethod(lambda: "<unknown>")
+    """Tells the line of the user that is being run: a layer that knows frames does."""
 
     def __init__(self, owner: object = None) -> None:
         """Make an empty universe."""
@@ -147,9 +149,8 @@ class Universe:
         """Return the kink of a source."""
         found = self.kinks.get(source)
         if found is None:
-            found = self.kinks[source] = Source(
-                f"a kink of {source.name}", source.shape, self, kink_of=source
-            )
+            name = f"the kink of {source.name!r} at {Universe.locate()}"
+            found = self.kinks[source] = Source(name, source.shape, self, kink_of=source)
         return found
 
     def intern(self, shape: Shape, entries: dict[Alignment, int]) -> "Provenance":

@@ -16,7 +16,7 @@ import torch.distributions
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.control import Escape, decisions_of
 from ancestral.provenance.rules import tensors_in
 
@@ -163,4 +163,10 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
     return None, False
 
 
+def _line() -> str:
+    frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
+    return "<unknown>" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+Universe.locate = staticmethod(_line)
 _CHECKS = frozenset({"__init__", "_validate_sample"})

@@ -13,9 +13,10 @@ from ancestral.provenance.algebra import Provenance
 _OF_VALUES = frozenset(
     """
     __getitem__ __setitem__ add addbmm addcdiv addcmul addmm addmv addr baddbmm celu clamp clip
-    dropout elu fill full_like hardshrink hardtanh index_fill layer_norm leaky_relu lerp linspace
-    masked_fill mul pow __pow__ __rpow__ float_power roll rsub select select_scatter softplus
-    softshrink sub threshold index_copy index_add where
+    dropout elu fake_quantize_per_tensor_affine fill full_like hardshrink hardtanh index_add
+    index_copy index_fill layer_norm leaky_relu lerp masked_fill mul pow __pow__ __rpow__
+    float_power quantize_per_tensor roll rsub select select_scatter softplus softshrink sub
+    threshold where
     """.split()
 )
 
@@ -23,6 +24,8 @@ _OF_VALUES = frozenset(
 class _Local(threading.local):
     def __init__(self) -> None:
         self.found: list[Provenance] = []
+        # Whether a function that runs out of sight has read a number, or made a shape of values.
+        self.is_decided = False
 
 
 local = _Local()

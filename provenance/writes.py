@@ -57,7 +57,7 @@ def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list
             known, lost = provenance(target), each.lost(shape)
             attach(target, lost if known is None else known.union(lost))
             target._form, target._written = None, next(serials)  # type: ignore[attr-defined]
-            mark_shared(target, lost)
+            mark_shared(target, lost, known)
 
 
 def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -142,7 +142,7 @@ def _mark(
 ) -> None:
     """Give what was written the union of what it had and what came in."""
     for target in written:
-        found = infer(func, target, args, kwargs)
+        found, known = infer(func, target, args, kwargs), provenance(target)
         if found is None or found.universe.state == "settled":
             continue
         attach(target, found)
@@ -153,11 +153,14 @@ def _mark(
             form = (serial, adjoint, tuple(before if x is target else x for x in operands))
         target._form = form  # type: ignore[attr-defined]
         target._written = next(serials)  # type: ignore[attr-defined]
-        mark_shared(target, found)
+        mark_shared(target, found, known)
 
 
-def mark_shared(target: Tensor, found: Provenance) -> None:
-    """Give its sources, without alignment, to all that shares the storage of what was written."""
+def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:
+    """Give its sources, without alignment, to all that shares the storage of what was written.
+
+    `before` is what the target depended on until then.
+    """
     base = _base_of(target)
     if base is not None:
         known = provenance(base)
@@ -167,7 +170,8 @@ def mark_shared(target: Tensor, found: Provenance) -> None:
     shared = raw(watching.storage_of, target)
     if shared is not None:
         watching.taint(shared, found, holders=1 if base is None else 2)
-        if not shared.resizable():
+        is_new = before is None or before.universe is not found.universe
+        if not shared.resizable() and (is_new or found.bits & ~before.bits):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 

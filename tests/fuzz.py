@@ -30,7 +30,8 @@ PERIOD = 10.0
 """Seconds between two lines of progress."""
 SHOWN = (
     *("paths", "with an escape", "write", "branch", "loop", "early return", "exception"),
-    *("pathwise", "op by op", "trivial", "impossible", "biased", "refused"),
+    *("text", "size", "memory", "pathwise", "op by op"),
+    *("trivial", "impossible", "caught", "biased", "refused"),
 )
 
 
@@ -125,7 +126,10 @@ def fuzz(examples: int, seed: int) -> Tally:
     with standing():
         while tally.counts["programs"] < examples:
             program = generated(number)
-            tally.add(program, judged(program))
+            verdict = judged(program)
+            tally.add(program, verdict)
+            if verdict.is_failure:
+                print(f"number {number}, {verdict.kind}: {verdict.text}\n{program.source}")
             number += 1
             if time.monotonic() - shown > PERIOD:
                 shown = time.monotonic()

@@ -153,7 +153,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             found = provenance(drawn)
             if value is args[0] or "out" in kwargs:  # written into memory that others may see
                 assert found is not None
-                mark_shared(drawn, found)
+                mark_shared(drawn, found, None)
             return drawn
 
     return kernel

@@ -22,7 +22,7 @@ from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import ProvenanceTensor, alias
+from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
@@ -124,9 +124,10 @@ def _mark_grad(tensor: Tensor, found: list[Provenance]) -> None:
     with torch._C.DisableTorchFunction():
         gradient = tensor.grad
     if gradient is not None and _is_ours(gradient):
+        before = provenance(gradient)
         mark_lost(gradient, found)
         for each in found:
-            mark_shared(gradient, each)
+            mark_shared(gradient, each, before)
 
 
 def _grad_fn(tensor: Tensor) -> Any:

@@ -18,6 +18,7 @@ from torch.nested._internal.nested_tensor import NestedTensor
 
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
+from ancestral.trace.draws import KEY
 from ancestral.trace.naming import Location, place
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
@@ -76,7 +77,9 @@ def _as_subclass(original: _Function) -> _Function:
         found = list(tracked(self)) if local.traces else []
         if found and cls is not Tensor:
             _refuse(cls.__name__, self)
-        result = original(self, cls)
+        # The alias must be nobody's yet, to become of that class.
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+            result = original(self, cls)
         mark_lost(result, found)
         return result
 

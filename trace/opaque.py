@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance import readings
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.inference import tracked
@@ -30,14 +31,15 @@ _NUMBERS = (bool, int, float, complex, str)
 def opaque(original: _Function, sizes: Callable[[Any, Any], Any] | None = None) -> _Function:
     """Return a function whose results depend on all that it is given.
 
-    `sizes` picks the arguments that decide how many elements there are, which Python can see.
+    `sizes` is for factories, and picks the arguments that decide how many elements they make, which
+    Python can see.
     """
 
     @functools.wraps(original)
     def followed(*args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(*args, **kwargs)
-        result = call(original, args, kwargs)
+        result = call(original, args, kwargs, is_program=sizes is None)
         if sizes is not None:
             escape(tracked(sizes(args, kwargs)))
         return result
@@ -50,8 +52,13 @@ def call(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     held: Iterable[Tensor] = (),
+    *,
+    is_program: bool = True,
 ) -> Any:
-    """Call a function out of sight; `held` is what it reaches besides its arguments."""
+    """Call a function out of sight; `held` is what it reaches besides its arguments.
+
+    A program, unlike a factory, may branch, and have results of a shape that it computed.
+    """
     further = list(held)
     given = [*tensors_within(args, kwargs), *further]
     found = list(tracked(given))
@@ -60,22 +67,25 @@ def call(
     versions = [_version(tensor) for tensor in given]
     depth = len(local.around)
     local.around.extend(found)
+    readings.local.is_decided = False
     try:
         result = original(*plain(args), **plain(kwargs))
     finally:
         del local.around[depth:]
+    is_decided = is_program and readings.local.is_decided
     written = [
         tensor
         for tensor, version in zip(given, versions, strict=True)
         if version is None or _version(tensor) != version
     ]
     for tensor in written:
+        before = provenance(tensor)
         mark_lost(tensor, found)
         for each in found:
-            mark_shared(tensor, each)
+            mark_shared(tensor, each, before)
     unwritten = {id(tensor) for tensor in given}
     mark_lost([t for t in tensors_within(result) if id(t) not in unwritten], found)
-    if any(True for _ in _numbers_in(result)):
+    if is_decided or any(True for _ in _numbers_in(result)):
         escape(found)
     return result
 
@@ -134,7 +144,7 @@ def capturing(original: _Function) -> _Function:
             return original(self, *args, **kwargs)
         functions = [item for item in (*args, *kwargs.values()) if callable(item)]
         held = [t for function in functions for t in reachable(function)]
-        return call(functools.partial(original, self), args, kwargs, held)
+        return call(functools.partial(original, self), args, kwargs, held, is_program=False)
 
     return followed
 

@@ -17,8 +17,10 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from ancestral.provenance.algebra import LOST
-from ancestral.provenance.tensor import attach, raw
+from ancestral.provenance.rules import tensors_in
+from ancestral.provenance.tensor import attach, provenance, raw
 from ancestral.trace.naming import Location
+from ancestral.trace.node import Node
 from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
@@ -37,6 +39,18 @@ class CheckpointedDrawError(NotImplementedError):
         )
 
 
+class FunctionDrawError(NotImplementedError):
+    """A draw happens within the forward of a `torch.autograd.Function`."""
+
+    def __init__(self, function: str, node: Node) -> None:
+        """Name the function, the site and the line."""
+        super().__init__(
+            f"site {node.name!r} at {node.location} is drawn within {function}.forward, which runs "
+            "without a graph, so that the score of the draw would be lost; draw before, and pass "
+            "the value in"
+        )
+
+
 class _Local(threading.local):
     def __init__(self) -> None:
         self.depth = 0
@@ -50,22 +64,48 @@ def is_without_graph() -> bool:
     return _reentrant.depth > 0
 
 
+def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) -> Any:
+    """Run a function without a graph, and raise if it drew."""
+    trace = local.traces[-1]
+    before = len(trace)
+    _reentrant.depth += 1
+    try:
+        result = call()
+    finally:
+        _reentrant.depth -= 1
+    for node in list(trace.values())[before:]:
+        if node.type == "sample" and not node.is_observed:
+            raise error(node)
+    return result
+
+
 @functools.cache  # every recording stands at the same doors
 def _refusing(original: _Function) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if not local.traces or not torch.is_grad_enabled():
             return original(*args, **kwargs)
-        trace = local.traces[-1]
-        before = len(trace)
-        _reentrant.depth += 1
-        try:
-            result = original(*args, **kwargs)
-        finally:
-            _reentrant.depth -= 1
-        for node in list(trace.values())[before:]:
-            if node.type == "sample" and not node.is_observed:
-                raise CheckpointedDrawError(node.name, node.location)
-        return result
+        return _without_draws(
+            lambda node: CheckpointedDrawError(node.name, node.location),
+            lambda: original(*args, **kwargs),
+        )
+
+    return classmethod(apply)
+
+
+@functools.cache
+def _custom(original: _Function) -> Any:
+    """Return how a function with a backward of its own is applied, whose forward has no graph."""
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        def call() -> Any:
+            return original(cls, *args, **kwargs)
+
+        is_learned = torch.is_grad_enabled() and any(
+            t.requires_grad or provenance(t) is not None for t in tensors_in(args, kwargs)
+        )
+        if not local.traces or not is_learned:
+            return call()
+        return _without_draws(lambda node: FunctionDrawError(cls.__name__, node), call)
 
     return classmethod(apply)
 
@@ -120,6 +160,8 @@ class _Saved(Replacing):
         """Take their places."""
         module = torch.utils.checkpoint
         self.replace(module.CheckpointFunction, "apply", _refusing(module.CheckpointFunction.apply))
+        function = torch.autograd.Function  # after the one that inherits from it
+        self.replace(function, "apply", _custom(vars(function)["apply"].__func__))
         for kind, replacement in (
             (module._CheckpointFrame, _rebuilding),
             (torch.autograd.graph.saved_tensors_hooks, _packing),

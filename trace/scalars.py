@@ -28,6 +28,9 @@ def _number(tensor: Any) -> Any:
         return tensor  # the interpreter of scripts hands over numbers as they are
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
         value = raw(_op, tensor)
+    if local.around:
+        readings.local.is_decided = True
+        return value
     found = provenance(tensor) if local.traces else None
     if found is not None:
         if _is_tracking():
@@ -35,6 +38,30 @@ def _number(tensor: Any) -> Any:
         else:
             readings.note(found)  # an op that is followed, whose results carry the source
     return value
+
+
+_SHAPED = tuple(
+    getattr(getattr(torch.ops.aten, name), overload)
+    for name, overload in (
+        ("nonzero", "default"),
+        ("masked_select", "default"),
+        ("_unique2", "default"),
+        ("unique_dim", "default"),
+        ("unique_consecutive", "default"),
+        ("bincount", "default"),
+        ("repeat_interleave", "Tensor"),
+    )
+)
+"""The ops whose results have a shape that values decide, which a function may call out of sight."""
+
+
+def _shaping(op: Any) -> Callable[..., Any]:
+    def shape(*args: Any, **kwargs: Any) -> Any:
+        readings.local.is_decided = True
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+            return raw(op, *args, **kwargs)
+
+    return shape
 
 
 class _Scalars(Interceptor):
@@ -48,6 +75,8 @@ class _Scalars(Interceptor):
         if not self._libraries:
             library = _Library("aten", "IMPL", KEY_NAME)
             library.impl(_op.name(), _number)
+            for op in _SHAPED:
+                library.impl(op.name(), _shaping(op))
             self._libraries = [library]
 
 

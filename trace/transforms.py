@@ -196,7 +196,13 @@ _SIZES: dict[str, Callable[[Any, Any], Any]] = {
     "linspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
     "logspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
     "full": lambda args, kwargs: argument(args, kwargs, 0, "size"),
+    "new_full": lambda args, kwargs: argument(args, kwargs, 1, "size"),
+    "new": lambda args, kwargs: args[1:],
 }
+
+
+def _nothing(args: Any, kwargs: Any) -> tuple[()]:
+    return ()
 
 
 @functools.cache  # every recording stands at the same doors
@@ -228,9 +234,9 @@ class _OutOfSight(Replacing):
         for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod):
             self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
-            self.replace(torch, name, _factory(getattr(torch, name)))
+            self.replace(torch, name, _factory(getattr(torch, name), _SIZES.get(name, _nothing)))
         for name in ("new_tensor", "new_full", "new", "set_"):
-            self.replace(Tensor, name, _factory(getattr(Tensor, name)))
+            self.replace(Tensor, name, _factory(getattr(Tensor, name), _SIZES.get(name, _nothing)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
         eager = torch._functorch.eager_transforms

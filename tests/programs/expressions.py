@@ -163,6 +163,8 @@ class Expressions:
                 lambda: f"sorted([{x}, {y()}])[0]",
                 lambda: f"clipped({x})",
                 lambda: f"sum(collected({self.vector(0)}, [{x}, {y()}]), {y()})",
+                lambda: f"torch.ones({self.counted()}, dtype=torch.float64).sum() * {y()}",
+                lambda: f"theta[1:].expand({self.counted()}).sum() * {y()}",
             ]
         return f"({self.choose.among([*smooth, *kinked])()})"
 
@@ -219,6 +221,8 @@ class Expressions:
             lambda: f"({self.float(depth - 1)} + {self.index(depth - 1)})",
             lambda: f"(1.5 if {self.truth(depth - 1)} else {self.number()})",
             lambda: f"round({self.looked_at()}.item(), 2)",
+            self.parsed,
+            self.parsed,
         ]
         options += [partial("float({}.mean())".format, name) for name in self.known("array")]
         self.features.add("escape")
@@ -245,8 +249,48 @@ class Expressions:
             lambda: f"[0, 2, 1][({self.looked_at()} > 0.5).long()]",
             lambda: f"(int({self.looked_at()} > 0) ^ 1)",
             lambda: f"int({self.vector(0)}.gt(0.4).sum())",
+            self.size,
+            self.size,
+            self.size,
         ]
         return self.choose.among(options)()
+
+    def parsed(self) -> str:
+        """Return a number that is read from the text of a tensor."""
+        self.features.add("text")
+        x = self.looked_at()
+        inner = ".split('(')[1].split(',')[0].strip(')')"
+        texts = (f"f'{{{x}}}'", f"f'{{{x}:.2f}}'", f"str({x}){inner}", f"repr({x}){inner}")
+        return f"float({self.choose.among(texts)})"
+
+    def counted(self) -> str:
+        """Return a tensor of integers [], 0 to 2."""
+        self.features.add("size")
+        if (classes := self.known("class")) and self.choose.below(3):
+            return self.choose.among(classes)
+        return f"({self.looked_at()} > {self.number()}).long()"
+
+    def size(self) -> str:
+        """Return the size of something that has as many elements as a tensor says, 0 to 2."""
+        ways = (
+            "len(torch.zeros({}))",
+            "torch.arange({}).shape[0]",
+            "torch.linspace(0, 1, {}).numel()",
+            "torch.full(({},), 1.5).numel()",
+            "theta.new_zeros({}).numel()",
+            "len(torch.eye({}))",
+            "theta[:1].expand({}).numel()",
+            "len(theta[:1].repeat({}))",
+            "torch.nn.functional.pad(theta, (0, {})).numel() - 2",
+            "torch.nn.functional.one_hot({}).shape[-1] - 1",
+            "torch.repeat_interleave({}.reshape(1)).numel()",
+            "torch.tensor_split(torch.arange(3), {}.reshape(1))[0].shape[0]",
+            "len(torch.arange(3)[:{}])",
+            "torch.ones(3).narrow(0, 0, {}).numel()",
+            "torch.arange(3.0).topk({}).values.numel()",
+            "torch.zeros(3).resize_({}).numel()",
+        )
+        return self.choose.among(ways).format(self.counted())
 
     def truth(self, depth: int = 1) -> str:
         """Return something to branch on."""
@@ -264,6 +308,8 @@ class Expressions:
             lambda: f"{self.index(depth - 1)}",
             lambda: f"bool({x} != 0)",
             lambda: f"torch.allclose({x}.double(), num({self.number()}))",
+            lambda: f"{self.parsed()} > {self.number()}",
+            lambda: f"'True' in str({x} > {self.number()})",
         ]
         if depth > 0:
             options += [

@@ -99,7 +99,9 @@ class Writer(Expressions):
         """Draw something."""
         kind = self.choose.among(("coin", "coin", "coins", "class", "typed", "normal"))
         if kind == "coin" and self.afford(1):
-            self.bind("scalar", f"coin({self.scalar(1, is_smooth=True)})", prefix="z")
+            # What a decision rests on gets a score, of which two values of noise know nothing.
+            logit = self.scalar(1, is_smooth=self.is_quiet)
+            self.bind("scalar", f"coin({logit})", prefix="z")
         elif kind == "coins" and self.afford(2):
             self.bind("vector", f"coin({self.vector()})", prefix="z")
         elif kind == "class" and self.afford(1.6):
@@ -166,6 +168,12 @@ class Writer(Expressions):
         if not self.known("buffer"):
             self.bind("buffer", f"{self.number()} * torch.ones(2, dtype=torch.float64)")
         base = self.choose.among(self.known("buffer"))
+        if not self.is_quiet and self.choose.below(3) == 0:
+            self.features.add("memory")
+            array = self.bind("array", f"{base}.detach().numpy()")
+            if self.choose.below(2):
+                self.bind("buffer", f"torch.from_numpy({array.text})")
+            return
         ways = (".view(2)", "[:]", ".view(1, 2)[0]", ".flatten()", ".detach()", "")
         self.bind("buffer", f"{base}{self.choose.among(ways)}")
 
@@ -243,6 +251,13 @@ class Writer(Expressions):
             lambda: f"losses += [{x}]",
         ]
         self.line(self.choose.among(options)())
+
+    def check(self) -> None:
+        """State something that always holds."""
+        if not self.is_quiet:
+            self.features.add("escape")
+            ways = ("torch._assert({} < 1e9, '')", "assert {} < 1e9")
+            self.line(self.choose.among(ways).format(self.looked_at()))
 
     def branch(self, size: int) -> None:
         """Branch on something."""
@@ -334,6 +349,19 @@ class Writer(Expressions):
             self.statements(size)
         self.bits = min(before, self.bits)
 
+    def rescue(self) -> None:
+        """Catch what an op raises because of a value, which makes `backward` raise."""
+        name = f"s{self.count}"
+        self.count += 1
+        if self.is_quiet or not (classes := self.known("class")) or self.choose.below(2):
+            return
+        self.features.add("rescue")
+        with self.block("try:"):
+            self.line(f"{name} = TABLE[: 2][{self.choose.among(classes)}]")
+        with self.block("except IndexError:"):
+            self.line(f"{name} = {self.scalar(1)}")
+        self.names.append(Name(name, "scalar"))
+
     def matching(self, size: int) -> None:
         """Match a number."""
         self.features.add("branch")
@@ -354,6 +382,8 @@ class Writer(Expressions):
             self.definition,
             self.write,
             self.write,
+            self.check,
+            self.rescue,
         ]
         blocks: list[Callable[[int], None]] = [
             self.branch,

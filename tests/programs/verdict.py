@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from ancestral.estimators.problem import CaughtError
 from ancestral.estimators.surrogate import backward
 from ancestral.trace.record import record
 from oracles import (
@@ -23,9 +24,10 @@ from oracles import (
 
 MOST_PATHS = 64
 
-Kind = Literal["exact", "trivial", "impossible", "biased", "refused"]
+Kind = Literal["exact", "trivial", "impossible", "caught", "biased", "refused"]
 """Trivial: the draws do not matter. Impossible: torch itself cannot run or differentiate it, or it
-has too many paths. Refused: the library raises."""
+has too many paths. Caught: an op raised on a path because of a value, the program caught that, and
+the library says so. Refused: the library raises otherwise."""
 
 
 class Generated(Protocol):
@@ -53,6 +55,9 @@ class Verdict:
         return self.kind in ("biased", "refused")
 
 
+_OF_TORCH = (RuntimeError, ValueError, IndexError, AssertionError)
+
+
 @dataclass
 class Watcher:
     """Estimates as `backward` does, and remembers whether a value escaped."""
@@ -76,7 +81,7 @@ def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
         truth = derivatives(expectation(runs), parameters)
         held = [Path(run.draws, run.log_prob.detach(), run.loss) for run in runs]
         by_scores = truth - derivatives(expectation(held), parameters)
-    except (TooManyPathsError, RuntimeError, ValueError, IndexError) as error:
+    except (TooManyPathsError, *_OF_TORCH) as error:
         return Verdict("impossible", text=str(error))
     if not torch.isfinite(truth).all():
         return Verdict("impossible", len(runs), text="not finite")
@@ -88,6 +93,8 @@ def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
     try:
         mean = moments_of(*estimates_on(runs, program, parameters, watcher)).mean
     except Exception as error:
+        if isinstance(error, CaughtError) and "rescue" in getattr(program, "features", ()):
+            return Verdict("caught", len(runs), watcher.is_escaping)
         return Verdict(
             "refused", len(runs), watcher.is_escaping, f"{type(error).__name__}: {error}"
         )

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
 from ancestral.provenance import watching
-from ancestral.trace.saved import CheckpointedDrawError
+from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
 from perturbation import check, gradients
 
 
@@ -429,3 +429,25 @@ def test_a_reentrant_checkpoint_may_draw_where_no_gradient_is_asked() -> None:
         warnings.simplefilter("ignore")  # of torch: no input requires a gradient
         z = checkpoint(drawing, torch.zeros(3), torch.ones(3), use_reentrant=True)
         assert an.provenance_of(z) == {"z"}
+
+
+class Binarized(Function):
+    """Draws in its forward, and lets the gradient straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+def test_a_draw_in_the_forward_of_a_function_is_refused_with_its_line() -> None:
+    x = torch.ones(3, requires_grad=True)
+    with an.record(), pytest.raises(FunctionDrawError, match=r"test_functions.py:\d+ .*Binarized"):
+        Binarized.apply(x)
+    with an.record() as trace:
+        Binarized.apply(x.detach())  # nothing to learn
+    assert list(trace) == []
+    assert Binarized.apply(x).shape == (3,)

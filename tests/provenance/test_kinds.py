@@ -149,6 +149,8 @@ def made_of(x: Any) -> Any:
     """Tensors that are made of tracked ones on ways that torch's overrides do not see."""
     return (
         torch.tensor([x[0, 0], x[0, 1]]),
+        torch.Tensor(x),
+        torch.FloatTensor(x),
         torch.as_tensor([x[0, 0], x[0, 1]]),
         torch.asarray(x),
         torch.empty(0).set_(x),

@@ -122,7 +122,7 @@ def test_a_model_that_raises_raises_and_leaves_no_recording_open() -> None:
 
     with pytest.raises(ZeroDivisionError):
         an.graph(model)
-    assert local.traces == []
+    assert local.traces == ()
 
 
 def test_the_model_is_left_as_it_was() -> None:

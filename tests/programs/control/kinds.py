@@ -83,3 +83,61 @@ def full_like(theta: Tensor) -> Tensor:
 def a_range_with_its_end(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of its age
         return torch.range(0, coin(theta[0]) + 1).double()[-1] * theta[1]
+
+
+def quantized(scale: Tensor, zero: Tensor) -> Tensor:
+    with warnings.catch_warnings(action="ignore"):  # of their age
+        return torch.quantize_per_tensor(TABLE.float(), scale, zero, torch.qint8)
+
+
+@control()
+def the_scale_of_a_quantized_tensor(theta: Tensor) -> Tensor:
+    scale = coin(theta[0]).float() * 0.5 + 0.1
+    return theta[1] * quantized(scale, torch.tensor(0)).q_scale()
+
+
+@control()
+def the_zero_of_a_quantized_tensor(theta: Tensor) -> Tensor:
+    zero = coin(theta[0]).int() + 1
+    return theta[1] * quantized(torch.tensor(0.1), zero).q_zero_point()
+
+
+_ENDS, _PLACES = torch.tensor([0, 1, 2]), torch.tensor([0, 1])
+
+
+def dense(sparse: Tensor, theta: Tensor) -> Tensor:
+    return (sparse.to_dense() @ theta).sum()
+
+
+@either
+def a_tensor_of_rows(theta: Tensor) -> Tensor:
+    with warnings.catch_warnings(action="ignore"):  # of their youth
+        return dense(torch.sparse_csr_tensor(_ENDS, _PLACES, coin(theta), (2, 2)), theta)
+
+
+@either
+def a_tensor_of_columns(theta: Tensor) -> Tensor:
+    with warnings.catch_warnings(action="ignore"):  # of their youth
+        return dense(torch.sparse_csc_tensor(_ENDS, _PLACES, coin(theta), (2, 2)), theta)
+
+
+@either
+def a_tensor_of_blocks_in_rows(theta: Tensor) -> Tensor:
+    blocks = coin(theta).reshape(2, 1, 1)
+    with warnings.catch_warnings(action="ignore"):  # of their youth
+        return dense(torch.sparse_bsr_tensor(_ENDS, _PLACES, blocks, (2, 2)), theta)
+
+
+@either
+def a_tensor_of_blocks_in_columns(theta: Tensor) -> Tensor:
+    blocks = coin(theta).reshape(2, 1, 1)
+    with warnings.catch_warnings(action="ignore"):  # of their youth
+        return dense(torch.sparse_bsc_tensor(_ENDS, _PLACES, blocks, (2, 2)), theta)
+
+
+@either
+def a_compressed_tensor(theta: Tensor) -> Tensor:
+    layout = torch.sparse_csr
+    with warnings.catch_warnings(action="ignore"):  # of their youth
+        made = torch.sparse_compressed_tensor(_ENDS, _PLACES, coin(theta), (2, 2), layout=layout)
+    return dense(made, theta)

@@ -140,39 +140,44 @@ def numbers() -> Tensor:
     return torch.tensor([5, 6])
 
 
+def seen(buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a buffer, and a view that shows what is written into it."""
+    return buffer, buffer.view(2)
+
+
 @written
 def iand(theta: Tensor) -> Tensor:
-    buffer = numbers()
+    buffer, before = seen(numbers())
     buffer &= coin(theta).long() + 1
-    return buffer.double() @ theta
+    return before.double() @ theta
 
 
 @written
 def ior(theta: Tensor) -> Tensor:
-    buffer = numbers()
+    buffer, before = seen(numbers())
     buffer |= coin(theta).long() + 1
-    return buffer.double() @ theta
+    return before.double() @ theta
 
 
 @written
 def ixor(theta: Tensor) -> Tensor:
-    buffer = numbers()
+    buffer, before = seen(numbers())
     buffer ^= coin(theta).long() + 1
-    return buffer.double() @ theta
+    return before.double() @ theta
 
 
 @written
 def ilshift(theta: Tensor) -> Tensor:
-    buffer = numbers()
+    buffer, before = seen(numbers())
     buffer <<= coin(theta).long()
-    return buffer.double() @ theta
+    return before.double() @ theta
 
 
 @written
 def irshift(theta: Tensor) -> Tensor:
-    buffer = numbers()
+    buffer, before = seen(numbers())
     buffer >>= coin(theta).long()
-    return buffer.double() @ theta
+    return before.double() @ theta
 
 
 @control(escapes=None, decides=False)
@@ -214,3 +219,61 @@ def a_scripted_method(theta: Tensor) -> Tensor:
 @control()
 def a_string_of_digits(theta: Tensor) -> Tensor:
     return theta[1] * int("%d" % roll(theta)) + num(0.3)  # noqa: UP031 (what is tested)
+
+
+@control()
+def a_symbolic_float(theta: Tensor) -> Tensor:
+    return theta[1] * torch.sym_float(coin(theta[0]))
+
+
+@control()
+def a_symbolic_integer(theta: Tensor) -> Tensor:
+    return theta[1] * torch.sym_int(coin(theta[0]))
+
+
+@control()
+def a_symbolic_negation(theta: Tensor) -> Tensor:
+    return theta[1] * (1.5 if torch.sym_not(coin(theta[0]) > 0) else 0.3)
+
+
+@control()
+def a_symbolic_root(theta: Tensor) -> Tensor:
+    return theta[1] * torch._sym_sqrt(coin(theta[0]))
+
+
+@control(escapes=None, decides=False)
+def a_symbolic_sum(theta: Tensor) -> Tensor:
+    return theta[1] * torch.sym_sum([coin(theta[0]), 1])
+
+
+@control(decides=False)
+def an_assertion_on_the_device(theta: Tensor) -> Tensor:
+    z = coin(theta[0])
+    torch._assert_async(z + 1)
+    return theta[1] * z
+
+
+@control()
+def the_rank_of_a_system(theta: Tensor) -> Tensor:
+    """With it, the residuals of the solution are there or not."""
+    z = coin(theta[0])
+    ones = torch.ones(3, 1, dtype=torch.float64)
+    system = torch.cat([ones, ones * z + torch.tensor([[0.0], [1.0], [2.0]]) * z], 1)
+    solution = torch.linalg.lstsq(system, TABLE[:3, None], driver="gelsd")
+    return theta[1] * (0.3 + len(solution.residuals))
+
+
+@control()
+def a_function_of_two_mapped(theta: Tensor) -> Tensor:
+    met: list[float] = []
+    z = coin(theta)
+    torch.zeros_like(z).map_(z, lambda _, number: met.append(number) or number)
+    return theta @ torch.tensor(met, dtype=torch.float64)
+
+
+@control()
+def a_function_of_three_mapped(theta: Tensor) -> Tensor:
+    met: list[float] = []
+    z = coin(theta)
+    torch.zeros_like(z).map2_(z, z, lambda _, number, other: met.append(number) or other)
+    return theta @ torch.tensor(met, dtype=torch.float64)

@@ -1,0 +1,172 @@
+"""Programs that cannot be followed: on some path, or on all, the library raises and says why."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.masked
+import torch.nested
+from torch import Tensor
+from torch.distributions import Bernoulli
+
+from oracles import Program
+from programs.control.register import TABLE, coin, num, roll
+
+REFUSED: dict[str, Program] = {}
+"""By name; beside each, as beside the others, another coin is drawn."""
+
+
+def refused(alone: Program) -> Program:
+    """Register a program."""
+
+    def program(theta: Tensor) -> Tensor:
+        beside = 0.3 * coin(theta[1])
+        with warnings.catch_warnings(action="ignore"):  # of prototypes
+            return alone(theta) + beside
+
+    REFUSED[alone.__name__] = program
+    return alone
+
+
+@refused
+def an_index_that_is_too_large(theta: Tensor) -> Tensor:
+    other = 0.3 * coin(theta[1])
+    try:
+        cost = TABLE[:1][coin(theta[0]).long()] * theta[1]
+    except IndexError:
+        cost = theta[1] * 3
+    return cost + other
+
+
+@refused
+def a_matrix_that_is_singular(theta: Tensor) -> Tensor:
+    try:
+        return torch.linalg.inv(coin(theta[0]).reshape(1, 1)).sum() + theta[1]
+    except RuntimeError:
+        return theta[1] * 3
+
+
+@refused
+def a_parameter_that_is_too_large(theta: Tensor) -> Tensor:
+    try:
+        return Bernoulli(probs=coin(theta[0]) * 2).mean * theta[1]
+    except ValueError:
+        return num(1.4) + theta[1]
+
+
+def function_of(theta: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function that depends on a draw."""
+    z = coin(theta[0])
+    return lambda x: (x * (z + 0.4)).sum()
+
+
+@refused
+def vmap(theta: Tensor) -> Tensor:
+    return torch.vmap(function_of(theta))(theta).sum()
+
+
+@refused
+def a_gradient_of_func(theta: Tensor) -> Tensor:
+    return torch.func.grad(function_of(theta))(TABLE[:2]) @ theta
+
+
+@refused
+def a_product_with_the_jacobian(theta: Tensor) -> Tensor:
+    return torch.func.jvp(function_of(theta), (TABLE[:2],), (TABLE[2:],))[1] * theta[1]
+
+
+@refused
+def a_product_with_the_transposed_jacobian(theta: Tensor) -> Tensor:
+    _, pull = torch.func.vjp(function_of(theta), TABLE[:2])
+    return pull(num(1.0))[0] @ theta
+
+
+@refused
+def a_linearization(theta: Tensor) -> Tensor:
+    _, push = torch.func.linearize(function_of(theta), TABLE[:2])
+    return push(TABLE[2:]) * theta[1]
+
+
+@refused
+def a_functionalization(theta: Tensor) -> Tensor:
+    return torch.func.functionalize(function_of(theta))(theta)
+
+
+@refused
+def a_traced_function(theta: Tensor) -> Tensor:
+    traced = torch.jit.trace(function_of(theta), (TABLE[:2],), check_trace=False)
+    return traced(theta)
+
+
+@refused
+def a_nested_tensor(theta: Tensor) -> Tensor:
+    nested = torch.nested.nested_tensor([coin(theta), TABLE[:1]])
+    return nested.to_padded_tensor(0.0).sum() * theta[1]
+
+
+@refused
+def a_nested_tensor_of_tensors(theta: Tensor) -> Tensor:
+    nested = torch.nested.as_nested_tensor([coin(theta), TABLE[:1]])
+    return nested.to_padded_tensor(0.0).sum() * theta[1]
+
+
+@refused
+def a_jagged_tensor(theta: Tensor) -> Tensor:
+    offsets = torch.tensor([0, 1, 2])
+    nested = torch.nested.nested_tensor_from_jagged(coin(theta), offsets)
+    return nested.to_padded_tensor(0.0).sum() * theta[1]
+
+
+@refused
+def a_narrowed_tensor(theta: Tensor) -> Tensor:
+    ends = torch.tensor([1, 2])
+    nested = torch.nested.narrow(
+        coin(theta).expand(2, 2).contiguous(), 1, torch.tensor([0, 0]), ends, layout=torch.jagged
+    )
+    return nested.to_padded_tensor(0.0).sum() * theta[1]
+
+
+@refused
+def a_jagged_selection(theta: Tensor) -> Tensor:
+    nested = torch.nested.masked_select(TABLE.reshape(2, 2), coin(theta).expand(2, 2) > 0)
+    return nested.values().sum() * theta[1]
+
+
+@refused
+def a_meeting_with_a_jagged_tensor(theta: Tensor) -> Tensor:
+    offsets = torch.tensor([0, 1, 2])
+    nested = torch.nested.nested_tensor_from_jagged(TABLE[:2], offsets)
+    return (nested * coin(theta[0])).values().sum() * theta[1]
+
+
+@refused
+def a_masked_tensor(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    masked = torch.masked.masked_tensor(z, torch.tensor([True, False]))
+    return masked.sum().get_data() * theta[1]
+
+
+@refused
+def a_meeting_with_a_masked_tensor(theta: Tensor) -> Tensor:
+    masked = torch.masked.masked_tensor(TABLE[:2], torch.tensor([True, False]))
+    return (masked * coin(theta)).sum().get_data() * theta[1]
+
+
+class Other(Tensor):
+    """A class of another library."""
+
+
+@refused
+def a_view_as_another_class(theta: Tensor) -> Tensor:
+    return (coin(theta).as_subclass(Other) * 2).as_subclass(Tensor).sum() * theta[1]
+
+
+@refused
+def a_class_in_a_caught_error(theta: Tensor) -> Tensor:
+    try:
+        return num(2.0) * TABLE[:2][roll(theta)]
+    except IndexError:
+        return theta[0]
