@@ -109,8 +109,8 @@ def _alignment(made: _Made) -> Alignment | None:
         else (source if item is original else item)
         for item in args
     ]
-    shape = tuple(_result(made, original.clone()).shape)
-    found = infer(function, shape, rules.operands_of(function, 0, given), named)
+    result = _result(made, original.clone())
+    found = infer(function, result, rules.operands_of(function, 0, given), named)
     return None if found is None else found.entries[0][0]
 
 

@@ -1,12 +1,12 @@
 """Elements: how a tensor is perturbed, and which elements of a result changed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-_SEEDS = (0, 1)
+_SEEDS = (0, 1)  # the second for changes of the whole alone
 _UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
 
 
@@ -33,14 +33,14 @@ def perturbations(
     if tensor.layout != torch.strided or tensor.is_quantized:
         yield from _unusual(tensor)
         return
-    for moved in _moved(tensor):
+    for moved in _moved(tensor, _SEEDS if region is None else _SEEDS[:1]):
         if is_finite and not moved.isfinite().all():
             continue
         new = moved.to(tensor.dtype)
         yield new if region is None else torch.where(region, new, tensor)
 
 
-def _moved(x: Tensor) -> Iterator[Tensor]:
+def _moved(x: Tensor, seeds: Sequence[int]) -> Iterator[Tensor]:
     if x.dtype == torch.bool:
         yield ~x
         yield torch.ones_like(x)
@@ -48,7 +48,7 @@ def _moved(x: Tensor) -> Iterator[Tensor]:
         return
     if x.dtype in _UNSIGNED:
         x = x.to(torch.int64)  # torch computes little with these
-    for seed in _SEEDS:
+    for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         if x.dtype.is_floating_point or x.dtype.is_complex:
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
@@ -73,9 +73,16 @@ def _moved(x: Tensor) -> Iterator[Tensor]:
 
 def _unusual(x: Tensor) -> Iterator[Tensor]:
     """Yield other values with the same places: tensors that are sparse, or of another kind."""
-    yield x * 2
-    yield x * 0.5
-    yield x * -3
+    for factor in (2, 0.5, -3):
+        yield _requantized(x, factor) if x.is_quantized else x * factor
+
+
+def _requantized(x: Tensor, factor: float) -> Tensor:
+    values = x.dequantize() * factor
+    if x.qscheme() == torch.per_tensor_affine:
+        return torch.quantize_per_tensor(values, x.q_scale(), x.q_zero_point(), x.dtype)
+    scales, zeros = x.q_per_channel_scales(), x.q_per_channel_zero_points()
+    return torch.quantize_per_channel(values, scales, zeros, x.q_per_channel_axis(), x.dtype)
 
 
 def changed(before: Tensor, after: Tensor, tolerance: float = 0.0) -> Tensor:
