@@ -99,8 +99,11 @@ def _sum_of(signs: str) -> _Linear:
     def linear(
         self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
     ) -> Form | None:
-        mine = self._provenance.shape
+        ours = self._provenance
+        mine = ours.shape
         if kind is ProvenanceTensor:
+            if ours.universe is not other._provenance.universe:
+                return None  # it would hold on to recordings that are over
             theirs = other._provenance.shape
             if equal is not None and (mine is theirs or mine == theirs):
                 return (next(serials), equal, (self._form or self, other._form or other))

@@ -105,13 +105,15 @@ def _prepare(
     if len(written) != 1:
         return None
     (target,) = written
+    found = provenance(target)
+    if found is not None and found.universe.state != "open":
+        return None  # the form of a recording that is over would be held on to
     form = getattr(target, "_form", None)
     if form is not None:
         return form
     if name not in _ADDITIONS or raw(Tensor.numel, target) > _LARGEST_COPY:
         return None
     copied = raw(Tensor.clone, target)
-    found = provenance(target)
     return copied if found is None else attach(copied, found)
 
 

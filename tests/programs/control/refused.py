@@ -178,4 +178,3 @@ class Other(Tensor):
 @refused
 def a_view_as_another_class(theta: Tensor) -> Tensor:
     return (coin(theta).as_subclass(Other) * 2).as_subclass(Tensor).sum() * theta[1]
-

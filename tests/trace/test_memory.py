@@ -1,0 +1,66 @@
+"""What recordings hold on to: nothing, once they are over."""
+
+import gc
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli
+
+import ancestral as an
+from ancestral.provenance import watching
+from ancestral.provenance.algebra import alive
+
+
+class Net(nn.Module):
+    """Writes into a buffer and through views, branches, and carries a running mean along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(3))
+        self.register_buffer("seen", torch.zeros(3))
+        self.mean = torch.zeros(())
+
+    def step(self) -> None:
+        with an.record() as trace:
+            z = Bernoulli(logits=self.logits).sample()
+            row = torch.zeros(2, 3)
+            view = row[0]
+            row.add_(z)
+            self.get_buffer("seen").mul_(0.9).add_(z.detach())
+            loss = (view - 0.4).square().sum()
+            if z.sum() > 1:
+                loss = loss + 1
+            self.mean = torch.add(0.9 * self.mean, 0.1 * loss.detach())
+        an.backward(loss)
+        assert trace.escapes
+
+
+def test_ten_thousand_recordings_hold_memory_flat() -> None:
+    net = Net()
+
+    def used(steps: int) -> tuple[int, int]:
+        for _ in range(steps):
+            net.step()
+        gc.collect()
+        watching.purge()
+        return len(gc.get_objects()), len(alive)
+
+    used(100)
+    early, universes = used(900)
+    late, universes_late = used(9000)
+    assert universes_late <= universes + 1
+    assert len(watching.table) <= 2
+    assert late - early < 200  # objects, of some millions that were made
+
+
+def test_a_written_storage_is_forgotten_with_its_recording() -> None:
+    base = torch.zeros(2, 3)
+    logits = torch.zeros(3, requires_grad=True)
+    older: Tensor = base[0]
+    with an.record():
+        z = Bernoulli(logits=logits).sample()
+        base.add_(z)
+        assert an.provenance_of(older + 1) == {"z"}
+        an.backward(base.sum())
+    assert an.provenance_of(older + 1) == frozenset()
+    assert type(older * 1) is Tensor
