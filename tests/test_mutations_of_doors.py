@@ -19,6 +19,10 @@ from ancestral.trace.record import Replacing, interceptors, record
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its door
 
 
+_BEGINS = "torch._functorch.eager_transforms._func_increment_nesting"
+_ENDS = "torch._functorch.eager_transforms._func_decrement_nesting"
+
+
 @dataclass(frozen=True)
 class Door:
     """An attribute of torch that is replaced while a recording is open."""
@@ -39,6 +43,8 @@ class Door:
     @property
     def pattern(self) -> str:
         """What the programs say that come by."""
+        if str(self) in (_BEGINS, _ENDS):
+            return "functionalize"
         return SPOKEN.get(str(self), self.name)
 
 
@@ -66,13 +72,14 @@ SPOKEN = {
     "torch._functorch.eager_transforms._vjp_with_argnums": "vjp",
     "torch._functorch.eager_transforms._jvp_with_argnums": "jvp",
     "torch._functorch.eager_transforms._wrap_all_tensors_to_functional": "functionalize",
-    "torch._functorch.eager_transforms._func_increment_nesting": "functionalize",
-    "torch._functorch.eager_transforms._func_decrement_nesting": "functionalize",
     "torch._functorch.eager_transforms.lazy_dynamo_disallow": "linearize",
     "torch.jit._trace._trace_impl": r"jit\.trace",
 }
-# Other doors that the same values come by afterwards, and are stopped at as well.
+# Other doors that the same values come by afterwards, and are stopped at as well; what begins must
+# end.
 BEHIND = {
+    _BEGINS: (_ENDS,),
+    _ENDS: (_BEGINS,),
     "torch.nested.nested_tensor_from_jagged": ("NestedTensor.",),
     "torch.nested.narrow": ("NestedTensor.",),
     "torch.nested.masked_select": ("NestedTensor.",),
