@@ -29,13 +29,13 @@ _OURS = tuple(os.path.join(_ROOT, folder, "") for folder in ("provenance", "trac
 ESCAPES = frozenset(
     # to Python and to other libraries
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
-    "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage _typed_storage storage "
+    "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage storage "
     "_local_scalar_dense q_scale q_zero_point apply_ map_ map2_ _assert _assert_async "
     # to a shape: how many elements of a sparse tensor are kept shows in those
     "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
     # what traces symbols computes with plain numbers
-    "sym_float sym_int sym_not sym_sqrt _sym_sqrt sym_ite sym_max sym_min sym_sum".split()
+    "sym_float sym_int sym_not _sym_sqrt sym_sum".split()
 )
 
 
@@ -72,7 +72,7 @@ _BY_SECOND = frozenset(
     # in Python they compute sizes from the numbers that they are given
     "interpolate upsample upsample_nearest upsample_bilinear fractional_max_pool2d "
     "fractional_max_pool3d fractional_max_pool2d_with_indices "
-    "fractional_max_pool3d_with_indices".split()
+    "fractional_max_pool3d_with_indices lp_pool1d lp_pool2d lp_pool3d".split()
 )
 
 

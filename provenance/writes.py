@@ -31,12 +31,12 @@ class WriteIntoParameterError(TypeError):
         )
 
 
+# Torch calls the other operators in place by the names of their ops: add_, mul_ ...
 WRITES = frozenset(
-    "__setitem__ __set__ __iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ifloordiv__ __imod__ "
-    "__ipow__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split()
+    "__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split()
 )
 # A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
-_ADDITIONS = frozenset("add_ sub_ __iadd__ __isub__".split())
+_ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20
 _read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
 

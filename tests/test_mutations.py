@@ -1,91 +1,63 @@
-"""Each handler of escapes and writes is needed: without it, some program has a biased gradient.
+"""Each handler of escapes and writes is needed: without it, some program comes out otherwise.
 
 The handlers are those in the tables of the code, so that a new one asks for a program of its own.
 """
 
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import programs.control  # noqa: F401 (registers the programs)
 import pytest
-import torch
+from mutations import (
+    PROGRAMS,
+    Disable,
+    blind_to_numbers,
+    forget_traits,
+    healthy,
+    naming,
+    outcome,
+    outcomes,
+    replaced,
+)
 from programs.control.register import CONTROL
 from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators import problem
-from ancestral.estimators.surrogate import backward
-from ancestral.provenance import escapes, propagation, side_writes, watching, writes
-from ancestral.trace import opaque, scalars, transforms
+from ancestral.estimators import problem, terms
+from ancestral.provenance import (
+    control,
+    escapes,
+    forms,
+    propagation,
+    readings,
+    side_writes,
+    tensor,
+    watching,
+    writes,
+)
+from ancestral.trace import constructors, transforms
 from ancestral.trace import record as recording
 from ancestral.trace.record import record
-from oracles import (
-    Parameters,
-    Path,
-    Program,
-    derivatives,
-    estimates_on,
-    expectation,
-    flat,
-    moments_of,
-    paths,
-    replaying,
-)
+from oracles import replaying
 
 Events = dict[str, list[str]]
 """For each handler, the programs that it is asked by."""
 
 
-@functools.cache
-def outcomes(name: str) -> tuple[list[Path], Tensor]:
-    """Return every path of a program, and the exact gradient."""
-    control, parameters = CONTROL[name], CONTROL[name].parameters
-    runs = paths(control.program, parameters)
-    return runs, derivatives(expectation(runs), parameters)
-
-
-def estimate(setting: str) -> Callable[[Program, Parameters], Tensor]:
-    def run(program: Program, parameters: Parameters) -> Tensor:
-        leaves = [p.detach().clone().requires_grad_() for p in parameters]
-        with record(control=setting):
-            loss = program(*leaves)
-        backward(loss)
-        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
-
-    return run
-
-
-def is_exact(name: str, setting: str) -> bool:
-    """Return whether the mean is the exact gradient; what raises is not."""
-    control = CONTROL[name]
-    runs, gradient = outcomes(name)
-    try:
-        found = estimates_on(runs, control.program, control.parameters, estimate(setting))
-    except (RuntimeError, ValueError, TypeError):
-        return False
-    return torch.allclose(moments_of(*found).mean, gradient, rtol=1e-6, atol=1e-6)
-
-
 def is_refused(name: str) -> bool:
     """Return whether an escape on the first path is refused where escapes are."""
-    control = CONTROL[name]
     runs, _ = outcomes(name)
     try:
         with replaying(runs[0], is_whole=False), record(control="error"):
-            control.program(*control.parameters)
+            PROGRAMS[name](*CONTROL[name].parameters)
     except Exception as error:
         if not is_refusal(error):
             raise
         return True
     return False
-
-
-@functools.cache
-def is_healthy(name: str, setting: str) -> bool:
-    return is_exact(name, setting)
 
 
 @functools.cache
@@ -99,7 +71,6 @@ def events() -> Events:
     found: defaultdict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
     real_is_escape, real_dispatch = escapes.is_escape, propagation.dispatch
-    real_opaque = opaque.opaque
 
     def is_escape(name: str, args: Any, kwargs: Any) -> bool:
         result = real_is_escape(name, args, kwargs)
@@ -115,21 +86,9 @@ def events() -> Events:
             seen.add("write _")
         return real_dispatch(func, types, args, kwargs)
 
-    def asked(original: Any) -> Any:
-        followed = real_opaque(original)
-        event = f"opaque {getattr(original, '__name__', '')}"
-
-        @functools.wraps(original)
-        def ask(*args: Any, **kwargs: Any) -> Any:
-            seen.add(event)
-            return followed(*args, **kwargs)
-
-        return ask
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(propagation, "is_escape", is_escape)
         patch.setattr(propagation, "dispatch", dispatch)
-        patch.setattr(transforms, "opaque", asked)
         for name, control in CONTROL.items():
             seen.clear()
             runs, _ = outcomes(name)
@@ -146,7 +105,7 @@ class Handler:
     """Something that can be switched off, and the programs that ask for it."""
 
     event: str
-    disable: Callable[[pytest.MonkeyPatch], None]
+    disable: Disable
     setting: str = "strict"
     programs: tuple[str, ...] = ()
 
@@ -155,21 +114,15 @@ class Handler:
 
     def candidates(self) -> Iterator[str]:
         """Yield the programs that ask for it, and that are right with it."""
-        # A program that lets values out besides needs more than the factory.
-        is_factory = self.event.startswith("opaque")
         for name in self.programs or events()[self.event]:
-            if is_factory and CONTROL[name].escapes:
-                continue
-            if is_healthy(name, self.setting):
+            if healthy(name, self.setting) != "biased":
                 yield name
 
 
-def blind_to_numbers(patch: pytest.MonkeyPatch) -> None:
-    """Let torch take numbers out of tensors unseen, which else is a second line of defence."""
-    patch.setattr(scalars, "escape", lambda found: None)
+MOST = 25
 
 
-def without_escape(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+def without_escape(name: str) -> Disable:
     real = escapes.is_escape
 
     def disable(patch: pytest.MonkeyPatch) -> None:
@@ -183,7 +136,7 @@ def without_escape(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     return disable
 
 
-def without_write(is_gone: Callable[[str], bool]) -> Callable[[pytest.MonkeyPatch], None]:
+def without_write(is_gone: Callable[[str], bool]) -> Disable:
     real = writes.is_write
 
     def disable(patch: pytest.MonkeyPatch) -> None:
@@ -194,13 +147,7 @@ def without_write(is_gone: Callable[[str], bool]) -> Callable[[pytest.MonkeyPatc
     return disable
 
 
-def forget_traits(patch: pytest.MonkeyPatch) -> None:
-    """Let what is known of functions be asked anew, now and after the test."""
-    patch.setattr(propagation, "_traits", {})
-    patch.setattr(propagation, "_plain_results", set())
-
-
-def without_keyword(keyword: str) -> Callable[[pytest.MonkeyPatch], None]:
+def without_keyword(keyword: str) -> Disable:
     real = writes.targets
 
     def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -212,7 +159,7 @@ def without_keyword(keyword: str) -> Callable[[pytest.MonkeyPatch], None]:
     return disable
 
 
-def without_row(name: str) -> Callable[[pytest.MonkeyPatch], None]:
+def without_row(name: str) -> Disable:
     def disable(patch: pytest.MonkeyPatch) -> None:
         patch.delitem(side_writes._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
         patch.delitem(side_writes._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
@@ -221,22 +168,7 @@ def without_row(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     return disable
 
 
-def without_factory(name: str) -> Callable[[pytest.MonkeyPatch], None]:
-    left = [n for n in transforms._FACTORIES.split() if n != name]  # pyright: ignore[reportPrivateUsage]
-
-    def disable(patch: pytest.MonkeyPatch) -> None:
-        blind_to_numbers(patch)
-        patch.setattr(propagation, "escape", lambda *_, **__: None)
-        patch.setattr(transforms, "_FACTORIES", " ".join(left))
-
-    return disable
-
-
-def replaced(owner: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda patch: patch.setattr(owner, name, value)
-
-
-def without_control(*others: tuple[Any, str, Any]) -> Callable[[pytest.MonkeyPatch], None]:
+def without_control(*others: tuple[Any, str, Any]) -> Disable:
     """Let an escape taint no tensor that is computed later, and change these attributes."""
 
     def disable(patch: pytest.MonkeyPatch) -> None:
@@ -247,32 +179,45 @@ def without_control(*others: tuple[Any, str, Any]) -> Callable[[pytest.MonkeyPat
     return disable
 
 
+def without_sizes(name: str) -> Disable:
+    real = transforms._SIZES  # pyright: ignore[reportPrivateUsage]
+    return replaced(transforms, "_SIZES", {n: pick for n, pick in real.items() if n != name})
+
+
+def said(name: str) -> tuple[str, ...]:
+    """Return the programs that call a factory of torch or of a tensor."""
+    return tuple(naming(rf"(?:torch|theta)\.{name}"))
+
+
+_constants = problem._constants  # pyright: ignore[reportPrivateUsage]
+
+
+def as_one_constant(parts: terms.Parts, decisions: control.Decisions) -> list[terms.Term]:
+    """Return all that depends on no source as if the newest decision had been in force."""
+    newest = max((constant.serial for constant in parts.constants), default=-1)
+    merged = tuple(constant._replace(serial=newest) for constant in parts.constants)
+    return _constants(parts._replace(constants=merged), decisions)
+
+
+def without_written_since(patch: pytest.MonkeyPatch) -> None:
+    """Trust the linear form of what was written through another tensor since."""
+    for module in (forms, terms):
+        patch.setattr(module, "written_since", lambda tensor, serial: False)
+
+
 def of(module: str) -> tuple[str, ...]:
     """Return the programs of a module."""
     return tuple(n for n, c in CONTROL.items() if c.alone.__module__.endswith(f".{module}"))
 
 
-MOST = 5
-"""How many programs are asked whether they are refused."""
 
-# Torch calls these by the name of the op, or follows them without: to leave them out changes
-# nothing. What is made sparse by rows or columns, or quantized, no program makes of a draw.
-SUPERFLUOUS = frozenset(
-    "_typed_storage __iadd__ __isub__ __imul__ __idiv__ __itruediv__ __ifloordiv__ __imod__ "
-    "__ipow__ linspace logspace sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor "
-    "sparse_bsc_tensor sparse_compressed_tensor q_scale q_zero_point".split()
-)
-
-ESCAPING = sorted(
-    (escapes.ESCAPES | escapes._BY_SECOND | {"__getitem__", "where"}) - SUPERFLUOUS  # pyright: ignore[reportPrivateUsage]
-)
-FACTORIES = [n for n in transforms._FACTORIES.split() if n not in SUPERFLUOUS]  # pyright: ignore[reportPrivateUsage]
+ESCAPING = sorted(escapes.ESCAPES | escapes._BY_SECOND | {"__getitem__", "where", "one_hot"})  # pyright: ignore[reportPrivateUsage]
 
 HANDLERS = [
     *(Handler(f"escape {name}", without_escape(name)) for name in ESCAPING),
     *(
         Handler(f"write {name}", without_write(name.__eq__))
-        for name in sorted(writes.WRITES - SUPERFLUOUS)
+        for name in sorted(writes.WRITES)
     ),
     Handler("write _", without_write(lambda n: n.endswith("_") and not n.endswith("__"))),
     *(Handler(f"keyword {name}", without_keyword(name)) for name in ("out", "inplace")),
@@ -280,8 +225,41 @@ HANDLERS = [
         Handler(f"besides {name}", without_row(name))
         for name in side_writes._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
     ),
-    *(Handler(f"opaque {name}", without_factory(name)) for name in FACTORIES),
+    *(
+        Handler(f"sizes {name}", without_sizes(name), programs=said(name))
+        for name in transforms._SIZES  # pyright: ignore[reportPrivateUsage]
+    ),
     Handler("numbers", blind_to_numbers, programs=of("numbers")),
+    Handler("readings", replaced(readings, "note", lambda found: None), programs=of("shapes")),
+    Handler("text", replaced(tensor, "before_text", []), programs=("a_text", "a_print")),
+    Handler("formats", replaced(tensor, "before_text", []), programs=("a_format_parsed_back",)),
+    Handler(
+        "memory of others",
+        replaced(writes, "escape", lambda found: None),
+        programs=("numpy_that_was_there_before", "a_tensor_on_an_array"),
+    ),
+    Handler(
+        "errors of ops",
+        replaced(propagation, "fail", lambda found, text: None),
+        programs=("an_index_that_is_too_large",),
+    ),
+    Handler(
+        "errors of checks",
+        replaced(escapes, "fail", lambda found, text: None),
+        programs=("a_parameter_that_is_too_large",),
+    ),
+    Handler(
+        "constants of a decision",
+        replaced(problem, "_constants", as_one_constant),
+        setting="after",
+        programs=("a_while_loop", "a_generator"),
+    ),
+    Handler("written since", without_written_since, programs=("a_module_in_place",)),
+    Handler(
+        "constructors",
+        replaced(constructors, "attach", lambda made, found: made),
+        programs=("a_constructor_that_shares",),
+    ),
     Handler("shared", replaced(writes, "mark_shared", lambda *_: None), programs=of("writes")),
     Handler("taint", replaced(watching, "taint", lambda *_, **__: None), programs=of("writes")),
     Handler("later tensors", without_control(), programs=("tensors_in_a_scope",)),
@@ -301,14 +279,16 @@ HANDLERS = [
 
 @pytest.mark.parametrize("handler", HANDLERS, ids=str)
 def test_without_a_handler_some_program_is_wrong(handler: Handler) -> None:
-    candidates = list(handler.candidates())
+    candidates = list(itertools.islice(handler.candidates(), MOST))
     assert candidates, "no program that is right asks for this handler: write one"
     # It may be superfluous for the gradient, but not for the refusal.
-    escaping = [n for n in candidates if CONTROL[n].escapes is not False]
-    by_default = {name: refused_by_default(name) for name in escaping[:MOST]}
+    escaping = [n for n in candidates if n in CONTROL and CONTROL[n].escapes is not False]
+    by_default = {name: refused_by_default(name) for name in escaping[:5]}
     with pytest.MonkeyPatch.context() as patch:
         handler.disable(patch)
-        wrong = next((name for name in candidates if not is_exact(name, handler.setting)), None)
+        setting = handler.setting
+        changed = (n for n in candidates if outcome(n, setting) != healthy(n, setting))
+        wrong = next(changed, None)
         if wrong is None:
             wrong = next((n for n, known in by_default.items() if is_refused(n) != known), None)
     assert wrong is not None, f"none of {candidates} notices"

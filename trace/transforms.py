@@ -180,7 +180,7 @@ _TRANSFORMS = {
     "jvp": (torch._functorch.eager_transforms, "_jvp_with_argnums"),
     "functionalize": (torch._functorch.eager_transforms, "_wrap_all_tensors_to_functional"),
     "torch.jit.trace": (torch.jit._trace, "_trace_impl"),
-    "torch.jit.trace_module": (torch.jit._trace, "trace_module"),
+    "torch.jit.trace_module": (torch.jit, "trace_module"),
 }
 _FACTORIES = """
     tensor as_tensor asarray full full_like arange range linspace logspace scalar_tensor

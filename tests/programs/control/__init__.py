@@ -13,6 +13,7 @@ from programs.control import (
     passes,
     rollouts,
     shapes,
+    sizes,
     writes,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "passes",
     "rollouts",
     "shapes",
+    "sizes",
     "writes",
 ]

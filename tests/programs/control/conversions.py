@@ -55,6 +55,11 @@ def a_constructor(theta: Tensor) -> Tensor:
     return torch.Tensor([z, 0.5]).double().prod() + theta[1] * torch.DoubleTensor([z])[0]
 
 
+@control(escapes=None, decides=False)
+def a_constructor_that_shares(theta: Tensor) -> Tensor:
+    return torch.DoubleTensor(coin(theta)) @ theta
+
+
 @control()
 def a_number_times_a_term(theta: Tensor) -> Tensor:
     z = coin(theta[0])

@@ -6,7 +6,7 @@
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Binomial, Normal
 
 from programs.control.register import TABLE, coin, coins, control, num, roll
 
@@ -157,3 +157,9 @@ def a_factor_of_integers(theta: Tensor) -> Tensor:
 @followed
 def a_divisor_of_integers(theta: Tensor) -> Tensor:
     return 0.6 * (coin(theta) / torch.tensor([3, 7])).sum() + 0.1 * theta.sum()
+
+
+@followed
+def a_number_of_heads(theta: Tensor) -> Tensor:
+    heads = Binomial(2, logits=theta[0]).sample()
+    return (heads - 0.7) ** 2 * theta[1]

@@ -87,12 +87,12 @@ def what_is_saved_for_backward(theta: Tensor) -> Tensor:
     x, z, met = leaf(), coin(theta), list[Tensor]()
 
     def pack(saved: Tensor) -> Tensor:
-        met.append(saved)
+        met.append(saved.detach())
         return saved
 
     with saved_tensors_hooks(pack, lambda saved: saved):
-        x.mul(z)
-    return met[0] @ theta
+        (x * z).exp()
+    return met[-1] @ theta
 
 
 @followed

@@ -3,8 +3,10 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 
+import functools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.masked
@@ -22,6 +24,7 @@ REFUSED: dict[str, Program] = {}
 def refused(alone: Program) -> Program:
     """Register a program."""
 
+    @functools.wraps(alone)
     def program(theta: Tensor) -> Tensor:
         beside = 0.3 * coin(theta[1])
         with warnings.catch_warnings(action="ignore"):  # of prototypes
@@ -93,6 +96,26 @@ def a_linearization(theta: Tensor) -> Tensor:
 @refused
 def a_functionalization(theta: Tensor) -> Tensor:
     return torch.func.functionalize(function_of(theta))(theta)
+
+
+@refused
+def a_functionalization_of_a_draw(theta: Tensor) -> Tensor:
+    return torch.func.functionalize(torch.exp)(coin(theta)) @ theta
+
+
+class _Drawn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        return coin(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * 0
+
+
+@refused
+def a_draw_in_a_custom_function(theta: Tensor) -> Tensor:
+    return _Drawn.apply(theta) @ theta
 
 
 @refused

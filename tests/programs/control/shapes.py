@@ -116,6 +116,11 @@ def a_number_of_points(theta: Tensor) -> Tensor:
 
 
 @control(escapes=None)
+def a_number_of_points_apart(theta: Tensor) -> Tensor:
+    return theta[1] * torch.logspace(0, 1, roll(theta)).numel()
+
+
+@control(escapes=None)
 def zeros_of_a_size(theta: Tensor) -> Tensor:
     return theta[1] * len(torch.zeros(roll(theta)))
 

@@ -1,0 +1,157 @@
+"""Each door at which a recording stands is needed: without it, some program comes out otherwise.
+
+The doors are those that the interceptors replace, so that a new one asks for a program of its own.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from mutations import blind_to_numbers, healthy, naming, outcome
+
+from programs.control.register import CONTROL
+
+from ancestral.provenance import propagation
+from ancestral.trace import gradients, transforms
+from ancestral.trace.record import Replacing, interceptors, record
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its door
+
+
+_BEGINS = "torch._functorch.eager_transforms._func_increment_nesting"
+_ENDS = "torch._functorch.eager_transforms._func_decrement_nesting"
+
+
+@dataclass(frozen=True)
+class Door:
+    """An attribute of torch that is replaced while a recording is open."""
+
+    owner: Any
+    name: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{getattr(self.owner, '__name__', self.owner)}.{self.name}"
+
+    @property
+    def is_factory(self) -> bool:
+        """Whether it makes tensors of numbers."""
+        made = ("new", "new_tensor", "new_full", *transforms._FACTORIES.split())
+        return self.kind == "_OutOfSight" and self.name in made
+
+    @property
+    def pattern(self) -> str:
+        """What the programs say that come by."""
+        if str(self) in (_BEGINS, _ENDS):
+            return "functionalize"
+        return SPOKEN.get(str(self), self.name)
+
+
+# What a program says instead of the name of the door.
+SPOKEN = {
+    "ScriptFunction.__call__": "_scripted",
+    "ScriptMethod.__call__": r"jit\.script",
+    "NestedTensor.__new__": "nested_tensor_from_jagged",
+    "NestedTensor.__torch_function__": "nested_tensor_from_jagged",
+    "MaskedTensor.__new__": "masked_tensor",
+    "MaskedTensor.__torch_function__": "masked_tensor",
+    "Thread.start": "threading",
+    "ThreadPoolExecutor.submit": "_POOL",
+    "Bernoulli.sample": "coin",
+    "Categorical.sample": "roll",
+    "Binomial.sample": "Binomial",
+    "Function.apply": "_Drawn",
+    "saved_tensors_hooks.__init__": "saved_tensors_hooks",
+    "torch.autograd._engine_run_backward": "autograd",
+    "Tensor.register_hook": "register_hook",
+    "Module._get_backward_hooks": "register_full_backward_hook",
+    "Module._get_backward_pre_hooks": "register_full_backward_pre_hook",
+    "torch._functorch.apis.vmap_impl": "vmap",
+    "torch._functorch.eager_transforms.grad_and_value_impl": r"func\.grad",
+    "torch._functorch.eager_transforms._vjp_with_argnums": "vjp",
+    "torch._functorch.eager_transforms._jvp_with_argnums": "jvp",
+    "torch._functorch.eager_transforms._wrap_all_tensors_to_functional": "functionalize",
+    "torch._functorch.eager_transforms.lazy_dynamo_disallow": "linearize",
+    "torch.jit._trace._trace_impl": r"jit\.trace",
+}
+# Other doors that the same values come by afterwards, and are stopped at as well; what begins must
+# end.
+BEHIND = {
+    _BEGINS: (_ENDS,),
+    _ENDS: (_BEGINS,),
+    "torch.nested.nested_tensor_from_jagged": ("NestedTensor.",),
+    "torch.nested.narrow": ("NestedTensor.",),
+    "torch.nested.masked_select": ("NestedTensor.",),
+    "NestedTensor.__new__": ("torch.nested.", "NestedTensor.__torch_function__"),
+}
+# What runs twice, or is compiled, where the oracle does without the library: what tests it.
+ELSEWHERE = {
+    "CheckpointFunction.apply": "tests/provenance/test_functions.py",
+    "_CheckpointFrame.__init__": "tests/provenance/test_functions.py",
+    "HigherOrderOperator.__call__": "tests/trace/test_transforms.py",
+    "torch._ops._compute_keyset": "tests/trace/test_transforms.py",
+    "torch.compile": "tests/trace/test_transforms.py",
+    # Hooks after accumulation are those of leaves, which a pass looks for by itself.
+    "Tensor.register_post_accumulate_grad_hook": "a second line of defence",
+}
+ENUMERATED = ("Bernoulli.sample", "Categorical.sample", "Binomial.sample")
+
+
+def doors() -> list[Door]:
+    """Return every door; of the distributions, those of the draws that an oracle enumerates."""
+    with record():
+        found = [
+            Door(owner, name, type(each).__name__)
+            for each in interceptors
+            if isinstance(each, Replacing)
+            for owner, name, _ in each._originals
+        ]
+    return [
+        door
+        for door in found
+        if (str(door) in ENUMERATED if door.kind == "_Distributions" else str(door) not in ELSEWHERE)
+    ]
+
+
+DOORS = doors()
+
+
+def close(door: Door, patch: pytest.MonkeyPatch) -> None:
+    """Let nobody stand at a door, nor at those behind it."""
+    shut = (str(door), *BEHIND.get(str(door), ()))
+    real = Replacing.replace
+
+    def replace(self: Replacing, owner: Any, name: str, replacement: Any) -> None:
+        named = f"{getattr(owner, '__name__', owner)}.{name}"
+        is_shut = any(named == each or (each[-1] == "." and named.startswith(each)) for each in shut)
+        if not is_shut:
+            real(self, owner, name, replacement)
+
+    patch.setattr(Replacing, "replace", replace)
+    if door.is_factory:  # numbers are met in the dispatcher as well
+        blind_to_numbers(patch)
+        patch.setattr(propagation, "escape", lambda *_, **__: None)
+    if door.name == "register_hook":
+        patch.setattr(gradients, "_hooks_of", lambda nodes: contextlib.nullcontext())
+
+
+def candidates(door: Door) -> list[str]:
+    """Return the programs that come by a door, and are right with it."""
+    named = naming(door.pattern)
+    if door.is_factory:
+        named = [n for n in named if n not in CONTROL or not CONTROL[n].escapes]
+    return [name for name in named[:MOST] if healthy(name) != "biased"]
+
+
+MOST = 40
+
+
+@pytest.mark.parametrize("door", DOORS, ids=str)
+def test_without_a_door_some_program_comes_out_otherwise(door: Door) -> None:
+    found = candidates(door)
+    assert found, "no program that is right comes by this door: write one"
+    with pytest.MonkeyPatch.context() as patch:
+        close(door, patch)
+        changed = next((name for name in found if outcome(name) != healthy(name)), None)
+    assert changed is not None, f"none of {found} notices"
