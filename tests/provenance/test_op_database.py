@@ -7,10 +7,18 @@ more than the perturbations of slices and of single elements show.
 
 import pytest
 
+from ancestral.provenance import readings
 from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
-from sweep.reasons import REASONS
+from sweep.reasons import GIVES_NO_TENSOR, REASONS
 from sweep.table import table
+
+SEEN = """
+    __getitem add addbmm addcdiv addcmul addmm addmv addr baddbmm dropout full_like hardshrink
+    hardtanh index_add index_copy index_fill layer_norm masked_fill roll rsub select select_scatter
+    softplus softshrink sub
+"""
+"""The functions that the sweep sees read a number as a value, and that it may then not follow."""
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -55,6 +63,30 @@ def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
         else:
             missing.append(name)
     assert missing == []
+
+
+def test_no_reason_stands_for_an_overridable_that_is_exercised() -> None:
+    reached = {function for name in OPS for function in sweep(name).functions}
+    assert [
+        name
+        for name, function in overridables.overridables().items()
+        if overridables.reason(name) not in {None, *overridables.HAZARDS}
+        if overridables.called(name).follows or function in reached
+    ] == []
+
+
+def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
+    named = [n for n in overridables.overridables() if overridables.reason(n) == GIVES_NO_TENSOR]
+    assert [name for name in named if not overridables.called(name).calls] == []
+    assert [name for name in named if overridables.called(name).gives_tensors] == []
+
+
+def test_a_number_that_is_read_as_a_value_decides_no_shape_in_any_op_that_was_seen_to_read_it() -> (
+    None
+):
+    read = {reader.rstrip("_") for name in OPS for reader in sweep(name).readers}
+    # Their shapes are compared by each test above; the others take the number as a tensor here.
+    assert read & readings.VALUES >= set(SEEN.split())
 
 
 def test_every_name_with_a_reason_is_an_overridable() -> None:
