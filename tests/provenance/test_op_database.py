@@ -6,8 +6,9 @@ more than the perturbations of slices and of single elements show.
 """
 
 import pytest
+import torch
 
-from ancestral.provenance import readings
+from ancestral.provenance import readings, rules
 from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
 from sweep.reasons import GIVES_NO_TENSOR, REASONS
@@ -18,7 +19,7 @@ SEEN = """
     hardtanh index_add index_copy index_fill layer_norm masked_fill roll rsub select select_scatter
     softplus softshrink sub
 """
-"""The functions that the sweep sees read a number as a value, and that it may then not follow."""
+"""The functions of that list that torch hands a number; to the rest it comes as a tensor."""
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -81,12 +82,26 @@ def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
     assert [name for name in named if overridables.called(name).gives_tensors] == []
 
 
-def test_a_number_that_is_read_as_a_value_decides_no_shape_in_any_op_that_was_seen_to_read_it() -> (
-    None
-):
+def test_the_sweep_sees_numbers_that_are_read_as_values_and_decide_no_shape() -> None:
+    # That they decide none, each op is asked above: what is read and not noted must show in none.
     read = {reader.rstrip("_") for name in OPS for reader in sweep(name).readers}
-    # Their shapes are compared by each test above; the others take the number as a tensor here.
     assert read & readings.VALUES >= set(SEEN.split())
+
+
+def test_the_sweep_finds_a_size_that_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "VALUES", readings.VALUES | {"narrow", "new_zeros"})
+    for name in ("narrow", "new_zeros"):
+        problems = sweep.__wrapped__(name).problems
+        assert any("lets the value of tensor 1 out without a word" in line for line in problems)
+
+
+def test_the_sweep_finds_a_source_that_is_lost_and_an_alignment_that_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rules.RULES, torch.sinh, rules.value_free)
+    assert any("loses tensor 0" in line for line in sweep.__wrapped__("sinh").problems)
+    monkeypatch.setitem(rules.RULES, torch.fliplr, rules.pointwise)
+    assert any("claims" in line for line in sweep.__wrapped__("fliplr").problems)
 
 
 def test_every_name_with_a_reason_is_an_overridable() -> None:
