@@ -16,7 +16,7 @@ _OF_VALUES = frozenset(
     dropout elu fake_quantize_per_tensor_affine fill full_like hardshrink hardtanh index_add
     index_copy index_fill layer_norm leaky_relu lerp masked_fill mul pow __pow__ __rpow__
     float_power quantize_per_tensor roll rsub select select_scatter softplus softshrink sub
-    threshold where
+    threshold _threshold where
     """.split()
 )
 
@@ -39,7 +39,7 @@ def note(found: Provenance) -> None:
 def take(func: Any) -> list[Provenance]:
     """Return what was read while a function ran and may have decided a shape; forget it."""
     found, local.found = local.found, []
-    return [] if func.__name__.split(".")[0].rstrip("_") in _VALUES else found
+    return [] if func.__name__.split(".")[0].rstrip("_") in VALUES else found
 
 
-_VALUES = frozenset(name.rstrip("_") for name in _OF_VALUES)
+VALUES = frozenset(name.rstrip("_") for name in _OF_VALUES)

@@ -6,11 +6,20 @@ more than the perturbations of slices and of single elements show.
 """
 
 import pytest
+import torch
 
+from ancestral.provenance import readings, rules
 from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
-from sweep.reasons import REASONS
+from sweep.reasons import GIVES_NO_TENSOR, REASONS
 from sweep.table import table
+
+SEEN = """
+    __getitem add addbmm addcdiv addcmul addmm addmv addr baddbmm dropout full_like hardshrink
+    hardtanh index_add index_copy index_fill layer_norm masked_fill roll rsub select select_scatter
+    softplus softshrink sub
+"""
+"""The functions of that list that torch hands a number; to the rest it comes as a tensor."""
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -55,6 +64,44 @@ def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
         else:
             missing.append(name)
     assert missing == []
+
+
+def test_no_reason_stands_for_an_overridable_that_is_exercised() -> None:
+    reached = {function for name in OPS for function in sweep(name).functions}
+    assert [
+        name
+        for name, function in overridables.overridables().items()
+        if overridables.reason(name) not in {None, *overridables.HAZARDS}
+        if overridables.called(name).follows or function in reached
+    ] == []
+
+
+def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
+    named = [n for n in overridables.overridables() if overridables.reason(n) == GIVES_NO_TENSOR]
+    assert [name for name in named if not overridables.called(name).calls] == []
+    assert [name for name in named if overridables.called(name).gives_tensors] == []
+
+
+def test_the_sweep_sees_numbers_that_are_read_as_values_and_decide_no_shape() -> None:
+    # That they decide none, each op is asked above: what is read and not noted must show in none.
+    read = {reader.rstrip("_") for name in OPS for reader in sweep(name).readers}
+    assert read & readings.VALUES >= set(SEEN.split())
+
+
+def test_the_sweep_finds_a_size_that_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "VALUES", readings.VALUES | {"narrow", "new_zeros"})
+    for name in ("narrow", "new_zeros"):
+        problems = sweep.__wrapped__(name).problems
+        assert any("lets the value of tensor 1 out without a word" in line for line in problems)
+
+
+def test_the_sweep_finds_a_source_that_is_lost_and_an_alignment_that_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(rules.RULES, torch.sinh, rules.value_free)
+    assert any("loses tensor 0" in line for line in sweep.__wrapped__("sinh").problems)
+    monkeypatch.setitem(rules.RULES, torch.fliplr, rules.pointwise)
+    assert any("claims" in line for line in sweep.__wrapped__("fliplr").problems)
 
 
 def test_every_name_with_a_reason_is_an_overridable() -> None:

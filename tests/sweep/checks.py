@@ -287,7 +287,7 @@ class Check:
     def _check_sources(self, index: int, missing: set[int], is_unnoted: bool) -> None:
         """Note a source that a result depends on and does not carry."""
         x = self.tensors[index]
-        regions = [None, *(r for _, r in single_elements(tuple(x.shape), 3))]
+        regions = [None, *(r for _, r in single_elements(tuple(x.shape), 1))]
         for region in regions if x.layout == torch.strided else [None]:
             for new in perturbations(x, region, self.call.is_finite):
                 moved = self._moved(index, new)
@@ -312,7 +312,7 @@ class Check:
                 if not self._holds(leaf, index, region, [(i, n) for i, e in pairs if e == d]):
                     self._note(f"result {leaf} claims {alignment} of tensor {index}")
                     return
-        singles = 3 if self._is_due("single elements", leaf, index) else 0
+        singles = 2 if self._is_due("single elements", leaf, index) else 0
         for place, region in single_elements(shape, singles) if singles else ():
             if not self._holds(leaf, index, region, [(i, place[d]) for i, d in pairs]):
                 self._note(f"result {leaf} claims {alignment} of tensor {index}, elements")

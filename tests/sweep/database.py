@@ -59,7 +59,7 @@ def sweep(name: str) -> Findings:
                         if is_checked and is_written and op.supports_autograd:
                             check_gradients(other, sources, findings, is_twice=False)
                 with an.record():  # where the numbers that torch reads are seen
-                    for call in evenly(ran, _FEW // 2):
+                    for call in evenly(of_every_kind(ran), _FEW):
                         for other in with_tensors_for_numbers(call):
                             check(other, sources, findings)
                 if op.supports_autograd and dtype != torch.int64:
@@ -83,6 +83,15 @@ def evenly(calls: Sequence[Call], most: int) -> list[Call]:
     """Return at most some of the calls, evenly spread, with the first."""
     count = len(calls)
     return [calls[k * count // most] for k in range(most)] if count > most else list(calls)
+
+
+def of_every_kind(calls: Sequence[Call]) -> list[Call]:
+    """Return the first call of each kind: with other arguments that are numbers."""
+    kinds: dict[Any, Call] = {}
+    for call in calls:
+        kind = mapped((call.args, call.kwargs), type)
+        kinds.setdefault(repr(kind), call)
+    return [call for call in kinds.values() if any(map(_is_number, _items(call)))]
 
 
 def other_ways(op: Any, call: Call) -> Iterator[Call]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-import torch
 from torch.overrides import get_overridable_functions, resolve_name
 
 from sweep.arguments import generic, own
@@ -15,7 +14,7 @@ from sweep.calls import Call
 from sweep.checks import Findings, Sources, check, quiet, spying
 from sweep.reasons import REASONS
 
-HAZARDS = frozenset(list(REASONS)[:4])
+HAZARDS = frozenset(list(REASONS)[:5])
 """The reasons for which a function is not even tried."""
 _ENOUGH = 2  # lists of arguments that a function took
 
