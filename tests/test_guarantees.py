@@ -116,7 +116,7 @@ def test_gradients() -> None:
     w = torch.ones(2, requires_grad=True)
     seen: list[Tensor] = []
     with an.record():
-        w.register_hook(seen.append)  # type: ignore[no-untyped-call]
+        w.register_hook(seen.append)
         (w * an.track(torch.ones(2), "z")).sum().backward()
         assert an.provenance_of(seen[0] * 1) == {"z"}
         assert an.provenance_of(w.grad * 1) == {"z"}  # type: ignore[operator]
@@ -399,7 +399,7 @@ def test_detached() -> None:
 
 
 def test_transforms() -> None:
-    """A tracked tensor that enters `vmap`, `grad`, `jacrev` or another transform of `torch.func`."""
+    """A tracked tensor within `vmap`, `grad`, `jacrev` or another transform of `torch.func`."""
     (theta,) = leaves()
     with an.record():
         z = drawn(theta)

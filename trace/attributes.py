@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
 from ancestral.provenance.writes import run_write
-from ancestral.trace.record import Replacing, interceptors
+from ancestral.trace.interceptors import Replacing, interceptors
 
 
 class _Attribute:

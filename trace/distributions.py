@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
 from ancestral.trace.parameters import parameters
-from ancestral.trace.record import Replacing, draw, interceptors, observe
+from ancestral.trace.record import draw, observe
 from ancestral.trace.stack import local
 
 _Method = Callable[..., Any]

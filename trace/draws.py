@@ -24,9 +24,10 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.provenance.writes import mark_shared
+from ancestral.trace.interceptors import Interceptor, interceptors
 from ancestral.trace.naming import Place, place
 from ancestral.trace.parameters import Held
-from ancestral.trace.record import Interceptor, draw, interceptors
+from ancestral.trace.record import draw
 from ancestral.trace.saved import is_without_graph
 from ancestral.trace.stack import local
 

@@ -24,7 +24,7 @@ from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance
 from ancestral.provenance.writes import mark_shared
-from ancestral.trace.record import Replacing, interceptors
+from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.stack import local
 
 _Function = Callable[..., Any]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
 from ancestral.provenance.control import (
     SETTINGS,
@@ -41,6 +40,7 @@ from ancestral.provenance.tensor import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.graph import Graph, Vertex, graph_of
+from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node, factorized
 from ancestral.trace.parameters import Held, inflow, parameters
@@ -193,98 +193,6 @@ class Trace(Mapping[str, Node]):
 def current() -> Trace | None:
     """Return the innermost open recording of this thread."""
     return local.traces[-1] if local.traces else None
-
-
-class Interceptor:
-    """Something that is switched on while a recording is open."""
-
-    def enter(self) -> None:
-        """Switch it on."""
-
-    def leave(self) -> None:
-        """Switch it off, and leave torch as it was."""
-
-    def enter_thread(self) -> None:
-        """Switch on what each thread has of its own, where it joins a recording."""
-
-    def leave_thread(self) -> None:
-        """Switch that off, where no recording is left in this thread."""
-
-
-class Replacing(Interceptor):
-    """Replaces attributes of torch while any thread records, and puts them back."""
-
-    def __init__(self) -> None:
-        """Make an interceptor that has replaced nothing."""
-        self._lock = threading.Lock()
-        self._open = 0
-        self._originals: list[tuple[Any, str, Any]] = []
-
-    def enter(self) -> None:
-        """Replace, unless another recording has."""
-        with self._lock:
-            self._open += 1
-            if self._open == 1:
-                self.begin()
-
-    def leave(self) -> None:
-        """Put everything back with the last recording."""
-        with self._lock:
-            self._open -= 1
-            if self._open == 0:
-                self.end()
-                for owner, name, original in reversed(self._originals):
-                    if original is _ABSENT:
-                        delattr(owner, name)
-                    else:
-                        setattr(owner, name, original)
-                self._originals.clear()
-
-    def replace(self, owner: Any, name: str, replacement: Any) -> None:
-        """Replace an attribute until the last recording ends."""
-        self._originals.append((owner, name, vars(owner).get(name, _ABSENT)))
-        setattr(owner, name, replacement)
-
-    def begin(self) -> None:
-        """Replace what is to be replaced."""
-
-    def end(self) -> None:
-        """Undo what is not an attribute."""
-
-
-_ABSENT = object()
-
-
-class _Writes(Interceptor):
-    """Looks operands up in the table of shared storages."""
-
-    def enter_thread(self) -> None:
-        """Begin, where an older write is still of interest."""
-        watching.purge()
-        watching.watch()
-
-    def leave_thread(self) -> None:
-        """End with the last recording of this thread."""
-        watching.purge()
-        watching.unwatch()
-
-
-interceptors: list[Interceptor] = [_Writes()]
-
-
-@contextmanager
-def joined() -> Generator[None]:
-    """Let this thread take part in the open recordings of its context."""
-    local.recordings += 1
-    try:
-        for interceptor in interceptors:
-            interceptor.enter_thread()
-        yield
-    finally:
-        local.recordings -= 1
-        if not local.recordings:
-            for interceptor in reversed(interceptors):
-                interceptor.leave_thread()
 
 
 class record:  # noqa: N801 (used as a verb: with record() as trace)

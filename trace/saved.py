@@ -19,9 +19,9 @@ from torch import Tensor
 from ancestral.provenance.algebra import LOST
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
-from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
 _Function = Callable[..., Any]

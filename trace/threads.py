@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ancestral.trace.record import Replacing, interceptors, joined
+from ancestral.trace.interceptors import Replacing, interceptors, joined
 from ancestral.trace.stack import local
 
 _Function = Callable[..., Any]

@@ -26,6 +26,7 @@ from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.rules import argument
 from ancestral.trace.draws import KEY
+from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location, place
 from ancestral.trace.opaque import (
     captured,
@@ -36,7 +37,6 @@ from ancestral.trace.opaque import (
     opaque,
     tensors_within,
 )
-from ancestral.trace.record import Replacing, interceptors
 from ancestral.trace.stack import local
 
 _Function = Callable[..., Any]

@@ -1,0 +1,101 @@
+"""Interceptors: what is switched on in torch while a recording is open, and off again after it."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from ancestral.provenance import watching
+from ancestral.trace.stack import local
+
+
+class Interceptor:
+    """Something that is switched on while a recording is open."""
+
+    def enter(self) -> None:
+        """Switch it on."""
+
+    def leave(self) -> None:
+        """Switch it off, and leave torch as it was."""
+
+    def enter_thread(self) -> None:
+        """Switch on what each thread has of its own, where it joins a recording."""
+
+    def leave_thread(self) -> None:
+        """Switch that off, where no recording is left in this thread."""
+
+
+class Replacing(Interceptor):
+    """Replaces attributes of torch while any thread records, and puts them back."""
+
+    def __init__(self) -> None:
+        """Make an interceptor that has replaced nothing."""
+        self._lock = threading.Lock()
+        self._open = 0
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        """Replace, unless another recording has."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self.begin()
+
+    def leave(self) -> None:
+        """Put everything back with the last recording."""
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                self.end()
+                for owner, name, original in reversed(self._originals):
+                    if original is _ABSENT:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, original)
+                self._originals.clear()
+
+    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+        """Replace an attribute until the last recording ends."""
+        self._originals.append((owner, name, vars(owner).get(name, _ABSENT)))
+        setattr(owner, name, replacement)
+
+    def begin(self) -> None:
+        """Replace what is to be replaced."""
+
+    def end(self) -> None:
+        """Undo what is not an attribute."""
+
+
+_ABSENT = object()
+
+
+class _Writes(Interceptor):
+    """Looks operands up in the table of shared storages."""
+
+    def enter_thread(self) -> None:
+        """Begin, where an older write is still of interest."""
+        watching.purge()
+        watching.watch()
+
+    def leave_thread(self) -> None:
+        """End with the last recording of this thread."""
+        watching.purge()
+        watching.unwatch()
+
+
+interceptors: list[Interceptor] = [_Writes()]
+
+
+@contextmanager
+def joined() -> Generator[None]:
+    """Let this thread take part in the open recordings of its context."""
+    local.recordings += 1
+    try:
+        for interceptor in interceptors:
+            interceptor.enter_thread()
+        yield
+    finally:
+        local.recordings -= 1
+        if not local.recordings:
+            for interceptor in reversed(interceptors):
+                interceptor.leave_thread()
