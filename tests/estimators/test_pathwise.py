@@ -49,7 +49,7 @@ def normal(theta: Tensor) -> Tensor:
 
 
 def mean(
-    program: Callable[[Tensor], Tensor | None], jumps: Sequence[float], choice: Choice = "auto"
+    program: Callable[[Tensor], Tensor], jumps: Sequence[float], choice: Choice = "auto"
 ) -> float:
     """Return the exact mean of the estimate of d E[loss] / d loc."""
     total = 0.0
