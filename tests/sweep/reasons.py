@@ -89,7 +89,7 @@ REASONS: dict[str, str] = {
         torch.Tensor.ndim.__get__ torch.Tensor.output_nr.__get__
         torch.Tensor.requires_grad.__get__ torch.Tensor.retains_grad.__get__
         torch.Tensor.shape.__get__ torch.Tensor.volatile.__get__ torch.q_per_channel_axis
-        torch.q_scale torch.q_zero_point 
+        torch.q_scale torch.q_zero_point
         torch.Tensor.q_per_channel_axis torch.Tensor.q_scale torch.Tensor.q_zero_point
         torch.Tensor.qscheme torch.Tensor.__array__
     """,
