@@ -193,7 +193,6 @@ def _pieces() -> dict[str, tuple[Any, ...]]:
         "poisson_nll_loss": (x, y, True, False, 1e-8, 0),
         "resize": (x, 3, 3),
         "__index__": (n[0, 0],),
-        "__format__": (x[0, 0], ".2f"),
         "__array_wrap__": (x, y.numpy()),
         "__deepcopy__": (x, {}),
         "_autocast_to_full_precision": (x.half(), True, True),

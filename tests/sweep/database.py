@@ -32,11 +32,15 @@ UNDEFINED = frozenset(
     "empty empty_like empty_permuted empty_strided new_empty new_empty_strided".split()
 )
 """Their values are whatever was in memory: nothing can be compared."""
+_ON_GPU = frozenset(
+    "nn.functional.batch_norm.without_cudnn torch.ops.aten._efficient_attention_forward "
+    "torch.ops.aten._flash_attention_forward".split()
+)
 DTYPES = (torch.float64, torch.int64)
-MOST_SAMPLES = 100
+MOST_SAMPLES = 60
 """Of one dtype: the few ops that have more (pooling, with each combination of its options) are
 thinned out evenly."""
-_FEW = 4  # samples, evenly spread, that are called in all other ways
+_FEW = 3  # samples, evenly spread, that are called in all other ways
 _SMALL = 300  # elements of a sample whose gradients are compared
 
 
@@ -46,10 +50,13 @@ def sweep(name: str) -> Findings:
     op, findings, sources = OPS[name], Findings(), Sources()
     if name in UNDEFINED:
         return findings
-    dtypes = [d for d in DTYPES if d in op.supported_dtypes("cpu")] or [torch.complex128]
+    supported = op.supported_dtypes("cpu")
+    dtypes = [d for d in DTYPES if d in supported] or [
+        d for d in (torch.complex128, torch.float32) if d in supported
+    ]
     with quiet(), spying(findings):
         for dtype in dtypes:
-            if dtype in op.supported_dtypes("cpu"):
+            if dtype in supported:
                 samples = evenly(samples_of(op, dtype), MOST_SAMPLES)
                 ran = [call for call in samples if check(call, sources, findings)]
                 for call in evenly(ran, _FEW):
@@ -167,7 +174,9 @@ def reason(name: str) -> str | None:
     if name in UNDEFINED:
         return "its values are undefined"
     if not found.calls:
-        return "needs a GPU" if name.startswith("jiterator") else "does not run here"
+        if name.startswith("jiterator") or name in _ON_GPU:
+            return "needs a GPU"
+        return "takes 8-bit floats alone" if "_scaled_mm" in name else "does not run here"
     if found.follows:
         return None
     if not found.takes_tensors:

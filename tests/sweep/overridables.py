@@ -16,7 +16,7 @@ from sweep.reasons import REASONS
 
 HAZARDS = frozenset(list(REASONS)[:5])
 """The reasons for which a function is not even tried."""
-_ENOUGH = 2  # lists of arguments that a function took
+_ENOUGH = 1  # lists of arguments that a function took
 
 
 def overridables() -> dict[str, Callable[..., Any]]:

@@ -10,7 +10,7 @@ REASONS: dict[str, str] = {
         torch.Tensor._base.__get__ torch.Tensor._cdata.__get__ torch.Tensor.__dlpack__
         torch.Tensor.__reduce_ex__ torch.Tensor.__repr__ torch.Tensor._is_view
         torch.Tensor.const_data_ptr torch.Tensor.data_ptr torch.Tensor.__deepcopy__
-        torch.Tensor.__setstate__
+        torch.Tensor.__setstate__ torch.Tensor.__format__
     """,
     "torch detaches no view in place, and what track() gives is a view": """
         torch.Tensor.detach_
@@ -89,7 +89,7 @@ REASONS: dict[str, str] = {
         torch.Tensor.ndim.__get__ torch.Tensor.output_nr.__get__
         torch.Tensor.requires_grad.__get__ torch.Tensor.retains_grad.__get__
         torch.Tensor.shape.__get__ torch.Tensor.volatile.__get__ torch.q_per_channel_axis
-        torch.q_scale torch.q_zero_point torch.Tensor.__format__
+        torch.q_scale torch.q_zero_point
         torch.Tensor.q_per_channel_axis torch.Tensor.q_scale torch.Tensor.q_zero_point
         torch.Tensor.qscheme torch.Tensor.__array__
     """,
