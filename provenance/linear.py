@@ -72,7 +72,9 @@ def shape_of(operand: Operand) -> tuple[int, ...]:
 
 def exact(factor: Any) -> Any:
     """Return a factor of integers in double: a number times it would be in single precision."""
-    is_whole = isinstance(factor, Tensor) and not (factor.is_floating_point() or factor.is_complex())
+    is_whole = isinstance(factor, Tensor) and not (
+        factor.is_floating_point() or factor.is_complex()
+    )
     return factor.double() if is_whole else factor
 
 

@@ -32,9 +32,7 @@ class WriteIntoParameterError(TypeError):
 
 
 # Torch calls the other operators in place by the names of their ops: add_, mul_ ...
-WRITES = frozenset(
-    "__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split()
-)
+WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split())
 # A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
 _ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20

@@ -210,15 +210,11 @@ def of(module: str) -> tuple[str, ...]:
     return tuple(n for n, c in CONTROL.items() if c.alone.__module__.endswith(f".{module}"))
 
 
-
 ESCAPING = sorted(escapes.ESCAPES | escapes._BY_SECOND | {"__getitem__", "where", "one_hot"})  # pyright: ignore[reportPrivateUsage]
 
 HANDLERS = [
     *(Handler(f"escape {name}", without_escape(name)) for name in ESCAPING),
-    *(
-        Handler(f"write {name}", without_write(name.__eq__))
-        for name in sorted(writes.WRITES)
-    ),
+    *(Handler(f"write {name}", without_write(name.__eq__)) for name in sorted(writes.WRITES)),
     Handler("write _", without_write(lambda n: n.endswith("_") and not n.endswith("__"))),
     *(Handler(f"keyword {name}", without_keyword(name)) for name in ("out", "inplace")),
     *(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from mutations import blind_to_numbers, healthy, naming, outcome
-
 from programs.control.register import CONTROL
 
 from ancestral.provenance import propagation
@@ -110,7 +109,9 @@ def doors() -> list[Door]:
     return [
         door
         for door in found
-        if (str(door) in ENUMERATED if door.kind == "_Distributions" else str(door) not in ELSEWHERE)
+        if (
+            str(door) in ENUMERATED if door.kind == "_Distributions" else str(door) not in ELSEWHERE
+        )
     ]
 
 
@@ -124,7 +125,9 @@ def close(door: Door, patch: pytest.MonkeyPatch) -> None:
 
     def replace(self: Replacing, owner: Any, name: str, replacement: Any) -> None:
         named = f"{getattr(owner, '__name__', owner)}.{name}"
-        is_shut = any(named == each or (each[-1] == "." and named.startswith(each)) for each in shut)
+        is_shut = any(
+            named == each or (each[-1] == "." and named.startswith(each)) for each in shut
+        )
         if not is_shut:
             real(self, owner, name, replacement)
 
