@@ -1,11 +1,12 @@
 """What each setting of `control` promises, on programs that branch in Python."""
 
 import functools
+from collections.abc import Callable
 
 import programs.control  # noqa: F401 (registers the programs)
 import pytest
 import torch
-from programs.control.register import CONTROL, Control, coin
+from programs.control.register import CONTROL, Control, coin, num
 from programs.control.rollouts import BY_HAND
 from programs.estimates import is_refusal
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from ancestral.estimators.problem import LossError
 from ancestral.estimators.surrogate import backward
 from ancestral.provenance.control import control_scope
+from ancestral.trace.primitives import cost
 from ancestral.trace.record import record
 from oracles import (
     Estimate,
@@ -174,3 +176,36 @@ def test_a_log_line_costs_variance_under_strict() -> None:
     found = moments(logged, parameters, estimate("strict"))
     close(found.mean, exact_gradient(logged, parameters))
     assert found.variance.sum() > without.variance.sum()
+
+
+def rollout(theta: Tensor, finished: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """Play until a coin shows heads, and hand each cost over as soon as it is there."""
+    total = num(0.0)
+    for step in range(3):
+        z = coin(theta[step % 2])
+        total = total + finished(f"cost_{step}", ((z + 0.3 * step) * theta[0]).exp())
+        if z > 0:
+            break
+    return total
+
+
+def declared(_: Program, parameters: Parameters) -> Tensor:
+    """Estimate under "strict" from costs that are declared when they are finished."""
+    leaves = [p.detach().clone().requires_grad_() for p in parameters]
+    with record() as trace:
+        rollout(leaves[0], cost)
+    trace.backward()
+    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+
+
+def test_after_treats_finished_terms_on_every_path_as_declared_costs() -> None:
+    def summed(theta: Tensor) -> Tensor:
+        return rollout(theta, lambda _, term: term)
+
+    parameters = CONTROL["a_walk"].parameters
+    _, after = estimates(summed, parameters, estimate("after"))
+    _, strict = estimates(summed, parameters, estimate("strict"))
+    _, costs = estimates(summed, parameters, declared)
+    assert len(after) == 4
+    close(after, costs)
+    assert not torch.allclose(after, strict)

@@ -1,7 +1,7 @@
 """One program for each of the names that let a value out, or write in place, and no other has."""
 
 # torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+# mypy: disable-error-code="no-any-return, call-overload, arg-type, attr-defined"
 
 import functools
 import warnings
@@ -263,11 +263,17 @@ def the_rank_of_a_system(theta: Tensor) -> Tensor:
     return theta[1] * (0.3 + len(solution.residuals))
 
 
+def noted(met: list[float], number: float) -> float:
+    """Note a number, and return it."""
+    met.append(number)
+    return number
+
+
 @control()
 def a_function_of_two_mapped(theta: Tensor) -> Tensor:
     met: list[float] = []
     z = coin(theta)
-    torch.zeros_like(z).map_(z, lambda _, number: met.append(number) or number)
+    torch.zeros_like(z).map_(z, lambda _, number: noted(met, number))
     return theta @ torch.tensor(met, dtype=torch.float64)
 
 
@@ -275,5 +281,5 @@ def a_function_of_two_mapped(theta: Tensor) -> Tensor:
 def a_function_of_three_mapped(theta: Tensor) -> Tensor:
     met: list[float] = []
     z = coin(theta)
-    torch.zeros_like(z).map2_(z, z, lambda _, number, other: met.append(number) or other)
+    torch.zeros_like(z).map2_(z, z, lambda _, number, __: noted(met, number))
     return theta @ torch.tensor(met, dtype=torch.float64)
