@@ -69,7 +69,8 @@ class Audited:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        return f"{self.ops} ops and {self.sources} sources compared, and nothing was lost"
+        noun = "source" if self.sources == 1 else "sources"
+        return f"nothing was lost: {self.ops} ops compared, with {self.sources} {noun} in all"
 
 
 @dataclass(frozen=True)
