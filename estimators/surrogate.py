@@ -126,7 +126,14 @@ def _warn_of_missing_scores(found: Provenance) -> None:
     """Warn if the plain gradient of a tensor leaves out scores that nobody has asked for."""
     owner = found.universe.owner
     if isinstance(owner, Trace) and found.universe.state == "open":
-        names = [repr(n.name) for n in owner.values() if n.is_score and n.is_learned]
+        universe = found.universe
+        kinks = universe.members(universe.closure(found.bits))
+        kinked = {source.kink_of for source in kinks if source.kink_of is not None}
+        names = [
+            repr(n.name)
+            for n in owner.values()
+            if n.is_learned and (n.is_score or n.source in kinked)
+        ]
         if names:
             warnings.warn(
                 f"loss.backward() leaves out the score function of {', '.join(names[:5])}"

@@ -259,3 +259,12 @@ def test_an_estimator_that_says_nothing_names_those_that_do() -> None:
         loss = normal(theta)
     with pytest.raises(ValueError, match=r"'auto', 'pathwise', 'score'.*not 'best'"):
         an.backward(loss, estimator="best")  # type: ignore[arg-type]
+
+
+def test_a_plain_backward_through_a_kink_warns() -> None:
+    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+    with an.record():
+        z = normal(theta)
+        loss = (z > 0).double() + z
+    with pytest.warns(UserWarning, match=r"leaves out the score function of 'z'"):
+        loss.backward()

@@ -299,3 +299,22 @@ def test_an_optimizer_trains_the_original_through_the_wrapper() -> None:
         an.backward((model(X) - 1).square().sum())
         optimizer.step()
     assert not original.linear.bias.equal(before)
+
+
+def test_a_wrapped_module_records_with_the_control_it_was_given() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(2))
+
+        def forward(self) -> Tensor:
+            z = Bernoulli(logits=self.logits).sample()
+            return z.sum() * (2 if z[0] > 0 else 1)
+
+    with pytest.raises(an.EscapeError, match="'z'"):
+        an.wrap(Branching(), control="error")()
+    with pytest.raises(ValueError, match="'strict', 'after', 'error', 'ignore'"):
+        an.wrap(Branching(), control="never")
+    model = an.wrap(Branching())
+    assert model().shape == ()
+    assert len(model.trace.escapes) == 1  # type: ignore[union-attr, arg-type]
