@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, Phase, assume, given, note, settings
 from programs.python import PythonProgram, beside, python_programs
 from programs.verdict import verdict_on
 
-SHARDS, EXAMPLES = 4, 40
+SHARDS, EXAMPLES = 4, 75
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
