@@ -57,8 +57,50 @@ def propagate(
         result: Any = run_elementwise(func, args)
         if result is not None:
             return result
-    try:
-        return _propagate(func, types, args, kwargs)
+    try:  # which costs nothing unless it raises
+        if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
+            return NotImplemented
+        if func not in _plain_results:
+            return dispatch(func, types, args, kwargs or NO_KEYWORDS)
+        if kwargs:
+            if "out" in kwargs or kwargs.get("inplace"):
+                return dispatch(func, types, args, kwargs)
+        else:
+            kwargs = NO_KEYWORDS
+        result = run(func, types, args, kwargs)
+        if _readings.found:
+            escape(readings.take(func))
+        if result.__class__ is not _Plain or watching.table:
+            return _follow(func, args, kwargs, result)
+        # The most frequent case, a known call of tensors and numbers, written out for speed.
+        first: Provenance | None = None
+        key: list[Any] = [func, result.shape, result.dtype, *kwargs]
+        for item in (*args, *kwargs.values()) if kwargs else args:
+            kind = item.__class__
+            if kind is ProvenanceTensor:
+                if first is None:
+                    first = item._provenance
+                key.append(item._provenance)
+            elif kind is Tensor or kind is nn.Parameter:
+                if item is result:
+                    return _returned(func, args, kwargs, result)
+                key.append(item.shape)
+            elif kind in ATOMS:
+                key.append(item)
+            elif kind is bool:
+                key.append((item,))  # True is no 1
+            else:
+                return _follow(func, args, kwargs, result)
+        known = None if first is None else first.calls.get(tuple(key))
+        if known is None:
+            return _follow_and_keep(func, args, kwargs, result, first, key)
+        if known.universe.state == "settled":
+            return result  # a constant by now
+        result.__class__ = ProvenanceTensor
+        result._provenance = known
+        if func in LINEAR:
+            result._form = form_of(func, known.shape, args, kwargs)
+        return result
     except Exception as error:
         _note(func, error, args, kwargs)
         raise
@@ -102,58 +144,6 @@ def _without_values(value: Any) -> Any:
 
 # What ops raise because of the values of their operands; a type or a class is no value.
 _OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
-
-
-def _propagate(
-    func: _Function,
-    types: tuple[type, ...],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None,
-) -> Any:
-    """Run a function that is not one of the most frequent, the elementwise ones."""
-    if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
-        return NotImplemented
-    if func not in _plain_results:
-        return dispatch(func, types, args, kwargs or NO_KEYWORDS)
-    if kwargs:
-        if "out" in kwargs or kwargs.get("inplace"):
-            return dispatch(func, types, args, kwargs)
-    else:
-        kwargs = NO_KEYWORDS
-    result: Any = run(func, types, args, kwargs)
-    if _readings.found:
-        escape(readings.take(func))
-    if result.__class__ is not _Plain or watching.table:
-        return _follow(func, args, kwargs, result)
-    # The most frequent case, a known call of tensors and numbers, written out for speed.
-    first: Provenance | None = None
-    key: list[Any] = [func, result.shape, result.dtype, *kwargs]
-    for item in (*args, *kwargs.values()) if kwargs else args:
-        kind = item.__class__
-        if kind is ProvenanceTensor:
-            if first is None:
-                first = item._provenance
-            key.append(item._provenance)
-        elif kind is Tensor or kind is nn.Parameter:
-            if item is result:
-                return _returned(func, args, kwargs, result)
-            key.append(item.shape)
-        elif kind in ATOMS:
-            key.append(item)
-        elif kind is bool:
-            key.append((item,))  # True is no 1
-        else:
-            return _follow(func, args, kwargs, result)
-    known = None if first is None else first.calls.get(tuple(key))
-    if known is None:
-        return _follow_and_keep(func, args, kwargs, result, first, key)
-    if known.universe.state == "settled":
-        return result  # a constant by now
-    result.__class__ = ProvenanceTensor
-    result._provenance = known
-    if func in LINEAR:
-        result._form = form_of(func, known.shape, args, kwargs)
-    return result
 
 
 def _follow_and_keep(
