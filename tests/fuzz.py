@@ -67,6 +67,8 @@ def generated(seed: int) -> Generated:
 def simpler(lines: list[str]) -> Iterator[list[str]]:
     """Yield the source without a statement, or with what a block holds in its place."""
     for at in range(1, len(lines)):
+        if lines[at].rstrip().endswith("+= 1"):
+            continue  # without its step a loop would not end
         depth = len(lines[at]) - len(lines[at].lstrip())
         end = at + 1
         while end < len(lines) and len(lines[end]) - len(lines[end].lstrip()) > depth:
