@@ -70,8 +70,7 @@ _MASKS = (torch.bool, torch.uint8)
 _BY_SECOND = frozenset(
     "masked_select repeat_interleave tensor_split _pack_padded_sequence "
     # in Python they compute sizes from the numbers that they are given
-    "interpolate upsample upsample_nearest upsample_bilinear fractional_max_pool2d "
-    "fractional_max_pool3d fractional_max_pool2d_with_indices "
+    "interpolate fractional_max_pool2d fractional_max_pool3d fractional_max_pool2d_with_indices "
     "fractional_max_pool3d_with_indices lp_pool1d lp_pool2d lp_pool3d".split()
 )
 

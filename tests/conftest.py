@@ -2,15 +2,25 @@
 
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from ancestral.provenance import watching
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _unwatched() -> Iterator[None]:
+    """Forget what a test wrote into, which would be looked for in every op of the next."""
+    yield
+    watching.table.clear()
+    watching.unwatch()
 
 
 @pytest.fixture
