@@ -55,7 +55,7 @@ def a_matrix_that_is_singular(theta: Tensor) -> Tensor:
 @refused
 def a_parameter_that_is_too_large(theta: Tensor) -> Tensor:
     try:
-        return Bernoulli(probs=coin(theta[0]) * 2).mean * theta[1]
+        return Bernoulli(coin(theta[0]) * 2, validate_args=True).mean * theta[1]
     except ValueError:
         return num(1.4) + theta[1]
 
