@@ -14,10 +14,10 @@ from ancestral.provenance import (
     contractions,
     convolutions,
     indexing,
-    joins,
     losses,
     reductions,
     scans,
+    slices,
     views,
 )
 from ancestral.provenance import pointwise as elementwise
@@ -58,7 +58,7 @@ _FAMILIES = (
     convolutions,
     contractions,
     views,
-    joins,
+    slices,
     indexing,
     losses,
 )
