@@ -155,11 +155,9 @@ class _Sums:
 
     def _once(self, number: int) -> Tensor:
         """Return the sum of all costs that a site reaches, each counted once."""
-        terms = [
-            t for closure in downstream(self._structure)[number].values() for t in closure.numbers()
-        ]
-        first, *rest = (self._values[term].sum() for term in terms)
-        return sum(rest, first)
+        reached = downstream(self._structure)[number].values()
+        sums = [self._values[term].sum() for terms in reached for term in terms.numbers()]
+        return torch.stack(sums).sum()
 
     def _build(self, reach: Reach) -> Buckets:
         buckets: Buckets = {}

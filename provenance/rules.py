@@ -33,7 +33,6 @@ from ancestral.provenance.operands import (
 )
 from ancestral.provenance.pointwise import pointwise, separately
 from ancestral.provenance.scans import along
-from ancestral.provenance.views import regrouped
 
 RULES: dict[Function, Rule] = {}
 
@@ -96,6 +95,5 @@ __all__ = [
     "operands_of",
     "pointwise",
     "positional",
-    "regrouped",
     "tensors_in",
 ]

@@ -202,8 +202,8 @@ def _reached(claim: Alignment, region: Tensor, shape: Shape) -> Tensor:
         if d not in indices:
             region = region.any(d, keepdim=True)
             indices[d] = torch.zeros((), dtype=torch.long)
-    place = tuple(indices[d].clamp(0, max(region.shape[d] - 1, 0)) for d in range(region.ndim))
-    return inside & (region[place] if region.ndim else region)
+    at = tuple(indices[d].clamp(0, max(region.shape[d] - 1, 0)) for d in range(region.ndim))
+    return inside & (region[at] if region.ndim else region)
 
 
 def _along(i: int, shape: Shape) -> Tensor:

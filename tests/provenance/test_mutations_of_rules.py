@@ -146,9 +146,7 @@ def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: rules.Rule | N
                 monkeypatch.setitem(rules.RULES, function, instead)
 
 
-def _everything_stays(
-    shape: Shape, args: rules.Args, kwargs: rules.Kwargs
-) -> list[tuple[Tensor, Alignment]]:
+def _everything_stays(shape: Shape, args: rules.Args, kwargs: rules.Kwargs) -> list[rules.Pair]:
     """Claim, for every operand, that each dimension of the result indexes its own."""
     return [
         (t, tuple(d if d < len(t.shape) else LOST for d in range(len(shape))))

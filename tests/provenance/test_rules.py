@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Alignment, Dims
-from ancestral.provenance.rules import regrouped, tensors_in
+from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import provenance, track
 from perturbation import reachable
 
@@ -169,21 +169,6 @@ def test_no_rule_claims_more_than_a_perturbation_shows(
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     check(KEPT[name][0], x, y)
-
-
-@given(st.lists(st.integers(1, 4), max_size=5), st.lists(st.integers(1, 4), max_size=5))
-def test_a_reshape_keeps_a_dimension_only_if_its_index_stays(
-    old: list[int], new: list[int]
-) -> None:
-    if torch.Size(old).numel() != torch.Size(new).numel():
-        new = [torch.Size(old).numel()]
-    places = torch.arange(torch.Size(old).numel()).reshape(old)
-    for i, d in enumerate(regrouped(tuple(old), tuple(new))):
-        if d != LOST:
-            index = torch.arange(old[d]).reshape([-1 if j == d else 1 for j in range(len(old))])
-            moved = index.expand(places.shape).reshape(new)
-            expected = torch.arange(new[i]).reshape([-1 if j == i else 1 for j in range(len(new))])
-            assert (moved == expected).all()
 
 
 def test_tensors_are_found_at_any_depth() -> None:
