@@ -26,6 +26,7 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, LossError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
@@ -49,6 +50,7 @@ __all__ = [
     "CaughtError",
     "Escape",
     "EscapeError",
+    "Explanation",
     "Graph",
     "KinkWarning",
     "LeaveOneOut",
@@ -64,6 +66,7 @@ __all__ = [
     "by_site",
     "control_scope",
     "cost",
+    "explain",
     "graph",
     "provenance_of",
     "record",

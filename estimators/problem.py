@@ -72,6 +72,7 @@ class Problem:
     structure: Structure
     terms: list[Term]
     loss: Tensor  # [], plain, with its history
+    sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
     decided: frozenset[str]
 
@@ -83,6 +84,22 @@ class Problem:
 
 def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
     """Check a loss and take it apart; see `ancestral.estimators.surrogate.backward`."""
+    return _used(examined(loss, gradient))
+
+
+def problem_of_costs(trace: Trace) -> Problem:
+    """Take the sum of the declared costs of a trace apart."""
+    return _used(examined_costs(trace))
+
+
+def _used(problem: Problem) -> Problem:
+    """Note that a gradient is asked of a recording: its scores are not lost."""
+    problem.trace.universe.state = "used"
+    return problem
+
+
+def examined(loss: Tensor, gradient: Tensor | None) -> Problem:
+    """Take a loss apart as `problem_of` does, with no gradient in mind."""
     universe = _universe_of(loss)
     _check_shapes(loss, gradient)
     if universe.state == "settled":
@@ -99,8 +116,8 @@ def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
     return _assemble(universe.owner, terms, whole, blurred=decisions.finished)
 
 
-def problem_of_costs(trace: Trace) -> Problem:
-    """Take the sum of the declared costs of a trace apart."""
+def examined_costs(trace: Trace) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
     if trace.universe.state == "settled":
         raise SettledError
     costs = [node for node in trace.values() if node.type == "cost"]
@@ -205,7 +222,6 @@ def _assemble(
         TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
         for t in terms
     )
-    universe.state = "used"
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
     trace.note_costs(vertices_of(ours))
@@ -219,7 +235,7 @@ def _assemble(
         [source.is_decision and source not in covered for source in kept],
         [source.name for source in kept],
     )
-    return Problem(trace, nodes, structure, terms, loss, kinks, decided)
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
 
 
 def _before_decisions(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Credit, Estimator
+from ancestral.estimators.explanation import account_of
 from ancestral.estimators.pathwise import Choice, chosen
 from ancestral.estimators.problem import (
     LossError,
@@ -115,6 +116,7 @@ def backward(
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     problem, estimate = chosen(problem_of(loss, gradient), estimator)
+    problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, inputs)
 
 
@@ -191,6 +193,7 @@ def backward_of_costs(
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     problem, estimate = chosen(problem_of_costs(trace), estimator)
+    problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, inputs)
 
 

@@ -11,6 +11,7 @@ import heapq
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -62,6 +63,11 @@ class Term:
     leaf: Tensor
     weight: Weight
     provenance: Provenance | None
+
+    @property
+    def made(self) -> str:
+        """What the cost was made by, as far as it can be told."""
+        return op_name(self.leaf)
 
     @property
     def live(self) -> Tensor:
@@ -135,9 +141,12 @@ def op_name(leaf: Tensor) -> str:
     >>> op_name(torch.zeros(2, requires_grad=True).exp())
     'exp'
     """
-    if leaf.grad_fn is None:
-        return ""
-    camel = re.sub(r"Backward\d*$", "", leaf.grad_fn.name())
+    return "" if leaf.grad_fn is None else _spelt(leaf.grad_fn.name())
+
+
+@lru_cache(maxsize=1024)
+def _spelt(name: str) -> str:
+    camel = re.sub(r"Backward\d*$", "", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
 
 

@@ -90,6 +90,7 @@ class Universe:
         "decisions",
         "differentiable",
         "kinks",
+        "mixes",
         "owner",
         "serial",
         "sources",
@@ -112,6 +113,8 @@ class Universe:
         self.decisions: Any = None  # what Python may have branched on: see `control`
         self.differentiable: set[Source] = set()
         self.kinks: dict[Source, Source] = {}  # by the source that they stand for
+        # The ops that mixed elements, by what they made of what: see `mixing`.
+        self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
         self._lock = threading.Lock()
         self._interned: dict[tuple[Shape, frozenset[tuple[Alignment, Sources]]], Provenance] = {}
 
@@ -230,6 +233,8 @@ class Provenance:
         "_memo",
         "_slices",
         "entries",
+        "kept",
+        "made_from",
         "members",
         "shape",
         "universe",
@@ -246,6 +251,8 @@ class Provenance:
             entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
         )
         self._calls: dict[Any, Provenance | None] | None = None
+        self.made_from: list[Provenance] = []  # see `mixing`, as for the dimensions kept apart
+        self.kept: dict[Source, frozenset[int]] | None = None
         self._kinked: Provenance | None = None
         self._slices: dict[int, dict[int, list[tuple[Alignment, Sources]]]] | None = None
         # Joins by the other provenance, remaps by their shape and step.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, union
 from ancestral.provenance.kinks import is_kink
+from ancestral.provenance.mixing import note
 from ancestral.provenance.rules import RULES, positional, tensors_in
 from ancestral.provenance.slices import Piece
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
@@ -37,12 +38,23 @@ def infer(
     found: list[Provenance] = []
     kind = None if watching.table else _kind((*args, *kwargs.items()), found)
     if kind is None or not found or any(p.universe is not found[0].universe for p in found):
-        return _past_kinks(func, shape, dtype, args, kwargs)
+        unknown = _past_kinks(func, shape, dtype, args, kwargs)
+        if unknown is not None:
+            note(name_of(func), unknown, tracked(args, kwargs))
+        return unknown
     memo = found[0].calls
     key = (func, shape, dtype, kind)
     if key not in memo:
-        memo[key] = _past_kinks(func, shape, dtype, args, kwargs)
+        memo[key] = result_of = _past_kinks(func, shape, dtype, args, kwargs)
+        if result_of is not None:
+            note(name_of(func), result_of, found)
     return memo[key]
+
+
+def name_of(func: _Function) -> str:
+    """Return what a user calls a function."""
+    name: str = func.function.__name__ if isinstance(func, Piece) else func.__name__
+    return name.strip("_")
 
 
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from ancestral.provenance.linear import (
     negative,
     serials,
 )
+from ancestral.provenance.mixing import joined
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -46,7 +47,7 @@ def _operator(
     most frequent case, which is written out here for speed. `is_kink` says that the operator
     compares.
     """
-    plain_operator = getattr(Tensor, name)
+    plain_operator, mixed_as = getattr(Tensor, name), name.strip("_")
     is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
 
     def operator(self: ProvenanceTensor, other: Any) -> Any:
@@ -68,7 +69,7 @@ def _operator(
                     ours.universe is theirs.universe
                     or ours.universe.state == theirs.universe.state == "open"
                 )
-                ours = ours._memo.get(theirs) or ours.join(theirs)
+                ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
         elif kind is Tensor and ours.shape != result.shape:
             ours = ours.broadcast(tuple(result.shape))
         if ours.universe.state == "settled":
@@ -157,7 +158,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
             if found is None:
                 found = ours
             elif found is not ours:
-                found = found.join(ours)
+                found = found._memo.get(ours) or joined(func.__name__, found, ours)
         elif kind not in _FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)

@@ -17,6 +17,7 @@ from ancestral.provenance.control import controlling
 from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
+from ancestral.provenance.mixing import note
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
@@ -352,7 +353,9 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
         for each in found:
             known = provenance(tensor)
             lost = each.lost(shape)
-            attach(tensor, lost if known is None else known.union(lost))
+            found_now = lost if known is None else known.union(lost)
+            note("a function out of sight", found_now, [each])
+            attach(tensor, found_now)
 
 
 def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:

@@ -79,6 +79,14 @@ def install_backward(function: Callable[..., None]) -> None:
     _backward[:] = [function]
 
 
+_explain: list[Callable[..., Any]] = []
+
+
+def install_explain(function: Callable[..., Any]) -> None:
+    """Say what `Trace.explain` does; the estimators do, which this layer does not know."""
+    _explain[:] = [function]
+
+
 class Trace(Mapping[str, Node]):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
@@ -87,6 +95,7 @@ class Trace(Mapping[str, Node]):
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
+        self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
@@ -131,6 +140,17 @@ class Trace(Mapping[str, Node]):
     def backward(self, **options: Any) -> None:
         """Accumulate the gradient of the expected sum of the costs declared with `an.cost`."""
         _backward[0](self, **options)
+
+    def explain(self, loss: Tensor | None = None) -> Any:
+        """Explain for every site which dimensions of its credit stay apart, and what mixed others.
+
+        The text of the result is a table, the most expensive dimensions first, each with the ops
+        and lines that mixed it; see `ancestral.explain`.
+
+        Args:
+            loss: the loss. Without it, that of the last gradient, else the declared costs.
+        """
+        return _explain[0](self, loss)
 
     def copy(self) -> "Trace":
         """Return a trace with the same nodes, which later recording leaves as it is."""
