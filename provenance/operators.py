@@ -11,19 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance.adjoints import both, difference, divided, negative, scaled, summed
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import LINEAR
 from ancestral.provenance.kinks import KINKS
-from ancestral.provenance.linear import (
-    Adjoint,
-    Form,
-    both,
-    combined,
-    difference,
-    exact,
-    negative,
-    serials,
-)
+from ancestral.provenance.linear import Adjoint, Form, serials, version_of
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -111,25 +103,29 @@ def _sum_of(signs: str) -> _Linear:
             other = other._form or other
         else:
             theirs = () if kind is not Tensor else tuple(other.shape)
-        adjoint = partial(combined, shape, (mine, theirs), factors)
+        adjoint = partial(summed, shape, (mine, theirs), factors)
         return (next(serials), adjoint, (self._form or self, other))
 
     return linear
 
 
-def _scaled(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
-    if kind is ProvenanceTensor:
-        return None
-    adjoint = partial(combined, shape, (self._provenance.shape,), (other,))
-    return (next(serials), adjoint, (self._form or self,))
+def _times(adjoint: Callable[..., Any]) -> _Linear:
+    """Return how to make the form of a product with a constant, or of a quotient by one."""
+    is_quotient = adjoint is divided
+
+    def linear(
+        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
+    ) -> Form | None:
+        if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
+            return None
+        version = version_of(other) if kind is Tensor else 0
+        step = partial(adjoint, shape, self._provenance.shape, other, version)
+        return (next(serials), step, (self._form or self,))
+
+    return linear
 
 
-def _divided(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
-    if kind is ProvenanceTensor or (kind is not Tensor and not other):
-        return None
-    return _scaled(self, 1 / (exact(other) if kind is Tensor else other), kind, shape)
-
-
+_scaled, _divided = _times(scaled), _times(divided)
 _OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
     "__add__": (_sum_of("+"), both),
     "__radd__": (_sum_of("+"), both),

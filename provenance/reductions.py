@@ -1,0 +1,80 @@
+"""Reductions: sums over dimensions, averages, running sums, differences and traces."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from ancestral.provenance.adjoints import uniform
+from ancestral.provenance.algebra import Shape
+from ancestral.provenance.linear import numel
+from ancestral.provenance.operands import (
+    FIRST,
+    NO_KEYWORDS,
+    Linear,
+    Table,
+    every,
+    is_floating,
+)
+from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.sums import is_rounding
+
+
+def _is_kept(x: Any, dtype: Any) -> bool:
+    """Return whether a sum in another type is the sum."""
+    if dtype is None or dtype is x.dtype:
+        return True
+    if not x.dtype.is_floating_point:
+        return isinstance(dtype, torch.dtype) and dtype in (torch.int64, torch.float64)
+    return isinstance(dtype, torch.dtype) and not is_rounding(x.dtype, dtype)
+
+
+def _total(is_mean: bool, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    x = args[0]
+    dim = argument(args, kwargs, 1, "dim", "axis")
+    if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 3, "dtype")):
+        return None
+    old = tuple(x.shape)
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        gone = set(range(len(old)))
+    elif isinstance(dim, (int, tuple, list)) and not isinstance(dim, bool):
+        gone = {d % len(old) if old else 0 for d in ([dim] if isinstance(dim, int) else dim)}
+    else:
+        return None
+    kept = tuple(1 if d in gone else size for d, size in enumerate(old))
+    if numel(kept) != numel(shape):
+        return None
+    scale = numel(shape) / numel(old) if is_mean and numel(old) else 1.0
+    call = (torch.mean if is_mean else torch.sum, (FIRST, sorted(gone), shape == kept), NO_KEYWORDS)
+    return uniform(scale, old, kept), (x,), call if old else (_itself, (FIRST,), NO_KEYWORDS)
+
+
+def _itself(x: Any) -> Any:
+    return x
+
+
+def _running(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    x = args[0]
+    if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 2, "dtype")):
+        return None
+    dim = argument(args, kwargs, 1, "dim", "axis")
+    return None, (x,), (torch.cumsum, (FIRST, dim), NO_KEYWORDS)
+
+
+def _difference(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    """Differences of neighbours; what is put before or after them is another operand."""
+    besides = len(args) > 3 or any(kwargs.get(n) is not None for n in ("prepend", "append", "out"))
+    return None if besides or not is_floating(args[0]) else (None, (args[0],), None)
+
+
+def _transposed(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    return None if "out" in kwargs else (None, (args[0],), None)
+
+
+REDUCTIONS: Table = {
+    **every("sum", partial(_total, False)),
+    **every("mean", partial(_total, True)),
+    **every("cumsum", _running),
+    **every("diff", _difference),
+    **every("trace sum_to_size", _transposed),
+}
