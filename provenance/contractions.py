@@ -1,4 +1,7 @@
-"""Contractions: products of tensors that are linear in the one of them that is tracked."""
+"""Contractions: products of tensors that are linear in the one of them that is tracked.
+
+A learned matrix is no list of coefficients but a layer, whose output is a cost.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,16 +12,15 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.operands import Linear, Table, every, is_number, is_tracked
+from ancestral.provenance.operands import Linear, Table, device_of, every, is_number, is_tracked
 from ancestral.provenance.rules import Args, Kwargs, argument
 
 
 def _is_exact(tensor: Tensor) -> bool:
     """Return whether products of matrices are computed in the precision of their type."""
-    kind = tensor.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return False
-    return kind == "cpu" or torch.get_float32_matmul_precision() == "highest"
+    return torch.get_float32_matmul_precision() == "highest" or device_of([tensor]).type == "cpu"
 
 
 def _product(factors: Sequence[Any]) -> Linear | None:
@@ -30,9 +32,9 @@ def _product(factors: Sequence[Any]) -> Linear | None:
 
 
 def _of_two(names: tuple[str, ...], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
-    if "out" in kwargs:
-        return None
-    return _product([args[0], argument(args, kwargs, 1, *names)])
+    a, b = args[0], args[1] if len(args) > 1 else argument(args, kwargs, 1, *names)
+    is_layer = any([x.requires_grad and x.ndim > 1 and not is_tracked(x) for x in (a, b)])
+    return None if "out" in kwargs or is_layer else _product((a, b))
 
 
 def _of_all(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -65,7 +67,7 @@ def _affine(first: Tensor, factors: Sequence[Tensor]) -> Linear | None:
 
 
 def _linear(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
-    """A linear map of costs with constants; a learned one is a layer, whose output is a cost."""
+    """A linear map of costs with constants."""
     x, weight = args[0], argument(args, kwargs, 1, "weight")
     bias = argument(args, kwargs, 2, "bias")
     if weight.requires_grad and not is_tracked(weight):

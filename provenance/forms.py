@@ -15,8 +15,8 @@ from ancestral.provenance import watching
 from ancestral.provenance.adjoints import placed, transposed
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.contractions import CONTRACTIONS
-from ancestral.provenance.linear import Call, Form, Operand, serials, shape_of
-from ancestral.provenance.operands import Table, call_of
+from ancestral.provenance.linear import Form, Operand, serials
+from ancestral.provenance.operands import Table, call_of, device_of, shape_of
 from ancestral.provenance.rearrangements import REARRANGEMENTS, SPLITS
 from ancestral.provenance.reduced_losses import LOSSES
 from ancestral.provenance.reductions import REDUCTIONS
@@ -37,17 +37,16 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
     built = builder(shape, args, kwargs) if args else None
     if built is None:
         return None
-    adjoint, operands, template = built
-    call = call_of(function, args, kwargs, operands, template)
+    adjoint, operands, call = built
     if call is None:
-        return None
+        call = call_of(function, args, kwargs, operands)
+        if call is None:
+            return None
     if adjoint is None:
-        adjoint = partial(transposed, call, [shape_of(x) for x in operands], _device(operands))
-    return (next(serials), adjoint, tuple(map(resolve, operands)), call)
-
-
-def _device(operands: Sequence[Operand]) -> Any:
-    return next(operand.device for operand in operands if isinstance(operand, Tensor))
+        held = call.versions[0][0] if call.versions else None
+        device = held.device if held is not None and held.ndim else device_of(operands)
+        adjoint = partial(transposed, call, [shape_of(x) for x in operands], device)
+    return (next(serials), adjoint, tuple([resolve(x) for x in operands]), call)
 
 
 def forms_of(
@@ -58,9 +57,7 @@ def forms_of(
     parts, dim_of = SPLITS[function]
     x = args[0] if args else argument(args, kwargs, 0, "self", "tensor")
     operand, shape = resolve(x), shape_of(x)
-    for part, arguments, keywords in parts(results, x, dim_of(x, args, kwargs)):
-        assert part is not None
-        call = Call(part, tuple(arguments), dict(keywords), ())
+    for call in parts(results, x, dim_of(x, args, kwargs)):
         yield (next(serials), partial(placed, call, shape), (operand,), call)
 
 

@@ -83,8 +83,3 @@ def numel(shape: Sequence[int]) -> int:
     for size in shape:
         total *= size
     return total
-
-
-def shape_of(operand: Operand) -> tuple[int, ...]:
-    """Return the shape of a tensor or a number."""
-    return tuple(operand.shape) if isinstance(operand, Tensor) else ()

@@ -2,7 +2,7 @@
 
 A builder looks at the arguments of one op and says in which of them it is linear, all others being
 constants: it returns the adjoint (None for `adjoints.transposed`), the operands, and the call with
-holes for them, where it is not the op itself with its arguments.
+holes for them (None for the op itself with its arguments).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,17 +14,13 @@ from torch import Tensor
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import Adjoint, Call, Hole, Operand, version_of
 from ancestral.provenance.rules import Args, Kwargs
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance, run
 
-Template = tuple[Callable[..., Any] | None, Args, Kwargs]
-"""What is called with holes for the operands; None stands for the op."""
-
-Linear = tuple[Adjoint | None, tuple[Operand, ...], Template | Call | None]
+Linear = tuple[Adjoint | None, tuple[Operand, ...], Call | None]
 Builder = Callable[[Shape, Args, Kwargs], Linear | None]
 Table = dict[Callable[..., Any], Builder]
 
 FIRST, SECOND = Hole(0), Hole(1)
-NO_KEYWORDS: dict[str, Any] = {}
 _ALONE = (FIRST,)
 _Versions = tuple[tuple[Tensor, int], ...]
 
@@ -36,12 +32,12 @@ def is_number(value: object) -> bool:
 
 def is_tracked(value: object) -> bool:
     """Return whether `value` is a tensor with provenance, be it that of its memory."""
-    return provenance(value) is not None
+    return value.__class__ is ProvenanceTensor or provenance(value) is not None
 
 
 def is_constant(value: object) -> bool:
     """Return whether `value` is a number, or a tensor that depends on no source."""
-    return is_number(value) or (isinstance(value, Tensor) and not is_tracked(value))
+    return (isinstance(value, Tensor) and not is_tracked(value)) or is_number(value)
 
 
 def is_floating(value: object) -> bool:
@@ -49,27 +45,44 @@ def is_floating(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype.is_floating_point
 
 
+def shape_of(operand: Operand) -> tuple[int, ...]:
+    """Return the shape of a tensor or a number."""
+    if operand.__class__ is ProvenanceTensor:
+        shape: tuple[int, ...] = operand._provenance.shape
+        return shape
+    return tuple(operand.shape) if isinstance(operand, Tensor) else ()
+
+
+_device: Any = vars(torch._C.TensorBase)["device"].__get__  # pyright: ignore[reportPrivateUsage]
+
+
+def device_of(operands: Sequence[Operand]) -> torch.device:
+    """Return the device of the first operand that is a tensor."""
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            break
+    device: torch.device = run(_device, TYPES, (operand,), NO_KEYWORDS)
+    return device
+
+
+def constant_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    """Return a call of which no argument is tracked."""
+    return Call(function, args, kwargs, versions_in((*args, *kwargs.values())) or ())
+
+
 def call_of(
-    function: Callable[..., Any],
-    args: Args,
-    kwargs: Kwargs,
-    operands: Sequence[Operand],
-    template: Template | Call | None,
+    function: Callable[..., Any], args: Args, kwargs: Kwargs, operands: Sequence[Operand]
 ) -> Call | None:
-    """Return the call that a form keeps, None where it would hold on to something tracked."""
-    if isinstance(template, Call):
-        return template
-    if template is not None:
-        given, args, kwargs = template
-        function = given or function
-    elif len(operands) == 1 and args and args[0] is operands[0]:
+    """Return an op as it was called, None where it would hold on to something tracked."""
+    if len(operands) == 1 and args[0] is operands[0]:
         if len(args) == 1 and not kwargs:
             return Call(function, _ALONE, NO_KEYWORDS, ())
         args = (FIRST, *args[1:])
     else:
-        places = {id(operand): Hole(index) for index, operand in enumerate(operands)}
+        places = {id(operand): Hole(number) for number, operand in enumerate(operands)}
         args = _with_holes(args, places)
-        kwargs = {name: _with_holes(value, places) for name, value in kwargs.items()}
+        if kwargs:
+            kwargs = {name: _with_holes(value, places) for name, value in kwargs.items()}
     versions = versions_in((*args, *kwargs.values()) if kwargs else args)
     return None if versions is None else Call(function, tuple(args), dict(kwargs), versions)
 
@@ -78,7 +91,7 @@ def _with_holes(value: Any, places: dict[int, Hole]) -> Any:
     if isinstance(value, Tensor):
         return places.get(id(value), value)
     if type(value) in (tuple, list):
-        return type(value)(_with_holes(item, places) for item in value)
+        return type(value)([_with_holes(item, places) for item in value])
     return value
 
 

@@ -21,40 +21,40 @@ from ancestral.provenance.adjoints import (
     summed,
 )
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.linear import ALL, numel, shape_of
+from ancestral.provenance.linear import ALL, Call, numel
 from ancestral.provenance.operands import (
     FIRST,
     NO_KEYWORDS,
     Linear,
     Table,
-    Template,
     call_of,
     every,
     is_number,
+    shape_of,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
 
 
 def _reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     x = args[0]
-    if numel(x.shape) != numel(shape) or (args[1:] and isinstance(args[1], torch.dtype)):
+    if numel(shape_of(x)) != numel(shape) or (args[1:] and isinstance(args[1], torch.dtype)):
         return None  # a view as another type
     if kwargs.get("dtype") is not None:
         return None
-    call = (torch.reshape, (FIRST, shape), NO_KEYWORDS)
-    return partial(reshaped, tuple(x.shape)), (x,), call
+    call = Call(torch.reshape, (FIRST, shape), NO_KEYWORDS, ())
+    return partial(reshaped, shape_of(x)), (x,), call
 
 
 def _expand(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     x = args[0]
-    call = (Tensor.expand, (FIRST, *shape), NO_KEYWORDS)
+    call = Call(Tensor.expand, (FIRST, *shape), NO_KEYWORDS, ())
     return partial(summed, shape, [shape_of(x)], (1.0,)), (x,), call
 
 
 def _bound(adjoint: Any, function: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """A step whose adjoint looks at the call."""
     x = args[0]
-    call = call_of(function, args, kwargs, (x,), None)
+    call = call_of(function, args, kwargs, (x,))
     if call is None or call.versions:
         return None  # a dimension that is a tensor
     return partial(adjoint, call, shape_of(x)), (x,), call
@@ -95,10 +95,10 @@ def _repeated(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 def _cat(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     operands = tuple(argument(args, kwargs, 0, "tensors"))
     dim = argument(args, kwargs, 1, "dim", "axis", default=0)
-    if "out" in kwargs or any(len(x.shape) != len(shape) for x in operands):
+    if "out" in kwargs or any([len(shape_of(x)) != len(shape) for x in operands]):
         return None
-    adjoint = partial(joined, dim, [x.shape[dim] for x in operands])
-    return adjoint, operands, (torch.cat, (ALL, dim), NO_KEYWORDS)
+    adjoint = partial(joined, dim, [shape_of(x)[dim] for x in operands])
+    return adjoint, operands, Call(torch.cat, (ALL, dim), NO_KEYWORDS, ())
 
 
 def _stack(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -107,17 +107,17 @@ def _stack(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     if "out" in kwargs:
         return None
     adjoint = partial(stacked, dim, len(operands))
-    return adjoint, operands, (torch.stack, (ALL, dim), NO_KEYWORDS)
+    return adjoint, operands, Call(torch.stack, (ALL, dim), NO_KEYWORDS, ())
 
 
-def _joined(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+def _joined(function: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """`hstack` and its like, whose operands are a list or are given one by one."""
     if "out" in kwargs:
         return None
     given = argument(args, kwargs, 0, "tensors")
     if isinstance(given, Tensor):
-        return None, tuple(args), (_one_by_one, (ALL,), NO_KEYWORDS)
-    return None, tuple(given), (None, (ALL,), NO_KEYWORDS)
+        return None, tuple(args), Call(_one_by_one, (ALL,), NO_KEYWORDS, ())
+    return None, tuple(given), Call(function, (ALL,), NO_KEYWORDS, ())
 
 
 def _one_by_one(operands: list[Tensor]) -> Tensor:
@@ -163,7 +163,10 @@ REARRANGEMENTS: Table = {
     **every("expand expand_as broadcast_to", _expand),
     **every("cat concat concatenate", _cat),
     **every("stack", _stack),
-    **every("hstack vstack dstack column_stack row_stack block_diag", _joined, torch),
+    **{
+        getattr(torch, name): partial(_joined, getattr(torch, name))
+        for name in "hstack vstack dstack column_stack row_stack block_diag".split()
+    },
     **every("__getitem__", _getitem),
     **every("index_select gather take take_along_dim masked_select unfold", _picked),
     **every("repeat tile tril triu diag diag_embed diagflat", _picked),
@@ -175,20 +178,20 @@ REARRANGEMENTS: Table = {
 }
 
 
-def _rows(results: Sequence[Tensor], x: Tensor, dim: int) -> Iterator[Template]:
+def _rows(results: Sequence[Tensor], x: Tensor, dim: int) -> Iterator[Call]:
     for index in range(len(results)):
-        yield torch.select, (FIRST, dim, index), NO_KEYWORDS
+        yield Call(torch.select, (FIRST, dim, index), NO_KEYWORDS, ())
 
 
-def _sections(results: Sequence[Tensor], x: Tensor, dim: int) -> Iterator[Template]:
+def _sections(results: Sequence[Tensor], x: Tensor, dim: int) -> Iterator[Call]:
     start = 0
     for result in results:
         size = result.shape[dim]
-        yield torch.narrow, (FIRST, dim, start, size), NO_KEYWORDS
+        yield Call(torch.narrow, (FIRST, dim, start, size), NO_KEYWORDS, ())
         start += size
 
 
-_Sections = Callable[[Sequence[Tensor], Tensor, int], Iterator[Template]]
+_Sections = Callable[[Sequence[Tensor], Tensor, int], Iterator[Call]]
 Splitter = tuple[_Sections, Callable[[Tensor, Args, Kwargs], Any]]
 
 

@@ -16,7 +16,7 @@ from ancestral.provenance import watching
 from ancestral.provenance.adjoints import same
 from ancestral.provenance.algebra import Provenance, Shape
 from ancestral.provenance.control import controlling
-from ancestral.provenance.linear import OverwrittenError, version_of
+from ancestral.provenance.linear import Call, OverwrittenError, version_of
 from ancestral.provenance.operands import (
     FIRST,
     NO_KEYWORDS,
@@ -80,7 +80,7 @@ def _loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs
         besides += [provenance(tensor) for tensor, _ in versions]
     held = tuple(found for found in besides if found is not None)
     unreduced = Unreduced(function, tuple(args), dict(kwargs), divisor, versions, held)
-    return same, (unreduced,), (torch.sum, (FIRST,), NO_KEYWORDS)
+    return same, (unreduced,), Call(torch.sum, (FIRST,), NO_KEYWORDS, ())
 
 
 def _divisor(function: Callable[..., Any], given: dict[str, Any]) -> Divisor | None:

@@ -7,7 +7,7 @@ import torch
 
 from ancestral.provenance.adjoints import uniform
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.linear import numel
+from ancestral.provenance.linear import Call, numel
 from ancestral.provenance.operands import (
     FIRST,
     NO_KEYWORDS,
@@ -15,6 +15,7 @@ from ancestral.provenance.operands import (
     Table,
     every,
     is_floating,
+    shape_of,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
 from ancestral.provenance.sums import is_rounding
@@ -34,23 +35,23 @@ def _total(is_mean: bool, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | 
     dim = argument(args, kwargs, 1, "dim", "axis")
     if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 3, "dtype")):
         return None
-    old = tuple(x.shape)
+    old = shape_of(x)
     if dim is None or (isinstance(dim, (tuple, list)) and not dim):
-        gone = set(range(len(old)))
-    elif isinstance(dim, (int, tuple, list)) and not isinstance(dim, bool):
-        gone = {d % len(old) if old else 0 for d in ([dim] if isinstance(dim, int) else dim)}
-    else:
+        scale = 1 / numel(old) if is_mean and numel(old) else 1.0
+        return uniform(scale, old, (1,) * len(old)), (x,), _MEAN if is_mean else _SUM
+    if not isinstance(dim, (int, tuple, list)) or isinstance(dim, bool):
         return None
-    kept = tuple(1 if d in gone else size for d, size in enumerate(old))
+    gone = {d % len(old) if old else 0 for d in ([dim] if isinstance(dim, int) else dim)}
+    kept = tuple([1 if d in gone else size for d, size in enumerate(old)])
     if numel(kept) != numel(shape):
         return None
     scale = numel(shape) / numel(old) if is_mean and numel(old) else 1.0
-    call = (torch.mean if is_mean else torch.sum, (FIRST, sorted(gone), shape == kept), NO_KEYWORDS)
-    return uniform(scale, old, kept), (x,), call if old else (_itself, (FIRST,), NO_KEYWORDS)
+    call = Call(torch.mean if is_mean else torch.sum, (FIRST, dim, shape == kept), NO_KEYWORDS, ())
+    return uniform(scale, old, kept), (x,), call
 
 
-def _itself(x: Any) -> Any:
-    return x
+_SUM = Call(torch.sum, (FIRST,), NO_KEYWORDS, ())
+_MEAN = Call(torch.mean, (FIRST,), NO_KEYWORDS, ())
 
 
 def _running(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -58,7 +59,7 @@ def _running(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 2, "dtype")):
         return None
     dim = argument(args, kwargs, 1, "dim", "axis")
-    return None, (x,), (torch.cumsum, (FIRST, dim), NO_KEYWORDS)
+    return None, (x,), Call(torch.cumsum, (FIRST, dim), NO_KEYWORDS, ())
 
 
 def _difference(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:

@@ -8,24 +8,32 @@ from torch import Tensor
 
 from ancestral.provenance.adjoints import divided, same, scaled, summed
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.linear import shape_of, version_of
+from ancestral.provenance.linear import Call, version_of
 from ancestral.provenance.operands import (
     FIRST,
     NO_KEYWORDS,
     SECOND,
     Linear,
     Table,
+    constant_call,
     every,
     is_constant,
     is_floating,
     is_number,
     is_tracked,
+    shape_of,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
 
 
 def _summed(shape: Shape, operands: tuple[Any, ...], factors: tuple[float, ...]) -> Any:
     return partial(summed, shape, [shape_of(operand) for operand in operands], factors)
+
+
+_SUMMED = {
+    1.0: Call(torch.add, (FIRST, SECOND), NO_KEYWORDS, ()),
+    -1.0: Call(torch.sub, (FIRST, SECOND), NO_KEYWORDS, ()),
+}
 
 
 def _add(sign: float, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -35,9 +43,8 @@ def _add(sign: float, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None
         return None
     if any(isinstance(t, Tensor) and t.dtype == torch.bool for t in (a, b)):
         return None  # a logical or
-    keywords = {"alpha": alpha} if "alpha" in kwargs else NO_KEYWORDS
-    adjoint = _summed(shape, (a, b), (1.0, sign * alpha))
-    return adjoint, (a, b), (None, (FIRST, SECOND), keywords)
+    call = _SUMMED[sign] if alpha == 1 else Call(*_SUMMED[sign][:2], {"alpha": alpha}, ())
+    return _summed(shape, (a, b), (1.0, sign * alpha)), (a, b), call
 
 
 def _rsub(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -45,13 +52,16 @@ def _rsub(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     alpha = kwargs.get("alpha", 1)
     if len(args) > 2 or not is_number(alpha):
         return None
-    keywords = {"alpha": alpha} if "alpha" in kwargs else NO_KEYWORDS
-    adjoint = _summed(shape, (a, b), (-1.0 * alpha, 1.0))
-    return adjoint, (a, b), (torch.rsub, (FIRST, SECOND), keywords)
+    call = Call(torch.rsub, (FIRST, SECOND), {"alpha": alpha}, ())
+    return _summed(shape, (a, b), (-1.0 * alpha, 1.0)), (a, b), call
 
 
 def _neg(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     return _summed(shape, (args[0],), (-1.0,)), (args[0],), None
+
+
+def _version(factor: Any) -> int:
+    return version_of(factor) if isinstance(factor, Tensor) else 0
 
 
 def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -60,8 +70,11 @@ def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
         a, b = b, a
     if "out" in kwargs or not (is_tracked(a) and is_constant(b)) or a.dtype == torch.bool:
         return None
-    version = version_of(b) if isinstance(b, Tensor) else 0
-    return partial(scaled, shape, shape_of(a), b, version), (a,), (torch.mul, (FIRST, b), {})
+    return (
+        partial(scaled, shape, shape_of(a), b, _version(b)),
+        (a,),
+        constant_call(torch.mul, FIRST, b),
+    )
 
 
 def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -71,8 +84,11 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
         return None
     if not isinstance(b, Tensor) and not b:
         return None
-    version = version_of(b) if isinstance(b, Tensor) else 0
-    return partial(divided, shape, shape_of(a), b, version), (a,), (torch.div, (FIRST, b), {})
+    return (
+        partial(divided, shape, shape_of(a), b, _version(b)),
+        (a,),
+        constant_call(torch.div, FIRST, b),
+    )
 
 
 def _fused(operation: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -88,7 +104,7 @@ def _fused(operation: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear |
         a, b = b, a
     if is_tracked(b):
         return None
-    return None, (first, a), (operation, (FIRST, SECOND, b), {"value": value})
+    return None, (first, a), constant_call(operation, FIRST, SECOND, b, value=value)
 
 
 def _lerp(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -96,14 +112,18 @@ def _lerp(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     weight = argument(args, kwargs, 2, "weight")
     if "out" in kwargs or not is_constant(weight):
         return None
-    return None, (start, end), (torch.lerp, (FIRST, SECOND, weight), NO_KEYWORDS)
+    return None, (start, end), constant_call(torch.lerp, FIRST, SECOND, weight)
 
 
 def _chosen(condition: Any, a: Any, b: Any) -> Linear | None:
-    values = (is_number(x) or isinstance(x, Tensor) for x in (a, b))
-    if not (isinstance(condition, Tensor) and is_constant(condition) and all(values)):
+    if not isinstance(condition, Tensor) or is_tracked(condition):
         return None
-    return None, (a, b), (torch.where, (condition, FIRST, SECOND), NO_KEYWORDS)
+    if not all([isinstance(x, (Tensor, int, float)) for x in (a, b)]):
+        return None
+    call = Call(
+        torch.where, (condition, FIRST, SECOND), NO_KEYWORDS, ((condition, version_of(condition)),)
+    )
+    return None, (a, b), call
 
 
 def _where(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -129,7 +149,7 @@ def _itself(x: Tensor) -> Tensor:
     return x
 
 
-_ITSELF = (_itself, (FIRST,), NO_KEYWORDS)
+_ITSELF = Call(_itself, (FIRST,), NO_KEYWORDS, ())
 
 
 def is_rounding(old: torch.dtype, new: torch.dtype) -> bool:
