@@ -138,7 +138,7 @@ class Walk:
         """Take the newest form apart."""
         pending = self.forms.pop(heapq.heappop(self.heap)[1])
         form, weight = pending.operand, pending.total
-        if len(form) == 4 and any(version_of(held) != v for held, v in form[3].versions):
+        if len(form) == 5 and any(version_of(held) != v for held, v in form[3].versions):
             raise OverwrittenError
         shares = tuple(form[1](weight))
         for operand, share in zip(reversed(form[2]), reversed(shares), strict=True):

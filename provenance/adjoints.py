@@ -217,8 +217,8 @@ _NAMES: dict[Any, str] = {
 
 def name_of(form: Form) -> str:
     """Return the name of the op that a form stands for."""
-    if len(form) == 4:
-        function = form[3].function
+    if len(form) == 5:
+        function = form[4]
         owner = getattr(function, "__self__", None)  # of an attribute, such as T
         return str(getattr(owner if function.__name__ == "__get__" else function, "__name__", "?"))
     return _NAMES[getattr(form[1], "func", form[1])]
@@ -226,7 +226,7 @@ def name_of(form: Form) -> str:
 
 def value_of(form: Form, operands: Sequence[Tensor]) -> Tensor:
     """Return the value of a form from the values of its operands."""
-    if len(form) == 4:
+    if len(form) == 5:
         return replayed(form[3], *operands)
     adjoint: Any = form[1]
     arguments: tuple[Any, ...] = getattr(adjoint, "args", ())

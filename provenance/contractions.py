@@ -33,14 +33,21 @@ def _product(factors: Sequence[Any]) -> Linear | None:
 
 def _of_two(names: tuple[str, ...], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     a, b = args[0], args[1] if len(args) > 1 else argument(args, kwargs, 1, *names)
-    is_layer = any([x.requires_grad and x.ndim > 1 and not is_tracked(x) for x in (a, b)])
-    return None if "out" in kwargs or is_layer else _product((a, b))
+    if is_tracked(a):
+        operand, constant = a, b
+    else:
+        operand, constant = b, a
+    if kwargs.get("out") is not None or is_tracked(constant) or not _is_exact(operand):
+        return None
+    if constant.requires_grad and constant.ndim > 1:
+        return None
+    return None, (operand,), None
 
 
 def _of_all(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """A product of a list of tensors, given as one or one by one, after a text or not."""
     given = [item for item in args if not isinstance(item, str)]
-    if "out" in kwargs or (len(given) > 1 and any(isinstance(x, (list, tuple)) for x in given)):
+    if kwargs.get("out") is not None or (len(given) > 1 and any(isinstance(x, (list, tuple)) for x in given)):
         return None  # sublists say which dimensions meet
     return _product(given[0] if isinstance(given[0], (list, tuple)) else given)
 
@@ -49,7 +56,7 @@ def _added(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """`addmm` and its like: a tensor plus a product, each times a number."""
     factors = args[1:3]
     numbers = [kwargs.get("alpha", 1), kwargs.get("beta", 1)]
-    if len(args) != 3 or "out" in kwargs or not all(map(is_number, numbers)):
+    if len(args) != 3 or kwargs.get("out") is not None or not all(map(is_number, numbers)):
         return None
     return _affine(args[0], factors)
 

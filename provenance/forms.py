@@ -46,7 +46,7 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
         held = call.versions[0][0] if call.versions else None
         device = held.device if held is not None and held.ndim else device_of(operands)
         adjoint = partial(transposed, call, [shape_of(x) for x in operands], device)
-    return (next(serials), adjoint, tuple([resolve(x) for x in operands]), call)
+    return (next(serials), adjoint, tuple([resolve(x) for x in operands]), call, function)
 
 
 def forms_of(
@@ -58,7 +58,7 @@ def forms_of(
     x = args[0] if args else argument(args, kwargs, 0, "self", "tensor")
     operand, shape = resolve(x), shape_of(x)
     for call in parts(results, x, dim_of(x, args, kwargs)):
-        yield (next(serials), partial(placed, call, shape), (operand,), call)
+        yield (next(serials), partial(placed, call, shape), (operand,), call, function)
 
 
 def resolve(operand: Operand) -> Operand:

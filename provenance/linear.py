@@ -57,9 +57,12 @@ class Call(NamedTuple):
     versions: tuple[tuple[Tensor, int], ...]
 
 
-Form = tuple[int, Adjoint, tuple[Operand, ...]] | tuple[int, Adjoint, tuple[Operand, ...], Call]
-"""One linear step: its number, the adjoint, what it was applied to, and, unless the adjoint tells,
-how. Plain, because every addition of two tracked tensors makes one."""
+Form = (
+    tuple[int, Adjoint, tuple[Operand, ...]]
+    | tuple[int, Adjoint, tuple[Operand, ...], Call, Callable[..., Any]]
+)
+"""One linear step: its number, the adjoint, what it was applied to and, unless the adjoint tells,
+how it is computed and what was called. Plain, because every sum of two tracked tensors makes one."""
 
 serials = itertools.count()
 """Numbers the forms in the order they were made: every operand is older than its result."""

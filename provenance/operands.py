@@ -122,5 +122,5 @@ def every(names: str, builder: Builder, *namespaces: Any) -> Table:
         getattr(namespace, name): builder
         for name in names.split()
         for namespace in namespaces or (torch, Tensor)
-        if hasattr(namespace, name)
+        if callable(getattr(namespace, name, None))
     }

@@ -24,7 +24,6 @@ from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import ALL, Call, numel
 from ancestral.provenance.operands import (
     FIRST,
-    NO_KEYWORDS,
     Linear,
     Table,
     call_of,
@@ -33,6 +32,7 @@ from ancestral.provenance.operands import (
     shape_of,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.tensor import NO_KEYWORDS
 
 
 def _reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -79,7 +79,7 @@ def _is_plain_index(item: Any) -> bool:
 
 def _picked(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """Anything that is linear in its first operand, all others being constants."""
-    return None if "out" in kwargs else (None, (args[0],), None)
+    return None if kwargs.get("out") is not None else (None, (args[0],), None)
 
 
 def _pad(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
@@ -95,7 +95,7 @@ def _repeated(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 def _cat(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     operands = tuple(argument(args, kwargs, 0, "tensors"))
     dim = argument(args, kwargs, 1, "dim", "axis", default=0)
-    if "out" in kwargs or any([len(shape_of(x)) != len(shape) for x in operands]):
+    if kwargs.get("out") is not None or any([len(shape_of(x)) != len(shape) for x in operands]):
         return None
     adjoint = partial(joined, dim, [shape_of(x)[dim] for x in operands])
     return adjoint, operands, Call(torch.cat, (ALL, dim), NO_KEYWORDS, ())
@@ -104,7 +104,7 @@ def _cat(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 def _stack(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     operands = tuple(argument(args, kwargs, 0, "tensors"))
     dim = argument(args, kwargs, 1, "dim", "axis", default=0)
-    if "out" in kwargs:
+    if kwargs.get("out") is not None:
         return None
     adjoint = partial(stacked, dim, len(operands))
     return adjoint, operands, Call(torch.stack, (ALL, dim), NO_KEYWORDS, ())
@@ -112,7 +112,7 @@ def _stack(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 
 def _joined(function: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """`hstack` and its like, whose operands are a list or are given one by one."""
-    if "out" in kwargs:
+    if kwargs.get("out") is not None:
         return None
     given = argument(args, kwargs, 0, "tensors")
     if isinstance(given, Tensor):

@@ -19,13 +19,12 @@ from ancestral.provenance.control import controlling
 from ancestral.provenance.linear import Call, OverwrittenError, version_of
 from ancestral.provenance.operands import (
     FIRST,
-    NO_KEYWORDS,
     Linear,
     Table,
     is_tracked,
 )
 from ancestral.provenance.rules import Args, Kwargs, tensors_in
-from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.provenance.tensor import NO_KEYWORDS, attach, provenance, raw
 
 Divisor = Callable[[Tensor], float | Tensor]
 
@@ -124,7 +123,7 @@ def _never(target: Tensor, ignored: int) -> bool:
     """Return whether no target can be the class that is ignored: draws count from zero."""
     made: Any = getattr(target, "_form", None) or target
     while isinstance(made, tuple):
-        if len(made) != 4 or made[3].function not in _MOVING:
+        if len(made) != 5 or made[3].function not in _MOVING:
             return False
         (made,) = made[2]
     site = getattr(made, "_site", None)

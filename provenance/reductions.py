@@ -10,7 +10,6 @@ from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import Call, numel
 from ancestral.provenance.operands import (
     FIRST,
-    NO_KEYWORDS,
     Linear,
     Table,
     every,
@@ -19,6 +18,7 @@ from ancestral.provenance.operands import (
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
 from ancestral.provenance.sums import is_rounding
+from ancestral.provenance.tensor import NO_KEYWORDS
 
 
 def _is_kept(x: Any, dtype: Any) -> bool:
@@ -33,7 +33,7 @@ def _is_kept(x: Any, dtype: Any) -> bool:
 def _total(is_mean: bool, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     x = args[0]
     dim = argument(args, kwargs, 1, "dim", "axis")
-    if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 3, "dtype")):
+    if kwargs.get("out") is not None or not _is_kept(x, argument(args, kwargs, 3, "dtype")):
         return None
     old = shape_of(x)
     if dim is None or (isinstance(dim, (tuple, list)) and not dim):
@@ -56,7 +56,7 @@ _MEAN = Call(torch.mean, (FIRST,), NO_KEYWORDS, ())
 
 def _running(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     x = args[0]
-    if "out" in kwargs or not _is_kept(x, argument(args, kwargs, 2, "dtype")):
+    if kwargs.get("out") is not None or not _is_kept(x, argument(args, kwargs, 2, "dtype")):
         return None
     dim = argument(args, kwargs, 1, "dim", "axis")
     return None, (x,), Call(torch.cumsum, (FIRST, dim), NO_KEYWORDS, ())
@@ -69,7 +69,7 @@ def _difference(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 
 
 def _transposed(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
-    return None if "out" in kwargs else (None, (args[0],), None)
+    return None if kwargs.get("out") is not None else (None, (args[0],), None)
 
 
 REDUCTIONS: Table = {

@@ -11,7 +11,6 @@ from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import Call, version_of
 from ancestral.provenance.operands import (
     FIRST,
-    NO_KEYWORDS,
     SECOND,
     Linear,
     Table,
@@ -24,6 +23,7 @@ from ancestral.provenance.operands import (
     shape_of,
 )
 from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.tensor import NO_KEYWORDS
 
 
 def _summed(shape: Shape, operands: tuple[Any, ...], factors: tuple[float, ...]) -> Any:
@@ -39,7 +39,7 @@ _SUMMED = {
 def _add(sign: float, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     a, b = args[0], argument(args, kwargs, 1, "other")
     alpha = kwargs.get("alpha", 1)
-    if len(args) > 2 or "out" in kwargs or not is_number(alpha):
+    if len(args) > 2 or kwargs.get("out") is not None or not is_number(alpha):
         return None
     if any(isinstance(t, Tensor) and t.dtype == torch.bool for t in (a, b)):
         return None  # a logical or
@@ -68,7 +68,7 @@ def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     a, b = args[0], argument(args, kwargs, 1, "other")
     if is_constant(a) and is_tracked(b):
         a, b = b, a
-    if "out" in kwargs or not (is_tracked(a) and is_constant(b)) or a.dtype == torch.bool:
+    if kwargs.get("out") is not None or not (is_tracked(a) and is_constant(b)) or a.dtype == torch.bool:
         return None
     return (
         partial(scaled, shape, shape_of(a), b, _version(b)),
@@ -80,7 +80,7 @@ def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     a, b = args[0], argument(args, kwargs, 1, "other")
     rounded = argument(args, kwargs, 2, "rounding_mode") is not None
-    if rounded or "out" in kwargs or not (is_tracked(a) and is_constant(b)):
+    if rounded or kwargs.get("out") is not None or not (is_tracked(a) and is_constant(b)):
         return None
     if not isinstance(b, Tensor) and not b:
         return None
@@ -93,7 +93,7 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 
 def _fused(operation: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """`addcmul` and `addcdiv`: the first tensor, and one of the factors, or the numerator."""
-    if "out" in kwargs or len(args) + ("tensor1" in kwargs) + ("tensor2" in kwargs) != 3:
+    if kwargs.get("out") is not None or len(args) + ("tensor1" in kwargs) + ("tensor2" in kwargs) != 3:
         return None
     first = args[0]
     a, b = argument(args, kwargs, 1, "tensor1"), argument(args, kwargs, 2, "tensor2")
@@ -110,7 +110,7 @@ def _fused(operation: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear |
 def _lerp(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     start, end = args[0], argument(args, kwargs, 1, "end")
     weight = argument(args, kwargs, 2, "weight")
-    if "out" in kwargs or not is_constant(weight):
+    if kwargs.get("out") is not None or not is_constant(weight):
         return None
     return None, (start, end), constant_call(torch.lerp, FIRST, SECOND, weight)
 
@@ -128,7 +128,7 @@ def _chosen(condition: Any, a: Any, b: Any) -> Linear | None:
 
 def _where(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     x, other = argument(args, kwargs, 1, "input", "self"), argument(args, kwargs, 2, "other")
-    return None if "out" in kwargs else _chosen(args[0], x, other)
+    return None if kwargs.get("out") is not None else _chosen(args[0], x, other)
 
 
 def _where_of(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
