@@ -171,15 +171,20 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, (_, plain, weight) in enumerate(costs):
-        size = plain.shape if plain.numel() <= _SMALL else number
+        is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
+        size = plain.shape if is_small else number
         groups.setdefault((size, plain.dtype, plain.device, type(weight)), []).append(number)
     values: list[Tensor] = [cost.plain for cost in costs]
     sums: list[Tensor] = []
     for (_, dtype, device, kind), members in groups.items():
-        if kind is not Tensor and len(members) >= _MANY:
+        if len(members) >= _MANY:
             stack = torch.stack([values[number] for number in members])
-            factors = torch.tensor([costs[n].weight for n in members], dtype=dtype, device=device)
-            stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
+            weights: list[Any] = [costs[number].weight for number in members]
+            if kind is Tensor:
+                stack = stack * torch.stack(weights).detach()
+            else:
+                factors = torch.tensor(weights, dtype=dtype, device=device)
+                stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
             for number, value in zip(members, stack.unbind(), strict=True):
                 values[number] = value
             sums.append(_sums(stack))

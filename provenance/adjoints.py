@@ -53,9 +53,12 @@ def negative(weight: Weight) -> tuple[Weight]:
 
 def reduced(weight: Weight, result: Sequence[int], operand: Sequence[int]) -> Weight:
     """Return the weight of an operand that was broadcast from its shape to the result's."""
+    is_same = tuple(result) == tuple(operand)
     if isinstance(weight, Tensor):
+        if is_same and weight.shape == tuple(operand):
+            return weight
         return weight.expand(tuple(result)).sum_to_size(tuple(operand))
-    if tuple(result) == tuple(operand):
+    if is_same:
         return weight
     return weight * numel(result) / max(numel(operand), 1)
 

@@ -47,7 +47,9 @@ def _of_two(names: tuple[str, ...], shape: Shape, args: Args, kwargs: Kwargs) ->
 def _of_all(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """A product of a list of tensors, given as one or one by one, after a text or not."""
     given = [item for item in args if not isinstance(item, str)]
-    if kwargs.get("out") is not None or (len(given) > 1 and any(isinstance(x, (list, tuple)) for x in given)):
+    if kwargs.get("out") is not None or (
+        len(given) > 1 and any(isinstance(x, (list, tuple)) for x in given)
+    ):
         return None  # sublists say which dimensions meet
     return _product(given[0] if isinstance(given[0], (list, tuple)) else given)
 

@@ -68,7 +68,11 @@ def _mul(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     a, b = args[0], argument(args, kwargs, 1, "other")
     if is_constant(a) and is_tracked(b):
         a, b = b, a
-    if kwargs.get("out") is not None or not (is_tracked(a) and is_constant(b)) or a.dtype == torch.bool:
+    if (
+        kwargs.get("out") is not None
+        or not (is_tracked(a) and is_constant(b))
+        or a.dtype == torch.bool
+    ):
         return None
     return (
         partial(scaled, shape, shape_of(a), b, _version(b)),
@@ -93,7 +97,10 @@ def _div(shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
 
 def _fused(operation: Any, shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """`addcmul` and `addcdiv`: the first tensor, and one of the factors, or the numerator."""
-    if kwargs.get("out") is not None or len(args) + ("tensor1" in kwargs) + ("tensor2" in kwargs) != 3:
+    if (
+        kwargs.get("out") is not None
+        or len(args) + ("tensor1" in kwargs) + ("tensor2" in kwargs) != 3
+    ):
         return None
     first = args[0]
     a, b = argument(args, kwargs, 1, "tensor1"), argument(args, kwargs, 2, "tensor2")

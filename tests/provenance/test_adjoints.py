@@ -27,7 +27,7 @@ from ancestral.estimators.terms import LossMismatchError, terms_of
 from ancestral.estimators.walk import Walk
 from ancestral.provenance.adjoints import name_of as name_of_form
 from ancestral.provenance.forms import LINEAR, SPLITS
-from ancestral.provenance.linear import Form, Placed, Weight
+from ancestral.provenance.linear import Placed, Weight
 from ancestral.provenance.reduced_losses import LOSSES
 
 Function = Callable[..., Any]
@@ -166,5 +166,3 @@ def test_a_wrong_adjoint_of_any_linear_op_is_named(function: Function) -> None:
         terms_of(loss)
     assert bare(name) == bare(name_of(function)) or function in OPERATORS
     assert re.search(r"depending on 'x\d+'", str(raised.value))
-
-
