@@ -62,7 +62,8 @@ Form = (
     | tuple[int, Adjoint, tuple[Operand, ...], Call, Callable[..., Any]]
 )
 """One linear step: its number, the adjoint, what it was applied to and, unless the adjoint tells,
-how it is computed and what was called. Plain, because every sum of two tracked tensors makes one."""
+how it is computed and what was called. Plain, because every addition of two tracked tensors makes
+one."""
 
 serials = itertools.count()
 """Numbers the forms in the order they were made: every operand is older than its result."""

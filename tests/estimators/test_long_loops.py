@@ -80,4 +80,4 @@ def test_a_chain_of_a_hundred_thousand_sums_is_taken_apart() -> None:
     for _ in range(100_000):
         y = (y + x) / 2
     (term,) = terms_of(y.sum()).terms
-    torch.testing.assert_close(torch.as_tensor(term.weight), torch.tensor(1.0).double())
+    torch.testing.assert_close(term.weight, 1.0)
