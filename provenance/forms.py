@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ancestral.provenance import watching
@@ -22,7 +23,7 @@ from ancestral.provenance.reduced_losses import LOSSES
 from ancestral.provenance.reductions import REDUCTIONS
 from ancestral.provenance.rules import Args, Kwargs, argument, positional
 from ancestral.provenance.sums import SUMS
-from ancestral.provenance.tensor import raw
+from ancestral.provenance.tensor import attach, raw
 
 LINEAR: Table = {**SUMS, **REDUCTIONS, **CONTRACTIONS, **REARRANGEMENTS, **LOSSES}
 
@@ -46,7 +47,8 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
         held = call.versions[0][0] if call.versions else None
         device = held.device if held is not None and held.ndim else device_of(operands)
         adjoint = partial(transposed, call, [shape_of(x) for x in operands], device)
-    return (next(serials), adjoint, tuple([resolve(x) for x in operands]), call, function)
+    made_of = resolve if torch.is_grad_enabled() else without_history
+    return (next(serials), adjoint, tuple([made_of(x) for x in operands]), call, function)
 
 
 def forms_of(
@@ -56,7 +58,8 @@ def forms_of(
     args, kwargs = positional(args, kwargs)
     parts, dim_of = SPLITS[function]
     x = args[0] if args else argument(args, kwargs, 0, "self", "tensor")
-    operand, shape = resolve(x), shape_of(x)
+    operand = resolve(x) if torch.is_grad_enabled() else without_history(x)
+    shape = shape_of(x)
     for call in parts(results, x, dim_of(x, args, kwargs)):
         yield (next(serials), partial(placed, call, shape), (operand,), call, function)
 
@@ -71,6 +74,20 @@ def resolve(operand: Operand) -> Operand:
         return raw(Tensor.detach, operand)  # a constant, that holds on to no recording
     form: Form | None = getattr(operand, "_form", None)
     return operand if form is None or _written_elsewhere(operand, form[0]) else form
+
+
+def without_history(operand: Operand) -> Operand:
+    """Return an operand of a step within `torch.no_grad`: its value counts, its gradient is cut."""
+    if not isinstance(operand, Tensor):
+        return operand
+    plain = raw(Tensor.detach, operand)
+    if not raw(_requires_grad, operand):
+        return resolve(operand)
+    found = getattr(operand, "_provenance", None)
+    return plain if found is None or found.universe.state == "settled" else attach(plain, found)
+
+
+_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
 def written_since(tensor: Tensor, serial: int) -> bool:

@@ -77,8 +77,12 @@ _version: Any = vars(torch._C.TensorBase)["_version"].__get__  # pyright: ignore
 
 
 def version_of(constant: Tensor) -> int:
-    """Return how often a tensor was written into; those of an inference do not tell."""
-    return -1 if constant.is_inference() else _version(constant)
+    """Return how often a tensor was written into, -1 where it does not tell."""
+    try:
+        version: int = _version(constant)
+    except RuntimeError:  # an inference tensor: torch does not count
+        return -1
+    return version
 
 
 def numel(shape: Sequence[int]) -> int:

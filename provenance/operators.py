@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ancestral.provenance.adjoints import both, difference, divided, negative, scaled, summed
 from ancestral.provenance.algebra import Provenance
-from ancestral.provenance.forms import LINEAR
+from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.kinks import KINKS
 from ancestral.provenance.linear import Adjoint, Form, serials, version_of
 from ancestral.provenance.rules import RULES, pointwise
@@ -40,10 +40,12 @@ def _operator(
     """
     plain_operator = getattr(Tensor, name)
     is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
+    number = serials.__next__
+    tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
 
     def operator(self: ProvenanceTensor, other: Any) -> Any:
         kind = type(other)
-        if kind not in fast:
+        if kind is not tracked and kind not in fast:
             return plain_operator(self, other)
         result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
         if result.__class__ is not plain or not is_tracking():
@@ -51,7 +53,7 @@ def _operator(
         ours = self._provenance
         is_equal = False
         is_linear = linear is not None
-        if kind is ProvenanceTensor:
+        if kind is tracked:
             theirs = other._provenance
             is_equal = ours.shape == theirs.shape
             if ours is not theirs:
@@ -69,12 +71,14 @@ def _operator(
             ours = ours.kinked()
         form: Form | None = None
         if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
-            if is_equal and equal is not None:
-                form = (next(serials), equal, (self._form or self, other._form or other))
+            if not has_history():
+                form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
+            elif is_equal and equal is not None:
+                form = (number(), equal, (self._form or self, other._form or other))
             else:
                 assert linear is not None
                 form = linear(self, other, kind, ours.shape)
-        result.__class__ = ProvenanceTensor
+        result.__class__ = tracked
         result._provenance = ours
         result._form = form
         return result
@@ -166,16 +170,17 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
     linear = _LINEAR_FUNCTIONS.get(func)
     is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
     if linear is not None and is_of_tensor and result.dtype is not torch.bool:
-        result._form = linear(args[0], args[1], type(args[1]), found.shape)
+        if torch.is_grad_enabled():
+            result._form = linear(args[0], args[1], type(args[1]), found.shape)
+        else:
+            result._form = form_of(func, found.shape, args, NO_KEYWORDS)
     return result
 
 
 def _function(name: str) -> _Function:
     """Return an elementwise method of one tensor that follows provenance without dispatch."""
     plain_method = getattr(Tensor, name)
-    form = (
-        (lambda self: (next(serials), negative, (self._form or self,))) if "neg" in name else None
-    )
+    is_linear = "neg" in name
 
     def method(self: ProvenanceTensor) -> Any:
         result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
@@ -185,8 +190,10 @@ def _function(name: str) -> _Function:
             return result  # a constant by now
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance
-        if form is not None:
-            result._form = form(self)
+        if is_linear and torch.is_grad_enabled():
+            result._form = (next(serials), negative, (self._form or self,))
+        elif is_linear:
+            result._form = form_of(plain_method, self._provenance.shape, (self,), NO_KEYWORDS)
         return result
 
     method.__name__ = name

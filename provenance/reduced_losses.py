@@ -42,6 +42,7 @@ class Unreduced(NamedTuple):
     divisor: Divisor
     versions: tuple[tuple[Tensor, int], ...]
     besides: tuple[Provenance, ...]
+    has_history: bool
 
     def compute(self) -> Tensor:
         """Return the loss of every element.
@@ -53,7 +54,8 @@ class Unreduced(NamedTuple):
             raise OverwrittenError
         bound = _SIGNATURES[self.function].bind(*self.args, **self.kwargs)
         bound.arguments |= {"reduction": "none"}
-        each = self.function(*bound.args, **bound.kwargs)
+        with torch.set_grad_enabled(self.has_history):
+            each = self.function(*bound.args, **bound.kwargs)
         for found in self.besides:
             known, lost = provenance(each), found.lost(tuple(each.shape))
             each = attach(each, lost if known is None else known.union(lost))
@@ -78,7 +80,9 @@ def _loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs
     if watching.table:
         besides += [provenance(tensor) for tensor, _ in versions]
     held = tuple(found for found in besides if found is not None)
-    unreduced = Unreduced(function, tuple(args), dict(kwargs), divisor, versions, held)
+    unreduced = Unreduced(
+        function, tuple(args), dict(kwargs), divisor, versions, held, torch.is_grad_enabled()
+    )
     return same, (unreduced,), Call(torch.sum, (FIRST,), NO_KEYWORDS, ())
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
+from torch.nn import functional
 
 import ancestral as an
 from ancestral.estimators.terms import terms_of
-from oracles import autograd, exact_gradient, flat, moments
+from oracles import autograd, derivatives, exact_derivatives, exact_gradient, flat, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 THETA = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
@@ -128,6 +129,44 @@ def test_a_cost_whose_own_gradient_is_cut_counts_with_its_value(is_cut: bool) ->
     for estimate in (backward, surrogate):
         found = moments(program, [THETA], estimate)
         close(found.mean, moments(expected, [THETA], autograd).mean)
+
+
+CUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "a sum": lambda c: c.sum(),
+    "an operator": lambda c: (c + c)[0],
+    "torch.add": lambda c: torch.add(c, c)[0],
+    "minus": lambda c: (-c)[0],
+    "a product": lambda c: (c * 2)[1],
+    "a reduced loss": lambda c: functional.mse_loss(c, torch.zeros_like(c)),
+    "a part": lambda c: c.unbind()[1],
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_is_computed_without_gradients_has_none_in_higher_derivatives(name: str) -> None:
+    def program(theta: Tensor) -> Tensor:
+        z = Bernoulli(logits=theta).sample()
+        cost = (z - 0.45) ** 2 * theta.exp()
+        with torch.no_grad():
+            cut = CUT[name](cost)
+        return cut + 0.1 * cost.sum()
+
+    def second(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+        with an.record():
+            loss = program(*given)
+        return derivatives(an.surrogate(loss), given, 2)
+
+    close(moments(program, [THETA], second).mean, exact_derivatives(program, [THETA], 2))
+
+
+def test_costs_computed_without_gradients_are_taken_apart() -> None:
+    x = an.track(torch.rand(3, dtype=torch.float64).requires_grad_(), "x")
+    cost = x.exp()
+    with torch.no_grad():
+        reward = (cost * 2).sum()
+    (term,) = terms_of(reward).terms
+    assert term.value.shape == (3,)
+    assert not term.live.requires_grad
 
 
 def backward(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
