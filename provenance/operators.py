@@ -15,7 +15,7 @@ from ancestral.provenance.adjoints import both, difference, divided, negative, s
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.kinks import KINKS
-from ancestral.provenance.linear import Adjoint, Form, serials, version_of
+from ancestral.provenance.linear import Adjoint, Form, serials
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -122,7 +122,12 @@ def _times(adjoint: Callable[..., Any]) -> _Linear:
     ) -> Form | None:
         if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
             return None
-        version = version_of(other) if kind is Tensor else 0
+        version = 0
+        if kind is Tensor:
+            try:
+                version = other._version  # as `version_of`, written out for speed
+            except RuntimeError:
+                version = -1
         step = partial(adjoint, shape, self._provenance.shape, other, version)
         return (next(serials), step, (self._form or self,))
 

@@ -8,7 +8,7 @@ the estimator that is written by hand for these weights.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ MASK = torch.tensor([True, False, True])
 M = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 4.0]], dtype=torch.float64)
 
 
-def backward(program: Program, parameters: list[Tensor]) -> Tensor:
+def backward(program: Program, parameters: Sequence[Tensor]) -> Tensor:
     """Estimate by `an.backward`."""
     leaves = [p.detach().clone().requires_grad_() for p in parameters]
     with an.record():
@@ -43,7 +43,7 @@ def backward(program: Program, parameters: list[Tensor]) -> Tensor:
     return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
 
 
-def surrogate(program: Program, parameters: list[Tensor]) -> Tensor:
+def surrogate(program: Program, parameters: Sequence[Tensor]) -> Tensor:
     """Estimate by the derivative of `an.surrogate`."""
     with an.record():
         loss = program(*parameters)
@@ -89,7 +89,7 @@ LINEAR: dict[str, tuple[Loss, list[float]]] = {
     "masked_select": (lambda c: c.masked_select(MASK).mean(), [0.5, 0, 0.5]),
     "a masked mean": (lambda c: (c * MASK).sum() / MASK.sum(), [0.5, 0, 0.5]),
     "reward to go": (lambda c: c.flip(0).cumsum(0).flip(0).sum(), [1, 2, 3]),
-    "discounted": (lambda c: sum(0.5**t * c[t] for t in range(3)) + 0 * c[0], [1, 0.5, 0.25]),
+    "discounted": (lambda c: sum((0.5**t * c[t] for t in range(3)), 0 * c[0]), [1, 0.5, 0.25]),
     "roll": (lambda c: (c.roll(1) * W).sum(), [-2, 3, 0.5]),
     "F.linear": (lambda c: F.linear(c, M, M[:, 0]).sum(), [1.5, 1, 4]),
     "trace": (lambda c: torch.diag(c).trace() + torch.diag_embed(c).diagonal().sum(), [2, 2, 2]),
@@ -108,8 +108,8 @@ LINEAR: dict[str, tuple[Loss, list[float]]] = {
     "repeat_interleave": (lambda c: c.repeat_interleave(2)[1:4].sum(), [1, 2, 0]),
     "add with alpha": (lambda c: torch.add(c, c, alpha=3).sum(), [4, 4, 4]),
     "a list": (lambda c: torch.sum(torch.stack([c[0], c[1], c[2] * 2])), [1, 1, 2]),
-    "a python sum": (lambda c: sum([c[0], c[1] / 2, c[2]]), [1, 0.5, 1]),
-    "a sum of rows": (lambda c: sum(c), ONES),
+    "a python sum": (lambda c: sum([c[1] / 2, c[2]], c[0]), [1, 0.5, 1]),
+    "a sum of rows": (lambda c: sum(c, 0 * c[0]), ONES),
     "cat": (lambda c: torch.cat([c, W]).sum(), ONES),
     "hstack": (lambda c: torch.hstack([c[0], c[1:]]) @ W, [0.5, -2, 3]),
     "vstack": (lambda c: torch.vstack([c, 2 * c]).mean(0).sum(), [1.5, 1.5, 1.5]),
@@ -213,7 +213,7 @@ def test_second_derivatives_by_a_learned_weight_are_unbiased(name: str) -> None:
     def program(theta: Tensor, w: Tensor) -> Tensor:
         return LEARNED[name](costs(theta)[1], w)
 
-    def second(program: Program, parameters: list[Tensor]) -> Tensor:
+    def second(program: Program, parameters: Sequence[Tensor]) -> Tensor:
         with an.record():
             loss = program(*parameters)
         return derivatives(an.surrogate(loss), parameters, 2)

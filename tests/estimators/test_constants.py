@@ -4,7 +4,7 @@
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)
 THETA = torch.tensor([0.3, -0.6, 0.9], dtype=torch.float64, requires_grad=True)
 
 
-def estimate(control: str, program: Program, parameters: list[Tensor]) -> Tensor:
+def estimate(control: str, program: Program, parameters: Sequence[Tensor]) -> Tensor:
     """Estimate by `an.backward`, under a setting of control."""
     leaves = [p.detach().clone().requires_grad_() for p in parameters]
     with an.record(control=control):

@@ -65,7 +65,7 @@ def test_a_gradient_of_the_same_nesting_weighs_the_leaves() -> None:
         z = Bernoulli(logits=theta).sample()
         losses = [z * theta, {"b": (z * theta).sum()}]
     weights = [torch.tensor([2.0, 3.0]).double(), {"b": torch.tensor(0.5).double()}]
-    total = (losses[0] * weights[0]).sum() + 0.5 * losses[1]["b"]  # type: ignore[index, operator]
+    total = (losses[0] * weights[0]).sum() + 0.5 * losses[1]["b"]
     expected = derivatives(an.surrogate(total), [theta])
     close(derivatives(an.surrogate(losses, weights), [theta]), expected)  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -49,20 +49,21 @@ def scaled(loss: Callable[[], Tensor], theta: Tensor) -> Tensor:
     return before - theta.detach()
 
 
-def by_scaler(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+def by_scaler(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate with a scaler."""
     theta = given[0].detach().clone().requires_grad_()
     return scaled(lambda: program(theta), theta)
 
 
-def accumulated(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+def accumulated(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate by half the loss of each of two recordings, the gradients added up."""
     theta = given[0].detach().clone().requires_grad_()
     for _ in range(2):
         with an.record():
             loss = program(theta) / 2
         an.backward(loss)
-    return flat([theta.grad])  # type: ignore[list-item]
+    assert theta.grad is not None
+    return flat([theta.grad])
 
 
 def test_a_scaled_loss_has_the_estimate_that_it_has_unscaled() -> None:
@@ -76,7 +77,7 @@ def test_a_scaled_loss_is_taken_apart() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     cost = an.track(torch.rand(3, dtype=torch.float64), "x").exp()
     for loss in (scaler.scale(cost.sum()), scaler.scale([cost.sum() / 4])[0]):
-        (term,) = terms_of(loss).terms  # type: ignore[arg-type]
+        (term,) = terms_of(loss).terms
         assert term.leaf is cost
 
 
@@ -91,7 +92,7 @@ def test_gradients_of_several_recordings_add_up() -> None:
 
     single = moments(by_hand, [THETA], autograd)
 
-    def run(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+    def run(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
         return accumulated(loss_of, given)
 
     found = moments(twice, [THETA], run)
@@ -151,7 +152,7 @@ def test_what_is_computed_without_gradients_has_none_in_higher_derivatives(name:
             cut = CUT[name](cost)
         return cut + 0.1 * cost.sum()
 
-    def second(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+    def second(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
         with an.record():
             loss = program(*given)
         return derivatives(an.surrogate(loss), given, 2)
@@ -169,16 +170,17 @@ def test_costs_computed_without_gradients_are_taken_apart() -> None:
     assert not term.live.requires_grad
 
 
-def backward(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+def backward(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate by `an.backward`."""
     theta = given[0].detach().clone().requires_grad_()
     with an.record():
         loss = program(theta)
     an.backward(loss)
-    return flat([theta.grad])  # type: ignore[list-item]
+    assert theta.grad is not None
+    return flat([theta.grad])
 
 
-def surrogate(program: Callable[[Tensor], Tensor], given: list[Tensor]) -> Tensor:
+def surrogate(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate by the derivative of `an.surrogate`."""
     with an.record():
         loss = program(*given)

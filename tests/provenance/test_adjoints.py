@@ -26,8 +26,9 @@ import ancestral as an
 from ancestral.estimators.terms import LossMismatchError, terms_of
 from ancestral.estimators.walk import Walk
 from ancestral.provenance.adjoints import name_of as name_of_form
-from ancestral.provenance.forms import LINEAR, SPLITS
+from ancestral.provenance.forms import LINEAR
 from ancestral.provenance.linear import Placed, Weight
+from ancestral.provenance.rearrangements import SPLITS
 from ancestral.provenance.reduced_losses import LOSSES
 
 Function = Callable[..., Any]
@@ -39,7 +40,7 @@ def name_of(function: Function) -> str:
     return str(owner.__name__)
 
 
-def title(function: Function) -> str:
+def title(function: Any) -> str:
     """Return the name of a function and where it stands."""
     is_method = hasattr(function, "__objclass__") or function.__name__ == "__get__"
     return f"{'Tensor' if is_method else 'torch'}.{name_of(function)}"
@@ -48,13 +49,13 @@ def title(function: Function) -> str:
 def case_of(function: Function, cases: dict[str, Case]) -> Case | None:
     """Return the case of a function, None where nobody has written one."""
     if function in LOSSES:
-        return functools.partial(loss_case, function)  # type: ignore[return-value]
+        return functools.partial(loss_case, function)
     if name_of(function) == "where":
         return functools.partial(where_case, function)
     return next((case for names, case in cases.items() if name_of(function) in names.split()), None)
 
 
-FUNCTIONS = sorted(LINEAR, key=title)
+FUNCTIONS: list[Function] = sorted(LINEAR, key=title)
 every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=title)
 every_split = pytest.mark.parametrize("function", sorted(SPLITS, key=title), ids=title)
 
