@@ -13,7 +13,7 @@ from ancestral.estimators.walk import Step, Walk
 from ancestral.provenance.adjoints import name_of, value_of
 from ancestral.provenance.forms import resolve
 from ancestral.provenance.linear import Form, Placed, Share, Weight
-from ancestral.provenance.reduced_losses import Unreduced
+from ancestral.provenance.linear_losses import Unreduced
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.trace.record import Trace
 

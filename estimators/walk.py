@@ -19,7 +19,7 @@ from ancestral.provenance.linear import (
     Weight,
     version_of,
 )
-from ancestral.provenance.reduced_losses import Unreduced
+from ancestral.provenance.linear_losses import Unreduced
 from ancestral.provenance.tensor import provenance, untrack
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from ancestral.provenance import watching
 from ancestral.provenance.adjoints import placed, transposed
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.contractions import CONTRACTIONS
 from ancestral.provenance.linear import Form, Operand, serials
-from ancestral.provenance.operands import Table, call_of, device_of, shape_of
-from ancestral.provenance.rearrangements import REARRANGEMENTS, SPLITS
-from ancestral.provenance.reduced_losses import LOSSES
-from ancestral.provenance.reductions import REDUCTIONS
+from ancestral.provenance.linear_losses import LOSSES
+from ancestral.provenance.linear_moves import REARRANGEMENTS, SPLITS
+from ancestral.provenance.linear_operands import Table, call_of, device_of, shape_of
+from ancestral.provenance.linear_products import CONTRACTIONS
+from ancestral.provenance.linear_reductions import REDUCTIONS
+from ancestral.provenance.linear_sums import SUMS
 from ancestral.provenance.rules import Args, Kwargs, argument, positional
-from ancestral.provenance.sums import SUMS
 from ancestral.provenance.tensor import attach, raw
 
 LINEAR: Table = {**SUMS, **REDUCTIONS, **CONTRACTIONS, **REARRANGEMENTS, **LOSSES}

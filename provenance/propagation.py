@@ -17,8 +17,8 @@ from ancestral.provenance.control import controlling
 from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
 from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
+from ancestral.provenance.linear_moves import SPLITS
 from ancestral.provenance.operators import is_elementwise, run_elementwise
-from ancestral.provenance.rearrangements import SPLITS
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.tensor import (

@@ -28,8 +28,8 @@ from ancestral.estimators.walk import Walk
 from ancestral.provenance.adjoints import name_of as name_of_form
 from ancestral.provenance.forms import LINEAR
 from ancestral.provenance.linear import Placed, Weight
-from ancestral.provenance.rearrangements import SPLITS
-from ancestral.provenance.reduced_losses import LOSSES
+from ancestral.provenance.linear_losses import LOSSES
+from ancestral.provenance.linear_moves import SPLITS
 
 Function = Callable[..., Any]
 

@@ -22,7 +22,7 @@ from ancestral.provenance.adjoints import (
 )
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import ALL, Call, numel
-from ancestral.provenance.operands import (
+from ancestral.provenance.linear_operands import (
     FIRST,
     Linear,
     Table,

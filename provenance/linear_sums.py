@@ -9,7 +9,7 @@ from torch import Tensor
 from ancestral.provenance.adjoints import divided, same, scaled, summed
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import Call, version_of
-from ancestral.provenance.operands import (
+from ancestral.provenance.linear_operands import (
     FIRST,
     SECOND,
     Linear,

@@ -12,7 +12,14 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
 from ancestral.provenance.algebra import Shape
-from ancestral.provenance.operands import Linear, Table, device_of, every, is_number, is_tracked
+from ancestral.provenance.linear_operands import (
+    Linear,
+    Table,
+    device_of,
+    every,
+    is_number,
+    is_tracked,
+)
 from ancestral.provenance.rules import Args, Kwargs, argument
 
 

@@ -17,7 +17,7 @@ from ancestral.provenance.adjoints import same
 from ancestral.provenance.algebra import Provenance, Shape
 from ancestral.provenance.control import controlling
 from ancestral.provenance.linear import Call, OverwrittenError, version_of
-from ancestral.provenance.operands import (
+from ancestral.provenance.linear_operands import (
     FIRST,
     Linear,
     Table,

@@ -8,7 +8,7 @@ import torch
 from ancestral.provenance.adjoints import uniform
 from ancestral.provenance.algebra import Shape
 from ancestral.provenance.linear import Call, numel
-from ancestral.provenance.operands import (
+from ancestral.provenance.linear_operands import (
     FIRST,
     Linear,
     Table,
@@ -16,8 +16,8 @@ from ancestral.provenance.operands import (
     is_floating,
     shape_of,
 )
+from ancestral.provenance.linear_sums import is_rounding
 from ancestral.provenance.rules import Args, Kwargs, argument
-from ancestral.provenance.sums import is_rounding
 from ancestral.provenance.tensor import NO_KEYWORDS
 
 
