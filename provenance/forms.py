@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ancestral.provenance import watching
 from ancestral.provenance.adjoints import placed, transposed
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import Form, Operand, serials
 from ancestral.provenance.linear_losses import LOSSES
 from ancestral.provenance.linear_moves import REARRANGEMENTS, SPLITS
@@ -22,7 +22,7 @@ from ancestral.provenance.linear_operands import Table, call_of, device_of, shap
 from ancestral.provenance.linear_products import CONTRACTIONS
 from ancestral.provenance.linear_reductions import REDUCTIONS
 from ancestral.provenance.linear_sums import SUMS
-from ancestral.provenance.rules import Args, Kwargs, argument, positional
+from ancestral.provenance.operands import Args, Kwargs, argument, positional
 from ancestral.provenance.tensor import attach, raw
 
 LINEAR: Table = {**SUMS, **REDUCTIONS, **CONTRACTIONS, **REARRANGEMENTS, **LOSSES}

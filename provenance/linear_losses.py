@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ancestral.provenance import watching
 from ancestral.provenance.adjoints import same
-from ancestral.provenance.algebra import Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.control import controlling
 from ancestral.provenance.linear import Call, OverwrittenError, version_of
 from ancestral.provenance.linear_operands import (
@@ -23,7 +24,7 @@ from ancestral.provenance.linear_operands import (
     Table,
     is_tracked,
 )
-from ancestral.provenance.rules import Args, Kwargs, tensors_in
+from ancestral.provenance.operands import Args, Kwargs, tensors_in
 from ancestral.provenance.tensor import NO_KEYWORDS, attach, provenance, raw
 
 Divisor = Callable[[Tensor], float | Tensor]

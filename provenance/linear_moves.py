@@ -20,7 +20,7 @@ from ancestral.provenance.adjoints import (
     stacked,
     summed,
 )
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import ALL, Call, numel
 from ancestral.provenance.linear_operands import (
     FIRST,
@@ -31,7 +31,7 @@ from ancestral.provenance.linear_operands import (
     is_number,
     shape_of,
 )
-from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.operands import Args, Kwargs, argument
 from ancestral.provenance.tensor import NO_KEYWORDS
 
 

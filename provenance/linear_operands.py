@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import Adjoint, Call, Hole, Operand, version_of
-from ancestral.provenance.rules import Args, Kwargs
+from ancestral.provenance.operands import Args, Kwargs
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance, run
 
 Linear = tuple[Adjoint | None, tuple[Operand, ...], Call | None]

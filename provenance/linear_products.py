@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear_operands import (
     Linear,
     Table,
@@ -20,7 +20,7 @@ from ancestral.provenance.linear_operands import (
     is_number,
     is_tracked,
 )
-from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.operands import Args, Kwargs, argument
 
 
 def _is_exact(tensor: Tensor) -> bool:

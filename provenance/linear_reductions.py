@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ancestral.provenance.adjoints import uniform
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import Call, numel
 from ancestral.provenance.linear_operands import (
     FIRST,
@@ -17,7 +17,7 @@ from ancestral.provenance.linear_operands import (
     shape_of,
 )
 from ancestral.provenance.linear_sums import is_rounding
-from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.operands import Args, Kwargs, argument
 from ancestral.provenance.tensor import NO_KEYWORDS
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.adjoints import divided, same, scaled, summed
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import Call, version_of
 from ancestral.provenance.linear_operands import (
     FIRST,
@@ -22,7 +22,7 @@ from ancestral.provenance.linear_operands import (
     is_tracked,
     shape_of,
 )
-from ancestral.provenance.rules import Args, Kwargs, argument
+from ancestral.provenance.operands import Args, Kwargs, argument
 from ancestral.provenance.tensor import NO_KEYWORDS
 
 

@@ -21,6 +21,7 @@ from ancestral.provenance.linear_moves import SPLITS
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
+from ancestral.provenance.slices import pieces_of
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -243,12 +244,13 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, (tuple, list)):
         forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
+        pieces = pieces_of(func, result, args, kwargs)
         for index, item in enumerate(result):
             form = None if forms is None else next(forms)
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(func, item, own, kwargs)
+                    found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)._form = form  # type: ignore[attr-defined]
             elif isinstance(item, (tuple, list, Mapping)):
@@ -271,7 +273,7 @@ def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any
     if known is None:
         return attach(alias(result), found)
     both = known.union(found)
-    is_more = both.universe is not known.universe or both.bits != known.bits
+    is_more = both.universe is not known.universe or both.members != known.members
     return attach(alias(result), both) if is_more else result
 
 
