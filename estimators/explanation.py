@@ -13,7 +13,8 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
-from ancestral.estimators.problem import LossError, Problem, examined, examined_costs
+from ancestral.estimators.nested import LossError
+from ancestral.estimators.problem import Problem, examined, examined_costs
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Alignment
 from ancestral.provenance.mixing import Mix, kept, mixes_of, separate

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ancestral.estimators.nested import Loss, LossError, total_of
 from ancestral.estimators.terms import Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
@@ -15,10 +16,6 @@ from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
-
-
-class LossError(ValueError):
-    """A loss of which no gradient can be taken."""
 
 
 class SettledError(RuntimeError):
@@ -82,7 +79,7 @@ class Problem:
         return frozenset(self.nodes[v.name] for v in self.structure.sites if v.needs_score)
 
 
-def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
+def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     """Check a loss and take it apart; see `ancestral.estimators.surrogate.backward`."""
     return _used(examined(loss, gradient))
 
@@ -98,8 +95,9 @@ def _used(problem: Problem) -> Problem:
     return problem
 
 
-def examined(loss: Tensor, gradient: Tensor | None) -> Problem:
+def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
+    loss, gradient = total_of(loss, gradient)
     universe = _universe_of(loss)
     _check_shapes(loss, gradient)
     if universe.state == "settled":

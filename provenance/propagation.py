@@ -15,8 +15,9 @@ from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
 from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
-from ancestral.provenance.forms import LINEAR, form_of
+from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
+from ancestral.provenance.linear_moves import SPLITS
 from ancestral.provenance.mixing import note
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
@@ -243,14 +244,16 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, (tuple, list)):
+        forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
         pieces = pieces_of(func, result, args, kwargs)
         for index, item in enumerate(result):
+            form = None if forms is None else next(forms)
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
                     found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
-                        attach(item, found)
+                        attach(item, found)._form = form  # type: ignore[attr-defined]
             elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
     elif isinstance(result, Mapping):

@@ -150,8 +150,8 @@ def _mark(
         mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
         if form is not None:  # the operand is what the target was, not what it became
-            serial, adjoint, operands = form
-            form = (serial, adjoint, tuple(before if x is target else x for x in operands))
+            operands = tuple(before if x is target else x for x in form[2])
+            form = (form[0], form[1], operands, *form[3:])
         target._form = form  # type: ignore[attr-defined]
         target._written = next(serials)  # type: ignore[attr-defined]
 
