@@ -102,7 +102,7 @@ def check(
     assert bool(trace.escapes) == escapes, trace.escapes
     assert outline(result) == outline(expected)
     others = [seeded(call, changed(x))]
-    places = _some(x, elements)
+    places = spread(x, elements)
     others += [seeded(call, changed(x, place)) for place in places]
     compared = list(leaves(expected))
     assert compared
@@ -139,7 +139,7 @@ def gradients(call: Call, x: Tensor) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0, equal_nan=True)
 
 
-def _some(x: Tensor, count: int) -> list[tuple[int, ...]]:
+def spread(x: Tensor, count: int) -> list[tuple[int, ...]]:
     """Return the places of some elements, spread over all."""
     total = x.numel()
     flat = sorted({(number * total) // count for number in range(min(count, total))})
@@ -167,4 +167,15 @@ def _covered(
             assert d == LOST or at[i] == place[d], f"{path} is not aligned as it claims"
 
 
-__all__ = ["Call", "changed", "check", "dense", "gradients", "leaves", "outline"]
+__all__ = [
+    "Call",
+    "changed",
+    "check",
+    "dense",
+    "differs",
+    "gradients",
+    "leaves",
+    "outline",
+    "seeded",
+    "spread",
+]
