@@ -27,6 +27,7 @@ def heads(*batch: int, length: int = T, features: int = 5) -> Tensor:
 
 Q, K, V = heads(B, H), heads(B, H, length=S), heads(B, H, length=S, features=7)
 sdpa: Any = F.scaled_dot_product_attention  # typed in parts
+KERNEL: Any = torch._native_multi_head_attention
 
 # What is called, the shape of the operand that is tracked, and what each result keeps of it.
 ATTENTION: dict[str, tuple[Call, tuple[int, ...], Sequence[Alignment]]] = {
@@ -88,7 +89,7 @@ def native(x: Tensor, *rest: Any, **options: Any) -> Any:
     m = multi_head()
     given: Any = (m.in_proj_weight, m.in_proj_bias, m.out_proj.weight, m.out_proj.bias)
     with torch.no_grad():
-        return torch._native_multi_head_attention(x, *rest, E, H, *given, **options)
+        return KERNEL(x, *rest, E, H, *given, **options)
 
 
 def encoder(*, batch_first: bool = True, **options: Any) -> Any:
