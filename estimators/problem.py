@@ -112,7 +112,7 @@ def problem_of_costs(trace: Trace) -> Problem:
         found = terms_of(node.value, torch.ones_like(untrack(node.value)))
         parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
-        terms.extend(_declared(term, node.inflow) for term in parts)
+        terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
 
@@ -174,12 +174,13 @@ def tainted(term: Term, decision: Provenance | None) -> Term:
     )
 
 
-def _declared(term: Term, declared: Provenance | None) -> Term:
-    """Give a term the sources that its declaration has and itself has not."""
-    if declared is None:
+def _declared(term: Term, control: Provenance | None) -> Term:
+    """Give a term the sources that its declaration depends on and itself does not."""
+    if control is None:
         return term
-    extra = declared.bits & ~(0 if term.provenance is None else term.provenance.bits)
-    return tainted(term, declared.universe.intern((), {(): extra}) if extra else None)
+    known = frozenset[Source]() if term.provenance is None else term.provenance.members
+    extra = control.members - known
+    return tainted(term, control.universe.depending(extra, ()) if extra else None)
 
 
 def _outermost(trace: Trace) -> Trace:
@@ -197,9 +198,9 @@ def _assemble(
     }
     for source in universe.sources:
         _refuse_other(source.universe, universe)
-    kept = [(i, source) for i, source in enumerate(universe.sources) if source.universe is universe]
-    numbers = {index: number for number, (index, _) in enumerate(kept)}
-    sites = tuple(_vertex(source, nodes, numbers) for _, source in kept)
+    kept = [source for source in universe.sources if source.universe is universe]
+    numbers = {source: number for number, source in enumerate(kept)}
+    sites = tuple(_vertex(source, nodes, numbers) for source in kept)
     shapes = tuple(
         TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
         for t in terms
@@ -208,18 +209,15 @@ def _assemble(
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
     trace.note_costs(vertices_of(ours))
-    decisions_of(universe).terms = tuple(t.provenance.bits for t in ours if t.provenance)
+    decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
     structure = Structure(sites, shapes)
-    kinks = {
-        source.kink_of.name: source
-        for number, (_, source) in enumerate(kept)
-        if source.kink_of is not None and structure.downstream[number]
-    }
-    covered = 0 if blurred is None else universe.closure(blurred.bits)
+    met = {s for s in kept if s.kink_of is not None and structure.reaches[numbers[s]]}
+    kinks = {source.name: kink for source, kink in universe.kinked(met).items()}
+    covered = set[Source]() if blurred is None else universe.closure(blurred.members)
     decided = _before_decisions(
         structure,
-        [source.inflow is not None and not covered & universe.bit(source) for _, source in kept],
-        [source.name for _, source in kept],
+        [source.is_decision and source not in covered for source in kept],
+        [source.name for source in kept],
     )
     return Problem(trace, nodes, structure, terms, loss, kinks, decided)
 
@@ -237,9 +235,10 @@ def _before_decisions(
     return frozenset(names[number] for number in found)
 
 
-def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[int, int]) -> Vertex:
+def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
     if source.inflow is not None or source.kink_of is not None:
-        return Vertex(source.name, (), restricted(source.inflow, numbers), needs_score=False)
+        inflow = restricted(source.inflow, numbers)
+        return Vertex(source.name, source.shape, inflow, needs_score=False)
     node = nodes[source.name]
     needs_score = node.is_score and node.is_learned
     return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)

@@ -127,8 +127,7 @@ def _warn_of_missing_scores(found: Provenance) -> None:
     owner = found.universe.owner
     if isinstance(owner, Trace) and found.universe.state == "open":
         universe = found.universe
-        kinks = universe.members(universe.closure(found.bits))
-        kinked = {source.kink_of for source in kinks if source.kink_of is not None}
+        kinked = universe.kinked(found.members)
         names = [
             repr(n.name)
             for n in owner.values()

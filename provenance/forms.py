@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import (
     Adjoint,
     Form,

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Dims, Shape
 from ancestral.provenance.operands import (
     Args,
     Kwargs,
@@ -47,7 +47,7 @@ def attention(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return _and_others(found, shape, args, kwargs)
 
 
-def _to_the_right(x: Tensor, rank: int) -> Alignment:
+def _to_the_right(x: Tensor, rank: int) -> Dims:
     return (LOST,) * (rank - rank_of(x)) + tuple(range(rank_of(x)))
 
 
@@ -87,7 +87,7 @@ def multi_head(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | Non
     return _and_others(found, shape, args, kwargs)
 
 
-def _placed(shape: Shape, places: dict[int, int]) -> Alignment:
+def _placed(shape: Shape, places: dict[int, int]) -> Dims:
     """Return an alignment of these dimensions of the result with those of an operand."""
     return tuple(places.get(d, LOST) for d in range(len(shape)))
 

@@ -20,6 +20,7 @@ from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
+from ancestral.provenance.slices import pieces_of
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -241,11 +242,12 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, (tuple, list)):
+        pieces = pieces_of(func, result, args, kwargs)
         for index, item in enumerate(result):
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(func, item, own, kwargs)
+                    found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)
             elif isinstance(item, (tuple, list, Mapping)):
@@ -268,7 +270,7 @@ def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any
     if known is None:
         return attach(alias(result), found)
     both = known.union(found)
-    is_more = both.universe is not known.universe or both.bits != known.bits
+    is_more = both.universe is not known.universe or both.members != known.members
     return attach(alias(result), both) if is_more else result
 
 

@@ -14,11 +14,11 @@ from ancestral.provenance import (
     contractions,
     convolutions,
     indexing,
-    joins,
     layers,
     losses,
     reductions,
     scans,
+    slices,
     views,
 )
 from ancestral.provenance import pointwise as elementwise
@@ -62,7 +62,7 @@ _FAMILIES = (
     convolutions,
     contractions,
     views,
-    joins,
+    slices,
     indexing,
     losses,
     layers,

@@ -5,9 +5,10 @@
 [(1, 0)]
 """
 
+import math
 from collections.abc import Iterable
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Dims, Regroup, Shape, Step
 from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, rank_of, tensors_in
 
 
@@ -15,10 +16,17 @@ def reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """A dimension that is neither split nor merged keeps its index."""
     # view_as(other) reads a shape only; a scalar tensor among the sizes is read for its value.
     others: list[Pair] = [(t, None) for t in tensors_in(args[1:], kwargs) if rank_of(t)]
-    return [(args[0], regrouped(tuple(args[0].shape), shape)), *others]
+    return [(args[0], _regrouped(tuple(args[0].shape), shape)), *others]
 
 
-def regrouped(old: Shape, new: Shape) -> Alignment:
+def _regrouped(old: Shape, new: Shape) -> Step:
+    if math.prod(old) == math.prod(new):
+        return Regroup(old, new)
+    # As another type: the last dimension is counted anew.
+    return tuple(range(len(old))) if len(old) == len(new) else (LOST,) * len(new)
+
+
+def regrouped(old: Shape, new: Shape) -> Dims:
     """Return, for a row-major reshape, the old dimension that each new one is (or `LOST`).
 
     >>> regrouped((64, 8, 8), (64, 1, 64))

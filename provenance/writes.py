@@ -171,7 +171,7 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
     if shared is not None:
         watching.taint(shared, found, holders=1 if base is None else 2)
         is_new = before is None or before.universe is not found.universe
-        if not shared.resizable() and (is_new or found.bits & ~before.bits):  # type: ignore[union-attr]
+        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.algebra import LOST, Shape
+from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.claims import is_whole, sharpened
 from ancestral.provenance.tensor import ProvenanceTensor, raw
 from ancestral.trace.parameters import Held, inflow, is_of_torch, over_batch
@@ -58,7 +58,8 @@ def _keep(result: object, fn: Distribution, held: Iterable[Held], event: int) ->
     if claimed is None:
         return
     known = result._provenance
-    found = sharpened(known, claimed.remap(shape, (*range(batch), *(LOST,) * event)))
+    spread = claimed.remap(shape, (*range(batch), *(LOST,) * event))
+    found = known if spread is None else sharpened(known, spread)
     if found is not known:
         result._provenance = found
         result._form = None  # its summands know less than they do together

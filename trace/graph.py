@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import Alignment, Shape
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
 
@@ -33,7 +34,10 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct dependency: `alignment` says which dimension of the parent each one indexes."""
+    """A direct dependency: `alignment` says which elements depend on which of the parent's.
+
+    Of two edges between the same vertices, no pair of elements is in both.
+    """
 
     parent: str
     child: str
@@ -106,14 +110,11 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
     """Return the direct edges that a provenance stands for."""
     if found is None:
         return ()
-    edges = {
-        source: Edge(source.name, child, (LOST,) * len(found.shape)) for source in found.sources
-    }
-    for alignment, bits in found.entries:
-        for source in found.universe.members(bits):
-            if source in edges:  # not a decision or a kink, which is nobody's draw
-                edges[source] = Edge(source.name, child, alignment)
-    return tuple(edges.values())
+    return tuple(
+        Edge(source.name, child, alignment)
+        for source, claims in found.claims().items()
+        for alignment in claims
+    )
 
 
 def vertex_of(node: Node) -> Vertex:

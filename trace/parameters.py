@@ -18,7 +18,8 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import _InverseTransform
 
-from ancestral.provenance.algebra import LOST, Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.node import factorized
 
@@ -190,21 +191,21 @@ def inflow(
     found: Provenance | None = None
     for tensor, event in held:
         ours = provenance(tensor)
-        if ours is not None:
-            moved = _over(ours, shape, event)
+        moved = None if ours is None else _over(ours, shape, event)
+        if moved is not None:
             found = moved if found is None else found.union(moved)
     if drawn is None:
         return found
     is_explained = (
-        found is not None and drawn.universe is found.universe and not drawn.bits & ~found.bits
+        found is not None and drawn.universe is found.universe and drawn.members <= found.members
     )
     if is_explained and is_of_torch(fn):
         return found
     seen = drawn.remap(shape, tuple(range(len(shape))))
-    return seen if found is None else found.union(seen)
+    return seen if found is None or seen is None else found.union(seen)
 
 
-def _over(ours: Provenance, shape: Shape, event: int) -> Provenance:
+def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
     batch = len(ours.shape) - event
     if event == UNKNOWN or batch < 0 or batch > len(shape):

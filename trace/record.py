@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.control import (
     SETTINGS,
     Escape,
@@ -319,7 +320,7 @@ def draw(
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
-        outermost.universe.differentiable |= outermost.universe.bit(source)
+        outermost.universe.differentiable.add(source)
     node = Node(
         name=name,
         type="sample",
@@ -400,6 +401,7 @@ def declare(name: str, value: Tensor) -> None:
         source=Source(name, shape, outermost.universe),
         inflow=_controlled(found, shape),
         location=place().location,
+        control=_controlled(None, shape),
     )
     for trace in local.traces:
         trace.add(node)

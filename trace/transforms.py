@@ -101,7 +101,7 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
     return (
         decision is not None
         and found.universe is decision.universe
-        and not found.bits & ~decision.bits
+        and found.members <= decision.members
     )
 
 

@@ -218,7 +218,7 @@ def over(tensor: Tensor, event: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     assert found is not None
     assert found.shape == shape
     ((alignment, _),) = found.entries
-    return alignment
+    return alignment.dims
 
 
 def test_draws_are_aligned_with_the_batch_of_a_parameter() -> None:
