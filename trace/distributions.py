@@ -13,6 +13,7 @@ from torch.distributions import Distribution, Independent, kl
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
@@ -34,6 +35,10 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
         finally:
             local.is_inside = False
         held = parameters(self)
+        if isinstance(value, Tensor) and is_within_transform(value):
+            if is_noise(item.tensor for item in held):
+                return value
+            raise TransformedDrawError(type(self).__name__, place())
         return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
 
     return drawn
@@ -54,7 +59,8 @@ def _scoring(original: _Method) -> _Method:
             density = original(self, value, *args, **kwargs)
         finally:
             local.is_inside = False
-        if isinstance(value, Tensor) and isinstance(density, Tensor):
+        is_seen = isinstance(density, Tensor) and not is_within_transform(density)
+        if isinstance(value, Tensor) and isinstance(density, Tensor) and is_seen:
             if provenance(value) is None:
                 where = place()
                 name = argument_name() or where.variable or type(self).__name__.lower()
