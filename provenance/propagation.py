@@ -323,7 +323,7 @@ def _watched(
     func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
-    watching.check(tracked(args, kwargs))
+    watching.check(func, args, kwargs)
     if not all(kind in _OURS or _is_passive(kind) for kind in types):
         result = func(*args, **kwargs)  # a class of another library decides
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):

@@ -14,6 +14,7 @@ from ancestral.provenance import (
     contractions,
     convolutions,
     indexing,
+    layers,
     losses,
     reductions,
     scans,
@@ -41,7 +42,10 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
     """Return the arguments that result number `index` comes from."""
     if function in _LENGTHS_APART and index == 1:
         return args[1:2]
-    if RULES.get(function) is not separately:
+    rule = RULES.get(function)
+    if rule in layers.NUMBERED:
+        return (index, *args)
+    if rule is not separately:
         return args
     single = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
     return (single[index],)
@@ -60,6 +64,7 @@ _FAMILIES = (
     slices,
     indexing,
     losses,
+    layers,
 )
 _NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)  # pyright: ignore[reportPrivateUsage]
 

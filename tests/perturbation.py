@@ -102,7 +102,7 @@ def check(
     assert bool(trace.escapes) == escapes, trace.escapes
     assert outline(result) == outline(expected)
     others = [seeded(call, changed(x))]
-    places = _some(x, elements)
+    places = spread(x, elements)
     others += [seeded(call, changed(x, place)) for place in places]
     compared = list(leaves(expected))
     assert compared
@@ -139,7 +139,7 @@ def gradients(call: Call, x: Tensor) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0, equal_nan=True)
 
 
-def _some(x: Tensor, count: int) -> list[tuple[int, ...]]:
+def spread(x: Tensor, count: int) -> list[tuple[int, ...]]:
     """Return the places of some elements, spread over all."""
     total = x.numel()
     flat = sorted({(number * total) // count for number in range(min(count, total))})
@@ -210,4 +210,16 @@ def _along(i: int, shape: Shape) -> Tensor:
     return torch.arange(shape[i]).reshape([-1 if j == i else 1 for j in range(len(shape))])
 
 
-__all__ = ["Call", "changed", "check", "dense", "gradients", "leaves", "outline", "reachable"]
+__all__ = [
+    "Call",
+    "changed",
+    "check",
+    "dense",
+    "differs",
+    "gradients",
+    "leaves",
+    "outline",
+    "reachable",
+    "seeded",
+    "spread",
+]

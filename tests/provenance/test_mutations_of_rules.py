@@ -23,6 +23,9 @@ X = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.
 M, V = X[0].clone(), X[1, 0].clone()
 WEIGHT = X.flip(0).clone()
 INDEX = torch.tensor([2, 0, 1])
+OTHER = X.flip(1).clone()
+NORM = (V, V.flip(0))
+PROJECTIONS = (torch.cat([M, M.T, M]), torch.cat([V, V, V]), M.T.contiguous(), V)
 
 
 class _Made(tuple[Any, ...]):
@@ -69,6 +72,26 @@ CASES: dict[str, _Made] = {
     "index_select": _call(torch.index_select, X, 1, INDEX),
     "appended": _call(F.one_hot, INDEX, 3),
     "table_first": _Made((torch.embedding, INDEX, (M, INDEX), {})),
+    "attention": _call(F.scaled_dot_product_attention, X, WEIGHT, OTHER),
+    "multi_head": _call(
+        *(F.multi_head_attention_forward, X, WEIGHT, OTHER, 3, 1, *PROJECTIONS[:2]),
+        *(None, None, False, 0.0, *PROJECTIONS[2:]),
+    ),
+    "native_multi_head": _call(
+        torch._native_multi_head_attention, X, WEIGHT, OTHER, 3, 1, *PROJECTIONS
+    ),
+    "encoder": _call(
+        torch._transformer_encoder_layer_fwd,
+        *(X, 3, 1, *PROJECTIONS, False, False, 1e-5, *NORM, *NORM, M, V, M, V),
+    ),
+    "recurrent": _call(
+        *(torch.rnn_tanh, X, WEIGHT[:1].clone(), [M, M, V, V]),
+        *(True, 1, 0.0, False, False, True),
+    ),
+    "cell": _call(torch.lstm_cell, M, (M.T, M.flip(0)), *[torch.cat([M, M.T, M, M.T])] * 2),
+    "bag": _call(F.embedding_bag, INDEX.repeat(3, 1), M),
+    "bilinear": _call(F.bilinear, M, M.T, WEIGHT),
+    "dropped": _call(F.alpha_dropout, X, 0.5, False),
     "class_loss": _call(F.cross_entropy, X, INDEX.expand(3, 3), reduction="none"),
 }
 # These answer for the sources, not for an alignment: without them, sources that reach nothing stay.
@@ -77,7 +100,9 @@ SOURCES_ONLY = {
     "separately": _Made((torch.broadcast_tensors, X, (WEIGHT, X), {})),
 }
 # Every element stays at its place: that no dimension moves is what their rules say.
-ELEMENTWISE = {"pointwise", "rrelu", "first_pointwise", "first_alone", "where", "setitem"}
+ELEMENTWISE = {
+    *("pointwise", "rrelu", "first_pointwise", "first_alone", "where", "setitem", "dropped")
+}
 # The dimension that is joined changes its size, or keeps all its indices: it is lost by itself.
 SIZED = {"cat"}
 # Where the claim that all stays would hold for the operand above, another one refutes it.
