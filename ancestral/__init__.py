@@ -38,7 +38,9 @@ from ancestral.tools.render import render as _render
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
+from ancestral.trace.plates import Plate, PlateError, plate
 from ancestral.trace.primitives import cost
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.wrap import wrap
@@ -49,12 +51,15 @@ __all__ = [
     "CaughtError",
     "Escape",
     "EscapeError",
+    "Extent",
     "Graph",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
     "OtherRecordingError",
+    "Plate",
+    "PlateError",
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
@@ -65,6 +70,7 @@ __all__ = [
     "control_scope",
     "cost",
     "graph",
+    "plate",
     "provenance_of",
     "record",
     "surrogate",

@@ -42,8 +42,10 @@ def _scoring(original: _Method) -> _Method:
     @functools.wraps(original)
     def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
         # Independent only sums the density of its base, which is caught instead.
-        if local.is_inside or not local.traces or isinstance(self, Independent):
+        if local.is_inside or not local.traces:
             return original(self, value, *args, **kwargs)
+        if isinstance(self, Independent):
+            return _grouped(original, self, value, *args, **kwargs)
         local.is_inside = True
         try:
             density = original(self, value, *args, **kwargs)
@@ -59,6 +61,14 @@ def _scoring(original: _Method) -> _Method:
         return density
 
     return scored
+
+
+def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
+    local.grouped += fn.reinterpreted_batch_ndims
+    try:
+        return original(fn, *args, **kwargs)
+    finally:
+        local.grouped -= fn.reinterpreted_batch_ndims
 
 
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
