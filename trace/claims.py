@@ -65,20 +65,24 @@ class PlateDependenceError(PlateError):
         way = "" if through is None else f", through {_source_named(through)}"
         step = f"; mixed by {mixed}" if mixed else ""
         if plate.dim is None:
-            claim = f"turn {plate.turn} of it may depend on no other turn"
+            claim = f"it is of turn {plate.turn} and may depend on no other turn"
             found = f"it depends on {_named(member)}, of another turn"
+            advice = "carry no drawn value from one turn to another, or leave the plate before"
         else:
             claim = (
                 f"element n along dimension {plate.dim} (size {plate.subsample_size}) may depend "
                 "on elements n alone of what is in the plate"
             )
             found = f"it depends on other elements of {_named(member)} too"
+            advice = (
+                "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
+                "sort along the plate), or leave the plate before"
+            )
         cure = (
             "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
             "decide before the plate"
             if through is not None and through.inflow is not None
-            else "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
-            "sort along the plate), or leave the plate before"
+            else advice
         )
         super().__init__(
             f"{_named(node)} is within plate {plate.name!r}, where {claim}; but {found}"
