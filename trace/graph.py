@@ -114,10 +114,18 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
     edges = {
         source: Edge(source.name, child, (LOST,) * len(found.shape)) for source in found.sources
     }
-    for alignment, bits in found.entries:
-        for source in found.universe.members(bits):
-            if source in edges:  # not a decision or a kink, which is nobody's draw
-                edges[source] = Edge(source.name, child, alignment)
+    direct = [
+        (source, alignment)
+        for alignment, bits in found.entries
+        for source in found.universe.members(bits)
+    ]
+    # What a decision of Python rests on reaches all elements, whatever else is known of it.
+    decided = {
+        s for source, _ in direct if source.inflow is not None for s in source.inflow.sources
+    }
+    for source, alignment in direct:
+        if source in edges and source not in decided:  # a decision or a kink is nobody's draw
+            edges[source] = Edge(source.name, child, alignment)
     return tuple(edges.values())
 
 

@@ -291,10 +291,10 @@ def test_tasks_that_take_turns_have_plates_of_their_own() -> None:
             await asyncio.sleep(0)
             return [plate.name for plate in open_plates()]
 
-    async def both() -> tuple[list[str], list[str]]:
-        return await asyncio.gather(work("a"), work("b"))
+    async def both() -> list[list[str]]:
+        return list(await asyncio.gather(work("a"), work("b")))
 
-    assert asyncio.run(both()) == (["a"], ["b"])
+    assert asyncio.run(both()) == [["a"], ["b"]]
 
 
 def scaled(theta: Tensor) -> Tensor:
