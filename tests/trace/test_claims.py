@@ -127,6 +127,23 @@ def test_the_error_names_the_op_that_mixed_where_it_is_known() -> None:
     assert asked == [("z", 0)]
 
 
+def test_the_op_that_mixed_before_an_outer_site_is_named_too() -> None:
+    def run() -> None:
+        with an.plate("data", SIZE, dim=-2):
+            z = Bernoulli(logits=LOGITS).sample()
+        total = Normal(z.mean(), 1.0).rsample()
+        twice = Normal(total, 1.0).rsample()
+        with an.plate("data", SIZE, dim=-2):
+            an.cost("c", twice + LOGITS)
+
+    with (
+        mock.patch("ancestral.trace.claims.mixed_by", lambda *_: "mean at model.py:7"),
+        an.record(),
+        pytest.raises(PlateDependenceError, match=r"through site 'twice'; mixed by mean at"),
+    ):
+        run()
+
+
 def test_the_dimension_of_the_plate_must_map_to_that_of_the_plate() -> None:
     with an.record(), an.plate("data", 3):
         z = Bernoulli(logits=torch.zeros(3, 3, requires_grad=True)).sample()
