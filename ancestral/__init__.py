@@ -40,7 +40,9 @@ from ancestral.tools.render import render as _render
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
+from ancestral.trace.plates import Plate, PlateError, plate
 from ancestral.trace.primitives import cost
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.wrap import wrap
@@ -52,12 +54,15 @@ __all__ = [
     "Escape",
     "EscapeError",
     "Explanation",
+    "Extent",
     "Graph",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
     "OtherRecordingError",
+    "Plate",
+    "PlateError",
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
@@ -69,6 +74,7 @@ __all__ = [
     "cost",
     "explain",
     "graph",
+    "plate",
     "provenance_of",
     "record",
     "surrogate",

@@ -124,12 +124,21 @@ def examined_costs(trace: Trace) -> Problem:
     _refuse_failures(trace.universe)
     terms: list[Term] = []
     for node in costs:
-        found = terms_of(node.value, torch.ones_like(untrack(node.value)))
+        found = terms_of(node.value, _counts(node))
         parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
+    loss = torch.stack([(untrack(node.value) * node.scale).sum() for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
+
+
+def _counts(node: Node) -> Tensor:
+    """Return how often each element of a declared cost counts, of its shape."""
+    plain = untrack(node.value)
+    if node.scale == 1.0:
+        return torch.ones_like(plain)
+    exact = plain.dtype if plain.dtype.is_floating_point else torch.get_default_dtype()
+    return torch.ones_like(plain, dtype=exact) * node.scale
 
 
 def _refuse_failures(universe: Universe) -> None:

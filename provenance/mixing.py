@@ -5,7 +5,7 @@ mixes a dimension, the op and the line of the user. A later explanation walks ba
 provenance of a cost to what it was made from, until it meets the step that lost the dimension.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ancestral.provenance.algebra import Provenance, Source, Universe
@@ -42,15 +42,40 @@ def separate(claims: Iterable[Alignment]) -> frozenset[int]:
     return (found or frozenset()) - {LOST}
 
 
-def kept(found: Provenance) -> dict[Source, frozenset[int]]:
+def indexed(claims: Iterable[Alignment]) -> frozenset[int]:
+    """Return the dimensions of a source that some dimension of the tensor indexes in every claim.
+
+    Of a single element that was taken out, elements stay apart, but nothing indexes them.
+    """
+    found: frozenset[int] | None = None
+    for claim in claims:
+        dims = {dim for dim in claim.dims if isinstance(dim, int)}
+        found = frozenset(dims) if found is None else found & dims
+    return (found or frozenset()) - {LOST}
+
+
+Kept = dict[Source, frozenset[int]]
+Notion = Callable[[Provenance], Kept]
+
+
+def kept(found: Provenance) -> Kept:
     """Return for each source, as it stands in a provenance, its dimensions that stay apart."""
     if found.kept is None:
-        claims: dict[Source, list[Alignment]] = {}
-        for alignment, members in found.entries:
-            for source in members:
-                claims.setdefault(source, []).append(alignment)
-        found.kept = {source: separate(known) for source, known in claims.items()}
+        found.kept = {source: separate(claims) for source, claims in _claims(found).items()}
     return found.kept
+
+
+def running(found: Provenance) -> Kept:
+    """Return for each source, as it stands in a provenance, its dimensions that are indexed."""
+    return {source: indexed(claims) for source, claims in _claims(found).items()}
+
+
+def _claims(found: Provenance) -> dict[Source, list[Alignment]]:
+    claims: dict[Source, list[Alignment]] = {}
+    for alignment, members in found.entries:
+        for source in members:
+            claims.setdefault(source, []).append(alignment)
+    return claims
 
 
 def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
@@ -80,23 +105,24 @@ def _mixes(operand: Provenance, result: Provenance) -> bool:
         return False
     if not any(map(keeps, alignments)):
         return False
-    after = kept(result)
-    return any(
-        source in after and not dims <= after[source] for source, dims in kept(operand).items()
-    )
+    for notion in (kept, running):
+        after = notion(result)
+        if any(s in after and not dims <= after[s] for s, dims in notion(operand).items()):
+            return True
+    return False
 
 
-def mixes_of(found: Provenance, source: Source, dim: int) -> tuple[Mix, ...]:
+def mixes_of(found: Provenance, source: Source, dim: int, notion: Notion = kept) -> tuple[Mix, ...]:
     """Return the ops that mixed a dimension of a source on the way to a provenance.
 
-    None are returned where the dimension stayed separate, or was never so.
+    None are returned where the dimension stayed separate, or was never so. `notion` says what that
+    is: by default, that its elements stay apart.
     """
-    return tuple(dict.fromkeys(_mixed(found, source, dim, set())))
+    return tuple(dict.fromkeys(_mixed(found, source, dim, notion)))
 
 
-def _mixed(
-    found: Provenance, source: Source, dim: int, seen: set[tuple[Provenance, Source, int]]
-) -> Iterator[Mix]:
+def _mixed(found: Provenance, source: Source, dim: int, notion: Notion) -> Iterator[Mix]:
+    seen: set[tuple[Provenance, Source, int]] = set()
     pending = [(found, source, dim)]
     while pending:
         where = pending.pop()
@@ -104,16 +130,17 @@ def _mixed(
             continue
         seen.add(where)
         result, known, d = where
-        after = kept(result)
+        after = notion(result)
         if known not in after:
             pending.extend(_behind(result, known, d))
             continue
-        for operand in result.made_from:
-            before = kept(operand)
-            if known in before and d in before[known] and d not in after[known]:
-                yield from result.universe.mixes.get((operand, result), ())
-            elif known in before and d not in before[known]:
-                pending.append((operand, known, d))
+        ways = [(operand, notion(operand).get(known)) for operand in result.made_from]
+        mixed = [operand for operand, dims in ways if dims is not None and d not in dims]
+        pending.extend((operand, known, d) for operand in mixed)
+        if not mixed:  # where an operand was mixed before, to add it to others mixes nothing more
+            for operand, dims in ways:
+                if dims is not None and d in dims:
+                    yield from result.universe.mixes.get((operand, result), ())
 
 
 def _behind(result: Provenance, source: Source, d: int) -> Iterator[tuple[Provenance, Source, int]]:

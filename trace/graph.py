@@ -12,8 +12,9 @@ from typing import Protocol
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import Alignment, Shape
+from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.naming import Location
-from ancestral.trace.node import Node
+from ancestral.trace.node import Node, place_in
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,14 @@ def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None
 
 @dataclass(frozen=True)
 class Graph:
-    """The vertices of a trace in the order they were made, and the direct edges between them."""
+    """The vertices of a trace in the order they were made, and the direct edges between them.
+
+    `plates` are the independent repetitions among them, declared or found.
+    """
 
     vertices: tuple[Vertex, ...] = ()
     edges: tuple[Edge, ...] = ()
+    plates: tuple[Extent, ...] = ()
 
     def parents(self, name: str) -> frozenset[str]:
         """Return the names of the direct parents of a vertex."""
@@ -138,11 +143,21 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
     names = {node.name for node in nodes}
     vertices = [vertex_of(node) for node in nodes]
     found = [edge for node in nodes for edge in edges_into(node.name, node.inflow)]
+    sites = [site_of(node) for node in nodes]
     taken = set(names)
     for vertex, provenance in costs:
         spellings = (f"{vertex.name}_{i}" if i else vertex.name for i in itertools.count())
         name = next(spelling for spelling in spellings if spelling not in taken)
         taken.add(name)
         vertices.append(replace(vertex, name=name))
+        sites.append(Site(name, vertex.shape, is_cost=True))
         found.extend(edges_into(name, provenance))
-    return Graph(tuple(vertices), tuple(edge for edge in found if edge.parent in names))
+    edges = tuple(edge for edge in found if edge.parent in names)
+    links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
+    return Graph(tuple(vertices), edges, extents(sites, links))
+
+
+def site_of(node: Node) -> Site:
+    """Return what there is to know of a node for the plates it is in."""
+    declared = tuple((plate, place_in(node, plate)) for plate in node.cond_indep_stack)
+    return Site(node.name, node.shape, node.type == "cost", declared)

@@ -13,6 +13,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import raw
 from ancestral.trace.naming import Location
+from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
 
 
@@ -77,9 +78,10 @@ class Node:
     is_observed: bool = False
     is_reparameterized: bool = False
     is_learned: bool = False  # whether a parameter of fn has a gradient to learn
-    scale: float | Tensor = 1.0
+    scale: float | Tensor = 1.0  # how often it counts among the costs of a subsample
     mask: Tensor | None = None
-    cond_indep_stack: tuple[str, ...] = ()
+    cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
+    grouped: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
     gate: Gate = field(default_factory=Gate)
@@ -139,3 +141,8 @@ def factorized(fn: Distribution) -> Distribution:
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
+
+
+def place_in(node: Node, plate: Plate) -> int | None:
+    """Return the dimension of a node's shape that a plate around it is, None for one in turn."""
+    return None if plate.dim is None else len(node.shape) - node.grouped + plate.dim
