@@ -80,12 +80,13 @@ def _claims(found: Provenance) -> dict[Source, list[Alignment]]:
 
 def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
     """Note that a result was made from operands, and that the op mixed what it mixed of them."""
-    for operand in operands:
-        if operand is result or operand.universe is not result.universe:
+    ours = [each for each in operands if each.universe is result.universe]
+    for operand in ours:
+        if operand is result:
             continue
         if operand not in result.made_from and len(result.made_from) < MOST_NOTED:
             result.made_from.append(operand)
-        if _mixes(operand, result):
+        if _mixes(operand, result, ours):
             noted = result.universe.mixes.setdefault((operand, result), [])
             mix = Mix(op, Universe.locate())
             if mix not in noted and len(noted) < MOST_NOTED:
@@ -99,16 +100,20 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
     return found
 
 
-def _mixes(operand: Provenance, result: Provenance) -> bool:
+def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
+    """Return whether a dimension is lost that no operand had lost before."""
     alignments = {alignment for alignment, _ in operand.entries}
     if alignments == {alignment for alignment, _ in result.entries}:
         return False
     if not any(map(keeps, alignments)):
         return False
     for notion in (kept, running):
-        after = notion(result)
-        if any(s in after and not dims <= after[s] for s, dims in notion(operand).items()):
-            return True
+        before, after = notion(operand), notion(result)
+        for source, dims in before.items():
+            lost = dims - after[source] if source in after else ()
+            others = [notion(each).get(source, dims) for each in operands if lost]
+            if any(all(d in other for other in others) for d in lost):
+                return True
     return False
 
 

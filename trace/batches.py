@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.claims import is_whole, sharpened
+from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import ProvenanceTensor, raw
 from ancestral.trace.parameters import Held, inflow, is_of_torch, over_batch
 
@@ -61,6 +62,7 @@ def _keep(result: object, fn: Distribution, held: Iterable[Held], event: int) ->
     spread = claimed.remap(shape, (*range(batch), *(LOST,) * event))
     found = known if spread is None else sharpened(known, spread)
     if found is not known:
+        note(type(fn).__name__, found, [known])
         result._provenance = found
         result._form = None  # its summands know less than they do together
 

@@ -19,6 +19,7 @@ from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST
 from ancestral.provenance.claims import sharpened
+from ancestral.provenance.mixing import note
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.side_writes import writes_besides
 from ancestral.provenance.tensor import alias, attach, provenance, raw, untrack
@@ -134,7 +135,9 @@ class _Inside:
             claimed = _joined(claimed, ours.remap(shape, kept))
         for ours in self.held:
             claimed = _joined(claimed, ours.lost(shape))
-        return attach(output, seen if claimed is None else sharpened(seen, claimed))
+        made = seen if claimed is None else sharpened(seen, claimed)
+        note("vmap", made, [ours for ours, _ in self.mapped.values()] + self.held)
+        return attach(output, made)
 
 
 def _joined(a: Provenance | None, b: Provenance | None) -> Provenance | None:

@@ -20,6 +20,8 @@ from torch.distributions.transforms import _InverseTransform
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Shape
+from ancestral.provenance.inference import tracked
+from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.node import factorized
 
@@ -194,6 +196,8 @@ def inflow(
         moved = None if ours is None else _over(ours, shape, event)
         if moved is not None:
             found = moved if found is None else found.union(moved)
+    if found is not None:
+        note(type(fn).__name__, found, tracked([tensor for tensor, _ in held]))
     if drawn is None:
         return found
     is_explained = (
