@@ -4,7 +4,7 @@ Every step is checked by itself, oldest first: its value, computed again from th
 times its weight must be the sum of the values of its operands times theirs.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,23 +18,34 @@ from ancestral.provenance.tensor import provenance, raw
 from ancestral.trace.record import Trace
 
 
-def blamed(loss: Tensor, weight: Weight) -> str | None:
-    """Return what was taken apart wrong: the op, its shape, its sources. None if all is right."""
+class Blame(NamedTuple):
+    """What was taken apart wrong: the op, its shape, its sources; None if all is right.
+
+    `size` is the largest sum of sizes on the way, to which rounding errors are relative.
+    """
+
+    text: str | None
+    size: float
+
+
+def blamed(loss: Tensor, weight: Weight) -> Blame:
+    """Return the first step that does not add up, and the size of what was added."""
     walk = Walk()
     steps: list[Step] = []
     walk.visit(resolve(loss), weight, -1)
     while walk.heap:
         steps.append(walk.step())
     values: dict[int, Tensor] = {}
+    largest = 0.0
     for step in sorted(steps, key=lambda step: step.form[0]):
         operands = [_value(operand, values, walk) for operand in step.form[2]]
         value = values[id(step.form)] = value_of(step.form, operands)
-        given = _product(step.weight, value)
+        given, size = _product(step.weight, value)
         got = [_product(share, x) for share, x in zip(step.shares, operands, strict=True)]
-        size = sum((abs(part) for part in (given, *got)), 0.0)
-        if not abs(given - sum(got)) <= 1e-6 * size:
-            return _described(step.form, value)
-    return None
+        largest = max(largest, size + sum(part for _, part in got))
+        if not abs(given - sum(part for part, _ in got)) <= 1e-6 * largest:
+            return Blame(_described(step.form, value), largest)
+    return Blame(None, largest)
 
 
 def _value(operand: Any, values: dict[int, Tensor], walk: Walk) -> Tensor:
@@ -55,11 +66,12 @@ def _double(tensor: Tensor) -> Tensor:
     return plain.double()
 
 
-def _product(share: Share, value: Tensor) -> float:
+def _product(share: Share, value: Tensor) -> tuple[float, float]:
+    """Return the sum of the weighted elements, and that of their sizes."""
     if isinstance(share, Placed):
         value, share = share.part(value), share.weight
-    weight = share.detach() if isinstance(share, Tensor) else share
-    return float((value.detach() * weight).sum())
+    weighted = value.detach() * (share.detach() if isinstance(share, Tensor) else share)
+    return float(weighted.sum()), float(weighted.abs().sum())
 
 
 def _described(form: Form, value: Tensor) -> str:

@@ -240,9 +240,13 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
     coarsest = max(_rounding(dtype) for dtype in {_floating(t) for t in (loss, *_leaves(costs))})
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    allowed = (64 + len(terms)) * coarsest * max(size + abs(constant), abs(whole))
-    if not abs(total + constant - whole) <= allowed or not math.isfinite(whole):
-        raise LossMismatchError(whole, total + constant, blamed(loss, start))
+    rounding = (64 + len(terms)) * coarsest
+    error = abs(total + constant - whole)
+    if not math.isfinite(whole) or not error <= rounding * max(size + abs(constant), abs(whole)):
+        blame = blamed(loss, start)
+        # Weights that cancel leave rounding errors of what they were before.
+        if blame.text or not error <= rounding * blame.size:
+            raise LossMismatchError(whole, total + constant, blame.text)
     return terms
 
 

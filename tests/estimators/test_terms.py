@@ -331,6 +331,14 @@ def test_what_is_not_linear_stays_one_cost(name: str) -> None:
     assert total(terms, constant) == pytest.approx(value, rel=1e-9)
 
 
+def test_weights_that_cancel_leave_rounding_errors_behind() -> None:
+    cost = leaf(X).exp()
+    steps = torch.full((3,), 0.1, dtype=torch.float64)
+    loss = (cost[:3, 0] * 0.3).cumsum(0)[2] - (cost[:3, 0] * steps).sum() * 3
+    terms, constant, _ = terms_of(loss - loss)
+    assert total(terms, constant) == pytest.approx(0.0, abs=1e-14)
+
+
 def test_an_or_of_truth_values_is_no_sum() -> None:
     x = leaf(X)
     a, b = x > 0, x > 0.5
