@@ -137,7 +137,7 @@ def test_the_op_that_mixed_before_an_outer_site_is_named_too() -> None:
             an.cost("c", twice + LOGITS)
 
     with (
-        mock.patch("ancestral.trace.claims.mixed_by", lambda *_: "mean at model.py:7"),
+        mock.patch("ancestral.trace.claims.mixed_by", return_value="mean at model.py:7"),
         an.record(),
         pytest.raises(PlateDependenceError, match=r"through site 'twice'; mixed by mean at"),
     ):
