@@ -26,8 +26,10 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.nested import LossError
 from ancestral.estimators.pathwise import KinkWarning
-from ancestral.estimators.problem import CaughtError, LossError, OtherRecordingError, SettledError
+from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import EscapeError
@@ -51,6 +53,7 @@ __all__ = [
     "CaughtError",
     "Escape",
     "EscapeError",
+    "Explanation",
     "Extent",
     "Graph",
     "KinkWarning",
@@ -69,6 +72,7 @@ __all__ = [
     "by_site",
     "control_scope",
     "cost",
+    "explain",
     "graph",
     "plate",
     "provenance_of",

@@ -7,7 +7,7 @@
 
 from collections.abc import Iterable
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Dims, Shape
 from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, rank_of
 from ancestral.provenance.pointwise import pointwise
 
@@ -19,7 +19,7 @@ def matmul(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     tail = rows + columns
     batch = len(shape) - tail
 
-    def right(rank: int) -> Alignment:
+    def right(rank: int) -> Dims:
         held = max(rank - 2, 0)
         return (LOST,) * (batch - held) + tuple(range(held))
 

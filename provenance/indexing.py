@@ -1,17 +1,13 @@
-"""Rules of picking elements: by numbers and slices, by an index, from a table.
+"""Rules of picking elements by an index, and from a table.
 
 >>> from torch import ones
->>> [dims for _, dims in select((2, 4), (ones(2, 3, 4), 1, 0), {})]
-[(0, 2)]
+>>> [dims for _, dims in index_select((2, 4), (ones(2, 3), 1, ones(4)), {})]
+[(0, -1)]
 """
 
 from collections.abc import Iterable
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from ancestral.provenance.algebra import LOST, Shape
+from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.operands import (
     Args,
     Kwargs,
@@ -20,53 +16,7 @@ from ancestral.provenance.operands import (
     argument,
     identity,
     rank_of,
-    tensors_in,
 )
-
-
-def select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """One dimension is dropped: select, unbind."""
-    rank, dim = rank_of(args[0]), argument(args, kwargs, 1, "dim", default=0)
-    return [(args[0], tuple(d for d in range(rank) if d != dim % rank))]
-
-
-def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
-    """Slices keep a dimension, integers drop it, None inserts one; anything else has no rule."""
-    x, index = args
-    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
-    if not all(
-        item is None or item is Ellipsis or type(item) is int or isinstance(item, slice)
-        for item in items
-    ):
-        return None
-    if any(isinstance(item, slice) and any(True for _ in tensors_in(item)) for item in items):
-        return None
-    consumed = sum(1 for item in items if item is not None and item is not Ellipsis)
-    if Ellipsis not in items:
-        items.append(Ellipsis)
-    dims: list[int] = []
-    at = 0
-    for item in items:
-        if item is None:
-            dims.append(LOST)
-        elif item is Ellipsis:
-            width = rank_of(x) - consumed
-            dims.extend(range(at, at + width))
-            at += width
-        else:
-            if isinstance(item, slice):
-                dims.append(at)
-            at += 1
-    return [(x, tuple(dims))]
-
-
-def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """What was there before stays where it was; so does what a mask of the same shape chooses."""
-    index, same = args[1], identity(len(shape))
-    found: list[Pair] = [(t, (LOST,) * len(shape)) for t in tensors_in(args[2])]
-    if isinstance(index, Tensor) and index.dtype == torch.bool and rank_of(index) == len(shape):
-        found.append((index, same))
-    return [(args[0], same), *found]
 
 
 def gather(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -96,9 +46,6 @@ def table_first(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 
 TABLE: dict[Rule, str] = {
-    select: "select unbind",
-    getitem: "__getitem__",
-    setitem: "__setitem__",
     gather: "gather",
     index_select: "index_select",
     appended: "embedding one_hot",

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Dims, Shape, Step
 
 Function = Callable[..., Any]
 Args = Sequence[Any]
 Kwargs = Mapping[str, Any]
-Pair = tuple[Tensor, Alignment | None]
+Pair = tuple[Tensor, Step | None]
 Rule = Callable[[Shape, Args, Kwargs], Iterable[Pair] | None]
 
 
@@ -55,7 +55,7 @@ def rank_of(tensor: Tensor) -> int:
     return len(tensor.shape)
 
 
-def identity(rank: int, *lost: int) -> Alignment:
+def identity(rank: int, *lost: int) -> Dims:
     """Return the alignment of a tensor with itself, without the dimensions `lost`."""
     gone = {d % rank for d in lost} if rank else set[int]()
     return tuple(LOST if d in gone else d for d in range(rank))

@@ -7,7 +7,7 @@
 
 from collections.abc import Iterable
 
-from ancestral.provenance.algebra import LOST, Shape
+from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, rank_of, tensors_in
 
 
@@ -62,7 +62,7 @@ TABLE: dict[Rule, str] = {
         heaviside hypot i0 igamma igammac isclose isfinite isinf isnan isneginf isposinf isreal
         lcm ldexp le leaky_relu lerp less less_equal lgamma log log10 log1p log2 log_ndtr
         logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit logsigmoid lt
-        masked_fill maximum minimum mish mul multigammaln multiply mvlgamma nan_to_num narrow ndtr
+        masked_fill maximum minimum mish mul multigammaln multiply mvlgamma nan_to_num ndtr
         ndtri ne neg negative nextafter not_equal polygamma positive pow rad2deg reciprocal relu
         relu6 remainder repeat round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
         sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold

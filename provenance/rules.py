@@ -14,10 +14,11 @@ from ancestral.provenance import (
     contractions,
     convolutions,
     indexing,
-    joins,
+    layers,
     losses,
     reductions,
     scans,
+    slices,
     views,
 )
 from ancestral.provenance import pointwise as elementwise
@@ -33,7 +34,6 @@ from ancestral.provenance.operands import (
 )
 from ancestral.provenance.pointwise import pointwise, separately
 from ancestral.provenance.scans import along
-from ancestral.provenance.views import regrouped
 
 RULES: dict[Function, Rule] = {}
 
@@ -42,7 +42,10 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
     """Return the arguments that result number `index` comes from."""
     if function in _LENGTHS_APART and index == 1:
         return args[1:2]
-    if RULES.get(function) is not separately:
+    rule = RULES.get(function)
+    if rule in layers.NUMBERED:
+        return (index, *args)
+    if rule is not separately:
         return args
     single = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
     return (single[index],)
@@ -58,9 +61,10 @@ _FAMILIES = (
     convolutions,
     contractions,
     views,
-    joins,
+    slices,
     indexing,
     losses,
+    layers,
 )
 _NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)  # pyright: ignore[reportPrivateUsage]
 
@@ -96,6 +100,5 @@ __all__ = [
     "operands_of",
     "pointwise",
     "positional",
-    "regrouped",
     "tensors_in",
 ]

@@ -7,7 +7,7 @@
 
 from collections.abc import Iterable
 
-from ancestral.provenance.algebra import Shape
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, identity, rank_of
 
 

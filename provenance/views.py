@@ -5,9 +5,10 @@
 [(1, 0)]
 """
 
+import math
 from collections.abc import Iterable
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Regroup, Shape, Step
 from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, rank_of, tensors_in
 
 
@@ -15,41 +16,14 @@ def reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """A dimension that is neither split nor merged keeps its index."""
     # view_as(other) reads a shape only; a scalar tensor among the sizes is read for its value.
     others: list[Pair] = [(t, None) for t in tensors_in(args[1:], kwargs) if rank_of(t)]
-    return [(args[0], regrouped(tuple(args[0].shape), shape)), *others]
+    return [(args[0], _regrouped(tuple(args[0].shape), shape)), *others]
 
 
-def regrouped(old: Shape, new: Shape) -> Alignment:
-    """Return, for a row-major reshape, the old dimension that each new one is (or `LOST`).
-
-    >>> regrouped((64, 8, 8), (64, 1, 64))
-    (0, -1, -1)
-    """
-    dims = [LOST] * len(new)
-    i = j = 0
-    while i < len(old) and j < len(new):
-        if old[i] == new[j]:
-            if old[i] != 1:
-                dims[j] = i
-            i, j = i + 1, j + 1
-        elif old[i] == 1:
-            i += 1
-        elif new[j] == 1:
-            j += 1
-        else:  # one group of dimensions became another with the same number of elements
-            a, b = old[i], new[j]
-            while a != b:
-                if a < b:
-                    i += 1
-                    if i == len(old):
-                        return tuple(dims)
-                    a *= old[i]
-                else:
-                    j += 1
-                    if j == len(new):
-                        return tuple(dims)
-                    b *= new[j]
-            i, j = i + 1, j + 1
-    return tuple(dims)
+def _regrouped(old: Shape, new: Shape) -> Step:
+    if math.prod(old) == math.prod(new):
+        return Regroup(old, new)
+    # As another type: the last dimension is counted anew.
+    return tuple(range(len(old))) if len(old) == len(new) else (LOST,) * len(new)
 
 
 def transpose(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:

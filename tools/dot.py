@@ -22,7 +22,8 @@ from pathlib import PurePath
 
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
-from ancestral.provenance.algebra import LOST, Shape
+from ancestral.provenance.algebra import shown
+from ancestral.provenance.alignment import Shape, keeps
 from ancestral.tools.boxes import Box, boxes, common
 from ancestral.tools.folding import Arrow, Group, Repeat, Sketch, folded, repeat_of, unfolded
 from ancestral.trace.graph import Edge, Graph
@@ -319,10 +320,9 @@ def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
 
 
 def _alignment(edge: Edge) -> str:
-    dimensions = ["-" if d == LOST else str(d) for d in edge.alignment]
-    return f"alignment ({', '.join(dimensions)})"
+    return f"alignment ({shown(edge.alignment, ', ')})"
 
 
 def _mixes(edge: Edge, shapes: dict[str, Shape]) -> bool:
     """Whether a parent that has dimensions reaches the child through none of them."""
-    return bool(shapes[edge.parent]) and all(d == LOST for d in edge.alignment)
+    return bool(shapes[edge.parent]) and not keeps(edge.alignment)

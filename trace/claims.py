@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.mixing import mixes_of
 from ancestral.trace.independence import kept
 from ancestral.trace.node import Node, place_in
 from ancestral.trace.plates import Plate, PlateError
@@ -81,7 +82,7 @@ class PlateDependenceError(PlateError):
         cure = (
             "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
             "decide before the plate"
-            if through is not None and through.inflow is not None
+            if through is not None and through.is_decision
             else advice
         )
         super().__init__(
@@ -92,15 +93,15 @@ class PlateDependenceError(PlateError):
 
 def mixed_by(provenance: Provenance, source: Source, dim: int) -> str:
     """Return the op and the line that mixed dimension `dim` of a source, "" where unknown."""
-    return ""
+    return ", ".join(map(str, mixes_of(provenance, source, dim)))
 
 
 def direct(found: Provenance | None) -> Iterator[tuple[Source, tuple[int, ...]]]:
     """Yield the sources that a provenance names, and which of theirs each dimension indexes."""
-    for alignment, bits in () if found is None else found.entries:
-        assert found is not None
-        for source in found.universe.members(bits):
-            yield source, kept(alignment)
+    for alignment, members in () if found is None else found.entries:
+        dims = kept(alignment)
+        for source in members:
+            yield source, dims
 
 
 class _Standing(NamedTuple):
@@ -191,25 +192,28 @@ class Ledger:
         return place not in standing.apart and not is_single
 
     def _of(self, source: Source) -> _Standings:
-        """Return how a source stands; a decision mixes all that it rests on."""
+        """Return how a source stands; decisions and junctions as what they stand for makes them."""
         pending = [source]
         while pending:
             top = pending[-1]
             if top in self._standings or top.inflow is None:
                 pending.pop()
                 continue
-            below = [s for s, _ in direct(top.inflow)]
-            unknown = [s for s in below if s.inflow is not None and s not in self._standings]
+            unknown = [
+                s
+                for s, _ in direct(top.inflow)
+                if s.inflow is not None and s not in self._standings
+            ]
             pending.extend(unknown)
             if not unknown:
-                self._standings[top] = self._of_decision(below)
+                self._standings[top] = self._behind(top)
         return self._standings.get(source, {})
 
-    def _of_decision(self, below: list[Source]) -> _Standings:
+    def _behind(self, top: Source) -> _Standings:
         found: _Standings = {}
-        for source in below:
+        for source, dims in direct(top.inflow):
             for name, standing in self._standings.get(source, {}).items():
-                now = self._moved(standing, name, ())
+                now = self._moved(standing, name, () if top.is_decision else dims)
                 found[name] = now if name not in found else _joined(found[name], now)
         return found
 
@@ -224,4 +228,4 @@ def _named(node: Node) -> str:
 
 
 def _source_named(source: Source) -> str:
-    return source.name if source.inflow is not None else f"site {source.name!r}"
+    return f"site {source.name!r}" if source.inflow is None else source.name

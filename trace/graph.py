@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import Alignment, Shape
 from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node, place_in
@@ -34,7 +35,10 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct dependency: `alignment` says which dimension of the parent each one indexes."""
+    """A direct dependency: `alignment` says which elements depend on which of the parent's.
+
+    Of two edges between the same vertices, no pair of elements is in both.
+    """
 
     parent: str
     child: str
@@ -111,22 +115,11 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
     """Return the direct edges that a provenance stands for."""
     if found is None:
         return ()
-    edges = {
-        source: Edge(source.name, child, (LOST,) * len(found.shape)) for source in found.sources
-    }
-    direct = [
-        (source, alignment)
-        for alignment, bits in found.entries
-        for source in found.universe.members(bits)
-    ]
-    # What a decision of Python rests on reaches all elements, whatever else is known of it.
-    decided = {
-        s for source, _ in direct if source.inflow is not None for s in source.inflow.sources
-    }
-    for source, alignment in direct:
-        if source in edges and source not in decided:  # a decision or a kink is nobody's draw
-            edges[source] = Edge(source.name, child, alignment)
-    return tuple(edges.values())
+    return tuple(
+        Edge(source.name, child, alignment)
+        for source, claims in found.claims().items()
+        for alignment in claims
+    )
 
 
 def vertex_of(node: Node) -> Vertex:

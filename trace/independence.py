@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ancestral.provenance.algebra import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape
 from ancestral.trace.plates import Plate
 
 
@@ -65,7 +65,22 @@ class Link(NamedTuple):
 
 def kept(alignment: Alignment) -> tuple[int, ...]:
     """Return for each dimension which one of the source it indexes element by element, or LOST."""
-    return alignment
+    here = {i: window for i, *window in alignment.here}
+    there = {d: window for d, *window in alignment.there}
+    return tuple(_same(i, dim, here, there) for i, dim in enumerate(alignment.dims))
+
+
+def _same(i: int, dim: Dim, here: dict[int, list[int]], there: dict[int, list[int]]) -> int:
+    """Return the dimension of a source whose index is that of dimension `i`, or LOST."""
+    if not isinstance(dim, int):  # merged: it indexes none by itself
+        return LOST
+    if dim != LOST:
+        is_shifted = here.get(i, [0])[0] != there.get(dim, [0])[0]
+        return LOST if is_shifted else dim
+    # One element depends on the one with its own index.
+    ours = here.get(i, [0, 0])
+    same = [d for d, window in there.items() if window == ours and ours[1] - ours[0] == 1]
+    return LOST if not same else i if i in same else same[0]
 
 
 def extents(sites: Sequence[Site], links: Iterable[Link]) -> tuple[Extent, ...]:

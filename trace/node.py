@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ancestral.provenance.algebra import Provenance, Shape, Source
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import raw
 from ancestral.trace.naming import Location
 from ancestral.trace.plates import Plate
@@ -84,6 +85,7 @@ class Node:
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
     gate: Gate = field(default_factory=Gate)
+    control: Provenance | None = None  # that Python came here, where it may not have
 
     @property
     def parents(self) -> frozenset[str]:

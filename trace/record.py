@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.control import (
     SETTINGS,
     Escape,
@@ -81,6 +82,14 @@ def install_backward(function: Callable[..., None]) -> None:
     _backward[:] = [function]
 
 
+_explain: list[Callable[..., Any]] = []
+
+
+def install_explain(function: Callable[..., Any]) -> None:
+    """Say what `Trace.explain` does; the estimators do, which this layer does not know."""
+    _explain[:] = [function]
+
+
 class Trace(Mapping[str, Node]):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
@@ -90,6 +99,7 @@ class Trace(Mapping[str, Node]):
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.ledger = Ledger()
+        self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
@@ -143,6 +153,17 @@ class Trace(Mapping[str, Node]):
         Those within a subsampled plate count as often as `Node.scale` says.
         """
         _backward[0](self, **options)
+
+    def explain(self, loss: Tensor | None = None) -> Any:
+        """Explain for every site which dimensions of its credit stay apart, and what mixed others.
+
+        The text of the result is a table, the most expensive dimensions first, each with the ops
+        and lines that mixed it; see `ancestral.explain`.
+
+        Args:
+            loss: the loss. Without it, that of the last gradient, else the declared costs.
+        """
+        return _explain[0](self, loss)
 
     def copy(self) -> "Trace":
         """Return a trace with the same nodes, which later recording leaves as it is."""
@@ -332,7 +353,7 @@ def draw(
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
-        outermost.universe.differentiable |= outermost.universe.bit(source)
+        outermost.universe.differentiable.add(source)
     node = Node(
         name=name,
         type="sample",
@@ -419,6 +440,7 @@ def declare(name: str, value: Tensor) -> None:
         location=place().location,
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
+        control=_controlled(None, shape),
     )
     _admit(node)
     if local.audit is not None:

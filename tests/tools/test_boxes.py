@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ancestral.provenance.alignment import Alignment
 from ancestral.tools.boxes import boxes
 from ancestral.tools.dot import dot, prefix
 from ancestral.tools.folding import folded, unfolded
@@ -44,7 +45,11 @@ def topics() -> Graph:
             vertex("z", shape=(30, 20)),
             vertex("cost", shape=(30, 20)),
         ),
-        (Edge("theta", "z", (-1, 0)), Edge("z", "cost", (0, 1)), Edge("phi", "cost", (-1, -1))),
+        (
+            Edge("theta", "z", Alignment((-1, 0))),
+            Edge("z", "cost", Alignment((0, 1))),
+            Edge("phi", "cost", Alignment((-1, -1))),
+        ),
         (
             Extent("topics", 6, 6, (("phi", 0),), is_declared=True),
             Extent("docs", 1000, 20, (("theta", 0), ("z", 1), ("cost", 1)), is_declared=True),

@@ -17,11 +17,10 @@ from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import batch_norm
 
 import ancestral as an
-from ancestral.provenance.algebra import LOST, meet
+from ancestral.provenance.alignment import LOST, Alignment, compose, meet
 from ancestral.tools.belief_net import BeliefNet
 from ancestral.trace.independence import Extent, Link, Site, extents
 from ancestral.trace.plates import Plate
-from ancestral.trace.structure import compose
 
 LOGITS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3).requires_grad_()
 
@@ -204,21 +203,24 @@ def by_brute_force(model: Model) -> list[set[tuple[str, int]]]:
                 joined = members[link.child, dim] | members[link.parent, there]
                 for each in joined:
                     members[each] = joined
-    paths: dict[tuple[str, str], tuple[int, ...]] = {}
+    paths: dict[tuple[str, str], Alignment] = {}
     for site in sites:
         for link in (link for link in links if link.child == site.name):
-            steps = {link.parent: link.dims}
+            edge = Alignment(link.dims)
+            steps = {link.parent: edge}
             for (child, ancestor), known in list(paths.items()):
                 if child == link.parent:
-                    steps[ancestor] = compose(link.dims, known)
-            for ancestor, dims in steps.items():
-                known_too = paths.get((site.name, ancestor), dims)
-                paths[site.name, ancestor] = meet(known_too, dims)
+                    composed = compose(edge, known)
+                    assert composed is not None
+                    steps[ancestor] = composed
+            for ancestor, step in steps.items():
+                before = paths.get((site.name, ancestor), step)
+                paths[site.name, ancestor] = meet(before, step)
     return [
         plate
         for plate in {id(m): m for m in members.values()}.values()
         if len({name for name, _ in plate}) == len(plate)
-        and all(paths[t, s][e] == d for s, d in plate for t, e in plate if (t, s) in paths)
+        and all(paths[t, s].dims[e] == d for s, d in plate for t, e in plate if (t, s) in paths)
     ]
 
 
