@@ -115,7 +115,7 @@ def test_the_error_names_the_plate_both_sites_and_both_lines() -> None:
     assert "within plate 'data'" in text
     assert "dimension -2 (size 4)" in text
     assert f"site 'z' ({trace['z'].location})" in text
-    line = MIXING["mean"].__code__.co_firstlineno  # type: ignore[attr-defined]
+    line = MIXING["mean"].__code__.co_firstlineno
     assert f"mean at {__file__}:{line}" in text.partition("; mixed by ")[2]
 
 
