@@ -82,7 +82,7 @@ class PlateDependenceError(PlateError):
         cure = (
             "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
             "decide before the plate"
-            if through is not None and through.inflow is not None
+            if through is not None and through.is_decision
             else advice
         )
         super().__init__(
@@ -100,8 +100,9 @@ def mixed_by(provenance: Provenance, source: Source, dim: int) -> str:
 def direct(found: Provenance | None) -> Iterator[tuple[Source, tuple[int, ...]]]:
     """Yield the sources that a provenance names, and which of theirs each dimension indexes."""
     for alignment, members in () if found is None else found.entries:
+        dims = kept(alignment)
         for source in members:
-            yield source, kept(alignment)
+            yield source, dims
 
 
 class _Standing(NamedTuple):
@@ -192,21 +193,24 @@ class Ledger:
         return place not in standing.apart and not is_single
 
     def _of(self, source: Source) -> _Standings:
-        """Return how a source stands; a decision mixes all that it rests on, a junction nothing."""
+        """Return how a source stands; decisions and junctions as what they stand for makes them."""
         pending = [source]
         while pending:
             top = pending[-1]
             if top in self._standings or top.inflow is None:
                 pending.pop()
                 continue
-            below = [s for s, _ in direct(top.inflow)]
-            unknown = [s for s in below if s.inflow is not None and s not in self._standings]
+            unknown = [
+                s
+                for s, _ in direct(top.inflow)
+                if s.inflow is not None and s not in self._standings
+            ]
             pending.extend(unknown)
             if not unknown:
-                self._standings[top] = self._gathered(top)
+                self._standings[top] = self._behind(top)
         return self._standings.get(source, {})
 
-    def _gathered(self, top: Source) -> _Standings:
+    def _behind(self, top: Source) -> _Standings:
         found: _Standings = {}
         for source, dims in direct(top.inflow):
             for name, standing in self._standings.get(source, {}).items():
@@ -225,4 +229,4 @@ def _named(node: Node) -> str:
 
 
 def _source_named(source: Source) -> str:
-    return source.name if source.inflow is not None else f"site {source.name!r}"
+    return f"site {source.name!r}" if source.inflow is None else source.name

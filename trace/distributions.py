@@ -49,12 +49,8 @@ def _scoring(original: _Method) -> _Method:
     def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(self, value, *args, **kwargs)
-        if local.is_inside:
-            density = original(self, value, *args, **kwargs)
-            keep_of_density(self, value, density)
-            return density
         # Independent only sums the density of its base, which is caught instead.
-        if isinstance(self, Independent):
+        if local.is_inside or isinstance(self, Independent):
             density = _grouped(original, self, value, *args, **kwargs)
             keep_of_density(self, value, density)
             return density
@@ -75,6 +71,16 @@ def _scoring(original: _Method) -> _Method:
         return density
 
     return scored
+
+
+def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(fn, Independent):
+        return original(fn, *args, **kwargs)
+    local.grouped += fn.reinterpreted_batch_ndims
+    try:
+        return original(fn, *args, **kwargs)
+    finally:
+        local.grouped -= fn.reinterpreted_batch_ndims
 
 
 def _valued(original: _Method) -> _Method:
@@ -101,14 +107,6 @@ def _described(original: _Method) -> _Method:
         return result
 
     return computed
-
-
-def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
-    local.grouped += fn.reinterpreted_batch_ndims
-    try:
-        return original(fn, *args, **kwargs)
-    finally:
-        local.grouped -= fn.reinterpreted_batch_ndims
 
 
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:

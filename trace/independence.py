@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ancestral.provenance.alignment import LOST, Alignment, Shape
+from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape
 from ancestral.trace.plates import Plate
 
 
@@ -64,15 +64,23 @@ class Link(NamedTuple):
 
 
 def kept(alignment: Alignment) -> tuple[int, ...]:
-    """Return for each dimension which one of the source it indexes element by element, or LOST.
+    """Return for each dimension which one of the source it indexes element by element, or LOST."""
+    here = {i: window for i, *window in alignment.here}
+    there = {d: window for d, *window in alignment.there}
+    return tuple(_same(i, dim, here, there) for i, dim in enumerate(alignment.dims))
 
-    Where a window shifts the index, or leaves some elements out, it is another one.
-    """
-    here, there = ({dim for dim, _, _ in windows} for windows in alignment[1:])
-    return tuple(
-        dim if isinstance(dim, int) and i not in here and dim not in there else LOST
-        for i, dim in enumerate(alignment.dims)
-    )
+
+def _same(i: int, dim: Dim, here: dict[int, list[int]], there: dict[int, list[int]]) -> int:
+    """Return the dimension of a source whose index is that of dimension `i`, or LOST."""
+    if not isinstance(dim, int):  # merged: it indexes none by itself
+        return LOST
+    if dim != LOST:
+        is_shifted = here.get(i, [0])[0] != there.get(dim, [0])[0]
+        return LOST if is_shifted else dim
+    # One element depends on the one with its own index.
+    ours = here.get(i, [0, 0])
+    same = [d for d, window in there.items() if window == ours and ours[1] - ours[0] == 1]
+    return LOST if not same else i if i in same else same[0]
 
 
 def extents(sites: Sequence[Site], links: Iterable[Link]) -> tuple[Extent, ...]:

@@ -98,8 +98,8 @@ class Trace(Mapping[str, Node]):
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
-        self.account: Any = None  # what an explanation needs of the last gradient
         self.ledger = Ledger()
+        self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
@@ -438,9 +438,9 @@ def declare(name: str, value: Tensor) -> None:
         source=Source(name, shape, outermost.universe),
         inflow=_controlled(found, shape),
         location=place().location,
-        control=_controlled(None, shape),
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
+        control=_controlled(None, shape),
     )
     _admit(node)
     if local.audit is not None:

@@ -17,20 +17,12 @@ from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import batch_norm
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST
+from ancestral.provenance.alignment import LOST, Alignment, compose, meet, relates
 from ancestral.tools.belief_net import BeliefNet
-from ancestral.trace.independence import Extent, Link, Site, extents
+from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.plates import Plate
 
 LOGITS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3).requires_grad_()
-
-
-def composed(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(LOST if d == LOST else inner[d] for d in outer)
-
-
-def agreed(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(x if x == y else LOST for x, y in zip(a, b, strict=True))
 
 
 def dims_of(plates: tuple[Extent, ...]) -> list[tuple[int, str]]:
@@ -211,21 +203,24 @@ def by_brute_force(model: Model) -> list[set[tuple[str, int]]]:
                 joined = members[link.child, dim] | members[link.parent, there]
                 for each in joined:
                     members[each] = joined
-    paths: dict[tuple[str, str], tuple[int, ...]] = {}
+    paths: dict[tuple[str, str], Alignment] = {}
     for site in sites:
         for link in (link for link in links if link.child == site.name):
-            steps = {link.parent: link.dims}
+            edge = Alignment(link.dims)
+            steps = {link.parent: edge}
             for (child, ancestor), known in list(paths.items()):
                 if child == link.parent:
-                    steps[ancestor] = composed(link.dims, known)
-            for ancestor, dims in steps.items():
-                known_too = paths.get((site.name, ancestor), dims)
-                paths[site.name, ancestor] = agreed(known_too, dims)
+                    composed = compose(edge, known)
+                    assert composed is not None
+                    steps[ancestor] = composed
+            for ancestor, step in steps.items():
+                before = paths.get((site.name, ancestor), step)
+                paths[site.name, ancestor] = meet(before, step)
     return [
         plate
         for plate in {id(m): m for m in members.values()}.values()
         if len({name for name, _ in plate}) == len(plate)
-        and all(paths[t, s][e] == d for s, d in plate for t, e in plate if (t, s) in paths)
+        and all(paths[t, s].dims[e] == d for s, d in plate for t, e in plate if (t, s) in paths)
     ]
 
 
@@ -234,6 +229,52 @@ def test_the_plates_found_are_those_of_the_definition(model: Model) -> None:
     found = [set(plate.dims) for plate in extents(*model)]
     expected = by_brute_force(model)
     assert sorted(map(sorted, found)) == sorted(map(sorted, expected))
+
+
+SHAPE = (3, 4, 3)
+
+
+@st.composite
+def alignments(draw: st.DrawFn) -> Alignment:
+    """Draw a relation of a tensor with a source, both of shape SHAPE, with windows."""
+    dims: list[int] = []
+    here: list[tuple[int, int, int]] = []
+    there: dict[int, tuple[int, int, int]] = {}
+    free = [0, 1, 2]
+    for i, size in enumerate(SHAPE):
+        same = [d for d in free if SHAPE[d] == size]
+        d = draw(st.sampled_from([LOST, *same]))
+        length = draw(st.integers(1, size))
+        start = draw(st.integers(0, size - length))
+        if length < size:
+            here.append((i, start, start + length))
+        if same and length < size:
+            target = same[0] if d == LOST else d
+            far = draw(st.integers(0, SHAPE[target] - length))
+            there[target] = (target, far, far + length)
+            free.remove(target)
+        elif d != LOST:
+            free.remove(d)
+        dims.append(LOST if length == 1 else d)
+    return Alignment(tuple(dims), tuple(here), tuple(there[d] for d in sorted(there)))
+
+
+@given(alignments())
+def test_a_kept_dimension_relates_equal_indices_alone(alignment: Alignment) -> None:
+    dims = kept(alignment)
+    places = list(itertools.product(*map(range, SHAPE)))
+    for here, there in itertools.product(places, places):
+        if relates(alignment, here, there):
+            assert all(d == LOST or here[i] == there[d] for i, d in enumerate(dims))
+
+
+def test_a_window_is_kept_where_it_is_not_moved() -> None:
+    assert kept(Alignment((0,), ((0, 1, 3),), ((0, 1, 3),))) == (0,)
+    assert kept(Alignment((0,), ((0, 1, 3),), ((0, 0, 2),))) == (LOST,)
+    assert kept(Alignment((0,), (), ((0, 1, 3),))) == (LOST,)
+    assert kept(Alignment((LOST,), ((0, 2, 3),), ((1, 2, 3),))) == (1,)
+    assert kept(Alignment((LOST,), ((0, 2, 3),), ((1, 1, 2),))) == (LOST,)
+    assert kept(Alignment((((0, 2), (1, 3)),))) == (LOST,)
 
 
 def test_a_chain_takes_steps_in_proportion() -> None:
