@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl
+from torch.distributions import (
+    Beta,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    StudentT,
+    TransformedDistribution,
+    Wishart,
+    kl,
+)
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
@@ -121,11 +133,18 @@ _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "sample": lambda original: _drawing(original, False),
     "rsample": lambda original: _drawing(original, True),
     "log_prob": _scoring,
-    "cdf": _valued,
-    "icdf": _valued,
-    "entropy": _described,
 }
-_ATTRIBUTES = "mean mode stddev variance".split()
+# What torch computes by ops that know less than what a batch means; the rest, ops follow.
+_BY_MEANING: dict[type[Any], str] = {
+    Beta: "mode",
+    Dirichlet: "mode",
+    Gamma: "cdf",
+    LowRankMultivariateNormal: "entropy",
+    MultivariateNormal: "entropy",
+    StudentT: "variance",
+    TransformedDistribution: "cdf icdf",
+    Wishart: "entropy variance",
+}
 
 
 def _dispatching(original: _Method) -> _Method:
@@ -164,6 +183,9 @@ class _Distributions(Replacing):
         """Replace the methods of all classes there are, and of those to come."""
         for kind in set(_classes()):
             self._replace_methods(kind)
+        for kind, names in _BY_MEANING.items():
+            for name in names.split():
+                self._replace_computed(kind, name)
         hook: Any = classmethod(self._defined)
         self.replace(Distribution, "__init_subclass__", hook)
         # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
@@ -175,10 +197,15 @@ class _Distributions(Replacing):
             original = vars(kind).get(name)
             if callable(original):
                 self.replace(kind, name, _cached(replacement, original))
-        for name in _ATTRIBUTES:
-            original = vars(kind).get(name)
-            if isinstance(original, property) and original.fget is not None:
-                self.replace(kind, name, property(_cached(_described, original.fget)))
+
+    def _replace_computed(self, kind: type[Any], name: str) -> None:
+        original = vars(kind)[name]
+        if isinstance(original, property):
+            assert original.fget is not None
+            self.replace(kind, name, property(_cached(_described, original.fget)))
+        else:
+            replacement = _valued if name in ("cdf", "icdf") else _described
+            self.replace(kind, name, _cached(replacement, original))
 
     def end(self) -> None:
         """Forget the functions for divergences that were found meanwhile."""

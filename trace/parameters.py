@@ -176,10 +176,25 @@ def is_of_torch(value: Any, seen: frozenset[int] = frozenset()) -> bool:
 
 
 def _constraints(fn: Distribution) -> dict[str, Any]:
+    kind: Any = type(fn)
+    known = _constraints_of_torch(kind) if _is_torchs_own(fn) else {}
+    if known and isinstance(vars(kind).get("arg_constraints"), dict):
+        return known
     try:
-        return fn.arg_constraints
+        return known | fn.arg_constraints
     except NotImplementedError:  # a user's class that declares none
-        return {}
+        return known
+
+
+@functools.cache
+def _constraints_of_torch(kind: Any) -> dict[str, Any]:
+    """Return the constraints that a class and its bases declare: Chi2 holds those of a Gamma."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        declared = vars(base).get("arg_constraints")
+        if isinstance(declared, dict):
+            found |= declared
+    return found
 
 
 def inflow(
