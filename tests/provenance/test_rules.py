@@ -100,7 +100,7 @@ KEPT: dict[str, tuple[Op, tuple[int, ...]]] = {
         lambda x, y: F.cross_entropy(x, y[:, 0].long() * 0, reduction="none"),
         (0, 2),
     ),
-    "put into a buffer": (lambda x, y: _written(x), (LOST, LOST, LOST)),
+    "put into a buffer": (lambda x, y: _written(x), (LOST, 1, 2)),
     "norm": (lambda x, y: torch.linalg.norm(x, dim=1), (0, 2)),
     "normalize": (lambda x, y: F.normalize(x, dim=-1), (0, 1, LOST)),
     "layer_norm": (lambda x, y: F.layer_norm(x, x.shape[-2:]), (0, LOST, LOST)),
