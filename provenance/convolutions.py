@@ -53,7 +53,8 @@ def _convolved(
     if batch not in (0, 1) or len(shape) != rank_of(x):
         return None
     # A kernel of size one that moves by one works place by place; with padding, sizes differ.
-    strides = [stride] * space if isinstance(stride, int) else [*stride] * (space // len(stride))
+    given = [stride] if isinstance(stride, int) else stride
+    strides = [*given] * space if isinstance(given, (tuple, list)) else [0] * space
     kept = [
         batch + 1 + d if (weight.shape[2 + d], strides[d]) == (1, 1) else LOST for d in range(space)
     ]

@@ -86,5 +86,5 @@ TABLE: dict[Rule, str] = {
     vstack: "row_stack vstack",
     dstack: "dstack",
     column_stack: "column_stack",
-    meshgrid: "meshgrid",
+    meshgrid: "VF.meshgrid meshgrid",
 }

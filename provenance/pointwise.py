@@ -133,14 +133,15 @@ TABLE: dict[Rule, str] = {
     where: "where",
     rrelu: "rrelu",
     first_pointwise: """
-        bfloat16 bool byte char conj contiguous cpu cuda detach double expand_as float half int
+        alias_copy bfloat16 bool byte char conj contiguous cpu cuda detach detach_copy double
+        expand_as float half int
         long real imag requires_grad_ resolve_conj resolve_neg short to type type_as
     """,
     first_alone: """
         broadcast_to chunk dsplit frexp hsplit narrow_copy split split_with_sizes tensor_split
         unsafe_chunk unsafe_split unravel_index vsplit
     """,
-    separately: "broadcast_tensors",
+    separately: "VF.broadcast_tensors broadcast_tensors",
     value_free: """
         empty_like ones_like rand_like randint_like randn_like zeros_like new_empty new_ones
         new_zeros full_like is_floating_point is_complex result_type

@@ -82,9 +82,10 @@ _NAMESPACES: dict[str, Any] = {
     "nn": torch._C._nn,  # pyright: ignore[reportPrivateUsage]
     "linalg": torch.linalg,
     "fft": torch.fft,
+    "VF": torch._VF,  # what a few functions call with a list of tensors
 }
 # Where a name is not looked up unless it is written with its namespace.
-_APART = frozenset({"fft"})
+_APART = frozenset({"fft", "VF"})
 
 
 def _named(name: str) -> Iterator[Function]:

@@ -22,6 +22,7 @@ from ancestral.provenance.operands import (
     lost,
     rank_of,
 )
+from ancestral.provenance.pointwise import pointwise
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,22 @@ def summed_up(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None
     return [(args[0], same), *([(x, same)] if is_alike else lost(shape, x))]
 
 
+def cross(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Two tensors that meet, as in broadcasting, are multiplied along a dimension of size three.
+
+    Which one that is where none is named, two functions of this name see in two ways.
+    """
+    x, y = args[0], argument(args, kwargs, 1, "other")
+    dim = argument(args, kwargs, 2, "dim")
+    rank = len(shape)
+    gone = [d for d in range(rank) if shape[d] == 3] if dim is None else [dim % rank]
+    return [
+        (t, tuple(LOST if place in gone else d for place, d in enumerate(dims)))
+        for t, dims in pointwise(shape, (x, y), {}) or ()
+        if dims is not None
+    ]
+
+
 def gradient(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Neighbours along one dimension are mixed, along each of some in a result of its own."""
     dims = argument(args, kwargs, NOWHERE, "dim", default=tuple(range(len(shape))))
@@ -164,4 +181,5 @@ TABLE: dict[Rule, str] = {
     difference: "diff",
     summed_up: "cumulative_trapezoid",
     gradient: "gradient",
+    cross: "cross",
 }

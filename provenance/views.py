@@ -212,17 +212,20 @@ def repeat_interleave(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair
 
 TABLE: dict[Rule, str] = {
     reshape: """
-        flatten ravel reshape reshape_as squeeze unflatten unsqueeze view view_as
+        flatten ravel reshape reshape_as squeeze squeeze_copy unflatten unsqueeze unsqueeze_copy
+        view view_as view_copy
     """,
-    alone: "atleast_1d atleast_2d atleast_3d",
-    transpose: "swapaxes swapdims transpose",
-    last_two: "adjoint t",
-    permute: "permute",
+    alone: """
+        VF.atleast_1d VF.atleast_2d VF.atleast_3d atleast_1d atleast_2d atleast_3d
+    """,
+    transpose: "swapaxes swapdims transpose transpose_copy",
+    last_two: "adjoint t t_copy",
+    permute: "permute permute_copy",
     movedim: "moveaxis movedim",
-    unfolded: "Tensor.unfold",
+    unfolded: "Tensor.unfold unfold_copy",
     as_real: "view_as_real",
     as_complex: "view_as_complex",
-    diagonal: "torch.diagonal Tensor.diagonal",
+    diagonal: "diagonal_copy torch.diagonal Tensor.diagonal",
     linalg_diagonal: "linalg.diagonal",
     embedded: "diag_embed",
     diag: "diag diagflat",
