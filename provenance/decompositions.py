@@ -56,7 +56,6 @@ TABLE: dict[Rule, str] = {
     Signature("LU(mn) pivots(k)"): "lu_unpack",
     Signature("B(mK) A(mm) -> (mK)"): "cholesky_solve",
     Signature("B(mk) A(mm)"): "triangular_solve",
-    Signature("A(mn) B(mk)"): "linalg.lstsq",
     Signature("B(mK) LU(mm) pivots(m) -> (mK)"): "torch.lu_solve Tensor.lu_solve",
     Signature("LU(mm) pivots(m) B(mk)"): "linalg.lu_solve",
     Signature("LD(mm) pivots(m) B(mk)"): "linalg.ldl_solve",

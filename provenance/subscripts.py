@@ -82,9 +82,8 @@ def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 
 def index_put(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """As `setitem`, where None stands for a whole dimension."""
-    given = argument(args, kwargs, 1, "indices")
-    index = tuple(slice(None) if item is None else item for item in given)
+    """As `setitem`, with tensors alone in the subscript."""
+    index = tuple(argument(args, kwargs, 1, "indices"))
     return setitem(shape, (args[0], index, argument(args, kwargs, 2, "values")), {})
 
 
