@@ -172,7 +172,7 @@ def _second(pair: tuple[Tensor, ...]) -> Tensor:
 
 
 JOINS = [
-    Case("cat", lambda x, y: torch.concat([x, y], axis=1), "bnm bnm", "b_m b_m"),
+    Case("cat", lambda x, y: torch.concat([x, y], dim=-2), "bnm bnm", "b_m b_m"),
     Case("stack", lambda x, y: torch.stack([x, y], -1), "bn bn", "bn_ bn_"),
     Case("hstack", lambda x, y: torch.hstack([x, y]), "bn bn", "b_ b_"),
     Case("hstack", lambda x, y: torch.hstack([x, y]), "n m", "_ _"),
@@ -183,4 +183,5 @@ JOINS = [
     Case("meshgrid", lambda x, y: torch.meshgrid(x, y, indexing="ij"), "n m", "n_ -"),
     Case("meshgrid", lambda x, y: _second(torch.meshgrid([x, y], indexing="xy")), "n m", "- m_"),
     Case("separately", lambda x, y: torch.broadcast_tensors(x, y), "bn n", "bn -"),
+    Case("separately", lambda x, y: _second(torch.broadcast_tensors(x, y)), "bn n", "- _n"),
 ]

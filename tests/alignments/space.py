@@ -140,11 +140,11 @@ SPACE = [
         )
     ),
     Case(_PLANE, lambda x: F.max_pool2d(x, 3, 1, 1), "chw", "c__"),
-    Case("input(l) indices(l)", lambda x: F.max_unpool1d(x, _places(x), 2), "bcl", "bc_"),
-    Case("input(hw) indices(hw)", lambda x: F.max_unpool2d(x, _places(x), 2), "bchw", "bc__"),
+    Case("input(l) indices(l)", lambda x: F.max_unpool1d(x, _places(x), (2,)), "bcl", "bc_"),
+    Case("input(hw) indices(hw)", lambda x: F.max_unpool2d(x, _places(x), (2, 2)), "bchw", "bc__"),
     Case(
         "input(dhw) indices(dhw)",
-        lambda x: F.max_unpool3d(x, _places(x), 2),
+        lambda x: F.max_unpool3d(x, _places(x), (2, 2, 2)),
         "bcdhw",
         "bc___",
         _CUBIC,
