@@ -14,7 +14,7 @@ from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, union
 from ancestral.provenance.kinks import is_kink
 from ancestral.provenance.mixing import note
-from ancestral.provenance.rules import RULES, positional, tensors_in
+from ancestral.provenance.rules import RULES, positional, reads_values, tensors_in, unnamed
 from ancestral.provenance.slices import Piece
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 
@@ -36,7 +36,8 @@ def infer(
     """Return the provenance of a result, a tensor, None where it depends on no source."""
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     found: list[Provenance] = []
-    kind = None if watching.table else _kind((*args, *kwargs.items()), found)
+    is_of_values = bool(watching.table) or reads_values(func, args, kwargs)
+    kind = None if is_of_values else _kind((*args, *kwargs.items()), found)
     if kind is None or not found or any(p.universe is not found[0].universe for p in found):
         unknown = _past_kinks(func, shape, dtype, args, kwargs)
         if unknown is not None:
@@ -110,19 +111,18 @@ def _by_rule(
     rule = func.rule if isinstance(func, Piece) else RULES.get(func)
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
-    named = {id(tensor) for tensor, _ in pairs}
-    if pairs and any(not t.shape and id(t) not in named for t in tensors_in(args, kwargs)):
-        pairs = ()  # a dimension, perhaps, that was given as a tensor: no rule reads those
-        named.clear()
+    rest = unnamed(pairs, args, kwargs)
+    if pairs and any(not tensor.shape for tensor in rest):
+        # A dimension, perhaps, that was given as a tensor: no rule reads those.
+        pairs, rest = (), list(tensors_in(args, kwargs))
     parts: list[Provenance] = []
     for tensor, step in pairs:
         ours = provenance(tensor)
-        if ours is not None and step is not None:
-            moved = ours.remap(shape, step)
-            if moved is not None:
-                parts.append(moved)
-    for tensor in tensors_in(args, kwargs):
+        moved = None if ours is None or step is None else ours.remap(shape, step)
+        if moved is not None:
+            parts.append(moved)
+    for tensor in rest:
         ours = provenance(tensor)
-        if ours is not None and id(tensor) not in named:
+        if ours is not None:
             parts.append(ours.lost(shape))
     return union(parts) if parts else None

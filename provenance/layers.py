@@ -1,4 +1,4 @@
-"""Rules of the layers that torch runs as one op: attention, recurrence, bags, dropout.
+"""Rules of the layers that torch runs as one op: attention, recurrence, dropout.
 
 Batch dimensions survive. A layer with several results is given the number of the result before its
 arguments (`NUMBERED`), since their shapes may be the same.
@@ -148,27 +148,6 @@ def cell(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return _and_others(found, shape, args, kwargs)
 
 
-def bag(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
-    """Every row of indices is a bag of its own; bags that begin at offsets have no rule."""
-    indices = argument(args, kwargs, 0, "input")
-    weights = argument(args, kwargs, 8, "per_sample_weights")
-    if rank_of(indices) != 2 or indices.dtype.is_floating_point:  # the table came first, long ago
-        return None
-    found: list[Pair] = [(x, (0, LOST)) for x in (indices, weights) if x is not None]
-    return _and_others(found, shape, args, kwargs)
-
-
-def bilinear(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Batch dimensions survive; the features of the result are the first of the weight's."""
-    names = enumerate(("input1", "input2", "weight", "bias"))
-    first, second, weight, bias = (argument(args, kwargs, place, name) for place, name in names)
-    batch, features = tuple(range(len(shape) - 1)), (LOST,) * (len(shape) - 1) + (0,)
-    found: list[Pair] = [(first, (*batch, LOST)), (second, (*batch, LOST)), (weight, features)]
-    if bias is not None:
-        found.append((bias, features))
-    return found
-
-
 def dropped(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Element by element: what is dropped is noise, drawn for the shape alone."""
     return pointwise(shape, args[:1], {})
@@ -181,8 +160,6 @@ TABLE: dict[Rule, str] = {
     encoder: "_transformer_encoder_layer_fwd",
     recurrent: "lstm gru rnn_tanh rnn_relu",
     cell: "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
-    bag: "embedding_bag",
-    bilinear: "bilinear",
     dropped: """
         alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout
         native_dropout

@@ -8,6 +8,7 @@ A dimension that changes its size is lost by itself (`Provenance.remap`), so tha
 care for broadcasting ones or for slices.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ Args = Sequence[Any]
 Kwargs = Mapping[str, Any]
 Pair = tuple[Tensor, Step | None]
 Rule = Callable[[Shape, Args, Kwargs], Iterable[Pair] | None]
+
+NOWHERE = sys.maxsize
+"""The position of an argument that is given by its name alone, or not at all."""
 
 
 def tensors_in(*nested: Any) -> Iterator[Tensor]:
@@ -59,3 +63,20 @@ def identity(rank: int, *lost: int) -> Dims:
     """Return the alignment of a tensor with itself, without the dimensions `lost`."""
     gone = {d % rank for d in lost} if rank else set[int]()
     return tuple(LOST if d in gone else d for d in range(rank))
+
+
+def lost(shape: Shape, *operands: Any) -> list[Pair]:
+    """Return the pairs of operands that reach the result we know not where."""
+    return [(t, (LOST,) * len(shape)) for t in tensors_in(operands)]
+
+
+def unnamed(pairs: Iterable[Pair], args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """Return the operands that a rule does not name as often as they are given."""
+    named = [id(tensor) for tensor, _ in pairs]
+    found = []
+    for tensor in tensors_in(args, kwargs):
+        if id(tensor) in named:
+            named.remove(id(tensor))
+        else:
+            found.append(tensor)
+    return found

@@ -7,8 +7,21 @@
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from ancestral.provenance.alignment import LOST, Shape
-from ancestral.provenance.operands import Args, Kwargs, Pair, Rule, argument, rank_of, tensors_in
+from ancestral.provenance.operands import (
+    NOWHERE,
+    Args,
+    Kwargs,
+    Pair,
+    Rule,
+    argument,
+    identity,
+    lost,
+    rank_of,
+    tensors_in,
+)
 
 
 def pointwise(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -51,6 +64,37 @@ def value_free(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(t, None) for t in tensors_in(args[:1])]
 
 
+def binned(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Element by element, each looked up among all that is given besides: bucketize, isin."""
+    x = argument(args, kwargs, 0, "input", "elements")
+    others = [*args[1:], *(kwargs[name] for name in kwargs if kwargs[name] is not x)]
+    return [*(pointwise(shape, (x,), {}) or ()), *lost(shape, *others)]
+
+
+def searched(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Each element is looked up in its own sorted row: searchsorted."""
+    row, x = (
+        argument(args, kwargs, 0, "sorted_sequence"),
+        argument(args, kwargs, 1, "input", "self"),
+    )
+    rows = [t for t in (row, argument(args, kwargs, NOWHERE, "sorter")) if isinstance(t, Tensor)]
+    kept = tuple(range(len(shape) - 1)) if rank_of(row) > 1 else (LOST,) * (len(shape) - 1)
+    if rank_of(row) > 1 and rank_of(row) != len(shape):
+        return None
+    end = (LOST,) * min(len(shape), 1)
+    return [*(pointwise(shape, (x,), {}) or ()), *((t, (*kept, *end)) for t in rows)]
+
+
+def by_channel(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Element by element, with one number for each channel, dimension 1: prelu."""
+    weight = argument(args, kwargs, 1, "weight")
+    dims = tuple(0 if d == 1 else LOST for d in range(len(shape)))
+    return [
+        (args[0], identity(len(shape))),
+        (weight, dims if rank_of(weight) else (LOST,) * len(shape)),
+    ]
+
+
 TABLE: dict[Rule, str] = {
     pointwise: """
         abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan
@@ -71,20 +115,36 @@ TABLE: dict[Rule, str] = {
         __invert__ __ior__ __ipow__ __isub__ __itruediv__ __ixor__ __le__ __lt__ __mod__ __mul__
         __ne__ __neg__ __or__ __pos__ __pow__ __radd__ __rand__ __rdiv__ __rfloordiv__ __rmod__
         __rmul__ __ror__ __rpow__ __rsub__ __rtruediv__ __rxor__ __sub__ __truediv__ __xor__
-        binary_cross_entropy binary_cross_entropy_with_logits huber_loss kl_div l1_loss mse_loss
-        poisson_nll_loss smooth_l1_loss soft_margin_loss hinge_embedding_loss
+        airy_ai alpha_dropout  bessel_j0 bessel_j1 bessel_y0 bessel_y1
+        chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v
+        chebyshev_polynomial_w complex  dropout1d dropout2d dropout3d entr erfcx
+        feature_alpha_dropout feature_dropout fill_diagonal gammainc gammaincc gammaln
+        hermite_polynomial_h hermite_polynomial_he i0e i1 i1e laguerre_polynomial_l
+        legendre_polynomial_p modified_bessel_i0 modified_bessel_i1 modified_bessel_k0
+        modified_bessel_k1 polar psi scaled_modified_bessel_k0
+        scaled_modified_bessel_k1 shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u
+        shifted_chebyshev_polynomial_v shifted_chebyshev_polynomial_w spherical_bessel_j0
+        tril triu
+        nn.log_sigmoid
     """,
+    binned: "bucketize isin",
+    searched: "searchsorted",
+    by_channel: "prelu",
     where: "where",
     rrelu: "rrelu",
     first_pointwise: """
-        bfloat16 bool byte char conj contiguous cpu cuda detach double expand_as float half int
+        alias_copy bfloat16 bool byte char conj contiguous cpu cuda detach detach_copy double
+        expand_as float half int
         long real imag requires_grad_ resolve_conj resolve_neg short to type type_as
     """,
-    first_alone: "broadcast_to chunk split split_with_sizes",
-    separately: "broadcast_tensors",
+    first_alone: """
+        broadcast_to chunk dsplit frexp hsplit split split_with_sizes tensor_split
+        unsafe_chunk unsafe_split unravel_index vsplit
+    """,
+    separately: "VF.broadcast_tensors broadcast_tensors",
     value_free: """
         empty_like ones_like rand_like randint_like randn_like zeros_like new_empty new_ones
-        new_zeros is_floating_point is_complex result_type
+        new_zeros full_like is_floating_point is_complex result_type
     """,
 }
 GETTERS: dict[Rule, str] = {

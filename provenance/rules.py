@@ -6,6 +6,9 @@ in torch, Tensor and torch.nn.functional that the rule is for. The engine in
 pair names, and every op that has no rule, loses its alignments and never its sources.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
@@ -13,12 +16,15 @@ from torch import Tensor
 from ancestral.provenance import (
     contractions,
     convolutions,
+    decompositions,
     indexing,
+    joins,
     layers,
     losses,
     reductions,
     scans,
     slices,
+    subscripts,
     views,
 )
 from ancestral.provenance import pointwise as elementwise
@@ -31,9 +37,11 @@ from ancestral.provenance.operands import (
     argument,
     positional,
     tensors_in,
+    unnamed,
 )
 from ancestral.provenance.pointwise import pointwise, separately
 from ancestral.provenance.scans import along
+from ancestral.provenance.subscripts import reads_values
 
 RULES: dict[Function, Rule] = {}
 
@@ -45,9 +53,11 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
     rule = RULES.get(function)
     if rule in layers.NUMBERED:
         return (index, *args)
-    if rule is not separately:
+    if rule not in (separately, views.alone, joins.meshgrid):
         return args
     single = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    if rule is joins.meshgrid:
+        return [item if place == index else None for place, item in enumerate(single)]
     return (single[index],)
 
 
@@ -60,13 +70,36 @@ _FAMILIES = (
     scans,
     convolutions,
     contractions,
+    decompositions,
     views,
-    slices,
+    joins,
     indexing,
+    subscripts,
+    slices,
     losses,
     layers,
 )
-_NAMESPACES = (torch, Tensor, F, torch.special, torch._C._nn, torch.linalg)  # pyright: ignore[reportPrivateUsage]
+_NAMESPACES: dict[str, Any] = {
+    "torch": torch,
+    "Tensor": Tensor,
+    "functional": F,
+    "special": torch.special,
+    "nn": torch._C._nn,  # pyright: ignore[reportPrivateUsage]
+    "linalg": torch.linalg,
+    "fft": torch.fft,
+    "VF": torch._VF,  # what a few functions call with a list of tensors
+}
+# Where a name is not looked up unless it is written with its namespace.
+_APART = frozenset({"fft", "VF"})
+
+
+def _named(name: str) -> Iterator[Function]:
+    """Yield the functions of a name: in all namespaces, or in the one that it is written with."""
+    namespace, _, short = name.rpartition(".")
+    for key, space in _NAMESPACES.items():
+        is_meant = key == namespace if namespace else key not in _APART
+        if is_meant and hasattr(space, short):
+            yield getattr(space, short)
 
 
 def _register() -> None:
@@ -77,10 +110,7 @@ def _register() -> None:
                 # An in-place op is its own family: what is written is the operand.
                 spellings = (name, name + "_") if rule in (pointwise, along) else (name,)
                 for spelling in spellings:
-                    for namespace in _NAMESPACES:
-                        if hasattr(namespace, spelling):
-                            RULES[getattr(namespace, spelling)] = rule
-    RULES[torch.embedding] = indexing.table_first
+                    RULES.update(dict.fromkeys(_named(spelling), rule))
     for getters in (elementwise.GETTERS, views.GETTERS):
         for rule, names in getters.items():
             for name in names.split():
@@ -100,5 +130,7 @@ __all__ = [
     "operands_of",
     "pointwise",
     "positional",
+    "reads_values",
     "tensors_in",
+    "unnamed",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance import subscripts
 from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape, Window
 from ancestral.provenance.operands import (
     Args,
@@ -20,28 +21,24 @@ from ancestral.provenance.operands import (
     argument,
     identity,
     rank_of,
-    tensors_in,
 )
 
 
 def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
-    """Slices keep a dimension, integers drop it, None inserts one; anything else has no rule."""
+    """Numbers and slices take what they say; tensors of indices are read as subscripts are."""
     x, index = args
     step = taken(tuple(x.shape), index if isinstance(index, tuple) else (index,))
-    return None if step is None else [(x, step)]
+    return subscripts.getitem(shape, args, kwargs) if step is None else [(x, step)]
 
 
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """What was there before stays where it was; what is written is where the index says."""
     index, value = args[1], args[2]
-    found: list[Pair] = [(args[0], identity(len(shape)))]
     items = index if isinstance(index, tuple) else (index,)
     step = put(shape, items, rank_of(value)) if isinstance(value, Tensor) else None
-    lost = (LOST,) * len(shape)
-    found.extend((t, lost if step is None else step) for t in tensors_in(value))
-    if isinstance(index, Tensor) and index.dtype == torch.bool and rank_of(index) == len(shape):
-        found.append((index, identity(len(shape))))  # a mask chooses element by element
-    return found
+    if step is None:
+        return subscripts.setitem(shape, args, kwargs)
+    return [(args[0], identity(len(shape))), (value, step)]
 
 
 def select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -137,6 +134,9 @@ _DIMENSION: dict[Function, int] = {
         "unsafe_split": 2,
         "unsafe_chunk": 2,
         "unsafe_split_with_sizes": 2,
+        "unbind_copy": 1,
+        "split_copy": 2,
+        "split_with_sizes_copy": 2,
     }.items()
     for space in (torch, Tensor)
     if hasattr(space, name)
@@ -219,8 +219,8 @@ def dropped(shape: Shape, dim: int, at: int) -> Alignment:
 TABLE: dict[Rule, str] = {
     getitem: "__getitem__",
     setitem: "__setitem__",
-    select: "select",
-    narrow: "narrow",
+    select: "select select_copy",
+    narrow: "narrow narrow_copy",
     cat: "cat concat concatenate",
     stack: "stack",
 }

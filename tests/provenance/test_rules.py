@@ -116,7 +116,7 @@ KEPT: dict[str, tuple[Op, Dims | Alignment]] = {
     "convolution without a batch": (lambda x, y: F.conv1d(x[0], y), (LOST, LOST)),
     "padding that shifts": (lambda x, y: F.pad(x, (1, -1)), (0, 1, LOST)),
     "cosine_similarity": (lambda x, y: F.cosine_similarity(x, y, dim=1), (0, 2)),
-    "unknown op": (lambda x, y: torch.fft.fft(x).abs(), (LOST, LOST, LOST)),
+    "unknown op": (lambda x, y: x.as_strided(x.shape, x.stride()), (LOST, LOST, LOST)),
     "the same twice": (lambda x, y: x[:, :, :1] + x, (0, 1, LOST)),
     "with its transpose": (lambda x, y: x[0, :2, :2] + x[0, :2, :2].T, (LOST, LOST)),
 }
