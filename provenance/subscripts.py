@@ -89,12 +89,14 @@ def index_put(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 def reads_values(function: Function, args: Args, kwargs: Kwargs) -> bool:
     """Return whether the rule of a function reads the values of indices that nobody tracks."""
-    if function not in _READ or (function is _READ_ONLY and provenance(args[0]) is None):
-        return False  # what nobody tracks keeps nothing, whatever the values are
-    return any(
-        type(t) is Tensor and rank_of(t) > 0 and t.dtype not in _MASKS
-        for t in tensors_in(args[1:2], kwargs.get("indices"))
-    )
+    if function not in _READ:
+        return False
+    given = args[1] if len(args) > 1 else kwargs.get("indices")
+    items = given if isinstance(given, (tuple, list)) else (given,)
+    if not any(type(t) is Tensor and t.dtype not in _MASKS for t in items):
+        return False
+    # What nobody tracks keeps nothing of what is read from it, whatever the values are.
+    return function is not _READ_ONLY or provenance(args[0]) is not None
 
 
 _READ_ONLY: Function = Tensor.__getitem__
