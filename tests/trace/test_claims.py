@@ -237,6 +237,19 @@ def test_a_thousand_escapes_are_followed() -> None:
             Bernoulli(logits=LOGITS).sample()
 
 
+def test_more_sources_than_one_provenance_lists_are_followed() -> None:
+    def run(step: Step) -> None:
+        with an.record(), an.plate("data", SIZE, dim=-2):
+            total = LOGITS
+            for _ in range(100):
+                total = total + Bernoulli(logits=LOGITS).sample()
+            an.cost("c", step(total))
+
+    run(torch.exp)
+    with pytest.raises(PlateDependenceError):
+        run(lambda total: total.roll(1, 0))
+
+
 def test_a_plate_of_one_repetition_has_nothing_to_mix() -> None:
     with an.record(), an.plate("data", 9, subsample_size=1, dim=-2):
         z = Bernoulli(logits=LOGITS[:1]).sample()
