@@ -19,7 +19,6 @@ from ancestral.provenance.tensor import provenance
 from perturbation import dense, differs, reachable
 
 METHODS = "log_prob cdf icdf entropy mean variance stddev mode perplexity".split()
-FACTORED = "a factorization of matrices has no rule"
 MASKED = "elements are chosen by a mask, whose number is an escape"
 # What loses the batch: by a parameter where the family is made, or by what is asked of it.
 LOSING = {
@@ -28,15 +27,6 @@ LOSING = {
     ("Dirichlet", "concentration", "mode"): MASKED,
     ("StudentT", "df", "variance"): MASKED,
     ("StudentT", "df", "stddev"): MASKED,
-    **{
-        (name, key, method): FACTORED
-        for name, key, methods in (
-            ("MultivariateNormal of a covariance", "covariance_matrix", ""),
-            ("MultivariateNormal of a precision", "precision_matrix", ""),
-            ("Wishart of a covariance", "covariance_matrix", "mean mode"),
-        )
-        for method in set(METHODS) - set(methods.split()) | {"draw", "divergence"}
-    },
 }
 
 
