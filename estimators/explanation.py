@@ -246,7 +246,7 @@ class _Explaining:
             along = [i for i, n in enumerate(value.shape) if n == size]
             if not along:
                 return None
-            rows.append(value.sum([i for i in range(value.ndim) if i != along[0]]))
+            rows.append(value.movedim(along[0], 0).reshape(size, -1).sum(1))
         each = torch.stack(rows).sum(0)
         square = float(each.square().mean())
         return float(each.sum().square()) / square if square else None

@@ -111,7 +111,8 @@ def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) 
         before, after = notion(operand), notion(result)
         for source, dims in before.items():
             lost = dims - after[source] if source in after else ()
-            others = [notion(each).get(source, dims) for each in operands if lost]
+            # What a layer wrote of it into its statistics was not made of any operand.
+            others = [notion(o).get(source, dims) for o in operands if lost and o.made_from]
             if any(all(d in other for other in others) for d in lost):
                 return True
     return False
@@ -140,7 +141,12 @@ def _mixed(found: Provenance, source: Source, dim: int, notion: Notion) -> Itera
             pending.extend(_behind(result, known, d))
             continue
         ways = [(operand, notion(operand).get(known)) for operand in result.made_from]
-        mixed = [operand for operand, dims in ways if dims is not None and d not in dims]
+        # Provenances are shared: one may have been made of itself, by other calls.
+        mixed = [
+            o
+            for o, dims in ways
+            if dims is not None and d not in dims and o.made_from and (o, known, d) not in seen
+        ]
         pending.extend((operand, known, d) for operand in mixed)
         if not mixed:  # where an operand was mixed before, to add it to others mixes nothing more
             for operand, dims in ways:
