@@ -5,11 +5,11 @@
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
-from models.reference import Reference, Setting
 from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
 from ancestral.tools.digits import load
+from models.reference import Reference, Setting
 
 
 class DiscreteVAE(nn.Module):
@@ -40,7 +40,7 @@ class DiscreteVAE(nn.Module):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Return the logits of the pixels, [batch, 1, 8, 8]."""
-        one_hot = F.one_hot(z, self.classes).to(self.decoder[0].weight.dtype)
+        one_hot = F.one_hot(z, self.classes).type_as(next(self.parameters()))
         logits: Tensor = self.decoder(one_hot.flatten(1))
         return logits
 
@@ -63,12 +63,14 @@ def by_hand(model: DiscreteVAE, x: Tensor) -> Tensor:
     prior = Categorical(logits=torch.zeros_like(q.logits))
     kl = kl_divergence(q, prior).sum(1)
     scores = q.log_prob(z).sum(1) * nll.detach()
-    return (scores + nll + kl).mean()
+    total: Tensor = scores + nll + kl
+    return total.mean()
 
 
 REFERENCE = Reference(
     "discrete VAE, 20 variables of 10 classes",
     by_hand,
+    learned=("encoder",),
     usual=lambda: Setting(DiscreteVAE(), (load().train[:64].view(-1, 1, 8, 8),)),
     tiny=lambda: Setting(
         DiscreteVAE(variables=2, classes=3, width=2), (load().train[:2].view(-1, 1, 8, 8),)

@@ -5,16 +5,21 @@
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
-from models.reference import Reference, Setting
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # has no annotations
 from torch import Tensor, nn
 from torch.distributions import Categorical
+
+from models.reference import Reference, Setting
 
 
 class HardAttention(nn.Module):
     """Names a digit after some glimpses at patches of it; a glimpse has the price of its place."""
 
-    def __init__(self, places: int = 16, pixels: int = 4, glimpses: int = 4, hidden: int = 32):
+    price: Tensor  # [places]
+
+    def __init__(
+        self, places: int = 16, pixels: int = 4, glimpses: int = 4, hidden: int = 32
+    ) -> None:
         super().__init__()
         self.glimpses, self.hidden = glimpses, hidden
         self.cell = nn.GRUCell(pixels, hidden)
@@ -69,6 +74,7 @@ def digits(count: int, places: int = 16) -> tuple[Tensor, Tensor]:
 REFERENCE = Reference(
     "hard attention, 4 glimpses",
     by_hand,
+    learned=("locate", "cell"),
     usual=lambda: Setting(HardAttention(), digits(64)),
-    tiny=lambda: Setting(HardAttention(places=3, glimpses=3, hidden=4), digits(2, places=3)),
+    tiny=lambda: Setting(HardAttention(places=3, glimpses=2, hidden=4), digits(2, places=3)),
 )

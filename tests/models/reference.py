@@ -28,10 +28,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reference:
-    """A model with its surrogate by hand: at its usual size, and at one that can be enumerated."""
+    """A model with its surrogate by hand: at its usual size, and at one that can be enumerated.
+
+    `learned` are the modules whose parameters the distributions of the draws come from.
+    """
 
     words: str
     by_hand: Callable[..., Tensor]  # of the model and its batch
+    learned: tuple[str, ...]
     usual: Callable[[], Setting]
     tiny: Callable[[], Setting]
 

@@ -4,9 +4,10 @@
 # mypy: allow-untyped-calls
 
 import torch
-from models.reference import Reference, Setting
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
+
+from models.reference import Reference, Setting
 
 SLIP = 0.1
 """How likely a step has no effect."""
@@ -14,6 +15,8 @@ SLIP = 0.1
 
 class Gridworld(nn.Module):
     """A walk on a square board; every step costs the distance to the goal that is left."""
+
+    moves: Tensor  # [moves, 2]
 
     def __init__(self, size: int, moves: int = 4) -> None:
         super().__init__()
@@ -85,6 +88,7 @@ def boards(count: int, size: int = 5) -> tuple[Tensor, Tensor]:
 REFERENCE = Reference(
     "recurrent policy, 20 steps",
     by_hand,
+    learned=("act", "cell"),
     usual=lambda: Setting(Policy(), boards(64)),
     tiny=lambda: Setting(Policy(size=3, moves=2, steps=2, hidden=3), boards(2, size=3)),
 )
