@@ -26,8 +26,10 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.nested import LossError
 from ancestral.estimators.pathwise import KinkWarning
-from ancestral.estimators.problem import CaughtError, LossError, OtherRecordingError, SettledError
+from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import EscapeError
@@ -38,7 +40,9 @@ from ancestral.tools.render import render as _render
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
+from ancestral.trace.plates import Plate, PlateError, plate
 from ancestral.trace.primitives import cost
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.wrap import wrap
@@ -49,12 +53,16 @@ __all__ = [
     "CaughtError",
     "Escape",
     "EscapeError",
+    "Explanation",
+    "Extent",
     "Graph",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
     "OtherRecordingError",
+    "Plate",
+    "PlateError",
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
@@ -64,7 +72,9 @@ __all__ = [
     "by_site",
     "control_scope",
     "cost",
+    "explain",
     "graph",
+    "plate",
     "provenance_of",
     "record",
     "surrogate",

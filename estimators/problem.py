@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ancestral.estimators.nested import Loss, LossError, total_of
 from ancestral.estimators.terms import Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
@@ -15,10 +16,6 @@ from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
-
-
-class LossError(ValueError):
-    """A loss of which no gradient can be taken."""
 
 
 class SettledError(RuntimeError):
@@ -72,6 +69,7 @@ class Problem:
     structure: Structure
     terms: list[Term]
     loss: Tensor  # [], plain, with its history
+    sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
     decided: frozenset[str]
 
@@ -81,8 +79,25 @@ class Problem:
         return frozenset(self.nodes[v.name] for v in self.structure.sites if v.needs_score)
 
 
-def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
+def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     """Check a loss and take it apart; see `ancestral.estimators.surrogate.backward`."""
+    return _used(examined(loss, gradient))
+
+
+def problem_of_costs(trace: Trace) -> Problem:
+    """Take the sum of the declared costs of a trace apart."""
+    return _used(examined_costs(trace))
+
+
+def _used(problem: Problem) -> Problem:
+    """Note that a gradient is asked of a recording: its scores are not lost."""
+    problem.trace.universe.state = "used"
+    return problem
+
+
+def examined(loss: Loss, gradient: Loss | None) -> Problem:
+    """Take a loss apart as `problem_of` does, with no gradient in mind."""
+    loss, gradient = total_of(loss, gradient)
     universe = _universe_of(loss)
     _check_shapes(loss, gradient)
     if universe.state == "settled":
@@ -99,8 +114,8 @@ def problem_of(loss: Tensor, gradient: Tensor | None) -> Problem:
     return _assemble(universe.owner, terms, whole, blurred=decisions.finished)
 
 
-def problem_of_costs(trace: Trace) -> Problem:
-    """Take the sum of the declared costs of a trace apart."""
+def examined_costs(trace: Trace) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
     if trace.universe.state == "settled":
         raise SettledError
     costs = [node for node in trace.values() if node.type == "cost"]
@@ -109,12 +124,21 @@ def problem_of_costs(trace: Trace) -> Problem:
     _refuse_failures(trace.universe)
     terms: list[Term] = []
     for node in costs:
-        found = terms_of(node.value, torch.ones_like(untrack(node.value)))
+        found = terms_of(node.value, _counts(node))
         parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
-        terms.extend(_declared(term, node.inflow) for term in parts)
-    loss = torch.stack([untrack(node.value).sum() for node in costs]).sum()
+        terms.extend(_declared(term, node.control) for term in parts)
+    loss = torch.stack([(untrack(node.value) * node.scale).sum() for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
+
+
+def _counts(node: Node) -> Tensor:
+    """Return how often each element of a declared cost counts, of its shape."""
+    plain = untrack(node.value)
+    if node.scale == 1.0:
+        return torch.ones_like(plain)
+    exact = plain.dtype if plain.dtype.is_floating_point else torch.get_default_dtype()
+    return torch.ones_like(plain, dtype=exact) * node.scale
 
 
 def _refuse_failures(universe: Universe) -> None:
@@ -174,12 +198,13 @@ def tainted(term: Term, decision: Provenance | None) -> Term:
     )
 
 
-def _declared(term: Term, declared: Provenance | None) -> Term:
-    """Give a term the sources that its declaration has and itself has not."""
-    if declared is None:
+def _declared(term: Term, control: Provenance | None) -> Term:
+    """Give a term the sources that its declaration depends on and itself does not."""
+    if control is None:
         return term
-    extra = declared.bits & ~(0 if term.provenance is None else term.provenance.bits)
-    return tainted(term, declared.universe.intern((), {(): extra}) if extra else None)
+    known = frozenset[Source]() if term.provenance is None else term.provenance.members
+    extra = control.members - known
+    return tainted(term, control.universe.depending(extra, ()) if extra else None)
 
 
 def _outermost(trace: Trace) -> Trace:
@@ -197,31 +222,27 @@ def _assemble(
     }
     for source in universe.sources:
         _refuse_other(source.universe, universe)
-    kept = [(i, source) for i, source in enumerate(universe.sources) if source.universe is universe]
-    numbers = {index: number for number, (index, _) in enumerate(kept)}
-    sites = tuple(_vertex(source, nodes, numbers) for _, source in kept)
+    kept = [source for source in universe.sources if source.universe is universe]
+    numbers = {source: number for number, source in enumerate(kept)}
+    sites = tuple(_vertex(source, nodes, numbers) for source in kept)
     shapes = tuple(
         TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
         for t in terms
     )
-    universe.state = "used"
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
     trace.note_costs(vertices_of(ours))
-    decisions_of(universe).terms = tuple(t.provenance.bits for t in ours if t.provenance)
+    decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
     structure = Structure(sites, shapes)
-    kinks = {
-        source.kink_of.name: source
-        for number, (_, source) in enumerate(kept)
-        if source.kink_of is not None and structure.downstream[number]
-    }
-    covered = 0 if blurred is None else universe.closure(blurred.bits)
+    met = {s for s in kept if s.kink_of is not None and structure.reaches[numbers[s]]}
+    kinks = {source.name: kink for source, kink in universe.kinked(met).items()}
+    covered = set[Source]() if blurred is None else universe.closure(blurred.members)
     decided = _before_decisions(
         structure,
-        [source.inflow is not None and not covered & universe.bit(source) for _, source in kept],
-        [source.name for _, source in kept],
+        [source.is_decision and source not in covered for source in kept],
+        [source.name for source in kept],
     )
-    return Problem(trace, nodes, structure, terms, loss, kinks, decided)
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
 
 
 def _before_decisions(
@@ -237,9 +258,10 @@ def _before_decisions(
     return frozenset(names[number] for number in found)
 
 
-def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[int, int]) -> Vertex:
+def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
     if source.inflow is not None or source.kink_of is not None:
-        return Vertex(source.name, (), restricted(source.inflow, numbers), needs_score=False)
+        inflow = restricted(source.inflow, numbers)
+        return Vertex(source.name, source.shape, inflow, needs_score=False)
     node = nodes[source.name]
     needs_score = node.is_score and node.is_learned
     return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)

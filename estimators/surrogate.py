@@ -8,13 +8,10 @@ from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Credit, Estimator
+from ancestral.estimators.explanation import account_of
+from ancestral.estimators.nested import Loss, LossError
 from ancestral.estimators.pathwise import Choice, chosen
-from ancestral.estimators.problem import (
-    LossError,
-    Problem,
-    problem_of,
-    problem_of_costs,
-)
+from ancestral.estimators.problem import Problem, problem_of, problem_of_costs
 from ancestral.estimators.terms import owned
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.operators import before_backward
@@ -24,8 +21,8 @@ from ancestral.trace.record import Trace, install_backward
 
 
 def surrogate(
-    loss: Tensor,
-    gradient: Tensor | None = None,
+    loss: Loss,
+    gradient: Loss | None = None,
     *,
     baseline: Baseline | None = None,
     estimator: Choice = "auto",
@@ -42,8 +39,10 @@ def surrogate(
     Carlo estimator", equation 5, with every element as a node.
 
     Args:
-        loss: the loss, [] unless `gradient` is given.
-        gradient: what each element of the loss counts, as in `torch.Tensor.backward`.
+        loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
+            in any nesting, which count with their sum.
+        gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
+            nesting as the loss.
         baseline: what is subtracted from the downstream costs of each site.
         estimator: which costs each site is given credit for. By default, "auto", each element
             gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
@@ -53,7 +52,8 @@ def surrogate(
 
     Raises:
         ValueError: if `estimator` is a text that says nothing.
-        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording.
+        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
+            message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
@@ -78,8 +78,8 @@ def surrogate(
 
 
 def backward(
-    loss: Tensor,
-    gradient: Tensor | None = None,
+    loss: Loss,
+    gradient: Loss | None = None,
     *,
     baseline: Baseline | None = None,
     estimator: Choice = "auto",
@@ -96,8 +96,10 @@ def backward(
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
     Args:
-        loss: the loss, [] unless `gradient` is given.
-        gradient: what each element of the loss counts, as in `torch.Tensor.backward`.
+        loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
+            in any nesting, which count with their sum.
+        gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
+            nesting as the loss.
         baseline: what is subtracted from the downstream costs of each site.
         estimator: which costs each site is given credit for. By default, "auto", each element
             gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
@@ -109,12 +111,14 @@ def backward(
 
     Raises:
         ValueError: if `estimator` is a text that says nothing.
-        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording.
+        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
+            message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     problem, estimate = chosen(problem_of(loss, gradient), estimator)
+    problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, inputs)
 
 
@@ -127,8 +131,7 @@ def _warn_of_missing_scores(found: Provenance) -> None:
     owner = found.universe.owner
     if isinstance(owner, Trace) and found.universe.state == "open":
         universe = found.universe
-        kinks = universe.members(universe.closure(found.bits))
-        kinked = {source.kink_of for source in kinks if source.kink_of is not None}
+        kinked = universe.kinked(found.members)
         names = [
             repr(n.name)
             for n in owner.values()
@@ -192,6 +195,7 @@ def backward_of_costs(
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     problem, estimate = chosen(problem_of_costs(trace), estimator)
+    problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, inputs)
 
 

@@ -7,19 +7,21 @@ turned into the weights of the operands by the adjoint of the step. What no form
 The terms must add up to the loss.
 """
 
-import heapq
+import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ancestral.estimators.blame import blamed
+from ancestral.estimators.walk import Constant, Walk
 from ancestral.provenance.algebra import Provenance
-from ancestral.provenance.forms import Unreduced, resolve, written_since
-from ancestral.provenance.linear import Weight
-from ancestral.provenance.tensor import provenance, untrack
+from ancestral.provenance.linear import OverwrittenError, Weight
+from ancestral.provenance.tensor import provenance, raw, untrack
 from ancestral.trace.graph import Vertex
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
@@ -28,12 +30,16 @@ from ancestral.trace.node import Node
 class LossMismatchError(RuntimeError):
     """The terms that a loss was taken apart into do not add up to it."""
 
-    def __init__(self, loss: float, total: float) -> None:
-        """Give both numbers."""
+    def __init__(self, loss: float, total: float, blamed: str | None) -> None:
+        """Give both numbers, and the op that was not taken apart right, if it was one."""
+        why = (
+            f"{blamed} was not taken apart right; that is a defect of the library, please report it"
+            if blamed
+            else "a tensor that the loss was computed from was overwritten since, through another "
+            "tensor on the same memory; clone it before the write, or take the gradient before"
+        )
         super().__init__(
-            f"the terms of the loss add up to {total!r}, but the loss is {loss!r}: a tensor that "
-            "the loss was computed from was overwritten since, through another tensor on the same "
-            "memory; clone it before the write, or take the gradient before"
+            f"the terms of the loss add up to {total!r}, but the loss is {loss!r}: {why}"
         )
 
 
@@ -55,18 +61,28 @@ class Term:
     """One cost of a loss.
 
     `value` is weighted and plain, [*shape]; `leaf` is the tensor that it came from, with its
-    history; `weight` the constant that the loss multiplies it with.
+    history; `weight` the constant that the loss multiplies it with. `is_picked` says that elements
+    which weigh nothing were left out by the loss, whatever they are.
     """
 
     value: Tensor
     leaf: Tensor
     weight: Weight
     provenance: Provenance | None
+    is_picked: bool = False
+
+    @property
+    def made(self) -> str:
+        """What the cost was made by, as far as it can be told."""
+        return op_name(self.leaf)
 
     @property
     def live(self) -> Tensor:
         """The weighted cost with its autograd history, [*shape]."""
-        return untrack(self.leaf) * self.weight
+        leaf = untrack(self.leaf)
+        if self.is_picked and isinstance(self.weight, Tensor):
+            leaf = leaf.where(self.weight.detach() != 0, 0)
+        return leaf * self.weight
 
 
 def describe(term: Term) -> str:
@@ -75,16 +91,6 @@ def describe(term: Term) -> str:
     op = f"made by {made}" if made else "a leaf"
     names = [] if term.provenance is None else [repr(s.name) for s in term.provenance.sources]
     return f"{op}, of shape {list(term.value.shape)}, depending on {', '.join(names) or 'no site'}"
-
-
-class Constant(NamedTuple):
-    """What a linear form, of this number, added to a loss that depends on no source: [].
-
-    The number is -1 where it is the loss itself.
-    """
-
-    serial: int
-    live: Tensor
 
 
 class Parts(NamedTuple):
@@ -107,16 +113,17 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     start: Weight = 1.0 if weight is None else untrack(weight).detach()
-    walk = _Walk()
-    walk.visit(resolve(loss), start, -1)
-    while walk.heap:
-        walk.step()
-    if walk.is_stale:  # an operand was overwritten since: the loss is one cost
-        walk = _Walk()
+    walk = Walk()
+    try:
+        walk.run(loss, start)
+    except OverwrittenError:  # what it was made of is no longer there: the loss is one cost
+        walk = Walk()
         walk.add_leaf(loss, start, -1)
+    precision = _floating(loss)
     # The newest were met first: a reader expects the order of the program.
-    terms = [_term(leaf, w, _floating(loss)) for leaf, w in reversed(walk.leaves.values())]
-    _check(terms, walk.constant, loss, start)
+    pending = reversed(walk.leaves.values())
+    costs = [_cost(each.operand, each.total, precision) for each in pending]
+    terms = _checked(costs, walk.constant, loss, start)
     return Parts(terms, walk.constant, tuple(walk.constants))
 
 
@@ -135,108 +142,130 @@ def op_name(leaf: Tensor) -> str:
     >>> op_name(torch.zeros(2, requires_grad=True).exp())
     'exp'
     """
-    if leaf.grad_fn is None:
-        return ""
-    camel = re.sub(r"Backward\d*$", "", leaf.grad_fn.name())
+    return "" if leaf.grad_fn is None else _spelt(leaf.grad_fn.name())
+
+
+@lru_cache(maxsize=1024)
+def _spelt(name: str) -> str:
+    camel = re.sub(r"Backward\d*$", "", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
 
 
 _NOWHERE = Location("<loss>", 0, "")
 
 
-class _Walk:
-    """The walk over the forms of a loss, newest first, so that every weight is complete."""
+class _Cost(NamedTuple):
+    """A leaf in no less precision than the loss: it may have been counted in integers."""
 
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, int]] = []
-        self.forms: dict[int, tuple[Any, Weight]] = {}
-        self.leaves: dict[int, tuple[Tensor, Weight]] = {}
-        self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
-        self.constant = 0.0
-        self.constants: list[Constant] = []
-        self.is_stale = False
-
-    def visit(self, operand: Any, weight: Weight, serial: int) -> None:
-        """Meet an operand of the form with this number."""
-        if isinstance(operand, Tensor):
-            if serial >= 0 and written_since(operand, serial):
-                self.is_stale = True
-            self.add_leaf(operand, weight, serial)
-        elif isinstance(operand, Unreduced):
-            _, leaf = self.computed.setdefault(id(operand), (operand, operand.compute()))
-            self.visit(getattr(leaf, "_form", None) or leaf, weight, -1)
-        elif isinstance(operand, tuple):
-            known = self.forms.get(id(operand))
-            if known is None:
-                heapq.heappush(self.heap, (-operand[0], id(operand)))
-                self.forms[id(operand)] = (operand, weight)
-            else:
-                self.forms[id(operand)] = (operand, known[1] + weight)
-        else:
-            total = torch.as_tensor(_total(weight) * float(operand), dtype=torch.float64)
-            self.add_constant(total, serial)
-
-    def add_constant(self, live: Tensor, serial: int) -> None:
-        """Add to the part that depends on no source what the form with this number brought in."""
-        self.constant += float(live.detach())
-        self.constants.append(Constant(serial, live))
-
-    def add_leaf(self, leaf: Tensor, weight: Weight, serial: int) -> None:
-        """Add to the weight of a cost, or to the constant."""
-        if provenance(leaf) is None:
-            self.add_constant((untrack(leaf) * weight).sum(), serial)
-            return
-        known = self.leaves.get(id(leaf))
-        self.leaves[id(leaf)] = (leaf, weight if known is None else known[1] + weight)
-
-    def step(self) -> None:
-        """Take the newest form apart."""
-        _, key = heapq.heappop(self.heap)
-        (serial, adjoint, operands), weight = self.forms.pop(key)
-        shares = list(zip(operands, adjoint(weight), strict=True))
-        for operand, share in reversed(shares):
-            self.visit(operand, share, serial)
+    leaf: Tensor
+    plain: Tensor
+    weight: Weight
 
 
-def _total(weight: Weight) -> Weight:
-    return weight.detach().sum() if isinstance(weight, Tensor) else weight
-
-
-def _term(leaf: Tensor, weight: Weight, precision: torch.dtype) -> Term:
-    """Return a cost in no less precision than the loss: it may have been counted in integers."""
+def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
     exact = torch.promote_types(_floating(leaf), precision)
-    floating = untrack(leaf).detach().to(exact)
-    factor = weight.to(exact) if isinstance(weight, Tensor) else weight
-    return Term((floating * factor).detach(), leaf, factor, provenance(leaf))
+    plain: Tensor = raw(Tensor.detach, leaf)
+    if plain.dtype != exact:
+        plain = plain.to(exact)
+    return _Cost(leaf, plain, weight.to(exact) if isinstance(weight, Tensor) else weight)
 
 
-def _check(terms: list[Term], constant: float, loss: Tensor, start: Weight) -> None:
-    """Raise unless the costs are finite and add up to the loss, within rounding."""
-    whole = float((untrack(loss).detach() * start).sum())
-    if terms:
-        sums = torch.stack([t.value.sum().double() for t in terms])
-        sizes = torch.stack([t.value.abs().sum().double() for t in terms])
-        total, size = float(sums.sum()) + constant, float(sizes.sum()) + abs(constant)
-    else:
-        total = size = constant
-    if not torch.isfinite(torch.tensor([size, whole])).all():
+_SMALL, _MANY = 16, 8
+
+
+def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
+    """Return the weighted costs, the sum of their elements, and that of their sizes.
+
+    Small ones of one shape are multiplied and summed together: a rollout has thousands.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, (_, plain, weight) in enumerate(costs):
+        is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
+        size = plain.shape if is_small else number
+        groups.setdefault((size, plain.dtype, plain.device, type(weight)), []).append(number)
+    values: list[Tensor] = [cost.plain for cost in costs]
+    sums: list[Tensor] = []
+    for (_, dtype, device, kind), members in groups.items():
+        if len(members) >= _MANY:
+            stack = torch.stack([values[number] for number in members])
+            weights: list[Any] = [costs[number].weight for number in members]
+            if kind is Tensor:
+                stack = stack * torch.stack(weights).detach()
+            else:
+                factors = torch.tensor(weights, dtype=dtype, device=device)
+                stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
+            for number, value in zip(members, stack.unbind(), strict=True):
+                values[number] = value
+            sums.append(_sums(stack))
+        else:
+            for number in members:
+                weight = costs[number].weight
+                if isinstance(weight, Tensor) or weight != 1:
+                    values[number] = (values[number] * weight).detach()
+                sums.append(_sums(values[number]))
+    total, magnitude = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0)
+    return values, total, magnitude
+
+
+def _sums(value: Tensor) -> Tensor:
+    """Return the sum of the elements and that of their sizes: [2], on the CPU."""
+    both = torch.stack([value.sum(dtype=torch.float64), value.abs().sum(dtype=torch.float64)])
+    return both.cpu()
+
+
+def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
+    """Return a weighted cost without the elements that the loss does not pick.
+
+    An element that is left out may be infinite: nothing times infinity is no number.
+    """
+    return value.where(cost.weight != 0, 0) if isinstance(cost.weight, Tensor) else value
+
+
+def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -> list[Term]:
+    """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
+    whole = float((raw(Tensor.detach, loss) * start).sum())
+    values, total, size = _weighted(costs)
+    is_picked = math.isfinite(whole) and not math.isfinite(size)
+    if is_picked:
+        values = [_unpicked(*pair) for pair in zip(costs, values, strict=True)]
+        total, size = torch.stack([_sums(value) for value in values]).sum(0).tolist()
+    terms = [
+        Term(value, leaf, weight, provenance(leaf), is_picked)
+        for value, (leaf, _, weight) in zip(values, costs, strict=True)
+    ]
+    if not math.isfinite(size):
         for number, term in enumerate(terms):
             if not torch.isfinite(term.value).all():
                 raise NonFiniteCostError(number, term)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
-    coarsest = max(_rounding(tensor) for tensor in (loss, *(term.leaf for term in terms)))
+    coarsest = max(_rounding(dtype) for dtype in {_floating(t) for t in (loss, *_leaves(costs))})
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    if abs(total - whole) > (64 + len(terms)) * coarsest * max(size, abs(whole)):
-        raise LossMismatchError(whole, total)
+    rounding = (64 + len(terms)) * coarsest
+    error = abs(total + constant - whole)
+    if not math.isfinite(whole) or not error <= rounding * max(size + abs(constant), abs(whole)):
+        blame = blamed(loss, start)
+        # Weights that cancel leave rounding errors of what they were before.
+        if blame.text or not error <= rounding * blame.size:
+            raise LossMismatchError(whole, total + constant, blame.text)
+    return terms
 
 
-def _rounding(tensor: Tensor) -> float:
-    """Return the relative error of one rounding of a tensor's type, or what it becomes."""
-    return torch.finfo(_floating(tensor)).eps
+def _leaves(costs: list[_Cost]) -> Iterator[Tensor]:
+    return (cost.leaf for cost in costs)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Return the relative error of one rounding."""
+    return torch.finfo(dtype).eps
 
 
 def _floating(tensor: Tensor) -> torch.dtype:
-    return tensor.dtype if tensor.dtype.is_floating_point else torch.get_default_dtype()
+    """Return the type of a tensor, or what it becomes when it meets the loss."""
+    dtype: torch.dtype = raw(_dtype, tensor)
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()
+
+
+_dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
 def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:

@@ -1,13 +1,12 @@
-"""Provenance: which sources a tensor depends on, and which of its dimensions still index theirs.
+"""Provenance: which sources a tensor depends on, and which of its elements on which of theirs.
 
-A provenance maps alignments to sets of sources. The alignment of a tensor of shape ``[d0, d1,
-...]`` with a source is one number per dimension of the tensor: the dimension of the source that it
-indexes, or `LOST`. Where dimension ``i`` is aligned with dimension ``d``, element ``n`` along
-``i`` depends, of this source, only on elements ``n`` along ``d``; an aligned dimension has the
-size of the source's. Losing an alignment, or gaining a source, is always sound.
+A provenance maps alignments (see `ancestral.provenance.alignment`) to sets of sources. A source may
+stand under several, as long as they share no pair of elements. Losing an alignment, or gaining a
+source, is always sound.
 
-Sets are bit sets of Python integers, provenances are interned in their `Universe`, and unions are
-memoized, so that following one op costs about one dictionary look-up.
+Provenances are interned in their `Universe`, and unions are memoized, so that following one op
+costs about one dictionary look-up. Sets stay small: more than `MOST_SOURCES` under one alignment
+are gathered behind one source that stands for them, a junction.
 
 >>> universe = Universe()
 >>> z = Source("z", (4, 3))
@@ -20,20 +19,29 @@ Provenance([4], z: 0)
 Provenance([4, 3], z: 0 -)
 """
 
+import heapq
 import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-LOST = -1
-"""No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
-
-Shape = tuple[int, ...]
-Alignment = tuple[int, ...]
+from ancestral.provenance.alignment import (
+    LOST,
+    Alignment,
+    Regroup,
+    Shape,
+    Step,
+    apply,
+    as_alignment,
+    fit,
+    nothing_kept,
+    whole,
+    with_claim,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +49,23 @@ class Source:
     """Something that a value can depend on.
 
     `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
-    did. Two kinds of sources are drawn by nobody and stand for others. A decision stands for the
-    values that Python may have branched on: these are its `inflow`. A kink stands for a step
-    without a useful derivative on the way from the source that is its `kink_of`.
+    did. Three kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
+    stands for the values that Python may have branched on, a junction for many sources of one
+    tensor, of its shape. A kink stands for a step without a useful derivative on the way from the
+    source that is its `kink_of`.
     """
 
     name: str
     shape: Shape
     universe: "Universe | None" = None
     inflow: "Provenance | None" = None
+    is_decision: bool = False
     kink_of: "Source | None" = None
 
+
+Sources = frozenset[Source]
+Entries = dict[Alignment, Sources]
+MOST_SOURCES = 32
 
 _started = time.time_ns()
 alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
@@ -59,24 +73,24 @@ alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictiona
 
 
 class Universe:
-    """The sources that one recording can meet, each with its bit, and their provenances.
+    """The sources that one recording can meet, in the order they were met, and their provenances.
 
     `owner` is whoever the sources belong to. `state` is "open" until a gradient is asked of the
     sources, "used" from then on, and "settled" once it was taken for good. To other universes, the
     values of one that is not open are constants.
 
-    `differentiable` is the set of the sources through which a pathwise derivative is taken: a kink
-    on the way from one of them to a cost would bias it.
+    `differentiable` are the sources through which a pathwise derivative is taken: a kink on the way
+    from one of them to a cost would bias it.
     """
 
     __slots__ = (
         "__weakref__",
-        "_bits",
         "_interned",
         "_lock",
         "decisions",
         "differentiable",
         "kinks",
+        "mixes",
         "owner",
         "serial",
         "sources",
@@ -95,50 +109,48 @@ class Universe:
         alive[self.token] = self
         self.owner = owner
         self.state = "open"
-        self.sources: list[Source] = []
+        self.sources: dict[Source, int] = {}
         self.decisions: Any = None  # what Python may have branched on: see `control`
-        self.differentiable = 0
+        self.differentiable: set[Source] = set()
         self.kinks: dict[Source, Source] = {}  # by the source that they stand for
+        # The ops that mixed elements, by what they made of what: see `mixing`.
+        self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
         self._lock = threading.Lock()
-        self._bits: dict[Source, int] = {}
-        self._interned: dict[tuple[Shape, tuple[tuple[Alignment, int], ...]], Provenance] = {}
+        self._interned: dict[tuple[Shape, frozenset[tuple[Alignment, Sources]]], Provenance] = {}
 
     @property
     def seniority(self) -> tuple[bool, bool, int]:
         """Order universes by which of two adopts the other's sources: the greater does."""
         return (self.state == "open", self.owner is not None, self.serial)
 
-    def bit(self, source: Source) -> int:
-        """Return the bit of `source`, met now or before."""
-        bit = self._bits.get(source)
-        if bit is None:
+    def number(self, source: Source) -> int:
+        """Return the number of `source`, met now or before: the older has the lesser."""
+        number = self.sources.get(source)
+        if number is None:
             with self._lock:  # threads that share a recording may meet one at once
-                bit = self._bits.get(source)
-                if bit is None:
-                    bit = 1 << len(self.sources)
-                    self.sources.append(source)
-                    self._bits[source] = bit
-        return bit
+                number = self.sources.setdefault(source, len(self.sources))
+        return number
 
-    def members(self, bits: int) -> Iterator[Source]:
-        """Yield the sources in a bit set, oldest first."""
-        return (self.sources[index] for index in indices(bits))
+    def in_order(self, members: Iterable[Source]) -> list[Source]:
+        """Return sources, the oldest first."""
+        return sorted(members, key=self.number)
 
-    def closure(self, bits: int) -> int:
-        """Return a bit set with all that the decisions in it rest on, directly or not."""
-        seen, pending = 0, bits
+    def closure(self, members: Iterable[Source]) -> set[Source]:
+        """Return sources with all that the decisions and junctions among them stand for."""
+        seen: set[Source] = set()
+        pending = list(members)
         while pending:
-            new, pending = pending & ~seen, 0
-            seen |= new
-            for source in self.members(new):
+            source = pending.pop()
+            if source not in seen:
+                seen.add(source)
                 if source.inflow is not None and source.universe is self:
-                    pending |= source.inflow.bits
+                    pending.extend(source.inflow.members)
         return seen
 
-    def origins(self, bits: int) -> Iterator[Source]:
-        """Yield the sources in a bit set, oldest first, decisions replaced by what they rest on."""
+    def origins(self, members: Iterable[Source]) -> Iterator[Source]:
+        """Yield sources, oldest first, in place of decisions and junctions what they stand for."""
         found: list[Source] = []
-        for source in self.members(self.closure(bits)):
+        for source in self.in_order(self.closure(members)):
             if source.inflow is None and source.kink_of is None:
                 found.append(source)
             elif source.inflow is not None and source.universe is not self:
@@ -151,63 +163,100 @@ class Universe:
         if found is None:
             name = f"the kink of {source.name!r} at {Universe.locate()}"
             found = self.kinks[source] = Source(name, source.shape, self, kink_of=source)
+            self.number(found)
         return found
 
-    def intern(self, shape: Shape, entries: dict[Alignment, int]) -> "Provenance":
-        """Return the one provenance with this shape and these entries."""
-        key = (shape, tuple(sorted(item for item in entries.items() if item[1])))
+    def kinked(self, members: Iterable[Source]) -> dict[Source, Source]:
+        """Return the drawn sources whose kinks are among what these stand for, with the kink."""
+        found: dict[Source, Source] = {}
+        for kink in self.in_order(self.closure(members)):
+            if kink.kink_of is not None and kink.universe is self:
+                for source in self.closure([kink.kink_of]) & self.differentiable:
+                    if source.inflow is None:
+                        found.setdefault(source, kink)
+        return found
+
+    def intern(self, shape: Shape, entries: Entries) -> "Provenance":
+        """Return the one provenance with this shape and these entries, none of them empty."""
+        key = (shape, frozenset(entries.items()))
         found = self._interned.get(key)
         if found is None:
-            found = self._interned[key] = Provenance(self, *key)
+            found = Provenance(self, shape, tuple(entries.items()))
+            if any(len(members) > MOST_SOURCES for members in entries.values()):
+                found = self._gathered(found)
+            self._interned[key] = found
         return found
+
+    def _gathered(self, wide: "Provenance") -> "Provenance":
+        """Return the provenance of a junction that stands for many sources of one tensor."""
+        junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, inflow=wide)
+        if wide.members & self.differentiable:
+            self.differentiable.add(junction)
+        return self.of(junction, wide.shape)
 
     def of(self, source: Source, shape: Shape) -> "Provenance":
         """Return the provenance of the value of `source`, a tensor of shape `shape`.
 
         The leading dimensions of the value are those of the source; what follows is an event.
         """
-        alignment = tuple(
+        self.number(source)
+        dims = tuple(
             d if d < len(source.shape) and size == source.shape[d] and size != 1 else LOST
             for d, size in enumerate(shape)
         )
-        return self.intern(shape, {alignment: self.bit(source)})
+        return self.intern(shape, {Alignment(dims): frozenset((source,))})
+
+    def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
+        """Return the provenance of a tensor that depends on sources we know not how."""
+        for source in (known := frozenset(members)):
+            self.number(source)
+        return self.intern(shape, {nothing_kept(len(shape)): known})
 
     def adopt(self, foreign: "Provenance") -> "Provenance | None":
-        """Return `foreign`, of another universe, with this universe's bits; None if constant.
-
-        A bit of the other universe may itself stand for a source that it adopted from a third.
-        """
+        """Return `foreign`, of another universe, in this one; None if it is constant."""
         if foreign.universe.state != "open":
             return None
-        entries: dict[Alignment, int] = {}
-        for alignment, bits in foreign.entries:
-            for source in foreign.universe.members(bits):
-                entries[alignment] = entries.get(alignment, 0) | self.bit(source)
-        return self.intern(foreign.shape, entries)
+        for source in foreign.universe.in_order(foreign.members):
+            self.number(source)
+        return self.intern(foreign.shape, dict(foreign.entries))
 
 
 class Provenance:
-    """An interned, immutable map from alignment to a bit set of sources, for one shape.
+    """An interned, immutable map from alignments to sets of sources, for one shape.
 
-    Every source stands under exactly one alignment. Equality is identity.
+    Equality is identity.
     """
 
-    __slots__ = ("_calls", "_kinked", "_memo", "bits", "entries", "shape", "universe")
+    __slots__ = (
+        "_calls",
+        "_kinked",
+        "_memo",
+        "_slices",
+        "entries",
+        "kept",
+        "made_from",
+        "members",
+        "shape",
+        "universe",
+    )
 
     def __init__(
-        self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, int], ...]
+        self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, Sources], ...]
     ) -> None:
         """Make a provenance; only `Universe.intern` does."""
         self.universe = universe
         self.shape = shape
         self.entries = entries
-        self.bits = 0
-        for _, bits in entries:
-            self.bits |= bits
+        self.members: Sources = (
+            entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
+        )
         self._calls: dict[Any, Provenance | None] | None = None
+        self.made_from: list[Provenance] = []  # see `mixing`, as for the dimensions kept apart
+        self.kept: dict[Source, frozenset[int]] | None = None
         self._kinked: Provenance | None = None
-        # Joins by the other provenance, remaps by their shape and dimensions.
-        self._memo: dict[Provenance | tuple[Shape, Alignment], Provenance] = {}
+        self._slices: dict[int, dict[int, list[tuple[Alignment, Sources]]]] | None = None
+        # Joins by the other provenance, remaps by their shape and step.
+        self._memo: dict[Provenance | tuple[Shape, Step | None], Provenance | None] = {}
 
     @property
     def calls(self) -> "dict[Any, Provenance | None]":
@@ -218,43 +267,66 @@ class Provenance:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources, oldest first; what decisions and kinks stand for, not they themselves."""
-        return tuple(self.universe.origins(self.bits))
+        """The sources, oldest first; what others stand for, not they themselves."""
+        return tuple(self.universe.origins(self.members))
 
-    def remap(self, shape: Shape, dims: Alignment) -> "Provenance":
-        """Return the provenance of a tensor whose dimension ``i`` indexes our ``dims[i]``.
+    def remap(self, shape: Shape, step: Step) -> "Provenance | None":
+        """Return the provenance of the result of a step, None where none of ours reaches it.
 
         A dimension that changes its size is lost: it no longer indexes element by element.
         """
-        key = (shape, dims)
-        found = self._memo.get(key)
-        if found is None:
-            old = self.shape
-            kept = tuple(
-                d if d != LOST and old[d] == size else LOST
-                for d, size in zip(dims, shape, strict=True)
-            )
-            entries: dict[Alignment, int] = {}
-            for alignment, bits in self.entries:
-                moved = tuple(LOST if d == LOST else alignment[d] for d in kept)
-                entries[moved] = entries.get(moved, 0) | bits
-            found = self._memo[key] = self.universe.intern(shape, entries)
+        key = (shape, step)
+        if key in self._memo:
+            return self._memo[key]
+        fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
+        entries: Entries = {}
+        for alignment, members in self._met(fitted):
+            moved = apply(fitted, alignment)
+            if moved is not None:
+                add(entries, whole(moved, shape), members, shape)
+        found = self.universe.intern(shape, entries) if entries else None
+        self._memo[key] = found
         return found
+
+    def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Sources]]:
+        """Return the entries that a step can meet: of many, those at the index that it selects."""
+        if len(self.entries) < 8 or isinstance(step, Regroup):
+            return self.entries
+        for d, first, end in step.there:
+            if end - first == 1:
+                at = self._at(d)
+                return [*at.get(first, ()), *at.get(-1, ())]
+        return self.entries
+
+    def _at(self, d: int) -> dict[int, list[tuple[Alignment, Sources]]]:
+        """Return the entries by the one index along a dimension that they are at, -1 if more."""
+        if self._slices is None:
+            self._slices = {}
+        if d not in self._slices:
+            found: dict[int, list[tuple[Alignment, Sources]]] = {}
+            for entry in self.entries:
+                at = next((a for i, a, b in entry[0].here if i == d and b - a == 1), -1)
+                found.setdefault(at, []).append(entry)
+            self._slices[d] = found
+        return self._slices[d]
 
     def lost(self, shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on our sources we know not how."""
-        return self.remap(shape, (LOST,) * len(shape))
+        key = (shape, None)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self.universe.depending(self.members, shape)
+        return found
 
     def kinked(self) -> "Provenance":
         """Return the provenance after a step that has no useful derivative."""
-        if not self.bits & self.universe.differentiable:
+        met = self.members & self.universe.differentiable
+        if not met:
             return self
         if self._kinked is None:
-            bits = 0
-            for source in self.universe.members(self.bits & self.universe.differentiable):
-                bits |= self.universe.bit(self.universe.kink_of(source))
+            kinks = frozenset(self.universe.kink_of(s) for s in self.universe.in_order(met))
             entries = dict(self.entries)
-            merge(entries, (LOST,) * len(self.shape), bits)
+            add(entries, nothing_kept(len(self.shape)), kinks, self.shape)
             self._kinked = self.universe.intern(self.shape, entries)
         return self._kinked
 
@@ -263,12 +335,14 @@ class Provenance:
         if shape == self.shape:
             return self
         ours = len(self.shape)
-        return self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
+        found = self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
+        assert found is not None
+        return found
 
     def union(self, other: "Provenance") -> "Provenance":
         """Return the join with a provenance of the same shape.
 
-        Where both know a source with different alignments, only what they agree on is kept.
+        Where both know a source with alignments that overlap, only what they agree on is kept.
         """
         if self is other:
             return self
@@ -276,10 +350,7 @@ class Provenance:
         if found is None:
             if self.universe is not other.universe:
                 return _across(self, other)  # not memoized: it would keep the older universe
-            entries = dict(self.entries)
-            for alignment, bits in other.entries:
-                merge(entries, alignment, bits)
-            found = self._memo[other] = self.universe.intern(self.shape, entries)
+            found = self._memo[other] = union([self, other])
         return found
 
     def join(self, other: "Provenance") -> "Provenance":
@@ -292,43 +363,124 @@ class Provenance:
                 self._memo[other] = found
         return found
 
+    def claims(self) -> dict[Source, tuple[Alignment, ...]]:
+        """Return for each source that was drawn or tracked how our elements depend on its own.
+
+        What junctions stand for is followed through them; through decisions, no alignment is.
+        """
+        found: dict[Source, tuple[Alignment, ...]] = {}
+        # The newest first: what stands for others is newer than they are.
+        pending = [(-self.universe.number(source), source) for source in self.members]
+        heapq.heapify(pending)
+
+        def claim(source: Source, alignment: Alignment) -> None:
+            if source not in found:
+                heapq.heappush(pending, (-self.universe.number(source), source))
+            known = with_claim(found.get(source, ()), alignment)
+            found[source] = tuple(whole(a, self.shape, source.shape) for a in known)
+
+        for alignment, members in self.entries:
+            for source in members:
+                claim(source, alignment)
+        done: set[Source] = set()
+        lost = nothing_kept(len(self.shape))
+        while pending:
+            _, source = heapq.heappop(pending)
+            if source in done or source.inflow is None or source.universe is not self.universe:
+                continue
+            done.add(source)
+            for inner, members in source.inflow.entries:
+                for outer in found[source]:
+                    moved = lost if source.is_decision else apply(outer, inner)
+                    if moved is not None:
+                        for member in members:
+                            claim(member, moved)
+        # What was adopted with a junction or a decision of another recording is none of these.
+        return {source: found.get(source, (lost,)) for source in self.sources}
+
     def __repr__(self) -> str:
         """Show the shape and, for each source, the dimension that each dimension indexes."""
         rows = "; ".join(
-            f"{', '.join(source.name for source in self.universe.members(bits))}: "
-            + (" ".join("-" if d == LOST else str(d) for d in alignment) or "scalar")
-            for alignment, bits in self.entries
+            f"{', '.join(source.name for source in self.universe.in_order(members))}: "
+            f"{shown(alignment)}"
+            for alignment, members in self.entries
         )
         return f"Provenance({list(self.shape)}, {rows})"
 
 
-def indices(bits: int) -> Iterator[int]:
-    """Yield the positions of the bits that are set, lowest first."""
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low
+def shown(alignment: Alignment, between: str = " ") -> str:
+    """Return an alignment as text: the dimension that each one indexes, and the windows.
+
+    >>> shown(Alignment((0, LOST), there=((1, 2, 3),)))
+    '0 - of [:, 2]'
+    """
+    dims = [
+        ("-" if dim == LOST else str(dim))
+        if isinstance(dim, int)
+        else "*".join("-" if d == LOST else str(d) for d, _ in dim)
+        for dim in alignment.dims
+    ]
+    text = between.join(dims) or "scalar"
+    for word, windows in (("at", alignment.here), ("of", alignment.there)):
+        if windows:
+            by_dim = {d: (first, end) for d, first, end in windows}
+            spans = [by_dim.get(d) for d in range(max(by_dim) + 1)]
+            text += f" {word} [{', '.join(_span(span) for span in spans)}]"
+    return text
 
 
-def meet(a: Alignment, b: Alignment) -> Alignment:
-    """Return what two alignments of one tensor with one source both claim."""
-    return tuple(x if x == y else LOST for x, y in zip(a, b, strict=True))
+def _span(span: tuple[int, int] | None) -> str:
+    if span is None:
+        return ":"
+    return str(span[0]) if span[1] - span[0] == 1 else f"{span[0]}:{span[1]}"
 
 
-def merge(entries: dict[Alignment, int], alignment: Alignment, bits: int) -> None:
-    """Add a set of members under an alignment; those already known keep what both claim."""
-    moved: list[tuple[Alignment, int]] = []
-    for known, present in list(entries.items()):
-        both = present & bits
-        if both:
-            bits ^= both
-            agreed = meet(known, alignment)
-            if agreed != known:
-                entries[known] = present ^ both
-                moved.append((agreed, both))
-    for target, members in [*moved, (alignment, bits)]:
-        if members:
-            entries[target] = entries.get(target, 0) | members
+def add(entries: Entries, alignment: Alignment, members: Set[Source], shape: Shape) -> None:
+    """Add sources of a tensor of this shape; where claims overlap, what both say is kept."""
+    fresh = frozenset(members)
+    known = [(claim, present & fresh) for claim, present in entries.items() if present & fresh]
+    claims: dict[Source, tuple[Alignment, ...]] = {}
+    for claim, both in known:
+        for source in both:
+            claims[source] = (*claims.get(source, ()), claim)
+    for source, before in claims.items():
+        after = with_claim(before, alignment)
+        if after is not before:
+            after = tuple(whole(claim, shape, source.shape) for claim in after)
+            for claim in before:
+                if claim not in after:
+                    left = entries[claim] - {source}
+                    entries[claim] = left
+                    if not left:
+                        del entries[claim]
+            for claim in after:
+                entries[claim] = entries.get(claim, frozenset()) | {source}
+    rest = fresh.difference(claims) if claims else fresh
+    if rest:
+        present = entries.get(alignment)
+        entries[alignment] = rest if present is None else present | rest
+
+
+def union(parts: "Iterable[Provenance]") -> Provenance:
+    """Return the join of provenances of one shape, at least one."""
+    rest = iter(parts)
+    first = next(rest)
+    entries, members, universe = dict(first.entries), set(first.members), first.universe
+    for part in rest:
+        if part.universe is not universe:
+            so_far = universe.intern(first.shape, entries)
+            joined = _across(so_far, part)
+            entries, members, universe = dict(joined.entries), set(joined.members), joined.universe
+            continue
+        if members.isdisjoint(part.members):
+            for alignment, sources in part.entries:
+                present = entries.get(alignment)
+                entries[alignment] = sources if present is None else present | sources
+        else:
+            for alignment, sources in part.entries:
+                add(entries, alignment, sources, first.shape)
+        members |= part.members
+    return universe.intern(first.shape, entries)
 
 
 def broadcast_shape(a: Shape, b: Shape) -> Shape:

@@ -8,12 +8,12 @@ before, because Python may have chosen among them.
 
 import bisect
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Sources, Universe
 from ancestral.provenance.linear import serials
 
 
@@ -65,13 +65,16 @@ class Escape:
         return f"{self.filename}:{self.line}: {', '.join(sorted(self.sources))}{cost}"
 
 
+NONE: Sources = frozenset()
+
+
 @dataclass(frozen=True)
 class _Noted:
-    """An escape, the sources that left, and the bit of the decision that stands for it."""
+    """An escape, the sources that left, and the decision that stands for it."""
 
     escape: Escape
-    bits: int
-    decision: int
+    sources: Sources
+    decision: Sources
 
 
 @dataclass
@@ -90,8 +93,8 @@ class Decisions:
     finished: Provenance | None = None
     noted: list[_Noted] = field(default_factory=list[_Noted])
     failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
-    terms: tuple[int, ...] | None = None  # the sources of each term of the loss, as bits
-    _known: int = 0  # what the current decision stands for already
+    terms: tuple[Sources, ...] | None = None  # the sources of each term of the loss
+    _known: Sources = frozenset()  # what the current decision stands for already
     # From which linear form on a decision was in force.
     _since: list[tuple[int, Provenance | None]] = field(
         default_factory=list[tuple[int, Provenance | None]]
@@ -100,21 +103,18 @@ class Decisions:
     def decide(self, found: Provenance, escape: Escape) -> None:
         """Let what comes next depend on a value that escaped."""
         universe = found.universe
-        decision = 0 if self.current is None else self.current.bits
+        decision = NONE if self.current is None else self.current.members
         if self.setting.taints:
-            if found.bits & ~self._known:
+            if found.members - self._known:
                 self._extend(found, f"{escape.filename}:{escape.line}")
             assert self.current is not None
-            decision = self.current.bits
+            decision = self.current.members
             # The ops of another thread on plain tensors are out of sight here.
             is_elsewhere = threading.get_ident() != self.thread
             if self.setting.blurs or is_elsewhere:
                 known = self.finished
                 self.finished = self.current if known is None else known.union(self.current)
-        bits = 0
-        for source in universe.origins(found.bits):
-            bits |= universe.bit(source)
-        self.noted.append(_Noted(escape, bits, decision))
+        self.noted.append(_Noted(escape, frozenset(universe.origins(found.members)), decision))
 
     def _extend(self, found: Provenance, place: str) -> None:
         """Make the decision that stands for the current one and for a value that escaped."""
@@ -122,12 +122,12 @@ class Decisions:
         inflow = found.lost(()).kinked()  # a branch has no derivative
         if self.current is not None:
             inflow = inflow.union(self.current)
-        decision = Source(f"the decision at {place}", (), universe, inflow=inflow)
-        self._enter(universe.of(decision, ()), self._known | inflow.bits)
+        decision = Source(f"the decision at {place}", (), universe, inflow, is_decision=True)
+        self._enter(universe.of(decision, ()), self._known | inflow.members)
 
-    def _enter(self, current: Provenance | None, known: int) -> None:
+    def _enter(self, current: Provenance | None, known: Sources) -> None:
         self.current = current
-        self._known = known | (0 if current is None else current.bits)
+        self._known = known if current is None else known | current.members
         self._since.append((next(serials), current))
 
     def at(self, serial: int) -> Provenance | None:
@@ -159,36 +159,37 @@ def escapes_of(universe: Universe) -> tuple[Escape, ...]:
     decisions = decisions_of(universe)
     if decisions.terms is None:
         return tuple(noted.escape for noted in decisions.noted)
-    standing = _Standing(universe)
-    terms = [(bits, standing.below(bits)) for bits in decisions.terms]
+    terms = [_Term(universe, members) for members in decisions.terms]
     return tuple(
         Escape(
             noted.escape.sources,
             noted.escape.filename,
             noted.escape.line,
-            sum(1 for data, below in terms if below & noted.decision and noted.bits & ~data),
+            sum(1 for t in terms if t.decisions & noted.decision and noted.sources - t.data),
         )
         for noted in decisions.noted
     )
 
 
-class _Standing:
-    """For sets of sources, the decisions in them and all that those rest on."""
+class _Term:
+    """What a term of a loss depends on as data, and by decisions, directly or not."""
 
-    def __init__(self, universe: Universe) -> None:
-        self._below: dict[int, int] = {}
-        for source in universe.sources:  # the older come first
-            if source.inflow is not None and source.universe is universe:
-                bit = universe.bit(source)
-                self._below[bit] = bit | self.below(source.inflow.bits)
+    def __init__(self, universe: Universe, members: Sources) -> None:
+        self.data = frozenset(_as_data(universe, members))
+        self.decisions = frozenset(s for s in universe.closure(members) if s.is_decision)
 
-    def below(self, bits: int) -> int:
-        """Return the decisions that a set holds, directly or not."""
-        found = 0
-        for bit, below in self._below.items():
-            if bits & bit:
-                found |= below
-        return found
+
+def _as_data(universe: Universe, members: Sources) -> Iterator[Source]:
+    """Yield the sources that a set stands for, but for what decisions rest on."""
+    pending, seen = list(members), set[Source]()
+    while pending:
+        source = pending.pop()
+        if source not in seen:
+            seen.add(source)
+            if source.inflow is None:
+                yield source
+            elif not source.is_decision:
+                pending.extend(source.inflow.members)
 
 
 recording: ContextVar[Universe | None] = ContextVar("recording", default=None)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, union
 from ancestral.provenance.kinks import is_kink
-from ancestral.provenance.rules import RULES, positional, tensors_in
+from ancestral.provenance.mixing import note
+from ancestral.provenance.rules import RULES, positional, reads_values, tensors_in, unnamed
+from ancestral.provenance.slices import Piece
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
@@ -34,14 +36,26 @@ def infer(
     """Return the provenance of a result, a tensor, None where it depends on no source."""
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     found: list[Provenance] = []
-    kind = None if watching.table else _kind((*args, *kwargs.items()), found)
+    is_of_values = bool(watching.table) or reads_values(func, args, kwargs)
+    kind = None if is_of_values else _kind((*args, *kwargs.items()), found)
     if kind is None or not found or any(p.universe is not found[0].universe for p in found):
-        return _past_kinks(func, shape, dtype, args, kwargs)
+        unknown = _past_kinks(func, shape, dtype, args, kwargs)
+        if unknown is not None:
+            note(name_of(func), unknown, tracked(args, kwargs))
+        return unknown
     memo = found[0].calls
     key = (func, shape, dtype, kind)
     if key not in memo:
-        memo[key] = _past_kinks(func, shape, dtype, args, kwargs)
+        memo[key] = result_of = _past_kinks(func, shape, dtype, args, kwargs)
+        if result_of is not None:
+            note(name_of(func), result_of, found)
     return memo[key]
+
+
+def name_of(func: _Function) -> str:
+    """Return what a user calls a function."""
+    name: str = func.function.__name__ if isinstance(func, Piece) else func.__name__
+    return name.strip("_")
 
 
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
@@ -94,22 +108,21 @@ def _by_rule(
     func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Provenance | None:
     """Join what the rule says of each operand; those it does not name lose their alignments."""
-    rule = RULES.get(func)
+    rule = func.rule if isinstance(func, Piece) else RULES.get(func)
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
-    named = {id(tensor) for tensor, _ in pairs}
-    if pairs and any(not t.shape and id(t) not in named for t in tensors_in(args, kwargs)):
-        pairs = ()  # a dimension, perhaps, that was given as a tensor: no rule reads those
-        named.clear()
-    found: Provenance | None = None
-    for tensor, dims in pairs:
+    rest = unnamed(pairs, args, kwargs)
+    if pairs and any(not tensor.shape for tensor in rest):
+        # A dimension, perhaps, that was given as a tensor: no rule reads those.
+        pairs, rest = (), list(tensors_in(args, kwargs))
+    parts: list[Provenance] = []
+    for tensor, step in pairs:
         ours = provenance(tensor)
-        if ours is not None and dims is not None:
-            moved = ours.remap(shape, dims)
-            found = moved if found is None else found.union(moved)
-    for tensor in tensors_in(args, kwargs):
+        moved = None if ours is None or step is None else ours.remap(shape, step)
+        if moved is not None:
+            parts.append(moved)
+    for tensor in rest:
         ours = provenance(tensor)
-        if ours is not None and id(tensor) not in named:
-            moved = ours.lost(shape)
-            found = moved if found is None else found.union(moved)
-    return found
+        if ours is not None:
+            parts.append(ours.lost(shape))
+    return union(parts) if parts else None

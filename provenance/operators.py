@@ -11,19 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.provenance.adjoints import both, difference, divided, negative, scaled, summed
 from ancestral.provenance.algebra import Provenance
-from ancestral.provenance.forms import LINEAR
+from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.kinks import KINKS
-from ancestral.provenance.linear import (
-    Adjoint,
-    Form,
-    both,
-    combined,
-    difference,
-    exact,
-    negative,
-    serials,
-)
+from ancestral.provenance.linear import Adjoint, Form, serials
+from ancestral.provenance.mixing import joined
 from ancestral.provenance.rules import RULES, pointwise
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -46,12 +39,14 @@ def _operator(
     most frequent case, which is written out here for speed. `is_kink` says that the operator
     compares.
     """
-    plain_operator = getattr(Tensor, name)
+    plain_operator, mixed_as = getattr(Tensor, name), name.strip("_")
     is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
+    number = serials.__next__
+    tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
 
     def operator(self: ProvenanceTensor, other: Any) -> Any:
         kind = type(other)
-        if kind not in fast:
+        if kind is not tracked and kind not in fast:
             return plain_operator(self, other)
         result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
         if result.__class__ is not plain or not is_tracking():
@@ -59,7 +54,7 @@ def _operator(
         ours = self._provenance
         is_equal = False
         is_linear = linear is not None
-        if kind is ProvenanceTensor:
+        if kind is tracked:
             theirs = other._provenance
             is_equal = ours.shape == theirs.shape
             if ours is not theirs:
@@ -68,7 +63,7 @@ def _operator(
                     ours.universe is theirs.universe
                     or ours.universe.state == theirs.universe.state == "open"
                 )
-                ours = ours._memo.get(theirs) or ours.join(theirs)
+                ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
         elif kind is Tensor and ours.shape != result.shape:
             ours = ours.broadcast(tuple(result.shape))
         if ours.universe.state == "settled":
@@ -77,12 +72,14 @@ def _operator(
             ours = ours.kinked()
         form: Form | None = None
         if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
-            if is_equal and equal is not None:
-                form = (next(serials), equal, (self._form or self, other._form or other))
+            if not has_history():
+                form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
+            elif is_equal and equal is not None:
+                form = (number(), equal, (self._form or self, other._form or other))
             else:
                 assert linear is not None
                 form = linear(self, other, kind, ours.shape)
-        result.__class__ = ProvenanceTensor
+        result.__class__ = tracked
         result._provenance = ours
         result._form = form
         return result
@@ -111,25 +108,34 @@ def _sum_of(signs: str) -> _Linear:
             other = other._form or other
         else:
             theirs = () if kind is not Tensor else tuple(other.shape)
-        adjoint = partial(combined, shape, (mine, theirs), factors)
+        adjoint = partial(summed, shape, (mine, theirs), factors)
         return (next(serials), adjoint, (self._form or self, other))
 
     return linear
 
 
-def _scaled(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
-    if kind is ProvenanceTensor:
-        return None
-    adjoint = partial(combined, shape, (self._provenance.shape,), (other,))
-    return (next(serials), adjoint, (self._form or self,))
+def _times(adjoint: Callable[..., Any]) -> _Linear:
+    """Return how to make the form of a product with a constant, or of a quotient by one."""
+    is_quotient = adjoint is divided
+
+    def linear(
+        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
+    ) -> Form | None:
+        if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
+            return None
+        version = 0
+        if kind is Tensor:
+            try:
+                version = other._version  # as `version_of`, written out for speed
+            except RuntimeError:
+                version = -1
+        step = partial(adjoint, shape, self._provenance.shape, other, version)
+        return (next(serials), step, (self._form or self,))
+
+    return linear
 
 
-def _divided(self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]) -> Form | None:
-    if kind is ProvenanceTensor or (kind is not Tensor and not other):
-        return None
-    return _scaled(self, 1 / (exact(other) if kind is Tensor else other), kind, shape)
-
-
+_scaled, _divided = _times(scaled), _times(divided)
 _OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
     "__add__": (_sum_of("+"), both),
     "__radd__": (_sum_of("+"), both),
@@ -157,7 +163,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
             if found is None:
                 found = ours
             elif found is not ours:
-                found = found.join(ours)
+                found = found._memo.get(ours) or joined(func.__name__, found, ours)
         elif kind not in _FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)
@@ -170,16 +176,17 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
     linear = _LINEAR_FUNCTIONS.get(func)
     is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
     if linear is not None and is_of_tensor and result.dtype is not torch.bool:
-        result._form = linear(args[0], args[1], type(args[1]), found.shape)
+        if torch.is_grad_enabled():
+            result._form = linear(args[0], args[1], type(args[1]), found.shape)
+        else:
+            result._form = form_of(func, found.shape, args, NO_KEYWORDS)
     return result
 
 
 def _function(name: str) -> _Function:
     """Return an elementwise method of one tensor that follows provenance without dispatch."""
     plain_method = getattr(Tensor, name)
-    form = (
-        (lambda self: (next(serials), negative, (self._form or self,))) if "neg" in name else None
-    )
+    is_linear = "neg" in name
 
     def method(self: ProvenanceTensor) -> Any:
         result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
@@ -189,8 +196,10 @@ def _function(name: str) -> _Function:
             return result  # a constant by now
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance
-        if form is not None:
-            result._form = form(self)
+        if is_linear and torch.is_grad_enabled():
+            result._form = (next(serials), negative, (self._form or self,))
+        elif is_linear:
+            result._form = form_of(plain_method, self._provenance.shape, (self,), NO_KEYWORDS)
         return result
 
     method.__name__ = name

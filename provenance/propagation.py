@@ -15,11 +15,14 @@ from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
 from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
-from ancestral.provenance.forms import LINEAR, form_of
+from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
+from ancestral.provenance.linear_moves import SPLITS
+from ancestral.provenance.mixing import note
 from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
+from ancestral.provenance.slices import pieces_of
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -241,13 +244,16 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, (tuple, list)):
+        forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
+        pieces = pieces_of(func, result, args, kwargs)
         for index, item in enumerate(result):
+            form = None if forms is None else next(forms)
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(func, item, own, kwargs)
+                    found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
-                        attach(item, found)
+                        attach(item, found)._form = form  # type: ignore[attr-defined]
             elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
     elif isinstance(result, Mapping):
@@ -268,7 +274,7 @@ def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any
     if known is None:
         return attach(alias(result), found)
     both = known.union(found)
-    is_more = both.universe is not known.universe or both.bits != known.bits
+    is_more = both.universe is not known.universe or both.members != known.members
     return attach(alias(result), both) if is_more else result
 
 
@@ -317,7 +323,7 @@ def _watched(
     func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
-    watching.check(tracked(args, kwargs))
+    watching.check(func, args, kwargs)
     if not all(kind in _OURS or _is_passive(kind) for kind in types):
         result = func(*args, **kwargs)  # a class of another library decides
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
@@ -350,7 +356,9 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
         for each in found:
             known = provenance(tensor)
             lost = each.lost(shape)
-            attach(tensor, lost if known is None else known.union(lost))
+            found_now = lost if known is None else known.union(lost)
+            note("a function out of sight", found_now, [each])
+            attach(tensor, found_now)
 
 
 def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:

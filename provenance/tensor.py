@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import LOST, Provenance, Source, Universe, alive
+from ancestral.provenance.algebra import Provenance, Source, Universe, alive
 from ancestral.provenance.linear import Form
 
 # Runs an op as if nobody overrode it: in C, and without a context manager.
@@ -68,10 +68,8 @@ class ProvenanceTensor(Tensor):
         found = provenance(self)
         assert found is not None
         universe = found.universe
-        kinked = {s.kink_of for s in universe.members(universe.closure(found.bits))}
-        known = tuple(
-            (universe.bit(s).bit_length() - 1, s.name, s in kinked) for s in found.sources
-        )
+        kinked = universe.kinked(found.members)
+        known = tuple((universe.number(s), s.name, s in kinked) for s in found.sources)
         return _rebuild, (untrack(self), known, universe.token, _attributes_of(self))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
@@ -193,10 +191,10 @@ def _rebuild(
     home, elsewhere = alive.get(token), Universe()
     shape, found = tuple(plain.shape), None
     for index, name, is_kinked in known:
-        is_known = home is not None and index < len(home.sources)
-        if home is not None and is_known and home.sources[index].name == name:
-            kink = home.bit(home.kink_of(home.sources[index])) if is_kinked else 0
-            new = home.intern(shape, {(LOST,) * len(shape): 1 << index | kink})
+        here = [] if home is None else list(home.sources)[index : index + 1]
+        if home is not None and here and here[0].name == name:
+            kinks = [home.kink_of(here[0])] if is_kinked else []
+            new = home.depending([*here, *kinks], shape)
         else:  # drawn in the other process, or long ago
             new = elsewhere.of(Source(name, ()), shape)
         found = new if found is None else found.union(new)

@@ -10,7 +10,7 @@ function mode of the thread looks every operand up in it. Programs without such 
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,12 +102,13 @@ def install(handler: _Handler) -> None:
     _handlers[:] = [handler]
 
 
-Guard = Callable[[Iterator[Provenance]], None]
+Guard = Callable[[Any, Any, Any], None]
+"""Is given a function, its arguments and its keywords."""
 
 
 @contextmanager
 def guard(refuse: Guard) -> Generator[None]:
-    """Hand the provenances of all operands within the block to a function that may raise."""
+    """Hand all calls within the block to a function that may raise."""
     _local.guards.append(refuse)
     watch()
     try:
@@ -119,14 +120,14 @@ def guard(refuse: Guard) -> Generator[None]:
 
 
 def is_guarded() -> bool:
-    """Return whether this thread is within a block whose operands are handed to a guard."""
+    """Return whether this thread is within a block whose calls are handed to a guard."""
     return bool(_local.guards)
 
 
-def check(found: Iterator[Provenance]) -> None:
-    """Hand the provenances of operands to the guard, if there is one."""
-    if _local.guards:
-        _local.guards[-1](found)
+def check(func: Any, args: Any, kwargs: Any) -> None:
+    """Hand a call to the guards, the innermost first."""
+    for each in reversed(_local.guards):
+        each(func, args, kwargs)
 
 
 def watch() -> None:

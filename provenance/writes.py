@@ -150,8 +150,8 @@ def _mark(
         mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
         if form is not None:  # the operand is what the target was, not what it became
-            serial, adjoint, operands = form
-            form = (serial, adjoint, tuple(before if x is target else x for x in operands))
+            operands = tuple(before if x is target else x for x in form[2])
+            form = (form[0], form[1], operands, *form[3:])
         target._form = form  # type: ignore[attr-defined]
         target._written = next(serials)  # type: ignore[attr-defined]
 
@@ -171,7 +171,7 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
     if shared is not None:
         watching.taint(shared, found, holders=1 if base is None else 2)
         is_new = before is None or before.universe is not found.universe
-        if not shared.resizable() and (is_new or found.bits & ~before.bits):  # type: ignore[union-attr]
+        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 

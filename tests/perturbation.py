@@ -5,7 +5,7 @@ input must carry its source; along every dimension that an alignment keeps, an e
 with the element of the same index only. Values, classes and gradients must be those of torch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ancestral as an
-from ancestral.provenance.algebra import LOST
+from ancestral.provenance.alignment import LOST, Alignment, Shape, factors_of
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
 
 Call = Callable[[Tensor], Any]
@@ -102,7 +102,7 @@ def check(
     assert bool(trace.escapes) == escapes, trace.escapes
     assert outline(result) == outline(expected)
     others = [seeded(call, changed(x))]
-    places = _some(x, elements)
+    places = spread(x, elements)
     others += [seeded(call, changed(x, place)) for place in places]
     compared = list(leaves(expected))
     assert compared
@@ -139,7 +139,7 @@ def gradients(call: Call, x: Tensor) -> None:
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=0, equal_nan=True)
 
 
-def _some(x: Tensor, count: int) -> list[tuple[int, ...]]:
+def spread(x: Tensor, count: int) -> list[tuple[int, ...]]:
     """Return the places of some elements, spread over all."""
     total = x.numel()
     flat = sorted({(number * total) // count for number in range(min(count, total))})
@@ -155,16 +155,71 @@ def _covered(
         return
     found = provenance(tracked)
     assert found is not None, f"{path or 'the result'} changes with the input and is not tracked"
-    entries = [alignment for alignment, bits in found.entries if bits]
+    entries = [alignment for alignment, _ in found.entries]
+    source = next(source for source in found.sources if source.name == "x")
     assert "x" in {source.name for source in found.sources}, f"{path} has lost the source"
     if place is None or moved is None or tuple(moves.shape) != tuple(plain.shape):
         return
     if len(found.sources) != 1:
         return
-    (alignment,) = entries
-    for at in moves.nonzero().tolist():
-        for i, d in enumerate(alignment):
-            assert d == LOST or at[i] == place[d], f"{path} is not aligned as it claims"
+    region = torch.zeros(source.shape, dtype=torch.bool)
+    region[place] = True
+    claimed = reachable(entries, region, tuple(plain.shape))
+    assert not bool((moves & ~claimed).any()), f"{path} is not aligned as it claims"
 
 
-__all__ = ["Call", "changed", "check", "dense", "gradients", "leaves", "outline"]
+def reachable(claims: Iterable[Alignment], region: Tensor, shape: Shape) -> Tensor:
+    """Return which elements of a tensor of this shape may depend on some element of a region.
+
+    `region` is a mask over the source, and the result one over the tensor.
+    """
+    found = torch.zeros(shape, dtype=torch.bool)
+    for claim in claims:
+        found |= _reached(claim, region, shape)
+    return found
+
+
+def _reached(claim: Alignment, region: Tensor, shape: Shape) -> Tensor:
+    inside = torch.ones(shape, dtype=torch.bool)
+    for i, first, end in claim.here:
+        inside &= _along(i, shape).ge(first) & _along(i, shape).lt(end)
+    region = region.clone()
+    for d, first, end in claim.there:
+        place = torch.arange(region.shape[d])
+        outside = (place < first) | (place >= end)
+        region[(slice(None),) * d + (outside,)] = False
+    starts = {d: first for d, first, _ in claim.there}
+    starts_here = {i: first for i, first, _ in claim.here}
+    indices: dict[int, Tensor] = {}
+    for i, dim in enumerate(claim.dims):
+        index = _along(i, shape) - starts_here.get(i, 0)
+        for d, size in reversed(factors_of(dim, shape[i])):
+            if d != LOST:
+                there = index % max(size, 1) + starts.get(d, 0)
+                inside = inside & (indices.setdefault(d, there) == there)
+            index = index // max(size, 1)
+    for d in range(region.ndim):
+        if d not in indices:
+            region = region.any(d, keepdim=True)
+            indices[d] = torch.zeros((), dtype=torch.long)
+    at = tuple(indices[d].clamp(0, max(region.shape[d] - 1, 0)) for d in range(region.ndim))
+    return inside & (region[at] if region.ndim else region)
+
+
+def _along(i: int, shape: Shape) -> Tensor:
+    return torch.arange(shape[i]).reshape([-1 if j == i else 1 for j in range(len(shape))])
+
+
+__all__ = [
+    "Call",
+    "changed",
+    "check",
+    "dense",
+    "differs",
+    "gradients",
+    "leaves",
+    "outline",
+    "reachable",
+    "seeded",
+    "spread",
+]

@@ -26,7 +26,7 @@ from programs.control.register import CONTROL
 from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators import problem, terms
+from ancestral.estimators import problem, terms, walk
 from ancestral.provenance import (
     control,
     escapes,
@@ -201,7 +201,7 @@ def as_one_constant(parts: terms.Parts, decisions: control.Decisions) -> list[te
 
 def without_written_since(patch: pytest.MonkeyPatch) -> None:
     """Trust the linear form of what was written through another tensor since."""
-    patch.setattr(terms, "written_since", lambda tensor, serial: False)
+    patch.setattr(walk, "written_since", lambda tensor, serial: False)
     patch.setattr(forms, "_written_elsewhere", lambda tensor, serial: False)
 
 

@@ -3,8 +3,9 @@
 """DOT: the text that layout engines read, with all that a picture shows.
 
 Kinds differ by shape and by shade, so that a picture needs no colours; module paths are nested
-boxes; an arrow is dashed where no dimension of the child indexes one of the parent's. Ids begin
-with a prefix made from the graph, so that pictures on one page do not collide.
+boxes, plates boxes with their size in the lower corner; an arrow is dashed where no dimension of
+the child indexes one of the parent's. Ids begin with a prefix made from the graph, so that pictures
+on one page do not collide.
 
 >>> from ancestral.trace.graph import Graph
 >>> dot(Graph()).startswith("digraph {")
@@ -15,16 +16,18 @@ import hashlib
 import html
 import linecache
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import PurePath
 
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
-from ancestral.provenance.algebra import LOST, Shape
+from ancestral.provenance.algebra import shown
+from ancestral.provenance.alignment import Shape, keeps
+from ancestral.tools.boxes import Box, boxes, common
 from ancestral.tools.folding import Arrow, Group, Repeat, Sketch, folded, repeat_of, unfolded
 from ancestral.trace.graph import Edge, Graph
+from ancestral.trace.independence import Extent
 
 FONT = "Helvetica"  # one name: engines warn about lists
 QUIET = "#50545a"  # the colour of all but names
@@ -68,6 +71,7 @@ LOOKS = {
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
 }
 _DASHED = "dashed = no dimension aligned"
+_FRAME = "frame with a number = plate"
 _PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
 _QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
 _NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}
@@ -79,8 +83,8 @@ _EDGE = {
     "arrowsize": "0.7",
 }
 
-_Node = tuple[tuple[str, ...], str, dict[str, str]]
-"""A module path, a name and attributes."""
+_Node = tuple[tuple[Box, ...], str, dict[str, str]]
+"""The boxes around it, a name and attributes."""
 
 
 def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
@@ -93,6 +97,8 @@ def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
     """
     sketch = folded(graph) if is_folded else unfolded(graph)
     ids = prefix(graph)
+    frames = boxes(sketch, graph.plates)
+    within, unseen = _within(graph.plates), _within(frames.undrawn)
     head = {"id": ids, "class": "ancestral", "label": _caption(graph, note), **_PAGE}
     if is_folded:
         head |= _QUICK
@@ -100,7 +106,7 @@ def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
     repeats = Counter(repeat_of(vertex) for vertex in graph.vertices)
     loops = {repeat: f"loop{i}" for i, repeat in enumerate(repeats) if repeats[repeat] > 1}
     nodes = [
-        (_modules(group), f"n{place}", _node(group, f"{ids}-n{place}", loops))
+        (frames.paths[place], f"n{place}", _node(group, f"{ids}-n{place}", loops, within, unseen))
         for place, group in enumerate(sketch.groups)
     ]
     _fill(text, nodes, 0, ids)
@@ -121,6 +127,8 @@ def legend(graph: Graph) -> tuple[str, ...]:
     shapes = {vertex.name: vertex.shape for vertex in graph.vertices}
     if any(_mixes(edge, shapes) for edge in graph.edges if edge.parent in shapes):
         words.append(_DASHED)
+    if any(box.plate for path in boxes(unfolded(graph), graph.plates).paths for box in path):
+        words.append(_FRAME)
     return tuple(words or ["no sites and no costs"])
 
 
@@ -160,43 +168,88 @@ def _escape(text: str) -> str:
 
 
 def _fill(text: graphviz.Digraph, nodes: Sequence[_Node], depth: int, ids: str) -> None:
-    """Write the nodes of one box of modules, and the boxes inside it."""
-    inner: dict[str, list[_Node]] = {}
+    """Write the nodes of one box, and the boxes inside it."""
+    inner: dict[Box, list[_Node]] = {}
     for path, name, attributes in nodes:
         if len(path) == depth:
             text.node(name, _attributes=attributes)
         else:
             inner.setdefault(path[depth], []).append((path, name, attributes))
     for members in inner.values():
-        # Boxes that hold nothing but one box are drawn as one.
-        path = _common(path for path, _, _ in members)
+        path = _merged(common(path for path, _, _ in members), depth)
         box = f"{members[0][1]}-{depth}"
+        plate = path[depth].plate
         attributes = {
-            # All three would be inherited from the graph.
+            # Would be inherited from the graph, as the class, the tooltip and all looks would.
             "id": f"{ids}-{box}",
-            "class": "module",
-            "tooltip": _tooltip(".".join(path)),
-            "label": f"<{_quiet(visible('.'.join(path[depth:])), 11)}>",
-            "labeljust": "l",
-            "style": "rounded",
-            "color": "#bdc1c6",
-            "margin": "10",
+            **(_module(path, depth) if plate is None else _frame(plate)),
         }
         cluster = graphviz.Digraph(name=f"cluster_{box}", graph_attr=attributes)
         _fill(cluster, members, len(path), ids)
         text.subgraph(cluster)
 
 
-def _common(paths: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(p[0] for p in takewhile(lambda p: len(set(p)) == 1, zip(*paths, strict=False)))
+def _merged(path: tuple[Box, ...], depth: int) -> tuple[Box, ...]:
+    """Return the path down to the box to draw: modules that hold one module only are one."""
+    if path[depth].plate is not None:
+        return path[: depth + 1]
+    after = (i for i in range(depth, len(path)) if path[i].plate is not None)
+    return path[: next(after, len(path))]
 
 
-def _modules(group: Group) -> tuple[str, ...]:
-    path = group.members[0].module_path
-    return tuple(path.split(".")) if path else ()
+def _module(path: Sequence[Box], depth: int) -> dict[str, str]:
+    names = [box.name for box in path if box.plate is None]
+    label = ".".join(box.name for box in path[depth:])
+    return {
+        "class": "module",
+        "tooltip": _tooltip(".".join(names)),
+        "label": f"<{_quiet(visible(label), 11)}>",
+        "labelloc": "t",
+        "labeljust": "l",
+        "style": "rounded",
+        "color": "#bdc1c6",
+        "margin": "10",
+    }
 
 
-def _node(group: Group, identity: str, loops: Mapping[Repeat, str]) -> dict[str, str]:
+def _frame(plate: Extent) -> dict[str, str]:
+    """Return the looks of a plate: its name, if declared, and its size at the lower right."""
+    name = f"{_short(visible(plate.name))}  " if plate.is_declared else ""
+    return {
+        "class": "plate",
+        "tooltip": _tooltip(_extent(plate), *(_place(site, dim) for site, dim in plate.dims[:20])),
+        "label": f"<{_quiet(name + _repetitions(plate), 11)}>",
+        "labelloc": "b",
+        "labeljust": "r",
+        "style": "solid",
+        "color": "#5f6368",
+        "margin": "12",
+    }
+
+
+def _repetitions(plate: Extent) -> str:
+    if any(dim is None for _, dim in plate.dims):
+        return f"{plate.subsample_size} in turn"
+    is_part = plate.subsample_size < plate.size
+    return f"{plate.subsample_size} of {plate.size}" if is_part else str(plate.size)
+
+
+def _extent(plate: Extent) -> str:
+    how = "declared" if plate.is_declared else "found"
+    return f"plate {plate.name}, {how}: {_repetitions(plate)}"
+
+
+def _place(site: str, dim: int | None) -> str:
+    return site if dim is None else f"{site}, dimension {dim}"
+
+
+def _node(
+    group: Group,
+    identity: str,
+    loops: Mapping[Repeat, str],
+    within: Mapping[str, Sequence[str]],
+    unseen: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
     first = group.members[0]
     look = LOOKS[first.kind]
     repeat = repeat_of(first)
@@ -208,8 +261,12 @@ def _node(group: Group, identity: str, loops: Mapping[Repeat, str]) -> dict[str,
     return {
         "id": identity,
         "class": first.kind,
-        "label": _markup(_short(title), *lines, *([several] if several else [])),
-        "tooltip": _tooltip(title, what, several, look.meaning, *_source(group)),
+        "label": _markup(
+            _short(title), *lines, *unseen.get(first.name, ()), *([several] if several else [])
+        ),
+        "tooltip": _tooltip(
+            title, what, several, look.meaning, *within.get(first.name, ()), *_source(group)
+        ),
         "shape": look.shape,
         "peripheries": str(look.outlines),
         "fillcolor": look.fill,
@@ -217,6 +274,17 @@ def _node(group: Group, identity: str, loops: Mapping[Repeat, str]) -> dict[str,
         # The repeats of a loop stand in one line.
         **({"group": loops[repeat]} if repeat in loops else {}),
     }
+
+
+def _within(plates: Sequence[Extent]) -> dict[str, list[str]]:
+    """Return by site what to say of the plates that it is in."""
+    found: dict[str, list[str]] = {}
+    for plate in plates:
+        for site, dim in plate.dims:
+            how = "in turn" if dim is None else f"dimension {dim}"
+            name = f"plate {visible(plate.name)}" if plate.is_declared else plate.name
+            found.setdefault(site, []).append(f"{how}: {name}")
+    return found
 
 
 def _shape(group: Group) -> str:
@@ -252,10 +320,9 @@ def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
 
 
 def _alignment(edge: Edge) -> str:
-    dimensions = ["-" if d == LOST else str(d) for d in edge.alignment]
-    return f"alignment ({', '.join(dimensions)})"
+    return f"alignment ({shown(edge.alignment, ', ')})"
 
 
 def _mixes(edge: Edge, shapes: dict[str, Shape]) -> bool:
     """Whether a parent that has dimensions reaches the child through none of them."""
-    return bool(shapes[edge.parent]) and all(d == LOST for d in edge.alignment)
+    return bool(shapes[edge.parent]) and not keeps(edge.alignment)

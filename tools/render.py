@@ -125,6 +125,7 @@ def _style(scope: str) -> str:
         f"#{scope} text {{ fill: #f1f3f4 }}",
         f"#{scope} text[fill] {{ fill: #c4c9ce }}",
         f"#{scope} .module path {{ fill: #1b1c1f; stroke: #5f6368 }}",
+        f"#{scope} .plate polygon {{ fill: none; stroke: #9aa0a6 }}",
         f"#{scope} .edge :is(path, polygon) {{ stroke: #9aa0a6 }}",
         f"#{scope} .edge polygon {{ fill: #9aa0a6 }}",
         *kinds,

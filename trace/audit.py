@@ -380,7 +380,7 @@ def _claims(tensor: Tensor) -> frozenset[Source]:
 
 def _origins(found: Provenance | None) -> frozenset[Source]:
     """Return the sources that somebody drew: for decisions, those that they rest on."""
-    return frozenset(() if found is None else found.universe.origins(found.bits))
+    return frozenset(() if found is None else found.universe.origins(found.members))
 
 
 def _name(func: Any) -> str:

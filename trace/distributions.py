@@ -9,9 +9,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import (
+    Beta,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    StudentT,
+    TransformedDistribution,
+    Wishart,
+    kl,
+)
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
@@ -33,6 +47,10 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
         finally:
             local.is_inside = False
         held = parameters(self)
+        if isinstance(value, Tensor) and is_within_transform(value):
+            if is_noise(item.tensor for item in held):
+                return value
+            raise TransformedDrawError(type(self).__name__, place())
         return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
 
     return drawn
@@ -41,24 +59,66 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
 def _scoring(original: _Method) -> _Method:
     @functools.wraps(original)
     def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
-        # Independent only sums the density of its base, which is caught instead.
-        if local.is_inside or not local.traces or isinstance(self, Independent):
+        if not local.traces:
             return original(self, value, *args, **kwargs)
+        # Independent only sums the density of its base, which is caught instead.
+        if local.is_inside or isinstance(self, Independent):
+            density = _grouped(original, self, value, *args, **kwargs)
+            keep_of_density(self, value, density)
+            return density
         local.is_inside = True
         try:
             density = original(self, value, *args, **kwargs)
         finally:
             local.is_inside = False
-        if isinstance(value, Tensor) and isinstance(density, Tensor):
+        is_seen = isinstance(density, Tensor) and not is_within_transform(density)
+        if isinstance(value, Tensor) and isinstance(density, Tensor) and is_seen:
             if provenance(value) is None:
                 where = place()
                 name = argument_name() or where.variable or type(self).__name__.lower()
                 observe(self, value, density, where, name)
             elif isinstance(density, ProvenanceTensor):
                 _mark_own(self, value, density)
+        keep_of_density(self, value, density)
         return density
 
     return scored
+
+
+def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(fn, Independent):
+        return original(fn, *args, **kwargs)
+    local.grouped += fn.reinterpreted_batch_ndims
+    try:
+        return original(fn, *args, **kwargs)
+    finally:
+        local.grouped -= fn.reinterpreted_batch_ndims
+
+
+def _valued(original: _Method) -> _Method:
+    """Return a function of a value that is no draw: cdf, icdf."""
+
+    @functools.wraps(original)
+    def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, value, *args, **kwargs)
+        if local.traces and not self.event_shape:
+            keep_of_density(self, value, result)
+        return result
+
+    return computed
+
+
+def _described(original: _Method) -> _Method:
+    """Return a function of the parameters alone: entropy, mean."""
+
+    @functools.wraps(original)
+    def computed(self: Distribution) -> Any:
+        result = original(self)
+        if local.traces:
+            keep_of_draw(self, result)
+        return result
+
+    return computed
 
 
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
@@ -74,6 +134,40 @@ _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "rsample": lambda original: _drawing(original, True),
     "log_prob": _scoring,
 }
+# What torch computes by ops that know less than what a batch means; the rest, ops follow.
+_BY_MEANING: dict[type[Any], str] = {
+    Beta: "mode",
+    Dirichlet: "mode",
+    Gamma: "cdf",
+    LowRankMultivariateNormal: "entropy",
+    MultivariateNormal: "entropy",
+    StudentT: "variance",
+    TransformedDistribution: "cdf icdf",
+    Wishart: "entropy variance",
+}
+
+
+def _dispatching(original: _Method) -> _Method:
+    """Return what finds the function for the divergence of two classes."""
+
+    @functools.wraps(original)
+    def dispatch(p: type[Any], q: type[Any]) -> Any:
+        found = original(p, q)
+        is_of_torch = getattr(found, "__module__", None) == kl.__name__
+        return _cached(_diverging, found) if is_of_torch else found
+
+    return dispatch
+
+
+def _diverging(original: _Method) -> _Method:
+    @functools.wraps(original)
+    def diverging(p: Distribution, q: Distribution) -> Any:
+        result = original(p, q)
+        if local.traces:
+            keep_of_pair(p, q, result)
+        return result
+
+    return diverging
 
 
 def _classes(root: type[Any] = Distribution) -> Iterator[type[Any]]:
@@ -89,14 +183,33 @@ class _Distributions(Replacing):
         """Replace the methods of all classes there are, and of those to come."""
         for kind in set(_classes()):
             self._replace_methods(kind)
+        for kind, names in _BY_MEANING.items():
+            for name in names.split():
+                self._replace_computed(kind, name)
         hook: Any = classmethod(self._defined)
         self.replace(Distribution, "__init_subclass__", hook)
+        # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
+        self.replace(kl, "_dispatch_kl", _cached(_dispatching, kl._dispatch_kl))
+        kl._KL_MEMOIZE.clear()
 
     def _replace_methods(self, kind: type) -> None:
         for name, replacement in _REPLACED.items():
             original = vars(kind).get(name)
             if callable(original):
                 self.replace(kind, name, _cached(replacement, original))
+
+    def _replace_computed(self, kind: type[Any], name: str) -> None:
+        original = vars(kind)[name]
+        if isinstance(original, property):
+            assert original.fget is not None
+            self.replace(kind, name, property(_cached(_described, original.fget)))
+        else:
+            replacement = _valued if name in ("cdf", "icdf") else _described
+            self.replace(kind, name, _cached(replacement, original))
+
+    def end(self) -> None:
+        """Forget the functions for divergences that were found meanwhile."""
+        kl._KL_MEMOIZE.clear()
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""

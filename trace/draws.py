@@ -6,7 +6,7 @@ function) it is seen, and no other op pays. A draw whose parameters have neither
 provenance is noise, of which there is nothing to learn: dropout masks, coin flips.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -121,11 +121,23 @@ _CAUGHT: dict[Any, Callable[..., _Draw]] = {
 }
 
 
-def _innermost(tensor: Tensor) -> Tensor:
-    """Return the tensor that the transforms of `torch.func` have wrapped."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+is_within_transform: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+"""Returns whether a tensor is one that a transform of `torch.func` has wrapped."""
+
+
+def is_noise(parameters: Iterable[Tensor]) -> bool:
+    """Return whether a draw with these parameters has nothing to learn from."""
+    layers = [layer for tensor in parameters for layer in _layers(tensor)]
+    is_constant = not any(t.requires_grad or provenance(t) is not None for t in layers)
+    return is_constant and not is_without_graph()
+
+
+def _layers(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor and those that the transforms of `torch.func` have wrapped in it."""
+    yield tensor
+    while is_within_transform(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
+        yield tensor
 
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
@@ -135,11 +147,9 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             if local.is_inside or not local.traces:
                 return value
             given = [item for item in args if isinstance(item, Tensor)]
-            tensors = [_innermost(item) for item in given]
-            is_noise = not any(t.requires_grad or provenance(t) is not None for t in tensors)
-            if is_noise and not is_without_graph():
+            if is_noise(given):
                 return value
-            if any(inner is not outer for inner, outer in zip(tensors, given, strict=True)):
+            if any(is_within_transform(item) for item in (*given, value)):
                 raise TransformedDrawError(op.name(), place())
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing

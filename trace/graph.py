@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import Alignment, Shape
+from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.naming import Location
-from ancestral.trace.node import Node
+from ancestral.trace.node import Node, place_in
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Vertex:
 
 @dataclass(frozen=True)
 class Edge:
-    """A direct dependency: `alignment` says which dimension of the parent each one indexes."""
+    """A direct dependency: `alignment` says which elements depend on which of the parent's.
+
+    Of two edges between the same vertices, no pair of elements is in both.
+    """
 
     parent: str
     child: str
@@ -62,10 +67,14 @@ def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None
 
 @dataclass(frozen=True)
 class Graph:
-    """The vertices of a trace in the order they were made, and the direct edges between them."""
+    """The vertices of a trace in the order they were made, and the direct edges between them.
+
+    `plates` are the independent repetitions among them, declared or found.
+    """
 
     vertices: tuple[Vertex, ...] = ()
     edges: tuple[Edge, ...] = ()
+    plates: tuple[Extent, ...] = ()
 
     def parents(self, name: str) -> frozenset[str]:
         """Return the names of the direct parents of a vertex."""
@@ -106,14 +115,11 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
     """Return the direct edges that a provenance stands for."""
     if found is None:
         return ()
-    edges = {
-        source: Edge(source.name, child, (LOST,) * len(found.shape)) for source in found.sources
-    }
-    for alignment, bits in found.entries:
-        for source in found.universe.members(bits):
-            if source in edges:  # not a decision or a kink, which is nobody's draw
-                edges[source] = Edge(source.name, child, alignment)
-    return tuple(edges.values())
+    return tuple(
+        Edge(source.name, child, alignment)
+        for source, claims in found.claims().items()
+        for alignment in claims
+    )
 
 
 def vertex_of(node: Node) -> Vertex:
@@ -137,11 +143,21 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
     names = {node.name for node in nodes}
     vertices = [vertex_of(node) for node in nodes]
     found = [edge for node in nodes for edge in edges_into(node.name, node.inflow)]
+    sites = [site_of(node) for node in nodes]
     taken = set(names)
     for vertex, provenance in costs:
         spellings = (f"{vertex.name}_{i}" if i else vertex.name for i in itertools.count())
         name = next(spelling for spelling in spellings if spelling not in taken)
         taken.add(name)
         vertices.append(replace(vertex, name=name))
+        sites.append(Site(name, vertex.shape, is_cost=True))
         found.extend(edges_into(name, provenance))
-    return Graph(tuple(vertices), tuple(edge for edge in found if edge.parent in names))
+    edges = tuple(edge for edge in found if edge.parent in names)
+    links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
+    return Graph(tuple(vertices), edges, extents(sites, links))
+
+
+def site_of(node: Node) -> Site:
+    """Return what there is to know of a node for the plates it is in."""
+    declared = tuple((plate, place_in(node, plate)) for plate in node.cond_indep_stack)
+    return Site(node.name, node.shape, node.type == "cost", declared)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ancestral.provenance.algebra import Provenance, Shape, Source
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import raw
 from ancestral.trace.naming import Location
+from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
 
 
@@ -76,12 +78,14 @@ class Node:
     is_observed: bool = False
     is_reparameterized: bool = False
     is_learned: bool = False  # whether a parameter of fn has a gradient to learn
-    scale: float | Tensor = 1.0
+    scale: float | Tensor = 1.0  # how often it counts among the costs of a subsample
     mask: Tensor | None = None
-    cond_indep_stack: tuple[str, ...] = ()
+    cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
+    grouped: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
     gate: Gate = field(default_factory=Gate)
+    control: Provenance | None = None  # that Python came here, where it may not have
 
     @property
     def parents(self) -> frozenset[str]:
@@ -137,3 +141,8 @@ def factorized(fn: Distribution) -> Distribution:
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
+
+
+def place_in(node: Node, plate: Plate) -> int | None:
+    """Return the dimension of a node's shape that a plate around it is, None for one in turn."""
+    return None if plate.dim is None else len(node.shape) - node.grouped + plate.dim

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance import readings
+from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.inference import tracked
@@ -64,6 +64,7 @@ def call(
     found = list(tracked(given))
     if not found:
         return decided(original(*args, **kwargs), given)
+    watching.check(None if is_program else original, given, {})
     versions = [_version(tensor) for tensor in given]
     depth = len(local.around)
     local.around.extend(found)

@@ -1,15 +1,27 @@
 """The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    Distribution,
+    IndependentTransform,
+    PowerTransform,
+    Transform,
+    TransformedDistribution,
+)
+from torch.distributions.transforms import _InverseTransform
 
-from ancestral.provenance.algebra import LOST, Provenance, Shape
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.alignment import LOST, Shape
+from ancestral.provenance.inference import tracked
+from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.node import factorized
 
@@ -40,7 +52,11 @@ def parameters(fn: Distribution) -> list[Held]:
     A class of torch declares its parameters and depends on nothing else. Of a user's class, every
     tensor counts that can be reached from it: attributes, containers, modules, closures.
     """
-    fn = factorized(fn)
+    return over_batch(factorized(fn))
+
+
+def over_batch(fn: Distribution) -> list[Held]:
+    """Return the same over the whole batch, of which `Independent` makes events."""
     return list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 
@@ -56,11 +72,33 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
         and isinstance(item, Tensor)
     ]
     yield from declared
-    if not declared or not _is_torchs_own(fn):
-        known = {id(held.tensor) for held in declared}
-        for item in vars(fn).values():
-            if id(item) not in known:
-                yield from _of_object(item, batch, seen)
+    if declared and _is_torchs_own(fn):
+        return
+    known = {id(held.tensor) for held in declared}
+    for name, item in vars(fn).items():
+        if name == "transforms" and isinstance(fn, TransformedDistribution) and is_nested_batch:
+            yield from _of_transforms(item, len(fn.event_shape) + further, batch, seen)
+        elif id(item) not in known:
+            yield from _of_object(item, batch, seen)
+
+
+def _of_transforms(
+    parts: Sequence[Any], event: int, batch: torch.Size, seen: set[int]
+) -> Iterator[Held]:
+    """Yield the tensors of transforms whose last gives values with `event` event dimensions."""
+    for part in reversed(parts):
+        step = part
+        while type(step) in (IndependentTransform, _InverseTransform):
+            step = step.base_transform if type(step) is IndependentTransform else step.inv
+        if type(step) is ComposeTransform and step is part:
+            yield from _of_transforms(step.parts, event, batch, seen)
+        elif type(step) in (AffineTransform, PowerTransform):  # element by element
+            for item in vars(step).values():
+                if isinstance(item, Tensor):
+                    yield Held(item, event)
+        else:
+            yield from _of_object(part, batch, seen)
+        event -= part.codomain.event_dim - part.domain.event_dim
 
 
 def reachable(value: Any) -> Iterator[Tensor]:
@@ -122,11 +160,41 @@ def _is_torchs_own(fn: Distribution) -> bool:
     return type(fn).__module__.startswith("torch.distributions.")
 
 
+def is_of_torch(value: Any, seen: frozenset[int] = frozenset()) -> bool:
+    """Return whether a distribution, and all that it is composed of, is a class of torch.
+
+    Only of those is it known that no element of a batch depends on another.
+    """
+    if isinstance(value, (list, tuple)):
+        return all(is_of_torch(item, seen) for item in value)
+    if not isinstance(value, (Distribution, Transform)) or id(value) in seen:
+        return True
+    inner = seen | {id(value)}
+    return type(value).__module__.startswith("torch.distributions.") and all(
+        is_of_torch(item, inner) for item in vars(value).values()
+    )
+
+
 def _constraints(fn: Distribution) -> dict[str, Any]:
+    kind: Any = type(fn)
+    known = _constraints_of_torch(kind) if _is_torchs_own(fn) else {}
+    if known and isinstance(vars(kind).get("arg_constraints"), dict):
+        return known
     try:
-        return fn.arg_constraints
+        return known | fn.arg_constraints
     except NotImplementedError:  # a user's class that declares none
-        return {}
+        return known
+
+
+@functools.cache
+def _constraints_of_torch(kind: Any) -> dict[str, Any]:
+    """Return the constraints that a class and its bases declare: Chi2 holds those of a Gamma."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        declared = vars(base).get("arg_constraints")
+        if isinstance(declared, dict):
+            found |= declared
+    return found
 
 
 def inflow(
@@ -140,21 +208,23 @@ def inflow(
     found: Provenance | None = None
     for tensor, event in held:
         ours = provenance(tensor)
-        if ours is not None:
-            moved = _over(ours, shape, event)
+        moved = None if ours is None else _over(ours, shape, event)
+        if moved is not None:
             found = moved if found is None else found.union(moved)
+    if found is not None:
+        note(type(fn).__name__, found, tracked([tensor for tensor, _ in held]))
     if drawn is None:
         return found
     is_explained = (
-        found is not None and drawn.universe is found.universe and not drawn.bits & ~found.bits
+        found is not None and drawn.universe is found.universe and drawn.members <= found.members
     )
-    if is_explained and _is_torchs_own(fn):
+    if is_explained and is_of_torch(fn):
         return found
     seen = drawn.remap(shape, tuple(range(len(shape))))
-    return seen if found is None else found.union(seen)
+    return seen if found is None or seen is None else found.union(seen)
 
 
-def _over(ours: Provenance, shape: Shape, event: int) -> Provenance:
+def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
     batch = len(ours.shape) - event
     if event == UNKNOWN or batch < 0 or batch > len(shape):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.algebra import Provenance, Shape, Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.control import (
     SETTINGS,
     Escape,
@@ -39,11 +40,14 @@ from ancestral.provenance.tensor import (
 )
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
+from ancestral.trace.claims import Ledger
 from ancestral.trace.graph import Graph, Vertex, graph_of
+from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node, factorized
 from ancestral.trace.parameters import Held, inflow, parameters
+from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.stack import local
 
 
@@ -78,6 +82,14 @@ def install_backward(function: Callable[..., None]) -> None:
     _backward[:] = [function]
 
 
+_explain: list[Callable[..., Any]] = []
+
+
+def install_explain(function: Callable[..., Any]) -> None:
+    """Say what `Trace.explain` does; the estimators do, which this layer does not know."""
+    _explain[:] = [function]
+
+
 class Trace(Mapping[str, Node]):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
@@ -86,6 +98,8 @@ class Trace(Mapping[str, Node]):
         self._nodes: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
+        self.ledger = Ledger()
+        self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
@@ -120,16 +134,36 @@ class Trace(Mapping[str, Node]):
         """Who depends on whom, directly; the costs of a loss too, once its gradient was asked."""
         return graph_of(tuple(self._nodes.values()), self._costs)
 
+    @property
+    def plates(self) -> tuple[Extent, ...]:
+        """The plates, declared or found, with the dimensions of sites and costs in each."""
+        return self.graph.plates
+
     def log_prob_sum(self, site_filter: Callable[[Node], bool] = lambda _: True) -> Tensor:
-        """Return the sum of the log-probabilities of the sites that the filter lets through."""
-        return sum(
-            (n.log_prob.sum() for n in self.values() if n.type == "sample" and site_filter(n)),
-            torch.zeros(()),
-        )
+        """Return the sum of the log-probabilities of the sites that the filter lets through.
+
+        Those within a subsampled plate count as often as `Node.scale` says.
+        """
+        sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
+        return sum((n.log_prob.sum() * n.scale for n in sites), torch.zeros(()))
 
     def backward(self, **options: Any) -> None:
-        """Accumulate the gradient of the expected sum of the costs declared with `an.cost`."""
+        """Accumulate the gradient of the expected sum of the costs declared with `an.cost`.
+
+        Those within a subsampled plate count as often as `Node.scale` says.
+        """
         _backward[0](self, **options)
+
+    def explain(self, loss: Tensor | None = None) -> Any:
+        """Explain for every site which dimensions of its credit stay apart, and what mixed others.
+
+        The text of the result is a table, the most expensive dimensions first, each with the ops
+        and lines that mixed it; see `ancestral.explain`.
+
+        Args:
+            loss: the loss. Without it, that of the last gradient, else the declared costs.
+        """
+        return _explain[0](self, loss)
 
     def copy(self) -> "Trace":
         """Return a trace with the same nodes, which later recording leaves as it is."""
@@ -319,7 +353,7 @@ def draw(
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
-        outermost.universe.differentiable |= outermost.universe.bit(source)
+        outermost.universe.differentiable.add(source)
     node = Node(
         name=name,
         type="sample",
@@ -333,11 +367,13 @@ def draw(
         module_path=module_path(where.modules),
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
+        scale=scale_of(open_plates()),
+        cond_indep_stack=open_plates(),
+        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
         gate=gate,
     )
-    for trace in local.traces:
-        trace.add(node)
+    _admit(node)
     attach(shown, outermost.universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
     if local.audit is not None:
@@ -364,9 +400,11 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         module_path=module_path(where.modules),
         is_observed=True,
         is_learned=any(tensor.requires_grad for tensor, _ in held),
+        scale=scale_of(open_plates()),
+        cond_indep_stack=open_plates(),
+        grouped=local.grouped,
     )
-    for trace in local.traces:
-        trace.add(node)
+    _admit(node)
     if local.audit is not None:
         local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
@@ -400,11 +438,20 @@ def declare(name: str, value: Tensor) -> None:
         source=Source(name, shape, outermost.universe),
         inflow=_controlled(found, shape),
         location=place().location,
+        scale=scale_of(open_plates()),
+        cond_indep_stack=open_plates(),
+        control=_controlled(None, shape),
     )
-    for trace in local.traces:
-        trace.add(node)
+    _admit(node)
     if local.audit is not None:
         local.audit.declared(node)
+
+
+def _admit(node: Node) -> None:
+    """Take a node into the open recordings, unless a plate around it claims what does not hold."""
+    local.traces[0].ledger.admit(node)
+    for trace in local.traces:
+        trace.add(node)
 
 
 def _independent(fn: Distribution, size: Shape) -> Shape:

@@ -10,13 +10,14 @@ import functools
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.autograd.graph
 import torch.utils.checkpoint
 from torch import Tensor
 
-from ancestral.provenance.algebra import LOST
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import attach, provenance, raw
 from ancestral.trace.interceptors import Replacing, interceptors
@@ -148,9 +149,20 @@ def _of_everything(saved: Tensor) -> Tensor:
     universe = local.traces[0].universe
     if type(saved) not in (Tensor, torch.nn.Parameter) or not universe.sources:
         return saved
-    shape = tuple(saved.shape)
-    everything = universe.intern(shape, {(LOST,) * len(shape): (1 << len(universe.sources)) - 1})
-    return attach(raw(Tensor.detach, saved), everything)
+    return attach(raw(Tensor.detach, saved), _everything(universe).lost(tuple(saved.shape)))
+
+
+_so_far: WeakKeyDictionary[Universe, tuple[int, Provenance]] = WeakKeyDictionary()
+
+
+def _everything(universe: Universe) -> Provenance:
+    """Return what may depend on all the sources of a universe, of shape []."""
+    count, known = _so_far.get(universe, (0, None))
+    if known is None or count < len(universe.sources):
+        newer = list(universe.sources)[count:]
+        known = universe.depending([*newer, *(known.members if known else ())], ())
+        _so_far[universe] = (len(universe.sources), known)
+    return known
 
 
 class _Saved(Replacing):

@@ -24,6 +24,7 @@ class _Local(threading.local):
         # What reached the functions that run out of sight, for the draws within them.
         self.around: list[Provenance] = []
         self.audit: Auditor | None = None  # follows everything a second time
+        self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property

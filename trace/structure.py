@@ -1,20 +1,19 @@
 """Structure: what depends on what in a recording, as plain immutable data that holds no tensor.
 
-Sites are numbered in program order, so that parents come before children; sets of terms are bit
-sets of Python integers. Reachability is answered here, with composed alignments: if dimension
-``i`` of a cost indexes dimension ``d`` of a site, and that one dimension ``e`` of an ancestor,
-then ``i`` indexes ``e``; where several paths lead from a site to a cost, only what all of them
-claim is kept.
+Sites are numbered in program order, so that parents come before children. Reachability is answered
+on it by `ancestral.trace.reachability`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape, indices, merge
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.alignment import Alignment, Shape, nothing_kept
 
-Entries = tuple[tuple[Alignment, int], ...]
-Closure = dict[Alignment, int]
+Entries = tuple[tuple[Alignment, frozenset[int]], ...]
+"""Numbers of sites, by the alignment with them. One that stands under several is related by each,
+and they share no pair of elements."""
 
 
 @dataclass(frozen=True)
@@ -47,50 +46,33 @@ class Structure:
         """For each site, its direct children, and their alignment with it."""
         found: list[list[tuple[int, Alignment]]] = [[] for _ in self.sites]
         for child, site in enumerate(self.sites):
-            for alignment, bits in site.inflow:
-                for parent in indices(bits):
+            for alignment, parents in site.inflow:
+                for parent in parents:
                     found[parent].append((child, alignment))
         return tuple(tuple(children) for children in found)
 
     @cached_property
-    def downstream(self) -> tuple[Closure, ...]:
-        """For each site, the set of terms that it reaches, by alignment.
-
-        An alignment maps the dimensions of the term to those of the site.
-        """
-        direct: list[Closure] = [{} for _ in self.sites]
-        for number, term in enumerate(self.terms):
-            for alignment, bits in term.entries:
-                for site in indices(bits):
-                    direct[site][alignment] = direct[site].get(alignment, 0) | 1 << number
+    def reaches(self) -> tuple[bool, ...]:
+        """For each site, whether it reaches any term."""
+        found = [False] * len(self.sites)
+        for term in self.terms:
+            for _, sites in term.entries:
+                for site in sites:
+                    found[site] = True
         for site in reversed(range(len(self.sites))):
-            reached = direct[site]
-            for child, edge in self.children[site]:
-                for alignment, terms in direct[child].items():
-                    merge(reached, compose(alignment, edge), terms)
-        return tuple({a: terms for a, terms in closure.items() if terms} for closure in direct)
+            found[site] = found[site] or any(found[child] for child, _ in self.children[site])
+        return tuple(found)
 
 
-@lru_cache(maxsize=65536)
-def compose(outer: Alignment, inner: Alignment) -> Alignment:
-    """Return the alignment of a tensor with a grandparent, from those of the two steps.
-
-    >>> compose((0, LOST), (1, 0))
-    (1, -1)
-    """
-    return tuple(LOST if d == LOST else inner[d] for d in outer)
-
-
-def restricted(found: Provenance | None, numbers: dict[int, int]) -> Entries:
+def restricted(found: Provenance | None, numbers: dict[Source, int]) -> Entries:
     """Return the entries of a provenance with its sources numbered as sites; others left out."""
     if found is None:
         return ()
-    entries: dict[Alignment, int] = {}
-    for alignment, bits in found.entries:
-        for index in indices(bits):
-            if index in numbers:
-                entries[alignment] = entries.get(alignment, 0) | 1 << numbers[index]
-    return tuple(entries.items())
+    numbered = (
+        (alignment, frozenset(numbers[source] for source in members if source in numbers))
+        for alignment, members in found.entries
+    )
+    return tuple((alignment, sites) for alignment, sites in numbered if sites)
 
 
 def flattened(structure: Structure) -> Structure:
@@ -104,8 +86,6 @@ def flattened(structure: Structure) -> Structure:
     )
 
 
-def _lost(entries: Sequence[tuple[Alignment, int]], rank: int) -> Entries:
-    bits = 0
-    for _, members in entries:
-        bits |= members
-    return (((LOST,) * rank, bits),) if bits else ()
+def _lost(entries: Sequence[tuple[Alignment, frozenset[int]]], rank: int) -> Entries:
+    found = frozenset[int]().union(*(members for _, members in entries))
+    return ((nothing_kept(rank), found),) if found else ()

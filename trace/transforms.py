@@ -1,15 +1,15 @@
 """What torch runs out of sight: scripted functions, factories, transforms, compilation.
 
 None of these hands its calls to `__torch_function__`, so while a recording is open they are met at
-their doors. A scripted function and a factory are followed as one op that keeps every source. A
-transform of `torch.func` is refused where a tracked tensor would enter it, since what it computes
-cannot be followed. A compiled function runs eagerly.
+their doors. A scripted function and a factory are followed as one op that keeps every source, and
+`vmap` as one that keeps alignments. Another transform of `torch.func` is refused where a tracked
+tensor would enter it, since what it computes cannot be followed. A compiled function runs eagerly.
 """
 
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -25,6 +25,7 @@ from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.rules import argument
+from ancestral.trace import mapping
 from ancestral.trace.draws import KEY
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location, place
@@ -64,12 +65,27 @@ def _refusing(original: _Function, door: str) -> _Function:
         if not local.traces:
             return original(*args, **kwargs)
         refuse = _refuser(door)
-        refuse(tracked(args, kwargs))
+        refuse(original, args, kwargs)
         with watching.guard(refuse):
             result = original(*args, **kwargs)
         return decided(result, list(tensors_within(args, kwargs)))
 
     return refused
+
+
+@functools.cache  # every recording stands at the same doors
+def _mapping(original: _Function) -> _Function:
+    """Return `vmap_impl`, which is followed."""
+
+    @functools.wraps(original)
+    def mapped(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(*args, **kwargs)
+        watching.check(original, args, kwargs)
+        result = mapping.run(original, _refuser("vmap"), *args, **kwargs)
+        return decided(result, list(tensors_within(args, kwargs)))
+
+    return mapped
 
 
 class _Local(threading.local):
@@ -82,14 +98,14 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def _refuser(door: str) -> Callable[[Iterator[Provenance]], None]:
+def _refuser(door: str) -> Callable[[Any, Any, Any], None]:
     # What all depends on since an escape, what comes out of the transform will depend on too.
     if not watching.is_guarded():
         _local.decision = decision_of_now()
     decision = _local.decision
 
-    def refuse(found: Iterator[Provenance]) -> None:
-        refused = [each for each in found if not _is_covered(each, decision)]
+    def refuse(func: Any, args: Any, kwargs: Any) -> None:
+        refused = [each for each in tracked(args, kwargs) if not _is_covered(each, decision)]
         names = frozenset(source.name for each in refused for source in each.sources)
         if names:
             raise TransformError(_name_of(door), names, place().location)
@@ -101,7 +117,7 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
     return (
         decision is not None
         and found.universe is decision.universe
-        and not found.bits & ~decision.bits
+        and found.members <= decision.members
     )
 
 
@@ -174,7 +190,6 @@ class _Functionalizing:
 
 
 _TRANSFORMS = {
-    "vmap": (torch._functorch.apis, "vmap_impl"),
     "grad": (torch._functorch.eager_transforms, "grad_and_value_impl"),
     "vjp": (torch._functorch.eager_transforms, "_vjp_with_argnums"),
     "jvp": (torch._functorch.eager_transforms, "_jvp_with_argnums"),
@@ -237,6 +252,8 @@ class _OutOfSight(Replacing):
             self.replace(torch, name, _factory(getattr(torch, name), _SIZES.get(name, _nothing)))
         for name in ("new_tensor", "new_full", "new", "set_"):
             self.replace(Tensor, name, _factory(getattr(Tensor, name), _SIZES.get(name, _nothing)))
+        apis = torch._functorch.apis
+        self.replace(apis, "vmap_impl", _mapping(vars(apis)["vmap_impl"]))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
         eager = torch._functorch.eager_transforms

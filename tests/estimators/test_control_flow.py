@@ -10,7 +10,7 @@ from programs.estimates import higher_derivatives, library
 from torch import Tensor
 
 from ancestral.estimators.credit import Estimator, by_element, by_site, total_cost
-from ancestral.estimators.problem import LossError
+from ancestral.estimators.nested import LossError
 from oracles import (
     Path,
     Program,

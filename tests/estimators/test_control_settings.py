@@ -11,7 +11,7 @@ from programs.control.rollouts import BY_HAND
 from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators.problem import LossError
+from ancestral.estimators.nested import LossError
 from ancestral.estimators.surrogate import backward
 from ancestral.provenance.control import control_scope
 from ancestral.trace.primitives import cost

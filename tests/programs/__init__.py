@@ -1,12 +1,23 @@
 """Programs to test estimators with; importing this package registers every example."""
 
-from programs import batches, bounds, distributions, graphs, pathwise, reductions, sites, time
+from programs import (
+    batches,
+    bounds,
+    distributions,
+    graphs,
+    layers,
+    pathwise,
+    reductions,
+    sites,
+    time,
+)
 
 __all__ = [
     "batches",
     "bounds",
     "distributions",
     "graphs",
+    "layers",
     "pathwise",
     "reductions",
     "sites",

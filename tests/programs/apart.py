@@ -71,6 +71,10 @@ APART: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Which features an op reads, where it does not read all.
+READ = {"slice": const(1.0, 0.0), "split": const(0.0, 1.0)}
+
+
 def apart(name: str, weight: Tensor) -> Tensor:
     """Draw a batch, apply an op to it, and average a cost that mixes the features only."""
     z = Bernoulli(logits=INPUTS @ weight).sample()
@@ -82,4 +86,4 @@ def apart_by_hand(name: str, weight: Tensor) -> Tensor:
     q = Bernoulli(logits=INPUTS @ weight)
     z = q.sample()
     row = (APART[name](z).reshape(2, -1).sum(1) - 0.3) ** 2 / 2
-    return weigh(q.log_prob(z), row[:, None])
+    return weigh(q.log_prob(z), row[:, None] * READ.get(name, 1.0))

@@ -98,8 +98,8 @@ def _(root: Tensor, branch: Tensor) -> Tensor:
     c_b = (b - 0.1) ** 2
     return (
         weigh(q_a.log_prob(a), a + c_b + ends.sum())
-        + weigh(q_b.log_prob(b), c_b + ends.sum())
-        + weigh(q_c.log_prob(c), ends.sum())
+        + weigh(q_b.log_prob(b), c_b + ends[:2].sum())
+        + weigh(q_c.log_prob(c), ends[2])
         + weigh(q_leaves.log_prob(leaves), ends)
     )
 

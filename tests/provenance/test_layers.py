@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from layer_batches import BATCH_SECOND, IN_TRAINING, LOST_BATCHES, cases
 from torch import Tensor, nn
 
+from ancestral.provenance.alignment import factors_of
+from ancestral.provenance.tensor import provenance
 from layers import LAYERS, REASONS, Case, labels, numbers
-from perturbation import check, gradients
+from perturbation import check, gradients, leaves
 
 CASES = [(name, number) for name, cases in LAYERS.items() for number in range(len(cases))]
 MODES = ["training", "evaluation", "evaluation without gradients"]
@@ -19,6 +22,23 @@ def namespace() -> Iterator[str]:
     for name, value in vars(nn).items():
         if isinstance(value, type) and issubclass(value, nn.Module):
             yield name
+
+
+LOST, LOST_IN_TRAINING = cases(LOST_BATCHES), cases(IN_TRAINING)
+
+
+def keeps_batch(result: Any, batch: int) -> bool:
+    """Return whether the first tracked result of a layer indexes this dimension of its input."""
+    found = next(p for _, leaf in leaves(result) if (p := provenance(leaf)) is not None)
+    claims = [c for s, claims in found.claims().items() if s.name == "x" for c in claims]
+    return all(
+        any(d == batch for dim in claim.dims for d, _ in factors_of(dim, 0)) for claim in claims
+    )
+
+
+def test_every_layer_that_loses_the_batch_has_a_case() -> None:
+    assert {*LOST, *LOST_IN_TRAINING, *BATCH_SECOND} <= set(CASES)
+    assert LOST.keys().isdisjoint(LOST_IN_TRAINING)
 
 
 def test_every_layer_is_in_the_table_or_has_a_reason() -> None:
@@ -53,6 +73,8 @@ def test_a_layer_follows_its_input(name: str, number: int, mode: str) -> None:
     x = data(made)
     # The fused kernel of attention, for evaluation, takes no tracked tensor: rounding differs.
     tolerance = 1e-5 if mode == MODES[2] and ("Attention" in name or "Transformer" in name) else 0.0
-    check(called(made, mode), x, escapes=made.escapes, elements=2, tolerance=tolerance)
+    result = check(called(made, mode), x, escapes=made.escapes, elements=2, tolerance=tolerance)
+    lost = {**LOST, **(LOST_IN_TRAINING if mode == MODES[0] else {})}
+    assert keeps_batch(result, int((name, number) in BATCH_SECOND)) == ((name, number) not in lost)
     if x.is_floating_point() and mode != MODES[2]:
         gradients(called(made, mode), x)

@@ -6,7 +6,7 @@ that what is remembered of one call meets the next of its kind.
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance import readings, watching
-from ancestral.provenance.algebra import LOST, Alignment, Provenance, Shape, Source, Universe
+from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.provenance.alignment import Alignment, Shape, keeps
 from ancestral.provenance.control import SETTINGS, Decisions
 from ancestral.provenance.tensor import ProvenanceTensor, alias, attach, provenance, untrack
+from perturbation import reachable
 from sweep.calls import Call, Outcome, copied
 from sweep.elements import (
     changed,
@@ -104,28 +106,25 @@ class Sources:
         self.universe.decisions = Decisions(SETTINGS["ignore"])
 
     @property
-    def escaped(self) -> int:
-        """Return the bits of the sources that escaped."""
-        bits = 0
-        for noted in self.universe.decisions.noted:
-            bits |= noted.bits
-        return bits
+    def escaped(self) -> set[Source]:
+        """Return the sources that escaped."""
+        return {source for noted in self.universe.decisions.noted for source in noted.sources}
 
-    def carried_by(self, tensor: Tensor, given: dict[str, int]) -> Provenance | None:
+    def carried_by(self, tensor: Tensor, given: dict[str, Source]) -> Provenance | None:
         """Return what a tensor carries; what a draw depends on, the parents of its site carry.
 
-        `given` are the bits of the sources that were tracked, by name.
+        `given` are the sources that were tracked, by name.
         """
         site = getattr(tensor, "_site", None)
         if site is None:
             return provenance(tensor)
         shape = tuple(untrack(tensor).shape)
-        bits = sum(bit for name, bit in given.items() if name in site.parents)
-        return self.universe.intern(shape, {(LOST,) * len(shape): bits})
+        parents = [source for name, source in given.items() if name in site.parents]
+        return self.universe.depending(parents, shape) if parents else None
 
-    def bit(self, index: int, tensor: Tensor) -> int:
-        """Return the bit of the source of a position."""
-        return self.universe.bit(self[index, tuple(tensor.shape)])
+    def of(self, index: int, tensor: Tensor) -> Source:
+        """Return the source of a position."""
+        return self[index, tuple(tensor.shape)]
 
 
 @contextmanager
@@ -215,7 +214,7 @@ class Check:
         """Track all tensors together, and each one alone."""
         count = len(self.tensors)
         ways = [tuple(range(count)), *((n,) for n in range(count) if count > 1)]
-        claims: set[tuple[int, int, Alignment]] = set()
+        claims: set[tuple[int, int, tuple[Alignment, ...]]] = set()
         missing: dict[int, set[int]] = {}
         unnoted: set[int] = set()
         for way in ways if count else []:
@@ -223,19 +222,19 @@ class Check:
             if found is None:
                 return
             for index in way:
-                bit = self.sources.bit(index, self.tensors[index])
-                if not self.sources.escaped & bit:
+                source = self.sources.of(index, self.tensors[index])
+                if source not in self.sources.escaped:
                     unnoted.add(index)
                 elif self.call.is_number:
                     continue  # all that is computed from then on depends on it
                 for leaf, carried in enumerate(found):
-                    if carried is None or not carried.bits & bit:
+                    if carried is None or source not in carried.members:
                         missing.setdefault(index, set()).add(leaf)
                     else:
-                        alignment = next(a for a, bits in carried.entries if bits & bit)
+                        found_claims = tuple(a for a, s in carried.entries if source in s)
                         is_sparse = self.tensors[index].layout != torch.strided
-                        if any(d != LOST for d in alignment) and not is_sparse:
-                            claims.add((leaf, index, alignment))
+                        if all(map(keeps, found_claims)) and not is_sparse:
+                            claims.add((leaf, index, found_claims))
             self.findings.follows |= any(found)
         self.findings.aligns |= bool(claims)
         for index in range(count):
@@ -244,7 +243,7 @@ class Check:
             is_unnoted = index in unnoted and self._is_due("structure", index)
             if leaves or is_unnoted:
                 self._check_sources(index, leaves, is_unnoted)
-        for claim in sorted(claims):
+        for claim in sorted(claims, key=repr):
             if self._is_due("alignment", *claim):
                 self._check_alignment(*claim)
 
@@ -265,8 +264,8 @@ class Check:
         if not is_same(self.plain.result, outcome.result):
             self._note("gives other values, or of another type, where it is tracked")
         visible = outcome.visible(self.written)
-        bits = {f"s{n}": self.sources.bit(n, self.tensors[n]) for n in way}
-        found = [self.sources.carried_by(t, bits) for t in visible]
+        given_sources = {f"s{n}": self.sources.of(n, self.tensors[n]) for n in way}
+        found = [self.sources.carried_by(t, given_sources) for t in visible]
         for tensor, carried in zip(visible, found, strict=True):
             if carried is not None and carried.shape != tuple(untrack(tensor).shape):
                 self._note(f"carries the provenance of shape {carried.shape}")
@@ -302,27 +301,25 @@ class Check:
                         self._note(f"result {leaf} loses tensor {index}")
                         return
 
-    def _check_alignment(self, leaf: int, index: int, alignment: Alignment) -> None:
+    def _check_alignment(self, leaf: int, index: int, claims: tuple[Alignment, ...]) -> None:
         """Note an element of a result that changes though none changed that it claims to read."""
         x = self.tensors[index]
         shape = tuple(x.shape)
-        pairs = [(i, d) for i, d in enumerate(alignment) if d != LOST]
-        for d in sorted({d for _, d in pairs}):
-            for n, region in regions(shape, d):
-                if not self._holds(leaf, index, region, [(i, n) for i, e in pairs if e == d]):
-                    self._note(f"result {leaf} claims {alignment} of tensor {index}")
+        for d in range(len(shape)):
+            for _, region in regions(shape, d):
+                if not self._holds(leaf, index, region, claims):
+                    self._note(f"result {leaf} claims {claims} of tensor {index}")
                     return
         singles = 2 if self._is_due("single elements", leaf, index) else 0
-        for place, region in single_elements(shape, singles) if singles else ():
-            if not self._holds(leaf, index, region, [(i, place[d]) for i, d in pairs]):
-                self._note(f"result {leaf} claims {alignment} of tensor {index}, elements")
+        for _, region in single_elements(shape, singles) if singles else ():
+            if not self._holds(leaf, index, region, claims):
+                self._note(f"result {leaf} claims {claims} of tensor {index}, elements")
                 return
 
-    def _holds(
-        self, leaf: int, index: int, region: Tensor, claimed: Sequence[tuple[int, int]]
-    ) -> bool:
+    def _holds(self, leaf: int, index: int, region: Tensor, claims: tuple[Alignment, ...]) -> bool:
         """Return whether a change in a region stays where it is claimed to stay."""
         before = self.before[leaf]
+        claimed = reachable(claims, region, tuple(before.shape))
         for new in perturbations(self.tensors[index], region, self.call.is_finite):
             moved = self._moved(index, new)
             if moved is None:
@@ -331,11 +328,8 @@ class Check:
             if leaf >= len(visible) or visible[leaf].shape != before.shape:
                 continue  # a shape that a value decides: that it was let out is checked above
             where = changed(before, dense(visible[leaf]), rounding(before))
-            for i, n in claimed if where.any() else ():
-                outside = where.clone()
-                outside.select(i, n).fill_(False)
-                if outside.any():
-                    return False
+            if (where & ~claimed).any():
+                return False
         return True
 
     def _note(self, problem: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ancestral.provenance.alignment import Alignment
 from ancestral.tools.dot import LOOKS, dot, prefix, visible
 from ancestral.tools.engines import lay_out
 from ancestral.tools.folding import folded, stem, unfolded
@@ -32,8 +33,8 @@ def chain(length: int) -> Graph:
     names = ["", *(f"_{t}" for t in range(1, length))]
     return Graph(
         tuple(vertex(f"z{n}") for n in names) + tuple(vertex(f"c{n}", "cost", 8) for n in names),
-        tuple(Edge(f"z{n}", f"c{n}", (0, 1)) for n in names)
-        + tuple(Edge(f"z{a}", f"z{b}", (0, -1)) for a, b in pairwise(names)),
+        tuple(Edge(f"z{n}", f"c{n}", Alignment((0, 1))) for n in names)
+        + tuple(Edge(f"z{a}", f"z{b}", Alignment((0, -1))) for a, b in pairwise(names)),
     )
 
 
@@ -44,7 +45,7 @@ def vae() -> Graph:
             vertex("x", "observed", 6, "decoder.head"),
             vertex("kl", "cost", 7),
         ),
-        (Edge("z", "x", (0, -1)), Edge("z", "kl", (-1, -1))),
+        (Edge("z", "x", Alignment((0, -1))), Edge("z", "kl", Alignment((-1, -1)))),
     )
 
 
@@ -123,7 +124,7 @@ def test_an_edge_that_keeps_a_dimension_is_solid_and_one_that_loses_all_is_dashe
 
 def test_a_parent_without_dimensions_has_none_to_lose() -> None:
     z = Vertex("z", "score", "Normal", (), Location("m.py", 1, "f"))
-    graph = Graph((z, vertex("c", "cost")), (Edge("z", "c", (-1, -1)),))
+    graph = Graph((z, vertex("c", "cost")), (Edge("z", "c", Alignment((-1, -1))),))
     assert "dashed" not in dot(graph)
 
 
@@ -150,7 +151,7 @@ def test_every_box_has_its_own_id_class_and_tooltip() -> None:
 
 
 def test_a_source_that_is_no_vertex_is_left_out() -> None:
-    assert "->" not in dot(Graph((vertex("c", "cost"),), (Edge("gone", "c", (0, 1)),)))
+    assert "->" not in dot(Graph((vertex("c", "cost"),), (Edge("gone", "c", Alignment((0, 1))),)))
 
 
 def test_the_repeats_of_a_loop_stand_in_one_line() -> None:
@@ -172,7 +173,11 @@ def test_folding_draws_a_loop_as_one_node_with_an_arrow_to_itself() -> None:
 def test_folding_tells_the_next_step_from_later_ones() -> None:
     three = Graph(
         chain(3).vertices,
-        (Edge("z", "z_1", (0, 1)), Edge("z", "z_2", (0, 1)), Edge("z", "c_1", ())),
+        (
+            Edge("z", "z_1", Alignment((0, 1))),
+            Edge("z", "z_2", Alignment((0, 1))),
+            Edge("z", "c_1", Alignment(())),
+        ),
     )
     assert [arrow.label for arrow in folded(three).arrows] == ["later", "next"]
 
@@ -209,7 +214,7 @@ def test_only_one_line_one_module_one_kind_and_one_stem_make_a_loop(other: Verte
 def test_folding_loses_no_vertex_and_no_edge(names: list[str], data: st.DataObject) -> None:
     pairs = [(a, b) for a in names for b in names]
     chosen = data.draw(st.lists(st.sampled_from(pairs), unique=True) if pairs else st.just([]))
-    graph = Graph(tuple(map(vertex, names)), tuple(Edge(a, b, ()) for a, b in chosen))
+    graph = Graph(tuple(map(vertex, names)), tuple(Edge(a, b, Alignment(())) for a, b in chosen))
     for sketch in (folded(graph), unfolded(graph)):
         members = [member.name for group in sketch.groups for member in group.members]
         edges = [edge for arrow in sketch.arrows for edge in arrow.edges]
@@ -230,7 +235,7 @@ def test_any_name_is_safe_and_shown_as_it_is(names: list[str], word: str) -> Non
         Vertex(name, kind, word, (2,), Location("/nowhere/model.py", 1, word), word)
         for name, kind in zip(names, LOOKS, strict=False)
     )
-    edges = tuple(Edge(names[0], name, (0,)) for name in names[1:])
+    edges = tuple(Edge(names[0], name, Alignment((0,))) for name in names[1:])
     graph = Graph(vertices, edges)
     root = ElementTree.fromstring(picture(graph, "svg"))
     tooltips = {line.split("\n")[0] for line in texts(root, "title")}

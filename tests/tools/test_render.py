@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ancestral.provenance.alignment import Alignment
 from ancestral.tools import engines
 from ancestral.tools.engines import LayoutTimeoutError, NoEngineError
 from ancestral.tools.render import mimebundle, picture, render
@@ -24,7 +25,9 @@ def chain(length: int) -> Graph:
     """Return the graph of a loop in which every draw depends on all before it."""
     names = ["z", *(f"z_{t}" for t in range(1, length))]
     vertices = tuple(Vertex(n, "score", "Bernoulli", (4,), HERE) for n in names)
-    return Graph(vertices, tuple(Edge(a, b, (0,)) for i, b in enumerate(names) for a in names[:i]))
+    return Graph(
+        vertices, tuple(Edge(a, b, Alignment((0,))) for i, b in enumerate(names) for a in names[:i])
+    )
 
 
 def model(name: str = "z") -> Graph:
@@ -34,7 +37,7 @@ def model(name: str = "z") -> Graph:
             Vertex("x", "observed", "Normal", (4,), HERE),
             Vertex("loss", "cost", "", (), HERE),
         ),
-        (Edge(name, "x", (0,)), Edge("x", "loss", ())),
+        (Edge(name, "x", Alignment((0,))), Edge("x", "loss", Alignment(()))),
     )
 
 

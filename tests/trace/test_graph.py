@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal
 
 import ancestral as an
+from ancestral.provenance.alignment import Alignment
 from ancestral.trace.graph import Edge, Graph
 
 
@@ -55,7 +56,7 @@ def test_an_edge_keeps_the_alignment() -> None:
         turned = Bernoulli(a.T * 0.5 + 0.2).sample()
         row = Bernoulli(a.mean(0) * 0.5 + 0.2).sample()
         coin = Bernoulli(a.mean() * 0.5 + 0.2).sample()
-    assert [e.alignment for e in trace.graph.edges] == [(1, 0), (1,), ()]
+    assert [e.alignment.dims for e in trace.graph.edges] == [(1, 0), (1,), ()]
     assert [t.ndim for t in (turned, row, coin)] == [2, 1, 0]
 
 
@@ -66,7 +67,8 @@ def test_a_site_with_two_parents_has_two_edges() -> None:
         b = Bernoulli(p).sample()
         c = Bernoulli(logits=a + b[0]).sample()
     assert trace.graph.parents("c") == {"a", "b"}
-    assert set(trace.graph.edges) == {Edge("a", "c", (0,)), Edge("b", "c", (-1,))}
+    whole, one = Alignment((0,)), Alignment((-1,), there=((0, 0, 1),))
+    assert set(trace.graph.edges) == {Edge("a", "c", whole), Edge("b", "c", one)}
     assert c.shape == (3,)
 
 

@@ -33,6 +33,7 @@ from torch.distributions import (
 )
 
 import ancestral as an
+from ancestral.provenance.alignment import Dims
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.parameters import UNKNOWN, Held, inflow, parameters
 
@@ -211,14 +212,14 @@ def test_a_users_class_that_declares_some_is_searched_for_the_rest() -> None:
     assert {h.event for h in held if h.tensor is not shift} == {0}
 
 
-def over(tensor: Tensor, event: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def over(tensor: Tensor, event: int, shape: tuple[int, ...]) -> Dims:
     """Return the alignment of a draw of this shape with the source of a parameter."""
     fn = Normal(torch.zeros(shape), 1.0)
     found = inflow(fn, [Held(tensor, event)], shape, None)
     assert found is not None
     assert found.shape == shape
     ((alignment, _),) = found.entries
-    return alignment
+    return alignment.dims
 
 
 def test_draws_are_aligned_with_the_batch_of_a_parameter() -> None:

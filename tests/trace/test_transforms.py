@@ -64,12 +64,6 @@ def test_a_factory_of_plain_numbers_stays_plain(z: Tensor) -> None:
     assert an.provenance_of(z) == {"z"}
 
 
-def buffered(z: Tensor) -> object:
-    module = nn.Module()
-    module.register_buffer("kept", z)
-    return torch.func.vmap(lambda x: x * module.kept)(torch.ones(4, 3))
-
-
 def weights(z: Tensor) -> object:
     layer = nn.Linear(3, 1)
     loss = lambda p: torch.func.functional_call(layer, p, (z,)).sum()  # noqa: E731
@@ -78,14 +72,6 @@ def weights(z: Tensor) -> object:
 
 ONES = torch.ones(3)
 TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
-    "vmap": ("vmap", lambda z: torch.func.vmap(lambda x: x * 2)(z)),
-    "torch.vmap": ("vmap", lambda z: torch.vmap(lambda x: x * 2)(z)),
-    "vmap around a draw": ("vmap", lambda z: torch.func.vmap(lambda x: x * z)(torch.ones(4, 3))),
-    "vmap in chunks": (
-        "vmap",
-        lambda z: torch.func.vmap(lambda x: x * z, chunk_size=2)(torch.ones(4, 3)),
-    ),
-    "vmap around a buffer": ("vmap", buffered),
     "grad": ("grad", lambda z: torch.func.grad(lambda x: (x**2).sum())(z)),
     "grad around a draw": ("grad", lambda z: torch.func.grad(lambda x: (x * z).sum())(ONES)),
     "grad of a module": ("grad", weights),

@@ -68,7 +68,8 @@ def function_of(theta: Tensor) -> Callable[[Tensor], Tensor]:
 
 @refused
 def vmap(theta: Tensor) -> Tensor:
-    return torch.vmap(function_of(theta))(theta).sum()
+    z = coin(theta[0])
+    return torch.vmap(lambda x: (x * 1.0).mul_(z + 0.4))(theta).sum()
 
 
 @refused

@@ -1,0 +1,81 @@
+"""Nested losses: dictionaries, lists and tuples of scalars, which count with their sum.
+
+>>> import torch
+>>> float(total_of({"nll": torch.tensor(1.0), "kl": {"a": torch.tensor(2.0)}})[0])
+3.0
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ancestral.provenance.tensor import untrack
+
+Loss = Tensor | Mapping[Any, "Loss"] | list["Loss"] | tuple["Loss", ...]
+"""A loss, or any nesting of losses by name or by number."""
+
+
+class LossError(ValueError):
+    """A loss of which no gradient can be taken."""
+
+
+def total_of(loss: Any, gradient: Any = None) -> tuple[Tensor, Tensor | None]:
+    """Return the sum of nested losses, and what its elements count; a tensor is its own sum.
+
+    Args:
+        loss: tensors in any nesting; scalars, unless `gradient` is given.
+        gradient: what each element counts, in the same nesting.
+
+    Raises:
+        LossError: if a leaf is no tensor or no scalar, if the two nestings differ, or if there is
+            no leaf.
+    """
+    if isinstance(loss, Tensor) or not _is_nested(loss):
+        return loss, gradient
+    total: Tensor | None = None
+    for path, leaf, weight in _leaves("loss", loss, gradient):
+        if not isinstance(leaf, Tensor):
+            raise LossError(f"{path} is a {type(leaf).__name__}; expected a torch.Tensor")
+        part = _weighed(path, leaf, weight)
+        total = part if total is None else total + part
+    if total is None:
+        raise LossError("the loss has no tensor in it; expected one at least")
+    return total, None
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
+
+
+def _leaves(path: str, loss: Any, gradient: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the leaves, each with the path of keys to it and its own weight."""
+    if not _is_nested(loss):
+        yield path, loss, gradient
+        return
+    items = list(loss.items() if isinstance(loss, Mapping) else enumerate(loss))
+    if gradient is not None:
+        _check_nesting(path, loss, gradient)
+    for key, value in items:
+        yield from _leaves(f"{path}[{key!r}]", value, None if gradient is None else gradient[key])
+
+
+def _check_nesting(path: str, loss: Any, gradient: Any) -> None:
+    is_named = isinstance(loss, Mapping)
+    same = _is_nested(gradient) and isinstance(gradient, Mapping) is is_named
+    if not same or (set(loss) != set(gradient) if is_named else len(loss) != len(gradient)):
+        raise LossError(f"gradient does not have the nesting of the loss at {path}")
+
+
+def _weighed(path: str, leaf: Tensor, weight: Tensor | None) -> Tensor:
+    shape = list(untrack(leaf).shape)
+    if weight is not None:
+        if not isinstance(weight, Tensor) or list(weight.shape) != shape:
+            raise LossError(f"the gradient of {path} must be a tensor of its shape, {shape}")
+        return (leaf * weight.detach()).sum()
+    if untrack(leaf).numel() != 1:
+        raise LossError(
+            f"{path} has shape {shape}; expected a scalar: sum or average it, or pass gradient= "
+            "of the same nesting"
+        )
+    return leaf.sum() if shape else leaf

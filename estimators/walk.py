@@ -1,0 +1,146 @@
+"""The walk over the linear forms of a loss, from the loss down to its costs.
+
+Forms are met newest first, so that the weight of each is complete before it is turned into those
+of its operands by the adjoint of its step. What has no form is a leaf: a cost, or a constant.
+"""
+
+import heapq
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.forms import resolve, written_since
+from ancestral.provenance.linear import (
+    Form,
+    OverwrittenError,
+    Placed,
+    Share,
+    Weight,
+    version_of,
+)
+from ancestral.provenance.linear_losses import Unreduced
+from ancestral.provenance.tensor import provenance, untrack
+
+
+class Constant(NamedTuple):
+    """What a linear form, of this number, added to a loss that depends on no source: [].
+
+    The number is -1 where it is the loss itself.
+    """
+
+    serial: int
+    live: Tensor
+
+
+class Step(NamedTuple):
+    """One form that was taken apart: its weight, and what its operands got."""
+
+    form: Form
+    weight: Weight
+    shares: tuple[Share, ...]
+
+
+class Pending:
+    """The weight of an operand, as far as it is known."""
+
+    __slots__ = ("operand", "parts", "weight")
+
+    def __init__(self, operand: Any) -> None:
+        """Begin with no weight."""
+        self.operand = operand
+        self.weight: Weight | None = None
+        self.parts: Tensor | None = None  # weights of parts, put together
+
+    def add(self, share: Share) -> None:
+        """Add the share of one use."""
+        if isinstance(share, Placed):
+            if self.parts is None:
+                device = share.weight.device if isinstance(share.weight, Tensor) else None
+                self.parts = torch.zeros(share.shape, dtype=torch.float64, device=device)
+            share.part(self.parts).add_(share.weight)
+        else:
+            self.weight = share if self.weight is None else self.weight + share
+
+    @property
+    def total(self) -> Weight:
+        """The sum of all shares."""
+        if self.parts is None:
+            return 0.0 if self.weight is None else self.weight
+        return self.parts if self.weight is None else self.parts + self.weight
+
+
+class Walk:
+    """The walk of one loss; `run` takes it to the end."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.heap: list[tuple[int, int]] = []
+        self.forms: dict[int, Pending] = {}
+        self.leaves: dict[int, Pending] = {}
+        self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
+        self.constant = 0.0
+        self.constants: list[Constant] = []
+
+    def run(self, loss: Tensor, weight: Weight) -> None:
+        """Take a loss apart.
+
+        Raises:
+            OverwrittenError: if something that it was computed from was overwritten since.
+        """
+        self.visit(resolve(loss), weight, -1)
+        while self.heap:
+            self.step()
+
+    def visit(self, operand: Any, share: Share, serial: int) -> None:
+        """Meet an operand of the form with this number."""
+        if operand.__class__ is tuple:
+            key = id(operand)
+            known = self.forms.get(key)
+            if known is None:
+                heapq.heappush(self.heap, (-operand[0], key))
+                known = self.forms[key] = Pending(operand)
+            known.add(share)
+        elif isinstance(operand, Tensor):
+            if serial >= 0 and written_since(operand, serial):
+                raise OverwrittenError
+            self.add_leaf(operand, share, serial)
+        elif isinstance(operand, Unreduced):
+            _, each = self.computed.setdefault(id(operand), (operand, operand.compute()))
+            assert not isinstance(share, Placed)
+            self.add_leaf(each, share * operand.scale(each), serial)
+        else:
+            assert not isinstance(share, Placed)
+            whole = share.detach().sum() if isinstance(share, Tensor) else share
+            total = whole * float(operand) if whole != 0 else 0.0
+            self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
+
+    def add_leaf(self, leaf: Tensor, share: Share, serial: int) -> None:
+        """Add to the weight of a cost, or to the constant."""
+        if provenance(leaf) is None:
+            plain = untrack(leaf)
+            if isinstance(share, Placed):
+                plain, share = share.part(plain), share.weight
+            if isinstance(share, Tensor):  # what is left out may be infinite
+                plain = plain.where(share.detach() != 0, 0)
+            self._add_constant((plain * share).sum(), serial)
+            return
+        known = self.leaves.get(id(leaf))
+        if known is None:
+            known = self.leaves[id(leaf)] = Pending(leaf)
+        known.add(share)
+
+    def _add_constant(self, live: Tensor, serial: int) -> None:
+        self.constant += float(live.detach())
+        self.constants.append(Constant(serial, live))
+
+    def step(self) -> Step:
+        """Take the newest form apart."""
+        pending = self.forms.pop(heapq.heappop(self.heap)[1])
+        form, weight = pending.operand, pending.total
+        if len(form) == 5 and any(version_of(held) != v for held, v in form[3].versions):
+            raise OverwrittenError
+        shares = tuple(form[1](weight))
+        for operand, share in zip(reversed(form[2]), reversed(shares), strict=True):
+            self.visit(operand, share, form[0])
+        return Step(form, weight, shares)

@@ -1,0 +1,444 @@
+"""Alignments: which elements of a tensor depend on which elements of a source.
+
+An alignment is a relation between the elements of two tensors, kept dimension by dimension. A
+dimension of the tensor may index one of the source's: element ``n`` along it then depends, of this
+source, only on elements ``n`` along the other. Windows say where: only the elements within `here`
+depend on the source at all, and only on those within `there`; along an aligned dimension the two
+run side by side, so that slices and concatenations keep their offsets. A dimension into which
+several were merged keeps them as factors, and can be split again.
+
+The same relation says what an op does to its operand, so that to follow an op is to `compose` two
+relations. Whatever is claimed less than what is true costs variance only.
+
+>>> row = Alignment((1,), there=((0, 2, 3),))           # z[2]: dimension 0 indexes dimension 1 of z
+>>> compose(Alignment((LOST,)), row)                    # ... summed, and broadcast again
+Alignment(dims=(-1,), here=(), there=((0, 2, 3),))
+>>> relates(row, (5,), (2, 5)), relates(row, (5,), (2, 4)), relates(row, (5,), (1, 5))
+(True, False, False)
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+LOST = -1
+"""No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
+
+Shape = tuple[int, ...]
+Factors = tuple[tuple[int, int], ...]
+"""What a merged dimension was merged of: the dimension that each factor indexes, and its size."""
+Dim = int | Factors
+Dims = tuple[Dim, ...]
+Window = tuple[int, int, int]
+"""A dimension, the first index within the window, the first beyond it."""
+
+
+class Alignment(NamedTuple):
+    """A relation between the elements of a tensor and those of a source.
+
+    `dims` has, for each dimension of the tensor, the dimension of the source that it indexes, or
+    its factors. `here` are windows on dimensions of the tensor, `there` on those of the source, in
+    the order of the dimensions; the windows of an aligned pair have one length.
+    """
+
+    dims: Dims
+    here: tuple[Window, ...] = ()
+    there: tuple[Window, ...] = ()
+
+
+class Regroup(NamedTuple):
+    """What a row-major reshape does to its operand."""
+
+    old: Shape
+    new: Shape
+
+
+Step = Dims | Alignment | Regroup
+"""What an op does to an operand: the dimensions alone, a relation, or a reshape."""
+
+
+def nothing_kept(rank: int) -> Alignment:
+    """Return the alignment of a tensor that depends on a source we know not how."""
+    return Alignment((LOST,) * rank)
+
+
+def keeps(alignment: Alignment) -> bool:
+    """Return whether an alignment tells anything of single elements."""
+    return bool(alignment.here or alignment.there or any(dim != LOST for dim in alignment.dims))
+
+
+def as_alignment(step: Dims | Alignment) -> Alignment:
+    """Return a relation that may have been given by its dimensions alone."""
+    return step if isinstance(step, Alignment) else Alignment(step)
+
+
+def factors_of(dim: Dim, size: int) -> Factors:
+    """Return the factors of a dimension of this size."""
+    return ((dim, size),) if isinstance(dim, int) else dim
+
+
+def merged(factors: Iterable[tuple[int, int]]) -> Dim:
+    """Return the dimension that is merged of factors.
+
+    >>> merged([(0, 2), (LOST, 3)]), merged([(1, 4), (LOST, 1)]), merged([(LOST, 2), (LOST, 3)])
+    (((0, 2), (-1, 3)), 1, -1)
+    """
+    kept = tuple((d, size) for d, size in factors if size != 1)
+    if all(d == LOST for d, _ in kept):
+        return LOST
+    return kept[0][0] if len(kept) == 1 else kept
+
+
+def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
+    """Return the relation of a result of shape `new` to its operand of shape `old`.
+
+    A dimension that changes its size is lost: it no longer indexes element by element.
+    """
+    here, there = _by_dim(step.here), _by_dim(step.there)
+
+    def is_kept(i: int, dim: Dim) -> bool:
+        if not isinstance(dim, int):
+            return True
+        if dim == LOST or new[i] == 1:
+            return False
+        ours, theirs = here.get(i, (0, new[i])), there.get(dim, (0, old[dim]))
+        return ours[1] - ours[0] == theirs[1] - theirs[0]
+
+    dims = tuple(d if is_kept(i, d) else LOST for i, d in enumerate(step.dims))
+    if not (here or there):
+        return Alignment(dims)
+    ours = tuple((i, a, b) for i, a, b in step.here if (a, b) != (0, new[i]))
+    theirs = tuple((d, a, b) for d, a, b in step.there if (a, b) != (0, old[d]))
+    return _without_points(Alignment(dims, ours, theirs))
+
+
+@lru_cache(maxsize=65536)
+def compose(outer: Alignment, inner: Alignment) -> Alignment | None:
+    """Return the relation that two steps make together, None if no element is left in it.
+
+    >>> compose(Alignment((0, LOST)), Alignment((1, 0)))
+    Alignment(dims=(1, -1), here=(), there=())
+    """
+    if not (outer.here or outer.there or inner.here or inner.there):
+        return Alignment(tuple(_through(dim, inner.dims) for dim in outer.dims))
+    return _composed(outer, inner)
+
+
+def _through(dim: Dim, inner: Dims) -> Dim:
+    if isinstance(dim, int):
+        return LOST if dim == LOST else inner[dim]
+    return merged(
+        factor for d, size in dim for factor in (factors_of(LOST if d == LOST else inner[d], size))
+    )
+
+
+def _composed(outer: Alignment, inner: Alignment) -> Alignment | None:
+    """Compose relations with windows: on each dimension between, those of both sides meet."""
+    dims = [_through(dim, inner.dims) for dim in outer.dims]
+    here, there = _by_dim(outer.here), _by_dim(inner.there)
+    left, right = _by_dim(outer.there), _by_dim(inner.here)
+    for d in {**left, **right}:
+        ours, theirs = left.get(d), right.get(d)
+        both = _meet(ours, theirs)
+        assert both is not None
+        if both[0] >= both[1]:
+            return None
+        if both != ours:  # narrower than what the tensor's own windows say
+            for i, dim in enumerate(outer.dims):
+                if dim == d:
+                    shift = here.get(i, (0,))[0] - (ours or (0,))[0]
+                    here[i] = (both[0] + shift, both[1] + shift)
+                elif not isinstance(dim, int) and any(d == e for e, _ in dim):
+                    dims[i] = LOST  # a merged dimension has no windows
+        if both != theirs:
+            e = inner.dims[d]
+            if not isinstance(e, int):
+                for i, dim in enumerate(outer.dims):
+                    if dim == d or (not isinstance(dim, int) and any(d == f for f, _ in dim)):
+                        dims[i] = LOST
+            elif e != LOST:
+                shift = there.get(e, (0,))[0] - (theirs or (0,))[0]
+                there[e] = (both[0] + shift, both[1] + shift)
+    return _without_points(Alignment(tuple(dims), _windows(here), _windows(there)))
+
+
+def regroup(step: Regroup, inner: Alignment) -> Alignment:
+    """Return the relation of a reshaped tensor: factors move, as they are or merged, or are lost.
+
+    >>> once = regroup(Regroup((2, 3, 4), (6, 4)), Alignment((0, LOST, 2)))
+    >>> once
+    Alignment(dims=(((0, 2), (-1, 3)), 2), here=(), there=())
+    >>> regroup(Regroup((6, 4), (2, 3, 2, 2)), once)
+    Alignment(dims=(0, -1, -1, -1), here=(), there=())
+    """
+    old, new = step
+    here = _by_dim(inner.here)
+    if 0 in old or 0 in new:
+        return Alignment((LOST,) * len(new), there=inner.there)
+    fine: list[tuple[int, int]] = []
+    starts: dict[int, int] = {}  # where, among the factors, each old dimension begins
+    for i, size in enumerate(old):
+        starts[len(fine)] = i
+        dim = inner.dims[i]
+        whole = LOST if i in here else dim  # what has a window stays whole or is lost
+        fine.extend(f for f in factors_of(whole, size) if f[1] != 1)
+    dims: list[Dim] = []
+    windows: dict[int, tuple[int, int]] = {}
+    at = 0
+    for j, size in enumerate(new):
+        taken: list[tuple[int, int]] = []
+        start = starts.get(at)
+        if size != 1 and start is not None and start in here and old[start] == size:
+            dims.append(inner.dims[start])
+            windows[j] = here[start]
+            at += 1
+            continue
+        need = size
+        while need > 1:
+            d, has = fine[at]
+            if need % has == 0:
+                taken.append((d, has))
+                need //= has
+                at += 1
+            elif has % need == 0:  # split: the rest goes to the next dimension
+                taken.append((LOST, need))
+                fine[at] = (LOST, has // need)
+                starts.pop(at, None)
+                need = 1
+            else:
+                return Alignment((LOST,) * len(new), there=inner.there)
+        dims.append(merged(taken))
+    return Alignment(tuple(dims), _windows(windows), inner.there)
+
+
+def apply(step: Step, inner: Alignment) -> Alignment | None:
+    """Return the relation of a result to a source, from that of an operand."""
+    if isinstance(step, Regroup):
+        return regroup(step, inner)
+    return compose(as_alignment(step), inner)
+
+
+def relates(alignment: Alignment, here: Shape, there: Shape) -> bool:
+    """Return whether an element of the tensor may depend on an element of the source.
+
+    This is what an alignment means; all else follows.
+    """
+    ours, theirs = _by_dim(alignment.here), _by_dim(alignment.there)
+    inside = [(here[i], window) for i, window in ours.items()]
+    inside += [(there[d], window) for d, window in theirs.items()]
+    if not all(a <= index < b for index, (a, b) in inside):
+        return False
+    for i, dim in enumerate(alignment.dims):
+        for d, index in _indexed(dim, here[i]):
+            shift = theirs.get(d, (0,))[0] - ours.get(i, (0,))[0]
+            if isinstance(dim, tuple):
+                shift = theirs.get(d, (0,))[0]
+            if there[d] != index + shift:
+                return False
+    return True
+
+
+def _indexed(dim: Dim, index: int) -> Iterator[tuple[int, int]]:
+    """Yield the dimensions of the source that an index stands for, and the index along each."""
+    if isinstance(dim, int):
+        if dim != LOST:
+            yield dim, index
+        return
+    for d, size in reversed(dim):
+        if d != LOST:
+            yield d, index % size
+        index //= size
+
+
+def disjoint(a: Alignment, b: Alignment) -> bool:
+    """Return whether two relations, of one tensor with one source, share no pair of elements."""
+    for ours, theirs in ((a.here, b.here), (a.there, b.there)):
+        if ours and theirs:
+            known = _by_dim(theirs)
+            for dim, first, end in ours:
+                other = known.get(dim)
+                if other is not None and (end <= other[0] or other[1] <= first):
+                    return True
+    return any(
+        isinstance(dim, int) and dim == other and dim != LOST and _shift(a, i) != _shift(b, i)
+        for i, (dim, other) in enumerate(zip(a.dims, b.dims, strict=True))
+    )
+
+
+def meet(a: Alignment, b: Alignment) -> Alignment:
+    """Return the least relation that has all pairs of two: what both claim."""
+    dims = tuple(_agreed(a, b, i) for i in range(len(a.dims)))
+    here, there = _hull(a.here, b.here), _hull(a.there, b.there)
+    return _without_points(Alignment(dims, here, there))
+
+
+def _agreed(a: Alignment, b: Alignment, i: int) -> Dim:
+    ours, theirs = a.dims[i], b.dims[i]
+    if isinstance(ours, int) or isinstance(theirs, int):
+        if ours != theirs or ours == LOST:
+            return LOST
+        return ours if _shift(a, i) == _shift(b, i) else LOST
+    if [size for _, size in ours] != [size for _, size in theirs]:
+        return LOST
+    offsets = [{d: first for d, first, _ in claim.there} for claim in (a, b)]
+    return merged(
+        (d if d == e and offsets[0].get(d, 0) == offsets[1].get(d, 0) else LOST, size)
+        for (d, size), (e, _) in zip(ours, theirs, strict=True)
+    )
+
+
+def joined(a: Alignment, b: Alignment) -> Alignment | None:
+    """Return the union of two relations if it is one, None otherwise: neighbours become one.
+
+    >>> a, b = (Alignment((LOST,), ((0, n, n + 1),), ((0, n + 4, n + 5),)) for n in (0, 1))
+    >>> joined(a, b)
+    Alignment(dims=(0,), here=((0, 0, 2),), there=((0, 4, 6),))
+    """
+    ours, theirs = _by_dim(a.here), _by_dim(b.here)
+    far, away = _by_dim(a.there), _by_dim(b.there)
+    if ours.keys() != theirs.keys() or far.keys() != away.keys():
+        return None
+    h = [i for i in ours if ours[i] != theirs[i]]
+    t = [d for d in far if far[d] != away[d]]
+    differing = [i for i, (d, e) in enumerate(zip(a.dims, b.dims, strict=True)) if d != e]
+    if len(h) > 1 or len(t) > 1 or not all(i in h for i in differing):
+        return None
+    if h and t:
+        return _joined_along(a, b, h[0], t[0])
+    if differing:
+        return None
+    if h and a.dims[h[0]] == LOST:
+        touching = _touching(ours[h[0]], theirs[h[0]])
+        return touching and a._replace(here=_windows({**ours, h[0]: touching}))
+    if t and not _is_indexed(a, t[0]):
+        touching = _touching(far[t[0]], away[t[0]])
+        return touching and a._replace(there=_windows({**far, t[0]: touching}))
+    return None
+
+
+def _joined_along(a: Alignment, b: Alignment, i: int, d: int) -> Alignment | None:
+    """Join along a dimension of the tensor and one of the source that run side by side."""
+    for claim in (a, b):
+        is_point = claim.dims[i] == LOST and not _is_indexed(claim, d)
+        is_point = is_point and _length(claim.here, i) == _length(claim.there, d) == 1
+        if claim.dims[i] != d and not is_point:
+            return None
+    shifts = {_first(claim.there, d) - _first(claim.here, i) for claim in (a, b)}
+    here = _touching(_by_dim(a.here)[i], _by_dim(b.here)[i])
+    if len(shifts) > 1 or here is None:
+        return None
+    shift = shifts.pop()
+    there = (here[0] + shift, here[1] + shift)
+    dims = tuple(d if at == i else dim for at, dim in enumerate(a.dims))
+    return _without_points(
+        Alignment(
+            dims,
+            _windows({**_by_dim(a.here), i: here}),
+            _windows({**_by_dim(a.there), d: there}),
+        )
+    )
+
+
+MOST_CLAIMS = 16
+"""Of one source: with more, only what all of them claim is kept."""
+
+
+def with_claim(claims: tuple[Alignment, ...], new: Alignment) -> tuple[Alignment, ...]:
+    """Add a relation to disjoint ones; those that overlap become what both claim."""
+    if new in claims:
+        return claims
+    kept = list(claims)
+    at = 0
+    while at < len(kept):
+        known = kept[at]
+        both = joined(known, new)
+        if both is None and not disjoint(known, new):
+            both = meet(known, new)
+        if both is None:
+            at += 1
+        else:
+            del kept[at]
+            new, at = both, 0
+    kept.append(new)
+    if len(kept) > MOST_CLAIMS:
+        least = kept[0]
+        for claim in kept[1:]:
+            least = meet(least, claim)
+        return (least,)
+    return tuple(kept)
+
+
+def whole(alignment: Alignment, ours: Shape, theirs: Shape | None = None) -> Alignment:
+    """Leave out the windows that span a whole dimension; `ours` and `theirs` are the shapes."""
+    here, there = alignment.here, alignment.there
+    if not (here or there):
+        return alignment
+    here = tuple(window for window in here if window[1:] != (0, ours[window[0]]))
+    if theirs is not None:
+        there = tuple(window for window in there if window[1:] != (0, theirs[window[0]]))
+    if here == alignment.here and there == alignment.there:
+        return alignment
+    return alignment._replace(here=here, there=there)
+
+
+def _by_dim(windows: tuple[Window, ...]) -> dict[int, tuple[int, int]]:
+    return {dim: (first, end) for dim, first, end in windows}
+
+
+def _windows(by_dim: dict[int, tuple[int, int]]) -> tuple[Window, ...]:
+    return tuple((dim, *by_dim[dim]) for dim in sorted(by_dim))
+
+
+def _meet(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, int] | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return max(a[0], b[0]), min(a[1], b[1])
+
+
+def _touching(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
+    return None if a[1] < b[0] or b[1] < a[0] else (min(a[0], b[0]), max(a[1], b[1]))
+
+
+def _hull(a: tuple[Window, ...], b: tuple[Window, ...]) -> tuple[Window, ...]:
+    if not a or not b:
+        return ()
+    ours, theirs = _by_dim(a), _by_dim(b)
+    return _windows(
+        {
+            dim: (min(ours[dim][0], theirs[dim][0]), max(ours[dim][1], theirs[dim][1]))
+            for dim in ours.keys() & theirs.keys()
+        }
+    )
+
+
+def _first(windows: tuple[Window, ...], dim: int) -> int:
+    return next((first for d, first, _ in windows if d == dim), 0)
+
+
+def _length(windows: tuple[Window, ...], dim: int) -> int:
+    return next((end - first for d, first, end in windows if d == dim), -1)
+
+
+def _shift(alignment: Alignment, i: int) -> int:
+    """Return how far the index along the source is ahead of that along dimension `i`."""
+    dim = alignment.dims[i]
+    assert isinstance(dim, int)
+    return _first(alignment.there, dim) - _first(alignment.here, i)
+
+
+def _is_indexed(alignment: Alignment, d: int) -> bool:
+    return any(
+        dim == d if isinstance(dim, int) else any(d == e for e, _ in dim) for dim in alignment.dims
+    )
+
+
+def _without_points(alignment: Alignment) -> Alignment:
+    """Say of a pair of windows with one element that nothing runs along it."""
+    points = {d for d, first, end in alignment.there if end - first == 1}
+    if not points or not any(isinstance(dim, int) and dim in points for dim in alignment.dims):
+        return alignment
+    return alignment._replace(
+        dims=tuple(
+            LOST if isinstance(dim, int) and dim in points else dim for dim in alignment.dims
+        )
+    )

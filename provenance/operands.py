@@ -1,0 +1,82 @@
+"""Operands: what a rule of alignment is given, and what it answers.
+
+A rule answers with one pair for each operand that it knows: the tensor, and for every dimension of
+the result the dimension of the operand whose index it shares (`LOST` where there is none), or None
+where no value of the operand reaches the result.
+
+A dimension that changes its size is lost by itself (`Provenance.remap`), so that a rule need not
+care for broadcasting ones or for slices.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ancestral.provenance.alignment import LOST, Dims, Shape, Step
+
+Function = Callable[..., Any]
+Args = Sequence[Any]
+Kwargs = Mapping[str, Any]
+Pair = tuple[Tensor, Step | None]
+Rule = Callable[[Shape, Args, Kwargs], Iterable[Pair] | None]
+
+NOWHERE = sys.maxsize
+"""The position of an argument that is given by its name alone, or not at all."""
+
+
+def tensors_in(*nested: Any) -> Iterator[Tensor]:
+    """Yield the tensors in arguments, at any depth of sequences and mappings."""
+    for item in nested:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (tuple, list, set, frozenset)):
+            yield from tensors_in(*item)
+        elif isinstance(item, Mapping):
+            yield from tensors_in(*item.values())
+        elif isinstance(item, slice):
+            yield from tensors_in(item.start, item.stop, item.step)
+
+
+def argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
+    """Return an argument by its position or by one of its names."""
+    for name in names:
+        if name in kwargs:
+            return kwargs[name]
+    return args[position] if len(args) > position else default
+
+
+def positional(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+    """Return the arguments with the operand at its place, even if it was given as ``input=``."""
+    if args or "input" not in kwargs:
+        return args, kwargs
+    return (kwargs["input"],), {name: kwargs[name] for name in kwargs if name != "input"}
+
+
+def rank_of(tensor: Tensor) -> int:
+    """Return the number of dimensions."""
+    return len(tensor.shape)
+
+
+def identity(rank: int, *lost: int) -> Dims:
+    """Return the alignment of a tensor with itself, without the dimensions `lost`."""
+    gone = {d % rank for d in lost} if rank else set[int]()
+    return tuple(LOST if d in gone else d for d in range(rank))
+
+
+def lost(shape: Shape, *operands: Any) -> list[Pair]:
+    """Return the pairs of operands that reach the result we know not where."""
+    return [(t, (LOST,) * len(shape)) for t in tensors_in(operands)]
+
+
+def unnamed(pairs: Iterable[Pair], args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """Return the operands that a rule does not name as often as they are given."""
+    named = [id(tensor) for tensor, _ in pairs]
+    found = []
+    for tensor in tensors_in(args, kwargs):
+        if id(tensor) in named:
+            named.remove(id(tensor))
+        else:
+            found.append(tensor)
+    return found

@@ -1,0 +1,217 @@
+"""Reachability on random graphs, element by element, and its size on long ones."""
+
+import itertools
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ancestral.estimators.credit import by_element
+from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape, Window, relates
+from ancestral.trace.reachability import NO_TERMS, downstream, reaches, term_set
+from ancestral.trace.structure import Entries, Structure, TermShape, Vertex
+
+SIZE = 3
+Pairs = set[tuple[Shape, Shape]]
+
+
+def elements(shape: Shape) -> list[Shape]:
+    return list(itertools.product(*map(range, shape)))
+
+
+@st.composite
+def alignments(draw: st.DrawFn, ours: int, theirs: int) -> Alignment:
+    """Draw a relation with windows, of tensors of these ranks and of `SIZE` everywhere."""
+    dims: list[Dim] = [LOST] * ours
+    here: list[Window] = []
+    there: list[Window] = []
+    free = list(range(theirs))
+    for i in range(ours):
+        kind = draw(st.sampled_from(["lost", "at one index", "aligned", "shifted"]))
+        if kind == "at one index":
+            first = draw(st.integers(0, SIZE - 1))
+            here.append((i, first, first + 1))
+        elif kind != "lost" and free:
+            dims[i] = free.pop(draw(st.integers(0, len(free) - 1)))
+            if kind == "shifted":
+                up = draw(st.integers(0, 1))
+                here.append((i, up, SIZE - 1 + up))
+                there.append((dims[i], 1 - up, SIZE - up))  # type: ignore[arg-type]
+    for d in free:
+        if draw(st.booleans()):
+            first = draw(st.integers(0, SIZE - 1))
+            there.append((d, first, first + 1))
+    return Alignment(tuple(dims), tuple(here), tuple(sorted(there)))
+
+
+@st.composite
+def structures(draw: st.DrawFn) -> Structure:
+    """Draw a graph whose edges have windows: any site may depend on those before it."""
+    count = draw(st.integers(1, 5))
+    ranks = [draw(st.integers(0, 2)) for _ in range(count)]
+
+    def entries(rank: int, ancestors: int) -> Entries:
+        found: dict[Alignment, set[int]] = {}
+        for ancestor in range(ancestors):
+            if draw(st.booleans()):
+                alignment = draw(alignments(rank, ranks[ancestor]))
+                found.setdefault(alignment, set()).add(ancestor)
+        return tuple((alignment, frozenset(sites)) for alignment, sites in found.items())
+
+    sites = tuple(
+        Vertex(f"z{at}", (SIZE,) * rank, entries(rank, at), needs_score=True)
+        for at, rank in enumerate(ranks)
+    )
+    term_ranks = [draw(st.integers(0, 2)) for _ in range(draw(st.integers(1, 4)))]
+    terms = tuple(TermShape((SIZE,) * rank, entries(rank, count)) for rank in term_ranks)
+    return Structure(sites, terms)
+
+
+def pairs(alignment: Alignment, ours: Shape, theirs: Shape) -> Pairs:
+    return {(x, y) for x in elements(ours) for y in elements(theirs) if relates(alignment, x, y)}
+
+
+def by_paths(structure: Structure) -> list[dict[int, Pairs]]:
+    """Return for each site, and each term, which elements reach which, along every path."""
+    edges = [
+        {
+            parent: pairs(alignment, site.shape, structure.sites[parent].shape)
+            for alignment, parents in site.inflow
+            for parent in parents
+        }
+        for site in structure.sites
+    ]
+    found: list[dict[int, Pairs]] = [{} for _ in structure.sites]
+    for number, term in enumerate(structure.terms):
+        for alignment, sites in term.entries:
+            for site in sites:
+                met = pairs(alignment, term.shape, structure.sites[site].shape)
+                found[site].setdefault(number, set()).update(met)
+    for child in reversed(range(len(structure.sites))):
+        for parent, step in edges[child].items():
+            for number, met in found[child].items():
+                through = {(x, z) for x, y in met for other, z in step if y == other}
+                found[parent].setdefault(number, set()).update(through)
+    return found
+
+
+def claimed(structure: Structure) -> list[dict[int, list[Pairs]]]:
+    """Return what is claimed, for each site and term: the pairs of each claim."""
+    return [
+        {
+            number: [
+                pairs(claim, structure.terms[number].shape, structure.sites[at].shape)
+                for claim in claims
+            ]
+            for claims, terms in closure.items()
+            for number in terms.numbers().tolist()
+        }
+        for at, closure in enumerate(downstream(structure))
+    ]
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(structures())
+def test_every_element_that_is_reached_is_claimed_and_no_pair_twice(structure: Structure) -> None:
+    for truth, claims in zip(by_paths(structure), claimed(structure), strict=True):
+        for number, met in truth.items():
+            together = set().union(*claims.get(number, []))
+            assert met <= together
+        for found in claims.values():
+            assert sum(map(len, found)) == len(set().union(*found))
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(structures())
+def test_credit_is_the_sum_of_the_claimed_elements_for_every_element(structure: Structure) -> None:
+    torch.manual_seed(0)
+    values = [
+        torch.randn(term.shape, dtype=torch.float64, requires_grad=True) for term in structure.terms
+    ]
+    given_credit = {credit.name: credit for credit in by_element(structure, values)}
+    for at, claims in enumerate(claimed(structure)):
+        site = structure.sites[at]
+        expected = torch.zeros(site.shape, dtype=torch.float64)
+        for number, found in claims.items():
+            for x, y in set().union(*found):
+                expected[y] += values[number][x].detach()
+        total = given_credit[site.name].total if site.name in given_credit else torch.zeros(())
+        torch.testing.assert_close(total.detach().expand(site.shape).double(), expected)
+        if site.name in given_credit:
+            joint = given_credit[site.name].joint
+            counts = torch.autograd.grad(joint, values, allow_unused=True, retain_graph=True)
+            for number, count in enumerate(counts):
+                reached = {x for x, _ in set().union(*claims.get(number, []))}
+                assert count is not None or not reached
+                assert count is None or set(count.flatten().tolist()) <= {0.0, 1.0}
+                assert all(float(count[x]) == 1 for x in reached if count is not None)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(structures())
+def test_a_part_that_is_kept_apart_reaches_no_other_element(structure: Structure) -> None:
+    values = [torch.ones(term.shape, dtype=torch.float64) for term in structure.terms]
+    for number, value in enumerate(values):
+        ones = [v if n == number else torch.zeros_like(v) for n, v in enumerate(values)]
+        found = {credit.name: credit for credit in by_element(structure, ones)}
+        for at, claims in enumerate(claimed(structure)):
+            site = structure.sites[at]
+            if not (site.shape and site.name in found and number in claims):
+                continue
+            parts = [p for p in found[site.name].parts if p.shape[0] == site.shape[0] > 1]
+            if any(bool(part.any()) for part in parts):
+                reached: dict[Shape, set[int]] = {}
+                for x, y in set().union(*claims[number]):
+                    reached.setdefault(x, set()).add(y[0])
+                assert all(len(rows) == 1 for rows in reached.values())
+        assert value.sum() > 0
+
+
+numbers = st.sets(st.integers(0, 200), min_size=1).map(sorted)
+
+
+@given(numbers, numbers)
+def test_sets_of_terms_are_sets(a: list[int], b: list[int]) -> None:
+    ours, theirs = term_set(a), term_set(b)
+    assert ours.numbers().tolist() == a
+    assert ours.size == len(a)
+    assert ours.union(theirs).numbers().tolist() == sorted({*a, *b})
+    assert ours.common(theirs).numbers().tolist() == sorted({*a} & {*b})
+    assert ours.without(theirs).numbers().tolist() == sorted({*a} - {*b})
+    assert bool(ours.without(ours)) is bool(NO_TERMS) is False
+
+
+def chain(length: int) -> Structure:
+    along = Alignment(())
+    return Structure(
+        tuple(
+            Vertex(f"z{i}", (), ((along, frozenset([i - 1])),) if i else (), needs_score=True)
+            for i in range(length)
+        ),
+        tuple(TermShape((), ((along, frozenset([i])),)) for i in range(length)),
+    )
+
+
+def tree(count: int) -> Structure:
+    along = Alignment(())
+    return Structure(
+        tuple(
+            Vertex(
+                f"z{i}", (), ((along, frozenset([(i - 1) // 2])),) if i else (), needs_score=True
+            )
+            for i in range(count)
+        ),
+        tuple(TermShape((), ((along, frozenset([i])),)) for i in range(count)),
+    )
+
+
+def test_the_differences_of_a_chain_are_one_term_each() -> None:
+    found = list(reaches(chain(200)))
+    assert [reach.base for _, _, reach in found] == [None, *reversed(range(1, 200))]
+    assert all(sum(t.size for t in reach.rest.values()) == 1 for _, _, reach in found)
+
+
+def test_the_differences_of_a_tree_are_the_smaller_branch() -> None:
+    found = list(reaches(tree(255)))
+    total = sum(terms.size for _, _, reach in found for terms in reach.rest.values())
+    assert total <= 255 * 8 / 2 + 255
