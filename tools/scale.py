@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from ancestral.estimators.credit import by_element
-from ancestral.provenance.algebra import Alignment
+from ancestral.provenance.alignment import Alignment
 from ancestral.tools.chain import Chain
 from ancestral.trace.structure import Entries, Structure, TermShape, Vertex
 
@@ -75,8 +75,8 @@ SHAPES: dict[str, Callable[[int, random.Random], Parents]] = {
 def structure_of(parents: Iterable[Sequence[int]], batch: int) -> Structure:
     """Return the structure of sites with these parents, each with a cost of its own.
 
-    >>> len(structure_of([[], [0]], batch=1).downstream)
-    2
+    >>> [site.name for site in structure_of([[], [0]], batch=1).sites]
+    ['z0', 'z1']
     """
     shape = () if batch == 1 else (batch,)
     along = tuple(range(len(shape)))
@@ -88,12 +88,9 @@ def structure_of(parents: Iterable[Sequence[int]], batch: int) -> Structure:
     return Structure(sites, terms)
 
 
-def entries(alignment: Alignment, parents: Sequence[int]) -> Entries:
+def entries(dims: tuple[int, ...], parents: Sequence[int]) -> Entries:
     """Return the dependency on these sites, with one alignment."""
-    bits = 0
-    for parent in parents:
-        bits |= 1 << parent
-    return ((alignment, bits),) if bits else ()
+    return ((Alignment(dims), frozenset(parents)),) if parents else ()
 
 
 @dataclass(frozen=True)
