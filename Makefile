@@ -20,7 +20,7 @@ lint: .venv/ready
 	$(BIN)/mypy tests
 
 bench: .venv/ready
-	$(BIN)/python -m ancestral.tools.bench
+	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
 
 # Random programs, as many as one likes: make fuzz N=20000 SEED=1
 N ?= 2000

@@ -7,20 +7,20 @@ Every figure is a ratio to plain torch, from interleaved rounds of which the fas
 import math
 import sys
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
-from torch.distributions import Bernoulli
 
-from ancestral.estimators.surrogate import backward
 from ancestral.provenance.algebra import Source, Universe
 from ancestral.provenance.tensor import alias, attach
 from ancestral.tools.belief_net import BeliefNet
+from ancestral.tools.chain import Chain, pyro_chain
 from ancestral.tools.demo import gradient_variance
 from ancestral.tools.digits import load
+from ancestral.tools.scale import SIZES, report
 from ancestral.tools.variance import folds
 from ancestral.trace.record import record
 
@@ -112,95 +112,49 @@ def mlp_rows() -> list[Row]:
     return [Row("MLP 784-200-200-10 at batch 64, forward and backward", figures[1], 1.1)]
 
 
-class Chain:
-    """A chain of coins, z_t ~ Bernoulli(sigmoid(a + b z_{t-1})), with a cost for each."""
-
-    def __init__(self, length: int) -> None:
-        """Make a chain of this length."""
-        self.length = length
-        self.weights = torch.tensor([0.3, -0.2], requires_grad=True)
-
-    def reinforce(self) -> None:
-        """Take a step of REINFORCE written by hand in plain torch: every score, the whole cost."""
-        z, scores, costs = torch.zeros(()), [], []
-        for _ in range(self.length):
-            q = Bernoulli(logits=self.weights[0] + self.weights[1] * z)
-            z = q.sample()
-            scores.append(q.log_prob(z))
-            costs.append((z - 0.45) ** 2)
-        total = sum(costs, torch.zeros(()))
-        (total + total.detach() * sum(scores)).backward()
-
-    def model(self) -> Tensor:
-        """Return the loss of one run, in plain torch."""
-        z = loss = torch.zeros(())
-        for _ in range(self.length):
-            z = Bernoulli(logits=self.weights[0] + self.weights[1] * z).sample()
-            loss = loss + (z - 0.45) ** 2
-        return loss
-
-    def ancestral(self) -> None:
-        """Take a step with element-wise downstream costs."""
-        with record():
-            loss = self.model()
-        backward(loss)
-
-
-def pyro_chain(length: int) -> Step:
-    """Return a step of Pyro's TraceGraph_ELBO on the same chain, the costs as factors."""
-    import pyro
-    import pyro.distributions as dist
-    from pyro.infer import TraceGraph_ELBO
-
-    weights = torch.tensor([0.3, -0.2], requires_grad=True)
-
-    def guide() -> None:
-        z = torch.zeros(())
-        for t in range(length):
-            z = pyro.sample(
-                f"z{t}",
-                dist.Bernoulli(logits=weights[0] + weights[1] * z),
-                infer={"is_auxiliary": True},
-            )
-
-    def model() -> None:
-        for t in range(length):
-            z = pyro.sample(f"z{t}", dist.Bernoulli(0.5))
-            pyro.factor(f"c{t}", -((z - 0.45) ** 2))
-
-    elbo = TraceGraph_ELBO()
-
-    def step() -> None:
-        pyro.clear_param_store()
-        elbo.loss_and_grads(model, guide)
-
-    return step
-
-
 def chain_rows() -> list[Row]:
-    """Measure a step on chains: beside plain torch and Pyro, and how it grows."""
-    chain = Chain(80)
-    ours = ratios([chain.reinforce, chain.ancestral], 1, rounds=30)[1]
-    theirs = ratios([chain.reinforce, pyro_chain(80)], 1, rounds=3)[1]
-    lengths = [200, 400, 800, 1600]
-    times = [min(timeit.repeat(Chain(length).ancestral, number=1, repeat=7)) for length in lengths]
+    """Measure a step on chains, beside plain torch and Pyro."""
+    short, middle, long = Chain(80), Chain(100), Chain(1_000)
+    ours = ratios([short.reinforce, short.ancestral], 1, rounds=30)[1]
+    theirs = ratios([short.reinforce, pyro_chain(80)], 1, rounds=3)[1]
     return [
         Row("chain of 80 sites with a cost each, one step", ours, 6.0),
         Row("  the same, Pyro's TraceGraph_ELBO", theirs),
-        Row("exponent of growth, 200 to 1,600 sites", exponent(lengths, times), 1.2),
+        Row(
+            "chain of 1,000 sites, one step",
+            ratios([long.reinforce, long.ancestral], 1, rounds=5)[1],
+            5.0,
+        ),
+        Row(
+            "chain of 100 sites, one step, to Pyro's",
+            ratios([pyro_chain(100), middle.ancestral], 1, rounds=3)[1],
+            1 / 50,
+        ),
     ]
 
 
-def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """Return the slope of log time over log size, by least squares.
+def scale_rows() -> list[Row]:
+    """Print how structures and a recorded chain grow, and return the figures of the chain."""
+    recorded = report()[-1]
+    largest = recorded.costs[SIZES[-1]]
+    return [
+        Row("recorded chain, exponent of growth", recorded.exponent, 1.1),
+        Row(f"recorded chain of {SIZES[-1]:,} sites, peak GiB", largest.megabytes / 1024, 4.0),
+    ]
 
-    >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
-    2.0
-    """
-    xs, ys = [math.log(size) for size in sizes], [math.log(time) for time in times]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    above = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))
-    return above / sum((a - x) ** 2 for a in xs)
+
+def model_rows() -> Iterator[Row]:
+    """Measure the variance of the reference models, which lie among the tests."""
+    from models import REFERENCES
+    from models.variance import BY_HAND, variances
+
+    for reference in REFERENCES.values():
+        found = variances(reference, repeats=100)
+        ours = found["by_element"]
+        yield Row(f"variance / hand-written, {reference.words}", ours / found[BY_HAND], 1.02)
+        for other in ("by_site", "REINFORCE"):
+            yield Row(f"  / that of {other}", ours / found[other])
+        yield Row("  leave-one-out / without", found["leave-one-out"] / ours)
 
 
 def belief_net_rows() -> list[Row]:
@@ -221,7 +175,10 @@ def main() -> int:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     print("Each figure is a ratio to plain torch in this process, unless it says otherwise.")
-    rows = [*op_rows(), *mlp_rows(), *chain_rows(), *belief_net_rows()]
+    rows = [
+        *(*op_rows(), *mlp_rows(), *chain_rows(), *scale_rows()),
+        *(*belief_net_rows(), *model_rows()),
+    ]
     width = max(len(row.name) for row in rows)
     for row in rows:
         name, figure, bound = row.cells()
