@@ -2,7 +2,7 @@
 
 >>> from torch import ones
 >>> [dims for _, dims in index_select((2, 4), (ones(2, 3), 1, ones(4)), {})]
-[(0, -1)]
+[(0, -1), (-1, 0)]
 """
 
 from collections.abc import Iterable

@@ -34,7 +34,12 @@ def infer(
     func: _Function, result: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Provenance | None:
     """Return the provenance of a result, a tensor, None where it depends on no source."""
-    shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
+    shape = tuple(raw(Tensor.size, result))
+    if func is Tensor.expand and not watching.table and type(args[0]) is ProvenanceTensor:
+        ours: Provenance = args[0]._provenance
+        if ours.shape == shape and all(type(size) in (int, torch.Size) for size in args[1:]):
+            return ours  # what every draw does, to no effect
+    dtype = raw(_dtype, result)
     found: list[Provenance] = []
     is_of_values = bool(watching.table) or reads_values(func, args, kwargs)
     kind = None if is_of_values else _kind((*args, *kwargs.items()), found)
@@ -89,7 +94,7 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
             parts.append(item)
         elif cls is bool:
             parts.append((item,))  # True is no 1
-        elif cls is tuple or cls is list:
+        elif cls is tuple or cls is list or cls is torch.Size:
             inner = _kind(item, found)
             if inner is None:
                 return None

@@ -250,6 +250,17 @@ def _attribute(name: str) -> property:
     return property(get, put)
 
 
+def _metadata(name: str) -> _Function:
+    """Return a method that tells of no value, and is run without torch's dispatch."""
+    plain_method = getattr(Tensor, name)
+
+    def method(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
+        return run(plain_method, TYPES, (self, *args), kwargs)
+
+    method.__name__ = name
+    return method
+
+
 before_backward: list[Callable[[Provenance], None]] = []
 """Who looks at a tensor whose plain `backward` is called: layers that know what it leaves out."""
 
@@ -272,5 +283,7 @@ for _name in _FUNCTIONS:
     setattr(ProvenanceTensor, _name, _function(_name))
 for _name in ["shape", "dtype", "device", "ndim", "requires_grad", "is_leaf"]:
     setattr(ProvenanceTensor, _name, _attribute(_name))
+for _name in ["size", "dim", "numel"]:
+    setattr(ProvenanceTensor, _name, _metadata(_name))
 # A class that defines __eq__ loses its hash: tensors are hashed by identity.
 ProvenanceTensor.__hash__ = Tensor.__hash__  # type: ignore[method-assign]

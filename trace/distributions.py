@@ -16,6 +16,7 @@ from torch.distributions import (
     Gamma,
     Independent,
     LowRankMultivariateNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     StudentT,
     TransformedDistribution,
@@ -23,7 +24,7 @@ from torch.distributions import (
     kl,
 )
 
-from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.interceptors import Replacing, interceptors
@@ -121,6 +122,33 @@ def _described(original: _Method) -> _Method:
     return computed
 
 
+def _checking(original: _Method) -> _Method:
+    """Return a check of parameters or of a value, run out of sight as long as it passes.
+
+    That it did tells nothing of the values; where it does not, it runs again and is followed.
+    """
+
+    @functools.wraps(original)
+    def checked(self: Distribution, *args: Any, **kwargs: Any) -> None:
+        kind: Any = type(self)
+        if local.traces and _is_plain(kind):
+            try:
+                raw(original, self, *args, **kwargs)
+                return
+            except ValueError:  # to be raised once more, and noted
+                pass
+        original(self, *args, **kwargs)
+
+    return checked
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_plain(kind: type[Any]) -> bool:
+    """Return whether a class is torch's own and has no part that may be a user's."""
+    parts = (Independent, MixtureSameFamily, TransformedDistribution)
+    return kind.__module__.startswith("torch.distributions.") and not issubclass(kind, parts)
+
+
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
     """Mark log q(z) of a recorded draw z, untouched since, under the q that drew it."""
     node = getattr(value, "_site", None)
@@ -183,6 +211,8 @@ class _Distributions(Replacing):
         """Replace the methods of all classes there are, and of those to come."""
         for kind in set(_classes()):
             self._replace_methods(kind)
+        for name in ("__init__", "_validate_sample"):
+            self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
         for kind, names in _BY_MEANING.items():
             for name in names.split():
                 self._replace_computed(kind, name)
