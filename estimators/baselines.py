@@ -68,6 +68,6 @@ class LeaveOneOut:
         """Return the mean over the other examples, broadcastable to the site's shape."""
         apart = [p for p in credit.parts if p.ndim and p.shape[0] == credit.shape[0] > 1]
         if not apart:
-            return torch.zeros((), dtype=credit.parts[0].dtype, device=credit.parts[0].device)
+            return torch.zeros((), dtype=credit.total.dtype, device=credit.total.device)
         costs = sum(apart[1:], apart[0])
         return (costs.sum(0, keepdim=True) - costs) / (costs.shape[0] - 1)

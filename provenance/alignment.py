@@ -259,10 +259,25 @@ def disjoint(a: Alignment, b: Alignment) -> bool:
                 other = known.get(dim)
                 if other is not None and (end <= other[0] or other[1] <= first):
                     return True
-    return any(
-        isinstance(dim, int) and dim == other and dim != LOST and _shift(a, i) != _shift(b, i)
-        for i, (dim, other) in enumerate(zip(a.dims, b.dims, strict=True))
-    )
+    return _runs_beside(a, b) or _runs_beside(b, a)
+
+
+def _runs_beside(a: Alignment, b: Alignment) -> bool:
+    """Return whether a dimension that the one keeps runs at another distance in the other."""
+    for i, dim in enumerate(a.dims):
+        if isinstance(dim, int) and dim != LOST:
+            shift = _shift_along(b, i, dim)
+            if shift is not None and shift != _shift(a, i):
+                return True
+    return False
+
+
+def _shift_along(alignment: Alignment, i: int, d: int) -> int | None:
+    """Return by how much the index along `d` is ahead of that along `i`, None if it may be any."""
+    is_point = _length(alignment.here, i) == _length(alignment.there, d) == 1
+    if alignment.dims[i] != d and not is_point:
+        return None
+    return _first(alignment.there, d) - _first(alignment.here, i)
 
 
 def meet(a: Alignment, b: Alignment) -> Alignment:
