@@ -443,6 +443,23 @@ class Drawing(torch.autograd.Function):
         return gradients[0]
 
 
+def test_a_plate_that_is_none_raises() -> None:
+    """A site, an observation or a declared cost that ties the repetitions of a plate together."""
+
+    def drawn_within(step: Any) -> None:
+        with an.record(), an.plate("data", 2):
+            z = drawn(LOGITS.clone().requires_grad_())
+            step(z - z.mean())
+
+    for step in (
+        lambda x: Bernoulli(logits=x).sample(),
+        lambda x: Normal(x, 1.0).log_prob(torch.zeros(2)),
+        lambda x: an.cost("c", x),
+    ):
+        with pytest.raises(an.PlateError, match=r"mixed by mean at .*test_guarantees\.py"):
+            drawn_within(step)
+
+
 def test_draws_without_a_graph() -> None:
     """A draw within a reentrant checkpoint or the `forward` of an `autograd.Function`, where its
     score would be lost.
