@@ -94,7 +94,7 @@ def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
 
     A dimension that changes its size is lost: it no longer indexes element by element.
     """
-    here, there = _by_dim(step.here), _by_dim(step.there)
+    here, there = by_dim(step.here), by_dim(step.there)
 
     def is_kept(i: int, dim: Dim) -> bool:
         if not isinstance(dim, int):
@@ -109,7 +109,7 @@ def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
         return Alignment(dims)
     ours = tuple((i, a, b) for i, a, b in step.here if (a, b) != (0, new[i]))
     theirs = tuple((d, a, b) for d, a, b in step.there if (a, b) != (0, old[d]))
-    return _without_points(Alignment(dims, ours, theirs))
+    return without_points(Alignment(dims, ours, theirs))
 
 
 @lru_cache(maxsize=65536)
@@ -135,8 +135,8 @@ def _through(dim: Dim, inner: Dims) -> Dim:
 def _composed(outer: Alignment, inner: Alignment) -> Alignment | None:
     """Compose relations with windows: on each dimension between, those of both sides meet."""
     dims = [_through(dim, inner.dims) for dim in outer.dims]
-    here, there = _by_dim(outer.here), _by_dim(inner.there)
-    left, right = _by_dim(outer.there), _by_dim(inner.here)
+    here, there = by_dim(outer.here), by_dim(inner.there)
+    left, right = by_dim(outer.there), by_dim(inner.here)
     for d in {**left, **right}:
         ours, theirs = left.get(d), right.get(d)
         both = _meet(ours, theirs)
@@ -159,7 +159,7 @@ def _composed(outer: Alignment, inner: Alignment) -> Alignment | None:
             elif e != LOST:
                 shift = there.get(e, (0,))[0] - (theirs or (0,))[0]
                 there[e] = (both[0] + shift, both[1] + shift)
-    return _without_points(Alignment(tuple(dims), _windows(here), _windows(there)))
+    return without_points(Alignment(tuple(dims), windows_of(here), windows_of(there)))
 
 
 def regroup(step: Regroup, inner: Alignment) -> Alignment:
@@ -172,7 +172,7 @@ def regroup(step: Regroup, inner: Alignment) -> Alignment:
     Alignment(dims=(0, -1, -1, -1), here=(), there=())
     """
     old, new = step
-    here = _by_dim(inner.here)
+    here = by_dim(inner.here)
     if 0 in old or 0 in new:
         return Alignment((LOST,) * len(new), there=inner.there)
     fine: list[tuple[int, int]] = []
@@ -208,7 +208,7 @@ def regroup(step: Regroup, inner: Alignment) -> Alignment:
             else:
                 return Alignment((LOST,) * len(new), there=inner.there)
         dims.append(merged(taken))
-    return Alignment(tuple(dims), _windows(windows), inner.there)
+    return Alignment(tuple(dims), windows_of(windows), inner.there)
 
 
 def apply(step: Step, inner: Alignment) -> Alignment | None:
@@ -223,7 +223,7 @@ def relates(alignment: Alignment, here: Shape, there: Shape) -> bool:
 
     This is what an alignment means; all else follows.
     """
-    ours, theirs = _by_dim(alignment.here), _by_dim(alignment.there)
+    ours, theirs = by_dim(alignment.here), by_dim(alignment.there)
     inside = [(here[i], window) for i, window in ours.items()]
     inside += [(there[d], window) for d, window in theirs.items()]
     if not all(a <= index < b for index, (a, b) in inside):
@@ -250,139 +250,6 @@ def _indexed(dim: Dim, index: int) -> Iterator[tuple[int, int]]:
         index //= size
 
 
-def disjoint(a: Alignment, b: Alignment) -> bool:
-    """Return whether two relations, of one tensor with one source, share no pair of elements."""
-    for ours, theirs in ((a.here, b.here), (a.there, b.there)):
-        if ours and theirs:
-            known = _by_dim(theirs)
-            for dim, first, end in ours:
-                other = known.get(dim)
-                if other is not None and (end <= other[0] or other[1] <= first):
-                    return True
-    return _runs_beside(a, b) or _runs_beside(b, a)
-
-
-def _runs_beside(a: Alignment, b: Alignment) -> bool:
-    """Return whether a dimension that the one keeps runs at another distance in the other."""
-    for i, dim in enumerate(a.dims):
-        if isinstance(dim, int) and dim != LOST:
-            shift = _shift_along(b, i, dim)
-            if shift is not None and shift != _shift(a, i):
-                return True
-    return False
-
-
-def _shift_along(alignment: Alignment, i: int, d: int) -> int | None:
-    """Return by how much the index along `d` is ahead of that along `i`, None if it may be any."""
-    is_point = _length(alignment.here, i) == _length(alignment.there, d) == 1
-    if alignment.dims[i] != d and not is_point:
-        return None
-    return _first(alignment.there, d) - _first(alignment.here, i)
-
-
-def meet(a: Alignment, b: Alignment) -> Alignment:
-    """Return the least relation that has all pairs of two: what both claim."""
-    dims = tuple(_agreed(a, b, i) for i in range(len(a.dims)))
-    here, there = _hull(a.here, b.here), _hull(a.there, b.there)
-    return _without_points(Alignment(dims, here, there))
-
-
-def _agreed(a: Alignment, b: Alignment, i: int) -> Dim:
-    ours, theirs = a.dims[i], b.dims[i]
-    if isinstance(ours, int) or isinstance(theirs, int):
-        if ours != theirs or ours == LOST:
-            return LOST
-        return ours if _shift(a, i) == _shift(b, i) else LOST
-    if [size for _, size in ours] != [size for _, size in theirs]:
-        return LOST
-    offsets = [{d: first for d, first, _ in claim.there} for claim in (a, b)]
-    return merged(
-        (d if d == e and offsets[0].get(d, 0) == offsets[1].get(d, 0) else LOST, size)
-        for (d, size), (e, _) in zip(ours, theirs, strict=True)
-    )
-
-
-def joined(a: Alignment, b: Alignment) -> Alignment | None:
-    """Return the union of two relations if it is one, None otherwise: neighbours become one.
-
-    >>> a, b = (Alignment((LOST,), ((0, n, n + 1),), ((0, n + 4, n + 5),)) for n in (0, 1))
-    >>> joined(a, b)
-    Alignment(dims=(0,), here=((0, 0, 2),), there=((0, 4, 6),))
-    """
-    ours, theirs = _by_dim(a.here), _by_dim(b.here)
-    far, away = _by_dim(a.there), _by_dim(b.there)
-    if ours.keys() != theirs.keys() or far.keys() != away.keys():
-        return None
-    h = [i for i in ours if ours[i] != theirs[i]]
-    t = [d for d in far if far[d] != away[d]]
-    differing = [i for i, (d, e) in enumerate(zip(a.dims, b.dims, strict=True)) if d != e]
-    if len(h) > 1 or len(t) > 1 or not all(i in h for i in differing):
-        return None
-    if h and t:
-        return _joined_along(a, b, h[0], t[0])
-    if differing:
-        return None
-    if h and a.dims[h[0]] == LOST:
-        touching = _touching(ours[h[0]], theirs[h[0]])
-        return touching and a._replace(here=_windows({**ours, h[0]: touching}))
-    if t and not _is_indexed(a, t[0]):
-        touching = _touching(far[t[0]], away[t[0]])
-        return touching and a._replace(there=_windows({**far, t[0]: touching}))
-    return None
-
-
-def _joined_along(a: Alignment, b: Alignment, i: int, d: int) -> Alignment | None:
-    """Join along a dimension of the tensor and one of the source that run side by side."""
-    for claim in (a, b):
-        is_point = claim.dims[i] == LOST and not _is_indexed(claim, d)
-        is_point = is_point and _length(claim.here, i) == _length(claim.there, d) == 1
-        if claim.dims[i] != d and not is_point:
-            return None
-    shifts = {_first(claim.there, d) - _first(claim.here, i) for claim in (a, b)}
-    here = _touching(_by_dim(a.here)[i], _by_dim(b.here)[i])
-    if len(shifts) > 1 or here is None:
-        return None
-    shift = shifts.pop()
-    there = (here[0] + shift, here[1] + shift)
-    dims = tuple(d if at == i else dim for at, dim in enumerate(a.dims))
-    return _without_points(
-        Alignment(
-            dims,
-            _windows({**_by_dim(a.here), i: here}),
-            _windows({**_by_dim(a.there), d: there}),
-        )
-    )
-
-
-MOST_CLAIMS = 16
-"""Of one source: with more, only what all of them claim is kept."""
-
-
-def with_claim(claims: tuple[Alignment, ...], new: Alignment) -> tuple[Alignment, ...]:
-    """Add a relation to disjoint ones; those that overlap become what both claim."""
-    if new in claims:
-        return claims
-    kept = list(claims)
-    at = 0
-    while at < len(kept):
-        known = kept[at]
-        both = joined(known, new)
-        if both is None and not disjoint(known, new):
-            both = meet(known, new)
-        if both is None:
-            at += 1
-        else:
-            del kept[at]
-            new, at = both, 0
-    kept.append(new)
-    if len(kept) > MOST_CLAIMS:
-        least = kept[0]
-        for claim in kept[1:]:
-            least = meet(least, claim)
-        return (least,)
-    return tuple(kept)
-
-
 def whole(alignment: Alignment, ours: Shape, theirs: Shape | None = None) -> Alignment:
     """Leave out the windows that span a whole dimension; `ours` and `theirs` are the shapes."""
     here, there = alignment.here, alignment.there
@@ -396,12 +263,14 @@ def whole(alignment: Alignment, ours: Shape, theirs: Shape | None = None) -> Ali
     return alignment._replace(here=here, there=there)
 
 
-def _by_dim(windows: tuple[Window, ...]) -> dict[int, tuple[int, int]]:
+def by_dim(windows: tuple[Window, ...]) -> dict[int, tuple[int, int]]:
+    """Return windows by their dimension."""
     return {dim: (first, end) for dim, first, end in windows}
 
 
-def _windows(by_dim: dict[int, tuple[int, int]]) -> tuple[Window, ...]:
-    return tuple((dim, *by_dim[dim]) for dim in sorted(by_dim))
+def windows_of(spans: dict[int, tuple[int, int]]) -> tuple[Window, ...]:
+    """Return windows by dimension as an alignment has them."""
+    return tuple((dim, *spans[dim]) for dim in sorted(spans))
 
 
 def _meet(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -410,44 +279,7 @@ def _meet(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, in
     return max(a[0], b[0]), min(a[1], b[1])
 
 
-def _touching(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
-    return None if a[1] < b[0] or b[1] < a[0] else (min(a[0], b[0]), max(a[1], b[1]))
-
-
-def _hull(a: tuple[Window, ...], b: tuple[Window, ...]) -> tuple[Window, ...]:
-    if not a or not b:
-        return ()
-    ours, theirs = _by_dim(a), _by_dim(b)
-    return _windows(
-        {
-            dim: (min(ours[dim][0], theirs[dim][0]), max(ours[dim][1], theirs[dim][1]))
-            for dim in ours.keys() & theirs.keys()
-        }
-    )
-
-
-def _first(windows: tuple[Window, ...], dim: int) -> int:
-    return next((first for d, first, _ in windows if d == dim), 0)
-
-
-def _length(windows: tuple[Window, ...], dim: int) -> int:
-    return next((end - first for d, first, end in windows if d == dim), -1)
-
-
-def _shift(alignment: Alignment, i: int) -> int:
-    """Return how far the index along the source is ahead of that along dimension `i`."""
-    dim = alignment.dims[i]
-    assert isinstance(dim, int)
-    return _first(alignment.there, dim) - _first(alignment.here, i)
-
-
-def _is_indexed(alignment: Alignment, d: int) -> bool:
-    return any(
-        dim == d if isinstance(dim, int) else any(d == e for e, _ in dim) for dim in alignment.dims
-    )
-
-
-def _without_points(alignment: Alignment) -> Alignment:
+def without_points(alignment: Alignment) -> Alignment:
     """Say of a pair of windows with one element that nothing runs along it."""
     points = {d for d, first, end in alignment.there if end - first == 1}
     if not points or not any(isinstance(dim, int) and dim in points for dim in alignment.dims):

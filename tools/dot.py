@@ -22,8 +22,8 @@ from pathlib import PurePath
 
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
-from ancestral.provenance.algebra import shown
 from ancestral.provenance.alignment import Shape, keeps
+from ancestral.provenance.notation import shown
 from ancestral.tools.boxes import Box, boxes, common
 from ancestral.tools.folding import Arrow, Group, Repeat, Sketch, folded, repeat_of, unfolded
 from ancestral.trace.graph import Edge, Graph

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ancestral.provenance.alignment import Alignment, compose, with_claim
+from ancestral.provenance.alignment import Alignment, compose
+from ancestral.provenance.overlaps import with_claim
 from ancestral.trace.structure import Structure
 
 Claims = tuple[Alignment, ...]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.alignment import LOST, Alignment, Dims, meet
+from ancestral.provenance.alignment import LOST, Alignment, Dims
+from ancestral.provenance.overlaps import meet
 from ancestral.provenance.tensor import alias, attach, provenance
 from perturbation import differs, leaves, reachable
 

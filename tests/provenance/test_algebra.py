@@ -13,7 +13,8 @@ from ancestral.provenance.algebra import (
     broadcast_shape,
     union,
 )
-from ancestral.provenance.alignment import LOST, Alignment, Dims, meet
+from ancestral.provenance.alignment import LOST, Alignment, Dims
+from ancestral.provenance.overlaps import meet
 
 RANK = 2
 SHAPE = (3, 4)

@@ -9,21 +9,17 @@ from hypothesis import strategies as st
 
 from ancestral.provenance.alignment import (
     LOST,
-    MOST_CLAIMS,
     Alignment,
     Dim,
     Regroup,
     Shape,
     Window,
     compose,
-    disjoint,
     fit,
-    joined,
-    meet,
     regroup,
     relates,
-    with_claim,
 )
+from ancestral.provenance.overlaps import MOST_CLAIMS, disjoint, joined, meet, with_claim
 
 Pairs = set[tuple[Shape, Shape]]
 shapes = st.lists(st.sampled_from([1, 2, 3, 4, 6]), max_size=2).map(tuple)

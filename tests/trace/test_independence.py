@@ -17,7 +17,8 @@ from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import batch_norm
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST, Alignment, compose, meet, relates
+from ancestral.provenance.alignment import LOST, Alignment, compose, relates
+from ancestral.provenance.overlaps import meet
 from ancestral.tools.belief_net import BeliefNet
 from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.plates import Plate

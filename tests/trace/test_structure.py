@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ancestral.provenance.algebra import Source, Universe, union
-from ancestral.provenance.alignment import LOST, Alignment, Dims, compose, meet
+from ancestral.provenance.alignment import LOST, Alignment, Dims, compose
+from ancestral.provenance.overlaps import meet
 from ancestral.trace.reachability import downstream
 from ancestral.trace.structure import (
     Entries,
