@@ -174,8 +174,8 @@ class _Sums:
 
     def _sum(self, claim: Alignment, terms: TermSet) -> tuple[Alignment, Tensor]:
         """Return the sum of some terms that depend on a site alike; siblings share it."""
-        if terms.mask == 1:
-            return reduced(self._values[terms.low], claim)
+        if terms.size == 1:
+            return reduced(self._values[terms.first], claim)
         key = (claim, terms)
         found = self._reduced.get(key)
         if found is None:

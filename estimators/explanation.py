@@ -19,7 +19,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Alignment
 from ancestral.provenance.mixing import Mix, kept, mixes_of, separate
 from ancestral.trace.node import Node
-from ancestral.trace.reachability import NO_TERMS, Closure, TermSet, downstream, term_set
+from ancestral.trace.reachability import Closure, TermSet, downstream, no_terms, term_set
 from ancestral.trace.record import Trace, install_explain
 from ancestral.trace.structure import Structure
 
@@ -164,7 +164,8 @@ class _Explaining:
         self._account = account
         self._structure = account.structure
         self._closures = downstream(account.structure)
-        self._reached = [_all(closure) for closure in self._closures]
+        self._end = len(account.structure.terms)
+        self._reached = [_all(closure, self._end) for closure in self._closures]
 
     def lines(self) -> tuple[Line, ...]:
         """Return a line for each dimension of each site, the most expensive first."""
@@ -183,7 +184,7 @@ class _Explaining:
         for dim, size in enumerate(site.shape):
             if size == 1:
                 continue
-            lost = NO_TERMS
+            lost = no_terms(self._end)
             for claims, terms in self._closures[number].items():
                 if dim not in separate(claims):
                     lost = lost.union(terms)
@@ -231,7 +232,7 @@ class _Explaining:
         for term, shape in enumerate(self._structure.terms):
             for site in frozenset[int]().union(*(sites for _, sites in shape.entries)):
                 numbers[site].append(term)
-        return [term_set(found) if found else NO_TERMS for found in numbers]
+        return [term_set(found, self._end) if found else no_terms(self._end) for found in numbers]
 
     def _excess(self, lost: TermSet, size: int) -> float | None:
         """Return how much larger the squared credit is than with the dimension kept apart.
@@ -252,8 +253,8 @@ class _Explaining:
         return float(each.sum().square()) / square if square else None
 
 
-def _all(closure: Closure) -> TermSet:
-    found = NO_TERMS
+def _all(closure: Closure, end: int) -> TermSet:
+    found = no_terms(end)
     for terms in closure.values():
         found = found.union(terms)
     return found

@@ -61,11 +61,7 @@ def pyro_chain(length: int) -> Callable[[], None]:
     def guide() -> None:
         z = torch.zeros(())
         for t in range(length):
-            z = pyro.sample(
-                f"z{t}",
-                dist.Bernoulli(logits=weights[0] + weights[1] * z),
-                infer={"is_auxiliary": True},
-            )
+            z = pyro.sample(f"z{t}", dist.Bernoulli(logits=weights[0] + weights[1] * z))
 
     def model() -> None:
         for t in range(length):

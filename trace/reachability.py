@@ -7,8 +7,8 @@ them claim is kept, or each of their claims if they share no pair of elements.
 What a site reaches is coded as the difference from what one of its children does. On a chain, a
 tree or layers the differences are a few terms each, whatever lies downstream, and what was reached
 is forgotten as soon as no parent needs it, so that time and memory follow the number of edges. The
-sets of terms are bit sets without their trailing zeros: in a general graph of n sites they take n²
-bits at most.
+sets of terms are bit sets of what is not a tail of all later terms: in a general graph of n sites
+they take n² bits at most.
 """
 
 from collections.abc import Iterator
@@ -28,62 +28,106 @@ Claims = tuple[Alignment, ...]
 
 
 class TermSet(NamedTuple):
-    """A set of numbers of terms: the lowest, and the bits from it on."""
+    """A set of numbers of terms below `end`: some from the lowest on as bits, and all from `full`.
+
+    The bits stop below the last number that is missing, so that what reaches all later terms, as on
+    a chain or through layers, is a few bits, however many terms there are.
+    """
 
     low: int
     mask: int
+    full: int
+    end: int
 
     @property
     def size(self) -> int:
         """The number of terms."""
-        return self.mask.bit_count()
+        return self.mask.bit_count() + self.end - self.full
+
+    @property
+    def first(self) -> int:
+        """The lowest number; `end` where there is none."""
+        return self.low if self.mask else self.full
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
-        return self.mask != 0
+        return self.mask != 0 or self.full < self.end
 
     def numbers(self) -> npt.NDArray[np.int64]:
         """Return the numbers in ascending order."""
+        tail = np.arange(self.full, self.end)
+        if not self.mask:
+            return tail
         if self.mask.bit_count() < 16:
-            return np.fromiter(_indices(self.mask), dtype=np.int64) + self.low
-        size = (self.mask.bit_length() + 7) // 8
-        packed = np.frombuffer(self.mask.to_bytes(size, "little"), dtype=np.uint8)
-        return np.flatnonzero(np.unpackbits(packed, bitorder="little")) + self.low
+            bits = np.fromiter(_indices(self.mask), dtype=np.int64)
+        else:
+            size = (self.mask.bit_length() + 7) // 8
+            packed = np.frombuffer(self.mask.to_bytes(size, "little"), dtype=np.uint8)
+            bits = np.flatnonzero(np.unpackbits(packed, bitorder="little"))
+        return np.concatenate([bits + self.low, tail]) if len(tail) else bits + self.low
 
     def union(self, other: "TermSet") -> "TermSet":
         """Return the terms of both."""
-        if not self.mask or not other.mask:
-            return self if self.mask else other
-        low = min(self.low, other.low)
-        return TermSet(low, self.mask << self.low - low | other.mask << other.low - low)
+        full = min(self.full, other.full)
+        low = min(self.low, other.low, full)
+        ours, theirs = self._below(full), other._below(full)
+        mask = ours << self.low - low if ours else 0
+        return _trimmed(low, mask | (theirs << other.low - low if theirs else 0), full, self.end)
 
     def common(self, other: "TermSet") -> "TermSet":
         """Return the terms that are in both."""
-        if self.low + self.mask.bit_length() <= other.low:
-            return NO_TERMS
-        if other.low + other.mask.bit_length() <= self.low:
-            return NO_TERMS
-        low = max(self.low, other.low)
-        return _trimmed(low, self.mask >> low - self.low & other.mask >> low - other.low)
+        full = max(self.full, other.full)
+        ours = self.mask & other._within(self.low, self.mask.bit_length())
+        theirs = other.mask & self._within(other.low, other.mask.bit_length())
+        low = min(self.low, other.low)
+        mask = (ours << self.low - low if ours else 0) | (
+            theirs << other.low - low if theirs else 0
+        )
+        return _trimmed(low, mask, full, self.end)
 
     def without(self, other: "TermSet") -> "TermSet":
         """Return the terms that are not in the other."""
-        both = self.common(other)
-        if not both.mask:
-            return self
-        return _trimmed(self.low, self.mask ^ both.mask << both.low - self.low)
+        width = self.mask.bit_length()
+        mask = self.mask & ~other._within(self.low, width)
+        if other.full <= self.full:
+            return _trimmed(self.low, mask, self.end, self.end)
+        between = other.full - self.full
+        rest = (1 << between) - 1 & ~other._within(self.full, between)
+        low = min(self.low, self.full) if mask else self.full
+        mask = mask << self.low - low if mask else 0
+        return _trimmed(low, mask | rest << self.full - low, self.end, self.end)
+
+    def _below(self, end: int) -> int:
+        """Return the bits, from `low` on, of what is below a number."""
+        width = end - self.low
+        if width <= 0:
+            return 0
+        return self.mask if self.mask.bit_length() <= width else self.mask & (1 << width) - 1
+
+    def _within(self, low: int, width: int) -> int:
+        """Return the bits of what lies within `width` numbers from `low` on."""
+        if not width:
+            return 0
+        shift = self.low - low
+        bits = self.mask << shift if shift >= 0 else self.mask >> -shift
+        if self.full < low + width:
+            start = max(self.full - low, 0)
+            bits |= (1 << width - start) - 1 << start
+        return bits & (1 << width) - 1
 
 
-NO_TERMS = TermSet(0, 0)
-
-
-def _trimmed(low: int, mask: int) -> TermSet:
-    if not mask:
-        return NO_TERMS
-    if mask & 1:
-        return TermSet(low, mask)
-    zeros = (mask & -mask).bit_length() - 1
-    return TermSet(low + zeros, mask >> zeros)
+def _trimmed(low: int, mask: int, full: int, end: int) -> TermSet:
+    """Return a set with the numbers that stand before `full` without a gap counted to those."""
+    if mask:
+        width = full - low
+        if mask >> width - 1 & 1:
+            width = (mask ^ (1 << width) - 1).bit_length()
+            full = low + width
+            mask &= (1 << width) - 1
+        if mask and not mask & 1:
+            zeros = (mask & -mask).bit_length() - 1
+            low, mask = low + zeros, mask >> zeros
+    return TermSet(low if mask else full, mask, full, end)
 
 
 def _indices(mask: int) -> Iterator[int]:
@@ -93,17 +137,23 @@ def _indices(mask: int) -> Iterator[int]:
         mask ^= lowest
 
 
-def term_set(numbers: list[int]) -> TermSet:
-    """Return the set of these numbers, in ascending order."""
+def no_terms(end: int) -> TermSet:
+    """Return the empty set."""
+    return TermSet(end, 0, end, end)
+
+
+def term_set(numbers: list[int], end: int) -> TermSet:
+    """Return the set of these numbers below `end`, in ascending order."""
     low = numbers[0]
     if len(numbers) < 64:
         mask = 0
         for number in numbers:
             mask |= 1 << number - low
-        return TermSet(low, mask)
-    bits = np.zeros(numbers[-1] - low + 1, dtype=np.uint8)
-    bits[np.asarray(numbers) - low] = 1
-    return TermSet(low, int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little"))
+    else:
+        bits = np.zeros(numbers[-1] - low + 1, dtype=np.uint8)
+        bits[np.asarray(numbers) - low] = 1
+        mask = int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
+    return _trimmed(low, mask, end, end)
 
 
 Closure = dict[Claims, TermSet]
@@ -132,7 +182,7 @@ def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
     waiting = [sum(len(parents) for _, parents in site.inflow) for site in structure.sites]
     for number in reversed(range(len(structure.sites))):
         children = [edge for edge in structure.children[number] if edge[0] in closures]
-        built = _Built(direct[number], children, closures)
+        built = _Built(direct[number], children, closures, len(structure.terms))
         for child, _ in structure.children[number]:
             waiting[child] -= 1
             if not waiting[child]:
@@ -169,14 +219,15 @@ class _Built:
         direct: dict[Claims, list[int]],
         children: list[tuple[int, Alignment]],
         closures: dict[int, tuple[Closure, TermSet]],
+        end: int,
     ) -> None:
         self.closure: Closure = {}
-        self.all = NO_TERMS
+        self.all = no_terms(end)
         self._rest: Closure = {}
         self._is_changed = False
         base, edge = self._start(children, closures)
         for claims, numbers in direct.items():
-            self._take(claims, term_set(numbers))
+            self._take(claims, term_set(numbers, end))
         for child, alignment in children:
             if child != base or alignment is not edge:
                 for claims, terms in closures[child][0].items():

@@ -9,6 +9,7 @@ from programs import (
     layers,
     pathwise,
     reductions,
+    sequences,
     sites,
     time,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "layers",
     "pathwise",
     "reductions",
+    "sequences",
     "sites",
     "time",
 ]
