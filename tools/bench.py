@@ -134,11 +134,8 @@ def chain_rows() -> list[Row]:
 
 
 def scale_rows() -> list[Row]:
-    """Print how structures and a recorded chain grow, and return the figures of the chain.
-
-    Larger batches are left to ``python -m ancestral.tools.scale``, which takes some minutes more.
-    """
-    recorded = report(batches=(1,))[-1]
+    """Print how structures and a recorded chain grow, and return the figures of the chain."""
+    recorded = report()[-1]
     largest = recorded.costs[SIZES[-1]]
     return [
         Row("recorded chain, exponent of growth", recorded.exponent, 1.1),
