@@ -43,13 +43,15 @@ def separate(claims: Iterable[Alignment]) -> frozenset[int]:
 
 
 def indexed(claims: Iterable[Alignment]) -> frozenset[int]:
-    """Return the dimensions of a source that some dimension of the tensor indexes in every claim.
+    """Return the dimensions of a source that the tensor indexes from end to end in every claim.
 
-    Of a single element that was taken out, elements stay apart, but nothing indexes them.
+    Elements that are taken out or shifted stay apart, but stand no longer at their own index.
     """
     found: frozenset[int] | None = None
     for claim in claims:
-        dims = {dim for dim in claim.dims if isinstance(dim, int)}
+        cut = {i for i, _, _ in claim.here}, {d for d, _, _ in claim.there}
+        pairs = [(i, dim) for i, dim in enumerate(claim.dims) if isinstance(dim, int)]
+        dims = {dim for i, dim in pairs if i not in cut[0] and dim not in cut[1]}
         found = frozenset(dims) if found is None else found & dims
     return (found or frozenset()) - {LOST}
 

@@ -38,6 +38,7 @@ MIXING: dict[str, Step] = {
     "batch_norm": lambda z: batch_norm(z, None, None, training=True),
     "mean": lambda z: z - z.mean(0),
     "roll": lambda z: z.roll(1, 0),
+    "slices that are swapped": lambda z: torch.cat([z[1:], z[:1]]),
     "flip": lambda z: z.flip(0),
     "cumsum": lambda z: z.cumsum(0),
     "sort": lambda z: z.sort(0).values,
