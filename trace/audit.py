@@ -99,6 +99,7 @@ class _Made:
     results: tuple[Any, ...]  # weak references
     claims: frozenset[Source]  # of its operands
     drawn: int  # how many draws there were before
+    elsewhere: frozenset[Source] = frozenset()  # in other parts of what a part is taken of
 
 
 class Auditor:
@@ -247,7 +248,8 @@ class Auditor:
                 self._compare(tensor)
             claims = frozenset(s for tensor in given for s in _claims(tensor))
             read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
-        made = _Made(spelled(func), where.location, (), claims, len(self._sites))
+        elsewhere = _confined(given[0]) if given and _name(func) in PARTS else frozenset()
+        made = _Made(spelled(func), where.location, (), claims, len(self._sites), elsewhere)
         is_carried = is_marked and not is_shaped(_name(func), args, kwargs)
         return partial(self._after, func, made, given, read, is_marked, is_carried)
 
@@ -339,7 +341,10 @@ class Auditor:
         claims, below = _claims(tensor), self._memory.of(tensor)
         self._compared |= below.keys()
         lost = self._unexplained(below.keys() - claims)
-        if lost:
+        if made is not None and lost and lost <= made.elsewhere:
+            # One account for all bytes of a storage cannot tell its parts: another part has these.
+            self._memory.vouch(tensor, {s: at for s, at in below.items() if s not in lost})
+        elif lost:
             origin = next(below[s] for s in lost) if made is None else made
             met = "" if made is not None else f" when it comes to {call().location}"
             raise AuditError(
@@ -372,6 +377,20 @@ class Auditor:
         """Return whether a source is none of another recording that is over, and so a constant."""
         other = source.universe
         return other is None or other is self._universe or other.state == "open"
+
+
+PARTS = frozenset(
+    "__getitem__ select narrow unbind split split_with_sizes chunk tensor_split".split()
+)
+"""The functions that take a part of a tensor by numbers and slices."""
+
+
+def _confined(tensor: Tensor) -> frozenset[Source]:
+    """Return the sources that only some elements of a tensor depend on, as it claims."""
+    found = provenance(tensor)
+    entries = () if found is None else found.entries
+    everywhere = {s for alignment, members in entries if not alignment.here for s in members}
+    return frozenset(s for _, members in entries for s in members) - everywhere
 
 
 def _claims(tensor: Tensor) -> frozenset[Source]:

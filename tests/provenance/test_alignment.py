@@ -23,7 +23,7 @@ from ancestral.provenance.overlaps import MOST_CLAIMS, disjoint, joined, meet, w
 
 Pairs = set[tuple[Shape, Shape]]
 shapes = st.lists(st.sampled_from([1, 2, 3, 4, 6]), max_size=2).map(tuple)
-laws = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+laws = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
 def elements(shape: Shape) -> list[Shape]:

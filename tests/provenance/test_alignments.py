@@ -41,7 +41,7 @@ def test_a_rule_keeps_what_it_says(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=5, database=None, derandomize=True)
+@settings(deadline=None, max_examples=3, database=None, derandomize=True)
 @given(st.data())
 @pytest.mark.parametrize("name", CASES)
 def test_no_rule_claims_more_than_a_perturbation_shows(name: str, data: st.DataObject) -> None:

@@ -85,6 +85,7 @@ REASONS: dict[str, str] = {
         torch.Tensor.is_quantized.__get__ torch.Tensor.is_sparse.__get__
         torch.Tensor.is_sparse_csr.__get__ torch.Tensor.is_vulkan.__get__
         torch.Tensor.is_xla.__get__ torch.Tensor.is_xpu.__get__
+        torch.Tensor.size torch.Tensor.dim torch.Tensor.numel
         torch.Tensor.itemsize.__get__ torch.Tensor.name.__get__ torch.Tensor.nbytes.__get__
         torch.Tensor.ndim.__get__ torch.Tensor.output_nr.__get__
         torch.Tensor.requires_grad.__get__ torch.Tensor.retains_grad.__get__

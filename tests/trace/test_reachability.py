@@ -110,7 +110,7 @@ def claimed(structure: Structure) -> list[dict[int, list[Pairs]]]:
     ]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(structures())
 def test_every_element_that_is_reached_is_claimed_and_no_pair_twice(structure: Structure) -> None:
     for truth, claims in zip(by_paths(structure), claimed(structure), strict=True):
@@ -121,7 +121,7 @@ def test_every_element_that_is_reached_is_claimed_and_no_pair_twice(structure: S
             assert sum(map(len, found)) == len(set().union(*found))
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(structures())
 def test_credit_is_the_sum_of_the_claimed_elements_for_every_element(structure: Structure) -> None:
     torch.manual_seed(0)
@@ -147,7 +147,7 @@ def test_credit_is_the_sum_of_the_claimed_elements_for_every_element(structure: 
                 assert all(float(count[x]) == 1 for x in reached if count is not None)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(structures())
 def test_a_part_that_is_kept_apart_reaches_no_other_element(structure: Structure) -> None:
     values = [torch.ones(term.shape, dtype=torch.float64) for term in structure.terms]
