@@ -234,6 +234,7 @@ class Provenance:
         "_memo",
         "_slices",
         "entries",
+        "indexed",
         "kept",
         "made_from",
         "members",
@@ -254,6 +255,7 @@ class Provenance:
         self._calls: dict[Any, Provenance | None] | None = None
         self.made_from: list[Provenance] = []  # see `mixing`, as for the dimensions kept apart
         self.kept: dict[Source, frozenset[int]] | None = None
+        self.indexed: dict[Source, frozenset[int]] | None = None
         self._kinked: Provenance | None = None
         self._slices: dict[int, dict[int, list[tuple[Alignment, Sources]]]] | None = None
         # Joins by the other provenance, remaps by their shape and step.

@@ -69,7 +69,9 @@ def kept(found: Provenance) -> Kept:
 
 def running(found: Provenance) -> Kept:
     """Return for each source, as it stands in a provenance, its dimensions that are indexed."""
-    return {source: indexed(claims) for source, claims in _claims(found).items()}
+    if found.indexed is None:
+        found.indexed = {source: indexed(claims) for source, claims in _claims(found).items()}
+    return found.indexed
 
 
 def _claims(found: Provenance) -> dict[Source, list[Alignment]]:
@@ -104,15 +106,17 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
 
 def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
     """Return whether a dimension is lost that no operand had lost before."""
-    alignments = {alignment for alignment, _ in operand.entries}
-    if alignments == {alignment for alignment, _ in result.entries}:
-        return False
-    if not any(map(keeps, alignments)):
-        return False
+    if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
+        alignments = {alignment for alignment, _ in operand.entries}
+        if alignments == {alignment for alignment, _ in result.entries}:
+            return False
+        if not any(map(keeps, alignments)):
+            return False
     for notion in (kept, running):
         before, after = notion(operand), notion(result)
-        for source, dims in before.items():
-            lost = dims - after[source] if source in after else ()
+        for source, left in after.items():
+            dims = before.get(source, frozenset())
+            lost = dims - left
             # What a layer wrote of it into its statistics was not made of any operand.
             others = [notion(o).get(source, dims) for o in operands if lost and o.made_from]
             if any(all(d in other for other in others) for d in lost):

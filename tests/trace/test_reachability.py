@@ -1,11 +1,17 @@
 """Reachability on random graphs, element by element, and its size on long ones."""
 
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call"
+
 import itertools
+import time
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributions import Bernoulli
 
+import ancestral as an
 from ancestral.estimators.credit import by_element
 from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape, Window, relates
 from ancestral.trace.reachability import downstream, no_terms, reaches, term_set
@@ -225,3 +231,19 @@ def test_the_differences_of_a_tree_are_the_smaller_branch() -> None:
     found = list(reaches(tree(255)))
     total = sum(terms.size for _, _, reach in found for terms in reach.rest.values())
     assert total <= 255 * 8 / 2 + 255
+
+
+def test_a_stack_that_is_read_in_a_loop_takes_steps_in_proportion() -> None:
+    """Were every read to look at all that was stacked, four times the draws took sixteen times."""
+
+    def seconds(count: int) -> float:
+        start = time.process_time()
+        with an.record():
+            draws = [Bernoulli(logits=torch.zeros((), requires_grad=True)).sample()] * 2
+            draws += [Bernoulli(logits=draws[0]).sample() for _ in range(count)]
+            together = torch.stack(draws)
+            costs = [together[n] * 2 for n in range(count)]
+        assert len(costs) == count
+        return time.process_time() - start
+
+    assert seconds(1600) < 10 * min(seconds(400) for _ in range(2))
