@@ -37,14 +37,17 @@ from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
+from ancestral.trace import handlers
+from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
 from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
-from ancestral.trace.plates import Plate, PlateError, plate
-from ancestral.trace.primitives import cost
+from ancestral.trace.plates import Plate, PlateError
+from ancestral.trace.primitives import cost, deterministic, factor, observe, sample
 from ancestral.trace.record import Trace, record, track
+from ancestral.trace.repetitions import plate, subsample
 from ancestral.trace.wrap import wrap
 
 __version__ = "0.1.0"
@@ -66,17 +69,24 @@ __all__ = [
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
+    "SiteError",
     "Trace",
     "backward",
     "by_element",
     "by_site",
     "control_scope",
     "cost",
+    "deterministic",
     "explain",
+    "factor",
     "graph",
+    "handlers",
+    "observe",
     "plate",
     "provenance_of",
     "record",
+    "sample",
+    "subsample",
     "surrogate",
     "total_cost",
     "track",

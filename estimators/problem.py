@@ -118,18 +118,40 @@ def examined_costs(trace: Trace) -> Problem:
     """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
     if trace.universe.state == "settled":
         raise SettledError
-    costs = [node for node in trace.values() if node.type == "cost"]
+    costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
     if not costs:
-        raise LossError("the recording declares no cost: use an.cost(name, value), or an.backward")
+        raise LossError(
+            "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
+            "with obs=; or pass the loss to an.backward"
+        )
     _refuse_failures(trace.universe)
     terms: list[Term] = []
     for node in costs:
-        found = terms_of(node.value, _counts(node))
+        value, counts = _cost_of(node)
+        found = terms_of(value, counts)
         parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    loss = torch.stack([(untrack(node.value) * node.scale).sum() for node in costs]).sum()
+    loss = torch.stack([_total(node) for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
+
+
+def _is_likelihood(node: Node) -> bool:
+    """Return whether a node is data that the program observes, whose density is to grow."""
+    return node.type == "sample" and node.is_observed and node.is_declared
+
+
+def _cost_of(node: Node) -> tuple[Tensor, Tensor]:
+    """Return the cost that a node stands for, and how often each of its elements counts."""
+    if node.type == "cost":
+        return node.value, _counts(node)
+    density = node.tracked_log_prob
+    return density, -torch.ones_like(untrack(density))
+
+
+def _total(node: Node) -> Tensor:
+    value, counts = _cost_of(node)
+    return (untrack(value) * counts).sum()
 
 
 def _counts(node: Node) -> Tensor:
@@ -217,9 +239,7 @@ def _assemble(
 ) -> Problem:
     """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
     universe = trace.universe
-    nodes = {
-        node.name: node for node in trace.values() if node.type == "sample" and not node.is_observed
-    }
+    nodes = {node.name: node for node in trace.everything if node.is_drawn}
     for source in universe.sources:
         _refuse_other(source.universe, universe)
     kept = [source for source in universe.sources if source.universe is universe]
@@ -262,6 +282,8 @@ def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) 
     if source.inflow is not None or source.kink_of is not None:
         inflow = restricted(source.inflow, numbers)
         return Vertex(source.name, source.shape, inflow, needs_score=False)
+    if source.is_known:  # the value is given: what its density depends on does not reach it
+        return Vertex(source.name, source.shape, (), needs_score=False)
     node = nodes[source.name]
     needs_score = node.is_score and node.is_learned
     return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)
@@ -279,6 +301,6 @@ def _refuse_other(other: Universe | None, ours: Universe) -> None:
     if other is None or other is ours or other.state != "open":
         return
     if isinstance(other.owner, Trace):
-        for node in other.owner.values():
+        for node in other.owner.everything:
             if node.is_score and node.is_learned:
                 raise OtherRecordingError(node)

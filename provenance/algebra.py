@@ -53,7 +53,8 @@ class Source:
     did. Three kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
     stands for the values that Python may have branched on, a junction for many sources of one
     tensor, of its shape. A kink stands for a step without a useful derivative on the way from the
-    source that is its `kink_of`.
+    source that is its `kink_of`. A source that `is_known` has the same value in every run, as data
+    has: no decision that rests on it alone is one of chance.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Source:
     inflow: "Provenance | None" = None
     is_decision: bool = False
     kink_of: "Source | None" = None
+    is_known: bool = False
 
 
 Sources = frozenset[Source]

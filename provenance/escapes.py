@@ -101,7 +101,7 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
     Raises:
         EscapeError: if the recording refuses escapes.
     """
-    found = [p for p in provenances if p.universe.state == "open"]
+    found = [p for p in provenances if p.universe.state == "open" and not _is_known(p)]
     if not found:
         return
     frame, is_check = _caller(sys._getframe(1), is_check_passed)  # pyright: ignore[reportPrivateUsage]
@@ -120,6 +120,12 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         watching.watch()
 
 
+def _is_known(provenance: Provenance) -> bool:
+    """Return whether all that a value depends on is data."""
+    origins = list(provenance.universe.origins(provenance.members))
+    return bool(origins) and all(source.is_known for source in origins)
+
+
 def fail(provenances: Iterable[Provenance], text: str) -> None:
     """Note that something raised because of values with these provenances.
 
@@ -131,7 +137,7 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
     """
     frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
     for provenance in provenances:
-        if frame is None or provenance.universe.state != "open":
+        if frame is None or provenance.universe.state != "open" or _is_known(provenance):
             continue
         names = frozenset(source.name for source in provenance.sources)
         noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)

@@ -68,6 +68,9 @@ LOOKS = {
     "observed": Look(
         "ellipse", "#d3d6da", "#3f4348", "shaded = observed", "observed", "observations", 2
     ),
+    "deterministic": Look(
+        "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
+    ),
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
 }
 _DASHED = "dashed = no dimension aligned"

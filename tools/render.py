@@ -24,6 +24,7 @@ _NIGHT = {
     "score": ("#1f334d", "#8ab4e8"),
     "pathwise": ("#1d3a30", "#7cc7aa"),
     "observed": ("#4c5056", "#d5d8dc"),
+    "deterministic": ("#33363a", "#a9adb2"),
     "cost": ("#43341a", "#e3b15c"),
 }
 

@@ -29,8 +29,7 @@ from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import argument_name, place
-from ancestral.trace.node import factorized
-from ancestral.trace.parameters import parameters
+from ancestral.trace.parameters import factorized, parameters
 from ancestral.trace.record import draw, observe
 from ancestral.trace.stack import local
 

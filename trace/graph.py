@@ -21,7 +21,8 @@ from ancestral.trace.node import Node, place_in
 class Vertex:
     """One site or cost of a graph.
 
-    `kind` is "score" (drawn by ``sample``), "pathwise" (by ``rsample``), "observed" or "cost".
+    `kind` is "score" (drawn by ``sample``), "pathwise" (by ``rsample``), "observed",
+    "deterministic" or "cost".
     `shape` is that of the whole value.
     """
 
@@ -124,10 +125,9 @@ def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
 
 def vertex_of(node: Node) -> Vertex:
     """Return the vertex of a node."""
-    kind = "pathwise" if node.is_reparameterized else "score"
     return Vertex(
         node.name,
-        "cost" if node.type == "cost" else "observed" if node.is_observed else kind,
+        _kind_of(node),
         "" if node.fn is None else type(node.fn).__name__,
         tuple(node.value.shape),
         node.location,
@@ -135,11 +135,20 @@ def vertex_of(node: Node) -> Vertex:
     )
 
 
+def _kind_of(node: Node) -> str:
+    if node.type != "sample":
+        return node.type
+    if node.is_observed:
+        return "observed"
+    return "pathwise" if node.is_reparameterized else "score"
+
+
 def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] = ()) -> Graph:
     """Return the graph of the nodes of a trace, and of costs, without sources that are no nodes.
 
     Costs of one name are numbered: ``cost``, ``cost_1`` ...
     """
+    nodes = [node for node in nodes if node.type not in ("param", "plate")]
     names = {node.name for node in nodes}
     vertices = [vertex_of(node) for node in nodes]
     found = [edge for node in nodes for edge in edges_into(node.name, node.inflow)]

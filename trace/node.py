@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
-from ancestral.provenance.tensor import raw
+from ancestral.provenance.tensor import alias, attach, raw, untrack
+from ancestral.trace.densities import tracked_log_prob
 from ancestral.trace.naming import Location
+from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
 
@@ -60,14 +62,21 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One random choice of a run, or one cost.
+    """One step of a run: a random choice, a cost, a parameter, a plate, a value that was named.
 
     `shape` is that of the independent draws, the leading dimensions of `value`; what follows is
-    an event. `inflow` is the provenance of the distribution's parameters over that shape.
+    an event. `inflow` is the provenance of the distribution's parameters over that shape, or of the
+    value where there is no distribution.
+
+    Attributes:
+        type: "sample", "param", "plate", "deterministic" or "cost".
+        held: what the value itself depends on, [*shape, *event], where it was not drawn here.
+        is_given: whether the value was taken from elsewhere: observed, replayed, substituted.
+        is_declared: whether the program named it, so that it counts in `Trace.backward`.
     """
 
     name: str
-    type: str  # "sample" or "cost"
+    type: str
     fn: Distribution | None
     value: Tensor  # [*shape, *event], plain, as it was drawn
     shape: Shape
@@ -78,8 +87,11 @@ class Node:
     is_observed: bool = False
     is_reparameterized: bool = False
     is_learned: bool = False  # whether a parameter of fn has a gradient to learn
-    scale: float | Tensor = 1.0  # how often it counts among the costs of a subsample
-    mask: Tensor | None = None
+    is_given: bool = False
+    is_declared: bool = False
+    held: Provenance | None = None
+    scale: float | Tensor = 1.0  # how often it counts, broadcastable to the batch
+    mask: Tensor | None = None  # which elements of the batch count
     cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
     grouped: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -100,24 +112,81 @@ class Node:
         return self.location
 
     @property
+    def is_stochastic(self) -> bool:
+        """Whether it is a random choice, and no data."""
+        return self.type == "sample" and not self.is_observed
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its value was drawn in this run."""
+        return self.is_stochastic and not self.is_given
+
+    @property
     def is_score(self) -> bool:
         """Whether the gradient needs this site's score function."""
-        return self.type == "sample" and not self.is_observed and not self.is_reparameterized
+        return self.is_drawn and not self.is_reparameterized
 
     @cached_property
     def log_prob(self) -> Tensor:
-        """Log p(value | parents): [*shape], or the shape that a user's own distribution gives it.
+        """Log p(value | parents) of each case as it counts, [*batch]: masked and scaled.
 
         Raises:
             NoDensityError: if the distribution has none.
             ModifiedParameterError: if a parameter was overwritten since the draw.
         """
+        counted = self.unscaled_log_prob
+        if self.mask is not None:
+            counted = torch.where(untrack(self.mask), counted, 0)
+        if isinstance(self.scale, Tensor) or self.scale != 1:
+            counted = counted * (
+                untrack(self.scale) if isinstance(self.scale, Tensor) else self.scale
+            )
+        return counted
+
+    @cached_property
+    def unscaled_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each case, [*batch], whatever its mask and scale."""
+        density = self.elementwise_log_prob
+        if not self.grouped or tuple(density.shape) != self.shape:
+            return density
+        return density.sum(tuple(range(-self.grouped, 0)))
+
+    @cached_property
+    def elementwise_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each independent element, unscaled.
+
+        [*shape], or the shape that a user's own distribution gives it.
+        """
         return self._density(self.value)
+
+    @property
+    def log_prob_sum(self) -> Tensor:
+        """The sum of the log-probability as it counts, []."""
+        return self.log_prob.sum()
 
     @cached_property
     def score(self) -> Tensor:
         """The log-probability of the value held fixed, whose derivative is the score function."""
-        return self._density(self.value.detach()) if self.is_reparameterized else self.log_prob
+        if self.is_reparameterized:
+            return self._density(self.value.detach())
+        return self.elementwise_log_prob
+
+    @property
+    def tracked_value(self) -> Tensor:
+        """The value with its provenance: what the program went on with."""
+        found = self.held
+        if self.is_drawn:
+            universe = self.source.universe
+            assert universe is not None
+            found = universe.of(self.source, tuple(self.value.shape))
+        if found is None or found.universe.state == "settled":
+            return self.value
+        return attach(alias(self.value), found)
+
+    @cached_property
+    def tracked_log_prob(self) -> Tensor:
+        """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
+        return tracked_log_prob(self)
 
     def _density(self, value: Tensor) -> Tensor:
         if self.fn is None:
@@ -134,13 +203,6 @@ class Node:
         finally:
             local.is_inside = was_inside
         return density
-
-
-def factorized(fn: Distribution) -> Distribution:
-    """Return the distribution of the independent elements that `Independent` groups."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn
 
 
 def place_in(node: Node, plate: Plate) -> int | None:

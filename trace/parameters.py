@@ -11,6 +11,7 @@ from torch.distributions import (
     AffineTransform,
     ComposeTransform,
     Distribution,
+    Independent,
     IndependentTransform,
     PowerTransform,
     Transform,
@@ -23,7 +24,6 @@ from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import provenance
-from ancestral.trace.node import factorized
 
 UNKNOWN = -1
 _OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
@@ -44,6 +44,13 @@ class Held(NamedTuple):
 
     tensor: Tensor
     event: int
+
+
+def factorized(fn: Distribution) -> Distribution:
+    """Return the distribution of the independent elements that `Independent` groups."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return fn
 
 
 def parameters(fn: Distribution) -> list[Held]:

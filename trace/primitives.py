@@ -1,8 +1,148 @@
-"""Primitives: what a program says of itself, beyond what is found."""
+"""Primitives: the statements that a probabilistic program is written in.
 
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.record import record
+>>> with record() as trace:
+...     mu = sample("mu", Normal(0.0, 1.0))
+...     x = sample("x", Normal(mu, 1.0), obs=torch.tensor(0.3))
+>>> {name: (node.is_observed, sorted(node.parents)) for name, node in trace.items()}
+{'mu': (False, []), 'x': (True, ['mu'])}
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from ancestral.trace.checks import check_fn, check_name, fitting, supported
+from ancestral.trace.factor import Factor
+from ancestral.trace.naming import place
+from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current, declare
+from ancestral.trace.request import Request, answer
+from ancestral.trace.sites import drawn, given, named, spread
+
+
+def sample(
+    name: str,
+    fn: Distribution,
+    obs: Tensor | None = None,
+    *,
+    obs_mask: Tensor | None = None,
+    infer: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Draw from a distribution under a name, or observe a value of it, and return the value.
+
+    A draw is reparameterized where the distribution can (``rsample``). Within plates, the batch is
+    expanded to their sizes. Outside a recording and without handlers it is a plain draw.
+
+    Args:
+        name: the name of the site in the trace.
+        fn: the distribution.
+        obs: the value observed, whose batch broadcasts with that of `fn`.
+        obs_mask: which elements of the batch `obs` is observed at; the others are drawn, as site
+            ``{name}_unobserved``, and weigh as such; the observed ones are ``{name}_observed``.
+        infer: what inference is to do with the site.
+
+    Raises:
+        SiteError: if the name is taken, or the value has a wrong type, shape or support.
+    """
+    where = place()
+    check_name(name, where)
+    check_fn(name, fn, where)
+    plates = open_plates()
+    spread_fn = spread(fn, plates) if plates else fn
+    if obs_mask is not None:
+        return _partly_observed(name, spread_fn, obs, obs_mask, infer)
+    request = Request(
+        "sample",
+        name,
+        where,
+        spread_fn,
+        value=obs,
+        is_observed=obs is not None,
+        is_reparameterized=bool(fn.has_rsample),
+        infer={} if infer is None else infer,
+        scale=scale_of(plates),
+        plates=plates,
+    )
+    answered = answer(request, _settled)
+    assert answered.value is not None
+    return answered.value
+
+
+def _settled(request: Request) -> Request:
+    """Give a request for a sample its value, and take it into the recordings that see it."""
+    if request.kind != "sample" or request.is_intervened:
+        return named(request)
+    if request.value is None:
+        return drawn(request)
+    return given(supported(fitting(request)))
+
+
+def _partly_observed(
+    name: str,
+    fn: Distribution,
+    obs: Tensor | None,
+    obs_mask: Tensor,
+    infer: Mapping[str, Any] | None,
+) -> Tensor:
+    from ancestral.trace.weighting import mask
+
+    if obs is None:
+        return sample(name, fn, infer=infer)
+    with mask(~obs_mask):
+        free = sample(f"{name}_unobserved", fn, infer=infer)
+    event = (1,) * len(fn.event_shape)
+    is_seen = obs_mask.reshape(*obs_mask.shape, *event)
+    # What is not observed has no value: any that the distribution can take will do.
+    filled = torch.where(is_seen, obs, free.detach())
+    with mask(obs_mask):
+        seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
+    return deterministic(name, torch.where(is_seen, seen, free))
+
+
+def observe(name: str, fn: Distribution, value: Tensor) -> Tensor:
+    """Observe a value of a distribution; the same as ``sample(name, fn, obs=value)``.
+
+    Raises:
+        SiteError: if the name is taken, or the value has a wrong type, shape or support.
+    """
+    return sample(name, fn, obs=value)
+
+
+def factor(name: str, log_factor: Tensor) -> None:
+    """Multiply the density of the program by a factor, given as its logarithm, [*batch].
+
+    It is an observed site whose log-probability is the logarithm.
+
+    Raises:
+        SiteError: if the name is taken.
+    """
+    fn = Factor(log_factor)
+    sample(name, fn, obs=fn.nothing)
+
+
+def deterministic(name: str, value: Tensor) -> Tensor:
+    """Give a computed value a name in the trace, and return it with its provenance.
+
+    Raises:
+        SiteError: if the name is taken.
+        TypeError: if `value` is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"deterministic {name!r} is a {type(value).__name__}; expected a torch.Tensor"
+        )
+    where = place()
+    check_name(name, where)
+    request = Request("deterministic", name, where, value=value, plates=())
+    answered = answer(request, named)
+    assert answered.value is not None
+    return answered.value
 
 
 def cost(name: str, value: Tensor) -> Tensor:

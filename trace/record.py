@@ -11,6 +11,7 @@
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -41,17 +42,19 @@ from ancestral.provenance.tensor import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
+from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.naming import Place, module_path, place
-from ancestral.trace.node import Gate, Node, factorized
-from ancestral.trace.parameters import Held, inflow, parameters
+from ancestral.trace.node import Gate, Node
+from ancestral.trace.parameters import Held, factorized, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
+from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
 
 
-class DuplicateNameError(ValueError):
+class DuplicateNameError(SiteError):
     """Two declarations of one run have the same name."""
 
     def __init__(self, name: str, first: object, second: object) -> None:
@@ -96,6 +99,7 @@ class Trace(Mapping[str, Node]):
     def __init__(self, universe: Universe | None = None) -> None:
         """Make an empty trace, in a universe of its own unless it is part of another recording."""
         self._nodes: dict[str, Node] = {}
+        self._hidden: dict[str, Node] = {}
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.ledger = Ledger()
@@ -142,10 +146,35 @@ class Trace(Mapping[str, Node]):
     def log_prob_sum(self, site_filter: Callable[[Node], bool] = lambda _: True) -> Tensor:
         """Return the sum of the log-probabilities of the sites that the filter lets through.
 
-        Those within a subsampled plate count as often as `Node.scale` says.
+        Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
         """
         sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
-        return sum((n.log_prob.sum() * n.scale for n in sites), torch.zeros(()))
+        return sum((n.log_prob_sum for n in sites), torch.zeros(()))
+
+    @property
+    def everything(self) -> tuple[Node, ...]:
+        """The nodes, those too that a handler hid from this trace: their scores count."""
+        return (*self.values(), *self._hidden.values())
+
+    @property
+    def stochastic_nodes(self) -> list[Node]:
+        """The random choices that are no data, in program order."""
+        return [node for node in self.values() if node.is_stochastic]
+
+    @property
+    def observation_nodes(self) -> list[Node]:
+        """The sites whose value is data, in program order."""
+        return [node for node in self.values() if node.type == "sample" and node.is_observed]
+
+    @property
+    def reparameterized_nodes(self) -> list[Node]:
+        """The random choices whose value is differentiable in its parameters."""
+        return [node for node in self.stochastic_nodes if node.is_reparameterized]
+
+    @property
+    def param_nodes(self) -> list[Node]:
+        """The parameters, in the order in which they were asked for first."""
+        return [node for node in self.values() if node.type == "param"]
 
     def backward(self, **options: Any) -> None:
         """Accumulate the gradient of the expected sum of the costs declared with `an.cost`.
@@ -169,6 +198,7 @@ class Trace(Mapping[str, Node]):
         """Return a trace with the same nodes, which later recording leaves as it is."""
         twin = Trace(self.universe)
         twin._nodes = dict(self._nodes)
+        twin._hidden = dict(self._hidden)
         twin._counts = dict(self._counts)
         twin._costs = self._costs
         return twin
@@ -194,9 +224,18 @@ class Trace(Mapping[str, Node]):
         Raises:
             DuplicateNameError: if its name is taken.
         """
-        if node.name in self._nodes:
-            raise DuplicateNameError(node.name, self._nodes[node.name].location, node.location)
+        self._refuse_taken(node)
         self._nodes[node.name] = node
+
+    def _refuse_taken(self, node: Node) -> None:
+        known = self._nodes.get(node.name) or self._hidden.get(node.name)
+        if known is not None:
+            raise DuplicateNameError(node.name, known.location, node.location)
+
+    def hide(self, node: Node) -> None:
+        """Take in a draw that is not to be seen: its score counts, under a name of its own."""
+        self._refuse_taken(node)
+        self._hidden[node.name] = node
 
     def __str__(self) -> str:
         """Show the nodes as an aligned table."""
@@ -280,6 +319,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             for interceptor in interceptors:
                 interceptor.enter()
                 ending.callback(interceptor.leave)
+            ending.enter_context(_Recorder(trace))
             ending.enter_context(_governed(trace.universe, self._setting, outer is None))
             ending.enter_context(joined())
             if self._is_audited and local.audit is None:
@@ -301,6 +341,19 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 self._trace.audited = self._auditor.finish()
         finally:
             self._ending.close()
+
+
+class _Recorder(Handler):
+    """Lets a trace see the requests of its block."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def ask(self, request: Request) -> Request:
+        """Add the trace to those that have seen the request."""
+        if not self._trace.is_open:
+            return request
+        return replace(request, traces=(self._trace, *request.traces))
 
 
 @contextmanager
@@ -326,7 +379,13 @@ def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) ->
 
 
 def draw(
-    fn: Distribution, held: list[Held], value: Any, *, is_reparameterized: bool, where: Place
+    fn: Distribution,
+    held: list[Held],
+    value: Any,
+    *,
+    is_reparameterized: bool,
+    where: Place,
+    request: Request | None = None,
 ) -> Any:
     """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
 
@@ -336,6 +395,7 @@ def draw(
         value: what was drawn, [*sample, *batch, *event].
         is_reparameterized: whether gradients flow through the value.
         where: the user's call.
+        request: what the program asked for, where it named the site.
     """
     is_learned = any(tensor.requires_grad for tensor, _ in held)
     if not isinstance(value, Tensor):
@@ -343,10 +403,10 @@ def draw(
             raise UnsupportedDrawError(fn, value, where)
         return value
     size = tuple(raw(Tensor.size, value))
-    shape = _independent(fn, size)
-    found = _controlled(inflow(fn, held, shape, provenance(value)), shape)
+    shape = independent(fn, size)
+    found = controlled(inflow(fn, held, shape, provenance(value)), shape)
     outermost = local.traces[0]
-    name = outermost.fresh_name(_base_name(fn, where))
+    name = _site_name(fn, where, request)
     source = Source(name, shape, outermost.universe)
     shown = _fresh(value, held)
     plain = untrack(shown)
@@ -367,13 +427,16 @@ def draw(
         module_path=module_path(where.modules),
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
-        scale=scale_of(open_plates()),
+        is_declared=request is not None,
+        scale=scale_of(open_plates()) if request is None else request.scale,
+        mask=None if request is None else request.mask,
+        infer={} if request is None else request.infer,
         cond_indep_stack=open_plates(),
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
         gate=gate,
     )
-    _admit(node)
+    _admit(node, None if request is None else request.traces)
     attach(shown, outermost.universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
     if local.audit is not None:
@@ -385,7 +448,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     """Record that the density of `fn` was asked at a value that depends on no site."""
     shape = tuple(raw(Tensor.size, density))
     held = parameters(fn)
-    found = _controlled(inflow(fn, held, shape, None), shape)
+    found = controlled(inflow(fn, held, shape, None), shape)
     outermost = local.traces[0]
     unique = outermost.fresh_name(name)
     node = Node(
@@ -436,37 +499,53 @@ def declare(name: str, value: Tensor) -> None:
         value=value,
         shape=shape,
         source=Source(name, shape, outermost.universe),
-        inflow=_controlled(found, shape),
+        inflow=controlled(found, shape),
         location=place().location,
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
-        control=_controlled(None, shape),
+        control=controlled(None, shape),
     )
     _admit(node)
     if local.audit is not None:
         local.audit.declared(node)
 
 
-def _admit(node: Node) -> None:
-    """Take a node into the open recordings, unless a plate around it claims what does not hold."""
-    local.traces[0].ledger.admit(node)
-    for trace in local.traces:
-        trace.add(node)
+def _admit(node: Node, seeing: Sequence[Trace] | None = None) -> None:
+    """Take a draw into the open recordings, unless a plate around it claims what does not hold.
+
+    Those that are not among `seeing`, if it is given, take it in without showing it.
+    """
+    traces = local.traces
+    traces[0].ledger.admit(node)
+    for trace in traces:
+        if seeing is None or trace in seeing:
+            trace.add(node)
+        else:
+            trace.hide(node)
 
 
-def _independent(fn: Distribution, size: Shape) -> Shape:
+def independent(fn: Distribution, size: Shape) -> Shape:
     """Return the leading dimensions of a draw that are independent."""
     event = len(factorized(fn).event_shape)
     return size[: len(size) - event] if event <= len(size) else ()
 
 
-def _controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
+def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     """Add what Python may have branched on before, and what a function out of sight was given."""
     decision = controlling()
     for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)
         found = lost if found is None else found.union(lost)
     return found
+
+
+def _site_name(fn: Distribution, where: Place, request: Request | None) -> str:
+    """Return the name of a draw: the program's own, if any recording shows it."""
+    if request is None:
+        return local.traces[0].fresh_name(_base_name(fn, where))
+    return (
+        request.name if request.traces else local.traces[0].fresh_name(f"{request.name} (hidden)")
+    )
 
 
 def _base_name(fn: Distribution, where: Place) -> str:

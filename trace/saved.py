@@ -68,14 +68,14 @@ def is_without_graph() -> bool:
 def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) -> Any:
     """Run a function without a graph, and raise if it drew."""
     trace = local.traces[-1]
-    before = len(trace)
+    before = len(trace.everything)
     _reentrant.depth += 1
     try:
         result = call()
     finally:
         _reentrant.depth -= 1
-    for node in list(trace.values())[before:]:
-        if node.type == "sample" and not node.is_observed:
+    for node in list(trace.everything)[before:]:
+        if node.is_drawn:
             raise error(node)
     return result
 

@@ -1,0 +1,149 @@
+"""Checks of what a program says of a site, before anything is recorded of it."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from ancestral.provenance.tensor import alias, raw
+from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import Place
+from ancestral.trace.parameters import factorized
+from ancestral.trace.request import Request
+
+
+class SiteNameError(SiteError):
+    """A site has a name that is none."""
+
+    def __init__(self, name: object, where: Place) -> None:
+        """Give the name and the line."""
+        super().__init__(
+            f"the site at {where.location} is named {name!r}; expected a text that is not empty"
+        )
+
+
+class SiteDistributionError(SiteError):
+    """A site is to be drawn from something that is no distribution."""
+
+    def __init__(self, name: str, fn: object, where: Place) -> None:
+        """Name the site, its line, and what came."""
+        super().__init__(
+            f"site {name!r} ({where.location}) is drawn from a {type(fn).__name__}; expected a "
+            "torch.distributions.Distribution"
+        )
+
+
+class ValueTypeError(SiteError):
+    """The value that a site is given is of a wrong type."""
+
+    def __init__(self, request: Request, expected: str, came: str) -> None:
+        """Name the site, its line, what was expected and what came."""
+        super().__init__(f"{described(request)} must be {expected}, not {came}")
+
+
+class ValueShapeError(SiteError):
+    """The value that a site is given does not fit its distribution."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the site, its line, the shape that was expected and the one that came."""
+        fn, value = request.fn, request.value
+        assert fn is not None
+        assert value is not None
+        super().__init__(
+            f"{described(request)} has shape {list(value.shape)}; expected "
+            f"{[*fn.batch_shape, *fn.event_shape]}: the batch {list(fn.batch_shape)} (or one that "
+            f"broadcasts with it), and the event {list(fn.event_shape)} of {type(fn).__name__}"
+        )
+
+
+class SupportError(SiteError):
+    """A value is none that the distribution of a site can take."""
+
+    def __init__(self, request: Request, support: object, bad: Tensor, total: int) -> None:
+        """Name the site, its line, the support, and the first value outside it."""
+        super().__init__(
+            f"{described(request)} is outside the support of {type(request.fn).__name__}: "
+            f"{bad.numel()} of {total} elements, the first of them {bad.flatten()[0].item()!r}; "
+            f"expected {support}"
+        )
+
+
+def described(request: Request) -> str:
+    """Return what a message calls the value of a site."""
+    if request.is_observed:
+        word = "the observed value"
+    elif request.origin is not None:
+        word = f"the value replayed from {request.origin.name!r} ({request.origin.location})"
+    else:
+        word = "the value"
+    return f"site {request.name!r} ({request.where.location}): {word}"
+
+
+def check_name(name: object, where: Place) -> None:
+    """Raise unless a name is one."""
+    if not isinstance(name, str) or not name:
+        raise SiteNameError(name, where)
+
+
+def check_fn(name: str, fn: object, where: Place) -> None:
+    """Raise unless a distribution is one."""
+    if not isinstance(fn, Distribution):
+        raise SiteDistributionError(name, fn, where)
+
+
+def fitting(request: Request) -> Request:
+    """Return a request whose value has the batch of its distribution, or one that it fits into.
+
+    Raises:
+        ValueTypeError: if the value is no tensor, or of a type that the distribution has not.
+        ValueShapeError: if the shapes do not fit; sizes are never multiplied with each other.
+    """
+    fn, value = request.fn, request.value
+    assert fn is not None
+    if not isinstance(value, Tensor):
+        raise ValueTypeError(request, "a torch.Tensor", f"a {type(value).__name__}")
+    is_integral = isinstance(factorized(fn), Categorical)
+    if not (value.is_floating_point() or value.is_complex() or is_integral):
+        raise ValueTypeError(
+            request, f"of a floating dtype, such as {torch.get_default_dtype()}", str(value.dtype)
+        )
+    event = len(fn.event_shape)
+    size = tuple(raw(Tensor.size, value))
+    batch, events = size[: len(size) - event], size[len(size) - event :]
+    if event > len(size) or events != tuple(fn.event_shape):
+        raise ValueShapeError(request)
+    try:
+        whole = torch.broadcast_shapes(batch, fn.batch_shape)
+    except RuntimeError as error:
+        raise ValueShapeError(request) from error
+    if whole == batch:
+        return request
+    if whole != fn.batch_shape:
+        raise ValueShapeError(request)
+    return replace(request, value=value.expand(*whole, *events))
+
+
+def supported(request: Request) -> Request:
+    """Return a request whose value its distribution can take.
+
+    Raises:
+        SupportError: if it cannot.
+    """
+    fn, value = request.fn, request.value
+    assert fn is not None
+    assert value is not None
+    if not getattr(fn, "_validate_args", False):
+        return request
+    plain = alias(value).detach()
+    try:
+        support: Any = fn.support
+        is_inside: Tensor = raw(support.check, plain)
+    except NotImplementedError:  # a user's class that declares none
+        return request
+    if not bool(is_inside.all()):
+        width = (1,) * (plain.dim() - is_inside.dim())
+        bad = plain[~is_inside.reshape(*is_inside.shape, *width).expand(plain.shape)]
+        raise SupportError(request, support, bad, plain.numel())
+    return request

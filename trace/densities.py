@@ -1,0 +1,99 @@
+"""Densities: the log-probability of a site as a term of a loss, with what it depends on.
+
+It depends on the value and on the parameters, element by element: that is what a batch of
+distributions means, by whatever ops a class of torch computes it. Of a user's class only what its
+ops show is known.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.tensor import alias, attach, provenance
+from ancestral.trace.parameters import factorized, is_of_torch
+from ancestral.trace.stack import local
+
+if TYPE_CHECKING:
+    from ancestral.trace.node import Node
+
+
+def tracked_log_prob(node: "Node") -> Tensor:
+    """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
+    density = _tracked(node)
+    is_aligned = tuple(density.shape) == node.shape
+    if node.mask is not None:
+        density = _masked(density, _over(node.mask, node, is_aligned))
+    if isinstance(node.scale, Tensor):
+        return density * _over(node.scale, node, is_aligned)
+    return density if node.scale == 1 else density * node.scale
+
+
+def _masked(density: Tensor, mask: Tensor) -> Tensor:
+    """Return a density without the elements that do not count, be they infinite."""
+    is_finite = bool(torch.isfinite(alias(density).detach()).all())
+    return density * mask.to(density.dtype) if is_finite else torch.where(mask, density, 0)
+
+
+def _over(weight: Tensor, node: "Node", is_aligned: bool) -> Tensor:
+    """Return what stands for each case of a batch over the elements of its events."""
+    if not is_aligned or not node.grouped or not weight.ndim:
+        return weight
+    return weight[(..., *(None,) * node.grouped)]
+
+
+def _tracked(node: "Node") -> Tensor:
+    plain = node.elementwise_log_prob
+    if not is_of_torch(node.fn):
+        return _as_computed(node, plain)
+    found = _joined(node, tuple(plain.shape))
+    if found is None or found.universe.state == "settled":
+        return plain
+    return _own(node, attach(alias(plain), found))
+
+
+def _joined(node: "Node", shape: tuple[int, ...]) -> Provenance | None:
+    """Return what the value and the parameters depend on, over a density of this shape."""
+    found = None
+    for part in (_of_value(node), node.inflow):
+        if part is not None:
+            part = part if shape == node.shape else part.lost(shape)
+            found = part if found is None else found.union(part)
+    return found
+
+
+def _of_value(node: "Node") -> Provenance | None:
+    """Return what the value depends on, over the independent draws."""
+    if node.held is not None:
+        return node.held.remap(node.shape, tuple(range(len(node.shape))))
+    universe = node.source.universe
+    return None if universe is None or node.is_given else universe.of(node.source, node.shape)
+
+
+def _as_computed(node: "Node", plain: Tensor) -> Tensor:
+    """Return the density of a class of the user, run in sight, and all that it may depend on."""
+    fn: Any = factorized(node.fn) if node.fn is not None else None
+    was_inside, local.is_inside = local.is_inside, True
+    try:
+        with torch.enable_grad():
+            density: Tensor = fn.log_prob(node.tracked_value)
+    finally:
+        local.is_inside = was_inside
+    found = provenance(density)
+    everything = _joined(node, ())
+    if everything is not None and everything.universe.state != "settled":
+        known = frozenset() if found is None else found.members
+        if everything.members - known:
+            lost = everything.lost(tuple(plain.shape))
+            found = lost if found is None else found.union(lost)
+            density = attach(alias(density), found)
+    return _own(node, density)
+
+
+def _own(node: "Node", density: Tensor) -> Tensor:
+    """Mark the density of a draw at its own value, whose own gradient has mean zero."""
+    if node.is_drawn and provenance(density) is not None:
+        density._scored = node  # type: ignore[attr-defined]
+        density._form = None  # type: ignore[attr-defined]
+    return density

@@ -1,0 +1,41 @@
+"""Handlers: what changes the statements of a block, each one thing; they compose in any order.
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.primitives import sample
+>>> from ancestral.trace.record import record
+>>> def model():
+...     return sample("z", Normal(0.0, 1.0))
+>>> with record() as trace, condition({"z": torch.tensor(0.5)}):  # around a block
+...     z = model()
+>>> trace["z"].is_observed
+True
+>>> seed(0)(model)() == seed(0)(model)()  # around a function
+tensor(True)
+"""
+
+from ancestral.trace.conditioning import UnknownSiteError, condition, do, uncondition
+from ancestral.trace.configuring import infer_config
+from ancestral.trace.hiding import block, expose
+from ancestral.trace.replaying import ReplayShapeError, replay, substitute
+from ancestral.trace.request import Handler, Request
+from ancestral.trace.seeding import seed
+from ancestral.trace.weighting import mask, scale
+
+__all__ = [
+    "Handler",
+    "ReplayShapeError",
+    "Request",
+    "UnknownSiteError",
+    "block",
+    "condition",
+    "do",
+    "expose",
+    "infer_config",
+    "mask",
+    "replay",
+    "scale",
+    "seed",
+    "substitute",
+    "uncondition",
+]

@@ -1,0 +1,78 @@
+"""Replaying: values that come from another run, or from the user."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from ancestral.provenance.alignment import Shape
+from ancestral.trace.errors import SiteError
+from ancestral.trace.node import Node
+from ancestral.trace.record import Trace
+from ancestral.trace.request import Handler, Request
+
+
+class ReplayShapeError(SiteError):
+    """A site is replayed from one of another shape."""
+
+    def __init__(self, request: Request, node: Node, expected: Shape) -> None:
+        """Name both sites, their lines and their shapes."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"name at {node.location}, whose value has shape {list(node.value.shape)}; expected "
+            f"{list(expected)}: give both the same plates and events"
+        )
+
+
+class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
+    """Give the sites of a block the values that they have in a trace, those that it has.
+
+    A value keeps what it depends on: the score of its draw counts where a gradient is taken of both
+    runs together. Parameters, and data that the program observes itself, stay what they are; the
+    indices of a subsampled plate are those of the trace.
+
+    Args:
+        trace: the trace of another run.
+
+    Raises:
+        ReplayShapeError: within the block, if a site has another shape than in the trace.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        """Take the trace."""
+        self.trace = trace
+
+    def ask(self, request: Request) -> Request:
+        """Give a site the value that it has in the trace."""
+        node = self.trace.get(request.name)
+        if node is None or request.value is not None or node.type != request.kind:
+            return request
+        if request.kind == "plate":
+            return replace(request, value=node.value, origin=node)
+        if request.kind != "sample" or request.is_intervened:
+            return request
+        assert request.fn is not None
+        expected = (*request.fn.batch_shape, *request.fn.event_shape)
+        if tuple(node.value.shape) != expected:
+            raise ReplayShapeError(request, node, expected)
+        return replace(request, value=node.tracked_value, origin=node)
+
+
+class substitute(Handler):  # noqa: N801
+    """Give the sites and the parameters of a block values by name, which are no observations.
+
+    Args:
+        values: the values.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        """Take the values."""
+        self.values = dict(values)
+
+    def ask(self, request: Request) -> Request:
+        """Give a sample or a parameter its value."""
+        if request.kind not in ("sample", "param") or request.is_observed:
+            return request
+        if request.value is not None or request.name not in self.values:
+            return request
+        return replace(request, value=self.values[request.name])

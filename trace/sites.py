@@ -1,0 +1,172 @@
+"""Sites: what a program names, given its value and taken into the recordings that see it."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.alignment import Shape
+from ancestral.provenance.tensor import provenance, raw, untrack
+from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.naming import module_path
+from ancestral.trace.node import Node
+from ancestral.trace.parameters import factorized, inflow, parameters
+from ancestral.trace.record import Trace, controlled, draw, independent
+from ancestral.trace.request import Request
+from ancestral.trace.stack import local
+
+
+def drawn(request: Request) -> Request:
+    """Answer a request for a sample with a draw, which the open recordings take in."""
+    fn: Any = request.fn
+    method = fn.rsample if request.is_reparameterized else fn.sample
+    if not local.traces:
+        return replace(request, value=method())
+    was_inside, local.is_inside = local.is_inside, True
+    try:
+        value = method()
+    finally:
+        local.is_inside = was_inside
+    held = parameters(fn)
+    if isinstance(value, Tensor) and is_within_transform(value):
+        if is_noise(item.tensor for item in held):
+            return replace(request, value=value)
+        raise TransformedDrawError(type(fn).__name__, request.where)
+    kept = draw(
+        fn,
+        held,
+        value,
+        is_reparameterized=request.is_reparameterized,
+        where=request.where,
+        request=request,
+    )
+    return replace(request, value=kept)
+
+
+def given(request: Request) -> Request:
+    """Answer a request for a sample with a value from elsewhere: data, or another trace's."""
+    assert request.fn is not None
+    assert request.value is not None
+    if not local.traces:
+        return request
+    fn, value = request.fn, request.value
+    size: Shape = tuple(raw(Tensor.size, value))
+    shape = independent(fn, size)
+    held = parameters(fn)
+    source = _source(request, shape)
+    node = Node(
+        name=request.name,
+        type="sample",
+        fn=fn,
+        value=untrack(value),
+        shape=shape,
+        source=source,
+        inflow=controlled(inflow(fn, held, shape, None), shape),
+        location=request.where.location,
+        module_path=module_path(request.where.modules),
+        is_observed=request.is_observed,
+        is_reparameterized=request.origin is not None and request.origin.is_reparameterized,
+        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_given=True,
+        is_declared=True,
+        held=_held(value, source, size),
+        scale=request.scale,
+        mask=request.mask,
+        cond_indep_stack=request.plates,
+        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
+        infer=request.infer,
+        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+    )
+    local.traces[0].ledger.admit(node)
+    admit(node, request)
+    return replace(request, value=node.tracked_value)
+
+
+def named(request: Request) -> Request:
+    """Answer a request with the value that it came with: what was computed, set or asked for."""
+    assert request.value is not None
+    if not local.traces or not request.traces:
+        return request
+    value = request.value
+    size: Shape = tuple(raw(Tensor.size, value))
+    source = _source(request, size)
+    is_cut = request.is_intervened
+    node = Node(
+        name=request.name,
+        type="deterministic" if is_cut else request.kind,
+        fn=None,
+        value=untrack(value),
+        shape=size,
+        source=source,
+        inflow=None if is_cut else controlled(provenance(value), size),
+        location=request.where.location,
+        module_path=module_path(request.where.modules),
+        is_given=is_cut,
+        is_declared=True,
+        held=_held(value, source, size) if is_cut else provenance(value),
+        scale=request.scale,
+        mask=request.mask,
+        cond_indep_stack=request.plates,
+        infer=request.infer,
+    )
+    if request.kind == "deterministic":
+        local.traces[0].ledger.admit(node)
+    admit(node, request)
+    return replace(request, value=node.tracked_value)
+
+
+def _source(request: Request, shape: Shape) -> Source:
+    """Return the source that a value from elsewhere is: its own, or one of a known value."""
+    origin = request.origin
+    if origin is not None and request.value is not None:
+        found = provenance(request.value)
+        if found is not None and origin.source in found.members:
+            return origin.source
+    return Source(request.name, shape, local.traces[0].universe, is_known=True)
+
+
+def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
+    """Return what a value from elsewhere depends on: a known source, and what it came with."""
+    found = provenance(value)
+    if not source.is_known:
+        return found
+    own = local.traces[0].universe.of(source, size)
+    return own if found is None or found.universe.state == "settled" else own.union(found)
+
+
+def admit(node: Node, request: Request) -> None:
+    """Take a node that was not drawn into the recordings that see it.
+
+    The innermost refuses a name that is taken; those around it number it. One that has the node
+    that the value came from is left as it is.
+    """
+    for trace in request.traces:
+        if request.origin is not None and trace.get(request.origin.name) is request.origin:
+            continue
+        if _is_known(trace, node):
+            continue
+        is_innermost = trace is request.traces[-1]
+        taken = node.name in trace and not is_innermost
+        trace.add(replace(node, name=trace.fresh_name(node.name)) if taken else node)
+
+
+def _is_known(trace: Trace, node: Node) -> bool:
+    """Return whether a trace has the parameter, or the plate, which a program may ask for often."""
+    known = trace.get(node.name)
+    return known is not None and known.type == node.type and node.type in ("param", "plate")
+
+
+def spread(fn: Distribution, request_plates: tuple[Any, ...]) -> Distribution:
+    """Return a distribution with its batch expanded to the plates around it."""
+    wanted = list(fn.batch_shape)
+    for plate in request_plates:
+        if plate.dim is None:
+            continue
+        wanted = [1] * (-plate.dim - len(wanted)) + wanted
+        if wanted[plate.dim] == 1:
+            wanted[plate.dim] = plate.subsample_size
+    shape = torch.Size(wanted)
+    return fn if shape == fn.batch_shape else fn.expand(shape)
