@@ -346,6 +346,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 class _Recorder(Handler):
     """Lets a trace see the requests of its block."""
 
+    is_recorder = True
+
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
@@ -542,13 +544,16 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
 def _site_name(fn: Distribution, where: Place, request: Request | None) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
     if request is None:
-        return local.traces[0].fresh_name(_base_name(fn, where))
+        return local.traces[0].fresh_name(base_name(fn, where))
+    if request.is_found and request.name in local.traces[0]:
+        return local.traces[0].fresh_name(request.name)
     return (
         request.name if request.traces else local.traces[0].fresh_name(f"{request.name} (hidden)")
     )
 
 
-def _base_name(fn: Distribution, where: Place) -> str:
+def base_name(fn: Distribution, where: Place) -> str:
+    """Return what a draw that the program does not name is called, before it is numbered."""
     name = where.variable or type(factorized(fn)).__name__.lower()
     path = module_path(where.modules)
     return f"{path}.{name}" if path else name
