@@ -32,19 +32,22 @@ from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
 from ancestral.trace.parameters import parameters
 from ancestral.trace.record import draw, observe
+from ancestral.trace.simple import drawing
 from ancestral.trace.stack import local
 
 _Method = Callable[..., Any]
 
 
 def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
+    run = drawing(original)
+
     @functools.wraps(original)
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
         if local.is_inside or not local.traces:
             return original(self, *args, **kwargs)
         local.is_inside = True
         try:
-            value = original(self, *args, **kwargs)
+            value = run(self, *args, **kwargs)
         finally:
             local.is_inside = False
         held = parameters(self)
