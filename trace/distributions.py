@@ -26,7 +26,7 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
-from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform, unmet
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.node import factorized
@@ -136,7 +136,9 @@ def _checking(original: _Method) -> _Method:
         kind: Any = type(self)
         if local.traces and _is_plain(kind):
             try:
-                raw(original, self, *args, **kwargs)
+                # A number that it reads as long as it passes decides nothing, wherever it runs.
+                with unmet():
+                    raw(original, self, *args, **kwargs)
                 return
             except ValueError:  # to be raised once more, and noted
                 pass

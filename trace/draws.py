@@ -36,6 +36,11 @@ KEY_NAME = "TESTING_ONLY_GenericMode"
 KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
 
 
+def unmet() -> Any:
+    """Return a block within which neither draws nor numbers are met in the dispatcher."""
+    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY))
+
+
 class TransformedDrawError(NotImplementedError):
     """A draw with something to learn happens within a transform of `torch.func`."""
 
@@ -142,7 +147,7 @@ def _layers(tensor: Tensor) -> Iterator[Tensor]:
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+        with unmet():
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value

@@ -345,40 +345,45 @@ def draw(
     size = tuple(raw(Tensor.size, value))
     shape = _independent(fn, size)
     found = _controlled(inflow(fn, held, shape, provenance(value)), shape)
-    outermost = local.traces[0]
-    name = outermost.fresh_name(_base_name(fn, where))
-    source = Source(name, shape, outermost.universe)
+    traces, path, plates = local.traces, module_path(where.modules), open_plates()
+    universe = traces[0].universe
+    name = traces[0].fresh_name(_base_name(fn, where, path))
+    source = Source(name, shape, universe)
     shown = _fresh(value, held)
-    plain = untrack(shown)
+    # The user may write into the value later; the density is that of the draw.
+    plain = alias(shown) if is_reparameterized else raw(_copied, shown)
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
-        outermost.universe.differentiable.add(source)
+        universe.differentiable.add(source)
     node = Node(
         name=name,
         type="sample",
         fn=fn,
-        # The user may write into the value later; the density is that of the draw.
-        value=plain if is_reparameterized else plain.detach().clone(),
+        value=plain,
         shape=shape,
         source=source,
         inflow=found,
         location=where.location,
-        module_path=module_path(where.modules),
+        module_path=path,
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
-        scale=scale_of(open_plates()),
-        cond_indep_stack=open_plates(),
+        scale=scale_of(plates) if plates else 1.0,
+        cond_indep_stack=plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
-        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+        versions=tuple([(t, t._version) for t, _ in held if t.is_leaf and t.requires_grad]),
         gate=gate,
     )
-    _admit(node)
-    attach(shown, outermost.universe.of(source, size))
+    _admit(node, traces)
+    attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _copied(value: Tensor) -> Tensor:
+    return (value.detach() if value.requires_grad else value).clone()
 
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
@@ -404,7 +409,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         cond_indep_stack=open_plates(),
         grouped=local.grouped,
     )
-    _admit(node)
+    _admit(node, local.traces)
     if local.audit is not None:
         local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
@@ -442,15 +447,15 @@ def declare(name: str, value: Tensor) -> None:
         cond_indep_stack=open_plates(),
         control=_controlled(None, shape),
     )
-    _admit(node)
+    _admit(node, local.traces)
     if local.audit is not None:
         local.audit.declared(node)
 
 
-def _admit(node: Node) -> None:
+def _admit(node: Node, traces: tuple[Trace, ...]) -> None:
     """Take a node into the open recordings, unless a plate around it claims what does not hold."""
-    local.traces[0].ledger.admit(node)
-    for trace in local.traces:
+    traces[0].ledger.admit(node)
+    for trace in traces:
         trace.add(node)
 
 
@@ -469,9 +474,8 @@ def _controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     return found
 
 
-def _base_name(fn: Distribution, where: Place) -> str:
+def _base_name(fn: Distribution, where: Place, path: str) -> str:
     name = where.variable or type(factorized(fn)).__name__.lower()
-    path = module_path(where.modules)
     return f"{path}.{name}" if path else name
 
 

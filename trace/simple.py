@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli, Distribution, Exponential, Normal, Po
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, raw
-from ancestral.trace.draws import KEY
+from ancestral.trace.draws import unmet
 
 _Method = Callable[..., Any]
 _SIMPLE: dict[_Method, tuple[type[Distribution], tuple[str, ...]]] = {
@@ -41,8 +41,6 @@ _SIMPLE: dict[_Method, tuple[type[Distribution], tuple[str, ...]]] = {
 
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 _OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError)
-_draws = torch._C.DispatchKeySet(KEY)
-_Excluded: Any = torch._C._ExcludeDispatchKeyGuard
 
 
 def drawing(original: _Method) -> _Method:
@@ -59,7 +57,7 @@ def drawing(original: _Method) -> _Method:
             given = [getattr(fn, name) for name in read]
             if all(item.__class__ in _PLAIN for item in given):
                 try:
-                    with _Excluded(_draws):
+                    with unmet():
                         return raw(original, fn, *args, **kwargs)
                 except _OF_VALUES:  # to be raised once more, and noted
                     pass
