@@ -22,8 +22,9 @@ from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current, declare
-from ancestral.trace.request import Request, answer
+from ancestral.trace.request import Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread
+from ancestral.trace.stack import local
 
 
 def sample(
@@ -66,10 +67,11 @@ def sample(
         is_observed=obs is not None,
         is_reparameterized=bool(fn.has_rsample),
         infer={} if infer is None else infer,
-        scale=scale_of(plates),
+        scale=scale_of(plates) if plates else 1.0,
         plates=plates,
+        traces=() if is_handled() else local.traces,
     )
-    answered = answer(request, _settled)
+    answered = answer(request, _settled) if is_handled() else _settled(request)
     assert answered.value is not None
     return answered.value
 
