@@ -58,7 +58,8 @@ def parameters(fn: Distribution) -> list[Held]:
 
 def over_batch(fn: Distribution) -> list[Held]:
     """Return the same over the whole batch, of which `Independent` makes events."""
-    events = _events_of_torch(type(fn)) if _is_torchs_own(fn) else {}
+    kind: Any = type(fn)
+    events = _events_of_torch(kind) if _is_torchs_own(fn) else {}
     # Twice, by the name that it was given and as `_param`, says no more than once.
     found = {
         (id(item), event): Held(item, event)
