@@ -16,6 +16,7 @@ from torch.distributions import (
     PowerTransform,
     Transform,
     TransformedDistribution,
+    constraints,
 )
 from torch.distributions.transforms import _InverseTransform
 
@@ -64,22 +65,28 @@ def parameters(fn: Distribution) -> list[Held]:
 
 def over_batch(fn: Distribution) -> list[Held]:
     """Return the same over the whole batch, of which `Independent` makes events."""
-    return list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
+    kind: Any = type(fn)
+    events = _events_of_torch(kind) if _is_torchs_own(fn) else {}
+    # Twice, by the name that it was given and as `_param`, says no more than once.
+    found = {
+        (id(item), event): Held(item, event)
+        for name, item in vars(fn).items()
+        if (event := events.get(name)) is not None and isinstance(item, Tensor)
+    }
+    return list(found.values() or _of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 
 def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
-    constraints = _constraints(fn)
+    constraint_of = _constraints(fn)
     # A distribution inside another may have more batch dimensions: they are the outer's event.
     further = len(fn.batch_shape) - len(batch)
     is_nested_batch = further >= 0 and fn.batch_shape[: len(batch)] == batch
-    declared: list[Held] = []
-    for name, item in vars(fn).items():
-        constraint = constraints.get(_STORED_AS.get(name, name))
-        if constraint is not None and isinstance(item, Tensor):
-            event = int(constraint.event_dim) + further if is_nested_batch else UNKNOWN
-            # Twice, by the name that it was given and as `_param`, says no more than once.
-            if not any(item is held.tensor and event == held.event for held in declared):
-                declared.append(Held(item, event))
+    declared = [
+        Held(item, int(constraint.event_dim) + further if is_nested_batch else UNKNOWN)
+        for name, item in vars(fn).items()
+        if (constraint := constraint_of.get(_STORED_AS.get(name, name))) is not None
+        and isinstance(item, Tensor)
+    ]
     yield from declared
     if declared and _is_torchs_own(fn):
         return
@@ -207,6 +214,20 @@ def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
         if isinstance(declared, dict):
             found |= declared
     return found, bool(found) and isinstance(vars(kind).get("arg_constraints"), dict)
+
+
+@functools.cache
+def _events_of_torch(kind: Any) -> dict[str, int]:
+    """Return the event dimensions of all tensors that the draws of a class may depend on.
+
+    By the attributes that hold them; empty where the class alone does not tell.
+    """
+    known, is_all = _constraints_of_torch(kind)
+    if not is_all or any(constraints.is_dependent(constraint) for constraint in known.values()):
+        return {}
+    events = {name: int(constraint.event_dim) for name, constraint in known.items()}
+    stored = {name: events[given] for name, given in _STORED_AS.items() if given in events}
+    return {**events, **stored}
 
 
 def inflow(
