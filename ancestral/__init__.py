@@ -38,6 +38,7 @@ from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
+from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
@@ -83,6 +84,8 @@ __all__ = [
     "handlers",
     "observe",
     "plate",
+    "posterior_dependencies",
+    "prior_dependencies",
     "provenance_of",
     "record",
     "sample",
