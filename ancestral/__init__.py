@@ -43,6 +43,7 @@ from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.guide_order import suggest_guide_order
 from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
 from ancestral.trace.plates import Plate, PlateError
@@ -90,6 +91,7 @@ __all__ = [
     "record",
     "sample",
     "subsample",
+    "suggest_guide_order",
     "surrogate",
     "total_cost",
     "track",
