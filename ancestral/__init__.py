@@ -38,10 +38,12 @@ from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
+from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.guide_order import suggest_guide_order
 from ancestral.trace.independence import Extent
 from ancestral.trace.node import Node
 from ancestral.trace.plates import Plate, PlateError
@@ -83,10 +85,13 @@ __all__ = [
     "handlers",
     "observe",
     "plate",
+    "posterior_dependencies",
+    "prior_dependencies",
     "provenance_of",
     "record",
     "sample",
     "subsample",
+    "suggest_guide_order",
     "surrogate",
     "total_cost",
     "track",

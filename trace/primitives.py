@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.provenance.tensor import untrack
 from ancestral.trace.checks import check_fn, check_name, fitting, supported
 from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
@@ -100,8 +101,9 @@ def _partly_observed(
         free = sample(f"{name}_unobserved", fn, infer=infer)
     event = (1,) * len(fn.event_shape)
     is_seen = obs_mask.reshape(*obs_mask.shape, *event)
-    # What is not observed has no value: any that the distribution can take will do.
-    filled = torch.where(is_seen, obs, free.detach())
+    # What is not observed has no value: any that the distribution can take will do, and as it does
+    # not count, what is observed does not depend on it.
+    filled = torch.where(is_seen, obs, untrack(free).detach())
     with mask(obs_mask):
         seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
     return deterministic(name, torch.where(is_seen, seen, free))
