@@ -26,8 +26,10 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.nested import LossError
+from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
@@ -54,15 +56,18 @@ __version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "CaughtError",
+    "Elbo",
     "Escape",
     "EscapeError",
     "Explanation",
     "Extent",
     "Graph",
+    "GuideError",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
+    "NonFiniteDensityError",
     "OtherRecordingError",
     "Plate",
     "PlateError",
@@ -77,10 +82,12 @@ __all__ = [
     "control_scope",
     "cost",
     "deterministic",
+    "elbo",
     "explain",
     "factor",
     "graph",
     "handlers",
+    "negative_elbo",
     "observe",
     "plate",
     "provenance_of",
