@@ -84,7 +84,7 @@ def elbo(
     """Run a guide, and a model under its values, and return the bound and what to minimize.
 
         ELBO = 1/K Σ_k [ Σ log p(x, z_k) - Σ log q(z_k) ],   z_k ~ q
-        ∇ -ELBO = E[ ∇L + Σ_i Σ_s ∇ log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s]) ]
+        ∇ -ELBO = E[ ∇L + Σ_i Σ_s ∇ log q(z_i[s]) (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s]) ]
 
     The costs c are the log-probabilities of all sites, element by element, as their masks and
     scales say: each element of a site gets those that it can influence. Both lines are unbiased.
@@ -132,7 +132,9 @@ def elbo(
 
 
 def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """Return the loss of one run of a guide, and of a model under its values, []: Σ log q - Σ log p.
+    """Return the loss of one run of a guide, and of a model under its values, [].
+
+        L = Σ log q(z) - Σ log p(x, z)
 
     It carries its provenance, so that `an.surrogate` and `an.backward` can take it apart into the
     log-probabilities of the sites. Both traces are of one recording around both::
