@@ -29,6 +29,7 @@ from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.nested import LossError
+from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
@@ -69,6 +70,7 @@ __all__ = [
     "Node",
     "NonFiniteDensityError",
     "OtherRecordingError",
+    "PairReport",
     "Plate",
     "PlateError",
     "ProvenanceTensor",
@@ -79,6 +81,7 @@ __all__ = [
     "backward",
     "by_element",
     "by_site",
+    "check_pair",
     "control_scope",
     "cost",
     "deterministic",
