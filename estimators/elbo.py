@@ -32,7 +32,7 @@ from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.pairs import Pair, Program, refuse_mismatch, run
 from ancestral.estimators.particles import particle_dim, together
 from ancestral.estimators.pathwise import Choice
-from ancestral.estimators.surrogate import surrogate
+from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
@@ -119,9 +119,10 @@ def elbo(
         raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
     if vectorized:
         dim = particle_dim(model, guide, args, kwargs, max_plate_nesting)
-        with record(control="after"):
+        with record(control="after") as trace:
             pair = together(model, guide, args, kwargs, particles, dim)
-        return _estimate(negative_elbo(pair.model, pair.guide) / particles, baseline, estimator)
+        loss = negative_elbo(pair.model, pair.guide) / particles
+        return _estimate(trace, loss, baseline, estimator)
     found = [_single(model, guide, args, kwargs, baseline, estimator) for _ in range(particles)]
     if particles == 1:
         return found[0]
@@ -171,15 +172,19 @@ def _single(
     estimator: Choice,
 ) -> Elbo:
     # All sites count, whatever Python decides later: what was said before is not blurred.
-    with record(control="after"):
+    with record(control="after") as trace:
         pair = run(model, guide, *args, **kwargs)
-    return _estimate(negative_elbo(pair.model, pair.guide), baseline, estimator)
+    return _estimate(trace, negative_elbo(pair.model, pair.guide), baseline, estimator)
 
 
-def _estimate(loss: Tensor, baseline: Baseline | None, estimator: Choice) -> Elbo:
+def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: Choice) -> Elbo:
+    """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
     plain = untrack(loss)
     if provenance(loss) is not None and torch.is_grad_enabled():
         plain = surrogate(loss, baseline=baseline, estimator=estimator)
+    if trace.universe.owner is trace:
+        # What autograd saves knows its recording, in a circle that Python cannot see through.
+        settle(trace)
     return Elbo(-untrack(loss).detach(), plain)
 
 

@@ -26,12 +26,9 @@ def lies_within(inner: Any, outer: Any) -> bool | None:
     False
     """
     inner, outer = _element(inner), _element(outer)
-    spans = _span(inner), _span(outer)
-    if spans[0] is None or spans[1] is None:
-        if spans != (None, None) and constraints.is_dependent(inner if spans[0] is None else outer):
-            return None
+    ours, theirs = _span(inner), _span(outer)
+    if ours is None or theirs is None:
         return True if type(inner) is type(outer) else None
-    ours, theirs = spans
     if ours.is_discrete is not theirs.is_discrete:
         return False
     return _not_above(theirs.lower, ours.lower) and _not_above(ours.upper, theirs.upper)

@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,19 @@ def test_without_gradients_there_is_a_value() -> None:
         result = an.elbo(*linear_gaussian(*posterior()))
     torch.testing.assert_close(result.value, log_evidence())
     assert not result.surrogate.requires_grad
+
+
+def test_no_recording_outlives_its_step() -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(each) is an.Trace for each in gc.get_objects())
+
+    values = [torch.tensor([0.4, -0.7]), torch.tensor(0.6)]
+    model, guide, _, _ = peer_programs(*(value.requires_grad_() for value in values))
+    before = alive()
+    for _ in range(3):
+        an.elbo(model, guide).surrogate.backward()
+    assert alive() <= before
 
 
 def test_both_programs_are_called_with_the_arguments() -> None:

@@ -21,6 +21,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal
 import ancestral as an
 import oracles
 from ancestral import handlers
+from ancestral.estimators.particles import particle_dim
 from oracles import Estimate, Moments, Program, derivatives, exact_gradient, moments, paths
 
 Build = Callable[..., tuple[Callable[[], Any], Callable[[], Any]]]
@@ -258,9 +259,9 @@ def estimating(build: Build, **options: Any) -> Estimate:
     return estimate
 
 
-def mean_of(program: Program, particles: int) -> Program:
+def mean_of(program: Program, count: int) -> Program:
     def averaged(*values: Tensor) -> Tensor:
-        return torch.stack([program(*values) for _ in range(particles)]).mean()
+        return torch.stack([program(*values) for _ in range(count)]).mean()
 
     return averaged
 
@@ -498,13 +499,11 @@ def test_particles_at_once_have_the_same_mean_and_stay_apart(name: str) -> None:
 
 def probed(program: Program, values: list[Tensor], estimate: Estimate) -> Moments:
     """Return the moments of an estimate that finds out the dimension in a run of its own."""
-    from ancestral.estimators import elbo as module
-
-    original = module.particle_dim
+    original = particle_dim
 
     def unforced(*args: Any) -> int:
         with oracles.forcing(oracles.Walk(()).draw):
             return original(*args)
 
-    with mock.patch.object(module, "particle_dim", unforced):
+    with mock.patch("ancestral.estimators.elbo.particle_dim", unforced):
         return moments(program, values, estimate)
