@@ -13,8 +13,8 @@ It is maximized by minimizing the surrogate, in four lines of torch:
 ...     sample("x", Normal(z, 1.0), obs=x)
 >>> def guide(x):
 ...     sample("z", Normal(loc, 0.5**0.5))
->>> optimizer = torch.optim.SGD([loc], lr=0.02)
->>> for _ in range(500):
+>>> optimizer = torch.optim.SGD([loc], lr=0.05)
+>>> for _ in range(100):
 ...     optimizer.zero_grad()
 ...     elbo(model, guide, torch.tensor(2.0)).surrogate.backward()
 ...     optimizer.step()

@@ -17,7 +17,8 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral.estimators.particles import PlateNestingError
-from ancestral.trace.claims import PlateDependenceError, PlateShapeError
+from ancestral.provenance.tensor import provenance
+from ancestral.trace.claims import PlateDependenceError, PlateShapeError, direct
 from oracles import derivatives, exact_gradient, moments
 
 X = torch.tensor([0.3, -1.2, 0.8, 1.7], dtype=torch.float64)
@@ -241,6 +242,15 @@ def test_no_recording_outlives_its_step() -> None:
     for _ in range(3):
         an.elbo(model, guide).surrogate.backward()
     assert alive() <= before
+
+
+def test_a_factor_keeps_the_repetitions_of_a_plate_apart() -> None:
+    with an.record() as trace, an.plate("data", 3):
+        z = an.sample("z", Bernoulli(torch.full((3,), 0.4, requires_grad=True)))
+        an.factor("f", (z - 0.5).square())
+    density = trace["f"].tracked_log_prob
+    kept = {source.name: dims for source, dims in direct(provenance(density))}
+    assert kept["z"] == (0,)
 
 
 def test_both_programs_are_called_with_the_arguments() -> None:
