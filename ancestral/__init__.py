@@ -26,8 +26,11 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.nested import LossError
+from ancestral.estimators.pair_check import PairReport, check_pair
+from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
@@ -56,16 +59,20 @@ __version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "CaughtError",
+    "Elbo",
     "Escape",
     "EscapeError",
     "Explanation",
     "Extent",
     "Graph",
+    "GuideError",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
+    "NonFiniteDensityError",
     "OtherRecordingError",
+    "PairReport",
     "Plate",
     "PlateError",
     "ProvenanceTensor",
@@ -76,13 +83,16 @@ __all__ = [
     "backward",
     "by_element",
     "by_site",
+    "check_pair",
     "control_scope",
     "cost",
     "deterministic",
+    "elbo",
     "explain",
     "factor",
     "graph",
     "handlers",
+    "negative_elbo",
     "observe",
     "plate",
     "posterior_dependencies",
