@@ -43,9 +43,12 @@ from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
 from ancestral.trace.independence import Extent
+from ancestral.trace.modules import module
 from ancestral.trace.node import Node
+from ancestral.trace.param_errors import ParamError
+from ancestral.trace.params import ParamStore
 from ancestral.trace.plates import Plate, PlateError
-from ancestral.trace.primitives import cost, deterministic, factor, observe, sample
+from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.repetitions import plate, subsample
 from ancestral.trace.wrap import wrap
@@ -64,6 +67,8 @@ __all__ = [
     "LossError",
     "Node",
     "OtherRecordingError",
+    "ParamError",
+    "ParamStore",
     "Plate",
     "PlateError",
     "ProvenanceTensor",
@@ -81,7 +86,9 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "module",
     "observe",
+    "param",
     "plate",
     "provenance_of",
     "record",
