@@ -1,10 +1,10 @@
-"""Constraining: the bijection between the values of a parameter and unconstrained numbers."""
+"""Constraining: the transform between the values of a parameter and unconstrained numbers."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.alignment import Shape
@@ -14,11 +14,27 @@ from ancestral.trace.request import Request
 from ancestral.trace.stack import local
 
 
-def bijection_of(constraint: Constraint, request: Request) -> Transform:
+def transform_of(constraint: Constraint) -> Transform:
     """Return the transform from unconstrained numbers to the values that a constraint allows.
 
+    It is a bijection where torch knows one; of triangular and of definite matrices it knows a
+    transform that leaves out the numbers above the diagonal.
+
     Raises:
-        ParamInitError: if it is no constraint, or torch knows no bijection for it.
+        NotImplementedError: if torch knows neither.
+    """
+    try:
+        found: Transform = biject_to(constraint)
+    except NotImplementedError:
+        found = transform_to(constraint)
+    return found
+
+
+def check_constraint(constraint: Constraint, request: Request) -> None:
+    """Raise unless a parameter can have a constraint.
+
+    Raises:
+        ParamInitError: if it is no constraint, or torch knows no transform to it.
     """
     if not isinstance(constraint, Constraint):
         raise ParamInitError(
@@ -27,14 +43,13 @@ def bijection_of(constraint: Constraint, request: Request) -> Transform:
             "torch.distributions.constraints, such as constraints.positive",
         )
     try:
-        found: Transform = biject_to(constraint)
+        transform_of(constraint)
     except NotImplementedError as error:
         raise ParamInitError(
             request,
-            f"its constraint is {constraint}, for which torch.distributions.biject_to has no "
-            "bijection; expected one of continuous values, such as constraints.positive",
+            f"its constraint is {constraint}, to which torch.distributions has no transform; "
+            "expected one of continuous values, such as constraints.positive",
         ) from error
-    return found
 
 
 def initial(request: Request) -> Tensor:
@@ -84,13 +99,12 @@ def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Te
     Raises:
         ParamInitError: if the value is outside the constraint, or on its boundary.
     """
-    bijection = bijection_of(constraint, request)
     problem = outside(value, constraint)
     if problem is not None:
         raise ParamInitError(request, f"its init is {problem}; expected {constraint}")
     # A leaf that is made in inference mode could never be learned.
     with torch.inference_mode(False), torch.no_grad():
-        leaf: Tensor = bijection.inv(value.clone())
+        leaf: Tensor = transform_of(constraint).inv(value.clone())
         if not bool(torch.isfinite(leaf).all()):
             raise ParamInitError(
                 request,
@@ -146,18 +160,13 @@ def is_same(one: Any, other: Any) -> bool:
     return not isinstance(one, (Tensor, Constraint)) and bool(one == other)
 
 
-def constrained_shape(leaf: Shape, bijection: Transform) -> Shape:
-    """Return the shape of the value that an unconstrained leaf stands for."""
-    return tuple(bijection.forward_shape(torch.Size(leaf)))
-
-
-def check_leaf(request: Request, leaf: Shape, init: Shape, bijection: Transform) -> None:
+def check_leaf(request: Request, leaf: Shape, init: Shape, constraint: Constraint) -> None:
     """Raise unless a leaf that was loaded is of the shape that the program begins with.
 
     Raises:
         ParamMismatchError: if it is not.
     """
-    expected = tuple(bijection.inverse_shape(torch.Size(init)))
+    expected = tuple(transform_of(constraint).inverse_shape(torch.Size(init)))
     if expected != leaf:
         raise ParamMismatchError(
             request,

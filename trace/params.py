@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -84,7 +83,7 @@ class ParamStore(Handler, nn.Module):
         leaf = self.unconstrained(name)
         if name not in self._declared:
             raise UnboundParamError(name)
-        value: Tensor = torch.distributions.biject_to(self._declared[name].constraint)(leaf)
+        value: Tensor = constraining.transform_of(self._declared[name].constraint)(leaf)
         return value
 
     def unconstrained(self, name: str) -> nn.Parameter:
@@ -128,8 +127,7 @@ class ParamStore(Handler, nn.Module):
         leaf, known = self._leaf(name), self._declared.get(name)
         if leaf is None or known is None:
             return None
-        bijection = torch.distributions.biject_to(known.constraint)
-        return constraining.constrained_shape(tuple(leaf.shape), bijection)
+        return tuple(constraining.transform_of(known.constraint).forward_shape(leaf.shape))
 
     def answer(self, request: Request) -> Tensor:
         """Return the value of the parameter that a program asks for, made if it is new.
@@ -153,14 +151,14 @@ class ParamStore(Handler, nn.Module):
         asked = request.options["constraint"]
         constraint = constraints.real if asked is None else asked
         leaf = self._leaf(name)
-        bijection = constraining.bijection_of(constraint, request)
+        constraining.check_constraint(constraint, request)
         if leaf is None:
             value = constraining.initial(request)
             begun = constraining.unconstrained(value, constraint, request)
             self._parameters[name] = nn.Parameter(begun)
         elif init is not None:
             size = tuple(constraining.initial(request).shape)
-            constraining.check_leaf(request, tuple(leaf.shape), size, bijection)
+            constraining.check_leaf(request, tuple(leaf.shape), size, constraint)
         self._declared[name] = Declared(constraint, request.where.location)
 
     def _check(self, request: Request, known: Declared) -> None:
@@ -224,7 +222,7 @@ class ParamStore(Handler, nn.Module):
             tensor = state_dict[key]
             if name not in self._parameters and isinstance(tensor, Tensor):
                 is_learned = tensor.is_floating_point() or tensor.is_complex()
-                fresh = torch.empty_like(tensor, requires_grad=False)
+                fresh = tensor.detach().clone()
                 self._parameters[name] = nn.Parameter(fresh, requires_grad=is_learned)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
