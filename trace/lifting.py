@@ -113,14 +113,14 @@ class lift(Handler):  # noqa: N801 (used as a verb: with lift(prior): ...)
 
     def answered(self, request: Request) -> None:
         """Remember a draw, and refuse one that the parameter cannot be."""
-        if request.kind != "sample" or "constraint" not in request.options:
-            return
+        if request.kind == "param" or "constraint" not in request.options:
+            return  # what was no parameter, or is one still
         assert request.value is not None
         asked = request.options["constraint"]
         constraint = constraints.real if asked is None else asked
         problem = outside(request.value, constraint)
         if problem is not None:
-            drawn = f"by its prior {type(request.fn).__name__} a value {problem}"
+            drawn = f"by its prior a value {problem}"
             raise ParamValueError(request, drawn, f"a prior within {constraint}")
         self._drawn[-1][current(), request.name] = request.value
 
