@@ -34,10 +34,13 @@ def module(name: str, nn_module: M) -> M:
     """Name a network, whose parameters the open store keeps as ``{name}.{parameter}``.
 
     Each parameter is asked for as `an.param` asks, so that handlers may lift or substitute it: what
-    is returned then is a twin that computes with the new values, in every method, and shares all
-    else with the network. The store keeps the network as a whole, its buffers too; a store that has
-    one of this name already, since it was copied or loaded or since the program makes a new one
-    every time, returns that one. Use what is returned.
+    is returned then is a twin that computes with the new values and shares all else with the
+    network. Calls of the twin have them however `forward` reaches the parameters, its other methods
+    where they reach them by attributes: by modules, methods, lists, tuples, sets and dictionaries.
+
+    The store keeps the network as a whole, its buffers too. A store that has one of this name
+    already, since it was copied or since the program makes a new one every time, returns that one.
+    Use what is returned.
 
     Args:
         name: the name of the network in the state of the store.

@@ -60,8 +60,10 @@ class ParamStore(Handler, nn.Module):
 
     ``store[name]`` is the constrained value and ``store.unconstrained(name)`` the leaf that is
     learned. A state that is loaded makes those parameters that are not there yet; their constraint
-    comes when a program asks. In a network that is to be called, by
-    `torch.nn.parallel.DistributedDataParallel` too, a store is a submodule that `forward` opens.
+    comes when a program asks. Names are whole: one with dots is no path of sub-modules, as
+    `torch.func.functional_call` would have it (`an.handlers.substitute` changes it). In a network
+    that is to be called, by `torch.nn.parallel.DistributedDataParallel` too, a store is a submodule
+    that `forward` opens.
     """
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilist
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Protocol, Self
 
 from torch import Tensor
@@ -57,7 +57,9 @@ class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...
 
     A site stays in the trace, as a deterministic one of its name; what is drawn are the auxiliary
     sites of its strategy, in the same plates. These pass all handlers of the block, this one too,
-    as any other site: a mapping may draw them in another way again. A site whose value is given is
+    as any other site: they may be drawn in another way again. A function need not tell them apart:
+    what a kind of strategy draws is not drawn by the same kind again, unless a mapping names it. A
+    site whose value is given is
     left as it is, for nothing is drawn there: one that is observed, and one that a handler within
     this one conditions, substitutes, replays or intervenes on. Handlers around this one see the
     auxiliary sites in its place.
@@ -76,6 +78,7 @@ class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...
         self.config = config
         self._where = place().location
         self._met: list[list[str]] = []
+        self._kinds: list[object] = []  # of the strategies that are drawing now
 
     def __enter__(self) -> Self:
         """Open the block."""
@@ -108,17 +111,31 @@ class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...
         self._met[-1].append(request.name)
         if request.value is not None:
             return request
-        config = self.config
-        strategy = config.get(request.name) if isinstance(config, Mapping) else config(request)
+        strategy = self._strategy_of(request)
         if strategy is None:
             return request
+        self._kinds.append(_kind_of(strategy))
+        try:
+            value = strategy(request)
+        finally:
+            self._kinds.pop()
         return replace(
             request,
             kind="deterministic",
             fn=None,
-            value=strategy(request),
+            value=value,
             is_reparameterized=False,
             mask=None,
             scale=1.0,
             plates=(),
         )
+
+    def _strategy_of(self, request: Request) -> Strategy | None:
+        if isinstance(self.config, Mapping):
+            return self.config.get(request.name)
+        strategy = self.config(request)
+        return None if strategy is None or _kind_of(strategy) in self._kinds else strategy
+
+
+def _kind_of(strategy: Strategy) -> object:
+    return strategy if isinstance(strategy, FunctionType) else type(strategy)

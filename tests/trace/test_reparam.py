@@ -289,6 +289,24 @@ def test_a_function_chooses_by_the_distribution_and_strategies_follow_each_other
     torch.testing.assert_close(trace["x"].value, plain["x"].value)
 
 
+def test_a_function_may_choose_for_all_sites() -> None:
+    with an.record() as trace, reparam(lambda request: LocScale()):
+        for name in ("x", "y"):
+            an.sample(name, Normal(3.0, 0.5))
+    assert list(trace) == ["x_decentered", "x", "y_decentered", "y"]
+
+
+def test_a_strategy_of_the_user_is_a_function() -> None:
+    def halved(request: Request) -> Tensor:
+        fn: Any = request.fn
+        return 2 * an.sample(f"{request.name}_half", Normal(fn.loc / 2, fn.scale / 2))
+
+    with an.record() as trace, reparam(lambda request: halved):
+        value = an.sample("x", Normal(3.0, 0.5))
+    assert list(trace) == ["x_half", "x"]
+    torch.testing.assert_close(an.untrack(value), 2 * trace["x_half"].value)
+
+
 # Among other handlers
 
 
