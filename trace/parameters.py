@@ -72,12 +72,14 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
     # A distribution inside another may have more batch dimensions: they are the outer's event.
     further = len(fn.batch_shape) - len(batch)
     is_nested_batch = further >= 0 and fn.batch_shape[: len(batch)] == batch
-    declared = [
-        Held(item, int(constraint.event_dim) + further if is_nested_batch else UNKNOWN)
-        for name, item in vars(fn).items()
-        if (constraint := constraints.get(_STORED_AS.get(name, name))) is not None
-        and isinstance(item, Tensor)
-    ]
+    declared: list[Held] = []
+    for name, item in vars(fn).items():
+        constraint = constraints.get(_STORED_AS.get(name, name))
+        if constraint is not None and isinstance(item, Tensor):
+            event = int(constraint.event_dim) + further if is_nested_batch else UNKNOWN
+            # Twice, by the name that it was given and as `_param`, says no more than once.
+            if not any(item is held.tensor and event == held.event for held in declared):
+                declared.append(Held(item, event))
     yield from declared
     if declared and _is_torchs_own(fn):
         return
@@ -184,8 +186,8 @@ def is_of_torch(value: Any, seen: frozenset[int] = frozenset()) -> bool:
 
 def _constraints(fn: Distribution) -> dict[str, Any]:
     kind: Any = type(fn)
-    known = _constraints_of_torch(kind) if _is_torchs_own(fn) else {}
-    if known and isinstance(vars(kind).get("arg_constraints"), dict):
+    known, is_all = _constraints_of_torch(kind) if _is_torchs_own(fn) else ({}, False)
+    if is_all:
         return known
     try:
         return known | fn.arg_constraints
@@ -194,14 +196,17 @@ def _constraints(fn: Distribution) -> dict[str, Any]:
 
 
 @functools.cache
-def _constraints_of_torch(kind: Any) -> dict[str, Any]:
-    """Return the constraints that a class and its bases declare: Chi2 holds those of a Gamma."""
+def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
+    """Return the constraints that a class and its bases declare, and whether these are all.
+
+    Chi2 holds the parameters of a Gamma.
+    """
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         declared = vars(base).get("arg_constraints")
         if isinstance(declared, dict):
             found |= declared
-    return found
+    return found, bool(found) and isinstance(vars(kind).get("arg_constraints"), dict)
 
 
 def inflow(
@@ -233,6 +238,8 @@ def inflow(
 
 def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
+    if event == 0 and ours.shape == shape:
+        return ours
     batch = len(ours.shape) - event
     if event == UNKNOWN or batch < 0 or batch > len(shape):
         return ours.lost(shape)

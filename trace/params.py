@@ -66,6 +66,8 @@ class ParamStore(Handler, nn.Module):
     that `forward` opens.
     """
 
+    is_recorder = True  # draws need not ask it
+
     def __init__(self) -> None:
         """Make an empty store."""
         super().__init__()

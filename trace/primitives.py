@@ -25,8 +25,9 @@ from ancestral.trace.naming import place
 from ancestral.trace.params import valued
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current, declare
-from ancestral.trace.request import Request, answer
+from ancestral.trace.request import Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread
+from ancestral.trace.stack import local
 
 
 def sample(
@@ -69,10 +70,11 @@ def sample(
         is_observed=obs is not None,
         is_reparameterized=bool(fn.has_rsample),
         infer={} if infer is None else infer,
-        scale=scale_of(plates),
+        scale=scale_of(plates) if plates else 1.0,
         plates=plates,
+        traces=() if is_handled() else local.traces,
     )
-    answered = answer(request, settled)
+    answered = answer(request, settled) if is_handled() else settled(request)
     assert answered.value is not None
     return answered.value
 

@@ -43,6 +43,7 @@ class Request:
         is_intervened: whether the value was put in the place of the statement, whose parents no
             longer matter.
         is_reparameterized: whether a draw is to be differentiable in its parameters.
+        is_found: whether it is a draw of plain torch, which the program does not name.
         is_stopped: whether no handler further out, and no recording, may see it.
         infer: what the user says of how to infer it.
         mask: which elements of the batch count, broadcastable to it; None for all.
@@ -61,6 +62,7 @@ class Request:
     is_observed: bool = False
     is_intervened: bool = False
     is_reparameterized: bool = False
+    is_found: bool = False
     is_stopped: bool = False
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mask: Tensor | None = None
@@ -82,6 +84,9 @@ class Handler:
     ``with handler: model()`` and ``handler(model)()`` do the same. A handler has two hooks, `ask`
     and `answered`; what needs the block as a whole extends `__enter__` and `__exit__`.
     """
+
+    is_recorder = False
+    """Whether it only looks on, so that plain draws need not ask it."""
 
     def ask(self, request: Request) -> Request:
         """Return the request as it goes on to the handlers further out."""
@@ -126,6 +131,11 @@ _stack: "ContextVar[tuple[Handler, ...]]" = ContextVar("open handlers", default=
 def handlers() -> tuple[Handler, ...]:
     """Return the open handlers of this thread or task, outermost first."""
     return _stack.get()
+
+
+def is_handled() -> bool:
+    """Return whether any handler is open that may change what plain torch draws."""
+    return not all(handler.is_recorder for handler in _stack.get())
 
 
 def answer(request: Request, settle: Callable[[Request], Request]) -> Request:

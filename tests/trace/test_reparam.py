@@ -289,6 +289,18 @@ def test_a_function_chooses_by_the_distribution_and_strategies_follow_each_other
     torch.testing.assert_close(trace["x"].value, plain["x"].value)
 
 
+def test_draws_of_plain_torch_are_reparameterized_too() -> None:
+    loc = torch.tensor([3.0, 1.0], requires_grad=True)
+    with an.record() as trace, reparam({"x": LocScale()}), seed(0):
+        x = Normal(loc, 0.5).rsample()
+    assert {name: node.type for name, node in trace.items()} == {
+        "x_decentered": "sample",
+        "x": "deterministic",
+    }
+    with seed(0):
+        torch.testing.assert_close(an.untrack(x), Normal(loc, 0.5).rsample())
+
+
 def test_a_function_may_choose_for_all_sites() -> None:
     with an.record() as trace, reparam(lambda request: LocScale()):
         for name in ("x", "y"):
