@@ -48,9 +48,12 @@ from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
 from ancestral.trace.guide_order import suggest_guide_order
 from ancestral.trace.independence import Extent
+from ancestral.trace.modules import module
 from ancestral.trace.node import Node
+from ancestral.trace.param_errors import ParamError
+from ancestral.trace.params import ParamStore
 from ancestral.trace.plates import Plate, PlateError
-from ancestral.trace.primitives import cost, deterministic, factor, observe, sample
+from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.repetitions import plate, subsample
 from ancestral.trace.wrap import wrap
@@ -73,6 +76,8 @@ __all__ = [
     "NonFiniteDensityError",
     "OtherRecordingError",
     "PairReport",
+    "ParamError",
+    "ParamStore",
     "Plate",
     "PlateError",
     "ProvenanceTensor",
@@ -92,8 +97,10 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "module",
     "negative_elbo",
     "observe",
+    "param",
     "plate",
     "posterior_dependencies",
     "prior_dependencies",

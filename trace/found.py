@@ -41,7 +41,7 @@ def found(
     """
 
     def settled(request: Request) -> Request:
-        if request.is_intervened:
+        if request.kind != "sample" or request.is_intervened:
             return named(request)
         if request.value is not None:
             return given(supported(fitting(request)))

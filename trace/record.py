@@ -434,7 +434,7 @@ def draw(
         scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
         mask=None if request is None else request.mask,
         infer={} if request is None else request.infer,
-        cond_indep_stack=plates,
+        cond_indep_stack=plates if request is None else request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         versions=tuple([(t, t._version) for t, _ in held if t.is_leaf and t.requires_grad]),
         gate=gate,
