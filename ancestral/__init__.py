@@ -27,17 +27,19 @@ import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.marginals import log_marginal, marginals
 from ancestral.estimators.nested import LossError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
-from ancestral.provenance.escapes import EscapeError
+from ancestral.provenance.escapes import ConfinedError, EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
+from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
@@ -54,6 +56,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "CaughtError",
+    "ConfinedError",
+    "EnumerationError",
     "Escape",
     "EscapeError",
     "Explanation",
@@ -81,6 +85,8 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "log_marginal",
+    "marginals",
     "observe",
     "plate",
     "provenance_of",

@@ -16,7 +16,9 @@ tensor(True)
 
 from ancestral.trace.conditioning import UnknownSiteError, condition, do, uncondition
 from ancestral.trace.configuring import infer_config
+from ancestral.trace.enumeration import enumerate  # noqa: A004 (the name that users of Pyro know)
 from ancestral.trace.hiding import block, expose
+from ancestral.trace.markov import markov
 from ancestral.trace.replaying import ReplayShapeError, replay, substitute
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.seeding import seed
@@ -30,8 +32,10 @@ __all__ = [
     "block",
     "condition",
     "do",
+    "enumerate",
     "expose",
     "infer_config",
+    "markov",
     "mask",
     "replay",
     "scale",

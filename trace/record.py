@@ -433,6 +433,7 @@ def draw(
         scale=scale_of(open_plates()) if request is None else request.scale,
         mask=None if request is None else request.mask,
         infer={} if request is None else request.infer,
+        enumeration=None if request is None else request.enumeration,
         cond_indep_stack=open_plates(),
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
