@@ -152,7 +152,7 @@ def supported(request: Request) -> Request:
     except NotImplementedError:  # a user's class that declares none
         return request
     if not bool(is_inside.all()):
-        width = (1,) * (plain.dim() - is_inside.dim())
-        bad = plain[~is_inside.reshape(*is_inside.shape, *width).expand(plain.shape)]
+        events = (None,) * (plain.dim() - is_inside.dim())
+        bad = plain[~is_inside[(..., *events)].expand(plain.shape)]
         raise SupportError(request, support, bad, plain.numel())
     return request

@@ -150,7 +150,7 @@ def _answered(fn: Distribution, held: list[Held], value: Tensor) -> Tensor:
         return kept
     with torch._C._EnableTorchFunction(), torch.enable_grad():
         given: Tensor = found(fn, held, lambda: value, is_reparameterized=False, where=where)
-    return given.reshape(value.shape).to(value.dtype)
+        return given.reshape(value.shape).to(value.dtype)
 
 
 def _written(value: Tensor, drawn: Tensor) -> Tensor:
