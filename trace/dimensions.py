@@ -164,10 +164,7 @@ def _is_kept(batch: Shape, alignments: tuple[Alignment, ...], i: int, dim: int, 
     return (
         place >= 0
         and batch[place] == size
-        and all(
-            not a.here and not a.there and len(a.dims) > place and kept(a)[place] == i
-            for a in alignments
-        )
+        and all(len(a.dims) > place and kept(a)[place] == i for a in alignments)
     )
 
 

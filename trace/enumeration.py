@@ -93,14 +93,14 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
             return request
         variables = self._dimensions.in_sight()
         request = replace(request, enumeration=Enumeration(self.first_dim, variables))
+        replayed = None if request.origin is None else request.origin.enumeration
+        if replayed is not None and replayed.own is not None:
+            request = _own(request, self._dimensions.take(request, replayed.own))
         self._dimensions.check(request, variables)
         if request.value is None and _is_to_be_enumerated(request):
             values = _values(request)
             own = self._dimensions.allocate(request, values.shape[0], _reserved())
             return _own(replace(request, value=_spread(request, values, own.dim)), own)
-        replayed = None if request.origin is None else request.origin.enumeration
-        if replayed is not None and replayed.own is not None:
-            return _own(request, self._dimensions.take(request, replayed.own))
         return request
 
 

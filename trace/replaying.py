@@ -70,7 +70,8 @@ def _fits(shape: Shape, expected: Shape, event: int) -> bool:
         return shape == expected
     batch = expected[: len(expected) - event]
     free = max(len(batch) - room, 0)
-    return trailing(shape, len(expected) - free) == expected[free:]
+    ours, theirs = trailing(shape, len(expected) - free), expected[free:]
+    return (1,) * (len(theirs) - len(ours)) + ours == theirs
 
 
 class substitute(Handler):  # noqa: N801
