@@ -81,6 +81,8 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
         total = eliminated([_probed(f, trace, probes) for f in factors])
     if not nodes:
         return {}
+    if not bool(untrack(total).isfinite()):
+        raise ImpossibleDataError(nodes[0].name)
     found = torch.autograd.grad(
         untrack(total),
         list(probes.values()),
