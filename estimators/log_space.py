@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor import untrack
+from ancestral.provenance.tensor import attach, provenance, untrack
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,14 @@ def log_sum_exp(log: Tensor, dim: int) -> Tensor:
     >>> y.item(), torch.autograd.grad(y, x)[0]
     (-inf, tensor([0., 0.]))
     """
-    top = untrack(log).detach().amax(dim, keepdim=True)
+    plain, found = untrack(log), provenance(log)
+    top = plain.detach().amax(dim, keepdim=True)
     top = torch.where(top.isfinite(), top, 0)
-    total = (log - top).exp().sum(dim)
-    is_zero = untrack(total).detach() == 0
-    return torch.where(is_zero, -torch.inf, torch.where(is_zero, 1, total).log()) + top.squeeze(dim)
+    weight = (plain - top).exp().sum(dim)
+    is_zero = weight.detach() == 0
+    total = torch.where(is_zero, -torch.inf, torch.where(is_zero, 1, weight).log())
+    total = total + top.squeeze(dim)
+    # One step, of which no part is a term of its own.
+    left = tuple(d for d in range(plain.dim()) if d != dim % plain.dim())
+    moved = None if found is None else found.remap(tuple(total.shape), left)
+    return total if moved is None else attach(total, moved)
