@@ -5,14 +5,17 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networkx import topological_sort
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
@@ -59,7 +62,9 @@ def programs(draw: st.DrawFn) -> tuple[Site, ...]:
     for _ in range(draw(st.integers(1, 5))):
         plates = draw(st.sampled_from([(), (0,), (0, 1)]))
         allowed = [i for i, site in enumerate(sites) if set(site.plates) <= set(plates)]
-        parents = draw(st.lists(st.sampled_from(allowed), max_size=2, unique=True)) if allowed else []
+        parents = (
+            draw(st.lists(st.sampled_from(allowed), max_size=2, unique=True)) if allowed else []
+        )
         elements = math.prod(PLATES[p][0] for p in plates)
         is_observed = draw(st.booleans()) or latent + elements > 7
         latent += 0 if is_observed else elements
@@ -372,7 +377,10 @@ def test_a_latent_site_that_is_given_counts_at_its_value() -> None:
         z = an.sample("z", Bernoulli(torch.tensor(0.3).double()))
         an.observe("x", Normal(mu + z, 1.0), torch.tensor(1.0).double())
     own = Normal(0.0, 1.0).log_prob(torch.tensor(0.5).double())
-    logs = [math.log(p) + Normal(0.5 + z, 1.0).log_prob(torch.tensor(1.0)) for z, p in ((0, 0.7), (1, 0.3))]
+    logs = [
+        math.log(p) + Normal(0.5 + z, 1.0).log_prob(torch.tensor(1.0))
+        for z, p in ((0, 0.7), (1, 0.3))
+    ]
     torch.testing.assert_close(
         an.log_marginal(trace), own + torch.stack(logs).logsumexp(0).double(), rtol=1e-6, atol=0
     )
@@ -568,3 +576,77 @@ def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
             with an.record():
                 once()()
     close(an.log_marginal(both), 2 * joint().logsumexp(0).sum())
+
+
+@pytest.mark.parametrize("is_drawn_between", [True, False])
+def test_a_cost_for_each_value_of_a_site_is_no_cost(is_drawn_between: bool) -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(logits=logits))
+        value = an.sample("y", Normal(MEANS[z], 1.0)) if is_drawn_between else MEANS[z]
+        an.cost("c", value**2)
+    with pytest.raises(an.EnumerationError, match=r"cost 'c' .*enumerated site 'z'"):
+        trace.backward()
+
+
+def test_a_likelihood_for_each_value_of_a_site_is_no_cost() -> None:
+    with an.record() as trace, enumeration():
+        mixture(POINTS)
+    with pytest.raises(an.EnumerationError, match=r"cost 'x' .*log_marginal"):
+        trace.backward()
+    with pytest.raises(an.EnumerationError, match=r"log-probabilities .*'z'"):
+        trace.log_prob_sum()
+
+
+def test_the_marginal_itself_can_be_a_cost() -> None:
+    logits = torch.zeros(3).double().requires_grad_()
+    with an.record() as trace:
+        with an.record() as model, enumeration():
+            z = an.sample("z", Categorical(logits=logits))
+            an.sample("x", Normal(MEANS[z], 1.0), obs=POINTS[0])
+        loss = -an.log_marginal(model)
+    with pytest.raises(an.LossError):
+        an.backward(loss)  # nothing is drawn: the gradient is that of torch
+    loss.backward()
+    assert logits.grad is not None
+    assert list(trace) == ["z", "x"]
+
+
+# A Bayesian network, against another library's variable elimination.
+
+
+def network(model: Any, evidence: dict[str, str]) -> None:
+    """Run a discrete network of pgmpy, whose nodes are observed where there is evidence."""
+    values: dict[str, Tensor] = {}
+    for name in topological_sort(model):
+        cpd = model.get_cpds(name)
+        parents = cpd.variables[1:]
+        probabilities = torch.as_tensor(cpd.values).movedim(0, -1)
+        fn = Categorical(probabilities[tuple(values[parent] for parent in parents)])
+        state = evidence.get(name)
+        seen = None if state is None else torch.tensor(cpd.state_names[name].index(state))
+        values[name] = an.sample(name, fn, obs=seen)
+
+
+@pytest.mark.parametrize(
+    "evidence", [{}, {"xray": "yes"}, {"dysp": "yes", "asia": "yes"}, {"smoke": "no", "xray": "no"}]
+)
+def test_a_bayesian_network_has_the_posteriors_of_pgmpy(evidence: dict[str, str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pgmpy and what it imports
+        pgmpy_utils = pytest.importorskip("pgmpy.utils", reason="an optional peer")
+        from pgmpy.inference import VariableElimination
+
+        model = pgmpy_utils.get_example_model("asia")
+        inference = VariableElimination(model)
+        with an.record() as trace, enumeration(first_dim=-1):
+            network(model, evidence)
+        found = an.marginals(trace)
+        assert found.keys() == set(model.nodes()) - set(evidence)
+        for name, posterior in found.items():
+            expected = inference.query([name], evidence=evidence, show_progress=False)
+            states = model.get_cpds(name).state_names[name]
+            values = [expected.get_value(**{name: state}) for state in states]
+            torch.testing.assert_close(
+                posterior.exp(), torch.tensor(values, dtype=torch.float64), rtol=1e-9, atol=1e-12
+            )

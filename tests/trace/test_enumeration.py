@@ -266,12 +266,12 @@ def test_what_mixes_or_moves_the_values_of_a_site_raises(
 
 
 def test_the_op_that_mixes_the_values_is_named() -> None:
-    refused(
-        lambda: an.sample("x", Normal(finite().double().cumsum(0), 1.0)), r"mixed by cumsum at"
-    )
+    refused(lambda: an.sample("x", Normal(finite().double().cumsum(0), 1.0)), r"mixed by cumsum at")
 
 
-@pytest.mark.parametrize("mixed", [lambda z: z.sum(-1, True), lambda z: z[..., :1], lambda z: z.flip(-1)])
+@pytest.mark.parametrize(
+    "mixed", [lambda z: z.sum(-1, True), lambda z: z[..., :1], lambda z: z.flip(-1)]
+)
 def test_what_mixes_or_selects_the_repetitions_of_a_site_raises(
     mixed: Callable[[Tensor], Tensor],
 ) -> None:
