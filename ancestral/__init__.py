@@ -28,6 +28,7 @@ from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.marginals import log_marginal, marginals
 from ancestral.estimators.nested import LossError
 from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
@@ -35,13 +36,14 @@ from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
-from ancestral.provenance.escapes import EscapeError
+from ancestral.provenance.escapes import ConfinedError, EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
 from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
+from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
@@ -62,7 +64,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "CaughtError",
+    "ConfinedError",
     "Elbo",
+    "EnumerationError",
     "Escape",
     "EscapeError",
     "Explanation",
@@ -97,6 +101,8 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "log_marginal",
+    "marginals",
     "module",
     "negative_elbo",
     "observe",

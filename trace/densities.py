@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import alias, attach, provenance
-from ancestral.trace.parameters import factorized, is_of_torch
+from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters
 from ancestral.trace.stack import local
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def tracked_log_prob(node: "Node") -> Tensor:
     """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
-    density = _tracked(node)
+    density = tracked_density(node)
     is_aligned = tuple(density.shape) == node.shape
     if node.mask is not None:
         density = _masked(density, _over(node.mask, node, is_aligned))
@@ -43,7 +43,11 @@ def _over(weight: Tensor, node: "Node", is_aligned: bool) -> Tensor:
     return weight[(..., *(None,) * node.grouped)]
 
 
-def _tracked(node: "Node") -> Tensor:
+def tracked_density(node: "Node") -> Tensor:
+    """Return log p(value | parents) of each independent element, with its provenance: [*shape].
+
+    To the left of that are the dimensions that parents are enumerated along.
+    """
     plain = node.elementwise_log_prob
     if not is_of_torch(node.fn):
         return _as_computed(node, plain)
@@ -55,12 +59,30 @@ def _tracked(node: "Node") -> Tensor:
 
 def _joined(node: "Node", shape: tuple[int, ...]) -> Provenance | None:
     """Return what the value and the parameters depend on, over a density of this shape."""
-    found = None
-    for part in (_of_value(node), node.inflow):
-        if part is not None:
-            part = part if shape == node.shape else part.lost(shape)
-            found = part if found is None else found.union(part)
-    return found
+    value, upstream = _of_value(node), node.inflow
+    if shape != node.shape:
+        value = None if value is None else _broadcast(value, shape)
+        upstream = None if upstream is None else _wider(node, upstream, shape)
+    if value is None or upstream is None:
+        return value or upstream
+    return value.union(upstream)
+
+
+def _broadcast(found: Provenance, shape: tuple[int, ...]) -> Provenance:
+    """Return a provenance over what is broadcast to a shape, if it is."""
+    return found.broadcast(shape) if len(found.shape) <= len(shape) else found.lost(shape)
+
+
+def _wider(node: "Node", known: Provenance, shape: tuple[int, ...]) -> Provenance:
+    """Return what the parameters depend on where they have more dimensions than the value."""
+    fn = node.fn
+    found = (
+        None if node.enumeration is None or fn is None else inflow(fn, parameters(fn), shape, None)
+    )
+    if found is None or found.universe is not known.universe:
+        return known.lost(shape)
+    missing = known.members - found.members  # what Python decided on before
+    return found.union(known.universe.depending(missing, shape)) if missing else found
 
 
 def _of_value(node: "Node") -> Provenance | None:

@@ -13,6 +13,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, attach, raw, untrack
 from ancestral.trace.densities import tracked_log_prob
+from ancestral.trace.enumerated import Enumeration
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
@@ -98,6 +99,7 @@ class Node:
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
     gate: Gate = field(default_factory=Gate)
     control: Provenance | None = None  # that Python came here, where it may not have
+    enumeration: Enumeration | None = None  # which dimensions stand for values of sites
 
     @property
     def parents(self) -> frozenset[str]:
@@ -115,6 +117,11 @@ class Node:
     def is_stochastic(self) -> bool:
         """Whether it is a random choice, and no data."""
         return self.type == "sample" and not self.is_observed
+
+    @property
+    def is_enumerated(self) -> bool:
+        """Whether it takes all its values at once, along a dimension of its own."""
+        return self.enumeration is not None and self.enumeration.own is not None
 
     @property
     def is_drawn(self) -> bool:
@@ -147,9 +154,16 @@ class Node:
     def unscaled_log_prob(self) -> Tensor:
         """Log p(value | parents) of each case, [*batch], whatever its mask and scale."""
         density = self.elementwise_log_prob
-        if not self.grouped or tuple(density.shape) != self.shape:
+        if not self.grouped or tuple(density.shape) != self._whole:
             return density
         return density.sum(tuple(range(-self.grouped, 0)))
+
+    @property
+    def _whole(self) -> Shape:
+        """The shape of the density: that of the draws, with what parents are enumerated along."""
+        if self.enumeration is None or self.fn is None:
+            return self.shape
+        return tuple(torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape))
 
     @cached_property
     def elementwise_log_prob(self) -> Tensor:

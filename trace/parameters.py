@@ -262,6 +262,7 @@ def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     if event == 0 and ours.shape == shape:
         return ours
     batch = len(ours.shape) - event
-    if event == UNKNOWN or batch < 0 or batch > len(shape):
+    if event == UNKNOWN or batch < 0:
         return ours.lost(shape)
-    return ours.remap(shape, (LOST,) * (len(shape) - batch) + tuple(range(batch)))
+    fresh = max(len(shape) - batch, 0)  # a value that was given may have fewer dimensions
+    return ours.remap(shape, (LOST,) * fresh + tuple(range(batch - len(shape) + fresh, batch)))

@@ -42,6 +42,7 @@ from ancestral.provenance.tensor import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
+from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
@@ -147,7 +148,13 @@ class Trace(Mapping[str, Node]):
         """Return the sum of the log-probabilities of the sites that the filter lets through.
 
         Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
+
+        Raises:
+            EnumerationError: if a site is enumerated; `ancestral.log_marginal` sums over its values.
         """
+        for n in self.values():
+            if n.is_enumerated:
+                raise SpreadError("the sum of the log-probabilities", f"{n.name!r} ({n.location})")
         sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
         return sum((n.log_prob_sum for n in sites), torch.zeros(()))
 
@@ -434,6 +441,7 @@ def draw(
         scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
         mask=None if request is None else request.mask,
         infer={} if request is None else request.infer,
+        enumeration=None if request is None else request.enumeration,
         cond_indep_stack=plates if request is None else request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         versions=tuple([(t, t._version) for t, _ in held if t.is_leaf and t.requires_grad]),

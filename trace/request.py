@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 from ancestral.trace.naming import Place
 
 if TYPE_CHECKING:
+    from ancestral.trace.enumerated import Enumeration
     from ancestral.trace.node import Node
     from ancestral.trace.plates import Plate
     from ancestral.trace.record import Trace
@@ -52,6 +53,8 @@ class Request:
         origin: the node of another trace that the value is taken from.
         traces: the recordings that have seen it, outermost first.
         options: what a kind of its own has to say: the constraint of a parameter.
+        enumeration: which dimensions of the batch stand for values of sites.
+        closing: what changes it last, when every handler has been asked.
     """
 
     kind: Kind
@@ -71,6 +74,8 @@ class Request:
     origin: "Node | None" = None
     traces: "tuple[Trace, ...]" = ()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    enumeration: "Enumeration | None" = None
+    closing: "Callable[[Request], Request] | None" = None
 
     @property
     def is_latent(self) -> bool:
@@ -146,6 +151,8 @@ def answer(request: Request, settle: Callable[[Request], Request]) -> Request:
         asked.append(handler)
         if request.is_stopped:
             break
+    if request.closing is not None:
+        request = request.closing(request)
     request = settle(request)
     for handler in reversed(asked):
         handler.answered(request)

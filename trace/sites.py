@@ -78,6 +78,7 @@ def given(request: Request) -> Request:
         cond_indep_stack=request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         infer=request.infer,
+        enumeration=request.enumeration,
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
     )
     local.traces[0].ledger.admit(node)
@@ -125,7 +126,10 @@ def _source(request: Request, shape: Shape) -> Source:
         found = provenance(request.value)
         if found is not None and origin.source in found.members:
             return origin.source
-    return Source(request.name, shape, local.traces[0].universe, is_known=True)
+    enumeration = request.enumeration
+    is_confined = enumeration is not None and enumeration.own is not None
+    universe = local.traces[0].universe
+    return Source(request.name, shape, universe, is_known=True, is_confined=is_confined)
 
 
 def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
