@@ -27,8 +27,10 @@ import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.importance import Importance, importance
 from ancestral.estimators.nested import LossError
 from ancestral.estimators.pathwise import KinkWarning
+from ancestral.estimators.predictive import Predictive
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
@@ -59,6 +61,7 @@ __all__ = [
     "Explanation",
     "Extent",
     "Graph",
+    "Importance",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
@@ -66,6 +69,7 @@ __all__ = [
     "OtherRecordingError",
     "Plate",
     "PlateError",
+    "Predictive",
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
@@ -81,6 +85,7 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "importance",
     "observe",
     "plate",
     "provenance_of",
