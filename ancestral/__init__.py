@@ -36,6 +36,7 @@ from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
+from ancestral.tools.inference_data import to_inference_data
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
@@ -93,6 +94,7 @@ __all__ = [
     "sample",
     "subsample",
     "surrogate",
+    "to_inference_data",
     "total_cost",
     "track",
     "untrack",

@@ -15,9 +15,9 @@ _LEAST_TAIL = 5
 
 
 def generalized_pareto(excesses: Tensor) -> tuple[float, float]:
-    """Return the shape k and the scale σ of a generalized Pareto distribution fitted to a tail.
+    """Return the shape k and the scale s of a generalized Pareto distribution fitted to a tail.
 
-        b = k / σ (with the sign that makes 1 - b x > 0),   k(b) = mean log(1 - b x)
+        b = k / s (with the sign that makes 1 - b x > 0),   k(b) = mean log(1 - b x)
         E[b | x] by quadrature over the profile likelihood   n (log(-b / k(b)) - k(b) - 1)
 
     Zhang & Stephens (2009), "A new and efficient estimation method for the generalized Pareto
