@@ -109,15 +109,18 @@ def _is_data(node: Node) -> bool:
     return node.is_declared and not isinstance(node.fn, Factor)
 
 
+def _is_of_posterior(node: Node) -> bool:
+    return node.type == "deterministic" or (node.is_drawn and node.is_declared)
+
+
 def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
     """Return the log-likelihoods, and what the posterior has besides what was given."""
     found: dict[Key, Tensor] = {}
     for node in run.traces[0].values():
         if node.type == "sample" and node.is_observed and _is_data(node):
             found["log_likelihood", node.name] = run.pointwise(node)
-        elif node.type == "deterministic" or (node.is_drawn and node.is_declared):
-            if node.name not in given:
-                found["posterior", node.name] = run.value(node)
+        elif node.name not in given and _is_of_posterior(node):
+            found["posterior", node.name] = run.value(node)
     return found
 
 
