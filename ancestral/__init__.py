@@ -28,16 +28,19 @@ from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
+from ancestral.estimators.importance import Importance, importance
 from ancestral.estimators.marginals import log_marginal, marginals
 from ancestral.estimators.nested import LossError
 from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
+from ancestral.estimators.predictive import Predictive
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import ConfinedError, EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
+from ancestral.tools.inference_data import to_inference_data
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
@@ -73,6 +76,7 @@ __all__ = [
     "Extent",
     "Graph",
     "GuideError",
+    "Importance",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
@@ -84,6 +88,7 @@ __all__ = [
     "ParamStore",
     "Plate",
     "PlateError",
+    "Predictive",
     "ProvenanceTensor",
     "RunningMean",
     "SettledError",
@@ -101,6 +106,7 @@ __all__ = [
     "factor",
     "graph",
     "handlers",
+    "importance",
     "log_marginal",
     "marginals",
     "module",
@@ -116,6 +122,7 @@ __all__ = [
     "subsample",
     "suggest_guide_order",
     "surrogate",
+    "to_inference_data",
     "total_cost",
     "track",
     "untrack",

@@ -9,7 +9,7 @@
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -53,6 +53,7 @@ from ancestral.trace.parameters import Held, factorized, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
+from ancestral.trace.transcript import Transcript
 
 
 class DuplicateNameError(SiteError):
@@ -94,7 +95,7 @@ def install_explain(function: Callable[..., Any]) -> None:
     _explain[:] = [function]
 
 
-class Trace(Mapping[str, Node]):
+class Trace(Transcript):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
     def __init__(self, universe: Universe | None = None) -> None:
