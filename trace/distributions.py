@@ -26,13 +26,13 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.keys import unmet
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import factorized, parameters
-from ancestral.trace.record import draw, observe
 from ancestral.trace.request import is_handled
 from ancestral.trace.simple import drawing
 from ancestral.trace.stack import local

@@ -24,13 +24,13 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor import alias, attach, provenance, raw
 from ancestral.provenance.writes import mark_shared
+from ancestral.trace.drawing import draw
 from ancestral.trace.found import found
 from ancestral.trace.interceptors import Interceptor, interceptors
 from ancestral.trace.keys import KEY, KEY_NAME, unmet
 from ancestral.trace.naming import place
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import Held
-from ancestral.trace.record import draw
 from ancestral.trace.request import is_handled
 from ancestral.trace.stack import local
 

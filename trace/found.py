@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.trace.checks import fitting, supported
+from ancestral.trace.drawing import base_name, draw
 from ancestral.trace.naming import Place, module_path
 from ancestral.trace.parameters import Held
 from ancestral.trace.plates import open_plates, scale_of
-from ancestral.trace.record import base_name, draw
 from ancestral.trace.request import Request, answer
 from ancestral.trace.sites import given, named
 from ancestral.trace.stack import local

@@ -21,11 +21,12 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.checks import check_fn, check_name, fitting, supported
+from ancestral.trace.drawing import declare
 from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
 from ancestral.trace.params import valued
 from ancestral.trace.plates import open_plates, scale_of
-from ancestral.trace.record import current, declare
+from ancestral.trace.record import current
 from ancestral.trace.request import Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread
 from ancestral.trace.stack import local

@@ -10,11 +10,12 @@ from torch.distributions import Distribution
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import provenance, raw, untrack
+from ancestral.trace.drawing import controlled, draw, independent
 from ancestral.trace.naming import module_path
 from ancestral.trace.node import Node
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import factorized, inflow, parameters
-from ancestral.trace.record import Trace, controlled, draw, independent
+from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local

@@ -22,6 +22,7 @@ class Transcript(Mapping[str, Node]):
 
     _nodes: dict[str, Node]
     _hidden: dict[str, Node]
+    _order: list[str]
     _costs: tuple[tuple[Vertex, Provenance], ...]
     universe: Universe
 

@@ -260,12 +260,12 @@ def a_learned_draw_out_of_sight(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def a_parent_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.record.inflow", lambda *_: None)
+    patch.setattr("ancestral.trace.drawing.inflow", lambda *_: None)
     return torch.bernoulli(torch.sigmoid(z))  # leak
 
 
 def a_cost_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.record.provenance", lambda *_: None)
+    patch.setattr("ancestral.trace.drawing.provenance", lambda *_: None)
     return an.cost("c", z)  # leak
 
 
