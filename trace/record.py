@@ -150,7 +150,7 @@ class Trace(Mapping[str, Node]):
         Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
 
         Raises:
-            EnumerationError: if a site is enumerated; `ancestral.log_marginal` sums over its values.
+            EnumerationError: if a site is enumerated; see `ancestral.log_marginal`.
         """
         for n in self.values():
             if n.is_enumerated:
