@@ -25,9 +25,9 @@ from ancestral.estimators.surrogate import backward
 from ancestral.tools.belief_net import BeliefNet
 from ancestral.tools.digits import Digits, load
 from ancestral.tools.inspection import graph
-from ancestral.tools.replacement import replacing
 from ancestral.tools.variance import TOTAL, VarianceRow, folds, measure
 from ancestral.trace.record import record
+from ancestral.trace.replacement import replacing
 
 STEPS = 2500
 BATCH = 64

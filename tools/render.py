@@ -16,8 +16,8 @@ from pathlib import Path
 from ancestral.tools.dot import dot, legend, prefix
 from ancestral.tools.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.folding import folded
-from ancestral.tools.replacement import replacing
 from ancestral.trace.graph import Graph
+from ancestral.trace.replacement import replacing
 
 _SUFFIXES = (".svg", ".pdf", ".png", ".dot")
 _NIGHT = {

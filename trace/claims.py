@@ -143,6 +143,16 @@ class Ledger:
         if standings:
             self._standings[node.source] = standings
 
+    def apart(self, found: Provenance | None, name: str) -> frozenset[int] | None:
+        """Return which dimensions of a tensor index a plate; None if nothing in it reaches it."""
+        known: frozenset[int] | None = None
+        for source, dims in direct(found):
+            before = self._of(source).get(name)
+            if before is not None:
+                now = self._moved(before, name, dims).apart
+                known = now if known is None else known & now
+        return known
+
     def _claimed(self, node: Node, plate: Plate) -> int:
         """Return the dimension of a node's shape that a plate around it is, or the turn."""
         first = self._plates.setdefault(plate.name, plate)

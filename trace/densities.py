@@ -106,8 +106,9 @@ def _as_computed(node: "Node", plain: Tensor) -> Tensor:
     everything = _joined(node, ())
     if everything is not None and everything.universe.state != "settled":
         known = frozenset() if found is None else found.members
-        if everything.members - known:
-            lost = everything.lost(tuple(plain.shape))
+        unseen = everything.members - known
+        if unseen:
+            lost = everything.universe.depending(unseen, tuple(plain.shape))
             found = lost if found is None else found.union(lost)
             density = attach(alias(density), found)
     return _own(node, density)

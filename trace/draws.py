@@ -26,17 +26,13 @@ from ancestral.provenance.tensor import alias, attach, provenance, raw
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.found import found
 from ancestral.trace.interceptors import Interceptor, interceptors
+from ancestral.trace.keys import KEY, KEY_NAME, unmet
 from ancestral.trace.naming import place
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import Held
 from ancestral.trace.record import draw
 from ancestral.trace.request import is_handled
 from ancestral.trace.stack import local
-
-# A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
-KEY_NAME = "TESTING_ONLY_GenericMode"
-KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
-
 
 # Untyped in torch.
 _rows: Any = partial(constraints.independent, reinterpreted_batch_ndims=1)
@@ -113,7 +109,7 @@ _CAUGHT: dict[Any, Callable[..., _Draw]] = {
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+        with unmet():
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.trace.checks import fitting, supported
-from ancestral.trace.naming import Place
+from ancestral.trace.naming import Place, module_path
 from ancestral.trace.parameters import Held
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import base_name, draw
@@ -41,7 +41,7 @@ def found(
     """
 
     def settled(request: Request) -> Request:
-        if request.is_intervened:
+        if request.kind != "sample" or request.is_intervened:
             return named(request)
         if request.value is not None:
             return given(supported(fitting(request)))
@@ -52,7 +52,7 @@ def found(
 
     request = Request(
         "sample",
-        local.traces[-1].fresh_name(base_name(fn, where)),
+        local.traces[-1].fresh_name(base_name(fn, where, module_path(where.modules))),
         where,
         _over(fn, sample_shape),
         is_reparameterized=is_reparameterized,

@@ -202,11 +202,15 @@ class Node:
         """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
         return tracked_log_prob(self)
 
+    def refuse_modified(self) -> None:
+        """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
+        if any(leaf._version != version for leaf, version in self.versions):
+            raise ModifiedParameterError(self.name, self.location)
+
     def _density(self, value: Tensor) -> Tensor:
         if self.fn is None:
             raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
-        if any(leaf._version != version for leaf, version in self.versions):
-            raise ModifiedParameterError(self.name, self.location)
+        self.refuse_modified()
         fn = factorized(self.fn)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:

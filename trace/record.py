@@ -9,7 +9,7 @@
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -53,6 +53,7 @@ from ancestral.trace.parameters import Held, factorized, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
+from ancestral.trace.transcript import Transcript
 
 
 class DuplicateNameError(SiteError):
@@ -94,7 +95,7 @@ def install_explain(function: Callable[..., Any]) -> None:
     _explain[:] = [function]
 
 
-class Trace(Mapping[str, Node]):
+class Trace(Transcript):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
     def __init__(self, universe: Universe | None = None) -> None:
@@ -414,44 +415,49 @@ def draw(
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
     found = controlled(inflow(fn, held, shape, provenance(value)), shape)
-    outermost = local.traces[0]
-    name = _site_name(fn, where, request)
-    source = Source(name, shape, outermost.universe)
+    traces, path, plates = local.traces, module_path(where.modules), open_plates()
+    universe = traces[0].universe
+    name = _site_name(fn, where, path, request)
+    source = Source(name, shape, universe)
     shown = _fresh(value, held)
-    plain = untrack(shown)
+    # The user may write into the value later; the density is that of the draw.
+    plain = alias(shown) if is_reparameterized else raw(_copied, shown)
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
-        outermost.universe.differentiable.add(source)
+        universe.differentiable.add(source)
     node = Node(
         name=name,
         type="sample",
         fn=fn,
-        # The user may write into the value later; the density is that of the draw.
-        value=plain if is_reparameterized else plain.detach().clone(),
+        value=plain,
         shape=shape,
         source=source,
         inflow=found,
         location=where.location,
-        module_path=module_path(where.modules),
+        module_path=path,
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         is_declared=request is not None,
-        scale=scale_of(open_plates()) if request is None else request.scale,
+        scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
         mask=None if request is None else request.mask,
         infer={} if request is None else request.infer,
         enumeration=None if request is None else request.enumeration,
-        cond_indep_stack=open_plates(),
+        cond_indep_stack=plates if request is None else request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
-        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+        versions=tuple([(t, t._version) for t, _ in held if t.is_leaf and t.requires_grad]),
         gate=gate,
     )
-    _admit(node, None if request is None else request.traces)
-    attach(shown, outermost.universe.of(source, size))
+    _admit(node, traces, traces if request is None else request.traces)
+    attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _copied(value: Tensor) -> Tensor:
+    return (value.detach() if value.requires_grad else value).clone()
 
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
@@ -477,7 +483,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         cond_indep_stack=open_plates(),
         grouped=local.grouped,
     )
-    _admit(node)
+    _admit(node, local.traces, local.traces)
     if local.audit is not None:
         local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
@@ -515,20 +521,19 @@ def declare(name: str, value: Tensor) -> None:
         cond_indep_stack=open_plates(),
         control=controlled(None, shape),
     )
-    _admit(node)
+    _admit(node, local.traces, local.traces)
     if local.audit is not None:
         local.audit.declared(node)
 
 
-def _admit(node: Node, seeing: Sequence[Trace] | None = None) -> None:
-    """Take a draw into the open recordings, unless a plate around it claims what does not hold.
+def _admit(node: Node, traces: tuple[Trace, ...], seeing: tuple[Trace, ...]) -> None:
+    """Take a node into the open recordings, unless a plate around it claims what does not hold.
 
-    Those that are not among `seeing`, if it is given, take it in without showing it.
+    Those that are not among `seeing` take it in without showing it.
     """
-    traces = local.traces
     traces[0].ledger.admit(node)
     for trace in traces:
-        if seeing is None or trace in seeing:
+        if trace in seeing:
             trace.add(node)
         else:
             trace.hide(node)
@@ -549,21 +554,19 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     return found
 
 
-def _site_name(fn: Distribution, where: Place, request: Request | None) -> str:
+def _site_name(fn: Distribution, where: Place, path: str, request: Request | None) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
+    outermost = local.traces[0]
     if request is None:
-        return local.traces[0].fresh_name(base_name(fn, where))
-    if request.is_found and request.name in local.traces[0]:
-        return local.traces[0].fresh_name(request.name)
-    return (
-        request.name if request.traces else local.traces[0].fresh_name(f"{request.name} (hidden)")
-    )
+        return outermost.fresh_name(base_name(fn, where, path))
+    if request.is_found and request.name in outermost:
+        return outermost.fresh_name(request.name)
+    return request.name if request.traces else outermost.fresh_name(f"{request.name} (hidden)")
 
 
-def base_name(fn: Distribution, where: Place) -> str:
+def base_name(fn: Distribution, where: Place, path: str) -> str:
     """Return what a draw that the program does not name is called, before it is numbered."""
     name = where.variable or type(factorized(fn)).__name__.lower()
-    path = module_path(where.modules)
     return f"{path}.{name}" if path else name
 
 

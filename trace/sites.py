@@ -16,18 +16,18 @@ from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_tran
 from ancestral.trace.parameters import factorized, inflow, parameters
 from ancestral.trace.record import Trace, controlled, draw, independent
 from ancestral.trace.request import Request
+from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local
 
 
 def drawn(request: Request) -> Request:
     """Answer a request for a sample with a draw, which the open recordings take in."""
     fn: Any = request.fn
-    method = fn.rsample if request.is_reparameterized else fn.sample
     if not local.traces:
-        return replace(request, value=method())
+        return replace(request, value=fn.rsample() if request.is_reparameterized else fn.sample())
     was_inside, local.is_inside = local.is_inside, True
     try:
-        value = method()
+        value = drawn_simply(fn, request.is_reparameterized)
     finally:
         local.is_inside = was_inside
     held = parameters(fn)

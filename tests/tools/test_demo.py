@@ -8,7 +8,7 @@ import pytest
 
 from ancestral.tools import belief_net
 from ancestral.tools.demo import aligned, run, smoothed
-from ancestral.tools.replacement import replacing
+from ancestral.trace.replacement import replacing
 
 LAYERS = ["prior_h2", "infer_h1", "infer_h2", "generate_h1", "generate_x", "total"]
 PROMISED = {"belief_net.svg", "variance.csv", "elbo.png"}

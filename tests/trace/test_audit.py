@@ -23,7 +23,7 @@ from ancestral.provenance import propagation
 from ancestral.provenance.tensor import TYPES, run
 from ancestral.trace import scalars
 from ancestral.trace.audit import EXPLAINED, Audited
-from ancestral.trace.draws import KEY
+from ancestral.trace.keys import KEY
 from oracles import paths, replaying
 
 assert programs.__all__  # they register the examples

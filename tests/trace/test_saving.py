@@ -1,0 +1,220 @@
+"""Saving: what is loaded is what was saved, and nothing of a file is run."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, parameters_of
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
+
+import ancestral as an
+from ancestral.trace.stored import StoredTraceError
+from ancestral.trace.stored_distributions import UnloadedDistributionError
+
+
+class Triangle(Distribution):
+    """A distribution of the user."""
+
+    arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+
+    def __init__(self, width: Tensor) -> None:
+        self.width = width
+        super().__init__(width.shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        return (torch.rand(shape) + torch.rand(shape) - 1) * self.width
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return ((1 - (value / self.width).abs()) / self.width).log()
+
+
+def program(scale: Tensor) -> None:
+    z = an.sample("z", Bernoulli(torch.tensor([0.3, 0.6])), infer={"rank": 2, "f": print})
+    w = an.sample("w", Independent(Triangle(scale), 1))
+    for i in an.plate("steps", 2):
+        an.sample(f"t_{i}", Normal(z.sum(), 1.0))
+    with an.plate("data", 10, 4) as index, an.handlers.scale(2.0):
+        m = an.deterministic("m", z[:1] + w.sum() + index)
+        with an.handlers.mask(torch.tensor([True, False, True, True])):
+            an.sample("x", Normal(m, 1.0), obs=torch.ones(4))
+    an.factor("f", -(m[0] ** 2))
+    with an.handlers.block():
+        an.sample("out of sight", Bernoulli(0.5))
+    an.cost("c", m.sum())
+
+
+@pytest.fixture
+def trace() -> an.Trace:
+    """The trace of a program with one of everything."""
+    torch.manual_seed(0)
+    with an.record() as trace:
+        program(torch.ones(3, requires_grad=True))
+    trace.backward()
+    return trace
+
+
+def check_same(before: an.Trace, after: an.Trace) -> None:
+    assert before.compare(after).is_equal, str(before.compare(after))
+    assert after.graph == before.graph
+    assert after.plates == before.plates
+    assert str(after) == str(before)
+    assert after.format_shapes() == before.format_shapes()
+    assert after.topological_order() == before.topological_order()
+    assert torch.equal(after.log_prob_sum(), before.log_prob_sum())
+    assert len(after.everything) == len(before.everything)
+    for name, node in before.items():
+        found = after[name]
+        assert (found.parents, found.location, found.shape) == (
+            node.parents,
+            node.location,
+            node.shape,
+        )
+        assert (found.is_drawn, found.is_score) == (node.is_drawn, node.is_score)
+        assert found.cond_indep_stack == node.cond_indep_stack
+
+
+def test_a_trace_is_the_same_after_a_file(trace: an.Trace, tmp_path: Path) -> None:
+    trace.save(tmp_path / "a.trace")
+    loaded = an.Trace.load(tmp_path / "a.trace")
+    check_same(trace, loaded)
+    loaded.save(tmp_path / "b.trace")
+    check_same(trace, an.Trace.load(tmp_path / "b.trace"))
+
+
+def test_a_trace_is_the_same_after_a_dictionary(trace: an.Trace) -> None:
+    check_same(trace, an.Trace.from_dict(trace.to_dict()))
+
+
+@pytest.mark.filterwarnings("ignore:Singular sample")  # a batch of Wishart says so always
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_distribution_of_torch_has_the_same_density_to_the_bit(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with an.record() as trace:
+        fn = FAMILIES[name].make(**parameters_of(name))
+        an.sample("z", fn)
+    assert trace.compare(trace).is_equal  # distributions remember what they computed
+    trace.save(tmp_path / "a.trace")
+    loaded = an.Trace.load(tmp_path / "a.trace")
+    assert type(loaded["z"].fn) is type(fn)
+    assert trace.compare(loaded).is_equal  # of densities too, exactly
+
+
+def test_many_sources_keep_their_alignments(tmp_path: Path) -> None:
+    with an.record() as trace:
+        parts = [an.sample(f"z_{i}", Bernoulli(torch.full((3,), 0.5))) for i in range(50)]
+        an.sample("x", Normal(torch.stack(parts).sum(0), 1.0))
+    check_same(trace, an.Trace.from_dict(trace.to_dict()))
+
+
+def test_a_foreign_distribution_keeps_the_density_of_its_value_only(trace: an.Trace) -> None:
+    fn = an.Trace.from_dict(trace.to_dict())["w"].fn
+    assert isinstance(fn, Independent)
+    with pytest.raises(UnloadedDistributionError, match="Triangle is no class of torch"):
+        fn.base_dist.log_prob(torch.zeros(3))
+    with pytest.raises(UnloadedDistributionError, match="Triangle"):
+        fn.base_dist.sample()
+
+
+def test_functions_in_infer_are_left_out(trace: an.Trace) -> None:
+    assert an.Trace.from_dict(trace.to_dict())["z"].infer == {"rank": 2}
+
+
+def test_values_of_a_loaded_trace_are_constants_to_a_recording(trace: an.Trace) -> None:
+    loaded = an.Trace.from_dict(trace.to_dict())
+    with an.record() as again, an.handlers.replay(loaded):
+        z = an.sample("z", Bernoulli(torch.tensor([0.3, 0.6])))
+    assert torch.equal(z, trace["z"].value)
+    assert not again["z"].is_drawn
+
+
+class Malice:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("was-run",)
+
+
+def test_no_code_of_a_file_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "trace of ancestral", "trace": Malice()}, "bad.trace")
+    with pytest.raises(StoredTraceError, match="no trace that can be read"):
+        an.Trace.load("bad.trace")
+    assert not Path("was-run").exists()
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+def test_a_file_cut_short_is_refused(trace: an.Trace, tmp_path: Path, part: float) -> None:
+    path = tmp_path / "a.trace"
+    trace.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(StoredTraceError):
+        an.Trace.load(path)
+
+
+def test_a_number_that_changed_on_the_way_is_found(tmp_path: Path) -> None:
+    with an.record() as trace:
+        an.sample("z", Normal(torch.tensor(1234.5), 1.0), obs=torch.tensor(1234.5))
+    path = tmp_path / "a.trace"
+    trace.save(path)
+    before = torch.tensor(1234.5).numpy().tobytes()
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, torch.tensor(1234.0).numpy().tobytes()))
+    with pytest.raises(StoredTraceError):
+        an.Trace.load(path)
+
+
+def test_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(StoredTraceError, match=r"not written by Trace\.save"):
+        an.Trace.load(tmp_path / "a.pt")
+    with pytest.raises(FileNotFoundError):
+        an.Trace.load(tmp_path / "missing")
+
+
+def test_a_file_stays_if_its_replacement_fails(
+    trace: an.Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.trace"
+    trace.save(path)
+    before = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="full"):
+        trace.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.trace"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "found"),
+    [
+        (("nodes", 0, "name"), 3, "'name' is a int; expected a str"),
+        (("nodes", 0, "type"), "code", "no node of type 'code'"),
+        (("nodes", 0, "source"), 99, "no source of number 99"),
+        (("nodes", 0, "fn", "family"), "Module", "no distribution or transform called 'Module'"),
+        (("nodes", 0, "fn", "family"), "ExpTransform", "no distribution"),
+        (("nodes", 0, "fn", "kind"), "eval", "of kind 'eval'"),
+        (("nodes", 0, "fn", "state", "log_prob"), 1, "cannot hold 'log_prob'"),
+        (("nodes", 0, "fn", "state", "__class__"), 1, "cannot hold '__class__'"),
+        (("nodes", 1, "name"), "z", "two nodes have one name"),
+        (("nodes",), None, "'nodes' is a NoneType"),
+        (("sources",), [], "no source of number"),
+    ],
+)
+def test_data_that_is_no_trace_is_refused(
+    trace: an.Trace, keys: tuple[Any, ...], value: Any, found: str
+) -> None:
+    data = copy.deepcopy(trace.to_dict())
+    inner: Any = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    with pytest.raises(StoredTraceError, match=found):
+        an.Trace.from_dict(data)

@@ -1,0 +1,138 @@
+"""Saving: a trace as plain data, and as a file.
+
+A file is what ``torch.save`` writes of dictionaries, lists, texts, numbers and tensors. It holds no
+code, `load` runs none, and what was damaged on the way is found by a digest.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.trace.graph import Vertex
+from ancestral.trace.node import Node
+from ancestral.trace.replacement import replacing
+from ancestral.trace.stored import Plain, StoredTraceError, digest, field, items
+from ancestral.trace.stored_nodes import Reader, Writer, location, location_of, sources_of
+
+FORMAT, VERSION = "trace of ancestral", 1
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What is stored of a trace: its nodes, those hidden from it, and the terms of its loss."""
+
+    universe: Universe
+    nodes: tuple[Node, ...]
+    hidden: tuple[Node, ...]
+    costs: tuple[tuple[Vertex, Provenance], ...]
+
+
+def to_dict(content: Content) -> dict[str, Plain]:
+    """Return a trace as plain data."""
+    found = sources_of((*content.nodes, *content.hidden))
+    for _, provenance in content.costs:
+        found |= provenance.claims().keys()
+    writer = Writer(content.universe, found)
+    return {
+        "nodes": [writer.node(node) for node in content.nodes],
+        "hidden": [writer.node(node) for node in content.hidden],
+        "costs": [
+            {**_written(vertex), "provenance": writer.provenance(provenance)}
+            for vertex, provenance in content.costs
+        ],
+        "sources": writer.sources(),
+    }
+
+
+def from_dict(data: Plain) -> Content:
+    """Return the trace of plain data.
+
+    Raises:
+        StoredTraceError: if it is none.
+    """
+    return _understood(lambda: _content(data))
+
+
+def save(content: Content, path: str | Path) -> None:
+    """Write a trace into a file, which takes the place of another once it is whole."""
+    data = to_dict(content)
+    whole = {"format": FORMAT, "version": VERSION, "digest": digest(data), "trace": data}
+    with replacing(Path(path)) as file:
+        torch.save(whole, file)
+
+
+def load(path: str | Path) -> Content:
+    """Return the trace of a file.
+
+    Raises:
+        StoredTraceError: if the file holds no trace, or was damaged.
+        OSError: if it cannot be read.
+    """
+    found = Path(path).read_bytes()
+    return _understood(lambda: _content(_checked(found)))
+
+
+def _checked(found: bytes) -> Plain:
+    whole = torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
+        raise StoredTraceError("it was not written by Trace.save")
+    if whole.get("version") != VERSION:
+        raise StoredTraceError(f"its version is {whole.get('version')!r}; expected {VERSION}")
+    data = field(whole, "trace", dict)
+    if digest(data) != whole.get("digest"):
+        raise StoredTraceError("it was damaged: its content does not fit its digest")
+    return data
+
+
+def _understood(read: Callable[[], R]) -> R:
+    """Return what is read; whatever goes wrong with data from elsewhere is wrong with the data."""
+    try:
+        return read()
+    except StoredTraceError:
+        raise
+    except Exception as error:
+        raise StoredTraceError(f"{type(error).__name__}: {error}") from error
+
+
+def _content(data: Plain) -> Content:
+    universe = Universe()
+    reader = Reader(data, universe)
+    nodes = tuple(reader.node(item) for item in items(data, "nodes", dict))
+    hidden = tuple(reader.node(item) for item in items(data, "hidden", dict))
+    names = [node.name for node in (*nodes, *hidden)]
+    if len(set(names)) < len(names):
+        raise StoredTraceError("two nodes have one name")
+    costs = tuple(
+        (_vertex(item), reader.claimed(field(item, "provenance", dict)))
+        for item in items(data, "costs", dict)
+    )
+    universe.state = "settled"  # the values are constants to whoever goes on with them
+    return Content(universe, nodes, hidden, costs)
+
+
+def _written(vertex: Vertex) -> dict[str, Plain]:
+    return {
+        "name": vertex.name,
+        "kind": vertex.kind,
+        "distribution": vertex.distribution,
+        "shape": list(vertex.shape),
+        "location": location(vertex.location),
+        "module_path": vertex.module_path,
+    }
+
+
+def _vertex(data: Plain) -> Vertex:
+    return Vertex(
+        field(data, "name", str),
+        field(data, "kind", str),
+        field(data, "distribution", str),
+        tuple(items(data, "shape", int)),
+        location_of(field(data, "location", dict)),
+        field(data, "module_path", str),
+    )
