@@ -3,6 +3,8 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,39 +87,50 @@ def test_two_sites_of_one_step_have_two_dimensions() -> None:
     assert an.log_marginal(trace).isfinite()
 
 
+def look_back(steps: int, length: int, history: int) -> None:
+    seen: list[Tensor] = []
+    for t in markov(range(length), history=history):
+        weights = MOVE[seen[-steps]] if t >= steps else START
+        seen.append(an.sample(f"z{t}", Categorical(weights)))
+
+
+def refused(program: Callable[[], object], pattern: str, first_dim: int = -5) -> None:
+    with (
+        an.record(),
+        enumeration(first_dim=first_dim),
+        pytest.raises(an.EnumerationError, match=pattern),
+    ):
+        program()
+
+
 def test_to_look_further_back_than_the_history_raises() -> None:
-    with pytest.raises(an.EnumerationError, match=r"site 'z2' .* 'z0' .*out of sight.*history"):
-        with an.record(), enumeration():
-            seen: list[Tensor] = []
-            for t in markov(range(3)):
-                seen.append(an.sample(f"z{t}", Categorical(MOVE[seen[-2]] if t == 2 else START)))
+    refused(lambda: look_back(2, 3, history=1), r"site 'z2' .* 'z0' .*out of sight.*history")
 
 
 def test_the_same_look_back_within_the_history_is_no_error() -> None:
     with an.record() as trace, enumeration():
-        seen: list[Tensor] = []
-        for t in markov(range(9), history=2):
-            seen.append(an.sample(f"z{t}", Categorical(MOVE[seen[-2]] if t >= 2 else START)))
+        look_back(2, 9, history=2)
     assert trace["z8"].parents == {"z6"}
 
 
 def test_to_look_into_a_loop_that_has_ended_raises() -> None:
-    with pytest.raises(an.EnumerationError, match=r"site 'end' .* 'z2' .*out of sight"):
-        with an.record(), enumeration():
-            z = chain(3)
-            an.sample("end", Categorical(MOVE[z]))
+    refused(
+        lambda: an.sample("end", Categorical(MOVE[chain(3)])),
+        r"site 'end' .* 'z2' .*out of sight",
+    )
 
 
 def test_a_draw_for_each_value_of_a_site_is_out_of_sight_with_it() -> None:
-    with pytest.raises(an.EnumerationError, match=r"site 'x' .* 'z0' .*out of sight"):
-        with an.record(), enumeration():
-            drawn = torch.zeros(())
-            for t in markov(range(2), history=0):
-                if t:
-                    an.sample("x", Normal(drawn, 1.0))
-                else:
-                    z = an.sample("z0", Categorical(START))
-                    drawn = an.sample("drawn", Normal(z.double(), 1.0))
+    def program() -> None:
+        drawn = torch.zeros(())
+        for t in markov(range(2), history=0):
+            if t:
+                an.sample("x", Normal(drawn, 1.0))
+            else:
+                z = an.sample("z0", Categorical(START))
+                drawn = an.sample("drawn", Normal(z.double(), 1.0))
+
+    refused(program, r"site 'x' .* 'z0' .*out of sight")
 
 
 def test_a_loop_that_is_left_early_is_out_of_sight() -> None:
@@ -131,10 +144,11 @@ def test_a_loop_that_is_left_early_is_out_of_sight() -> None:
 
 
 def test_without_markov_a_long_chain_finds_no_dimension_and_the_error_names_markov() -> None:
-    with pytest.raises(an.EnumerationError, match=r"site 'z64'.*64 at most.*markov"):
-        with an.record(), enumeration(first_dim=-1):
-            for t in range(70):
-                an.sample(f"z{t}", Categorical(START))
+    def program() -> None:
+        for t in range(70):
+            an.sample(f"z{t}", Categorical(START))
+
+    refused(program, r"site 'z64'.*64 at most.*markov", first_dim=-1)
 
 
 @pytest.mark.parametrize("history", [-1, 1.0, True, None])
