@@ -14,6 +14,7 @@ from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, attach, raw, untrack
 from ancestral.trace.densities import tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
+from ancestral.trace.lazy import unfilled
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
@@ -214,7 +215,7 @@ class Node:
         fn = factorized(self.fn)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), unfilled(fn):
                 density: Tensor = raw(fn.log_prob, value)
         except NotImplementedError as error:
             raise NoDensityError(self.name, self.fn, self.location) from error

@@ -129,11 +129,7 @@ class Trace(Transcript):
         Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
 
         Raises:
-<<<<<<< HEAD
-            EnumerationError: if a site is enumerated; `ancestral.log_marginal` sums it out.
-=======
             EnumerationError: if a site is enumerated; see `ancestral.log_marginal`.
->>>>>>> 4af6047d9236295568d0b1b71153a8bd4781efe4
         """
         for n in self.values():
             if n.is_enumerated:
