@@ -22,6 +22,7 @@ from torch.distributions.constraints import Constraint
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.checks import check_fn, check_name, fitting, supported
 from ancestral.trace.drawing import declare
+from ancestral.trace.enumeration import open_room
 from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
 from ancestral.trace.params import valued
@@ -109,10 +110,17 @@ def _partly_observed(
     is_seen = obs_mask.reshape(*obs_mask.shape, *event)
     # What is not observed has no value: any that the distribution can take will do, and as it does
     # not count, what is observed does not depend on it.
-    filled = torch.where(is_seen, obs, untrack(free).detach())
+    filled = torch.where(is_seen, obs, _one_of(free, len(event)))
     with mask(obs_mask):
         seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
     return deterministic(name, torch.where(is_seen, seen, free))
+
+
+def _one_of(free: Tensor, event: int) -> Tensor:
+    """Return values of a site, the same ones for all that sites are enumerated along."""
+    plain, room = untrack(free).detach(), open_room()
+    wide = 0 if room is None else max(plain.dim() - event - room, 0)
+    return plain[(0,) * wide]
 
 
 def observe(name: str, fn: Distribution, value: Tensor) -> Tensor:
