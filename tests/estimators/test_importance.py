@@ -128,7 +128,7 @@ def test_a_coin_has_its_evidence_and_posterior(
 def test_a_guide_that_is_the_posterior_has_weights_that_are_the_evidence() -> None:
     found = an.importance(coin, exact, DATA, samples=100)
     evidence = log_beta(7, 4) - log_beta(2, 2)
-    torch.testing.assert_close(found.log_weights, torch.full((100,), number(evidence)))
+    torch.testing.assert_close(found.log_weights, number(evidence).expand(100))
     assert float(found.effective_sample_size) == pytest.approx(100)
 
 
@@ -201,7 +201,7 @@ def test_weights_of_zero_are_minus_infinite() -> None:
     torch.manual_seed(0)
     found = an.importance(half, samples=200)
     assert torch.equal(found.log_weights == -math.inf, found.values["z"] == 0)
-    assert found.expectation(lambda v: 1 / v["z"]) == 1
+    assert float(found.expectation(lambda v: 1 / v["z"])) == pytest.approx(1)
     assert float(found.effective_sample_size) == pytest.approx(int(found.values["z"].sum()))
     assert bool((found.resample(30)["z"] == 1).all())
 
