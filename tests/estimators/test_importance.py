@@ -189,7 +189,9 @@ def test_a_program_that_mixes_the_runs_is_run_in_turn() -> None:
 
     for program in (mixing, branching, noisy, positional):
         assert an.importance(program, samples=4).in_turn
-        with pytest.raises(Exception, match=r"mixes|depends on|Python reads|random numbers|alone|am"):
+        with pytest.raises(
+            Exception, match=r"mixes|depends on|Python reads|random numbers|alone|am"
+        ):
             an.importance(program, samples=4, vectorized=True)
 
 

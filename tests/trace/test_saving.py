@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, parameters_of
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 import ancestral as an
 from ancestral.trace.stored import StoredTraceError
 from ancestral.trace.stored_distributions import UnloadedDistributionError
-from families import FAMILIES, parameters_of
 
 
 class Triangle(Distribution):
