@@ -238,9 +238,9 @@ def test_a_guide_draws_free_sites_of_the_model() -> None:
     def observing(_: Tensor) -> None:
         an.sample("p", Beta(2.0, 2.0), obs=torch.tensor(0.5))
 
-    with pytest.raises(GuideSiteError, match="'q' .* is no free site"):
+    with pytest.raises(GuideSiteError, match=r"'q' .* is no free site"):
         an.importance(coin, other, DATA, samples=3)
-    with pytest.raises(GuideSiteError, match="'p' .* is observed"):
+    with pytest.raises(GuideSiteError, match=r"'p' .* is observed"):
         an.importance(coin, observing, DATA, samples=3)
 
 

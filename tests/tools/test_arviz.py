@@ -20,7 +20,8 @@ with warnings.catch_warnings():
 def model(x: Tensor, y: Tensor) -> None:
     w = an.sample("w", Independent(Normal(torch.zeros(3), 1.0), 1))
     with an.plate("rows", len(x)):
-        m = an.deterministic("m", (x * w).sum(-1))
+        z = an.sample("z", Normal(0.0, 1.0))
+        m = an.deterministic("m", (x * w).sum(-1) + z)
         an.sample("y", Normal(m, 0.5), obs=y)
     an.factor("f", -(w[..., 0] ** 2))
 
@@ -30,7 +31,7 @@ X, Y = torch.tensor([[1.0, 2, 0], [0, 1, -1]]), torch.tensor([0.3, 0.8])
 
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_what_was_drawn_is_exported(vectorized: bool) -> None:
-    posterior = {"w": torch.randn(6, 3)}
+    posterior = {"w": torch.randn(6, 3), "z": torch.randn(6, 2)}
     data = an.to_inference_data(
         model,
         X,
@@ -46,7 +47,7 @@ def test_what_was_drawn_is_exported(vectorized: bool) -> None:
         for group in data.groups()
     }
     draws = ("chain", "draw")
-    latent = {"w": (*draws, "w_dim_0"), "m": (*draws, "rows")}
+    latent = {"w": (*draws, "w_dim_0"), "z": (*draws, "rows"), "m": (*draws, "rows")}
     assert dims == {
         "posterior": latent,
         "log_likelihood": {"y": (*draws, "rows")},
@@ -55,7 +56,7 @@ def test_what_was_drawn_is_exported(vectorized: bool) -> None:
         "prior": latent,
         "prior_predictive": {"y": (*draws, "rows")},
     }
-    expected = Normal(posterior["w"] @ X.T, 0.5).log_prob(Y).reshape(2, 3, 2)
+    expected = Normal(posterior["w"] @ X.T + posterior["z"], 0.5).log_prob(Y).reshape(2, 3, 2)
     torch.testing.assert_close(torch.as_tensor(data.log_likelihood["y"].values), expected)
     assert data.observed_data["y"].values.tolist() == Y.tolist()
     assert data.posterior["rows"].values.tolist() == [0, 1]
