@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/ancestral demo --out out
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -26,29 +26,39 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
+from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.importance import Importance, importance
+from ancestral.estimators.marginals import log_marginal, marginals
 from ancestral.estimators.nested import LossError
+from ancestral.estimators.pair_check import PairReport, check_pair
+from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.predictive import Predictive
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
-from ancestral.provenance.escapes import EscapeError
+from ancestral.provenance.escapes import ConfinedError, EscapeError
 from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
 from ancestral.tools.inference_data import to_inference_data
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
+from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
+from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install
+from ancestral.trace.guide_order import suggest_guide_order
 from ancestral.trace.independence import Extent
+from ancestral.trace.modules import module
 from ancestral.trace.node import Node
+from ancestral.trace.param_errors import ParamError
+from ancestral.trace.params import ParamStore
 from ancestral.trace.plates import Plate, PlateError
-from ancestral.trace.primitives import cost, deterministic, factor, observe, sample
+from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.repetitions import plate, subsample
 from ancestral.trace.wrap import wrap
@@ -57,17 +67,25 @@ __version__ = "0.1.0"
 __all__ = [
     "AuditError",
     "CaughtError",
+    "ConfinedError",
+    "Elbo",
+    "EnumerationError",
     "Escape",
     "EscapeError",
     "Explanation",
     "Extent",
     "Graph",
+    "GuideError",
     "Importance",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",
     "Node",
+    "NonFiniteDensityError",
     "OtherRecordingError",
+    "PairReport",
+    "ParamError",
+    "ParamStore",
     "Plate",
     "PlateError",
     "Predictive",
@@ -79,20 +97,30 @@ __all__ = [
     "backward",
     "by_element",
     "by_site",
+    "check_pair",
     "control_scope",
     "cost",
     "deterministic",
+    "elbo",
     "explain",
     "factor",
     "graph",
     "handlers",
     "importance",
+    "log_marginal",
+    "marginals",
+    "module",
+    "negative_elbo",
     "observe",
+    "param",
     "plate",
+    "posterior_dependencies",
+    "prior_dependencies",
     "provenance_of",
     "record",
     "sample",
     "subsample",
+    "suggest_guide_order",
     "surrogate",
     "to_inference_data",
     "total_cost",

@@ -46,7 +46,7 @@ def account_of(problem: Problem) -> Account:
         problem.structure,
         problem.sources,
         tuple(term.provenance for term in problem.terms),
-        tuple(term.value.detach() for term in problem.terms),
+        tuple([t.value.detach() if t.value.requires_grad else t.value for t in problem.terms]),
         tuple(term.made for term in problem.terms),
     )
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
-from ancestral.estimators.credit import Credit, Estimator
+from ancestral.estimators.credit import Estimator
 from ancestral.estimators.explanation import account_of
 from ancestral.estimators.nested import Loss, LossError
 from ancestral.estimators.pathwise import Choice, chosen
 from ancestral.estimators.problem import Problem, problem_of, problem_of_costs
+from ancestral.estimators.scores import products
 from ancestral.estimators.terms import owned
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.operators import before_backward
@@ -64,7 +65,7 @@ def surrogate(
     given = estimate(problem.structure, costs)
     pairs = [(problem.nodes[credit.name], credit) for credit in given]
     if pairs and costs:
-        bilinear = sum((_product(node, c) for node, c in pairs), torch.zeros(()))
+        bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
         upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
         for term, scores in zip(problem.terms, upstream, strict=True):
             if scores is not None:
@@ -159,10 +160,8 @@ def _descend(
 ) -> None:
     given = estimator(problem.structure, [term.value for term in problem.terms])
     parts = [problem.loss] if problem.loss.requires_grad else []
-    for credit in given:
-        node = problem.nodes[credit.name]
-        less = None if baseline is None else baseline(credit)
-        parts.append(_product(node, credit, less))
+    less = [None if baseline is None else baseline(credit) for credit in given]
+    parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
     for term in owned(problem.terms, problem.scored):
         # The score has mean zero; a learned coefficient of it has a gradient of its own.
         weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
@@ -205,16 +204,6 @@ install_backward(backward_of_costs)
 def _box(x: Tensor) -> Tensor:
     """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
     return torch.exp(x - x.detach()) - 1
-
-
-def _product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
-    """Return the sum over the elements of a site of score times (credit minus baseline)."""
-    density = node.score
-    if tuple(density.shape) == node.shape:
-        return (density * (credit.total if less is None else credit.total - less)).sum()
-    # A density of its own shape says nothing of elements: the draw is one.
-    joint = credit.joint
-    return density.sum() * (joint if less is None else joint - less.mean())
 
 
 def _against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +71,7 @@ class Term:
     provenance: Provenance | None
     is_picked: bool = False
 
-    @property
+    @cached_property
     def made(self) -> str:
         """What the cost was made by, as far as it can be told."""
         return op_name(self.leaf)
@@ -87,8 +87,7 @@ class Term:
 
 def describe(term: Term) -> str:
     """Return what a person can find a term by: its op, its shape, its sources."""
-    made = op_name(term.leaf)
-    op = f"made by {made}" if made else "a leaf"
+    op = f"made by {term.made}" if term.made else "a leaf"
     names = [] if term.provenance is None else [repr(s.name) for s in term.provenance.sources]
     return f"{op}, of shape {list(term.value.shape)}, depending on {', '.join(names) or 'no site'}"
 
@@ -130,7 +129,7 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
 def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
     """Return the terms as costs of a graph, but for the densities that belong to a site."""
     return [
-        (Vertex("cost", "cost", op_name(t.leaf), tuple(t.value.shape), _NOWHERE), t.provenance)
+        (Vertex("cost", "cost", t.made, tuple(t.value.shape), _NOWHERE), t.provenance)
         for t in terms
         if t.provenance is not None and getattr(t.leaf, "_scored", None) is None
     ]
@@ -142,7 +141,11 @@ def op_name(leaf: Tensor) -> str:
     >>> op_name(torch.zeros(2, requires_grad=True).exp())
     'exp'
     """
-    return "" if leaf.grad_fn is None else _spelt(leaf.grad_fn.name())
+    made: Any = raw(_history, leaf)
+    return "" if made is None else _spelt(made.name())
+
+
+_history: Any = vars(torch._C.TensorBase)["grad_fn"].__get__  # pyright: ignore[reportPrivateUsage]
 
 
 @lru_cache(maxsize=1024)

@@ -54,7 +54,8 @@ class Source:
     stands for the values that Python may have branched on, a junction for many sources of one
     tensor, of its shape. A kink stands for a step without a useful derivative on the way from the
     source that is its `kink_of`. A source that `is_known` has the same value in every run, as data
-    has: no decision that rests on it alone is one of chance.
+    has: no decision that rests on it alone is one of chance. One that `is_confined` stands for many
+    values at once, between which Python cannot decide.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Source:
     is_decision: bool = False
     kink_of: "Source | None" = None
     is_known: bool = False
+    is_confined: bool = False
 
 
 Sources = frozenset[Source]

@@ -93,6 +93,20 @@ class EscapeError(RuntimeError):
         )
 
 
+class ConfinedError(RuntimeError):
+    """Python is to decide on a tensor that has many values of a source at once."""
+
+    def __init__(self, names: Iterable[str], frame: FrameType) -> None:
+        """Name the line, the sources, and the ways to mend it."""
+        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        super().__init__(
+            f"{line}: a value that depends on {', '.join(map(repr, sorted(names)))}, which has all "
+            "its values at once, leaves tensor land, where Python can decide on one alone; keep "
+            "the decision in tensors (torch.where, gather, a mask), read an.untrack(value) where "
+            'no decision follows, or draw the site: infer={"enumerate": False}'
+        )
+
+
 def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) -> None:
     """Note that values with these provenances left tensor land in the caller's code.
 
@@ -100,9 +114,12 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
 
     Raises:
         EscapeError: if the recording refuses escapes.
+        ConfinedError: if they stand for many values at once.
     """
-    found = [p for p in provenances if p.universe.state == "open" and not _is_known(p)]
-    if not found:
+    given = [p for p in provenances if p.universe.state == "open"]
+    confined = _confined(given)
+    found = [p for p in given if not _is_known(p)]
+    if not found and not confined:
         return
     frame, is_check = _caller(sys._getframe(1), is_check_passed)  # pyright: ignore[reportPrivateUsage]
     if frame is None:
@@ -110,6 +127,8 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
     if is_check:
         fail(found, "a check of torch.distributions did not pass")
         return
+    if confined:
+        raise ConfinedError(confined, frame)
     for provenance in found:
         names = frozenset(source.name for source in provenance.sources)
         noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
@@ -118,6 +137,12 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
             raise EscapeError(noted)
         decisions.decide(provenance, noted)
         watching.watch()
+
+
+def _confined(provenances: Iterable[Provenance]) -> frozenset[str]:
+    """Return the names of the sources that stand for many values at once."""
+    origins = (source for p in provenances for source in p.universe.origins(p.members))
+    return frozenset(source.name for source in origins if source.is_confined)
 
 
 def _is_known(provenance: Provenance) -> bool:

@@ -106,6 +106,9 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
 
 def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
     """Return whether a dimension is lost that no operand had lost before."""
+    mine, theirs = operand.entries, result.entries
+    if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:  # the most frequent case
+        return False
     if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
         alignments = {alignment for alignment, _ in operand.entries}
         if alignments == {alignment for alignment, _ in result.entries}:

@@ -60,6 +60,8 @@ def propagate(
         result: Any = run_elementwise(func, args)
         if result is not None:
             return result
+    elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
+        return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
     try:  # which costs nothing unless it raises
         if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
             return NotImplemented
@@ -107,6 +109,17 @@ def propagate(
     except Exception as error:
         _note(func, error, args, kwargs)
         raise
+
+
+_broadcast = torch.broadcast_tensors
+
+
+def _same(given: Any, result: Any) -> Any:
+    """Give a tensor that is broadcast to its own shape, what every distribution does, its own."""
+    found: Provenance = given._provenance
+    if result.__class__ is _Plain and found.universe.state != "settled":
+        attach(result, found)
+    return result
 
 
 def _note(func: _Function, error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from ancestral.provenance import watching
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
 torch.set_num_threads(1)
+
+# The same examples every time, however slow the machine is.
+settings.register_profile("ancestral", deadline=None, derandomize=True, database=None)
+settings.load_profile("ancestral")
 
 
 @pytest.fixture(autouse=True)

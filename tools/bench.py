@@ -127,7 +127,7 @@ def chain_rows() -> list[Row]:
         ),
         Row(
             "chain of 100 sites, one step, to Pyro's",
-            ratios([pyro_chain(100), middle.ancestral], 1, rounds=3)[1],
+            ratios([pyro_chain(100), middle.ancestral], 1, rounds=8)[1],
             1 / 50,
         ),
     ]

@@ -1,5 +1,6 @@
 """Checks of what a program says of a site, before anything is recorded of it."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from ancestral.provenance.tensor import alias, raw
+from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Place
 from ancestral.trace.parameters import factorized
@@ -114,15 +116,22 @@ def fitting(request: Request) -> Request:
     batch, events = size[: len(size) - event], size[len(size) - event :]
     if event > len(size) or events != tuple(fn.event_shape):
         raise ValueShapeError(request)
+    # Where sites are enumerated, one value is given for all of theirs.
+    room = sys.maxsize if request.enumeration is None else request.enumeration.room
+    ours, theirs = trailing(batch, room), trailing(fn.batch_shape, room)
+    head = batch[: len(batch) - len(ours)]
+    if request.enumeration is not None:
+        while len(theirs) > len(ours) and theirs[0] == 1:
+            theirs = theirs[1:]
     try:
-        whole = torch.broadcast_shapes(batch, fn.batch_shape)
+        whole = torch.broadcast_shapes(ours, theirs)
     except RuntimeError as error:
         raise ValueShapeError(request) from error
-    if whole == batch:
+    if whole == ours:
         return request
-    if whole != fn.batch_shape:
+    if whole != theirs:
         raise ValueShapeError(request)
-    return replace(request, value=value.expand(*whole, *events))
+    return replace(request, value=value.expand(*head, *whole, *events))
 
 
 def supported(request: Request) -> Request:
@@ -143,7 +152,7 @@ def supported(request: Request) -> Request:
     except NotImplementedError:  # a user's class that declares none
         return request
     if not bool(is_inside.all()):
-        width = (1,) * (plain.dim() - is_inside.dim())
-        bad = plain[~is_inside.reshape(*is_inside.shape, *width).expand(plain.shape)]
+        events = (None,) * (plain.dim() - is_inside.dim())
+        bad = plain[~is_inside[(..., *events)].expand(plain.shape)]
         raise SupportError(request, support, bad, plain.numel())
     return request

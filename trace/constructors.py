@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import attach, provenance, raw
-from ancestral.trace.draws import KEY, KEY_NAME
 from ancestral.trace.interceptors import Interceptor, interceptors
+from ancestral.trace.keys import KEY, KEY_NAME
 from ancestral.trace.stack import local
 
 _Library: Any = torch.library.Library  # untyped in torch

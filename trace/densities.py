@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import alias, attach, provenance
 from ancestral.trace.factor import Factor
-from ancestral.trace.parameters import factorized, is_of_torch
+from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters
 from ancestral.trace.stack import local
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def tracked_log_prob(node: "Node") -> Tensor:
     """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
-    density = _tracked(node)
+    density = tracked_density(node)
     is_aligned = tuple(density.shape) == node.shape
     if node.mask is not None:
         density = _masked(density, _over(node.mask, node, is_aligned))
@@ -44,7 +44,11 @@ def _over(weight: Tensor, node: "Node", is_aligned: bool) -> Tensor:
     return weight[(..., *(None,) * node.grouped)]
 
 
-def _tracked(node: "Node") -> Tensor:
+def tracked_density(node: "Node") -> Tensor:
+    """Return log p(value | parents) of each independent element, with its provenance: [*shape].
+
+    To the left of that are the dimensions that parents are enumerated along.
+    """
     plain = node.elementwise_log_prob
     if not (isinstance(node.fn, Factor) or is_of_torch(node.fn)):
         return _as_computed(node, plain)
@@ -56,12 +60,30 @@ def _tracked(node: "Node") -> Tensor:
 
 def _joined(node: "Node", shape: tuple[int, ...]) -> Provenance | None:
     """Return what the value and the parameters depend on, over a density of this shape."""
-    found = None
-    for part in (_of_value(node), node.inflow):
-        if part is not None:
-            part = part if shape == node.shape else part.lost(shape)
-            found = part if found is None else found.union(part)
-    return found
+    value, upstream = _of_value(node), node.inflow
+    if shape != node.shape:
+        value = None if value is None else _broadcast(value, shape)
+        upstream = None if upstream is None else _wider(node, upstream, shape)
+    if value is None or upstream is None:
+        return value or upstream
+    return value.union(upstream)
+
+
+def _broadcast(found: Provenance, shape: tuple[int, ...]) -> Provenance:
+    """Return a provenance over what is broadcast to a shape, if it is."""
+    return found.broadcast(shape) if len(found.shape) <= len(shape) else found.lost(shape)
+
+
+def _wider(node: "Node", known: Provenance, shape: tuple[int, ...]) -> Provenance:
+    """Return what the parameters depend on where they have more dimensions than the value."""
+    fn = node.fn
+    found = (
+        None if node.enumeration is None or fn is None else inflow(fn, parameters(fn), shape, None)
+    )
+    if found is None or found.universe is not known.universe:
+        return known.lost(shape)
+    missing = known.members - found.members  # what Python decided on before
+    return found.union(known.universe.depending(missing, shape)) if missing else found
 
 
 def _of_value(node: "Node") -> Provenance | None:
@@ -85,8 +107,9 @@ def _as_computed(node: "Node", plain: Tensor) -> Tensor:
     everything = _joined(node, ())
     if everything is not None and everything.universe.state != "settled":
         known = frozenset() if found is None else found.members
-        if everything.members - known:
-            lost = everything.lost(tuple(plain.shape))
+        unseen = everything.members - known
+        if unseen:
+            lost = everything.universe.depending(unseen, tuple(plain.shape))
             found = lost if found is None else found.union(lost)
             density = attach(alias(density), found)
     return _own(node, density)

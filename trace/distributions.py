@@ -26,26 +26,37 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
-from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.drawing import draw, observe
+from ancestral.trace.found import found, size_of
 from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.keys import unmet
 from ancestral.trace.naming import argument_name, place
+from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import factorized, parameters
-from ancestral.trace.record import draw, observe
+from ancestral.trace.request import is_handled
+from ancestral.trace.simple import drawing
 from ancestral.trace.stack import local
 
 _Method = Callable[..., Any]
 
 
 def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
+    run = drawing(original)
+
     @functools.wraps(original)
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
         if local.is_inside or not local.traces:
             return original(self, *args, **kwargs)
-        local.is_inside = True
-        try:
-            value = original(self, *args, **kwargs)
-        finally:
-            local.is_inside = False
+        if is_handled():
+            return found(
+                self,
+                parameters(self),
+                lambda: _inside(run, self, *args, **kwargs),
+                sample_shape=size_of(args, kwargs),
+                is_reparameterized=is_reparameterized,
+                where=place(),
+            )
+        value = _inside(run, self, *args, **kwargs)
         held = parameters(self)
         if isinstance(value, Tensor) and is_within_transform(value):
             if is_noise(item.tensor for item in held):
@@ -54,6 +65,15 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
         return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
 
     return drawn
+
+
+def _inside(original: _Method, *args: Any, **kwargs: Any) -> Any:
+    """Run a draw, whose own draws are its affair."""
+    local.is_inside = True
+    try:
+        return original(*args, **kwargs)
+    finally:
+        local.is_inside = False
 
 
 def _scoring(original: _Method) -> _Method:
@@ -132,7 +152,9 @@ def _checking(original: _Method) -> _Method:
         kind: Any = type(self)
         if local.traces and _is_plain(kind):
             try:
-                raw(original, self, *args, **kwargs)
+                # A number that it reads as long as it passes decides nothing, wherever it runs.
+                with unmet():
+                    raw(original, self, *args, **kwargs)
                 return
             except ValueError:  # to be raised once more, and noted
                 pass

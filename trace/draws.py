@@ -6,7 +6,7 @@ function) it is seen, and no other op pays. A draw whose parameters have neither
 provenance is noise, of which there is nothing to learn: dropout masks, coin flips.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,31 +22,17 @@ from torch.distributions import (
     constraints,
 )
 
-from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.tensor import alias, attach, provenance, raw
 from ancestral.provenance.writes import mark_shared
+from ancestral.trace.drawing import draw
+from ancestral.trace.found import found
 from ancestral.trace.interceptors import Interceptor, interceptors
-from ancestral.trace.naming import Place, place
+from ancestral.trace.keys import KEY, KEY_NAME, unmet
+from ancestral.trace.naming import place
+from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import Held
-from ancestral.trace.record import draw
-from ancestral.trace.saved import is_without_graph
+from ancestral.trace.request import is_handled
 from ancestral.trace.stack import local
-
-# A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
-KEY_NAME = "TESTING_ONLY_GenericMode"
-KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
-
-
-class TransformedDrawError(NotImplementedError):
-    """A draw with something to learn happens within a transform of `torch.func`."""
-
-    def __init__(self, function: str, where: Place) -> None:
-        """Name the function and the line."""
-        super().__init__(
-            f"{function} at {where.location} draws within a transform of torch.func (vmap, grad "
-            "...), where its value cannot be followed; draw before the transform, and pass the "
-            "value in"
-        )
-
 
 # Untyped in torch.
 _rows: Any = partial(constraints.independent, reinterpreted_batch_ndims=1)
@@ -121,28 +107,9 @@ _CAUGHT: dict[Any, Callable[..., _Draw]] = {
 }
 
 
-is_within_transform: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
-"""Returns whether a tensor is one that a transform of `torch.func` has wrapped."""
-
-
-def is_noise(parameters: Iterable[Tensor]) -> bool:
-    """Return whether a draw with these parameters has nothing to learn from."""
-    layers = [layer for tensor in parameters for layer in _layers(tensor)]
-    is_constant = not any(t.requires_grad or provenance(t) is not None for t in layers)
-    return is_constant and not is_without_graph()
-
-
-def _layers(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a tensor and those that the transforms of `torch.func` have wrapped in it."""
-    yield tensor
-    while is_within_transform(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-        yield tensor
-
-
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+        with unmet():
             value: Tensor = raw(op, *args, **kwargs)
             if local.is_inside or not local.traces:
                 return value
@@ -160,14 +127,36 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
                     fn, held = described(*args, **options)
             finally:
                 local.is_inside = False
-            drawn: Tensor = draw(fn, held, value, is_reparameterized=False, where=place())
-            found = provenance(drawn)
+            drawn = _answered(fn, held, value)
+            sources = provenance(drawn)
             if value is args[0] or "out" in kwargs:  # written into memory that others may see
-                assert found is not None
-                mark_shared(drawn, found, None)
+                assert sources is not None
+                drawn = _written(value, drawn)
+                mark_shared(drawn, sources, None)
             return drawn
 
     return kernel
+
+
+def _answered(fn: Distribution, held: list[Held], value: Tensor) -> Tensor:
+    """Return what was drawn, or what a handler gives in its place."""
+    where = place()
+    if not is_handled():
+        kept: Tensor = draw(fn, held, value, is_reparameterized=False, where=where)
+        return kept
+    with torch._C._EnableTorchFunction(), torch.enable_grad():
+        given: Tensor = found(fn, held, lambda: value, is_reparameterized=False, where=where)
+        return given.reshape(value.shape).to(value.dtype)
+
+
+def _written(value: Tensor, drawn: Tensor) -> Tensor:
+    """Return what was drawn in the memory that the op was to write into."""
+    if raw(Tensor.data_ptr, drawn) == raw(Tensor.data_ptr, value):
+        return drawn
+    raw(Tensor.copy_, value, drawn)
+    sources = provenance(drawn)
+    assert sources is not None
+    return attach(alias(value), sources)
 
 
 class _Dispatcher(Interceptor):

@@ -1,20 +1,31 @@
 """Graph: who depends on whom in a trace, as plain immutable data.
 
-Edges are direct: from the sites whose values reach a distribution's parameters, or a cost, and from
-no further ancestor. An edge keeps the alignment, and nothing holds a tensor.
+Edges are direct: from the sites whose values reach the density of another, or a cost, and from no
+further ancestor. They reach a density by the distribution's parameters, by a mask or a scale, and
+by a value that was computed rather than drawn. An edge keeps the alignment, and nothing holds a
+tensor.
+
+What a graph is asked is answered on its directed graph of networkx: `ancestral.trace.queries`.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from ancestral.provenance.algebra import Provenance
+import networkx as nx
+from torch import Tensor
+
+from ancestral.provenance.algebra import Provenance, Source, union
 from ancestral.provenance.alignment import Alignment, Shape
+from ancestral.provenance.tensor import provenance
+from ancestral.trace import queries
 from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node, place_in
+from ancestral.trace.queries import Names
 
 
 @dataclass(frozen=True)
@@ -77,13 +88,88 @@ class Graph:
     edges: tuple[Edge, ...] = ()
     plates: tuple[Extent, ...] = ()
 
+    @cached_property
+    def _digraph(self) -> nx.DiGraph:
+        """The vertices and the edges; not to be changed."""
+        digraph = nx.DiGraph()
+        plates: dict[str, list[str]] = {v.name: [] for v in self.vertices}
+        for extent in self.plates:
+            for name in extent.sites:
+                plates[name].append(extent.name)
+        for v in self.vertices:
+            about = {"kind": v.kind, "distribution": v.distribution, "shape": v.shape}
+            digraph.add_node(v.name, **about, plates=tuple(plates[v.name]))
+        for edge in self.edges:
+            known = digraph.get_edge_data(edge.parent, edge.child, {"alignments": ()})
+            alignments = (*known["alignments"], edge.alignment)
+            digraph.add_edge(edge.parent, edge.child, alignments=alignments)
+        return digraph
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return the graph as one of networkx, to be changed at will.
+
+        A node has the attributes `kind`, `distribution`, `shape` and `plates`, the names of its
+        plates; an edge has `alignments`.
+        """
+        return self._digraph.copy()
+
     def parents(self, name: str) -> frozenset[str]:
-        """Return the names of the direct parents of a vertex."""
-        return frozenset(edge.parent for edge in self.edges if edge.child == name)
+        """Return the names of the direct parents of a vertex.
+
+        Raises:
+            UnknownVertexError: if the graph has no such vertex, as for all that follow.
+        """
+        return queries.parents(self._digraph, name)
 
     def children(self, name: str) -> frozenset[str]:
         """Return the names of the direct children of a vertex."""
-        return frozenset(edge.child for edge in self.edges if edge.parent == name)
+        return queries.children(self._digraph, name)
+
+    def ancestors(self, name: str) -> frozenset[str]:
+        """Return the names of all that a vertex depends on, through others too."""
+        return queries.ancestors(self._digraph, name)
+
+    def descendants(self, name: str) -> frozenset[str]:
+        """Return the names of all that depends on a vertex, through others too."""
+        return queries.descendants(self._digraph, name)
+
+    def topological_order(self) -> tuple[str, ...]:
+        """Return the names, parents before children; in program order where that leaves a choice.
+
+        Raises:
+            CycleError: if the vertices depend on each other in a circle.
+        """
+        return queries.topological_order(self._digraph)
+
+    def moralized(self) -> nx.Graph:
+        """Return the random sites, each joined with its parents, and parents of one site in pairs.
+
+        What has no density, a deterministic value or a cost, joins nothing and is left out.
+        """
+        return queries.moralized(self._digraph)
+
+    def markov_blanket(self, name: str) -> frozenset[str]:
+        """Return what makes a vertex independent of all other random sites once it is known.
+
+        These are its parents, the random sites among its children, and their parents.
+        """
+        return queries.markov_blanket(self._digraph, name)
+
+    def d_separated(self, a: Names, b: Names, given: Names = ()) -> bool:
+        """Return whether vertices are independent of others for this structure, given a third set.
+
+        True says that they are, whatever the distributions; False, that they need not be. A site
+        as a whole counts, not its elements. A deterministic value is a child of the sites that it
+        was computed from, and what is computed from it is theirs too: to know it alone separates
+        nothing, though its formula might. Geiger, Verma and Pearl (1990), "d-separation: from
+        theorems to algorithms".
+
+        Args:
+            a: a name, or some.
+            b: a name, or some.
+            given: a name, or some, or none; what is known is independent of everything.
+        """
+        return queries.d_separated(self._digraph, a, b, given)
 
     def render(self, path: str | Path, *, limit: float = 20.0, is_folded: bool = False) -> Path:
         """Draw the graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
@@ -112,15 +198,48 @@ class Graph:
         )
 
 
-def edges_into(child: str, found: Provenance | None) -> tuple[Edge, ...]:
-    """Return the direct edges that a provenance stands for."""
+def edges_into(child: str, found: Provenance | None, names: Mapping[Source, str]) -> Iterator[Edge]:
+    """Yield the direct edges that a provenance stands for, from the sources that have a name."""
+    for source, claims in {} if found is None else found.claims().items():
+        parent = names.get(source, child)
+        if parent != child:
+            for alignment in claims:
+                yield Edge(parent, child, alignment)
+
+
+def names_of(nodes: Iterable[Node]) -> dict[Source, str]:
+    """Return the names of nodes by their sources: a trace may have renamed one that it took in."""
+    names: dict[Source, str] = {}
+    for node in nodes:
+        names.setdefault(node.source, node.name)
+    return names
+
+
+def direct_edges(nodes: Sequence[Node]) -> Iterator[Edge]:
+    """Yield the direct edges between nodes, without sources that are none of them."""
+    names = names_of(nodes)
+    for node in nodes:
+        yield from edges_into(node.name, influence(node), names)
+
+
+def influence(node: Node) -> Provenance | None:
+    """Return what the density of a node depends on but for its own draw, over its shape."""
+    parts = [node.inflow]
+    if node.type == "sample":
+        parts.append(_weight(node, node.mask))
+        parts.append(_weight(node, node.scale))
+        if node.is_given and node.held is not None and len(node.held.members) > 1:
+            parts.append(node.held.remap(node.shape, tuple(range(len(node.shape)))))
+    known = [part for part in parts if part is not None]
+    return union(known) if known else None
+
+
+def _weight(node: Node, weight: float | Tensor | None) -> Provenance | None:
+    """Return what a mask or a scale of the batch of a node depends on."""
+    found = provenance(weight) if isinstance(weight, Tensor) else None
     if found is None:
-        return ()
-    return tuple(
-        Edge(source.name, child, alignment)
-        for source, claims in found.claims().items()
-        for alignment in claims
-    )
+        return None
+    return found.lost(node.shape) if node.grouped else found.broadcast(node.shape)
 
 
 def vertex_of(node: Node) -> Vertex:
@@ -149,21 +268,20 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
     Costs of one name are numbered: ``cost``, ``cost_1`` ...
     """
     nodes = [node for node in nodes if node.type not in ("param", "plate")]
-    names = {node.name for node in nodes}
+    names = names_of(nodes)
     vertices = [vertex_of(node) for node in nodes]
-    found = [edge for node in nodes for edge in edges_into(node.name, node.inflow)]
+    edges = list(direct_edges(nodes))
     sites = [site_of(node) for node in nodes]
-    taken = set(names)
-    for vertex, provenance in costs:
+    taken = {node.name for node in nodes}
+    for vertex, found in costs:
         spellings = (f"{vertex.name}_{i}" if i else vertex.name for i in itertools.count())
         name = next(spelling for spelling in spellings if spelling not in taken)
         taken.add(name)
         vertices.append(replace(vertex, name=name))
         sites.append(Site(name, vertex.shape, is_cost=True))
-        found.extend(edges_into(name, provenance))
-    edges = tuple(edge for edge in found if edge.parent in names)
+        edges.extend(edges_into(name, found, names))
     links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
-    return Graph(tuple(vertices), edges, extents(sites, links))
+    return Graph(tuple(vertices), tuple(edges), extents(sites, links))
 
 
 def site_of(node: Node) -> Site:

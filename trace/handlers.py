@@ -16,23 +16,40 @@ tensor(True)
 
 from ancestral.trace.conditioning import UnknownSiteError, condition, do, uncondition
 from ancestral.trace.configuring import infer_config
+from ancestral.trace.enumeration import enumerate  # noqa: A004 (the name that users of Pyro know)
+from ancestral.trace.gumbel import GumbelSoftmax
 from ancestral.trace.hiding import block, expose
+from ancestral.trace.lifting import PriorShapeError, lift
+from ancestral.trace.locscale import LocScale
+from ancestral.trace.markov import markov
+from ancestral.trace.reparam import ReparamError, Strategy, reparam
 from ancestral.trace.replaying import ReplayShapeError, replay, substitute
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.seeding import seed
+from ancestral.trace.unpushing import Transform
 from ancestral.trace.weighting import mask, scale
 
 __all__ = [
+    "GumbelSoftmax",
     "Handler",
+    "LocScale",
+    "PriorShapeError",
+    "ReparamError",
     "ReplayShapeError",
     "Request",
+    "Strategy",
+    "Transform",
     "UnknownSiteError",
     "block",
     "condition",
     "do",
+    "enumerate",
     "expose",
     "infer_config",
+    "lift",
+    "markov",
     "mask",
+    "reparam",
     "replay",
     "scale",
     "seed",

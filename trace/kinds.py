@@ -18,8 +18,8 @@ from torch.nested._internal.nested_tensor import NestedTensor
 
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
-from ancestral.trace.draws import KEY
 from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.keys import KEY
 from ancestral.trace.naming import Location, place
 from ancestral.trace.stack import local
 

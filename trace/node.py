@@ -13,6 +13,8 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, attach, raw, untrack
 from ancestral.trace.densities import tracked_log_prob
+from ancestral.trace.enumerated import Enumeration
+from ancestral.trace.lazy import unfilled
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
@@ -98,6 +100,7 @@ class Node:
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
     gate: Gate = field(default_factory=Gate)
     control: Provenance | None = None  # that Python came here, where it may not have
+    enumeration: Enumeration | None = None  # which dimensions stand for values of sites
 
     @property
     def parents(self) -> frozenset[str]:
@@ -115,6 +118,11 @@ class Node:
     def is_stochastic(self) -> bool:
         """Whether it is a random choice, and no data."""
         return self.type == "sample" and not self.is_observed
+
+    @property
+    def is_enumerated(self) -> bool:
+        """Whether it takes all its values at once, along a dimension of its own."""
+        return self.enumeration is not None and self.enumeration.own is not None
 
     @property
     def is_drawn(self) -> bool:
@@ -147,9 +155,16 @@ class Node:
     def unscaled_log_prob(self) -> Tensor:
         """Log p(value | parents) of each case, [*batch], whatever its mask and scale."""
         density = self.elementwise_log_prob
-        if not self.grouped or tuple(density.shape) != self.shape:
+        if not self.grouped or tuple(density.shape) != self._whole:
             return density
         return density.sum(tuple(range(-self.grouped, 0)))
+
+    @property
+    def _whole(self) -> Shape:
+        """The shape of the density: that of the draws, with what parents are enumerated along."""
+        if self.enumeration is None or self.fn is None:
+            return self.shape
+        return tuple(torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape))
 
     @cached_property
     def elementwise_log_prob(self) -> Tensor:
@@ -188,15 +203,19 @@ class Node:
         """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
         return tracked_log_prob(self)
 
+    def refuse_modified(self) -> None:
+        """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
+        if any(leaf._version != version for leaf, version in self.versions):
+            raise ModifiedParameterError(self.name, self.location)
+
     def _density(self, value: Tensor) -> Tensor:
         if self.fn is None:
             raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
-        if any(leaf._version != version for leaf, version in self.versions):
-            raise ModifiedParameterError(self.name, self.location)
+        self.refuse_modified()
         fn = factorized(self.fn)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), unfilled(fn):
                 density: Tensor = raw(fn.log_prob, value)
         except NotImplementedError as error:
             raise NoDensityError(self.name, self.fn, self.location) from error

@@ -16,6 +16,7 @@ from torch.distributions import (
     PowerTransform,
     Transform,
     TransformedDistribution,
+    constraints,
 )
 from torch.distributions.transforms import _InverseTransform
 
@@ -64,18 +65,26 @@ def parameters(fn: Distribution) -> list[Held]:
 
 def over_batch(fn: Distribution) -> list[Held]:
     """Return the same over the whole batch, of which `Independent` makes events."""
-    return list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
+    kind: Any = type(fn)
+    events = _events_of_torch(kind) if _is_torchs_own(fn) else {}
+    # Twice, by the name that it was given and as `_param`, says no more than once.
+    found = {
+        (id(item), event): Held(item, event)
+        for name, item in vars(fn).items()
+        if (event := events.get(name)) is not None and isinstance(item, Tensor)
+    }
+    return list(found.values() or _of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 
 def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
-    constraints = _constraints(fn)
+    constraint_of = _constraints(fn)
     # A distribution inside another may have more batch dimensions: they are the outer's event.
     further = len(fn.batch_shape) - len(batch)
     is_nested_batch = further >= 0 and fn.batch_shape[: len(batch)] == batch
     declared = [
         Held(item, int(constraint.event_dim) + further if is_nested_batch else UNKNOWN)
         for name, item in vars(fn).items()
-        if (constraint := constraints.get(_STORED_AS.get(name, name))) is not None
+        if (constraint := constraint_of.get(_STORED_AS.get(name, name))) is not None
         and isinstance(item, Tensor)
     ]
     yield from declared
@@ -184,8 +193,8 @@ def is_of_torch(value: Any, seen: frozenset[int] = frozenset()) -> bool:
 
 def _constraints(fn: Distribution) -> dict[str, Any]:
     kind: Any = type(fn)
-    known = _constraints_of_torch(kind) if _is_torchs_own(fn) else {}
-    if known and isinstance(vars(kind).get("arg_constraints"), dict):
+    known, is_all = _constraints_of_torch(kind) if _is_torchs_own(fn) else ({}, False)
+    if is_all:
         return known
     try:
         return known | fn.arg_constraints
@@ -194,14 +203,31 @@ def _constraints(fn: Distribution) -> dict[str, Any]:
 
 
 @functools.cache
-def _constraints_of_torch(kind: Any) -> dict[str, Any]:
-    """Return the constraints that a class and its bases declare: Chi2 holds those of a Gamma."""
+def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
+    """Return the constraints that a class and its bases declare, and whether these are all.
+
+    Chi2 holds the parameters of a Gamma.
+    """
     found: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         declared = vars(base).get("arg_constraints")
         if isinstance(declared, dict):
             found |= declared
-    return found
+    return found, bool(found) and isinstance(vars(kind).get("arg_constraints"), dict)
+
+
+@functools.cache
+def _events_of_torch(kind: Any) -> dict[str, int]:
+    """Return the event dimensions of all tensors that the draws of a class may depend on.
+
+    By the attributes that hold them; empty where the class alone does not tell.
+    """
+    known, is_all = _constraints_of_torch(kind)
+    if not is_all or any(constraints.is_dependent(constraint) for constraint in known.values()):
+        return {}
+    events = {name: int(constraint.event_dim) for name, constraint in known.items()}
+    stored = {name: events[given] for name, given in _STORED_AS.items() if given in events}
+    return {**events, **stored}
 
 
 def inflow(
@@ -233,7 +259,10 @@ def inflow(
 
 def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
+    if event == 0 and ours.shape == shape:
+        return ours
     batch = len(ours.shape) - event
-    if event == UNKNOWN or batch < 0 or batch > len(shape):
+    if event == UNKNOWN or batch < 0:
         return ours.lost(shape)
-    return ours.remap(shape, (LOST,) * (len(shape) - batch) + tuple(range(batch)))
+    fresh = max(len(shape) - batch, 0)  # a value that was given may have fewer dimensions
+    return ours.remap(shape, (LOST,) * fresh + tuple(range(batch - len(shape) + fresh, batch)))

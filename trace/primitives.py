@@ -10,20 +10,26 @@
 {'mu': (False, []), 'x': (True, ['mu'])}
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
+from ancestral.provenance.tensor import untrack
 from ancestral.trace.checks import check_fn, check_name, fitting, supported
+from ancestral.trace.drawing import declare
 from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
+from ancestral.trace.params import valued
 from ancestral.trace.plates import open_plates, scale_of
-from ancestral.trace.record import current, declare
-from ancestral.trace.request import Request, answer
+from ancestral.trace.record import current
+from ancestral.trace.request import Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread
+from ancestral.trace.stack import local
 
 
 def sample(
@@ -66,16 +72,19 @@ def sample(
         is_observed=obs is not None,
         is_reparameterized=bool(fn.has_rsample),
         infer={} if infer is None else infer,
-        scale=scale_of(plates),
+        scale=scale_of(plates) if plates else 1.0,
         plates=plates,
+        traces=() if is_handled() else local.traces,
     )
-    answered = answer(request, _settled)
+    answered = answer(request, settled) if is_handled() else settled(request)
     assert answered.value is not None
     return answered.value
 
 
-def _settled(request: Request) -> Request:
-    """Give a request for a sample its value, and take it into the recordings that see it."""
+def settled(request: Request) -> Request:
+    """Give a request its value, and take it into the recordings that see it."""
+    if request.kind == "param":
+        return named(replace(request, value=valued(request)))
     if request.kind != "sample" or request.is_intervened:
         return named(request)
     if request.value is None:
@@ -98,8 +107,9 @@ def _partly_observed(
         free = sample(f"{name}_unobserved", fn, infer=infer)
     event = (1,) * len(fn.event_shape)
     is_seen = obs_mask.reshape(*obs_mask.shape, *event)
-    # What is not observed has no value: any that the distribution can take will do.
-    filled = torch.where(is_seen, obs, free.detach())
+    # What is not observed has no value: any that the distribution can take will do, and as it does
+    # not count, what is observed does not depend on it.
+    filled = torch.where(is_seen, obs, untrack(free).detach())
     with mask(obs_mask):
         seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
     return deterministic(name, torch.where(is_seen, seen, free))
@@ -124,6 +134,35 @@ def factor(name: str, log_factor: Tensor) -> None:
     """
     fn = Factor(log_factor)
     sample(name, fn, obs=fn.nothing)
+
+
+def param(
+    name: str,
+    init: Tensor | Callable[[], Tensor] | None = None,
+    constraint: Constraint | None = None,
+) -> Tensor:
+    """Return the value of a parameter that is learned, which the open `ParamStore` keeps.
+
+    The value is differentiable in the unconstrained leaf that the store learns. Whoever asks again
+    gets the same parameter; by its name alone, whatever its constraint is.
+
+    Args:
+        name: the name of the parameter in the trace, and in the state of the store.
+        init: the value that it begins with, or a function of no argument that returns it, which is
+            called once.
+        constraint: what values it may have, of `torch.distributions.constraints`; by default any
+            real number.
+
+    Raises:
+        SiteError: if no store is open, if it is asked for as another than it is, or if it has no
+            initial value that the constraint allows.
+    """
+    where = place()
+    check_name(name, where)
+    options = {"init": init, "constraint": constraint}
+    answered = answer(Request("param", name, where, options=options), settled)
+    assert answered.value is not None
+    return answered.value
 
 
 def deterministic(name: str, value: Tensor) -> Tensor:

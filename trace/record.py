@@ -17,39 +17,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.alignment import Shape
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.control import (
     SETTINGS,
     Escape,
     Setting,
-    controlling,
     decisions_of,
     escapes_of,
     recording,
     setting,
 )
-from ancestral.provenance.tensor import (
-    ProvenanceTensor,
-    alias,
-    attach,
-    provenance,
-    raw,
-    untrack,
-)
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
+from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
-from ancestral.trace.naming import Place, module_path, place
-from ancestral.trace.node import Gate, Node
-from ancestral.trace.parameters import Held, factorized, inflow, parameters
-from ancestral.trace.plates import open_plates, scale_of
+from ancestral.trace.node import Node
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
 from ancestral.trace.transcript import Transcript
@@ -66,18 +53,6 @@ class DuplicateNameError(SiteError):
         )
 
 
-class UnsupportedDrawError(TypeError):
-    """A distribution drew something that is no tensor."""
-
-    def __init__(self, fn: Distribution, value: object, where: Place) -> None:
-        """Name the distribution, the line and what came."""
-        super().__init__(
-            f"{type(fn).__name__} drew a {type(value).__name__} at {where.location}; a draw must "
-            "be one torch.Tensor for its dependencies to be followed"
-        )
-
-
-_register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 _backward: list[Callable[..., None]] = []
 
 
@@ -101,6 +76,7 @@ class Trace(Transcript):
         """Make an empty trace, in a universe of its own unless it is part of another recording."""
         self._nodes: dict[str, Node] = {}
         self._hidden: dict[str, Node] = {}
+        self._order: list[str] = []
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.ledger = Ledger()
@@ -136,8 +112,11 @@ class Trace(Transcript):
 
     @property
     def graph(self) -> Graph:
-        """Who depends on whom, directly; the costs of a loss too, once its gradient was asked."""
-        return graph_of(tuple(self._nodes.values()), self._costs)
+        """Who depends on whom, directly; the costs of a loss too, once its gradient was asked.
+
+        Draws that a handler hid from the trace are in it: what they connect is not independent.
+        """
+        return graph_of(self.everything, self._costs)
 
     @property
     def plates(self) -> tuple[Extent, ...]:
@@ -148,14 +127,20 @@ class Trace(Transcript):
         """Return the sum of the log-probabilities of the sites that the filter lets through.
 
         Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
+
+        Raises:
+            EnumerationError: if a site is enumerated; see `ancestral.log_marginal`.
         """
+        for n in self.values():
+            if n.is_enumerated:
+                raise SpreadError("the sum of the log-probabilities", f"{n.name!r} ({n.location})")
         sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
         return sum((n.log_prob_sum for n in sites), torch.zeros(()))
 
     @property
     def everything(self) -> tuple[Node, ...]:
-        """The nodes, those too that a handler hid from this trace: their scores count."""
-        return (*self.values(), *self._hidden.values())
+        """The nodes in program order, also those that a handler hid: their scores count."""
+        return tuple(self._nodes.get(name) or self._hidden[name] for name in self._order)
 
     @property
     def stochastic_nodes(self) -> list[Node]:
@@ -200,6 +185,7 @@ class Trace(Transcript):
         twin = Trace(self.universe)
         twin._nodes = dict(self._nodes)
         twin._hidden = dict(self._hidden)
+        twin._order = list(self._order)
         twin._counts = dict(self._counts)
         twin._costs = self._costs
         return twin
@@ -227,6 +213,7 @@ class Trace(Transcript):
         """
         self._refuse_taken(node)
         self._nodes[node.name] = node
+        self._order.append(node.name)
 
     def _refuse_taken(self, node: Node) -> None:
         known = self._nodes.get(node.name) or self._hidden.get(node.name)
@@ -237,6 +224,7 @@ class Trace(Transcript):
         """Take in a draw that is not to be seen: its score counts, under a name of its own."""
         self._refuse_taken(node)
         self._hidden[node.name] = node
+        self._order.append(node.name)
 
     def __str__(self) -> str:
         """Show the nodes as an aligned table."""
@@ -347,6 +335,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 class _Recorder(Handler):
     """Lets a trace see the requests of its block."""
 
+    is_recorder = True
+
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
@@ -379,102 +369,6 @@ def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) ->
             decisions.setting = before
 
 
-def draw(
-    fn: Distribution,
-    held: list[Held],
-    value: Any,
-    *,
-    is_reparameterized: bool,
-    where: Place,
-    request: Request | None = None,
-) -> Any:
-    """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
-
-    Args:
-        fn: the distribution.
-        held: its parameters.
-        value: what was drawn, [*sample, *batch, *event].
-        is_reparameterized: whether gradients flow through the value.
-        where: the user's call.
-        request: what the program asked for, where it named the site.
-    """
-    is_learned = any(tensor.requires_grad for tensor, _ in held)
-    if not isinstance(value, Tensor):
-        if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
-            raise UnsupportedDrawError(fn, value, where)
-        return value
-    size = tuple(raw(Tensor.size, value))
-    shape = independent(fn, size)
-    found = controlled(inflow(fn, held, shape, provenance(value)), shape)
-    outermost = local.traces[0]
-    name = _site_name(fn, where, request)
-    source = Source(name, shape, outermost.universe)
-    shown = _fresh(value, held)
-    plain = untrack(shown)
-    gate = Gate()
-    if is_reparameterized and plain.requires_grad:
-        raw(_register_hook, shown, gate)
-        outermost.universe.differentiable.add(source)
-    node = Node(
-        name=name,
-        type="sample",
-        fn=fn,
-        # The user may write into the value later; the density is that of the draw.
-        value=plain if is_reparameterized else plain.detach().clone(),
-        shape=shape,
-        source=source,
-        inflow=found,
-        location=where.location,
-        module_path=module_path(where.modules),
-        is_reparameterized=is_reparameterized,
-        is_learned=is_learned,
-        is_declared=request is not None,
-        scale=scale_of(open_plates()) if request is None else request.scale,
-        mask=None if request is None else request.mask,
-        infer={} if request is None else request.infer,
-        cond_indep_stack=open_plates(),
-        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
-        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
-        gate=gate,
-    )
-    _admit(node, None if request is None else request.traces)
-    attach(shown, outermost.universe.of(source, size))
-    shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
-    if local.audit is not None:
-        local.audit.drawn(node, held, value, shown)
-    return shown
-
-
-def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
-    """Record that the density of `fn` was asked at a value that depends on no site."""
-    shape = tuple(raw(Tensor.size, density))
-    held = parameters(fn)
-    found = controlled(inflow(fn, held, shape, None), shape)
-    outermost = local.traces[0]
-    unique = outermost.fresh_name(name)
-    node = Node(
-        name=unique,
-        type="sample",
-        fn=fn,
-        value=untrack(value),
-        shape=shape,
-        source=Source(unique, shape, outermost.universe),
-        inflow=found,
-        location=where.location,
-        module_path=module_path(where.modules),
-        is_observed=True,
-        is_learned=any(tensor.requires_grad for tensor, _ in held),
-        scale=scale_of(open_plates()),
-        cond_indep_stack=open_plates(),
-        grouped=local.grouped,
-    )
-    _admit(node)
-    if local.audit is not None:
-        local.audit.observed(node, held)
-    if isinstance(density, ProvenanceTensor):
-        density._scored, density._form = node, None
-
-
 def track(tensor: Tensor, name: str) -> Tensor:
     """Return `tensor` as a source of its own, called `name`, within the open recording if any.
 
@@ -486,77 +380,3 @@ def track(tensor: Tensor, name: str) -> Tensor:
     """
     outermost = local.traces[0] if local.traces else None
     return track_in(tensor, name, None if outermost is None else outermost.universe)
-
-
-def declare(name: str, value: Tensor) -> None:
-    """Record a cost in the open recordings."""
-    found = provenance(value)
-    outermost = local.traces[0]
-    shape = tuple(raw(Tensor.size, value))
-    node = Node(
-        name=name,
-        type="cost",
-        fn=None,
-        value=value,
-        shape=shape,
-        source=Source(name, shape, outermost.universe),
-        inflow=controlled(found, shape),
-        location=place().location,
-        scale=scale_of(open_plates()),
-        cond_indep_stack=open_plates(),
-        control=controlled(None, shape),
-    )
-    _admit(node)
-    if local.audit is not None:
-        local.audit.declared(node)
-
-
-def _admit(node: Node, seeing: Sequence[Trace] | None = None) -> None:
-    """Take a draw into the open recordings, unless a plate around it claims what does not hold.
-
-    Those that are not among `seeing`, if it is given, take it in without showing it.
-    """
-    traces = local.traces
-    traces[0].ledger.admit(node)
-    for trace in traces:
-        if seeing is None or trace in seeing:
-            trace.add(node)
-        else:
-            trace.hide(node)
-
-
-def independent(fn: Distribution, size: Shape) -> Shape:
-    """Return the leading dimensions of a draw that are independent."""
-    event = len(factorized(fn).event_shape)
-    return size[: len(size) - event] if event <= len(size) else ()
-
-
-def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
-    """Add what Python may have branched on before, and what a function out of sight was given."""
-    decision = controlling()
-    for around in (*local.around, *(() if decision is None else (decision,))):
-        lost = around.lost(shape)
-        found = lost if found is None else found.union(lost)
-    return found
-
-
-def _site_name(fn: Distribution, where: Place, request: Request | None) -> str:
-    """Return the name of a draw: the program's own, if any recording shows it."""
-    if request is None:
-        return local.traces[0].fresh_name(_base_name(fn, where))
-    return (
-        request.name if request.traces else local.traces[0].fresh_name(f"{request.name} (hidden)")
-    )
-
-
-def _base_name(fn: Distribution, where: Place) -> str:
-    name = where.variable or type(factorized(fn)).__name__.lower()
-    path = module_path(where.modules)
-    return f"{path}.{name}" if path else name
-
-
-def _fresh(value: Tensor, held: list[Held]) -> Tensor:
-    """Return a tensor on this value that nobody else holds."""
-    is_leaf = value.requires_grad and value.is_leaf
-    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
-    return value if is_fresh and all(value is not tensor for tensor, _ in held) else alias(value)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.enumerated import trailing
+from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
@@ -53,9 +55,23 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
             return request
         assert request.fn is not None
         expected = (*request.fn.batch_shape, *request.fn.event_shape)
-        if tuple(node.value.shape) != expected:
+        if not _fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
             raise ReplayShapeError(request, node, expected)
         return replace(request, value=node.tracked_value, origin=node)
+
+
+def _fits(shape: Shape, expected: Shape, event: int) -> bool:
+    """Return whether a value is as large as its site, but for what other sites are enumerated by.
+
+    Along those dimensions, the value of a site is one for all, or has been enumerated itself.
+    """
+    room = open_room()
+    if room is None:
+        return shape == expected
+    batch = expected[: len(expected) - event]
+    free = max(len(batch) - room, 0)
+    ours, theirs = trailing(shape, len(expected) - free), expected[free:]
+    return (1,) * (len(theirs) - len(ours)) + ours == theirs
 
 
 class substitute(Handler):  # noqa: N801

@@ -19,6 +19,7 @@ from torch.distributions import Distribution
 from ancestral.trace.naming import Place
 
 if TYPE_CHECKING:
+    from ancestral.trace.enumerated import Enumeration
     from ancestral.trace.node import Node
     from ancestral.trace.plates import Plate
     from ancestral.trace.record import Trace
@@ -43,6 +44,7 @@ class Request:
         is_intervened: whether the value was put in the place of the statement, whose parents no
             longer matter.
         is_reparameterized: whether a draw is to be differentiable in its parameters.
+        is_found: whether it is a draw of plain torch, which the program does not name.
         is_stopped: whether no handler further out, and no recording, may see it.
         infer: what the user says of how to infer it.
         mask: which elements of the batch count, broadcastable to it; None for all.
@@ -51,6 +53,8 @@ class Request:
         origin: the node of another trace that the value is taken from.
         traces: the recordings that have seen it, outermost first.
         options: what a kind of its own has to say: the constraint of a parameter.
+        enumeration: which dimensions of the batch stand for values of sites.
+        closing: what changes it last, when every handler has been asked.
     """
 
     kind: Kind
@@ -61,6 +65,7 @@ class Request:
     is_observed: bool = False
     is_intervened: bool = False
     is_reparameterized: bool = False
+    is_found: bool = False
     is_stopped: bool = False
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mask: Tensor | None = None
@@ -69,6 +74,8 @@ class Request:
     origin: "Node | None" = None
     traces: "tuple[Trace, ...]" = ()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    enumeration: "Enumeration | None" = None
+    closing: "Callable[[Request], Request] | None" = None
 
     @property
     def is_latent(self) -> bool:
@@ -82,6 +89,9 @@ class Handler:
     ``with handler: model()`` and ``handler(model)()`` do the same. A handler has two hooks, `ask`
     and `answered`; what needs the block as a whole extends `__enter__` and `__exit__`.
     """
+
+    is_recorder = False
+    """Whether it only looks on, so that plain draws need not ask it."""
 
     def ask(self, request: Request) -> Request:
         """Return the request as it goes on to the handlers further out."""
@@ -128,6 +138,11 @@ def handlers() -> tuple[Handler, ...]:
     return _stack.get()
 
 
+def is_handled() -> bool:
+    """Return whether any handler is open that may change what plain torch draws."""
+    return not all(handler.is_recorder for handler in _stack.get())
+
+
 def answer(request: Request, settle: Callable[[Request], Request]) -> Request:
     """Return a request as the open handlers, and then `settle`, which gives a value, leave it."""
     asked: list[Handler] = []
@@ -136,6 +151,8 @@ def answer(request: Request, settle: Callable[[Request], Request]) -> Request:
         asked.append(handler)
         if request.is_stopped:
             break
+    if request.closing is not None:
+        request = request.closing(request)
     request = settle(request)
     for handler in reversed(asked):
         handler.answered(request)

@@ -25,23 +25,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What is stored of a trace: its nodes, those hidden from it, and the terms of its loss."""
+    """What is stored of a trace: all nodes, the names of the hidden ones, the terms of its loss."""
 
     universe: Universe
     nodes: tuple[Node, ...]
-    hidden: tuple[Node, ...]
+    hidden: frozenset[str]
     costs: tuple[tuple[Vertex, Provenance], ...]
 
 
 def to_dict(content: Content) -> dict[str, Plain]:
     """Return a trace as plain data."""
-    found = sources_of((*content.nodes, *content.hidden))
+    found = sources_of(content.nodes)
     for _, provenance in content.costs:
         found |= provenance.claims().keys()
     writer = Writer(content.universe, found)
     return {
         "nodes": [writer.node(node) for node in content.nodes],
-        "hidden": [writer.node(node) for node in content.hidden],
+        "hidden": sorted(content.hidden),
         "costs": [
             {**_written(vertex), "provenance": writer.provenance(provenance)}
             for vertex, provenance in content.costs
@@ -104,8 +104,8 @@ def _content(data: Plain) -> Content:
     universe = Universe()
     reader = Reader(data, universe)
     nodes = tuple(reader.node(item) for item in items(data, "nodes", dict))
-    hidden = tuple(reader.node(item) for item in items(data, "hidden", dict))
-    names = [node.name for node in (*nodes, *hidden)]
+    hidden = frozenset(items(data, "hidden", str))
+    names = [node.name for node in nodes]
     if len(set(names)) < len(names):
         raise StoredTraceError("two nodes have one name")
     costs = tuple(

@@ -14,8 +14,8 @@ from torch import Tensor
 from ancestral.provenance import readings
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.tensor import provenance, raw
-from ancestral.trace.draws import KEY, KEY_NAME
 from ancestral.trace.interceptors import Interceptor, interceptors
+from ancestral.trace.keys import KEY, KEY_NAME
 from ancestral.trace.stack import local
 
 _is_tracking: Callable[[], bool] = torch._C._is_torch_function_enabled  # pyright: ignore[reportPrivateUsage]

@@ -10,24 +10,25 @@ from torch.distributions import Distribution
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import provenance, raw, untrack
-from ancestral.trace.draws import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.drawing import controlled, draw, independent
 from ancestral.trace.naming import module_path
 from ancestral.trace.node import Node
+from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import factorized, inflow, parameters
-from ancestral.trace.record import Trace, controlled, draw, independent
+from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
+from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local
 
 
 def drawn(request: Request) -> Request:
     """Answer a request for a sample with a draw, which the open recordings take in."""
     fn: Any = request.fn
-    method = fn.rsample if request.is_reparameterized else fn.sample
     if not local.traces:
-        return replace(request, value=method())
+        return replace(request, value=fn.rsample() if request.is_reparameterized else fn.sample())
     was_inside, local.is_inside = local.is_inside, True
     try:
-        value = method()
+        value = drawn_simply(fn, request.is_reparameterized)
     finally:
         local.is_inside = was_inside
     held = parameters(fn)
@@ -78,6 +79,7 @@ def given(request: Request) -> Request:
         cond_indep_stack=request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         infer=request.infer,
+        enumeration=request.enumeration,
         versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
     )
     local.traces[0].ledger.admit(node)
@@ -125,7 +127,10 @@ def _source(request: Request, shape: Shape) -> Source:
         found = provenance(request.value)
         if found is not None and origin.source in found.members:
             return origin.source
-    return Source(request.name, shape, local.traces[0].universe, is_known=True)
+    enumeration = request.enumeration
+    is_confined = enumeration is not None and enumeration.own is not None
+    universe = local.traces[0].universe
+    return Source(request.name, shape, universe, is_known=True, is_confined=is_confined)
 
 
 def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:

@@ -22,6 +22,7 @@ class Transcript(Mapping[str, Node]):
 
     _nodes: dict[str, Node]
     _hidden: dict[str, Node]
+    _order: list[str]
     _costs: tuple[tuple[Vertex, Provenance], ...]
     universe: Universe
 
@@ -124,14 +125,16 @@ class Transcript(Mapping[str, Node]):
 
     def _content(self) -> Content:
         """Return all that is stored of the trace."""
-        nodes, hidden = tuple(self._nodes.values()), tuple(self._hidden.values())
-        return Content(self.universe, nodes, hidden, self._costs)
+        nodes = tuple(self._nodes.get(name) or self._hidden[name] for name in self._order)
+        return Content(self.universe, nodes, frozenset(self._hidden), self._costs)
 
     def _filled(self, content: Content) -> Self:
         """Take what was stored into this empty trace."""
         self.universe = content.universe
         self.universe.owner = self
-        self._nodes = {node.name: node for node in content.nodes}
-        self._hidden = {node.name: node for node in content.hidden}
+        named = {node.name: node for node in content.nodes}
+        self._order = list(named)
+        self._hidden = {name: node for name, node in named.items() if name in content.hidden}
+        self._nodes = {name: node for name, node in named.items() if name not in content.hidden}
         self._costs = content.costs
         return self

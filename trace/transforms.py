@@ -26,8 +26,8 @@ from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.rules import argument
 from ancestral.trace import mapping
-from ancestral.trace.draws import KEY
 from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.keys import KEY
 from ancestral.trace.naming import Location, place
 from ancestral.trace.opaque import (
     captured,

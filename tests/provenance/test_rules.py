@@ -12,7 +12,8 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Alignment, Dims
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import provenance, track
+from ancestral.provenance.tensor import provenance, provenance_of, track, untrack
+from ancestral.trace.record import record
 from perturbation import reachable
 
 Op = Callable[[Tensor, Tensor], Tensor]
@@ -192,3 +193,27 @@ def test_a_mask_and_an_index_of_one_shape_are_told_apart() -> None:
     indexed[z.long()] = 1.0  # element n is chosen by any
     found = [provenance(tensor) for tensor in (masked, indexed)]
     assert [p.entries[0][0].dims for p in found if p is not None] == [(0,), (LOST,)]
+
+
+def test_a_tensor_that_is_broadcast_alone_keeps_all_that_is_known_of_it() -> None:
+    """As every distribution does with its one parameter."""
+    z = track(torch.rand(4, 3), "z")
+    (alone,) = torch.broadcast_tensors(z)
+    torch.testing.assert_close(untrack(alone), untrack(z), rtol=0, atol=0)
+    assert provenance(alone) is provenance(z)
+    ours, _ = torch.broadcast_tensors(z, torch.zeros(2, 4, 3))
+    found = provenance(ours)
+    assert found is not None
+    assert [alignment.dims for alignment, _ in found.entries] == [(-1, 0, 1)]
+
+
+def test_a_tensor_that_is_broadcast_alone_shows_what_was_written_into_its_memory() -> None:
+    with record():
+        x, y = track(torch.zeros(3), "x"), track(torch.ones(3), "y")
+        plain = torch.zeros(3)
+        view = plain[:]
+        view.copy_(y)
+        assert provenance_of(torch.broadcast_tensors(plain)[0]) == {"y"}
+        assert view.shape == plain.shape
+        both = x + plain
+        assert provenance_of(torch.broadcast_tensors(both)[0]) == {"x", "y"}

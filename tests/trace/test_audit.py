@@ -23,7 +23,7 @@ from ancestral.provenance import propagation
 from ancestral.provenance.tensor import TYPES, run
 from ancestral.trace import scalars
 from ancestral.trace.audit import EXPLAINED, Audited
-from ancestral.trace.draws import KEY
+from ancestral.trace.keys import KEY
 from oracles import paths, replaying
 
 assert programs.__all__  # they register the examples
@@ -260,12 +260,12 @@ def a_learned_draw_out_of_sight(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def a_parent_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.record.inflow", lambda *_: None)
+    patch.setattr("ancestral.trace.drawing.inflow", lambda *_: None)
     return torch.bernoulli(torch.sigmoid(z))  # leak
 
 
 def a_cost_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.record.provenance", lambda *_: None)
+    patch.setattr("ancestral.trace.drawing.provenance", lambda *_: None)
     return an.cost("c", z)  # leak
 
 

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 import ancestral as an
 from ancestral.provenance.alignment import LOST, Alignment
 from ancestral.provenance.tensor import provenance
-from ancestral.trace.draws import TransformedDrawError
+from ancestral.trace.noise import TransformedDrawError
 from ancestral.trace.transforms import TransformError
 from perturbation import changed, check, gradients, leaves, seeded, spread
 

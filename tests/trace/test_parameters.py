@@ -35,7 +35,14 @@ from torch.distributions import (
 import ancestral as an
 from ancestral.provenance.alignment import Dims
 from ancestral.provenance.tensor import provenance
-from ancestral.trace.parameters import UNKNOWN, Held, inflow, parameters
+from ancestral.trace.parameters import (
+    UNKNOWN,
+    Held,
+    _of_distribution,
+    inflow,
+    over_batch,
+    parameters,
+)
 
 
 def tensors(fn: Distribution) -> list[Tensor]:
@@ -244,3 +251,19 @@ def test_what_sampling_was_seen_to_use_counts_for_a_users_class() -> None:
     found = inflow(Hiding(None), [], (3,), drawn)
     assert found is not None
     assert [source.name for source in found.sources] == ["x"]
+
+
+@pytest.mark.parametrize("family", DECLARED)
+def test_the_table_of_a_class_tells_what_a_look_at_all_that_it_holds_does(family: str) -> None:
+    """For the parameters that a draw or a density computed for themselves too."""
+    fn = DECLARED[family][0](torch.rand(4, 3))
+    fn.sample()
+    looked = _of_distribution(fn, fn.batch_shape, {id(fn)})
+    assert {(id(t), event) for t, event in over_batch(fn)} == {(id(t), e) for t, e in looked}
+
+
+def test_a_parameter_under_two_names_is_held_once() -> None:
+    q = Bernoulli(logits=torch.zeros(3))
+    assert [(held.tensor is q.logits, held.event) for held in parameters(q)] == [(True, 0)]
+    q.logits = torch.ones(3)  # of which `_param` knows nothing
+    assert len(parameters(q)) == 2

@@ -1,0 +1,204 @@
+"""Factors: what each site of an enumerated program weighs, by the sites and repetitions it has.
+
+A factor has an axis for each enumerated site that its density depends on, and one for each
+dimension of repetitions, be they of a plate or of a batch. It is of the repetitions that it was
+declared in, whether or not they have an axis.
+"""
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.log_space import Table, along
+from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.tensor import attach, provenance, untrack
+from ancestral.trace.densities import tracked_density
+from ancestral.trace.enumerated import Variable
+from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.node import Node
+from ancestral.trace.plates import scale_of
+from ancestral.trace.record import Trace
+
+Repetition = int | tuple[str, int]
+"""A dimension of repetitions, counted from the right, or a plate in turn and the turn."""
+
+
+class UndeterminedSiteError(EnumerationError):
+    """A latent site has not one value."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) was drawn once for each value of the enumerated "
+            "sites that it depends on, so that it has no one value at which to take the density; "
+            "observe it, replay it from a guide, or draw it before the enumerated sites"
+        )
+
+
+class UnseenSiteError(EnumerationError):
+    """A site depends on an enumerated one that is not in the trace."""
+
+    def __init__(self, node: Node, variable: Variable) -> None:
+        """Name both sites."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) depends on the enumerated site {variable}, "
+            "which is not in this trace, so that its probabilities are unknown; record both"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LogFactor:
+    """A factor of the joint density.
+
+    Attributes:
+        table: its logarithm, by `Variable` and `Repetition`.
+        repetitions: those that it is in.
+        scale: how often it counts, apart from the plates: a number, or one for each repetition.
+        plate_scales: how often each of the repetitions counts.
+        name: the site that it came from.
+        own: that site, if it is enumerated.
+    """
+
+    table: Table
+    repetitions: frozenset[Repetition]
+    scale: float | Table = 1.0
+    plate_scales: Mapping[Repetition, float] = field(default_factory=dict[Repetition, float])
+    name: str = ""
+    own: Variable | None = None
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The enumerated sites that it depends on."""
+        return tuple(axis for axis in self.table.axes if isinstance(axis, Variable))
+
+
+def enumerated(trace: Trace) -> dict[Variable, Node]:
+    """Return the enumerated sites of a trace."""
+    return {
+        node.enumeration.own: node
+        for node in trace.values()
+        if node.enumeration is not None and node.enumeration.own is not None
+    }
+
+
+def factors_of(trace: Trace) -> list[LogFactor]:
+    """Return the factors of all sites of a trace.
+
+    Raises:
+        UndeterminedSiteError: if a latent site was drawn once for each value of another.
+        UnseenSiteError: if a site depends on an enumerated one of another trace.
+    """
+    sites = [node for node in trace.values() if node.type == "sample"]
+    known = enumerated(trace)
+    factors = [factor_of(node) for node in sites]
+    for node, factor in zip(sites, factors, strict=True):
+        for variable in factor.variables:
+            if variable not in known:
+                raise UnseenSiteError(node, variable)
+    return factors
+
+
+def factor_of(node: Node) -> LogFactor:
+    """Return the factor that a site is."""
+    _refuse_undetermined(node)
+    density = _density(node)
+    scales = dict(_plate_scales(node))
+    table = packed(node, density)
+    dims = {axis for axis in table.axes if isinstance(axis, int)}
+    own = None if node.enumeration is None else node.enumeration.own
+    return LogFactor(table, frozenset(scales) | dims, _scale(node), scales, node.name, own)
+
+
+def is_same_scale(a: float | Table, b: float | Table) -> bool:
+    """Return whether two scales are the same for each repetition."""
+    if isinstance(a, Table) and isinstance(b, Table):
+        return set(a.axes) == set(b.axes) and torch.equal(along(a, b.axes), b.log)
+    return not isinstance(a, Table) and not isinstance(b, Table) and math.isclose(a, b)
+
+
+def _scale(node: Node) -> float | Table:
+    """Return how often a site counts, apart from the plates around it."""
+    rest = node.scale / scale_of(node.cond_indep_stack)
+    if not isinstance(rest, Tensor):
+        return rest
+    plain = untrack(rest)
+    is_number = plain.numel() == 1 and not plain.requires_grad
+    return plain.item() if is_number else packed(node, plain)
+
+
+def _density(node: Node) -> Tensor:
+    """Return the log-density of a site, [*batch], as its mask lets it count.
+
+    It keeps what it depends on by chance. What a mask hides of an enumerated site has its
+    probabilities nevertheless, as it would be drawn nevertheless.
+    """
+    is_masked = node.mask is not None and not node.is_enumerated
+    if _is_certain(node):
+        density = node.unscaled_log_prob
+        mask = None if node.mask is None else untrack(node.mask)
+    else:
+        density = _grouped(node, tracked_density(node))
+        mask = node.mask
+    if mask is not None and is_masked:
+        density = torch.where(mask, density, 0)
+    found = provenance(density)
+    return density if found is None else _by_chance(density, found)
+
+
+def _grouped(node: Node, density: Tensor) -> Tensor:
+    """Return the density of the events of a batch, given that of their elements."""
+    extra = density.dim() - node.unscaled_log_prob.dim()
+    return density.sum(tuple(range(-extra, 0))) if extra else density
+
+
+def _is_certain(node: Node) -> bool:
+    """Return whether the density of a site is the same in all runs."""
+    parts = (node.inflow, node.held, provenance(node.mask))
+    return not node.is_drawn and all(
+        source.is_known for part in parts if part is not None for source in part.members
+    )
+
+
+def _by_chance(density: Tensor, found: Provenance) -> Tensor:
+    """Return a tensor that no longer depends on known sources: they are data, or summed out."""
+    known = frozenset(source for source in found.members if source.is_known)
+    entries = {alignment: members - known for alignment, members in found.entries}
+    left = {alignment: members for alignment, members in entries.items() if members}
+    plain = untrack(density)
+    return attach(plain, found.universe.intern(found.shape, left)) if left else plain
+
+
+def _refuse_undetermined(node: Node) -> None:
+    if node.enumeration is None or node.is_enumerated or node.is_observed or node.fn is None:
+        return
+    batch = node.value.shape[: node.value.dim() - len(node.fn.event_shape)]
+    if any(size != 1 for size in batch[: max(len(batch) - node.enumeration.room, 0)]):
+        raise UndeterminedSiteError(node)
+
+
+def _plate_scales(node: Node) -> Iterator[tuple[Repetition, float]]:
+    """Yield the plates around a site, and how often each of their repetitions counts."""
+    for plate in node.cond_indep_stack:
+        if plate.dim is not None:
+            yield plate.dim, plate.scale
+        elif plate.scale != 1:
+            assert plate.turn is not None
+            yield (plate.name, plate.turn), plate.scale
+
+
+def packed(node: Node, values: Tensor) -> Table:
+    """Return what a site has over its batch, without the dimensions of size 1."""
+    axes: list[Hashable] = []
+    for i, size in enumerate(values.shape):
+        dim = i - values.dim()
+        if size == 1:
+            continue
+        if node.enumeration is not None and dim <= node.enumeration.first_dim:
+            axes.append(node.enumeration.variables[dim])
+        else:
+            axes.append(dim)
+    kept = [size for size in values.shape if size != 1]
+    return Table(values.reshape(kept), tuple(axes))

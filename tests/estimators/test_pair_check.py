@@ -1,0 +1,166 @@
+"""The check of a pair names every site that does not fit, with both lines."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    LogNormal,
+    Normal,
+    Poisson,
+    Uniform,
+)
+
+import ancestral as an
+from ancestral.estimators.pair_check import ShapeMismatchError, SupportMismatchError
+from ancestral.estimators.pairs import (
+    CostInPairError,
+    MissingInGuideError,
+    MissingInModelError,
+    OtherValueError,
+    PlateMismatchError,
+)
+from ancestral.trace.supports import lies_within
+
+STANDARD = Normal(0.0, 1.0)
+AUXILIARY = {"is_auxiliary": True}
+Draw = Callable[[], Any]
+
+
+def drawing(*names: str, fn: Distribution = STANDARD, infer: Any = None) -> Draw:
+    def program() -> None:
+        for name in names:
+            an.sample(name, fn, infer=infer)
+
+    return program
+
+
+def problems(model: Draw, guide: Draw) -> list[type]:
+    report = an.check_pair(model, guide)
+    for problem in report.problems:
+        assert isinstance(problem, an.SiteError)
+        assert f"{__file__}:" in str(problem)
+        assert "expected" in str(problem) or isinstance(problem, CostInPairError)
+    return [type(problem) for problem in report.problems]
+
+
+def test_a_pair_that_fits_has_no_problem() -> None:
+    report = an.check_pair(drawing("a", "b"), drawing("b", "a"))
+    assert report.is_consistent
+    report.require()
+    assert str(report).splitlines()[0].split() == ["site", "model", "guide"]
+
+
+def test_sites_that_one_of_both_lacks_are_found_at_once() -> None:
+    report = an.check_pair(drawing("a", "b"), drawing("b", "c"))
+    kinds = [type(p) for p in report.problems]
+    assert kinds == [MissingInGuideError, MissingInModelError]
+    assert "'a'" in str(report.problems[0])
+    assert "the guide draws 'b'" in str(report.problems[0])
+    assert 'infer={"is_auxiliary": True}' in str(report.problems[1])
+    with pytest.raises(MissingInGuideError) as error:
+        report.require()
+    assert error.value.__notes__ == [str(report.problems[1])]
+
+
+def test_the_bound_refuses_sites_that_one_of_both_lacks() -> None:
+    with pytest.raises(MissingInGuideError):
+        an.elbo(drawing("a", "b"), drawing("b"))
+    with pytest.raises(MissingInModelError):
+        an.elbo(drawing("b"), drawing("a", "b"))
+
+
+def test_auxiliary_sites_may_be_missing() -> None:
+    assert not problems(drawing(), drawing("u", infer=AUXILIARY))
+    assert not problems(drawing("u", infer=AUXILIARY), drawing())
+
+
+def test_a_site_that_the_model_observes_is_no_counterpart() -> None:
+    def model() -> None:
+        an.sample("z", STANDARD, obs=torch.tensor(0.5))
+
+    report = an.check_pair(model, drawing("z"))
+    assert [type(p) for p in report.problems] == [MissingInModelError]
+    assert "an observed site of that name" in str(report.problems[0])
+
+
+def test_a_shape_that_differs_is_named_with_both() -> None:
+    model = drawing("z", fn=Independent(Normal(torch.zeros(3), 1.0), 1))
+    report = an.check_pair(model, drawing("z", fn=Normal(torch.zeros(2), 1.0)))
+    assert [type(p) for p in report.problems] == [ShapeMismatchError]
+    assert "has shape [2] in the guide" in str(report.problems[0])
+    assert "expected [3]" in str(report.problems[0])
+
+
+@pytest.mark.parametrize(
+    ("guide", "model", "fits"),
+    [
+        (STANDARD, LogNormal(0.0, 1.0), False),
+        (LogNormal(0.0, 1.0), STANDARD, True),
+        (LogNormal(0.0, 1.0), Gamma(1.0, 1.0), True),
+        (Beta(1.0, 1.0), Gamma(1.0, 1.0), True),
+        (Beta(1.0, 1.0), Uniform(0.0, 0.5), False),
+        (Uniform(0.1, 0.4), Beta(1.0, 1.0), True),
+        (Bernoulli(0.5), STANDARD, False),
+        (Bernoulli(0.5), Poisson(1.0), True),
+        (Poisson(1.0), Bernoulli(0.5), False),
+        (Categorical(torch.ones(3)), Categorical(torch.ones(2)), False),
+        (Dirichlet(torch.ones(3)), Dirichlet(torch.ones(3)), True),
+    ],
+)
+def test_the_support_of_the_guide_must_lie_within_that_of_the_model(
+    guide: Distribution, model: Distribution, fits: bool
+) -> None:
+    assert lies_within(guide.support, model.support) is fits
+    found = problems(drawing("z", fn=model), drawing("z", fn=guide))
+    assert found == ([] if fits else [SupportMismatchError])
+
+
+def plated(size: int | None, part: int | None = None) -> Draw:
+    def program() -> None:
+        if size is None:
+            an.sample("z", Normal(torch.zeros(2), 1.0))
+            return
+        with an.plate("data", size, subsample_size=part):
+            an.sample("z", STANDARD)
+
+    return program
+
+
+def test_other_plates_are_found() -> None:
+    assert problems(plated(2), plated(None)) == [PlateMismatchError]
+    assert problems(plated(4, 2), plated(None)) == [PlateMismatchError]
+    assert not problems(plated(4, 2), plated(4, 2))
+
+
+def test_the_bound_refuses_plates_that_make_the_sites_count_unequally() -> None:
+    an.elbo(plated(2), plated(None))  # both count once
+    with pytest.raises(PlateMismatchError, match="within no plate in the guide"):
+        an.elbo(plated(4, 2), plated(None))
+
+
+def test_a_value_that_is_not_the_guides_is_refused() -> None:
+    model = an.handlers.substitute({"z": torch.tensor(0.5)})(drawing("z"))
+    with pytest.raises(OtherValueError, match="expected it to be replayed"):
+        an.elbo(model, drawing("z"))
+
+
+def test_a_cost_is_refused() -> None:
+    def model() -> None:
+        z = an.sample("z", STANDARD)
+        an.cost("c", z)
+
+    assert problems(model, drawing("z")) == [CostInPairError]
+    with pytest.raises(CostInPairError, match=r"an\.factor\('c', -cost\)"):
+        an.elbo(model, drawing("z"))

@@ -1,0 +1,298 @@
+"""Handlers: the laws that hold of each, and of any composition, for random programs."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from programs.statements import Statements, statements
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+import ancestral as an
+from ancestral.trace.handlers import (
+    Handler,
+    ReplayShapeError,
+    UnknownSiteError,
+    block,
+    condition,
+    do,
+    expose,
+    infer_config,
+    mask,
+    replay,
+    scale,
+    seed,
+    substitute,
+    uncondition,
+)
+
+
+def ran(program: Callable[[], object], *handlers: Handler) -> an.Trace:
+    """Return the trace of a program with these handlers around it, the first outermost."""
+    for handler in reversed(handlers):
+        program = handler(program)
+    with an.record() as trace:
+        seed(0)(program)()
+    return trace
+
+
+def sites(trace: an.Trace) -> dict[str, an.Node]:
+    return {name: node for name, node in trace.items() if node.type == "sample"}
+
+
+def assert_same(a: an.Trace, b: an.Trace) -> None:
+    """Assert that two traces have the same sites: values, densities, parents, flags, weights."""
+    assert list(sites(a)) == list(sites(b))
+    for x, y in zip(sites(a).values(), sites(b).values(), strict=True):
+        assert torch.equal(x.value, y.value)
+        torch.testing.assert_close(x.log_prob, y.log_prob, rtol=0, atol=0)
+        assert (x.is_observed, x.parents) == (y.is_observed, y.parents)
+        assert x.inflow is None or y.inflow is None or edges(x) == edges(y)
+
+
+def edges(node: an.Node) -> set[tuple[str, object]]:
+    assert node.inflow is not None
+    claims = node.inflow.claims()
+    return {(source.name, kept) for source in claims for kept in claims[source]}
+
+
+@given(statements())
+def test_replay_of_a_trace_reproduces_it(program: Statements) -> None:
+    first = ran(program)
+    with an.record() as second, replay(first):
+        program()
+    assert_same(first, second)
+    assert not any(node.is_drawn for node in sites(second).values())
+
+
+@given(statements())
+def test_replay_of_a_part_draws_the_rest(program: Statements) -> None:
+    first = ran(program)
+    chosen = set(program.latent[::2])
+    part = first.copy()
+    with an.record() as second, block(where=lambda r: r.name in chosen), replay(part):
+        program()
+    # Hidden from the recording, but answered by the handler within.
+    assert set(sites(second)) == set(program.names) - chosen
+
+
+@given(statements(), st.data())
+def test_condition_and_then_uncondition_is_the_identity(
+    program: Statements, data: st.DataObject
+) -> None:
+    program = Statements(tuple(s for s in program.sites if not s.is_observed and not s.parents))
+    chosen = (
+        data.draw(st.lists(st.sampled_from(program.names), unique=True)) if program.sites else []
+    )
+    values = program.data(chosen)
+    assert_same(ran(program), ran(program, uncondition(), condition(values)))
+    conditioned = ran(program, condition(values), uncondition())
+    assert {n for n, node in sites(conditioned).items() if node.is_observed} == set(chosen)
+
+
+@given(statements(), st.data())
+def test_condition_observes_what_it_names_and_nothing_else(
+    program: Statements, data: st.DataObject
+) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(program.names), unique=True))
+    values = program.data(chosen)
+    trace = ran(program, condition(values))
+    for name, node in sites(trace).items():
+        assert node.is_observed is (name in chosen or name not in program.latent)
+        assert name not in chosen or torch.equal(node.value, values[name])
+    assert graph(trace) == graph(ran(program))  # data explains what it explained as a draw
+
+
+def graph(trace: an.Trace) -> set[tuple[str, str]]:
+    return {(edge.parent, edge.child) for edge in trace.graph.edges}
+
+
+@given(statements(), st.data())
+def test_block_hides_exactly_what_it_names(program: Statements, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(program.names), unique=True, min_size=1))
+    everything = ran(program)
+    hidden = ran(program, block(*chosen))
+    assert set(sites(hidden)) == set(program.names) - set(chosen)
+    exposed = ran(program, expose(*chosen))
+    assert set(sites(exposed)) == set(chosen)
+    for trace in (hidden, exposed):  # the same draws, seen or not
+        for name, node in sites(trace).items():
+            assert torch.equal(node.value, everything[name].value)
+
+
+@given(statements(), st.floats(0.1, 4), st.floats(0.1, 4), st.booleans(), st.booleans())
+def test_scales_and_masks_multiply(
+    program: Statements, a: float, b: float, m: bool, n: bool
+) -> None:
+    plain = ran(program)
+    for order in itertools.permutations([scale(a), scale(b), mask(m), mask(torch.tensor(n))]):
+        trace = ran(program, *order)
+        for name, node in sites(trace).items():
+            expected = plain[name].log_prob * (a * b if m and n else 0)
+            torch.testing.assert_close(node.log_prob, expected)
+            torch.testing.assert_close(node.unscaled_log_prob, plain[name].log_prob)
+            assert torch.equal(node.value, plain[name].value)
+
+
+@given(statements(), st.data())
+def test_handlers_of_different_sites_compose_in_any_order(
+    program: Statements, data: st.DataObject
+) -> None:
+    names = data.draw(st.permutations(program.names))
+    thirds = [list(names[i::3]) for i in range(3)]
+    made = [
+        condition(program.data(thirds[0])),
+        substitute(program.data([n for n in thirds[1] if n in program.latent])),
+        scale(0.5),
+        infer_config(lambda request: {"seen": request.name}),
+    ]
+    first = ran(program, *made)
+    for order in itertools.permutations(made):
+        trace = ran(program, *order)
+        assert_same(first, trace)
+        assert all(node.infer["seen"] == name for name, node in sites(trace).items())
+
+
+@given(statements(), st.data())
+def test_do_cuts_a_site_off_from_its_parents_and_keeps_its_children(
+    program: Statements, data: st.DataObject
+) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(program.names), unique=True, min_size=1))
+    values = program.data(chosen)
+    before, after = ran(program), ran(program, do(values))
+    assert set(sites(after)) == set(program.names) - set(chosen)
+    for name in chosen:
+        assert after[name].type == "deterministic"
+        assert torch.equal(after[name].value, values[name])
+    expected = {(p, c) for p, c in graph(before) if c not in chosen}
+    assert graph(after) == expected
+
+
+@given(statements())
+def test_substitute_is_replay_with_values_of_ones_own(program: Statements) -> None:
+    first = ran(program)
+    values = {name: node.value for name, node in sites(first).items() if not node.is_observed}
+    assert_same(first, ran(program, substitute(values)))
+
+
+def pair() -> Tensor:
+    z = an.sample("z", Normal(0.0, 1.0))
+    return an.sample("x", Normal(z, 1.0))
+
+
+def test_a_block_of_everything_leaves_an_inner_recording_as_it_is() -> None:
+    with an.record() as outer, block(), an.record() as inner:
+        pair()
+    assert list(inner) == ["z", "x"]
+    assert not outer
+    assert [node.name for node in outer.everything] == ["z", "x"]
+
+
+def test_the_score_of_a_hidden_draw_counts() -> None:
+    logits = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+
+    def program() -> Tensor:
+        z = an.sample("z", Bernoulli(logits=logits))
+        return (z - 0.45) ** 2
+
+    gradients = []
+    for hidden in (False, True):
+        torch.manual_seed(4)
+        with an.record() as trace:
+            loss = block("z")(program)() if hidden else program()
+        an.backward(loss)
+        assert ("z" in trace) is not hidden
+        assert logits.grad is not None
+        gradients.append(logits.grad.clone())
+        logits.grad = None
+    assert gradients[0] == gradients[1] != 0
+
+
+def test_seed_has_a_stream_of_its_own_that_goes_on() -> None:
+    torch.manual_seed(0)
+    alone = torch.rand(2)
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    stream = seed(3)
+    with stream:
+        a = pair()
+        noise = torch.randn(2)
+    second = torch.rand(1)
+    with stream:
+        b = pair()
+    assert torch.equal(torch.cat([first, second]), alone)
+    assert a != b
+    with seed(torch.Generator().manual_seed(3)):
+        assert torch.equal(pair(), a)
+        assert torch.equal(torch.randn(2), noise)
+
+
+@pytest.mark.parametrize("bad", ["x", 1.5, True, None])
+def test_seed_takes_a_number_or_a_generator(bad: object) -> None:
+    with pytest.raises(TypeError, match=r"seed takes an int, or a torch\.Generator"):
+        seed(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("handler", [condition, do])
+def test_a_value_for_a_site_that_is_not_there_names_it_and_those_that_are(
+    handler: Callable[[dict[str, Tensor]], Handler],
+) -> None:
+    with pytest.raises(UnknownSiteError) as error, handler({"y": torch.tensor(0.0)}):
+        pair()
+    assert f"{handler.__name__} at {__file__}:" in str(error.value)
+    assert "has no site 'y'" in str(error.value)
+    assert "'z', 'x'" in str(error.value)
+
+
+def test_an_error_of_the_program_is_not_covered_up_by_an_unknown_site() -> None:
+    with pytest.raises(ZeroDivisionError), condition({"y": torch.tensor(0.0)}):
+        raise ZeroDivisionError
+
+
+def test_replay_of_another_shape_names_both_places() -> None:
+    with an.record() as first:
+        an.sample("z", Normal(torch.zeros(3), 1.0))
+    with pytest.raises(ReplayShapeError) as error, replay(first):
+        an.sample("z", Normal(torch.zeros(2), 1.0))
+    assert "whose value has shape [3]; expected [2]" in str(error.value)
+    assert str(error.value).count(f"{__file__}:") == 2
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, torch.tensor([1.0, -2.0])])
+def test_a_scale_must_be_positive(factor: float | Tensor) -> None:
+    with pytest.raises(ValueError, match="scale must be greater than 0"):
+        scale(factor)
+
+
+def test_a_mask_must_be_of_truth_values() -> None:
+    with pytest.raises(TypeError, match=r"mask must be a bool.*torch\.float32"):
+        mask(torch.ones(2))
+
+
+def test_block_takes_names_or_a_function() -> None:
+    with pytest.raises(ValueError, match="either names or where="):
+        block("z", where=lambda request: True)
+
+
+def test_replayed_indices_of_a_subsampled_plate_are_those_of_the_trace() -> None:
+    data = torch.arange(50.0)
+
+    def program() -> None:
+        with an.plate("data", 50, subsample_size=5):
+            an.sample("x", Normal(0.0, 1.0), obs=an.subsample(data))
+
+    with an.record() as first:
+        program()
+    with an.record() as second, replay(first):
+        program()
+    with an.record() as third:
+        program()
+    assert torch.equal(first["data"].value, second["data"].value)
+    assert torch.equal(first["x"].value, data[first["data"].value])
+    assert not torch.equal(first["data"].value, third["data"].value)

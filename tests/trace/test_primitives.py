@@ -1,0 +1,303 @@
+"""Primitives: what each leaves in a trace, what it returns, and every wrong use."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from programs.estimates import library
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Dirichlet,
+    Distribution,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
+
+import ancestral as an
+from ancestral.trace.checks import (
+    SiteDistributionError,
+    SiteNameError,
+    SupportError,
+    ValueShapeError,
+    ValueTypeError,
+)
+from ancestral.trace.record import DuplicateNameError
+from oracles import exact_gradient, moments
+
+
+def test_outside_a_recording_a_sample_is_a_plain_draw() -> None:
+    torch.manual_seed(0)
+    z = an.sample("z", Normal(torch.zeros(3), 1.0))
+    torch.manual_seed(0)
+    assert torch.equal(z, Normal(torch.zeros(3), 1.0).sample())
+    assert type(z) is Tensor
+    x = torch.ones(3)
+    assert an.sample("x", Normal(z, 1.0), obs=x) is x
+    assert an.deterministic("y", x) is x
+    an.factor("f", x)
+
+
+def test_a_sample_is_a_site_with_the_name_and_the_line_of_the_program() -> None:
+    with an.record() as trace:
+        z = an.sample("first", Normal(torch.zeros(3), 1.0), infer={"a": 1})
+        an.sample("second", Bernoulli(logits=z * 2))
+    first, second = trace.values()
+    assert (first.name, first.type, first.is_reparameterized) == ("first", "sample", True)
+    assert not second.is_reparameterized
+    assert second.parents == {"first"}
+    assert first.infer == {"a": 1}
+    assert first.source_location.filename == __file__
+    assert second.source_location.line == first.source_location.line + 1
+    assert [n.name for n in trace.stochastic_nodes] == ["first", "second"]
+    assert [n.name for n in trace.reparameterized_nodes] == ["first"]
+
+
+def test_plain_torch_and_primitives_give_the_same_trace() -> None:
+    def by_torch() -> None:
+        z = Normal(torch.zeros(3), 1.0).rsample()
+        Bernoulli(logits=z.sum()).sample()
+
+    def by_name() -> None:
+        z = an.sample("z", Normal(torch.zeros(3), 1.0))
+        an.sample("bernoulli", Bernoulli(logits=z.sum()))
+
+    traces = []
+    for program in (by_torch, by_name):
+        torch.manual_seed(0)
+        with an.record() as trace:
+            program()
+        traces.append(trace)
+    a, b = traces
+    assert list(a) == list(b)
+    for name in a:
+        assert torch.equal(a[name].value, b[name].value)
+        assert a[name].parents == b[name].parents
+        assert a[name].shape == b[name].shape
+    assert str(a.graph) == str(b.graph)
+
+
+def test_the_densities_of_a_site_are_of_cases_of_elements_and_of_all() -> None:
+    fn = Independent(Normal(torch.zeros(4, 3), torch.ones(3)), 1)
+    scale, mask = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([True, False, True, True])
+    with an.record() as trace, an.handlers.scale(scale), an.handlers.mask(mask):
+        z = an.sample("z", fn)
+    node, value = trace["z"], an.untrack(z)
+    torch.testing.assert_close(node.unscaled_log_prob, fn.log_prob(value))
+    torch.testing.assert_close(node.log_prob, fn.log_prob(value) * scale * mask)
+    torch.testing.assert_close(node.elementwise_log_prob, fn.base_dist.log_prob(value))
+    torch.testing.assert_close(node.log_prob_sum, node.log_prob.sum())
+    torch.testing.assert_close(trace.log_prob_sum(), node.log_prob.sum())
+    tracked = node.tracked_log_prob
+    torch.testing.assert_close(an.untrack(tracked).sum(-1), node.log_prob)
+    assert an.provenance_of(tracked) == {"z"}
+
+
+def test_an_infinite_density_that_is_masked_counts_for_nothing() -> None:
+    with an.record() as trace, an.handlers.mask(torch.tensor([True, False])):
+        an.sample("x", Poisson(torch.tensor([2.0, 0.0])), obs=torch.tensor([1.0, 3.0]))
+    assert torch.isfinite(trace.log_prob_sum())
+    assert torch.isfinite(trace["x"].tracked_log_prob.sum())
+
+
+def test_data_is_a_source_that_nothing_is_upstream_of() -> None:
+    """A cost that is computed from data is no credit of what the data was drawn from."""
+    logits = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    data = torch.tensor(1.0, dtype=torch.float64)
+
+    def program(logits: Tensor) -> Tensor:
+        z = an.sample("z", Bernoulli(logits=logits))
+        x = an.sample("x", Normal(z, torch.ones((), dtype=torch.float64)), obs=data)
+        return 100 * x + z
+
+    with an.record() as trace:
+        loss = program(logits)
+    assert an.provenance_of(loss) == {"x", "z"}
+    assert {(e.parent, e.child) for e in trace.graph.edges} == {("z", "x")}
+    exact = exact_gradient(program, [logits])
+    found = moments(program, [logits], library())
+    torch.testing.assert_close(found.mean, exact)
+    z_alone = moments(lambda t: an.sample("z", Bernoulli(logits=t)), [logits], library())
+    torch.testing.assert_close(found.variance, z_alone.variance)
+
+
+def test_python_may_branch_on_data() -> None:
+    with an.record(control="error") as trace:
+        x = an.sample("x", Normal(0.0, 1.0), obs=torch.tensor(0.3))
+        if x > 0:
+            an.sample("z", Normal(x, 1.0))
+        with pytest.raises(an.EscapeError):
+            bool(an.sample("w", Normal(x, 1.0)) + x > 0)
+    assert not trace.escapes
+    assert trace["z"].parents == {"x"}
+
+
+@pytest.mark.parametrize("is_factor", [True, False])
+def test_trace_backward_sums_observed_sites_factors_and_costs(is_factor: bool) -> None:
+    logits = torch.tensor([0.3, -0.4], dtype=torch.float64, requires_grad=True)
+    one = torch.ones((), dtype=torch.float64)
+
+    def program(logits: Tensor) -> Tensor:
+        with an.plate("data", 2):
+            z = an.sample("z", Bernoulli(logits=logits))
+            x = an.sample("x", Normal(z, one), obs=torch.full((2,), 0.7, dtype=torch.float64))
+            if is_factor:
+                an.factor("f", -(z * logits))
+            an.cost("c", z**2)
+        other = z * logits if is_factor else 0 * z
+        density = Normal(an.untrack(z), one).log_prob(an.untrack(x))
+        return (z**2 + other).sum() - density.sum()
+
+    def estimate(program: Any, parameters: Any) -> Tensor:
+        for parameter in parameters:
+            parameter.grad = None
+        with an.record() as trace:
+            program(*parameters)
+        trace.backward()
+        return torch.cat([p.grad.reshape(-1) for p in parameters])
+
+    found = moments(program, [logits], estimate)
+    torch.testing.assert_close(found.mean, exact_gradient(program, [logits]))
+
+
+def test_plates_expand_the_batch() -> None:
+    with an.record() as trace, an.plate("a", 3, dim=-1):
+        a = an.sample("a_site", Normal(0.0, 1.0))
+        with an.plate("b", 2, dim=-2):
+            b = an.sample("b_site", Independent(Normal(torch.zeros(3, 5), 1.0), 1))
+            c = an.sample("c_site", Normal(a, 1.0))
+    assert (tuple(a.shape), tuple(b.shape), tuple(c.shape)) == ((3,), (2, 3, 5), (2, 3))
+    assert [p.name for p in trace["b_site"].cond_indep_stack] == ["a", "b"]
+
+
+def test_observations_broadcast_and_never_multiply() -> None:
+    with an.record() as trace:
+        an.sample("a", Normal(torch.zeros(2, 3), 1.0), obs=torch.ones(3))
+        an.sample("b", Normal(0.0, 1.0), obs=torch.ones(4))
+        an.sample("c", Categorical(logits=torch.zeros(2, 3)), obs=torch.tensor([0, 2]))
+    assert [tuple(n.log_prob.shape) for n in trace.values()] == [(2, 3), (4,), (2,)]
+    with pytest.raises(ValueShapeError) as error, an.record():
+        an.sample("d", Normal(torch.zeros(4), 1.0), obs=torch.ones(4, 1))
+    text = str(error.value)
+    assert f"site 'd' ({__file__}:" in text
+    assert "the observed value has shape [4, 1]; expected [4]" in text
+
+
+BAD: list[tuple[Distribution, Any, type[Exception], str]] = [
+    (Normal(0.0, 1.0), 0.5, ValueTypeError, "must be a torch.Tensor, not a float"),
+    (Normal(0.0, 1.0), torch.tensor(1), ValueTypeError, "floating dtype"),
+    (Bernoulli(0.5), torch.tensor(True), ValueTypeError, "not torch.bool"),
+    (MultivariateNormal(torch.zeros(3), torch.eye(3)), torch.ones(2), ValueShapeError, "[3]"),
+    (Normal(torch.zeros(2, 3), 1.0), torch.ones(2), ValueShapeError, "expected [2, 3]"),
+    (LogNormal(0.0, 1.0), torch.tensor(-1.0), SupportError, "GreaterThan"),
+    (Bernoulli(0.5), torch.tensor([0.0, 0.5, 2.0]), SupportError, "2 of 3 elements"),
+    (Categorical(logits=torch.zeros(3)), torch.tensor(3), SupportError, "first of them 3"),
+    (Normal(0.0, 1.0), torch.tensor(float("nan")), SupportError, "Normal: 1 of 1 elements"),
+    (Dirichlet(torch.ones(2)), torch.tensor([0.5, 0.6]), SupportError, "Simplex"),
+]
+
+
+@pytest.mark.parametrize(("fn", "obs", "kind", "part"), BAD)
+def test_a_bad_observation_names_the_site_the_line_and_both_sides(
+    fn: Distribution, obs: Any, kind: type[Exception], part: str
+) -> None:
+    with an.record() as trace:
+        with pytest.raises(kind) as error:
+            an.sample("x", fn, obs=obs)
+        assert not trace
+        an.sample("x", Normal(0.0, 1.0))  # the name is still free
+    assert isinstance(error.value, an.SiteError)
+    assert f"site 'x' ({__file__}:" in str(error.value)
+    assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "part"),
+    [
+        (lambda: an.sample("", Normal(0.0, 1.0)), SiteNameError, "named ''"),
+        (lambda: an.sample(3, Normal(0.0, 1.0)), SiteNameError, "named 3"),  # type: ignore[arg-type]
+        (lambda: an.sample("x", 0.5), SiteDistributionError, "drawn from a float"),  # type: ignore[arg-type]
+        (lambda: an.sample("z", Normal(0.0, 1.0)), DuplicateNameError, "'z' is declared twice"),
+        (lambda: an.deterministic("z", torch.ones(1)), DuplicateNameError, "declared twice"),
+    ],
+)
+def test_a_bad_statement_raises_and_leaves_the_trace(
+    act: Callable[[], Any], kind: type[Exception], part: str
+) -> None:
+    with an.record() as trace:
+        an.sample("z", Normal(0.0, 1.0))
+        with pytest.raises(kind) as error:
+            act()
+        assert list(trace) == ["z"]
+    assert isinstance(error.value, an.SiteError)
+    assert part in str(error.value)
+    assert f"{__file__}:" in str(error.value)
+
+
+def test_a_deterministic_site_is_named_and_transparent() -> None:
+    with an.record() as trace:
+        z = an.sample("z", Normal(torch.zeros(3), 1.0))
+        y = an.deterministic("y", z * 2)
+        an.sample("x", Normal(y, 1.0))
+    assert trace["y"].type == "deterministic"
+    assert trace["y"].parents == {"z"}
+    assert trace["x"].parents == {"z"}
+    assert {(e.parent, e.child) for e in trace.graph.edges} == {("z", "y"), ("z", "x")}
+
+
+def test_a_partly_observed_site_is_two_sites_and_a_value() -> None:
+    seen = torch.tensor([True, False, True])
+    data = torch.tensor([0.5, float("nan"), -1.0])
+    with an.record() as trace:
+        x = an.sample("x", Normal(torch.zeros(3), 1.0), obs=data, obs_mask=seen)
+        an.sample("y", Normal(x, 1.0))
+    assert list(trace) == ["x_unobserved", "x_observed", "x", "y"]
+    free = trace["x_unobserved"].value
+    assert torch.equal(an.untrack(x), torch.where(seen, data, free))
+    expected = Normal(0.0, 1.0).log_prob(torch.where(seen, data, free))
+    observed, drawn = trace["x_observed"].log_prob, trace["x_unobserved"].log_prob
+    torch.testing.assert_close(observed, torch.where(seen, expected, 0))
+    torch.testing.assert_close(drawn, torch.where(seen, 0, expected))
+    assert trace["y"].parents == {"x_unobserved", "x_observed"}
+
+
+def test_an_inner_recording_sees_what_the_outer_one_sees() -> None:
+    with an.record() as outer:
+        an.sample("a", Normal(0.0, 1.0))
+        with an.record() as inner:
+            an.sample("b", Normal(0.0, 1.0))
+    assert list(outer) == ["a", "b"]
+    assert list(inner) == ["b"]
+
+
+def test_values_named_in_two_inner_recordings_are_numbered_in_the_outer_one() -> None:
+    with an.record() as outer:
+        for _ in range(2):
+            with an.record() as inner:
+                an.deterministic("y", torch.ones(()))
+                an.sample("x", Normal(0.0, 1.0), obs=torch.zeros(()))
+            assert list(inner) == ["y", "x"]
+    assert list(outer) == ["y", "x", "y_1", "x_1"]
+
+
+def test_subsample_takes_the_rows_of_each_plate() -> None:
+    data = torch.arange(24.0).reshape(4, 6)
+    with an.plate("rows", 4, subsample_size=2, dim=-2) as rows:
+        with an.plate("columns", 6, subsample_size=3) as columns:
+            part = an.subsample(data)
+        whole_rows = an.subsample(data[:, 0], event_dim=0)
+    assert torch.equal(part, data[rows][:, columns])
+    assert tuple(whole_rows.shape) == (4,)  # has no dimension -2
+    with an.plate("rows", 4, subsample_size=2):
+        with pytest.raises(an.PlateError, match=r"size 4, or that of its subsample 2, not 5"):
+            an.subsample(torch.zeros(5))
+        assert an.subsample(torch.zeros(4, 7), event_dim=1).shape == (2, 7)
+        assert an.subsample(torch.zeros(2)).shape == (2,)

@@ -1,0 +1,177 @@
+"""Constraining: the transform between the values of a parameter and unconstrained numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, biject_to, transform_to
+from torch.distributions.constraints import Constraint
+
+from ancestral.provenance.alignment import Shape
+from ancestral.provenance.tensor import alias, provenance_of, raw
+from ancestral.trace.param_errors import ParamInitError, ParamMismatchError, ParamValueError
+from ancestral.trace.request import Request
+from ancestral.trace.stack import local
+
+
+def transform_of(constraint: Constraint) -> Transform:
+    """Return the transform from unconstrained numbers to the values that a constraint allows.
+
+    It is a bijection where torch knows one; of triangular and of definite matrices it knows a
+    transform that leaves out the numbers above the diagonal.
+
+    Raises:
+        NotImplementedError: if torch knows neither.
+    """
+    try:
+        found: Transform = biject_to(constraint)
+    except NotImplementedError:
+        found = transform_to(constraint)
+    return found
+
+
+def check_constraint(constraint: Constraint, request: Request) -> None:
+    """Raise unless a parameter can have a constraint.
+
+    Raises:
+        ParamInitError: if it is no constraint, or torch knows no transform to it.
+    """
+    if not isinstance(constraint, Constraint):
+        raise ParamInitError(
+            request,
+            f"its constraint is {constraint!r}; expected an instance of a constraint of "
+            "torch.distributions.constraints, such as constraints.positive",
+        )
+    try:
+        transform_of(constraint)
+    except NotImplementedError as error:
+        raise ParamInitError(
+            request,
+            f"its constraint is {constraint}, to which torch.distributions has no transform; "
+            "expected one of continuous values, such as constraints.positive",
+        ) from error
+
+
+def initial(request: Request) -> Tensor:
+    """Return the value that the program begins with, detached.
+
+    What a function draws or computes to make it is no part of the run.
+
+    Raises:
+        ParamInitError: if there is none, or none that a parameter can begin with.
+    """
+    init = request.options["init"]
+    if init is None:
+        raise ParamInitError(
+            request,
+            "the store does not have it and it has no init; give a tensor, or a function of no "
+            "argument that returns one, where it is asked for first",
+        )
+    if not isinstance(init, Tensor) and callable(init):
+        init = _called(init)
+    if not isinstance(init, Tensor):
+        raise ParamInitError(request, f"its init is a {type(init).__name__}; expected a Tensor")
+    if not (init.is_floating_point() or init.is_complex()):
+        raise ParamInitError(
+            request, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
+        )
+    if provenance_of(init):
+        raise ParamInitError(
+            request,
+            f"its init depends on {', '.join(map(repr, sorted(provenance_of(init))))}; a parameter "
+            "is no function of what the program draws; cut the dependency with an.untrack",
+        )
+    return init.detach()
+
+
+def _called(init: Any) -> Any:
+    was_inside, local.is_inside = local.is_inside, True
+    try:
+        with torch.no_grad():
+            return init()
+    finally:
+        local.is_inside = was_inside
+
+
+def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
+    """Return the unconstrained numbers of an initial value, in memory of their own.
+
+    Raises:
+        ParamInitError: if the value is outside the constraint, or on its boundary.
+    """
+    problem = outside(value, constraint)
+    if problem is not None:
+        raise ParamInitError(request, f"its init is {problem}; expected {constraint}")
+    # A leaf that is made in inference mode could never be learned.
+    with torch.inference_mode(False), torch.no_grad():
+        leaf: Tensor = transform_of(constraint).inv(value.clone())
+        if not bool(torch.isfinite(leaf).all()):
+            raise ParamInitError(
+                request,
+                f"its init lies on the boundary of its constraint {constraint}, which no finite "
+                "unconstrained number reaches; expected a value inside",
+            )
+        return leaf.clone(memory_format=torch.contiguous_format)
+
+
+def outside(value: Tensor, constraint: Constraint) -> str | None:
+    """Return what is wrong with a value that a constraint does not allow, None if it does."""
+    width = int(constraint.event_dim)
+    if value.dim() < width:
+        return f"of shape {list(value.shape)}, of which {width} dimensions are to be one event"
+    plain = alias(value).detach()
+    is_inside: Tensor = raw(constraint.check, plain)
+    if bool(is_inside.all()):
+        return None
+    inner = (1,) * (plain.dim() - is_inside.dim())
+    bad = plain[~is_inside.reshape(*is_inside.shape, *inner).expand(plain.shape)]
+    return (
+        f"outside of its constraint in {bad.numel()} of {plain.numel()} elements, the first of "
+        f"them {bad.flatten()[0].item()!r}"
+    )
+
+
+def check_value(request: Request, shape: Shape | None, constraint: Constraint) -> None:
+    """Raise unless a parameter can have the value that a handler gave it.
+
+    Raises:
+        ParamValueError: if it cannot.
+    """
+    value = request.value
+    if not isinstance(value, Tensor):
+        raise ParamValueError(request, f"a {type(value).__name__}", "a torch.Tensor")
+    size = tuple(raw(Tensor.size, value))
+    if shape is not None and size != shape:
+        raise ParamValueError(request, f"a value of shape {list(size)}", f"shape {list(shape)}")
+    problem = outside(value, constraint)
+    if problem is not None:
+        raise ParamValueError(request, f"a value {problem}", constraint)
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two constraints allow the same, be they copies of each other."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, Constraint) and type(one) is type(other):
+        ours, theirs = vars(one), vars(other)
+        return ours.keys() == theirs.keys() and all(is_same(ours[k], theirs[k]) for k in ours)
+    return not isinstance(one, (Tensor, Constraint)) and bool(one == other)
+
+
+def check_leaf(request: Request, leaf: Shape, init: Shape, constraint: Constraint) -> None:
+    """Raise unless a leaf that was loaded is of the shape that the program begins with.
+
+    Raises:
+        ParamMismatchError: if it is not.
+    """
+    expected = tuple(transform_of(constraint).inverse_shape(torch.Size(init)))
+    if expected != leaf:
+        raise ParamMismatchError(
+            request,
+            "its shape",
+            f"{list(init)}, which is {list(expected)} unconstrained",
+            f"{list(leaf)} unconstrained",
+            None,
+        )

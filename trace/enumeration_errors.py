@@ -1,0 +1,153 @@
+"""Errors of enumeration: what cannot be enumerated, and what depends wrongly on what is."""
+
+from ancestral.provenance.alignment import Shape
+from ancestral.trace.enumerated import Variable
+from ancestral.trace.errors import SiteError
+from ancestral.trace.request import Request
+
+
+class EnumerationError(SiteError):
+    """A site cannot be enumerated, or what depends on an enumerated one cannot be followed."""
+
+
+class NestedEnumerationError(EnumerationError):
+    """A block is to be enumerated twice."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "enumerate is open already, and its sites have their dimensions; open it once around "
+            "the whole program"
+        )
+
+
+class UnboundedSupportError(EnumerationError):
+    """A site is to be enumerated whose distribution cannot list its values."""
+
+    def __init__(self, request: Request, reason: str) -> None:
+        """Name the site, its line and its distribution."""
+        super().__init__(
+            f"{_named(request)} cannot be enumerated: {type(request.fn).__name__} {reason}; draw "
+            'it: infer={"enumerate": False}'
+        )
+
+
+class EnumerateChoiceError(EnumerationError):
+    """A site says of its enumeration what means nothing."""
+
+    def __init__(self, request: Request, choice: object) -> None:
+        """Name the site, its line and what came."""
+        super().__init__(
+            f'{_named(request)}: infer["enumerate"] must be True ("parallel") or False, not '
+            f"{choice!r}"
+        )
+
+
+class TooManyDimensionsError(EnumerationError):
+    """There are no dimensions left."""
+
+    def __init__(self, request: Request, held: int) -> None:
+        """Name the site, its line and how many have one."""
+        super().__init__(
+            f"{_named(request)} finds no dimension free: {held} enumerated sites have one, and a "
+            "tensor has 64 at most; run the steps of a chain in `for t in "
+            "an.handlers.markov(range(n)):`, and repetitions in an.plate, which give dimensions "
+            "back"
+        )
+
+
+class TakenDimensionError(EnumerationError):
+    """A site is replayed whose dimension is another's."""
+
+    def __init__(self, request: Request, variable: Variable, holder: Variable) -> None:
+        """Name the sites, their lines and the dimension."""
+        super().__init__(
+            f"{_named(request)} is replayed from site {variable}, which was enumerated along "
+            f"dimension {variable.dim}; but that stands for the values of site {holder} here; "
+            "replay into a program that enumerates its own sites within the same block"
+        )
+
+
+class CollisionError(EnumerationError):
+    """A dimension stands for values, but something else uses it."""
+
+    def __init__(
+        self, request: Request, what: str, batch: Shape, dim: int, variable: Variable | None
+    ) -> None:
+        """Name the site, its line, the dimension, and what it stands for."""
+        owner = "no site" if variable is None else f"site {variable} ({variable.size} of them)"
+        super().__init__(
+            f"{_named(request)}: dimension {dim} of {what} {list(batch)} has size {batch[dim]}; "
+            "but enumerate has given the dimensions from there to the left to the values of sites, "
+            f"this one to those of {owner}, on which {what} does not depend there; give "
+            f"enumerate(first_dim=...) a dimension left of all plates and batches, such as "
+            f"{-len(batch) - 1}"
+        )
+
+
+class PlateCollisionError(EnumerationError):
+    """A plate has a dimension that stands for values."""
+
+    def __init__(self, request: Request, dim: int, first_dim: int) -> None:
+        """Name the plate, its line and its dimension."""
+        super().__init__(
+            f"plate {request.name!r} ({request.where.location}) has dimension {dim}; but enumerate "
+            f"gives dimensions {first_dim}, {first_dim - 1} ... to the values of sites; give "
+            f"enumerate(first_dim=...) a dimension left of all plates, such as {dim - 1}"
+        )
+
+
+class OutOfSightError(EnumerationError):
+    """A site depends on one whose dimension may stand for another by now."""
+
+    def __init__(self, request: Request, variable: Variable) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"{_named(request)} depends on the enumerated site {variable}, which is out of sight: "
+            "its step is too far back, or its loop, plate or block has ended, and its dimension "
+            "was given back; give markov(steps, history=...) more history, or move the dependence "
+            "into the loop"
+        )
+
+
+class MixedValuesError(EnumerationError):
+    """What happens for one value of a site depends on its other values."""
+
+    def __init__(self, request: Request, what: str, source: str, dim: int, mixed: str) -> None:
+        """Name both sites, the line, the dimension and what mixed it."""
+        super().__init__(
+            f"{_named(request)} depends on site {source!r}, whose values stand along dimension "
+            f"{dim}; but {what} mixes them, or moves them to another dimension"
+            f"{f' (mixed by {mixed})' if mixed else ''}; compute each from its own value, with ops "
+            'that broadcast, or draw the site: infer={"enumerate": False}'
+        )
+
+
+class MixedRepetitionsError(EnumerationError):
+    """A site depends on several repetitions of an enumerated one."""
+
+    def __init__(self, request: Request, what: str, source: str, dim: int, mixed: str) -> None:
+        """Name both sites, the line, the dimension and what mixed it."""
+        super().__init__(
+            f"{_named(request)} depends on several repetitions of the enumerated site {source!r}, "
+            f"those along dimension {dim}, each of which takes its values on its own; but {what} "
+            f"mixes or selects them{f' (mixed by {mixed})' if mixed else ''}; keep the "
+            "repetitions apart, at the same dimension, or give each a site of its own"
+        )
+
+
+class SpreadError(EnumerationError):
+    """What stands for all values of a site is to be summed as if it were one."""
+
+    def __init__(self, what: str, site: str) -> None:
+        """Name what is to be summed and the site, and the ways to mend it."""
+        super().__init__(
+            f"{what} depends on the enumerated site {site}: it is there once for each of the "
+            "values, and their sum, which counts all of them alike, has no meaning; weigh each "
+            "with its probability, as ancestral.log_marginal(trace) does, or draw the site: "
+            'infer={"enumerate": False}'
+        )
+
+
+def _named(request: Request) -> str:
+    return f"site {request.name!r} ({request.where.location})"

@@ -1,0 +1,104 @@
+"""Modules: the statement of a program that names a network, whose parameters a store keeps.
+
+Where a handler gives parameters other values, the program goes on with a twin of the network that
+computes with them, tracked as they are.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ancestral.trace.adopting import Slot, slots_of
+from ancestral.trace.checks import check_name
+from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import Place, place
+from ancestral.trace.params import open_store
+from ancestral.trace.primitives import settled
+from ancestral.trace.request import Request, answer
+from ancestral.trace.twins import twin
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ModuleError(SiteError):
+    """A program names a module that it cannot have."""
+
+    def __init__(self, name: str, where: Place, problem: str) -> None:
+        """Name the module and its line, and say what is wrong."""
+        super().__init__(f"module {name!r} ({where.location}): {problem}")
+
+
+def module(name: str, nn_module: M) -> M:
+    """Name a network, whose parameters the open store keeps as ``{name}.{parameter}``.
+
+    Each parameter is asked for as `an.param` asks, so that handlers may lift or substitute it: what
+    is returned then is a twin that computes with the new values and shares all else with the
+    network. Calls of the twin have them however `forward` reaches the parameters, its other methods
+    where they reach them by attributes: by modules, methods, lists, tuples, sets and dictionaries.
+
+    The store keeps the network as a whole, its buffers too. A store that has one of this name
+    already, since it was copied or since the program makes a new one every time, returns that one.
+    Use what is returned.
+
+    Args:
+        name: the name of the network in the state of the store.
+        nn_module: the network.
+
+    Raises:
+        SiteError: if no store is open, if `nn_module` is no module, or if the parameters are not
+            those that the store has of this name.
+    """
+    where = place()
+    check_name(name, where)
+    if not isinstance(nn_module, nn.Module):
+        raise ModuleError(
+            name, where, f"it is a {type(nn_module).__name__}; expected a torch.nn.Module"
+        )
+    held = _held(name, nn_module, where)
+    values: dict[nn.Parameter, Tensor] = {}
+    for slot in slots_of(name, held):
+        if slot.leaf not in values:
+            value = _asked(slot, where)
+            values[slot.leaf] = value  # the leaf that is there after the store has taken it
+    other = {leaf: value for leaf, value in values.items() if value is not leaf}
+    if not other:
+        return held
+    if isinstance(held, torch.jit.ScriptModule):
+        raise ModuleError(
+            name,
+            where,
+            "its parameters are given other values, with which a scripted module cannot compute; "
+            "name the module that it was made from",
+        )
+    return twin(held, other)
+
+
+def _asked(slot: Slot, where: Place) -> Tensor:
+    options = {"init": None, "constraint": constraints.real, "slot": slot}
+    answered = answer(Request("param", slot.name, where, options=options), settled)
+    assert answered.value is not None
+    return answered.value
+
+
+def _held(name: str, fresh: M, where: Place) -> M:
+    """Return the module that the store has of this name, else the fresh one."""
+    store = open_store()
+    held = None if store is None else store.module_of(name)
+    if held is None or held is fresh:
+        return fresh
+    found, expected = _shapes(name, fresh), _shapes(name, held)
+    if type(held) is not type(fresh) or found != expected:
+        raise ModuleError(
+            name,
+            where,
+            f"it is a {type(fresh).__name__} with the parameters {found}; expected a "
+            f"{type(held).__name__} with {expected}, which the store has of this name; give "
+            "each module a name of its own",
+        )
+    return held
+
+
+def _shapes(name: str, module: nn.Module) -> dict[str, list[int]]:
+    return {slot.name: list(slot.leaf.shape) for slot in slots_of(name, module)}

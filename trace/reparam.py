@@ -1,0 +1,141 @@
+"""Reparameterizing: sites that are drawn in another way, with the same distribution.
+
+The site becomes deterministic: a function, differentiable in the parameters, of auxiliary sites.
+Posteriors that are hard to follow in the one coordinates are easy in the others. Papaspiliopoulos,
+Roberts and Skoeld (2007), "A general framework for the parametrization of hierarchical models";
+Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilistic programs".
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.locscale import LocScale
+>>> from ancestral.trace.primitives import sample
+>>> from ancestral.trace.record import record
+>>> with record() as trace, reparam({"x": LocScale()}):
+...     x = sample("x", Normal(3.0, 0.5))
+>>> {name: node.type for name, node in trace.items()}
+{'x_decentered': 'sample', 'x': 'deterministic'}
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import FunctionType, TracebackType
+from typing import Protocol, Self
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.trace.conditioning import UnknownSiteError
+from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import place
+from ancestral.trace.request import Handler, Request
+
+
+class Strategy(Protocol):
+    """Another way to draw a site."""
+
+    def __call__(self, request: Request, /) -> Tensor:
+        """Ask for auxiliary sites, and return the value that they make."""
+        ...
+
+
+Config = Mapping[str, Strategy] | Callable[[Request], Strategy | None]
+
+
+class ReparamError(SiteError):
+    """A site cannot be drawn in the way that it is to be."""
+
+    def __init__(self, request: Request, fn: Distribution, strategy: str, expected: str) -> None:
+        """Name the site, its line, what was expected and what came."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): {strategy} cannot draw a "
+            f"{type(fn).__name__}; expected {expected}"
+        )
+
+
+class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...)
+    """Draw sites of a block in another way, with the same distribution.
+
+    A site stays in the trace, as a deterministic one of its name; what is drawn are the auxiliary
+    sites of its strategy, in the same plates. These pass all handlers of the block, this one too,
+    as any other site: they may be drawn in another way again. A function need not tell them apart:
+    what a kind of strategy draws is not drawn by the same kind again, unless a mapping names it. A
+    site whose value is given is
+    left as it is, for nothing is drawn there: one that is observed, and one that a handler within
+    this one conditions, substitutes, replays or intervenes on. Handlers around this one see the
+    auxiliary sites in its place.
+
+    Args:
+        config: the strategy of a site by its name; or a function that returns that of a request,
+            None to leave the site as it is.
+
+    Raises:
+        UnknownSiteError: at the end of the block, if it has no site of a name in `config`.
+        SiteError: within it, if a strategy does not know the distribution of its site.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Take the strategies."""
+        self.config = config
+        self._where = place().location
+        self._met: list[list[str]] = []
+        self._kinds: list[object] = []  # of the strategies that are drawing now
+
+    def __enter__(self) -> Self:
+        """Open the block."""
+        self._met.append([])
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the block.
+
+        Raises:
+            UnknownSiteError: if a strategy was not asked for.
+        """
+        super().__exit__(kind, error, traceback)
+        met = self._met.pop()
+        if error is None and isinstance(self.config, Mapping):
+            missing = [name for name in self.config if name not in met]
+            if missing:
+                free = [name for name in dict.fromkeys(met) if name not in self.config]
+                raise UnknownSiteError("reparam", missing, free, self._where)
+
+    def ask(self, request: Request) -> Request:
+        """Let a site be a function of others."""
+        if request.kind != "sample":
+            return request
+        self._met[-1].append(request.name)
+        if request.value is not None:
+            return request
+        strategy = self._strategy_of(request)
+        if strategy is None:
+            return request
+        self._kinds.append(_kind_of(strategy))
+        try:
+            value = strategy(request)
+        finally:
+            self._kinds.pop()
+        return replace(
+            request,
+            kind="deterministic",
+            fn=None,
+            value=value,
+            is_reparameterized=False,
+            mask=None,
+            scale=1.0,
+            plates=(),
+        )
+
+    def _strategy_of(self, request: Request) -> Strategy | None:
+        if isinstance(self.config, Mapping):
+            return self.config.get(request.name)
+        strategy = self.config(request)
+        return None if strategy is None or _kind_of(strategy) in self._kinds else strategy
+
+
+def _kind_of(strategy: Strategy) -> object:
+    return strategy if isinstance(strategy, FunctionType) else type(strategy)
