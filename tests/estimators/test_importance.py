@@ -279,3 +279,12 @@ def test_an_expectation_needs_a_row_for_each_draw() -> None:
     found = an.importance(coin, None, DATA, samples=5)
     with pytest.raises(ValueError, match="one row for each of the 5 draws"):
         found.expectation(lambda v: v["p"].mean())
+
+
+def test_an_enumerated_site_is_refused() -> None:
+    def program() -> None:
+        z = an.sample("z", Bernoulli(0.5), infer={"enumerate": "parallel"})
+        an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
+
+    with pytest.raises(ValueError, match="is enumerated"):
+        an.importance(an.handlers.enumerate()(program), samples=3)
