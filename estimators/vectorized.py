@@ -53,6 +53,17 @@ class NotVectorizableError(SiteError):
         )
 
 
+class EnumeratedRunError(SiteError):
+    """A program is to be drawn many times, and enumerates a site."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is; runs "
+            "of a program need draws of it: take the enumeration away"
+        )
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the runs of a program lie.
@@ -86,6 +97,12 @@ class Run:
     traces: tuple[Trace, ...]
     single: tuple[Trace, ...]
     layout: Layout
+
+    def __post_init__(self) -> None:
+        """Refuse sites that take all their values at once: they are no draws."""
+        for node in (node for trace in self.traces for node in trace.values()):
+            if node.enumeration is not None:
+                raise EnumeratedRunError(node)
 
     def value(self, node: Node) -> Tensor:
         """Return the value of a node: [*shape] of one run, [samples, *shape] of many."""

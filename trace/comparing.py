@@ -11,8 +11,9 @@
 >>> run(2).compare(run(2)).is_equal
 True
 >>> print(run(2).compare(run(3)))
-site  what   here  there
-x     shape  [2]   [3]
+site  what      here  there
+x     shape     [2]   [3]
+x     log_prob  [2]   [3]
 """
 
 from collections.abc import Callable, Iterator, Mapping

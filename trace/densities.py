@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import alias, attach, provenance
+from ancestral.trace.factor import Factor
 from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters
 from ancestral.trace.stack import local
 
@@ -49,7 +50,7 @@ def tracked_density(node: "Node") -> Tensor:
     To the left of that are the dimensions that parents are enumerated along.
     """
     plain = node.elementwise_log_prob
-    if not is_of_torch(node.fn):
+    if not (isinstance(node.fn, Factor) or is_of_torch(node.fn)):
         return _as_computed(node, plain)
     found = _joined(node, tuple(plain.shape))
     if found is None or found.universe.state == "settled":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Entries, Provenance, Source, Universe
 from ancestral.provenance.alignment import Alignment, Dim
+from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Location
 from ancestral.trace.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.plates import Plate
@@ -23,6 +24,17 @@ from ancestral.trace.stored_distributions import loaded, stored
 
 _FLAGS = ("is_observed", "is_reparameterized", "is_learned", "is_given", "is_declared")
 _TYPES = ("sample", "param", "plate", "deterministic", "cost")
+
+
+class EnumeratedNodeError(SiteError):
+    """A trace is to be stored whose sites are enumerated."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is, and "
+            "a stored trace holds one value of each site; store the trace of a run that draws them"
+        )
 
 
 class Writer:
@@ -42,7 +54,13 @@ class Writer:
         ]
 
     def node(self, node: Node) -> dict[str, Plain]:
-        """Return a node."""
+        """Return a node.
+
+        Raises:
+            EnumeratedNodeError: if it takes all its values at once, or depends on one that does.
+        """
+        if node.enumeration is not None:
+            raise EnumeratedNodeError(node)
         fn = None if node.fn is None else stored(node.fn, lambda: _density(node))
         flags: dict[str, Plain] = {flag: getattr(node, flag) for flag in _FLAGS}
         return flags | {

@@ -10,14 +10,14 @@
 ...     with plate("data", 4, dim=-2):
 ...         x = sample("x", Normal(z, 1.0), obs=torch.zeros(4, 3))
 >>> print(trace.format_shapes())
-site    what         shape   plates
-z       dist          3 |
-        value         3 |
-        log_prob      3 |
-data    plate      4    |    dim -2
-x       dist       4  3 |    data
-        value      4  3 |
-        log_prob   4  3 |
+site  what      shape    plates
+z     dist         3  |
+      value        3  |
+      log_prob     3  |
+data  plate        4  |  dim -2
+x     dist      4  3  |  data
+      observed  4  3  |
+      log_prob  4  3  |
 """
 
 import html

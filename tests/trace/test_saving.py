@@ -218,3 +218,10 @@ def test_data_that_is_no_trace_is_refused(
     inner[keys[-1]] = value
     with pytest.raises(StoredTraceError, match=found):
         an.Trace.from_dict(data)
+
+
+def test_an_enumerated_trace_is_not_stored() -> None:
+    with an.record() as trace, an.handlers.enumerate():
+        an.sample("z", Bernoulli(0.5), infer={"enumerate": "parallel"})
+    with pytest.raises(ValueError, match=r"site .z. .* is enumerated"):
+        trace.to_dict()

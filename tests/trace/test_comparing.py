@@ -1,0 +1,71 @@
+"""Comparing: every difference of two traces is told, and no other."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Laplace, Normal
+
+import ancestral as an
+
+
+def run(fn: Distribution, value: Tensor, name: str = "x", plate: int | None = None) -> an.Trace:
+    with an.record() as trace:
+        if plate is None:
+            an.sample(name, fn, obs=value)
+        else:
+            with an.plate("rows", plate):
+                an.sample(name, fn, obs=value)
+    return trace
+
+
+def told(here: an.Trace, there: an.Trace) -> list[str]:
+    return [difference.what for difference in here.compare(there).differences]
+
+
+A = run(Normal(torch.zeros(2), 1.0), torch.tensor([1.0, 2.0]))
+
+
+def test_a_trace_differs_in_nothing_from_itself() -> None:
+    assert A.compare(A).is_equal
+    assert str(A.compare(A.copy())) == "no difference"
+
+
+def test_sites_of_one_trace_only_are_told() -> None:
+    found = A.compare(run(Normal(0.0, 1.0), torch.zeros(()), "y"))
+    assert (found.only_here, found.only_there) == (("x",), ("y",))
+    assert not found.is_equal
+    assert str(found).splitlines() == [
+        "site  what  here  there",
+        "x     site  yes   -",
+        "y     site  -     yes",
+    ]
+
+
+def test_each_difference_is_told_by_its_name() -> None:
+    value = torch.tensor([1.0, 2.0])
+    assert told(A, run(Laplace(torch.zeros(2), 1.0), value)) == ["distribution", "log_prob"]
+    assert told(A, run(Normal(torch.zeros(3), 1.0), torch.ones(3))) == ["shape", "log_prob"]
+    assert told(A, run(Normal(torch.zeros(2), 1.0), value, plate=2)) == ["plates"]
+    with an.record() as free, an.handlers.substitute({"x": value}):
+        an.sample("x", Normal(torch.zeros(2), 1.0))
+    assert told(A, free) == ["observed"]
+
+
+def test_the_largest_difference_is_told_with_its_place() -> None:
+    found = A.compare(run(Normal(torch.zeros(2), 1.0), torch.tensor([1.0, 5.0])))
+    value, density = found.differences
+    assert (value.what, value.here, value.there, value.largest) == (
+        "value",
+        "2 at [1]",
+        "5 at [1]",
+        3.0,
+    )
+    assert density.largest == 10.5
+
+
+def test_numbers_that_are_none_are_equal_and_infinitely_far_from_others() -> None:
+    with an.record() as a:
+        an.deterministic("n", torch.tensor([torch.nan, torch.inf]))
+    with an.record() as b:
+        an.deterministic("n", torch.tensor([torch.nan, 1.0]))
+    assert a.compare(a).is_equal
+    assert a.compare(b).differences[0].largest is not None
