@@ -28,11 +28,13 @@ from ancestral.estimators.pairs import (
     is_site,
     missing,
 )
-from ancestral.provenance.tensor import alias, raw
+from ancestral.estimators.surrogate import settle
+from ancestral.provenance.tensor import alias, raw, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.replaying import replay
 from ancestral.trace.request import Request
+from ancestral.trace.sites import unseen
 from ancestral.trace.supports import lies_within
 
 
@@ -117,11 +119,13 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
         args: what both are called with.
         kwargs: what both are called with.
     """
-    with record():
+    with record() as around:
         with record() as guide_trace:
             guide(*args, **kwargs)
         with record() as model_trace, _replay_fitting(guide_trace):
             model(*args, **kwargs)
+    if around.universe.owner is around:
+        settle(around)  # nobody will ask for its gradient, which would keep it alive
     pair = Pair(model_trace, guide_trace)
     return PairReport(pair, (*missing(pair), *declared_costs(pair), *_differences(pair)))
 
@@ -139,7 +143,7 @@ class _replay_fitting(replay):  # noqa: N801 (a verb, as that which it narrows)
         if not is_draw or _fits(request, node):
             return super().ask(request)
         assert request.fn is not None
-        return replace(request, value=raw(request.fn.sample))
+        return replace(request, value=untrack(unseen(request.fn)))
 
 
 def _fits(request: Request, node: Node | None) -> bool:

@@ -241,6 +241,8 @@ def inflow(
     found: Provenance | None = None
     for tensor, event in held:
         ours = provenance(tensor)
+        if ours is not None and len(ours.shape) - event > len(shape) and not is_of_torch(fn):
+            event = UNKNOWN  # a value that is given may have fewer dimensions, a user's draw too
         moved = None if ours is None else _over(ours, shape, event)
         if moved is not None:
             found = moved if found is None else found.union(moved)
@@ -264,5 +266,5 @@ def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     batch = len(ours.shape) - event
     if event == UNKNOWN or batch < 0:
         return ours.lost(shape)
-    fresh = max(len(shape) - batch, 0)  # a value that was given may have fewer dimensions
+    fresh = max(len(shape) - batch, 0)
     return ours.remap(shape, (LOST,) * fresh + tuple(range(batch - len(shape) + fresh, batch)))

@@ -21,16 +21,21 @@ from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local
 
 
+def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
+    """Return a draw that no recording takes in."""
+    was_inside, local.is_inside = local.is_inside, True
+    try:
+        return drawn_simply(fn, is_reparameterized)
+    finally:
+        local.is_inside = was_inside
+
+
 def drawn(request: Request) -> Request:
     """Answer a request for a sample with a draw, which the open recordings take in."""
     fn: Any = request.fn
     if not local.traces:
         return replace(request, value=fn.rsample() if request.is_reparameterized else fn.sample())
-    was_inside, local.is_inside = local.is_inside, True
-    try:
-        value = drawn_simply(fn, request.is_reparameterized)
-    finally:
-        local.is_inside = was_inside
+    value = unseen(fn, request.is_reparameterized)
     held = parameters(fn)
     if isinstance(value, Tensor) and is_within_transform(value):
         if is_noise(item.tensor for item in held):

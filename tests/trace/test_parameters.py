@@ -219,9 +219,13 @@ def test_a_users_class_that_declares_some_is_searched_for_the_rest() -> None:
     assert {h.event for h in held if h.tensor is not shift} == {0}
 
 
-def over(tensor: Tensor, event: int, shape: tuple[int, ...]) -> Dims:
+class Own(Normal):
+    """A class of the user, which may do with its parameters what it likes."""
+
+
+def over(tensor: Tensor, event: int, shape: tuple[int, ...], kind: type[Normal] = Normal) -> Dims:
     """Return the alignment of a draw of this shape with the source of a parameter."""
-    fn = Normal(torch.zeros(shape), 1.0)
+    fn = kind(torch.zeros(shape), 1.0)
     found = inflow(fn, [Held(tensor, event)], shape, None)
     assert found is not None
     assert found.shape == shape
@@ -237,7 +241,8 @@ def test_draws_are_aligned_with_the_batch_of_a_parameter() -> None:
     assert over(x, 1, (5, 4)) == (-1, 0)
     assert over(x, UNKNOWN, (4, 3)) == (-1, -1)
     assert over(x, 2, ()) == ()
-    assert over(x, 0, (3,)) == (-1,)  # of fewer draws than the parameter has
+    assert over(x, 0, (3,)) == (1,)  # a value that is given, for all of the first dimension
+    assert over(x, 0, (3,), Own) == (-1,)
 
 
 def test_untracked_parameters_flow_in_from_nowhere() -> None:
