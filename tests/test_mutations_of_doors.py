@@ -116,7 +116,11 @@ def doors() -> list[Door]:
     ]
 
 
-DOORS = doors()
+def _order(door: Door) -> tuple[str, str]:
+    return str(door), str(getattr(door.owner, "__module__", ""))
+
+
+DOORS = sorted(doors(), key=_order)  # each process that runs tests must find the same
 
 
 def close(door: Door, patch: pytest.MonkeyPatch) -> None:
