@@ -18,6 +18,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	$(BIN)/mypy examples
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
