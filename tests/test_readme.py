@@ -17,13 +17,18 @@ def test_there_is_code_within_ten_lines() -> None:
     assert 1 <= len(lines) <= 10
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_code_runs_as_it_stands(block: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", block]
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_code_runs_as_it_stands(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", BLOCKS[number]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Bernoulli" in done.stdout
-    assert (tmp_path / "graph.svg").read_text().startswith("<")
+    assert SAYS[number] in done.stdout
+    drawn = [path.name for path in tmp_path.iterdir()]
+    assert drawn == (["graph.svg"] if "graph.svg" in BLOCKS[number] else [])
+    assert all((tmp_path / name).read_text().startswith("<") for name in drawn)
+
+
+SAYS = ["Bernoulli", "tensor([False,  True,  True, False,  True])"]  # what each block prints
 
 
 def test_every_target_of_make_is_one() -> None:
@@ -44,3 +49,8 @@ def test_every_name_of_the_library_is_public() -> None:
 
     names = set(re.findall(r"\ban\.(\w+)", TEXT))
     assert names <= set(ancestral.__all__)
+
+
+def test_every_example_that_is_named_is_there() -> None:
+    named = set(re.findall(r"python\s+(examples/\w+\.py)", TEXT))
+    assert named == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
