@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ancestral.estimators.pairs import GuideError, Pair, Program, run
+from ancestral.estimators.surrogate import settle
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.repetitions import plate
@@ -34,8 +35,10 @@ def particle_dim(
     """Return the first dimension, from the right, that no site of the programs uses."""
     if max_plate_nesting is not None:
         return -1 - max_plate_nesting
-    with record():
+    with record() as around:
         pair = run(model, guide, *args, **kwargs)
+    if around.universe.owner is around:
+        settle(around)  # nobody will ask for its gradient, which would keep it alive
     return -1 - max((_width(node) for node in _nodes(pair)), default=0)
 
 

@@ -194,6 +194,19 @@ def test_a_block_of_everything_leaves_an_inner_recording_as_it_is() -> None:
     assert [node.name for node in outer.everything] == ["z", "x"]
 
 
+def test_a_hidden_draw_connects_what_it_connects() -> None:
+    with an.record() as trace:
+        a = an.sample("a", Normal(0.0, 1.0))
+        with block():
+            h = an.sample("h", Normal(a, 1.0))
+        an.sample("x", Normal(h, 1.0))
+        an.sample("y", Normal(h, 1.0))
+    assert list(trace) == ["a", "x", "y"]
+    assert not trace.graph.d_separated("a", "x")
+    assert not trace.graph.d_separated("x", "y", given="a")
+    assert [v.name for v in trace.graph.vertices] == ["a", "h (hidden)", "x", "y"]
+
+
 def test_the_score_of_a_hidden_draw_counts() -> None:
     logits = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 

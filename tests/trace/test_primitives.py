@@ -17,6 +17,7 @@ from torch.distributions import (
     Distribution,
     Independent,
     LogNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     Poisson,
@@ -99,6 +100,18 @@ def test_the_densities_of_a_site_are_of_cases_of_elements_and_of_all() -> None:
     tracked = node.tracked_log_prob
     torch.testing.assert_close(an.untrack(tracked).sum(-1), node.log_prob)
     assert an.provenance_of(tracked) == {"z"}
+
+
+@pytest.mark.parametrize("is_mixture", [True, False])
+def test_to_ask_for_a_density_leaves_no_parameter_without_its_sources(is_mixture: bool) -> None:
+    """What a distribution computes at first use, and keeps, is asked for by others later."""
+    with an.record() as trace:
+        z = an.sample("z", Normal(torch.zeros(3), 1.0))
+        q: Any = Categorical(probs=torch.softmax(z, -1))
+        fn = MixtureSameFamily(q, Normal(torch.zeros(3), 1.0)) if is_mixture else q
+        an.sample("y", fn, infer={})
+        assert torch.isfinite(trace["y"].log_prob)
+        assert an.provenance_of(q.logits) == {"z"}
 
 
 def test_an_infinite_density_that_is_masked_counts_for_nothing() -> None:
