@@ -2,65 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from torch import Tensor
 
-from ancestral.trace.errors import SiteError
-from ancestral.trace.naming import Location, place
+from ancestral.trace.by_name import ByName
 from ancestral.trace.request import Handler, Request
 
 
-class UnknownSiteError(SiteError):
-    """A value is given to a site that the program has not."""
-
-    def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
-        """Name the sites that were not met, and those that were."""
-        super().__init__(
-            f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"sites it has that are free are {', '.join(map(repr, met)) or 'none'}"
-        )
-
-
-class _Met(Handler):
-    """Gives values by name, and raises at the end of a block that did not ask for all of them."""
+class _Given(ByName):
+    """Gives samples values by name."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
+        super().__init__(values)
         self.values = dict(values)
-        self._where = place().location
-        self._blocks: list[list[str]] = []
-
-    def __enter__(self) -> Self:
-        """Open the block."""
-        self._blocks.append([])
-        return super().__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the block.
-
-        Raises:
-            UnknownSiteError: if a value was not asked for.
-        """
-        super().__exit__(kind, error, traceback)
-        met = self._blocks.pop()
-        missing = [name for name in self.values if name not in met]
-        if missing and error is None:
-            free = [name for name in met if name not in self.values]
-            raise UnknownSiteError(type(self).__name__, missing, free, self._where)
 
     def ask(self, request: Request) -> Request:
         """Give a sample its value."""
         if request.kind != "sample":
             return request
-        if self._blocks:
-            self._blocks[-1].append(request.name)
+        self.meet(request.name)
         if request.name not in self.values:
             return request
         return self.give(request, self.values[request.name])
@@ -70,7 +31,7 @@ class _Met(Handler):
         raise NotImplementedError
 
 
-class condition(_Met):  # noqa: N801 (used as a verb: with condition({"x": data}): ...)
+class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": data}): ...)
     """Observe sites of a block: each gets its value as data, which takes the place of any other.
 
     Args:
@@ -86,7 +47,7 @@ class condition(_Met):  # noqa: N801 (used as a verb: with condition({"x": data}
         return replace(request, value=value, is_observed=True, origin=None)
 
 
-class do(_Met):  # noqa: N801
+class do(_Given):  # noqa: N801
     """Set sites of a block from outside, which cuts them off from their parents.
 
     A site becomes a value that nothing explains: it has neither parents nor a log-probability, and

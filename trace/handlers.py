@@ -14,7 +14,8 @@ True
 tensor(True)
 """
 
-from ancestral.trace.conditioning import UnknownSiteError, condition, do, uncondition
+from ancestral.trace.by_name import UnknownSiteError
+from ancestral.trace.conditioning import condition, do, uncondition
 from ancestral.trace.configuring import infer_config
 from ancestral.trace.enumeration import enumerate  # noqa: A004 (the name that users of Pyro know)
 from ancestral.trace.gumbel import GumbelSoftmax

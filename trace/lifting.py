@@ -20,14 +20,13 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
-from ancestral.trace.conditioning import UnknownSiteError
 from ancestral.trace.constraining import initial, outside
-from ancestral.trace.naming import place
 from ancestral.trace.param_errors import ParamError, ParamValueError
 from ancestral.trace.params import expected_shape
 from ancestral.trace.record import Trace, current
-from ancestral.trace.request import Handler, Request
+from ancestral.trace.request import Request
 
 Prior = Distribution | Mapping[str, Distribution] | Callable[[Request], Distribution | None]
 
@@ -44,7 +43,7 @@ class PriorShapeError(ParamError):
         )
 
 
-class lift(Handler):  # noqa: N801 (used as a verb: with lift(prior): ...)
+class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
     """Draw the parameters of a block from a prior: each becomes a sample of its name.
 
     Handlers around it see a sample, which they may condition, replay or seed; those within see a
@@ -64,16 +63,14 @@ class lift(Handler):  # noqa: N801 (used as a verb: with lift(prior): ...)
 
     def __init__(self, prior: Prior) -> None:
         """Take the prior."""
+        super().__init__(prior if isinstance(prior, Mapping) else ())
         self.prior = prior
-        self._where = place().location
         self._drawn: list[dict[tuple[Trace | None, str], Tensor]] = []
-        self._met: list[list[str]] = []
         self._shapes: dict[str, Shape] = {}
 
     def __enter__(self) -> Self:
         """Open the block."""
         self._drawn.append({})
-        self._met.append([])
         return super().__enter__()
 
     def __exit__(
@@ -87,20 +84,14 @@ class lift(Handler):  # noqa: N801 (used as a verb: with lift(prior): ...)
         Raises:
             UnknownSiteError: if a prior was not asked for.
         """
-        super().__exit__(kind, error, traceback)
         self._drawn.pop()
-        met = self._met.pop()
-        if error is None and isinstance(self.prior, Mapping):
-            missing = [name for name in self.prior if name not in met]
-            if missing:
-                free = [name for name in dict.fromkeys(met) if name not in self.prior]
-                raise UnknownSiteError("lift", missing, free, self._where)
+        super().__exit__(kind, error, traceback)
 
     def ask(self, request: Request) -> Request:
         """Let a parameter be a sample."""
         if request.kind != "param":
             return request
-        self._met[-1].append(request.name)
+        self.meet(request.name)
         fn = None if request.value is not None else self._prior_of(request)
         if fn is None:
             return request

@@ -18,16 +18,15 @@ Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilist
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import FunctionType, TracebackType
-from typing import Protocol, Self
+from types import FunctionType
+from typing import Protocol
 
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.conditioning import UnknownSiteError
+from ancestral.trace.by_name import ByName
 from ancestral.trace.errors import SiteError
-from ancestral.trace.naming import place
-from ancestral.trace.request import Handler, Request
+from ancestral.trace.request import Request
 
 
 class Strategy(Protocol):
@@ -52,7 +51,7 @@ class ReparamError(SiteError):
         )
 
 
-class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...)
+class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
     """Draw sites of a block in another way, with the same distribution.
 
     A site stays in the trace, as a deterministic one of its name; what is drawn are the auxiliary
@@ -75,40 +74,15 @@ class reparam(Handler):  # noqa: N801 (used as a verb: with reparam(config): ...
 
     def __init__(self, config: Config) -> None:
         """Take the strategies."""
+        super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
-        self._where = place().location
-        self._met: list[list[str]] = []
         self._kinds: list[object] = []  # of the strategies that are drawing now
-
-    def __enter__(self) -> Self:
-        """Open the block."""
-        self._met.append([])
-        return super().__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the block.
-
-        Raises:
-            UnknownSiteError: if a strategy was not asked for.
-        """
-        super().__exit__(kind, error, traceback)
-        met = self._met.pop()
-        if error is None and isinstance(self.config, Mapping):
-            missing = [name for name in self.config if name not in met]
-            if missing:
-                free = [name for name in dict.fromkeys(met) if name not in self.config]
-                raise UnknownSiteError("reparam", missing, free, self._where)
 
     def ask(self, request: Request) -> Request:
         """Let a site be a function of others."""
         if request.kind != "sample":
             return request
-        self._met[-1].append(request.name)
+        self.meet(request.name)
         if request.value is not None:
             return request
         strategy = self._strategy_of(request)

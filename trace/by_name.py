@@ -1,0 +1,57 @@
+"""By name: handlers that say something of sites that they name, all of which must be there."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import Location, place
+from ancestral.trace.request import Handler
+
+
+class UnknownSiteError(SiteError):
+    """Something is said of a site that the program has not."""
+
+    def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
+        """Name the sites that were not met, and those that were."""
+        super().__init__(
+            f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
+            f"sites it has that are free are {', '.join(map(repr, met)) or 'none'}"
+        )
+
+
+class ByName(Handler):
+    """Raises at the end of a block that did not ask for all of some names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Take the names."""
+        self._names = tuple(names)
+        self._where = place().location
+        self._met: list[list[str]] = []  # of each block that is open, in their order
+
+    def __enter__(self) -> Self:
+        """Open the block."""
+        self._met.append([])
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the block.
+
+        Raises:
+            UnknownSiteError: if a name was not asked for.
+        """
+        super().__exit__(kind, error, traceback)
+        met = dict.fromkeys(self._met.pop())
+        missing = [name for name in self._names if name not in met]
+        if missing and error is None:
+            free = [name for name in met if name not in self._names]
+            raise UnknownSiteError(type(self).__name__, missing, free, self._where)
+
+    def meet(self, name: str) -> None:
+        """Note that the program has a site of this name."""
+        self._met[-1].append(name)
