@@ -19,8 +19,22 @@ class UnknownSiteError(SiteError):
         """Name the sites that were not met, and those that were."""
         super().__init__(
             f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"sites it has that are free are {', '.join(map(repr, met)) or 'none'}"
+            f"others that it has are {', '.join(map(repr, met)) or 'none'}"
         )
+
+
+def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values that a handler is given, by the name of the site.
+
+    Raises:
+        TypeError: if they are no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{verb} takes a mapping of names to values, not a {type(values).__name__}; a function "
+            f"comes afterwards, as in {verb}(values)(model)"
+        )
+    return dict(values)
 
 
 class _Met(Handler):
@@ -28,7 +42,7 @@ class _Met(Handler):
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
-        self.values = dict(values)
+        self.values = by_name(type(self).__name__, values)
         self._where = place().location
         self._blocks: list[list[str]] = []
 
@@ -77,6 +91,7 @@ class condition(_Met):  # noqa: N801 (used as a verb: with condition({"x": data}
         values: the data by the name of the site.
 
     Raises:
+        TypeError: if the values are no mapping.
         UnknownSiteError: at the end of the block, if it has no such site.
         SiteError: within it, if a value has a wrong type, shape or support.
     """
@@ -96,6 +111,7 @@ class do(_Met):  # noqa: N801
         values: the values by the name of the site.
 
     Raises:
+        TypeError: if the values are no mapping.
         UnknownSiteError: at the end of the block, if it has no such site.
     """
 
