@@ -7,6 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
+from ancestral.trace.checks import ValueTypeError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Location, place
 from ancestral.trace.request import Handler, Request
@@ -113,10 +114,17 @@ class do(_Met):  # noqa: N801
     Raises:
         TypeError: if the values are no mapping.
         UnknownSiteError: at the end of the block, if it has no such site.
+        SiteError: within it, if a value is no tensor.
     """
 
     def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request, intervened on."""
+        """Return the request, intervened on.
+
+        Raises:
+            ValueTypeError: if the value is no tensor.
+        """
+        if not isinstance(value, Tensor):
+            raise ValueTypeError(request, "a torch.Tensor", f"a {type(value).__name__}")
         return replace(request, value=value, is_intervened=True, is_observed=False, origin=None)
 
 

@@ -4,6 +4,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +55,15 @@ def test_the_class_of_a_strategy_is_told_from_a_strategy() -> None:
 def test_a_site_that_is_not_there_is_told_with_those_that_are() -> None:
     with pytest.raises(UnknownSiteError, match=r"no site 'y'; the others that it has are 'z', 'x'"):
         handlers.condition({"y": torch.tensor(0.0)})(model)()
+
+
+@pytest.mark.parametrize("verb", ["condition", "do", "substitute"])
+def test_a_number_in_the_place_of_a_tensor_names_its_site(verb: str) -> None:
+    with an.record(), pytest.raises(an.SiteError, match=r"'z'.* must be a torch.Tensor, not a flo"):
+        getattr(untyped, verb)({"z": 1.0})(model)()
+
+
+def test_a_file_of_something_else_is_told_from_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hi")
+    with pytest.raises(ValueError, match=r"not written by Trace\.save, or was damaged"):
+        an.Trace.load(tmp_path / "notes.txt")
