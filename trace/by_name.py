@@ -1,8 +1,10 @@
 """By name: handlers that say something of sites that they name, all of which must be there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
+
+from torch import Tensor
 
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Location, place
@@ -16,8 +18,22 @@ class UnknownSiteError(SiteError):
         """Name the sites that were not met, and those that were."""
         super().__init__(
             f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"sites it has that are free are {', '.join(map(repr, met)) or 'none'}"
+            f"others that it has are {', '.join(map(repr, met)) or 'none'}"
         )
+
+
+def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values that a handler is given, by the name of the site.
+
+    Raises:
+        TypeError: if they are no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{verb} takes a mapping of names to values, not a {type(values).__name__}; a function "
+            f"comes afterwards, as in {verb}(values)(model)"
+        )
+    return dict(values)
 
 
 class ByName(Handler):

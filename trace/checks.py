@@ -1,5 +1,6 @@
 """Checks of what a program says of a site, before anything is recorded of it."""
 
+import math
 import sys
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, raw
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
@@ -37,6 +39,17 @@ class SiteDistributionError(SiteError):
         )
 
 
+class FactorTypeError(SiteError):
+    """A factor is given as something that is no tensor of numbers."""
+
+    def __init__(self, name: str, where: Place, came: str) -> None:
+        """Name the factor, its line, and what came."""
+        super().__init__(
+            f"factor {name!r} ({where.location}) is {came}; expected the logarithm of the factor, "
+            f"a torch.Tensor of a floating dtype, such as {torch.get_default_dtype()}"
+        )
+
+
 class ValueTypeError(SiteError):
     """The value that a site is given is of a wrong type."""
 
@@ -56,7 +69,20 @@ class ValueShapeError(SiteError):
         super().__init__(
             f"{described(request)} has shape {list(value.shape)}; expected "
             f"{[*fn.batch_shape, *fn.event_shape]}: the batch {list(fn.batch_shape)} (or one that "
-            f"broadcasts with it), and the event {list(fn.event_shape)} of {type(fn).__name__}"
+            "expands to it, or to which it expands), and the event "
+            f"{list(fn.event_shape)} of {type(fn).__name__}"
+        )
+
+
+class WeightShapeError(SiteError):
+    """A mask or a scale has more elements than the site that it weighs."""
+
+    def __init__(self, request: Request, word: str, size: tuple[int, ...], batch: Shape) -> None:
+        """Name the site, its line, the batch and the shape that came."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): its {word} has shape "
+            f"{list(size)}; expected one that broadcasts to the batch {list(batch)} of the site, "
+            f"each element of which counts once: give the {word} that shape, or the site a plate"
         )
 
 
@@ -93,6 +119,14 @@ def check_fn(name: str, fn: object, where: Place) -> None:
     """Raise unless a distribution is one."""
     if not isinstance(fn, Distribution):
         raise SiteDistributionError(name, fn, where)
+
+
+def check_factor(name: str, log_factor: object, where: Place) -> None:
+    """Raise unless the logarithm of a factor is a tensor of numbers."""
+    if not isinstance(log_factor, Tensor):
+        raise FactorTypeError(name, where, f"a {type(log_factor).__name__}")
+    if not log_factor.is_floating_point():
+        raise FactorTypeError(name, where, str(log_factor.dtype))
 
 
 def fitting(request: Request) -> Request:
@@ -132,6 +166,39 @@ def fitting(request: Request) -> Request:
     if whole != theirs:
         raise ValueShapeError(request)
     return replace(request, value=value.expand(*head, *whole, *events))
+
+
+def weighable(request: Request) -> Request:
+    """Return a request that has its value, whose mask and scale make its batch no larger.
+
+    Raises:
+        WeightShapeError: if they would, so that a density counted more than once.
+    """
+    if request.mask is not None:
+        _check_weight(request, "mask", request.mask)
+    if isinstance(request.scale, Tensor):
+        _check_weight(request, "scale", request.scale)
+    return request
+
+
+def _check_weight(request: Request, word: str, weight: Tensor) -> None:
+    fn, value = request.fn, request.value
+    if fn is None or not isinstance(value, Tensor):
+        return
+    size = tuple(raw(Tensor.size, weight))
+    whole = tuple(raw(Tensor.size, value))
+    cases = whole[: len(whole) - len(fn.event_shape)]
+    batch = tuple(torch.broadcast_shapes(fn.batch_shape, cases))
+    ours, theirs = size, batch
+    if request.enumeration is not None:  # a weight may depend on values, to the left of the room
+        room = request.enumeration.room
+        ours, theirs = trailing(size, room), trailing(batch, room)
+    try:
+        is_larger = math.prod(torch.broadcast_shapes(ours, theirs)) != math.prod(theirs)
+    except RuntimeError as error:
+        raise WeightShapeError(request, word, size, batch) from error
+    if is_larger:
+        raise WeightShapeError(request, word, size, batch)
 
 
 def supported(request: Request) -> Request:

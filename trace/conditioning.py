@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ancestral.trace.by_name import ByName
+from ancestral.trace.by_name import ByName, by_name
+from ancestral.trace.checks import ValueTypeError
 from ancestral.trace.request import Handler, Request
 
 
@@ -14,8 +15,8 @@ class _Given(ByName):
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
-        super().__init__(values)
-        self.values = dict(values)
+        self.values = by_name(type(self).__name__, values)
+        super().__init__(self.values)
 
     def ask(self, request: Request) -> Request:
         """Give a sample its value."""
@@ -38,6 +39,7 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
         values: the data by the name of the site.
 
     Raises:
+        TypeError: if the values are no mapping.
         UnknownSiteError: at the end of the block, if it has no such site.
         SiteError: within it, if a value has a wrong type, shape or support.
     """
@@ -57,11 +59,19 @@ class do(_Given):  # noqa: N801
         values: the values by the name of the site.
 
     Raises:
+        TypeError: if the values are no mapping.
         UnknownSiteError: at the end of the block, if it has no such site.
+        SiteError: within it, if a value is no tensor.
     """
 
     def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request, intervened on."""
+        """Return the request, intervened on.
+
+        Raises:
+            ValueTypeError: if the value is no tensor.
+        """
+        if not isinstance(value, Tensor):
+            raise ValueTypeError(request, "a torch.Tensor", f"a {type(value).__name__}")
         return replace(request, value=value, is_intervened=True, is_observed=False, origin=None)
 
 

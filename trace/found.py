@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.checks import fitting, supported
+from ancestral.trace.checks import fitting, supported, weighable
 from ancestral.trace.drawing import base_name, draw
 from ancestral.trace.naming import Place, module_path
 from ancestral.trace.parameters import Held
@@ -44,11 +44,11 @@ def found(
         if request.kind != "sample" or request.is_intervened:
             return named(request)
         if request.value is not None:
-            return given(supported(fitting(request)))
+            return given(weighable(supported(fitting(request))))
         kept = draw(
             fn, held, drawn(), is_reparameterized=is_reparameterized, where=where, request=request
         )
-        return replace(request, value=kept)
+        return weighable(replace(request, value=kept))
 
     request = Request(
         "sample",

@@ -18,13 +18,14 @@ class block(Handler):  # noqa: N801 (used as a verb: with block("z"): ...)
 
     Raises:
         ValueError: if both are given.
+        TypeError: if a name is no text.
     """
 
     def __init__(self, *names: str, where: Callable[[Request], bool] | None = None) -> None:
         """Take what is to be hidden."""
         if names and where is not None:
             raise ValueError("block takes either names or where=, not both")
-        chosen = frozenset(names)
+        chosen = _texts("block", names)
         self._is_hidden = where or (lambda request: not chosen or request.name in chosen)
 
     def ask(self, request: Request) -> Request:
@@ -37,12 +38,25 @@ class expose(Handler):  # noqa: N801
 
     Args:
         names: the names of the sites that are seen.
+
+    Raises:
+        TypeError: if a name is no text.
     """
 
     def __init__(self, *names: str) -> None:
         """Take what is seen."""
-        self._names = frozenset(names)
+        self._names = _texts("expose", names)
 
     def ask(self, request: Request) -> Request:
         """Stop a request that is not exposed."""
         return request if request.name in self._names else replace(request, is_stopped=True)
+
+
+def _texts(verb: str, names: tuple[str, ...]) -> frozenset[str]:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{verb} takes names one by one, as in {verb}('a', 'b'), not a "
+                f"{type(name).__name__}: unpack a list of them with a star"
+            )
+    return frozenset(names)

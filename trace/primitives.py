@@ -20,7 +20,14 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor import untrack
-from ancestral.trace.checks import check_fn, check_name, fitting, supported
+from ancestral.trace.checks import (
+    check_factor,
+    check_fn,
+    check_name,
+    fitting,
+    supported,
+    weighable,
+)
 from ancestral.trace.drawing import declare
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.factor import Factor
@@ -89,8 +96,8 @@ def settled(request: Request) -> Request:
     if request.kind != "sample" or request.is_intervened:
         return named(request)
     if request.value is None:
-        return drawn(request)
-    return given(supported(fitting(request)))
+        return weighable(drawn(request))
+    return given(weighable(supported(fitting(request))))
 
 
 def _partly_observed(
@@ -138,8 +145,9 @@ def factor(name: str, log_factor: Tensor) -> None:
     It is an observed site whose log-probability is the logarithm.
 
     Raises:
-        SiteError: if the name is taken.
+        SiteError: if the name is taken, or the logarithm is no tensor.
     """
+    check_factor(name, log_factor, place())
     fn = Factor(log_factor)
     sample(name, fn, obs=fn.nothing)
 

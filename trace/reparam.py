@@ -88,6 +88,10 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         strategy = self._strategy_of(request)
         if strategy is None:
             return request
+        if isinstance(strategy, type):
+            assert request.fn is not None
+            kind = strategy.__name__
+            raise ReparamError(request, request.fn, f"the class {kind}", f"one of it, {kind}()")
         self._kinds.append(_kind_of(strategy))
         try:
             value = strategy(request)

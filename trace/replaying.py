@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.by_name import by_name
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
@@ -37,11 +38,17 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
         trace: the trace of another run.
 
     Raises:
+        TypeError: if `trace` is none.
         ReplayShapeError: within the block, if a site has another shape than in the trace.
     """
 
     def __init__(self, trace: Trace) -> None:
         """Take the trace."""
+        if not isinstance(trace, Trace):
+            raise TypeError(
+                f"replay takes a Trace, not a {type(trace).__name__}; a function comes afterwards, "
+                "as in replay(trace)(model)"
+            )
         self.trace = trace
 
     def ask(self, request: Request) -> Request:
@@ -77,13 +84,18 @@ def _fits(shape: Shape, expected: Shape, event: int) -> bool:
 class substitute(Handler):  # noqa: N801
     """Give the sites and the parameters of a block values by name, which are no observations.
 
+    A name that the block does not have is none that is missed.
+
     Args:
         values: the values.
+
+    Raises:
+        TypeError: if they are no mapping.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
-        self.values = dict(values)
+        self.values = by_name("substitute", values)
 
     def ask(self, request: Request) -> Request:
         """Give a sample or a parameter its value."""

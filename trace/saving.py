@@ -79,7 +79,12 @@ def load(path: str | Path) -> Content:
 
 
 def _checked(found: bytes) -> Plain:
-    whole = torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)
+    try:
+        whole = torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise StoredTraceError(
+            f"it was not written by Trace.save, or was damaged ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise StoredTraceError("it was not written by Trace.save")
     if whole.get("version") != VERSION:

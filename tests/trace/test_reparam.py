@@ -356,7 +356,9 @@ def test_handlers_around_it_see_the_auxiliary_site() -> None:
     with an.record() as trace, condition({"x_decentered": torch.tensor(-1.0)}), HALVES:
         assert program() == 2.5
     assert trace["x_decentered"].is_observed
-    with pytest.raises(UnknownSiteError, match=r"no site 'x'.*free are 'x_decentered'"):
+    with pytest.raises(
+        UnknownSiteError, match=r"no site 'x'.*others that it has are 'x_decentered'"
+    ):
         condition({"x": VALUE})(HALVES(program))()
 
 
