@@ -5,9 +5,11 @@ back when the last one closes. Only the outermost call counts: what a draw does 
 """
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import (
     Beta,
@@ -23,8 +25,10 @@ from torch.distributions import (
     Wishart,
     kl,
 )
+from torch.distributions.utils import broadcast_all as _broadcast_all
 
-from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
+from ancestral.provenance import watching
+from ancestral.provenance.tensor import ProvenanceTensor, attach, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
@@ -163,6 +167,54 @@ def _checking(original: _Method) -> _Method:
     return checked
 
 
+def _broadcasting(original: _Method) -> _Method:
+    """Return torch's `broadcast_all`, by which most classes take their parameters, cut short.
+
+    Tensors of one shape and numbers come out as they are: as views of that shape, each with the
+    provenance of the one that it is of.
+    """
+
+    @functools.wraps(original)
+    def broadcast(*values: Any) -> Any:
+        if not local.traces or watching.table or watching.is_guarded():
+            return original(*values)
+        first = None
+        for value in values:
+            kind = value.__class__
+            if kind is Tensor or kind is ProvenanceTensor:
+                if first is None:
+                    first = value
+                elif value.shape != first.shape:
+                    return original(*values)
+            elif kind is not float and kind is not int:
+                return original(*values)
+        if first is None or not first.dtype.is_floating_point:
+            return original(*values)
+        return tuple([_spread(value, first) for value in values])
+
+    return broadcast
+
+
+def _spread(value: Any, first: Tensor) -> Tensor:
+    """Return a tensor, or a number as one, in the shape of the first."""
+    size = raw(Tensor.size, first)
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=first.dtype, device=first.device).expand(size)
+    twin: Any = raw(Tensor.expand, value, size)
+    if isinstance(value, ProvenanceTensor) and value._provenance.universe.state != "settled":
+        attach(twin, value._provenance)
+        twin._form = value._form if value._written == -1 else None
+    return twin  # type: ignore[no-any-return]
+
+
+# The modules of torch's families that broadcast their parameters.
+_BROADCASTING = tuple(
+    module
+    for name, module in sys.modules.items()
+    if name.startswith("torch.distributions.") and hasattr(module, "broadcast_all")
+)
+
+
 @functools.lru_cache(maxsize=1024)
 def _is_plain(kind: type[Any]) -> bool:
     """Return whether a class is torch's own and has no part that may be a user's."""
@@ -234,6 +286,10 @@ class _Distributions(Replacing):
             self._replace_methods(kind)
         for name in ("__init__", "_validate_sample"):
             self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
+        for module in _BROADCASTING:
+            if module.broadcast_all is not _broadcast_all:
+                continue  # somebody else has replaced it
+            self.replace(module, "broadcast_all", _cached(_broadcasting, module.broadcast_all))
         for kind, names in _BY_MEANING.items():
             for name in names.split():
                 self._replace_computed(kind, name)

@@ -36,7 +36,7 @@ from ancestral.trace.params import valued
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current
 from ancestral.trace.request import Request, answer, is_handled
-from ancestral.trace.sites import drawn, given, named, spread
+from ancestral.trace.sites import drawn, given, named, spread, value_of
 from ancestral.trace.stack import local
 
 
@@ -71,6 +71,7 @@ def sample(
     spread_fn = spread(fn, plates) if plates else fn
     if obs_mask is not None:
         return _partly_observed(name, spread_fn, obs, obs_mask, infer)
+    handled = is_handled()
     request = Request(
         "sample",
         name,
@@ -82,9 +83,12 @@ def sample(
         infer={} if infer is None else infer,
         scale=scale_of(plates) if plates else 1.0,
         plates=plates,
-        traces=() if is_handled() else local.traces,
+        traces=() if handled else local.traces,
     )
-    answered = answer(request, settled) if is_handled() else settled(request)
+    if not handled and obs is None:  # the most frequent case
+        value: Tensor = value_of(request)
+        return value
+    answered = answer(request, settled) if handled else settled(request)
     assert answered.value is not None
     return answered.value
 

@@ -32,16 +32,21 @@ def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
 
 def drawn(request: Request) -> Request:
     """Answer a request for a sample with a draw, which the open recordings take in."""
+    return replace(request, value=value_of(request))
+
+
+def value_of(request: Request) -> Any:
+    """Return the draw that a request for a sample is answered with."""
     fn: Any = request.fn
     if not local.traces:
-        return replace(request, value=fn.rsample() if request.is_reparameterized else fn.sample())
+        return fn.rsample() if request.is_reparameterized else fn.sample()
     value = unseen(fn, request.is_reparameterized)
     held = parameters(fn)
     if isinstance(value, Tensor) and is_within_transform(value):
         if is_noise(item.tensor for item in held):
-            return replace(request, value=value)
+            return value
         raise TransformedDrawError(type(fn).__name__, request.where)
-    kept = draw(
+    return draw(
         fn,
         held,
         value,
@@ -49,7 +54,6 @@ def drawn(request: Request) -> Request:
         where=request.where,
         request=request,
     )
-    return replace(request, value=kept)
 
 
 def given(request: Request) -> Request:
