@@ -13,7 +13,6 @@ from torch.distributions import Normal
 
 import ancestral as an
 from ancestral import handlers
-from ancestral.trace.conditioning import UnknownSiteError
 
 untyped: Any = handlers  # these are wrong by their types as well
 
@@ -53,7 +52,9 @@ def test_the_class_of_a_strategy_is_told_from_a_strategy() -> None:
 
 
 def test_a_site_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(UnknownSiteError, match=r"no site 'y'; the others that it has are 'z', 'x'"):
+    with pytest.raises(
+        handlers.UnknownSiteError, match=r"no site 'y'; the others that it has are 'z', 'x'"
+    ):
         handlers.condition({"y": torch.tensor(0.0)})(model)()
 
 
