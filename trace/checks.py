@@ -134,7 +134,8 @@ def fitting(request: Request) -> Request:
 
     Raises:
         ValueTypeError: if the value is no tensor, or of a type that the distribution has not.
-        ValueShapeError: if the shapes do not fit; sizes are never multiplied with each other.
+        ValueShapeError: if the shapes do not fit; sizes are never multiplied with each other, and
+            only data may have more cases than the distribution.
     """
     fn, value = request.fn, request.value
     assert fn is not None
@@ -161,7 +162,8 @@ def fitting(request: Request) -> Request:
         whole = torch.broadcast_shapes(ours, theirs)
     except RuntimeError as error:
         raise ValueShapeError(request) from error
-    if whole == ours:
+    is_free = request.is_observed or request.enumeration is not None
+    if whole == ours and (is_free or ours == theirs):
         return request
     if whole != theirs:
         raise ValueShapeError(request)

@@ -97,7 +97,9 @@ def settled(request: Request) -> Request:
     """Give a request its value, and take it into the recordings that see it."""
     if request.kind == "param":
         return named(replace(request, value=valued(request)))
-    if request.kind != "sample" or request.is_intervened:
+    if request.kind == "sample" and request.is_intervened:
+        return named(fitting(request))
+    if request.kind != "sample":
         return named(request)
     if request.value is None:
         return weighable(drawn(request))
