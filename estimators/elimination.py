@@ -5,14 +5,13 @@ left of each factor is multiplied over the repetitions that none of its sites is
 al. (2019), "Tensor variable elimination for plated factor graphs", algorithm 1.
 """
 
-import heapq
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ancestral.estimators.elimination_order import steps_of
 from ancestral.estimators.factors import LogFactor, Repetition, is_same_scale
 from ancestral.estimators.log_space import Table, along, multiplied, product, summed
 from ancestral.trace.enumerated import Variable
@@ -68,7 +67,11 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
         here = [factor for factor in pending if factor.repetitions == deepest]
         pending = [factor for factor in pending if factor.repetitions != deepest]
         local = {v: owner for v, owner in owners.items() if places[v] == deepest}
-        for factor in _summed_out(here, local):
+        # Sites that do not count once go first: afterwards, what they were in may count once.
+        scaled = {v: owner for v, owner in local.items() if not is_same_scale(owner.scale, 1.0)}
+        for group in (scaled, {v: local[v] for v in local if v not in scaled}):
+            here = _summed_out(here, group)
+        for factor in here:
             around = frozenset[Repetition]().union(*(places[v] for v in factor.variables))
             if not around < deepest and (around or deepest):
                 raise IntractablePlatesError(factor, places)
@@ -117,38 +120,15 @@ def _scaled(factor: LogFactor) -> Table:
 def _summed_out(
     factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor]
 ) -> list[LogFactor]:
-    """Return factors whose product is the sum over variables, the cheapest of which go first."""
-    alive = dict(enumerate(factors))
-    buckets: dict[Variable, set[int]] = {variable: set() for variable in owners}
-    for number, factor in alive.items():
-        for variable in factor.variables:
-            if variable in buckets:
-                buckets[variable].add(number)
-    order = {variable: rank for rank, variable in enumerate(buckets)}
-    costs = {variable: _cost(alive[n] for n in bucket) for variable, bucket in buckets.items()}
-    heap = [(cost, order[variable], variable) for variable, cost in costs.items()]
-    heapq.heapify(heap)
-    while heap:
-        cost, _, variable = heapq.heappop(heap)
-        if variable not in buckets or cost != costs[variable]:
-            continue
-        bucket = sorted(buckets.pop(variable))
-        if not bucket:
-            continue
-        made = _sum_of([alive.pop(number) for number in bucket], variable, owners[variable])
-        number = len(factors) + len(order) - len(buckets)
-        alive[number] = made
-        for neighbour in made.variables:
-            if neighbour in buckets:
-                buckets[neighbour] = (buckets[neighbour] - set(bucket)) | {number}
-                costs[neighbour] = _cost(alive[n] for n in buckets[neighbour])
-                heapq.heappush(heap, (costs[neighbour], order[neighbour], neighbour))
-    return list(alive.values())
-
-
-def _cost(factors: Iterable[LogFactor]) -> int:
-    """Return how many elements the product of factors has."""
-    return math.prod({k: n for f in factors for k, n in f.table.sizes.items()}.values())
+    """Return factors whose product is the sum over the variables that have these owners."""
+    sizes = {axis: size for factor in factors for axis, size in factor.table.sizes.items()}
+    steps = steps_of([frozenset(f.table.axes) for f in factors], sizes, list(owners))
+    found = list(factors)
+    for step in steps:
+        joined = [found[number] for number in step.joined]
+        found.append(_sum_of(joined, step.variable, owners[step.variable]))
+    spent = {number for step in steps for number in step.joined}
+    return [factor for number, factor in enumerate(found) if number not in spent]
 
 
 def _sum_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) -> LogFactor:

@@ -7,8 +7,7 @@ Every figure is a ratio to plain torch, from interleaved rounds of which the fas
 import math
 import sys
 import timeit
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
@@ -20,38 +19,10 @@ from ancestral.tools.belief_net import BeliefNet
 from ancestral.tools.chain import Chain, pyro_chain
 from ancestral.tools.demo import gradient_variance
 from ancestral.tools.digits import load
+from ancestral.tools.rows import Row, ratios
 from ancestral.tools.scale import SIZES, report
 from ancestral.tools.variance import folds
 from ancestral.trace.record import record
-
-Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a figure, and the bound that it must keep."""
-
-    name: str
-    figure: float
-    bound: float | None = None
-
-    def cells(self) -> tuple[str, str, str]:
-        """Return the cells of the line."""
-        if self.bound is None:
-            return self.name, f"{self.figure:.3g}", ""
-        kept = "" if self.figure <= self.bound else "  MISSED"
-        return self.name, f"{self.figure:.3g}", f"at most {self.bound:.3g}{kept}"
-
-
-def ratios(steps: Sequence[Step], number: int, rounds: int = 15) -> list[float]:
-    """Return the times of the steps as ratios to the first, the fastest of interleaved rounds."""
-    best = [math.inf] * len(steps)
-    for step in steps:
-        step()
-    for _ in range(rounds):
-        for index, step in enumerate(steps):
-            best[index] = min(best[index], timeit.timeit(step, number=number))
-    return [time / best[0] for time in best]
 
 
 def tracked_pair() -> tuple[Tensor, Tensor, Tensor, Tensor]:

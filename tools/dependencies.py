@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from ancestral.tools.bench import Row
+from ancestral.tools.rows import Row
 from ancestral.tools.scale import chain, layered
 from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.primitives import sample

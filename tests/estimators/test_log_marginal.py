@@ -297,6 +297,27 @@ def test_sites_that_count_differently_often_and_are_summed_out_together_raise(
         an.log_marginal(trace)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_sites_that_do_not_count_once_are_summed_out_before_those_that_do(
+    is_first: bool, size: int
+) -> None:
+    """What counts once is a sum over the other, whatever the order of the sites and their sizes."""
+    other = torch.arange(1.0, size + 1).double().log_softmax(0)
+    with an.record() as trace, enumeration(first_dim=-1):
+        if is_first:
+            z = an.sample("z", Categorical(WEIGHTS))
+        with scale(3.0):
+            w = an.sample("w", Categorical(logits=other))
+        if not is_first:
+            z = an.sample("z", Categorical(WEIGHTS))
+        with scale(3.0):
+            an.observe("x", Normal(MEANS[z] + w, 1.0), torch.tensor(1.0).double())
+    fit = Normal(MEANS[:, None] + torch.arange(size), 1.0).log_prob(torch.tensor(1.0).double())
+    inner = 3 * (other + fit).logsumexp(1)
+    close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
+
+
 def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
     def once() -> Callable[[], None]:
         return enumeration()(lambda: mixture(POINTS))
