@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from torch.distributions import Distribution
 
 from ancestral.provenance import watching
 from sweep.table import table
@@ -21,11 +22,13 @@ settings.load_profile("ancestral")
 
 
 @pytest.fixture(autouse=True)
-def _unwatched() -> Iterator[None]:
-    """Forget what a test wrote into, which would be looked for in every op of the next."""
+def _untouched() -> Iterator[None]:
+    """Forget what a test wrote into, and what it switched: the next begins as the first did."""
+    validates = Distribution._validate_args
     yield
     watching.table.clear()
     watching.unwatch()
+    Distribution.set_default_validate_args(validates)  # which other libraries switch off
 
 
 @pytest.fixture

@@ -38,8 +38,7 @@ from ancestral.provenance import (
     watching,
     writes,
 )
-from ancestral.trace import constructors, transforms
-from ancestral.trace import record as recording
+from ancestral.trace import constructors, drawing, transforms
 from ancestral.trace.record import record
 from oracles import replaying
 
@@ -262,7 +261,7 @@ HANDLERS = [
     # A value that was drawn is a tensor that was computed: one of the two is enough.
     Handler(
         "later draws",
-        without_control((recording, "_controlled", lambda found, shape: found)),
+        without_control((drawing, "controlled", lambda found, shape: found)),
         programs=("draws_in_a_scope",),
     ),
     Handler(

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra import Source, Universe
 from ancestral.provenance.tensor import alias, attach
+from ancestral.tools.agreement import agreement_rows
 from ancestral.tools.belief_net import BeliefNet
 from ancestral.tools.chain import Chain, pyro_chain
 from ancestral.tools.demo import gradient_variance
+from ancestral.tools.dependencies import dependency_rows
 from ancestral.tools.digits import load
+from ancestral.tools.recording import recording_rows
 from ancestral.tools.rows import Row, ratios
 from ancestral.tools.scale import SIZES, report
 from ancestral.tools.variance import folds
@@ -149,6 +152,7 @@ def main() -> int:
     rows = [
         *(*op_rows(), *mlp_rows(), *chain_rows(), *scale_rows()),
         *(*belief_net_rows(), *model_rows()),
+        *(*agreement_rows(), *recording_rows(), *dependency_rows()),
     ]
     width = max(len(row.name) for row in rows)
     for row in rows:

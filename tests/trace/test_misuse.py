@@ -72,7 +72,12 @@ def test_a_file_of_something_else_is_told_from_a_trace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("handler", [an.handlers.do, an.handlers.substitute])
 def test_a_free_site_takes_no_more_cases_than_it_has(handler: Any) -> None:
-    with pytest.raises(an.SiteError, match=r"'z' .* has shape \[7, 1\]; expected \[\]"):
-        with an.record(), handler({"z": torch.zeros(7, 1)}):
-            z = an.sample("z", Normal(0.0, 1.0))
-            an.sample("x", Normal(z * torch.ones(4), 1.0), obs=torch.zeros(4))
+    def program() -> None:
+        z = an.sample("z", Normal(0.0, 1.0))
+        an.sample("x", Normal(z * torch.ones(4), 1.0), obs=torch.zeros(4))
+
+    with (
+        an.record(),
+        pytest.raises(an.SiteError, match=r"'z' .* has shape \[7, 1\]; expected \[\]"),
+    ):
+        handler({"z": torch.zeros(7, 1)})(program)()
