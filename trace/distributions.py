@@ -195,11 +195,14 @@ def _broadcasting(original: _Method) -> _Method:
     return broadcast
 
 
+_full: Callable[..., Tensor] = torch.full  # torch's own, which a recording replaces
+
+
 def _spread(value: Any, first: Tensor) -> Tensor:
     """Return a tensor, or a number as one, in the shape of the first."""
     size = raw(Tensor.size, first)
     if not isinstance(value, Tensor):
-        return torch.tensor(value, dtype=first.dtype, device=first.device).expand(size)
+        return _full(size, value, dtype=first.dtype, device=first.device)
     twin: Any = raw(Tensor.expand, value, size)
     if isinstance(value, ProvenanceTensor) and value._provenance.universe.state != "settled":
         attach(twin, value._provenance)

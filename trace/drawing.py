@@ -18,6 +18,7 @@ from ancestral.provenance.tensor import (
     raw,
     untrack,
 )
+from ancestral.trace.keys import unmet
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
 from ancestral.trace.parameters import Held, factorized, inflow, parameters
@@ -74,7 +75,8 @@ def draw(
     source = Source(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
-    plain = alias(shown) if is_reparameterized else raw(_copied, shown)
+    with unmet():
+        plain = alias(shown) if is_reparameterized else raw(_copied, shown)
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)

@@ -22,7 +22,6 @@ from torch.distributions.transforms import _InverseTransform
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Shape
-from ancestral.provenance.inference import tracked
 from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import provenance
 
@@ -239,15 +238,19 @@ def inflow(
     is not torch's own, and for sources that no parameter shows.
     """
     found: Provenance | None = None
+    given: list[Provenance] = []
     for tensor, event in held:
         ours = provenance(tensor)
-        if ours is not None and len(ours.shape) - event > len(shape) and not is_of_torch(fn):
+        if ours is None:
+            continue
+        given.append(ours)
+        if len(ours.shape) - event > len(shape) and not is_of_torch(fn):
             event = UNKNOWN  # a value that is given may have fewer dimensions, a user's draw too
-        moved = None if ours is None else _over(ours, shape, event)
+        moved = _over(ours, shape, event)
         if moved is not None:
             found = moved if found is None else found.union(moved)
     if found is not None:
-        note(type(fn).__name__, found, tracked([tensor for tensor, _ in held]))
+        note(type(fn).__name__, found, given)
     if drawn is None:
         return found
     is_explained = (
