@@ -75,8 +75,7 @@ def draw(
     source = Source(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
-    with unmet():
-        plain = alias(shown) if is_reparameterized else raw(_copied, shown)
+    plain = _aside(shown) if is_reparameterized else raw(_copied, shown)
     gate = Gate()
     if is_reparameterized and plain.requires_grad:
         raw(_register_hook, shown, gate)
@@ -109,6 +108,12 @@ def draw(
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _aside(value: Tensor) -> Tensor:
+    """Return an alias that no kernel of a recording meets."""
+    with unmet():
+        return alias(value)
 
 
 def _copied(value: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def handlers() -> tuple[Handler, ...]:
 
 def is_handled() -> bool:
     """Return whether any handler is open that may change what plain torch draws."""
-    return not all(handler.is_recorder for handler in _stack.get())
+    return bool([handler for handler in _stack.get() if not handler.is_recorder])
 
 
 def answer(request: Request, settle: Callable[[Request], Request]) -> Request:

@@ -32,7 +32,10 @@ class _Local(threading.local):
         """The open recordings, outermost first."""
         found = _open.get()
         # A task may outlive the recording that it was started in.
-        return found if all(t.is_open for t in found) else tuple(t for t in found if t.is_open)
+        for trace in found:  # asked some times for each draw: no generator
+            if not trace.is_open:
+                return tuple(t for t in found if t.is_open)
+        return found
 
     def push(self, trace: "Trace") -> None:
         """Open a recording."""
