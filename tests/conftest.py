@@ -24,11 +24,10 @@ settings.load_profile("ancestral")
 @pytest.fixture(autouse=True)
 def _untouched() -> Iterator[None]:
     """Forget what a test wrote into, and what it switched: the next begins as the first did."""
-    validates = Distribution._validate_args
+    Distribution.set_default_validate_args(True)  # other libraries switch it off
     yield
     watching.table.clear()
     watching.unwatch()
-    Distribution.set_default_validate_args(validates)  # which other libraries switch off
 
 
 @pytest.fixture

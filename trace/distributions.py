@@ -28,7 +28,7 @@ from torch.distributions import (
 from torch.distributions.utils import broadcast_all as _broadcast_all
 
 from ancestral.provenance import watching
-from ancestral.provenance.tensor import ProvenanceTensor, attach, provenance, raw
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
@@ -170,8 +170,7 @@ def _checking(original: _Method) -> _Method:
 def _broadcasting(original: _Method) -> _Method:
     """Return torch's `broadcast_all`, by which most classes take their parameters, cut short.
 
-    Tensors of one shape and numbers come out as they are: as views of that shape, each with the
-    provenance of the one that it is of.
+    Tensors of one shape come out as they are, and numbers as tensors of that shape.
     """
 
     @functools.wraps(original)
@@ -199,15 +198,10 @@ _full: Callable[..., Tensor] = torch.full  # torch's own, which a recording repl
 
 
 def _spread(value: Any, first: Tensor) -> Tensor:
-    """Return a tensor, or a number as one, in the shape of the first."""
-    size = raw(Tensor.size, first)
-    if not isinstance(value, Tensor):
-        return _full(size, value, dtype=first.dtype, device=first.device)
-    twin: Any = raw(Tensor.expand, value, size)
-    if isinstance(value, ProvenanceTensor) and value._provenance.universe.state != "settled":
-        attach(twin, value._provenance)
-        twin._form = value._form if value._written == -1 else None
-    return twin  # type: ignore[no-any-return]
+    """Return a tensor of the shape of the first as it is, as torch does, or a number as one."""
+    if isinstance(value, Tensor):
+        return value
+    return _full(raw(Tensor.size, first), value, dtype=first.dtype, device=first.device)
 
 
 # The modules of torch's families that broadcast their parameters.
