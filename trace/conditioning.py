@@ -1,5 +1,6 @@
 """Conditioning: which sites are data, and which are set from outside."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from ancestral.trace.checks import ValueTypeError
 from ancestral.trace.request import Handler, Request
 
 
-class _Given(ByName):
+class _Given(ByName, ABC):
     """Gives samples values by name."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
@@ -27,9 +28,9 @@ class _Given(ByName):
             return request
         return self.give(request, self.values[request.name])
 
+    @abstractmethod
     def give(self, request: Request, value: Tensor) -> Request:
         """Return the request with the value."""
-        raise NotImplementedError
 
 
 class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": data}): ...)
