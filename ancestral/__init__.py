@@ -35,7 +35,12 @@ from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
 from ancestral.estimators.predictive import Predictive
-from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
+from ancestral.estimators.problem import (
+    CaughtError,
+    ForgottenRecordingError,
+    OtherRecordingError,
+    SettledError,
+)
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import ConfinedError, EscapeError
@@ -74,6 +79,7 @@ __all__ = [
     "EscapeError",
     "Explanation",
     "Extent",
+    "ForgottenRecordingError",
     "Graph",
     "GuideError",
     "Importance",

@@ -70,8 +70,10 @@ def _decided(problem: Problem, is_scored: Callable[[Node], bool]) -> Problem:
     scored: set[str] = set()
     for node in problem.nodes.values():
         if node.is_reparameterized:
-            node.gate.is_shut = node.is_learned and is_scored(node)
-            if node.gate.is_shut:
+            is_shut = node.is_learned and is_scored(node)
+            if node.gate is not None:
+                node.gate.is_shut = is_shut
+            if is_shut:
                 scored.add(node.name)
     if not scored:
         return problem

@@ -16,6 +16,7 @@ from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
+from ancestral.trace.stack import MOST_KEPT
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
 
 
@@ -53,6 +54,20 @@ class OtherRecordingError(ValueError):
             f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
             "score would be lost; compute both within one an.record(), take the gradient of the "
             "other recording first, or cut the dependency with an.untrack"
+        )
+
+
+class ForgottenRecordingError(RuntimeError):
+    """A loss depends on a recording that nobody has kept, and whose gradient was never taken."""
+
+    def __init__(self, universe: Universe) -> None:
+        """Name the sites."""
+        names = [repr(source.name) for source in universe.sources if source.inflow is None]
+        super().__init__(
+            f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
+            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} recordings have "
+            "ended since; hold the trace until the gradient is taken (with an.record() as trace:), "
+            "take the gradient earlier, or cut the dependency with an.untrack"
         )
 
 
@@ -103,7 +118,10 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     _check_shapes(loss, gradient)
     if universe.state == "settled":
         raise SettledError
-    if not isinstance(universe.owner, Trace):
+    trace = universe.owner
+    if universe.is_orphaned:
+        raise ForgottenRecordingError(universe)
+    if not isinstance(trace, Trace):
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
     _refuse_failures(universe)
     parts = terms_of(loss, gradient)
@@ -112,7 +130,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     decisions = decisions_of(universe)
     terms = [*parts.terms, *_constants(parts, decisions)]
     terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(universe.owner, terms, whole, blurred=decisions.finished)
+    return _assemble(trace, terms, whole, blurred=decisions.finished)
 
 
 def examined_costs(trace: Trace) -> Problem:
@@ -316,6 +334,8 @@ def _refuse_other(other: Universe | None, ours: Universe) -> None:
     """Raise if scores of another recording would be lost: those that nobody has asked for."""
     if other is None or other is ours or other.state != "open":
         return
+    if other.is_orphaned:
+        raise ForgottenRecordingError(other)
     if isinstance(other.owner, Trace):
         for node in other.owner.everything:
             if node.is_score and node.is_learned:

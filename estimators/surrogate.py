@@ -14,7 +14,7 @@ from ancestral.estimators.pathwise import Choice, chosen
 from ancestral.estimators.problem import Problem, problem_of, problem_of_costs
 from ancestral.estimators.scores import products
 from ancestral.estimators.terms import owned
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.operators import before_backward
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.node import Node
@@ -129,15 +129,9 @@ class MissingScoreWarning(UserWarning):
 
 def _warn_of_missing_scores(found: Provenance) -> None:
     """Warn if the plain gradient of a tensor leaves out scores that nobody has asked for."""
-    owner = found.universe.owner
-    if isinstance(owner, Trace) and found.universe.state == "open":
-        universe = found.universe
-        kinked = universe.kinked(found.members)
-        names = [
-            repr(n.name)
-            for n in owner.values()
-            if n.is_learned and (n.is_score or n.source in kinked)
-        ]
+    universe = found.universe
+    if universe.state == "open" and (universe.is_orphaned or isinstance(universe.owner, Trace)):
+        names = _missing(universe, found)
         if names:
             warnings.warn(
                 f"loss.backward() leaves out the score function of {', '.join(names[:5])}"
@@ -146,6 +140,18 @@ def _warn_of_missing_scores(found: Provenance) -> None:
                 MissingScoreWarning,
                 stacklevel=3,
             )
+
+
+def _missing(universe: Universe, found: Provenance) -> list[str]:
+    """Return the names of the sites whose scores are missing, of all sites if it is forgotten."""
+    if not isinstance(universe.owner, Trace):
+        return [repr(source.name) for source in found.sources]
+    kinked = universe.kinked(found.members)
+    return [
+        repr(node.name)
+        for node in universe.owner.values()
+        if node.is_learned and (node.is_score or node.source in kinked)
+    ]
 
 
 before_backward.append(_warn_of_missing_scores)

@@ -19,6 +19,7 @@ Provenance([4], z: 0)
 Provenance([4, 3], z: 0 -)
 """
 
+import functools
 import heapq
 import itertools
 import os
@@ -27,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from ancestral.provenance.alignment import (
     LOST,
@@ -80,9 +81,9 @@ alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictiona
 class Universe:
     """The sources that one recording can meet, in the order they were met, and their provenances.
 
-    `owner` is whoever the sources belong to. `state` is "open" until a gradient is asked of the
-    sources, "used" from then on, and "settled" once it was taken for good. To other universes, the
-    values of one that is not open are constants.
+    `owner` is whoever the sources belong to, kept alive by us until it is released. `state` is
+    "open" until a gradient is asked of the sources, "used" from then on, and "settled" once it was
+    taken for good. To other universes, the values of one that is not open are constants.
 
     `differentiable` are the sources through which a pathwise derivative is taken: a kink on the way
     from one of them to a cost would bias it.
@@ -91,12 +92,13 @@ class Universe:
     __slots__ = (
         "__weakref__",
         "_interned",
+        "_kept",
         "_lock",
+        "_owner",
         "decisions",
         "differentiable",
         "kinks",
         "mixes",
-        "owner",
         "serial",
         "sources",
         "state",
@@ -112,7 +114,8 @@ class Universe:
         # No other has the same, be it of another process or of a later one.
         self.token = (os.getpid(), self.serial, _started)
         alive[self.token] = self
-        self.owner = owner
+        self._kept = owner
+        self._owner = None if owner is None else ref(owner)
         self.state = "open"
         self.sources: dict[Source, int] = {}
         self.decisions: Any = None  # what Python may have branched on: see `control`
@@ -124,9 +127,32 @@ class Universe:
         self._interned: dict[tuple[Shape, frozenset[tuple[Alignment, Sources]]], Provenance] = {}
 
     @property
+    def owner(self) -> object:
+        """Whoever the sources belong to, None if nobody does, or if it is no more."""
+        return None if self._owner is None else self._owner()
+
+    @owner.setter
+    def owner(self, owner: object) -> None:
+        self._kept = owner
+        self._owner = None if owner is None else ref(owner)
+
+    def release(self) -> None:
+        """Keep the owner alive no longer: it lives as long as somebody else wants it.
+
+        A tensor that autograd saved refers to us, and an owner to what autograd has saved; Python's
+        collector does not see such a circle.
+        """
+        self._kept = None
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether there was an owner that is no more."""
+        return self._owner is not None and self._owner() is None
+
+    @property
     def seniority(self) -> tuple[bool, bool, int]:
         """Order universes by which of two adopts the other's sources: the greater does."""
-        return (self.state == "open", self.owner is not None, self.serial)
+        return (self.state == "open", self._owner is not None, self.serial)
 
     def number(self, source: Source) -> int:
         """Return the number of `source`, met now or before: the older has the lesser."""
@@ -205,11 +231,7 @@ class Universe:
         The leading dimensions of the value are those of the source; what follows is an event.
         """
         self.number(source)
-        dims = tuple(
-            d if d < len(source.shape) and size == source.shape[d] and size != 1 else LOST
-            for d, size in enumerate(shape)
-        )
-        return self.intern(shape, {Alignment(dims): frozenset((source,))})
+        return self.intern(shape, {_leading(source.shape, shape): frozenset((source,))})
 
     def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on sources we know not how."""
@@ -224,6 +246,17 @@ class Universe:
         for source in foreign.universe.in_order(foreign.members):
             self.number(source)
         return self.intern(foreign.shape, dict(foreign.entries))
+
+
+@functools.lru_cache(maxsize=4096)
+def _leading(source: Shape, value: Shape) -> Alignment:
+    """Return the alignment of a value whose leading dimensions are those of its source."""
+    return Alignment(
+        tuple(
+            d if d < len(source) and size == source[d] and size != 1 else LOST
+            for d, size in enumerate(value)
+        )
+    )
 
 
 class Provenance:
@@ -257,7 +290,9 @@ class Provenance:
             entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
         )
         self._calls: dict[Any, Provenance | None] | None = None
-        self.made_from: list[Provenance] = []  # see `mixing`, as for the dimensions kept apart
+        self.made_from: tuple[
+            Provenance, ...
+        ] = ()  # see `mixing`, as for the dimensions kept apart
         self.kept: dict[Source, frozenset[int]] | None = None
         self.indexed: dict[Source, frozenset[int]] | None = None
         self._kinked: Provenance | None = None

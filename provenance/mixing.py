@@ -89,7 +89,7 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
         if operand is result:
             continue
         if operand not in result.made_from and len(result.made_from) < MOST_NOTED:
-            result.made_from.append(operand)
+            result.made_from = (*result.made_from, operand)
         if _mixes(operand, result, ours):
             noted = result.universe.mixes.setdefault((operand, result), [])
             mix = Mix(op, Universe.locate())

@@ -151,7 +151,7 @@ def untrack(tensor: Tensor) -> Tensor:
 
 
 # The modes of the thread too, of which one looks operands up.
-_Disabled = torch._C.DisableTorchFunction
+Unseen = torch._C.DisableTorchFunction
 
 
 def alias(tensor: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def alias(tensor: Tensor) -> Tensor:
 
     A sparse one has no views: with a history, it is a copy.
     """
-    with _Disabled():
+    with Unseen():
         try:
             return tensor[...]  # unlike that of a view, its backward takes sparse gradients
         except RuntimeError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import inspect
 import pickle
 import re
@@ -483,6 +484,26 @@ def test_caught_errors() -> None:
             torch.ones(2)[z.long() + 2]
         with pytest.raises(an.CaughtError, match=r"test_guarantees.py:\d+ raised"):
             an.backward(z.sum())
+
+
+def test_forgotten_recordings() -> None:
+    """The gradient of a recording whose trace nobody holds, once eight others of the thread have
+    ended: so an evaluation that asks for no gradient lets go of its memory, within `torch.no_grad`
+    or not.
+    """
+    (theta,) = leaves()
+    with an.record() as held:
+        mine = (drawn(theta) * theta).sum()
+    for ended in range(9):
+        with an.record():
+            loss = (drawn(theta) * theta).sum()
+        if ended == 0:
+            forgotten = loss
+    gc.collect()
+    with pytest.raises(an.ForgottenRecordingError, match="hold the trace"):
+        an.backward(forgotten)
+    an.backward(mine)
+    assert list(held) == ["z"]
 
 
 def test_noise_by_hand() -> None:

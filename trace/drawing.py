@@ -1,5 +1,6 @@
 """Drawing: how a draw, an observation or a cost becomes a node of the open recordings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from ancestral.provenance.control import (
 )
 from ancestral.provenance.tensor import (
     ProvenanceTensor,
+    Unseen,
     alias,
     attach,
     provenance,
@@ -49,6 +51,8 @@ def draw(
     *,
     is_reparameterized: bool,
     where: Place,
+    name: str | None = None,
+    infer: Mapping[str, Any] | None = None,
     request: Request | None = None,
 ) -> Any:
     """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
@@ -59,25 +63,29 @@ def draw(
         value: what was drawn, [*sample, *batch, *event].
         is_reparameterized: whether gradients flow through the value.
         where: the user's call.
-        request: what the program asked for, where it named the site.
+        name: what the program calls the site, None for a draw of plain torch.
+        infer: what the program says of how to infer it.
+        request: what handlers made of it, None where none is open.
     """
     is_learned = any(tensor.requires_grad for tensor, _ in held)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
             raise UnsupportedDrawError(fn, value, where)
         return value
+    is_declared = name is not None or request is not None
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
     found = controlled(inflow(fn, held, shape, provenance(value)), shape)
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
-    name = _site_name(fn, where, path, request)
+    name = _site_name(fn, where, path, name, request)
     source = Source(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
-    plain = _aside(shown) if is_reparameterized else raw(_copied, shown)
-    gate = Gate()
+    plain = _aside(shown) if is_reparameterized else _copied(shown)
+    gate = None
     if is_reparameterized and plain.requires_grad:
+        gate = Gate()
         raw(_register_hook, shown, gate)
         universe.differentiable.add(source)
     node = Node(
@@ -92,10 +100,10 @@ def draw(
         module_path=path,
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
-        is_declared=request is not None,
+        is_declared=is_declared,
         scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
         mask=None if request is None else request.mask,
-        infer={} if request is None else request.infer,
+        infer=request.infer if request is not None else {} if infer is None else infer,
         enumeration=None if request is None else request.enumeration,
         cond_indep_stack=plates if request is None else request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
@@ -117,7 +125,9 @@ def _aside(value: Tensor) -> Tensor:
 
 
 def _copied(value: Tensor) -> Tensor:
-    return (value.detach() if value.requires_grad else value).clone()
+    """Return a copy without history."""
+    with Unseen():
+        return (value.detach() if value.requires_grad else value).clone()
 
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
@@ -201,11 +211,13 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     return found
 
 
-def _site_name(fn: Distribution, where: Place, path: str, request: Request | None) -> str:
+def _site_name(
+    fn: Distribution, where: Place, path: str, name: str | None, request: Request | None
+) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
     outermost = local.traces[0]
     if request is None:
-        return outermost.fresh_name(base_name(fn, where, path))
+        return outermost.fresh_name(base_name(fn, where, path)) if name is None else name
     if request.is_found and request.name in outermost:
         return outermost.fresh_name(request.name)
     return request.name if request.traces else outermost.fresh_name(f"{request.name} (hidden)")

@@ -53,9 +53,7 @@ def place() -> Place:
         frame = frame.f_back
     if frame is None:  # called from torch's own threads
         return Place(Location("<unknown>", 0, "<unknown>"), None, ())
-    code = frame.f_code
-    location = Location(code.co_filename, frame.f_lineno, code.co_name)
-    variable = assigned(code, frame.f_lasti)
+    location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
     modules: list[nn.Module] = []
     outer: FrameType | None = frame
     while outer is not None:
@@ -65,6 +63,12 @@ def place() -> Place:
                 modules.append(owner)
         outer = outer.f_back
     return Place(location, variable, tuple(modules))
+
+
+@lru_cache(maxsize=4096)
+def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
+    """Return the place of a call, and the variable that it is assigned to."""
+    return Location(code.co_filename, line, code.co_name), assigned(code, offset)
 
 
 @lru_cache(maxsize=4096)

@@ -98,7 +98,7 @@ class Node:
     grouped: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
-    gate: Gate = field(default_factory=Gate)
+    gate: Gate | None = None  # of a value with a gradient
     control: Provenance | None = None  # that Python came here, where it may not have
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
 

@@ -65,14 +65,17 @@ def parameters(fn: Distribution) -> list[Held]:
 def over_batch(fn: Distribution) -> list[Held]:
     """Return the same over the whole batch, of which `Independent` makes events."""
     kind: Any = type(fn)
-    events = _events_of_torch(kind) if _is_torchs_own(fn) else {}
-    # Twice, by the name that it was given and as `_param`, says no more than once.
-    found = {
-        (id(item), event): Held(item, event)
-        for name, item in vars(fn).items()
-        if (event := events.get(name)) is not None and isinstance(item, Tensor)
-    }
-    return list(found.values() or _of_distribution(fn, fn.batch_shape, {id(fn)}))
+    attributes, held = vars(fn), list[Held]()
+    for name, event in _events_of_torch(kind):
+        item = attributes.get(name)
+        if isinstance(item, Tensor):
+            # Twice, by the name that it was given and as `_param`, says no more than once.
+            for known in held:
+                if known.tensor is item and known.event == event:
+                    break
+            else:
+                held.append(Held(item, event))
+    return held or list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 
 def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
@@ -216,17 +219,19 @@ def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
 
 
 @functools.cache
-def _events_of_torch(kind: Any) -> dict[str, int]:
+def _events_of_torch(kind: Any) -> tuple[tuple[str, int], ...]:
     """Return the event dimensions of all tensors that the draws of a class may depend on.
 
     By the attributes that hold them; empty where the class alone does not tell.
     """
+    if not kind.__module__.startswith("torch.distributions."):
+        return ()
     known, is_all = _constraints_of_torch(kind)
     if not is_all or any(constraints.is_dependent(constraint) for constraint in known.values()):
-        return {}
+        return ()
     events = {name: int(constraint.event_dim) for name, constraint in known.items()}
     stored = {name: events[given] for name, given in _STORED_AS.items() if given in events}
-    return {**events, **stored}
+    return tuple({**events, **stored}.items())
 
 
 def inflow(

@@ -72,6 +72,11 @@ def sample(
     if obs_mask is not None:
         return _partly_observed(name, spread_fn, obs, obs_mask, infer)
     handled = is_handled()
+    if not handled and obs is None:  # the most frequent case
+        value: Tensor = value_of(
+            name, spread_fn, where, bool(fn.has_rsample), {} if infer is None else infer
+        )
+        return value
     request = Request(
         "sample",
         name,
@@ -85,9 +90,6 @@ def sample(
         plates=plates,
         traces=() if handled else local.traces,
     )
-    if not handled and obs is None:  # the most frequent case
-        value: Tensor = value_of(request)
-        return value
     answered = answer(request, settled) if handled else settled(request)
     assert answered.value is not None
     return answered.value

@@ -15,31 +15,49 @@ Whatever else there is, such as relaxed, transformed and rejection samplers, is 
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Exponential, Normal, Poisson, Uniform
 
 from ancestral.provenance import watching
-from ancestral.provenance.tensor import ProvenanceTensor, raw
+from ancestral.provenance.tensor import ProvenanceTensor, Unseen, raw
 from ancestral.trace.keys import unmet
 
 _Method = Callable[..., Any]
-_SIMPLE: dict[_Method, tuple[type[Distribution], tuple[str, ...]]] = {
-    method: (kind, read)
-    for method, kind, read in (
-        (Bernoulli.sample, Bernoulli, ("probs",)),
-        (Exponential.rsample, Exponential, ("rate",)),
-        (Normal.sample, Normal, ("loc", "scale")),
-        (Normal.rsample, Normal, ("loc", "scale")),
-        (Poisson.sample, Poisson, ("rate",)),
-        (Uniform.rsample, Uniform, ("low", "high")),
-    )
-    if method.__module__ == kind.__module__  # or somebody has replaced it
-}
-"""The methods, with the class that they are simple for and the attributes that they read."""
 
+
+class _Simple(NamedTuple):
+    """How a method of a family draws."""
+
+    kind: type[Distribution]  # the class that it is simple for
+    read: tuple[str, ...]  # the attributes that it reads
+    one: Callable[..., Tensor] | None = None  # draws each case once, where the op is known
+
+
+def _normal(loc: Tensor, scale: Tensor) -> Tensor:
+    noise = _empty(loc.shape, dtype=loc.dtype, device=loc.device).normal_()
+    return loc + noise * scale
+
+
+_empty, _bernoulli = torch.empty, torch.bernoulli  # torch's own, which a recording may replace
+_SIMPLE: dict[_Method, _Simple] = {
+    method: how
+    for method, how in (
+        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(p.detach()))),
+        (Exponential.rsample, _Simple(Exponential, ("rate",))),
+        (Normal.sample, _Simple(Normal, ("loc", "scale"))),
+        (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
+        (Poisson.sample, _Simple(Poisson, ("rate",))),
+        (Uniform.rsample, _Simple(Uniform, ("low", "high"))),
+    )
+    if method.__module__ == how.kind.__module__  # or somebody has replaced it
+}
+"""How the methods draw that are known; the values are those that the method draws itself."""
+
+# Returns how many function modes are open, which may want to see the ops of torch's own method.
+_is_overridden: Callable[[], int] = torch._C._len_torch_function_stack
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 _OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError)
 
@@ -58,16 +76,20 @@ def drawing(original: _Method) -> _Method:
     known = _SIMPLE.get(original)
     if known is None:
         return original
-    kind, read = known
+    kind, read, one = known
 
     def draws(fn: Distribution, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
         if type(fn) is kind and _is_of_numbers(args, kwargs) and not watching.is_guarded():
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [getattr(fn, name) for name in read]
-            if all(item.__class__ in _PLAIN for item in given):
+            if all([item.__class__ in _PLAIN for item in given]):
                 try:
                     with unmet():
+                        if one is not None and not args and not kwargs and not _is_overridden():
+                            with Unseen():
+                                if all([item.shape == fn._batch_shape for item in given]):
+                                    return one(*given)
                         return raw(original, fn, *args, **kwargs)
                 except _OF_VALUES:  # to be raised once more, and noted
                     pass

@@ -1,5 +1,6 @@
 """Sites: what a program names, given its value and taken into the recordings that see it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import provenance, raw, untrack
 from ancestral.trace.drawing import controlled, draw, independent
-from ancestral.trace.naming import module_path
+from ancestral.trace.naming import Place, module_path
 from ancestral.trace.node import Node
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
 from ancestral.trace.parameters import factorized, inflow, parameters
@@ -32,26 +33,43 @@ def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
 
 def drawn(request: Request) -> Request:
     """Answer a request for a sample with a draw, which the open recordings take in."""
-    return replace(request, value=value_of(request))
+    assert request.fn is not None
+    value = value_of(
+        request.name,
+        request.fn,
+        request.where,
+        request.is_reparameterized,
+        request.infer,
+        request,
+    )
+    return replace(request, value=value)
 
 
-def value_of(request: Request) -> Any:
-    """Return the draw that a request for a sample is answered with."""
-    fn: Any = request.fn
+def value_of(
+    name: str,
+    fn: Distribution,
+    where: Place,
+    is_reparameterized: bool,
+    infer: Mapping[str, Any],
+    request: Request | None = None,
+) -> Any:
+    """Return a draw that the open recordings take in, as `request` says if there are handlers."""
     if not local.traces:
-        return fn.rsample() if request.is_reparameterized else fn.sample()
-    value = unseen(fn, request.is_reparameterized)
+        return fn.rsample() if is_reparameterized else fn.sample()
+    value = unseen(fn, is_reparameterized)
     held = parameters(fn)
     if isinstance(value, Tensor) and is_within_transform(value):
         if is_noise(item.tensor for item in held):
             return value
-        raise TransformedDrawError(type(fn).__name__, request.where)
+        raise TransformedDrawError(type(fn).__name__, where)
     return draw(
         fn,
         held,
         value,
-        is_reparameterized=request.is_reparameterized,
-        where=request.where,
+        is_reparameterized=is_reparameterized,
+        where=where,
+        name=name,
+        infer=infer,
         request=request,
     )
 

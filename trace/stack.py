@@ -5,15 +5,25 @@ turns do not mix. What a draw does inside, between two suspensions, is an affair
 """
 
 import threading
+from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+from weakref import ref
 
 if TYPE_CHECKING:
-    from ancestral.provenance.algebra import Provenance
+    from ancestral.provenance.algebra import Provenance, Universe
     from ancestral.trace.audit import Auditor
     from ancestral.trace.record import Trace
 
 _open: "ContextVar[tuple[Trace, ...]]" = ContextVar("open recordings", default=())
+
+
+MOST_KEPT = 8
+"""How many recordings of a thread that have ended live on though nobody holds their trace.
+
+A loss that is kept alone can be asked for its gradient later. What is never asked, as in the
+evaluation of a model, goes when as many others have ended.
+"""
 
 
 class _Local(threading.local):
@@ -25,6 +35,7 @@ class _Local(threading.local):
         self.around: list[Provenance] = []
         self.audit: Auditor | None = None  # follows everything a second time
         self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
+        self.ended: deque[ref[Universe]] = deque()  # the last recordings of this thread
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property
@@ -45,6 +56,12 @@ class _Local(threading.local):
         """Close a recording, which need not be the innermost: generators end when they like."""
         trace.is_open = False
         _open.set(self.traces)
+        if trace.universe.owner is trace:
+            self.ended.append(ref(trace.universe))
+            if len(self.ended) > MOST_KEPT:
+                oldest = self.ended.popleft()()
+                if oldest is not None:
+                    oldest.release()
 
 
 local = _Local()

@@ -168,8 +168,8 @@ def test_only_the_site_before_the_kink_changes() -> None:
     with an.record() as trace:
         loss = program(theta)
     an.backward(loss)
-    names = list(trace)
-    assert [trace[name].gate.is_shut for name in names] == [False, True]
+    gates = [node.gate for node in trace.values()]
+    assert [gate is not None and gate.is_shut for gate in gates] == [False, True]
 
 
 @pytest.mark.parametrize("setting", ["declared", "after"])

@@ -167,7 +167,11 @@ def test_a_union_across_universes_keeps_the_sources_of_both() -> None:
 
 
 def test_the_universe_of_a_recording_adopts_those_of_none() -> None:
-    recording, younger = Universe(owner=object()), Universe()
+    class Owner:
+        """Whom the sources of a recording belong to."""
+
+    owner = Owner()
+    recording, younger = Universe(owner=owner), Universe()
     p = recording.of(Source("drawn", (3,)), (3,))
     q = younger.of(Source("tracked", (3,)), (3,))
     assert p.union(q).universe is recording

@@ -64,13 +64,18 @@ def test_a_draw_has_the_parents_and_alignments_of_its_parameters(
 
 
 @pytest.mark.parametrize(("family", "method"), PAIRS)
-def test_a_draw_is_the_one_that_plain_torch_makes(family: str, method: str) -> None:
+@pytest.mark.parametrize("arguments", [(), ((3,),)])
+@pytest.mark.parametrize("change", [lambda fn: fn, lambda fn: fn.expand((5, 4, 2))])
+def test_a_draw_is_the_one_that_plain_torch_makes(
+    family: str, method: str, arguments: Any, change: Callable[[Distribution], Distribution]
+) -> None:
     x = torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(0)
-    plain = getattr(FAMILIES[family](x), method)((3,))
+    plain = getattr(change(FAMILIES[family](x)), method)(*arguments)
     torch.manual_seed(0)
     with an.record():
-        ours = getattr(FAMILIES[family](x), method)((3,))
+        ours = getattr(change(FAMILIES[family](x)), method)(*arguments)
+    assert ours.stride() == plain.stride()
     torch.testing.assert_close(an.untrack(ours), plain, rtol=0, atol=0)
     assert ours.requires_grad is plain.requires_grad
     assert ours.dtype is plain.dtype
@@ -206,7 +211,9 @@ def test_a_draw_of_integers_stops_the_gradient_of_what_it_depends_on() -> None:
         with torch.no_grad():
             k = Categorical(logits=x).sample()
         an.backward((k + 1.0).sum())
-    assert trace["x"].gate.is_shut
+    gate = trace["x"].gate
+    assert gate is not None
+    assert gate.is_shut
     assert loc.grad is not None
     assert loc.grad.any()
 
