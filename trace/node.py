@@ -62,7 +62,7 @@ class Gate:
         return torch.zeros_like(gradient) if self.is_shut else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """One step of a run: a random choice, a cost, a parameter, a plate, a value that was named.
 
@@ -101,6 +101,14 @@ class Node:
     gate: Gate | None = None  # of a value with a gradient
     control: Provenance | None = None  # that Python came here, where it may not have
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
+
+    def __repr__(self) -> str:
+        """Show what it is, and not its values."""
+        kind = self.type if self.fn is None else f"{self.type} of {type(self.fn).__name__}"
+        state = ", observed" if self.is_observed else ", given" if self.is_given else ""
+        parents = f", parents {', '.join(sorted(self.parents))}" if self.parents else ""
+        shape = list(self.value.shape)
+        return f"Node({self.name!r}: {kind} {shape}{state}{parents}, at {self.location})"
 
     @property
     def parents(self) -> frozenset[str]:

@@ -286,6 +286,19 @@ def test_a_trace_prints_as_a_table(p: Tensor) -> None:
     assert long_name.shape == (4, 3)
 
 
+def test_a_node_prints_what_it_is_and_not_its_values(p: Tensor) -> None:
+    with an.record() as trace:
+        z = Bernoulli(p).sample()
+        an.sample("x", Normal(z, 1.0), obs=torch.zeros(4, 3))
+        an.cost("c", z * 2)
+    places = [node.location for node in trace.values()]
+    assert [repr(node) for node in trace.values()] == [
+        f"Node('z': sample of Bernoulli [4, 3], at {places[0]})",
+        f"Node('x': sample of Normal [4, 3], observed, parents z, at {places[1]})",
+        f"Node('c': cost [4, 3], parents z, at {places[2]})",
+    ]
+
+
 def test_a_copy_is_not_recorded_into(p: Tensor) -> None:
     with an.record() as trace:
         Bernoulli(p).sample()
