@@ -18,6 +18,7 @@ from ancestral.estimators.problem import Problem, examined, examined_costs
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Alignment
 from ancestral.provenance.mixing import Mix, kept, mixes_of, separate
+from ancestral.provenance.tensor import site_of
 from ancestral.trace.node import Node
 from ancestral.trace.reachability import Closure, TermSet, downstream, no_terms, term_set
 from ancestral.trace.record import Trace, install_explain
@@ -131,7 +132,7 @@ def explain(site: str | Tensor, cost: Tensor) -> Explanation:
         SettledError: if the recording's gradient was already taken; its trace still explains it.
     """
     account = account_of(examined(cost, None if cost.ndim == 0 else torch.ones_like(cost)))
-    node = getattr(site, "_site", None)
+    node = site_of(site)
     name = site if isinstance(site, str) else "" if node is None else node.name
     if name not in account.nodes:
         known = ", ".join(repr(each) for each in account.nodes)

@@ -25,7 +25,7 @@ from ancestral.provenance.linear_operands import (
     is_tracked,
 )
 from ancestral.provenance.operands import Args, Kwargs, tensors_in
-from ancestral.provenance.tensor import NO_KEYWORDS, attach, provenance, raw
+from ancestral.provenance.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
 
 Divisor = Callable[[Tensor], float | Tensor]
 
@@ -131,7 +131,7 @@ def _never(target: Tensor, ignored: int) -> bool:
         if len(made) != 5 or made[3].function not in _MOVING:
             return False
         (made,) = made[2]
-    site = getattr(made, "_site", None)
+    site = site_of(made)
     support = getattr(getattr(site, "fn", None), "support", None)
     lowest = getattr(support, "lower_bound", None)
     return ignored < 0 and isinstance(lowest, int) and lowest >= 0

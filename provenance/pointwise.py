@@ -135,7 +135,7 @@ TABLE: dict[Rule, str] = {
     first_pointwise: """
         alias_copy bfloat16 bool byte char conj contiguous cpu cuda detach detach_copy double
         expand_as float half int
-        long real imag requires_grad_ resolve_conj resolve_neg short to type type_as
+        long pin_memory real imag requires_grad_ resolve_conj resolve_neg short to type type_as
     """,
     first_alone: """
         broadcast_to chunk dsplit frexp hsplit split split_with_sizes tensor_split

@@ -14,6 +14,7 @@ frozenset()
 import copy
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import ReferenceType
 
 import torch
 from torch import Tensor
@@ -35,9 +36,10 @@ class ProvenanceTensor(Tensor):
     # written into in place.
     _form: Form | None = None
     _written: int = -1
-    # The node of the draw that gave this very tensor, and that of which it is the log-density.
-    _site: Any = None
-    _scored: Any = None
+    # The node of the draw that gave this very tensor, weakly: its value is a view of the tensor,
+    # and Python's collector does not see that a view holds what it is a view of.
+    _site: "ReferenceType[Any] | None" = None
+    _scored: Any = None  # the node of which it is the log-density
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy the data, keep the provenance; as in torch, only leaves can be copied."""
@@ -100,6 +102,12 @@ def attach(tensor: Tensor, provenance: Provenance) -> Tensor:
     tensor.__class__ = ProvenanceTensor
     tensor._provenance = provenance  # type: ignore[attr-defined]
     return tensor
+
+
+def site_of(tensor: object) -> Any:
+    """Return the node of the draw that gave this very tensor, None if it is no more."""
+    held = getattr(tensor, "_site", None)
+    return None if held is None else held()
 
 
 def provenance(tensor: object) -> Provenance | None:

@@ -28,7 +28,7 @@ from torch.distributions import (
 from torch.distributions.utils import broadcast_all as _broadcast_all
 
 from ancestral.provenance import watching
-from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_of
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
@@ -221,7 +221,7 @@ def _is_plain(kind: type[Any]) -> bool:
 
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
     """Mark log q(z) of a recorded draw z, untouched since, under the q that drew it."""
-    node = getattr(value, "_site", None)
+    node = site_of(value)
     if node is not None and factorized(node.fn) is fn and value._written == -1:  # type: ignore[attr-defined]
         density._scored = node
         density._form = None  # one cost, not what it is computed from

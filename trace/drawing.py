@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import ref
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -112,7 +113,7 @@ def draw(
     )
     _admit(node, traces, traces if request is None else request.traces)
     attach(shown, universe.of(source, size))
-    shown._form, shown._written, shown._site = None, -1, node  # type: ignore[attr-defined]
+    shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown

@@ -30,7 +30,13 @@ def _program(weight: Tensor) -> Tensor:
     return an.sample("x", Normal(z * weight, 1.0), obs=torch.zeros(3)).sum()
 
 
-BODIES = [_reparameterized, _chain, _program]
+def _escaping(weight: Tensor) -> Tensor:
+    loss = (Normal(weight, 1.0).rsample() ** 2).sum()
+    loss.item()
+    return loss
+
+
+BODIES = [_reparameterized, _chain, _escaping, _program]
 
 
 def _weight() -> Tensor:
@@ -38,23 +44,26 @@ def _weight() -> Tensor:
 
 
 @pytest.mark.parametrize("body", BODIES)
-@pytest.mark.parametrize("also", [lambda loss: None, an.surrogate])
+@pytest.mark.parametrize("also", [lambda loss: None, an.surrogate, an.backward])
 def test_an_evaluation_that_asks_for_no_gradient_keeps_few_recordings(
     body: Callable[[Tensor], Tensor], also: Callable[[Tensor], object]
 ) -> None:
-    weight, traces = _weight(), []
+    weight, traces, nodes = _weight(), [], []
     for _ in range(5 * MOST_KEPT):
         with an.record() as trace:
             loss = body(weight)
         if body is not _program:
             also(loss)
         traces.append(ref(trace))
+        nodes.extend(ref(node) for node in trace.values())
+        each = len(trace)
     del trace, loss
     gc.collect()
     assert sum(trace() is not None for trace in traces) <= MOST_KEPT
+    assert sum(node() is not None for node in nodes) <= MOST_KEPT * each
 
 
-@pytest.mark.parametrize("body", BODIES[:2])
+@pytest.mark.parametrize("body", BODIES[:3])
 def test_a_loss_that_is_kept_alone_can_be_asked_later(body: Callable[[Tensor], Tensor]) -> None:
     def gradients(is_at_once: bool) -> list[Tensor]:
         torch.manual_seed(3)

@@ -19,7 +19,14 @@ from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.alignment import Alignment, Shape, keeps
 from ancestral.provenance.control import SETTINGS, Decisions
-from ancestral.provenance.tensor import ProvenanceTensor, alias, attach, provenance, untrack
+from ancestral.provenance.tensor import (
+    ProvenanceTensor,
+    alias,
+    attach,
+    provenance,
+    site_of,
+    untrack,
+)
 from perturbation import reachable
 from sweep.calls import Call, Outcome, copied
 from sweep.elements import (
@@ -115,7 +122,7 @@ class Sources:
 
         `given` are the sources that were tracked, by name.
         """
-        site = getattr(tensor, "_site", None)
+        site = site_of(tensor)
         if site is None:
             return provenance(tensor)
         shape = tuple(untrack(tensor).shape)

@@ -22,7 +22,7 @@ from torch.distributions import (
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.tensor import provenance, site_of
 from ancestral.trace.simple import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
@@ -136,7 +136,7 @@ def test_the_gradient_of_a_cost_of_a_parameter_read_after_a_draw_has_the_score_o
             q = Bernoulli(logits=3 * an.untrack(z).clone() + 0 * z)
             q.sample()
             cost = q.probs
-        node = z._site
+        node = site_of(z)
         node.value.fill_(outcome)
         (gradient,) = torch.autograd.grad(an.surrogate(cost), p)
         mean += gradient * (p if outcome else 1 - p).detach()
