@@ -23,6 +23,7 @@ from ancestral.trace.hiding import block, expose
 from ancestral.trace.lifting import PriorShapeError, lift
 from ancestral.trace.locscale import LocScale
 from ancestral.trace.markov import markov
+from ancestral.trace.record import record
 from ancestral.trace.reparam import ReparamError, Strategy, reparam
 from ancestral.trace.replaying import ReplayShapeError, replay, substitute
 from ancestral.trace.request import Handler, Request
@@ -50,6 +51,7 @@ __all__ = [
     "lift",
     "markov",
     "mask",
+    "record",
     "reparam",
     "replay",
     "scale",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,9 +37,13 @@ from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.node import Node
+from ancestral.trace.recorded import Recorded
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
 from ancestral.trace.transcript import Transcript
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class DuplicateNameError(SiteError):
@@ -281,6 +285,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     model does anything that the recording loses; where it does, `AuditError` names the op and the
     line. It sees what this thread does within the block; `Trace.audited` says how much that was.
     (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
+
+    ``record()(function)`` is the function, recorded anew at each call: ``.trace`` is the recording
+    of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
     def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
@@ -289,6 +296,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         Raises:
             ValueError: if `control` is none of the four.
         """
+        self._control = control
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
@@ -330,6 +338,10 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 self._trace.audited = self._auditor.finish()
         finally:
             self._ending.close()
+
+    def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
+        """Return the function, each call of it within a recording of its own."""
+        return Recorded(function, lambda: record(control=self._control, audit=self._is_audited))
 
 
 class _Recorder(Handler):

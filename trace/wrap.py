@@ -9,20 +9,13 @@ from torch import nn
 
 from ancestral.provenance.control import setting
 from ancestral.trace.record import Trace, record
+from ancestral.trace.recorded import NotRecordedError
 
 M = TypeVar("M", bound=nn.Module)
 
 _traces: "WeakKeyDictionary[nn.Module, Trace]" = WeakKeyDictionary()
 _controls: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
 _classes: "WeakKeyDictionary[type, type]" = WeakKeyDictionary()
-
-
-class NotRecordedError(RuntimeError):
-    """A wrapped module is asked for its trace before it was called."""
-
-    def __init__(self, kind: str) -> None:
-        """Name the module's class."""
-        super().__init__(f"this {kind} has not been called yet: call it, then read its trace")
 
 
 def wrap(module: M, *, control: str | None = None) -> M:
@@ -40,7 +33,7 @@ def wrap(module: M, *, control: str | None = None) -> M:
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"wrap() takes a torch.nn.Module, not {type(module).__name__}; "
-            "record a function with `with an.record():`"
+            "record a function with an.record()(function), or a block with `with an.record():`"
         )
     if isinstance(module, torch.jit.ScriptModule):
         raise TypeError("a scripted module cannot be recorded: wrap the module it was made from")

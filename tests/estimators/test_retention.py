@@ -48,7 +48,9 @@ def _weight() -> Tensor:
 def test_an_evaluation_that_asks_for_no_gradient_keeps_few_recordings(
     body: Callable[[Tensor], Tensor], also: Callable[[Tensor], object]
 ) -> None:
-    weight, traces, nodes = _weight(), [], []
+    weight = _weight()
+    traces: list[ref[an.Trace]] = []
+    nodes: list[ref[an.Node]] = []
     for _ in range(5 * MOST_KEPT):
         with an.record() as trace:
             loss = body(weight)

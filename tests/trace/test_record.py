@@ -286,6 +286,49 @@ def test_a_trace_prints_as_a_table(p: Tensor) -> None:
     assert long_name.shape == (4, 3)
 
 
+def test_a_recorded_function_is_the_function_and_has_the_trace_of_its_last_call() -> None:
+    @an.record(control="after")
+    def program(size: int, *, loc: float = 0.0) -> Tensor:
+        """Draw."""
+        return an.sample("z", Normal(torch.full((size,), loc), 1.0))
+
+    assert repr(program).startswith("Recorded(<function ")
+    assert program.__doc__ == "Draw."
+    with pytest.raises(RuntimeError, match="this program has not been called yet"):
+        _ = program.trace
+    value = program(3, loc=2.0)
+    first = program.trace
+    assert torch.equal(first["z"].value, value)
+    second = program.get_trace(4)
+    assert second is program.trace
+    assert second is not first
+    assert (second["z"].shape, first["z"].shape) == ((4,), (3,))
+
+
+def test_a_recorded_function_that_raises_leaves_the_trace_of_what_it_did(p: Tensor) -> None:
+    def program() -> None:
+        Bernoulli(p).sample()
+        raise KeyError("later")
+
+    recorded = an.handlers.record()(program)
+    with pytest.raises(KeyError, match="later"):
+        recorded()
+    assert list(recorded.trace) == ["bernoulli"]
+
+
+def test_handlers_go_around_a_recorded_function_and_within_it() -> None:
+    def program() -> Tensor:
+        return an.sample("z", Normal(0.0, 1.0))
+
+    given = an.handlers.condition({"z": torch.tensor(0.5)})
+    within, around = an.record()(given(program)), an.record()(program)
+    within()
+    with given:
+        around()
+    assert within.trace["z"].is_observed
+    assert around.trace["z"].is_observed
+
+
 def test_a_node_prints_what_it_is_and_not_its_values(p: Tensor) -> None:
     with an.record() as trace:
         z = Bernoulli(p).sample()
