@@ -128,3 +128,32 @@ def test_the_plain_gradient_of_a_forgotten_recording_warns() -> None:
     loss = _forgotten(_weight())
     with pytest.warns(UserWarning, match="leaves out the score function of 'z"):
         loss.backward()
+
+
+def _guided(weight: Tensor) -> None:
+    def model() -> None:
+        z = an.sample("z", Normal(torch.zeros(3), 1.0))
+        an.deterministic("d", z * 2)
+        an.sample("x", Normal(z, 1.0), obs=torch.zeros(3))
+
+    an.elbo(model, lambda: an.sample("z", Normal(weight, 1.0))).surrogate.backward()
+
+
+def _differentiated(weight: Tensor) -> None:
+    with an.record():
+        loss = _reparameterized(weight)
+    an.backward(loss)
+
+
+@pytest.mark.parametrize("step", [_guided, _differentiated])
+def test_no_site_outlives_a_step_of_training(step: Callable[[Tensor], None]) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(type(each) is an.Node for each in gc.get_objects())
+
+    weight = _weight()
+    step(weight)
+    before = alive()
+    for _ in range(5 * MOST_KEPT):
+        step(weight)
+    assert alive() <= before
