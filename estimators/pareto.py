@@ -34,6 +34,9 @@ def generalized_pareto(excesses: Tensor) -> tuple[float, float]:
     b = 1 / x[-1] + (1 - torch.sqrt(points / (steps - 0.5))) / (3 * quartile)
     k = torch.log1p(-b[:, None] * x).mean(1)
     profile = n * (torch.log(-b / k) - k - 1)
+    # Where the excesses lie too far apart for numbers, the profile has none.
+    is_known = profile.isfinite()
+    b, profile = b[is_known], profile[is_known]
     b_mean = (b * torch.softmax(profile, 0)).sum()
     shape = torch.log1p(-b_mean * x).mean()
     scale = -shape / b_mean
@@ -44,8 +47,8 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     """Return log weights [n], normalized, with their tail smoothed, and the shape k of that tail.
 
     The tail are the largest min(n/5, 3√n) weights; its order statistics take the place of them,
-    none above the largest. Where fewer than five stand out, nothing is smoothed and k is infinite:
-    nothing can be said of the tail.
+    none above the largest. Where fewer than five stand out, or no distribution fits, nothing is
+    smoothed and k is infinite: nothing can be said of the tail.
     """
     weights = log_weights.double() - log_weights.double().max()
     n = len(weights)
@@ -56,8 +59,11 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     tail = order[weights[order] > cutoff]
     if len(tail) < _LEAST_TAIL:
         return torch.log_softmax(weights, 0), math.inf
-    k, scale = generalized_pareto(weights[tail].exp() - math.exp(cutoff))
-    if math.isfinite(k):
+    # The difference of two exponentials that are nearly equal would be zero.
+    k, scale = generalized_pareto(math.exp(cutoff) * torch.expm1(weights[tail] - cutoff))
+    if not math.isfinite(k):
+        k = math.inf
+    else:
         ranks = (torch.arange(len(tail), dtype=torch.float64) + 0.5) / len(tail)
         tails = -torch.log1p(-ranks)
         quantiles = scale * (tails if abs(k) < 1e-15 else torch.expm1(k * tails) / k)
