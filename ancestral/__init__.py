@@ -44,7 +44,7 @@ from ancestral.estimators.problem import (
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import ConfinedError, EscapeError
-from ancestral.provenance.tensor import ProvenanceTensor, provenance_of, untrack
+from ancestral.provenance.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.inference_data import to_inference_data
 from ancestral.tools.inspection import graph
 from ancestral.tools.render import mimebundle as _mimebundle
@@ -66,6 +66,7 @@ from ancestral.trace.plates import Plate, PlateError
 from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
 from ancestral.trace.record import Trace, record, track
 from ancestral.trace.repetitions import plate, subsample
+from ancestral.trace.vouching import untrack
 from ancestral.trace.wrap import wrap
 
 __version__ = "0.1.0"

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.pairs import Pair, Program, refuse_mismatch, run
-from ancestral.estimators.particles import particle_dim, together
+from ancestral.estimators.particles import nesting, together
 from ancestral.estimators.pathwise import Choice
+from ancestral.estimators.pyro_names import PARTICLES, refuse
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.errors import SiteError
@@ -101,7 +102,8 @@ def elbo(
         args: what both are called with.
         particles: how many draws of the guide, K.
         vectorized: run all of them at once, in a plate to the left of all others, instead of one
-            after the other. Both programs must do with one more dimension.
+            after the other. Both programs must do with one more dimension, and Python may read no
+            value that differs among the particles.
         max_plate_nesting: how many dimensions, from the right, the batches of the programs have
             without the particles. Only if `vectorized`; by default one run without them tells.
         baseline: what is subtracted from the costs of each site. `an.LeaveOneOut` uses the other
@@ -111,16 +113,20 @@ def elbo(
 
     Raises:
         ValueError: if `particles` is no positive number.
+        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
-        SiteError: for what else is wrong with a site.
+        SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
+    refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
     if vectorized:
-        dim = particle_dim(model, guide, args, kwargs, max_plate_nesting)
+        dims = max_plate_nesting
+        if dims is None:
+            dims = nesting(model, guide, args, kwargs)
         with record(control="after") as trace:
-            pair = together(model, guide, args, kwargs, particles, dim)
+            pair = together(model, guide, args, kwargs, particles, dims)
         loss = negative_elbo(pair.model, pair.guide) / particles
         return _estimate(trace, loss, baseline, estimator)
     found = [_single(model, guide, args, kwargs, baseline, estimator) for _ in range(particles)]

@@ -3,9 +3,11 @@
 >>> import torch
 >>> from torch.distributions import Bernoulli, Beta
 >>> from ancestral.trace.primitives import sample
+>>> from ancestral.trace.repetitions import plate
 >>> def coin(data):
 ...     p = sample("p", Beta(2.0, 2.0))
-...     sample("x", Bernoulli(p.unsqueeze(-1).expand(*p.shape, len(data))), obs=data)
+...     with plate("flips", len(data)):
+...         sample("x", Bernoulli(p), obs=data)
 >>> found = importance(coin, None, torch.ones(3), samples=50)
 >>> found.log_weights.shape, found.values["p"].shape
 (torch.Size([50]), torch.Size([50]))
@@ -20,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.pareto import pareto_smoothed
+from ancestral.estimators.pyro_names import SAMPLES, refuse
 from ancestral.estimators.runs import Key, many
-from ancestral.estimators.vectorized import Layout, Run
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
@@ -123,7 +126,9 @@ class Importance:
     def pareto_k(self) -> float:
         """The shape of the tail of the weights: beyond 0.7, do not trust their means.
 
-        Infinite where fewer than five weights stand out, see `ancestral.estimators.pareto`.
+        Of fewer than 2200 samples, not even beyond 1 - 1 / log10(samples): Vehtari, Simpson,
+        Gelman, Yao & Gabry (2024), "Pareto smoothed importance sampling", section 3.2.4. It is
+        infinite where fewer than five weights stand out, see `ancestral.estimators.pareto`.
 
         Raises:
             NoWeightError: if all weights are zero.
@@ -141,7 +146,9 @@ class Importance:
 
     @cached_property
     def _smoothed(self) -> tuple[Tensor, float]:
-        return pareto_smoothed(self.weights.log())
+        if bool((self.log_weights == -math.inf).all()):
+            raise NoWeightError
+        return pareto_smoothed(self.log_weights)
 
     def expectation(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
         """Return the posterior mean of a function: Σ wₙ f(zₙ), [*shape].
@@ -198,7 +205,7 @@ def importance(
         samples: how many draws.
         vectorized: whether to run the programs once for all draws, along the dimension of an outer
             plate; False runs them for one after the other. By default, the former where it can be
-            shown to give what the latter would.
+            shown to give what the latter would; else the latter, with a warning that says why.
         **kwargs: what both are called with.
 
     Raises:
@@ -207,15 +214,16 @@ def importance(
         SubsampleWeightError: if a plate is subsampled.
         NotVectorizableError: if the programs must run at once and cannot.
         OpenRecordingError: within a recording.
+        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
     """
+    refuse("importance", (model, guide), kwargs, SAMPLES)
 
     def program(_: Layout) -> tuple[Trace, Trace]:
-        with record():
-            with record() as guided:
-                if guide is not None:
-                    guide(*args, **kwargs)
-            with record() as modelled, replay(guided):
-                model(*args, **kwargs)
+        with record() as guided:
+            if guide is not None:
+                guide(*args, **kwargs)
+        with record() as modelled, replay(guided):
+            model(*args, **kwargs)
         return guided, modelled
 
     found = many("importance", program, _read, samples, vectorized)
@@ -231,14 +239,12 @@ _WEIGHT: Key = ("log weight", "")
 def _read(run: Run) -> dict[Key, Tensor]:
     """Return the weight and the values of a run."""
     guided, modelled = run.traces
-    total = torch.zeros(run.layout.samples if run.layout.turn is None else ())
-    for node in modelled.values():
-        # What the model draws itself is drawn from what would weigh it.
-        if node.type == "sample" and not node.is_drawn:
-            total = total + _weight(run, node, "model")
-    for node in guided.values():
-        if _is_weighed(node, modelled):
-            total = total - _weight(run, node, "guide")
+    # What the model draws itself is drawn from what would weigh it.
+    weighed = [n for n in modelled.values() if n.type == "sample" and not n.is_drawn]
+    parts = [_weight(run, node, "model") for node in weighed]
+    parts += [-_weight(run, n, "guide") for n in guided.values() if _is_weighed(n, modelled)]
+    nothing = torch.zeros(run.layout.samples if run.layout.turn is None else ())
+    total = sum(parts[1:], parts[0]) if parts else nothing
     free = {node.name: node for node in modelled.stochastic_nodes if node.is_declared}
     return {_WEIGHT: total} | {("value", name): run.value(node) for name, node in free.items()}
 

@@ -1,14 +1,21 @@
-"""Particles: several draws of a guide at once, along a dimension left of all others."""
+"""Particles: several draws of a guide at once, in an outer plate.
+
+What they must be is less than what `ancestral.estimators.vectorized` proves of runs. A bound is a
+mean over particles, and its expectation that of one of them: noise, a subsample of the data, or a
+counter that they share leaves it unbiased, where draws to be taken for independent ones may share
+nothing. And a particle is not compared with a run by itself, which would double the cost of each
+step of training; so a size that Python reads off a tensor (``len(z)``) is taken as it is.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ancestral.estimators.outer import along, nesting_of, width
 from ancestral.estimators.pairs import GuideError, Pair, Program, run
 from ancestral.estimators.surrogate import settle
 from ancestral.trace.node import Node
-from ancestral.trace.record import record
-from ancestral.trace.repetitions import plate
+from ancestral.trace.record import Trace, record
 
 NAME = "particles"
 
@@ -25,21 +32,13 @@ class PlateNestingError(GuideError):
         )
 
 
-def particle_dim(
-    model: Program,
-    guide: Program,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    max_plate_nesting: int | None,
-) -> int:
-    """Return the first dimension, from the right, that no site of the programs uses."""
-    if max_plate_nesting is not None:
-        return -1 - max_plate_nesting
+def nesting(model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Return how many dimensions the batches of the programs have, as one run of them tells."""
     with record() as around:
         pair = run(model, guide, *args, **kwargs)
     if around.universe.owner is around:
         settle(around)  # nobody will ask for its gradient, which would keep it alive
-    return -1 - max((_width(node) for node in _nodes(pair)), default=0)
+    return nesting_of((pair.guide, pair.model))
 
 
 def together(
@@ -48,22 +47,33 @@ def together(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     particles: int,
-    dim: int,
+    nesting: int,
 ) -> Pair:
-    """Run both programs for all particles at once, along a dimension.
+    """Run both programs for all particles at once, to the left of `nesting` dimensions.
 
     Raises:
         PlateError: if a site has not one value for each particle, or mixes them.
-        PlateNestingError: if the dimension is not left of all others.
+        OuterEscapeError: if Python reads a value that differs among them.
+        PlateNestingError: if the programs have more dimensions.
     """
-    with _explained(), plate(NAME, particles, dim=dim):
+
+    def program() -> tuple[Trace, Trace]:
         pair = run(model, guide, *args, **kwargs)
-    for node in _nodes(pair):
-        inner = max((-p.dim for p in node.cond_indep_stack if p.dim and p.name != NAME), default=0)
-        needed = max(inner, _width(node) - 1)
-        if needed >= -dim:
-            raise PlateNestingError(node, -1 - dim, needed)
-    return pair
+        return pair.guide, pair.model
+
+    with _explained():
+        guided, modelled = along(NAME, particles, nesting, program)
+    for node in (*guided.values(), *modelled.values()):
+        needed = _inner(node)
+        if needed > nesting:
+            raise PlateNestingError(node, nesting, needed)
+    return Pair(modelled, guided)
+
+
+def _inner(node: Node) -> int:
+    """Return how many dimensions a site would use without the particles."""
+    plates = (-p.dim for p in node.cond_indep_stack if p.dim is not None and p.name != NAME)
+    return max(*plates, width(node) - 1, 0)
 
 
 @contextmanager
@@ -74,17 +84,8 @@ def _explained() -> Iterator[None]:
     except Exception as error:
         error.add_note(
             f"The programs ran for all particles at once, within plate {NAME!r}: each site must "
-            "have, or be expanded to, one batch dimension more, and keep the particles apart. With "
-            "vectorized=False they run one after the other."
+            "have, or be expanded to, one batch dimension more, and keep the particles apart; what "
+            "Python only shows is read with an.untrack. With vectorized=False they run one after "
+            "the other."
         )
         raise
-
-
-def _nodes(pair: Pair) -> list[Node]:
-    return [n for trace in (pair.guide, pair.model) for n in trace.values() if n.type == "sample"]
-
-
-def _width(node: Node) -> int:
-    """Return how many dimensions of its batch a site uses, or the plates around it."""
-    plates = (-plate.dim for plate in node.cond_indep_stack if plate.dim is not None)
-    return max(len(node.shape) - node.grouped, *plates, 0)

@@ -14,12 +14,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Never
 
 from torch import Tensor
 
+from ancestral.estimators.layouts import Layout, Run
+from ancestral.estimators.pyro_names import PREDICTIVE, refuse
 from ancestral.estimators.runs import Key, many
-from ancestral.estimators.vectorized import Layout, Run
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.conditioning import uncondition
 from ancestral.trace.errors import SiteError
@@ -50,8 +51,11 @@ class Predictive:
             such as `Importance.resample` returns. The others are drawn.
         guide: a program that draws sites of the model, called with the same arguments.
         samples: how many runs; by default as many as the values given.
-        vectorized: as in `ancestral.estimators.importance.importance`. If a plate is subsampled,
-            runs at once have the same part of it, runs in turn each its own.
+        vectorized: as in `ancestral.estimators.importance.importance`.
+
+    Attributes:
+        in_turn: why the runs of the last call were made one after the other; empty if they were
+            made at once.
 
     Raises:
         ValueError: if both a posterior and a guide are given, or neither and no `samples`.
@@ -69,30 +73,49 @@ class Predictive:
         guide: Callable[..., Any] | None = None,
         samples: int | None = None,
         vectorized: bool | None = None,
+        **others: Never,
     ) -> None:
         """Take the program, and what it starts from."""
+        refuse("Predictive", (), others, PREDICTIVE)
+        for name in others:
+            raise TypeError(f"Predictive takes no {name}=; what the program takes is for the call")
         if posterior is not None and guide is not None:
             raise ValueError("Predictive takes a posterior or a guide, not both")
         self.model, self.guide, self.vectorized = model, guide, vectorized
         given = {} if posterior is None else dict(posterior)
         self.posterior = {name: plain(name, value) for name, value in given.items()}
-        self.samples = number_of(self.posterior, samples)
+        found = number_of(self.posterior, samples)
+        if found is None:
+            begin = "the posterior names no site" if posterior is not None else "nothing is given"
+            raise ValueError(
+                f"Predictive needs samples=, the number of runs, or a posterior; {begin}"
+            )
+        self.samples = found
+        self.in_turn = ""
+
+    def __repr__(self) -> str:
+        """Show the program, what it starts from, and why its last runs were made in turn."""
+        start = f", guide={_shown(self.guide)}" if self.guide is not None else ""
+        start += f", given {', '.join(map(repr, self.posterior))}" if self.posterior else ""
+        turns = f", run in turn: {self.in_turn}" if self.in_turn else ""
+        return f"Predictive({_shown(self.model)}{start}, samples={self.samples}{turns})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the values of the sites that were not given, each [samples, *shape]."""
+        refuse("a call of Predictive", (self.model, self.guide), kwargs, PREDICTIVE)
 
         def program(layout: Layout) -> tuple[Trace, Trace]:
-            with record():
-                with record() as guided:
-                    if self.guide is not None:
-                        self.guide(*args, **kwargs)
-                given = Given(self.posterior, layout)
-                with record() as modelled, uncondition(), given, replay(guided):
-                    self.model(*args, **kwargs)
+            with record() as guided:
+                if self.guide is not None:
+                    self.guide(*args, **kwargs)
+            given = Given(self.posterior, layout)
+            with record() as modelled, uncondition(), given, replay(guided):
+                self.model(*args, **kwargs)
             given.refuse_unmet()
             return guided, modelled
 
         found = many("Predictive", program, self._read, self.samples, self.vectorized)
+        self.in_turn = found.in_turn
         for word, name in found.ragged:
             raise StackedValuesError(
                 name, f"this {word} is in some of the runs only, or in different shapes"
@@ -108,6 +131,10 @@ class Predictive:
             and node.name not in self.posterior
             and not isinstance(node.fn, Factor)
         }
+
+
+def _shown(program: Callable[..., Any]) -> str:
+    return getattr(program, "__qualname__", type(program).__name__)
 
 
 class Given(Handler):
@@ -149,23 +176,19 @@ class Given(Handler):
                 raise StackedValuesError(name, f"the program has no such site; it has {met}")
 
 
-def number_of(stacked: Mapping[str, Tensor], samples: int | None) -> int:
-    """Return how many values are stacked.
+def number_of(stacked: Mapping[str, Tensor], samples: int | None = None) -> int | None:
+    """Return how many values are stacked, None if nobody says.
 
     Raises:
-        StackedValuesError: if they differ in it.
-        ValueError: if nobody says.
+        StackedValuesError: if they differ in it, or from `samples`.
     """
     for name, value in stacked.items():
-        first = len(next(iter(stacked.values()))) if samples is None else samples
-        if len(value) != first:
+        if samples is None:
+            samples = len(value)
+        if len(value) != samples:
             raise StackedValuesError(
-                name, f"there are {len(value)} of them; expected {first}, as of the others"
+                name, f"there are {len(value)} of them; expected {samples}, as of the others"
             )
-    if stacked:
-        return len(next(iter(stacked.values())))
-    if samples is None:
-        raise ValueError("Predictive needs samples=, the number of runs, or a posterior")
     return samples
 
 

@@ -1,16 +1,24 @@
 """Runs: many runs of a program, at once where it allows that, else one after the other."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.vectorized import Layout, NotVectorizableError, Program, Run, at_once
-from ancestral.trace.record import current
+from ancestral.estimators.layouts import Layout, Program, Run
+from ancestral.estimators.outer import Traces
+from ancestral.estimators.surrogate import settle
+from ancestral.estimators.vectorized import NotVectorizableError, at_once
+from ancestral.trace.record import Trace, current, record
 
 Key = tuple[str, str]
 """What is read of a run: a word for what it is, and the name of the site."""
+
+Read = Callable[[Run], Mapping[Key, Tensor]]
+"""Returns what there is to know of one run, or of all at once."""
 
 
 class OpenRecordingError(RuntimeError):
@@ -21,6 +29,17 @@ class OpenRecordingError(RuntimeError):
         super().__init__(
             f"{verb} runs a program many times, without gradients, and was called within an open "
             "an.record(), whose dependencies would end there; call it outside"
+        )
+
+
+class InTurnWarning(UserWarning):
+    """A program is run one time after the other, which nobody has asked for."""
+
+    def __init__(self, verb: str, samples: int, reason: str) -> None:
+        """Say why, and what to do."""
+        super().__init__(
+            f"{verb} runs the program {samples} times, one after the other, because not all runs "
+            f"can be made at once: {reason}; if this is meant, say vectorized=False"
         )
 
 
@@ -39,19 +58,16 @@ class Stacked:
     in_turn: str = ""
 
 
-def many(
-    verb: str,
-    program: Program,
-    read: Callable[[Run], Mapping[Key, Tensor]],
-    samples: int,
-    vectorized: bool | None,
-) -> Stacked:
+def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool | None) -> Stacked:
     """Run a program many times, and return what is read of the runs.
+
+    An error of the program in its first run, which is by itself, is raised. One that comes only
+    when all run at once is a reason to run them in turn, which the warning shows.
 
     Args:
         verb: what asks for it, for messages.
         program: runs the program as a layout says.
-        read: returns what there is to know of one run, or of all at once.
+        read: reads the runs.
         samples: how many runs.
         vectorized: whether to make them at once; by default, where that can be shown to be right.
 
@@ -65,27 +81,60 @@ def many(
     if current() is not None:
         raise OpenRecordingError(verb)
     with torch.no_grad():
-        if samples == 1 or vectorized is False:
-            return _in_turn(program, read, samples, "so it was asked for")
-        try:
-            run = at_once(program, samples)
-        except Exception as error:
-            # A program that is wrong, and not only unfit for this, raises again in turn.
-            if vectorized:
-                raise
-            found = str(error) if isinstance(error, NotVectorizableError) else repr(error)
-            return _in_turn(program, read, samples, found)
-        return Stacked(dict(read(run)))
+        reason = "vectorized=False" if vectorized is False else "there is only one"
+        if vectorized is not False and samples > 1:
+            try:
+                return _at_once(program, read, samples)
+            except NotVectorizableError as error:
+                if vectorized:
+                    raise
+                reason = error.problem
+        turns = _turns(program, read, samples)
+        found = [next(turns)]  # what is wrong with the program at all comes before the warning
+        if vectorized is None and samples > 1:
+            warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
+        return _stacked([*found, *turns], reason)
 
 
-def _in_turn(
-    program: Program, read: Callable[[Run], Mapping[Key, Tensor]], samples: int, reason: str
-) -> Stacked:
-    found: list[Mapping[Key, Tensor]] = []
+def _at_once(program: Program, read: Read, samples: int) -> Stacked:
+    first = Layout(samples, turn=0)
+    with _recorded(program) as recorded:
+        alone = recorded(first)
+        Run(alone, alone, first)  # refuses what is enumerated
+        return Stacked(dict(read(at_once(recorded, samples, alone))))
+
+
+def _turns(program: Program, read: Read, samples: int) -> Iterator[Mapping[Key, Tensor]]:
+    """Run a program one time after the other, and yield what is read of each run."""
     for turn in range(samples):
         layout = Layout(samples, turn=turn)
-        traces = program(layout)
-        found.append(read(Run(traces, traces, layout)))
+        with _recorded(program) as recorded:
+            traces = recorded(layout)
+            found = read(Run(traces, traces, layout))
+        yield found
+
+
+@contextmanager
+def _recorded(program: Program) -> Generator[Program]:
+    """Give a program that is recorded, and let go of its recordings at the end of the block.
+
+    What autograd saves knows its recording, in a circle that Python cannot see through.
+    """
+    opened: list[Trace] = []
+
+    def run(layout: Layout) -> Traces:
+        with record() as around:
+            opened.append(around)
+            return program(layout)
+
+    try:
+        yield run
+    finally:
+        for trace in opened:
+            settle(trace)
+
+
+def _stacked(found: Sequence[Mapping[Key, Tensor]], reason: str) -> Stacked:
     keys = list(dict.fromkeys(key for values in found for key in values))
     whole = [key for key in keys if len({v[key].shape if key in v else None for v in found}) == 1]
     values = {key: torch.stack([v[key] for v in found]) for key in whole}

@@ -1,10 +1,14 @@
-"""Vectorized runs: many runs of a program at once, along the dimension of an outer plate.
+"""Vectorized runs: many runs of a program at once, which must be what runs in turn would be.
 
-The plate lies to the left of all dimensions that one run of the program has, so that a program that
-broadcasts needs no change. Whether it does is not taken on trust. The recording proves that no run
-depends on another (a plate checks alignments, and no value may escape); no random numbers may be
-drawn outside the sites; and one run by itself, at the values that it has among the others, must
-give the same log-probabilities. What fails any of these is refused.
+They lie along an outer plate, see `ancestral.estimators.outer`. Whether the runs are independent,
+and each of them a run of the program, is not taken on trust. The recording proves that none depends
+on another: the plate checks alignments, no value may escape, and none may be taken out of sight
+with `untrack`. Nothing random may be shared: no random numbers are drawn outside the sites, and no
+plate is subsampled. And some runs by themselves, at the values that they have among the others,
+must give the same sites, log-probabilities and computed values. What fails any of these is refused.
+
+What is left is state of the program itself that changes from call to call, such as a counter or a
+generator of numpy of its own: it is found where it shows in any of the runs that are compared.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -15,7 +19,7 @@ give the same log-probabilities. What fails any of these is refused.
 ...         z = sample("z", Normal(torch.zeros(2), 1.0))
 ...         sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
 ...     return (trace,)
->>> run = at_once(program, samples=5)
+>>> run = at_once(program, samples=5, first=program(Layout(5, turn=0)))
 >>> run.traces[0]["z"].value.shape, run.value(run.traces[0]["z"]).shape
 (torch.Size([5, 2]), torch.Size([5, 2]))
 >>> run.total(run.traces[0]["x"]).shape
@@ -25,20 +29,22 @@ torch.Size([5])
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ancestral.estimators.layouts import OUTER, Layout, Program, Run, is_of_runs
+from ancestral.estimators.outer import Traces, along, ledger_of, nesting_of
 from ancestral.provenance.tensor import provenance, untrack
-from ancestral.trace.claims import Ledger
 from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import line_of
 from ancestral.trace.node import Node
+from ancestral.trace.plates import PlateError
 from ancestral.trace.randomness import Watch
 from ancestral.trace.record import Trace
-from ancestral.trace.repetitions import plate
 from ancestral.trace.request import Handler, Request
-
-OUTER = "the runs of a vectorized program"
+from ancestral.trace.vouching import Vouched, listening
 
 
 class NotVectorizableError(SiteError):
@@ -46,6 +52,7 @@ class NotVectorizableError(SiteError):
 
     def __init__(self, problem: str) -> None:
         """Say what is in the way."""
+        self.problem = problem
         super().__init__(
             f"the program cannot be run many times at once: {problem}; write it so that it "
             "broadcasts over dimensions to the left (negative dims, no positions counted from the "
@@ -53,233 +60,213 @@ class NotVectorizableError(SiteError):
         )
 
 
-class EnumeratedRunError(SiteError):
-    """A program is to be drawn many times, and enumerates a site."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is; runs "
-            "of a program need draws of it: take the enumeration away"
-        )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the runs of a program lie.
-
-    Attributes:
-        samples: how many there are.
-        nesting: how many dimensions of a batch belong to one run.
-        turn: the number of this run; None where all run at once.
-    """
-
-    samples: int
-    nesting: int = 0
-    turn: int | None = None
-
-    def given(self, stacked: Tensor, event: int) -> Tensor:
-        """Return what this run takes of values [samples, *batch, *event], to broadcast with it."""
-        if self.turn is not None:
-            return stacked[self.turn]
-        missing = self.nesting - (stacked.dim() - 1 - event)
-        return stacked.reshape(len(stacked), *(1,) * missing, *stacked.shape[1:])
-
-
-Program = Callable[[Layout], tuple[Trace, ...]]
-"""Runs a program as a layout says, and returns its traces."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run of a program, or many at once; `single` are the traces of one."""
-
-    traces: tuple[Trace, ...]
-    single: tuple[Trace, ...]
-    layout: Layout
-
-    def __post_init__(self) -> None:
-        """Refuse sites that take all their values at once: they are no draws."""
-        for node in (node for trace in self.traces for node in trace.values()):
-            if node.enumeration is not None:
-                raise EnumeratedRunError(node)
-
-    def value(self, node: Node) -> Tensor:
-        """Return the value of a node: [*shape] of one run, [samples, *shape] of many."""
-        value = untrack(node.value).detach()
-        if self.layout.turn is not None:
-            return value
-        shape = self._single(node).value.shape
-        if tuple(value.shape) == tuple(shape) and not _is_of_runs(node):
-            return value.expand(self.layout.samples, *shape)
-        return value.reshape(self.layout.samples, *shape)
-
-    def pointwise(self, node: Node) -> Tensor:
-        """Return the log-probability that counts, [*batch] of one run, [samples, *batch] of many.
-
-        It is masked, and not scaled.
-        """
-        density = untrack(node.unscaled_log_prob).detach()
-        if node.mask is not None:
-            density = torch.where(untrack(node.mask), density, 0)
-        if self.layout.turn is not None:
-            return density
-        return density.reshape(self.layout.samples, *self._single(node).unscaled_log_prob.shape)
-
-    def total(self, node: Node) -> Tensor:
-        """Return the log-probability as it counts: [] of one run, [samples] of many."""
-        density = untrack(node.log_prob).detach()
-        if self.layout.turn is not None:
-            return density.sum()
-        return density.reshape(self.layout.samples, -1).sum(1)
-
-    def _single(self, node: Node) -> Node:
-        return next(
-            one[node.name]
-            for many, one in zip(self.traces, self.single, strict=True)
-            if many.get(node.name) is node
-        )
-
-
-def nesting_of(traces: tuple[Trace, ...]) -> int:
-    """Return how many dimensions the batches and the plates of a run have at most."""
-    nodes = [node for trace in traces for node in trace.values()]
-    batches = (len(node.fn.batch_shape) for node in nodes if node.fn is not None)
-    plates = (-p.dim for node in nodes for p in node.cond_indep_stack if p.dim is not None)
-    return max((*batches, *plates), default=0)
-
-
-def at_once(program: Program, samples: int) -> Run:
+def at_once(program: Program, samples: int, first: Traces) -> Run:
     """Run a program many times at once, at least twice.
 
+    Args:
+        program: the program.
+        samples: how many runs.
+        first: a run by itself, which tells how many dimensions it has.
+
     Raises:
-        NotVectorizableError: if the runs were not those that single runs would have been.
-        PlateError: if they depend on each other.
+        NotVectorizableError: if the runs were not those that runs in turn would have been.
     """
-    first = program(Layout(samples, turn=0))
     layout = Layout(samples, nesting_of(first))
+    many = _many(program, layout)
+    _refuse_shared(many, first)
+    for turn in sorted({0, samples // 2, samples - 1}):
+        torch.rand(())  # what the program draws out of sight shall not be the same again
+        with _Given(many, first, turn):
+            single = _tried(partial(program, replace(layout, turn=turn)))
+        for trace, other, one in zip(many, first, single, strict=True):
+            _Comparison(layout, turn).check(trace, other, one)
+    return Run(many, single, layout)
+
+
+def _many(program: Program, layout: Layout) -> Traces:
+    """Run a program at once, and refuse what the plate cannot see."""
     watch = Watch()
-    with watch, plate(OUTER, samples, dim=-layout.nesting - 1):
-        many = program(layout)
+    vouched: list[Vouched] = []
+    with listening(vouched.append), watch:
+        along_plate = partial(along, OUTER, layout.samples, layout.nesting)
+        many = _tried(partial(along_plate, partial(program, layout)))
     if watch.has_drawn:
         raise NotVectorizableError("it draws random numbers outside its sites")
-    for trace in many:
-        _refuse_escapes(trace)
-    last = samples - 1
-    with _Given(many, first, layout, last):
-        single = program(replace(layout, turn=last))
-    run = Run(many, single, layout)
-    for trace, other, one in zip(many, first, single, strict=True):
-        _check(run, trace, other, one)
-    return run
+    for each in vouched:
+        if ledger_of(each.provenance.universe).apart(each.provenance, OUTER) is not None:
+            raise NotVectorizableError(
+                f"at {each.location} untrack takes out of sight what differs from run to run"
+            )
+    return many
+
+
+def _tried(run: Callable[[], Traces]) -> Traces:
+    """Run a program of which one run went well; whatever goes wrong now is for how it runs."""
+    try:
+        return run()
+    except PlateError as error:
+        told = str(error).rsplit("; ", 1)[0]  # its advice is for a plate that one knows of
+        raise NotVectorizableError(told) from error
+    except SiteError as error:
+        raise NotVectorizableError(str(error)) from error
+    except Exception as error:
+        problem = f"at {line_of(error)} it raises {type(error).__name__}: {error}"
+        raise NotVectorizableError(problem) from error
 
 
 class _Given(Handler):
     """Gives a single run the values that it has among the others."""
 
-    def __init__(
-        self, many: tuple[Trace, ...], first: tuple[Trace, ...], layout: Layout, turn: int
-    ) -> None:
-        self._many, self._layout, self._turn = many, layout, turn
-        self._first = first
+    def __init__(self, many: Traces, first: Traces, turn: int) -> None:
+        self._many, self._first, self._turn = many, first, turn
 
     def ask(self, request: Request) -> Request:
-        """Give a site its value, and a plate its indices."""
-        if request.value is not None or request.is_intervened:
+        """Give a site its value."""
+        if request.value is not None or request.is_intervened or request.kind != "sample":
             return request
         for trace, first in zip(self._many, self._first, strict=True):
             node, shown = trace.get(request.name), first.get(request.name)
-            if node is None or shown is None or node.type != request.kind:
+            if node is None or shown is None or node.type != "sample" or not node.value.dim():
                 continue
-            if request.kind == "plate":
-                return replace(request, value=node.value, origin=node)
-            if request.kind == "sample" and node.value.shape[:1] == (self._layout.samples,):
-                value = untrack(node.value).detach()[self._turn]
-                if value.numel() == shown.value.numel():
-                    return replace(request, value=value.reshape(shown.value.shape))
+            value = untrack(node.value).detach()[self._turn]
+            if value.numel() == shown.value.numel():
+                return replace(request, value=value.reshape(shown.value.shape))
         return request
 
 
-def _refuse_escapes(trace: Trace) -> None:
-    for escape in trace.escapes:
-        raise NotVectorizableError(
-            f"at {escape.filename}:{escape.line} Python reads a value that differs from run to run"
-        )
+def _refuse_shared(many: Traces, first: Traces) -> None:
+    """Raise where runs share what each of them would have drawn for itself."""
+    for trace, other in zip(many, first, strict=True):
+        for node in trace.values():
+            if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
+                raise NotVectorizableError(
+                    f"plate {node.name!r} ({node.location}) is subsampled, and each run has a part "
+                    "of its own"
+                )
+            if node.is_drawn and node.name in other and _is_shared(node, other[node.name]):
+                raise NotVectorizableError(
+                    f"{type(node.fn).__name__} of site {node.name!r} ({node.location}) draws one "
+                    "value for all of its batch"
+                )
 
 
-def _check(run: Run, many: Trace, first: Trace, single: Trace) -> None:
-    """Raise unless many runs at once are what single runs are."""
-    if not (list(many) == list(first) == list(single)):
-        odd = next(iter({*many} ^ {*single} or {*many} ^ {*first}), "in another order")
-        raise NotVectorizableError(f"its runs differ in their sites: {odd!r}")
-    for name, node in many.items():
-        one = single[name]
-        if node.type == "sample":
-            _check_site(run, node, one, first[name])
-        elif node.type == "deterministic":
-            _check_value(run, node, one)
-
-
-def _check_site(run: Run, node: Node, one: Node, first: Node) -> None:
+def _is_shared(node: Node, other: Node) -> bool:
+    """Return whether all runs have one value of a continuous site, and another run another."""
     assert node.fn is not None
-    assert one.fn is not None
-    assert first.fn is not None
-    batch, event = one.fn.batch_shape, one.fn.event_shape
-    ones = (1,) * (run.layout.nesting - len(batch))
-    expected = (run.layout.samples, *ones, *batch)
-    if (
-        tuple(node.fn.batch_shape) != expected
-        or node.fn.event_shape != event
-        or (first.fn.batch_shape, first.fn.event_shape) != (batch, event)
-        or tuple(node.value.shape) != (*expected, *event)
-        or type(node.fn) is not type(one.fn)
-    ):
-        raise NotVectorizableError(
-            f"site {node.name!r} ({node.location}) has batch {list(node.fn.batch_shape)} and event "
-            f"{list(node.fn.event_shape)}; expected {list(expected)} and {list(event)}"
+    try:
+        is_discrete = node.fn.support.is_discrete  # type: ignore[union-attr] # declared optional
+    except (NotImplementedError, AttributeError):
+        is_discrete = False
+    value, shown = untrack(node.value), untrack(other.value)
+    if is_discrete or not value.dim() or value[0].numel() != shown.numel() or not shown.numel():
+        return False
+    one = value[0]
+    return bool((value == one).all()) and not torch.equal(one.reshape(shown.shape), shown)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Compares a run among others with the same run by itself."""
+
+    layout: Layout
+    turn: int
+
+    def check(self, many: Trace, first: Trace, single: Trace) -> None:
+        """Raise unless many runs at once are what single runs are."""
+        if not (list(many) == list(first) == list(single)):
+            odd = next(iter({*many} ^ {*single} or {*many} ^ {*first}), "in another order")
+            raise NotVectorizableError(f"its runs differ in their sites: {odd!r}")
+        for name, node in many.items():
+            if node.type != single[name].type:
+                raise NotVectorizableError(f"its runs differ in what {name!r} is")
+            if node.type == "sample":
+                self._check_site(node, single[name], first[name])
+            elif node.type == "deterministic":
+                self._check_value(node, single[name])
+
+    def _check_site(self, node: Node, one: Node, first: Node) -> None:
+        assert node.fn is not None
+        assert one.fn is not None
+        assert first.fn is not None
+        batch, event = one.fn.batch_shape, one.fn.event_shape
+        expected = self._wide(batch)
+        if (
+            tuple(node.fn.batch_shape) != expected
+            or node.fn.event_shape != event
+            or (first.fn.batch_shape, first.fn.event_shape) != (batch, event)
+            or type(node.fn) is not type(one.fn)
+        ):
+            raise NotVectorizableError(
+                f"site {node.name!r} ({node.location}) is a {_shown(node)}; expected a "
+                f"{type(one.fn).__name__} with batch {list(expected)} and event {list(event)}"
+            )
+        densities = [(_tried_density(node, form), _tried_density(one, form)) for form in _FORMS]
+        for among, alone in densities:
+            if tuple(among.shape) != self._wide(alone.shape):
+                raise NotVectorizableError(_mixed(node, f", of shape {list(among.shape)},"))
+        if not _is_apart(node, node.tracked_log_prob):
+            raise NotVectorizableError(_mixed(node, ""))
+        cases = len(one.value.shape) - len(event)
+        wide = (*self._wide(one.value.shape[:cases]), *event)
+        if tuple(node.value.shape) != wide:
+            raise NotVectorizableError(
+                f"the value of site {node.name!r} ({node.location}) has shape "
+                f"{list(node.value.shape)}; expected {list(wide)}"
+            )
+        for among, alone in densities:
+            _same(node, among[self.turn], alone)
+        _same(node, untrack(node.value).detach()[self.turn], untrack(one.value).detach())
+
+    def _check_value(self, node: Node, one: Node) -> None:
+        among, alone = untrack(node.value).detach(), untrack(one.value).detach()
+        is_stacked = among.shape[:1] == (self.layout.samples,) and (
+            math.prod(among.shape) == self.layout.samples * alone.numel()
         )
-    shape = tuple(node.unscaled_log_prob.shape)
-    if shape != expected or not _is_apart(node, node.tracked_log_prob):
+        if not is_of_runs(node):  # one value for all: it must be that of each of them
+            if among.shape != alone.shape and not is_stacked:
+                raise NotVectorizableError(f"{node.name!r} ({node.location}) gets another shape")
+            copies = 1 if among.shape == alone.shape else self.layout.samples
+            return _same(node, among, alone.expand(copies, *alone.shape))
+        if not is_stacked or not _is_apart(node, node.tracked_value):
+            raise NotVectorizableError(f"{node.name!r} ({node.location}) mixes the runs")
+        return _same(node, among[self.turn], alone)
+
+    def _wide(self, batch: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the batch of many runs, of which each has this one."""
+        ones = (1,) * (self.layout.nesting - len(batch))
+        return (self.layout.samples, *ones, *batch)
+
+
+_FORMS = ("log_prob", "unscaled_log_prob")  # that which counts, and what a mask hides
+
+
+def _tried_density(node: Node, form: str) -> Tensor:
+    try:
+        return untrack(getattr(node, form)).detach()
+    except Exception as error:
         raise NotVectorizableError(
-            f"the log-probability of site {node.name!r} ({node.location}), of shape {list(shape)}, "
-            "mixes the runs"
-        )
-    density = untrack(node.log_prob).detach()[-1]
-    _same(node, density, untrack(one.log_prob).detach().reshape(density.shape))
-    _same(node, untrack(node.value).detach()[-1], untrack(one.value).detach())
+            f"nothing can be said of site {node.name!r} ({node.location}), whose log-probability "
+            f"raises {type(error).__name__}: {error}"
+        ) from error
 
 
-def _check_value(run: Run, node: Node, one: Node) -> None:
-    shape = tuple(one.value.shape)
-    if not _is_of_runs(node):
-        if tuple(node.value.shape) != shape:
-            raise NotVectorizableError(f"{node.name!r} ({node.location}) gets another shape")
-        return _same(node, untrack(node.value).detach(), untrack(one.value).detach())
-    fits = tuple(node.value.shape)[:1] == (run.layout.samples,) and (
-        math.prod(node.value.shape) == run.layout.samples * math.prod(shape)
-    )
-    if not fits or not _is_apart(node, node.tracked_value):
-        raise NotVectorizableError(f"{node.name!r} ({node.location}) mixes the runs")
-    return _same(node, untrack(node.value).detach()[-1], untrack(one.value).detach())
+def _mixed(node: Node, shape: str) -> str:
+    where = f"site {node.name!r} ({node.location})"
+    return f"the log-probability of {where}{shape} mixes the runs"
 
 
-def _is_of_runs(node: Node) -> bool:
-    """Return whether a value differs from run to run."""
-    if node.type != "deterministic":
-        return True
-    return _ledger(node).apart(node.inflow, OUTER) is not None
+def _shown(node: Node) -> str:
+    fn = node.fn
+    assert fn is not None
+    name, batch, event = type(fn).__name__, list(fn.batch_shape), list(fn.event_shape)
+    return f"{name} with batch {batch} and event {event}"
 
 
 def _is_apart(node: Node, tensor: Tensor) -> bool:
     """Return whether elements n of a tensor, [samples, ...], depend on run n alone."""
-    found = _ledger(node).apart(provenance(tensor), OUTER)
+    assert node.source.universe is not None
+    found = ledger_of(node.source.universe).apart(provenance(tensor), OUTER)
     return found is None or 0 in found
-
-
-def _ledger(node: Node) -> Ledger:
-    owner = node.source.universe.owner if node.source.universe is not None else None
-    assert isinstance(owner, Trace)
-    return owner.ledger
 
 
 def _same(node: Node, among: Tensor, alone: Tensor) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.predictive import Given, StackedValuesError, number_of, plain
 from ancestral.estimators.runs import Key, Stacked, many
-from ancestral.estimators.vectorized import Layout, Run
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
@@ -66,7 +66,7 @@ def to_inference_data(
     """
     arviz = _arviz()
     given = {name: plain(name, value) for name, value in posterior.items()}
-    samples = number_of(given, None)
+    samples = number_of(given) or 0
     if chains < 1 or samples % chains:
         problem = f"there are {samples} of them, which are not {chains} chains of one length"
         raise StackedValuesError(next(iter(given)), problem)

@@ -153,6 +153,10 @@ class Ledger:
                 known = now if known is None else known & now
         return known
 
+    def reaches(self, source: Source, name: str) -> bool:
+        """Return whether anything in a plate is, or reaches, a source."""
+        return name in self._of(source)
+
     def _claimed(self, node: Node, plate: Plate) -> int:
         """Return the dimension of a node's shape that a plate around it is, or the turn."""
         first = self._plates.setdefault(plate.name, plate)

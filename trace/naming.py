@@ -65,6 +65,18 @@ def place() -> Place:
     return Place(location, variable, tuple(modules))
 
 
+def line_of(error: BaseException) -> Location | None:
+    """Return the line of the user's code that an error came out of last."""
+    found = None
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if not _is_skipped(code.co_filename):
+            found = Location(code.co_filename, step.tb_lineno, code.co_name)
+        step = step.tb_next
+    return found
+
+
 @lru_cache(maxsize=4096)
 def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
     """Return the place of a call, and the variable that it is assigned to."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
+from ancestral.estimators.outer import OuterEscapeError
 from ancestral.estimators.particles import PlateNestingError
 from ancestral.provenance.tensor import provenance
 from ancestral.trace.claims import PlateDependenceError, PlateShapeError, direct
@@ -261,3 +262,53 @@ def test_both_programs_are_called_with_the_arguments() -> None:
 
     assert an.elbo(program, program, 1, b=2).value.item() == 0
     assert seen == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [
+        ("num_particles", "particles="),
+        ("num_samples", "particles="),
+        ("vectorize_particles", "vectorized="),
+    ],
+)
+def test_names_of_pyro_say_what_is_meant(keyword: str, meant: str) -> None:
+    def anything(**keywords: Any) -> None:
+        raise AssertionError("nothing is to be run")
+
+    with pytest.raises(TypeError, match=f"elbo takes no {keyword}=.*: say {meant}"):
+        an.elbo(anything, anything, **{keyword: 3})  # type: ignore[arg-type] # not ours
+
+
+def test_a_name_of_pyro_that_a_program_has_goes_on_to_it() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, num_particles: int) -> None:
+            an.sample("z", Normal(torch.zeros(num_particles), 1.0))
+
+    assert an.elbo(Model(), Model(), num_particles=3).value == 0
+
+
+def test_python_may_not_decide_for_all_particles() -> None:
+    def model() -> None:
+        z = an.sample("z", Normal(0.0, 1.0))
+        if z.mean() > 100:  # nothing follows where it is false
+            an.factor("f", z)
+
+    an.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2)
+    with pytest.raises(OuterEscapeError, match=r"test_elbo.py:\d+ Python reads") as error:
+        an.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2, vectorized=True)
+    assert "vectorized=False" in error.value.__notes__[0]
+
+
+def test_what_was_read_before_or_is_only_shown_is_no_decision_for_particles() -> None:
+    def model(shift: torch.Tensor) -> None:
+        z = an.sample("z", Normal(shift, 1.0))
+        an.untrack(z).mean().item()
+
+    def guide(shift: torch.Tensor) -> None:
+        an.sample("z", Normal(shift, 1.0))
+
+    with an.record():
+        shift = an.sample("shift", Normal(0.0, 1.0))
+        bool(shift > 0)
+        an.elbo(model, guide, shift, particles=2, vectorized=True, max_plate_nesting=0)

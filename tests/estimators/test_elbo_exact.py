@@ -25,7 +25,7 @@ from torch.distributions import Categorical, Normal
 
 import ancestral as an
 import oracles
-from ancestral.estimators.particles import particle_dim
+from ancestral.estimators.particles import nesting
 from oracles import Estimate, Moments, Program, derivatives, exact_gradient, moments, paths
 
 
@@ -278,11 +278,11 @@ def test_particles_at_once_have_the_same_mean_and_stay_apart(name: str) -> None:
 
 def probed(program: Program, values: list[Tensor], estimate: Estimate) -> Moments:
     """Return the moments of an estimate that finds out the dimension in a run of its own."""
-    original = particle_dim
+    original = nesting
 
     def unforced(*args: Any) -> int:
         with oracles.forcing(oracles.Walk(()).draw):
             return original(*args)
 
-    with mock.patch("ancestral.estimators.elbo.particle_dim", unforced):
+    with mock.patch("ancestral.estimators.elbo.nesting", unforced):
         return moments(program, values, estimate)

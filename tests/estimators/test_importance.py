@@ -1,6 +1,9 @@
 """Importance sampling: closed forms, enumeration, and that runs at once are runs in turn."""
 
+import gc
 import math
+import re
+import weakref
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -24,7 +27,8 @@ from ancestral.estimators.importance import (
     SubsampleWeightError,
     WeightError,
 )
-from ancestral.estimators.runs import OpenRecordingError
+from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
+from ancestral.estimators.vectorized import NotVectorizableError
 
 DATA = torch.tensor([1.0, 1, 0, 1, 1, 0, 1], dtype=torch.float64)
 
@@ -187,11 +191,18 @@ def test_a_program_that_mixes_the_runs_is_run_in_turn() -> None:
         z = an.sample("z", Independent(Normal(torch.zeros(3, 3), 1.0), 2))
         an.sample("x", Independent(Normal(z.sum(1), 1.0), 1), obs=torch.ones(3))
 
-    for program in (mixing, branching, noisy, positional):
-        assert an.importance(program, samples=4).in_turn
-        with pytest.raises(
-            Exception, match=r"mixes|depends on|Python reads|random numbers|alone|am"
-        ):
+    for program, reason in (
+        (mixing, r"depends on other elements of site 'z' .* too; mixed by mean at"),
+        (branching, r"at .*test_importance.py:\d+ it raises RuntimeError: Boolean value"),
+        (noisy, "it draws random numbers outside its sites"),
+        (positional, "at 'x' .* a run among others is not what it is alone"),
+    ):
+        told = f"(?s)importance runs the program 4 times.*{reason}.*if this is meant"
+        with pytest.warns(InTurnWarning, match=told):
+            found = an.importance(program, samples=4)
+        assert re.search(reason, found.in_turn)
+        assert an.importance(program, samples=4, vectorized=False).in_turn == "vectorized=False"
+        with pytest.raises(NotVectorizableError, match=f"(?s){reason}"):
             an.importance(program, samples=4, vectorized=True)
 
 
@@ -271,7 +282,7 @@ def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
             an.sample("w", Normal(0.0, 1.0))
 
     torch.manual_seed(0)
-    found = an.importance(branching, samples=20)
+    found = an.importance(branching, samples=20, vectorized=False)
     assert (list(found.values), found.ragged) == (["z"], ("w",))
 
 
@@ -288,3 +299,40 @@ def test_an_enumerated_site_is_refused() -> None:
 
     with pytest.raises(ValueError, match="is enumerated"):
         an.importance(an.handlers.enumerate()(program), samples=3)
+
+
+@pytest.mark.parametrize("keyword", ["num_samples", "num_particles"])
+def test_names_of_pyro_say_what_is_meant(keyword: str) -> None:
+    with pytest.raises(TypeError, match=f"importance takes no {keyword}=.*: say samples="):
+        an.importance(coin, None, DATA, **{keyword: 10})  # type: ignore[arg-type] # not ours
+
+    def named(num_samples: int) -> None:
+        an.sample("x", Normal(torch.zeros(num_samples), 1.0))
+
+    found = an.importance(named, samples=2, num_samples=3)
+    assert found.values["x"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_nothing_outlives_a_call(vectorized: bool) -> None:
+    weight = torch.zeros(2, requires_grad=True)
+    seen: list[weakref.ref[Any]] = []
+
+    class Module(torch.nn.Module):
+        def forward(self) -> None:
+            with torch.enable_grad():
+                z = an.sample("z", Independent(Normal(weight, 1.0), 1))
+                loc = an.deterministic("loc", (z * z).sum(-1))
+            an.sample("x", Normal(loc, 1.0), obs=number(0.5))
+            seen.append(weakref.ref(z))
+
+    def guide() -> None:
+        with torch.enable_grad():
+            an.sample("z", Independent(Normal(weight + 1, 1.0), 1))
+
+    found = an.importance(Module(), guide, samples=4, vectorized=vectorized)
+    drawn = an.Predictive(Module(), guide=guide, samples=4, vectorized=vectorized)()
+    gc.collect()
+    assert seen
+    assert [each() for each in seen if each() is not None] == []
+    assert not any(value.requires_grad for value in (found.log_weights, drawn["z"]))

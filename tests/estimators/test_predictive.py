@@ -7,6 +7,8 @@ from torch.distributions import Independent, Normal
 
 import ancestral as an
 from ancestral.estimators.predictive import StackedValuesError
+from ancestral.estimators.runs import InTurnWarning
+from ancestral.estimators.vectorized import NotVectorizableError
 
 
 def model(x: Tensor, y: Tensor | None = None) -> None:
@@ -86,11 +88,59 @@ def test_a_site_of_some_runs_only_is_refused() -> None:
 
     torch.manual_seed(0)
     with pytest.raises(StackedValuesError, match="'x': this sample is in some of the runs only"):
-        an.Predictive(branching, samples=30)()
+        an.Predictive(branching, samples=30, vectorized=False)()
 
 
 def test_what_it_starts_from_is_said_once() -> None:
     with pytest.raises(ValueError, match="not both"):
         an.Predictive(model, {"b": torch.zeros(2)}, guide=model)
-    with pytest.raises(ValueError, match="needs samples="):
+    with pytest.raises(ValueError, match=r"needs samples=.*; nothing is given"):
         an.Predictive(model)
+    with pytest.raises(ValueError, match=r"needs samples=.*; the posterior names no site"):
+        an.Predictive(model, {})
+
+
+def test_runs_in_turn_are_shown_and_warned_of() -> None:
+    def mixing() -> None:
+        z = an.sample("z", Normal(0.0, 1.0))
+        an.sample("x", Normal(z.mean(), 1.0))
+
+    predictive = an.Predictive(mixing, samples=3)
+    with pytest.warns(InTurnWarning, match="Predictive runs the program 3 times") as warned:
+        predictive()
+    assert warned[0].filename == __file__
+    assert "mixed by mean" in predictive.in_turn
+    assert f"samples=3, run in turn: {predictive.in_turn})" in repr(predictive)
+    apart = an.Predictive(model, {"b": torch.zeros(2)})
+    apart(X, Y)
+    assert (apart.in_turn, repr(apart)) == ("", "Predictive(model, given 'b', samples=2)")
+
+
+def test_each_run_has_a_part_of_its_own_of_a_subsampled_plate() -> None:
+    def part() -> None:
+        with an.plate("rows", 50, 2) as index:
+            an.sample("x", Normal(index.float(), 1e-3))
+
+    with pytest.raises(NotVectorizableError, match=r"'rows' .* is subsampled"):
+        an.Predictive(part, samples=20, vectorized=True)()
+    with pytest.warns(InTurnWarning, match=r"'rows' .* is subsampled"):
+        found = an.Predictive(part, samples=20)()
+    assert len(found["x"].round().unique(dim=0)) > 10
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [
+        ("num_samples", "say samples="),
+        ("posterior_samples", "say posterior="),
+        ("parallel", "say vectorized="),
+        ("return_sites", "take the sites that you want"),
+        ("x", "is for the call"),
+    ],
+)
+def test_names_of_pyro_say_what_is_meant(keyword: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"Predictive takes no {keyword}=.*{meant}"):
+        an.Predictive(model, **{keyword: 3})  # type: ignore[arg-type] # which is the point
+    if keyword != "x":
+        with pytest.raises(TypeError, match=f"Predictive takes no {keyword}=.*{meant}"):
+            an.Predictive(model, samples=3)(X, Y, **{keyword: 3})
