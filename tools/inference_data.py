@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.predictive import Given, StackedValuesError, number_of, plain
+from ancestral.estimators.pyro_names import CHAINS, refuse
 from ancestral.estimators.runs import Key, Stacked, many
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
@@ -32,21 +34,34 @@ class MissingArvizError(ImportError):
         )
 
 
+class SubsampledDataError(SiteError):
+    """Draws are to be exported with a part of the data, which differs from draw to draw."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the plate and its line."""
+        super().__init__(
+            f"plate {node.name!r} ({node.location}) is subsampled: each draw would have the "
+            "log-likelihood of other cases; give the plate no subsample_size here"
+        )
+
+
 def to_inference_data(
     model: Callable[..., Any],
     *args: Any,
     posterior: Mapping[str, Tensor],
     prior: Mapping[str, Tensor] | None = None,
     posterior_predictive: Mapping[str, Tensor] | None = None,
+    constant_data: Mapping[str, Tensor] | None = None,
     chains: int = 1,
     vectorized: bool | None = None,
     **kwargs: Any,
 ) -> Any:
     """Return draws from the posterior of a model as an `arviz.InferenceData`.
 
-    Its groups are the posterior, with what the model computes under a name; the observed data; the
-    log-likelihood of each case of it, unscaled, zero where it is masked; and what else is given. A
-    dimension that is a plate has its name, and the indices of its repetitions.
+    Its groups are the posterior, with what the model computes under a name; the observed data, NaN
+    where it is masked; the log-likelihood of each case of it, unscaled, zero where it is masked
+    (leave these cases out of ``arviz.loo``, which counts them); and what else is given. A dimension
+    that is a plate has its name, and the indices of its repetitions.
 
     Args:
         model: the program, which observes the data.
@@ -55,21 +70,33 @@ def to_inference_data(
         prior: draws from the prior, as ``Predictive(model, samples=n)(*args)`` returns them; of
             observed sites they are the prior predictive.
         posterior_predictive: what ``Predictive(model, posterior)(*args)`` returns.
+        constant_data: what the model is given and does not observe, such as covariates.
         chains: how many chains the samples are, one after the other.
         vectorized: as in `ancestral.estimators.importance.importance`.
         **kwargs: what the model is called with.
 
     Raises:
         MissingArvizError: if ArviZ is not installed.
+        ValueError: if the posterior is empty.
         StackedValuesError: if the draws do not fit each other, the chains, or the model.
+        SubsampledDataError: if a plate is subsampled.
         OpenRecordingError: within a recording.
+        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of the model.
     """
+    refuse("to_inference_data", (model,), kwargs, CHAINS)
     arviz = _arviz()
     given = {name: plain(name, value) for name, value in posterior.items()}
-    samples = number_of(given) or 0
+    samples = number_of(given)
+    if samples is None:
+        raise ValueError(
+            "the posterior of to_inference_data is empty; expected the draws of one site at least, "
+            "such as those that Importance.resample returns"
+        )
     if chains < 1 or samples % chains:
         problem = f"there are {samples} of them, which are not {chains} chains of one length"
         raise StackedValuesError(next(iter(given)), problem)
+    number_of(prior or {})
+    number_of(posterior_predictive or {}, samples)
     single: list[Trace] = []
 
     def program(layout: Layout) -> tuple[Trace]:
@@ -86,10 +113,10 @@ def to_inference_data(
     found = many("to_inference_data", program, read, samples, vectorized)
     groups = _groups(found, given, chains)
     observed = {n.name: n for n in single[0].observation_nodes if _is_data(n)}
-    groups["observed_data"] = {name: _array(node.value) for name, node in observed.items()}
-    _add(groups, "prior", prior or {}, 1)
-    number_of(posterior_predictive or {}, samples)
-    _add(groups, "posterior", posterior_predictive or {}, chains)
+    groups["observed_data"] = {name: _observed(node) for name, node in observed.items()}
+    groups["constant_data"] = {n: _array(value) for n, value in (constant_data or {}).items()}
+    _add(groups, "prior", prior or {}, 1, single[0])
+    _add(groups, "posterior", posterior_predictive or {}, chains, single[0])
     filled = {group: values for group, values in groups.items() if values}
     return arviz.from_dict(**filled, **_axes(single[0]))
 
@@ -117,6 +144,8 @@ def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
     """Return the log-likelihoods, and what the posterior has besides what was given."""
     found: dict[Key, Tensor] = {}
     for node in run.traces[0].values():
+        if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
+            raise SubsampledDataError(node)
         if node.type == "sample" and node.is_observed and _is_data(node):
             found["log_likelihood", node.name] = run.pointwise(node)
         elif node.name not in given and _is_of_posterior(node):
@@ -134,9 +163,16 @@ def _groups(found: Stacked, given: Mapping[str, Tensor], chains: int) -> Groups:
     return groups
 
 
-def _add(groups: Groups, word: str, draws: Mapping[str, Tensor], chains: int) -> None:
+def _add(groups: Groups, word: str, draws: Mapping[str, Tensor], chains: int, trace: Trace) -> None:
     """Add draws to the group of their word, or to its predictive group if they are of data."""
     for name, value in draws.items():
+        shape = list(plain(name, value).shape[1:])
+        if name in trace and shape != list(trace[name].value.shape):
+            raise StackedValuesError(
+                name,
+                f"each of the {word} draws has shape {shape}; expected "
+                f"{list(trace[name].value.shape)}, as the model has it with the arguments given",
+            )
         group = f"{word}_predictive" if name in groups["observed_data"] else word
         array = _array(plain(name, value).reshape(chains, -1, *value.shape[1:]))
         groups.setdefault(group, {}).setdefault(name, array)
@@ -153,11 +189,24 @@ def _axes(trace: Trace) -> dict[str, Any]:
     for extent in trace.plates:
         for name, dim in extent.dims:
             if extent.is_declared and dim is not None and name in dims:
-                dims[name][dim] = extent.name
-                plate = trace.get(extent.name)
-                size = extent.subsample_size
-                coords[extent.name] = np.arange(size) if plate is None else _array(plate.value)
+                dims[name][dim] = label = _label(extent.name)
+                coords[label] = np.arange(extent.subsample_size)
     return {"dims": dims, "coords": coords}
+
+
+def _label(plate: str) -> str:
+    """Return the name of a plate as that of a dimension, which ArviZ has not taken for its own."""
+    return f"{plate}_plate" if plate in ("chain", "draw") else plate
+
+
+def _observed(node: Node) -> np.ndarray:
+    """Return the data of a site, without what does not count."""
+    data = _array(node.value)
+    if node.mask is None or bool(untrack(node.mask).all()):
+        return data
+    event = (1,) * (node.value.dim() - node.unscaled_log_prob.dim())
+    counts = _array(node.mask.expand(node.unscaled_log_prob.shape))
+    return np.where(counts.reshape(*counts.shape, *event), data, np.nan)
 
 
 def _array(value: Tensor) -> np.ndarray:
