@@ -112,7 +112,7 @@ def elbo(
         kwargs: what both are called with.
 
     Raises:
-        ValueError: if `particles` is no positive number.
+        ValueError: if `particles` is no positive number, or `max_plate_nesting` a negative one.
         TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
@@ -121,8 +121,10 @@ def elbo(
     refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
+    dims = max_plate_nesting
+    if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
+        raise ValueError(f"max_plate_nesting must be an int, not negative, or None, not {dims!r}")
     if vectorized:
-        dims = max_plate_nesting
         if dims is None:
             dims = nesting(model, guide, args, kwargs)
         with record(control="after") as trace:

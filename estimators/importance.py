@@ -80,7 +80,7 @@ class NoWeightError(ValueError):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Importance:
     """Weighted draws from the posterior of a model.
 
@@ -95,6 +95,16 @@ class Importance:
     values: Mapping[str, Tensor]
     ragged: tuple[str, ...] = ()
     in_turn: str = ""
+
+    def __repr__(self) -> str:
+        """Show what was drawn, what it is worth, and why the runs were made in turn."""
+        ragged = f", in some only {', '.join(map(repr, self.ragged))}" if self.ragged else ""
+        turns = f", run in turn: {self.in_turn}" if self.in_turn else ""
+        return (
+            f"Importance({len(self.log_weights)} samples of "
+            f"{', '.join(map(repr, self.values)) or 'no site'}{ragged}, "
+            f"effective_sample_size={float(self.effective_sample_size):.1f}{turns})"
+        )
 
     @property
     def log_evidence(self) -> Tensor:

@@ -185,6 +185,8 @@ def number_of(stacked: Mapping[str, Tensor], samples: int | None = None) -> int 
     for name, value in stacked.items():
         if samples is None:
             samples = len(value)
+        if len(value) == 0:
+            raise StackedValuesError(name, "there are none; expected one at least")
         if len(value) != samples:
             raise StackedValuesError(
                 name, f"there are {len(value)} of them; expected {samples}, as of the others"

@@ -92,8 +92,8 @@ def to_inference_data(
             "the posterior of to_inference_data is empty; expected the draws of one site at least, "
             "such as those that Importance.resample returns"
         )
-    if chains < 1 or samples % chains:
-        problem = f"there are {samples} of them, which are not {chains} chains of one length"
+    if not isinstance(chains, int) or chains < 1 or samples % chains:
+        problem = f"there are {samples} of them, which are not {chains!r} chains of one length"
         raise StackedValuesError(next(iter(given)), problem)
     number_of(prior or {})
     number_of(posterior_predictive or {}, samples)

@@ -312,3 +312,9 @@ def test_what_was_read_before_or_is_only_shown_is_no_decision_for_particles() ->
         shift = an.sample("shift", Normal(0.0, 1.0))
         bool(shift > 0)
         an.elbo(model, guide, shift, particles=2, vectorized=True, max_plate_nesting=0)
+
+
+@pytest.mark.parametrize("nesting", [-1, 1.0, float("inf"), True])
+def test_a_wrong_nesting_is_refused(nesting: Any) -> None:
+    with pytest.raises(ValueError, match="max_plate_nesting must be an int, not negative"):
+        an.elbo(latent("z"), latent("z"), max_plate_nesting=nesting)

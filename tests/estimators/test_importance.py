@@ -284,6 +284,10 @@ def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
     torch.manual_seed(0)
     found = an.importance(branching, samples=20, vectorized=False)
     assert (list(found.values), found.ragged) == (["z"], ("w",))
+    assert repr(found) == (
+        "Importance(20 samples of 'z', in some only 'w', effective_sample_size=20.0, "
+        "run in turn: vectorized=False)"
+    )
 
 
 def test_an_expectation_needs_a_row_for_each_draw() -> None:

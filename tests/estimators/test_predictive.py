@@ -73,6 +73,7 @@ def test_a_guide_draws_what_the_model_goes_on_with() -> None:
         ({"w": torch.zeros(5, 3), "b": torch.zeros(4)}, "'b': there are 4 of them; expected 5"),
         ({"q": torch.zeros(5)}, "'q': the program has no such site; it has 'w', 'b', 'y'"),
         ({"b": torch.tensor(1.0)}, "'b': expected a tensor"),
+        ({"b": torch.zeros(0)}, "'b': there are none"),
     ],
 )
 def test_values_that_do_not_fit_are_refused(posterior: dict[str, Tensor], problem: str) -> None:

@@ -63,9 +63,10 @@ def test_what_was_drawn_is_exported(vectorized: bool) -> None:
     assert data.posterior["rows"].values.tolist() == [0, 1]
 
 
-def test_chains_have_one_length() -> None:
-    with pytest.raises(StackedValuesError, match="5 of them, which are not 2 chains"):
-        an.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)}, chains=2)
+@pytest.mark.parametrize("chains", [2, 0, 2.5])
+def test_chains_have_one_length(chains: Any) -> None:
+    with pytest.raises(StackedValuesError, match=f"5 of them, which are not {chains} chains"):
+        an.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)}, chains=chains)
 
 
 def test_without_arviz_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
