@@ -41,6 +41,7 @@ from ancestral.estimators.problem import (
     OtherRecordingError,
     SettledError,
 )
+from ancestral.estimators.runs import InTurnWarning
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.control import Escape, control_scope
 from ancestral.provenance.escapes import ConfinedError, EscapeError
@@ -84,6 +85,7 @@ __all__ = [
     "Graph",
     "GuideError",
     "Importance",
+    "InTurnWarning",
     "KinkWarning",
     "LeaveOneOut",
     "LossError",

@@ -14,7 +14,9 @@ differs among them.
 ...         sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
 ...     return (trace,)
 >>> nesting = nesting_of(program())
->>> [node.fn.batch_shape for node in along("runs", 5, nesting, program)[0].values()]
+>>> with record():
+...     traces = along("runs", 5, nesting, program)
+>>> [node.fn.batch_shape for node in traces[0].values()]
 [torch.Size([5, 2]), torch.Size([5, 2])]
 """
 
@@ -57,21 +59,22 @@ def nesting_of(traces: Traces) -> int:
 def along(name: str, size: int, nesting: int, program: Callable[[], Traces]) -> Traces:
     """Run a program within a plate of this name, to the left of `nesting` dimensions.
 
+    There must be a recording around it.
+
     Raises:
         PlateError: if a site has not one value for each repetition, or mixes them.
         OuterEscapeError: if Python reads a value that differs among them.
     """
     around = current()
-    before = 0 if around is None else len(decisions_of(around.universe).noted)
+    assert around is not None
+    before = len(decisions_of(around.universe).noted)
     with plate(name, size, dim=-1 - nesting):
         try:
             traces = program()
         except Exception as error:
-            if around is not None:
-                _refuse_escapes(around.universe, before, name, error)
+            _refuse_escapes(around.universe, before, name, error)
             raise
-    for universe in {trace.universe for trace in traces}:
-        _refuse_escapes(universe, before, name)
+    _refuse_escapes(around.universe, before, name)
     return traces
 
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ancestral.estimators.layouts import Layout, Program, Run
 from ancestral.estimators.outer import Traces
 from ancestral.estimators.surrogate import settle
-from ancestral.estimators.vectorized import NotVectorizableError, at_once
+from ancestral.estimators.vectorized import NotVectorizableError, Recorder, at_once
 from ancestral.trace.record import Trace, current, record
 
 Key = tuple[str, str]
@@ -98,37 +99,37 @@ def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool
 
 def _at_once(program: Program, read: Read, samples: int) -> Stacked:
     first = Layout(samples, turn=0)
-    with _recorded(program) as recorded:
-        alone = recorded(first)
+    with _recordings() as recorded:
+        alone = recorded(partial(program, first))
         Run(alone, alone, first)  # refuses what is enumerated
-        return Stacked(dict(read(at_once(recorded, samples, alone))))
+        return Stacked(dict(read(at_once(program, samples, alone, recorded))))
 
 
 def _turns(program: Program, read: Read, samples: int) -> Iterator[Mapping[Key, Tensor]]:
     """Run a program one time after the other, and yield what is read of each run."""
     for turn in range(samples):
         layout = Layout(samples, turn=turn)
-        with _recorded(program) as recorded:
-            traces = recorded(layout)
+        with _recordings() as recorded:
+            traces = recorded(partial(program, layout))
             found = read(Run(traces, traces, layout))
         yield found
 
 
 @contextmanager
-def _recorded(program: Program) -> Generator[Program]:
-    """Give a program that is recorded, and let go of its recordings at the end of the block.
+def _recordings() -> Generator[Recorder]:
+    """Give what records runs, and let go of the recordings at the end of the block.
 
     What autograd saves knows its recording, in a circle that Python cannot see through.
     """
     opened: list[Trace] = []
 
-    def run(layout: Layout) -> Traces:
+    def recorded(run: Callable[[], Traces]) -> Traces:
         with record() as around:
             opened.append(around)
-            return program(layout)
+            return run()
 
     try:
-        yield run
+        yield recorded
     finally:
         for trace in opened:
             settle(trace)

@@ -19,7 +19,10 @@ generator of numpy of its own: it is found where it shows in any of the runs tha
 ...         z = sample("z", Normal(torch.zeros(2), 1.0))
 ...         sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
 ...     return (trace,)
->>> run = at_once(program, samples=5, first=program(Layout(5, turn=0)))
+>>> def recorded(run):
+...     with record():
+...         return run()
+>>> run = at_once(program, 5, recorded(lambda: program(Layout(5, turn=0))), recorded)
 >>> run.traces[0]["z"].value.shape, run.value(run.traces[0]["z"]).shape
 (torch.Size([5, 2]), torch.Size([5, 2]))
 >>> run.total(run.traces[0]["x"]).shape
@@ -60,36 +63,41 @@ class NotVectorizableError(SiteError):
         )
 
 
-def at_once(program: Program, samples: int, first: Traces) -> Run:
+Recorder = Callable[[Callable[[], Traces]], Traces]
+"""Makes a run within a recording around it, and keeps that."""
+
+
+def at_once(program: Program, samples: int, first: Traces, recorded: Recorder) -> Run:
     """Run a program many times at once, at least twice.
 
     Args:
         program: the program.
         samples: how many runs.
         first: a run by itself, which tells how many dimensions it has.
+        recorded: makes each run.
 
     Raises:
         NotVectorizableError: if the runs were not those that runs in turn would have been.
     """
     layout = Layout(samples, nesting_of(first))
-    many = _many(program, layout)
+    many = _many(program, layout, recorded)
     _refuse_shared(many, first)
     for turn in sorted({0, samples // 2, samples - 1}):
         torch.rand(())  # what the program draws out of sight shall not be the same again
         with _Given(many, first, turn):
-            single = _tried(partial(program, replace(layout, turn=turn)))
+            single = _tried(recorded, partial(program, replace(layout, turn=turn)))
         for trace, other, one in zip(many, first, single, strict=True):
             _Comparison(layout, turn).check(trace, other, one)
     return Run(many, single, layout)
 
 
-def _many(program: Program, layout: Layout) -> Traces:
+def _many(program: Program, layout: Layout, recorded: Recorder) -> Traces:
     """Run a program at once, and refuse what the plate cannot see."""
     watch = Watch()
     vouched: list[Vouched] = []
     with listening(vouched.append), watch:
-        along_plate = partial(along, OUTER, layout.samples, layout.nesting)
-        many = _tried(partial(along_plate, partial(program, layout)))
+        whole = partial(along, OUTER, layout.samples, layout.nesting)
+        many = _tried(recorded, partial(whole, partial(program, layout)))
     if watch.has_drawn:
         raise NotVectorizableError("it draws random numbers outside its sites")
     for each in vouched:
@@ -100,10 +108,10 @@ def _many(program: Program, layout: Layout) -> Traces:
     return many
 
 
-def _tried(run: Callable[[], Traces]) -> Traces:
+def _tried(recorded: Recorder, run: Callable[[], Traces]) -> Traces:
     """Run a program of which one run went well; whatever goes wrong now is for how it runs."""
     try:
-        return run()
+        return recorded(run)
     except PlateError as error:
         told = str(error).rsplit("; ", 1)[0]  # its advice is for a plate that one knows of
         raise NotVectorizableError(told) from error

@@ -60,6 +60,20 @@ def branches_and_swallows() -> None:
     y(loc)
 
 
+def reads_a_text() -> None:
+    y(float(len(repr(coin().sum()))))
+
+
+def shares_memory_with_numpy() -> None:
+    y(float(coin().detach().numpy().max()))
+
+
+def looks_into_a_trace() -> None:
+    with an.record() as trace:
+        z()
+    y(trace["z"].value.mean())
+
+
 def reads_for_a_log() -> None:
     drawn = z()
     with an.control_scope():
@@ -224,7 +238,10 @@ REFUSED: list[tuple[Any, str]] = [
     (normalizes_the_batch, "other elements of site 'z'"),
     (weighs_the_sum, "mixed by sum"),
     (branches, "Python reads a value that differs from run to run"),
-    (branches_and_swallows, "other elements of site 'z'"),
+    (branches_and_swallows, "Python reads a value that differs from run to run"),
+    (reads_a_text, "Python reads a value that differs from run to run"),
+    (shares_memory_with_numpy, "Python reads a value that differs from run to run"),
+    (looks_into_a_trace, "at 'y' .* not what it is alone"),
     (reads_for_a_log, "Python reads a value that differs from run to run"),
     (branches_out_of_sight, "untrack takes out of sight what differs"),
     (mixes_out_of_sight, "untrack takes out of sight what differs"),
