@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.answering import expected_shape
 from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
 from ancestral.trace.param_errors import ParamError, ParamValueError
-from ancestral.trace.params import expected_shape
 from ancestral.trace.record import Trace, current
 from ancestral.trace.request import Request
 
