@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.plates import Plate
 from ancestral.trace.tables import aligned
@@ -74,7 +75,12 @@ class Comparison:
 
 
 def compare(here: Mapping[str, Node], there: Mapping[str, Node]) -> Comparison:
-    """Return in what two traces differ; values are compared exactly."""
+    """Return in what two traces differ; values are compared exactly.
+
+    Raises:
+        TypeError: if `there` is no trace.
+    """
+    check_trace(there, "compare")
     both = [name for name in here if name in there]
     return Comparison(
         tuple(name for name in here if name not in there),

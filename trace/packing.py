@@ -74,8 +74,11 @@ def unpack(
     """Return the parts of a vector, each with the shape and the dtype of its site.
 
     Raises:
-        PackError: if the vector has another size, or the dtype of a site cannot hold its part.
+        PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+            hold its part.
     """
+    if not isinstance(vector, Tensor):
+        raise PackError(f"the vector is a {type(vector).__name__}; expected a torch.Tensor")
     found = chosen(nodes, names)
     sizes = [node.value.numel() for node in found]
     if tuple(vector.shape) != (sum(sizes),):

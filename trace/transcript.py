@@ -77,12 +77,17 @@ class Transcript(Mapping[str, Node]):
             names: as for `pack`.
 
         Raises:
-            PackError: if the vector has another size, or the dtype of a site cannot hold its part.
+            PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+                hold its part.
         """
         return unpack(self, vector, names)
 
     def compare(self, other: Mapping[str, Node]) -> Comparison:
-        """Return in what this trace and another differ; its text is an aligned table."""
+        """Return in what this trace and another differ; its text is an aligned table.
+
+        Raises:
+            TypeError: if `other` is no trace.
+        """
         return compare(self, other)
 
     def to_dict(self) -> dict[str, Any]:

@@ -306,3 +306,21 @@ def test_a_prior_that_no_parameter_asked_for_is_an_error() -> None:
 def test_a_prior_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(an.SiteError, match=r"'mean' \(.*:\d+\) is drawn from a float"):
         lift(lambda request: 1.0)(model)()  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("prior", "found"),
+    [
+        ("w", "not a str; the program comes afterwards"),
+        (None, "not a NoneType"),
+        (3.0, "not a float"),
+        ([PRIOR], "not a list"),
+        (Normal, "not the class Normal"),
+        ({"w": Normal}, "'w' is the class Normal; expected a distribution"),
+        ({"w": 3.0}, "'w' is a float; expected a distribution"),
+        ({3: PRIOR}, "3 is no text"),
+    ],
+)
+def test_what_is_no_prior_is_refused_at_once(prior: object, found: str) -> None:
+    with pytest.raises(TypeError, match=found):
+        lift(prior)  # type: ignore[arg-type]

@@ -56,6 +56,8 @@ def test_what_does_not_fit_names_the_site(trace: an.Trace) -> None:
         trace.unpack(torch.zeros(3))
     with pytest.raises(PackError, match=r"site 'k' .* which cannot hold its part"):
         trace.unpack(torch.full((4,), 0.5), ["k"])
+    with pytest.raises(PackError, match="the vector is a dict; expected a torch"):
+        trace.unpack({})  # type: ignore[arg-type]
     with pytest.raises(PackError, match="'z' is named twice"):
         trace.pack(["z", "z"])
 
