@@ -16,6 +16,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
+from ancestral.trace.node import NoDensityError
 from ancestral.trace.parameters import factorized
 from ancestral.trace.stored import (
     NotPlainError,
@@ -29,19 +30,17 @@ from ancestral.trace.stored import (
 )
 
 
-class UnloadedDistributionError(SiteError):
-    """Something is asked of a distribution whose class is not in the file it was loaded from."""
+class UnloadedDistributionError(SiteError, NoDensityError):
+    """Something is asked of a distribution that is not in the file it was loaded from."""
 
     def __init__(self, fn: "Unloaded") -> None:
-        """Name the class, and why it was not stored."""
-        super().__init__(
-            f"{fn.reason}: of this {type(fn).__name__} a stored trace holds the name only, and the "
-            "log-probability of the one value that was drawn; make the distribution again"
+        """Name the class, and say why it was not stored."""
+        known = "" if fn.density is None else ", and the log-probability of the value it drew"
+        Exception.__init__(
+            self,
+            f"{fn.reason}: of this {type(fn).__name__} a stored trace holds the name only{known}; "
+            "make the distribution again",
         )
-
-
-class UnloadedPartError(UnloadedDistributionError, NotImplementedError):
-    """A moment is asked of such a distribution, or what else torch lets a distribution not have."""
 
 
 class Unloaded(Distribution):
@@ -76,7 +75,7 @@ class Unloaded(Distribution):
 
     def _unknown(self, *_: Any, **__: Any) -> Any:
         """Raise: there is nothing to compute it of."""
-        raise UnloadedPartError(self)
+        raise UnloadedDistributionError(self)
 
     expand = entropy = cdf = icdf = enumerate_support = perplexity = _unknown
     mean: Any = property(_unknown)
@@ -85,15 +84,20 @@ class Unloaded(Distribution):
     support: Any = property(_unknown)
 
 
-def stored(fn: Distribution, density: Callable[[], Tensor | None]) -> dict[str, Plain]:
+def stored(
+    fn: Distribution, density: Callable[[], Tensor | None], flaw: str = ""
+) -> dict[str, Plain]:
     """Return a distribution as plain data.
 
     Args:
         fn: the distribution.
         density: returns the log-probability of the value for each independent element, which is
             asked for where only the name of a class can be stored.
+        flaw: why nothing but the name may be stored, if so.
     """
     try:
+        if flaw:
+            raise NotPlainError(flaw)
         return _stored(fn)
     except NotPlainError as error:
         inner = factorized(fn)
@@ -101,7 +105,7 @@ def stored(fn: Distribution, density: Callable[[], Tensor | None]) -> dict[str, 
             return {
                 "family": type(fn).__name__,
                 "kind": "group",
-                "base": stored(fn.base_dist, density),  # type: ignore[attr-defined] # Independent
+                "base": stored(fn.base_dist, density, flaw),  # type: ignore[attr-defined] # Independent
                 "size": fn.reinterpreted_batch_ndims,  # type: ignore[attr-defined]
             }
         found = density()

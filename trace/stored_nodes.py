@@ -81,7 +81,8 @@ class Writer:
             raise UnstorableNodeError(node, str(error)) from error
 
     def _written(self, node: Node) -> dict[str, Plain]:
-        fn = None if node.fn is None else stored(node.fn, lambda: _density(node))
+        flaw = "a parameter was written into after the draw" if node.is_modified else ""
+        fn = None if node.fn is None else stored(node.fn, lambda: _density(node), flaw)
         flags: dict[str, Plain] = {flag: getattr(node, flag) for flag in _FLAGS}
         return flags | {
             "name": node.name,

@@ -74,6 +74,25 @@ def test_numbers_that_are_none_are_equal_and_infinitely_far_from_others() -> Non
     assert a.compare(b).differences[0].largest is not None
 
 
+def named(value: Tensor) -> an.Trace:
+    with an.record() as trace:
+        an.deterministic("n", value)
+    return trace
+
+
+def test_integers_that_floats_do_not_hold_are_told_apart() -> None:
+    here, there = (named(torch.tensor([0, 2**53 + n])) for n in (0, 1))
+    (found,) = here.compare(there).differences
+    assert (found.here, found.there, found.largest) == (f"{2**53} at [1]", f"{2**53 + 1} at [1]", 1)
+    assert here.compare(here).is_equal
+
+
+def test_a_small_difference_is_told_with_all_its_digits() -> None:
+    here, there = named(torch.tensor(1.0)), named(torch.tensor(1.0).nextafter(torch.tensor(2.0)))
+    (found,) = here.compare(there).differences
+    assert (found.here, found.there) == ("1.0", "1.0000001192092896")
+
+
 def program() -> None:
     """Draw nothing."""
 

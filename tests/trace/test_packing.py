@@ -62,6 +62,15 @@ def test_what_does_not_fit_names_the_site(trace: an.Trace) -> None:
         trace.pack(["z", "z"])
 
 
+def test_a_number_that_a_narrow_float_cannot_hold_is_refused() -> None:
+    with an.record() as trace:
+        an.deterministic("h", torch.zeros(1, dtype=torch.float16))
+    assert trace.unpack(torch.tensor([1 / 3]), ["h"])["h"].dtype == torch.float16
+    with pytest.raises(PackError, match=r"site 'h' .* torch\.float16, which cannot hold .*1000000"):
+        trace.unpack(torch.tensor([1e6]), ["h"])
+    assert bool(trace.unpack(torch.tensor([torch.inf]), ["h"])["h"].isinf())
+
+
 def test_an_integer_that_floats_cannot_hold_is_refused() -> None:
     with an.record() as trace:
         an.sample("z", Normal(0.0, 1.0))

@@ -223,6 +223,49 @@ def test_a_foreign_distribution_keeps_the_density_of_its_value_only(trace: an.Tr
         fn.base_dist.sample()
 
 
+class Blank(Distribution):
+    """A distribution of the user that has no density."""
+
+    arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.rand(self._extended_shape(sample_shape))
+
+
+def test_a_distribution_without_density_is_stored_as_that(tmp_path: Path) -> None:
+    with an.record() as trace:
+        an.sample("z", Independent(Blank(torch.Size([3]), validate_args=False), 1))
+    trace.save(tmp_path / "a.trace")
+    loaded = an.Trace.load(tmp_path / "a.trace")
+    assert trace.compare(loaded).is_equal
+    assert loaded.format_shapes() == trace.format_shapes()
+    assert loaded.compare(an.Trace.from_dict(loaded.to_dict())).is_equal
+    with pytest.raises(UnloadedDistributionError, match="Blank is no class of torch"):
+        _ = loaded["z"].log_prob
+
+
+def test_a_distribution_that_changed_after_the_draw_is_not_stored_as_that_of_the_draw() -> None:
+    loc = torch.zeros(2, requires_grad=True)
+
+    def drawn(is_asked: bool) -> an.Trace:
+        with an.record() as trace:
+            an.sample("z", Independent(Normal(loc, 1.0), 1))
+        if is_asked:
+            trace.log_prob_sum()
+        with torch.no_grad():
+            loc.add_(1)
+        return trace
+
+    trace = drawn(is_asked=False)
+    loaded = an.Trace.from_dict(trace.to_dict())
+    with pytest.raises(UnloadedDistributionError, match="written into after the draw: of this Nor"):
+        _ = loaded["z"].log_prob
+    assert trace.compare(loaded).is_equal
+    trace = drawn(is_asked=True)  # which the trace remembers
+    loaded = an.Trace.from_dict(trace.to_dict())
+    assert torch.equal(loaded["z"].log_prob, trace["z"].log_prob)
+
+
 def test_functions_in_infer_are_left_out(trace: an.Trace) -> None:
     assert an.Trace.from_dict(trace.to_dict())["z"].infer == {"rank": 2}
 
