@@ -94,8 +94,12 @@ class Transcript(Mapping[str, Node]):
         """Return the trace as dictionaries, lists, texts, numbers and tensors.
 
         A distribution of torch is stored with its parameters, of another the name of its class and
-        the log-probability of the value. Left out are the history of gradients, escapes, and what
-        is no plain data in the `infer` of a site.
+        the log-probability of the value; so is one of which a parameter was written into after the
+        draw. Left out are the history of gradients, escapes, and what is no plain data in the
+        `infer` of a site.
+
+        Raises:
+            SiteError: if a site is enumerated, or a tensor of it has not all its numbers.
         """
         return to_dict(self._content())
 
