@@ -1,72 +1,97 @@
-"""Branches: leaves of a store whose names begin with a path, as the module that torch looks for.
+"""Branches: what of a store has a name that begins with a path, as a module that torch looks for.
 
-A store keeps its leaves by their whole names. `torch.func.functional_call` takes a name with dots
-for a path of modules, at whose end it puts other tensors into the place of leaves: a branch is a
-view of the leaves of the store, and what is put there is in the store.
+A store keeps leaves and modules by their whole names. `torch.func.functional_call` takes a name with
+dots for a path of modules, at whose end it puts other tensors into the place of leaves: a branch is
+a view of the store, and what is put there is in the store.
 
 >>> import torch
->>> leaves = {"encoder.weight": nn.Parameter(torch.ones(2)), "gain": None}
->>> branch = branch_of(leaves, "encoder")
->>> branch.weight is leaves["encoder.weight"], branch_of(leaves, "decoder")
-(True, None)
+>>> store = Branching()
+>>> store._parameters["encoder.weight"] = nn.Parameter(torch.ones(2))
+>>> store.encoder.weight is store._parameters["encoder.weight"]
+True
 """
 
+import sys
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils._named_member_accessor import NamedMemberAccessor
 
-Leaves = MutableMapping[str, nn.Parameter | None]
+from ancestral.trace.errors import SiteError
+
+V = TypeVar("V")
 
 
-class Branch(nn.Module):
-    """Those of some leaves whose names begin with a path, by the rest of their names."""
+class HiddenLeafError(SiteError):
+    """A parameter cannot be reached by its name, since a module comes first."""
 
-    def __init__(self, leaves: Leaves) -> None:
-        """Take the leaves by the rest of their names."""
-        super().__init__()
-        vars(self)["_parameters"] = leaves
+    def __init__(self, module: str, leaves: list[str]) -> None:
+        """Name both, and say what to do."""
+        listed = ", ".join(repr(f"{module}.{leaf}") for leaf in leaves)
+        super().__init__(
+            f"functional_call cannot reach {listed} in the module {module!r}, which has it not; "
+            "give an.param a name that does not begin with that of a module, with _ for the dot"
+        )
+
+
+class Branching(nn.Module):
+    """A module in which names with dots are paths too."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return a leaf, or the branch of those whose names go on from here.
+        """Return a leaf or a module by its name, or the branch of those whose names it begins.
 
         Raises:
             AttributeError: if there is none.
+            HiddenLeafError: if torch would look in a module for what is beside it.
         """
+        leaves = _Within(vars(self).get("_parameters", {}), f"{name}.")
+        modules = _Within(vars(self).get("_modules", {}), f"{name}.")
         try:
-            return super().__getattr__(name)
+            found = super().__getattr__(name)
         except AttributeError:
-            found = branch_of(vars(self).get("_parameters", {}), name)
-            if found is None:
+            if not leaves and not modules:
                 raise
-            return found
+            return Branch(leaves, modules)
+        # What torch does not find in a module it would set there, and no program would see it.
+        is_called = sys._getframe(1).f_code is NamedMemberAccessor.get_submodule.__code__
+        if is_called and leaves and isinstance(found, nn.Module):
+            raise HiddenLeafError(name, list(leaves))
+        return found
 
 
-class _Within(Leaves):
-    """Those of some leaves whose names have a prefix, by the rest of their names."""
+class Branch(Branching):
+    """What of a store has names that begin with a path, by the rest of their names."""
 
-    def __init__(self, leaves: Leaves, prefix: str) -> None:
-        self._leaves = leaves
+    def __init__(
+        self,
+        leaves: MutableMapping[str, nn.Parameter | None],
+        modules: MutableMapping[str, nn.Module | None],
+    ) -> None:
+        """Take leaves and modules by the rest of their names."""
+        super().__init__()
+        vars(self).update(_parameters=leaves, _modules=modules)
+
+
+class _Within(MutableMapping[str, V]):
+    """Those items whose names have a prefix, by the rest of their names."""
+
+    def __init__(self, items: MutableMapping[str, V], prefix: str) -> None:
+        self._items = items
         self._prefix = prefix
 
-    def __getitem__(self, name: str) -> nn.Parameter | None:
-        return self._leaves[self._prefix + name]
+    def __getitem__(self, name: str) -> V:
+        return self._items[self._prefix + name]
 
-    def __setitem__(self, name: str, leaf: nn.Parameter | None) -> None:
-        self._leaves[self._prefix + name] = leaf
+    def __setitem__(self, name: str, item: V) -> None:
+        self._items[self._prefix + name] = item
 
     def __delitem__(self, name: str) -> None:
-        del self._leaves[self._prefix + name]
+        del self._items[self._prefix + name]
 
     def __iter__(self) -> Iterator[str]:
         size = len(self._prefix)
-        return iter([name[size:] for name in self._leaves if name.startswith(self._prefix)])
+        return iter([name[size:] for name in self._items if name.startswith(self._prefix)])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def branch_of(leaves: Leaves, name: str) -> Branch | None:
-    """Return the branch of the leaves whose names begin with a path, None if there are none."""
-    within = _Within(leaves, f"{name}.")
-    return Branch(within) if len(within) else None

@@ -31,7 +31,7 @@ from ancestral.provenance.alignment import Shape
 from ancestral.trace import constraining
 from ancestral.trace.adopting import Slot, adopt, slots_of
 from ancestral.trace.beginnings import Beginnings
-from ancestral.trace.branches import branch_of
+from ancestral.trace.branches import Branching
 from ancestral.trace.naming import Location
 from ancestral.trace.param_errors import (
     BoundCallError,
@@ -54,7 +54,7 @@ class Declared:
     location: Location
 
 
-class ParamStore(Handler, nn.Module):
+class ParamStore(Handler, Branching):
     """A module that keeps the parameters of the programs that run while it is open.
 
     ``with store: model()``, ``store(model)()`` and ``store.bind(model)()`` do the same. The
@@ -65,8 +65,8 @@ class ParamStore(Handler, nn.Module):
     ``store[name]`` is the constrained value and ``store.unconstrained(name)`` the leaf that is
     learned. A state that is loaded makes those parameters that are not there yet; their constraint
     comes when a program asks. A name with dots is a path too, as `get_parameter` and
-    `torch.func.functional_call` take it, unless it begins with the name of a module or of another
-    parameter. In a network that is to be called, by them or by
+    `torch.func.functional_call` take it; the latter refuses one that begins with the name of a
+    module, or of another parameter. In a network that is to be called, by them or by
     `torch.nn.parallel.DistributedDataParallel`, a store is a submodule that `forward` opens.
     """
 
@@ -149,20 +149,6 @@ class ParamStore(Handler, nn.Module):
         """
         leaf = self._leaf(target)
         return super().get_parameter(target) if leaf is None else leaf
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a leaf or a module by its name, or the branch of the leaves whose names it begins.
-
-        Raises:
-            AttributeError: if there is none.
-        """
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            found = branch_of(vars(self).get("_parameters", {}), name)
-            if found is None:
-                raise
-            return found
 
     def shape_of(self, name: str) -> Shape | None:
         """Return the shape of the value of a parameter, None where it is not known yet."""

@@ -203,6 +203,19 @@ class Weighed(nn.Module):
             return (x * weighed()).sum()
 
 
+class Holder(nn.Module):
+    """A network that runs a program in its store."""
+
+    program: Callable[[], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = an.ParamStore()
+
+    def forward(self) -> Tensor:
+        return self.store(self.program)()
+
+
 def test_a_name_with_dots_is_a_path_too() -> None:
     store = an.ParamStore()
     store(weighed)()
@@ -251,6 +264,31 @@ def test_a_functional_call_gives_leaves_other_values() -> None:
         torch.func.functional_call(network, whole, (x,), strict=True), before
     )
     assert all(isinstance(leaf, nn.Parameter) for leaf in network.parameters())
+
+
+def test_a_functional_call_reaches_modules_whose_names_have_dots() -> None:
+    network, inner = Holder(), nn.Linear(2, 1)
+    network.program = lambda: an.module("encoder.net", inner)(torch.ones(2))
+    network()
+    zeros: dict[str, Tensor] = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
+    assert list(zeros) == ["store.encoder.net.weight", "store.encoder.net.bias"]
+    found = torch.func.functional_call(network, {**zeros, list(zeros)[1]: torch.tensor([7.0])}, ())
+    assert found.tolist() == [7]
+    assert network.get_submodule("store.encoder.net") is inner
+    assert [name for name, _ in network.named_modules()] == ["", "store", "store.encoder.net"]
+
+
+@pytest.mark.parametrize("name", ["net", "encoder.net"])
+def test_a_functional_call_refuses_a_leaf_that_it_would_look_for_in_a_module(name: str) -> None:
+    network, inner = Holder(), nn.Linear(2, 1)
+    network.program = lambda: (
+        an.module(name, inner)(torch.ones(2)) * an.param(f"{name}.gain", torch.ones(()))
+    )
+    network()
+    with pytest.raises(an.SiteError, match=r"cannot reach '.*net.gain' in the module '.*net'"):
+        torch.func.functional_call(network, {f"store.{name}.gain": torch.tensor(9.0)}, ())
+    assert not hasattr(inner, "gain")
+    assert network.store.get_parameter(f"{name}.gain").item() == 1
 
 
 def test_an_ensemble_is_mapped_over() -> None:
