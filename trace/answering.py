@@ -44,8 +44,10 @@ def expected_shape(request: Request) -> Shape | None:
     if slot is not None:
         return tuple(slot.leaf.shape)
     store = open_store()
-    known = None if store is None else store.shape_of(request.name)
-    init = request.options["init"]
+    init, asked = request.options["init"], request.options["constraint"]
+    constraint = constraints.real if asked is None else asked
+    constraining.check_constraint(constraint, request)
+    known = None if store is None else store.shape_of(request.name, constraint)
     if known is None and isinstance(init, Tensor):
         return tuple(init.shape)
     return known

@@ -1,8 +1,8 @@
 """Branches: what of a store has a name that begins with a path, as a module that torch looks for.
 
-A store keeps leaves and modules by their whole names. `torch.func.functional_call` takes a name with
-dots for a path of modules, at whose end it puts other tensors into the place of leaves: a branch is
-a view of the store, and what is put there is in the store.
+A store keeps leaves and modules by their whole names. `torch.func.functional_call` takes a name
+with dots for a path of modules, at whose end it puts other tensors into the place of leaves: a
+branch is a view of the store, and what is put there is in the store.
 
 >>> import torch
 >>> store = Branching()

@@ -160,7 +160,7 @@ def outside(value: Tensor, constraint: Constraint) -> str | None:
     if bool(is_inside.all()):
         return None
     inner = (1,) * (plain.dim() - is_inside.dim())
-    bad = plain[~is_inside.reshape(*is_inside.shape, *inner).expand(plain.shape)]
+    bad = plain[~is_inside.reshape((*is_inside.shape, *inner)).expand(plain.shape)]
     return (
         f"outside of its constraint in {bad.numel()} of {plain.numel()} elements, the first of "
         f"them {bad.flatten()[0].item()!r}"

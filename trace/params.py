@@ -150,12 +150,16 @@ class ParamStore(Handler, Branching):
         leaf = self._leaf(target)
         return super().get_parameter(target) if leaf is None else leaf
 
-    def shape_of(self, name: str) -> Shape | None:
-        """Return the shape of the value of a parameter, None where it is not known yet."""
+    def shape_of(self, name: str, asked: Constraint) -> Shape | None:
+        """Return the shape of the value of a parameter, None if there is none of this name.
+
+        One that was loaded has the constraint that is asked for now.
+        """
         leaf, known = self._leaf(name), self._declared.get(name)
-        if leaf is None or known is None:
+        if leaf is None:
             return None
-        return tuple(constraining.transform_of(known.constraint).forward_shape(leaf.shape))
+        constraint = asked if known is None else known.constraint
+        return tuple(constraining.transform_of(constraint).forward_shape(leaf.shape))
 
     def answer(self, request: Request) -> Tensor:
         """Return the value of the parameter that a program asks for, made if it is new.
@@ -203,7 +207,7 @@ class ParamStore(Handler, Branching):
             raise ParamMismatchError(
                 request, "its constraint", asked, known.constraint, known.location
             )
-        shape = self.shape_of(request.name)
+        shape = self.shape_of(request.name, known.constraint)
         if isinstance(init, Tensor) and tuple(init.shape) != shape:
             found, expected = list(init.shape), list(shape or ())
             raise ParamMismatchError(request, "its shape", found, expected, known.location)

@@ -405,6 +405,7 @@ def test_a_name_is_a_text(name: str) -> None:
         (torch.ones(3), ["a value of shape [3]; expected shape [2]"]),
         (torch.tensor([1.0, -1.0]), ["1 of 2 elements", "-1.0", "GreaterThan"]),
         (2.0, ["a float; expected a torch.Tensor"]),
+        (torch.full((2,), torch.nan), ["2 of 2 elements", "nan"]),
     ],
 )
 def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
@@ -414,6 +415,17 @@ def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
         an.param("w", torch.ones(2), constraints.positive)
     for part in ["parameter 'w'", f"{__file__}:", *parts]:
         assert part in str(caught.value)
+
+
+def test_a_single_number_outside_of_the_constraint_is_named() -> None:
+    init = torch.tensor(2.0)
+    with pytest.raises(an.ParamError, match=r"1 of 1 elements.*-1\.0"), an.ParamStore():
+        an.param("w", -init / 2, constraints.positive)
+    with (
+        pytest.raises(an.ParamError, match=r"1 of 1 elements.*-4\.0"),
+        substitute({"w": -2 * init}),
+    ):
+        an.param("w", init, constraints.positive)
 
 
 def test_events_of_a_parameter_are_those_of_the_sites_that_it_makes() -> None:
