@@ -84,6 +84,7 @@ class Trace(Transcript):
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
+        self.is_loaded = False
         self.universe = Universe(owner=self) if universe is None else universe
 
     # Two traces with the same nodes are two recordings still.

@@ -25,6 +25,7 @@ class Transcript(Mapping[str, Node]):
     _order: list[str]
     _costs: tuple[tuple[Vertex, Provenance], ...]
     universe: Universe
+    is_loaded: bool  # from what was stored
 
     @property
     def graph(self) -> Graph:
@@ -141,6 +142,7 @@ class Transcript(Mapping[str, Node]):
         """Take what was stored into this empty trace."""
         self.universe = content.universe
         self.universe.owner = self
+        self.is_loaded = True
         named = {node.name: node for node in content.nodes}
         self._order = list(named)
         self._hidden = {name: node for name, node in named.items() if name in content.hidden}

@@ -278,6 +278,16 @@ def test_values_of_a_loaded_trace_are_constants_to_a_recording(trace: an.Trace) 
     assert not again["z"].is_drawn
 
 
+def test_a_loaded_trace_has_no_gradient_and_says_so(trace: an.Trace) -> None:
+    loaded = an.Trace.from_dict(trace.to_dict())
+    for each in (loaded, loaded.copy()):
+        for ask in (each.backward, each.explain):
+            with pytest.raises(an.SettledError, match=r"was loaded, .* record the program again"):
+                ask()
+    with pytest.raises(an.SettledError, match="already taken"):
+        trace.backward()
+
+
 class Malice:
     def __reduce__(self) -> Any:
         return os.mkdir, ("was-run",)
