@@ -39,6 +39,18 @@ class LateParamWarning(UserWarning):
         )
 
 
+class NotLoadedWarning(UserWarning):
+    """A parameter is made in a store that has loaded a state without it."""
+
+    def __init__(self, name: str, where: Location) -> None:
+        """Name it and its line, and say what to do."""
+        super().__init__(
+            f"parameter {name!r} ({where}) begins with its init: the state that the store has "
+            "loaded lacks it; load the state of the same program, or, if the rest is to be new, "
+            "run the program before the state is loaded, with strict=False"
+        )
+
+
 class BoundCallError(SiteError):
     """A store is called by torch as if it was a network."""
 

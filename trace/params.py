@@ -268,7 +268,8 @@ class ParamStore(Handler, Branching):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
         )
-        self._beginnings.note(self._parameters, ours)
+        if given:
+            self._beginnings.note_loaded(self._parameters, ours)
         for key in ours.values():  # a module of the store would not expect those of its prefix
             del state_dict[key]
 

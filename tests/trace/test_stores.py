@@ -343,16 +343,36 @@ def test_a_parameter_that_comes_before_training_or_was_loaded_does_not_warn() ->
         store(program)()
     again = an.ParamStore()
     again(weighed)()
-    again.load_state_dict(store.state_dict())
-    again(late)()
     again.double()
+    again(late)()
+    new = an.ParamStore()
+    new(lambda: an.param("new", torch.zeros(())))()
+    new.load_state_dict(store.state_dict(), strict=False)
+    new(late)()
     with torch.inference_mode():
         again.load_state_dict(store.state_dict())
-        again(lambda: an.param("made in inference mode", torch.zeros(())))()
+        again(late)()
         loaded = an.ParamStore()
         loaded.load_state_dict(store.state_dict())
     loaded(late)()
-    again(lambda: an.param("later", torch.zeros(())))()
+    loaded.load_state_dict({}, strict=False)
+    empty = nn.ModuleDict({"linear": nn.Linear(1, 1), "store": an.ParamStore()})
+    empty.load_state_dict({f"linear.{n}": p for n, p in nn.Linear(1, 1).state_dict().items()})
+    empty["store"](late)()  # of which the state says nothing
+
+
+def test_a_parameter_that_the_loaded_state_lacks_warns() -> None:
+    store, network = an.ParamStore(), Holder()
+    store(weighed)()
+    network.load_state_dict({f"store.{name}": leaf for name, leaf in store.state_dict().items()})
+    network.program = weighed
+    network()
+    network.program = lambda: an.param("late", torch.zeros(()))
+    with pytest.warns(UserWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"):
+        network()
+    network()
+    with pytest.warns(UserWarning, match=r"'net.weight' .* begins with its init"):
+        network.store(lambda: an.module("net", nn.Linear(1, 1)))()
 
 
 def test_a_state_of_no_tensors_is_an_error() -> None:
