@@ -100,6 +100,11 @@ def test_a_trace_is_the_same_after_a_dictionary(trace: an.Trace) -> None:
     check_same(trace, an.Trace.from_dict(trace.to_dict()))
 
 
+def draws_of(fn: Any) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [fn.sample(), fn.expand((2, *fn.batch_shape)).sample()]
+
+
 @pytest.mark.filterwarnings("ignore:Singular sample")  # a batch of Wishart says so always
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_distribution_of_torch_has_the_same_density_to_the_bit(name: str, tmp_path: Path) -> None:
@@ -110,8 +115,12 @@ def test_a_distribution_of_torch_has_the_same_density_to_the_bit(name: str, tmp_
     assert trace.compare(trace).is_equal  # distributions remember what they computed
     trace.save(tmp_path / "a.trace")
     loaded = an.Trace.load(tmp_path / "a.trace")
-    assert type(loaded["z"].fn) is type(fn)
+    found: Any = loaded["z"].fn
+    assert type(found) is type(fn)
     assert trace.compare(loaded).is_equal  # of densities too, exactly
+    assert (repr(found), str(found.support)) == (repr(fn), str(fn.support))
+    for here, there in zip(draws_of(fn), draws_of(found), strict=True):
+        assert torch.equal(here, there)
 
 
 def test_many_sources_keep_their_alignments(tmp_path: Path) -> None:
