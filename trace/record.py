@@ -39,6 +39,7 @@ from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.node import Node
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
+from ancestral.trace.tables import aligned
 from ancestral.trace.transcript import Transcript
 
 
@@ -242,11 +243,7 @@ class Trace(Transcript):
             )
             for node in self.values()
         ]
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [header, *rows]
-        )
+        return aligned([header, *rows])
 
     def __repr__(self) -> str:
         """Show the names."""

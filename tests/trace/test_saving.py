@@ -384,6 +384,15 @@ def test_a_file_stays_if_its_replacement_fails(
     assert [file.name for file in tmp_path.iterdir()] == ["a.trace"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes of files")
+def test_a_file_that_is_replaced_keeps_its_mode(trace: an.Trace, tmp_path: Path) -> None:
+    path = tmp_path / "a.trace"
+    trace.save(path)
+    path.chmod(0o600)
+    trace.save(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "found"),
     [
