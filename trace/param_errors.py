@@ -26,7 +26,11 @@ class NoStoreError(ParamError):
         )
 
 
-class LateParamWarning(UserWarning):
+class ParamWarning(UserWarning):
+    """A parameter is made later than an optimizer, or the state of a store, can know of."""
+
+
+class LateParamWarning(ParamWarning):
     """A parameter is made after others of its store were trained."""
 
     def __init__(self, name: str, where: Location, trained: str) -> None:
@@ -39,7 +43,7 @@ class LateParamWarning(UserWarning):
         )
 
 
-class NotLoadedWarning(UserWarning):
+class NotLoadedWarning(ParamWarning):
     """A parameter is made in a store that has loaded a state without it."""
 
     def __init__(self, name: str, where: Location) -> None:

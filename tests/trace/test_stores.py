@@ -329,11 +329,13 @@ def test_a_parameter_that_an_optimizer_cannot_know_warns() -> None:
     optimizer = torch.optim.Adam(store.parameters())
     store(weighed)().sum().backward()
     optimizer.step()
-    with pytest.warns(UserWarning, match=r"'late' \(.*py:\d+\) is new.*add_param_group") as caught:
+    with pytest.warns(
+        an.ParamWarning, match=r"'late' \(.*py:\d+\) is new.*add_param_group"
+    ) as caught:
         store(late)()
     assert caught[0].filename == __file__
     store(late)()  # it is known now
-    with pytest.warns(UserWarning, match=r"'net.weight' .* is new"):
+    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* is new"):
         store(lambda: an.module("net", nn.Linear(1, 1)))()
 
 
@@ -368,10 +370,12 @@ def test_a_parameter_that_the_loaded_state_lacks_warns() -> None:
     network.program = weighed
     network()
     network.program = lambda: an.param("late", torch.zeros(()))
-    with pytest.warns(UserWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"):
+    with pytest.warns(
+        an.ParamWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"
+    ):
         network()
     network()
-    with pytest.warns(UserWarning, match=r"'net.weight' .* begins with its init"):
+    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* begins with its init"):
         network.store(lambda: an.module("net", nn.Linear(1, 1)))()
 
 
