@@ -315,6 +315,11 @@ def test_a_functional_call_of_a_store_says_what_to_call() -> None:
     assert store.unconstrained("encoder.bias").item() == 3.0
 
 
+def test_a_store_goes_around_a_function_only() -> None:
+    with pytest.raises(TypeError, match=r"ParamStore goes around a function, not a Tensor, as in"):
+        an.ParamStore()(torch.zeros(2))  # type: ignore[arg-type]
+
+
 # Parameters that come late
 
 
