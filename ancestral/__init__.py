@@ -61,7 +61,7 @@ from ancestral.trace.guide_order import suggest_guide_order
 from ancestral.trace.independence import Extent
 from ancestral.trace.modules import module
 from ancestral.trace.node import Node
-from ancestral.trace.param_errors import ParamError
+from ancestral.trace.param_errors import ParamError, ParamWarning
 from ancestral.trace.params import ParamStore
 from ancestral.trace.plates import Plate, PlateError
 from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
@@ -95,6 +95,7 @@ __all__ = [
     "PairReport",
     "ParamError",
     "ParamStore",
+    "ParamWarning",
     "Plate",
     "PlateError",
     "Predictive",

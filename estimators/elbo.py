@@ -36,6 +36,7 @@ from ancestral.estimators.pyro_names import PARTICLES, refuse
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.errors import SiteError
+from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
 
@@ -158,7 +159,10 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     Raises:
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+        TypeError: if one of the two is no trace.
     """
+    for trace in (model_trace, guide_trace):
+        check_trace(trace, "negative_elbo")
     pair = Pair(model_trace, guide_trace)
     refuse_mismatch(pair)
     parts = [

@@ -24,6 +24,7 @@ from ancestral.estimators.factors import LogFactor, factors_of, packed
 from ancestral.estimators.log_space import product
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
 
@@ -59,7 +60,9 @@ def log_marginal(trace: Trace) -> Tensor:
     Raises:
         EnumerationError: if the sum is intractable, if a latent site has no one value, if sites of
             different scales are summed out together, or if the trace lacks an enumerated site.
+        TypeError: if `trace` is none.
     """
+    check_trace(trace, "log_marginal")
     return eliminated(factors_of(trace))
 
 
@@ -73,7 +76,9 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
     Raises:
         ImpossibleDataError: if the data has probability zero.
         EnumerationError: if `log_marginal` does.
+        TypeError: if `trace` is none.
     """
+    check_trace(trace, "marginals")
     factors = factors_of(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():

@@ -21,12 +21,15 @@ from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
 
 
 class SettledError(RuntimeError):
-    """The gradient of a recording was already taken."""
+    """The gradient of a recording was already taken, or cannot be."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_loaded: bool = False) -> None:
         """Say what to do."""
         super().__init__(
-            "the gradient of this recording was already taken, and its graph was freed; pass "
+            "this trace was loaded, and the values of a stored trace are constants; record the "
+            "program again, within an.handlers.replay(trace) for the same values"
+            if is_loaded
+            else "the gradient of this recording was already taken, and its graph was freed; pass "
             "retain_graph=True to the first backward, or record again"
         )
 
@@ -136,7 +139,8 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
 def examined_costs(trace: Trace) -> Problem:
     """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
     if trace.universe.state == "settled":
-        raise SettledError
+        owner = trace.universe.owner
+        raise SettledError(is_loaded=isinstance(owner, Trace) and owner.is_loaded)
     costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
     if not costs:
         raise LossError(

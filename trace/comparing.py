@@ -16,6 +16,7 @@ x     shape     [2]   [3]
 x     log_prob  [2]   [3]
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.plates import Plate
 from ancestral.trace.tables import aligned
@@ -74,7 +76,12 @@ class Comparison:
 
 
 def compare(here: Mapping[str, Node], there: Mapping[str, Node]) -> Comparison:
-    """Return in what two traces differ; values are compared exactly."""
+    """Return in what two traces differ; values are compared exactly.
+
+    Raises:
+        TypeError: if `there` is no trace.
+    """
+    check_trace(there, "compare")
     both = [name for name in here if name in there]
     return Comparison(
         tuple(name for name in here if name not in there),
@@ -139,14 +146,30 @@ def _presence(tensor: Tensor | None) -> str:
 def _of_elements(site: str, what: str, x: Tensor, y: Tensor) -> Iterator[Difference]:
     """Yield the largest difference of two tensors of one shape, unless they are equal."""
     a, b = (untrack(tensor).detach().cpu() for tensor in (x, y))
-    wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
-    a, b = a.to(wide), b.to(wide)
-    is_equal = (a == b) | (a.isnan() & b.isnan())
+    is_equal = _are_equal(a, b)
     if bool(is_equal.all()):
         return
-    distances = (a - b).abs().nan_to_num(torch.inf, torch.inf).masked_fill(is_equal, 0).reshape(-1)
+    apart = (_wide(a) - _wide(b)).abs().nan_to_num(torch.inf, torch.inf)
+    distances = apart.masked_fill(is_equal, -1).reshape(-1)  # what is not equal comes before
     first = int(distances.argmax())
     at = [int(i) for i in torch.unravel_index(torch.tensor(first), a.shape)]
     place = f" at {at}" if at else ""
-    here, there = (f"{tensor.reshape(-1)[first].item():.6g}{place}" for tensor in (a, b))
-    yield Difference(site, what, here, there, float(distances[first]))
+    one, other = (tensor.reshape(-1)[first].item() for tensor in (a, b))
+    texts = [f"{number:.6g}" for number in (one, other)]
+    if texts[0] == texts[1]:
+        texts = [repr(one), repr(other)]
+    largest = float(abs(one - other))  # of integers exactly
+    here, there = (text + place for text in texts)
+    yield Difference(site, what, here, there, math.inf if math.isnan(largest) else largest)
+
+
+def _are_equal(a: Tensor, b: Tensor) -> Tensor:
+    """Return which elements of two tensors are equal, be they no numbers both."""
+    if a.dtype == b.dtype and not (a.is_floating_point() or a.is_complex()):
+        return a.to(torch.int64) == b.to(torch.int64)  # floats do not hold all of them
+    a, b = _wide(a), _wide(b)
+    return (a == b) | (a.isnan() & b.isnan())
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

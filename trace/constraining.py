@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, transform_to
+from torch.distributions import Transform, biject_to, constraints, transform_to
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.alignment import Shape
@@ -97,21 +97,54 @@ def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Te
     """Return the unconstrained numbers of an initial value, in memory of their own.
 
     Raises:
-        ParamInitError: if the value is outside the constraint, or on its boundary.
+        ParamInitError: if the value is outside the constraint, or on its boundary, or has fewer
+            elements than its bounds.
     """
     problem = outside(value, constraint)
     if problem is not None:
         raise ParamInitError(request, f"its init is {problem}; expected {constraint}")
-    # A leaf that is made in inference mode could never be learned.
-    with torch.inference_mode(False), torch.no_grad():
-        leaf: Tensor = transform_of(constraint).inv(value.clone())
-        if not bool(torch.isfinite(leaf).all()):
-            raise ParamInitError(
-                request,
-                f"its init lies on the boundary of its constraint {constraint}, which no finite "
-                "unconstrained number reaches; expected a value inside",
-            )
-        return leaf.clone(memory_format=torch.contiguous_format)
+    leaf = _inverse(value, constraint, request)
+    if _is_on_bound(value, constraint) or not bool(torch.isfinite(leaf).all()):
+        raise ParamInitError(
+            request,
+            f"its init lies on the boundary of its constraint {constraint}, which no finite "
+            "unconstrained number reaches; expected a value inside",
+        )
+    back = tuple(transform_of(constraint).forward_shape(leaf.shape))
+    if back != tuple(value.shape):
+        raise ParamInitError(
+            request,
+            f"its init has shape {list(value.shape)}, and bounds of its constraint {constraint} "
+            f"have more: {list(back)}; expand the init to that",
+        )
+    return leaf
+
+
+def _inverse(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
+    try:
+        # A leaf that is made in inference mode could never be learned.
+        with torch.inference_mode(False), torch.no_grad():
+            leaf: Tensor = transform_of(constraint).inv(value.clone())
+            return leaf.clone(memory_format=torch.contiguous_format)
+    except RuntimeError as error:  # of a matrix that is singular, or not square
+        raise ParamInitError(
+            request,
+            f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
+            f"transform of its constraint {constraint}: {error}",
+        ) from error
+
+
+def _is_on_bound(value: Tensor, constraint: Constraint) -> bool:
+    """Return whether a value is a bound of an interval, where torch takes a number close to it."""
+    if isinstance(constraint, constraints.independent):
+        return _is_on_bound(value, constraint.base_constraint)
+    if isinstance(constraint, constraints.cat):
+        parts = value.split(list(constraint.lengths), constraint.dim)
+        return any(map(_is_on_bound, parts, constraint.cseq))
+    if isinstance(constraint, constraints.stack):
+        return any(map(_is_on_bound, value.unbind(constraint.dim), constraint.cseq))
+    bounds = [getattr(constraint, word, None) for word in ("lower_bound", "upper_bound")]
+    return any(bool((value == bound).any()) for bound in bounds if bound is not None)
 
 
 def outside(value: Tensor, constraint: Constraint) -> str | None:
@@ -120,11 +153,14 @@ def outside(value: Tensor, constraint: Constraint) -> str | None:
     if value.dim() < width:
         return f"of shape {list(value.shape)}, of which {width} dimensions are to be one event"
     plain = alias(value).detach()
-    is_inside: Tensor = raw(constraint.check, plain)
+    try:
+        is_inside: Tensor = raw(constraint.check, plain)
+    except RuntimeError as error:  # shapes or dtypes that torch cannot compare
+        return f"{plain.dtype} of shape {list(plain.shape)}, which {constraint} cannot be: {error}"
     if bool(is_inside.all()):
         return None
     inner = (1,) * (plain.dim() - is_inside.dim())
-    bad = plain[~is_inside.reshape(*is_inside.shape, *inner).expand(plain.shape)]
+    bad = plain[~is_inside.reshape((*is_inside.shape, *inner)).expand(plain.shape)]
     return (
         f"outside of its constraint in {bad.numel()} of {plain.numel()} elements, the first of "
         f"them {bad.flatten()[0].item()!r}"

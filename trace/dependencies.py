@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ancestral.provenance.alignment import Alignment, by_dim
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.trace.expecting import check_trace
 from ancestral.trace.graph import direct_edges
 from ancestral.trace.independence import kept
 from ancestral.trace.node import Node, place_in
@@ -60,7 +61,11 @@ def prior_dependencies(trace: Trace) -> Dependencies:
 
     It depends on itself too. Sites whose values are data are none to depend on, and those of them
     that a mask leaves out altogether are no sites.
+
+    Raises:
+        TypeError: if `trace` is none.
     """
+    check_trace(trace, "prior_dependencies")
     known = factors(trace)
     return {
         site.name: {
@@ -82,7 +87,11 @@ def posterior_dependencies(trace: Trace) -> Dependencies:
     It differs from Pyro's answer on purpose where that loses a dependency, one through a branch of
     Python or a write in place, and where it claims too much: a common child outside of a plate
     whose element n depends on elements n of its parents does not couple the others.
+
+    Raises:
+        TypeError: if `trace` is none.
     """
+    check_trace(trace, "posterior_dependencies")
     known = factors(trace)
     found: Dependencies = {site.name: {} for site in known.values() if site.is_latent}
     sets: dict[frozenset[str], frozenset[str]] = {}  # so that equal ones are one

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.answering import expected_shape
 from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
 from ancestral.trace.param_errors import ParamError, ParamValueError
-from ancestral.trace.params import expected_shape
 from ancestral.trace.record import Trace, current
 from ancestral.trace.request import Request
 
@@ -57,12 +57,14 @@ class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
             that of a request, None to leave the parameter as it is.
 
     Raises:
+        TypeError: if `prior` is none of these.
         UnknownSiteError: at the end of the block, if it has no parameter of a name in `prior`.
         SiteError: within it, if a prior does not fit its parameter, or draws what it cannot be.
     """
 
     def __init__(self, prior: Prior) -> None:
         """Take the prior."""
+        _check_prior(prior)
         super().__init__(prior if isinstance(prior, Mapping) else ())
         self.prior = prior
         self._drawn: list[dict[tuple[Trace | None, str], Tensor]] = []
@@ -152,3 +154,23 @@ class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
         if known is None and request.options["init"] is not None:
             known = self._shapes[request.name] = tuple(initial(request).shape)
         return known
+
+
+def _check_prior(prior: object) -> None:
+    """Raise unless a prior may be one, before the program runs."""
+    if isinstance(prior, Mapping):
+        for name, fn in prior.items():
+            if not isinstance(name, str):
+                raise TypeError(f"lift takes priors by name, and {name!r} is no text")
+            if not isinstance(fn, Distribution):
+                raise TypeError(f"the prior of {name!r} is {_called(fn)}; expected a distribution")
+    elif not isinstance(prior, Distribution) and (isinstance(prior, type) or not callable(prior)):
+        raise TypeError(
+            f"lift takes a distribution, a mapping of names to distributions, or a function of a "
+            f"request that returns one, not {_called(prior)}; the program comes afterwards, as in "
+            "lift(prior)(model)"
+        )
+
+
+def _called(found: object) -> str:
+    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

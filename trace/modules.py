@@ -9,12 +9,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.nn.parameter import is_lazy
 
 from ancestral.trace.adopting import Slot, slots_of
+from ancestral.trace.answering import open_store
 from ancestral.trace.checks import check_name
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Place, place
-from ancestral.trace.params import open_store
 from ancestral.trace.primitives import settled
 from ancestral.trace.request import Request, answer
 from ancestral.trace.twins import twin
@@ -56,6 +57,7 @@ def module(name: str, nn_module: M) -> M:
         raise ModuleError(
             name, where, f"it is a {type(nn_module).__name__}; expected a torch.nn.Module"
         )
+    _check_made(name, nn_module, where)
     held = _held(name, nn_module, where)
     values: dict[nn.Parameter, Tensor] = {}
     for slot in slots_of(name, held):
@@ -73,6 +75,17 @@ def module(name: str, nn_module: M) -> M:
             "name the module that it was made from",
         )
     return twin(held, other)
+
+
+def _check_made(name: str, fresh: nn.Module, where: Place) -> None:
+    unmade = [slot.name for slot in slots_of(name, fresh) if is_lazy(slot.leaf)]
+    if unmade:
+        raise ModuleError(
+            name,
+            where,
+            f"its parameters {', '.join(map(repr, unmade))} have no shape yet; call it once before "
+            "it is named, so that it makes them",
+        )
 
 
 def _asked(slot: Slot, where: Place) -> Tensor:

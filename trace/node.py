@@ -211,9 +211,14 @@ class Node:
         """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
         return tracked_log_prob(self)
 
+    @property
+    def is_modified(self) -> bool:
+        """Whether a parameter of the distribution was overwritten since the draw."""
+        return any(leaf._version != version for leaf, version in self.versions)
+
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
-        if any(leaf._version != version for leaf, version in self.versions):
+        if self.is_modified:
             raise ModifiedParameterError(self.name, self.location)
 
     def _density(self, value: Tensor) -> Tensor:
@@ -225,6 +230,8 @@ class Node:
         try:
             with torch.enable_grad(), unfilled(fn):
                 density: Tensor = raw(fn.log_prob, value)
+        except NoDensityError:
+            raise  # of a distribution that knows better why
         except NotImplementedError as error:
             raise NoDensityError(self.name, self.fn, self.location) from error
         finally:

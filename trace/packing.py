@@ -74,8 +74,11 @@ def unpack(
     """Return the parts of a vector, each with the shape and the dtype of its site.
 
     Raises:
-        PackError: if the vector has another size, or the dtype of a site cannot hold its part.
+        PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+            hold its part.
     """
+    if not isinstance(vector, Tensor):
+        raise PackError(f"the vector is a {type(vector).__name__}; expected a torch.Tensor")
     found = chosen(nodes, names)
     sizes = [node.value.numel() for node in found]
     if tuple(vector.shape) != (sum(sizes),):
@@ -92,16 +95,20 @@ def unpack(
 
 def _as_of(node: Node, part: Tensor) -> Tensor:
     dtype = node.value.dtype
-    is_narrower = part.dtype != dtype and not (dtype.is_floating_point or dtype.is_complex)
-    if (is_narrower or (part.dtype.is_complex and not dtype.is_complex)) and not _is_exact(
-        part, dtype
-    ):
+    is_rounded = dtype.is_complex or (dtype.is_floating_point and not part.dtype.is_complex)
+    if not (_is_within(part, dtype) if is_rounded else _is_exact(part, dtype)):
         first = untrack(part).detach()[:3].tolist()
         raise PackError(
             f"site {node.name!r} ({node.location}) has values of {dtype}, which cannot hold its "
             f"part of the vector, of {part.dtype}: {first}"
         )
     return part.to(dtype)
+
+
+def _is_within(value: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether values that are finite are so in another dtype too, to which they round."""
+    plain = untrack(value).detach()
+    return bool(torch.equal(plain.isfinite(), plain.to(dtype).isfinite()))
 
 
 def _is_exact(value: Tensor, dtype: torch.dtype) -> bool:

@@ -26,6 +26,47 @@ class NoStoreError(ParamError):
         )
 
 
+class ParamWarning(UserWarning):
+    """A parameter is made later than an optimizer, or the state of a store, can know of."""
+
+
+class LateParamWarning(ParamWarning):
+    """A parameter is made after others of its store were trained."""
+
+    def __init__(self, name: str, where: Location, trained: str) -> None:
+        """Name it and its line, and say what to do."""
+        super().__init__(
+            f"parameter {name!r} ({where}) is new to the store, in which {trained!r} has changed "
+            "already: an optimizer that was made before does not train it; run the program once "
+            "before the optimizer is made, or tell it, with optimizer.add_param_group({'params': "
+            f"[store.unconstrained({name!r})]}})"
+        )
+
+
+class NotLoadedWarning(ParamWarning):
+    """A parameter is made in a store that has loaded a state without it."""
+
+    def __init__(self, name: str, where: Location) -> None:
+        """Name it and its line, and say what to do."""
+        super().__init__(
+            f"parameter {name!r} ({where}) begins with its init: the state that the store has "
+            "loaded lacks it; load the state of the same program, or, if the rest is to be new, "
+            "run the program before the state is loaded, with strict=False"
+        )
+
+
+class BoundCallError(SiteError):
+    """A store is called by torch as if it was a network."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "functional_call of a store would bind a function, and run it with other values than "
+            "given; make the store a submodule of a network whose forward opens it, as in "
+            "`with self.store: ...`, and give functional_call that network"
+        )
+
+
 class ParamInitError(ParamError):
     """A parameter cannot begin as the program says."""
 

@@ -16,6 +16,7 @@ copies, pickles and devices work as ever.
 (2.0, ['rate'])
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,19 +25,22 @@ from typing import Any, ParamSpec, TypeVar
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.nn.utils.stateless import _functional_call
 
 from ancestral.provenance.alignment import Shape
 from ancestral.trace import constraining
 from ancestral.trace.adopting import Slot, adopt, slots_of
+from ancestral.trace.beginnings import Beginnings
+from ancestral.trace.branches import Branching
 from ancestral.trace.naming import Location
 from ancestral.trace.param_errors import (
-    NoStoreError,
+    BoundCallError,
     ParamError,
     ParamMismatchError,
     UnboundParamError,
     UnknownParamError,
 )
-from ancestral.trace.request import Handler, Request, handlers
+from ancestral.trace.request import Handler, Request
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +54,7 @@ class Declared:
     location: Location
 
 
-class ParamStore(Handler, nn.Module):
+class ParamStore(Handler, Branching):
     """A module that keeps the parameters of the programs that run while it is open.
 
     ``with store: model()``, ``store(model)()`` and ``store.bind(model)()`` do the same. The
@@ -60,10 +64,10 @@ class ParamStore(Handler, nn.Module):
 
     ``store[name]`` is the constrained value and ``store.unconstrained(name)`` the leaf that is
     learned. A state that is loaded makes those parameters that are not there yet; their constraint
-    comes when a program asks. Names are whole: one with dots is no path of sub-modules, as
-    `torch.func.functional_call` would have it (`an.handlers.substitute` changes it). In a network
-    that is to be called, by `torch.nn.parallel.DistributedDataParallel` too, a store is a submodule
-    that `forward` opens.
+    comes when a program asks. A name with dots is a path too, as `get_parameter` and
+    `torch.func.functional_call` take it; the latter refuses one that begins with the name of a
+    module, or of another parameter. In a network that is to be called, by them or by
+    `torch.nn.parallel.DistributedDataParallel`, a store is a submodule that `forward` opens.
     """
 
     is_recorder = True  # draws need not ask it
@@ -72,6 +76,17 @@ class ParamStore(Handler, nn.Module):
         """Make an empty store."""
         super().__init__()
         self._declared: dict[str, Declared] = {}
+        self._beginnings = Beginnings()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with the store open around every call.
+
+        Raises:
+            BoundCallError: if torch calls, with values that are gone when the function is called.
+        """
+        if sys._getframe(1).f_code is _functional_call.__code__:
+            raise BoundCallError
+        return super().__call__(function)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with the store open around every call."""
@@ -126,12 +141,25 @@ class ParamStore(Handler, nn.Module):
                     return found
         return None
 
-    def shape_of(self, name: str) -> Shape | None:
-        """Return the shape of the value of a parameter, None where it is not known yet."""
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return the leaf of this name, as any module does.
+
+        Raises:
+            AttributeError: if there is none.
+        """
+        leaf = self._leaf(target)
+        return super().get_parameter(target) if leaf is None else leaf
+
+    def shape_of(self, name: str, asked: Constraint) -> Shape | None:
+        """Return the shape of the value of a parameter, None if there is none of this name.
+
+        One that was loaded has the constraint that is asked for now.
+        """
         leaf, known = self._leaf(name), self._declared.get(name)
-        if leaf is None or known is None:
+        if leaf is None:
             return None
-        return tuple(constraining.transform_of(known.constraint).forward_shape(leaf.shape))
+        constraint = asked if known is None else known.constraint
+        return tuple(constraining.transform_of(constraint).forward_shape(leaf.shape))
 
     def answer(self, request: Request) -> Tensor:
         """Return the value of the parameter that a program asks for, made if it is new.
@@ -159,7 +187,9 @@ class ParamStore(Handler, nn.Module):
         if leaf is None:
             value = constraining.initial(request)
             begun = constraining.unconstrained(value, constraint, request)
+            self._beginnings.warn_if_late(request, self._parameters)
             self._parameters[name] = nn.Parameter(begun)
+            self._beginnings.note(self._parameters, [name])
         elif init is not None:
             size = tuple(constraining.initial(request).shape)
             constraining.check_leaf(request, tuple(leaf.shape), size, constraint)
@@ -177,7 +207,7 @@ class ParamStore(Handler, nn.Module):
             raise ParamMismatchError(
                 request, "its constraint", asked, known.constraint, known.location
             )
-        shape = self.shape_of(request.name)
+        shape = self.shape_of(request.name, known.constraint)
         if isinstance(init, Tensor) and tuple(init.shape) != shape:
             found, expected = list(init.shape), list(shape or ())
             raise ParamMismatchError(request, "its shape", found, expected, known.location)
@@ -198,6 +228,8 @@ class ParamStore(Handler, nn.Module):
                 f"module {name!r} has a parameter of a name that an.param asked for at "
                 f"{first.location}; give one of them another name",
             )
+        if request.name not in self._parameters:
+            self._beginnings.warn_if_late(request, self._parameters)
         adopt(name, module, self._parameters, request)
         self._modules[name] = module
         for each in slots_of(name, module):
@@ -224,13 +256,20 @@ class ParamStore(Handler, nn.Module):
         ours = {name: key for name, key in given.items() if name not in within}
         for name, key in ours.items():
             tensor = state_dict[key]
-            if name not in self._parameters and isinstance(tensor, Tensor):
+            if name in self._parameters:
+                continue
+            if isinstance(tensor, Tensor):
                 is_learned = tensor.is_floating_point() or tensor.is_complex()
                 fresh = tensor.detach().clone()
                 self._parameters[name] = nn.Parameter(fresh, requires_grad=is_learned)
+            else:
+                kind = type(tensor).__name__
+                error_msgs.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
         )
+        if given:
+            self._beginnings.note_loaded(self._parameters, ours)
         for key in ours.values():  # a module of the store would not expect those of its prefix
             del state_dict[key]
 
@@ -251,43 +290,3 @@ class ParamStore(Handler, nn.Module):
             for name, leaf in self._parameters.items()
             if leaf is not None
         )
-
-
-def open_store() -> ParamStore | None:
-    """Return the innermost store that is open."""
-    for handler in reversed(handlers()):
-        if isinstance(handler, ParamStore):
-            return handler
-    return None
-
-
-def valued(request: Request) -> Tensor:
-    """Return the value of a parameter: that which a handler gave, or that of the open store.
-
-    Raises:
-        NoStoreError: if neither is there.
-        ParamError: if the value is none that the parameter can have.
-    """
-    store = open_store()
-    if request.value is None:
-        if store is None:
-            raise NoStoreError(request)
-        return store.answer(request)
-    known = None if store is None else store.constraints.get(request.name)
-    asked = request.options["constraint"]
-    constraint = asked if asked is not None else known or constraints.real
-    constraining.check_value(request, expected_shape(request), constraint)
-    return request.value
-
-
-def expected_shape(request: Request) -> Shape | None:
-    """Return the shape of a parameter as far as it is known without evaluating its init."""
-    slot: Slot | None = request.options.get("slot")
-    if slot is not None:
-        return tuple(slot.leaf.shape)
-    store = open_store()
-    known = None if store is None else store.shape_of(request.name)
-    init = request.options["init"]
-    if known is None and isinstance(init, Tensor):
-        return tuple(init.shape)
-    return known

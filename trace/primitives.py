@@ -20,6 +20,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.answering import valued
 from ancestral.trace.checks import (
     check_factor,
     check_fn,
@@ -32,7 +33,6 @@ from ancestral.trace.drawing import declare
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
-from ancestral.trace.params import valued
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current
 from ancestral.trace.request import Request, answer, is_handled

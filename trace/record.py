@@ -40,6 +40,7 @@ from ancestral.trace.node import Node
 from ancestral.trace.recorded import Recorded
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
+from ancestral.trace.tables import aligned
 from ancestral.trace.transcript import Transcript
 
 P = ParamSpec("P")
@@ -88,6 +89,7 @@ class Trace(Transcript):
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self._lock = threading.Lock()
         self.is_open = False
+        self.is_loaded = False
         self.universe = Universe(owner=self) if universe is None else universe
 
     # Two traces with the same nodes are two recordings still.
@@ -245,11 +247,7 @@ class Trace(Transcript):
             )
             for node in self.values()
         ]
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [header, *rows]
-        )
+        return aligned([header, *rows])
 
     def __repr__(self) -> str:
         """Show the names."""

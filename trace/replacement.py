@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     try:
         with fresh.open("xb") as file:
             yield file
+        if target.exists():
+            shutil.copymode(target, fresh)  # what only its owner may read stays that
         fresh.replace(target)
     finally:
         fresh.unlink(missing_ok=True)

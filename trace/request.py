@@ -120,7 +120,17 @@ class Handler:
         _stack.set(tuple(held))
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return the function with this handler around every call."""
+        """Return the function with this handler around every call.
+
+        Raises:
+            TypeError: if it is none.
+        """
+        if not callable(function):
+            verb = type(self).__name__
+            raise TypeError(
+                f"{verb} goes around a function, not a {type(function).__name__}, as in "
+                f"{verb}(...)(model)(x)"
+            )
 
         @functools.wraps(function)
         def handled(*args: P.args, **kwargs: P.kwargs) -> R:

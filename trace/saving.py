@@ -16,7 +16,7 @@ from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.trace.graph import Vertex
 from ancestral.trace.node import Node
 from ancestral.trace.replacement import replacing
-from ancestral.trace.stored import Plain, StoredTraceError, digest, field, items
+from ancestral.trace.stored import Plain, StoredTraceError, digest, field, items, plain
 from ancestral.trace.stored_nodes import Reader, Writer, location, location_of, sources_of
 
 FORMAT, VERSION = "trace of ancestral", 1
@@ -34,12 +34,16 @@ class Content:
 
 
 def to_dict(content: Content) -> dict[str, Plain]:
-    """Return a trace as plain data."""
+    """Return a trace as plain data.
+
+    Raises:
+        SiteError: if a node cannot be stored.
+    """
     found = sources_of(content.nodes)
     for _, provenance in content.costs:
         found |= provenance.claims().keys()
     writer = Writer(content.universe, found)
-    return {
+    data: dict[str, Plain] = {
         "nodes": [writer.node(node) for node in content.nodes],
         "hidden": sorted(content.hidden),
         "costs": [
@@ -48,6 +52,8 @@ def to_dict(content: Content) -> dict[str, Plain]:
         ],
         "sources": writer.sources(),
     }
+    written: dict[str, Plain] = plain(data, lambda tensor: tensor)  # no second copy of it
+    return written
 
 
 def from_dict(data: Plain) -> Content:
@@ -56,7 +62,7 @@ def from_dict(data: Plain) -> Content:
     Raises:
         StoredTraceError: if it is none.
     """
-    return _understood(lambda: _content(data))
+    return _understood(lambda: _content(data), "this")
 
 
 def save(content: Content, path: str | Path) -> None:
@@ -75,34 +81,39 @@ def load(path: str | Path) -> Content:
         OSError: if it cannot be read.
     """
     found = Path(path).read_bytes()
-    return _understood(lambda: _content(_checked(found)))
+    return _understood(lambda: _content(_checked(found)), str(path))
 
 
 def _checked(found: bytes) -> Plain:
     try:
         whole = torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)
     except Exception as error:
+        # Without the text of torch, which tells how to run the code that a file may hold.
         raise StoredTraceError(
-            f"it was not written by Trace.save, or was damaged ({type(error).__name__}: {error})"
-        ) from error
+            "it was not written by Trace.save, or was damaged, or holds more than plain data "
+            f"({type(error).__name__})"
+        ) from None
     if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise StoredTraceError("it was not written by Trace.save")
     if whole.get("version") != VERSION:
-        raise StoredTraceError(f"its version is {whole.get('version')!r}; expected {VERSION}")
+        raise StoredTraceError(
+            f"its version is {whole.get('version')!r}; expected {VERSION}, the one that this "
+            "version of ancestral writes; read it with the ancestral that wrote it"
+        )
     data = field(whole, "trace", dict)
     if digest(data) != whole.get("digest"):
         raise StoredTraceError("it was damaged: its content does not fit its digest")
     return data
 
 
-def _understood(read: Callable[[], R]) -> R:
+def _understood(read: Callable[[], R], file: str) -> R:
     """Return what is read; whatever goes wrong with data from elsewhere is wrong with the data."""
     try:
         return read()
-    except StoredTraceError:
-        raise
+    except StoredTraceError as error:
+        raise StoredTraceError(error.problem, file) from error.__cause__
     except Exception as error:
-        raise StoredTraceError(f"{type(error).__name__}: {error}") from error
+        raise StoredTraceError(f"{type(error).__name__}: {error}", file) from error
 
 
 def _content(data: Plain) -> Content:

@@ -5,7 +5,8 @@ is stored, and none is run when it is read.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -21,17 +22,33 @@ Plain = Any
 class StoredTraceError(ValueError):
     """What should be a stored trace is none."""
 
-    def __init__(self, problem: str) -> None:
-        """Say what is wrong."""
-        super().__init__(f"this is no trace that can be read: {problem}")
+    def __init__(self, problem: str, file: str = "this") -> None:
+        """Say what is wrong, and with which file."""
+        super().__init__(f"{file} is no trace that can be read: {problem}")
+        self.problem = problem
 
 
 class NotPlainError(TypeError):
     """An object cannot be stored as plain data."""
 
 
-def plain(value: object) -> Plain:
+def kept(tensor: Tensor) -> Tensor:
+    """Return a tensor as it is stored: its numbers alone.
+
+    Raises:
+        NotPlainError: if it does not have them side by side in memory.
+    """
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        kind = "on the device meta" if tensor.is_meta else f"of layout {tensor.layout}"
+        raise NotPlainError(f"a tensor {kind} is no plain data")
+    return untrack(tensor).detach().clone(memory_format=torch.contiguous_format)
+
+
+def plain(value: object, of_tensor: Callable[[Tensor], Tensor] = kept) -> Plain:
     """Return an object as plain data.
+
+    A text or a number of a class of its own, of numpy say, becomes one of Python: a file with the
+    class in it could not be read.
 
     Raises:
         NotPlainError: if it is, or holds, anything else than what can be stored.
@@ -39,18 +56,18 @@ def plain(value: object) -> Plain:
     if value is None or type(value) in (str, bool, int, float):
         return value
     if isinstance(value, Tensor):
-        return kept(value)
-    if isinstance(value, Mapping) and all(type(key) is str for key in value):
-        return {key: plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple, torch.Size):
-        assert isinstance(value, Sequence)
-        return [plain(item) for item in value]
+        return of_tensor(value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {str.__str__(key): plain(item, of_tensor) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, of_tensor) for item in value]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
     raise NotPlainError(f"a {type(value).__name__} is no plain data")
-
-
-def kept(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is stored: its numbers alone."""
-    return untrack(tensor).detach().clone(memory_format=torch.contiguous_format)
 
 
 def plain_only(values: Mapping[str, Any]) -> dict[str, Plain]:
@@ -59,8 +76,8 @@ def plain_only(values: Mapping[str, Any]) -> dict[str, Plain]:
     for key, value in values.items():
         try:
             found[key] = plain(value)
-        except NotPlainError:
-            continue  # a function, say: it would be code
+        except (NotPlainError, RecursionError):
+            continue  # a function, say, which would be code, or a list that holds itself
     return found
 
 

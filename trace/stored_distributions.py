@@ -16,6 +16,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
+from ancestral.trace.node import NoDensityError
 from ancestral.trace.parameters import factorized
 from ancestral.trace.stored import (
     NotPlainError,
@@ -29,14 +30,16 @@ from ancestral.trace.stored import (
 )
 
 
-class UnloadedDistributionError(SiteError):
-    """Something is asked of a distribution whose class is not in the file it was loaded from."""
+class UnloadedDistributionError(SiteError, NoDensityError):
+    """Something is asked of a distribution that is not in the file it was loaded from."""
 
-    def __init__(self, family: str) -> None:
-        """Name the class."""
-        super().__init__(
-            f"{family} is no class of torch.distributions: a stored trace holds its name only, and "
-            "the log-probability of the one value that was drawn; make the distribution again"
+    def __init__(self, fn: "Unloaded") -> None:
+        """Name the class, and say why it was not stored."""
+        known = "" if fn.density is None else ", and the log-probability of the value it drew"
+        Exception.__init__(
+            self,
+            f"{fn.reason}: of this {type(fn).__name__} a stored trace holds the name only{known}; "
+            "make the distribution again",
         )
 
 
@@ -45,10 +48,13 @@ class Unloaded(Distribution):
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
 
-    def __init__(self, batch: torch.Size, event: torch.Size, density: Tensor | None) -> None:
+    def __init__(
+        self, batch: torch.Size, event: torch.Size, density: Tensor | None, reason: str
+    ) -> None:
         """Take the shapes, and the log-probability [*batch] of the value that was stored."""
         super().__init__(batch, event, validate_args=False)
         self.density = density
+        self.reason = reason
         self.value: Tensor | None = None  # which the node holds too
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -58,39 +64,55 @@ class Unloaded(Distribution):
             UnloadedDistributionError: if it is another, or had none.
         """
         if self.density is None or self.value is None or not torch.equal(self.value, value):
-            raise UnloadedDistributionError(type(self).__name__)
+            raise UnloadedDistributionError(self)
         return self.density
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Raise: there is nothing to draw from."""
-        raise UnloadedDistributionError(type(self).__name__)
+        raise UnloadedDistributionError(self)
 
     rsample = sample
 
+    def _unknown(self, *_: Any, **__: Any) -> Any:
+        """Raise: there is nothing to compute it of."""
+        raise UnloadedDistributionError(self)
 
-def stored(fn: Distribution, density: Callable[[], Tensor | None]) -> dict[str, Plain]:
+    expand = entropy = cdf = icdf = enumerate_support = perplexity = _unknown
+    mean: Any = property(_unknown)
+    mode: Any = property(_unknown)
+    variance: Any = property(_unknown)
+    support: Any = property(_unknown)
+
+
+def stored(
+    fn: Distribution, density: Callable[[], Tensor | None], flaw: str = ""
+) -> dict[str, Plain]:
     """Return a distribution as plain data.
 
     Args:
         fn: the distribution.
         density: returns the log-probability of the value for each independent element, which is
             asked for where only the name of a class can be stored.
+        flaw: why nothing but the name may be stored, if so.
     """
     try:
+        if flaw:
+            raise NotPlainError(flaw)
         return _stored(fn)
-    except NotPlainError:
+    except NotPlainError as error:
         inner = factorized(fn)
         if inner is not fn:
             return {
                 "family": type(fn).__name__,
                 "kind": "group",
-                "base": stored(fn.base_dist, density),  # type: ignore[attr-defined] # Independent
+                "base": stored(fn.base_dist, density, flaw),  # type: ignore[attr-defined] # Independent
                 "size": fn.reinterpreted_batch_ndims,  # type: ignore[attr-defined]
             }
         found = density()
         return {
             "family": type(fn).__name__,
             "kind": "name",
+            "reason": str(error),
             "batch": list(fn.batch_shape),
             "event": list(fn.event_shape),
             "log_prob": None if found is None else kept(found),
@@ -118,7 +140,10 @@ def loaded(data: Plain, value: Tensor) -> Distribution:
     density = None if data.get("log_prob") is None else field(data, "log_prob", Tensor)
     named = type(family, (Unloaded,), {"__doc__": Unloaded.__doc__})
     unloaded: Unloaded = named(
-        torch.Size(items(data, "batch", int)), torch.Size(items(data, "event", int)), density
+        torch.Size(items(data, "batch", int)),
+        torch.Size(items(data, "event", int)),
+        density,
+        field(data, "reason", str),
     )
     unloaded.value = value
     return unloaded

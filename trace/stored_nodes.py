@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ancestral.provenance.algebra import Entries, Provenance, Source, Universe
 from ancestral.provenance.alignment import Alignment, Dim
+from ancestral.provenance.tensor import alias, attach, provenance
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Location
 from ancestral.trace.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.plates import Plate
 from ancestral.trace.stored import (
+    NotPlainError,
     Plain,
     StoredTraceError,
     as_kind,
@@ -37,6 +39,17 @@ class EnumeratedNodeError(SiteError):
         )
 
 
+class UnstorableNodeError(SiteError):
+    """A trace is to be stored of which a node has what no file can hold."""
+
+    def __init__(self, node: Node, problem: str) -> None:
+        """Name the node and its line, and say what is wrong."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) cannot be stored: {problem}; make its tensors "
+            "dense, with to_dense(), on a device that has memory"
+        )
+
+
 class Writer:
     """Writes nodes, and numbers the sources that they depend on."""
 
@@ -58,10 +71,18 @@ class Writer:
 
         Raises:
             EnumeratedNodeError: if it takes all its values at once, or depends on one that does.
+            UnstorableNodeError: if its value is no tensor of numbers side by side.
         """
         if node.enumeration is not None:
             raise EnumeratedNodeError(node)
-        fn = None if node.fn is None else stored(node.fn, lambda: _density(node))
+        try:
+            return self._written(node)
+        except NotPlainError as error:
+            raise UnstorableNodeError(node, str(error)) from error
+
+    def _written(self, node: Node) -> dict[str, Plain]:
+        flaw = "a parameter was written into after the draw" if node.is_modified else ""
+        fn = None if node.fn is None else stored(node.fn, lambda: _density(node), flaw)
         flags: dict[str, Plain] = {flag: getattr(node, flag) for flag in _FLAGS}
         return flags | {
             "name": node.name,
@@ -75,8 +96,8 @@ class Writer:
             "control": self.provenance(node.control),
             "location": location(node.location),
             "module_path": node.module_path,
-            "scale": kept(node.scale) if isinstance(node.scale, Tensor) else float(node.scale),
-            "mask": None if node.mask is None else kept(node.mask),
+            "scale": self.weight(node.scale),
+            "mask": self.weight(node.mask),
             "plates": [_plate(plate) for plate in node.cond_indep_stack],
             "grouped": node.grouped,
             "infer": plain_only(node.infer),
@@ -92,6 +113,12 @@ class Writer:
             for alignment in alignments
         ]
         return {"shape": list(found.shape), "claims": claims}
+
+    def weight(self, found: Tensor | float | None) -> Plain:
+        """Return a mask or a scale, of a tensor with what it depends on."""
+        if not isinstance(found, Tensor):
+            return None if found is None else float(found)
+        return {"tensor": kept(found), "provenance": self.provenance(provenance(found))}
 
 
 class Reader:
@@ -122,8 +149,8 @@ class Reader:
         kind = field(data, "type", str)
         if kind not in _TYPES:
             raise StoredTraceError(f"there is no node of type {kind!r}")
-        scale = data.get("scale")
         flags: dict[str, Any] = {flag: field(data, flag, bool) for flag in _FLAGS}
+        scale = data.get("scale")
         return Node(
             name=field(data, "name", str),
             type=kind,
@@ -136,8 +163,8 @@ class Reader:
             control=self.provenance(field(data, "control", object)),
             location=location_of(field(data, "location", dict)),
             module_path=field(data, "module_path", str),
-            scale=scale if isinstance(scale, Tensor) else field(data, "scale", float),
-            mask=None if data.get("mask") is None else field(data, "mask", Tensor),
+            scale=self.weight(scale) if isinstance(scale, dict) else field(data, "scale", float),
+            mask=None if data.get("mask") is None else self.weight(field(data, "mask", dict)),
             cond_indep_stack=tuple(_plate_of(item) for item in items(data, "plates", dict)),
             grouped=field(data, "grouped", int),
             infer=field(data, "infer", dict),
@@ -151,6 +178,16 @@ class Reader:
             StoredTraceError: if it is none.
         """
         return None if data is None else self.claimed(data)
+
+    def weight(self, data: Plain) -> Tensor:
+        """Return a mask or a scale that is a tensor, with what it depends on.
+
+        Raises:
+            StoredTraceError: if it is none.
+        """
+        found = alias(field(data, "tensor", Tensor))
+        depends = self.provenance(field(data, "provenance", object))
+        return found if depends is None else attach(found, depends)
 
     def claimed(self, data: Plain) -> Provenance:
         """Return a provenance.
@@ -180,7 +217,8 @@ def sources_of(nodes: Sequence[Node]) -> set[Source]:
     """Return the sources that nodes are, and depend on."""
     found = {node.source for node in nodes}
     for node in nodes:
-        for part in (node.inflow, node.held, node.control):
+        weights = (provenance(node.mask), provenance(node.scale))
+        for part in (node.inflow, node.held, node.control, *weights):
             if part is not None:
                 found |= part.claims().keys()
     return found

@@ -11,10 +11,13 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     z       10
     x        2
 
+    A cell is one line: what cannot be printed is shown as Python would write it.
+
     Args:
         rows: the cells.
         right: the columns whose cells are aligned at the right, as numbers are.
     """
+    rows = [list(map(_printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -23,3 +26,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def _printable(cell: str) -> str:
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in cell)

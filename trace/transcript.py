@@ -25,6 +25,7 @@ class Transcript(Mapping[str, Node]):
     _order: list[str]
     _costs: tuple[tuple[Vertex, Provenance], ...]
     universe: Universe
+    is_loaded: bool  # from what was stored
 
     @property
     def graph(self) -> Graph:
@@ -77,20 +78,29 @@ class Transcript(Mapping[str, Node]):
             names: as for `pack`.
 
         Raises:
-            PackError: if the vector has another size, or the dtype of a site cannot hold its part.
+            PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+                hold its part.
         """
         return unpack(self, vector, names)
 
     def compare(self, other: Mapping[str, Node]) -> Comparison:
-        """Return in what this trace and another differ; its text is an aligned table."""
+        """Return in what this trace and another differ; its text is an aligned table.
+
+        Raises:
+            TypeError: if `other` is no trace.
+        """
         return compare(self, other)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trace as dictionaries, lists, texts, numbers and tensors.
 
         A distribution of torch is stored with its parameters, of another the name of its class and
-        the log-probability of the value. Left out are the history of gradients, escapes, and what
-        is no plain data in the `infer` of a site.
+        the log-probability of the value; so is one of which a parameter was written into after the
+        draw. Left out are the history of gradients, escapes, and what is no plain data in the
+        `infer` of a site.
+
+        Raises:
+            SiteError: if a site is enumerated, or a tensor of it has not all its numbers.
         """
         return to_dict(self._content())
 
@@ -132,6 +142,7 @@ class Transcript(Mapping[str, Node]):
         """Take what was stored into this empty trace."""
         self.universe = content.universe
         self.universe.owner = self
+        self.is_loaded = True
         named = {node.name: node for node in content.nodes}
         self._order = list(named)
         self._hidden = {name: node for name, node in named.items() if name in content.hidden}

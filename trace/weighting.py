@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ancestral.provenance.tensor import untrack
 from ancestral.trace.request import Handler, Request
 
 
@@ -22,7 +23,9 @@ class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
 
     def __init__(self, factor: float | Tensor) -> None:
         """Take the factor."""
-        if not bool((torch.as_tensor(factor).detach() > 0).all()):
+        # To check is not to decide: the value does not escape.
+        plain = untrack(factor) if isinstance(factor, Tensor) else torch.as_tensor(factor)
+        if not bool((plain.detach() > 0).all()):
             raise ValueError(f"scale must be greater than 0, not {factor!r}")
         self.factor = factor
 

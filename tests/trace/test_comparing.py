@@ -1,7 +1,10 @@
 """Comparing: every difference of two traces is told, and no other."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Laplace, Normal
 
 import ancestral as an
@@ -69,3 +72,43 @@ def test_numbers_that_are_none_are_equal_and_infinitely_far_from_others() -> Non
         an.deterministic("n", torch.tensor([torch.nan, 1.0]))
     assert a.compare(a).is_equal
     assert a.compare(b).differences[0].largest is not None
+
+
+def named(value: Tensor) -> an.Trace:
+    with an.record() as trace:
+        an.deterministic("n", value)
+    return trace
+
+
+def test_integers_that_floats_do_not_hold_are_told_apart() -> None:
+    here, there = (named(torch.tensor([0, 2**53 + n])) for n in (0, 1))
+    (found,) = here.compare(there).differences
+    assert (found.here, found.there, found.largest) == (f"{2**53} at [1]", f"{2**53 + 1} at [1]", 1)
+    assert here.compare(here).is_equal
+
+
+def test_a_small_difference_is_told_with_all_its_digits() -> None:
+    here, there = named(torch.tensor(1.0)), named(torch.tensor(1.0).nextafter(torch.tensor(2.0)))
+    (found,) = here.compare(there).differences
+    assert (found.here, found.there) == ("1.0", "1.0000001192092896")
+
+
+def program() -> None:
+    """Draw nothing."""
+
+
+WRONG = [3, None, "x", program, nn.Linear(1, 1), {"x": 3}]
+TAKERS: list[Callable[..., object]] = [
+    *(A.compare, an.prior_dependencies, an.posterior_dependencies, an.suggest_guide_order),
+    *(an.log_marginal, an.marginals, lambda found: an.negative_elbo(A, found)),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda found: type(found).__name__)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_what_is_no_trace_says_what_to_give(taker: Callable[..., object], wrong: object) -> None:
+    expected = (
+        rf"takes a Trace, not a {type(wrong).__name__}; .*`with an\.record\(\) as trace: model"
+    )
+    with pytest.raises(TypeError, match=expected):
+        taker(wrong)

@@ -123,6 +123,18 @@ def test_the_shape_is_that_of_the_init_of_the_store_or_of_the_prior() -> None:
     assert lift(Normal(torch.zeros(5), 1.0))(lambda: an.param("v"))().shape == (5,)
 
 
+def test_the_shape_is_that_of_what_was_loaded() -> None:
+    store = an.ParamStore()
+    store.load_state_dict({"w": torch.zeros(3), "p": torch.zeros(3)})
+    with store, lift({"w": Normal(0.0, 1.0), "p": Dirichlet(torch.ones(4))}):
+        assert an.param("w").shape == (3,)
+        assert an.param("p", constraint=constraints.simplex).shape == (4,)
+    with store, lift(Dirichlet(torch.ones(3))), pytest.raises(an.ParamError, match=r"\[4\]"):
+        an.param("p", constraint=constraints.simplex)
+    with store, lift(PRIOR), pytest.raises(an.ParamError, match="expected an instance of a constr"):
+        an.param("w", constraint=constraints.interval)  # type: ignore[arg-type]
+
+
 def test_a_parameter_is_one_draw_of_a_recording_however_often_it_is_asked_for() -> None:
     def program() -> Tensor:
         return torch.stack([an.param("w", torch.zeros(2)) for _ in range(3)])
@@ -306,3 +318,21 @@ def test_a_prior_that_no_parameter_asked_for_is_an_error() -> None:
 def test_a_prior_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(an.SiteError, match=r"'mean' \(.*:\d+\) is drawn from a float"):
         lift(lambda request: 1.0)(model)()  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("prior", "found"),
+    [
+        ("w", "not a str; the program comes afterwards"),
+        (None, "not a NoneType"),
+        (3.0, "not a float"),
+        ([PRIOR], "not a list"),
+        (Normal, "not the class Normal"),
+        ({"w": Normal}, "'w' is the class Normal; expected a distribution"),
+        ({"w": 3.0}, "'w' is a float; expected a distribution"),
+        ({3: PRIOR}, "3 is no text"),
+    ],
+)
+def test_what_is_no_prior_is_refused_at_once(prior: object, found: str) -> None:
+    with pytest.raises(TypeError, match=found):
+        lift(prior)  # type: ignore[arg-type]

@@ -365,6 +365,11 @@ def test_what_is_no_module_is_refused() -> None:
         assert part in str(caught.value)
 
 
+def test_a_module_without_shapes_says_what_to_do() -> None:
+    with pytest.raises(an.SiteError, match=r"'net' \(.*'net.weight', 'net.bias'.*call it once"):
+        an.ParamStore()(lambda: an.module("net", nn.LazyLinear(2)))()
+
+
 def test_a_module_outside_of_a_store_says_what_to_do() -> None:
     with pytest.raises(an.SiteError, match=r"'net.weight'.*no store is open.*with store: model"):
         an.module("net", nn.Linear(2, 1))

@@ -56,8 +56,19 @@ def test_what_does_not_fit_names_the_site(trace: an.Trace) -> None:
         trace.unpack(torch.zeros(3))
     with pytest.raises(PackError, match=r"site 'k' .* which cannot hold its part"):
         trace.unpack(torch.full((4,), 0.5), ["k"])
+    with pytest.raises(PackError, match="the vector is a dict; expected a torch"):
+        trace.unpack({})  # type: ignore[arg-type]
     with pytest.raises(PackError, match="'z' is named twice"):
         trace.pack(["z", "z"])
+
+
+def test_a_number_that_a_narrow_float_cannot_hold_is_refused() -> None:
+    with an.record() as trace:
+        an.deterministic("h", torch.zeros(1, dtype=torch.float16))
+    assert trace.unpack(torch.tensor([1 / 3]), ["h"])["h"].dtype == torch.float16
+    with pytest.raises(PackError, match=r"site 'h' .* torch\.float16, which cannot hold .*1000000"):
+        trace.unpack(torch.tensor([1e6]), ["h"])
+    assert bool(trace.unpack(torch.tensor([torch.inf]), ["h"])["h"].isinf())
 
 
 def test_an_integer_that_floats_cannot_hold_is_refused() -> None:

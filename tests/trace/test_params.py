@@ -33,7 +33,15 @@ INITS: dict[str, tuple[Constraint, list[object]]] = {
     "positive_definite": (constraints.positive_definite, [[2.0, 0.5], [0.5, 1.0]]),
     "independent": (constraints.independent(constraints.positive, 1), [0.3, 2.0]),
     "real_vector": (constraints.real_vector, [0.3, -2.0]),
+    "greater_than_eq": (constraints.greater_than_eq(-1.0), [-0.5, 2.0]),
+    "half_open_interval": (constraints.half_open_interval(-2.0, 3.0), [-1.0, 2.0]),
+    "positive_semidefinite": (constraints.positive_semidefinite, [[2.0, 0.5], [0.5, 1.0]]),
+    "cat": (constraints.cat([constraints.positive, constraints.real], 0, [1, 2]), [0.3, -2.0, 0.0]),
+    "stack": (constraints.stack([constraints.unit_interval, constraints.real], 0), [0.3, -2.0]),
 }
+HELD = constraints.interval(-2.0, 3.0)
+BESIDE = constraints.cat([HELD, constraints.real], 0, [1, 1])
+STACKED = constraints.stack([constraints.real, HELD], 0)
 every_constraint = pytest.mark.parametrize("kind", INITS)
 
 
@@ -102,6 +110,25 @@ def test_a_parameter_begins_with_its_init_and_is_differentiable_in_its_leaf(kind
     expected = torch.autograd.grad(weighed(plain), plain)[0]
     torch.testing.assert_close(leaf.grad, expected)
     assert torch.autograd.gradcheck(weighed, (plain,))
+
+
+CLOSED: dict[str, tuple[Constraint, float, Callable[[float], float]]] = {
+    "exp": (constraints.positive, 2.5, lambda value: value),
+    "exp about 1": (constraints.greater_than(1.0), 2.5, lambda value: value - 1),
+    "minus exp about 1": (constraints.less_than(1.0), -2.5, lambda value: value - 1),
+    "sigmoid": (constraints.unit_interval, 0.2, lambda value: value * (1 - value)),
+    "wide sigmoid": (constraints.interval(-2.0, 2.0), 1.0, lambda value: (4 - value**2) / 4),
+}
+
+
+@pytest.mark.parametrize("kind", CLOSED)
+def test_the_gradient_of_a_constrained_value_is_that_of_its_closed_form(kind: str) -> None:
+    constraint, value, derivative = CLOSED[kind]
+    store = an.ParamStore()
+    with store:
+        an.param("w", torch.tensor(value, dtype=torch.float64), constraint).backward()
+    grad = store.unconstrained("w").grad
+    torch.testing.assert_close(grad, torch.tensor(derivative(value), dtype=torch.float64))
 
 
 @every_constraint
@@ -327,6 +354,22 @@ def test_a_constraint_of_other_bounds_is_another_constraint() -> None:
         (torch.tensor([float("nan")]), None, ["nan", "Real()"]),
         (torch.tensor([1.0]), constraints.boolean, ["no transform", "Boolean()"]),
         (torch.tensor([1.0]), constraints.interval, ["expected an instance of a constraint"]),
+        (torch.tensor([0.0]), constraints.unit_interval, ["boundary", "expected a value inside"]),
+        (torch.tensor([1.0]), constraints.unit_interval, ["boundary", "expected a value inside"]),
+        (torch.tensor(-2.0), constraints.half_open_interval(-2.0, 3.0), ["boundary", "HalfOpen"]),
+        (torch.tensor([0.0, 1.0]), constraints.simplex, ["boundary", "Simplex"]),
+        (torch.tensor([3.0, 1.0]), BESIDE, ["boundary", "Cat"]),
+        (torch.tensor([0.5, 3.0]), STACKED, ["boundary", "Stack"]),
+        (torch.tensor([3.0]), constraints.independent(HELD, 1), ["boundary", "Independent"]),
+        (torch.ones(2, 2), constraints.positive_semidefinite, ["no unconstrained", "Semidefinite"]),
+        (torch.eye(3, 2), constraints.lower_cholesky, ["shape [3, 2]", "LowerCholesky"]),
+        (
+            torch.ones(2, dtype=torch.complex64),
+            constraints.positive,
+            ["complex64 of shape [2]", "GreaterThan"],
+        ),
+        (torch.ones(2), constraints.greater_than(torch.zeros(3)), ["float32 of shape [2]"]),
+        (torch.ones(()), constraints.greater_than(torch.zeros(3)), ["shape []", "more: [3]"]),
     ],
 )
 def test_an_init_that_no_parameter_can_have_is_refused(
@@ -362,6 +405,7 @@ def test_a_name_is_a_text(name: str) -> None:
         (torch.ones(3), ["a value of shape [3]; expected shape [2]"]),
         (torch.tensor([1.0, -1.0]), ["1 of 2 elements", "-1.0", "GreaterThan"]),
         (2.0, ["a float; expected a torch.Tensor"]),
+        (torch.full((2,), torch.nan), ["2 of 2 elements", "nan"]),
     ],
 )
 def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
@@ -371,6 +415,17 @@ def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
         an.param("w", torch.ones(2), constraints.positive)
     for part in ["parameter 'w'", f"{__file__}:", *parts]:
         assert part in str(caught.value)
+
+
+def test_a_single_number_outside_of_the_constraint_is_named() -> None:
+    init = torch.tensor(2.0)
+    with pytest.raises(an.ParamError, match=r"1 of 1 elements.*-1\.0"), an.ParamStore():
+        an.param("w", -init / 2, constraints.positive)
+    with (
+        pytest.raises(an.ParamError, match=r"1 of 1 elements.*-4\.0"),
+        substitute({"w": -2 * init}),
+    ):
+        an.param("w", init, constraints.positive)
 
 
 def test_events_of_a_parameter_are_those_of_the_sites_that_it_makes() -> None:

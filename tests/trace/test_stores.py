@@ -180,3 +180,210 @@ def test_a_parameter_that_no_program_asked_for_has_no_constrained_value() -> Non
 def test_constraints_cannot_be_written() -> None:
     with pytest.raises(TypeError):
         filled().constraints["w"] = constraints.real  # type: ignore[index]
+
+
+# Names with dots
+
+
+def weighed() -> Tensor:
+    """Return a value of parameters whose names are paths."""
+    weight = an.param("encoder.layer.weight", torch.ones(2), constraints.positive)
+    return weight * an.param("encoder.bias", torch.tensor(3.0)) + an.param("plain", torch.zeros(()))
+
+
+class Weighed(nn.Module):
+    """A network whose store has names with dots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = an.ParamStore()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.store:
+            return (x * weighed()).sum()
+
+
+class Holder(nn.Module):
+    """A network that runs a program in its store."""
+
+    program: Callable[[], Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = an.ParamStore()
+
+    def forward(self) -> Tensor:
+        return self.store(self.program)()
+
+
+def test_a_name_with_dots_is_a_path_too() -> None:
+    store = an.ParamStore()
+    store(weighed)()
+    leaf = store.unconstrained("encoder.layer.weight")
+    assert store.get_parameter("encoder.layer.weight") is leaf
+    assert store.encoder.layer.weight is leaf
+    branch = store.get_submodule("encoder")
+    assert [name for name, _ in branch.named_parameters()] == ["layer.weight", "bias"]
+    assert list(store.state_dict()) == ["encoder.layer.weight", "encoder.bias", "plain"]
+    assert [name for name, _ in store.named_modules()] == [""]
+    for name in ("encoder.layer.wieght", "enc.bias", "encoder.layer"):
+        with pytest.raises(AttributeError):
+            store.get_parameter(name)
+    with pytest.raises(AttributeError, match="no attribute 'decoder'"):
+        _ = store.decoder
+
+
+def test_a_name_that_begins_another_is_a_parameter_still() -> None:
+    store = an.ParamStore()
+    with store:
+        an.param("a", torch.zeros(()))
+        inner = an.param("a.b", torch.ones(()))
+    assert store.get_parameter("a.b") is inner
+    assert store.get_parameter("a") is store.unconstrained("a")
+
+
+def test_a_functional_call_gives_leaves_other_values() -> None:
+    network, x = Weighed(), torch.tensor([1.0, 2.0])
+    before = network(x)
+    values = {
+        "store.encoder.layer.weight": torch.tensor([0.5, -1.0]),
+        "store.encoder.bias": torch.tensor(2.0),
+    }
+
+    def called(values: dict[str, Tensor]) -> Tensor:
+        found: Tensor = torch.func.functional_call(network, values, (x,), strict=False)
+        return found
+
+    expected = (x * values["store.encoder.layer.weight"].exp()).sum() * 2
+    torch.testing.assert_close(called(values), expected)
+    gradient = torch.func.grad(called)(values)
+    torch.testing.assert_close(gradient["store.encoder.bias"], expected / 2)
+    torch.testing.assert_close(network(x), before)  # which has its own values again
+    whole: dict[str, Tensor] = dict(network.named_parameters())
+    torch.testing.assert_close(
+        torch.func.functional_call(network, whole, (x,), strict=True), before
+    )
+    assert all(isinstance(leaf, nn.Parameter) for leaf in network.parameters())
+
+
+def test_a_functional_call_reaches_modules_whose_names_have_dots() -> None:
+    network, inner = Holder(), nn.Linear(2, 1)
+    network.program = lambda: an.module("encoder.net", inner)(torch.ones(2))
+    network()
+    zeros: dict[str, Tensor] = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
+    assert list(zeros) == ["store.encoder.net.weight", "store.encoder.net.bias"]
+    found = torch.func.functional_call(network, {**zeros, list(zeros)[1]: torch.tensor([7.0])}, ())
+    assert found.tolist() == [7]
+    assert network.get_submodule("store.encoder.net") is inner
+    assert [name for name, _ in network.named_modules()] == ["", "store", "store.encoder.net"]
+
+
+@pytest.mark.parametrize("name", ["net", "encoder.net"])
+def test_a_functional_call_refuses_a_leaf_that_it_would_look_for_in_a_module(name: str) -> None:
+    network, inner = Holder(), nn.Linear(2, 1)
+    network.program = lambda: (
+        an.module(name, inner)(torch.ones(2)) * an.param(f"{name}.gain", torch.ones(()))
+    )
+    network()
+    with pytest.raises(an.SiteError, match=r"cannot reach '.*net.gain' in the module '.*net'"):
+        torch.func.functional_call(network, {f"store.{name}.gain": torch.tensor(9.0)}, ())
+    assert not hasattr(inner, "gain")
+    assert network.store.get_parameter(f"{name}.gain").item() == 1
+
+
+def test_an_ensemble_is_mapped_over() -> None:
+    networks, x = [Weighed() for _ in range(3)], torch.tensor([1.0, 2.0])
+    for number, network in enumerate(networks):
+        network(x)
+        with torch.no_grad():
+            network.store.encoder.bias.fill_(number)
+    stacked, _ = torch.func.stack_module_state(networks)
+
+    def called(values: dict[str, Tensor]) -> Tensor:
+        found: Tensor = torch.func.functional_call(networks[0], values, (x,))
+        return found
+
+    assert torch.vmap(called)(stacked).tolist() == [0.0, 3.0, 6.0]
+
+
+def test_a_functional_call_of_a_store_says_what_to_call() -> None:
+    store = an.ParamStore()
+    store(weighed)()
+    values = {"encoder.bias": torch.tensor(0.0)}
+    with pytest.raises(an.SiteError, match="make the store a submodule"):
+        torch.func.functional_call(store, values, (weighed,))
+    assert store.unconstrained("encoder.bias").item() == 3.0
+
+
+def test_a_store_goes_around_a_function_only() -> None:
+    with pytest.raises(TypeError, match=r"ParamStore goes around a function, not a Tensor, as in"):
+        an.ParamStore()(torch.zeros(2))  # type: ignore[arg-type]
+
+
+# Parameters that come late
+
+
+def late() -> None:
+    """Ask for a parameter that no other program asks for."""
+    an.param("late", torch.zeros(()))
+
+
+def test_a_parameter_that_an_optimizer_cannot_know_warns() -> None:
+    store = an.ParamStore()
+    store(weighed)()
+    optimizer = torch.optim.Adam(store.parameters())
+    store(weighed)().sum().backward()
+    optimizer.step()
+    with pytest.warns(
+        an.ParamWarning, match=r"'late' \(.*py:\d+\) is new.*add_param_group"
+    ) as caught:
+        store(late)()
+    assert caught[0].filename == __file__
+    store(late)()  # it is known now
+    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* is new"):
+        store(lambda: an.module("net", nn.Linear(1, 1)))()
+
+
+def test_a_parameter_that_comes_before_training_or_was_loaded_does_not_warn() -> None:
+    store = an.ParamStore()
+    for program in (weighed, late):
+        store(program)()
+    again = an.ParamStore()
+    again(weighed)()
+    again.double()
+    again(late)()
+    new = an.ParamStore()
+    new(lambda: an.param("new", torch.zeros(())))()
+    new.load_state_dict(store.state_dict(), strict=False)
+    new(late)()
+    with torch.inference_mode():
+        again.load_state_dict(store.state_dict())
+        again(late)()
+        loaded = an.ParamStore()
+        loaded.load_state_dict(store.state_dict())
+    loaded(late)()
+    loaded.load_state_dict({}, strict=False)
+    empty = nn.ModuleDict({"linear": nn.Linear(1, 1), "store": an.ParamStore()})
+    empty.load_state_dict({f"linear.{n}": p for n, p in nn.Linear(1, 1).state_dict().items()})
+    empty["store"](late)()  # of which the state says nothing
+
+
+def test_a_parameter_that_the_loaded_state_lacks_warns() -> None:
+    store, network = an.ParamStore(), Holder()
+    store(weighed)()
+    network.load_state_dict({f"store.{name}": leaf for name, leaf in store.state_dict().items()})
+    network.program = weighed
+    network()
+    network.program = lambda: an.param("late", torch.zeros(()))
+    with pytest.warns(
+        an.ParamWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"
+    ):
+        network()
+    network()
+    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* begins with its init"):
+        network.store(lambda: an.module("net", nn.Linear(1, 1)))()
+
+
+def test_a_state_of_no_tensors_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match=r"parameter 'w' is a int; expected a torch\.Tensor"):
+        an.ParamStore().load_state_dict({"w": 3})

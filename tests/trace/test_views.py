@@ -35,6 +35,13 @@ def test_a_notebook_shows_names_as_text() -> None:
     assert "<x>" not in shown
 
 
+def test_a_name_of_two_lines_is_one_line_of_a_table() -> None:
+    with an.record() as trace:
+        an.sample("x\ny", Normal(0.0, 1.0))
+    for table in (str(trace), trace.format_shapes(), str(trace.compare(an.Trace()))):
+        assert [line[:4] for line in table.splitlines() if line[0] == "x"] == [r"x\ny"]
+
+
 def test_an_empty_trace_has_a_table() -> None:
     with an.record() as trace:
         pass
