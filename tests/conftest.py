@@ -1,6 +1,5 @@
 """What tests of several folders share."""
 
-import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -13,10 +12,6 @@ from torch.distributions import Distribution
 
 from ancestral.provenance import watching
 from sweep.table import table
-
-# The same tests on another device: ANCESTRAL_DEVICE=cuda make test
-if "ANCESTRAL_DEVICE" in os.environ:
-    torch.set_default_device(os.environ["ANCESTRAL_DEVICE"])
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
 torch.set_num_threads(1)
