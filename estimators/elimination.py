@@ -59,7 +59,6 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
     """
     owners = {factor.own: factor for factor in factors if factor.own is not None}
     places = {variable: owner.repetitions for variable, owner in owners.items()}
-    _refuse_mixed_scales(owners)
     pending = list(factors)
     total: list[Tensor] = []
     while pending:
@@ -81,16 +80,6 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
             else:
                 total.append(_scaled(left).log)
     return torch.stack(total).sum() if total else torch.zeros(())
-
-
-def _refuse_mixed_scales(owners: Mapping[Variable, LogFactor]) -> None:
-    """Raise if an enumerated site counts more or less often than one that it depends on."""
-    for variable, owner in owners.items():
-        for parent in owner.variables:
-            other = owners[parent]
-            is_beside = other.repetitions == owner.repetitions
-            if is_beside and not is_same_scale(owner.scale, other.scale):
-                raise ScaleError(other, owner, variable)
 
 
 def _over(factor: LogFactor, repetitions: frozenset[Repetition]) -> LogFactor:
@@ -136,7 +125,9 @@ def _sum_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) 
     tables: list[Table] = []
     for factor in factors:
         is_same = is_same_scale(factor.scale, owner.scale)
-        if not (is_same or owner.scale == 1) or not _is_within_same_plates(factor, owner):
+        if not (is_same or is_same_scale(owner.scale, 1.0)) or not _is_within_same_plates(
+            factor, owner
+        ):
             raise ScaleError(owner, factor, variable)
         tables.append(factor.table if is_same else _scaled(factor))
     tables.sort(key=lambda table: table.log.numel())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ancestral.estimators.elimination import eliminated
 from ancestral.estimators.factors import LogFactor, factors_of, packed
-from ancestral.estimators.log_space import product
+from ancestral.estimators.log_space import log_of, product
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.node import Node
@@ -118,4 +118,4 @@ def _normalized(factor: LogFactor, weights: Tensor) -> Tensor:
         raise ImpossibleDataError(factor.name)
     repeated = [-place for place in factor.repetitions if isinstance(place, int)]
     batch = weights.shape[1:][-max(repeated) :] if repeated else ()
-    return (weights / total).log().reshape(weights.shape[0], *batch)
+    return log_of(weights / total).reshape(weights.shape[0], *batch)

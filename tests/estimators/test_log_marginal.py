@@ -93,6 +93,13 @@ def test_partly_observed_sites_have_the_marginal_of_what_is_observed() -> None:
 # Composition with the other handlers.
 
 
+def test_one_observation_may_be_there_or_not() -> None:
+    for is_seen in (True, False):
+        with an.record() as trace, enumeration():
+            an.sample("z", Categorical(WEIGHTS), torch.tensor(1), obs_mask=torch.tensor(is_seen))
+        close(an.log_marginal(trace), WEIGHTS[1].log() if is_seen else torch.zeros(()).double())
+
+
 def test_a_site_that_is_conditioned_counts_at_its_value() -> None:
     values = torch.tensor([0, 1, 2, 2])
     with an.record() as trace, enumeration(), condition({"z": values}):
@@ -315,6 +322,18 @@ def test_sites_that_do_not_count_once_are_summed_out_before_those_that_do(
             an.observe("x", Normal(MEANS[z] + w, 1.0), torch.tensor(1.0).double())
     fit = Normal(MEANS[:, None] + torch.arange(size), 1.0).log_prob(torch.tensor(1.0).double())
     inner = 3 * (other + fit).logsumexp(1)
+    close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
+
+
+def test_a_site_that_does_not_count_once_is_summed_out_for_each_value_of_one_that_does() -> None:
+    moves = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        with scale(2.0):
+            w = an.sample("w", Categorical(moves[z]))
+            an.observe("x", Normal(w.double(), 1.0), torch.tensor(0.4).double())
+    fit = Normal(torch.arange(2).double(), 1.0).log_prob(torch.tensor(0.4).double())
+    inner = 2 * (moves.log() + fit).logsumexp(1)
     close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
 
 

@@ -269,6 +269,19 @@ def test_posteriors_are_differentiable() -> None:
         close(ours, theirs)
 
 
+def test_posteriors_are_differentiable_where_some_values_have_none() -> None:
+    free = torch.tensor([0.3, -0.2]).double().requires_grad_()
+    logits = torch.cat([free, torch.tensor([-torch.inf]).double()])
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(logits=logits))
+        an.factor("f", torch.tensor([0.5, 1.0, 2.0]).double()[z])
+    expected = (free + torch.tensor([0.5, 1.0])).log_softmax(0)
+    close(
+        torch.autograd.grad(an.marginals(trace)["z"][0], free)[0],
+        torch.autograd.grad(expected[0], free)[0],
+    )
+
+
 def test_a_long_chain_costs_as_much_as_its_length() -> None:
     parameters, data = hmm_parameters(), observations(200)
     with an.record() as trace, enumeration(first_dim=-1):
