@@ -5,7 +5,7 @@ left of each factor is multiplied over the repetitions that none of its sites is
 al. (2019), "Tensor variable elimination for plated factor graphs", algorithm 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -57,10 +57,28 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
         IntractablePlatesError: if that is exponential in the size of a plate.
         ScaleError: if sites that are multiplied count differently often.
     """
-    owners = {factor.own: factor for factor in factors if factor.own is not None}
-    places = {variable: owner.repetitions for variable, owner in owners.items()}
-    pending = list(factors)
-    total: list[Tensor] = []
+    left = [whole(factor) for factor in summed_out(factors, factors)]
+    return torch.stack(left).sum() if left else torch.zeros(())
+
+
+def whole(factor: LogFactor) -> Tensor:
+    """Return the logarithm of a factor of repetitions alone: of their product, as it counts: []."""
+    return _scaled(_over(factor, factor.repetitions)).log
+
+
+def summed_out(factors: Sequence[LogFactor], own: Iterable[LogFactor]) -> list[LogFactor]:
+    """Return factors whose product is that of some, summed over the sites whose own ones are given.
+
+    What each of them leaves is multiplied over no more repetitions than have to be.
+
+    Raises:
+        IntractablePlatesError: if that is exponential in the size of a plate.
+        ScaleError: if sites that are multiplied count differently often.
+    """
+    owners = {factor.own: factor for factor in own if factor.own is not None}
+    places = {f.own: f.repetitions for f in factors if f.own is not None}
+    places |= {variable: owner.repetitions for variable, owner in owners.items()}
+    pending, done = list(factors), list[LogFactor]()
     while pending:
         deepest = max(pending, key=lambda factor: len(factor.repetitions)).repetitions
         here = [factor for factor in pending if factor.repetitions == deepest]
@@ -71,15 +89,24 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
         for group in (scaled, {v: local[v] for v in local if v not in scaled}):
             here = _summed_out(here, group)
         for factor in here:
-            around = frozenset[Repetition]().union(*(places[v] for v in factor.variables))
-            if not around < deepest and (around or deepest):
-                raise IntractablePlatesError(factor, places)
-            left = _over(factor, deepest - around)
-            if left.variables:
-                pending.append(left)
+            if owners.keys() & factor.variables:
+                pending.append(_multiplied(factor, owners, places))
             else:
-                total.append(_scaled(left).log)
-    return torch.stack(total).sum() if total else torch.zeros(())
+                done.append(factor)
+    return done
+
+
+def _multiplied(
+    factor: LogFactor, owners: Mapping[Variable, LogFactor], places: Places
+) -> LogFactor:
+    """Return the product of a factor over the repetitions of none that is to be summed out."""
+    summed = [variable for variable in factor.variables if variable in owners]
+    around = frozenset[Repetition]().union(*(places[v] for v in summed))
+    outer = factor.repetitions - around
+    kept = (v for v in factor.variables if v not in owners)
+    if not around < factor.repetitions or any(places[v] & outer for v in kept):
+        raise IntractablePlatesError(factor, places)
+    return _over(factor, outer)
 
 
 def _over(factor: LogFactor, repetitions: frozenset[Repetition]) -> LogFactor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.elimination import eliminated
-from ancestral.estimators.factors import LogFactor, factors_of, packed
+from ancestral.estimators.factors import LogFactor, factors_of, packed, variables_of
 from ancestral.estimators.log_space import log_of, product
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
@@ -46,7 +46,8 @@ def log_marginal(trace: Trace) -> Tensor:
 
     It is exact, and differentiable. Observed sites have their data. A latent site that is not
     enumerated is taken as given: its density at its value counts too. So if all latent sites are
-    enumerated it is the evidence, log p(data).
+    enumerated it is the evidence, log p(data). A density that the program asks of torch itself is
+    no site, and counts if it is given to `factor`.
 
     Each repetition of a plate is summed out by itself, and counts as often as the subsample stands
     for. What a mask hides has the density one, but for an enumerated site, which takes its values
@@ -60,7 +61,7 @@ def log_marginal(trace: Trace) -> Tensor:
         EnumerationError: if the sum is intractable, if a latent site has no one value, if sites of
             different scales are summed out together, or if the trace lacks an enumerated site.
     """
-    return eliminated(factors_of(trace))
+    return eliminated(_factors(trace))
 
 
 def marginals(trace: Trace) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
         ImpossibleDataError: if the data has probability zero.
         EnumerationError: if `log_marginal` does.
     """
-    factors = factors_of(trace)
+    factors = _factors(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():
         probes = {node.name: _probe(node) for node in nodes}
@@ -94,6 +95,13 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
         factor.name: _normalized(factor, gradient)
         for factor, gradient in zip(owned, found, strict=True)
     }
+
+
+def _factors(trace: Trace) -> list[LogFactor]:
+    """Return what is multiplied: all sites but densities that were asked of torch, for any use."""
+    nodes = [node for node in trace.values() if node.type == "sample"]
+    sites = [node for node in nodes if node.is_declared or not node.is_observed]
+    return factors_of(trace, sites, variables_of(sites))
 
 
 def _probe(node: Node) -> Tensor:

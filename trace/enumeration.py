@@ -141,7 +141,10 @@ def _values(request: Request) -> Tensor:
         raise UnboundedSupportError(request, f"cannot list its values ({error})") from error
     finally:
         local.is_inside = was_inside
-    return values.reshape(values.shape[0], -1, *fn.event_shape)[:, 0].detach()
+    cases = values.detach().reshape(values.shape[0], -1, *fn.event_shape)
+    if not bool((cases == cases[:, :1]).all()):
+        raise UnboundedSupportError(request, "lists other values for other cases of its batch")
+    return cases[:, 0]
 
 
 def _spread(request: Request, values: Tensor, dim: int) -> Tensor:

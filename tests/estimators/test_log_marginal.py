@@ -348,6 +348,38 @@ def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
     close(an.log_marginal(both), 2 * joint().logsumexp(0).sum())
 
 
+def test_a_density_that_is_asked_of_torch_counts_where_it_is_given_to_a_factor() -> None:
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        an.factor("f", Normal(MEANS[z], 1.0).log_prob(POINTS[0]))
+    close(an.log_marginal(trace), joint()[:, 0].logsumexp(0))
+    close(an.marginals(trace)["z"], joint()[:, 0].log_softmax(0))
+
+
+def test_a_site_that_depends_on_one_of_a_block_that_has_ended_raises() -> None:
+    with an.record() as trace:
+        with enumeration():
+            z = an.sample("z", Categorical(WEIGHTS))
+        an.observe("x", Normal(MEANS[z], 1.0), torch.tensor(0.0).double())
+    with pytest.raises(an.EnumerationError, match=r"site 'x' .* 'z' .*block .* had ended"):
+        an.log_marginal(trace)
+
+
+@pytest.mark.parametrize("is_drawn_between", [True, False])
+def test_the_log_probabilities_for_each_value_of_a_site_of_another_trace_have_no_sum(
+    is_drawn_between: bool,
+) -> None:
+    with an.record(), enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        loc = an.sample("y", Normal(MEANS[z], 1.0)) if is_drawn_between else MEANS[z]
+        with an.record() as part:
+            an.sample("w", Normal(torch.zeros(()), 1.0))
+            an.observe("x", Normal(loc, 1.0), torch.tensor(0.0).double())
+    with pytest.raises(an.EnumerationError, match=r"log-probabilities .*'z'"):
+        part.log_prob_sum()
+    assert part.log_prob_sum(lambda node: node.name == "w").shape == ()
+
+
 @pytest.mark.parametrize("is_drawn_between", [True, False])
 def test_a_cost_for_each_value_of_a_site_is_no_cost(is_drawn_between: bool) -> None:
     logits = torch.zeros(3, requires_grad=True)
