@@ -87,7 +87,7 @@ def summed_out(factors: Sequence[LogFactor], own: Iterable[LogFactor]) -> list[L
         # Sites that do not count once go first: afterwards, what they were in may count once.
         scaled = {v: owner for v, owner in local.items() if not is_same_scale(owner.scale, 1.0)}
         for group in (scaled, {v: local[v] for v in local if v not in scaled}):
-            here = _summed_out(here, group)
+            here = summed_each(here, group)
         for factor in here:
             if owners.keys() & factor.variables:
                 pending.append(_multiplied(factor, owners, places))
@@ -133,10 +133,14 @@ def _scaled(factor: LogFactor) -> Table:
     return Table(along(table, axes) * along(scale, axes), axes)
 
 
-def _summed_out(
+def summed_each(
     factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor]
 ) -> list[LogFactor]:
-    """Return factors whose product is the sum over the variables that have these owners."""
+    """Return factors whose product is, in each repetition, the sum over some variables.
+
+    Raises:
+        ScaleError: if sites that are multiplied count differently often.
+    """
     sizes = {axis: size for factor in factors for axis, size in factor.table.sizes.items()}
     steps = steps_of([frozenset(f.table.axes) for f in factors], sizes, list(owners))
     found = list(factors)

@@ -88,8 +88,17 @@ class LogFactor:
         return tuple(axis for axis in self.table.axes if isinstance(axis, Variable))
 
 
-def factors_of(trace: Trace, nodes: Iterable[Node], known: Set[Variable]) -> list[LogFactor]:
+def factors_of(
+    trace: Trace,
+    nodes: Iterable[Node],
+    known: Set[Variable],
+    costs: Set[Variable] = frozenset(),
+) -> list[LogFactor]:
     """Return the factors that some sites of a trace are, of the enumerated sites that are known.
+
+    What a mask hides of an enumerated site has its probabilities nevertheless, as it would be drawn
+    nevertheless; but of one that is among the `costs`, nothing counts that is hidden. Other sites
+    may have been drawn once for each value of those.
 
     Raises:
         UndeterminedSiteError: if a latent site was drawn once for each value of another.
@@ -102,7 +111,9 @@ def factors_of(trace: Trace, nodes: Iterable[Node], known: Set[Variable]) -> lis
         behind = None if node.enumeration is not None else spread.behind(node)
         if behind is not None:
             raise OutsideBlockError(node, behind)
-        factor = factor_of(node)
+        is_masked = not node.is_enumerated or own_of(node) in costs
+        _refuse_undetermined(node, costs)
+        factor = _factor_of(node, is_masked=is_masked)
         for variable in factor.variables:
             if variable not in known:
                 raise UnseenSiteError(node, variable)
@@ -120,14 +131,8 @@ def variables_of(nodes: Iterable[Node]) -> frozenset[Variable]:
     return frozenset(own for own in map(own_of, nodes) if own is not None)
 
 
-def factor_of(node: Node, *, is_cost: bool = False) -> LogFactor:
-    """Return the factor that a site is.
-
-    What a mask hides of an enumerated site has its probabilities nevertheless, as it would be drawn
-    nevertheless; but if `is_cost`, nothing that it hides counts.
-    """
-    _refuse_undetermined(node)
-    density = _density(node, is_masked=is_cost or not node.is_enumerated)
+def _factor_of(node: Node, *, is_masked: bool) -> LogFactor:
+    density = _density(node, is_masked=is_masked)
     scales = dict(_plate_scales(node))
     table = packed(node, density)
     dims = {axis for axis in table.axes if isinstance(axis, int)}
@@ -189,11 +194,14 @@ def _by_chance(density: Tensor, found: Provenance) -> Tensor:
     return attach(plain, found.universe.intern(found.shape, left)) if left else plain
 
 
-def _refuse_undetermined(node: Node) -> None:
+def _refuse_undetermined(node: Node, listed: Set[Variable]) -> None:
+    """Raise if a latent site has another value for each of a site's, but for those of a guide."""
     if node.enumeration is None or node.is_enumerated or node.is_observed or node.fn is None:
         return
     batch = node.value.shape[: node.value.dim() - len(node.fn.event_shape)]
-    if any(size != 1 for size in batch[: max(len(batch) - node.enumeration.room, 0)]):
+    wide = (i - len(batch) for i, size in enumerate(batch) if size != 1)
+    variables = node.enumeration.variables
+    if any(dim <= node.enumeration.first_dim and variables[dim] not in listed for dim in wide):
         raise UndeterminedSiteError(node)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ancestral.estimators.pairs import GuideError, Pair, Program, run
 from ancestral.estimators.surrogate import settle
+from ancestral.trace.enumerated import trailing
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.repetitions import plate
@@ -87,4 +88,8 @@ def _nodes(pair: Pair) -> list[Node]:
 def _width(node: Node) -> int:
     """Return how many dimensions of its batch a site uses, or the plates around it."""
     plates = (-plate.dim for plate in node.cond_indep_stack if plate.dim is not None)
-    return max(len(node.shape) - node.grouped, *plates, 0)
+    batch = node.shape[: len(node.shape) - node.grouped]
+    if node.enumeration is not None:  # what stands for values is to the left, behind ones
+        batch = trailing(batch, node.enumeration.room)
+        batch = batch[next((i for i, size in enumerate(batch) if size != 1), len(batch)) :]
+    return max(len(batch), *plates, 0)
