@@ -39,6 +39,17 @@ class ImpossibleDataError(EnumerationError):
         )
 
 
+class InferenceModeError(EnumerationError):
+    """Posteriors are asked for where nothing has a derivative."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "the posteriors of enumerated sites are derivatives, which torch.inference_mode() does "
+            "not take; use torch.no_grad() around the program and the question"
+        )
+
+
 def log_marginal(trace: Trace) -> Tensor:
     """Return the log-density of a trace, its enumerated sites summed out: [].
 
@@ -69,12 +80,16 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
 
         log p(z = k | data) = log ∂ log_marginal / ∂ log p(z = k | parents)
 
-    They are in the order of the values, and are differentiable where gradients are on.
+    They are in the order of the values, and are differentiable where gradients are on. Within
+    `torch.inference_mode` they cannot be had: they are derivatives.
 
     Raises:
         ImpossibleDataError: if the data has probability zero.
+        InferenceModeError: within `torch.inference_mode`.
         EnumerationError: if `log_marginal` does.
     """
+    if torch.is_inference_mode_enabled():
+        raise InferenceModeError
     factors = _factors(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():

@@ -282,6 +282,15 @@ def test_posteriors_are_differentiable_where_some_values_have_none() -> None:
     )
 
 
+def test_posteriors_can_be_had_without_gradients_but_not_in_inference_mode() -> None:
+    with torch.no_grad(), an.record() as trace, enumeration():
+        an.sample("z", Categorical(torch.tensor([0.25, 0.75]).double()))
+    with torch.no_grad():
+        close(an.marginals(trace)["z"].exp(), torch.tensor([0.25, 0.75]).double())
+    with torch.inference_mode(), pytest.raises(an.EnumerationError, match="no_grad"):
+        an.marginals(trace)
+
+
 def test_a_long_chain_costs_as_much_as_its_length() -> None:
     parameters, data = hmm_parameters(), observations(200)
     with an.record() as trace, enumeration(first_dim=-1):

@@ -408,6 +408,28 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
             an.sample("x", Normal(z.double(), 1.0))
 
 
+def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
+    with an.record() as guide, enumeration(first_dim=-1):
+        finite()
+    pattern = r"site 'z' .* along dimension -1; but this block enumerates from dimension -2 .* -2$"
+    with (
+        an.record(),
+        replay(guide),
+        enumeration(first_dim=-2),
+        pytest.raises(an.EnumerationError, match=pattern),
+    ):
+        finite()
+
+
+def test_a_vector_of_the_free_choices_leaves_out_what_is_enumerated() -> None:
+    with an.record() as trace, enumeration():
+        finite()
+        an.sample("x", Normal(0.0, 1.0))
+    assert trace.pack().shape == (1,)
+    with pytest.raises(an.SiteError, match=r"site 'z' .*is enumerated"):
+        trace.pack(["z"])
+
+
 def test_a_site_is_replayed_with_all_its_values_only_where_others_have_theirs() -> None:
     with an.record() as guide, enumeration(first_dim=-1):
         finite()
