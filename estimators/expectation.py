@@ -7,17 +7,17 @@ Each term is weighed by the probability of the values that it is of alone: of th
 depends on, and those that these depend on in the guide; all others sum to one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.elimination import summed_each, summed_out, whole
+from ancestral.estimators.elimination import summed_out, whole
 from ancestral.estimators.factors import LogFactor, factors_of, own_of, variables_of
-from ancestral.estimators.log_space import Table, along, product
+from ancestral.estimators.listed import Listed
+from ancestral.estimators.log_space import Table, along
 from ancestral.estimators.pairs import Pair
-from ancestral.trace.enumerated import Variable
 from ancestral.trace.node import Node
 from ancestral.trace.spread import Spread
 
@@ -57,41 +57,20 @@ def _expected(pair: Pair, ours: Sequence[Node], theirs: Sequence[Node]) -> Itera
 
     `ours` are those of the guide, `theirs` of the model.
     """
-    listed = variables_of(ours)
-    weights = {
-        factor.own: replace(factor, scale=1.0, plate_scales={})
-        for factor in factors_of(pair.guide, filter(own_of, ours), listed)
-        if factor.own is not None
-    }
-    for cost in factors_of(pair.guide, ours, listed, costs=listed):
-        yield Term(_mean(cost, weights), pair.guide[cost.name], "guide")
-    factors = factors_of(pair.model, theirs, listed | variables_of(theirs), costs=listed)
-    for cost in summed_out(factors, [factor for factor in factors if factor.own not in listed]):
-        yield Term(-_mean(cost, weights), pair.model[cost.name], "model")
+    known = variables_of(ours)
+    listed = Listed(factors_of(pair.guide, filter(own_of, ours), known))
+    for cost in factors_of(pair.guide, ours, known, costs=known):
+        yield Term(_mean(cost, listed), pair.guide[cost.name], "guide")
+    factors = factors_of(pair.model, theirs, known | variables_of(theirs), costs=known)
+    for cost in summed_out(factors, [factor for factor in factors if factor.own not in known]):
+        yield Term(-_mean(cost, listed), pair.model[cost.name], "model")
 
 
-def _mean(cost: LogFactor, weights: Mapping[Variable, LogFactor]) -> Tensor:
+def _mean(cost: LogFactor, listed: Listed) -> Tensor:
     """Return the expectation of a cost over the values of a guide's sites, as it counts: []."""
     if not cost.variables:
         return whole(cost)
-    upstream = _upstream(cost.variables, weights)
-    between = {v: weights[v] for v in upstream if v not in cost.variables}
-    joint = product([f.table for f in summed_each([weights[v] for v in upstream], between)])
-    return whole(replace(cost, table=_weighed(cost, joint)))
-
-
-def _upstream(
-    variables: Iterable[Variable], weights: Mapping[Variable, LogFactor]
-) -> dict[Variable, None]:
-    """Return some sites of a guide, and all that they depend on there."""
-    found: dict[Variable, None] = {}
-    pending = list(variables)
-    while pending:
-        variable = pending.pop()
-        if variable not in found:
-            found[variable] = None
-            pending.extend(weights[variable].variables)
-    return found
+    return whole(replace(cost, table=_weighed(cost, listed.joint(cost.variables))))
 
 
 def _weighed(cost: LogFactor, joint: Table) -> Table:

@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
 from ancestral.trace.handlers import enumerate as enumeration
+from ancestral.trace.handlers import markov
 from oracles import Program, derivatives, exact_gradient, moments, paths
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -251,3 +252,29 @@ def test_a_global_site_that_is_summed_out_for_joint_values_of_a_plate_is_intract
 
     with pytest.raises(an.EnumerationError, match="exponential in the size of a plate"):
         an.elbo(*both(model, guide))
+
+
+def test_chains_that_reuse_dimensions_have_the_bound_of_those_that_do_not() -> None:
+    q, p, s = leaves()
+
+    def program(is_model: bool, *, is_chain: bool) -> None:
+        z = torch.zeros((), dtype=torch.float64)
+        for t in markov(range(5)) if is_chain else range(5):
+            logits = p[0] + p[1] * z if is_model else q[0] - q[1] * z * t
+            z = an.sample(f"z{t}", coin(logits))
+            if is_model:
+                an.observe(f"x{t}", Normal(s[0] * z + s[1], 0.9), X[t % 2])
+
+    def bound(*, is_chain: bool) -> Tensor:
+        def model() -> None:
+            program(True, is_chain=is_chain)
+
+        def guide() -> None:
+            program(False, is_chain=is_chain)
+
+        return an.elbo(*both(model, guide)).surrogate
+
+    found, expected = bound(is_chain=True), bound(is_chain=False)
+    torch.testing.assert_close(found, expected, **EXACT)
+    ours, theirs = (torch.autograd.grad(total, (q, p, s)) for total in (found, expected))
+    torch.testing.assert_close(ours, theirs, **EXACT)
