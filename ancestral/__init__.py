@@ -34,6 +34,7 @@ from ancestral.estimators.nested import LossError
 from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
+from ancestral.estimators.posterior import sample_posterior
 from ancestral.estimators.predictive import Predictive
 from ancestral.estimators.problem import CaughtError, OtherRecordingError, SettledError
 from ancestral.estimators.surrogate import backward, surrogate
@@ -119,6 +120,7 @@ __all__ = [
     "provenance_of",
     "record",
     "sample",
+    "sample_posterior",
     "subsample",
     "suggest_guide_order",
     "surrogate",

@@ -5,7 +5,7 @@ left of each factor is multiplied over the repetitions that none of its sites is
 al. (2019), "Tensor variable elimination for plated factor graphs", algorithm 1.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,14 @@ from ancestral.estimators.factors import LogFactor, Repetition, is_same_scale
 from ancestral.estimators.log_space import Table, along, multiplied, product, summed
 from ancestral.trace.enumerated import Variable
 from ancestral.trace.enumeration_errors import EnumerationError
+
+Note = Callable[[Variable, Table], None]
+"""Is told of each site that is summed out, with the product that is summed along it."""
+
+
+def _nothing(_: Variable, __: Table) -> None:
+    pass
+
 
 Places = Mapping[Variable, frozenset[Repetition]]
 """The repetitions that each enumerated site is in."""
@@ -50,14 +58,16 @@ class ScaleError(EnumerationError):
         )
 
 
-def eliminated(factors: Sequence[LogFactor]) -> Tensor:
+def eliminated(factors: Sequence[LogFactor], note: Note = _nothing) -> Tensor:
     """Return the logarithm of the sum, over all enumerated sites, of the product of factors: [].
+
+    What is noted of a site is its posterior, unnormalized, given those that are noted after it.
 
     Raises:
         IntractablePlatesError: if that is exponential in the size of a plate.
         ScaleError: if sites that are multiplied count differently often.
     """
-    left = [whole(factor) for factor in summed_out(factors, factors)]
+    left = [whole(factor) for factor in summed_out(factors, factors, note)]
     return torch.stack(left).sum() if left else torch.zeros(())
 
 
@@ -66,7 +76,9 @@ def whole(factor: LogFactor) -> Tensor:
     return _scaled(_over(factor, factor.repetitions)).log
 
 
-def summed_out(factors: Sequence[LogFactor], own: Iterable[LogFactor]) -> list[LogFactor]:
+def summed_out(
+    factors: Sequence[LogFactor], own: Iterable[LogFactor], note: Note = _nothing
+) -> list[LogFactor]:
     """Return factors whose product is that of some, summed over the sites whose own ones are given.
 
     What each of them leaves is multiplied over no more repetitions than have to be.
@@ -87,7 +99,7 @@ def summed_out(factors: Sequence[LogFactor], own: Iterable[LogFactor]) -> list[L
         # Sites that do not count once go first: afterwards, what they were in may count once.
         scaled = {v: owner for v, owner in local.items() if not is_same_scale(owner.scale, 1.0)}
         for group in (scaled, {v: local[v] for v in local if v not in scaled}):
-            here = summed_each(here, group)
+            here = summed_each(here, group, note)
         for factor in here:
             if owners.keys() & factor.variables:
                 pending.append(_multiplied(factor, owners, places))
@@ -134,7 +146,7 @@ def _scaled(factor: LogFactor) -> Table:
 
 
 def summed_each(
-    factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor]
+    factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor], note: Note = _nothing
 ) -> list[LogFactor]:
     """Return factors whose product is, in each repetition, the sum over some variables.
 
@@ -146,13 +158,16 @@ def summed_each(
     found = list(factors)
     for step in steps:
         joined = [found[number] for number in step.joined]
-        found.append(_sum_of(joined, step.variable, owners[step.variable]))
+        owner = owners[step.variable]
+        table = _product_of(joined, step.variable, owner)
+        note(step.variable, table)
+        found.append(replace(owner, table=summed(table, step.variable)))
     spent = {number for step in steps for number in step.joined}
     return [factor for number, factor in enumerate(found) if number not in spent]
 
 
-def _sum_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) -> LogFactor:
-    """Return the sum over a variable of the product of the factors that depend on it."""
+def _product_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) -> Table:
+    """Return the product of the factors that depend on a variable, each as often as it counts."""
     tables: list[Table] = []
     for factor in factors:
         is_same = is_same_scale(factor.scale, owner.scale)
@@ -162,7 +177,7 @@ def _sum_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) 
             raise ScaleError(owner, factor, variable)
         tables.append(factor.table if is_same else _scaled(factor))
     tables.sort(key=lambda table: table.log.numel())
-    return replace(owner, table=summed(product(tables), variable))
+    return product(tables)
 
 
 def _is_within_same_plates(first: LogFactor, second: LogFactor) -> bool:

@@ -16,7 +16,7 @@ from ancestral.estimators.log_space import Table, along
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import attach, provenance, untrack
 from ancestral.trace.densities import tracked_density
-from ancestral.trace.enumerated import Variable
+from ancestral.trace.enumerated import Variable, trailing
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.node import Node
 from ancestral.trace.plates import scale_of
@@ -88,6 +88,19 @@ class LogFactor:
         return tuple(axis for axis in self.table.axes if isinstance(axis, Variable))
 
 
+def all_factors_of(trace: Trace) -> list[LogFactor]:
+    """Return the factors that the sites of a trace are.
+
+    Densities that were asked of torch, whatever for, are no sites.
+
+    Raises:
+        EnumerationError: if `factors_of` does.
+    """
+    nodes = [node for node in trace.values() if node.type == "sample"]
+    sites = [node for node in nodes if node.is_declared or not node.is_observed]
+    return factors_of(trace, sites, variables_of(sites))
+
+
 def factors_of(
     trace: Trace,
     nodes: Iterable[Node],
@@ -119,6 +132,11 @@ def factors_of(
                 raise UnseenSiteError(node, variable)
         factors.append(factor)
     return factors
+
+
+def batch_of(factor: LogFactor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the last dimensions of a shape, those of the repetitions of a factor."""
+    return trailing(shape, max((-p for p in factor.repetitions if isinstance(p, int)), default=0))
 
 
 def own_of(node: Node) -> Variable | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.elimination import eliminated
-from ancestral.estimators.factors import LogFactor, factors_of, packed, variables_of
+from ancestral.estimators.factors import LogFactor, all_factors_of, batch_of, packed
 from ancestral.estimators.log_space import log_of, product
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
@@ -72,7 +72,7 @@ def log_marginal(trace: Trace) -> Tensor:
         EnumerationError: if the sum is intractable, if a latent site has no one value, if sites of
             different scales are summed out together, or if the trace lacks an enumerated site.
     """
-    return eliminated(_factors(trace))
+    return eliminated(all_factors_of(trace))
 
 
 def marginals(trace: Trace) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
     """
     if torch.is_inference_mode_enabled():
         raise InferenceModeError
-    factors = _factors(trace)
+    factors = all_factors_of(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():
         probes = {node.name: _probe(node) for node in nodes}
@@ -110,13 +110,6 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
         factor.name: _normalized(factor, gradient)
         for factor, gradient in zip(owned, found, strict=True)
     }
-
-
-def _factors(trace: Trace) -> list[LogFactor]:
-    """Return what is multiplied: all sites but densities that were asked of torch, for any use."""
-    nodes = [node for node in trace.values() if node.type == "sample"]
-    sites = [node for node in nodes if node.is_declared or not node.is_observed]
-    return factors_of(trace, sites, variables_of(sites))
 
 
 def _probe(node: Node) -> Tensor:
@@ -139,6 +132,5 @@ def _normalized(factor: LogFactor, weights: Tensor) -> Tensor:
     total = weights.sum(0)
     if not bool((total > 0).all()):
         raise ImpossibleDataError(factor.name)
-    repeated = [-place for place in factor.repetitions if isinstance(place, int)]
-    batch = weights.shape[1:][-max(repeated) :] if repeated else ()
+    batch = batch_of(factor, tuple(weights.shape[1:]))
     return log_of(weights / total).reshape(weights.shape[0], *batch)

@@ -67,7 +67,11 @@ class Exact:
 
     def log_marginal(self) -> Tensor:
         """Return the logarithm of the sum over all joint values."""
-        return self._body(self.program.body, Here({})).summed().squeeze()
+        return self.part().summed().squeeze()
+
+    def part(self) -> Part:
+        """Return the density of the whole program."""
+        return self._body(self.program.body, Here({}))
 
     def posteriors(self) -> dict[Cell, Tensor]:
         """Return the probabilities of each element of each enumerated site, [size].

@@ -97,7 +97,7 @@ class Growing:
         return f"{letter}{self.made}"
 
     def _some(self, around: Around) -> tuple[str, ...]:
-        return tuple(sorted(name for name in around.names if self.rng.random() < 0.5))
+        return tuple(name for name in sorted(around.names) if self.rng.random() < 0.5)
 
     def _mask(self, scope: Scope, around: Around) -> Block:
         body = self.body(scope, around.within(), self.rng.randint(1, 2))
