@@ -42,6 +42,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
 
     The value of a site is [K, 1 ..., *plates, *event]; what depends on it has to keep the values,
     and the repetitions of plates, apart: it is checked, and that no value escapes into Python.
+    The densities of such a run are summed out by `ancestral.log_marginal` and `ancestral.elbo`.
 
     Args:
         first_dim: the dimension of the batch for the first site, to the left of all plates and
