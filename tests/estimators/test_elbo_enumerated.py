@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
+from ancestral.estimators import listed
+from ancestral.estimators.elimination import summed_each
 from ancestral.trace.handlers import enumerate as enumeration
-from ancestral.trace.handlers import markov
+from ancestral.trace.handlers import markov, scale
 from oracles import Program, derivatives, exact_gradient, moments, paths
 
 EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
@@ -278,3 +280,48 @@ def test_chains_that_reuse_dimensions_have_the_bound_of_those_that_do_not() -> N
     torch.testing.assert_close(found, expected, **EXACT)
     ours, theirs = (torch.autograd.grad(total, (q, p, s)) for total in (found, expected))
     torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+def test_the_probabilities_of_a_chain_take_as_many_tables_as_it_has_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, p, _ = leaves()
+    met: list[int] = []
+
+    def counting(factors: Any, *rest: Any) -> Any:
+        met.append(len(factors))
+        return summed_each(factors, *rest)
+
+    def program(is_model: bool, steps: int) -> None:
+        z = torch.zeros((), dtype=torch.float64)
+        for t in markov(range(steps)):
+            z = an.sample(f"z{t}", coin(p[0] + p[1] * z if is_model else q[0] - q[1] * z))
+
+    def tables(steps: int) -> int:
+        met.clear()
+        an.elbo(*both(lambda: program(True, steps), lambda: program(False, steps)))
+        return sum(met)
+
+    monkeypatch.setattr(listed, "summed_each", counting)
+    assert tables(12) - tables(8) == tables(8) - tables(4)
+
+
+def test_what_a_model_sums_out_within_a_scale_is_scaled_afterwards() -> None:
+    q, p, s = leaves()
+
+    def guide() -> None:
+        an.sample("z", coin(q[0]))
+
+    def model() -> None:
+        z = an.sample("z", coin(p[0]))
+        with scale(2.5):
+            w = an.sample("w", coin(p[1] - z))
+            an.observe("x", Normal(z + w * s[0], 0.9), X[0])
+
+    coins = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    z, w = coins, coins[:, None]
+    fit = coin(p[1] - z).log_prob(w) + Normal(z + w * s[0], 0.9).log_prob(X[0])
+    log_p = coin(p[0]).log_prob(z) + 2.5 * fit.logsumexp(0)
+    log_q = coin(q[0]).log_prob(z)
+    expected = (log_q.exp() * (log_q - log_p)).sum()
+    torch.testing.assert_close(an.elbo(*both(model, guide)).surrogate, expected, **EXACT)
