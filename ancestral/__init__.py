@@ -34,6 +34,7 @@ from ancestral.estimators.nested import LossError
 from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning
+from ancestral.estimators.posterior import sample_posterior
 from ancestral.estimators.predictive import Predictive
 from ancestral.estimators.problem import (
     CaughtError,
@@ -129,6 +130,7 @@ __all__ = [
     "provenance_of",
     "record",
     "sample",
+    "sample_posterior",
     "subsample",
     "suggest_guide_order",
     "surrogate",

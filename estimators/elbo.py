@@ -22,6 +22,7 @@ It is maximized by minimizing the surrogate, in four lines of torch:
 True
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
+from ancestral.estimators.expectation import Term, terms_of
 from ancestral.estimators.pairs import Pair, Program, refuse_mismatch, run
 from ancestral.estimators.particles import nesting, together
 from ancestral.estimators.pathwise import Choice
@@ -48,7 +50,8 @@ class NonFiniteDensityError(SiteError):
         """Name the site, its line, its program, how many elements are bad, and their values."""
         density = node.log_prob.detach()
         bad = ~torch.isfinite(density)
-        value = _cases(node)[bad].flatten()
+        cases = _cases(node)
+        value = cases.expand(*density.shape, cases.shape[-1])[bad].flatten()
         shown = f", the first at the value {value[0].item()!r}" if value.numel() else ""
         super().__init__(
             f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
@@ -92,6 +95,11 @@ def elbo(
     scales say: each element of a site gets those that it can influence. Both lines are unbiased.
     An `an.factor` counts as an observed site; `an.cost` has no place in a density and is refused.
     What torch itself draws in either program is noise: the bound is an average over it.
+
+    Programs may run within `an.handlers.enumerate`, each in a block of its own, or both in one. Of
+    what the guide enumerates, the bound is the exact expectation, and what the model alone
+    enumerates is summed out of its density: log Σ_w p(x, z, w). Neither is left to chance, so that
+    it has no score.
     Ranganath, Gerrish and Blei (2014), "Black box variational inference", section 3; Schulman et
     al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
@@ -99,7 +107,8 @@ def elbo(
         model: the program of p, which observes the data.
         guide: the program of q, which draws what the model draws, by the same names. Its sites with
             ``infer={"is_auxiliary": True}`` may be missing from the model; those of the model from
-            the guide: they are drawn from their prior and do not count.
+            the guide: they are drawn from their prior and do not count. So may those that the model
+            enumerates, which are summed out.
         args: what both are called with.
         particles: how many draws of the guide, K.
         vectorized: run all of them at once, in a plate to the left of all others, instead of one
@@ -117,6 +126,7 @@ def elbo(
         TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+        EnumerationError: if what is enumerated cannot be summed out.
         SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
     refuse("elbo", (model, guide), kwargs, PARTICLES)
@@ -159,19 +169,18 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     Raises:
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+        EnumerationError: if what is enumerated cannot be summed out.
         TypeError: if one of the two is no trace.
     """
     for trace in (model_trace, guide_trace):
         check_trace(trace, "negative_elbo")
     pair = Pair(model_trace, guide_trace)
     refuse_mismatch(pair)
-    parts = [
-        *(node.tracked_log_prob.sum() for node in pair.guide_sites),
-        *(-node.tracked_log_prob.sum() for node in pair.model_sites),
-    ]
+    terms = tuple(terms_of(pair))
+    parts = [term.value for term in terms]
     loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
-    if not bool(torch.isfinite(untrack(loss).detach())):
-        _refuse_non_finite(pair)
+    if not _is_finite(loss):
+        _refuse_non_finite(terms)
     return loss
 
 
@@ -200,15 +209,18 @@ def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: 
     return Elbo(-untrack(loss).detach(), plain)
 
 
-def _refuse_non_finite(pair: Pair) -> None:
-    for program, sites in (("guide", pair.guide_sites), ("model", pair.model_sites)):
-        for node in sites:
-            if not bool(torch.isfinite(node.log_prob.detach()).all()):
-                raise NonFiniteDensityError(node, program)
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(untrack(value).detach()).all())
+
+
+def _refuse_non_finite(terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not _is_finite(term.value):
+            raise NonFiniteDensityError(term.node, term.program)
 
 
 def _cases(node: Node) -> Tensor:
     """Return the value with one dimension for the events: [*batch, events]."""
-    batch = node.log_prob.dim()
+    assert node.fn is not None
     value = node.value.detach()
-    return value.flatten(batch) if value.dim() > batch else value.unsqueeze(-1)
+    return value.reshape(*value.shape[: value.dim() - len(node.fn.event_shape)], -1)

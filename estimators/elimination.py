@@ -5,7 +5,7 @@ left of each factor is multiplied over the repetitions that none of its sites is
 al. (2019), "Tensor variable elimination for plated factor graphs", algorithm 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,14 @@ from ancestral.estimators.factors import LogFactor, Repetition, is_same_scale
 from ancestral.estimators.log_space import Table, along, multiplied, product, summed
 from ancestral.trace.enumerated import Variable
 from ancestral.trace.enumeration_errors import EnumerationError
+
+Note = Callable[[Variable, Table], None]
+"""Is told of each site that is summed out, with the product that is summed along it."""
+
+
+def _nothing(_: Variable, __: Table) -> None:
+    pass
+
 
 Places = Mapping[Variable, frozenset[Repetition]]
 """The repetitions that each enumerated site is in."""
@@ -50,18 +58,39 @@ class ScaleError(EnumerationError):
         )
 
 
-def eliminated(factors: Sequence[LogFactor]) -> Tensor:
+def eliminated(factors: Sequence[LogFactor], note: Note = _nothing) -> Tensor:
     """Return the logarithm of the sum, over all enumerated sites, of the product of factors: [].
+
+    What is noted of a site is its posterior, unnormalized, given those that are noted after it.
 
     Raises:
         IntractablePlatesError: if that is exponential in the size of a plate.
         ScaleError: if sites that are multiplied count differently often.
     """
-    owners = {factor.own: factor for factor in factors if factor.own is not None}
-    places = {variable: owner.repetitions for variable, owner in owners.items()}
-    _refuse_mixed_scales(owners)
-    pending = list(factors)
-    total: list[Tensor] = []
+    left = [whole(factor) for factor in summed_out(factors, factors, note)]
+    return torch.stack(left).sum() if left else torch.zeros(())
+
+
+def whole(factor: LogFactor) -> Tensor:
+    """Return the logarithm of a factor of repetitions alone: of their product, as it counts: []."""
+    return _scaled(_over(factor, factor.repetitions)).log
+
+
+def summed_out(
+    factors: Sequence[LogFactor], own: Iterable[LogFactor], note: Note = _nothing
+) -> list[LogFactor]:
+    """Return factors whose product is that of some, summed over the sites whose own ones are given.
+
+    What each of them leaves is multiplied over no more repetitions than have to be.
+
+    Raises:
+        IntractablePlatesError: if that is exponential in the size of a plate.
+        ScaleError: if sites that are multiplied count differently often.
+    """
+    owners = {factor.own: factor for factor in own if factor.own is not None}
+    places = {f.own: f.repetitions for f in factors if f.own is not None}
+    places |= {variable: owner.repetitions for variable, owner in owners.items()}
+    pending, done = list(factors), list[LogFactor]()
     while pending:
         deepest = max(pending, key=lambda factor: len(factor.repetitions)).repetitions
         here = [factor for factor in pending if factor.repetitions == deepest]
@@ -70,27 +99,26 @@ def eliminated(factors: Sequence[LogFactor]) -> Tensor:
         # Sites that do not count once go first: afterwards, what they were in may count once.
         scaled = {v: owner for v, owner in local.items() if not is_same_scale(owner.scale, 1.0)}
         for group in (scaled, {v: local[v] for v in local if v not in scaled}):
-            here = _summed_out(here, group)
+            here = summed_each(here, group, note)
         for factor in here:
-            around = frozenset[Repetition]().union(*(places[v] for v in factor.variables))
-            if not around < deepest and (around or deepest):
-                raise IntractablePlatesError(factor, places)
-            left = _over(factor, deepest - around)
-            if left.variables:
-                pending.append(left)
+            if owners.keys() & factor.variables:
+                pending.append(_multiplied(factor, owners, places))
             else:
-                total.append(_scaled(left).log)
-    return torch.stack(total).sum() if total else torch.zeros(())
+                done.append(factor)
+    return done
 
 
-def _refuse_mixed_scales(owners: Mapping[Variable, LogFactor]) -> None:
-    """Raise if an enumerated site counts more or less often than one that it depends on."""
-    for variable, owner in owners.items():
-        for parent in owner.variables:
-            other = owners[parent]
-            is_beside = other.repetitions == owner.repetitions
-            if is_beside and not is_same_scale(owner.scale, other.scale):
-                raise ScaleError(other, owner, variable)
+def _multiplied(
+    factor: LogFactor, owners: Mapping[Variable, LogFactor], places: Places
+) -> LogFactor:
+    """Return the product of a factor over the repetitions of none that is to be summed out."""
+    summed = [variable for variable in factor.variables if variable in owners]
+    around = frozenset[Repetition]().union(*(places[v] for v in summed))
+    outer = factor.repetitions - around
+    kept = (v for v in factor.variables if v not in owners)
+    if not around < factor.repetitions or any(places[v] & outer for v in kept):
+        raise IntractablePlatesError(factor, places)
+    return _over(factor, outer)
 
 
 def _over(factor: LogFactor, repetitions: frozenset[Repetition]) -> LogFactor:
@@ -117,30 +145,39 @@ def _scaled(factor: LogFactor) -> Table:
     return Table(along(table, axes) * along(scale, axes), axes)
 
 
-def _summed_out(
-    factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor]
+def summed_each(
+    factors: Sequence[LogFactor], owners: Mapping[Variable, LogFactor], note: Note = _nothing
 ) -> list[LogFactor]:
-    """Return factors whose product is the sum over the variables that have these owners."""
+    """Return factors whose product is, in each repetition, the sum over some variables.
+
+    Raises:
+        ScaleError: if sites that are multiplied count differently often.
+    """
     sizes = {axis: size for factor in factors for axis, size in factor.table.sizes.items()}
     steps = steps_of([frozenset(f.table.axes) for f in factors], sizes, list(owners))
     found = list(factors)
     for step in steps:
         joined = [found[number] for number in step.joined]
-        found.append(_sum_of(joined, step.variable, owners[step.variable]))
+        owner = owners[step.variable]
+        table = _product_of(joined, step.variable, owner)
+        note(step.variable, table)
+        found.append(replace(owner, table=summed(table, step.variable)))
     spent = {number for step in steps for number in step.joined}
     return [factor for number, factor in enumerate(found) if number not in spent]
 
 
-def _sum_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) -> LogFactor:
-    """Return the sum over a variable of the product of the factors that depend on it."""
+def _product_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFactor) -> Table:
+    """Return the product of the factors that depend on a variable, each as often as it counts."""
     tables: list[Table] = []
     for factor in factors:
         is_same = is_same_scale(factor.scale, owner.scale)
-        if not (is_same or owner.scale == 1) or not _is_within_same_plates(factor, owner):
+        if not (is_same or is_same_scale(owner.scale, 1.0)) or not _is_within_same_plates(
+            factor, owner
+        ):
             raise ScaleError(owner, factor, variable)
         tables.append(factor.table if is_same else _scaled(factor))
     tables.sort(key=lambda table: table.log.numel())
-    return replace(owner, table=summed(product(tables), variable))
+    return product(tables)
 
 
 def _is_within_same_plates(first: LogFactor, second: LogFactor) -> bool:

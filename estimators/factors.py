@@ -6,7 +6,7 @@ declared in, whether or not they have an axis.
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -16,11 +16,12 @@ from ancestral.estimators.log_space import Table, along
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import attach, provenance, untrack
 from ancestral.trace.densities import tracked_density
-from ancestral.trace.enumerated import Variable
+from ancestral.trace.enumerated import Variable, trailing
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.node import Node
 from ancestral.trace.plates import scale_of
 from ancestral.trace.record import Trace
+from ancestral.trace.spread import Spread
 
 Repetition = int | tuple[str, int]
 """A dimension of repetitions, counted from the right, or a plate in turn and the turn."""
@@ -46,6 +47,18 @@ class UnseenSiteError(EnumerationError):
         super().__init__(
             f"site {node.name!r} ({node.location}) depends on the enumerated site {variable}, "
             "which is not in this trace, so that its probabilities are unknown; record both"
+        )
+
+
+class OutsideBlockError(EnumerationError):
+    """A site depends on an enumerated one, but out of the block."""
+
+    def __init__(self, node: Node, behind: str) -> None:
+        """Name both sites."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) depends on the enumerated site {behind}, but "
+            "the block of an.handlers.enumerate had ended, so that the values of the one look like "
+            "a batch of the other; let the block last until the end of the program"
         )
 
 
@@ -75,41 +88,74 @@ class LogFactor:
         return tuple(axis for axis in self.table.axes if isinstance(axis, Variable))
 
 
-def enumerated(trace: Trace) -> dict[Variable, Node]:
-    """Return the enumerated sites of a trace."""
-    return {
-        node.enumeration.own: node
-        for node in trace.values()
-        if node.enumeration is not None and node.enumeration.own is not None
-    }
+def all_factors_of(trace: Trace) -> list[LogFactor]:
+    """Return the factors that the sites of a trace are.
+
+    Densities that were asked of torch, whatever for, are no sites.
+
+    Raises:
+        EnumerationError: if `factors_of` does.
+    """
+    nodes = [node for node in trace.values() if node.type == "sample"]
+    sites = [node for node in nodes if node.is_declared or not node.is_observed]
+    return factors_of(trace, sites, variables_of(sites))
 
 
-def factors_of(trace: Trace) -> list[LogFactor]:
-    """Return the factors of all sites of a trace.
+def factors_of(
+    trace: Trace,
+    nodes: Iterable[Node],
+    known: Set[Variable],
+    costs: Set[Variable] = frozenset(),
+) -> list[LogFactor]:
+    """Return the factors that some sites of a trace are, of the enumerated sites that are known.
+
+    What a mask hides of an enumerated site has its probabilities nevertheless, as it would be drawn
+    nevertheless; but of one that is among the `costs`, nothing counts that is hidden. Other sites
+    may have been drawn once for each value of those.
 
     Raises:
         UndeterminedSiteError: if a latent site was drawn once for each value of another.
-        UnseenSiteError: if a site depends on an enumerated one of another trace.
+        UnseenSiteError: if a site depends on an enumerated one that is not known.
+        OutsideBlockError: if it does, but is out of the block that enumerates.
     """
-    sites = [node for node in trace.values() if node.type == "sample"]
-    known = enumerated(trace)
-    factors = [factor_of(node) for node in sites]
-    for node, factor in zip(sites, factors, strict=True):
+    spread = Spread(trace)
+    factors: list[LogFactor] = []
+    for node in nodes:
+        behind = None if node.enumeration is not None else spread.behind(node)
+        if behind is not None:
+            raise OutsideBlockError(node, behind)
+        is_masked = not node.is_enumerated or own_of(node) in costs
+        _refuse_undetermined(node, costs)
+        factor = _factor_of(node, is_masked=is_masked)
         for variable in factor.variables:
             if variable not in known:
                 raise UnseenSiteError(node, variable)
+        factors.append(factor)
     return factors
 
 
-def factor_of(node: Node) -> LogFactor:
-    """Return the factor that a site is."""
-    _refuse_undetermined(node)
-    density = _density(node)
+def batch_of(factor: LogFactor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the last dimensions of a shape, those of the repetitions of a factor."""
+    return trailing(shape, max((-p for p in factor.repetitions if isinstance(p, int)), default=0))
+
+
+def own_of(node: Node) -> Variable | None:
+    """Return what an enumerated site has an axis for."""
+    return None if node.enumeration is None else node.enumeration.own
+
+
+def variables_of(nodes: Iterable[Node]) -> frozenset[Variable]:
+    """Return what the enumerated ones of some sites have an axis for."""
+    return frozenset(own for own in map(own_of, nodes) if own is not None)
+
+
+def _factor_of(node: Node, *, is_masked: bool) -> LogFactor:
+    density = _density(node, is_masked=is_masked)
     scales = dict(_plate_scales(node))
     table = packed(node, density)
     dims = {axis for axis in table.axes if isinstance(axis, int)}
-    own = None if node.enumeration is None else node.enumeration.own
-    return LogFactor(table, frozenset(scales) | dims, _scale(node), scales, node.name, own)
+    repetitions = frozenset(scales) | dims
+    return LogFactor(table, repetitions, _scale(node), scales, node.name, own_of(node))
 
 
 def is_same_scale(a: float | Table, b: float | Table) -> bool:
@@ -129,13 +175,8 @@ def _scale(node: Node) -> float | Table:
     return plain.item() if is_number else packed(node, plain)
 
 
-def _density(node: Node) -> Tensor:
-    """Return the log-density of a site, [*batch], as its mask lets it count.
-
-    It keeps what it depends on by chance. What a mask hides of an enumerated site has its
-    probabilities nevertheless, as it would be drawn nevertheless.
-    """
-    is_masked = node.mask is not None and not node.is_enumerated
+def _density(node: Node, *, is_masked: bool) -> Tensor:
+    """Return the log-density of a site, [*batch], with what it depends on by chance."""
     if _is_certain(node):
         density = node.unscaled_log_prob
         mask = None if node.mask is None else untrack(node.mask)
@@ -171,11 +212,14 @@ def _by_chance(density: Tensor, found: Provenance) -> Tensor:
     return attach(plain, found.universe.intern(found.shape, left)) if left else plain
 
 
-def _refuse_undetermined(node: Node) -> None:
+def _refuse_undetermined(node: Node, listed: Set[Variable]) -> None:
+    """Raise if a latent site has another value for each of a site's, but for those of a guide."""
     if node.enumeration is None or node.is_enumerated or node.is_observed or node.fn is None:
         return
     batch = node.value.shape[: node.value.dim() - len(node.fn.event_shape)]
-    if any(size != 1 for size in batch[: max(len(batch) - node.enumeration.room, 0)]):
+    wide = (i - len(batch) for i, size in enumerate(batch) if size != 1)
+    variables = node.enumeration.variables
+    if any(dim <= node.enumeration.first_dim and variables[dim] not in listed for dim in wide):
         raise UndeterminedSiteError(node)
 
 

@@ -75,11 +75,19 @@ def log_sum_exp(log: Tensor, dim: int) -> Tensor:
     plain, found = untrack(log), provenance(log)
     top = plain.detach().amax(dim, keepdim=True)
     top = torch.where(top.isfinite(), top, 0)
-    weight = (plain - top).exp().sum(dim)
-    is_zero = weight.detach() == 0
-    total = torch.where(is_zero, -torch.inf, torch.where(is_zero, 1, weight).log())
-    total = total + top.squeeze(dim)
+    total = log_of((plain - top).exp().sum(dim)) + top.squeeze(dim)
     # One step, of which no part is a term of its own.
     left = tuple(d for d in range(plain.dim()) if d != dim % plain.dim())
     moved = None if found is None else found.remap(tuple(total.shape), left)
     return total if moved is None else attach(total, moved)
+
+
+def log_of(weight: Tensor) -> Tensor:
+    """Return the logarithm of weights, whose derivative is 0 where they are.
+
+    >>> x = torch.tensor([0.0, 1.0], requires_grad=True)
+    >>> torch.autograd.grad(log_of(x).exp().sum(), x)[0]
+    tensor([0., 1.])
+    """
+    is_zero = weight.detach() == 0
+    return torch.where(is_zero, -torch.inf, torch.where(is_zero, 1, weight).log())

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.elimination import eliminated
-from ancestral.estimators.factors import LogFactor, factors_of, packed
-from ancestral.estimators.log_space import product
+from ancestral.estimators.factors import LogFactor, all_factors_of, batch_of, packed
+from ancestral.estimators.log_space import log_of, product
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.expecting import check_trace
@@ -40,6 +40,17 @@ class ImpossibleDataError(EnumerationError):
         )
 
 
+class InferenceModeError(EnumerationError):
+    """Posteriors are asked for where nothing has a derivative."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "the posteriors of enumerated sites are derivatives, which torch.inference_mode() does "
+            "not take; use torch.no_grad() around the program and the question"
+        )
+
+
 def log_marginal(trace: Trace) -> Tensor:
     """Return the log-density of a trace, its enumerated sites summed out: [].
 
@@ -47,7 +58,8 @@ def log_marginal(trace: Trace) -> Tensor:
 
     It is exact, and differentiable. Observed sites have their data. A latent site that is not
     enumerated is taken as given: its density at its value counts too. So if all latent sites are
-    enumerated it is the evidence, log p(data).
+    enumerated it is the evidence, log p(data). A density that the program asks of torch itself is
+    no site, and counts if it is given to `factor`.
 
     Each repetition of a plate is summed out by itself, and counts as often as the subsample stands
     for. What a mask hides has the density one, but for an enumerated site, which takes its values
@@ -63,7 +75,7 @@ def log_marginal(trace: Trace) -> Tensor:
         TypeError: if `trace` is none.
     """
     check_trace(trace, "log_marginal")
-    return eliminated(factors_of(trace))
+    return eliminated(all_factors_of(trace))
 
 
 def marginals(trace: Trace) -> dict[str, Tensor]:
@@ -71,15 +83,19 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
 
         log p(z = k | data) = log ∂ log_marginal / ∂ log p(z = k | parents)
 
-    They are in the order of the values, and are differentiable where gradients are on.
+    They are in the order of the values, and are differentiable where gradients are on. Within
+    `torch.inference_mode` they cannot be had: they are derivatives.
 
     Raises:
         ImpossibleDataError: if the data has probability zero.
+        InferenceModeError: within `torch.inference_mode`.
         EnumerationError: if `log_marginal` does.
         TypeError: if `trace` is none.
     """
     check_trace(trace, "marginals")
-    factors = factors_of(trace)
+    if torch.is_inference_mode_enabled():
+        raise InferenceModeError
+    factors = all_factors_of(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():
         probes = {node.name: _probe(node) for node in nodes}
@@ -121,6 +137,5 @@ def _normalized(factor: LogFactor, weights: Tensor) -> Tensor:
     total = weights.sum(0)
     if not bool((total > 0).all()):
         raise ImpossibleDataError(factor.name)
-    repeated = [-place for place in factor.repetitions if isinstance(place, int)]
-    batch = weights.shape[1:][-max(repeated) :] if repeated else ()
-    return (weights / total).log().reshape(weights.shape[0], *batch)
+    batch = batch_of(factor, tuple(weights.shape[1:]))
+    return log_of(weights / total).reshape(weights.shape[0], *batch)

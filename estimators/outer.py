@@ -25,6 +25,7 @@ from collections.abc import Callable
 from ancestral.provenance.algebra import Universe
 from ancestral.provenance.control import decisions_of
 from ancestral.trace.claims import Ledger
+from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, current
@@ -47,8 +48,11 @@ class OuterEscapeError(SiteError):
 def width(node: Node) -> int:
     """Return how many dimensions of its batch a node uses, or the plates around it."""
     plates = (-plate.dim for plate in node.cond_indep_stack if plate.dim is not None)
-    batch = len(node.shape) - node.grouped if node.type == "sample" else 0
-    return max(batch, *plates, 0)
+    batch = node.shape[: len(node.shape) - node.grouped] if node.type == "sample" else ()
+    if node.enumeration is not None:  # what stands for values is to the left, behind ones
+        batch = trailing(batch, node.enumeration.room)
+        batch = batch[next((i for i, size in enumerate(batch) if size != 1), len(batch)) :]
+    return max(len(batch), *plates, 0)
 
 
 def nesting_of(traces: Traces) -> int:

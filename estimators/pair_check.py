@@ -32,7 +32,7 @@ from ancestral.estimators.surrogate import settle
 from ancestral.provenance.tensor import alias, raw, untrack
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
-from ancestral.trace.replaying import replay
+from ancestral.trace.replaying import fits, replay
 from ancestral.trace.request import Request
 from ancestral.trace.sites import unseen
 from ancestral.trace.supports import lies_within
@@ -150,7 +150,8 @@ def _fits(request: Request, node: Node | None) -> bool:
     assert request.fn is not None
     assert node is not None
     expected = (*request.fn.batch_shape, *request.fn.event_shape)
-    if node.type != "sample" or tuple(node.value.shape) != expected:
+    event = len(request.fn.event_shape)
+    if node.type != "sample" or not fits(tuple(node.value.shape), expected, event):
         return False
     return _is_inside(request.fn, node)
 

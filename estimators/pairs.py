@@ -43,7 +43,8 @@ class MissingInGuideError(GuideError):
             f"guide to draw it, but the guide draws {drawn or 'nothing'}: draw {node.name!r} in "
             "the guide, or give it obs= in the model, or mark it in the model by "
             'infer={"is_auxiliary": True}: then it is drawn from its prior, and the bound is an '
-            "average over it"
+            "average over it; or, if it has finitely many values, sum it out by running the model "
+            "within an.handlers.enumerate"
         )
 
 
@@ -116,7 +117,8 @@ class Pair:
         return tuple(
             node
             for node in self.model.values()
-            if is_site(node) and not (is_auxiliary(node) and node.name not in guide)
+            if is_site(node)
+            and not (is_auxiliary(node) and not node.is_enumerated and node.name not in guide)
         )
 
     @property
@@ -157,7 +159,9 @@ def missing(pair: Pair) -> Iterator[GuideError]:
     """Yield an error for each site that one of the two has and the other lacks."""
     both = {node.name for node, _ in pair.shared}
     for node in pair.model.values():
-        if is_latent(node) and node.name not in both and not _may_lack(node, pair.guide):
+        is_summed_out = node.is_enumerated and node.name not in pair.guide
+        may_lack = is_summed_out or _may_lack(node, pair.guide)
+        if is_latent(node) and node.name not in both and not may_lack:
             yield MissingInGuideError(node, pair.guide)
     for node in pair.guide.values():
         if is_latent(node) and node.name not in both and not _may_lack(node, pair.model):

@@ -13,9 +13,9 @@ from ancestral.estimators.terms import Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor import provenance, untrack
-from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
+from ancestral.trace.spread import Spread
 from ancestral.trace.stack import MOST_KEPT
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
 
@@ -148,7 +148,7 @@ def examined_costs(trace: Trace) -> Problem:
             "with obs=; or pass the loss to an.backward"
         )
     _refuse_failures(trace.universe)
-    _refuse_spread(trace, costs)
+    Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
     for node in costs:
         value, counts = _cost_of(node)
@@ -158,20 +158,6 @@ def examined_costs(trace: Trace) -> Problem:
         terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([_total(node) for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
-
-
-def _refuse_spread(trace: Trace, costs: list[Node]) -> None:
-    """Raise if a cost is there once for each value of an enumerated site."""
-    spread: dict[Source, str] = {}
-    for node in trace.everything:
-        if node.is_enumerated:
-            spread[node.source] = f"{node.name!r} ({node.location})"
-        met = () if not spread or node.inflow is None else node.inflow.sources
-        behind = next((spread[source] for source in met if source in spread), None)
-        if behind is not None and node in costs:
-            raise SpreadError(f"cost {node.name!r} ({node.location})", behind)
-        if behind is not None:
-            spread.setdefault(node.source, behind)
 
 
 def _is_likelihood(node: Node) -> bool:

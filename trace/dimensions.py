@@ -22,6 +22,7 @@ from ancestral.trace.enumeration_errors import (
     MixedRepetitionsError,
     MixedValuesError,
     OutOfSightError,
+    ReplayedDimensionError,
     TakenDimensionError,
     TooManyDimensionsError,
 )
@@ -75,6 +76,8 @@ class Dimensions:
 
     def take(self, request: Request, variable: Variable) -> Variable:
         """Let a dimension stand for the values of a site from now on."""
+        if variable.dim > self.first_dim:
+            raise ReplayedDimensionError(request, variable, self.first_dim)
         held = self._held.get(variable.dim)
         if held is not None and held[0] is not variable:
             raise TakenDimensionError(request, variable, held[0])

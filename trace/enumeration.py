@@ -42,6 +42,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
 
     The value of a site is [K, 1 ..., *plates, *event]; what depends on it has to keep the values,
     and the repetitions of plates, apart: it is checked, and that no value escapes into Python.
+    The densities of such a run are summed out by `ancestral.log_marginal` and `ancestral.elbo`.
 
     Args:
         first_dim: the dimension of the batch for the first site, to the left of all plates and
@@ -141,7 +142,10 @@ def _values(request: Request) -> Tensor:
         raise UnboundedSupportError(request, f"cannot list its values ({error})") from error
     finally:
         local.is_inside = was_inside
-    return values.reshape(values.shape[0], -1, *fn.event_shape)[:, 0].detach()
+    cases = values.detach().reshape(values.shape[0], -1, *fn.event_shape)
+    if not bool((cases == cases[:, :1]).all()):
+        raise UnboundedSupportError(request, "lists other values for other cases of its batch")
+    return cases[:, 0]
 
 
 def _spread(request: Request, values: Tensor, dim: int) -> Tensor:

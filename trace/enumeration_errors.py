@@ -68,6 +68,19 @@ class TakenDimensionError(EnumerationError):
         )
 
 
+class ReplayedDimensionError(EnumerationError):
+    """A site is replayed whose dimension stands for repetitions here."""
+
+    def __init__(self, request: Request, variable: Variable, first_dim: int) -> None:
+        """Name the site, both lines and both dimensions."""
+        super().__init__(
+            f"{_named(request)} is replayed from site {variable}, which was enumerated along "
+            f"dimension {variable.dim}; but this block enumerates from dimension {first_dim} to "
+            "the left, so that its values would look like repetitions; give both blocks the same "
+            f"enumerate(first_dim=...), such as {min(variable.dim, first_dim)}"
+        )
+
+
 class CollisionError(EnumerationError):
     """A dimension stands for values, but something else uses it."""
 

@@ -31,10 +31,10 @@ def chosen(nodes: Mapping[str, Node], names: Iterable[str] | None) -> list[Node]
     """Return the nodes with these names, in this order; without any, the free random choices.
 
     Raises:
-        PackError: if there is no such node.
+        PackError: if there is no such node, or if it is enumerated.
     """
     if names is None:
-        return [node for node in nodes.values() if node.is_stochastic]
+        return [n for n in nodes.values() if n.is_stochastic and not n.is_enumerated]
     if isinstance(names, str):
         raise PackError(f"names must be several, as in [{names!r}], not one text")
     listed = list(names)
@@ -44,6 +44,11 @@ def chosen(nodes: Mapping[str, Node], names: Iterable[str] | None) -> list[Node]
             raise PackError(f"the trace has no site {name!r}; it has {known}")
         if listed.count(name) > 1:
             raise PackError(f"site {name!r} is named twice; a vector holds it once")
+        if nodes[name].is_enumerated:
+            raise PackError(
+                f"site {name!r} ({nodes[name].location}) is enumerated: it has all its values at "
+                "once, and none that a vector could give it; leave it out"
+            )
     return [nodes[name] for name in listed]
 
 

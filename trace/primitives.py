@@ -121,8 +121,8 @@ def _partly_observed(
         return sample(name, fn, infer=infer)
     with mask(~obs_mask):
         free = sample(f"{name}_unobserved", fn, infer=infer)
-    event = (1,) * len(fn.event_shape)
-    is_seen = obs_mask.reshape(*obs_mask.shape, *event)
+    event = (None,) * len(fn.event_shape)
+    is_seen = obs_mask[(..., *event)]
     # What is not observed has no value: any that the distribution can take will do, and as it does
     # not count, what is observed does not depend on it.
     filled = torch.where(is_seen, obs, _one_of(free, len(event)))

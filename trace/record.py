@@ -31,7 +31,6 @@ from ancestral.provenance.control import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
-from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
@@ -39,6 +38,7 @@ from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.node import Node
 from ancestral.trace.recorded import Recorded
 from ancestral.trace.request import Handler, Request
+from ancestral.trace.spread import Spread
 from ancestral.trace.stack import local
 from ancestral.trace.tables import aligned
 from ancestral.trace.transcript import Transcript
@@ -135,12 +135,11 @@ class Trace(Transcript):
         Each counts as its mask and scale say: within a subsampled plate, for the whole of it.
 
         Raises:
-            EnumerationError: if a site is enumerated; see `ancestral.log_marginal`.
+            EnumerationError: if one is enumerated, or there once for each value of a site that is;
+                see `ancestral.log_marginal`.
         """
-        for n in self.values():
-            if n.is_enumerated:
-                raise SpreadError("the sum of the log-probabilities", f"{n.name!r} ({n.location})")
         sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
+        Spread(self).refuse(sites, "the sum of the log-probabilities")
         return sum((n.log_prob_sum for n in sites), torch.zeros(()))
 
     @property

@@ -9,6 +9,7 @@ from ancestral.provenance.alignment import Shape
 from ancestral.trace.by_name import by_name
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
+from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
@@ -27,6 +28,18 @@ class ReplayShapeError(SiteError):
         )
 
 
+class ReplayedValuesError(EnumerationError):
+    """A site is replayed from one that has all its values at once, which it cannot have."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"name at {node.location}, which was enumerated; run the program within "
+            "an.handlers.enumerate too, with the same first_dim"
+        )
+
+
 class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     """Give the sites of a block the values that they have in a trace, those that it has.
 
@@ -40,6 +53,7 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     Raises:
         TypeError: if `trace` is none.
         ReplayShapeError: within the block, if a site has another shape than in the trace.
+        EnumerationError: within the block, if a site was enumerated, and the block is not.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -62,12 +76,14 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
             return request
         assert request.fn is not None
         expected = (*request.fn.batch_shape, *request.fn.event_shape)
-        if not _fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
+        if node.is_enumerated and open_room() is None:
+            raise ReplayedValuesError(request, node)
+        if not fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
             raise ReplayShapeError(request, node, expected)
         return replace(request, value=node.tracked_value, origin=node)
 
 
-def _fits(shape: Shape, expected: Shape, event: int) -> bool:
+def fits(shape: Shape, expected: Shape, event: int) -> bool:
     """Return whether a value is as large as its site, but for what other sites are enumerated by.
 
     Along those dimensions, the value of a site is one for all, or has been enumerated itself.

@@ -93,6 +93,13 @@ def test_partly_observed_sites_have_the_marginal_of_what_is_observed() -> None:
 # Composition with the other handlers.
 
 
+def test_one_observation_may_be_there_or_not() -> None:
+    for is_seen in (True, False):
+        with an.record() as trace, enumeration():
+            an.sample("z", Categorical(WEIGHTS), torch.tensor(1), obs_mask=torch.tensor(is_seen))
+        close(an.log_marginal(trace), WEIGHTS[1].log() if is_seen else torch.zeros(()).double())
+
+
 def test_a_site_that_is_conditioned_counts_at_its_value() -> None:
     values = torch.tensor([0, 1, 2, 2])
     with an.record() as trace, enumeration(), condition({"z": values}):
@@ -318,6 +325,18 @@ def test_sites_that_do_not_count_once_are_summed_out_before_those_that_do(
     close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
 
 
+def test_a_site_that_does_not_count_once_is_summed_out_for_each_value_of_one_that_does() -> None:
+    moves = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], dtype=torch.float64)
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        with scale(2.0):
+            w = an.sample("w", Categorical(moves[z]))
+            an.observe("x", Normal(w.double(), 1.0), torch.tensor(0.4).double())
+    fit = Normal(torch.arange(2).double(), 1.0).log_prob(torch.tensor(0.4).double())
+    inner = 2 * (moves.log() + fit).logsumexp(1)
+    close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
+
+
 def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
     def once() -> Callable[[], None]:
         return enumeration()(lambda: mixture(POINTS))
@@ -327,6 +346,38 @@ def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
             with an.record():
                 once()()
     close(an.log_marginal(both), 2 * joint().logsumexp(0).sum())
+
+
+def test_a_density_that_is_asked_of_torch_counts_where_it_is_given_to_a_factor() -> None:
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        an.factor("f", Normal(MEANS[z], 1.0).log_prob(POINTS[0]))
+    close(an.log_marginal(trace), joint()[:, 0].logsumexp(0))
+    close(an.marginals(trace)["z"], joint()[:, 0].log_softmax(0))
+
+
+def test_a_site_that_depends_on_one_of_a_block_that_has_ended_raises() -> None:
+    with an.record() as trace:
+        with enumeration():
+            z = an.sample("z", Categorical(WEIGHTS))
+        an.observe("x", Normal(MEANS[z], 1.0), torch.tensor(0.0).double())
+    with pytest.raises(an.EnumerationError, match=r"site 'x' .* 'z' .*block .* had ended"):
+        an.log_marginal(trace)
+
+
+@pytest.mark.parametrize("is_drawn_between", [True, False])
+def test_the_log_probabilities_for_each_value_of_a_site_of_another_trace_have_no_sum(
+    is_drawn_between: bool,
+) -> None:
+    with an.record(), enumeration():
+        z = an.sample("z", Categorical(WEIGHTS))
+        loc = an.sample("y", Normal(MEANS[z], 1.0)) if is_drawn_between else MEANS[z]
+        with an.record() as part:
+            an.sample("w", Normal(torch.zeros(()), 1.0))
+            an.observe("x", Normal(loc, 1.0), torch.tensor(0.0).double())
+    with pytest.raises(an.EnumerationError, match=r"log-probabilities .*'z'"):
+        part.log_prob_sum()
+    assert part.log_prob_sum(lambda node: node.name == "w").shape == ()
 
 
 @pytest.mark.parametrize("is_drawn_between", [True, False])

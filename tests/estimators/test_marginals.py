@@ -269,6 +269,28 @@ def test_posteriors_are_differentiable() -> None:
         close(ours, theirs)
 
 
+def test_posteriors_are_differentiable_where_some_values_have_none() -> None:
+    free = torch.tensor([0.3, -0.2]).double().requires_grad_()
+    logits = torch.cat([free, torch.tensor([-torch.inf]).double()])
+    with an.record() as trace, enumeration():
+        z = an.sample("z", Categorical(logits=logits))
+        an.factor("f", torch.tensor([0.5, 1.0, 2.0]).double()[z])
+    expected = (free + torch.tensor([0.5, 1.0])).log_softmax(0)
+    close(
+        torch.autograd.grad(an.marginals(trace)["z"][0], free)[0],
+        torch.autograd.grad(expected[0], free)[0],
+    )
+
+
+def test_posteriors_can_be_had_without_gradients_but_not_in_inference_mode() -> None:
+    with torch.no_grad(), an.record() as trace, enumeration():
+        an.sample("z", Categorical(torch.tensor([0.25, 0.75]).double()))
+    with torch.no_grad():
+        close(an.marginals(trace)["z"].exp(), torch.tensor([0.25, 0.75]).double())
+    with torch.inference_mode(), pytest.raises(an.EnumerationError, match="no_grad"):
+        an.marginals(trace)
+
+
 def test_a_long_chain_costs_as_much_as_its_length() -> None:
     parameters, data = hmm_parameters(), observations(200)
     with an.record() as trace, enumeration(first_dim=-1):

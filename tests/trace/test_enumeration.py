@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from torch.distributions import (
     Normal,
     OneHotCategorical,
     Poisson,
+    constraints,
 )
+from torch.distributions.constraints import Constraint
 
 import ancestral as an
 from ancestral.trace.enumerated import Variable
@@ -341,6 +344,40 @@ def test_values_that_cannot_be_listed_raise() -> None:
     )
 
 
+class Shifted(Distribution):
+    """One of two values, which are others for each case of the batch."""
+
+    has_enumerate_support = True
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    support = constraints.real
+
+    def __init__(self, first: Tensor) -> None:
+        self.first = first
+        super().__init__(first.shape, validate_args=False)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return torch.stack([self.first, self.first + 1])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.first.expand(*sample_shape, *self.first.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.full_like(value, 0.5).log()
+
+
+def test_values_that_are_others_for_each_case_raise() -> None:
+    refused(
+        lambda: an.sample("n", Shifted(torch.tensor([0.0, 10.0]))),
+        r"site 'n' .*Shifted lists other values for other cases",
+    )
+
+
+def test_values_that_are_the_same_for_all_cases_are_listed() -> None:
+    with an.record() as trace, enumeration(first_dim=-2):
+        an.sample("n", Shifted(torch.tensor([3.0, 3.0])))
+    assert trace["n"].value[:, 0].tolist() == [3.0, 4.0]
+
+
 def test_a_choice_that_means_nothing_raises() -> None:
     refused(
         lambda: an.sample("z", Categorical(P), infer={"enumerate": "sequential"}),
@@ -369,6 +406,40 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
             z = finite()
         with enumeration(), pytest.raises(an.EnumerationError, match="dimension -5 of the batch"):
             an.sample("x", Normal(z.double(), 1.0))
+
+
+def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
+    with an.record() as guide, enumeration(first_dim=-1):
+        finite()
+    pattern = r"site 'z' .* along dimension -1; but this block enumerates from dimension -2 .* -2$"
+    with (
+        an.record(),
+        replay(guide),
+        enumeration(first_dim=-2),
+        pytest.raises(an.EnumerationError, match=pattern),
+    ):
+        finite()
+
+
+def test_a_vector_of_the_free_choices_leaves_out_what_is_enumerated() -> None:
+    with an.record() as trace, enumeration():
+        finite()
+        an.sample("x", Normal(0.0, 1.0))
+    assert trace.pack().shape == (1,)
+    with pytest.raises(an.SiteError, match=r"site 'z' .*is enumerated"):
+        trace.pack(["z"])
+
+
+def test_a_site_is_replayed_with_all_its_values_only_where_others_have_theirs() -> None:
+    with an.record() as guide, enumeration(first_dim=-1):
+        finite()
+    with (
+        an.record(),
+        replay(guide),
+        an.plate("data", 3),
+        pytest.raises(an.EnumerationError, match=r"site 'z' .*which was enumerated; run .* within"),
+    ):
+        finite()
 
 
 @pytest.mark.parametrize(

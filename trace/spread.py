@@ -1,0 +1,46 @@
+"""Spread: what is there once for each value of an enumerated site; its sum means nothing."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.trace.enumeration_errors import SpreadError
+from ancestral.trace.node import Node
+
+if TYPE_CHECKING:
+    from ancestral.trace.record import Trace
+
+
+class Spread:
+    """The sources that have several values at once, each with the enumerated site behind it."""
+
+    def __init__(self, trace: "Trace") -> None:
+        """Follow all that was recorded, in this trace and in those around it."""
+        self._sites: dict[Source, str] = {}
+        outermost = trace.universe.owner
+        for node in (*getattr(outermost, "everything", ()), *trace.everything):
+            behind = self._own(node) or self._among(node.inflow if node.held is None else node.held)
+            if behind is not None:
+                self._sites.setdefault(node.source, behind)
+
+    def behind(self, node: Node) -> str | None:
+        """Return the enumerated site for each of whose values a density, or a cost, is there."""
+        return self._own(node) or self._among(node.inflow) or self._among(node.held)
+
+    def refuse(self, nodes: Iterable[Node], what: str) -> None:
+        """Raise if one of some nodes is to be summed; `what` says as a part of what.
+
+        Raises:
+            SpreadError: if it is there once for each value of an enumerated site.
+        """
+        for node in nodes:
+            behind = self.behind(node)
+            if behind is not None:
+                raise SpreadError(what.format(node=f"{node.name!r} ({node.location})"), behind)
+
+    def _own(self, node: Node) -> str | None:
+        return f"{node.name!r} ({node.location})" if node.is_enumerated else None
+
+    def _among(self, found: Provenance | None) -> str | None:
+        met = () if found is None or not self._sites else found.sources
+        return next((self._sites[source] for source in met if source in self._sites), None)
