@@ -101,6 +101,7 @@ WRONG = [3, None, "x", program, nn.Linear(1, 1), {"x": 3}]
 TAKERS: list[Callable[..., object]] = [
     *(A.compare, an.prior_dependencies, an.posterior_dependencies, an.suggest_guide_order),
     *(an.log_marginal, an.marginals, lambda found: an.negative_elbo(A, found)),
+    lambda found: an.sample_posterior(found, 3),
 ]
 
 
