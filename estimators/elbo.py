@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
-from ancestral.estimators.pairs import Pair, Program, refuse_mismatch, run
+from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run
 from ancestral.estimators.particles import particle_dim, together
 from ancestral.estimators.pathwise import Choice
 from ancestral.estimators.surrogate import settle, surrogate
@@ -37,6 +37,7 @@ from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
+from ancestral.trace.recorded import check_trace
 
 
 class NonFiniteDensityError(SiteError):
@@ -110,11 +111,13 @@ def elbo(
         kwargs: what both are called with.
 
     Raises:
+        TypeError: if a program is no function.
         ValueError: if `particles` is no positive number.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
         SiteError: for what else is wrong with a site.
     """
+    check_programs("elbo", model, guide)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
     if vectorized:
@@ -148,9 +151,11 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
         loss = negative_elbo(model_trace, guide_trace)
 
     Raises:
+        TypeError: if one of them is no trace.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
     """
+    check_trace("negative_elbo", model_trace, guide_trace)
     pair = Pair(model_trace, guide_trace)
     refuse_mismatch(pair)
     parts = [

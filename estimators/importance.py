@@ -26,6 +26,7 @@ from ancestral.estimators.vectorized import Layout, Run
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
+from ancestral.trace.recorded import check_program
 from ancestral.trace.replaying import replay
 
 
@@ -202,12 +203,16 @@ def importance(
         **kwargs: what both are called with.
 
     Raises:
+        TypeError: if a program is no function.
         WeightError: if a log-probability is NaN, or infinite where that is no weight of zero.
         GuideSiteError: if the guide draws what the model does not.
         SubsampleWeightError: if a plate is subsampled.
         NotVectorizableError: if the programs must run at once and cannot.
         OpenRecordingError: within a recording.
     """
+    check_program("importance", "model", model)
+    if guide is not None:
+        check_program("importance", "guide (None for the prior)", guide)
 
     def program(_: Layout) -> tuple[Trace, Trace]:
         with record():

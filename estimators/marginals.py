@@ -26,6 +26,7 @@ from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
+from ancestral.trace.recorded import check_trace
 
 
 class ImpossibleDataError(EnumerationError):
@@ -57,9 +58,11 @@ def log_marginal(trace: Trace) -> Tensor:
     of a chain. Obermeyer et al. (2019), "Tensor variable elimination for plated factor graphs".
 
     Raises:
+        TypeError: if `trace` is none.
         EnumerationError: if the sum is intractable, if a latent site has no one value, if sites of
             different scales are summed out together, or if the trace lacks an enumerated site.
     """
+    check_trace("log_marginal", trace)
     return eliminated(factors_of(trace))
 
 
@@ -71,9 +74,11 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
     They are in the order of the values, and are differentiable where gradients are on.
 
     Raises:
+        TypeError: if `trace` is none.
         ImpossibleDataError: if the data has probability zero.
         EnumerationError: if `log_marginal` does.
     """
+    check_trace("marginals", trace)
     factors = factors_of(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():

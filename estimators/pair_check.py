@@ -24,12 +24,14 @@ from ancestral.estimators.pairs import (
     Pair,
     PlateMismatchError,
     Program,
+    check_programs,
     declared_costs,
     is_site,
     missing,
 )
 from ancestral.estimators.surrogate import settle
 from ancestral.provenance.tensor import alias, raw, untrack
+from ancestral.trace.factor import shown_shape
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.replaying import replay
@@ -118,7 +120,11 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
         guide: the program of q.
         args: what both are called with.
         kwargs: what both are called with.
+
+    Raises:
+        TypeError: if a program is no function.
     """
+    check_programs("check_pair", model, guide)
     with record() as around:
         with record() as guide_trace:
             guide(*args, **kwargs)
@@ -185,8 +191,8 @@ def _shown(node: Node | None) -> str:
     plates = ", ".join(plate.name for plate in node.cond_indep_stack)
     kind = type(node.fn).__name__ if node.fn is not None else node.type
     return (
-        f"{kind} {list(node.value.shape)}"
-        + (" observed" if node.is_observed else "")
+        f"{kind} {list(shown_shape(node.fn, node.value))}"
+        + (" observed" if node.is_observed and kind != "Factor" else "")
         + (f" in {plates}" if plates else "")
         + f" ({node.location})"
     )

@@ -25,6 +25,7 @@ from ancestral.trace.conditioning import uncondition
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
 from ancestral.trace.record import Trace, record
+from ancestral.trace.recorded import check_program
 from ancestral.trace.replaying import replay
 from ancestral.trace.request import Handler, Request
 
@@ -54,6 +55,7 @@ class Predictive:
             runs at once have the same part of it, runs in turn each its own.
 
     Raises:
+        TypeError: if a program is no function.
         ValueError: if both a posterior and a guide are given, or neither and no `samples`.
         StackedValuesError: if the values differ in their number, or it is not `samples`; in a call,
             if the program has no such site, or one of another shape.
@@ -71,6 +73,9 @@ class Predictive:
         vectorized: bool | None = None,
     ) -> None:
         """Take the program, and what it starts from."""
+        check_program("Predictive", "model", model)
+        if guide is not None:
+            check_program("Predictive", "guide", guide)
         if posterior is not None and guide is not None:
             raise ValueError("Predictive takes a posterior or a guide, not both")
         self.model, self.guide, self.vectorized = model, guide, vectorized

@@ -18,6 +18,7 @@ from ancestral.provenance.tensor import untrack
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
+from ancestral.trace.recorded import check_program
 
 Groups = dict[str, dict[str, np.ndarray]]
 
@@ -60,10 +61,12 @@ def to_inference_data(
         **kwargs: what the model is called with.
 
     Raises:
+        TypeError: if `model` is no function.
         MissingArvizError: if ArviZ is not installed.
         StackedValuesError: if the draws do not fit each other, the chains, or the model.
         OpenRecordingError: within a recording.
     """
+    check_program("to_inference_data", "model", model)
     arviz = _arviz()
     given = {name: plain(name, value) for name, value in posterior.items()}
     samples = number_of(given, None)

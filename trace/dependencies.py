@@ -32,6 +32,7 @@ from ancestral.trace.independence import kept
 from ancestral.trace.node import Node, place_in
 from ancestral.trace.plates import Plate
 from ancestral.trace.record import Trace
+from ancestral.trace.recorded import check_trace
 
 Dependencies = dict[str, dict[str, frozenset[str]]]
 """For each site, the sites that it depends on, with the plates along which all their elements do.
@@ -60,7 +61,11 @@ def prior_dependencies(trace: Trace) -> Dependencies:
 
     It depends on itself too. Sites whose values are data are none to depend on, and those of them
     that a mask leaves out altogether are no sites.
+
+    Raises:
+        TypeError: if `trace` is none.
     """
+    check_trace("prior_dependencies", trace)
     known = factors(trace)
     return {
         site.name: {
@@ -82,7 +87,11 @@ def posterior_dependencies(trace: Trace) -> Dependencies:
     It differs from Pyro's answer on purpose where that loses a dependency, one through a branch of
     Python or a write in place, and where it claims too much: a common child outside of a plate
     whose element n depends on elements n of its parents does not couple the others.
+
+    Raises:
+        TypeError: if `trace` is none.
     """
+    check_trace("posterior_dependencies", trace)
     known = factors(trace)
     found: Dependencies = {site.name: {} for site in known.values() if site.is_latent}
     sets: dict[frozenset[str], frozenset[str]] = {}  # so that equal ones are one

@@ -57,8 +57,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         """Take the dimension."""
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
-                "first_dim must be a negative int, counted from the right of the batch, left of "
-                f"all plates, not {first_dim!r}"
+                "enumerate: first_dim must be a negative int, counted from the right, left of "
+                f"all plates and batches, not {first_dim!r}"
             )
         self.first_dim = first_dim
         self._dimensions = Dimensions(first_dim)

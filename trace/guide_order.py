@@ -22,6 +22,7 @@ import networkx as nx
 
 from ancestral.trace.dependencies import factors
 from ancestral.trace.record import Trace
+from ancestral.trace.recorded import check_trace
 
 
 def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
@@ -33,7 +34,11 @@ def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
 
     Latent sites that no data depends on come last, conditional on their parents in the model, whose
     posterior is what the model says.
+
+    Raises:
+        TypeError: if `trace` is none.
     """
+    check_trace("suggest_guide_order", trace)
     known = factors(trace)
     model = nx.DiGraph()
     model.add_nodes_from(known)

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from ancestral.provenance.tensor import provenance
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.parameters import factorized
 from ancestral.trace.primitives import param, sample
-from ancestral.trace.reparam import ReparamError
+from ancestral.trace.reparam import ReparamError, Strategy
 from ancestral.trace.request import Request
 
 # What else than location and scale a family has; old versions of torch lack some.
@@ -25,7 +26,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class LocScale:
+class LocScale(Strategy):
     """Draw x ~ D(m, s) as ``{name}_decentered``, from which location and scale are taken.
 
         y ~ D(c m, s^c),  x = m + s^(1 - c) (y - c m),  log p(y) = log p(x) + (1 - c) log s
@@ -44,9 +45,15 @@ class LocScale:
         """Check the number.
 
         Raises:
+            TypeError: if it is neither a number nor a tensor.
             ValueError: if it is not between 0 and 1.
         """
         given = self.centered
+        if isinstance(given, bool) or not isinstance(given, (int, float, Tensor, type(None))):
+            raise TypeError(
+                "LocScale: centered must be a number between 0 and 1, a tensor of them, or None, "
+                f"not {kind_of(given)}"
+            )
         if given is None or (isinstance(given, Tensor) and provenance(given) is not None):
             return
         if not bool(((torch.as_tensor(given) >= 0) & (torch.as_tensor(given) <= 1)).all()):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
 from ancestral.trace.enumeration_errors import SpreadError
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import SiteError, UnknownNodeError
+from ancestral.trace.factor import shown_shape
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
@@ -40,6 +41,8 @@ from ancestral.trace.node import Node
 from ancestral.trace.request import Handler, Request
 from ancestral.trace.stack import local
 from ancestral.trace.transcript import Transcript
+
+T = TypeVar("T")
 
 
 class DuplicateNameError(SiteError):
@@ -91,8 +94,27 @@ class Trace(Transcript):
     __hash__ = object.__hash__
 
     def __getitem__(self, name: str) -> Node:
-        """Return the node with this name."""
-        return self._nodes[name]
+        """Return the node with this name.
+
+        Raises:
+            UnknownNodeError: if there is none, which is a KeyError too.
+        """
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise UnknownNodeError(name, self._nodes) from None
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a node of this name."""
+        return name in self._nodes
+
+    @overload
+    def get(self, name: str, /) -> Node | None: ...
+    @overload
+    def get(self, name: str, /, default: Node | T) -> Node | T: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """Return the node with this name, `default` where there is none."""
+        return self._nodes.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names in program order."""
@@ -235,7 +257,7 @@ class Trace(Transcript):
                 ("" if node.fn is None else type(node.fn).__name__)
                 + (" (observed)" if node.is_observed else "")
                 + ("cost" if node.type == "cost" else ""),
-                str(list(node.value.shape)),
+                str(list(shown_shape(node.fn, node.value))),
                 ", ".join(sorted(node.parents)) or "-",
                 str(node.location),
             )

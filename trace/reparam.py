@@ -24,6 +24,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.by_name import ByName
 from ancestral.trace.errors import SiteError
 from ancestral.trace.request import Request
@@ -68,12 +69,14 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             None to leave the site as it is.
 
     Raises:
+        TypeError: if `config` is neither, or a strategy itself.
         UnknownSiteError: at the end of the block, if it has no site of a name in `config`.
         SiteError: within it, if a strategy does not know the distribution of its site.
     """
 
     def __init__(self, config: Config) -> None:
         """Take the strategies."""
+        _check_config(config)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
         self._kinds: list[object] = []  # of the strategies that are drawing now
@@ -85,13 +88,16 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         self.meet(request.name)
         if request.value is not None:
             return request
+        assert request.fn is not None
         strategy = self._strategy_of(request)
         if strategy is None:
             return request
         if isinstance(strategy, type):
-            assert request.fn is not None
             kind = strategy.__name__
             raise ReparamError(request, request.fn, f"the class {kind}", f"one of it, {kind}()")
+        if not callable(strategy):
+            expected = "a strategy such as LocScale(), or None to leave the site as it is"
+            raise ReparamError(request, request.fn, kind_of(strategy), expected)
         self._kinds.append(_kind_of(strategy))
         try:
             value = strategy(request)
@@ -105,7 +111,7 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             is_reparameterized=False,
             mask=None,
             scale=1.0,
-            plates=(),
+            options={**request.options, "event_dim": len(request.fn.event_shape)},
         )
 
     def _strategy_of(self, request: Request) -> Strategy | None:
@@ -113,6 +119,27 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             return self.config.get(request.name)
         strategy = self.config(request)
         return None if strategy is None or _kind_of(strategy) in self._kinds else strategy
+
+
+def _check_config(config: object) -> None:
+    if isinstance(config, type) or Strategy in type(config).__mro__:
+        shown = f"{short(config)}{'()' if isinstance(config, type) else ''}"
+        raise TypeError(
+            f"reparam takes strategies by the names of sites, as in reparam({{'z': {shown}}}), or "
+            "a function that returns that of a request, not a strategy itself"
+        )
+    if isinstance(config, Mapping):
+        for name, strategy in config.items():
+            if not isinstance(name, str) or not callable(strategy):
+                raise TypeError(
+                    f"reparam takes strategies by the names of sites, such as LocScale(), not "
+                    f"{short(name)}: {short(strategy)}"
+                )
+    elif not callable(config):
+        raise TypeError(
+            "reparam takes a mapping of names to strategies, or a function that returns that of a "
+            f"request, not {kind_of(config)}"
+        )
 
 
 def _kind_of(strategy: Strategy) -> object:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
-from ancestral.trace.by_name import by_name
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.by_name import ByName, by_name
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
@@ -46,7 +47,7 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
         """Take the trace."""
         if not isinstance(trace, Trace):
             raise TypeError(
-                f"replay takes a Trace, not a {type(trace).__name__}; a function comes afterwards, "
+                f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
                 "as in replay(trace)(model)"
             )
         self.trace = trace
@@ -81,26 +82,31 @@ def _fits(shape: Shape, expected: Shape, event: int) -> bool:
     return (1,) * (len(theirs) - len(ours)) + ours == theirs
 
 
-class substitute(Handler):  # noqa: N801
+class substitute(ByName):  # noqa: N801
     """Give the sites and the parameters of a block values by name, which are no observations.
 
-    A name that the block does not have is none that is missed.
+    Data that the program observes stays what it is, and so does what another handler gave a value.
 
     Args:
         values: the values.
 
     Raises:
         TypeError: if they are no mapping.
+        UnknownSiteError: at the end of the block, if it has no such site or parameter.
+        SiteError: within it, if a value has a wrong type, shape or support.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
         self.values = by_name("substitute", values)
+        super().__init__(self.values)
 
     def ask(self, request: Request) -> Request:
         """Give a sample or a parameter its value."""
-        if request.kind not in ("sample", "param") or request.is_observed:
+        if request.kind not in ("sample", "param"):
             return request
-        if request.value is not None or request.name not in self.values:
+        self.meet(request.name)
+        is_given = request.is_observed or request.value is not None
+        if is_given or request.name not in self.values:
             return request
         return replace(request, value=self.values[request.name])

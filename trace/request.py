@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.trace.arguments import check_function, explained, short
 from ancestral.trace.naming import Place
 
 if TYPE_CHECKING:
@@ -93,6 +94,17 @@ class Handler:
     is_recorder = False
     """Whether it only looks on, so that plain draws need not ask it."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a constructor that is called wrongly tell how it is called."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Show what it is given: its public attributes, in few words."""
+        given = (short(v) for k, v in vars(self).items() if not k.startswith("_") and v is not None)
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def ask(self, request: Request) -> Request:
         """Return the request as it goes on to the handlers further out."""
         return request
@@ -120,7 +132,12 @@ class Handler:
         _stack.set(tuple(held))
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return the function with this handler around every call."""
+        """Return the function with this handler around every call.
+
+        Raises:
+            TypeError: if it is no function, or a generator or a coroutine, which would run outside.
+        """
+        check_function(type(self).__name__, function)
 
         @functools.wraps(function)
         def handled(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -5,6 +5,7 @@ from typing import Self
 
 import torch
 
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.request import Handler
 
 
@@ -19,16 +20,21 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
 
     Raises:
         TypeError: if it is neither, or a generator of another device.
+        ValueError: if a seed has more than 64 bits.
     """
 
     def __init__(self, generator: torch.Generator | int) -> None:
         """Take the generator."""
         if isinstance(generator, int) and not isinstance(generator, bool):
+            if not -(2**63) <= generator < 2**64:
+                raise ValueError(f"seed takes an int of 64 bits, not {generator}")
             generator = torch.Generator().manual_seed(generator)
-        if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
-            raise TypeError(
-                f"seed takes an int, or a torch.Generator of the CPU, not {generator!r}"
-            )
+        if not isinstance(generator, torch.Generator):
+            found = kind_of(generator)
+            raise TypeError(f"seed takes an int, or a torch.Generator of the CPU, not {found}")
+        if generator.device.type != "cpu":
+            found = f"one of {generator.device}"
+            raise TypeError(f"seed takes an int, or a torch.Generator of the CPU, not {found}")
         self.generator = generator
         self._outer: list[torch.Tensor] = []
 

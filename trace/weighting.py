@@ -1,10 +1,13 @@
 """Weighting: how much the sites of a block count, and which of their elements."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.request import Handler, Request
 
 
@@ -17,13 +20,17 @@ class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
         factor: a positive number, or a tensor that broadcasts to the batch of every site.
 
     Raises:
-        ValueError: if it is not positive.
+        TypeError: if it is no number, and no tensor of them.
+        ValueError: if it is not positive, or not finite.
     """
 
     def __init__(self, factor: float | Tensor) -> None:
         """Take the factor."""
-        if not bool((torch.as_tensor(factor).detach() > 0).all()):
-            raise ValueError(f"scale must be greater than 0, not {factor!r}")
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, Tensor)):
+            raise TypeError(f"scale must be a number, or a tensor of them, not {kind_of(factor)}")
+        plain = torch.as_tensor(untrack(factor) if isinstance(factor, Tensor) else factor).detach()
+        if not bool(((plain > 0) & (plain < math.inf)).all()):
+            raise ValueError(f"scale must be greater than 0, and finite, not {factor!r}")
         self.factor = factor
 
     def ask(self, request: Request) -> Request:
@@ -51,7 +58,7 @@ class mask(Handler):  # noqa: N801
         if isinstance(which, bool):
             which = torch.tensor(which)
         if not isinstance(which, Tensor) or which.dtype != torch.bool:
-            found = which.dtype if isinstance(which, Tensor) else type(which).__name__
+            found = f"one of {which.dtype}" if isinstance(which, Tensor) else kind_of(which)
             raise TypeError(f"mask must be a bool, or a tensor of them, not {found}")
         self.which = which
 
