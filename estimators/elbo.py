@@ -29,32 +29,14 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
+from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run
 from ancestral.estimators.particles import particle_dim, together
 from ancestral.estimators.pathwise import Choice
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
-from ancestral.trace.errors import SiteError
-from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
 from ancestral.trace.recorded import check_trace
-
-
-class NonFiniteDensityError(SiteError):
-    """The log-probability of a site is NaN or infinite."""
-
-    def __init__(self, node: Node, program: str) -> None:
-        """Name the site, its line, its program, how many elements are bad, and their values."""
-        density = node.log_prob.detach()
-        bad = ~torch.isfinite(density)
-        value = _cases(node)[bad].flatten()
-        shown = f", the first at the value {value[0].item()!r}" if value.numel() else ""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
-            f"{density.numel()} elements of its log-probability are not finite, the first of them "
-            f"{density[bad].flatten()[0].item()!r}{shown}; expected finite numbers: look at the "
-            f"parameters of {type(node.fn).__name__}, or at whether the value can come from it"
-        )
 
 
 @dataclass(frozen=True)
@@ -198,10 +180,3 @@ def _refuse_non_finite(pair: Pair) -> None:
         for node in sites:
             if not bool(torch.isfinite(node.log_prob.detach()).all()):
                 raise NonFiniteDensityError(node, program)
-
-
-def _cases(node: Node) -> Tensor:
-    """Return the value with one dimension for the events: [*batch, events]."""
-    batch = node.log_prob.dim()
-    value = node.value.detach()
-    return value.flatten(batch) if value.dim() > batch else value.unsqueeze(-1)

@@ -51,8 +51,8 @@ class DuplicateNameError(SiteError):
     def __init__(self, name: str, first: object, second: object) -> None:
         """Name both places."""
         super().__init__(
-            f"{name!r} is declared twice in one recording, at {first} and at {second}; give each "
-            f"its own name, for example f'{name}_{{i}}' in a loop"
+            f"{name!r} is declared twice in one recording, at {first} and at {second}; expected "
+            f"a name of its own for each, for example f'{name}_{{i}}' in a loop"
         )
 
 
