@@ -37,7 +37,7 @@ from ancestral.trace.record import record
 from ancestral.trace.replaying import replay
 from ancestral.trace.request import Request
 from ancestral.trace.sites import unseen
-from ancestral.trace.supports import lies_within
+from ancestral.trace.supports import lies_within, support_of
 
 
 class ShapeMismatchError(GuideError):
@@ -61,9 +61,10 @@ class SupportMismatchError(GuideError):
         assert theirs.fn is not None
         super().__init__(
             f"site {ours.name!r} is drawn from {type(theirs.fn).__name__} in the guide "
-            f"({theirs.location}), whose support is {theirs.fn.support}; expected one within "
-            f"{ours.fn.support}, that of {type(ours.fn).__name__} in the model ({ours.location}): "
-            "draw it from a distribution with that support, or transform it to it"
+            f"({theirs.location}), whose support is {support_of(theirs.fn)}; expected one within "
+            f"{support_of(ours.fn)}, that of {type(ours.fn).__name__} in the model "
+            f"({ours.location}): draw it from a distribution with that support, or transform it to "
+            "it"
         )
 
 
@@ -174,13 +175,16 @@ def _differences(pair: Pair) -> Iterator[GuideError]:
 def _is_supported(ours: Node, theirs: Node) -> bool:
     assert ours.fn is not None
     assert theirs.fn is not None
-    is_part = lies_within(theirs.fn.support, ours.fn.support)
+    inner, outer = support_of(theirs.fn), support_of(ours.fn)
+    is_part = None if inner is None or outer is None else lies_within(inner, outer)
     return is_part is not False and _is_inside(ours.fn, theirs)
 
 
 def _is_inside(fn: Distribution, node: Node) -> bool:
     """Return whether a distribution can take a value; to look is no decision of the program."""
-    support: Any = fn.support
+    support = support_of(fn)
+    if support is None:
+        return True
     is_inside: Tensor = raw(support.check, alias(node.value).detach())
     return bool(is_inside.all())
 

@@ -80,7 +80,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
             dim = request.infer["dim"]
             if dim is not None and dim <= self.first_dim:
                 raise PlateCollisionError(request, dim, self.first_dim)
-        return replace(request, closing=self._closed) if request.kind == "sample" else request
+        return request.closed_by(self._closed) if request.kind == "sample" else request
 
     def answered(self, request: Request) -> None:
         """Remember what the value of a sample is."""

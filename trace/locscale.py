@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from ancestral.provenance.tensor import provenance
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.parameters import factorized
 from ancestral.trace.primitives import param, sample
 from ancestral.trace.reparam import ReparamError, Strategy
@@ -71,7 +71,7 @@ class LocScale(Strategy):
             raise ReparamError(request, fn, "LocScale", expected)
         loc, scale = fn.loc, fn.scale
         shapes = {name: getattr(fn, name) for name in _SHAPES[kind.__name__]}
-        centered = self._centered(request, loc)
+        centered = self._centered(request, fn)
         if isinstance(centered, float) and centered == 0:
             # Of nothing that the parents made, so that the site has no parents.
             zero = torch.zeros(loc.shape, dtype=loc.dtype, device=loc.device)
@@ -88,10 +88,21 @@ class LocScale(Strategy):
         value: Tensor = loc + scale ** (1 - centered) * (drawn - centered * loc)
         return value
 
-    def _centered(self, request: Request, loc: Tensor) -> float | Tensor:
+    def _centered(self, request: Request, fn: Any) -> float | Tensor:
+        loc: Tensor = fn.loc
         if self.centered is not None:
             given = self.centered
-            return given if isinstance(given, Tensor) else float(given)
+            if not isinstance(given, Tensor):
+                return float(given)
+            try:
+                is_wider = torch.broadcast_shapes(given.shape, loc.shape) != loc.shape
+            except RuntimeError:
+                is_wider = True
+            if is_wider:
+                found = f"LocScale(centered={short(given)})"
+                expected = f"a centered that broadcasts to {list(loc.shape)}"
+                raise ReparamError(request, fn, found, expected)
+            return given
         assert request.fn is not None
         half = torch.full(request.fn.event_shape, 0.5, dtype=loc.dtype, device=loc.device)
         return param(f"{request.name}_centered", half, constraint=constraints.unit_interval)

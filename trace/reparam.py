@@ -17,6 +17,7 @@ Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilist
 """
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from types import FunctionType
 from typing import Protocol
@@ -26,6 +27,7 @@ from torch.distributions import Distribution
 
 from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.by_name import ByName
+from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
 from ancestral.trace.request import Request
 
@@ -49,6 +51,21 @@ class ReparamError(SiteError):
         super().__init__(
             f"site {request.name!r} ({request.where.location}): {strategy} cannot draw a "
             f"{type(fn).__name__}; expected {expected}"
+        )
+
+
+class ReparamValueError(SiteError):
+    """What a strategy made is no value of its site."""
+
+    def __init__(
+        self, request: Request, strategy: Strategy, came: str, expected: tuple[int, ...]
+    ) -> None:
+        """Name the site, its line, what was expected and what came."""
+        name = getattr(strategy, "__name__", type(strategy).__name__)
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): {name} made {came}; "
+            f"expected a torch.Tensor of shape {list(expected)}, the batch and the event of "
+            f"{type(request.fn).__name__}"
         )
 
 
@@ -79,7 +96,6 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         _check_config(config)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
-        self._kinds: list[object] = []  # of the strategies that are drawing now
 
     def ask(self, request: Request) -> Request:
         """Let a site be a function of others."""
@@ -98,11 +114,12 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         if not callable(strategy):
             expected = "a strategy such as LocScale(), or None to leave the site as it is"
             raise ReparamError(request, request.fn, kind_of(strategy), expected)
-        self._kinds.append(_kind_of(strategy))
+        token = _drawing.set((*_drawing.get(), (self, _kind_of(strategy))))
         try:
             value = strategy(request)
         finally:
-            self._kinds.pop()
+            _drawing.reset(token)
+        _check_value(request, strategy, value)
         return replace(
             request,
             kind="deterministic",
@@ -118,7 +135,22 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         if isinstance(self.config, Mapping):
             return self.config.get(request.name)
         strategy = self.config(request)
-        return None if strategy is None or _kind_of(strategy) in self._kinds else strategy
+        is_drawing = strategy is not None and (self, _kind_of(strategy)) in _drawing.get()
+        return None if is_drawing else strategy
+
+
+# Which kinds of strategies of which handlers are drawing now.
+_drawing: "ContextVar[tuple[tuple[reparam, object], ...]]" = ContextVar("drawing", default=())
+
+
+def _check_value(request: Request, strategy: Strategy, value: object) -> None:
+    """Raise unless what a strategy made is a value of its site."""
+    assert request.fn is not None
+    expected = (*request.fn.batch_shape, *request.fn.event_shape)
+    if not isinstance(value, Tensor):
+        raise ReparamValueError(request, strategy, kind_of(value), expected)
+    if tuple(value.shape) != expected and open_room() is None:
+        raise ReparamValueError(request, strategy, f"one of shape {list(value.shape)}", expected)
 
 
 def _check_config(config: object) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +29,30 @@ class ReplayShapeError(SiteError):
         )
 
 
+class ReplayPlateError(SiteError):
+    """A part of a plate is replayed from one of another size."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both plates, their lines and their sizes."""
+        super().__init__(
+            f"plate {request.name!r} ({request.where.location}) is replayed from the plate of that "
+            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(request.infer)}"
+        )
+
+
+class ReplayKindError(SiteError):
+    """A site would be drawn anew that is no random choice in the trace that is replayed."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is to be replayed from "
+            f"{node.location}, where it is a computed value, no random choice; expected the same "
+            "handlers around both runs, such as reparam or do; to give it that value, use "
+            f"an.handlers.substitute({{{request.name!r}: trace[{request.name!r}].value}})"
+        )
+
+
 class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     """Give the sites of a block the values that they have in a trace, those that it has.
 
@@ -41,6 +66,8 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     Raises:
         TypeError: if `trace` is none.
         ReplayShapeError: within the block, if a site has another shape than in the trace.
+        ReplayPlateError: within it, if a subsampled plate has another size than in the trace.
+        ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -55,10 +82,14 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     def ask(self, request: Request) -> Request:
         """Give a site the value that it has in the trace."""
         node = self.trace.get(request.name)
-        if node is None or request.value is not None or node.type != request.kind:
+        if node is None or request.value is not None:
+            return request
+        if request.kind == "sample" and node.type == "deterministic":
+            return request.closed_by(self._refuse_draw)
+        if node.type != request.kind:
             return request
         if request.kind == "plate":
-            return replace(request, value=node.value, origin=node)
+            return _replayed_plate(request, node)
         if request.kind != "sample" or request.is_intervened:
             return request
         assert request.fn is not None
@@ -66,6 +97,25 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
         if not _fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
             raise ReplayShapeError(request, node, expected)
         return replace(request, value=node.tracked_value, origin=node)
+
+    def _refuse_draw(self, request: Request) -> Request:
+        """Raise if what the trace has a computed value of is about to be drawn."""
+        if request.kind == "sample" and request.value is None:
+            raise ReplayKindError(request, self.trace[request.name])
+        return request
+
+
+def _replayed_plate(request: Request, node: Node) -> Request:
+    """Return a plate with the indices of the trace; a whole one of another size has its own."""
+    if _sizes(request.infer) == _sizes(node.infer):
+        return replace(request, value=node.value, origin=node)
+    if request.infer["subsample_size"] < request.infer["size"]:
+        raise ReplayPlateError(request, node)
+    return request
+
+
+def _sizes(about: Mapping[str, Any]) -> str:
+    return f"size {about['size']} and subsample_size {about['subsample_size']}"
 
 
 def _fits(shape: Shape, expected: Shape, event: int) -> bool:

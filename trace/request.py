@@ -9,7 +9,7 @@ recordings around it, and from no other.
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
@@ -82,6 +82,11 @@ class Request:
     def is_latent(self) -> bool:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
+
+    def closed_by(self, last: "Callable[[Request], Request]") -> "Request":
+        """Return the request, which `last` changes when every handler has been asked."""
+        first = self.closing
+        return replace(self, closing=last if first is None else lambda r: last(first(r)))
 
 
 class Handler:

@@ -1,19 +1,22 @@
 """Seeding: draws from a stream of random numbers of one's own."""
 
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
+from torch import Tensor
 
 from ancestral.trace.arguments import kind_of
-from ancestral.trace.request import Handler
+from ancestral.trace.request import Handler, handlers
 
 
 class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
     """Draw all that a block draws from a generator of its own.
 
-    The draws of torch itself, of ``randn`` and dropout, are among them. The generator goes on from
-    block to block; torch's own goes on after each as if nothing had been drawn.
+    The draws of torch itself, of ``randn`` and dropout, are among them, and those on CUDA once that
+    is in use, whose generators this one seeds. The generator goes on from block to block; torch's
+    own goes on after each as if nothing had been drawn. It belongs to the process: threads that
+    draw at the same time draw from one stream, in an order that may change.
 
     Args:
         generator: a generator of the CPU, or the seed of one.
@@ -36,12 +39,16 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
             found = f"one of {generator.device}"
             raise TypeError(f"seed takes an int, or a torch.Generator of the CPU, not {found}")
         self.generator = generator
-        self._outer: list[torch.Tensor] = []
+        self._outer: list[_States] = []
+        self._devices: list[Tensor] = []  # the states of what is drawn on CUDA
 
     def __enter__(self) -> Self:
         """Go over to the generator."""
-        self._outer.append(torch.get_rng_state())
-        torch.set_rng_state(self.generator.get_state())
+        outer = _innermost()
+        if outer is not None:  # which may be this one: its stream goes on
+            outer._keep()
+        self._outer.append(_States.now())
+        self._states().go()
         return super().__enter__()
 
     def __exit__(
@@ -50,7 +57,47 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Go back to that of torch."""
+        """Go back to that of the block around, or of torch."""
         super().__exit__(kind, error, traceback)
-        self.generator.set_state(torch.get_rng_state())
-        torch.set_rng_state(self._outer.pop())
+        self._keep()
+        before, outer = self._outer.pop(), _innermost()
+        (before if outer is None else outer._states()).go()
+
+    def _keep(self) -> None:
+        """Note how far the stream has come."""
+        now = _States.now()
+        self.generator.set_state(now.host)
+        self._devices = now.devices
+
+    def _states(self) -> "_States":
+        """Return where the stream is, on CUDA too once that is in use."""
+        host = self.generator.get_state()
+        if not self._devices and torch.cuda.is_initialized():
+            # A number of the stream, which stays where it is: the CPU draws the same either way.
+            number = int(torch.randint(2**62, (), generator=torch.Generator().set_state(host)))
+            fresh = (torch.Generator(f"cuda:{i}") for i in range(torch.cuda.device_count()))
+            self._devices = [each.manual_seed(number).get_state() for each in fresh]
+        return _States(host, self._devices)
+
+
+class _States(NamedTuple):
+    """Where the generators of torch are: that of the CPU, and those of CUDA once it is in use."""
+
+    host: Tensor
+    devices: list[Tensor]
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return where they are."""
+        in_use = torch.cuda.is_initialized()
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if in_use else [])
+
+    def go(self) -> None:
+        """Let them be here."""
+        torch.set_rng_state(self.host)
+        if self.devices:
+            torch.cuda.set_rng_state_all(self.devices)
+
+
+def _innermost() -> seed | None:
+    return next((handler for handler in reversed(handlers()) if isinstance(handler, seed)), None)
