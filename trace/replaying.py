@@ -12,9 +12,10 @@ from ancestral.trace.by_name import ByName, by_name
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
-from ancestral.trace.node import Node
+from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Handler, Request
+from ancestral.trace.versions import is_written
 
 
 class ReplayShapeError(SiteError):
@@ -66,6 +67,7 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     Raises:
         TypeError: if `trace` is none.
         ReplayShapeError: within the block, if a site has another shape than in the trace.
+        ModifiedParameterError: within it, if a value was written into in place since.
         ReplayPlateError: within it, if a subsampled plate has another size than in the trace.
         ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
     """
@@ -92,6 +94,8 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
             return _replayed_plate(request, node)
         if request.kind != "sample" or request.is_intervened:
             return request
+        if is_written(node.versions, node.value):
+            raise ModifiedParameterError(node.name, node.location)
         assert request.fn is not None
         expected = (*request.fn.batch_shape, *request.fn.event_shape)
         if not _fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):

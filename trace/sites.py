@@ -19,6 +19,7 @@ from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local
+from ancestral.trace.versions import versions_of
 
 
 def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
@@ -65,13 +66,13 @@ def given(request: Request) -> Request:
     fn, value = request.fn, request.value
     size: Shape = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
-    held = parameters(fn)
+    held, plain = parameters(fn), untrack(value)
     source = _source(request, shape)
     node = Node(
         name=request.name,
         type="sample",
         fn=fn,
-        value=untrack(value),
+        value=plain,
         shape=shape,
         source=source,
         inflow=controlled(inflow(fn, held, shape, None), shape),
@@ -89,7 +90,7 @@ def given(request: Request) -> Request:
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         infer=request.infer,
         enumeration=request.enumeration,
-        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+        versions=versions_of(held, plain),
     )
     local.traces[0].ledger.admit(node)
     admit(node, request)
