@@ -49,6 +49,7 @@ WRONG: list[tuple[str, type[Exception], str]] = [
         TypeError,
         r"enumerate\(first_dim=-5\): it has no argument first_available_dim=",
     ),
+    ("markov(3)", TypeError, r"markov takes the steps .* range\(10\), not an int"),
     ("replay(3)", TypeError, r"replay takes a Trace, not an int; .*replay\(trace\)\(model\)"),
     ("replay(model, trace=3)", TypeError, r"replay\(trace\): .*replay\(\.\.\.\)\(model\)"),
     ("condition(3)", TypeError, "condition takes a mapping of names to values, not an int"),
