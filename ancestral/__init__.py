@@ -26,11 +26,12 @@ import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
-from ancestral.estimators.elbo import Elbo, NonFiniteDensityError, elbo, negative_elbo
+from ancestral.estimators.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
 from ancestral.estimators.importance import Importance, importance
 from ancestral.estimators.marginals import log_marginal, marginals
 from ancestral.estimators.nested import LossError
+from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.pair_check import PairReport, check_pair
 from ancestral.estimators.pairs import GuideError
 from ancestral.estimators.pathwise import KinkWarning

@@ -31,34 +31,15 @@ from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.expectation import Term, terms_of
-from ancestral.estimators.pairs import Pair, Program, refuse_mismatch, run
+from ancestral.estimators.non_finite import NonFiniteDensityError
+from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run
 from ancestral.estimators.particles import nesting, together
 from ancestral.estimators.pathwise import Choice
 from ancestral.estimators.pyro_names import PARTICLES, refuse
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
-from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_trace
-from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
-
-
-class NonFiniteDensityError(SiteError):
-    """The log-probability of a site is NaN or infinite."""
-
-    def __init__(self, node: Node, program: str) -> None:
-        """Name the site, its line, its program, how many elements are bad, and their values."""
-        density = node.log_prob.detach()
-        bad = ~torch.isfinite(density)
-        cases = _cases(node)
-        value = cases.expand(*density.shape, cases.shape[-1])[bad].flatten()
-        shown = f", the first at the value {value[0].item()!r}" if value.numel() else ""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
-            f"{density.numel()} elements of its log-probability are not finite, the first of them "
-            f"{density[bad].flatten()[0].item()!r}{shown}; expected finite numbers: look at the "
-            f"parameters of {type(node.fn).__name__}, or at whether the value can come from it"
-        )
 
 
 @dataclass(frozen=True)
@@ -123,12 +104,14 @@ def elbo(
 
     Raises:
         ValueError: if `particles` is no positive number, or `max_plate_nesting` a negative one.
-        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
+        TypeError: if a program is no function, or for a keyword that is Pyro's name of an argument
+            of this, and no parameter of a program.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
         EnumerationError: if what is enumerated cannot be summed out.
         SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
+    check_programs("elbo", model, guide)
     refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
@@ -167,13 +150,12 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
         loss = negative_elbo(model_trace, guide_trace)
 
     Raises:
+        TypeError: if one of them is no trace.
         GuideError: if the sites of the two do not match.
         NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
         EnumerationError: if what is enumerated cannot be summed out.
-        TypeError: if one of the two is no trace.
     """
-    for trace in (model_trace, guide_trace):
-        check_trace(trace, "negative_elbo")
+    check_trace("negative_elbo", model_trace, guide_trace)
     pair = Pair(model_trace, guide_trace)
     refuse_mismatch(pair)
     terms = tuple(terms_of(pair))
@@ -217,10 +199,3 @@ def _refuse_non_finite(terms: Sequence[Term]) -> None:
     for term in terms:
         if not _is_finite(term.value):
             raise NonFiniteDensityError(term.node, term.program)
-
-
-def _cases(node: Node) -> Tensor:
-    """Return the value with one dimension for the events: [*batch, events]."""
-    assert node.fn is not None
-    value = node.value.detach()
-    return value.reshape(*value.shape[: value.dim() - len(node.fn.event_shape)], -1)

@@ -27,6 +27,7 @@ from ancestral.estimators.pareto import pareto_smoothed
 from ancestral.estimators.pyro_names import SAMPLES, refuse
 from ancestral.estimators.runs import Key, many
 from ancestral.trace.errors import SiteError
+from ancestral.trace.expecting import check_program
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
 from ancestral.trace.replaying import replay
@@ -219,6 +220,7 @@ def importance(
         **kwargs: what both are called with.
 
     Raises:
+        TypeError: if a program is no function.
         WeightError: if a log-probability is NaN, or infinite where that is no weight of zero.
         GuideSiteError: if the guide draws what the model does not.
         SubsampleWeightError: if a plate is subsampled.
@@ -226,6 +228,9 @@ def importance(
         OpenRecordingError: within a recording.
         TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
     """
+    check_program("importance", "model", model)
+    if guide is not None:
+        check_program("importance", "guide (None for the prior)", guide)
     refuse("importance", (model, guide), kwargs, SAMPLES)
 
     def program(_: Layout) -> tuple[Trace, Trace]:

@@ -70,11 +70,11 @@ def log_marginal(trace: Trace) -> Tensor:
     of a chain. Obermeyer et al. (2019), "Tensor variable elimination for plated factor graphs".
 
     Raises:
+        TypeError: if `trace` is none.
         EnumerationError: if the sum is intractable, if a latent site has no one value, if sites of
             different scales are summed out together, or if the trace lacks an enumerated site.
-        TypeError: if `trace` is none.
     """
-    check_trace(trace, "log_marginal")
+    check_trace("log_marginal", trace)
     return eliminated(all_factors_of(trace))
 
 
@@ -87,12 +87,12 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
     `torch.inference_mode` they cannot be had: they are derivatives.
 
     Raises:
+        TypeError: if `trace` is none.
         ImpossibleDataError: if the data has probability zero.
         InferenceModeError: within `torch.inference_mode`.
         EnumerationError: if `log_marginal` does.
-        TypeError: if `trace` is none.
     """
-    check_trace(trace, "marginals")
+    check_trace("marginals", trace)
     if torch.is_inference_mode_enabled():
         raise InferenceModeError
     factors = all_factors_of(trace)

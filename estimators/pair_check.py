@@ -24,18 +24,20 @@ from ancestral.estimators.pairs import (
     Pair,
     PlateMismatchError,
     Program,
+    check_programs,
     declared_costs,
     is_site,
     missing,
 )
 from ancestral.estimators.surrogate import settle
 from ancestral.provenance.tensor import alias, raw, untrack
+from ancestral.trace.factor import shown_shape
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.replaying import fits, replay
 from ancestral.trace.request import Request
 from ancestral.trace.sites import unseen
-from ancestral.trace.supports import lies_within
+from ancestral.trace.supports import lies_within, support_of
 
 
 class ShapeMismatchError(GuideError):
@@ -59,9 +61,10 @@ class SupportMismatchError(GuideError):
         assert theirs.fn is not None
         super().__init__(
             f"site {ours.name!r} is drawn from {type(theirs.fn).__name__} in the guide "
-            f"({theirs.location}), whose support is {theirs.fn.support}; expected one within "
-            f"{ours.fn.support}, that of {type(ours.fn).__name__} in the model ({ours.location}): "
-            "draw it from a distribution with that support, or transform it to it"
+            f"({theirs.location}), whose support is {support_of(theirs.fn)}; expected one within "
+            f"{support_of(ours.fn)}, that of {type(ours.fn).__name__} in the model "
+            f"({ours.location}): draw it from a distribution with that support, or transform it to "
+            "it"
         )
 
 
@@ -118,7 +121,11 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
         guide: the program of q.
         args: what both are called with.
         kwargs: what both are called with.
+
+    Raises:
+        TypeError: if a program is no function.
     """
+    check_programs("check_pair", model, guide)
     with record() as around:
         with record() as guide_trace:
             guide(*args, **kwargs)
@@ -169,13 +176,16 @@ def _differences(pair: Pair) -> Iterator[GuideError]:
 def _is_supported(ours: Node, theirs: Node) -> bool:
     assert ours.fn is not None
     assert theirs.fn is not None
-    is_part = lies_within(theirs.fn.support, ours.fn.support)
+    inner, outer = support_of(theirs.fn), support_of(ours.fn)
+    is_part = None if inner is None or outer is None else lies_within(inner, outer)
     return is_part is not False and _is_inside(ours.fn, theirs)
 
 
 def _is_inside(fn: Distribution, node: Node) -> bool:
     """Return whether a distribution can take a value; to look is no decision of the program."""
-    support: Any = fn.support
+    support = support_of(fn)
+    if support is None:
+        return True
     is_inside: Tensor = raw(support.check, alias(node.value).detach())
     return bool(is_inside.all())
 
@@ -186,8 +196,8 @@ def _shown(node: Node | None) -> str:
     plates = ", ".join(plate.name for plate in node.cond_indep_stack)
     kind = type(node.fn).__name__ if node.fn is not None else node.type
     return (
-        f"{kind} {list(node.value.shape)}"
-        + (" observed" if node.is_observed else "")
+        f"{kind} {list(shown_shape(node.fn, node.value))}"
+        + (" observed" if node.is_observed and kind != "Factor" else "")
         + (f" in {plates}" if plates else "")
         + f" ({node.location})"
     )

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ancestral.trace.errors import SiteError
+from ancestral.trace.expecting import check_program
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
 from ancestral.trace.replaying import replay
@@ -134,6 +135,12 @@ class Pair:
             for node in self.model.values()
             if is_latent(node) and node.name in self.guide and is_latent(self.guide[node.name])
         )
+
+
+def check_programs(verb: str, model: object, guide: object) -> None:
+    """Raise a TypeError unless a model and a guide are functions."""
+    check_program(verb, "model", model)
+    check_program(verb, "guide", guide)
 
 
 def run(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pair:

@@ -51,7 +51,7 @@ def sample_posterior(trace: Trace, samples: int) -> dict[str, Tensor]:
         EnumerationError: if `log_marginal` does.
         TypeError: if `trace` is none.
     """
-    check_trace(trace, "sample_posterior")
+    check_trace("sample_posterior", trace)
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"samples must be an int greater than 0, not {samples!r}")
     met: list[tuple[Variable, Table]] = []

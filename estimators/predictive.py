@@ -24,6 +24,7 @@ from ancestral.estimators.runs import Key, many
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.conditioning import uncondition
 from ancestral.trace.errors import SiteError
+from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
 from ancestral.trace.record import Trace, record
 from ancestral.trace.replaying import replay
@@ -58,6 +59,7 @@ class Predictive:
             made at once.
 
     Raises:
+        TypeError: if a program is no function.
         ValueError: if both a posterior and a guide are given, or neither and no `samples`.
         StackedValuesError: if the values differ in their number, or it is not `samples`; in a call,
             if the program has no such site, or one of another shape.
@@ -76,6 +78,9 @@ class Predictive:
         **others: Never,
     ) -> None:
         """Take the program, and what it starts from."""
+        check_program("Predictive", "model", model)
+        if guide is not None:
+            check_program("Predictive", "guide", guide)
         refuse("Predictive", (), others, PREDICTIVE)
         for name in others:
             raise TypeError(f"Predictive takes no {name}=; what the program takes is for the call")

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.nested import Loss, LossError, total_of
-from ancestral.estimators.terms import Parts, Term, terms_of, vertices_of
+from ancestral.estimators.non_finite import NonFiniteDensityError
+from ancestral.estimators.terms import NonFiniteCostError, Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor import provenance, untrack
@@ -152,12 +153,23 @@ def examined_costs(trace: Trace) -> Problem:
     terms: list[Term] = []
     for node in costs:
         value, counts = _cost_of(node)
-        found = terms_of(value, counts)
+        found = _terms_of(node, value, counts)
         parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([_total(node) for node in costs]).sum()
     return _assemble(_outermost(trace), terms, loss, blurred=None)
+
+
+def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
+    """Take the cost that a node stands for apart; an error of its numbers names the node."""
+    try:
+        return terms_of(value, counts)
+    except NonFiniteCostError as error:
+        if node.fn is not None:
+            raise NonFiniteDensityError(node, "program") from None
+        error.add_note(f"It is cost {node.name!r} ({node.location}).")
+        raise
 
 
 def _is_likelihood(node: Node) -> bool:

@@ -22,6 +22,7 @@ from ancestral.estimators.walk import Constant, Walk
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.linear import OverwrittenError, Weight
 from ancestral.provenance.tensor import provenance, raw, untrack
+from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Vertex
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
@@ -43,7 +44,7 @@ class LossMismatchError(RuntimeError):
         )
 
 
-class NonFiniteCostError(ValueError):
+class NonFiniteCostError(SiteError):
     """A cost is NaN or infinite."""
 
     def __init__(self, number: int, term: "Term") -> None:

@@ -111,15 +111,16 @@ def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) 
         return False
     if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
         alignments = {alignment for alignment, _ in operand.entries}
-        if alignments == {alignment for alignment, _ in result.entries}:
+        is_within = all(alignment in alignments for alignment, _ in result.entries)
+        if is_within and alignments == {alignment for alignment, _ in result.entries}:
             return False
         if not any(map(keeps, alignments)):
             return False
     for notion in (kept, running):
         before, after = notion(operand), notion(result)
-        for source, left in after.items():
+        for source in min(before, after, key=len):  # of many that are stacked, those that are taken
             dims = before.get(source, frozenset())
-            lost = dims - left
+            lost = dims - after.get(source, dims)
             # What a layer wrote of it into its statistics was not made of any operand.
             others = [notion(o).get(source, dims) for o in operands if lost and o.made_from]
             if any(all(d in other for other in others) for d in lost):

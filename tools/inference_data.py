@@ -17,6 +17,7 @@ from ancestral.estimators.pyro_names import CHAINS, refuse
 from ancestral.estimators.runs import Key, Stacked, many
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.errors import SiteError
+from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
@@ -76,6 +77,7 @@ def to_inference_data(
         **kwargs: what the model is called with.
 
     Raises:
+        TypeError: if `model` is no function.
         MissingArvizError: if ArviZ is not installed.
         ValueError: if the posterior is empty.
         StackedValuesError: if the draws do not fit each other, the chains, or the model.
@@ -83,6 +85,7 @@ def to_inference_data(
         OpenRecordingError: within a recording.
         TypeError: for a keyword that is Pyro's name of one of these, and no parameter of the model.
     """
+    check_program("to_inference_data", "model", model)
     refuse("to_inference_data", (model,), kwargs, CHAINS)
     arviz = _arviz()
     given = {name: plain(name, value) for name, value in posterior.items()}

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ancestral.estimators.terms import terms_of, vertices_of
 from ancestral.provenance.tensor import provenance, untrack
+from ancestral.trace.expecting import check_program
 from ancestral.trace.graph import Graph
-from ancestral.trace.record import record
+from ancestral.trace.record import Trace, record
 
 
 def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
@@ -18,8 +19,12 @@ def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     on a draw is one cost.
 
     Raises:
+        TypeError: if `model` is no function.
         Whatever the model raises.
     """
+    if isinstance(model, Trace):
+        raise TypeError("graph runs a model; the graph of a trace is trace.graph")
+    check_program("graph", "model", model)
     with record() as trace:
         result = model(*args, **kwargs)
         found = [term for output in _outputs(result) for term in vertices_of(_terms(output))]

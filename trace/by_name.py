@@ -1,12 +1,14 @@
 """By name: handlers that say something of sites that they name, all of which must be there."""
 
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
 from torch import Tensor
 
-from ancestral.trace.errors import SiteError
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.errors import SiteError, guessed, listed
 from ancestral.trace.naming import Location, place
 from ancestral.trace.request import Handler
 
@@ -18,7 +20,7 @@ class UnknownSiteError(SiteError):
         """Name the sites that were not met, and those that were."""
         super().__init__(
             f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"others that it has are {', '.join(map(repr, met)) or 'none'}"
+            f"others that it has are {listed(met)}{guessed(missing, met)}"
         )
 
 
@@ -26,13 +28,16 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the values that a handler is given, by the name of the site.
 
     Raises:
-        TypeError: if they are no mapping.
+        TypeError: if they are no mapping of texts.
     """
     if not isinstance(values, Mapping):
         raise TypeError(
-            f"{verb} takes a mapping of names to values, not a {type(values).__name__}; a function "
-            f"comes afterwards, as in {verb}(values)(model)"
+            f"{verb} takes a mapping of names to values, not {kind_of(values)}; a function comes "
+            f"afterwards, as in {verb}(values)(model)"
         )
+    for name in values:
+        if not isinstance(name, str):
+            raise TypeError(f"{verb} takes values by the names of sites, not by {kind_of(name)}")
     return dict(values)
 
 
@@ -43,11 +48,10 @@ class ByName(Handler):
         """Take the names."""
         self._names = tuple(names)
         self._where = place().location
-        self._met: list[list[str]] = []  # of each block that is open, in their order
 
     def __enter__(self) -> Self:
         """Open the block."""
-        self._met.append([])
+        _open.set((*_open.get(), (self, [])))
         return super().__enter__()
 
     def __exit__(
@@ -62,7 +66,9 @@ class ByName(Handler):
             UnknownSiteError: if a name was not asked for.
         """
         super().__exit__(kind, error, traceback)
-        met = dict.fromkeys(self._met.pop())
+        block = self._block()
+        _open.set(tuple(other for other in _open.get() if other is not block))
+        met = dict.fromkeys(block[1])
         missing = [name for name in self._names if name not in met]
         if missing and error is None:
             free = [name for name in met if name not in self._names]
@@ -70,4 +76,13 @@ class ByName(Handler):
 
     def meet(self, name: str) -> None:
         """Note that the program has a site of this name."""
-        self._met[-1].append(name)
+        self._block()[1].append(name)
+
+    def _block(self) -> "_Block":
+        """Return the innermost open block of this handler."""
+        return next(block for block in reversed(_open.get()) if block[0] is self)
+
+
+_Block = tuple[ByName, list[str]]  # a handler, and the names that its block asked for
+# One handler may be open in many threads at once, and many times in one.
+_open: "ContextVar[tuple[_Block, ...]]" = ContextVar("open blocks of names", default=())

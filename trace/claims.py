@@ -134,9 +134,11 @@ class Ledger:
         Raises:
             PlateError: if what a plate around it claims does not hold.
         """
-        if not node.cond_indep_stack and not self._standings:
+        # What has no density may mix repetitions: of it, no plate claims anything.
+        plates = () if node.type == "deterministic" else node.cond_indep_stack
+        if not plates and not self._standings:
             return
-        claimed = {plate.name: self._claimed(node, plate) for plate in node.cond_indep_stack}
+        claimed = {plate.name: self._claimed(node, plate) for plate in plates}
         standings = self._inherited(node, claimed)
         for name, place in claimed.items():
             standings[name] = _Standing(frozenset((place,)), node)

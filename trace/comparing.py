@@ -81,7 +81,7 @@ def compare(here: Mapping[str, Node], there: Mapping[str, Node]) -> Comparison:
     Raises:
         TypeError: if `there` is no trace.
     """
-    check_trace(there, "compare")
+    check_trace("compare", there)
     both = [name for name in here if name in there]
     return Comparison(
         tuple(name for name in here if name not in there),

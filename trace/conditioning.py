@@ -8,7 +8,21 @@ from torch import Tensor
 
 from ancestral.trace.by_name import ByName, by_name
 from ancestral.trace.checks import ValueTypeError
+from ancestral.trace.errors import SiteError
+from ancestral.trace.factor import Factor
 from ancestral.trace.request import Handler, Request
+
+
+class ObservedInterventionError(SiteError):
+    """A site is to be observed that is set from outside."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is set by do, within a block that "
+            "is to condition it; expected a random choice, which what is set is not: leave it out "
+            "of one of the two"
+        )
 
 
 class _Given(ByName, ABC):
@@ -36,6 +50,8 @@ class _Given(ByName, ABC):
 class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": data}): ...)
     """Observe sites of a block: each gets its value as data, which takes the place of any other.
 
+    A site that is set by `do` is no random choice: to condition it around that is an error.
+
     Args:
         values: the data by the name of the site.
 
@@ -46,7 +62,13 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
     """
 
     def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request, observed."""
+        """Return the request, observed.
+
+        Raises:
+            ObservedInterventionError: if a handler within has set it from outside.
+        """
+        if request.is_intervened:
+            raise ObservedInterventionError(request)
         return replace(request, value=value, is_observed=True, origin=None)
 
 
@@ -79,12 +101,14 @@ class do(_Given):  # noqa: N801
 class uncondition(Handler):  # noqa: N801
     """Draw the sites of a block that are observed: data is forgotten.
 
-    The data stays in the node's `infer`, as ``"was_observed"``.
+    A factor is no data, and stays. The data stays in the node's `infer`, as ``"was_observed"``.
     """
 
     def ask(self, request: Request) -> Request:
         """Take the data from an observed sample."""
         if request.kind != "sample" or not request.is_observed or request.is_intervened:
+            return request
+        if isinstance(request.fn, Factor):
             return request
         infer = {**request.infer, "was_observed": request.value}
         return replace(request, value=None, is_observed=False, infer=infer)

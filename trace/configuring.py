@@ -4,7 +4,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.errors import SiteError
 from ancestral.trace.request import Handler, Request
+
+
+class ConfigError(SiteError):
+    """What is to be added to the `infer` of a site is no mapping."""
+
+    def __init__(self, request: Request, came: object) -> None:
+        """Name the site, its line, and what came."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): the function of infer_config "
+            f"returned {kind_of(came)}; expected a mapping of what to add to its infer, {{}} for "
+            "nothing"
+        )
 
 
 class infer_config(Handler):  # noqa: N801 (the name that users of Pyro know)
@@ -12,14 +26,26 @@ class infer_config(Handler):  # noqa: N801 (the name that users of Pyro know)
 
     Args:
         config: returns what is added for a request; what it says wins.
+
+    Raises:
+        TypeError: if it is no function.
+        ConfigError: within the block, if it returns no mapping.
     """
 
     def __init__(self, config: Callable[[Request], Mapping[str, Any]]) -> None:
         """Take the function."""
+        if not callable(config):
+            raise TypeError(
+                "infer_config takes a function of a request, which returns what to add to its "
+                f"infer, not {kind_of(config)}"
+            )
         self.config = config
 
     def ask(self, request: Request) -> Request:
         """Add to the `infer` of a sample or a parameter."""
         if request.kind not in ("sample", "param"):
             return request
-        return replace(request, infer={**request.infer, **self.config(request)})
+        added: object = self.config(request)
+        if not isinstance(added, Mapping):
+            raise ConfigError(request, added)
+        return replace(request, infer={**request.infer, **added})

@@ -65,7 +65,7 @@ def prior_dependencies(trace: Trace) -> Dependencies:
     Raises:
         TypeError: if `trace` is none.
     """
-    check_trace(trace, "prior_dependencies")
+    check_trace("prior_dependencies", trace)
     known = factors(trace)
     return {
         site.name: {
@@ -91,7 +91,7 @@ def posterior_dependencies(trace: Trace) -> Dependencies:
     Raises:
         TypeError: if `trace` is none.
     """
-    check_trace(trace, "posterior_dependencies")
+    check_trace("posterior_dependencies", trace)
     known = factors(trace)
     found: Dependencies = {site.name: {} for site in known.values() if site.is_latent}
     sets: dict[frozenset[str], frozenset[str]] = {}  # so that equal ones are one

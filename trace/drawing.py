@@ -29,6 +29,7 @@ from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.stack import local
+from ancestral.trace.versions import versions_of
 
 
 class UnsupportedDrawError(TypeError):
@@ -108,7 +109,7 @@ def draw(
         enumeration=None if request is None else request.enumeration,
         cond_indep_stack=plates if request is None else request.plates,
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
-        versions=tuple([(t, t._version) for t, _ in held if t.is_leaf and t.requires_grad]),
+        versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
     )
     _admit(node, traces, traces if request is None else request.traces)

@@ -58,8 +58,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         """Take the dimension."""
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
-                "first_dim must be a negative int, counted from the right of the batch, left of "
-                f"all plates, not {first_dim!r}"
+                "enumerate: first_dim must be a negative int, counted from the right, left of "
+                f"all plates and batches, not {first_dim!r}"
             )
         self.first_dim = first_dim
         self._dimensions = Dimensions(first_dim)
@@ -81,7 +81,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
             dim = request.infer["dim"]
             if dim is not None and dim <= self.first_dim:
                 raise PlateCollisionError(request, dim, self.first_dim)
-        return replace(request, closing=self._closed) if request.kind == "sample" else request
+        return request.closed_by(self._closed) if request.kind == "sample" else request
 
     def answered(self, request: Request) -> None:
         """Remember what the value of a sample is."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ancestral.provenance.alignment import Shape
+
 
 class Factor(Distribution):
     """The unnormalized distribution whose only value is the empty tensor, [*batch, 0].
@@ -38,3 +40,8 @@ class Factor(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the logarithms of the factors, [*batch]."""
         return self.log_factor.expand(value.shape[:-1])
+
+
+def shown_shape(fn: Distribution | None, value: Tensor) -> Shape:
+    """Return the shape of a value as a user knows it: a factor has that of its logarithms."""
+    return tuple(value.shape[:-1] if isinstance(fn, Factor) else value.shape)

@@ -22,9 +22,11 @@ from ancestral.provenance.algebra import Provenance, Source, union
 from ancestral.provenance.alignment import Alignment, Shape
 from ancestral.provenance.tensor import provenance
 from ancestral.trace import queries
+from ancestral.trace.factor import shown_shape
 from ancestral.trace.independence import Extent, Link, Site, extents, kept
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node, place_in
+from ancestral.trace.plates import Plate
 from ancestral.trace.queries import Names
 
 
@@ -248,7 +250,7 @@ def vertex_of(node: Node) -> Vertex:
         node.name,
         _kind_of(node),
         "" if node.fn is None else type(node.fn).__name__,
-        tuple(node.value.shape),
+        shown_shape(node.fn, node.value),
         node.location,
         node.module_path,
     )
@@ -286,5 +288,13 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
 
 def site_of(node: Node) -> Site:
     """Return what there is to know of a node for the plates it is in."""
-    declared = tuple((plate, place_in(node, plate)) for plate in node.cond_indep_stack)
+    placed = ((plate, place_in(node, plate)) for plate in node.cond_indep_stack)
+    declared = tuple((plate, place) for plate, place in placed if _is_there(node, plate, place))
     return Site(node.name, node.shape, node.type == "cost", declared)
+
+
+def _is_there(node: Node, plate: Plate, place: int | None) -> bool:
+    """Return whether a node has the dimension of a plate around it; a computed value need not."""
+    if node.type != "deterministic" or place is None:
+        return True
+    return place >= 0 and node.shape[place] == plate.subsample_size

@@ -38,7 +38,7 @@ def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
     Raises:
         TypeError: if `trace` is none.
     """
-    check_trace(trace, "suggest_guide_order")
+    check_trace("suggest_guide_order", trace)
     known = factors(trace)
     model = nx.DiGraph()
     model.add_nodes_from(known)

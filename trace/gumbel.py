@@ -14,12 +14,12 @@ from torch.distributions.utils import clamp_probs
 
 from ancestral.trace.parameters import factorized
 from ancestral.trace.primitives import sample
-from ancestral.trace.reparam import ReparamError
+from ancestral.trace.reparam import ReparamError, Strategy
 from ancestral.trace.request import Request
 
 
 @dataclass(frozen=True)
-class GumbelSoftmax:
+class GumbelSoftmax(Strategy):
     """Draw a relaxed discrete site from noise ``{name}_uniform``, u, of the shape of its value.
 
         RelaxedOneHotCategorical(τ, l):  x = softmax((l - log(-log u)) / τ)

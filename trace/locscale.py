@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from ancestral.provenance.tensor import provenance
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.parameters import factorized
 from ancestral.trace.primitives import param, sample
-from ancestral.trace.reparam import ReparamError
+from ancestral.trace.reparam import ReparamError, Strategy
 from ancestral.trace.request import Request
 
 # What else than location and scale a family has; old versions of torch lack some.
@@ -25,7 +26,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class LocScale:
+class LocScale(Strategy):
     """Draw x ~ D(m, s) as ``{name}_decentered``, from which location and scale are taken.
 
         y ~ D(c m, s^c),  x = m + s^(1 - c) (y - c m),  log p(y) = log p(x) + (1 - c) log s
@@ -44,9 +45,15 @@ class LocScale:
         """Check the number.
 
         Raises:
+            TypeError: if it is neither a number nor a tensor.
             ValueError: if it is not between 0 and 1.
         """
         given = self.centered
+        if isinstance(given, bool) or not isinstance(given, (int, float, Tensor, type(None))):
+            raise TypeError(
+                "LocScale: centered must be a number between 0 and 1, a tensor of them, or None, "
+                f"not {kind_of(given)}"
+            )
         if given is None or (isinstance(given, Tensor) and provenance(given) is not None):
             return
         if not bool(((torch.as_tensor(given) >= 0) & (torch.as_tensor(given) <= 1)).all()):
@@ -64,7 +71,7 @@ class LocScale:
             raise ReparamError(request, fn, "LocScale", expected)
         loc, scale = fn.loc, fn.scale
         shapes = {name: getattr(fn, name) for name in _SHAPES[kind.__name__]}
-        centered = self._centered(request, loc)
+        centered = self._centered(request, fn)
         if isinstance(centered, float) and centered == 0:
             # Of nothing that the parents made, so that the site has no parents.
             zero = torch.zeros(loc.shape, dtype=loc.dtype, device=loc.device)
@@ -81,10 +88,21 @@ class LocScale:
         value: Tensor = loc + scale ** (1 - centered) * (drawn - centered * loc)
         return value
 
-    def _centered(self, request: Request, loc: Tensor) -> float | Tensor:
+    def _centered(self, request: Request, fn: Any) -> float | Tensor:
+        loc: Tensor = fn.loc
         if self.centered is not None:
             given = self.centered
-            return given if isinstance(given, Tensor) else float(given)
+            if not isinstance(given, Tensor):
+                return float(given)
+            try:
+                is_wider = torch.broadcast_shapes(given.shape, loc.shape) != loc.shape
+            except RuntimeError:
+                is_wider = True
+            if is_wider:
+                found = f"LocScale(centered={short(given)})"
+                expected = f"a centered that broadcasts to {list(loc.shape)}"
+                raise ReparamError(request, fn, found, expected)
+            return given
         assert request.fn is not None
         half = torch.full(request.fn.event_shape, 0.5, dtype=loc.dtype, device=loc.device)
         return param(f"{request.name}_centered", half, constraint=constraints.unit_interval)

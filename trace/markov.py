@@ -7,6 +7,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.plates import open_plates
 from ancestral.trace.request import Handler, handlers
 
@@ -40,11 +41,16 @@ class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(
         history: how many steps before its own a step may depend on.
 
     Raises:
+        TypeError: if `steps` cannot be gone through.
         ValueError: if `history` is no number of steps.
     """
 
     def __init__(self, steps: Iterable[T], history: int = 1) -> None:
         """Take the steps."""
+        if not isinstance(steps, Iterable):
+            raise TypeError(
+                f"markov takes the steps to go through, such as range(10), not {kind_of(steps)}"
+            )
         if not isinstance(history, int) or isinstance(history, bool) or history < 0:
             raise ValueError(f"history must be an int, 0 or greater, not {history!r}")
         self.steps = steps

@@ -22,14 +22,15 @@ from ancestral.trace.stack import local
 
 
 class ModifiedParameterError(RuntimeError):
-    """A parameter of a site changed between the draw and the question for its density."""
+    """A parameter, or the value, of a site changed between the draw and a question for it."""
 
     def __init__(self, name: str, location: Location) -> None:
         """Name the site and its line."""
         super().__init__(
-            f"site {name!r} ({location}): a parameter of its distribution was written into in "
-            "place after the draw, so its log_prob is no longer that of the draw; take the "
-            "gradient before the optimizer's step, or clone the parameter first"
+            f"site {name!r} ({location}): a parameter of its distribution, or its value, was "
+            "written into in place after the draw, so its log_prob is no longer that of the draw; "
+            "take the gradient before the optimizer's step, or clone what is written into: "
+            "z = z + 1 for z += 1"
         )
 
 

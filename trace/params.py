@@ -71,6 +71,7 @@ class ParamStore(Handler, Branching):
     """
 
     is_recorder = True  # draws need not ask it
+    __repr__ = nn.Module.__repr__
 
     def __init__(self) -> None:
         """Make an empty store."""

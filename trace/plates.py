@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ancestral.trace.errors import SiteError
+from ancestral.trace.naming import place
 
 
 class PlateError(SiteError):
@@ -22,7 +23,9 @@ class PlateArgumentError(PlateError):
 
     def __init__(self, name: object, argument: str, expected: str, came: object) -> None:
         """Name the plate, the argument, what was expected and what came."""
-        super().__init__(f"plate {name!r}: {argument} must be {expected}, not {came!r}")
+        super().__init__(
+            f"plate {name!r} ({place().location}): {argument} must be {expected}, not {came!r}"
+        )
 
 
 class NestedPlateError(PlateError):
@@ -30,7 +33,7 @@ class NestedPlateError(PlateError):
 
     def __init__(self, name: str, problem: str) -> None:
         """Name the plate and say what is in its way."""
-        super().__init__(f"plate {name!r} cannot be opened here: {problem}")
+        super().__init__(f"plate {name!r} ({place().location}) cannot be opened here: {problem}")
 
 
 class SubsampleError(PlateError):
@@ -39,8 +42,9 @@ class SubsampleError(PlateError):
     def __init__(self, plate: "Plate", dim: int, size: int) -> None:
         """Name the plate, the dimension, what was expected and what came."""
         super().__init__(
-            f"plate {plate.name!r}: dimension {dim} of the data must have the plate's size "
-            f"{plate.size}, or that of its subsample {plate.subsample_size}, not {size}"
+            f"plate {plate.name!r} ({place().location}): dimension {dim} of the data must have "
+            f"the plate's size {plate.size}, or that of its subsample {plate.subsample_size}, not "
+            f"{size}"
         )
 
 
@@ -105,7 +109,7 @@ def free_dim(name: str, dim: int | None) -> int:
     if dim in taken:
         raise NestedPlateError(
             name,
-            f"its dimension {dim} is that of plate {taken[dim]!r}, which is open; take another, "
-            f"such as dim={next(d for d in itertools.count(-1, -1) if d not in taken)}",
+            f"its dimension {dim} is that of plate {taken[dim]!r}, which is open; expected a free "
+            f"one, such as dim={next(d for d in itertools.count(-1, -1) if d not in taken)}",
         )
     return dim

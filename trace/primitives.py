@@ -128,7 +128,7 @@ def _partly_observed(
     filled = torch.where(is_seen, obs, _one_of(free, len(event)))
     with mask(obs_mask):
         seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
-    return deterministic(name, torch.where(is_seen, seen, free))
+    return deterministic(name, torch.where(is_seen, seen, free), event_dim=len(event))
 
 
 def _one_of(free: Tensor, event: int) -> Tensor:
@@ -189,20 +189,36 @@ def param(
     return answered.value
 
 
-def deterministic(name: str, value: Tensor) -> Tensor:
+def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
     """Give a computed value a name in the trace, and return it with its provenance.
+
+    It is in the plates around it, whose repetitions may be mixed in it: it has no density.
+
+    Args:
+        name: the name of the value in the trace.
+        value: the value, [*batch, *event].
+        event_dim: how many of its last dimensions are an event, so that plates are counted from
+            there; by default the fewest for which the plates fit, as far as they do.
 
     Raises:
         SiteError: if the name is taken.
         TypeError: if `value` is no tensor.
+        ValueError: if it has fewer dimensions than `event_dim`.
     """
     if not isinstance(value, Tensor):
         raise TypeError(
             f"deterministic {name!r} is a {type(value).__name__}; expected a torch.Tensor"
         )
+    if event_dim is not None and not 0 <= event_dim <= value.dim():
+        raise ValueError(
+            f"deterministic {name!r} has {value.dim()} dimensions; event_dim must be one of 0 to "
+            f"that, not {event_dim!r}"
+        )
     where = place()
     check_name(name, where)
-    request = Request("deterministic", name, where, value=value, plates=())
+    options = {} if event_dim is None else {"event_dim": event_dim}
+    plates = open_plates()
+    request = Request("deterministic", name, where, value=value, plates=plates, options=options)
     answered = answer(request, named)
     assert answered.value is not None
     return answered.value

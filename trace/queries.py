@@ -16,12 +16,11 @@ from collections.abc import Iterable
 
 import networkx as nx
 
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import SiteError, guessed, listed
 
 Names = str | Iterable[str]
 """A name, or some."""
 WITHOUT_DENSITY = ("deterministic", "cost")
-_SHOWN = 20
 
 
 class UnknownVertexError(SiteError):
@@ -29,11 +28,10 @@ class UnknownVertexError(SiteError):
 
     def __init__(self, missing: str, known: Iterable[str]) -> None:
         """Name what is missing, and the vertices that there are."""
-        names = [repr(name) for name in known]
-        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        known = list(known)
         super().__init__(
-            f"the graph has no vertex {missing!r}; it has "
-            f"{', '.join(names[:_SHOWN]) or 'none'}{more}"
+            f"the graph has no vertex {missing!r}; it has {listed(known)}"
+            f"{guessed([missing], known)}"
         )
 
 

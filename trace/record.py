@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from ancestral.provenance.control import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import SiteError, UnknownNodeError
+from ancestral.trace.factor import shown_shape
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
@@ -45,6 +46,7 @@ from ancestral.trace.transcript import Transcript
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class DuplicateNameError(SiteError):
@@ -53,8 +55,8 @@ class DuplicateNameError(SiteError):
     def __init__(self, name: str, first: object, second: object) -> None:
         """Name both places."""
         super().__init__(
-            f"{name!r} is declared twice in one recording, at {first} and at {second}; give each "
-            f"its own name, for example f'{name}_{{i}}' in a loop"
+            f"{name!r} is declared twice in one recording, at {first} and at {second}; expected "
+            f"a name of its own for each, for example f'{name}_{{i}}' in a loop"
         )
 
 
@@ -97,8 +99,27 @@ class Trace(Transcript):
     __hash__ = object.__hash__
 
     def __getitem__(self, name: str) -> Node:
-        """Return the node with this name."""
-        return self._nodes[name]
+        """Return the node with this name.
+
+        Raises:
+            UnknownNodeError: if there is none, which is a KeyError too.
+        """
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise UnknownNodeError(name, self._nodes) from None
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a node of this name."""
+        return name in self._nodes
+
+    @overload
+    def get(self, name: str, /) -> Node | None: ...
+    @overload
+    def get(self, name: str, /, default: Node | T) -> Node | T: ...
+    def get(self, name: str, /, default: Any = None) -> Any:
+        """Return the node with this name, `default` where there is none."""
+        return self._nodes.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names in program order."""
@@ -240,7 +261,7 @@ class Trace(Transcript):
                 ("" if node.fn is None else type(node.fn).__name__)
                 + (" (observed)" if node.is_observed else "")
                 + ("cost" if node.type == "cost" else ""),
-                str(list(node.value.shape)),
+                str(list(shown_shape(node.fn, node.value))),
                 ", ".join(sorted(node.parents)) or "-",
                 str(node.location),
             )

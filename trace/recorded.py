@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from ancestral.trace.arguments import check_function
+
 if TYPE_CHECKING:
     from ancestral.trace.record import Trace
 
@@ -28,7 +30,12 @@ class Recorded(Generic[P, R]):
         function: Callable[P, R],
         begin: "Callable[[], AbstractContextManager[Trace]]",
     ) -> None:
-        """Take the function, and what begins a recording."""
+        """Take the function, and what begins a recording.
+
+        Raises:
+            TypeError: if it is no function, or a generator or a coroutine, which would run outside.
+        """
+        check_function("record", function)
         functools.update_wrapper(self, function)
         self._function = function
         self._begin = begin

@@ -17,6 +17,7 @@ Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilist
 """
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from types import FunctionType
 from typing import Protocol
@@ -24,7 +25,9 @@ from typing import Protocol
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.by_name import ByName
+from ancestral.trace.enumeration import open_room
 from ancestral.trace.errors import SiteError
 from ancestral.trace.request import Request
 
@@ -51,6 +54,21 @@ class ReparamError(SiteError):
         )
 
 
+class ReparamValueError(SiteError):
+    """What a strategy made is no value of its site."""
+
+    def __init__(
+        self, request: Request, strategy: Strategy, came: str, expected: tuple[int, ...]
+    ) -> None:
+        """Name the site, its line, what was expected and what came."""
+        name = getattr(strategy, "__name__", type(strategy).__name__)
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): {name} made {came}; "
+            f"expected a torch.Tensor of shape {list(expected)}, the batch and the event of "
+            f"{type(request.fn).__name__}"
+        )
+
+
 class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
     """Draw sites of a block in another way, with the same distribution.
 
@@ -68,15 +86,16 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             None to leave the site as it is.
 
     Raises:
+        TypeError: if `config` is neither, or a strategy itself.
         UnknownSiteError: at the end of the block, if it has no site of a name in `config`.
         SiteError: within it, if a strategy does not know the distribution of its site.
     """
 
     def __init__(self, config: Config) -> None:
         """Take the strategies."""
+        _check_config(config)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
-        self._kinds: list[object] = []  # of the strategies that are drawing now
 
     def ask(self, request: Request) -> Request:
         """Let a site be a function of others."""
@@ -85,18 +104,22 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         self.meet(request.name)
         if request.value is not None:
             return request
+        assert request.fn is not None
         strategy = self._strategy_of(request)
         if strategy is None:
             return request
         if isinstance(strategy, type):
-            assert request.fn is not None
             kind = strategy.__name__
             raise ReparamError(request, request.fn, f"the class {kind}", f"one of it, {kind}()")
-        self._kinds.append(_kind_of(strategy))
+        if not callable(strategy):
+            expected = "a strategy such as LocScale(), or None to leave the site as it is"
+            raise ReparamError(request, request.fn, kind_of(strategy), expected)
+        token = _drawing.set((*_drawing.get(), (self, _kind_of(strategy))))
         try:
             value = strategy(request)
         finally:
-            self._kinds.pop()
+            _drawing.reset(token)
+        _check_value(request, strategy, value)
         return replace(
             request,
             kind="deterministic",
@@ -105,14 +128,50 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             is_reparameterized=False,
             mask=None,
             scale=1.0,
-            plates=(),
+            options={**request.options, "event_dim": len(request.fn.event_shape)},
         )
 
     def _strategy_of(self, request: Request) -> Strategy | None:
         if isinstance(self.config, Mapping):
             return self.config.get(request.name)
         strategy = self.config(request)
-        return None if strategy is None or _kind_of(strategy) in self._kinds else strategy
+        is_drawing = strategy is not None and (self, _kind_of(strategy)) in _drawing.get()
+        return None if is_drawing else strategy
+
+
+# Which kinds of strategies of which handlers are drawing now.
+_drawing: "ContextVar[tuple[tuple[reparam, object], ...]]" = ContextVar("drawing", default=())
+
+
+def _check_value(request: Request, strategy: Strategy, value: object) -> None:
+    """Raise unless what a strategy made is a value of its site."""
+    assert request.fn is not None
+    expected = (*request.fn.batch_shape, *request.fn.event_shape)
+    if not isinstance(value, Tensor):
+        raise ReparamValueError(request, strategy, kind_of(value), expected)
+    if tuple(value.shape) != expected and open_room() is None:
+        raise ReparamValueError(request, strategy, f"one of shape {list(value.shape)}", expected)
+
+
+def _check_config(config: object) -> None:
+    if isinstance(config, type) or Strategy in type(config).__mro__:
+        shown = f"{short(config)}{'()' if isinstance(config, type) else ''}"
+        raise TypeError(
+            f"reparam takes strategies by the names of sites, as in reparam({{'z': {shown}}}), or "
+            "a function that returns that of a request, not a strategy itself"
+        )
+    if isinstance(config, Mapping):
+        for name, strategy in config.items():
+            if not isinstance(name, str) or not callable(strategy):
+                raise TypeError(
+                    f"reparam takes strategies by the names of sites, such as LocScale(), not "
+                    f"{short(name)}: {short(strategy)}"
+                )
+    elif not callable(config):
+        raise TypeError(
+            "reparam takes a mapping of names to strategies, or a function that returns that of a "
+            f"request, not {kind_of(config)}"
+        )
 
 
 def _kind_of(strategy: Strategy) -> object:

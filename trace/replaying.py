@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
-from ancestral.trace.by_name import by_name
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.by_name import ByName, by_name
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
-from ancestral.trace.node import Node
+from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Handler, Request
+from ancestral.trace.versions import is_written
 
 
 class ReplayShapeError(SiteError):
@@ -40,6 +43,30 @@ class ReplayedValuesError(EnumerationError):
         )
 
 
+class ReplayPlateError(SiteError):
+    """A part of a plate is replayed from one of another size."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both plates, their lines and their sizes."""
+        super().__init__(
+            f"plate {request.name!r} ({request.where.location}) is replayed from the plate of that "
+            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(request.infer)}"
+        )
+
+
+class ReplayKindError(SiteError):
+    """A site would be drawn anew that is no random choice in the trace that is replayed."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is to be replayed from "
+            f"{node.location}, where it is a computed value, no random choice; expected the same "
+            "handlers around both runs, such as reparam or do; to give it that value, use "
+            f"an.handlers.substitute({{{request.name!r}: trace[{request.name!r}].value}})"
+        )
+
+
 class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     """Give the sites of a block the values that they have in a trace, those that it has.
 
@@ -53,14 +80,17 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     Raises:
         TypeError: if `trace` is none.
         ReplayShapeError: within the block, if a site has another shape than in the trace.
-        EnumerationError: within the block, if a site was enumerated, and the block is not.
+        EnumerationError: within it, if a site was enumerated, and the block is not.
+        ModifiedParameterError: within it, if a value was written into in place since.
+        ReplayPlateError: within it, if a subsampled plate has another size than in the trace.
+        ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
     """
 
     def __init__(self, trace: Trace) -> None:
         """Take the trace."""
         if not isinstance(trace, Trace):
             raise TypeError(
-                f"replay takes a Trace, not a {type(trace).__name__}; a function comes afterwards, "
+                f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
                 "as in replay(trace)(model)"
             )
         self.trace = trace
@@ -68,12 +98,18 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
     def ask(self, request: Request) -> Request:
         """Give a site the value that it has in the trace."""
         node = self.trace.get(request.name)
-        if node is None or request.value is not None or node.type != request.kind:
+        if node is None or request.value is not None:
+            return request
+        if request.kind == "sample" and node.type == "deterministic":
+            return request.closed_by(self._refuse_draw)
+        if node.type != request.kind:
             return request
         if request.kind == "plate":
-            return replace(request, value=node.value, origin=node)
+            return _replayed_plate(request, node)
         if request.kind != "sample" or request.is_intervened:
             return request
+        if is_written(node.versions, node.value):
+            raise ModifiedParameterError(node.name, node.location)
         assert request.fn is not None
         expected = (*request.fn.batch_shape, *request.fn.event_shape)
         if node.is_enumerated and open_room() is None:
@@ -81,6 +117,25 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
         if not fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
             raise ReplayShapeError(request, node, expected)
         return replace(request, value=node.tracked_value, origin=node)
+
+    def _refuse_draw(self, request: Request) -> Request:
+        """Raise if what the trace has a computed value of is about to be drawn."""
+        if request.kind == "sample" and request.value is None:
+            raise ReplayKindError(request, self.trace[request.name])
+        return request
+
+
+def _replayed_plate(request: Request, node: Node) -> Request:
+    """Return a plate with the indices of the trace; a whole one of another size has its own."""
+    if _sizes(request.infer) == _sizes(node.infer):
+        return replace(request, value=node.value, origin=node)
+    if request.infer["subsample_size"] < request.infer["size"]:
+        raise ReplayPlateError(request, node)
+    return request
+
+
+def _sizes(about: Mapping[str, Any]) -> str:
+    return f"size {about['size']} and subsample_size {about['subsample_size']}"
 
 
 def fits(shape: Shape, expected: Shape, event: int) -> bool:
@@ -97,26 +152,31 @@ def fits(shape: Shape, expected: Shape, event: int) -> bool:
     return (1,) * (len(theirs) - len(ours)) + ours == theirs
 
 
-class substitute(Handler):  # noqa: N801
+class substitute(ByName):  # noqa: N801
     """Give the sites and the parameters of a block values by name, which are no observations.
 
-    A name that the block does not have is none that is missed.
+    Data that the program observes stays what it is, and so does what another handler gave a value.
 
     Args:
         values: the values.
 
     Raises:
         TypeError: if they are no mapping.
+        UnknownSiteError: at the end of the block, if it has no such site or parameter.
+        SiteError: within it, if a value has a wrong type, shape or support.
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
         self.values = by_name("substitute", values)
+        super().__init__(self.values)
 
     def ask(self, request: Request) -> Request:
         """Give a sample or a parameter its value."""
-        if request.kind not in ("sample", "param") or request.is_observed:
+        if request.kind not in ("sample", "param"):
             return request
-        if request.value is not None or request.name not in self.values:
+        self.meet(request.name)
+        is_given = request.is_observed or request.value is not None
+        if is_given or request.name not in self.values:
             return request
         return replace(request, value=self.values[request.name])

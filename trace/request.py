@@ -9,13 +9,14 @@ recordings around it, and from no other.
 import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.trace.arguments import check_function, explained, short
 from ancestral.trace.naming import Place
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Request:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
 
+    def closed_by(self, last: "Callable[[Request], Request]") -> "Request":
+        """Return the request, which `last` changes when every handler has been asked."""
+        first = self.closing
+        return replace(self, closing=last if first is None else lambda r: last(first(r)))
+
 
 class Handler:
     """What changes the requests of the block that it is open around, or of a function.
@@ -92,6 +98,17 @@ class Handler:
 
     is_recorder = False
     """Whether it only looks on, so that plain draws need not ask it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a constructor that is called wrongly tell how it is called."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Show what it is given: its public attributes, in few words."""
+        given = (short(v) for k, v in vars(self).items() if not k.startswith("_") and v is not None)
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def ask(self, request: Request) -> Request:
         """Return the request as it goes on to the handlers further out."""
@@ -123,14 +140,9 @@ class Handler:
         """Return the function with this handler around every call.
 
         Raises:
-            TypeError: if it is none.
+            TypeError: if it is no function, or a generator or a coroutine, which would run outside.
         """
-        if not callable(function):
-            verb = type(self).__name__
-            raise TypeError(
-                f"{verb} goes around a function, not a {type(function).__name__}, as in "
-                f"{verb}(...)(model)(x)"
-            )
+        check_function(type(self).__name__, function)
 
         @functools.wraps(function)
         def handled(*args: P.args, **kwargs: P.kwargs) -> R:

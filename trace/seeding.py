@@ -4,15 +4,18 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from torch import Tensor
 
-from ancestral.trace.request import Handler
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.request import Handler, handlers
 
 
 class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
     """Draw all that a block draws from a generator of its own.
 
     The draws of torch itself, of ``randn`` and dropout, are among them. The generator goes on from
-    block to block; torch's own goes on after each as if nothing had been drawn.
+    block to block; torch's own goes on after each as if nothing had been drawn. It belongs to the
+    process: threads that draw at the same time draw from one stream, in an order that may change.
 
     Args:
         generator: the seed of a generator for each device, the GPUs among them; or a generator, for
@@ -20,26 +23,32 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
 
     Raises:
         TypeError: if it is neither, or a generator of a device that torch has none of its own for.
+        ValueError: if a seed has more than 64 bits.
     """
 
     def __init__(self, generator: torch.Generator | int) -> None:
         """Take the generator."""
         if isinstance(generator, bool) or not isinstance(generator, (int, torch.Generator)):
-            raise TypeError(f"seed takes an int, or a torch.Generator, not {generator!r}")
-        self.generators = (
-            tuple(torch.Generator(device).manual_seed(generator) for device in _devices())
+            raise TypeError(f"seed takes an int, or a torch.Generator, not {kind_of(generator)}")
+        if isinstance(generator, int) and not -(2**63) <= generator < 2**64:
+            raise ValueError(f"seed takes an int of 64 bits, not {generator}")
+        self.generator = generator
+        self._generators = (
+            [torch.Generator(device).manual_seed(generator) for device in _devices()]
             if isinstance(generator, int)
-            else (generator,)
+            else [generator]
         )
-        for each in self.generators:
+        for each in self._generators:
             _torchs_own(each.device)
-        self._outer: list[list[torch.Tensor]] = []
+        self._outer: list[list[Tensor]] = []
 
     def __enter__(self) -> Self:
         """Go over to the generators."""
-        self._outer.append([_torchs_own(each.device).get_state() for each in self.generators])
-        for each in self.generators:
-            _torchs_own(each.device).set_state(each.get_state())
+        outer = _innermost()
+        if outer is not None:  # which may be this one: its stream goes on
+            outer._keep()
+        self._outer.append([_torchs_own(each.device).get_state() for each in self._generators])
+        self._go()
         return super().__enter__()
 
     def __exit__(
@@ -48,12 +57,31 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Go back to those of torch."""
+        """Go back to those of the block around, or of torch."""
         super().__exit__(kind, error, traceback)
-        for each, outer in zip(self.generators, self._outer.pop(), strict=True):
-            own = _torchs_own(each.device)
-            each.set_state(own.get_state())
-            own.set_state(outer)
+        outer = _innermost()
+        self._keep()
+        if outer is not None:  # what it draws on devices that are not ours went on
+            outer._keep(but=[each.device for each in self._generators])
+        for each, state in zip(self._generators, self._outer.pop(), strict=True):
+            _torchs_own(each.device).set_state(state)
+        if outer is not None:
+            outer._go()
+
+    def _keep(self, but: list[torch.device] | None = None) -> None:
+        """Note how far the streams have come."""
+        for each in self._generators:
+            if each.device not in (but or ()):
+                each.set_state(_torchs_own(each.device).get_state())
+
+    def _go(self) -> None:
+        """Let torch draw from here."""
+        for each in self._generators:
+            _torchs_own(each.device).set_state(each.get_state())
+
+
+def _innermost() -> seed | None:
+    return next((handler for handler in reversed(handlers()) if isinstance(handler, seed)), None)
 
 
 def _devices() -> list[torch.device]:

@@ -20,6 +20,7 @@ from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
 from ancestral.trace.stack import local
+from ancestral.trace.versions import versions_of
 
 
 def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
@@ -83,13 +84,13 @@ def given(request: Request) -> Request:
     fn, value = request.fn, request.value
     size: Shape = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
-    held = parameters(fn)
+    held, plain = parameters(fn), untrack(value)
     source = _source(request, shape)
     node = Node(
         name=request.name,
         type="sample",
         fn=fn,
-        value=untrack(value),
+        value=plain,
         shape=shape,
         source=source,
         inflow=controlled(inflow(fn, held, shape, None), shape),
@@ -107,7 +108,7 @@ def given(request: Request) -> Request:
         grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
         infer=request.infer,
         enumeration=request.enumeration,
-        versions=tuple((t, t._version) for t, _ in held if t.requires_grad and t.is_leaf),
+        versions=versions_of(held, plain),
     )
     local.traces[0].ledger.admit(node)
     admit(node, request)
@@ -139,12 +140,44 @@ def named(request: Request) -> Request:
         scale=request.scale,
         mask=request.mask,
         cond_indep_stack=request.plates,
+        grouped=_events(request, size) if request.plates else 0,
         infer=request.infer,
     )
     if request.kind == "deterministic":
         local.traces[0].ledger.admit(node)
     admit(node, request)
     return replace(request, value=node.tracked_value)
+
+
+def _events(request: Request, size: Shape) -> int:
+    """Return how many of the last dimensions of a value without a density are an event.
+
+    Where nobody says, it is the fewest such that as many plates as can be are dimensions of its
+    batch: none is of another size, or indexes other repetitions of what the value depends on.
+    """
+    if request.fn is not None:
+        return len(request.fn.event_shape)
+    known: int | None = request.options.get("event_dim")
+    if known is not None or request.kind != "deterministic":
+        return known or 0
+    ledger, found = local.traces[0].ledger, provenance(request.value)
+    plates = [plate for plate in request.plates if plate.dim is not None]
+    apart = {plate.name: ledger.apart(found, plate.name) for plate in plates}
+
+    def placed(events: int) -> int:
+        """Return how many plates are dimensions of the batch, -1 if one cannot be."""
+        count = 0
+        for plate in plates:
+            assert plate.dim is not None
+            place, known = len(size) - events + plate.dim, apart[plate.name]
+            if place < 0 or size[place] == 1:
+                continue
+            if size[place] != plate.subsample_size or not (known is None or place in known):
+                return -1
+            count += 1
+        return count
+
+    return max(range(len(size) + 1), key=placed)  # the first of the best
 
 
 def _source(request: Request, shape: Shape) -> Source:

@@ -4,7 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 
 class _Span(NamedTuple):
@@ -13,6 +13,14 @@ class _Span(NamedTuple):
     lower: Any
     upper: Any
     is_discrete: bool
+
+
+def support_of(fn: Distribution) -> Any:
+    """Return the support of a distribution, None where a user's class declares none."""
+    try:
+        return fn.support
+    except NotImplementedError:
+        return None
 
 
 def lies_within(inner: Any, outer: Any) -> bool | None:

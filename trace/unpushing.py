@@ -7,12 +7,12 @@ from torch.distributions import Independent, TransformedDistribution
 
 from ancestral.trace.parameters import factorized
 from ancestral.trace.primitives import sample
-from ancestral.trace.reparam import ReparamError
+from ancestral.trace.reparam import ReparamError, Strategy
 from ancestral.trace.request import Request
 
 
 @dataclass(frozen=True)
-class Transform:
+class Transform(Strategy):
     """Draw x = f(y) from a `TransformedDistribution` as its base ``{name}_base``, y.
 
         y ~ q,  x = f(y),  log q(y) = log p(x) + log |det df/dy|

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.factor import Factor
 from ancestral.trace.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.plates import Plate
 from ancestral.trace.tables import aligned
@@ -48,15 +49,21 @@ def rows_of(nodes: Iterable[Node]) -> Iterator[Row]:
     for node in nodes:
         if node.fn is None:
             what = node.type if node.type != "deterministic" else "value"
-            yield Row(node.name, what, tuple(node.value.shape), (), _note(node))
+            shape, cut = tuple(node.value.shape), node.value.dim() - node.grouped
+            yield Row(node.name, what, shape[:cut], shape[cut:], _note(node))
             continue
         batch, event = tuple(node.fn.batch_shape), tuple(node.fn.event_shape)
+        density = _density_shape(node)
+        weight = Row("", "log_prob", density or (), (), "none" if density is None else "")
+        if isinstance(node.fn, Factor):  # it has no value
+            yield Row(node.name, "factor", batch, (), _note(node))
+            yield weight
+            continue
         yield Row(node.name, "dist", batch, event, _note(node))
         value = tuple(node.value.shape)
         cut = len(value) - len(event)
         yield Row("", "observed" if node.is_observed else "value", value[:cut], value[cut:])
-        density = _density_shape(node)
-        yield Row("", "log_prob", density or (), (), "none" if density is None else "")
+        yield weight
 
 
 def format_shapes(nodes: Mapping[str, Node]) -> str:

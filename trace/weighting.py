@@ -1,12 +1,21 @@
 """Weighting: how much the sites of a block count, and which of their elements."""
 
+import math
+import operator
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.checks import WeightShapeError
 from ancestral.trace.request import Handler, Request
+
+T = TypeVar("T")
 
 
 class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
@@ -18,22 +27,26 @@ class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
         factor: a positive number, or a tensor that broadcasts to the batch of every site.
 
     Raises:
-        ValueError: if it is not positive.
+        TypeError: if it is no number, and no tensor of them.
+        ValueError: if it is not positive, or not finite.
     """
 
     def __init__(self, factor: float | Tensor) -> None:
         """Take the factor."""
+        if isinstance(factor, bool) or not isinstance(factor, (int, float, Tensor)):
+            raise TypeError(f"scale must be a number, or a tensor of them, not {kind_of(factor)}")
         # To check is not to decide: the value does not escape.
-        plain = untrack(factor) if isinstance(factor, Tensor) else torch.as_tensor(factor)
-        if not bool((plain.detach() > 0).all()):
-            raise ValueError(f"scale must be greater than 0, not {factor!r}")
+        plain = torch.as_tensor(untrack(factor) if isinstance(factor, Tensor) else factor).detach()
+        if not bool(((plain > 0) & (plain < math.inf)).all()):
+            raise ValueError(f"scale must be greater than 0, and finite, not {factor!r}")
         self.factor = factor
 
     def ask(self, request: Request) -> Request:
         """Multiply the scale of a sample."""
         if request.kind != "sample":
             return request
-        return replace(request, scale=request.scale * self.factor)
+        factor = together(request, "scale", request.scale, self.factor, operator.mul)
+        return replace(request, scale=factor)
 
 
 class mask(Handler):  # noqa: N801
@@ -54,7 +67,7 @@ class mask(Handler):  # noqa: N801
         if isinstance(which, bool):
             which = torch.tensor(which)
         if not isinstance(which, Tensor) or which.dtype != torch.bool:
-            found = which.dtype if isinstance(which, Tensor) else type(which).__name__
+            found = f"one of {which.dtype}" if isinstance(which, Tensor) else kind_of(which)
             raise TypeError(f"mask must be a bool, or a tensor of them, not {found}")
         self.which = which
 
@@ -62,5 +75,28 @@ class mask(Handler):  # noqa: N801
         """Narrow the mask of a sample."""
         if request.kind != "sample":
             return request
-        both = self.which if request.mask is None else request.mask & self.which
+        if request.mask is None:
+            return replace(request, mask=self.which)
+        both = together(request, "mask", request.mask, self.which, operator.and_)
         return replace(request, mask=both)
+
+
+def together(request: Request, word: str, inner: T, outer: T, combine: Callable[[T, T], T]) -> T:
+    """Return what two nested blocks say of a site together.
+
+    Raises:
+        WeightShapeError: if they do not broadcast with each other.
+    """
+    try:
+        return combine(inner, outer)
+    except RuntimeError as error:
+        assert request.fn is not None
+        batch = tuple(request.fn.batch_shape)
+        sizes = [tuple(each.shape) for each in (inner, outer) if isinstance(each, Tensor)]
+        odd = next((size for size in sizes if not _broadcasts(size, batch)), sizes[-1])
+        raise WeightShapeError(request, word, odd, batch) from error
+
+
+def _broadcasts(size: Shape, batch: Shape) -> bool:
+    pairs = zip(reversed(size), reversed(batch), strict=False)
+    return len(size) <= len(batch) and all(ours in (1, theirs) for ours, theirs in pairs)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Beta,
@@ -164,3 +165,27 @@ def test_a_cost_is_refused() -> None:
     assert problems(model, drawing("z")) == [CostInPairError]
     with pytest.raises(CostInPairError, match=r"an\.factor\('c', -cost\)"):
         an.elbo(model, drawing("z"))
+
+
+class Unsupported(Distribution):
+    """A user's distribution that declares no support."""
+
+    arg_constraints: Any = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__(torch.Size(), torch.Size(), validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return torch.zeros(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -(value**2)
+
+
+def test_a_distribution_without_a_support_is_taken_as_it_is() -> None:
+    def drawing_from(fn: Distribution) -> Callable[[], Tensor]:
+        return lambda: an.sample("z", fn)
+
+    for model, guide in ((Unsupported(), Unsupported()), (Normal(0.0, 1.0), Unsupported())):
+        assert an.check_pair(drawing_from(model), drawing_from(guide)).is_consistent
+        assert an.check_pair(drawing_from(guide), drawing_from(model)).is_consistent

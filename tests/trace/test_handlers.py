@@ -5,6 +5,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
+from ancestral import handlers
 from ancestral.trace.handlers import (
     Handler,
     ReplayShapeError,
@@ -31,6 +33,7 @@ from ancestral.trace.handlers import (
     substitute,
     uncondition,
 )
+from ancestral.trace.request import handlers as open_handlers
 
 
 def ran(program: Callable[[], object], *handlers: Handler) -> an.Trace:
@@ -309,3 +312,151 @@ def test_replayed_indices_of_a_subsampled_plate_are_those_of_the_trace() -> None
     assert torch.equal(first["data"].value, second["data"].value)
     assert torch.equal(first["x"].value, data[first["data"].value])
     assert not torch.equal(first["data"].value, third["data"].value)
+
+
+def test_a_site_that_is_set_within_cannot_be_observed_around() -> None:
+    one, two = ({"z": torch.tensor(v)} for v in (1.0, 2.0))
+
+    def program() -> None:
+        an.sample("z", Normal(0.0, 1.0))
+
+    with pytest.raises(an.SiteError, match=r"'z' \(.*is set by do, within a block that is to cond"):
+        condition(one)(do(two)(program))()
+    with an.record() as trace:
+        do(two)(condition(one)(program))()
+    assert (trace["z"].type, trace["z"].value.item()) == ("deterministic", 2.0)
+
+
+def test_a_factor_is_no_data_that_is_forgotten() -> None:
+    def program() -> None:
+        z = an.sample("z", Normal(0.0, 1.0))
+        an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.3))
+        an.factor("f", -(z**2))
+
+    with an.record() as trace:
+        uncondition()(program)()
+    assert [node.name for node in trace.stochastic_nodes] == ["z", "x"]
+    assert torch.equal(trace["f"].log_prob, -(trace["z"].value ** 2))
+
+
+def test_a_part_of_a_plate_is_not_replayed_from_a_plate_of_another_size() -> None:
+    def program(size: int, part: int | None = None) -> an.Trace:
+        with an.record() as trace, an.plate("data", size, part) as index:
+            an.sample("z", Normal(torch.zeros(len(index)), 1.0))
+        return trace
+
+    message = r"plate 'data' \(.*with size 10 and subsample_size 3; expected size 5 and subsample"
+    with pytest.raises(an.SiteError, match=message), replay(program(10, 3)):
+        program(5, 3)  # whose rows 0 to 4 are not rows 0 to 9
+    with pytest.raises(an.SiteError, match="expected size 10 and subsample_size 4"):
+        replay(program(10, 3))(program)(10, 4)
+    with replay(program(10)), block(where=lambda request: request.kind == "sample"):
+        assert program(20)["data"].value.tolist() == list(range(20))  # other data, all of it
+
+
+def test_what_is_computed_in_a_trace_is_not_drawn_anew_in_its_replay() -> None:
+    def program() -> torch.Tensor:
+        return an.sample("z", Normal(3.0, 0.5))
+
+    halves = handlers.reparam({"z": handlers.LocScale()})
+    with an.record() as computed:
+        halves(program)()
+    with pytest.raises(an.SiteError, match=r"'z' \(.*is a computed value.*expected the same hand"):
+        replay(computed)(program)()
+    for handled in (replay(computed)(halves(program)), halves(replay(computed)(program))):
+        assert torch.equal(handled(), computed["z"].value)
+    with substitute({"z": computed["z"].value}):
+        assert torch.equal(program(), computed["z"].value)
+
+
+@pytest.mark.parametrize("verb", [mask, scale])
+def test_weights_that_do_not_fit_each_other_name_the_site(verb: Any) -> None:
+    three, four = (torch.ones(n, dtype=torch.bool if verb is mask else None) for n in (3, 4))
+
+    def program() -> None:
+        an.sample("z", Normal(torch.zeros(3), 1.0))
+
+    for handled in (verb(three)(verb(four)(program)), verb(four)(verb(three)(program))):
+        with pytest.raises(an.SiteError, match=r"'z' \(.*has shape \[4\]; expected .*batch \[3\]"):
+            handled()
+
+
+def test_a_scale_is_looked_at_as_data() -> None:
+    with an.record() as trace:
+        z = an.sample("z", Bernoulli(torch.tensor(0.5)))
+        with scale(1 + z):
+            an.sample("x", Normal(0.0, 1.0))
+    assert trace.escapes == ()
+    assert trace["x"].parents == frozenset()
+
+
+def test_a_seed_that_is_open_already_goes_on() -> None:
+    with seed(1):
+        expected = torch.randn(4)
+    again = seed(1)
+    before = torch.get_rng_state()
+    with again:
+        first = torch.randn(1)
+        with seed(7):
+            torch.randn(5)
+            with again:
+                second = torch.randn(1)
+        with again:
+            third = torch.randn(1)
+        fourth = torch.randn(1)
+    assert torch.equal(torch.cat([first, second, third, fourth]), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="draws on a device need one")
+def test_a_seed_is_that_of_draws_on_a_device_too() -> None:
+    def draw() -> Tensor:
+        host = torch.randn(2)
+        loc = torch.zeros(2, device="cuda")
+        return torch.cat([host, an.sample("z", Normal(loc, 1.0)).cpu(), torch.rand_like(loc).cpu()])
+
+    torch.zeros((), device="cuda")  # CUDA is in use
+    before = torch.cuda.get_rng_state()
+    stream = seed(3)
+    drawn = [stream(draw)(), stream(draw)()]
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    again = seed(3)
+    assert all(torch.equal(again(draw)(), each) for each in drawn)
+    assert not torch.equal(*drawn)
+    with seed(3):
+        assert torch.equal(torch.randn(2), drawn[0][:2])
+
+
+def test_an_error_within_any_handler_leaves_nothing_open() -> None:
+    values = {"z": torch.tensor(1.0)}
+    opened: tuple[Handler, ...] = (
+        condition(values),
+        do(values),
+        substitute(values),
+        uncondition(),
+        block("z"),
+        expose("z"),
+        mask(True),
+        scale(2.0),
+        seed(0),
+        infer_config(lambda request: {}),
+        handlers.reparam({"z": handlers.LocScale()}),
+        handlers.lift(Normal(0.0, 1.0)),
+        handlers.enumerate(-3),
+    )
+
+    def program() -> None:
+        raise LookupError("of the program")
+
+    before = torch.get_rng_state()
+    handled: Callable[[], None] = program
+    for handler in opened:
+        handled = handler(handled)
+    for _ in range(2):
+        with pytest.raises(LookupError, match="of the program"):
+            handled()
+    assert open_handlers() == ()
+    assert torch.equal(torch.get_rng_state(), before)
+    with an.record() as trace:
+        an.sample("z", Normal(0.0, 1.0))
+    assert trace["z"].is_drawn

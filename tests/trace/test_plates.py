@@ -349,3 +349,61 @@ def test_a_loss_that_is_summed_by_hand_is_not_scaled() -> None:
     an.backward(loss)
     assert theta.grad is not None
     assert theta.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_computed_value_is_in_the_plates_around_it() -> None:
+    def program() -> None:
+        a = an.sample("a", Normal(0.0, 1.0))
+        with an.plate("rows", 4):
+            an.deterministic("line", a * torch.arange(4.0))
+            z = an.sample("z", Normal(a, 1.0))
+            an.deterministic("wide", z[:, None] * torch.ones(4))  # aligned: rows is the first
+            an.deterministic("mixed", z.mean().expand(4))
+            an.deterministic("scalar", a)
+            with an.plate("columns", 3, dim=-2):
+                an.deterministic("both", z * torch.ones(3, 1))
+                an.deterministic("event", torch.ones(3, 4, 3, 4), event_dim=2)
+        for step in an.plate("steps", 2):
+            an.deterministic(f"step_{step}", a)
+
+    with an.record() as trace:
+        program()
+    shown = {line.split()[0]: line.split()[1:] for line in trace.format_shapes().split("\n")}
+    assert shown["line"] == ["value", "4", "|", "rows"]
+    assert shown["wide"] == ["value", "4", "|", "4", "rows"]
+    assert shown["mixed"] == ["value", "|", "4", "rows"]  # its elements are no repetitions
+    assert shown["scalar"] == ["value", "|", "rows"]
+    assert shown["both"] == ["value", "3", "4", "|", "rows,", "columns"]
+    assert shown["event"] == ["value", "3", "4", "|", "3", "4", "rows,", "columns"]
+    assert shown["step_1"] == ["value", "|", "steps[1]"]
+    rows = next(extent for extent in trace.plates if extent.name == "rows")
+    expected = (("line", 0), ("z", 0), ("wide", 0), ("both", 1), ("event", 1))
+    assert rows.dims == expected
+    stored = an.Trace.from_dict(trace.to_dict())
+    assert stored.format_shapes() == trace.format_shapes()
+    assert stored.plates == trace.plates
+    for name, node in trace.items():
+        assert stored[name].cond_indep_stack == node.cond_indep_stack
+
+
+def test_a_computed_value_has_no_more_events_than_dimensions() -> None:
+    with pytest.raises(ValueError, match=r"'v' has 1 dimensions; event_dim must be one of 0 to"):
+        an.deterministic("v", torch.zeros(2), event_dim=2)
+
+
+def test_a_site_that_is_drawn_otherwise_or_set_stays_in_its_plates() -> None:
+    def program() -> None:
+        with an.plate("rows", 4):
+            an.sample("z", Independent(Normal(torch.zeros(4, 4), 1.0), 1))
+
+    handlers = (
+        an.handlers.reparam({"z": an.handlers.LocScale()}),
+        an.handlers.do({"z": torch.zeros(4, 4)}),
+    )
+    for handler in handlers:
+        with an.record() as trace, handler:
+            program()
+        assert [plate.name for plate in trace["z"].cond_indep_stack] == ["rows"]
+        rows = next(extent for extent in trace.plates if extent.name == "rows")
+        assert ("z", 0) in rows.dims
+        assert ("z", 1) not in rows.dims

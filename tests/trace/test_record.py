@@ -4,7 +4,7 @@ import gc
 import linecache
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -314,6 +314,16 @@ def test_a_recorded_function_that_raises_leaves_the_trace_of_what_it_did(p: Tens
     with pytest.raises(KeyError, match="later"):
         recorded()
     assert list(recorded.trace) == ["bernoulli"]
+
+
+def test_what_is_no_function_or_runs_later_is_not_recorded() -> None:
+    def later() -> Iterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match=r"record\(...\) stands around a function, not an int"):
+        an.record()(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="its body runs after the call"):
+        an.record()(later)
 
 
 def test_handlers_go_around_a_recorded_function_and_within_it() -> None:

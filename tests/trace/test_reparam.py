@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -449,3 +450,51 @@ def test_a_site_that_the_program_has_not_is_an_error() -> None:
         program()
     for part in (f"reparam at {__file__}:", "no site 'y'", "'x'"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(5,), (4, 1)])
+def test_a_centering_does_not_make_a_site_larger(size: tuple[int, ...]) -> None:
+    handler = reparam({"x": LocScale(torch.full(size, 0.5))})
+    message = r"'x' \(.*LocScale\(centered=tensor\[.*expected a centered that broadcasts to \[\]"
+    with pytest.raises(an.SiteError, match=message):
+        handler(lambda: an.sample("x", Normal(0.0, 1.0)))()
+
+
+@pytest.mark.parametrize(
+    ("value", "came"), [(torch.zeros(7), r"one of shape \[7\]"), (3.0, "a float")]
+)
+def test_a_strategy_makes_a_value_of_its_site(value: Any, came: str) -> None:
+    def strategy(request: Request) -> Any:
+        return value
+
+    handler = reparam({"x": strategy})
+    with pytest.raises(an.SiteError, match=rf"'x' \(.*made {came}; expected .*shape \[2\]"):
+        handler(lambda: an.sample("x", Normal(torch.zeros(2), 1.0)))()
+
+
+def test_a_handler_that_draws_in_one_thread_chooses_in_another() -> None:
+    inside, outside = threading.Event(), threading.Event()
+    kinds: list[str] = []
+
+    def config(request: Request) -> Strategy:
+        return waiting
+
+    def waiting(request: Request) -> Tensor:
+        inside.set()
+        assert outside.wait(10)
+        return torch.zeros(())
+
+    def other() -> None:
+        assert inside.wait(10)
+        outside.set()  # the strategy is drawing in the other thread
+        with an.record() as trace, handler:
+            an.sample("x", Normal(0.0, 1.0))
+        kinds.append(trace["x"].type)
+
+    handler = reparam(config)
+    thread = threading.Thread(target=other)
+    thread.start()
+    with handler:
+        an.sample("x", Normal(0.0, 1.0))
+    thread.join()
+    assert kinds == ["deterministic"]

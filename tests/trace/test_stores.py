@@ -316,7 +316,7 @@ def test_a_functional_call_of_a_store_says_what_to_call() -> None:
 
 
 def test_a_store_goes_around_a_function_only() -> None:
-    with pytest.raises(TypeError, match=r"ParamStore goes around a function, not a Tensor, as in"):
+    with pytest.raises(TypeError, match=r"ParamStore\(...\) stands around a function, not a Ten"):
         an.ParamStore()(torch.zeros(2))  # type: ignore[arg-type]
 
 

@@ -22,7 +22,7 @@ def test_shapes_stand_below_each_other() -> None:
         "      value         |  3",
         "      log_prob      |",
         "rows  plate     20  |     dim -1, 20 of 100",
-        "m     value     20  |",
+        "m     value     20  |     rows",
         "<x>   dist      20  |     rows",
         "      observed  20  |",
         "      log_prob  20  |",
@@ -78,3 +78,19 @@ def test_a_copy_is_left_as_it_is() -> None:
         twin = trace.copy()
         an.sample("b", Bernoulli(0.5))
     assert (list(trace), list(twin)) == (["a", "b"], ["a"])
+
+
+def test_a_factor_has_no_event() -> None:
+    def model() -> None:
+        z = an.sample("z", Normal(0.0, 1.0))
+        with an.plate("rows", 4):
+            an.factor("f", -(z**2) * torch.ones(4))
+
+    with an.record() as trace:
+        model()
+    lines = [line.split() for line in trace.format_shapes().split("\n")]
+    assert lines[-2:] == [["f", "factor", "4", "|", "rows"], ["log_prob", "4", "|"]]
+    assert "Factor (observed)  [4] " in str(trace)
+    assert "f ~ Factor[4] <- z" in str(trace.graph)
+    report = str(an.check_pair(model, lambda: an.sample("z", Normal(0.0, 1.0))))
+    assert "f     Factor [4] in rows (" in report

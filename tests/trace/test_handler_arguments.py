@@ -1,0 +1,252 @@
+"""Arguments of handlers: wrong ones are told where the handler is made, right ones are shown."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call"
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+import ancestral as an
+from ancestral import handlers
+
+untyped: Any = handlers  # these are wrong by their types as well
+ONE = torch.tensor(1.0)
+
+
+def model() -> None:
+    z = an.sample("z", Normal(0.0, 1.0))
+    an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.3))
+
+
+def steps() -> Iterator[int]:
+    yield 1
+
+
+WRONG: list[tuple[str, type[Exception], str]] = [
+    ("block(where=3)", TypeError, "block: where must be a function of a request.*not an int"),
+    ("infer_config(3)", TypeError, "infer_config takes a function of a request.*not an int"),
+    ("scale('x')", TypeError, "scale must be a number, or a tensor of them, not a str"),
+    ("scale(True)", TypeError, "scale must be a number, or a tensor of them, not a bool"),
+    ("scale(float('inf'))", ValueError, "scale must be greater than 0, and finite, not inf"),
+    ("mask(3)", TypeError, "mask must be a bool, or a tensor of them, not an int"),
+    ("mask(torch.ones(2))", TypeError, "mask must be a bool, or a.*not one of torch.float32"),
+    ("seed('x')", TypeError, "seed takes an int, or a torch.Generator, not a str"),
+    ("seed(2**64)", ValueError, "seed takes an int of 64 bits, not 18446744073709551616"),
+    ("reparam(config=3)", TypeError, "reparam takes a mapping of names to strat.*, not an int"),
+    ("reparam({'z': 3})", TypeError, r"by the names of sites, such as LocScale\(\), not 'z': 3"),
+    ("reparam(h.LocScale())", TypeError, r"{'z': LocScale\(centered=0.0\)}.* not a strategy"),
+    ("reparam(h.LocScale)", TypeError, r"{'z': LocScale\(\)}.* not a strategy itself"),
+    ("LocScale('x')", TypeError, "LocScale: centered must be a number between 0 and 1.*not a str"),
+    ("enumerate('x')", ValueError, "enumerate: first_dim must be a negative int.*not 'x'"),
+    ("enumerate(2)", ValueError, "enumerate: first_dim must be a negative int.*not 2"),
+    (
+        "enumerate(first_available_dim=-2)",
+        TypeError,
+        r"enumerate\(first_dim=-5\): it has no argument first_available_dim=",
+    ),
+    ("markov(3)", TypeError, r"markov takes the steps .* range\(10\), not an int"),
+    ("replay(3)", TypeError, r"replay takes a Trace, not an int; .*replay\(trace\)\(model\)"),
+    ("replay(model, trace=3)", TypeError, r"replay\(trace\): .*replay\(\.\.\.\)\(model\)"),
+    ("condition(3)", TypeError, "condition takes a mapping of names to values, not an int"),
+    ("condition({3: ONE})", TypeError, "values by the names of sites, not by an int"),
+    ("condition(data={})", TypeError, r"condition\(values\): it has no argument data=; .*\(model"),
+    ("condition(model, {})", TypeError, r"condition\(values\): too many positional arguments"),
+    ("do(data={})", TypeError, r"do\(values\): it has no argument data="),
+    ("block(hide=['z'])", TypeError, r"block\(\*names, where=None\): it has no argument hide="),
+]
+
+
+@pytest.mark.parametrize(("source", "kind", "message"), WRONG, ids=[row[0] for row in WRONG])
+def test_a_wrong_argument_is_told_where_the_handler_is_made(
+    source: str, kind: type[Exception], message: str
+) -> None:
+    given = {"ONE": ONE, "model": model, "h": handlers, "torch": torch}
+    with pytest.raises(kind, match=message):
+        eval(f"h.{source}", given)
+
+
+def test_a_function_of_infer_config_that_returns_no_mapping_names_the_site() -> None:
+    handler = untyped.infer_config(lambda request: None)
+    with pytest.raises(an.SiteError, match=r"'z' \(.*returned None; expected a mapping"):
+        handler(model)()
+
+
+def test_a_function_of_reparam_that_returns_no_strategy_names_the_site() -> None:
+    handler = untyped.reparam(lambda request: 3)
+    with pytest.raises(handlers.ReparamError, match=r"'z' \(.*an int cannot.*such as LocScale\(\)"):
+        handler(model)()
+
+
+async def later() -> None:
+    model()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (3, r"seed\(...\) stands around a function, not an int"),
+        (steps, r"cannot stand around steps, .*open `with seed\(...\):` within it"),
+        (later, r"cannot stand around later, "),
+    ],
+)
+def test_what_runs_after_the_call_is_refused(function: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        handlers.seed(0)(function)
+
+
+@pytest.mark.parametrize(
+    ("handler", "shown"),
+    [
+        (handlers.condition({"z": torch.zeros(2, 3)}), "condition({'z': tensor[2, 3]})"),
+        (handlers.do({"z": ONE}), "do({'z': tensor[]})"),
+        (handlers.substitute({"z": ONE}), "substitute({'z': tensor[]})"),
+        (handlers.uncondition(), "uncondition()"),
+        (handlers.block(), "block()"),
+        (handlers.block("z", "x"), "block('z', 'x')"),
+        (handlers.block(where=callable), "block(where=callable)"),
+        (handlers.expose("z"), "expose('z')"),
+        (handlers.mask(torch.tensor([True])), "mask(tensor[1])"),
+        (handlers.scale(0.1), "scale(0.1)"),
+        (handlers.seed(3), "seed(3)"),
+        (handlers.lift(Normal(0.0, 1.0)), "lift(Normal(loc: 0.0, scale: 1.0))"),
+        (untyped.infer_config(callable), "infer_config(callable)"),
+        (handlers.enumerate(-2), "enumerate(-2)"),
+        (handlers.reparam({"z": handlers.LocScale()}), "reparam({'z': LocScale(centered=0.0)})"),
+    ],
+)
+def test_a_handler_shows_what_it_is_given(handler: handlers.Handler, shown: str) -> None:
+    assert repr(handler) == shown
+
+
+def test_a_replay_shows_the_sites_of_its_trace() -> None:
+    with an.record() as trace:
+        model()
+    assert repr(handlers.replay(trace)) == "replay(Trace(z, x))"
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        handlers.substitute({"zz": ONE}),
+        handlers.block("zz"),
+        handlers.expose("zz"),
+        handlers.condition({"zz": ONE}),
+        handlers.do({"zz": ONE}),
+        handlers.reparam({"zz": handlers.LocScale()}),
+    ],
+)
+def test_a_name_that_no_site_has_is_told(handler: handlers.Handler) -> None:
+    message = rf"{type(handler).__name__} at .*test_handler_arguments.py:\d+: .* no site 'zz'; the "
+    with pytest.raises(handlers.UnknownSiteError, match=message + r".*'z', 'x'; did you mean 'z'"):
+        handler(model)()
+
+
+def test_a_site_that_a_handler_leaves_as_it_is_is_none_that_is_missed() -> None:
+    values = {"z": ONE, "x": ONE}  # x is data, which substitute leaves
+    with an.record() as trace, handlers.substitute(values):
+        model()
+    assert trace["x"].value == torch.tensor(0.3)
+
+
+def test_a_handler_is_open_in_many_threads_at_once() -> None:
+    handled = handlers.condition({"z": ONE})
+    inside = threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    def first() -> None:
+        an.sample("z", Normal(0.0, 1.0))
+        inside.wait()  # the other block is open now, and closes after this one
+        inside.wait()
+
+    def second() -> None:
+        inside.wait()
+        inside.wait()
+        an.sample("z", Normal(0.0, 1.0))
+
+    def run(program: Callable[[], None]) -> None:
+        try:
+            handled(program)()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(program,)) for program in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_missing_site_of_a_trace_names_those_that_there_are() -> None:
+    with an.record() as trace:
+        an.sample("sigma", Normal(0.0, 1.0))
+        model()
+    with pytest.raises(an.SiteError, match=r"no site 'sigm'; it has 'sigma', 'z', 'x'; did you me"):
+        trace["sigm"]
+    with pytest.raises(KeyError):
+        trace["sigm"]
+    assert "sigm" not in trace
+    assert trace.get("sigm") is None
+    assert trace.get("sigm", 3) == 3
+    assert trace.get("x") is trace["x"]
+
+
+TRACES: list[Callable[[Any], Any]] = [
+    an.suggest_guide_order,
+    an.prior_dependencies,
+    an.posterior_dependencies,
+    an.log_marginal,
+    an.marginals,
+    lambda given: an.negative_elbo(given, given),
+]
+
+
+@pytest.mark.parametrize("ask", TRACES)
+def test_a_program_in_the_place_of_a_trace_is_told_how_to_be_one(ask: Callable[[Any], Any]) -> None:
+    with pytest.raises(
+        TypeError, match=r"takes a Trace, not a function; record .*an.record\(\) as"
+    ):
+        ask(model)
+    with pytest.raises(TypeError, match=r"takes a Trace, not None; it is what `with an.record"):
+        ask(None)
+    with an.record() as trace:
+        model()
+    with pytest.raises(TypeError, match=r"takes a Trace, not a Graph"):
+        ask(trace.graph)
+
+
+PROGRAMS: list[Callable[[Any], Any]] = [
+    lambda given: an.check_pair(given, model),
+    lambda given: an.check_pair(model, given),
+    lambda given: an.elbo(model, given),
+    lambda given: an.importance(given),
+    lambda given: an.importance(model, given),
+    lambda given: an.Predictive(given, samples=2),
+    lambda given: an.Predictive(model, guide=given, samples=2),
+    lambda given: an.to_inference_data(given, posterior={}),
+]
+
+
+@pytest.mark.parametrize("ask", PROGRAMS)
+def test_a_trace_in_the_place_of_a_program_is_told(ask: Callable[[Any], Any]) -> None:
+    with an.record() as trace:
+        model()
+    with pytest.raises(
+        TypeError, match=r"takes the (model|guide).* as a function, not a Trace; gi"
+    ):
+        ask(trace)
+    with pytest.raises(TypeError, match=r"as a function, not an int; give .*without calling it"):
+        ask(3)
+
+
+def test_the_graph_of_a_trace_is_an_attribute_of_it() -> None:
+    with an.record() as trace:
+        model()
+    ask: Any = an.graph
+    with pytest.raises(TypeError, match=r"the graph of a trace is trace\.graph"):
+        ask(trace)

@@ -1,0 +1,101 @@
+"""Arguments: what handlers and questions are given, told where it is wrong, shown in few words.
+
+>>> import torch
+>>> short({"z": torch.zeros(2, 3)}), kind_of(3)
+("{'z': tensor[2, 3]}", 'an int')
+"""
+
+import functools
+import inspect
+import reprlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Short(reprlib.Repr):
+    """Shows tensors by their shapes, functions by their names, and long things in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = self.maxtuple = self.maxlist = 4
+        self.maxother = 60
+
+    def repr1(self, x: Any, level: int) -> str:
+        """Show a thing."""
+        if isinstance(x, Tensor):
+            return f"tensor{list(x.shape)}"
+        if isinstance(x, torch.Generator):
+            return str(x.initial_seed())
+        if inspect.isroutine(x) or isinstance(x, type):
+            return str(getattr(x, "__name__", x))
+        return super().repr1(x, level)
+
+
+short = _Short().repr
+
+
+def kind_of(value: object) -> str:
+    """Return what a message calls a value of a wrong type."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def explained(init: Callable[..., None]) -> Callable[..., None]:
+    """Return the constructor of a handler that tells how it is called where it cannot be so."""
+    signature = inspect.signature(init)
+    shown = signature.replace(
+        parameters=[p.replace(annotation=p.empty) for p in [*signature.parameters.values()][1:]],
+        return_annotation=signature.empty,
+    )
+
+    @functools.wraps(init)
+    def explaining(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError as error:
+            problem = _misfit(signature, self, *args, **kwargs)
+            if problem is None:
+                raise
+            verb = type(self).__name__
+            raise TypeError(
+                f"{verb}{shown}: {problem}; a function comes afterwards, as in {verb}(...)(model)"
+            ) from error
+
+    return explaining
+
+
+def _misfit(signature: inspect.Signature, *args: Any, **kwargs: Any) -> str | None:
+    """Return what is wrong with a call for its signature, None if nothing is."""
+    odd = [f"{name}=" for name in kwargs if name not in signature.parameters]
+    if odd and all(p.kind is not p.VAR_KEYWORD for p in signature.parameters.values()):
+        return f"it has no argument {', '.join(odd)}"
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def check_function(verb: str, function: object) -> None:
+    """Raise unless a handler can stand around a function.
+
+    Raises:
+        TypeError: if it is none, or one whose body runs after the call.
+    """
+    if not callable(function):
+        raise TypeError(f"{verb}(...) stands around a function, not {kind_of(function)}")
+    runs_later = (
+        inspect.isgeneratorfunction(function)
+        or inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function)
+    )
+    if runs_later:
+        raise TypeError(
+            f"{verb}(...) cannot stand around {short(function)}, which is a generator or a "
+            f"coroutine: its body runs after the call; open `with {verb}(...):` within it"
+        )
