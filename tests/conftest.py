@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import gc
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -28,6 +29,15 @@ def _untouched() -> Iterator[None]:
     yield
     watching.table.clear()
     watching.unwatch()
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Keep Python's collector, which would look at all that other tests left, out of a timing."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

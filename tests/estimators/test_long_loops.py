@@ -17,6 +17,7 @@ every_loop = pytest.mark.parametrize("add", LOOPS.values(), ids=list(LOOPS))
 
 
 @every_loop
+@pytest.mark.usefixtures("uncollected")
 def test_ten_times_the_steps_take_ten_times_as_long(add: Add) -> None:
     few, many = 1_000, 10_000
     looped(add, few)

@@ -3,10 +3,10 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
-import gc
 import itertools
 import time
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -234,11 +234,11 @@ def test_the_differences_of_a_tree_are_the_smaller_branch() -> None:
     assert total <= 255 * 8 / 2 + 255
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_stack_that_is_read_in_a_loop_takes_steps_in_proportion() -> None:
     """Were every read to look at all that was stacked, four times the draws took sixteen times."""
 
     def seconds(count: int) -> float:
-        gc.collect()  # which would look at all that the tests before have left
         start = time.process_time()
         with an.record():
             draws = [Bernoulli(logits=torch.zeros((), requires_grad=True)).sample()] * 2
@@ -248,8 +248,4 @@ def test_a_stack_that_is_read_in_a_loop_takes_steps_in_proportion() -> None:
         assert len(costs) == count
         return time.process_time() - start
 
-    gc.disable()
-    try:
-        assert seconds(1600) < 8 * min(seconds(400) for _ in range(2))
-    finally:
-        gc.enable()
+    assert seconds(1600) < 8 * min(seconds(400) for _ in range(2))
