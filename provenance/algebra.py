@@ -124,7 +124,7 @@ class Universe:
         # The ops that mixed elements, by what they made of what: see `mixing`.
         self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
         self._lock = threading.Lock()
-        self._interned: dict[tuple[Shape, frozenset[tuple[Alignment, Sources]]], Provenance] = {}
+        self._interned: dict[tuple[Any, ...], Provenance] = {}
 
     @property
     def owner(self) -> object:
@@ -209,10 +209,12 @@ class Universe:
 
     def intern(self, shape: Shape, entries: Entries) -> "Provenance":
         """Return the one provenance with this shape and these entries, none of them empty."""
-        key = (shape, frozenset(entries.items()))
+        pairs = tuple(entries.items())
+        # One entry is the most frequent: a key of its own makes half as many objects.
+        key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
         found = self._interned.get(key)
         if found is None:
-            found = Provenance(self, shape, tuple(entries.items()))
+            found = Provenance(self, shape, pairs)
             if any(len(members) > MOST_SOURCES for members in entries.values()):
                 found = self._gathered(found)
             self._interned[key] = found
