@@ -19,6 +19,7 @@ from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
+from ancestral.trace.versions import Versions, are_written
 
 
 class ModifiedParameterError(RuntimeError):
@@ -98,7 +99,7 @@ class Node:
     cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
     grouped: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    versions: tuple[tuple[Tensor, int], ...] = ()  # the leaves of fn and how often they had changed
+    versions: Versions = ()  # what the density is asked of, and how often it had been written into
     gate: Gate | None = None  # of a value with a gradient
     control: Provenance | None = None  # that Python came here, where it may not have
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
@@ -215,7 +216,7 @@ class Node:
     @property
     def is_modified(self) -> bool:
         """Whether a parameter of the distribution was overwritten since the draw."""
-        return any(leaf._version != version for leaf, version in self.versions)
+        return are_written(self.versions)
 
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""

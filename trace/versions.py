@@ -33,6 +33,12 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         return tuple([(t, version) for t in asked if (version := version_of(t)) != -1])
 
 
+def are_written(versions: Versions) -> bool:
+    """Return whether any tensor was written into since its version was noted."""
+    with torch._C.DisableTorchFunction():
+        return any([tensor._version != version for tensor, version in versions])
+
+
 def is_written(versions: Versions, value: Tensor) -> bool:
     """Return whether a value was written into since its version was noted."""
     return any(t is value and version_of(t) != version for t, version in versions)
