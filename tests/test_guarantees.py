@@ -188,7 +188,7 @@ def test_copies() -> None:
 
 def test_after_the_recording() -> None:
     """A tracked tensor works as data after its recording, and `an.backward` on it works until the
-    gradient was taken, and says so then.
+    gradient was taken or the recording was forgotten (below), and says so then.
     """
     (theta,) = leaves()
     with an.record():
