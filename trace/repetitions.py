@@ -104,7 +104,8 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         self.name, self.size, self.dim = name, size, dim
         self.subsample_size = size if subsample_size is None else subsample_size
         self._serial = next(_serials)
-        self._given = subsample
+        # A loader may fill the same tensor again.
+        self._given = None if subsample is None else subsample.clone()
         self._indices: Tensor | None = None
 
     @property
@@ -161,7 +162,9 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
                 f"the indices that it is replayed with, {replayed}",
                 raw(Tensor.tolist, self._given),
             )
-        self._indices, self._serial = answered.value, answered.infer["serial"]
+        # What is replayed has lost what the given indices depend on.
+        self._indices = answered.value if self._given is None else self._given
+        self._serial = answered.infer["serial"]
         return self._indices
 
     def _settled(self, request: Request) -> Request:

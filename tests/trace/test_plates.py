@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+)
 
 import ancestral as an
 from ancestral.trace.claims import PlateReuseError, PlateShapeError
@@ -73,6 +80,31 @@ def test_a_guide_and_a_model_that_are_given_the_same_indices_are_one_plate() -> 
     assert torch.equal(model["z"].value, guide["z"].value)
     loss = an.elbo(program, program, batch)
     assert loss.value == 0
+
+
+def test_what_is_at_indices_that_are_drawn_depends_on_their_draw() -> None:
+    data = torch.arange(4.0)
+
+    def program() -> None:
+        i = an.sample("i", Categorical(torch.ones(4)).expand(torch.Size([2])))
+        with an.plate("data", 4, subsample=i) as index:
+            an.sample("x", Normal(data[index], 1.0), obs=torch.zeros(2))
+
+    values = {"i": torch.tensor([1, 3])}
+    with an.record():
+        with an.record() as first, an.handlers.substitute(values):
+            program()
+        with an.record() as second, an.handlers.replay(first):
+            program()
+    assert first["x"].parents == second["x"].parents == {"i"}
+
+
+def test_indices_that_are_written_over_are_those_that_the_plate_was_given() -> None:
+    batch = torch.tensor([4, 1])
+    data = an.plate("data", 6, subsample=batch)
+    batch.fill_(0)
+    with data as index:
+        assert index.tolist() == [4, 1]
 
 
 def test_a_plate_that_is_given_all_indices_in_another_order_takes_the_rows_in_that_order() -> None:
