@@ -94,8 +94,17 @@ class SupportError(SiteError):
         super().__init__(
             f"{described(request)} is outside the support of {type(request.fn).__name__}: "
             f"{bad.numel()} of {total} elements, the first of them {bad.flatten()[0].item()!r}; "
-            f"expected {support}"
+            f"expected {support}; if its density is meant for such values too, make the "
+            "distribution, and an Independent around it, with validate_args=False"
         )
+
+
+class ObservedMaskError(SiteError):
+    """A site is told wrongly which of its elements are observed."""
+
+    def __init__(self, name: str, where: Place, problem: str) -> None:
+        """Name the site, its line and what is wrong."""
+        super().__init__(f"site {name!r} ({where.location}): {problem}")
 
 
 def described(request: Request) -> str:
@@ -119,6 +128,19 @@ def check_fn(name: str, fn: object, where: Place) -> None:
     """Raise unless a distribution is one."""
     if not isinstance(fn, Distribution):
         raise SiteDistributionError(name, fn, where)
+
+
+def check_obs_mask(name: str, obs: object, obs_mask: object, where: Place) -> None:
+    """Raise unless a mask can say which elements are observed, and what is observed is there."""
+    if not isinstance(obs_mask, bool | Tensor):
+        found = f"a {type(obs_mask).__name__}"
+        raise ObservedMaskError(name, where, f"its obs_mask must be bools in a tensor, not {found}")
+    if isinstance(obs_mask, Tensor) and obs_mask.dtype != torch.bool:
+        problem = f"its obs_mask has dtype {obs_mask.dtype}; expected torch.bool: say obs_mask != 0"
+        raise ObservedMaskError(name, where, problem)
+    if obs is not None and not isinstance(obs, Tensor):
+        problem = f"the observed value must be a torch.Tensor, not a {type(obs).__name__}"
+        raise ObservedMaskError(name, where, problem)
 
 
 def check_factor(name: str, log_factor: object, where: Place) -> None:

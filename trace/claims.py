@@ -15,7 +15,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.mixing import mixes_of, running
 from ancestral.trace.independence import kept
 from ancestral.trace.node import Node, place_in
-from ancestral.trace.plates import Plate, PlateError
+from ancestral.trace.plates import Plate, PlateError, is_same
 
 
 class PlateShapeError(PlateError):
@@ -52,7 +52,7 @@ class PlateReuseError(PlateError):
         elif (first.dim is None) is not (second.dim is None):
             problem = "was opened both with `with` and with `for`"
         else:
-            problem = "has drawn two subsamples; make the plate once, and open that again"
+            problem = "has two subsamples; make the plate once, and open that again"
         super().__init__(f"{_named(node)}: plate {first.name!r} {problem}")
 
 
@@ -166,7 +166,7 @@ class Ledger:
         if (
             (first.size, first.subsample_size) != (plate.size, plate.subsample_size)
             or (first.dim is None) is not (plate.dim is None)
-            or (is_part and first.serial != plate.serial)
+            or (first.serial != plate.serial and (is_part or _is_reordered(first, plate)))
         ):
             raise PlateReuseError(node, first, plate)
         place = place_in(node, plate)
@@ -237,6 +237,12 @@ class Ledger:
 
 def _joined(a: _Standing, b: _Standing) -> _Standing:
     return a._replace(apart=a.apart & b.apart, mixed=a.mixed or b.mixed)
+
+
+def _is_reordered(first: Plate, second: Plate) -> bool:
+    assert first.indices is not None
+    assert second.indices is not None
+    return not is_same(first.indices, second.indices)
 
 
 def _named(node: Node) -> str:

@@ -104,6 +104,9 @@ class uncondition(Handler):  # noqa: N801
     A factor is no data, and stays. The data stays in the node's `infer`, as ``"was_observed"``.
     """
 
+    def __init__(self) -> None:
+        """Take nothing: the program comes afterwards."""
+
     def ask(self, request: Request) -> Request:
         """Take the data from an observed sample."""
         if request.kind != "sample" or not request.is_observed or request.is_intervened:

@@ -8,8 +8,10 @@ import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from ancestral.provenance.tensor import raw
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import place
 
@@ -69,6 +71,12 @@ class Plate:
     def scale(self) -> float:
         """How often each repetition counts, so that a subsample stands for the whole."""
         return self.size / self.subsample_size
+
+
+def is_same(indices: Tensor, others: Tensor) -> bool:
+    """Return whether two plates have the same repetitions in the same order."""
+    same: bool = raw(torch.equal, raw(Tensor.cpu, indices), raw(Tensor.cpu, others))
+    return same
 
 
 _open: "ContextVar[tuple[Plate, ...]]" = ContextVar("open plates", default=())

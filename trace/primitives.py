@@ -25,6 +25,7 @@ from ancestral.trace.checks import (
     check_factor,
     check_fn,
     check_name,
+    check_obs_mask,
     fitting,
     supported,
     weighable,
@@ -45,7 +46,7 @@ def sample(
     fn: Distribution,
     obs: Tensor | None = None,
     *,
-    obs_mask: Tensor | None = None,
+    obs_mask: Tensor | bool | None = None,
     infer: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Draw from a distribution under a name, or observe a value of it, and return the value.
@@ -57,8 +58,9 @@ def sample(
         name: the name of the site in the trace.
         fn: the distribution.
         obs: the value observed, whose batch broadcasts with that of `fn`.
-        obs_mask: which elements of the batch `obs` is observed at; the others are drawn, as site
-            ``{name}_unobserved``, and weigh as such; the observed ones are ``{name}_observed``.
+        obs_mask: which elements of the batch `obs` is observed at, a bool or a tensor of them; the
+            others are drawn, as site ``{name}_unobserved``, and weigh as such; the observed ones
+            are ``{name}_observed``.
         infer: what inference is to do with the site.
 
     Raises:
@@ -70,6 +72,7 @@ def sample(
     plates = open_plates()
     spread_fn = spread(fn, plates) if plates else fn
     if obs_mask is not None:
+        check_obs_mask(name, obs, obs_mask, where)
         return _partly_observed(name, spread_fn, obs, obs_mask, infer)
     handled = is_handled()
     if not handled and obs is None:  # the most frequent case
@@ -112,13 +115,15 @@ def _partly_observed(
     name: str,
     fn: Distribution,
     obs: Tensor | None,
-    obs_mask: Tensor,
+    obs_mask: Tensor | bool,
     infer: Mapping[str, Any] | None,
 ) -> Tensor:
     from ancestral.trace.weighting import mask
 
     if obs is None:
         return sample(name, fn, infer=infer)
+    if isinstance(obs_mask, bool):
+        obs_mask = torch.tensor(obs_mask, device=obs.device)
     with mask(~obs_mask):
         free = sample(f"{name}_unobserved", fn, infer=infer)
     event = (None,) * len(fn.event_shape)

@@ -28,6 +28,7 @@ from ancestral.trace.plates import (
     PlateArgumentError,
     SubsampleError,
     free_dim,
+    is_same,
     open_plates,
     pop,
     push,
@@ -61,23 +62,34 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
     Args:
         name: names the plate in the trace.
         size: how many repetitions there are.
-        subsample_size: how many of them this run has.
+        subsample_size: how many of them this run has; by default as many as `subsample` has.
         dim: the dimension, negative, counted from the right of the batch shape; by default the
             rightmost that no open plate has.
+        subsample: the indices of those that this run has, [subsample_size], such as a loader of
+            batches gives; by default they are drawn.
 
     Raises:
         PlateError: if an argument is wrong, if a plate of this name, or on this dimension, is open
-            already; within the block, if a shape or a dependency contradicts it.
+            already, or if other indices than the given ones are replayed; within the block, if a
+            shape or a dependency contradicts it.
     """
 
     def __init__(
-        self, name: str, size: int, subsample_size: int | None = None, dim: int | None = None
+        self,
+        name: str,
+        size: int,
+        subsample_size: int | None = None,
+        dim: int | None = None,
+        *,
+        subsample: Tensor | None = None,
     ) -> None:
         """Make a plate, and draw its indices if it is a part of the whole."""
         if not isinstance(name, str) or not name:
             raise PlateArgumentError(name, "its name", "a text that is not empty", name)
         if not _is_count(size):
             raise PlateArgumentError(name, "size", "an int greater than 0", size)
+        if subsample is not None:
+            subsample_size = _given_size(name, size, subsample_size, subsample)
         if subsample_size is not None and not _is_count(subsample_size):
             raise PlateArgumentError(
                 name, "subsample_size", "an int greater than 0", subsample_size
@@ -92,6 +104,8 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         self.name, self.size, self.dim = name, size, dim
         self.subsample_size = size if subsample_size is None else subsample_size
         self._serial = next(_serials)
+        # A loader may fill the same tensor again.
+        self._given = None if subsample is None else subsample.clone()
         self._indices: Tensor | None = None
 
     @property
@@ -140,7 +154,17 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         )
         answered = answer(request, self._settled)
         assert answered.value is not None
-        self._indices, self._serial = answered.value, answered.infer["serial"]
+        if self._given is not None and not is_same(answered.value, self._given):
+            replayed = raw(Tensor.tolist, answered.value)
+            raise PlateArgumentError(
+                self.name,
+                "subsample",
+                f"the indices that it is replayed with, {replayed}",
+                raw(Tensor.tolist, self._given),
+            )
+        # What is replayed has lost what the given indices depend on.
+        self._indices = answered.value if self._given is None else self._given
+        self._serial = answered.infer["serial"]
         return self._indices
 
     def _settled(self, request: Request) -> Request:
@@ -149,6 +173,8 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         return named(replace(request, value=value, infer={**request.infer, "serial": serial}))
 
     def _drawn(self) -> Tensor:
+        if self._given is not None:
+            return self._given
         if self.subsample_size == self.size:
             return torch.arange(self.size)
         return torch.randperm(self.size)[: self.subsample_size]
@@ -176,10 +202,30 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
             continue
         if size != plate_.size:
             raise SubsampleError(plate_, dim, size)
-        if plate_.subsample_size < plate_.size:
-            assert plate_.indices is not None
+        assert plate_.indices is not None
+        if not is_same(plate_.indices, torch.arange(plate_.size)):
             data = data.index_select(dim, plate_.indices.to(data.device))
     return data
+
+
+def _given_size(name: str, size: int, subsample_size: int | None, subsample: Tensor) -> int:
+    """Return how many indices a plate is given.
+
+    Raises:
+        PlateArgumentError: if they are no different indices of it, or not as many as is said.
+    """
+    expected = f"a tensor of different indices from 0 to {size - 1}, of one dimension"
+    if not isinstance(subsample, Tensor):
+        raise PlateArgumentError(name, "subsample", expected, subsample)
+    is_whole = not (subsample.is_floating_point() or subsample.is_complex())
+    if subsample.dim() != 1 or not is_whole or subsample.dtype == torch.bool:
+        raise PlateArgumentError(name, "subsample", expected, subsample)
+    indices = raw(Tensor.tolist, subsample)
+    if not indices or len({*indices}) < len(indices) or min(indices) < 0 or max(indices) >= size:
+        raise PlateArgumentError(name, "subsample", expected, indices)
+    if subsample_size not in (None, len(indices)):
+        raise PlateArgumentError(name, "subsample", f"{subsample_size} indices", indices)
+    return len(indices)
 
 
 def _is_count(value: object) -> bool:

@@ -56,6 +56,7 @@ WRONG: list[tuple[str, type[Exception], str]] = [
     ("condition({3: ONE})", TypeError, "values by the names of sites, not by an int"),
     ("condition(data={})", TypeError, r"condition\(values\): it has no argument data=; .*\(model"),
     ("condition(model, {})", TypeError, r"condition\(values\): too many positional arguments"),
+    ("uncondition(model)", TypeError, r"uncondition\(\): too many.*uncondition\(\.\.\.\)\(model"),
     ("do(data={})", TypeError, r"do\(values\): it has no argument data="),
     ("block(hide=['z'])", TypeError, r"block\(\*names, where=None\): it has no argument hide="),
 ]

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+)
 
 import ancestral as an
 from ancestral.trace.claims import PlateReuseError, PlateShapeError
@@ -45,6 +52,78 @@ def test_the_generator_of_torch_draws_the_indices_which_are_no_site() -> None:
     assert trace["data"].type == "plate"
     assert trace["data"].value.tolist() == drawn[1]
     assert not trace.escapes
+
+
+def test_a_plate_has_the_indices_that_it_is_given_and_counts_for_the_whole() -> None:
+    batch = torch.tensor([4, 1])
+    with an.record() as trace, an.plate("data", 6, subsample=batch) as index:
+        an.sample("x", Normal(0.0, 1.0), obs=torch.arange(6.0)[index])
+        assert an.subsample(torch.arange(6.0)).tolist() == [4.0, 1.0]
+    assert index.tolist() == [4, 1]
+    assert trace["x"].scale == 3.0
+    assert trace["x"].value.tolist() == [4.0, 1.0]
+
+
+def test_a_guide_and_a_model_that_are_given_the_same_indices_are_one_plate() -> None:
+    def program(batch: Tensor) -> None:
+        with an.plate("data", 6, subsample=batch):
+            an.sample("z", Normal(0.0, 1.0))
+
+    batch = torch.tensor([4, 1])
+    with an.record():
+        with an.record() as guide:
+            program(batch)
+        with an.record() as model, an.handlers.replay(guide):
+            program(batch.clone())
+        with an.handlers.replay(guide), pytest.raises(PlateArgumentError, match=r"\[4, 1\]"):
+            program(batch.flip(0))
+    assert torch.equal(model["z"].value, guide["z"].value)
+    loss = an.elbo(program, program, batch)
+    assert loss.value == 0
+
+
+def test_what_is_at_indices_that_are_drawn_depends_on_their_draw() -> None:
+    data = torch.arange(4.0)
+
+    def program() -> None:
+        i = an.sample("i", Categorical(torch.ones(4)).expand(torch.Size([2])))
+        with an.plate("data", 4, subsample=i) as index:
+            an.sample("x", Normal(data[index], 1.0), obs=torch.zeros(2))
+
+    values = {"i": torch.tensor([1, 3])}
+    with an.record():
+        with an.record() as first, an.handlers.substitute(values):
+            program()
+        with an.record() as second, an.handlers.replay(first):
+            program()
+    assert first["x"].parents == second["x"].parents == {"i"}
+
+
+def test_indices_that_are_written_over_are_those_that_the_plate_was_given() -> None:
+    batch = torch.tensor([4, 1])
+    data = an.plate("data", 6, subsample=batch)
+    batch.fill_(0)
+    with data as index:
+        assert index.tolist() == [4, 1]
+
+
+def test_a_plate_that_is_given_all_indices_in_another_order_takes_the_rows_in_that_order() -> None:
+    order = torch.tensor([2, 0, 1])
+    with an.plate("data", 3, subsample=order):
+        assert an.subsample(torch.arange(3.0)).tolist() == [2.0, 0.0, 1.0]
+
+
+def test_two_plates_of_one_name_in_different_orders_are_not_one_plate() -> None:
+    with an.record():
+        with an.plate("data", 3):
+            an.sample("z", Normal(0.0, 1.0))
+        with an.plate("data", 3, subsample=torch.arange(3)):
+            an.sample("x", Normal(0.0, 1.0))
+        with (
+            pytest.raises(PlateReuseError, match="has two subsamples"),
+            an.plate("data", 3, subsample=torch.tensor([2, 0, 1])),
+        ):
+            an.sample("y", Normal(0.0, 1.0))
 
 
 def test_a_plate_that_is_opened_again_has_the_same_indices() -> None:
@@ -153,6 +232,17 @@ def test_a_wrong_size_names_the_dimension_what_was_expected_and_what_came(
         ({"size": 3, "dim": 2}, "dim must be a negative int"),
         ({"size": 3, "dim": "x"}, "dim must be a negative int"),
         ({"size": 3, "dim": False}, "dim must be a negative int"),
+        ({"size": 3, "subsample": [0]}, "subsample must be a tensor of different indices"),
+        ({"size": 3, "subsample": torch.zeros(2)}, "from 0 to 2, of one dimension"),
+        ({"size": 3, "subsample": torch.tensor([True])}, "from 0 to 2, of one dimension"),
+        ({"size": 3, "subsample": torch.tensor(1)}, "from 0 to 2, of one dimension"),
+        ({"size": 3, "subsample": torch.tensor([1, 1])}, "different indices"),
+        ({"size": 3, "subsample": torch.tensor([3])}, "not [3]"),
+        ({"size": 3, "subsample": torch.tensor([-1])}, "not [-1]"),
+        (
+            {"size": 3, "subsample_size": 2, "subsample": torch.tensor([1])},
+            "subsample must be 2 indices, not [1]",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], text: str) -> None:

@@ -212,6 +212,7 @@ BAD: list[tuple[Distribution, Any, type[Exception], str]] = [
     (Normal(torch.zeros(2, 3), 1.0), torch.ones(2), ValueShapeError, "expected [2, 3]"),
     (LogNormal(0.0, 1.0), torch.tensor(-1.0), SupportError, "GreaterThan"),
     (Bernoulli(0.5), torch.tensor([0.0, 0.5, 2.0]), SupportError, "2 of 3 elements"),
+    (Bernoulli(0.5), torch.tensor(0.5), SupportError, "with validate_args=False"),
     (Categorical(logits=torch.zeros(3)), torch.tensor(3), SupportError, "first of them 3"),
     (Normal(0.0, 1.0), torch.tensor(float("nan")), SupportError, "Normal: 1 of 1 elements"),
     (Dirichlet(torch.ones(2)), torch.tensor([0.5, 0.6]), SupportError, "Simplex"),
@@ -280,6 +281,34 @@ def test_a_partly_observed_site_is_two_sites_and_a_value() -> None:
     torch.testing.assert_close(observed, torch.where(seen, expected, 0))
     torch.testing.assert_close(drawn, torch.where(seen, 0, expected))
     assert trace["y"].parents == {"x_unobserved", "x_observed"}
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_site_may_be_observed_wholly_or_not_at_all(is_seen: bool) -> None:
+    data = torch.tensor([0.5, -1.0])
+    with an.record() as trace:
+        x = an.sample("x", Normal(torch.zeros(2), 1.0), obs=data, obs_mask=is_seen)
+    assert torch.equal(an.untrack(x), data) is is_seen
+    counted = trace["x_observed" if is_seen else "x_unobserved"].value
+    torch.testing.assert_close(trace.log_prob_sum(), Normal(0.0, 1.0).log_prob(counted).sum())
+
+
+@pytest.mark.parametrize(
+    ("obs", "obs_mask", "part"),
+    [
+        (torch.zeros(2), [True, False], "obs_mask must be bools in a tensor, not a list"),
+        (torch.zeros(2), torch.ones(2), "obs_mask has dtype torch.float32; expected torch.bool"),
+        (torch.zeros(2), torch.ones(2).int(), "obs_mask has dtype torch.int32; expected torch"),
+        ([0.0, 0.0], torch.tensor([True, False]), "the observed value must be a torch.Tensor"),
+    ],
+)
+def test_a_mask_of_what_is_observed_that_is_none_names_the_site_and_the_line(
+    obs: Any, obs_mask: Any, part: str
+) -> None:
+    with pytest.raises(an.SiteError) as error:
+        an.sample("x", Normal(torch.zeros(2), 1.0), obs=obs, obs_mask=obs_mask)
+    assert f"site 'x' ({__file__}:" in str(error.value)
+    assert part in str(error.value)
 
 
 def test_an_inner_recording_sees_what_the_outer_one_sees() -> None:
