@@ -69,9 +69,10 @@ class ForgottenRecordingError(RuntimeError):
         names = [repr(source.name) for source in universe.sources if source.inflow is None]
         super().__init__(
             f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
-            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} recordings have "
-            "ended since; hold the trace until the gradient is taken (with an.record() as trace:), "
-            "take the gradient earlier, or cut the dependency with an.untrack"
+            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
+            "ended since whose gradient was not taken either; hold the trace until the gradient is "
+            "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
+            "with an.untrack"
         )
 
 

@@ -488,20 +488,19 @@ def test_caught_errors() -> None:
 
 def test_forgotten_recordings() -> None:
     """The gradient of a recording whose trace nobody holds, once eight others of the thread have
-    ended: so an evaluation that asks for no gradient lets go of its memory, within `torch.no_grad`
-    or not.
+    ended that nobody asked either: so an evaluation that asks for no gradient lets go of its
+    memory, within `torch.no_grad` or not.
     """
     (theta,) = leaves()
     with an.record() as held:
         mine = (drawn(theta) * theta).sum()
-    for ended in range(9):
+    losses = []
+    for _ in range(9):
         with an.record():
-            loss = (drawn(theta) * theta).sum()
-        if ended == 0:
-            forgotten = loss
+            losses.append((drawn(theta) * theta).sum())
     gc.collect()
     with pytest.raises(an.ForgottenRecordingError, match="hold the trace"):
-        an.backward(forgotten)
+        an.backward(losses[0])
     an.backward(mine)
     assert list(held) == ["z"]
 

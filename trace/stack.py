@@ -5,7 +5,6 @@ turns do not mix. What a draw does inside, between two suspensions, is an affair
 """
 
 import threading
-from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -22,7 +21,7 @@ MOST_KEPT = 8
 """How many recordings of a thread that have ended live on though nobody holds their trace.
 
 A loss that is kept alone can be asked for its gradient later. What is never asked, as in the
-evaluation of a model, goes when as many others have ended.
+evaluation of a model, goes when as many others have ended that were not asked either.
 """
 
 
@@ -35,7 +34,7 @@ class _Local(threading.local):
         self.around: list[Provenance] = []
         self.audit: Auditor | None = None  # follows everything a second time
         self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
-        self.ended: deque[ref[Universe]] = deque()  # the last recordings of this thread
+        self.ended: list[ref[Universe]] = []  # recordings of this thread, the oldest first
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property
@@ -57,11 +56,15 @@ class _Local(threading.local):
         trace.is_open = False
         _open.set(self.traces)
         if trace.universe.owner is trace:
-            self.ended.append(ref(trace.universe))
-            if len(self.ended) > MOST_KEPT:
-                oldest = self.ended.popleft()()
-                if oldest is not None:
-                    oldest.release()
+            self._keep(trace.universe)
+
+    def _keep(self, universe: "Universe") -> None:
+        """Keep a recording that has ended, and let go of the oldest, if that makes too many."""
+        kept = [each for each in [held() for held in self.ended] if each and each.owner is not None]
+        kept.append(universe)
+        for oldest in kept[:-MOST_KEPT]:
+            oldest.release()
+        self.ended = [ref(each) for each in kept[-MOST_KEPT:]]
 
 
 local = _Local()

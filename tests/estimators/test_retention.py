@@ -89,11 +89,25 @@ def test_a_loss_that_is_kept_alone_can_be_asked_later(body: Callable[[Tensor], T
 def _forgotten(weight: Tensor) -> Tensor:
     with an.record():
         forgotten = _chain(weight)
+    losses = []
     for _ in range(MOST_KEPT):
         with an.record():
-            Bernoulli(0.5).sample()
+            losses.append(_reparameterized(weight))
     gc.collect()
+    assert all(an.provenance_of(loss) for loss in losses)
     return forgotten
+
+
+def test_recordings_whose_gradient_was_taken_push_no_other_out() -> None:
+    weight = _weight()
+    with an.record():
+        loss = _chain(weight)
+    for _ in range(3 * MOST_KEPT):
+        with an.record():
+            other = _chain(weight)
+        an.backward(other)
+    gc.collect()
+    an.backward(loss)
 
 
 def test_the_trace_that_is_held_lives_on() -> None:
