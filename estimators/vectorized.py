@@ -163,7 +163,7 @@ def _is_shared(node: Node, other: Node) -> bool:
     assert node.fn is not None
     try:
         is_discrete = node.fn.support.is_discrete  # type: ignore[union-attr] # declared optional
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # a user's class that declares no support
         is_discrete = False
     value, shown = untrack(node.value), untrack(other.value)
     if is_discrete or not value.dim() or value[0].numel() != shown.numel() or not shown.numel():

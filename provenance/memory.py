@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ancestral.provenance.algebra import Source
+from ancestral.provenance.watching import storage_of
 
 Sources = dict[Source, Any]
 """Sources, each with where it came in: whatever `Following` was told to note."""
@@ -304,14 +305,6 @@ def tensors_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Tenso
             yield from tensors_of((leaf.start, leaf.stop, leaf.step), {})
         elif isinstance(leaf, (set, frozenset)):
             yield from tensors_of(leaf, {})
-
-
-def storage_of(tensor: Tensor) -> Any:
-    """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
-    try:
-        return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return None
 
 
 def _extent(storage: Any) -> tuple[int, int]:

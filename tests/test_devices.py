@@ -117,6 +117,20 @@ def test_a_seed_makes_the_draws_of_a_device_repeat_and_leaves_those_around(devic
 
 
 @on_each_device
+def test_a_seed_goes_on_from_block_to_block(device: str) -> None:
+    def drawn() -> Tensor:
+        loc = torch.zeros(2, device=device)
+        draws = [an.sample("z", Normal(loc, 1.0)), torch.rand_like(loc), torch.randn(2)]
+        return torch.cat([each.cpu() for each in draws])
+
+    stream, again = an.handlers.seed(3), an.handlers.seed(3)
+    first, second = stream(drawn)(), stream(drawn)()
+    assert not torch.equal(first, second)
+    assert torch.equal(again(drawn)(), first)
+    assert torch.equal(again(drawn)(), second)
+
+
+@on_each_device
 def test_a_generator_seeds_the_device_that_it_is_of(device: str) -> None:
     def drawn() -> Tensor:
         return torch.randn(5, device=device)

@@ -26,11 +26,11 @@ from ancestral.provenance.memory import (
     Memory,
     Sources,
     Step,
-    storage_of,
     tensors_of,
     written,
 )
 from ancestral.provenance.tensor import provenance
+from ancestral.provenance.watching import storage_of
 from ancestral.trace.calls import call, is_metadata, spelled
 from ancestral.trace.findings import (
     DRAWS,

@@ -408,25 +408,6 @@ def test_a_seed_that_is_open_already_goes_on() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="draws on a device need one")
-def test_a_seed_is_that_of_draws_on_a_device_too() -> None:
-    def draw() -> Tensor:
-        host = torch.randn(2)
-        loc = torch.zeros(2, device="cuda")
-        return torch.cat([host, an.sample("z", Normal(loc, 1.0)).cpu(), torch.rand_like(loc).cpu()])
-
-    torch.zeros((), device="cuda")  # CUDA is in use
-    before = torch.cuda.get_rng_state()
-    stream = seed(3)
-    drawn = [stream(draw)(), stream(draw)()]
-    assert torch.equal(torch.cuda.get_rng_state(), before)
-    again = seed(3)
-    assert all(torch.equal(again(draw)(), each) for each in drawn)
-    assert not torch.equal(*drawn)
-    with seed(3):
-        assert torch.equal(torch.randn(2), drawn[0][:2])
-
-
 def test_an_error_within_any_handler_leaves_nothing_open() -> None:
     values = {"z": torch.tensor(1.0)}
     opened: tuple[Handler, ...] = (
