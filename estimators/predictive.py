@@ -22,6 +22,7 @@ from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.pyro_names import PREDICTIVE, refuse
 from ancestral.estimators.runs import Key, many
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.conditioning import uncondition
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
@@ -206,6 +207,6 @@ def plain(name: str, value: object) -> Tensor:
         StackedValuesError: if they are no tensor with a first dimension.
     """
     if not isinstance(value, Tensor) or value.dim() == 0:
-        shown = "a number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        shown = "a number" if isinstance(value, Tensor) else kind_of(value)
         raise StackedValuesError(name, f"expected a tensor [samples, *shape], not {shown}")
     return untrack(value).detach()

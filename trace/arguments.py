@@ -41,6 +41,8 @@ def kind_of(value: object) -> str:
     """Return what a message calls a value of a wrong type."""
     if value is None:
         return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 

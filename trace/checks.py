@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Distribution
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, raw
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import Place
@@ -133,7 +134,7 @@ def check_fn(name: str, fn: object, where: Place) -> None:
 def check_obs_mask(name: str, obs: object, obs_mask: object, where: Place) -> None:
     """Raise unless a mask can say which elements are observed, and what is observed is there."""
     if not isinstance(obs_mask, bool | Tensor):
-        found = f"a {type(obs_mask).__name__}"
+        found = kind_of(obs_mask)
         raise ObservedMaskError(name, where, f"its obs_mask must be bools in a tensor, not {found}")
     if isinstance(obs_mask, Tensor) and obs_mask.dtype != torch.bool:
         problem = f"its obs_mask has dtype {obs_mask.dtype}; expected torch.bool: say obs_mask != 0"
@@ -146,7 +147,7 @@ def check_obs_mask(name: str, obs: object, obs_mask: object, where: Place) -> No
 def check_factor(name: str, log_factor: object, where: Place) -> None:
     """Raise unless the logarithm of a factor is a tensor of numbers."""
     if not isinstance(log_factor, Tensor):
-        raise FactorTypeError(name, where, f"a {type(log_factor).__name__}")
+        raise FactorTypeError(name, where, kind_of(log_factor))
     if not log_factor.is_floating_point():
         raise FactorTypeError(name, where, str(log_factor.dtype))
 
@@ -162,7 +163,7 @@ def fitting(request: Request) -> Request:
     fn, value = request.fn, request.value
     assert fn is not None
     if not isinstance(value, Tensor):
-        raise ValueTypeError(request, "a torch.Tensor", f"a {type(value).__name__}")
+        raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
     is_integral = isinstance(factorized(fn), Categorical)
     if not (value.is_floating_point() or value.is_complex() or is_integral):
         raise ValueTypeError(

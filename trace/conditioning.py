@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.by_name import ByName, by_name
 from ancestral.trace.checks import ValueTypeError
 from ancestral.trace.errors import SiteError
@@ -94,7 +95,7 @@ class do(_Given):  # noqa: N801
             ValueTypeError: if the value is no tensor.
         """
         if not isinstance(value, Tensor):
-            raise ValueTypeError(request, "a torch.Tensor", f"a {type(value).__name__}")
+            raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
         return replace(request, value=value, is_intervened=True, is_observed=False, origin=None)
 
 

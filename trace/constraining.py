@@ -9,6 +9,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, provenance_of, raw
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.param_errors import ParamInitError, ParamMismatchError, ParamValueError
 from ancestral.trace.request import Request
 from ancestral.trace.stack import local
@@ -175,7 +176,7 @@ def check_value(request: Request, shape: Shape | None, constraint: Constraint) -
     """
     value = request.value
     if not isinstance(value, Tensor):
-        raise ParamValueError(request, f"a {type(value).__name__}", "a torch.Tensor")
+        raise ParamValueError(request, kind_of(value), "a torch.Tensor")
     size = tuple(raw(Tensor.size, value))
     if shape is not None and size != shape:
         raise ParamValueError(request, f"a value of shape {list(size)}", f"shape {list(shape)}")

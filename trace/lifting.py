@@ -21,6 +21,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.alignment import Shape
 from ancestral.trace.answering import expected_shape
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
@@ -163,14 +164,10 @@ def _check_prior(prior: object) -> None:
             if not isinstance(name, str):
                 raise TypeError(f"lift takes priors by name, and {name!r} is no text")
             if not isinstance(fn, Distribution):
-                raise TypeError(f"the prior of {name!r} is {_called(fn)}; expected a distribution")
+                raise TypeError(f"the prior of {name!r} is {kind_of(fn)}; expected a distribution")
     elif not isinstance(prior, Distribution) and (isinstance(prior, type) or not callable(prior)):
         raise TypeError(
             f"lift takes a distribution, a mapping of names to distributions, or a function of a "
-            f"request that returns one, not {_called(prior)}; the program comes afterwards, as in "
+            f"request that returns one, not {kind_of(prior)}; the program comes afterwards, as in "
             "lift(prior)(model)"
         )
-
-
-def _called(found: object) -> str:
-    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

@@ -19,7 +19,7 @@ from ancestral.trace.replacement import replacing
 from ancestral.trace.stored import Plain, StoredTraceError, digest, field, items, plain
 from ancestral.trace.stored_nodes import Reader, Writer, location, location_of, sources_of
 
-FORMAT, VERSION = "trace of ancestral", 1
+FORMAT, VERSION = "trace of ancestral", 2
 R = TypeVar("R")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
 
 T = TypeVar("T")
 Plain = Any
@@ -67,7 +68,7 @@ def plain(value: object, of_tensor: Callable[[Tensor], Tensor] = kept) -> Plain:
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    raise NotPlainError(f"a {type(value).__name__} is no plain data")
+    raise NotPlainError(f"{kind_of(value)} is no plain data")
 
 
 def plain_only(values: Mapping[str, Any]) -> dict[str, Plain]:

@@ -324,7 +324,7 @@ def test_a_prior_that_is_no_distribution_is_refused() -> None:
     ("prior", "found"),
     [
         ("w", "not a str; the program comes afterwards"),
-        (None, "not a NoneType"),
+        (None, "not None"),
         (3.0, "not a float"),
         ([PRIOR], "not a list"),
         (Normal, "not the class Normal"),
