@@ -17,7 +17,7 @@ import html
 import linecache
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
@@ -28,6 +28,7 @@ from ancestral.tools.boxes import Box, boxes, common
 from ancestral.tools.folding import Arrow, Group, Repeat, Sketch, folded, repeat_of, unfolded
 from ancestral.trace.graph import Edge, Graph
 from ancestral.trace.independence import Extent
+from ancestral.trace.naming import Location
 
 FONT = "Helvetica"  # one name: engines warn about lists
 QUIET = "#50545a"  # the colour of all but names
@@ -119,8 +120,18 @@ def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
 
 
 def prefix(graph: Graph) -> str:
-    """Return what all ids in the picture of a graph begin with: equal graphs, equal pictures."""
-    return "g" + hashlib.sha256(repr(graph).encode()).hexdigest()[:10]
+    """Return what all ids in the picture of a graph begin with: equal graphs, equal pictures.
+
+    The folder that the model lies in is not shown, and makes no other picture.
+    """
+    vertices = tuple(replace(v, location=_beside(v.location)) for v in graph.vertices)
+    text = repr(replace(graph, vertices=vertices))
+    return "g" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _beside(place: Location) -> Location:
+    """Return a place without the folder of its file."""
+    return replace(place, filename=PurePath(place.filename).name)
 
 
 def legend(graph: Graph) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import re
 import stat
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,15 @@ def test_two_pictures_on_a_page_have_no_id_in_common() -> None:
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
     assert picture(model(), "svg") == picture(model(), "svg")
+
+
+def test_a_model_in_another_folder_has_the_same_picture() -> None:
+    def placed(folder: str) -> bytes:
+        where = replace(HERE, filename=f"{folder}/model.py")
+        vertices = tuple(replace(vertex, location=where) for vertex in model().vertices)
+        return picture(replace(model(), vertices=vertices), "svg")
+
+    assert placed("/home/here") == placed("/srv/there")
 
 
 def test_an_empty_graph_is_a_picture_too() -> None:
