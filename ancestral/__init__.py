@@ -24,6 +24,7 @@ import ancestral.trace.saved as _saved  # noqa: F401
 import ancestral.trace.scalars as _scalars  # noqa: F401
 import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
+from ancestral import errors
 from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.elbo import Elbo, elbo, negative_elbo
@@ -114,6 +115,7 @@ __all__ = [
     "cost",
     "deterministic",
     "elbo",
+    "errors",
     "explain",
     "factor",
     "graph",

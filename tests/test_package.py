@@ -20,7 +20,7 @@ MODULES = [
     for layer in LAYERS
     for path in sorted((ROOT / layer).glob("*.py"))
 ]
-MODULES.append("ancestral")
+MODULES += ["ancestral", "ancestral.errors"]
 
 
 def imports(source: str) -> set[str]:
@@ -50,6 +50,17 @@ def test_examples_in_docstrings(module: str) -> None:
 
 def test_front_door_opens_with_an_example() -> None:
     assert doctest.testmod(ancestral).attempted >= 3
+
+
+def test_every_error_and_warning_of_the_library_is_in_errors() -> None:
+    defined = {
+        name
+        for module in map(importlib.import_module, MODULES)
+        for name, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, Exception)
+        if found.__module__ == module.__name__
+    }
+    assert defined - {"UsageError"} == set(ancestral.errors.__all__)  # which the CLI prints as text
 
 
 @pytest.mark.parametrize("layer", LAYERS)
