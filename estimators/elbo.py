@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines import Baseline
+from ancestral.estimators.bound_value import bound_value
 from ancestral.estimators.expectation import Term, terms_of
 from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run
@@ -129,7 +130,7 @@ def elbo(
     if particles == 1:
         return found[0]
     return Elbo(
-        torch.stack([each.value for each in found]).mean(),
+        bound_value(torch.stack([each.value for each in found]).mean()),
         torch.stack([each.surrogate for each in found]).mean(),
     )
 
@@ -188,7 +189,7 @@ def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: 
     if trace.universe.owner is trace:
         # What autograd saves knows its recording, in a circle that Python cannot see through.
         settle(trace)
-    return Elbo(-untrack(loss).detach(), plain)
+    return Elbo(bound_value(-untrack(loss).detach()), plain)
 
 
 def _is_finite(value: Tensor) -> bool:

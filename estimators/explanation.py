@@ -19,6 +19,8 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Alignment
 from ancestral.provenance.mixing import Mix, kept, mixes_of, separate
 from ancestral.provenance.tensor import site_of
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.errors import guessed, listed
 from ancestral.trace.node import Node
 from ancestral.trace.reachability import Closure, TermSet, downstream, no_terms, term_set
 from ancestral.trace.record import Trace, install_explain
@@ -118,26 +120,33 @@ def _short(place: str) -> str:
     return f"{PurePath(path).name}{colon}{number}"
 
 
-def explain(site: str | Tensor, cost: Tensor) -> Explanation:
+def explain(site: str | Tensor | Node, cost: Tensor | Node) -> Explanation:
     """Explain which dimensions of a site's credit for a cost stay apart, and what mixed the others.
 
     Nothing changes: a gradient can still be taken.
 
     Args:
-        site: the name of the site, or what it drew.
-        cost: the loss, or any tensor computed from the draw; its elements are summed.
+        site: the name of the site, its node, or what it drew.
+        cost: the loss, any tensor computed from the draw, or the node of a declared cost; its
+            elements are summed.
 
     Raises:
-        LossError: if the cost depends on no draw of a recording, or not on this site.
+        LossError: if the cost is no tensor, depends on no draw of a recording, or not on this site.
         SettledError: if the recording's gradient was already taken; its trace still explains it.
     """
+    if isinstance(cost, Node) and cost.type == "cost":
+        cost = cost.value
+    if not isinstance(cost, Tensor):
+        raise LossError.of_kind("the cost to explain", cost)
     account = account_of(examined(cost, None if cost.ndim == 0 else torch.ones_like(cost)))
-    node = site_of(site)
+    node = site if isinstance(site, Node) else site_of(site)
     name = site if isinstance(site, str) else "" if node is None else node.name
-    if name not in account.nodes:
-        known = ", ".join(repr(each) for each in account.nodes)
-        given = repr(site) if isinstance(site, str) else "the tensor, which no draw gave,"
-        raise LossError(f"{given} is no site of the recording of the cost; its sites are {known}")
+    if name not in account.nodes or account.nodes[name] is not (node or account.nodes[name]):
+        given = f"{name!r}" if name else f"{kind_of(site)} that no draw gave"
+        raise LossError(
+            f"{given} is no site of the recording of the cost; its sites are "
+            f"{listed(account.nodes)}{guessed([name], account.nodes)}"
+        )
     lines = tuple(line for line in _Explaining(account).lines() if line.site == name)
     if not lines and account.nodes[name].shape:
         raise LossError(

@@ -8,9 +8,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
+from ancestral.trace.node import Node
+from ancestral.trace.record import Trace
 
 Loss = Tensor | Mapping[Any, "Loss"] | list["Loss"] | tuple["Loss", ...]
 """A loss, or any nesting of losses by name or by number."""
@@ -18,6 +21,27 @@ Loss = Tensor | Mapping[Any, "Loss"] | list["Loss"] | tuple["Loss", ...]
 
 class LossError(ValueError):
     """A loss of which no gradient can be taken."""
+
+    @classmethod
+    def of_kind(cls, path: str, found: object) -> "LossError":
+        """Say what was given in place of a tensor, and what was meant."""
+        return cls(f"{path} is {kind_of(found)}; expected a torch.Tensor{_advice(found)}")
+
+
+def _advice(found: object) -> str:
+    if isinstance(found, Trace):
+        return ": call trace.backward() for the costs that it declares, or give the loss"
+    if isinstance(found, Node):
+        return f": give the loss; the value of this node is trace[{found.name!r}].value"
+    if isinstance(getattr(found, "surrogate", None), Tensor):
+        return ": call .surrogate.backward() on it, which torch alone differentiates"
+    if isinstance(found, nn.Module) or callable(found):
+        return ": call it within a recording, and give what it returns"
+    if isinstance(found, str):
+        return f": the node of a declared cost is trace[{found!r}]"
+    if isinstance(found, (int, float)):
+        return ": give the tensor itself, before .item() or float() made a number of it"
+    return ""
 
 
 def total_of(loss: Any, gradient: Any = None) -> tuple[Tensor, Tensor | None]:
@@ -31,12 +55,14 @@ def total_of(loss: Any, gradient: Any = None) -> tuple[Tensor, Tensor | None]:
         LossError: if a leaf is no tensor or no scalar, if the two nestings differ, or if there is
             no leaf.
     """
-    if isinstance(loss, Tensor) or not _is_nested(loss):
+    if isinstance(loss, Tensor):
         return loss, gradient
+    if isinstance(loss, Trace) or not _is_nested(loss):
+        raise LossError.of_kind("the loss", loss)
     total: Tensor | None = None
     for path, leaf, weight in _leaves("loss", loss, gradient):
         if not isinstance(leaf, Tensor):
-            raise LossError(f"{path} is a {type(leaf).__name__}; expected a torch.Tensor")
+            raise LossError.of_kind(path, leaf)
         part = _weighed(path, leaf, weight)
         total = part if total is None else total + part
     if total is None:

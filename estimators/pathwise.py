@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import Estimator, by_element
 from ancestral.estimators.problem import Problem
 from ancestral.provenance.algebra import Source
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.node import Node
 from ancestral.trace.structure import Structure
 
@@ -41,13 +43,15 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     """Return the problem with each reparameterized site decided, and the estimator of credit.
 
     Raises:
-        ValueError: if `choice` is a text that says nothing.
+        ValueError: if `choice` is none.
     """
     # Whether a kink is met may depend on a decision, and so on what the decision rests on. Unless
     # every term is credited with the decision, a site that one run would score and another leave
     # pathwise is scored in both.
     needed = problem.kinks.keys() | problem.decided
-    if not isinstance(choice, str):
+    if isinstance(choice, (LeaveOneOut, RunningMean)):
+        raise ValueError(f"{kind_of(choice)} is a baseline: pass it as baseline=, not estimator=")
+    if callable(choice):
         return _decided(problem, lambda node: node.name in needed), choice
     if choice == "auto":
         return _decided(problem, lambda node: node.name in needed), by_element

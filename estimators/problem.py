@@ -207,8 +207,6 @@ def _refuse_failures(universe: Universe) -> None:
 
 
 def _universe_of(loss: Tensor) -> Universe:
-    if not isinstance(loss, Tensor):
-        raise LossError(f"the loss is a {type(loss).__name__}; expected a torch.Tensor")
     found = provenance(loss)
     if found is not None:
         return found.universe

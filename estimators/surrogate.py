@@ -1,10 +1,11 @@
 """The surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Estimator
@@ -17,6 +18,7 @@ from ancestral.estimators.terms import owned
 from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.operators import before_backward
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, install_backward
 
@@ -52,7 +54,7 @@ def surrogate(
             forces the latter.
 
     Raises:
-        ValueError: if `estimator` is a text that says nothing.
+        ValueError: if `estimator` is none.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
@@ -85,7 +87,7 @@ def backward(
     baseline: Baseline | None = None,
     estimator: Choice = "auto",
     retain_graph: bool = False,
-    inputs: Sequence[Tensor] | None = None,
+    inputs: Iterable[Tensor] | Tensor | None = None,
 ) -> None:
     """Accumulate an unbiased estimate of the gradient of E[loss] into the leaves' ``.grad``.
 
@@ -111,16 +113,36 @@ def backward(
         inputs: accumulate into these leaves only.
 
     Raises:
-        ValueError: if `estimator` is a text that says nothing.
+        ValueError: if `estimator` is none, or `inputs` has something that takes no gradient.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
+    into = _checked(inputs)
     problem, estimate = chosen(problem_of(loss, gradient), estimator)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, inputs)
+    _descend(problem, baseline, estimate, retain_graph, into)
+
+
+def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
+    """Return what gradients are accumulated into, None if it is all leaves.
+
+    Raises:
+        ValueError: if it is nothing, or something that takes no gradient.
+    """
+    if inputs is None:
+        return None
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wrong = [x for x in given if not getattr(x, "requires_grad", isinstance(x, GradientEdge))]
+    if wrong or not given:
+        found = f"{kind_of(wrong[0])} that takes no gradient" if wrong else "nothing"
+        raise ValueError(
+            f"inputs has {found} in it; expected tensors with requires_grad=True, such as "
+            "model.parameters()"
+        )
+    return given
 
 
 class MissingScoreWarning(UserWarning):
@@ -162,7 +184,7 @@ def _descend(
     baseline: Baseline | None,
     estimator: Estimator,
     retain_graph: bool,
-    inputs: Sequence[Tensor] | None,
+    inputs: tuple[Tensor, ...] | None,
 ) -> None:
     given = estimator(problem.structure, [term.value for term in problem.terms])
     parts = [problem.loss] if problem.loss.requires_grad else []
@@ -196,12 +218,13 @@ def backward_of_costs(
     baseline: Baseline | None = None,
     estimator: Choice = "auto",
     retain_graph: bool = False,
-    inputs: Sequence[Tensor] | None = None,
+    inputs: Iterable[Tensor] | Tensor | None = None,
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
+    into = _checked(inputs)
     problem, estimate = chosen(problem_of_costs(trace), estimator)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, inputs)
+    _descend(problem, baseline, estimate, retain_graph, into)
 
 
 install_backward(backward_of_costs)

@@ -45,15 +45,25 @@ class LossMismatchError(RuntimeError):
 
 
 class NonFiniteCostError(SiteError):
-    """A cost is NaN or infinite."""
+    """A cost, or the loss that is made of the costs, is NaN or infinite."""
 
-    def __init__(self, number: int, term: "Term") -> None:
-        """Describe the term."""
+    @classmethod
+    def of_term(cls, number: int, term: "Term") -> "NonFiniteCostError":
+        """Describe the term that is not finite."""
         bad = int((~torch.isfinite(term.value)).sum())
-        super().__init__(
+        return cls(
             f"term {number} of the loss, {describe(term)}, has {bad} of {term.value.numel()} "
             "elements that are NaN or infinite; every score downstream of it would be lost: mend "
             "the cost, or mask it with torch.where before it is summed"
+        )
+
+    @classmethod
+    def of_loss(cls, loss: float, made: str | None) -> "NonFiniteCostError":
+        """Say that a loss is not finite although its terms are, and what made it so if known."""
+        return cls(
+            f"the loss is {loss}, though no element of its terms is NaN or infinite: "
+            f"{made or 'a step of it'} has no finite result here, as the mean of an empty "
+            "selection has none; leave such a step out, or take torch.zeros(()) in its place"
         )
 
 
@@ -240,13 +250,15 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
     if not math.isfinite(size):
         for number, term in enumerate(terms):
             if not torch.isfinite(term.value).all():
-                raise NonFiniteCostError(number, term)
+                raise NonFiniteCostError.of_term(number, term)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
     coarsest = max(_rounding(dtype) for dtype in {_floating(t) for t in (loss, *_leaves(costs))})
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
     rounding = (64 + len(terms)) * coarsest
+    if not math.isfinite(whole):
+        raise NonFiniteCostError.of_loss(whole, blamed(loss, start).text)
     error = abs(total + constant - whole)
-    if not math.isfinite(whole) or not error <= rounding * max(size + abs(constant), abs(whole)):
+    if not error <= rounding * max(size + abs(constant), abs(whole)):
         blame = blamed(loss, start)
         # Weights that cancel leave rounding errors of what they were before.
         if blame.text or not error <= rounding * blame.size:

@@ -3,7 +3,9 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import functools
 import gc
+import re
 from collections.abc import Callable
 
 import pytest
@@ -47,11 +49,84 @@ def score(logits: Tensor, value: Tensor, cost: Tensor) -> Tensor:
 both_ways = pytest.mark.parametrize("ask", [an.backward, an.surrogate])
 
 
-@both_ways
-@pytest.mark.parametrize("loss", [1.0, None, "a text"])
-def test_a_loss_that_is_no_tensor_is_refused(ask: Callable[..., object], loss: object) -> None:
-    with pytest.raises(LossError, match=f"the loss is a {type(loss).__name__}; expected a torch"):
-        ask(loss)
+@pytest.fixture
+def run(logits: Tensor) -> tuple[an.Trace, Tensor]:
+    """Draw the coins, and declare a cost."""
+    with an.record() as trace:
+        z = coins(logits)
+        loss = an.cost("squared", (z - 0.3) ** 2).sum()
+    return trace, loss
+
+
+NO_LOSS: dict[str, Callable[[an.Trace], object]] = {
+    "a float; expected a torch.Tensor: give the tensor itself, before .item()": lambda t: 1.0,
+    "None; expected a torch.Tensor": lambda t: None,
+    "a str; expected a torch.Tensor: the node of a declared cost is trace['x']": lambda t: "x",
+    "a Trace; expected a torch.Tensor: call trace.backward()": lambda t: t,
+    "a Node; expected a torch.Tensor: give the loss; .* trace['z'].value": lambda t: t["z"],
+    "an Elbo; expected a torch.Tensor: call .surrogate.backward()": lambda t: an.Elbo(
+        torch.ones(()), torch.ones(())
+    ),
+    "a Linear; expected a torch.Tensor: call it": lambda t: torch.nn.Linear(1, 1),
+}
+
+
+@pytest.mark.parametrize("ask", [an.backward, an.surrogate, functools.partial(an.explain, "z")])
+@pytest.mark.parametrize("text", NO_LOSS)
+def test_a_loss_that_is_no_tensor_is_refused_and_told_what_is_meant(
+    ask: Callable[..., object], text: str, run: tuple[an.Trace, Tensor]
+) -> None:
+    match = ".*".join(re.escape(part) for part in text.split(".*"))
+    with pytest.raises(LossError, match=f"is {match}"):
+        ask(NO_LOSS[text](run[0]))
+    an.backward(run[1])  # the refusal has not used the recording up
+
+
+def test_sites_and_costs_are_explained_by_their_nodes_too(run: tuple[an.Trace, Tensor]) -> None:
+    trace, loss = run
+    expected = an.explain("z", loss)
+    assert expected.lines
+    assert an.explain(trace["z"], loss) == an.explain(trace["z"], trace["squared"]) == expected
+
+
+@pytest.mark.parametrize("given", ["Z", 3, torch.ones(2), "another run"])
+def test_explaining_what_is_no_site_names_the_sites(
+    given: object, run: tuple[an.Trace, Tensor], logits: Tensor
+) -> None:
+    if given == "another run":
+        with an.record() as other:
+            coins(logits)
+        given = other["z"]
+    with pytest.raises(LossError, match="is no site of the recording of the cost; its sites are"):
+        an.explain(given, run[1])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", [3, None, "other", an.LeaveOneOut(), an.RunningMean()])
+def test_an_estimator_that_is_none_is_refused(given: object, run: tuple[an.Trace, Tensor]) -> None:
+    text = "baseline: pass it as baseline=" if callable(given) else "must be 'auto', 'pathwise'"
+    for ask in (functools.partial(an.backward, run[1]), run[0].backward):
+        with pytest.raises(ValueError, match=text):
+            ask(estimator=given)
+
+
+@pytest.mark.parametrize("given", [[], [3], [None], [torch.ones(2)], "drawn"])
+def test_inputs_that_take_no_gradient_are_refused(
+    given: object, run: tuple[an.Trace, Tensor]
+) -> None:
+    given = [run[0]["z"].value] if given == "drawn" else given
+    with pytest.raises(ValueError, match=r"expected tensors with requires_grad=True"):
+        an.backward(run[1], inputs=given)  # type: ignore[arg-type]
+
+
+def test_inputs_may_be_an_iterator_or_one_tensor(logits: Tensor) -> None:
+    other = torch.ones((), requires_grad=True)
+    for given in (iter([logits]), logits):
+        logits.grad = None
+        with an.record():
+            loss = coins(logits).sum() * other
+        an.backward(loss, inputs=given)
+        assert logits.grad is not None
+        assert other.grad is None
 
 
 @both_ways

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
-from ancestral.estimators.terms import LossMismatchError, NonFiniteCostError, terms_of
+from ancestral.estimators.terms import NonFiniteCostError, terms_of
 from oracles import Program, autograd, exact_gradient, flat, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)
@@ -212,8 +212,26 @@ def test_an_infinite_cost_times_zero_is_an_error_still() -> None:
 
 def test_a_constant_that_is_infinite_is_an_error() -> None:
     x = an.track(torch.ones(2), "x")
-    with pytest.raises(LossMismatchError):
+    with pytest.raises(NonFiniteCostError, match="the loss is inf"):
         terms_of(x.sum() + float("inf"))
+
+
+NOTHING_SELECTED: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean of a mask": lambda x: x[torch.zeros(3, dtype=torch.bool)].mean(),
+    "mean of a slice": lambda x: x.sum() + x[:0].mean(),
+    "mean of rows": lambda x: x.expand(2, 3)[:, :0].mean(),
+    "reduced loss": lambda x: x.sum() + F.mse_loss(x[:0], torch.zeros(0)),
+    "cross entropy": lambda x: x.sum() + F.cross_entropy(x.expand(2, 3)[:0], torch.arange(0)),
+    "mean of classes ignored": lambda x: F.cross_entropy(x[None], torch.tensor([-100])),
+    "constant": lambda x: x.sum() + torch.zeros(0).mean(),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING_SELECTED)
+def test_the_mean_of_an_empty_selection_is_called_not_finite(name: str) -> None:
+    loss = NOTHING_SELECTED[name](an.track(torch.rand(3), "x"))
+    with pytest.raises(NonFiniteCostError, match=r"nan|NaN"):
+        terms_of(loss)
 
 
 def test_products_in_reduced_precision_are_costs_of_their_own() -> None:

@@ -3,7 +3,9 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import copy
 import gc
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +63,26 @@ def test_at_the_posterior_every_draw_gives_the_log_evidence(options: dict[str, A
         result = an.elbo(*linear_gaussian(*posterior()), **options)
         torch.testing.assert_close(result.value, log_evidence())
         torch.testing.assert_close(result.surrogate.detach(), -log_evidence())
+
+
+def test_the_value_of_a_bound_says_what_to_differentiate_and_is_a_plain_tensor_else() -> None:
+    for particles in (1, 2):
+        value = an.elbo(*linear_gaussian(*posterior()), particles=particles).value
+        with pytest.raises(an.LossError, match=r"call \.surrogate\.backward\(\)"):
+            value.backward()
+        plain = torch.tensor(float(value), dtype=value.dtype)
+        assert (repr(value), f"{value:.4f}", str(value)) == (
+            repr(plain),
+            f"{plain:.4f}",
+            str(plain),
+        )
+        for twin in (value * 1, torch.stack([value])[0], copy.deepcopy(value)):
+            assert type(twin) is Tensor
+            torch.testing.assert_close(twin, plain)
+        with io.BytesIO() as file:
+            torch.save(value, file)
+            file.seek(0)
+            assert type(torch.load(file, weights_only=True)) is Tensor
 
 
 def test_at_the_posterior_the_gradient_is_that_of_the_guides_own_density() -> None:

@@ -74,7 +74,7 @@ def test_a_gradient_of_the_same_nesting_weighs_the_leaves() -> None:
     ("change", "message"),
     [
         ({"nll": 1.0}, "loss['nll'] is a float; expected a torch.Tensor"),
-        ({"kl": {"a": [torch.ones(()), None]}}, "loss['kl']['a'][1] is a NoneType"),
+        ({"kl": {"a": [torch.ones(()), None]}}, "loss['kl']['a'][1] is None"),
         ({"kl": (torch.ones(3),)}, "loss['kl'][0] has shape [3]; expected a scalar"),
     ],
 )
