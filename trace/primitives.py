@@ -36,6 +36,7 @@ from ancestral.trace.factor import Factor
 from ancestral.trace.naming import place
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current
+from ancestral.trace.repetitions import subsample
 from ancestral.trace.request import Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread, value_of
 from ancestral.trace.stack import local
@@ -169,6 +170,7 @@ def param(
     name: str,
     init: Tensor | Callable[[], Tensor] | None = None,
     constraint: Constraint | None = None,
+    event_dim: int | None = None,
 ) -> Tensor:
     """Return the value of a parameter that is learned, which the open `ParamStore` keeps.
 
@@ -181,17 +183,20 @@ def param(
             called once.
         constraint: what values it may have, of `torch.distributions.constraints`; by default any
             real number.
+        event_dim: how many of its last dimensions are no plates. If given, the rows of the
+            subsampled plates around are returned, as by `subsample`; by default the whole is.
 
     Raises:
-        SiteError: if no store is open, if it is asked for as another than it is, or if it has no
-            initial value that the constraint allows.
+        SiteError: if no store is open, if it is asked for as another than it is, if it has no
+            initial value that the constraint allows, or if its size is not that of a plate.
+        ValueError: if it has fewer dimensions than `event_dim`.
     """
     where = place()
     check_name(name, where)
     options = {"init": init, "constraint": constraint}
     answered = answer(Request("param", name, where, options=options), settled)
     assert answered.value is not None
-    return answered.value
+    return answered.value if event_dim is None else subsample(answered.value, event_dim)
 
 
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:

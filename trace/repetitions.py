@@ -192,7 +192,10 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
 
     Raises:
         PlateError: if a dimension fits neither the plate nor its subsample.
+        ValueError: if the data have fewer dimensions than `event_dim`.
     """
+    if not 0 <= event_dim <= data.dim():
+        raise ValueError(f"event_dim must be one of 0 to {data.dim()}, the dimensions of the data")
     for plate_ in open_plates():
         if plate_.dim is None or plate_.dim - event_dim < -data.dim():
             continue

@@ -282,6 +282,33 @@ def test_a_parameter_within_plates_is_in_none_of_them() -> None:
     assert trace["w"].scale == 1.0
 
 
+@pytest.mark.parametrize("event_dim", [0, 1, 2])
+def test_a_parameter_of_a_subsampled_plate_gives_its_rows_and_learns_them(event_dim: int) -> None:
+    store, indices = an.ParamStore(), torch.tensor([4, 1])
+    init = torch.arange(5 * 6.0).reshape(5, *[2, 3][:event_dim], -1)[..., 0]
+    with store, an.record() as trace, an.plate("data", 5, subsample=indices):
+        rows = an.param("w", init, event_dim=event_dim)
+        whole = an.param("w", init)
+    assert torch.equal(rows.detach(), init[indices])
+    assert torch.equal(whole.detach(), init)
+    assert trace["w"].value.shape == init.shape
+    rows.sum().backward()
+    learned = store.unconstrained("w").grad
+    assert learned is not None
+    assert [bool(row.any()) for row in learned] == [False, True, False, False, True]
+
+
+def test_a_parameter_that_does_not_fit_a_subsampled_plate_is_refused() -> None:
+    with an.ParamStore(), an.record(), an.plate("data", 5, subsample_size=2):
+        with pytest.raises(an.PlateError, match=r"dimension -1 of the data must have .* size 5"):
+            an.param("a", torch.zeros(5, 3), event_dim=0)
+        with pytest.raises(an.PlateError, match=r"dimension -2 of the data must have .* size 5"):
+            an.param("b", torch.zeros(4, 3), event_dim=1)
+        for wrong in (3, -1):
+            with pytest.raises(ValueError, match="event_dim must be one of 0 to 2"):
+                an.param("c", torch.zeros(5, 3), event_dim=wrong)
+
+
 def substituted(theta: Tensor) -> Tensor:
     z = Bernoulli(logits=theta).sample()
     with substitute({"w": z * 2.0}):
