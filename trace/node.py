@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
-from ancestral.provenance.tensor import alias, attach, raw, untrack
-from ancestral.trace.densities import tracked_log_prob
+from ancestral.provenance.tensor import alias, attach, untrack
+from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
-from ancestral.trace.lazy import unfilled
+from ancestral.trace.lazy import plainly
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
@@ -230,11 +230,14 @@ class Node:
         fn = factorized(self.fn)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
-            with torch.enable_grad(), unfilled(fn):
-                density: Tensor = raw(fn.log_prob, value)
+            with torch.enable_grad():
+                density: Tensor = plainly(fn, fn.log_prob, computable(fn, value))
         except NoDensityError:
             raise  # of a distribution that knows better why
-        except NotImplementedError as error:
+        except (NotImplementedError, KeyError) as error:
+            # Pyro's flows without an inverse look for the value among those that they have made.
+            if isinstance(error, KeyError) and not isinstance(fn, TransformedDistribution):
+                raise
             raise NoDensityError(self.name, self.fn, self.location) from error
         finally:
             local.is_inside = was_inside
