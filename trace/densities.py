@@ -104,6 +104,10 @@ def _as_computed(node: "Node", plain: Tensor) -> Tensor:
             density: Tensor = fn.log_prob(computable(fn, node.tracked_value))
     finally:
         local.is_inside = was_inside
+    if node.is_drawn and node.is_reparameterized and not plain.requires_grad:
+        # Of a Delta, say: however its value moves, a comparison tells nothing of its own density.
+        own = _joined(node, tuple(plain.shape))
+        return _own(node, plain if own is None else attach(alias(plain), own))
     found = provenance(density)
     everything = _joined(node, ())
     if everything is not None and everything.universe.state != "settled":

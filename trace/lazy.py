@@ -5,8 +5,7 @@ tracking is off only where all that is kept is known, and can be forgotten again
 torch. All others, which may keep what they like where they like, are run with tracking on.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.distributions import Distribution, Transform
 from ancestral.provenance.algebra import Source
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.tensor import alias, raw, untrack
-from ancestral.trace.parameters import declares_all, factorized, is_of_torch, parts_of
+from ancestral.trace.parameters import are_of_torch, declares_all, factorized, is_of_torch, parts_of
 
 
 def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -24,26 +23,27 @@ def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
     What the owner keeps of the call is no plain tensor that others would take for a constant.
     """
-    if is_of_torch(owner):
-        with _unchanged(owner):
+    parts = list(parts_of(owner))
+    if are_of_torch(parts):
+        before = [vars(part).copy() for part in parts]
+        try:
             return raw(method, *args, **kwargs)
+        finally:
+            _restore(parts, before)
     result = method(*args, **kwargs)
     return untrack(result) if isinstance(result, Tensor) else result
 
 
-@contextmanager
-def _unchanged(owner: Any) -> Generator[None]:
-    """Put back at the end of the block the attributes of an object, and of those within it."""
-    before = [(vars(part), vars(part).copy()) for part in parts_of(owner)]
-    try:
-        yield
-    finally:
-        for attributes, known in before:
+def _restore(parts: Sequence[Any], before: Sequence[dict[str, Any]]) -> None:
+    """Give objects the attributes that they had."""
+    for part, known in zip(parts, before, strict=True):
+        attributes = vars(part)
+        # Distributions of torch add what is lazy; transforms exchange what they keep.
+        if len(attributes) != len(known):
             for name in attributes.keys() - known.keys():
                 del attributes[name]
-            for name, item in known.items():
-                if attributes.get(name) is not item:
-                    attributes[name] = item
+        if isinstance(part, Transform):
+            attributes.update(known)
 
 
 def forget_noise(fn: Distribution, drawn: Tensor, source: Source, *, is_pathwise: bool) -> None:
@@ -72,9 +72,13 @@ def _has_inverse(part: Transform) -> bool:
     _, value = part._cached_x_y
     if value is None or is_of_torch(part):
         return True
+    parts = list(parts_of(part))
+    before = [vars(each).copy() for each in parts]
     try:
-        with torch.no_grad(), _unchanged(part):
+        with torch.no_grad():
             raw(part.inv, alias(value))
     except (KeyError, NotImplementedError):
         return False
+    finally:
+        _restore(parts, before)
     return True

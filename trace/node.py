@@ -47,6 +47,19 @@ class NoDensityError(NotImplementedError):
         )
 
 
+class NoScoreError(NotImplementedError):
+    """A score is asked of a distribution whose density has no derivative in its parameters."""
+
+    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
+        """Name the site, its distribution and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): a cost depends on its value by a step without a useful "
+            "derivative (a comparison, a rounding), so its score is needed, but the log_prob of "
+            f"{type(fn).__name__} has no derivative in its parameters; take a smooth cost, or name "
+            "the value by an.deterministic, if nothing is drawn"
+        )
+
+
 class Gate:
     """Lets the pathwise gradient through the value of a site, or shuts it out.
 
@@ -191,10 +204,17 @@ class Node:
 
     @cached_property
     def score(self) -> Tensor:
-        """The log-probability of the value held fixed, whose derivative is the score function."""
-        if self.is_reparameterized:
-            return self._density(self.value.detach())
-        return self.elementwise_log_prob
+        """The log-probability of the value held fixed, whose derivative is the score function.
+
+        Raises:
+            NoScoreError: if it has no derivative, where there would be a pathwise one.
+        """
+        if not self.is_reparameterized:
+            return self.elementwise_log_prob
+        density = self._density(self.value.detach())
+        if self.is_learned and self.fn is not None and not density.requires_grad:
+            raise NoScoreError(self.name, self.fn, self.location)
+        return density
 
     @property
     def tracked_value(self) -> Tensor:

@@ -1,7 +1,7 @@
 """The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
@@ -23,13 +23,14 @@ from torch.distributions.transforms import _InverseTransform
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.mixing import note
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.tensor import ProvenanceTensor, provenance
 
 UNKNOWN = -1
 _OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
 _CACHE = "_cached_x_y"  # of a transform: what it was last asked for is none of its parameters
 _PARTS = (Distribution, Transform, constraints.Constraint)
 _COMPOSED = (*_PARTS, list, tuple)
+_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter, torch.Size, bool, int, float, type(None)})
 _STORED_AS = {
     "_param": "logits",
     "_unbroadcasted_scale_tril": "scale_tril",
@@ -195,7 +196,15 @@ def is_of_torch(value: Any) -> bool:
 
     Only of those is it known that no element of a batch depends on another.
     """
-    return all(type(part).__module__.startswith("torch.distributions.") for part in parts_of(value))
+    return are_of_torch(parts_of(value))
+
+
+def are_of_torch(parts: Iterable[Any]) -> bool:
+    """Return whether all these objects are of classes of torch."""
+    for part in parts:
+        if not type(part).__module__.startswith("torch.distributions."):
+            return False
+    return True
 
 
 def declares_all(fn: Distribution) -> bool:
@@ -213,7 +222,7 @@ def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
         yield value
         inner = seen | {id(value)}
         for item in vars(value).values():
-            if isinstance(item, _COMPOSED):
+            if item.__class__ not in _PLAIN and isinstance(item, _COMPOSED):
                 yield from parts_of(item, inner)
 
 

@@ -10,7 +10,6 @@ from torch.distributions import Distribution, constraints
 from ancestral.trace.lazy import plainly
 from ancestral.trace.parameters import is_of_torch, parameters
 
-
 _SHOWN = 16  # the most numbers of an event that a message shows
 
 

@@ -7,13 +7,12 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as pd
 import pytest
 import torch
 from families import BATCH, FAMILIES, Family, parameters_of, real, simplex
-from oracles import exact_gradient, moments
 from programs.estimates import library
 from pyro.distributions import transforms as pt
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch.distributions.utils import lazy_property
 import ancestral as an
 from ancestral.trace.node import NoDensityError
 from ancestral.trace.parameters import reachable
+from oracles import exact_gradient, moments
 
 PROBABILITY: dict[str, Callable[[], Tensor]] = {
     "probs": lambda: torch.rand(*BATCH, dtype=torch.float64) * 0.8 + 0.1
@@ -140,8 +140,8 @@ def test_whatever_changes_with_a_parameter_carries_its_source(name: str, before:
                         with contextlib.suppress(NotImplementedError):
                             BEFORE[before](fn, x)
                         found = read(fn, attribute, x)
-                        for ours, *both in zip(found, plain[attribute], changed, strict=True):
-                            if not torch.allclose(*both, 0, 0, equal_nan=True):
+                        for ours, one, two in zip(found, plain[attribute], changed, strict=True):
+                            if not torch.allclose(one, two, 0, 0, equal_nan=True):
                                 seen += 1
                                 assert "z" in an.provenance_of(ours), (is_validated, attribute, key)
     # That of a triangular matrix cannot be inverted, so that there is no density.
@@ -155,7 +155,7 @@ def probabilities(z: Tensor) -> Tensor:
 class ByHand(d.Distribution):
     """Keeps what it computes at first use, by hand, in a property that is checked."""
 
-    arg_constraints = {"logit": constraints.real}
+    arg_constraints: ClassVar[dict[str, Any]] = {"logit": constraints.real}
     support = constraints.boolean
 
     def __init__(self, probs: Tensor) -> None:
@@ -244,12 +244,14 @@ def kept_by_a_transform(z: Tensor) -> Tensor:
     affine = t.AffineTransform(z, 2.0, cache_size=1)
     fn = d.TransformedDistribution(d.Normal(0 * ONE, 1.0), [affine])
     observed(fn, ONE)
-    return fn.log_prob(ONE) + affine.inv(ONE) ** 2
+    found: Tensor = fn.log_prob(ONE) + affine.inv(ONE) ** 2
+    return found
 
 
 def after_a_draw(fn: Any) -> Tensor:
     fn.enumerate_support()
-    return fn.entropy() + fn.variance[0]
+    found: Tensor = fn.entropy() + fn.variance[0]
+    return found
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -259,7 +261,8 @@ def test_gradients_through_what_a_distribution_keeps_are_exact(
 ) -> None:
     def program(logit: Tensor) -> Tensor:
         z = d.Bernoulli(logits=logit).sample()
-        return -PROGRAMS[name](z).sum() + 0 * z
+        loss: Tensor = -PROGRAMS[name](z).sum() + 0 * z
+        return loss
 
     logit = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     with validating(is_validated):
@@ -312,7 +315,8 @@ def test_a_flow_without_an_inverse_keeps_the_noise_of_a_reparameterized_draw() -
 def test_a_constraint_of_the_user_that_keeps_its_bounds_keeps_their_sources() -> None:
     class Below(constraints.Constraint):
         def __init__(self, bound: Tensor) -> None:
-            self.bound, self.twice = bound, None
+            self.bound = bound
+            self.twice: Tensor | None = None
 
         def check(self, value: Tensor) -> Tensor:
             if self.twice is None:
@@ -320,14 +324,12 @@ def test_a_constraint_of_the_user_that_keeps_its_bounds_keeps_their_sources() ->
             return value < self.twice
 
     class Bounded(d.Normal):
-        @property
-        def support(self) -> Any:
-            return self._below
+        support: Any
 
     with an.record() as trace:
         z = d.Bernoulli(torch.tensor(0.5, requires_grad=True)).sample()
         fn = Bounded(z, 1.0)
-        fn._below = Below(z + 5)
+        fn.support = Below(z + 5)
         an.sample("x", fn, obs=torch.tensor(1.0))
-        assert an.provenance_of(fn._below.twice) == {"z"}
+        assert an.provenance_of(fn.support.twice) == {"z"}
         assert trace["x"].parents == {"z"}
