@@ -30,7 +30,7 @@ _OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, 
 _CACHE = "_cached_x_y"  # of a transform: what it was last asked for is none of its parameters
 _PARTS = (Distribution, Transform, constraints.Constraint)
 _COMPOSED = (*_PARTS, list, tuple)
-_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter, torch.Size, bool, int, float, type(None)})
+_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter, torch.Size, bool, type(None)})
 _STORED_AS = {
     "_param": "logits",
     "_unbroadcasted_scale_tril": "scale_tril",
@@ -201,10 +201,7 @@ def is_of_torch(value: Any) -> bool:
 
 def are_of_torch(parts: Iterable[Any]) -> bool:
     """Return whether all these objects are of classes of torch."""
-    for part in parts:
-        if not type(part).__module__.startswith("torch.distributions."):
-            return False
-    return True
+    return all([type(part).__module__.startswith("torch.distributions.") for part in parts])
 
 
 def declares_all(fn: Distribution) -> bool:
