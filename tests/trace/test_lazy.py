@@ -337,12 +337,12 @@ def test_a_constraint_of_the_user_that_keeps_its_bounds_keeps_their_sources() ->
 
 def test_what_is_kept_in_a_recording_has_its_sources_after_it_and_in_the_next() -> None:
     with an.record() as trace:
-        z = d.Bernoulli(torch.tensor(0.5, requires_grad=True)).sample().double()
-        fn = d.OneHotCategorical(probabilities(z))
+        z = d.Bernoulli(torch.tensor(0.5, requires_grad=True)).sample()
+        fn = d.OneHotCategorical(probabilities(z.double()))
         an.sample("x", fn, obs=SECOND)
     trace["x"].log_prob  # noqa: B018 (it is computed, and kept)
     assert an.provenance_of(fn.logits) == {"z"}
-    other = d.OneHotCategorical(probabilities(z))
+    other = d.OneHotCategorical(probabilities(z.double()))
     with an.record():
         assert an.provenance_of(other.log_prob(SECOND)) == {"z"}
         assert an.provenance_of(other.logits) == {"z"}
