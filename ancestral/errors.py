@@ -81,7 +81,7 @@ from ancestral.trace.findings import AuditError
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.lifting import PriorShapeError
 from ancestral.trace.modules import ModuleError
-from ancestral.trace.node import ModifiedParameterError, NoDensityError
+from ancestral.trace.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.noise import TransformedDrawError
 from ancestral.trace.packing import PackError
 from ancestral.trace.param_errors import (
@@ -158,6 +158,7 @@ __all__ = [
     "NestedPlateError",
     "NoDensityError",
     "NoEngineError",
+    "NoScoreError",
     "NoStoreError",
     "NoWeightError",
     "NonFiniteCostError",

@@ -30,8 +30,9 @@ from ancestral.estimators.pairs import (
     missing,
 )
 from ancestral.estimators.surrogate import settle
-from ancestral.provenance.tensor import alias, raw, untrack
+from ancestral.provenance.tensor import alias, untrack
 from ancestral.trace.factor import shown_shape
+from ancestral.trace.lazy import plainly
 from ancestral.trace.node import Node
 from ancestral.trace.record import record
 from ancestral.trace.replaying import fits, replay
@@ -186,7 +187,7 @@ def _is_inside(fn: Distribution, node: Node) -> bool:
     support = support_of(fn)
     if support is None:
         return True
-    is_inside: Tensor = raw(support.check, alias(node.value).detach())
+    is_inside: Tensor = plainly(support, support.check, alias(node.value).detach())
     return bool(is_inside.all())
 
 

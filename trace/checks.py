@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, raw
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
+from ancestral.trace.lazy import plainly
 from ancestral.trace.naming import Place
-from ancestral.trace.parameters import factorized
 from ancestral.trace.request import Request
+from ancestral.trace.supports import takes, wrong_of
 
 
 class SiteNameError(SiteError):
@@ -90,11 +91,11 @@ class WeightShapeError(SiteError):
 class SupportError(SiteError):
     """A value is none that the distribution of a site can take."""
 
-    def __init__(self, request: Request, support: object, bad: Tensor, total: int) -> None:
-        """Name the site, its line, the support, and the first value outside it."""
+    def __init__(self, request: Request, support: object, wrong: str) -> None:
+        """Name the site, its line, the support, and what is outside it."""
         super().__init__(
             f"{described(request)} is outside the support of {type(request.fn).__name__}: "
-            f"{bad.numel()} of {total} elements, the first of them {bad.flatten()[0].item()!r}; "
+            f"{wrong}; "
             f"expected {support}; if its density is meant for such values too, make the "
             "distribution, and an Independent around it, with validate_args=False"
         )
@@ -164,8 +165,7 @@ def fitting(request: Request) -> Request:
     assert fn is not None
     if not isinstance(value, Tensor):
         raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
-    is_integral = isinstance(factorized(fn), Categorical)
-    if not (value.is_floating_point() or value.is_complex() or is_integral):
+    if not takes(fn, value.dtype):
         raise ValueTypeError(
             request, f"of a floating dtype, such as {torch.get_default_dtype()}", str(value.dtype)
         )
@@ -231,6 +231,7 @@ def supported(request: Request) -> Request:
 
     Raises:
         SupportError: if it cannot.
+        ValueTypeError: if it is of a dtype that the support cannot be checked for.
     """
     fn, value = request.fn, request.value
     assert fn is not None
@@ -240,11 +241,12 @@ def supported(request: Request) -> Request:
     plain = alias(value).detach()
     try:
         support: Any = fn.support
-        is_inside: Tensor = raw(support.check, plain)
+        is_inside: Tensor = plainly(support, support.check, plain)
     except NotImplementedError:  # a user's class that declares none
         return request
+    except (RuntimeError, IndexError) as error:  # a value that a matching cannot index by
+        expected = f"one that {support} can check ({error})"
+        raise ValueTypeError(request, expected, str(plain.dtype)) from error
     if not bool(is_inside.all()):
-        events = (None,) * (plain.dim() - is_inside.dim())
-        bad = plain[~is_inside[(..., *events)].expand(plain.shape)]
-        raise SupportError(request, support, bad, plain.numel())
+        raise SupportError(request, support, wrong_of(support, plain, is_inside))
     return request

@@ -10,9 +10,11 @@ from torch.distributions.constraints import Constraint
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, provenance_of, raw
 from ancestral.trace.arguments import kind_of
+from ancestral.trace.lazy import plainly
 from ancestral.trace.param_errors import ParamInitError, ParamMismatchError, ParamValueError
 from ancestral.trace.request import Request
 from ancestral.trace.stack import local
+from ancestral.trace.supports import wrong_of
 
 
 def transform_of(constraint: Constraint) -> Transform:
@@ -155,17 +157,12 @@ def outside(value: Tensor, constraint: Constraint) -> str | None:
         return f"of shape {list(value.shape)}, of which {width} dimensions are to be one event"
     plain = alias(value).detach()
     try:
-        is_inside: Tensor = raw(constraint.check, plain)
+        is_inside: Tensor = plainly(constraint, constraint.check, plain)
     except RuntimeError as error:  # shapes or dtypes that torch cannot compare
         return f"{plain.dtype} of shape {list(plain.shape)}, which {constraint} cannot be: {error}"
     if bool(is_inside.all()):
         return None
-    inner = (1,) * (plain.dim() - is_inside.dim())
-    bad = plain[~is_inside.reshape((*is_inside.shape, *inner)).expand(plain.shape)]
-    return (
-        f"outside of its constraint in {bad.numel()} of {plain.numel()} elements, the first of "
-        f"them {bad.flatten()[0].item()!r}"
-    )
+    return f"outside of its constraint in {wrong_of(constraint, plain, is_inside)}"
 
 
 def check_value(request: Request, shape: Shape | None, constraint: Constraint) -> None:

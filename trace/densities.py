@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Distribution
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import alias, attach, provenance
 from ancestral.trace.factor import Factor
-from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters
+from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters, parts_of
 from ancestral.trace.stack import local
 
 if TYPE_CHECKING:
@@ -100,9 +101,13 @@ def _as_computed(node: "Node", plain: Tensor) -> Tensor:
     was_inside, local.is_inside = local.is_inside, True
     try:
         with torch.enable_grad():
-            density: Tensor = fn.log_prob(node.tracked_value)
+            density: Tensor = fn.log_prob(computable(fn, node.tracked_value))
     finally:
         local.is_inside = was_inside
+    if node.is_drawn and node.is_reparameterized and not plain.requires_grad:
+        # Of a Delta, say: however its value moves, a comparison tells nothing of its own density.
+        own = _joined(node, tuple(plain.shape))
+        return _own(node, plain if own is None else attach(alias(plain), own))
     found = provenance(density)
     everything = _joined(node, ())
     if everything is not None and everything.universe.state != "settled":
@@ -113,6 +118,19 @@ def _as_computed(node: "Node", plain: Tensor) -> Tensor:
             found = lost if found is None else found.union(lost)
             density = attach(alias(density), found)
     return _own(node, density)
+
+
+def computable(fn: Distribution, value: Tensor) -> Tensor:
+    """Return a value in a dtype that a density can be computed in.
+
+    Torch takes integers for most, but no truth values, and neither for those of a Bernoulli.
+    """
+    if value.is_floating_point() or value.is_complex():
+        return value
+    if value.dtype != torch.bool and not any(isinstance(p, Bernoulli) for p in parts_of(fn)):
+        return value
+    dtypes = (item.tensor.dtype for item in parameters(fn))
+    return value.to(next((d for d in dtypes if d.is_floating_point), torch.get_default_dtype()))
 
 
 def _own(node: "Node", density: Tensor) -> Tensor:

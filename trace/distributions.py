@@ -26,6 +26,7 @@ from torch.distributions import (
     kl,
 )
 from torch.distributions.utils import broadcast_all as _broadcast_all
+from torch.distributions.utils import lazy_property
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_of
@@ -214,9 +215,20 @@ _BROADCASTING = tuple(
 
 @functools.lru_cache(maxsize=1024)
 def _is_plain(kind: type[Any]) -> bool:
-    """Return whether a class is torch's own and has no part that may be a user's."""
+    """Return whether a check of a class of torch computes nothing that the distribution keeps.
+
+    It has no part that may be a user's, and no property that may ask a part for its parameters,
+    which that keeps: lazy ones are not checked.
+    """
     parts = (Independent, MixtureSameFamily, TransformedDistribution)
-    return kind.__module__.startswith("torch.distributions.") and not issubclass(kind, parts)
+    declared = kind.arg_constraints
+    if not kind.__module__.startswith("torch.distributions.") or issubclass(kind, parts):
+        return False
+    return isinstance(declared, dict) and not any(
+        isinstance(read := getattr(kind, name, None), property)
+        and not isinstance(read, lazy_property)
+        for name in declared
+    )
 
 
 def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:

@@ -22,6 +22,7 @@ from ancestral.provenance.tensor import (
     untrack,
 )
 from ancestral.trace.keys import unmet
+from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
 from ancestral.trace.parameters import Held, factorized, inflow, parameters
@@ -115,6 +116,7 @@ def draw(
     _admit(node, traces, traces if request is None else request.traces)
     attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
+    forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown

@@ -20,7 +20,6 @@ from typing import Self
 
 from torch import Tensor
 
-from ancestral.provenance.tensor import raw
 from ancestral.trace.dimensions import Dimensions
 from ancestral.trace.enumerated import Enumeration, Variable, trailing
 from ancestral.trace.enumeration_errors import (
@@ -29,6 +28,7 @@ from ancestral.trace.enumeration_errors import (
     PlateCollisionError,
     UnboundedSupportError,
 )
+from ancestral.trace.lazy import plainly
 from ancestral.trace.request import Handler, Request, handlers
 from ancestral.trace.stack import local
 
@@ -137,7 +137,7 @@ def _values(request: Request) -> Tensor:
     assert fn is not None
     was_inside, local.is_inside = local.is_inside, True
     try:
-        values: Tensor = raw(fn.enumerate_support, expand=False)
+        values: Tensor = plainly(fn, fn.enumerate_support, expand=False)
     except NotImplementedError as error:
         raise UnboundedSupportError(request, f"cannot list its values ({error})") from error
     finally:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, TransformedDistribution
 
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
-from ancestral.provenance.tensor import alias, attach, raw, untrack
-from ancestral.trace.densities import tracked_log_prob
+from ancestral.provenance.tensor import alias, attach, untrack
+from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
-from ancestral.trace.lazy import unfilled
+from ancestral.trace.lazy import plainly
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
@@ -44,6 +44,19 @@ class NoDensityError(NotImplementedError):
             f"site {name!r} ({location}): {type(fn).__name__} has no log_prob, but a cost depends "
             "on its value, so its score is needed; implement log_prob, draw with rsample, or "
             "cut the dependency with an.untrack"
+        )
+
+
+class NoScoreError(NotImplementedError):
+    """A score is asked of a distribution whose density has no derivative in its parameters."""
+
+    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
+        """Name the site, its distribution and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): a cost depends on its value by a step without a useful "
+            "derivative (a comparison, a rounding), so its score is needed, but the log_prob of "
+            f"{type(fn).__name__} has no derivative in its parameters; take a smooth cost, or name "
+            "the value by an.deterministic, if nothing is drawn"
         )
 
 
@@ -191,10 +204,17 @@ class Node:
 
     @cached_property
     def score(self) -> Tensor:
-        """The log-probability of the value held fixed, whose derivative is the score function."""
-        if self.is_reparameterized:
-            return self._density(self.value.detach())
-        return self.elementwise_log_prob
+        """The log-probability of the value held fixed, whose derivative is the score function.
+
+        Raises:
+            NoScoreError: if it has no derivative, where there would be a pathwise one.
+        """
+        if not self.is_reparameterized:
+            return self.elementwise_log_prob
+        density = self._density(self.value.detach())
+        if self.is_learned and self.fn is not None and not density.requires_grad:
+            raise NoScoreError(self.name, self.fn, self.location)
+        return density
 
     @property
     def tracked_value(self) -> Tensor:
@@ -230,11 +250,14 @@ class Node:
         fn = factorized(self.fn)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
-            with torch.enable_grad(), unfilled(fn):
-                density: Tensor = raw(fn.log_prob, value)
+            with torch.enable_grad():
+                density: Tensor = plainly(fn, fn.log_prob, computable(fn, value))
         except NoDensityError:
             raise  # of a distribution that knows better why
-        except NotImplementedError as error:
+        except (NotImplementedError, KeyError) as error:
+            # Pyro's flows without an inverse look for the value among those that they have made.
+            if isinstance(error, KeyError) and not isinstance(fn, TransformedDistribution):
+                raise
             raise NoDensityError(self.name, self.fn, self.location) from error
         finally:
             local.is_inside = was_inside

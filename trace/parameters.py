@@ -1,7 +1,7 @@
 """The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
@@ -23,10 +23,14 @@ from torch.distributions.transforms import _InverseTransform
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.mixing import note
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.tensor import ProvenanceTensor, provenance
 
 UNKNOWN = -1
 _OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
+_CACHE = "_cached_x_y"  # of a transform: what it was last asked for is none of its parameters
+_PARTS = (Distribution, Transform, constraints.Constraint)
+_COMPOSED = (*_PARTS, list, tuple)
+_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter, torch.Size, bool, type(None)})
 _STORED_AS = {
     "_param": "logits",
     "_unbroadcasted_scale_tril": "scale_tril",
@@ -84,7 +88,7 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
     further = len(fn.batch_shape) - len(batch)
     is_nested_batch = further >= 0 and fn.batch_shape[: len(batch)] == batch
     declared = [
-        Held(item, int(constraint.event_dim) + further if is_nested_batch else UNKNOWN)
+        Held(item, _event_of(constraint, further) if is_nested_batch else UNKNOWN)
         for name, item in vars(fn).items()
         if (constraint := constraint_of.get(_STORED_AS.get(name, name))) is not None
         and isinstance(item, Tensor)
@@ -98,6 +102,14 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
             yield from _of_transforms(item, len(fn.event_shape) + further, batch, seen)
         elif id(item) not in known:
             yield from _of_object(item, batch, seen)
+
+
+def _event_of(constraint: Any, further: int) -> int:
+    """Return how many dimensions of a parameter belong to one draw, if its constraint tells."""
+    try:
+        return int(constraint.event_dim) + further
+    except NotImplementedError:  # it depends on the distribution: that of Pyro's Delta
+        return UNKNOWN
 
 
 def _of_transforms(
@@ -167,7 +179,8 @@ def _contents(value: Any) -> Iterator[Any]:
         for cell in getattr(value, "__closure__", None) or ():
             yield cell.cell_contents
         yield getattr(value, "__self__", None)
-        yield from getattr(value, "__dict__", {}).values()
+        held: dict[str, Any] = getattr(value, "__dict__", {})
+        yield from (item for name, item in held.items() if name != _CACHE)
         for kind in type(value).__mro__:
             slots = vars(kind).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
@@ -178,19 +191,36 @@ def _is_torchs_own(fn: Distribution) -> bool:
     return type(fn).__module__.startswith("torch.distributions.")
 
 
-def is_of_torch(value: Any, seen: frozenset[int] = frozenset()) -> bool:
+def is_of_torch(value: Any) -> bool:
     """Return whether a distribution, and all that it is composed of, is a class of torch.
 
     Only of those is it known that no element of a batch depends on another.
     """
+    return are_of_torch(parts_of(value))
+
+
+def are_of_torch(parts: Iterable[Any]) -> bool:
+    """Return whether all these objects are of classes of torch."""
+    return all([type(part).__module__.startswith("torch.distributions.") for part in parts])
+
+
+def declares_all(fn: Distribution) -> bool:
+    """Return whether a class of torch keeps its parameters alone, and what it computes of them."""
+    kind: Any = type(fn)
+    return bool(_events_of_torch(kind))
+
+
+def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
+    """Yield the distributions, transforms and constraints that something is composed of."""
     if isinstance(value, (list, tuple)):
-        return all(is_of_torch(item, seen) for item in value)
-    if not isinstance(value, (Distribution, Transform)) or id(value) in seen:
-        return True
-    inner = seen | {id(value)}
-    return type(value).__module__.startswith("torch.distributions.") and all(
-        is_of_torch(item, inner) for item in vars(value).values()
-    )
+        for item in value:
+            yield from parts_of(item, seen)
+    elif isinstance(value, _PARTS) and id(value) not in seen:
+        yield value
+        inner = seen | {id(value)}
+        for item in vars(value).values():
+            if item.__class__ not in _PLAIN and isinstance(item, _COMPOSED):
+                yield from parts_of(item, inner)
 
 
 def _constraints(fn: Distribution) -> dict[str, Any]:

@@ -4,7 +4,13 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution, constraints
+
+from ancestral.trace.lazy import plainly
+from ancestral.trace.parameters import is_of_torch, parameters
+
+_SHOWN = 16  # the most numbers of an event that a message shows
 
 
 class _Span(NamedTuple):
@@ -21,6 +27,20 @@ def support_of(fn: Distribution) -> Any:
         return fn.support
     except NotImplementedError:
         return None
+
+
+def takes(fn: Distribution, dtype: torch.dtype) -> bool:
+    """Return whether a value may be of a dtype.
+
+    Integers are for distributions whose support is discrete, or says nothing of it, as those of
+    users and of Pyro's matchings, and for those that have parameters of that dtype.
+    """
+    if dtype.is_floating_point or dtype.is_complex:
+        return True
+    support = support_of(fn)
+    if support is None or not is_of_torch(support) or support.is_discrete:
+        return True
+    return any(held.tensor.dtype == dtype for held in parameters(fn))
 
 
 def lies_within(inner: Any, outer: Any) -> bool | None:
@@ -69,3 +89,36 @@ def _span(support: Any) -> _Span | None:
 
 def _not_above(a: Any, b: Any) -> bool:
     return bool((torch.as_tensor(a).detach() <= torch.as_tensor(b).detach()).all())
+
+
+def wrong_of(support: Any, value: Tensor, is_inside: Tensor) -> str:
+    """Return which elements of a plain value are wrong, or which events, where none is by itself.
+
+    Args:
+        support: the constraint that the value does not meet.
+        value: the value, [*batch, *event].
+        is_inside: which events meet it, [*batch] or what broadcasts with it.
+    """
+    events = value.dim() - is_inside.dim()
+    bad = ~is_inside[(..., *(None,) * events)] & _is_wrong(support, value)
+    if bool(bad.any()):
+        first = value.expand(bad.shape)[bad][0].item()
+        return f"{int(bad.sum())} of {bad.numel()} elements, the first of them {first!r}"
+    event = value[~is_inside][0]
+    shown = f", the first of them {event.tolist()}" if event.numel() <= _SHOWN else ""
+    return f"{int((~is_inside).sum())} of {is_inside.numel()} events{shown}"
+
+
+def _is_wrong(support: Any, value: Tensor) -> Tensor:
+    """Return which elements are wrong by themselves, whatever the others of their event are."""
+    if isinstance(support, constraints.independent):
+        return _is_wrong(support.base_constraint, value)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        dim = -1 - support.event_dim
+        return _is_wrong(support.base_constraint, value.unsqueeze(dim)).any(dim)
+    found = torch.isnan(value)
+    if not support.event_dim:
+        found = ~plainly(support, support.check, value)
+    elif isinstance(support, (type(constraints.simplex), constraints.multinomial)):
+        found = found | (value < 0)
+    return found

@@ -375,7 +375,7 @@ def test_a_constraint_of_other_bounds_is_another_constraint() -> None:
         (1.0, None, ["its init is a float; expected a Tensor"]),
         (torch.ones(2, dtype=torch.int64), None, ["torch.int64", "floating dtype"]),
         (torch.tensor([1.0, -2.0]), constraints.positive, ["1 of 2 elements", "-2.0", "Greater"]),
-        (torch.tensor([0.5, 0.6]), constraints.simplex, ["2 of 2", "Simplex"]),
+        (torch.tensor([0.5, 0.6]), constraints.simplex, ["1 of 1 events", "Simplex"]),
         (torch.tensor(0.5), constraints.simplex, ["shape []", "1 dimensions"]),
         (torch.tensor([0.0]), constraints.nonnegative, ["boundary", "expected a value inside"]),
         (torch.tensor([float("nan")]), None, ["nan", "Real()"]),

@@ -207,7 +207,7 @@ def test_observations_broadcast_and_never_multiply() -> None:
 BAD: list[tuple[Distribution, Any, type[Exception], str]] = [
     (Normal(0.0, 1.0), 0.5, ValueTypeError, "must be a torch.Tensor, not a float"),
     (Normal(0.0, 1.0), torch.tensor(1), ValueTypeError, "floating dtype"),
-    (Bernoulli(0.5), torch.tensor(True), ValueTypeError, "not torch.bool"),
+    (Normal(0.0, 1.0), torch.tensor(True), ValueTypeError, "not torch.bool"),
     (MultivariateNormal(torch.zeros(3), torch.eye(3)), torch.ones(2), ValueShapeError, "[3]"),
     (Normal(torch.zeros(2, 3), 1.0), torch.ones(2), ValueShapeError, "expected [2, 3]"),
     (LogNormal(0.0, 1.0), torch.tensor(-1.0), SupportError, "GreaterThan"),
