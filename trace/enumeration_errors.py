@@ -126,13 +126,34 @@ class OutOfSightError(EnumerationError):
 class MixedValuesError(EnumerationError):
     """What happens for one value of a site depends on its other values."""
 
-    def __init__(self, request: Request, what: str, source: str, dim: int, mixed: str) -> None:
-        """Name both sites, the line, the dimension and what mixed it."""
+    def __init__(
+        self,
+        request: Request,
+        what: str,
+        source: str,
+        dim: int,
+        mixed: str,
+        behind: Variable | None = None,
+        further: int = 0,
+    ) -> None:
+        """Name the sites, the line, the dimension and what mixed it, and the ways to mend it.
+
+        `behind` is the enumerated site for each of whose values the source has one; `further` is
+        how many dimensions too far to the left they stand.
+        """
+        enumerated = source if behind is None else behind.name
+        each = "" if enumerated == source else f", one for each of the enumerated site {behind}"
+        event = (
+            f"if the last {further} dimensions of {what} belong to one value, make them an event "
+            f"(Independent(fn, {further})); else "
+            if further
+            else ""
+        )
         super().__init__(
             f"{_named(request)} depends on site {source!r}, whose values stand along dimension "
-            f"{dim}; but {what} mixes them, or moves them to another dimension"
-            f"{f' (mixed by {mixed})' if mixed else ''}; compute each from its own value, with ops "
-            'that broadcast, or draw the site: infer={"enumerate": False}'
+            f"{dim}{each}; but {what} mixes them, or moves them to another dimension"
+            f"{f' (mixed by {mixed})' if mixed else ''}; {event}compute each from its own value, "
+            f'with ops that broadcast, or draw site {enumerated!r}: infer={{"enumerate": False}}'
         )
 
 

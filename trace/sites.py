@@ -15,7 +15,7 @@ from ancestral.trace.drawing import controlled, draw, independent
 from ancestral.trace.naming import Place, module_path
 from ancestral.trace.node import Node
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
-from ancestral.trace.parameters import factorized, inflow, parameters
+from ancestral.trace.parameters import grouped, inflow, parameters
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
@@ -105,7 +105,7 @@ def given(request: Request) -> Request:
         scale=request.scale,
         mask=request.mask,
         cond_indep_stack=request.plates,
-        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
+        grouped=grouped(fn),
         infer=request.infer,
         enumeration=request.enumeration,
         versions=versions_of(held, plain),
