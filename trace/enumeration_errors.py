@@ -32,6 +32,35 @@ class UnboundedSupportError(EnumerationError):
         )
 
 
+_TO_DRAW = (
+    "say that such draws are to be drawn: an.handlers.infer_config(lambda request: "
+    '{"enumerate": False} if request.is_found else {})'
+)
+
+
+class FoundDrawError(EnumerationError):
+    """A draw of plain torch is to be enumerated."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the draw, its line and its distribution."""
+        super().__init__(
+            f"{_named(request)} cannot be enumerated: it is a draw of plain torch, which has one "
+            f"value; write an.sample({request.name!r}, fn), or {_TO_DRAW}"
+        )
+
+
+class NotEnumeratedWarning(UserWarning):
+    """A draw of plain torch is drawn where all finite sites are enumerated."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the draw, its line, and the ways to mend it."""
+        super().__init__(
+            f"{_named(request)} is drawn, though it is within an.handlers.enumerate and has "
+            "finitely many values: a draw of plain torch is never enumerated; write "
+            f"an.sample({request.name!r}, fn), or {_TO_DRAW}"
+        )
+
+
 class EnumerateChoiceError(EnumerationError):
     """A site says of its enumeration what means nothing."""
 
