@@ -24,6 +24,7 @@ from ancestral.estimators.pairs import (
     GuideError,
     MissingInGuideError,
     MissingInModelError,
+    ObservedInGuideError,
     OtherValueError,
     PlateMismatchError,
 )
@@ -59,8 +60,9 @@ from ancestral.trace.checks import (
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
 from ancestral.trace.conditioning import ObservedInterventionError
-from ancestral.trace.configuring import ConfigError
+from ancestral.trace.configuring import ConfigError, InferKeyError
 from ancestral.trace.drawing import UnsupportedDrawError
+from ancestral.trace.effects import NoEffectWarning
 from ancestral.trace.enumeration_errors import (
     CollisionError,
     EnumerateChoiceError,
@@ -141,6 +143,7 @@ __all__ = [
     "HiddenLeafError",
     "ImpossibleDataError",
     "InTurnWarning",
+    "InferKeyError",
     "InferenceModeError",
     "IntractablePlatesError",
     "KinkWarning",
@@ -160,6 +163,7 @@ __all__ = [
     "NestedEnumerationError",
     "NestedPlateError",
     "NoDensityError",
+    "NoEffectWarning",
     "NoEngineError",
     "NoScoreError",
     "NoStoreError",
@@ -171,6 +175,7 @@ __all__ = [
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
+    "ObservedInGuideError",
     "ObservedInterventionError",
     "ObservedMaskError",
     "OpenRecordingError",

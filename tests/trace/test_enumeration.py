@@ -4,7 +4,6 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import re
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -197,51 +196,6 @@ def test_a_block_can_be_run_again_with_all_dimensions_free() -> None:
         with an.record() as trace:
             handled()
         assert own(trace, "z").dim == -5
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda p: Categorical(p).sample(),
-        lambda p: Bernoulli(p).sample((2,)),
-        lambda p: Independent(Bernoulli(p), 1).sample(),
-        torch.bernoulli,
-        lambda p: torch.multinomial(p, 2, replacement=True),
-    ],
-)
-def test_draws_of_plain_torch_are_drawn_and_their_line_is_told_once(
-    draw: Callable[[Tensor], Tensor],
-) -> None:
-    p = P.clone().requires_grad_()
-    block = enumeration(first_dim=-3)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("default")
-        for _ in range(3):
-            with an.record() as trace, block:
-                z = draw(p)
-            (node,) = trace.values()
-            assert node.is_drawn
-            assert torch.equal(node.value, an.untrack(z).reshape(node.value.shape))
-    assert [(w.category, w.filename, w.lineno) for w in told] == [
-        (an.errors.NotEnumeratedWarning, node.location.filename, node.location.line)
-    ]
-
-
-def test_draws_of_plain_torch_are_drawn_without_a_word_where_that_is_asked_for() -> None:
-    config = infer_config(lambda request: {"enumerate": False} if request.is_found else {})
-    p = P.clone().requires_grad_()
-    with an.record() as trace, enumeration(), config:
-        z = Categorical(p).sample()
-        an.sample("w", Categorical(P))
-        x = Normal(p, 1.0).sample()
-    assert (z.shape, x.shape) == ((), (3,))
-    assert trace["w"].is_enumerated
-
-
-def test_a_draw_of_plain_torch_that_is_to_be_enumerated_raises() -> None:
-    config = infer_config(lambda _: {"enumerate": True})
-    with config:
-        refused(lambda: Categorical(P).sample(), r"cannot be enumerated: it is a draw of plain")
 
 
 def test_a_site_with_one_value_has_that_one() -> None:
