@@ -6,7 +6,12 @@ True
 """
 
 from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
-from ancestral.estimators.factors import OutsideBlockError, UndeterminedSiteError, UnseenSiteError
+from ancestral.estimators.factors import (
+    MixedDensityError,
+    OutsideBlockError,
+    UndeterminedSiteError,
+    UnseenSiteError,
+)
 from ancestral.estimators.importance import (
     GuideSiteError,
     NoWeightError,
@@ -156,6 +161,7 @@ __all__ = [
     "MissingInGuideError",
     "MissingInModelError",
     "MissingScoreWarning",
+    "MixedDensityError",
     "MixedRepetitionsError",
     "MixedValuesError",
     "ModifiedParameterError",

@@ -145,7 +145,7 @@ class Dimensions:
                 continue
             if dim in behind and variables.get(dim) is not behind[dim]:
                 raise OutOfSightError(request, behind[dim])
-            if not _is_kept(part.batch, alignments, i, dim, size):
+            if not is_kept_at(part.batch, alignments, i, dim, size):
                 self._refuse(request, group, part, source, i, dim)
             elif dim <= self.first_dim:
                 yield dim
@@ -190,7 +190,7 @@ class Dimensions:
                 yield i - len(batch), size
 
 
-def _is_kept(
+def is_kept_at(
     batch: Shape | None, alignments: tuple[Alignment, ...], i: int, dim: int, size: int
 ) -> bool:
     """Return whether a batch indexes dimension `i` of a source at the same place, all of it.
