@@ -173,8 +173,8 @@ class MixedValuesError(EnumerationError):
         enumerated = source if behind is None else behind.name
         each = "" if enumerated == source else f", one for each of the enumerated site {behind}"
         event = (
-            f"if the last {further} dimensions of {what} belong to one value, make them an event "
-            f"(Independent(fn, {further})); else "
+            f"if what stands along the last {further} of its dimensions is of one value, make it an "
+            f"event (Independent(fn, {further})); else "
             if further
             else ""
         )

@@ -122,12 +122,13 @@ def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | 
     """
     fn = request.fn
     assert fn is not None
-    if request.enumeration is None:
+    batch = factorized(fn).batch_shape
+    if request.enumeration is None or len(batch) <= len(shape):
         return inflow(fn, held, shape, None)
-    whole = tuple(torch.broadcast_shapes(shape, factorized(fn).batch_shape))
+    whole = tuple(torch.broadcast_shapes(shape, batch))
     found = inflow(fn, held, whole, None)
     last = tuple(range(len(whole) - len(shape), len(whole)))
-    return found if found is None or whole == shape else found.remap(shape, last)
+    return None if found is None else found.remap(shape, last)
 
 
 def named(request: Request) -> Request:

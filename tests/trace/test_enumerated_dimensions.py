@@ -104,7 +104,7 @@ def test_the_advice_to_make_further_dimensions_an_event_is_right() -> None:
 
     refused(
         lambda: program(lambda loc: Normal(loc, 1.0)),
-        r"last 1 .*Independent\(fn, 1\)",
+        r"last 1 of its .*Independent\(fn, 1\)",
         first_dim=-1,
     )
     with an.record() as trace, enumeration(first_dim=-1):
