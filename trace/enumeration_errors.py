@@ -173,8 +173,8 @@ class MixedValuesError(EnumerationError):
         enumerated = source if behind is None else behind.name
         each = "" if enumerated == source else f", one for each of the enumerated site {behind}"
         event = (
-            f"if what stands along the last {further} of its dimensions is of one value, make it an "
-            f"event (Independent(fn, {further})); else "
+            f"if what stands along the last {further} of its dimensions is of one value, make it "
+            f"an event (Independent(fn, {further})); else "
             if further
             else ""
         )
