@@ -2,7 +2,7 @@
 
 import warnings
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ancestral.trace.naming import Location, place
 from ancestral.trace.request import Handler
@@ -40,9 +40,13 @@ class Effective(Handler):
         if self._is_used or error is not None:
             return
         where = place().location
-        told: dict[Any, Any] = vars(self).setdefault("_told", {})
-        warning = NoEffectWarning(type(self).__name__, self.missing, where)
-        warnings.warn_explicit(warning, None, where.filename, where.line, registry=told)
+        warn_of(where, NoEffectWarning(type(self).__name__, self.missing, where))
+
+
+def warn_of(where: Location, warning: Warning) -> None:
+    """Warn of a line of the user: once, if the filters say so, as they do by default."""
+    registry = globals().setdefault("__warningregistry__", {})
+    warnings.warn_explicit(warning, None, where.filename, where.line, registry=registry)
 
 
 H = TypeVar("H", bound=Effective)

@@ -15,13 +15,13 @@ of one such run are those of all joint values; `ancestral.log_marginal` sums ove
 (torch.Size([2, 1]), torch.Size([2, 5]))
 """
 
-import warnings
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 from torch import Tensor
 
 from ancestral.trace.dimensions import Dimensions
+from ancestral.trace.effects import warn_of
 from ancestral.trace.enumerated import Enumeration, Variable, trailing
 from ancestral.trace.enumeration_errors import (
     EnumerateChoiceError,
@@ -67,7 +67,6 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
             )
         self.first_dim = first_dim
         self._dimensions = Dimensions(first_dim)
-        self._warned: dict[Any, Any] = {}  # so that a line is warned of once
 
     def __enter__(self) -> Self:
         """Open the block, with all dimensions free.
@@ -124,9 +123,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if is_finite and request.is_found:
             if choice:
                 raise FoundDrawError(request)
-            where = request.where.location
-            warning = NotEnumeratedWarning(request)
-            warnings.warn_explicit(warning, None, where.filename, where.line, registry=self._warned)
+            warn_of(request.where.location, NotEnumeratedWarning(request))
         return is_finite and not request.is_found
 
 

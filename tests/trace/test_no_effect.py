@@ -63,20 +63,23 @@ IDLE: dict[str, tuple[Callable[[], Handler], Callable[[], object]]] = {
 }
 
 
+def within(handler: Handler, program: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        with handler:
+            program()
+
+    return run
+
+
 @pytest.mark.parametrize("is_function", [False, True])
 @pytest.mark.parametrize("name", IDLE)
 def test_a_handler_that_changes_nothing_is_told_once_a_line(name: str, is_function: bool) -> None:
     make, program = IDLE[name]
-    handler = make()
-    handled = handler(program)
     with warnings.catch_warnings(record=True) as told, an.ParamStore():
         warnings.simplefilter("default")
         for _ in range(3):
-            if is_function:
-                handled()
-            else:
-                with handler:
-                    program()
+            handler = make()
+            (handler(program) if is_function else within(handler, program))()
     verb = type(handler).__name__
     assert [w.category for w in told] == [an.errors.NoEffectWarning]
     assert re.match(
@@ -179,11 +182,10 @@ def test_draws_of_plain_torch_are_drawn_and_their_line_is_told_once(
     draw: Callable[[Tensor], Tensor],
 ) -> None:
     p = P.clone().requires_grad_()
-    block = enumeration(first_dim=-3)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
         for _ in range(3):
-            with an.record() as trace, block:
+            with an.record() as trace, enumeration(first_dim=-3):
                 z = draw(p)
             (node,) = trace.values()
             assert node.is_drawn
