@@ -7,6 +7,7 @@ True
 
 from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
 from ancestral.estimators.factors import (
+    DrawnSiteError,
     MixedDensityError,
     OutsideBlockError,
     UndeterminedSiteError,
@@ -133,6 +134,7 @@ __all__ = [
     "ConfinedError",
     "CostInPairError",
     "CycleError",
+    "DrawnSiteError",
     "DuplicateNameError",
     "EnumerateChoiceError",
     "EnumeratedNodeError",

@@ -67,6 +67,18 @@ class OutsideBlockError(EnumerationError):
         )
 
 
+class DrawnSiteError(EnumerationError):
+    """A site that is to be enumerated was drawn."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) is to be enumerated, as its infer says, but was "
+            "drawn, as no an.handlers.enumerate saw it: run the program within one, or take "
+            '"enumerate" away from its infer, and it is taken as given'
+        )
+
+
 class MixedDensityError(EnumerationError):
     """The density of a user's class mixes the values, or the repetitions, of an enumerated site."""
 
@@ -117,6 +129,9 @@ def all_factors_of(trace: Trace) -> list[LogFactor]:
     """
     nodes = [node for node in trace.values() if node.type == "sample"]
     sites = [node for node in nodes if node.is_declared or not node.is_observed]
+    for node in sites:
+        if node.infer.get("enumerate") and node.is_drawn:
+            raise DrawnSiteError(node)
     return factors_of(trace, sites, variables_of(sites))
 
 

@@ -211,3 +211,20 @@ def test_a_draw_of_plain_torch_that_is_to_be_enumerated_raises() -> None:
     pattern = "cannot be enumerated: it is a draw of plain"
     with an.record(), enumeration(), config, pytest.raises(an.EnumerationError, match=pattern):
         Categorical(P).sample()
+
+
+@pytest.mark.parametrize(
+    "question", [an.log_marginal, an.marginals, lambda t: an.sample_posterior(t, 2)]
+)
+@pytest.mark.parametrize("choice", [True, "parallel"])
+def test_a_site_that_is_to_be_enumerated_and_was_drawn_is_told_of(
+    question: Callable[[an.Trace], object], choice: object
+) -> None:
+    def model() -> None:
+        z = an.sample("z", Bernoulli(torch.tensor(0.3)), infer={"enumerate": choice})
+        an.observe("x", Normal(z, 1.0), torch.tensor(0.3))
+
+    with pytest.raises(an.errors.DrawnSiteError, match=r"site 'z' .*within one"):
+        question(drawn(model))
+    question(drawn(enumeration()(model)))
+    question(drawn(condition({"z": torch.tensor(1.0)})(model)))
