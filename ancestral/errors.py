@@ -6,7 +6,13 @@ True
 """
 
 from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
-from ancestral.estimators.factors import OutsideBlockError, UndeterminedSiteError, UnseenSiteError
+from ancestral.estimators.factors import (
+    DrawnSiteError,
+    MixedDensityError,
+    OutsideBlockError,
+    UndeterminedSiteError,
+    UnseenSiteError,
+)
 from ancestral.estimators.importance import (
     GuideSiteError,
     NoWeightError,
@@ -24,6 +30,7 @@ from ancestral.estimators.pairs import (
     GuideError,
     MissingInGuideError,
     MissingInModelError,
+    ObservedInGuideError,
     OtherValueError,
     PlateMismatchError,
 )
@@ -59,15 +66,18 @@ from ancestral.trace.checks import (
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
 from ancestral.trace.conditioning import ObservedInterventionError
-from ancestral.trace.configuring import ConfigError
+from ancestral.trace.configuring import ConfigError, InferKeyError
 from ancestral.trace.drawing import UnsupportedDrawError
+from ancestral.trace.effects import NoEffectWarning
 from ancestral.trace.enumeration_errors import (
     CollisionError,
     EnumerateChoiceError,
     EnumerationError,
+    FoundDrawError,
     MixedRepetitionsError,
     MixedValuesError,
     NestedEnumerationError,
+    NotEnumeratedWarning,
     OutOfSightError,
     PlateCollisionError,
     ReplayedDimensionError,
@@ -124,6 +134,7 @@ __all__ = [
     "ConfinedError",
     "CostInPairError",
     "CycleError",
+    "DrawnSiteError",
     "DuplicateNameError",
     "EnumerateChoiceError",
     "EnumeratedNodeError",
@@ -132,12 +143,14 @@ __all__ = [
     "EscapeError",
     "FactorTypeError",
     "ForgottenRecordingError",
+    "FoundDrawError",
     "FunctionDrawError",
     "GuideError",
     "GuideSiteError",
     "HiddenLeafError",
     "ImpossibleDataError",
     "InTurnWarning",
+    "InferKeyError",
     "InferenceModeError",
     "IntractablePlatesError",
     "KinkWarning",
@@ -150,6 +163,7 @@ __all__ = [
     "MissingInGuideError",
     "MissingInModelError",
     "MissingScoreWarning",
+    "MixedDensityError",
     "MixedRepetitionsError",
     "MixedValuesError",
     "ModifiedParameterError",
@@ -157,16 +171,19 @@ __all__ = [
     "NestedEnumerationError",
     "NestedPlateError",
     "NoDensityError",
+    "NoEffectWarning",
     "NoEngineError",
     "NoScoreError",
     "NoStoreError",
     "NoWeightError",
     "NonFiniteCostError",
     "NonFiniteDensityError",
+    "NotEnumeratedWarning",
     "NotLoadedWarning",
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
+    "ObservedInGuideError",
     "ObservedInterventionError",
     "ObservedMaskError",
     "OpenRecordingError",

@@ -87,10 +87,10 @@ def elbo(
 
     Args:
         model: the program of p, which observes the data.
-        guide: the program of q, which draws what the model draws, by the same names. Its sites with
-            ``infer={"is_auxiliary": True}`` may be missing from the model; those of the model from
-            the guide: they are drawn from their prior and do not count. So may those that the model
-            enumerates, which are summed out.
+        guide: the program of q, which draws what the model draws, by the same names, and observes
+            nothing. Its sites with ``infer={"is_auxiliary": True}`` may be missing from the model;
+            those of the model from the guide: they are drawn from their prior and do not count. So
+            may those that the model enumerates, which are summed out.
         args: what both are called with.
         particles: how many draws of the guide, K.
         vectorized: run all of them at once, in a plate to the left of all others, instead of one

@@ -8,17 +8,22 @@ declared in, whether or not they have an axis.
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, MixtureSameFamily, TransformedDistribution
 
 from ancestral.estimators.log_space import Table, along
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.tensor import attach, provenance, untrack
 from ancestral.trace.densities import tracked_density
+from ancestral.trace.dimensions import is_kept_at
 from ancestral.trace.enumerated import Variable, trailing
 from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
+from ancestral.trace.parameters import factorized, is_of_torch
 from ancestral.trace.plates import scale_of
 from ancestral.trace.record import Trace
 from ancestral.trace.spread import Spread
@@ -62,6 +67,32 @@ class OutsideBlockError(EnumerationError):
         )
 
 
+class DrawnSiteError(EnumerationError):
+    """A site that is to be enumerated was drawn."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) is to be enumerated, as its infer says, but was "
+            "drawn, as no an.handlers.enumerate saw it: run the program within one, or take "
+            '"enumerate" away from its infer, and it is taken as given'
+        )
+
+
+class MixedDensityError(EnumerationError):
+    """The density of a user's class mixes the values, or the repetitions, of an enumerated site."""
+
+    def __init__(self, node: Node, behind: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {node.name!r} ({node.location}): log_prob of {type(node.fn).__name__} mixes "
+            f"values or repetitions of the enumerated site {behind.name!r} ({behind.location}), or "
+            "computes with what is not followed; compute the density of each case of a batch from "
+            "its own parameters and value, with ops that broadcast, or draw the site: "
+            'infer={"enumerate": False}'
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class LogFactor:
     """A factor of the joint density.
@@ -98,6 +129,9 @@ def all_factors_of(trace: Trace) -> list[LogFactor]:
     """
     nodes = [node for node in trace.values() if node.type == "sample"]
     sites = [node for node in nodes if node.is_declared or not node.is_observed]
+    for node in sites:
+        if node.infer.get("enumerate") and node.is_drawn:
+            raise DrawnSiteError(node)
     return factors_of(trace, sites, variables_of(sites))
 
 
@@ -124,6 +158,7 @@ def factors_of(
         behind = None if node.enumeration is not None else spread.behind(node)
         if behind is not None:
             raise OutsideBlockError(node, behind)
+        _refuse_mixed(node, spread.nodes)
         is_masked = not node.is_enumerated or own_of(node) in costs
         _refuse_undetermined(node, costs)
         factor = _factor_of(node, is_masked=is_masked)
@@ -221,6 +256,31 @@ def _refuse_undetermined(node: Node, listed: Set[Variable]) -> None:
     variables = node.enumeration.variables
     if any(dim <= node.enumeration.first_dim and variables[dim] not in listed for dim in wide):
         raise UndeterminedSiteError(node)
+
+
+def _refuse_mixed(node: Node, nodes: Mapping[Source, Node]) -> None:
+    """Raise if a density that is not torch's does not keep apart what is enumerated."""
+    if node.enumeration is None or node.fn is None or _is_of_batches(factorized(node.fn)):
+        return
+    density = tracked_density(node)
+    found = provenance(density)
+    batch = tuple(density.shape[: density.dim() - node.grouped])
+    for source, alignments in () if found is None else found.claims().items():
+        behind = nodes.get(source)
+        if behind is None or not behind.is_enumerated:
+            continue
+        theirs = source.shape[: len(source.shape) - behind.grouped]
+        for i, size in enumerate(theirs):
+            if size != 1 and not is_kept_at(batch, alignments, i, i - len(theirs), size):
+                raise MixedDensityError(node, behind)
+
+
+def _is_of_batches(fn: Distribution) -> bool:
+    """Return whether a density is torch's, which computes each case of a batch by itself."""
+    log_prob: Any = type(fn).log_prob
+    is_torchs = log_prob.__module__.startswith("torch.distributions.")
+    is_composed = isinstance(fn, MixtureSameFamily | TransformedDistribution)
+    return isinstance(fn, Factor) or (is_torchs and not is_composed) or is_of_torch(fn)
 
 
 def _plate_scales(node: Node) -> Iterator[tuple[Repetition, float]]:

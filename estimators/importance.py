@@ -26,6 +26,7 @@ from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.pareto import pareto_smoothed
 from ancestral.estimators.pyro_names import SAMPLES, refuse
 from ancestral.estimators.runs import Key, many
+from ancestral.trace.effects import unchecked
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
 from ancestral.trace.node import Node
@@ -237,7 +238,7 @@ def importance(
         with record() as guided:
             if guide is not None:
                 guide(*args, **kwargs)
-        with record() as modelled, replay(guided):
+        with record() as modelled, unchecked(replay(guided)):
             model(*args, **kwargs)
         return guided, modelled
 

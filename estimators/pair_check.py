@@ -28,9 +28,11 @@ from ancestral.estimators.pairs import (
     declared_costs,
     is_site,
     missing,
+    observed,
 )
 from ancestral.estimators.surrogate import settle
 from ancestral.provenance.tensor import alias, untrack
+from ancestral.trace.effects import unchecked
 from ancestral.trace.factor import shown_shape
 from ancestral.trace.lazy import plainly
 from ancestral.trace.node import Node
@@ -113,9 +115,10 @@ class PairReport:
 def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> PairReport:
     """Run a guide and a model once, and report where they do not fit each other.
 
-    Sites that one of them lacks, shapes, supports and plates that differ, and declared costs. The
-    model takes the values of the guide that fit, and draws the others itself, so that all is found
-    in one run; of a program that branches, this is what that run came by.
+    Data that the guide observes, sites that one of them lacks, shapes, supports and plates that
+    differ, and declared costs. The model takes the values of the guide that fit, and draws the
+    others itself, so that all is found in one run; of a program that branches, this is what that
+    run came by.
 
     Args:
         model: the program of p.
@@ -130,12 +133,13 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
     with record() as around:
         with record() as guide_trace:
             guide(*args, **kwargs)
-        with record() as model_trace, _replay_fitting(guide_trace):
+        with record() as model_trace, unchecked(_replay_fitting(guide_trace)):
             model(*args, **kwargs)
     if around.universe.owner is around:
         settle(around)  # nobody will ask for its gradient, which would keep it alive
     pair = Pair(model_trace, guide_trace)
-    return PairReport(pair, (*missing(pair), *declared_costs(pair), *_differences(pair)))
+    found = (*observed(pair), *missing(pair), *declared_costs(pair), *_differences(pair))
+    return PairReport(pair, found)
 
 
 class _replay_fitting(replay):  # noqa: N801 (a verb, as that which it narrows)

@@ -20,8 +20,10 @@ from typing import Any
 
 import torch
 
+from ancestral.trace.effects import unchecked
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
+from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, record
 from ancestral.trace.replaying import replay
@@ -65,6 +67,24 @@ class MissingInModelError(GuideError):
             f"site {node.name!r} ({node.location}) of the guide has no counterpart; expected the "
             f"model to draw it, but {found}: draw {node.name!r} in the model, or mark it in the "
             'guide by infer={"is_auxiliary": True} if the guide needs it for itself'
+        )
+
+
+class ObservedInGuideError(GuideError):
+    """A guide observes data, which the bound would count against it."""
+
+    def __init__(self, node: Node, *, are_swapped: bool) -> None:
+        """Name the site and its line, and say whether the two programs seem to be swapped."""
+        mend = (
+            "the model observes nothing, so that the two seem to be swapped: the model comes first"
+            if are_swapped
+            else "observe it in the model alone, and take its obs=, or what conditions it, away "
+            "from the guide"
+        )
+        super().__init__(
+            f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide to "
+            "draw the latent sites of the model and nothing else, as the bound subtracts the "
+            f"log-probability of each of its sites: {mend}"
         )
 
 
@@ -147,7 +167,7 @@ def run(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pair:
     """Run a guide, then its model under the guide's values; within one recording around both."""
     with record() as guide_trace:
         guide(*args, **kwargs)
-    with record() as model_trace, replay(guide_trace):
+    with record() as model_trace, unchecked(replay(guide_trace)):
         model(*args, **kwargs)
     return Pair(model_trace, guide_trace)
 
@@ -158,8 +178,20 @@ def refuse_mismatch(pair: Pair) -> None:
     Raises:
         GuideError: at the first site that is wrong.
     """
-    for error in (*missing(pair), *declared_costs(pair), *_misread(pair)):
+    for error in (*observed(pair), *missing(pair), *declared_costs(pair), *_misread(pair)):
         raise error
+
+
+def observed(pair: Pair) -> Iterator[GuideError]:
+    """Yield an error for each site of the guide that is data.
+
+    A factor may be a part of its density, where the model has data of its own.
+    """
+    are_swapped = not any(is_site(node) and node.is_observed for node in pair.model.values())
+    for node in pair.guide.values():
+        is_data = is_site(node) and node.is_observed
+        if is_data and (are_swapped or not isinstance(node.fn, Factor)):
+            yield ObservedInGuideError(node, are_swapped=are_swapped)
 
 
 def missing(pair: Pair) -> Iterator[GuideError]:

@@ -12,6 +12,7 @@
 {'z': tensor([1., 1., 1.])}
 """
 
+import math
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -93,5 +94,5 @@ def _values(node: Node, factor: LogFactor, numbers: Table | None, samples: int) 
     axes = (_DRAWS, *range(-len(batch), 0))
     first = torch.zeros([1] * len(axes), dtype=torch.long, device=value.device)
     at = first if numbers is None else along(numbers, axes)  # one value needs no axis
-    listed = value.reshape(len(value), -1, *event)[:, 0]
-    return listed[at.expand(samples, *batch)]
+    listed = value.reshape(len(value), math.prod(value.shape[1 : value.dim() - len(event)]), *event)
+    return listed[at.expand(samples, *batch), 0]

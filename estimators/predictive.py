@@ -24,6 +24,7 @@ from ancestral.estimators.runs import Key, many
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.conditioning import uncondition
+from ancestral.trace.effects import unchecked
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
@@ -115,7 +116,7 @@ class Predictive:
                 if self.guide is not None:
                     self.guide(*args, **kwargs)
             given = Given(self.posterior, layout)
-            with record() as modelled, uncondition(), given, replay(guided):
+            with record() as modelled, uncondition(), given, unchecked(replay(guided)):
                 self.model(*args, **kwargs)
             given.refuse_unmet()
             return guided, modelled

@@ -148,9 +148,14 @@ def track(tensor: Tensor, name: str, universe: Universe | None = None) -> Tensor
             f"track() takes a torch.Tensor, not {type(tensor).__name__}; "
             "turn it into one with torch.as_tensor first"
         )
-    shape = tuple(tensor.shape)
+    shape, found = tuple(tensor.shape), provenance(tensor)
     own = Universe() if universe is None else universe
-    return attach(alias(tensor), own.of(Source(name, shape), shape))
+    behind = () if found is None else found.sources
+    # What has all its values at once still has.
+    is_confined = any(source.is_confined for source in behind)
+    is_known = is_confined and all(source.is_known for source in behind)
+    source = Source(name, shape, is_known=is_known, is_confined=is_confined)
+    return attach(alias(tensor), own.of(source, shape))
 
 
 def untrack(tensor: Tensor) -> Tensor:

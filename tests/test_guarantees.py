@@ -16,7 +16,7 @@ import pytest
 import torch
 from programs.estimates import library
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
@@ -442,6 +442,21 @@ class Drawing(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
+
+
+def test_what_mixes_enumerated_values() -> None:
+    """What mixes the values, or the repetitions, of a site of `an.handlers.enumerate`, and a finite
+    site there whose values cannot be listed.
+    """
+    with an.record(), an.handlers.enumerate(first_dim=-2), an.plate("data", 2):
+        z = an.sample("z", Bernoulli(0.5))
+        an.sample("x", Normal(z, 1.0))
+        for name, mixed in [("a", z.flip(0)), ("b", z.flip(-1)), ("c", z.mean(0, keepdim=True))]:
+            with pytest.raises(an.EnumerationError, match=rf"site '{name}' \(.*:\d+\).*mixe?s"):
+                an.sample(name, Normal(mixed, 1.0))
+        coins = Independent(Bernoulli(torch.full((2, 20), 0.5)), 1)
+        with pytest.raises(an.EnumerationError, match=r"site 'coins' \(.*1048576 values"):
+            an.sample("coins", coins)
 
 
 def test_a_plate_that_is_none_raises() -> None:

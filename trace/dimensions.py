@@ -16,7 +16,7 @@ from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Alignment, Shape
 from ancestral.provenance.tensor import provenance, raw
 from ancestral.trace.claims import mixed_by
-from ancestral.trace.enumerated import Variable
+from ancestral.trace.enumerated import Enumeration, Variable
 from ancestral.trace.enumeration_errors import (
     CollisionError,
     MixedRepetitionsError,
@@ -28,8 +28,10 @@ from ancestral.trace.enumeration_errors import (
 )
 from ancestral.trace.independence import kept
 from ancestral.trace.markov import Scope, is_in_sight, scope
-from ancestral.trace.parameters import UNKNOWN, factorized, parameters
+from ancestral.trace.parameters import UNKNOWN, grouped, parameters
+from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
+from ancestral.trace.spread import Spread
 from ancestral.trace.stack import local
 
 MOST_DIMS = 64  # that a tensor of torch can have
@@ -50,6 +52,13 @@ class Group(NamedTuple):
     batch: Shape
 
 
+class Standing(NamedTuple):
+    """What the dimensions of a source stand for, but for the last `grouped`, which are an event."""
+
+    grouped: int
+    enumeration: Enumeration
+
+
 class Dimensions:
     """The dimensions of a block."""
 
@@ -57,8 +66,9 @@ class Dimensions:
         """Give none away."""
         self.first_dim = first_dim
         self._held: dict[int, tuple[Variable, Scope]] = {}
-        self._known: dict[Source, Variable] = {}
-        self._drawn: dict[Source, Mapping[int, Variable]] = {}  # once for each value of a site
+        # None for what has one value, whichever those of others are.
+        self._standings: dict[Source, Standing | None] = {}
+        self._around: Spread | None = None
 
     def in_sight(self) -> Mapping[int, Variable]:
         """Return the sites that can be depended on now by their dimension; forget the others'."""
@@ -86,15 +96,11 @@ class Dimensions:
 
     def note(self, request: Request) -> None:
         """Remember the source of a site that has its value."""
+        assert request.fn is not None
         assert request.enumeration is not None
         found = provenance(request.value)
         for source in () if found is None else found.members:
-            if source in self._known or source in self._drawn:
-                continue
-            if request.enumeration.own is not None:
-                self._known[source] = request.enumeration.own
-            elif any(self._wide(source.shape)):
-                self._drawn[source] = request.enumeration.variables
+            self._standings.setdefault(source, Standing(grouped(request.fn), request.enumeration))
 
     def check(self, request: Request, variables: Mapping[int, Variable]) -> None:
         """Raise unless a site keeps apart what the sites that it depends on are enumerated along.
@@ -126,33 +132,56 @@ class Dimensions:
         variables: Mapping[int, Variable],
     ) -> Iterator[int]:
         """Yield the dimensions of a part that a source explains."""
-        variable = self._known.get(source)
-        if variable is not None and variables.get(variable.dim) is not variable:
-            raise OutOfSightError(request, variable)
-        for i, size in enumerate(source.shape):
-            dim = i - len(source.shape)
-            if size == 1 or (variable is None and dim > self.first_dim):
+        standing = self._standing(source)
+        if standing is None:
+            return
+        own, behind = standing.enumeration.own, standing.enumeration.variables
+        if own is not None and variables.get(own.dim) is not own:
+            raise OutOfSightError(request, own)
+        batch = source.shape[: len(source.shape) - standing.grouped]
+        for i, size in enumerate(batch):
+            dim = i - len(batch)
+            if size == 1 or (own is None and dim > self.first_dim):
                 continue
-            behind = self._behind(source, dim)
-            if behind is not None and variables.get(dim) is not behind:
-                raise OutOfSightError(request, behind)
-            if part.batch is not None and not _is_kept(part.batch, alignments, i, dim, size):
-                self._refuse(request, group, part, source, i)
+            if dim in behind and variables.get(dim) is not behind[dim]:
+                raise OutOfSightError(request, behind[dim])
+            if not is_kept_at(part.batch, alignments, i, dim, size):
+                self._refuse(request, group, part, source, i, dim)
             elif dim <= self.first_dim:
                 yield dim
 
-    def _behind(self, source: Source, dim: int) -> Variable | None:
-        """Return the site for each of whose values a source was drawn along a dimension."""
-        return self._drawn.get(source, {}).get(dim)
+    def _standing(self, source: Source) -> Standing | None:
+        """Return what the dimensions of a source stand for, None if for nothing."""
+        if source not in self._standings:
+            self._standings[source] = self._outside(source)
+        return self._standings[source]
+
+    def _outside(self, source: Source) -> Standing | None:
+        """Return the same of a source that was drawn out of the block, or hidden from it."""
+        unknown = Enumeration(self.first_dim)
+        owner = None if source.universe is None else source.universe.owner
+        if not isinstance(owner, Trace):  # tracked by the user, or of a trace that is no more
+            return Standing(0, unknown) if source.is_confined else None
+        if self._around is None or source not in self._around.nodes:
+            self._around = Spread(owner)
+        node = self._around.nodes.get(source)
+        if node is None:
+            return Standing(0, unknown)
+        if node.enumeration is None and self._around.behind(node) is None:
+            return None
+        return Standing(node.grouped, node.enumeration or unknown)
 
     def _refuse(
-        self, request: Request, group: Group, part: Part, source: Source, i: int
+        self, request: Request, group: Group, part: Part, source: Source, i: int, dim: int
     ) -> NoReturn:
         assert part.found is not None
         mixed = mixed_by(part.found, source, i)
-        dim = i - len(source.shape)
-        kind = MixedValuesError if dim <= self.first_dim else MixedRepetitionsError
-        raise kind(request, group.what, source.name, dim, mixed)
+        if dim > self.first_dim:
+            raise MixedRepetitionsError(request, group.what, source.name, dim, mixed)
+        standing = self._standings[source]
+        behind = None if standing is None else standing.enumeration.variables.get(dim)
+        further = 0 if part.batch is None else _too_far(part.found, part.batch, source, i, dim)
+        raise MixedValuesError(request, group.what, source.name, dim, mixed, behind, further)
 
     def _wide(self, batch: Shape) -> Iterator[tuple[int, int]]:
         """Yield the dimensions of a batch that stand for values, each with its size."""
@@ -161,8 +190,15 @@ class Dimensions:
                 yield i - len(batch), size
 
 
-def _is_kept(batch: Shape, alignments: tuple[Alignment, ...], i: int, dim: int, size: int) -> bool:
-    """Return whether a batch indexes dimension `i` of a source at the same place, all of it."""
+def is_kept_at(
+    batch: Shape | None, alignments: tuple[Alignment, ...], i: int, dim: int, size: int
+) -> bool:
+    """Return whether a batch indexes dimension `i` of a source at the same place, all of it.
+
+    Where nobody says which dimensions of a tensor are its batch, any place will do.
+    """
+    if batch is None:
+        return all(i in kept(alignment) for alignment in alignments)
     place = len(batch) + dim
     return (
         place >= 0
@@ -171,13 +207,24 @@ def _is_kept(batch: Shape, alignments: tuple[Alignment, ...], i: int, dim: int, 
     )
 
 
+def _too_far(found: Provenance, batch: Shape, source: Source, i: int, dim: int) -> int:
+    """Return how far left of its place a batch indexes dimension `i` of a source, 0 if nowhere."""
+    places = {
+        place
+        for alignment in found.claims()[source]
+        for place, kept_dim in enumerate(kept(alignment))
+        if kept_dim == i and place < len(batch)
+    }
+    return max(len(batch) + dim - places.pop(), 0) if len(places) == 1 else 0
+
+
 def _groups(request: Request) -> Iterator[Group]:
     """Yield what the density of a site is computed of."""
     fn = request.fn
     assert fn is not None
-    grouped = len(factorized(fn).batch_shape) - len(fn.batch_shape)
+    further = grouped(fn)
     parts = [
-        Part(provenance(tensor), None if width == UNKNOWN else _leading(tensor, width + grouped))
+        Part(provenance(tensor), None if width == UNKNOWN else _leading(tensor, width + further))
         for tensor, width in parameters(fn)
     ]
     yield Group("the batch", parts, tuple(fn.batch_shape))

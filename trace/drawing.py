@@ -25,7 +25,7 @@ from ancestral.trace.keys import unmet
 from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
-from ancestral.trace.parameters import Held, factorized, inflow, parameters
+from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
@@ -109,7 +109,7 @@ def draw(
         infer=request.infer if request is not None else {} if infer is None else infer,
         enumeration=None if request is None else request.enumeration,
         cond_indep_stack=plates if request is None else request.plates,
-        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
+        grouped=grouped(fn),
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
     )

@@ -21,24 +21,28 @@ from typing import Self
 from torch import Tensor
 
 from ancestral.trace.dimensions import Dimensions
+from ancestral.trace.effects import warn_of
 from ancestral.trace.enumerated import Enumeration, Variable, trailing
 from ancestral.trace.enumeration_errors import (
     EnumerateChoiceError,
+    FoundDrawError,
     NestedEnumerationError,
+    NotEnumeratedWarning,
     PlateCollisionError,
     UnboundedSupportError,
 )
-from ancestral.trace.lazy import plainly
 from ancestral.trace.request import Handler, Request, handlers
-from ancestral.trace.stack import local
+from ancestral.trace.values import has_values, values_of
 
 
 class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     """Let the latent sites of a block whose distribution has finitely many values take them all.
 
     A site that is given a value, by `condition`, `replay` or another handler, inside or outside,
-    has that one. ``infer={"enumerate": False}``, or `infer_config`, leaves a site to be drawn;
-    draws of plain torch, which have no name, are always drawn.
+    has that one. ``infer={"enumerate": False}``, or `infer_config`, leaves a site to be drawn. So
+    is a site of infinitely many values, and, with a warning, a draw of plain torch: name it by
+    `an.sample`. An event of independent elements (`Independent`, `Multinomial`) takes all that they
+    can be together, up to 4,096 values.
 
     The value of a site is [K, 1 ..., *plates, *event]; what depends on it has to keep the values,
     and the repetitions of plates, apart: it is checked, and that no value escapes into Python.
@@ -98,11 +102,29 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if replayed is not None and replayed.own is not None:
             request = _own(request, self._dimensions.take(request, replayed.own))
         self._dimensions.check(request, variables)
-        if request.value is None and _is_to_be_enumerated(request):
-            values = _values(request)
-            own = self._dimensions.allocate(request, values.shape[0], _reserved())
-            return _own(replace(request, value=_spread(request, values, own.dim)), own)
-        return request
+        values = _values(request) if self._is_to_be_enumerated(request) else None
+        if values is None:
+            return request
+        own = self._dimensions.allocate(request, values.shape[0], _reserved())
+        return _own(replace(request, value=_spread(request, values, own.dim)), own)
+
+    def _is_to_be_enumerated(self, request: Request) -> bool:
+        if request.value is not None:
+            return False
+        choice = request.infer.get("enumerate")
+        if choice not in (None, True, False, "parallel"):
+            raise EnumerateChoiceError(request, choice)
+        assert request.fn is not None
+        is_finite = choice is not False and has_values(request.fn)
+        if choice and not is_finite:
+            raise UnboundedSupportError(
+                request, "has infinitely many values, or does not tell that they are finitely many"
+            )
+        if is_finite and request.is_found:
+            if choice:
+                raise FoundDrawError(request)
+            warn_of(request.where.location, NotEnumeratedWarning(request))
+        return is_finite and not request.is_found
 
 
 def open_room() -> int | None:
@@ -119,33 +141,13 @@ def _own(request: Request, variable: Variable) -> Request:
     return replace(request, enumeration=replace(request.enumeration, variables=known, own=variable))
 
 
-def _is_to_be_enumerated(request: Request) -> bool:
-    choice = request.infer.get("enumerate")
-    if choice not in (None, True, False, "parallel"):
-        raise EnumerateChoiceError(request, choice)
+def _values(request: Request) -> Tensor | None:
+    """Return the values of a site, [K, *event], None where a draw is the only one."""
     assert request.fn is not None
-    if request.fn.has_enumerate_support:
-        return choice is not False and not request.is_found
-    if choice:
-        raise UnboundedSupportError(request, "has infinitely many values, or does not list them")
-    return False
-
-
-def _values(request: Request) -> Tensor:
-    """Return the values of a site, [K, *event]."""
-    fn = request.fn
-    assert fn is not None
-    was_inside, local.is_inside = local.is_inside, True
     try:
-        values: Tensor = plainly(fn, fn.enumerate_support, expand=False)
+        return values_of(request.fn)
     except NotImplementedError as error:
-        raise UnboundedSupportError(request, f"cannot list its values ({error})") from error
-    finally:
-        local.is_inside = was_inside
-    cases = values.detach().reshape(values.shape[0], -1, *fn.event_shape)
-    if not bool((cases == cases[:, :1]).all()):
-        raise UnboundedSupportError(request, "lists other values for other cases of its batch")
-    return cases[:, 0]
+        raise UnboundedSupportError(request, str(error)) from error
 
 
 def _spread(request: Request, values: Tensor, dim: int) -> Tensor:

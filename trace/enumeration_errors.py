@@ -32,6 +32,35 @@ class UnboundedSupportError(EnumerationError):
         )
 
 
+_TO_DRAW = (
+    "say that such draws are to be drawn: an.handlers.infer_config(lambda request: "
+    '{"enumerate": False} if request.is_found else {})'
+)
+
+
+class FoundDrawError(EnumerationError):
+    """A draw of plain torch is to be enumerated."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the draw, its line and its distribution."""
+        super().__init__(
+            f"{_named(request)} cannot be enumerated: it is a draw of plain torch, which has one "
+            f"value; write an.sample({request.name!r}, fn), or {_TO_DRAW}"
+        )
+
+
+class NotEnumeratedWarning(UserWarning):
+    """A draw of plain torch is drawn where all finite sites are enumerated."""
+
+    def __init__(self, request: Request) -> None:
+        """Name the draw, its line, and the ways to mend it."""
+        super().__init__(
+            f"{_named(request)} is drawn, though it is within an.handlers.enumerate and has "
+            "finitely many values: a draw of plain torch is never enumerated; write "
+            f"an.sample({request.name!r}, fn), or {_TO_DRAW}"
+        )
+
+
 class EnumerateChoiceError(EnumerationError):
     """A site says of its enumeration what means nothing."""
 
@@ -126,13 +155,34 @@ class OutOfSightError(EnumerationError):
 class MixedValuesError(EnumerationError):
     """What happens for one value of a site depends on its other values."""
 
-    def __init__(self, request: Request, what: str, source: str, dim: int, mixed: str) -> None:
-        """Name both sites, the line, the dimension and what mixed it."""
+    def __init__(
+        self,
+        request: Request,
+        what: str,
+        source: str,
+        dim: int,
+        mixed: str,
+        behind: Variable | None = None,
+        further: int = 0,
+    ) -> None:
+        """Name the sites, the line, the dimension and what mixed it, and the ways to mend it.
+
+        `behind` is the enumerated site for each of whose values the source has one; `further` is
+        how many dimensions too far to the left they stand.
+        """
+        enumerated = source if behind is None else behind.name
+        each = "" if enumerated == source else f", one for each of the enumerated site {behind}"
+        event = (
+            f"if what stands along the last {further} of its dimensions is of one value, make it "
+            f"an event (Independent(fn, {further})); else "
+            if further
+            else ""
+        )
         super().__init__(
             f"{_named(request)} depends on site {source!r}, whose values stand along dimension "
-            f"{dim}; but {what} mixes them, or moves them to another dimension"
-            f"{f' (mixed by {mixed})' if mixed else ''}; compute each from its own value, with ops "
-            'that broadcast, or draw the site: infer={"enumerate": False}'
+            f"{dim}{each}; but {what} mixes them, or moves them to another dimension"
+            f"{f' (mixed by {mixed})' if mixed else ''}; {event}compute each from its own value, "
+            f'with ops that broadcast, or draw site {enumerated!r}: infer={{"enumerate": False}}'
         )
 
 

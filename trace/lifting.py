@@ -25,6 +25,7 @@ from ancestral.trace.arguments import kind_of
 from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
+from ancestral.trace.effects import Effective
 from ancestral.trace.param_errors import ParamError, ParamValueError
 from ancestral.trace.record import Trace, current
 from ancestral.trace.request import Request
@@ -44,7 +45,7 @@ class PriorShapeError(ParamError):
         )
 
 
-class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
+class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
     """Draw the parameters of a block from a prior: each becomes a sample of its name.
 
     Handlers around it see a sample, which they may condition, replay or seed; those within see a
@@ -62,6 +63,8 @@ class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
         UnknownSiteError: at the end of the block, if it has no parameter of a name in `prior`.
         SiteError: within it, if a prior does not fit its parameter, or draws what it cannot be.
     """
+
+    missing = "its block has no parameter (an.param, an.module)"
 
     def __init__(self, prior: Prior) -> None:
         """Take the prior."""
@@ -92,6 +95,8 @@ class lift(ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
 
     def ask(self, request: Request) -> Request:
         """Let a parameter be a sample."""
+        # One that a prior within has made a draw of is met too.
+        self._is_used = self._is_used or "constraint" in request.options
         if request.kind != "param":
             return request
         self.meet(request.name)

@@ -57,6 +57,11 @@ def factorized(fn: Distribution) -> Distribution:
     return fn
 
 
+def grouped(fn: Distribution) -> int:
+    """Return how many dimensions of its elements' batch `Independent` makes events of."""
+    return len(factorized(fn).batch_shape) - len(fn.batch_shape)
+
+
 def parameters(fn: Distribution) -> list[Held]:
     """Return the tensors that the draws of a distribution may depend on.
 

@@ -30,6 +30,7 @@ from ancestral.trace.checks import (
     supported,
     weighable,
 )
+from ancestral.trace.configuring import check_infer
 from ancestral.trace.drawing import declare
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.factor import Factor
@@ -62,7 +63,8 @@ def sample(
         obs_mask: which elements of the batch `obs` is observed at, a bool or a tensor of them; the
             others are drawn, as site ``{name}_unobserved``, and weigh as such; the observed ones
             are ``{name}_observed``.
-        infer: what inference is to do with the site.
+        infer: what inference is to do with the site: ``{"enumerate": False}`` and
+            ``{"is_auxiliary": True}`` are read, other keys are the user's.
 
     Raises:
         SiteError: if the name is taken, or the value has a wrong type, shape or support.
@@ -70,6 +72,8 @@ def sample(
     where = place()
     check_name(name, where)
     check_fn(name, fn, where)
+    if infer:
+        check_infer(name, infer, where)
     plates = open_plates()
     spread_fn = spread(fn, plates) if plates else fn
     if obs_mask is not None:

@@ -9,13 +9,14 @@ from torch import Tensor
 from ancestral.provenance.alignment import Shape
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.by_name import ByName, by_name
+from ancestral.trace.effects import Effective
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.record import Trace
-from ancestral.trace.request import Handler, Request
+from ancestral.trace.request import Request
 from ancestral.trace.versions import is_written
 
 
@@ -67,7 +68,7 @@ class ReplayKindError(SiteError):
         )
 
 
-class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
+class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
     """Give the sites of a block the values that they have in a trace, those that it has.
 
     A value keeps what it depends on: the score of its draw counts where a gradient is taken of both
@@ -86,6 +87,8 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
         ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
     """
 
+    missing = "its block has none of the sites that were drawn in the trace"
+
     def __init__(self, trace: Trace) -> None:
         """Take the trace."""
         if not isinstance(trace, Trace):
@@ -94,11 +97,15 @@ class replay(Handler):  # noqa: N801 (used as a verb: with replay(trace): ...)
                 "as in replay(trace)(model)"
             )
         self.trace = trace
+        self._is_used = not any(node.is_stochastic for node in trace.values())
 
     def ask(self, request: Request) -> Request:
         """Give a site the value that it has in the trace."""
         node = self.trace.get(request.name)
-        if node is None or request.value is not None:
+        if node is None:
+            return request
+        self._is_used = self._is_used or node.is_stochastic
+        if request.value is not None:
             return request
         if request.kind == "sample" and node.type == "deterministic":
             return request.closed_by(self._refuse_draw)

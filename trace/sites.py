@@ -15,7 +15,7 @@ from ancestral.trace.drawing import controlled, draw, independent
 from ancestral.trace.naming import Place, module_path
 from ancestral.trace.node import Node
 from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
-from ancestral.trace.parameters import factorized, inflow, parameters
+from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
@@ -93,7 +93,7 @@ def given(request: Request) -> Request:
         value=plain,
         shape=shape,
         source=source,
-        inflow=controlled(inflow(fn, held, shape, None), shape),
+        inflow=controlled(_upstream(request, held, shape), shape),
         location=request.where.location,
         module_path=module_path(request.where.modules),
         is_observed=request.is_observed,
@@ -105,7 +105,7 @@ def given(request: Request) -> Request:
         scale=request.scale,
         mask=request.mask,
         cond_indep_stack=request.plates,
-        grouped=len(fn.event_shape) - len(factorized(fn).event_shape),
+        grouped=grouped(fn),
         infer=request.infer,
         enumeration=request.enumeration,
         versions=versions_of(held, plain),
@@ -113,6 +113,22 @@ def given(request: Request) -> Request:
     local.traces[0].ledger.admit(node)
     admit(node, request)
     return replace(request, value=node.tracked_value)
+
+
+def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | None:
+    """Return the provenance of the parameters of a site over the independent draws of its value.
+
+    What the parameters are enumerated along lies to the left of these.
+    """
+    fn = request.fn
+    assert fn is not None
+    batch = factorized(fn).batch_shape
+    if request.enumeration is None or len(batch) <= len(shape):
+        return inflow(fn, held, shape, None)
+    whole = tuple(torch.broadcast_shapes(shape, batch))
+    found = inflow(fn, held, whole, None)
+    last = tuple(range(len(whole) - len(shape), len(whole)))
+    return None if found is None else found.remap(shape, last)
 
 
 def named(request: Request) -> Request:

@@ -17,8 +17,10 @@ class Spread:
     def __init__(self, trace: "Trace") -> None:
         """Follow all that was recorded, in this trace and in those around it."""
         self._sites: dict[Source, str] = {}
+        self.nodes: dict[Source, Node] = {}
         outermost = trace.universe.owner
         for node in (*getattr(outermost, "everything", ()), *trace.everything):
+            self.nodes.setdefault(node.source, node)
             behind = self._own(node) or self._among(node.inflow if node.held is None else node.held)
             if behind is not None:
                 self._sites.setdefault(node.source, behind)

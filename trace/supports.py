@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ancestral.provenance.tensor import raw
 from ancestral.trace.lazy import plainly
 from ancestral.trace.parameters import is_of_torch, parameters
 
@@ -60,6 +61,20 @@ def lies_within(inner: Any, outer: Any) -> bool | None:
     if ours.is_discrete is not theirs.is_discrete:
         return False
     return _not_above(theirs.lower, ours.lower) and _not_above(ours.upper, theirs.upper)
+
+
+def is_finite(support: Any) -> bool:
+    """Return whether a support is of finitely many values, as far as is known.
+
+    >>> is_finite(constraints.boolean), is_finite(constraints.nonnegative_integer)
+    (True, False)
+    """
+    support = _element(support)
+    if type(support) in (type(constraints.one_hot), type(constraints.multinomial(1))):
+        return True
+    span = _span(support)
+    ends = () if span is None or not span.is_discrete else (span.lower, span.upper)
+    return bool(ends) and all(bool(raw(torch.isfinite, torch.as_tensor(end)).all()) for end in ends)
 
 
 def _element(support: Any) -> Any:

@@ -13,12 +13,17 @@ from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.checks import WeightShapeError
-from ancestral.trace.request import Handler, Request
+from ancestral.trace.effects import Effective
+from ancestral.trace.request import Request
 
 T = TypeVar("T")
+_NO_SITE = (
+    "its block has no site, and it acts on the log-probabilities of sites (an.sample, an.factor), "
+    "not on what a program computes by itself"
+)
 
 
-class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
+class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
     """Multiply how often the log-probabilities of a block count.
 
     What a nested block says multiplies too.
@@ -30,6 +35,8 @@ class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
         TypeError: if it is no number, and no tensor of them.
         ValueError: if it is not positive, or not finite.
     """
+
+    missing = _NO_SITE
 
     def __init__(self, factor: float | Tensor) -> None:
         """Take the factor."""
@@ -45,11 +52,12 @@ class scale(Handler):  # noqa: N801 (used as a verb: with scale(0.1): ...)
         """Multiply the scale of a sample."""
         if request.kind != "sample":
             return request
+        self._is_used = True
         factor = together(request, "scale", request.scale, self.factor, operator.mul)
         return replace(request, scale=factor)
 
 
-class mask(Handler):  # noqa: N801
+class mask(Effective):  # noqa: N801
     """Let only some elements of the batches of a block count.
 
     The others are drawn as ever, but their log-probability is zero. Nested masks let through what
@@ -61,6 +69,8 @@ class mask(Handler):  # noqa: N801
     Raises:
         TypeError: if it is of another type.
     """
+
+    missing = _NO_SITE
 
     def __init__(self, which: bool | Tensor) -> None:
         """Take the mask."""
@@ -75,6 +85,7 @@ class mask(Handler):  # noqa: N801
         """Narrow the mask of a sample."""
         if request.kind != "sample":
             return request
+        self._is_used = True
         if request.mask is None:
             return replace(request, mask=self.which)
         both = together(request, "mask", request.mask, self.which, operator.and_)

@@ -3,6 +3,7 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from ancestral.estimators.pairs import (
     OtherValueError,
     PlateMismatchError,
 )
+from ancestral.trace.handlers import condition
 from ancestral.trace.supports import lies_within
 
 STANDARD = Normal(0.0, 1.0)
@@ -189,3 +191,86 @@ def test_a_distribution_without_a_support_is_taken_as_it_is() -> None:
     for model, guide in ((Unsupported(), Unsupported()), (Normal(0.0, 1.0), Unsupported())):
         assert an.check_pair(drawing_from(model), drawing_from(guide)).is_consistent
         assert an.check_pair(drawing_from(guide), drawing_from(model)).is_consistent
+
+
+# A guide that observes.
+
+
+def swapped_model() -> None:
+    z = an.sample("z", Normal(0.0, 1.0))
+    an.observe("x", Normal(z, 1.0), torch.tensor(0.5))
+
+
+def a_guide() -> None:
+    an.sample("z", Normal(0.2, 0.7))
+
+
+def another_guide() -> None:
+    a_guide()
+    an.sample("w", Normal(0.0, 1.0))
+
+
+def observing_another() -> None:
+    a_guide()
+    an.observe("y", Normal(0.0, 1.0), torch.tensor(0.5))
+
+
+def observing_the_same() -> None:
+    a_guide()
+    an.observe("x", Normal(0.0, 1.0), torch.tensor(0.5))
+
+
+def observing_in_part() -> None:
+    mask = torch.tensor([True, False])
+    a_guide()
+    an.sample("w", Normal(torch.zeros(2), 1.0), obs=torch.zeros(2), obs_mask=mask)
+
+
+def weighed() -> None:
+    a_guide()
+    an.factor("weight", torch.tensor(0.3))
+
+
+SWAPPED = "the two seem to be swapped"
+OBSERVING: dict[str, tuple[Callable[[], None], Callable[[], None], str]] = {
+    "another": (swapped_model, observing_another, "site 'y' .*observe it in the model alone"),
+    "the same": (swapped_model, observing_the_same, "site 'x' .*observe it in the model alone"),
+    "in part": (swapped_model, observing_in_part, "site 'w_observed' .*in the model alone"),
+    "conditioned": (
+        swapped_model,
+        condition({"z": torch.tensor(0.1)})(a_guide),
+        "site 'z' .*conditions it",
+    ),
+    "swapped": (a_guide, swapped_model, f"site 'x' .*{SWAPPED}"),
+    "swapped, conditioned": (
+        a_guide,
+        condition({"w": torch.tensor(0.1)})(another_guide),
+        f"site 'w' .*{SWAPPED}",
+    ),
+    "swapped, weighed": (a_guide, weighed, f"site 'weight' .*{SWAPPED}"),
+}
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("name", OBSERVING)
+def test_a_guide_that_observes_is_refused_and_reported(name: str, vectorized: bool) -> None:
+    model, guide, pattern = OBSERVING[name]
+    options: dict[str, Any] = {"vectorized": True, "max_plate_nesting": 1} if vectorized else {}
+    with pytest.raises(an.errors.ObservedInGuideError, match=pattern):
+        an.elbo(model, guide, particles=2, **options)
+    report = an.check_pair(model, guide)
+    assert re.search(pattern, str(report.problems[0]), re.S)
+
+
+def test_a_guide_that_is_data_by_a_handler_around_both_is_refused() -> None:
+    around = condition({"z": torch.tensor(0.1)})
+    with pytest.raises(an.errors.ObservedInGuideError, match="site 'z'"), around:
+        an.elbo(swapped_model, a_guide)
+
+
+def test_a_factor_of_a_guide_is_a_part_of_its_density() -> None:
+    assert an.check_pair(swapped_model, weighed).is_consistent
+    torch.manual_seed(0)
+    bound = an.elbo(swapped_model, weighed).value
+    torch.manual_seed(0)
+    torch.testing.assert_close(bound, an.elbo(swapped_model, a_guide).value - 0.3)

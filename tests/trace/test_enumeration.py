@@ -198,14 +198,6 @@ def test_a_block_can_be_run_again_with_all_dimensions_free() -> None:
         assert own(trace, "z").dim == -5
 
 
-def test_draws_of_plain_torch_are_drawn() -> None:
-    p = P.clone().requires_grad_()
-    with an.record() as trace, enumeration():
-        z = Categorical(p).sample()
-    assert z.shape == ()
-    assert trace["z"].is_drawn
-
-
 def test_a_site_with_one_value_has_that_one() -> None:
     with an.record() as trace, enumeration():
         z = an.sample("z", Categorical(torch.ones(1).double()))
@@ -404,7 +396,7 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
     with an.record():
         with enumeration():
             z = finite()
-        with enumeration(), pytest.raises(an.EnumerationError, match="dimension -5 of the batch"):
+        with enumeration(), pytest.raises(an.EnumerationError, match=r"z.* out of sight"):
             an.sample("x", Normal(z.double(), 1.0))
 
 

@@ -243,7 +243,8 @@ def test_a_lifted_parameter_is_hidden_from_those_around(hide: an.handlers.Handle
         model()
     assert list(trace) == ["x"]
     store = an.ParamStore()
-    with store, an.record() as trace, lift(PRIOR), hide:  # lift does not see it
+    no_effect = pytest.warns(an.errors.NoEffectWarning, match="lift at .* no parameter")
+    with no_effect, store, an.record() as trace, lift(PRIOR), hide:  # lift does not see it
         model()
     assert (list(trace), list(store)) == (["x"], ["mean"])
 

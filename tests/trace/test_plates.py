@@ -75,7 +75,7 @@ def test_a_guide_and_a_model_that_are_given_the_same_indices_are_one_plate() -> 
             program(batch)
         with an.record() as model, an.handlers.replay(guide):
             program(batch.clone())
-        with an.handlers.replay(guide), pytest.raises(PlateArgumentError, match=r"\[4, 1\]"):
+        with pytest.raises(PlateArgumentError, match=r"\[4, 1\]"), an.handlers.replay(guide):
             program(batch.flip(0))
     assert torch.equal(model["z"].value, guide["z"].value)
     loss = an.elbo(program, program, batch)
