@@ -29,7 +29,7 @@ from ancestral.provenance.tensor import (
     ProvenanceTensor,
     alias,
     attach,
-    before_text,
+    before_reading,
     provenance,
     run,
 )
@@ -327,8 +327,12 @@ _METADATA = frozenset(
 def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> Any:
     """Read an attribute: metadata depends on no value, ``T`` and its like are ops."""
     result = run(func, types, args, NO_KEYWORDS)
-    if func.__self__.__name__ in _METADATA:  # type: ignore[attr-defined]
+    attribute: Any = func.__self__  # type: ignore[attr-defined]
+    name: str = getattr(attribute, "fget", attribute).__name__
+    if name in _METADATA:
         return result
+    if may_escape(name):  # the address of memory on a device
+        escape(tracked(args))
     return _follow(func, args, NO_KEYWORDS, result)
 
 
@@ -393,4 +397,4 @@ def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
 watching.install(_watched)
-before_text.append(lambda tensor: escape(tracked(tensor)))
+before_reading.append(lambda tensor: escape(tracked(tensor)))

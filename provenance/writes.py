@@ -167,9 +167,10 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
         lost = found.lost(tuple(raw(Tensor.size, base)))
         attach(base, lost if known is None else known.union(lost))
         base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    is_held = raw(watching.is_held, target)
     shared = raw(watching.storage_of, target)
     if shared is not None:
-        watching.taint(shared, found, holders=1 if base is None else 2)
+        watching.taint(shared, found, 1 if base is None else 2, is_held)
         is_new = before is None or before.universe is not found.universe
         if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import ctypes
 import gc
 import inspect
 import pickle
@@ -532,10 +533,16 @@ def test_noise_by_hand() -> None:
 
 
 def test_memory_out_of_sight() -> None:
-    """Memory that ctypes, `data_ptr` or a subprocess of your own reads is out of sight, and so is
-    what Python reads from an array of numpy between two writes by hand.
+    """Memory that ctypes reads at an address that was taken before the draw, or that a subprocess
+    of your own reads, is out of sight, and so is what Python reads from an array of numpy between
+    two writes by hand.
     """
     with an.record() as trace:
         z = an.track(torch.ones(2), "z")
+        buffer = torch.zeros(2)
+        address = buffer.data_ptr()
+        buffer.copy_(z)
+        assert (ctypes.c_float * 2).from_address(address)[0] == 1.0
+        assert trace.escapes == ()
         z.data_ptr()
-    assert trace.escapes == ()
+    assert len(trace.escapes) == 1

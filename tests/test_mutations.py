@@ -226,8 +226,8 @@ HANDLERS = [
     ),
     Handler("numbers", blind_to_numbers, programs=of("numbers")),
     Handler("readings", replaced(readings, "note", lambda found: None), programs=of("shapes")),
-    Handler("text", replaced(tensor, "before_text", []), programs=("a_text", "a_print")),
-    Handler("formats", replaced(tensor, "before_text", []), programs=("a_format_parsed_back",)),
+    Handler("text", replaced(tensor, "before_reading", []), programs=("a_text", "a_print")),
+    Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
         "memory of others",
         replaced(writes, "escape", lambda found: None),

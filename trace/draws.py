@@ -123,6 +123,7 @@ _CAUGHT: dict[str, Callable[..., _Draw]] = {
     "_sample_dirichlet _sample_dirichlet.out": _dirichlet,
 }
 
+
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     is_in_place = op._schema.arguments[0].alias_info is not None
 
@@ -158,20 +159,25 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     return kernel
 
 
+_shares_memory: Any = torch._C._is_alias_of  # type: ignore[attr-defined]
+
+
 def _before(args: tuple[Any, ...], target: Tensor, is_in_place: bool) -> tuple[Any, ...]:
-    """Return the arguments as they are before the draw is written, which may be over one of them."""
+    """Return the arguments as they are before the draw is written, perhaps over one of them."""
     with torch._C._EnableTorchFunction(), torch.enable_grad():
         return tuple(
             item.clone()
             if isinstance(item, Tensor)
             and index >= is_in_place  # of the target itself the shape alone is read
-            and raw(torch._C._is_alias_of, item, target)
+            and raw(_shares_memory, item, target)
             else item
             for index, item in enumerate(args)
         )
 
 
-def _answered(fn: Distribution, held: list[Held], value: Tensor, is_reparameterized: bool) -> Tensor:
+def _answered(
+    fn: Distribution, held: list[Held], value: Tensor, is_reparameterized: bool
+) -> Tensor:
     """Return what was drawn, or what a handler gives in its place."""
     where = place()
     if not is_handled():

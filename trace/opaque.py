@@ -122,20 +122,6 @@ def decision_of_now() -> Provenance | None:
 
 
 @functools.cache  # every recording stands at the same doors
-def letting_out(original: _Function) -> _Function:
-    """Return a function that lets the values of a tensor out."""
-
-    @functools.wraps(original)
-    def followed(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if local.traces:
-            escape(tracked(args, kwargs))
-        return result
-
-    return followed
-
-
-@functools.cache  # every recording stands at the same doors
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 
@@ -157,20 +143,20 @@ def captured(original: _Function) -> _Function:
     def followed(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(self, *args, **kwargs)
-        held = list(_of_script(self.owner))
+        held = list(of_script(self.owner))
         return call(functools.partial(original, self), args, kwargs, held)
 
     return followed
 
 
-def _of_script(module: Any) -> Iterator[Tensor]:
+def of_script(module: Any) -> Iterator[Tensor]:
     """Yield the tensors of a scripted module and of those within."""
     kinds: list[Any] = [torch._C.BufferDict, torch._C.ParameterDict]  # half typed in torch
     for kind in kinds:
         yield from (tensor for _, tensor in kind(module).items())
     modules: Any = torch._C.ModuleDict
     for _, inner in modules(module).items():
-        yield from _of_script(inner)
+        yield from of_script(inner)
 
 
 def _version(tensor: Tensor) -> int | None:
