@@ -23,6 +23,7 @@ from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.slices import pieces_of
+from ancestral.provenance.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -63,8 +64,8 @@ def propagate(
     elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
         return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
     try:  # which costs nothing unless it raises
-        if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
-            return NotImplemented
+        if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
+            return by_others(func, types, args, kwargs or {})
         if func not in _plain_results:
             return dispatch(func, types, args, kwargs or NO_KEYWORDS)
         if kwargs:
@@ -256,6 +257,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 attach(result, found)
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
+    elif isinstance(result, Tensor):
+        _refuse_foreign(result, args, kwargs)
     elif isinstance(result, (tuple, list)):
         forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
         pieces = pieces_of(func, result, args, kwargs)
@@ -267,6 +270,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)._form = form  # type: ignore[attr-defined]
+            elif isinstance(item, Tensor):
+                _refuse_foreign(item, args, kwargs)
             elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
     elif isinstance(result, Mapping):
@@ -276,6 +281,12 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         for field in fields(result):
             _follow(func, args, kwargs, getattr(result, field.name))
     return result
+
+
+def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise if an op of a class that computes on its own made a tensor of that class."""
+    if type(result) not in _OURS and not _is_any(result, args, kwargs):
+        refuse(type(result).__name__, args, kwargs)
 
 
 def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
@@ -307,14 +318,6 @@ def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
 _CONTAINERS = frozenset({tuple, list, dict})
 
 
-def _is_passive(kind: type) -> bool:
-    """Return whether a class leaves torch functions alone: buffers, tensors of a library."""
-    return kind.__torch_function__ in (  # type: ignore[attr-defined]
-        Tensor.__torch_function__,
-        nn.Parameter.__torch_function__,
-    )
-
-
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
     "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
@@ -331,7 +334,7 @@ def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> An
     name: str = getattr(attribute, "fget", attribute).__name__
     if name in _METADATA:
         return result
-    if may_escape(name):  # the address of memory on a device
+    if name == "__cuda_array_interface__":  # the address of its memory
         escape(tracked(args))
     return _follow(func, args, NO_KEYWORDS, result)
 
@@ -341,7 +344,7 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     watching.check(func, args, kwargs)
-    if not all(kind in _OURS or _is_passive(kind) for kind in types):
+    if not all(kind in _OURS or is_passive(kind) for kind in types):
         result = func(*args, **kwargs)  # a class of another library decides
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
         # Torch takes it for a number and does not ask it.

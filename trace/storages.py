@@ -79,7 +79,8 @@ class _Storages(Replacing):
     def begin(self) -> None:
         """Replace the methods of storages and of scripted modules that give their values away."""
         storage: Any = torch.UntypedStorage
-        for name in "__getitem__ __reduce__ _write_file clone data_ptr".split():
+        # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
+        for name in "_write_file clone data_ptr".split():
             self.replace(storage, name, _reading(getattr(storage, name)))
         for owner in (torch, torch.utils.dlpack):
             self.replace(owner, "to_dlpack", _sharing(owner.to_dlpack))

@@ -7,6 +7,7 @@ Each way turns a draw, 0 or 1, into bytes; the program branches on whether those
 # mypy: disable-error-code="no-any-return"
 
 import ctypes
+import functools
 import hashlib
 import io
 import pickle
@@ -32,12 +33,12 @@ WAYS: dict[str, Way] = {}
 def way(function: Way) -> Way:
     """Register a way, and the program that decides on what it gives."""
 
+    @functools.wraps(function)
     def program(theta: Tensor) -> Tensor:
         with warnings.catch_warnings(action="ignore"):  # of the age of some
             data = function(coin(theta[0].expand(1)))
         return theta[1] * (1.3 if ONE in data else 0.1)
 
-    program.__name__ = function.__name__
     control()(program)
     WAYS[function.__name__] = function
     return function
@@ -167,9 +168,9 @@ def a_file_of_a_script(z: Tensor) -> bytes:
 def a_saved_script(z: Tensor) -> bytes:
     module = torch.jit.script(Scaled())
     module.scale.copy_(z)
-    buffer = io.BytesIO()
-    torch.jit.save(module, buffer)
-    return buffer.getvalue()
+    path = file()
+    torch.jit.save(module, str(path))
+    return path.read_bytes()
 
 
 @way
@@ -223,6 +224,24 @@ def a_copy_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
 
 
 @way
+def a_file_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
+    buffer, path = zeros(), file()
+    storage: Any = buffer.untyped_storage()
+    buffer.copy_(z)
+    with path.open("wb") as target:
+        storage._write_file(target, True, False, 8)
+    return path.read_bytes()
+
+
+@way
+def an_address_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
+    buffer = zeros()
+    storage = buffer.untyped_storage()
+    buffer.copy_(z)
+    return at(storage.data_ptr())
+
+
+@way
 def bytes_that_share_the_memory(z: Tensor) -> bytes:
     data = bytearray(8)
     torch.frombuffer(data, dtype=torch.float64).copy_(z)
@@ -232,6 +251,11 @@ def bytes_that_share_the_memory(z: Tensor) -> bytes:
 @way
 def an_address(z: Tensor) -> bytes:
     return at(z.data_ptr())
+
+
+@way
+def an_address_to_read_only(z: Tensor) -> bytes:
+    return at(z.const_data_ptr())  # type: ignore[attr-defined]
 
 
 @way
@@ -257,10 +281,42 @@ def an_array_through_dlpack_that_was_there_before(z: Tensor) -> bytes:
 
 @way
 def a_capsule_that_was_there_before(z: Tensor) -> bytes:
+    return _through(torch._C._to_dlpack, z)
+
+
+@way
+def a_versioned_capsule_that_was_there_before(z: Tensor) -> bytes:
+    return _through(torch._C._to_dlpack_versioned, z)
+
+
+@way
+def a_capsule_of_the_module_that_was_there_before(z: Tensor) -> bytes:
+    return _through(torch.utils.dlpack.to_dlpack, z)  # type: ignore[attr-defined]
+
+
+@way
+def a_capsule_of_torch_that_was_there_before(z: Tensor) -> bytes:
+    return _through(torch.to_dlpack, z)  # type: ignore[attr-defined]
+
+
+class _Capsule:
+    """What numpy takes a capsule from."""
+
+    def __init__(self, capsule: Any) -> None:
+        self.capsule = capsule
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def _through(export: Callable[[Tensor], Any], z: Tensor) -> bytes:
     buffer = zeros()
-    again = torch.utils.dlpack.from_dlpack(torch._C._to_dlpack(buffer))
+    array: Any = np.from_dlpack(_Capsule(export(buffer)))
     buffer.copy_(z)
-    return struct.pack("d", again.item())
+    return array.tobytes()
 
 
 @way
@@ -271,13 +327,38 @@ def a_text_of_an_older_view(z: Tensor) -> bytes:
     return ONE if "1." in repr(view) else b""
 
 
+_END, _BLOCK = torch.tensor([0, 1]), torch.zeros(1, 1, 1, dtype=torch.float64)
+
+
+def _size(made: Tensor) -> bytes:
+    return ONE if max(made.shape) == 2 else b""
+
+
 @way
 def the_size_of_a_sparse_tensor(z: Tensor) -> bytes:
-    made = torch.sparse_coo_tensor(z.long()[None], zeros())
-    return ONE if made.shape[0] == 2 else b""
+    return _size(torch.sparse_coo_tensor(z.long()[None], zeros()))
+
+
+@way
+def the_size_of_a_tensor_of_rows(z: Tensor) -> bytes:
+    return _size(torch.sparse_csr_tensor(_END, z.long(), zeros()))
+
+
+@way
+def the_size_of_a_tensor_of_columns(z: Tensor) -> bytes:
+    return _size(torch.sparse_csc_tensor(_END, z.long(), zeros()))
+
+
+@way
+def the_size_of_a_tensor_of_blocks_in_rows(z: Tensor) -> bytes:
+    return _size(torch.sparse_bsr_tensor(_END, z.long(), _BLOCK))
+
+
+@way
+def the_size_of_a_tensor_of_blocks_in_columns(z: Tensor) -> bytes:
+    return _size(torch.sparse_bsc_tensor(_END, z.long(), _BLOCK))
 
 
 @way
 def the_size_of_a_compressed_tensor(z: Tensor) -> bytes:
-    made = torch.sparse_csr_tensor(torch.tensor([0, 1]), z.long(), zeros())
-    return ONE if made.shape[1] == 2 else b""
+    return _size(torch.sparse_compressed_tensor(_END, z.long(), zeros(), layout=torch.sparse_csr))
