@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
-from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
+from ancestral.provenance.escapes import escape, is_escape, may_escape
+from ancestral.provenance.failures import note_failure
 from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.linear_moves import SPLITS
@@ -57,13 +58,13 @@ def propagate(
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run a function of torch and follow the provenance from its arguments to its results."""
-    if not kwargs and types == TYPES and is_elementwise(func):
-        result: Any = run_elementwise(func, args)
-        if result is not None:
-            return result
-    elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
-        return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
     try:  # which costs nothing unless it raises
+        if not kwargs and types == TYPES and is_elementwise(func):
+            result: Any = run_elementwise(func, args)
+            if result is not None:
+                return result
+        elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
+            return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
         if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
             return by_others(func, types, args, kwargs or {})
         if func not in _plain_results:
@@ -108,7 +109,7 @@ def propagate(
             result._form = form_of(func, known.shape, args, kwargs)
         return result
     except Exception as error:
-        _note(func, error, args, kwargs)
+        note_failure(func, error, args, kwargs)
         raise
 
 
@@ -121,46 +122,6 @@ def _same(given: Any, result: Any) -> Any:
     if result.__class__ is _Plain and found.universe.state != "settled":
         attach(result, found)
     return result
-
-
-def _note(func: _Function, error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:
-    """Note that an op raised: whoever catches the error knows more of the values.
-
-    An index was too large, a matrix singular, an integer divided by zero.
-    """
-    readings.local.found.clear()
-    if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
-        return
-    if may_escape(func.__name__) and is_escape(func.__name__, args, kwargs or {}):
-        escape(tracked(args, kwargs))  # as it does where it returns
-    elif not _is_of_shapes(func, args, kwargs or {}):
-        fail(tracked(args, kwargs), str(error))
-
-
-def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether an op raises without the values of its operands as well."""
-    try:
-        with DisableTorchFunction():
-            func(*_without_values(args), **_without_values(kwargs))
-    except NotImplementedError:
-        return False
-    except _OF_VALUES as error:
-        return "meta" not in str(error)  # that it asked for a value is no matter of shapes
-    return False
-
-
-def _without_values(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("meta")
-    if type(value) in (tuple, list):
-        return type(value)(_without_values(item) for item in value)
-    if isinstance(value, Mapping):
-        return {name: _without_values(item) for name, item in value.items()}
-    return value
-
-
-# What ops raise because of the values of their operands; a type or a class is no value.
-_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
 
 
 def _follow_and_keep(
@@ -353,7 +314,7 @@ def _watched(
         try:
             result = dispatch(func, types, args, kwargs)
         except Exception as error:
-            _note(func, error, args, kwargs)
+            note_failure(func, error, args, kwargs)
             raise
     else:
         result = func(*args, **kwargs)
@@ -378,7 +339,8 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
             lost = each.lost(shape)
             found_now = lost if known is None else known.union(lost)
             note("a function out of sight", found_now, [each])
-            attach(tensor, found_now)
+            # What it was computed from by sums knows less.
+            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
 
 
 def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:

@@ -147,7 +147,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             try:
                 # Called from an op that runs with tracking off, and perhaps under no_grad: the
                 # parameters need both on.
-                with torch._C._EnableTorchFunction(), torch.enable_grad():
+                with torch._C._EnableTorchFunction(), torch.inference_mode(False):
                     fn, held = described(*given, **options)
             finally:
                 local.is_inside = False
@@ -164,7 +164,7 @@ _shares_memory: Any = torch._C._is_alias_of  # type: ignore[attr-defined]
 
 def _before(args: tuple[Any, ...], target: Tensor, is_in_place: bool) -> tuple[Any, ...]:
     """Return the arguments as they are before the draw is written, perhaps over one of them."""
-    with torch._C._EnableTorchFunction(), torch.enable_grad():
+    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
         return tuple(
             item.clone()
             if isinstance(item, Tensor)
@@ -183,7 +183,7 @@ def _answered(
     if not is_handled():
         kept: Tensor = draw(fn, held, value, is_reparameterized=is_reparameterized, where=where)
         return kept
-    with torch._C._EnableTorchFunction(), torch.enable_grad():
+    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
         given: Tensor = found(
             fn, held, lambda: value, is_reparameterized=is_reparameterized, where=where
         )
