@@ -29,7 +29,6 @@ def _is_by_user() -> bool:
     return bool(local.traces) and torch._C._is_torch_function_enabled()
 
 
-@functools.cache  # every recording replaces the same methods
 def _reading(original: _Function) -> _Function:
     @functools.wraps(original)
     def read(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -42,7 +41,6 @@ def _reading(original: _Function) -> _Function:
     return read
 
 
-@functools.cache
 def _sharing(original: _Function) -> _Function:
     @functools.wraps(original)
     def shared(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -73,22 +71,31 @@ def _saving(original: _Function) -> _Function:
     return saved
 
 
+@functools.cache
+def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
+    """Return what gives the values of storages and of scripted modules away, as it is met."""
+    storage: Any = torch.UntypedStorage
+    scripted: Any = torch._C.ScriptModule
+    capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
+    versioned = ((torch._C, "_to_dlpack"), (torch._C, "_to_dlpack_versioned"))
+    return (
+        # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
+        *(
+            (storage, n, _reading(getattr(storage, n)))
+            for n in "_write_file clone data_ptr".split()
+        ),
+        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *versioned)),
+        *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
+    )
+
+
 class _Storages(Replacing):
     """Meets the reads."""
 
     def begin(self) -> None:
-        """Replace the methods of storages and of scripted modules that give their values away."""
-        storage: Any = torch.UntypedStorage
-        # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
-        for name in "_write_file clone data_ptr".split():
-            self.replace(storage, name, _reading(getattr(storage, name)))
-        for owner in (torch, torch.utils.dlpack):
-            self.replace(owner, "to_dlpack", _sharing(owner.to_dlpack))
-        for name in ("_to_dlpack", "_to_dlpack_versioned"):
-            self.replace(torch._C, name, _sharing(getattr(torch._C, name)))
-        scripted: Any = torch._C.ScriptModule
-        for name in ("save", "save_to_buffer"):
-            self.replace(scripted, name, _saving(getattr(scripted, name)))
+        """Take the places of what reads."""
+        for owner, name, replacement in _replacements():
+            self.replace(owner, name, replacement)
 
 
 interceptors.append(_Storages())
