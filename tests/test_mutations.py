@@ -30,6 +30,7 @@ from ancestral.estimators import problem, terms, walk
 from ancestral.provenance import (
     control,
     escapes,
+    failures,
     forms,
     propagation,
     readings,
@@ -235,7 +236,7 @@ HANDLERS = [
     ),
     Handler(
         "errors of ops",
-        replaced(propagation, "fail", lambda found, text: None),
+        replaced(failures, "fail", lambda found, text: None),
         programs=("an_index_that_is_too_large",),
     ),
     Handler(
