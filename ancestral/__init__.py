@@ -22,6 +22,7 @@ import ancestral.trace.gradients as _gradients  # noqa: F401
 import ancestral.trace.kinds as _kinds  # noqa: F401
 import ancestral.trace.saved as _saved  # noqa: F401
 import ancestral.trace.scalars as _scalars  # noqa: F401
+import ancestral.trace.storages as _storages  # noqa: F401
 import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral import errors

@@ -48,6 +48,7 @@ from ancestral.estimators.surrogate import MissingScoreWarning
 from ancestral.estimators.terms import LossMismatchError, NonFiniteCostError
 from ancestral.estimators.vectorized import NotVectorizableError
 from ancestral.provenance.escapes import ConfinedError, EscapeError
+from ancestral.provenance.failures import InferenceTensorError
 from ancestral.provenance.linear import OverwrittenError
 from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineError
@@ -152,6 +153,7 @@ __all__ = [
     "InTurnWarning",
     "InferKeyError",
     "InferenceModeError",
+    "InferenceTensorError",
     "IntractablePlatesError",
     "KinkWarning",
     "LateParamWarning",

@@ -62,11 +62,16 @@ def product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
         return (density * _total(credit, less)).sum()
     # A density of its own shape says nothing of elements: the draw is one.
     joint = credit.joint
-    return density.sum() * (joint if less is None else joint - less.mean())
+    return density.sum() * _constant(joint if less is None else joint - less.mean())
 
 
 def _total(credit: Credit, less: Tensor | None) -> Tensor:
-    return credit.total if less is None else credit.total - less
+    return _constant(credit.total if less is None else credit.total - less)
+
+
+def _constant(value: Tensor) -> Tensor:
+    """Return a value that autograd can save, which one of inference mode is not."""
+    return value.clone() if value.is_inference() else value
 
 
 def _kind(node: Node) -> object:

@@ -27,10 +27,11 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = tuple(os.path.join(_ROOT, folder, "") for folder in ("provenance", "trace"))
 
 ESCAPES = frozenset(
-    # to Python and to other libraries
+    # to Python and to other libraries, as bytes and as an address too
     "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
     "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage storage "
-    "_local_scalar_dense q_scale q_zero_point apply_ map_ map2_ _assert _assert_async "
+    "_local_scalar_dense __repr__ __reduce_ex__ data_ptr const_data_ptr q_scale q_zero_point "
+    "apply_ map_ map2_ _assert _assert_async "
     # to a shape: how many elements of a sparse tensor are kept shows in those
     "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
     "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ancestral.provenance.adjoints import both, difference, divided, negative, scaled, summed
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.failures import refuse_inference
 from ancestral.provenance.forms import LINEAR, form_of
 from ancestral.provenance.kinks import KINKS
 from ancestral.provenance.linear import Adjoint, Form, serials
 from ancestral.provenance.mixing import joined
 from ancestral.provenance.rules import RULES, pointwise
+from ancestral.provenance.subclasses import names_of
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
 # Within a function that runs with tracking off, the operators must not follow either: they see a
@@ -48,7 +50,11 @@ def _operator(
         kind = type(other)
         if kind is not tracked and kind not in fast:
             return plain_operator(self, other)
-        result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
+        try:
+            result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
+        except RuntimeError as error:
+            refuse_inference(error, names_of(self, other))
+            raise
         if result.__class__ is not plain or not is_tracking():
             return result
         ours = self._provenance

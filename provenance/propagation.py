@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
-from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
+from ancestral.provenance.escapes import escape, is_escape, may_escape
+from ancestral.provenance.failures import note_failure
 from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.linear_moves import SPLITS
@@ -23,13 +24,14 @@ from ancestral.provenance.operators import is_elementwise, run_elementwise
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.slices import pieces_of
+from ancestral.provenance.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.tensor import (
     NO_KEYWORDS,
     TYPES,
     ProvenanceTensor,
     alias,
     attach,
-    before_text,
+    before_reading,
     provenance,
     run,
 )
@@ -56,15 +58,15 @@ def propagate(
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run a function of torch and follow the provenance from its arguments to its results."""
-    if not kwargs and types == TYPES and is_elementwise(func):
-        result: Any = run_elementwise(func, args)
-        if result is not None:
-            return result
-    elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
-        return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
     try:  # which costs nothing unless it raises
-        if types != TYPES and not all(kind in _OURS or _is_passive(kind) for kind in types):
-            return NotImplemented
+        if not kwargs and types == TYPES and is_elementwise(func):
+            result: Any = run_elementwise(func, args)
+            if result is not None:
+                return result
+        elif func is _broadcast and len(args) == 1 and types == TYPES and not watching.table:
+            return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
+        if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
+            return by_others(func, types, args, kwargs or {})
         if func not in _plain_results:
             return dispatch(func, types, args, kwargs or NO_KEYWORDS)
         if kwargs:
@@ -107,7 +109,7 @@ def propagate(
             result._form = form_of(func, known.shape, args, kwargs)
         return result
     except Exception as error:
-        _note(func, error, args, kwargs)
+        note_failure(func, error, args, kwargs)
         raise
 
 
@@ -120,46 +122,6 @@ def _same(given: Any, result: Any) -> Any:
     if result.__class__ is _Plain and found.universe.state != "settled":
         attach(result, found)
     return result
-
-
-def _note(func: _Function, error: Exception, args: Any, kwargs: Mapping[str, Any] | None) -> None:
-    """Note that an op raised: whoever catches the error knows more of the values.
-
-    An index was too large, a matrix singular, an integer divided by zero.
-    """
-    readings.local.found.clear()
-    if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
-        return
-    if may_escape(func.__name__) and is_escape(func.__name__, args, kwargs or {}):
-        escape(tracked(args, kwargs))  # as it does where it returns
-    elif not _is_of_shapes(func, args, kwargs or {}):
-        fail(tracked(args, kwargs), str(error))
-
-
-def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether an op raises without the values of its operands as well."""
-    try:
-        with DisableTorchFunction():
-            func(*_without_values(args), **_without_values(kwargs))
-    except NotImplementedError:
-        return False
-    except _OF_VALUES as error:
-        return "meta" not in str(error)  # that it asked for a value is no matter of shapes
-    return False
-
-
-def _without_values(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("meta")
-    if type(value) in (tuple, list):
-        return type(value)(_without_values(item) for item in value)
-    if isinstance(value, Mapping):
-        return {name: _without_values(item) for name, item in value.items()}
-    return value
-
-
-# What ops raise because of the values of their operands; a type or a class is no value.
-_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
 
 
 def _follow_and_keep(
@@ -256,6 +218,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                 attach(result, found)
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
+    elif isinstance(result, Tensor):
+        _refuse_foreign(result, args, kwargs)
     elif isinstance(result, (tuple, list)):
         forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
         pieces = pieces_of(func, result, args, kwargs)
@@ -267,6 +231,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)._form = form  # type: ignore[attr-defined]
+            elif isinstance(item, Tensor):
+                _refuse_foreign(item, args, kwargs)
             elif isinstance(item, (tuple, list, Mapping)):
                 _follow(func, args, kwargs, item)
     elif isinstance(result, Mapping):
@@ -276,6 +242,12 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         for field in fields(result):
             _follow(func, args, kwargs, getattr(result, field.name))
     return result
+
+
+def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise if an op of a class that computes on its own made a tensor of that class."""
+    if type(result) not in _OURS and not _is_any(result, args, kwargs):
+        refuse(type(result).__name__, args, kwargs)
 
 
 def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
@@ -307,14 +279,6 @@ def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
 _CONTAINERS = frozenset({tuple, list, dict})
 
 
-def _is_passive(kind: type) -> bool:
-    """Return whether a class leaves torch functions alone: buffers, tensors of a library."""
-    return kind.__torch_function__ in (  # type: ignore[attr-defined]
-        Tensor.__torch_function__,
-        nn.Parameter.__torch_function__,
-    )
-
-
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
     "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
@@ -327,8 +291,12 @@ _METADATA = frozenset(
 def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> Any:
     """Read an attribute: metadata depends on no value, ``T`` and its like are ops."""
     result = run(func, types, args, NO_KEYWORDS)
-    if func.__self__.__name__ in _METADATA:  # type: ignore[attr-defined]
+    attribute: Any = func.__self__  # type: ignore[attr-defined]
+    name: str = getattr(attribute, "fget", attribute).__name__
+    if name in _METADATA:
         return result
+    if name == "__cuda_array_interface__":  # the address of its memory
+        escape(tracked(args))
     return _follow(func, args, NO_KEYWORDS, result)
 
 
@@ -337,7 +305,7 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     watching.check(func, args, kwargs)
-    if not all(kind in _OURS or _is_passive(kind) for kind in types):
+    if not all(kind in _OURS or is_passive(kind) for kind in types):
         result = func(*args, **kwargs)  # a class of another library decides
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
         # Torch takes it for a number and does not ask it.
@@ -346,7 +314,7 @@ def _watched(
         try:
             result = dispatch(func, types, args, kwargs)
         except Exception as error:
-            _note(func, error, args, kwargs)
+            note_failure(func, error, args, kwargs)
             raise
     else:
         result = func(*args, **kwargs)
@@ -371,7 +339,8 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
             lost = each.lost(shape)
             found_now = lost if known is None else known.union(lost)
             note("a function out of sight", found_now, [each])
-            attach(tensor, found_now)
+            # What it was computed from by sums knows less.
+            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
 
 
 def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:
@@ -393,4 +362,4 @@ def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
 watching.install(_watched)
-before_text.append(lambda tensor: escape(tracked(tensor)))
+before_reading.append(lambda tensor: escape(tracked(tensor)))

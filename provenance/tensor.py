@@ -12,6 +12,7 @@ frozenset()
 """
 
 import copy
+import os
 from collections.abc import Callable
 from typing import Any, cast
 from weakref import ReferenceType
@@ -64,20 +65,22 @@ class ProvenanceTensor(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the data and the names of the sources, without alignment.
 
-        Where the recording is still there, as it is when a tensor comes back from another process,
-        the sources are its own. Elsewhere they are new ones that share only the names.
+        The bytes let the values out, unless another process hands the tensor back to that of the
+        recording. Where the recording is still there, the sources are its own. Elsewhere they are
+        new ones that share only the names.
         """
         found = provenance(self)
         assert found is not None
         universe = found.universe
+        if universe.token[0] == os.getpid():
+            _show(self)
         kinked = universe.kinked(found.members)
         known = tuple((universe.number(s), s.name, s in kinked) for s in found.sources)
         return _rebuild, (untrack(self), known, universe.token, _attributes_of(self))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Show the tensor as torch does, and the sources; the text lets the values out."""
-        for look in before_text:
-            look(self)
+        _show(self)
         shown = repr(untrack(self))
         return f"{shown[:-1]}, provenance={{{', '.join(sorted(provenance_of(self)))}}})"
 
@@ -85,13 +88,17 @@ class ProvenanceTensor(Tensor):
         """Format as torch does: a scalar as a number, everything else as its text."""
         if self.ndim:
             return format(repr(self), spec)
-        for look in before_text:
-            look(self)
+        _show(self)
         return format(untrack(self), spec)
 
 
-before_text: list[Callable[[ProvenanceTensor], None]] = []
-"""Who looks at a tensor that is turned into text: a layer above this one."""
+before_reading: list[Callable[[ProvenanceTensor], None]] = []
+"""Who looks at a tensor that is turned into text or bytes: a layer above this one."""
+
+
+def _show(tensor: ProvenanceTensor) -> None:
+    for look in before_reading:
+        look(tensor)
 
 
 TYPES = (ProvenanceTensor,)

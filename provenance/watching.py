@@ -9,6 +9,7 @@ in a table until it dies or its sources are settled, and as long as the table ha
 function mode of the thread looks every operand up in it. Programs without such writes pay nothing.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -33,10 +34,13 @@ table: dict[int, tuple[Any, Provenance, int]] = {}
 number of the linear form that was last when it was."""
 
 
-def taint(storage: _Storage, found: Provenance, holders: int) -> None:
-    """Note a write of a value with this provenance, unless only `holders` tensors see it."""
+def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> None:
+    """Note a write of a value with this provenance, unless only `holders` tensors see it.
+
+    `is_held` says that Python sees the storage itself.
+    """
     # One more is the Python object of the storage itself.
-    if torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
+    if not is_held and torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
         return
     lost = found.lost(())
     known = table.get(storage._cdata)
@@ -169,3 +173,15 @@ def storage_of(tensor: Tensor) -> _Storage | None:
             return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def is_held(tensor: Tensor) -> bool:
+    """Return whether Python holds the storage of a tensor as an object, whose reads are no ops."""
+    return _references(tensor) > _UNHELD
+
+
+def _references(tensor: Tensor) -> int:
+    return sys.getrefcount(storage_of(tensor))
+
+
+_UNHELD = _references(torch.empty(1))

@@ -7,27 +7,36 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance import watching
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.inference import infer, tracked
 from ancestral.provenance.linear import Operand, serials
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, attach, provenance, raw, run
+from ancestral.provenance.tensor import (
+    NO_KEYWORDS,
+    TYPES,
+    ProvenanceTensor,
+    attach,
+    provenance,
+    raw,
+    run,
+)
 
 _Function = Callable[..., Any]
 
 
 class WriteIntoParameterError(TypeError):
-    """A tracked value would be written into a parameter."""
+    """A tracked value would be written into a parameter, or into a tensor of another class."""
 
-    def __init__(self, function: str, names: frozenset[str]) -> None:
-        """Name the op, and the sources whose value would be written."""
+    def __init__(self, function: str, names: frozenset[str], kind: type = nn.Parameter) -> None:
+        """Name the op, the sources whose value would be written, and the class."""
         listed = ", ".join(repr(name) for name in sorted(names))
+        shown = "an nn.Parameter" if issubclass(kind, nn.Parameter) else f"a {kind.__name__}"
         super().__init__(
-            f"{function} would write a value that depends on {listed} into an "
-            "nn.Parameter, which cannot carry provenance; write an.untrack(value), or use a "
-            "buffer or a plain tensor"
+            f"{Universe.locate()}: {function} would write a value that depends on {listed} into "
+            f"{shown}, which cannot carry provenance; write an.untrack(value), or use a buffer or "
+            "a plain tensor"
         )
 
 
@@ -36,6 +45,7 @@ WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __
 # A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
 _ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20
+_OURS = {Tensor, ProvenanceTensor}
 _read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
 
 
@@ -118,14 +128,14 @@ def _prepare(
 def refuse_parameters(
     name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
 ) -> None:
-    """Raise if tracked values would be written into a parameter."""
+    """Raise if tracked values would be written into a parameter, or one of another class."""
     for target in written:
-        owner = _base_of(target)
-        if isinstance(target if owner is None else owner, nn.Parameter):
+        base = _base_of(target)
+        for kind in {type(target), type(target if base is None else base)} - _OURS:
             incoming = _incoming(args, kwargs)
             if incoming:
                 names = frozenset(source.name for found in incoming for source in found.sources)
-                raise WriteIntoParameterError(name, names)
+                raise WriteIntoParameterError(name, names, kind)
 
 
 def _incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Provenance]:
@@ -167,9 +177,10 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
         lost = found.lost(tuple(raw(Tensor.size, base)))
         attach(base, lost if known is None else known.union(lost))
         base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    is_held = raw(watching.is_held, target)
     shared = raw(watching.storage_of, target)
     if shared is not None:
-        watching.taint(shared, found, holders=1 if base is None else 2)
+        watching.taint(shared, found, 1 if base is None else 2, is_held)
         is_new = before is None or before.universe is not found.universe
         if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well

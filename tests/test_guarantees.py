@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import ctypes
 import gc
 import inspect
 import pickle
@@ -168,6 +169,25 @@ def test_threads_and_tasks() -> None:
         return await asyncio.gather(model(a, b), model(b, a))
 
     assert [list(t) for t in asyncio.run(both())] == [["z", "z_1"], ["z", "z_1"]]
+
+
+def test_passive_classes() -> None:
+    """A tensor of a subclass that leaves functions of torch alone may meet a tracked one, or be
+    made of one: the results are tracked tensors, without that class.
+    """
+
+    class Mine(Tensor):
+        pass
+
+    def program(theta: Tensor) -> Tensor:
+        z = drawn(theta)
+        weights: Tensor = Mine([0.3, 1.2]).double()
+        return ((Mine(z) * weights - 0.3) ** 2 + z * weights).sum() + theta.sum()
+
+    assert_exact(program, "strict")
+    with an.record():
+        made = Mine(torch.ones(2)) * drawn(*leaves())
+    assert type(made) is an.ProvenanceTensor
 
 
 def test_copies() -> None:
@@ -417,12 +437,15 @@ def test_parameters() -> None:
 
 
 def test_other_classes() -> None:
-    """A tracked tensor that becomes, or meets, a nested tensor, a masked tensor or another
-    subclass.
+    """A tracked tensor that becomes, or meets, a nested tensor, a masked tensor or a subclass whose
+    own `__torch_function__` or `__torch_dispatch__` loses a source.
     """
 
     class Mine(Tensor):
-        pass
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kw: Any = None) -> Any:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kw or {}))
 
     with an.record():
         z = an.track(torch.ones(2), "z")
@@ -430,6 +453,8 @@ def test_other_classes() -> None:
             torch.nested.nested_tensor([z, z], layout=torch.jagged)
         with pytest.raises(UnsupportedTensorError, match=r"Mine at .*test_guarantees.py:\d+ .*'z'"):
             z.as_subclass(Mine)
+        with pytest.raises(UnsupportedTensorError, match=r"Mine at .*test_guarantees.py:\d+ .*'z'"):
+            z * Mine(torch.ones(2))
 
 
 class Drawing(torch.autograd.Function):
@@ -532,10 +557,16 @@ def test_noise_by_hand() -> None:
 
 
 def test_memory_out_of_sight() -> None:
-    """Memory that ctypes, `data_ptr` or a subprocess of your own reads is out of sight, and so is
-    what Python reads from an array of numpy between two writes by hand.
+    """Memory that ctypes reads at an address that was taken before the draw, or that a subprocess
+    of your own reads, is out of sight, and so is what Python reads from an array of numpy between
+    two writes by hand.
     """
     with an.record() as trace:
         z = an.track(torch.ones(2), "z")
+        buffer = torch.zeros(2)
+        address = buffer.data_ptr()
+        buffer.copy_(z)
+        assert (ctypes.c_float * 2).from_address(address)[0] == 1.0
+        assert trace.escapes == ()
         z.data_ptr()
-    assert trace.escapes == ()
+    assert len(trace.escapes) == 1

@@ -30,6 +30,7 @@ from ancestral.estimators import problem, terms, walk
 from ancestral.provenance import (
     control,
     escapes,
+    failures,
     forms,
     propagation,
     readings,
@@ -226,8 +227,8 @@ HANDLERS = [
     ),
     Handler("numbers", blind_to_numbers, programs=of("numbers")),
     Handler("readings", replaced(readings, "note", lambda found: None), programs=of("shapes")),
-    Handler("text", replaced(tensor, "before_text", []), programs=("a_text", "a_print")),
-    Handler("formats", replaced(tensor, "before_text", []), programs=("a_format_parsed_back",)),
+    Handler("text", replaced(tensor, "before_reading", []), programs=("a_text", "a_print")),
+    Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
         "memory of others",
         replaced(writes, "escape", lambda found: None),
@@ -235,7 +236,7 @@ HANDLERS = [
     ),
     Handler(
         "errors of ops",
-        replaced(propagation, "fail", lambda found, text: None),
+        replaced(failures, "fail", lambda found, text: None),
         programs=("an_index_that_is_too_large",),
     ),
     Handler(

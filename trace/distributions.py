@@ -6,13 +6,14 @@ back when the last one closes. Only the outermost call counts: what a draw does 
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import (
     Beta,
+    Chi2,
     Dirichlet,
     Distribution,
     Gamma,
@@ -72,13 +73,20 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
     return drawn
 
 
-def _inside(original: _Method, *args: Any, **kwargs: Any) -> Any:
+def _inside(original: _Method, fn: Distribution, *args: Any, **kwargs: Any) -> Any:
     """Run a draw, whose own draws are its affair."""
     local.is_inside = True
     try:
-        return original(*args, **kwargs)
+        if type(fn) in _OF_GAMMA:
+            with unmet():
+                return original(fn, *args, **kwargs)
+        return original(fn, *args, **kwargs)
     finally:
         local.is_inside = False
+
+
+# Drawn by functions that are caught where users call them; no number is read on the way.
+_OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
 
 
 def _scoring(original: _Method) -> _Method:
@@ -280,10 +288,11 @@ def _diverging(original: _Method) -> _Method:
     return diverging
 
 
-def _classes(root: type[Any] = Distribution) -> Iterator[type[Any]]:
-    yield root
-    for child in root.__subclasses__():
-        yield from _classes(child)
+def _classes() -> list[type[Any]]:
+    found: list[type[Any]] = [Distribution]
+    for kind in found:
+        found.extend(kind.__subclasses__())
+    return found
 
 
 class _Distributions(Replacing):

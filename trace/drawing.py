@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -75,6 +76,18 @@ def draw(
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
             raise UnsupportedDrawError(fn, value, where)
         return value
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # for autograd to save it
+            return draw(
+                fn,
+                held,
+                raw(Tensor.clone, value),
+                is_reparameterized=is_reparameterized,
+                where=where,
+                name=name,
+                infer=infer,
+                request=request,
+            )
     is_declared = name is not None or request is not None
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)

@@ -2,28 +2,31 @@
 
 They are caught in torch's dispatcher, under a key that is switched on for the recording thread
 only: whatever way the function was reached (``from torch import bernoulli``, a method, a scripted
-function) it is seen, and no other op pays. A draw whose parameters have neither gradient nor
-provenance is noise, of which there is nothing to learn: dropout masks, coin flips.
+function, ``out=``) it is seen, and no other op pays. A draw that is given a tensor of parameters is
+a site, constants included; memory that is filled by numbers alone, as dropout does with
+``bernoulli_(0.5)`` and initial weights are with ``normal_()``, is noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Binomial,
     Categorical,
+    Dirichlet,
     Distribution,
+    Gamma,
     Normal,
     Poisson,
     constraints,
 )
 
 from ancestral.provenance.tensor import alias, attach, provenance, raw
-from ancestral.provenance.writes import mark_shared
+from ancestral.provenance.writes import mark_shared, refuse_parameters
 from ancestral.trace.drawing import draw
 from ancestral.trace.found import found
 from ancestral.trace.interceptors import Interceptor, interceptors
@@ -68,8 +71,9 @@ def _bernoulli(probs: Tensor, **_: Any) -> _Draw:
     return Bernoulli(probs=probs, validate_args=False), [Held(probs, 0)]
 
 
-def _bernoulli_(target: Tensor, probs: Tensor, **_: Any) -> _Draw:
-    return _bernoulli(probs.expand(target.shape))
+def _bernoulli_(target: Tensor, probs: Any, **_: Any) -> _Draw:
+    given = probs if isinstance(probs, Tensor) else torch.tensor(probs)
+    return _bernoulli(given.expand(target.shape))
 
 
 def _multinomial(weights: Tensor, draws: int, replacement: bool = False, **_: Any) -> _Draw:
@@ -93,70 +97,109 @@ def _poisson(rate: Tensor, **_: Any) -> _Draw:
     return Poisson(rate, validate_args=False), [Held(rate, 0)]
 
 
-_aten = torch.ops.aten
-_CAUGHT: dict[Any, Callable[..., _Draw]] = {
-    _aten.bernoulli.default: _bernoulli,
-    _aten.bernoulli.out: _bernoulli,
-    _aten.bernoulli_.Tensor: _bernoulli_,
-    _aten.binomial.default: _binomial,
-    _aten.multinomial.default: _multinomial,
-    _aten.normal.Tensor_float: _normal,
-    _aten.normal.float_Tensor: _normal,
-    _aten.normal.Tensor_Tensor: _normal,
-    _aten.poisson.default: _poisson,
+def _normal_of_numbers(mean: float, std: float, size: Sequence[int], **_: Any) -> _Draw:
+    return Normal(mean, std, validate_args=False).expand(torch.Size(size)), []
+
+
+def _gamma(concentration: Tensor, **_: Any) -> _Draw:
+    return Gamma(concentration, 1.0, validate_args=False), [Held(concentration, 0)]
+
+
+def _dirichlet(concentration: Tensor, **_: Any) -> _Draw:
+    return Dirichlet(concentration, validate_args=False), [Held(concentration, 1)]
+
+
+_CAUGHT: dict[str, Callable[..., _Draw]] = {
+    "bernoulli bernoulli.out": _bernoulli,
+    "bernoulli.p bernoulli.float_out bernoulli.Tensor bernoulli.Tensor_out": _bernoulli_,
+    "bernoulli_.Tensor": _bernoulli_,
+    "binomial binomial.out": _binomial,
+    "multinomial multinomial.out": _multinomial,
+    "normal.Tensor_float normal.float_Tensor normal.Tensor_Tensor": _normal,
+    "normal.Tensor_float_out normal.float_Tensor_out normal.Tensor_Tensor_out": _normal,
+    "normal.float_float normal.float_float_out": _normal_of_numbers,
+    "poisson poisson.out": _poisson,
+    "_standard_gamma _standard_gamma.out": _gamma,
+    "_sample_dirichlet _sample_dirichlet.out": _dirichlet,
 }
 
 
 def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
+    is_in_place = op._schema.arguments[0].alias_info is not None
+
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
+        if local.is_inside or not local.traces:
+            with unmet():
+                inner: Tensor = raw(op, *args, **kwargs)
+            return inner
+        target = args[0] if is_in_place else kwargs.get("out")
+        given = args if target is None else _before(args, target, is_in_place)
         with unmet():
             value: Tensor = raw(op, *args, **kwargs)
-            if local.is_inside or not local.traces:
+            tensors = [item for item in given[is_in_place:] if isinstance(item, Tensor)]
+            is_transformed = any(is_within_transform(item) for item in (*tensors, value))
+            if (is_transformed or isinstance(target, nn.Parameter)) and is_noise(tensors):
                 return value
-            given = [item for item in args if isinstance(item, Tensor)]
-            if is_noise(given):
-                return value
-            if any(is_within_transform(item) for item in (*given, value)):
+            if is_transformed:
                 raise TransformedDrawError(op.name(), place())
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing
             try:
                 # Called from an op that runs with tracking off, and perhaps under no_grad: the
                 # parameters need both on.
-                with torch._C._EnableTorchFunction(), torch.enable_grad():
-                    fn, held = described(*args, **options)
+                with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+                    fn, held = described(*given, **options)
             finally:
                 local.is_inside = False
-            drawn = _answered(fn, held, value)
-            sources = provenance(drawn)
-            if value is args[0] or "out" in kwargs:  # written into memory that others may see
-                assert sources is not None
-                drawn = _written(value, drawn)
-                mark_shared(drawn, sources, None)
-            return drawn
+            if described is _dirichlet:  # torch knows no derivative of it
+                value = value.detach()
+            drawn = _answered(fn, held, value, described is _gamma and value.requires_grad)
+            return drawn if target is None else _written(op, target, value, drawn)
 
     return kernel
 
 
-def _answered(fn: Distribution, held: list[Held], value: Tensor) -> Tensor:
+_shares_memory: Any = torch._C._is_alias_of  # type: ignore[attr-defined]
+
+
+def _before(args: tuple[Any, ...], target: Tensor, is_in_place: bool) -> tuple[Any, ...]:
+    """Return the arguments as they are before the draw is written, perhaps over one of them."""
+    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+        return tuple(
+            item.clone()
+            if isinstance(item, Tensor)
+            and index >= is_in_place  # of the target itself the shape alone is read
+            and raw(_shares_memory, item, target)
+            else item
+            for index, item in enumerate(args)
+        )
+
+
+def _answered(
+    fn: Distribution, held: list[Held], value: Tensor, is_reparameterized: bool
+) -> Tensor:
     """Return what was drawn, or what a handler gives in its place."""
     where = place()
     if not is_handled():
-        kept: Tensor = draw(fn, held, value, is_reparameterized=False, where=where)
+        kept: Tensor = draw(fn, held, value, is_reparameterized=is_reparameterized, where=where)
         return kept
-    with torch._C._EnableTorchFunction(), torch.enable_grad():
-        given: Tensor = found(fn, held, lambda: value, is_reparameterized=False, where=where)
+    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+        given: Tensor = found(
+            fn, held, lambda: value, is_reparameterized=is_reparameterized, where=where
+        )
         return given.reshape(value.shape).to(value.dtype)
 
 
-def _written(value: Tensor, drawn: Tensor) -> Tensor:
-    """Return what was drawn in the memory that the op was to write into."""
-    if raw(Tensor.data_ptr, drawn) == raw(Tensor.data_ptr, value):
-        return drawn
-    raw(Tensor.copy_, value, drawn)
+def _written(op: Any, target: Tensor, value: Tensor, drawn: Tensor) -> Tensor:
+    """Return what was drawn in the memory that the op was to write into, which others may see."""
+    refuse_parameters(op.__name__.split(".")[0], (drawn,), {}, [target])
     sources = provenance(drawn)
     assert sources is not None
-    return attach(alias(value), sources)
+    if raw(Tensor.data_ptr, drawn) != raw(Tensor.data_ptr, value):
+        raw(Tensor.copy_, value, drawn)
+        drawn = attach(alias(value), sources)
+    mark_shared(drawn, sources, None)
+    return drawn
 
 
 class _Dispatcher(Interceptor):
@@ -171,8 +214,11 @@ class _Dispatcher(Interceptor):
             through = _Library("_", "IMPL", KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
             library = _Library("aten", "IMPL", KEY_NAME)
-            for op, described in _CAUGHT.items():
-                library.impl(op.name(), _kernel(op, described))
+            for names, described in _CAUGHT.items():
+                for name in names.split():
+                    packet, _, overload = name.partition(".")
+                    op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+                    library.impl(op.name(), _kernel(op, described))
             self._libraries = [through, library]
 
     def enter_thread(self) -> None:

@@ -56,7 +56,7 @@ class Replacing(Interceptor):
 
     def replace(self, owner: Any, name: str, replacement: Any) -> None:
         """Replace an attribute until the last recording ends."""
-        self._originals.append((owner, name, vars(owner).get(name, _ABSENT)))
+        self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
         setattr(owner, name, replacement)
 
     def begin(self) -> None:

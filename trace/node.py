@@ -11,6 +11,7 @@ from torch.distributions import Distribution, TransformedDistribution
 
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import Shape
+from ancestral.provenance.failures import refuse_inference
 from ancestral.provenance.tensor import alias, attach, untrack
 from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
@@ -259,6 +260,9 @@ class Node:
             if isinstance(error, KeyError) and not isinstance(fn, TransformedDistribution):
                 raise
             raise NoDensityError(self.name, self.fn, self.location) from error
+        except RuntimeError as error:
+            refuse_inference(error, frozenset({self.name}), self.location)
+            raise
         finally:
             local.is_inside = was_inside
         return density

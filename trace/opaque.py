@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._pytree import tree_map
 
 from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
@@ -19,7 +22,7 @@ from ancestral.provenance.escapes import escape
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import ProvenanceTensor, provenance, untrack
+from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, untrack
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.parameters import reachable
 from ancestral.trace.stack import local
@@ -122,20 +125,6 @@ def decision_of_now() -> Provenance | None:
 
 
 @functools.cache  # every recording stands at the same doors
-def letting_out(original: _Function) -> _Function:
-    """Return a function that lets the values of a tensor out."""
-
-    @functools.wraps(original)
-    def followed(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if local.traces:
-            escape(tracked(args, kwargs))
-        return result
-
-    return followed
-
-
-@functools.cache  # every recording stands at the same doors
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 
@@ -145,9 +134,35 @@ def capturing(original: _Function) -> _Function:
             return original(self, *args, **kwargs)
         functions = [item for item in (*args, *kwargs.values()) if callable(item)]
         held = [t for function in functions for t in reachable(function)]
-        return call(functools.partial(original, self), args, kwargs, held, is_program=False)
+        run = _by_python(self, original)
+        known = {id(tensor) for tensor in (*tensors_within(args, kwargs), *held)}
+
+        def chosen(*given: Any, **options: Any) -> Any:
+            # Which of them comes back, others may have chosen.
+            return tree_map(
+                lambda item: alias(item) if id(item) in known else item, run(*given, **options)
+            )
+
+        return call(chosen, args, kwargs, held, is_program=False)
 
     return followed
+
+
+def _by_python(op: Any, original: _Function) -> _Function:
+    """Return how an operator on functions runs: as Python does, unless somebody traces it.
+
+    Its own backward takes functions that a compiler has prepared, which runs none while a recording
+    is open. Autograd differentiates what Python runs.
+    """
+    kernel = op.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+    is_traced = _get_current_dispatch_mode() is not None or _peek_interpreter_stack() is not None
+    if kernel is None or is_traced or op.name() not in _CONTROL_FLOW:
+        return functools.partial(original, op)
+    run: _Function = kernel
+    return run
+
+
+_CONTROL_FLOW = frozenset("cond while_loop scan associative_scan map_impl".split())
 
 
 def captured(original: _Function) -> _Function:
@@ -157,20 +172,20 @@ def captured(original: _Function) -> _Function:
     def followed(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(self, *args, **kwargs)
-        held = list(_of_script(self.owner))
+        held = list(of_script(self.owner))
         return call(functools.partial(original, self), args, kwargs, held)
 
     return followed
 
 
-def _of_script(module: Any) -> Iterator[Tensor]:
+def of_script(module: Any) -> Iterator[Tensor]:
     """Yield the tensors of a scripted module and of those within."""
     kinds: list[Any] = [torch._C.BufferDict, torch._C.ParameterDict]  # half typed in torch
     for kind in kinds:
         yield from (tensor for _, tensor in kind(module).items())
     modules: Any = torch._C.ModuleDict
     for _, inner in modules(module).items():
-        yield from _of_script(inner)
+        yield from of_script(inner)
 
 
 def _version(tensor: Tensor) -> int | None:

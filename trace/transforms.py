@@ -18,7 +18,6 @@ import torch._functorch.apis
 import torch._functorch.eager_transforms
 import torch._ops
 import torch.utils._device
-import torch.utils.dlpack
 from torch import Tensor
 
 from ancestral.provenance import watching
@@ -34,7 +33,7 @@ from ancestral.trace.opaque import (
     capturing,
     decided,
     decision_of_now,
-    letting_out,
+    of_script,
     opaque,
     tensors_within,
 )
@@ -159,6 +158,19 @@ def _disallowing(original: _Function) -> _Function:
     return disallow
 
 
+@functools.cache  # every recording stands at the same doors
+def _freezing(original: _Function) -> _Function:
+    """Return what makes constants of the buffers of a scripted module."""
+
+    @functools.wraps(original)
+    def freeze(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if local.traces:
+            _refuser("torch.jit.freeze")(original, list(of_script(module)), {})
+        return original(module, *args, **kwargs)
+
+    return freeze
+
+
 class _Functionalizing:
     """Refuses what is tracked between the beginning and the end of `functionalize`."""
 
@@ -204,6 +216,18 @@ _FACTORIES = """
 """
 
 
+def _unless_sized(*indices: str) -> Callable[[Any, Any], Any]:
+    """Return what picks the indices, of which torch takes the size unless it is given."""
+
+    def pick(args: Any, kwargs: Any) -> Any:
+        size = argument(args, kwargs, len(indices) + 1, "size")
+        if isinstance(size, (tuple, list)):
+            return ()
+        return [argument(args, kwargs, place, name) for place, name in enumerate(indices)]
+
+    return pick
+
+
 # What decides how many elements a factory makes.
 _SIZES: dict[str, Callable[[Any, Any], Any]] = {
     "arange": lambda args, kwargs: (args, kwargs),
@@ -213,6 +237,12 @@ _SIZES: dict[str, Callable[[Any, Any], Any]] = {
     "full": lambda args, kwargs: argument(args, kwargs, 0, "size"),
     "new_full": lambda args, kwargs: argument(args, kwargs, 1, "size"),
     "new": lambda args, kwargs: args[1:],
+    "sparse_coo_tensor": _unless_sized("indices"),
+    "sparse_csr_tensor": _unless_sized("crow_indices", "col_indices"),
+    "sparse_csc_tensor": _unless_sized("ccol_indices", "row_indices"),
+    "sparse_bsr_tensor": _unless_sized("crow_indices", "col_indices"),
+    "sparse_bsc_tensor": _unless_sized("ccol_indices", "row_indices"),
+    "sparse_compressed_tensor": _unless_sized("compressed_indices", "plain_indices"),
 }
 
 
@@ -265,11 +295,10 @@ class _OutOfSight(Replacing):
             ("_func_decrement_nesting", functionalizing.ending),
         ):
             self.replace(eager, name, replacement(vars(eager)[name]))
+        self.replace(torch._C, "_freeze_module", _freezing(torch._C._freeze_module))
         operator = torch._ops.HigherOrderOperator
         self.replace(operator, "__call__", capturing(operator.__call__))
         self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
-        for owner in (torch, torch.utils.dlpack):
-            self.replace(owner, "to_dlpack", letting_out(owner.to_dlpack))
         self.replace(torch, "compile", self._compiling(torch.compile))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()

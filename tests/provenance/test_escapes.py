@@ -1,5 +1,10 @@
 """Escapes: every way out of tensor land that a recording has to know of is noted, with its line."""
 
+import array
+import io
+import math
+import pickle
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +37,19 @@ WAYS: dict[str, Callable[[Tensor], object]] = {
     "repeat_interleave": lambda z: torch.ones(2).repeat_interleave(z.long()),
     "text": lambda z: str(z),
     "a format": lambda z: f"{z[0]:.2f}",
+    "a pickle": lambda z: pickle.dumps([z]),
+    "a saved file": lambda z: torch.save(z, io.BytesIO()),
+    "a reduction": lambda z: z.__reduce_ex__(2),
+    "a storage": lambda z: z.untyped_storage(),
+    "a typed storage": lambda z: z._typed_storage(),
+    "an address": lambda z: z.data_ptr(),
+    "an array through dlpack": lambda z: np.from_dlpack(z),
+    "an array of Python": lambda z: array.array("f", z),
+    "a struct": lambda z: struct.pack("f", z[0]),
+    "math": lambda z: math.floor(z[0]),
+    "Python's max": lambda z: max(z),
+    "sorting": lambda z: sorted(z),
+    "a percent sign": lambda z: "%d" % z[0],  # noqa: UP031 (what is tested)
     "bincount": lambda z: torch.bincount(z.long()),
 }
 

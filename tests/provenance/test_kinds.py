@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.masked import as_masked_tensor, masked_tensor
 
 import ancestral as an
+from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.opaque import plain
 from perturbation import check, gradients
@@ -300,11 +301,34 @@ REFUSED: dict[str, Callable[[Tensor], object]] = {
     "as masked": lambda z: as_masked_tensor(z, torch.tensor([True, False, True])),
     "meeting masked": lambda z: masked_tensor(torch.ones(3), torch.ones(3) > 0) * z,
     "a subclass": lambda z: z.as_subclass(Subclass),
+    "a subclass of": lambda z: Subclass(z),
+    "meeting a subclass": lambda z: Subclass(torch.ones(3)) + z,
+    "met by a subclass": lambda z: torch.cat([z, Subclass(torch.ones(3))]),
+    "a subclass as a keyword": lambda z: torch.lerp(z, z, weight=Subclass(torch.ones(3))),
 }
 
 
 class Subclass(Tensor):
-    """A user's class."""
+    """A user's class, which computes on its own."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+class Passive(Tensor):
+    """A user's class, which leaves all to torch."""
+
+
+class Unwrapping(Tensor):
+    """A user's class, which hands plain tensors on."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            given = [x.as_subclass(Tensor) if isinstance(x, Unwrapping) else x for x in args]
+        return func(*given, **(kwargs or {}))
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: these classes are prototypes
@@ -314,7 +338,7 @@ def test_a_class_that_cannot_carry_provenance_refuses_and_names_the_line(name: s
         an.record(),
         pytest.raises(
             UnsupportedTensorError,
-            match=r"(nested tensor|masked tensor|Subclass) at .*test_kinds.py:\d+ .*'z'",
+            match=r"(nested tensor|masked tensor|[A-Z]\w+) at .*test_kinds.py:\d+ .*'z'",
         ),
     ):
         REFUSED[name](an.track(torch.ones(3), "z"))
@@ -342,6 +366,118 @@ def test_those_classes_work_where_nothing_is_tracked() -> None:
         assert float((strided * 2).to_padded_tensor(0).sum()) == 10.0
         assert float((masked * 2).sum().get_data()) == 4.0
         assert type(torch.ones(2).as_subclass(Subclass)) is Subclass
+
+
+class Weight(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+class Mapped(Tensor):
+    """One with data besides, made in its own way."""
+
+    label: str
+
+    def __new__(cls, data: Any, label: str = "") -> "Mapped":
+        made = super().__new__(cls, data)
+        made.label = label
+        return made
+
+    def __init__(self, data: Any, label: str = "") -> None:
+        """Take nothing more."""
+
+
+MADE: dict[str, Callable[[], Any]] = {
+    "of a tensor": lambda: Passive(torch.ones(3)),
+    "of a tensor of another type": lambda: Passive(torch.ones(3, dtype=torch.float64)),
+    "of itself": lambda: Passive(Passive(torch.ones(3))),
+    "of a size": lambda: Passive(2, 3).zero_(),
+    "of nothing": lambda: Passive(),
+    "of a list": lambda: Passive([1.0, 2.0]),
+    "of an array": lambda: Passive(numbers(3).numpy()),
+    "of a parameter": lambda: Passive(nn.Parameter(torch.ones(2))),
+    "with data besides": lambda: Mapped(torch.ones(2), "a"),
+    "by _make_subclass": lambda: Tensor._make_subclass(Passive, torch.ones(2), True),
+    "by as_subclass": lambda: torch.ones(2).as_subclass(Passive),
+    "one that computes on its own": lambda: Subclass(torch.ones(2)),
+    "a parameter": lambda: Weight(torch.ones(2)),
+    "a parameter of one": lambda: nn.Parameter(Passive(torch.ones(2))),
+    "a buffer": lambda: nn.Buffer(torch.ones(2)),
+    "an uninitialized parameter": lambda: nn.UninitializedParameter(),
+    "a lazy layer": lambda: nn.LazyLinear(2, bias=False)(torch.zeros(1, 3)),
+    "plain": lambda: torch.Tensor([1.0, 2.0]),
+    "a shallow copy": lambda: copy.copy(Passive(torch.ones(2))),
+    "an op of one": lambda: Passive(torch.ones(2)) * 2,
+}
+
+
+@pytest.mark.parametrize("audit", [False, True])
+@pytest.mark.parametrize("name", MADE)
+def test_a_tensor_of_a_class_is_made_within_a_recording_as_outside(name: str, audit: bool) -> None:
+    outside = MADE[name]()
+    with an.record(audit=audit):
+        inside = MADE[name]()
+    assert type(inside) is type(outside)
+    assert getattr(inside, "label", None) == getattr(outside, "label", None)
+    if not nn.parameter.is_lazy(inside):
+        assert inside.requires_grad == outside.requires_grad
+        torch.testing.assert_close(inside, outside)
+
+
+def test_a_class_is_torchs_own_after_a_recording() -> None:
+    with an.record():
+
+        class Late(Tensor):
+            """Defined while it is open."""
+
+        assert type(Late(torch.ones(2)) * 2) is Late
+    for name in ("__new__", "_make_subclass", "__init_subclass__", "as_subclass"):
+        assert name not in vars(Tensor)
+    assert type(Late(torch.ones(2)) * 2) is Late
+    assert type(Tensor(2)) is Tensor
+
+
+def test_a_passive_class_that_meets_or_is_made_of_a_tracked_tensor_is_followed() -> None:
+    x = numbers(4, 3)
+    for kind in (Passive, Mapped, Weight):
+        other = Tensor._make_subclass(kind, numbers(4, 3, seed=2))
+        check(lambda x, other=other: [(x * other).as_subclass(Tensor)], x)  # type: ignore[misc]
+        check(lambda x, other=other: [torch.stack([x, other]).as_subclass(Tensor)], x)  # type: ignore[misc]
+    check(lambda x: [Unwrapping(numbers(4, 3)) * x], x)
+    check(lambda x: [(Passive(x) * 2).as_subclass(Tensor), x * 1], x)
+
+
+def test_the_gradient_of_a_passive_class_is_torchs_own() -> None:
+    theta = torch.tensor([0.3, -0.2], requires_grad=True)
+    for leaf in (Weight(torch.tensor([0.7, 0.9])), Passive([0.7, 0.9]).requires_grad_()):
+        with an.record() as trace:
+            z = torch.distributions.Bernoulli(logits=theta).sample()
+            loss = (leaf * z).square().sum()
+        an.backward(loss)
+        torch.testing.assert_close(leaf.grad, 2 * leaf.detach() * trace["z"].value)
+
+
+def test_a_write_into_a_passive_class_is_refused_and_names_the_line() -> None:
+    with an.record():
+        z, whole = an.track(torch.ones(3), "z"), Passive(torch.zeros(2, 3))
+        for write in (
+            lambda: whole.add_(z),
+            lambda: whole.__setitem__(0, z),
+            lambda: torch.add(z, 1, out=whole[0]),
+        ):
+            with pytest.raises(
+                WriteIntoParameterError, match=r"test_kinds.py:\d+: .*'z' into a Passive"
+            ):
+                write()
+
+
+def test_an_answer_that_lost_a_source_is_refused_and_a_number_is_an_escape() -> None:
+    with an.record() as trace:
+        z, other = an.track(torch.ones(3), "z"), Subclass(torch.ones(3))
+        with pytest.raises(UnsupportedTensorError):
+            torch.add(other, z)
+        assert not trace.escapes
+        torch.equal(other, z)
+        assert trace.escapes[0].sources == {"z"}
 
 
 NUMBERS: dict[str, Callable[[Any], object]] = {

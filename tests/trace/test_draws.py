@@ -13,13 +13,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, bernoulli, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
+from torch.distributions import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Normal,
+    Poisson,
+)
 
 import ancestral as an
+from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.trace.draws import WithoutReplacement
 from ancestral.trace.noise import TransformedDrawError
 
 SHAPE = (4, 3)
+
+
+def integers(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.int64)
 
 
 def scripted(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -90,6 +104,22 @@ DRAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distributi
         (0, 1),
     ),
     "torch.poisson": (torch.poisson, Poisson, (0, 1)),
+    "torch.multinomial into a result": (
+        lambda p: torch.multinomial(p, 1, out=integers(4, 1)),
+        lambda p: Categorical(p.unsqueeze(1)),
+        (0, -1),
+    ),
+    "torch.multinomial into a result that grows": (
+        lambda p: torch.multinomial(p, 2, out=integers(0)),
+        lambda p: WithoutReplacement(p, 2),
+        (0,),
+    ),
+    "Tensor.bernoulli_ by keyword": (
+        lambda p: torch.empty(SHAPE).bernoulli_(p=p),
+        Bernoulli,
+        (0, 1),
+    ),
+    "torch._sample_dirichlet": (torch._sample_dirichlet, Dirichlet, (0,)),
 }
 every_draw = pytest.mark.parametrize("name", DRAWS)
 
@@ -149,12 +179,17 @@ def test_the_values_are_those_of_the_same_seed_outside(name: str) -> None:
 
 
 @every_draw
-def test_a_draw_without_anything_to_learn_is_noise(name: str) -> None:
-    call, _, _ = DRAWS[name]
+def test_a_draw_of_constants_is_a_site_without_a_score(name: str) -> None:
+    call, distribution, _ = DRAWS[name]
+    p = parameter().detach()
     with an.record() as trace:
-        value = call(parameter().detach())
-    assert len(trace) == 0
-    assert type(value) is Tensor
+        value = call(p)
+    (node,) = trace.values()
+    assert an.provenance_of(value) == {node.name}
+    assert [node.is_learned, node.log_prob.requires_grad, *node.parents] == [False, False]
+    torch.testing.assert_close(node.log_prob, distribution(p).log_prob(node.value))
+    with pytest.raises(an.LossError, match="nor any site that it depends on has a parameter"):
+        an.backward(value.sum() * 1.0)
 
 
 @every_draw
@@ -171,7 +206,9 @@ NOISE: dict[str, Callable[[Tensor], Tensor]] = {
     "a dropout layer": nn.Dropout(0.3),
     "dropout in place": lambda x: nn.functional.dropout(x + 0, 0.5, inplace=True),
     "a coin flip": lambda x: x * torch.empty(SHAPE).bernoulli_(0.5),
-    "a mask": lambda x: x * torch.bernoulli(torch.full(SHAPE, 0.5)),
+    "an initial weight": lambda x: x @ nn.init.normal_(torch.empty(3, 3)),
+    "a mask": lambda x: x * (torch.rand(SHAPE) < 0.5),
+    "waiting times": lambda x: x + torch.empty(SHAPE).exponential_(2.0),
     "rand": lambda x: x + torch.rand(SHAPE) + torch.randn(SHAPE),
     "normal_": lambda x: x + torch.empty(SHAPE).normal_(0.0, 1.0),
     "a permutation": lambda x: x[torch.randperm(4)],
@@ -317,14 +354,8 @@ def test_a_call_that_torch_refuses_raises_as_outside_and_recording_goes_on() -> 
     assert list(trace) == ["bernoulli"]
 
 
-def drawn_into_a_result(p: Tensor) -> Tensor:
-    with torch.no_grad():  # outside which torch refuses
-        return torch.bernoulli(p, out=torch.empty(SHAPE))
-
-
 BY_OTHER_WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.binomial": lambda p: torch.binomial(torch.full(SHAPE, 3.0), p),
-    "a result that is given": drawn_into_a_result,
     "vmap": lambda p: torch.vmap(torch.bernoulli, randomness="different")(p),
 }
 
@@ -338,3 +369,113 @@ def test_a_draw_with_something_to_learn_is_recorded_or_refused(name: str) -> Non
             return
     assert an.provenance_of(value) == set(trace)
     assert len(trace) == 1
+
+
+# Torch refuses most of these outside of no_grad. The call, given a result, and the distribution.
+_out = torch.ops.aten
+INTO: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Distribution]]] = {
+    "torch.bernoulli": (lambda p, out: torch.bernoulli(p, out=out), Bernoulli),
+    "Tensor.bernoulli_": (lambda p, out: out.bernoulli_(p), Bernoulli),
+    "torch.normal of a mean": (
+        lambda p, out: torch.normal(p, 2.0, out=out),
+        lambda p: Normal(p, 2.0),
+    ),
+    "torch.normal of a scale": (
+        lambda p, out: torch.normal(3.0, p, out=out),
+        lambda p: Normal(3.0, p),
+    ),
+    "torch.normal of both": (
+        lambda p, out: torch.normal(p, p, out=out),
+        lambda p: Normal(p, p),
+    ),
+    "an overload for poisson": (lambda p, out: _out.poisson.out(p, out=out), Poisson),
+    "an overload for binomial": (
+        lambda p, out: _out.binomial.out(torch.full(SHAPE, 3.0), p, out=out),
+        lambda p: Binomial(torch.full(SHAPE, 3.0), p),
+    ),
+    "an overload with probabilities": (
+        lambda p, out: _out.bernoulli.Tensor_out(torch.empty(SHAPE), p, out=out),
+        Bernoulli,
+    ),
+    "an overload for gamma": (
+        lambda p, out: _out._standard_gamma.out(p, out=out),
+        lambda p: Gamma(p, 1.0),
+    ),
+    "an overload for dirichlet": (
+        lambda p, out: _out._sample_dirichlet.out(p, out=out),
+        Dirichlet,
+    ),
+}
+
+
+@pytest.mark.parametrize("seen", ["what is returned", "what was given", "an older view"])
+@pytest.mark.parametrize("name", INTO)
+def test_a_draw_into_a_result_is_a_site_whose_score_counts(name: str, seen: str) -> None:
+    call, distribution = INTO[name]
+    p, by_hand = parameter(), parameter()
+    with an.record() as trace:
+        given = torch.zeros(2, *SHAPE)[0]
+        older = given.view(-1)
+        with torch.no_grad():
+            returned = call(p, given)
+        tensors = {"what is returned": returned, "what was given": given, "an older view": older}
+        loss = (tensors[seen] * 2).square().sum()
+    (node,) = trace.values()
+    assert an.provenance_of(loss) == {node.name}
+    an.backward(loss, estimator=an.total_cost)
+    (distribution(by_hand).log_prob(node.value).sum() * 4 * node.value.square().sum()).backward()
+    torch.testing.assert_close(p.grad, by_hand.grad)
+
+
+@pytest.mark.parametrize("name", [n for n in INTO if not n.startswith("an overload")])
+def test_a_draw_over_its_own_parameter_keeps_the_density_of_what_was_there(name: str) -> None:
+    call, distribution = INTO[name]
+    p = parameter()
+    with an.record() as trace:
+        z = Bernoulli(p).sample()
+        weights = z * 0.5 + 0.25
+        before = an.untrack(weights).clone()
+        call(weights, weights)
+    first, second = trace.values()
+    assert second.parents == {first.name}
+    torch.testing.assert_close(second.log_prob, distribution(before).log_prob(second.value))
+
+
+def test_a_draw_into_a_parameter_is_refused_by_name_unless_it_is_of_constants() -> None:
+    weight = nn.Parameter(torch.zeros(SHAPE))
+    with an.record() as trace, torch.no_grad():
+        weight.bernoulli_(parameter().detach())
+        assert not trace
+        with pytest.raises(WriteIntoParameterError, match=r"bernoulli_ would write .*'bernoulli'"):
+            weight.bernoulli_(parameter())
+
+
+def test_a_draw_of_gamma_is_reparameterized_and_knows_its_kinks() -> None:
+    concentration, by_hand = parameter(), parameter()
+    torch.manual_seed(0)
+    with an.record() as trace:
+        g = torch._standard_gamma(concentration)
+        smooth = g.square().sum()
+    torch.manual_seed(0)
+    torch._standard_gamma(by_hand).square().sum().backward()
+    an.backward(smooth)
+    assert trace["g"].is_reparameterized
+    torch.testing.assert_close(concentration.grad, by_hand.grad)
+    concentration.grad = None
+    with an.record() as trace:
+        above = (torch._standard_gamma(concentration) > 0.3).double().sum()
+    an.backward(above, estimator=an.total_cost)
+    (node,) = trace.values()
+    by_hand.grad = None
+    count = (node.value > 0.3).sum()
+    (Gamma(by_hand, 1.0).log_prob(node.value).sum() * count).backward()
+    torch.testing.assert_close(concentration.grad, by_hand.grad)
+
+
+def test_a_draw_of_numbers_that_returns_a_tensor_is_a_site() -> None:
+    with an.record() as trace:
+        a = torch.normal(0.5, 2.0, (3,))
+        b = torch.normal(0.5, 2.0, (3,), out=torch.empty(3))
+    assert [type(node.fn) for node in trace.values()] == [Normal, Normal]
+    assert [an.provenance_of(t) for t in (a, b)] == [{"a"}, {"b"}]
+    torch.testing.assert_close(trace["a"].log_prob, Normal(0.5, 2.0).log_prob(an.untrack(a)))

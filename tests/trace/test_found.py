@@ -134,6 +134,6 @@ def test_block_mask_and_scale_reach_draws_of_plain_torch() -> None:
 def test_noise_is_no_site_whatever_handlers_are_open() -> None:
     no_effect = pytest.warns(an.errors.NoEffectWarning, match="scale at .* no site")
     with no_effect, an.record() as trace, scale(2.0):
-        torch.bernoulli(torch.full((3,), 0.5))
+        torch.empty(3).bernoulli_(0.5)
         nn.functional.dropout(torch.ones(4))
     assert not trace

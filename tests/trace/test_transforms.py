@@ -70,6 +70,13 @@ def weights(z: Tensor) -> object:
     return torch.func.grad(loss)(dict(layer.named_parameters()))
 
 
+def holding(z: Tensor) -> Any:
+    """Return a scripted module with a draw in its buffer."""
+    module = torch.jit.script(Scaled()).eval()
+    module.seen.copy_(z)
+    return module
+
+
 ONES = torch.ones(3)
 TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
     "grad": ("grad", lambda z: torch.func.grad(lambda x: (x**2).sum())(z)),
@@ -102,6 +109,7 @@ TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
         "functionalize",
         lambda z: torch.func.functionalize(lambda x: x * z)(ONES),
     ),
+    "a module that is frozen": (r"torch\.jit\.freeze", lambda z: torch.jit.freeze(holding(z))),
     "a trace": (r"torch\.jit\.trace", lambda z: torch.jit.trace(lambda x: x * z, ONES)),
 }
 

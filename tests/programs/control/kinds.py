@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ancestral import control_scope
 from programs.control.register import TABLE, coin, control
 
 either = control(escapes=None, decides=False)
@@ -141,3 +142,94 @@ def a_compressed_tensor(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of their youth
         made = torch.sparse_compressed_tensor(_ENDS, _PLACES, coin(theta), (2, 2), layout=layout)
     return dense(made, theta)
+
+
+class Passive(Tensor):
+    """A class that leaves all to torch."""
+
+
+class Tagged(Tensor):
+    """One that keeps something besides, as do the images of a library."""
+
+    tag: str
+
+    @staticmethod
+    def __new__(cls: type, data: Tensor, tag: str = "") -> "Tagged":
+        made: Tagged = Tensor._make_subclass(cls, data)
+        made.tag = tag
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+class Weight(torch.nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+passive = control(escapes=False)
+
+
+@passive
+def a_passive_class_that_is_met(theta: Tensor) -> Tensor:
+    return (Passive(TABLE[:2]) * coin(theta)).sum() * theta[1]
+
+
+@passive
+def a_passive_class_beside_a_draw(theta: Tensor) -> Tensor:
+    both = torch.stack([coin(theta), Passive(TABLE[:2])])
+    return torch.where(both > 0.5, both, both * 3).sum() * theta[1]
+
+
+@passive
+def a_passive_class_of_a_draw(theta: Tensor) -> Tensor:
+    return (Passive(coin(theta)) * TABLE[:2]).sum() * theta[1]
+
+
+@passive
+def a_view_as_a_passive_class(theta: Tensor) -> Tensor:
+    return (coin(theta).as_subclass(Passive) * 2 + TABLE[:2]).square().sum() * theta[1]
+
+
+@control(escapes=None, decides=False)
+def a_passive_class_of_numbers_of_a_draw(theta: Tensor) -> Tensor:
+    z = coin(theta)
+    return (Passive([z[0], z[1]]).double() * TABLE[:2]).sum() * theta[1]
+
+
+@passive
+def a_tagged_class_of_a_draw(theta: Tensor) -> Tensor:
+    made = Tagged(coin(theta), "left")
+    return (made * TABLE[:2]).sum() * theta[1] * len(made.tag)
+
+
+@passive
+def a_tagged_class_that_is_met(theta: Tensor) -> Tensor:
+    return coin(theta).lerp(Tagged(TABLE[:2]), 0.3).sum() * theta[1]
+
+
+@passive
+def a_passive_class_on_memory_that_is_written(theta: Tensor) -> Tensor:
+    buffer = torch.zeros(2, dtype=torch.float64)
+    seen = Passive(buffer)
+    buffer.copy_(coin(theta))
+    return (seen * 2).sum() * theta[1]
+
+
+@passive
+def a_weight_that_is_met(theta: Tensor) -> Tensor:
+    return torch.nn.functional.linear(coin(theta), Weight(TABLE.reshape(2, 2))).sum() * theta[1]
+
+
+@control()
+def a_passive_class_after_a_decision(theta: Tensor) -> Tensor:
+    z = coin(theta[0])
+    made = Passive(TABLE[:2] if z > 0 else TABLE[2:])
+    return (made * 2).as_subclass(Tensor).sum() * theta[1]
+
+
+@control()
+def a_passive_class_in_a_scope(theta: Tensor) -> Tensor:
+    z = coin(theta[0])
+    with control_scope():
+        made = Passive(TABLE[:2] * (1 if z > 0 else 3))
+    return (made * 2).as_subclass(Tensor).sum() * theta[1]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 from oracles import Program
+from programs.control.memory import Scaled
 from programs.control.register import TABLE, coin, num
 
 REFUSED: dict[str, Program] = {}
@@ -195,10 +196,68 @@ def a_meeting_with_a_masked_tensor(theta: Tensor) -> Tensor:
     return (masked * coin(theta)).sum().get_data() * theta[1]
 
 
-class Other(Tensor):
-    """A class of another library."""
+class Careless(Tensor):
+    """A class of another library, which computes without overrides."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+class Wrapping(Tensor):
+    """A class of another library, which computes below the overrides."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls: type, inner: Tensor) -> "Wrapping":
+        return Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner: Tensor) -> None:
+        self.held = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        given = [item.held if isinstance(item, Wrapping) else item for item in args]
+        return Wrapping(func(*given, **(kwargs or {})))
 
 
 @refused
-def a_view_as_another_class(theta: Tensor) -> Tensor:
-    return (coin(theta).as_subclass(Other) * 2).as_subclass(Tensor).sum() * theta[1]
+def a_meeting_with_a_careless_class(theta: Tensor) -> Tensor:
+    return (Careless(TABLE[:2]) * coin(theta)).as_subclass(Tensor).sum() * theta[1]
+
+
+@refused
+def a_careless_class_that_is_met(theta: Tensor) -> Tensor:
+    return torch.stack([coin(theta), Careless(TABLE[:2])]).as_subclass(Tensor).sum() * theta[1]
+
+
+@refused
+def a_careless_class_that_is_defined_late(theta: Tensor) -> Tensor:
+    class Late(Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kw: Any = None) -> Any:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kw or {}))
+
+    return (Late(TABLE[:2]) * coin(theta)).as_subclass(Tensor).sum() * theta[1]
+
+
+@refused
+def a_view_as_a_careless_class(theta: Tensor) -> Tensor:
+    return (coin(theta).as_subclass(Careless) * 2).as_subclass(Tensor).sum() * theta[1]
+
+
+@refused
+def a_meeting_with_a_class_that_wraps(theta: Tensor) -> Tensor:
+    made: Any = Wrapping(TABLE[:2]) * coin(theta)
+    return made.held.sum() * theta[1]
+
+
+@refused
+def a_script_with_a_draw_in_its_buffer_is_frozen(theta: Tensor) -> Tensor:
+    module = torch.jit.script(Scaled()).eval()
+    module.scale.copy_(coin(theta[0]).expand(1))
+    frozen = torch.jit.freeze(module)
+    return frozen(TABLE[:1]).sum() * theta[1]
