@@ -179,13 +179,27 @@ def captured(original: _Function) -> _Function:
 
 
 def of_script(module: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a scripted module and of those within."""
+    """Yield the tensors of a scripted module and of those within, other attributes included."""
     kinds: list[Any] = [torch._C.BufferDict, torch._C.ParameterDict]  # half typed in torch
     for kind in kinds:
         yield from (tensor for _, tensor in kind(module).items())
+    for name in _attributes_read(module):
+        yield from tensors_in(module.getattr(name))
     modules: Any = torch._C.ModuleDict
     for _, inner in modules(module).items():
         yield from of_script(inner)
+
+
+def _attributes_read(module: Any) -> set[str]:
+    """Return the attributes of its own that the code of a scripted module reads."""
+    found: set[str] = set()
+    for method in module._type().method_names():
+        graph = module._get_method(method).graph
+        itself = next(graph.inputs())
+        for node in graph.findAllNodes("prim::GetAttr"):
+            if node.input() == itself:
+                found.add(node.s("name"))
+    return found
 
 
 def _version(tensor: Tensor) -> int | None:

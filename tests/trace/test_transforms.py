@@ -171,6 +171,34 @@ class Scaled(nn.Module):
         return self.seen * 1
 
 
+class Keeping(nn.Module):
+    """A module with tensors that are neither parameters nor buffers."""
+
+    several: list[Tensor]
+    named: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.zeros(3)
+        self.several = [torch.zeros(3), torch.zeros(3)]
+        self.named = {"a": torch.zeros(3)}
+        self.inner = Kept()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.one, self.inner(x)[0], self.several[1], self.named["a"]])
+
+
+class Kept(nn.Module):
+    """A module with one such tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.one
+
+
 class Holding(nn.Module):
     """A module that holds a scripted one and calls it by keyword."""
 
@@ -217,6 +245,15 @@ def scripted_given(x: Tensor) -> Any:
     module = torch.jit.script(Scaled())
     module.seen.copy_(x[0])
     return module(torch.ones(4, 3))
+
+
+def scripted_attributes(x: Tensor) -> Any:
+    module = torch.jit.script(Keeping())
+    found = []
+    for tensor in (module.one, module.inner.one, module.several[1], module.named["a"]):
+        tensor.copy_(x[0])
+        found.append(module(torch.ones(4, 3)))
+    return found
 
 
 def scripted_mapping(x: Tensor) -> Any:
@@ -348,6 +385,7 @@ FOLLOWED: dict[str, Callable[[Tensor], Any]] = {
         scripted_write,
         scripted_buffers,
         scripted_given,
+        scripted_attributes,
         scripted_mapping,
         written_by_ops,
         called_ops,
