@@ -41,6 +41,7 @@ from ancestral.estimators.problem import (
     CaughtError,
     ForgottenRecordingError,
     OtherRecordingError,
+    ScoredLossError,
     SettledError,
 )
 from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
@@ -218,6 +219,7 @@ __all__ = [
     "ReplayedDimensionError",
     "ReplayedValuesError",
     "ScaleError",
+    "ScoredLossError",
     "SettledError",
     "ShapeMismatchError",
     "SiteDistributionError",

@@ -189,7 +189,7 @@ def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: 
     if trace.universe.owner is trace:
         # What autograd saves knows its recording, in a circle that Python cannot see through.
         settle(trace)
-    return Elbo(bound_value(-untrack(loss).detach()), plain)
+    return Elbo(bound_value(-loss.detach()), plain)  # within another recording, tracked
 
 
 def _is_finite(value: Tensor) -> bool:

@@ -40,7 +40,10 @@ def _advice(found: object) -> str:
     if isinstance(found, str):
         return f": the node of a declared cost is trace[{found!r}]"
     if isinstance(found, (int, float)):
-        return ": give the tensor itself, before .item() or float() made a number of it"
+        return (
+            ": give the tensor itself, before .item() or float() made a number of it; make a "
+            f"number that Python chose a tensor after the choice: torch.tensor({found})"
+        )
     return ""
 
 

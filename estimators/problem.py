@@ -12,9 +12,14 @@ from ancestral.estimators.nested import Loss, LossError, total_of
 from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.terms import NonFiniteCostError, Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
+from ancestral.provenance.control import Decisions, Escape, decisions_of
+from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import provenance, untrack
+from ancestral.trace.chosen import choosing
+from ancestral.trace.endings import refuse_writes
+from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import Node
+from ancestral.trace.parameters import parameters
 from ancestral.trace.record import Trace
 from ancestral.trace.spread import Spread
 from ancestral.trace.stack import MOST_KEPT
@@ -76,6 +81,24 @@ class ForgottenRecordingError(RuntimeError):
         )
 
 
+SURROGATE = "ancestral.surrogate"
+"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
+
+
+class ScoredLossError(ValueError):
+    """A loss holds a surrogate of its own recording, or the graph of its gradient."""
+
+    def __init__(self, place: str) -> None:
+        """Name the line of the surrogate."""
+        super().__init__(
+            f"the loss is computed from an.surrogate at {place}, or from its gradient with "
+            "create_graph=True: the derivatives of both hold the scores of the draws already, "
+            "which would count twice; take that gradient without create_graph, so that it is a "
+            "constant, or write the surrogate of that step as "
+            "(d.log_prob(z) * cost.detach()).sum()"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A loss taken apart.
@@ -112,14 +135,28 @@ def problem_of_costs(trace: Trace) -> Problem:
 
 def _used(problem: Problem) -> Problem:
     """Note that a gradient is asked of a recording: its scores are not lost."""
+    refuse_writes(problem.trace, problem.scored)
+    if problem.trace.universe.state == "used":
+        _refuse_scored(problem)
     problem.trace.universe.state = "used"
     return problem
 
 
+def _refuse_scored(problem: Problem) -> None:
+    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
+    learned = [t for node in problem.scored if node.fn for t, _ in parameters(node.fn)]
+    token = problem.trace.universe.token
+    for node in nodes_of([problem.loss, *(t for t in learned if t.requires_grad)]):
+        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
+        if found is not None and found[0] == token:
+            raise ScoredLossError(found[1])
+
+
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
-    loss, gradient = total_of(loss, gradient)
-    universe = _universe_of(loss)
+    given = loss
+    loss, gradient = total_of(given, gradient)
+    universe = _universe_of(loss, given)
     _check_shapes(loss, gradient)
     if universe.state == "settled":
         raise SettledError
@@ -206,16 +243,26 @@ def _refuse_failures(universe: Universe) -> None:
         raise CaughtError(*failures[0])
 
 
-def _universe_of(loss: Tensor) -> Universe:
+def _universe_of(loss: Tensor, given: Loss) -> Universe:
     found = provenance(loss)
     if found is not None:
         return found.universe
-    around = recording.get()
-    if around is not None and decisions_of(around).finished is not None:
-        return around  # Python may have chosen this loss among others
+    chosen = choosing(tensors_in(given))
+    if len(chosen) == 1:
+        return chosen[0]  # Python may have chosen this loss among others
+    if chosen:
+        reads = [decisions_of(universe).noted[-1].escape for universe in chosen]
+        raise LossError(
+            "the loss carries no provenance, and several recordings may have chosen it by what "
+            f"Python read at {', '.join(f'{read.filename}:{read.line}' for read in reads)}; "
+            "take the gradient of each before the next begins, or declare the loss within its own "
+            'recording: an.cost("loss", loss), then trace.backward()'
+        )
     raise LossError(
         "the loss carries no provenance: it depends on no draw of a recording; draw and "
-        "compute it within `with an.record():`, or call loss.backward()"
+        "compute it within `with an.record():`. One that Python chose by a drawn value is to be "
+        "computed there too, after the choice (loss * 1), or declared (an.cost); only of one "
+        "that no draw has a part in, torch's own backward is the gradient"
     )
 
 

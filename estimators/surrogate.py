@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +11,20 @@ from torch.autograd.graph import GradientEdge
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Estimator
 from ancestral.estimators.explanation import account_of
+from ancestral.estimators.left_out import left_out
 from ancestral.estimators.nested import Loss, LossError
 from ancestral.estimators.pathwise import Choice, chosen
-from ancestral.estimators.problem import Problem, problem_of, problem_of_costs
+from ancestral.estimators.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.scores import products
 from ancestral.estimators.terms import owned
 from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.provenance.control import controlling
 from ancestral.provenance.operators import before_backward
-from ancestral.provenance.tensor import untrack
+from ancestral.provenance.propagation import mark_lost
+from ancestral.provenance.tensor import alias, untrack
 from ancestral.trace.arguments import kind_of
+from ancestral.trace.endings import refuse_writes
+from ancestral.trace.naming import place, stacklevel
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, install_backward
 
@@ -63,7 +69,7 @@ def surrogate(
     """
     problem, estimate = chosen(problem_of(loss, gradient), estimator)
     costs = [term.value.detach().requires_grad_() for term in problem.terms]
-    total = problem.loss
+    total, universe = problem.loss, problem.trace.universe
     given = estimate(problem.structure, costs)
     pairs = [(problem.nodes[credit.name], credit) for credit in given]
     if pairs and costs:
@@ -71,13 +77,13 @@ def surrogate(
         upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
         for term, scores in zip(problem.terms, upstream, strict=True):
             if scores is not None:
-                total = total + (_box(scores) * term.live).sum()
+                total = total + (_box(scores, universe) * term.live).sum()
     for term in owned(problem.terms, problem.scored):
-        total = total - (_box(untrack(term.leaf)) * term.weight).sum()
+        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
     if baseline is not None:
         for node, credit in pairs:
-            total = total - _against(_box(node.score), baseline(credit).detach(), node)
-    return total
+            total = total - _against(_box(node.score, universe), baseline(credit).detach(), node)
+    return _followed(total, problem)
 
 
 def backward(
@@ -146,34 +152,30 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
 
 
 class MissingScoreWarning(UserWarning):
-    """`loss.backward()` was called where `an.backward(loss)` was meant."""
+    """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
 
 
-def _warn_of_missing_scores(found: Provenance) -> None:
-    """Warn if the plain gradient of a tensor leaves out scores that nobody has asked for."""
-    universe = found.universe
-    if universe.state == "open" and (universe.is_orphaned or isinstance(universe.owner, Trace)):
-        names = _missing(universe, found)
+def _warn_of_missing_scores(function: str, found: Provenance, inputs: Any) -> None:
+    """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
+    universe, trace = found.universe, found.universe.owner
+    is_open = isinstance(trace, Trace) and trace.is_open
+    if is_open and inputs is None and function == "torch.autograd.backward":
+        return  # a step of the program, which is followed, by whatever leaves it means
+    if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
+        names = left_out(universe, found, inputs)
         if names:
-            warnings.warn(
-                f"loss.backward() leaves out the score function of {', '.join(names[:5])}"
-                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; call "
-                "an.backward(loss) instead, or an.untrack(loss).backward() if that is meant",
-                MissingScoreWarning,
-                stacklevel=3,
+            is_returned = function == "torch.autograd.grad"
+            right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
+            meant = (
+                "differentiate an.untrack(loss)" if is_returned else "an.untrack(loss).backward()"
             )
-
-
-def _missing(universe: Universe, found: Provenance) -> list[str]:
-    """Return the names of the sites whose scores are missing, of all sites if it is forgotten."""
-    if not isinstance(universe.owner, Trace):
-        return [repr(source.name) for source in found.sources]
-    kinked = universe.kinked(found.members)
-    return [
-        repr(node.name)
-        for node in universe.owner.values()
-        if node.is_learned and (node.is_score or node.source in kinked)
-    ]
+            warnings.warn(
+                f"{function}() leaves out the score function of {', '.join(names[:5])}"
+                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; {right} instead, "
+                f"or {meant} if that is meant",
+                MissingScoreWarning,
+                stacklevel=stacklevel(),
+            )
 
 
 before_backward.append(_warn_of_missing_scores)
@@ -201,7 +203,13 @@ def _descend(
             "requires_grad=True; was the model run under torch.no_grad()?"
         )
     total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
-    torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
+    if retain_graph:  # else what is accumulated is a constant at once
+        total = _followed(total, problem)
+    try:
+        torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
+    except RuntimeError as error:
+        refuse_writes(problem.trace, problem.scored, error)
+        raise
     if not retain_graph:
         settle(problem.trace)
 
@@ -230,9 +238,26 @@ def backward_of_costs(
 install_backward(backward_of_costs)
 
 
-def _box(x: Tensor) -> Tensor:
+def _followed(scalar: Tensor, problem: Problem) -> Tensor:
+    """Let a scalar depend on all that the loss does, as long as its recording goes on.
+
+    Its gradient is a value of the program then, which may draw by it, or decide on it.
+    """
+    if not problem.trace.is_open:
+        return scalar
+    found = [term.provenance for term in problem.terms if term.provenance is not None]
+    own = alias(scalar)
+    mark_lost(own, list(dict.fromkeys([*found, *filter(None, [controlling()])])))
+    return own
+
+
+def _box(x: Tensor, universe: Universe) -> Tensor:
     """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
-    return torch.exp(x - x.detach()) - 1
+    ratio = torch.exp(x - x.detach())
+    if ratio.grad_fn is not None:
+        metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
+        metadata[SURROGATE] = (universe.token, str(place().location))
+    return ratio - 1
 
 
 def _against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:

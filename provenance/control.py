@@ -192,6 +192,12 @@ def _as_data(universe: Universe, members: Sources) -> Iterator[Source]:
                 pending.extend(source.inflow.members)
 
 
+def is_constant(universe: Universe) -> bool:
+    """Return whether a gradient was asked of a recording, and it has ended."""
+    is_open = universe.decisions is not None and universe.decisions.is_recording
+    return universe.state == "settled" or (universe.state == "used" and not is_open)
+
+
 recording: ContextVar[Universe | None] = ContextVar("recording", default=None)
 """The universe of the outermost recording that is open in this context."""
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ancestral.provenance.adjoints import both, difference, divided, negative, scaled, summed
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.control import is_constant
 from ancestral.provenance.failures import refuse_inference
 from ancestral.provenance.forms import LINEAR, form_of
+from ancestral.provenance.inference import tracked
 from ancestral.provenance.kinks import KINKS
 from ancestral.provenance.linear import Adjoint, Form, serials
 from ancestral.provenance.mixing import joined
@@ -267,14 +269,35 @@ def _metadata(name: str) -> _Function:
     return method
 
 
-before_backward: list[Callable[[Provenance], None]] = []
-"""Who looks at a tensor whose plain `backward` is called: layers that know what it leaves out."""
+before_backward: list[Callable[[str, Provenance, Any], None]] = []
+"""Who looks at a tensor that torch is to differentiate: layers that know what it leaves out.
+
+They are given the name of the function, what the tensor depends on, and the inputs, None for all.
+"""
+
+
+PASSES = frozenset({torch.autograd.grad, torch.autograd.backward})
+
+
+def run_pass(func: _Function, types: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+    """Run a pass through autograd; return its results, and whether they are constants.
+
+    So they are if it is of a surrogate, and is taken after the recording.
+    """
+    outputs = list(tracked(args[0]))
+    inputs = args[1] if func is torch.autograd.grad else kwargs.get("inputs")
+    for found in outputs:
+        for look in before_backward:
+            look(f"torch.autograd.{func.__name__}", found, inputs)
+    result = run(func, types, args, kwargs)
+    return result, bool(outputs) and all(is_constant(found.universe) for found in outputs)
 
 
 def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
     """Run `torch.Tensor.backward`, which depends on no provenance and knows of no scores."""
+    inputs = args[3] if len(args) > 3 else kwargs.get("inputs")
     for look in before_backward:
-        look(self._provenance)  # type: ignore[attr-defined]
+        look("loss.backward", self._provenance, inputs)  # type: ignore[attr-defined]
     run(Tensor.backward, TYPES, (self, *args), kwargs)
 
 

@@ -20,7 +20,7 @@ from ancestral.provenance.forms import LINEAR, form_of, forms_of
 from ancestral.provenance.inference import ATOMS, infer, tracked
 from ancestral.provenance.linear_moves import SPLITS
 from ancestral.provenance.mixing import note
-from ancestral.provenance.operators import is_elementwise, run_elementwise
+from ancestral.provenance.operators import PASSES, is_elementwise, run_elementwise, run_pass
 from ancestral.provenance.rules import operands_of, tensors_in
 from ancestral.provenance.side_writes import writes_besides, written_besides
 from ancestral.provenance.slices import pieces_of
@@ -159,7 +159,7 @@ def _traits_of(func: _Function) -> _Traits:
     found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not (found.is_write or found.may_escape or found.writes_besides):
+        if not any(found) and func not in PASSES:
             _plain_results.add(func)
     return found
 
@@ -171,6 +171,9 @@ def dispatch(
     traits = _traits.get(func) or _traits_of(func)
     if traits.is_attribute:
         return _read(func, types, args)
+    if func in PASSES:
+        result, is_constant = run_pass(func, types, args, kwargs)
+        return result if is_constant else _follow(func, args, kwargs, result)
     if traits.writes_besides:
         result = _run_besides(func, types, args, kwargs)
         _let_out(func, traits, args, kwargs, result)

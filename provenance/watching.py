@@ -42,6 +42,11 @@ def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> 
     # One more is the Python object of the storage itself.
     if not is_held and torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
         return
+    hold(storage, found)
+
+
+def hold(storage: _Storage, found: Provenance) -> None:
+    """Note that what a storage holds depends on some sources, whoever reads it."""
     lost = found.lost(())
     known = table.get(storage._cdata)
     table[storage._cdata] = (

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.provenance.control import is_constant
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.inference import infer, tracked
@@ -60,6 +61,8 @@ def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list
     """Give what an op wrote besides its first argument all that came in, without alignment."""
     incoming = _incoming(args, kwargs)
     for target in written:
+        if all(is_constant(each.universe) for each in incoming) and _kinds(target):
+            continue  # it was not refused: a number like any other
         shape = tuple(raw(Tensor.size, target))
         for each in incoming:
             known, lost = provenance(target), each.lost(shape)
@@ -130,12 +133,18 @@ def refuse_parameters(
 ) -> None:
     """Raise if tracked values would be written into a parameter, or one of another class."""
     for target in written:
-        base = _base_of(target)
-        for kind in {type(target), type(target if base is None else base)} - _OURS:
-            incoming = _incoming(args, kwargs)
+        for kind in _kinds(target):
+            # After its recording, an estimate that was taken of it is a constant.
+            incoming = [p for p in _incoming(args, kwargs) if not is_constant(p.universe)]
             if incoming:
                 names = frozenset(source.name for found in incoming for source in found.sources)
                 raise WriteIntoParameterError(name, names, kind)
+
+
+def _kinds(target: Tensor) -> set[type]:
+    """Return the classes that cannot carry provenance of a tensor and of what it is a view of."""
+    base = _base_of(target)
+    return {type(target), type(target if base is None else base)} - _OURS
 
 
 def _incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Provenance]:
@@ -155,6 +164,8 @@ def _mark(
         found, known = infer(func, target, args, kwargs), provenance(target)
         if found is None or found.universe.state == "settled":
             continue
+        if is_constant(found.universe) and _kinds(target):
+            continue  # it was not refused: a number like any other
         attach(target, found)
         target._form = None  # type: ignore[attr-defined]
         mark_shared(target, found, known)

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 import torch
 from programs.estimates import library
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
+from ancestral.errors import ModifiedParameterError, ScoredLossError, TransformedDrawError
 from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
@@ -122,6 +125,21 @@ def test_gradients() -> None:
         (w * an.track(torch.ones(2), "z")).sum().backward()
         assert an.provenance_of(seen[0] * 1) == {"z"}
         assert an.provenance_of(w.grad * 1) == {"z"}  # type: ignore[operator]
+
+
+def test_gradients_of_estimates() -> None:
+    """The gradient of a surrogate, and the `.grad` of a gradient that keeps its graph, are such
+    values within the recording: a program may draw by them, or decide on them. After it, they are
+    constants.
+    """
+    (theta,) = leaves()
+    with an.record():
+        loss = drawn(theta).sum()
+        (g,) = torch.autograd.grad(an.surrogate(loss), theta, retain_graph=True)
+        an.backward(loss, retain_graph=True)
+        assert an.provenance_of(g) == an.provenance_of(theta.grad) == {"z"}
+    (g,) = torch.autograd.grad(an.surrogate(loss), theta)
+    assert an.provenance_of(g) == an.provenance_of(theta.grad) == frozenset()
 
 
 def doubled(x: Tensor) -> Tensor:
@@ -248,6 +266,23 @@ def test_strict() -> None:
     assert trace["declared"].parents == {"z"}
     assert an.provenance_of(after) == {"z_1"}
     assert trace["z_2"].parents == {"z_1"}
+
+
+def choosing(theta: Tensor) -> Tensor:
+    low = torch.tensor(0.7, dtype=torch.float64)
+    return low if drawn(theta)[0] > 0 else low * 3
+
+
+def test_chosen_losses() -> None:
+    """A tensor that was there before the read may be the loss that Python chose, if a function
+    around the recording, or its module, has a name for it; any other without provenance is refused
+    as a loss.
+    """
+    assert_exact(choosing, "strict")
+    with an.record():
+        choosing(*leaves())
+    with pytest.raises(an.LossError, match="carries no provenance"):
+        an.backward(torch.ones(()))
 
 
 def rollout(theta: Tensor) -> Tensor:
@@ -430,6 +465,53 @@ def test_transforms() -> None:
                 transform(lambda x: (x**2).sum())(z)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+def test_derivatives_of_draws() -> None:
+    """A draw whose parameters `torch.func`, `torch.autograd.functional` or forward mode
+    differentiate, since the derivative would leave out its score.
+    """
+    (theta,), v = leaves(), torch.ones(2, dtype=torch.float64)
+    with an.record(), forward_ad.dual_level():
+        dual = forward_ad.make_dual(theta.detach(), v)
+        for derive in (
+            lambda: torch.func.grad(lambda x: drawn(x).sum())(theta),
+            lambda: torch.autograd.functional.jvp(drawn, theta, v),
+            lambda: drawn(dual),
+        ):
+            with pytest.raises(TransformedDrawError, match=r"test_guarantees.py:\d+ draws within"):
+                derive()
+
+
+def test_surrogates_in_losses() -> None:
+    """A loss that is computed from a surrogate of its own recording, or from its gradient with
+    `create_graph=True`: the scores would count twice.
+    """
+    (theta,) = leaves()
+    with an.record():
+        scalar = an.surrogate(drawn(theta).sum())
+        (g,) = torch.autograd.grad(scalar, theta, create_graph=True)
+    for loss in (scalar, g.sum()):
+        with pytest.raises(ScoredLossError, match=r"test_guarantees.py:\d+"):
+            an.backward(loss)
+
+
+def test_parameters_that_were_written_into() -> None:
+    """A score whose parameters were written into after the draw, by an optimizer or a swap of
+    weights, in place or by `.data`.
+    """
+    for is_within in (True, False):
+        for write in (lambda p: p.data.add_(1.0), lambda p: setattr(p, "data", p.data * 0.9)):
+            (theta,) = leaves()
+            with an.record():
+                loss = drawn(theta).sum()
+                if is_within:
+                    write(theta)
+            if not is_within:
+                write(theta)
+            with pytest.raises(ModifiedParameterError, match=r"'z'"):
+                an.backward(loss)
+
+
 def test_parameters() -> None:
     """A tracked value that is written into an `nn.Parameter`."""
     with an.record(), pytest.raises(WriteIntoParameterError, match=r"'z'"), torch.no_grad():
@@ -554,6 +636,19 @@ def test_noise_by_hand() -> None:
         value = mu + torch.randn_like(mu) * 0.5
         assert an.provenance_of((value > 0).float()) == frozenset()
     assert list(trace) == []
+
+
+def test_writes_that_torch_does_not_count() -> None:
+    """What is written into a parameter by `.data` after the recording, or by an array of numpy, is
+    seen if it is there when the recording has ended, near the draw, and in the first 4,096 bytes.
+    """
+    for place, is_seen in ((0, True), (600, False)):
+        theta = torch.zeros(700, dtype=torch.float64, requires_grad=True)
+        with an.record():
+            loss = drawn(theta).sum()
+        theta.detach().numpy()[place] = 1.0
+        with pytest.raises(ModifiedParameterError) if is_seen else nullcontext():
+            an.backward(loss)
 
 
 def test_memory_out_of_sight() -> None:

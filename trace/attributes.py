@@ -1,13 +1,15 @@
 """Attributes of tensors that are set: ``x.data = z`` writes into a plain tensor past every op.
 
 Torch asks only the tensor whose attribute it is, which is plain, so that the setters are met while
-a recording is open. Whoever reads an attribute gets torch's own.
+a recording is open. Whoever reads an attribute gets torch's own, but for the ``.data`` of a leaf
+that is learned: torch counts what is written by it, as through `detach`, so that a gradient which
+needs what the leaf was is refused.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
 from ancestral.provenance.writes import run_write
@@ -26,9 +28,23 @@ class _Attribute:
     def __set__(self, tensor: Tensor, value: Any) -> None:
         if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
             self._original.__set__(tensor, value)
+            if type(tensor) in _PLAIN and tensor.requires_grad:
+                torch.autograd.graph.increment_version(tensor)
         else:
             setter = self._original.__set__
             run_write(setter, TYPES, (tensor, value), NO_KEYWORDS, [tensor])
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class _Data(_Attribute):
+    """``.data``, whose writes torch counts."""
+
+    def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
+        if tensor is None or type(tensor) not in _PLAIN or not tensor.requires_grad:
+            return super().__get__(tensor, kind)
+        return tensor.detach()
 
 
 class _Attributes(Replacing):
@@ -38,7 +54,8 @@ class _Attributes(Replacing):
         """Take the places of the attributes."""
         for name in ("data", "real", "imag"):
             original = vars(torch._C.TensorBase)[name]  # pyright: ignore[reportPrivateUsage]
-            self.replace(Tensor, name, _Attribute(original))
+            kind = _Data if name == "data" else _Attribute
+            self.replace(Tensor, name, kind(original))
 
 
 interceptors.append(_Attributes())

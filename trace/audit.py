@@ -199,7 +199,7 @@ class Auditor:
         return self._universe.state != "settled"
 
     def _is_due(self) -> bool:
-        # Once a gradient was asked for, what autograd computes is that gradient, and a constant.
+        # A gradient that was taken without keeping the recording is a constant.
         is_backward = torch._C._current_graph_task_id() != -1
         return self._is_open() and not (is_backward and self._universe.state == "used")
 

@@ -37,7 +37,12 @@ from ancestral.trace.found import found, size_of
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.keys import unmet
 from ancestral.trace.naming import argument_name, place
-from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.noise import (
+    TransformedDrawError,
+    is_noise,
+    is_within_transform,
+    refuse_transformed,
+)
 from ancestral.trace.parameters import factorized, parameters
 from ancestral.trace.request import is_handled
 from ancestral.trace.simple import drawing
@@ -62,7 +67,11 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
                 is_reparameterized=is_reparameterized,
                 where=place(),
             )
-        value = _inside(run, self, *args, **kwargs)
+        try:
+            value = _inside(run, self, *args, **kwargs)
+        except RuntimeError as error:
+            refuse_transformed(type(self).__name__, (t for t, _ in parameters(self)), error)
+            raise
         held = parameters(self)
         if isinstance(value, Tensor) and is_within_transform(value):
             if is_noise(item.tensor for item in held):

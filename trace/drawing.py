@@ -6,6 +6,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra import Provenance, Source
@@ -26,6 +27,7 @@ from ancestral.trace.keys import unmet
 from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
+from ancestral.trace.noise import TransformedDrawError, has_tangent
 from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import Trace
@@ -72,6 +74,9 @@ def draw(
         request: what handlers made of it, None where none is open.
     """
     is_learned = any(tensor.requires_grad for tensor, _ in held)
+    is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
+    if is_forward or (is_learned and where.is_differentiated):
+        raise TransformedDrawError(type(fn).__name__, where)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
             raise UnsupportedDrawError(fn, value, where)

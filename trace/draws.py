@@ -32,7 +32,12 @@ from ancestral.trace.found import found
 from ancestral.trace.interceptors import Interceptor, interceptors
 from ancestral.trace.keys import KEY, KEY_NAME, unmet
 from ancestral.trace.naming import place
-from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.noise import (
+    TransformedDrawError,
+    is_noise,
+    is_within_transform,
+    refuse_transformed,
+)
 from ancestral.trace.parameters import Held
 from ancestral.trace.request import is_handled
 from ancestral.trace.stack import local
@@ -135,8 +140,12 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
         target = args[0] if is_in_place else kwargs.get("out")
         given = args if target is None else _before(args, target, is_in_place)
         with unmet():
-            value: Tensor = raw(op, *args, **kwargs)
             tensors = [item for item in given[is_in_place:] if isinstance(item, Tensor)]
+            try:
+                value: Tensor = raw(op, *args, **kwargs)
+            except RuntimeError as error:
+                refuse_transformed(op.name(), tensors, error)
+                raise
             is_transformed = any(is_within_transform(item) for item in (*tensors, value))
             if (is_transformed or isinstance(target, nn.Parameter)) and is_noise(tensors):
                 return value

@@ -7,6 +7,7 @@ met on the way included. A gradient of `ancestral.backward` is an estimate and a
 """
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.control import is_constant
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance
+from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, raw
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.stack import local
@@ -39,7 +42,7 @@ class _Pass:
     def meet(self, *values: Any) -> None:
         """Note what values depend on; once a gradient was taken, they are constants."""
         for found in tracked(*values):
-            if found.universe.state == "open":
+            if found.universe.state != "settled":
                 self.found[found.lost(())] = None
 
 
@@ -91,7 +94,7 @@ def _passing(original: _Function) -> _Function:
         this = _Pass()
         this.meet(outputs, gradients)
         inputs = tuple(tensors_in(args[2] if len(args) > 2 else kwargs.get("inputs", ())))
-        nodes = _nodes(outputs) if this.found else None
+        nodes = nodes_of(outputs) if this.found else None
         _passes.append(this)
         try:
             # A tracked loss runs its own backward with tracking off.
@@ -100,7 +103,9 @@ def _passing(original: _Function) -> _Function:
         finally:
             _passes.remove(this)
         if this.found:
-            _mark(nodes or _nodes(outputs), inputs, result, (outputs, gradients), list(this.found))
+            _mark(
+                nodes or nodes_of(outputs), inputs, result, (outputs, gradients), list(this.found)
+            )
         return result
 
     return run_backward
@@ -123,11 +128,31 @@ def _mark(
 def _mark_grad(tensor: Tensor, found: list[Provenance]) -> None:
     with torch._C.DisableTorchFunction():
         gradient = tensor.grad
-    if gradient is not None and _is_ours(gradient):
-        before = provenance(gradient)
-        mark_lost(gradient, found)
-        for each in found:
-            mark_shared(gradient, each, before)
+    if gradient is None or not _is_ours(gradient):
+        return
+    if all(each.universe.state == "used" for each in found):
+        # Of an estimate, the memory is marked: once the recording has ended, it is a constant.
+        storage = raw(watching.storage_of, gradient)
+        for each in found if storage is not None else ():
+            watching.hold(storage, each)
+            _estimates.append(storage._cdata)
+        return
+    before = provenance(gradient)
+    mark_lost(gradient, found)
+    for each in found:
+        mark_shared(gradient, each, before)
+
+
+_estimates: list[int] = []
+"""The addresses of the storages that estimates were accumulated in."""
+
+
+def _release_estimates() -> None:
+    for address in _estimates:
+        held = watching.table.get(address)
+        if held is not None and is_constant(held[1].universe):
+            del watching.table[address]
+    _estimates.clear()
 
 
 def _grad_fn(tensor: Tensor) -> Any:
@@ -135,8 +160,8 @@ def _grad_fn(tensor: Tensor) -> Any:
         return tensor.grad_fn
 
 
-def _nodes(outputs: Any) -> dict[Any, None]:
-    """Return the nodes of the graph of some tensors."""
+def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
+    """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
     seen: dict[Any, None] = {}
     pending: list[Any] = []
     for tensor in tensors_in(outputs):
@@ -145,7 +170,7 @@ def _nodes(outputs: Any) -> dict[Any, None]:
             pending.append(
                 torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
             )
-    while pending:
+    while pending and len(seen) < most:
         node = pending.pop()
         if node is not None and node not in seen:
             seen[node] = None
@@ -282,6 +307,10 @@ class _Gradients(Replacing):
         for name in ("_get_backward_hooks", "_get_backward_pre_hooks"):
             self.replace(nn.Module, name, _listing(vars(nn.Module)[name]))
         self.replace(Tensor, "retain_grad", _keeping(Tensor.retain_grad))
+
+    def end(self) -> None:
+        """Let the program go on with estimates as with any numbers."""
+        _release_estimates()
 
 
 interceptors.append(_Gradients())

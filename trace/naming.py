@@ -13,6 +13,7 @@ from functools import lru_cache
 from types import CodeType, FrameType
 
 import torch
+import torch.autograd.functional
 from torch import nn
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -39,11 +40,15 @@ class Location:
 
 @dataclass(frozen=True)
 class Place:
-    """What the frames of a call tell: its location, the variable assigned, the modules around."""
+    """What the frames of a call tell: its location, the variable assigned, the modules around.
+
+    `is_differentiated` is whether a function of `torch.autograd.functional` is among them.
+    """
 
     location: Location
     variable: str | None
     modules: tuple[nn.Module, ...]  # innermost first
+    is_differentiated: bool = False
 
 
 def place() -> Place:
@@ -56,13 +61,31 @@ def place() -> Place:
     location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
     modules: list[nn.Module] = []
     outer: FrameType | None = frame
+    is_differentiated = False
     while outer is not None:
-        if outer.f_code.co_varnames[:1] == ("self",) and not _is_skipped(outer.f_code.co_filename):
+        code = outer.f_code
+        if code.co_varnames[:1] == ("self",) and not _is_skipped(code.co_filename):
             owner = outer.f_locals.get("self")
             if isinstance(owner, nn.Module) and owner not in modules:
                 modules.append(owner)
+        elif code.co_filename == _FUNCTIONAL and code.co_name in DERIVATIVES:
+            is_differentiated = True
         outer = outer.f_back
-    return Place(location, variable, tuple(modules))
+    return Place(location, variable, tuple(modules), is_differentiated)
+
+
+_FUNCTIONAL = torch.autograd.functional.__file__
+DERIVATIVES = frozenset("hessian hvp jacobian jvp vhp vjp".split())
+"""The functions of `torch.autograd.functional`, which differentiate by copies of what is given."""
+
+
+def stacklevel() -> int:
+    """Return the `stacklevel` of a warning of the caller's that shows the user's line."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    level = 1
+    while frame is not None and _is_skipped(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def line_of(error: BaseException) -> Location | None:

@@ -29,8 +29,9 @@ class ModifiedParameterError(RuntimeError):
     def __init__(self, name: str, location: Location) -> None:
         """Name the site and its line."""
         super().__init__(
-            f"site {name!r} ({location}): a parameter of its distribution, or its value, was "
-            "written into in place after the draw, so its log_prob is no longer that of the draw; "
+            f"site {name!r} ({location}): a parameter of its distribution, what that is computed "
+            "from, or its value, was written into in place after the draw (by an optimizer, "
+            ".data, numpy), so its log_prob is no longer that of the draw; "
             "take the gradient before the optimizer's step, or clone what is written into: "
             "z = z + 1 for z += 1"
         )

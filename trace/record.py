@@ -8,12 +8,14 @@
 (['z'], (2,))
 """
 
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ from ancestral.provenance.control import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
+from ancestral.trace.endings import note_end
 from ancestral.trace.errors import SiteError, UnknownNodeError
 from ancestral.trace.factor import shown_shape
 from ancestral.trace.graph import Graph, Vertex, graph_of
@@ -43,6 +46,7 @@ from ancestral.trace.spread import Spread
 from ancestral.trace.stack import local
 from ancestral.trace.tables import aligned
 from ancestral.trace.transcript import Transcript
+from ancestral.trace.versions import Leaf
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,6 +93,8 @@ class Trace(Transcript):
         self.ledger = Ledger()
         self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
+        self.finished: dict[int, ref[Tensor]] = {}  # what Python may have chosen as the loss
+        self.leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
         self._lock = threading.Lock()
         self.is_open = False
         self.is_loaded = False
@@ -351,6 +357,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         traceback: TracebackType | None,
     ) -> None:
         """End, and leave torch as it was; the trace stays readable."""
+        trace = self._trace
+        if trace is not None and trace.universe.owner is trace:
+            note_end(trace, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
         try:
             if self._auditor is not None and self._trace is not None and error is None:
                 self._trace.audited = self._auditor.finish()

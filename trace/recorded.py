@@ -49,7 +49,8 @@ class Recorded(Generic[P, R]):
         """Call the function in a recording of its own."""
         with self._begin() as trace:
             self._trace = trace  # at once: it is readable if the function raises
-            return self._function(*args, **kwargs)
+            result = self._function(*args, **kwargs)
+        return result
 
     def get_trace(self, *args: P.args, **kwargs: P.kwargs) -> "Trace":
         """Call the function in a recording, and return that."""

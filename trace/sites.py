@@ -14,7 +14,12 @@ from ancestral.provenance.tensor import provenance, raw, untrack
 from ancestral.trace.drawing import controlled, draw, independent
 from ancestral.trace.naming import Place, module_path
 from ancestral.trace.node import Node
-from ancestral.trace.noise import TransformedDrawError, is_noise, is_within_transform
+from ancestral.trace.noise import (
+    TransformedDrawError,
+    is_noise,
+    is_within_transform,
+    refuse_transformed,
+)
 from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
@@ -57,7 +62,11 @@ def value_of(
     """Return a draw that the open recordings take in, as `request` says if there are handlers."""
     if not local.traces:
         return fn.rsample() if is_reparameterized else fn.sample()
-    value = unseen(fn, is_reparameterized)
+    try:
+        value = unseen(fn, is_reparameterized)
+    except RuntimeError as error:
+        refuse_transformed(type(fn).__name__, (t for t, _ in parameters(fn)), error)
+        raise
     held = parameters(fn)
     if isinstance(value, Tensor) and is_within_transform(value):
         if is_noise(item.tensor for item in held):

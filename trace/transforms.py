@@ -10,7 +10,6 @@ import functools
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from ancestral.trace import mapping
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.keys import KEY
 from ancestral.trace.naming import Location, place
+from ancestral.trace.noise import transform_around
 from ancestral.trace.opaque import (
     captured,
     capturing,
@@ -107,7 +107,7 @@ def _refuser(door: str) -> Callable[[Any, Any, Any], None]:
         refused = [each for each in tracked(args, kwargs) if not _is_covered(each, decision)]
         names = frozenset(source.name for each in refused for source in each.sources)
         if names:
-            raise TransformError(_name_of(door), names, place().location)
+            raise TransformError(transform_around(door), names, place().location)
 
     return refuse
 
@@ -118,26 +118,6 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
         and found.universe is decision.universe
         and found.members <= decision.members
     )
-
-
-def _name_of(door: str) -> str:
-    """Return the name of the transform that the user called, the outermost on the stack."""
-    name = door
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None:
-        public = frame.f_code.co_qualname.split(".")[0].removesuffix("_impl")
-        if frame.f_globals.get("__name__") in _MODULES and public in _PUBLIC:
-            inner = getattr(frame.f_locals.get("func"), "__code__", None)
-            is_twice = public == "jacfwd" and getattr(inner, "co_qualname", "").startswith("jacrev")
-            name = "hessian" if is_twice else public
-        frame = frame.f_back
-    return name
-
-
-_MODULES = frozenset({torch._functorch.apis.__name__, torch._functorch.eager_transforms.__name__})
-_PUBLIC = frozenset(
-    "functionalize grad grad_and_value jacfwd jacrev jvp linearize vjp vmap chunk_vmap".split()
-)
 
 
 @functools.cache  # every recording stands at the same doors

@@ -1,18 +1,27 @@
 """What torch runs out of sight is followed as one op, refused, or run eagerly; never lost."""
 
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+
 import io
+import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from programs.estimates import library
 from torch import Tensor, nn
 from torch._higher_order_ops import map as _map
 from torch._higher_order_ops import scan, while_loop
-from torch.distributions import Bernoulli
+from torch.autograd import forward_ad
+from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
+from ancestral.trace.noise import TransformedDrawError
 from ancestral.trace.transforms import TransformError
+from oracles import Program, exact_gradient, moments
 from perturbation import check, seeded
 
 
@@ -449,3 +458,107 @@ def test_a_transform_after_an_escape_depends_on_it() -> None:
             torch.func.hessian(lambda x: (x**3 * torch.ones(2)).sum())(torch.ones(2)),
         ]
         assert [an.provenance_of(result) for result in results] == [{"z"}] * 4
+
+
+def drawn(logits: Tensor) -> Tensor:
+    z = Bernoulli(logits=logits, validate_args=False).sample()
+    return ((z - 0.3) ** 2 * logits).sum()
+
+
+def named(logits: Tensor) -> Tensor:
+    z: Tensor = an.sample("z", Bernoulli(logits=logits, validate_args=False))
+    return ((z - 0.3) ** 2 * logits).sum()
+
+
+def by_an_op(logits: Tensor) -> Tensor:
+    return ((torch.bernoulli(logits.sigmoid()) - 0.3) ** 2 * logits).sum()
+
+
+def reparameterized(logits: Tensor) -> Tensor:
+    return (Normal(logits, 1.0).rsample() ** 2).sum()
+
+
+def of_its_own(logits: Tensor) -> Tensor:
+    with an.record():
+        z = Bernoulli(logits=logits, validate_args=False).sample()
+    return ((z - 0.3) ** 2 * logits).sum()
+
+
+def dual(function: Callable[[Tensor], Tensor], x: Tensor) -> object:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, ONES)))
+
+
+functional = torch.autograd.functional
+Derivative = Callable[[Callable[[Tensor], Tensor], Tensor], object]
+DERIVATIVES: dict[str, Derivative] = {
+    "grad": lambda f, x: torch.func.grad(f)(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (ONES,)),
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "jacfwd of noise that differs": lambda f, x: torch.func.jacfwd(f, randomness="different")(x),
+    "hessian": lambda f, x: torch.func.hessian(f)(x),
+    "forward_ad": dual,
+    "torch.autograd.functional.jvp": lambda f, x: functional.jvp(f, x, ONES),
+    "torch.autograd.functional.vjp": functional.vjp,
+    "torch.autograd.functional.jacobian": functional.jacobian,
+    "torch.autograd.functional.jacobian of vmap": lambda f, x: functional.jacobian(
+        f, x, vectorize=True
+    ),
+    "torch.autograd.functional.jacobian forward": lambda f, x: functional.jacobian(
+        f, x, vectorize=True, strategy="forward-mode"
+    ),
+    "torch.autograd.functional.hessian": functional.hessian,
+    "torch.autograd.functional.hvp": lambda f, x: functional.hvp(f, x, ONES),
+    "torch.autograd.functional.vhp": lambda f, x: functional.vhp(f, x, ONES),
+}
+PROGRAMS = [drawn, named, by_an_op, reparameterized, of_its_own]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own jvp
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_a_derivative_of_a_program_that_draws_is_refused_by_its_name_and_line(
+    derivative: str, program: Callable[[Tensor], Tensor], is_leaf: bool
+) -> None:
+    x = torch.full((3,), 0.4, requires_grad=is_leaf)
+    name = re.escape(derivative.split(" ")[0])
+    with (
+        an.record() if program is not of_its_own else nullcontext(),
+        pytest.raises(
+            TransformedDrawError,
+            match=rf" at .*test_transforms\.py:\d+ draws within {name}, .*score",
+        ),
+    ):
+        DERIVATIVES[derivative](program, x)
+
+
+def test_noise_and_draws_without_a_tangent_go_through_forward_mode() -> None:
+    x = torch.full((3,), 0.4)
+    with an.record() as trace:
+        dual(lambda y: nn.functional.dropout(y, 0.5), x)
+        dual(lambda y: Bernoulli(torch.full((3,), 0.4, requires_grad=True)).sample() * y, x)
+    assert len(trace) == 1
+
+
+def tangent(theta: Tensor) -> Tensor:
+    """Return a derivative in forward mode of a function that holds a draw, as a cost."""
+    z = Bernoulli(logits=theta).sample()
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(theta * 2, torch.tensor([1.0, -0.5], dtype=torch.float64))
+        slope = forward_ad.unpack_dual((z - 0.3) ** 2 * x.sin()).tangent
+    return (slope**2).sum()
+
+
+def jacobian(theta: Tensor) -> Tensor:
+    z, x = Bernoulli(logits=theta).sample(), torch.tensor([0.4, 1.0], dtype=torch.float64)
+    return (functional.jacobian(lambda y: z.cumsum(0) * y.sin(), x) ** 2).sum() * theta[0]
+
+
+@pytest.mark.parametrize("program", [tangent, jacobian])
+def test_a_derivative_that_holds_a_draw_is_a_value_of_the_program(program: Program) -> None:
+    theta = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
+    exact = exact_gradient(program, [theta])
+    torch.testing.assert_close(moments(program, [theta], library()).mean, exact)

@@ -3,12 +3,13 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import Bernoulli, Normal
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
 import ancestral as an
 from ancestral.trace.node import ModifiedParameterError
@@ -108,3 +109,177 @@ def test_a_value_that_was_written_into_is_not_replayed() -> None:
         reparameterized_value()
     with pytest.raises(ModifiedParameterError), an.handlers.replay(trace):
         reparameterized_value()
+
+
+def leaf() -> nn.Parameter:
+    return nn.Parameter(torch.tensor([0.3, -0.2]))
+
+
+OTHER = torch.tensor([1.3, 0.8])
+
+
+def set_whole(p: Tensor) -> None:
+    with torch.no_grad():
+        p.set_(OTHER.clone())  # type: ignore[call-overload]
+
+
+def swap(p: Tensor) -> None:
+    """As an average of weights does for an evaluation."""
+    average = p.detach() * 0.9
+    p.data, average = average, p.data
+
+
+def write_by_numpy(p: Tensor) -> None:
+    p.detach().numpy()[0] = 2.0
+
+
+def load(p: Tensor) -> None:
+    module = nn.Module()
+    module.p = p
+    module.load_state_dict({"p": OTHER})
+
+
+class OldOptimizer(torch.optim.Optimizer):
+    """Steps by `.data`, as many outside of torch do."""
+
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(torch.ones_like(p), alpha=-group["lr"])
+
+
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "data.add_": lambda p: p.data.add_(1.0),
+    "an element of data": lambda p: p.data.__setitem__(0, 5.0),
+    "data =": lambda p: setattr(p, "data", OTHER),
+    "data.copy_": lambda p: p.data.copy_(OTHER),
+    "set_": set_whole,
+    "a swap": swap,
+    "a vector": lambda p: nn.utils.vector_to_parameters(OTHER, [p]),
+    "a detached alias": lambda p: p.detach().copy_(OTHER),
+    "numpy": write_by_numpy,
+    "a state that is loaded": load,
+    "an old optimizer": lambda p: OldOptimizer([p], {"lr": 0.1}).step(),
+}
+DISTRIBUTIONS: dict[str, Callable[[Tensor], Distribution]] = {
+    "logits": lambda p: Bernoulli(logits=p),
+    "probs": lambda p: Bernoulli(probs=p.abs()),
+    "a view": lambda p: Bernoulli(logits=p[:]),
+    "an element": lambda p: Bernoulli(logits=p[0]),
+    "an expanded one": lambda p: Bernoulli(logits=p).expand([3, 2]),
+    "an event": lambda p: Independent(Bernoulli(logits=p), 1),
+    "normalized logits": lambda p: Categorical(logits=p),
+    "normalized probs": lambda p: Categorical(probs=p.abs()),
+    "a linear function": lambda p: Bernoulli(logits=2 * p),
+    "a product": lambda p: Bernoulli(logits=p * p),
+}
+# An array of numpy is compared when the block ends: before, its writes are not followed.
+CASES = [
+    (write, is_within)
+    for write in WRITES
+    for is_within in (False, True)
+    if not (is_within and write == "numpy")
+]
+
+
+def gradient(
+    distribution: Callable[[Tensor], Distribution],
+    write: Callable[[Tensor], object],
+    is_within: bool,
+    p: nn.Parameter,
+) -> Tensor:
+    torch.manual_seed(0)
+    with an.record():
+        z = distribution(p).sample()
+        loss = ((z - 0.3) ** 2).sum()
+        if is_within:
+            write(p)
+    if not is_within:
+        write(p)
+    an.backward(loss)
+    assert p.grad is not None
+    return p.grad
+
+
+@pytest.mark.parametrize(("write", "is_within"), CASES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_score_is_that_of_the_parameters_of_the_draw_or_refused(
+    write: str, is_within: bool, distribution: str
+) -> None:
+    right = gradient(DISTRIBUTIONS[distribution], lambda _: None, False, leaf())
+    found, refusal = None, ""
+    try:
+        found = gradient(DISTRIBUTIONS[distribution], WRITES[write], is_within, leaf())
+    except ModifiedParameterError as error:
+        refusal = str(error)
+    except RuntimeError as error:  # torch's own, of what it has saved
+        refusal = f"{error} {error.__notes__[0]}"
+    if found is None:
+        assert re.search(r"'z' \(.*test_versions.py:\d+\)", refusal)
+        assert re.search(r"written into in place|modified by an inplace operation", refusal)
+    else:
+        torch.testing.assert_close(found, right)
+        assert distribution in ("a linear function", "a view", "an element", "an expanded one")
+
+
+def step_by_data(net: nn.Module) -> None:
+    OldOptimizer(net.parameters(), {"lr": 0.1}).step()
+
+
+def average(net: nn.Module) -> None:
+    for p in net.parameters():
+        swap(p)
+
+
+def from_a_vector(net: nn.Module) -> None:
+    count = sum(p.numel() for p in net.parameters())
+    nn.utils.vector_to_parameters(torch.full((count,), 0.1), net.parameters())
+
+
+def load_another(net: nn.Module) -> None:
+    net.load_state_dict({name: p + 1.0 for name, p in net.state_dict().items()})
+
+
+@pytest.mark.parametrize("write", [step_by_data, average, from_a_vector, load_another])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_step_on_a_network_between_the_draw_and_its_gradient_is_refused(
+    write: Callable[[nn.Module], None], depth: int
+) -> None:
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(2, 2), nn.Tanh())]
+    net = nn.Sequential(*layers)
+    x = torch.ones(2, requires_grad=True)  # so that the gradient needs all weights
+    with an.record():
+        z = Bernoulli(logits=net(x)).sample()
+    write(net)
+    with pytest.raises(ModifiedParameterError, match=r"'z' .*what that is computed from"):
+        an.backward(z.sum())
+
+
+def test_a_large_parameter_is_compared_too() -> None:
+    p = nn.Parameter(torch.zeros(300, 200))
+    with an.record():
+        loss = Bernoulli(logits=p.T).sample().sum()
+    p.data.mul_(0.9).sub_(1e-3)
+    with pytest.raises(ModifiedParameterError):
+        an.backward(loss)
+
+
+def test_what_is_written_and_put_back_is_what_it_was() -> None:
+    p = leaf()
+    with an.record():
+        loss = Bernoulli(logits=p).sample().sum()
+    before = p.data.clone()
+    p.data.add_(1.0)
+    p.data.copy_(before)
+    an.backward(loss)
+    assert p.grad is not None
+
+
+def test_data_is_torchs_own_after_a_recording() -> None:
+    with an.record():
+        assert "data" in vars(Tensor)
+        p = leaf()
+        assert (type(p.data), p.data.requires_grad) == (Tensor, False)
+        p.data = OTHER
+        assert torch.equal(p, OTHER)
+    assert "data" not in vars(Tensor)

@@ -1,0 +1,58 @@
+"""Endings: what is noted of a recording when it ends, for the gradient that is asked later."""
+
+from collections.abc import Collection
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ancestral.trace.chosen import note_finished
+from ancestral.trace.gradients import nodes_of
+from ancestral.trace.node import ModifiedParameterError, Node
+from ancestral.trace.versions import Leaf, is_written_unseen, leaves_of
+
+if TYPE_CHECKING:
+    from ancestral.trace.record import Trace
+
+_MOST_NODES, _A_SITE = 64, 8
+"""How much of a graph is searched for leaves: draws have most of theirs in common."""
+
+
+def note_end(trace: "Trace", frame: FrameType) -> None:
+    """Note what the gradient of a recording will need; `frame` is that of its block."""
+    if trace.universe.state != "settled":
+        note_finished(trace, frame)
+        _note_leaves(trace)
+
+
+def _note_leaves(trace: "Trace") -> None:
+    """Keep what the leaves hold that the parameters of its scores are computed from."""
+    left = _MOST_NODES
+    found: dict[int, tuple[Node, Leaf]] = {}
+    for node in trace.everything:
+        if node.is_learned and node.is_score:
+            graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
+            for leaf in leaves_of(graph, found):
+                found[id(leaf[0])] = node, leaf
+            left -= len(graph) + _A_SITE
+            if left <= 0:
+                break
+    trace.leaves = tuple(found.values())
+
+
+def refuse_writes(
+    trace: "Trace", scored: Collection[Node], error: RuntimeError | None = None
+) -> None:
+    """Raise if a leaf was written into since the recording ended, and a score is taken of it.
+
+    Torch counts some of these writes, and raises where it has saved the leaf: `error`, which is
+    told whose gradient it was. What it does not count, it does not miss.
+
+    Raises:
+        ModifiedParameterError: if there is such a leaf.
+    """
+    if error is not None:
+        sites = ", ".join(f"{node.name!r} ({node.location})" for node in scored)
+        error.add_note(f"It was raised by the gradient of the loss, or by the scores of {sites}.")
+    for node, leaf in trace.leaves:
+        is_written = is_written_unseen(leaf) if error is None else leaf[0]._version != leaf[1]
+        if is_written and node in scored:
+            raise ModifiedParameterError(node.name, node.location) from error
