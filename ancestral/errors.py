@@ -63,6 +63,7 @@ from ancestral.trace.checks import (
     SupportError,
     ValueShapeError,
     ValueTypeError,
+    WeightDeviceError,
     WeightShapeError,
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
@@ -249,6 +250,7 @@ __all__ = [
     "UnsupportedTensorError",
     "ValueShapeError",
     "ValueTypeError",
+    "WeightDeviceError",
     "WeightError",
     "WeightShapeError",
     "WriteIntoParameterError",
