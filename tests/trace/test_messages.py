@@ -157,7 +157,7 @@ def test_bounds_of_events_count_each_element_once() -> None:
     with an.record(control="error"), h.enumerate(first_dim=-2):
         z = an.sample("z", Categorical(torch.ones(2)))
         fn = torch.distributions.Independent(Uniform(0.0, high[z][..., None].expand(2, 1, 3)), 1)
-        with pytest.raises(SiteError, match=r"3 of 6 elements, the first of them 0\.5"):
+        with pytest.raises(SiteError, match=r"2 of 6 elements, the first of them 1\.5"):
             an.sample("x", fn, obs=data)
 
 
