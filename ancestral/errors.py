@@ -64,6 +64,7 @@ from ancestral.trace.checks import (
     SupportError,
     ValueShapeError,
     ValueTypeError,
+    WeightDeviceError,
     WeightShapeError,
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
@@ -251,6 +252,7 @@ __all__ = [
     "UnsupportedTensorError",
     "ValueShapeError",
     "ValueTypeError",
+    "WeightDeviceError",
     "WeightError",
     "WeightShapeError",
     "WriteIntoParameterError",

@@ -39,6 +39,7 @@ from ancestral.estimators.pathwise import Choice
 from ancestral.estimators.pyro_names import PARTICLES, refuse
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
+from ancestral.trace.arguments import short
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.record import Trace, record
 
@@ -115,10 +116,12 @@ def elbo(
     check_programs("elbo", model, guide)
     refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-        raise ValueError(f"particles must be an int greater than 0, not {particles!r}")
+        raise ValueError(f"particles must be an int greater than 0, not {short(particles)}")
     dims = max_plate_nesting
     if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
-        raise ValueError(f"max_plate_nesting must be an int, not negative, or None, not {dims!r}")
+        raise ValueError(
+            f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
+        )
     if vectorized:
         if dims is None:
             dims = nesting(model, guide, args, kwargs)

@@ -213,21 +213,13 @@ def _scale(node: Node) -> float | Table:
 def _density(node: Node, *, is_masked: bool) -> Tensor:
     """Return the log-density of a site, [*batch], with what it depends on by chance."""
     if _is_certain(node):
-        density = node.unscaled_log_prob
-        mask = None if node.mask is None else untrack(node.mask)
+        density = node.masked_log_prob if is_masked else node.unscaled_log_prob
     else:
-        density = _grouped(node, tracked_density(node))
-        mask = node.mask
-    if mask is not None and is_masked:
-        density = torch.where(mask, density, 0)
+        density = node.by_case(tracked_density(node, is_masked=is_masked))
+        if is_masked and node.mask is not None:
+            density = torch.where(node.mask, density, 0)
     found = provenance(density)
     return density if found is None else _by_chance(density, found)
-
-
-def _grouped(node: Node, density: Tensor) -> Tensor:
-    """Return the density of the events of a batch, given that of their elements."""
-    extra = density.dim() - node.unscaled_log_prob.dim()
-    return density.sum(tuple(range(-extra, 0))) if extra else density
 
 
 def _is_certain(node: Node) -> bool:
@@ -262,7 +254,7 @@ def _refuse_mixed(node: Node, nodes: Mapping[Source, Node]) -> None:
     """Raise if a density that is not torch's does not keep apart what is enumerated."""
     if node.enumeration is None or node.fn is None or _is_of_batches(factorized(node.fn)):
         return
-    density = tracked_density(node)
+    density = tracked_density(node, is_masked=True)
     found = provenance(density)
     batch = tuple(density.shape[: density.dim() - node.grouped])
     for source, alignments in () if found is None else found.claims().items():

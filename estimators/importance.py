@@ -26,6 +26,7 @@ from ancestral.estimators.layouts import Layout, Run
 from ancestral.estimators.pareto import pareto_smoothed
 from ancestral.estimators.pyro_names import SAMPLES, refuse
 from ancestral.estimators.runs import Key, many
+from ancestral.trace.arguments import first_of
 from ancestral.trace.effects import unchecked
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
@@ -43,7 +44,7 @@ class WeightError(SiteError):
         bad = bad[bad.isnan() | bad.isinf()]
         super().__init__(
             f"site {node.name!r} ({node.location}): in {bad.numel()} of {log_prob.numel()} runs "
-            f"its log-probability under the {role} is {bad[0].item()}, so that they have no "
+            f"its log-probability under the {role} is {first_of(bad)}, so that they have no "
             "weight; keep the parameters of its distribution finite, and its value in the support"
         )
 

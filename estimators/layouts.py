@@ -1,5 +1,6 @@
 """Layouts: how many runs of a program lie, in turn or at once, and what is read of them.
 
+>>> import torch
 >>> Layout(samples=5, turn=2).given(torch.arange(5), event=0)  # the third run alone
 tensor(2)
 >>> Layout(samples=5, nesting=2).given(torch.arange(5), event=0).shape  # all of them
@@ -9,7 +10,6 @@ torch.Size([5, 1, 1])
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ancestral.estimators.outer import Traces, ledger_of
@@ -86,12 +86,10 @@ class Run:
 
         It is masked, and not scaled.
         """
-        density = untrack(node.unscaled_log_prob).detach()
-        if node.mask is not None:
-            density = torch.where(untrack(node.mask), density, 0)
+        density = untrack(node.masked_log_prob).detach()
         if self.layout.turn is not None:
             return density
-        return density.reshape(self.layout.samples, *self._single(node).unscaled_log_prob.shape)
+        return density.reshape(self.layout.samples, *self._single(node).masked_log_prob.shape)
 
     def total(self, node: Node) -> Tensor:
         """Return the log-probability as it counts: [] of one run, [samples] of many."""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor import untrack
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace
 
@@ -38,7 +38,7 @@ def _advice(found: object) -> str:
     if isinstance(found, nn.Module) or callable(found):
         return ": call it within a recording, and give what it returns"
     if isinstance(found, str):
-        return f": the node of a declared cost is trace[{found!r}]"
+        return f": the node of a declared cost is trace[{short(found)}]"
     if isinstance(found, (int, float)):
         return (
             ": give the tensor itself, before .item() or float() made a number of it; make a "

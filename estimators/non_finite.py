@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from ancestral.trace.arguments import first_of
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
+from ancestral.trace.masking import over
 from ancestral.trace.node import Node
 
 
@@ -16,12 +18,12 @@ class NonFiniteDensityError(SiteError):
         density = node.log_prob.detach()
         bad = ~torch.isfinite(density)
         cases = _cases(node)
-        value = cases.expand(*density.shape, cases.shape[-1])[bad].flatten()
-        shown = f", the first at the value {value[0].item()!r}" if value.numel() else ""
+        value = cases[over(bad, tuple(cases.shape[:-1]))]
+        shown = f", the first at the value {first_of(value)}" if value.numel() else ""
         super().__init__(
             f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
             f"{density.numel()} elements of its log-probability are not finite, the first of them "
-            f"{density[bad].flatten()[0].item()!r}{shown}; expected finite numbers: {_advice(node)}"
+            f"{first_of(density[bad])}{shown}; expected finite numbers: {_advice(node)}"
         )
 
 

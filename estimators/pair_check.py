@@ -32,6 +32,7 @@ from ancestral.estimators.pairs import (
 )
 from ancestral.estimators.surrogate import settle
 from ancestral.provenance.tensor import alias, untrack
+from ancestral.trace.arguments import short
 from ancestral.trace.effects import unchecked
 from ancestral.trace.factor import shown_shape
 from ancestral.trace.lazy import plainly
@@ -64,8 +65,8 @@ class SupportMismatchError(GuideError):
         assert theirs.fn is not None
         super().__init__(
             f"site {ours.name!r} is drawn from {type(theirs.fn).__name__} in the guide "
-            f"({theirs.location}), whose support is {support_of(theirs.fn)}; expected one within "
-            f"{support_of(ours.fn)}, that of {type(ours.fn).__name__} in the model "
+            f"({theirs.location}), whose support is {short(support_of(theirs.fn))}; expected one "
+            f"within {short(support_of(ours.fn))}, that of {type(ours.fn).__name__} in the model "
             f"({ours.location}): draw it from a distribution with that support, or transform it to "
             "it"
         )

@@ -19,7 +19,7 @@ from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import Estimator, by_element
 from ancestral.estimators.problem import Problem
 from ancestral.provenance.algebra import Source
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.node import Node
 from ancestral.trace.structure import Structure
 
@@ -65,7 +65,7 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
         return _decided(problem, lambda node: False), by_element
     raise ValueError(
         f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "
-        f"an.by_element, not {choice!r}"
+        f"an.by_element, not {short(choice)}"
     )
 
 

@@ -24,6 +24,7 @@ from ancestral.estimators.factors import LogFactor, all_factors_of, batch_of
 from ancestral.estimators.log_space import Table, along
 from ancestral.estimators.marginals import ImpossibleDataError
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import short
 from ancestral.trace.enumerated import Variable
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
@@ -54,7 +55,7 @@ def sample_posterior(trace: Trace, samples: int) -> dict[str, Tensor]:
     """
     check_trace("sample_posterior", trace)
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples must be an int greater than 0, not {samples!r}")
+        raise ValueError(f"samples must be an int greater than 0, not {short(samples)}")
     met: list[tuple[Variable, Table]] = []
     with torch.no_grad():
         factors = all_factors_of(trace)

@@ -268,6 +268,8 @@ def _universe_of(loss: Tensor, given: Loss) -> Universe:
 
 def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
     size = tuple(untrack(loss).shape)
+    if loss.is_complex():
+        raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
     if gradient is None and untrack(loss).numel() != 1:
         raise LossError(
             f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "

@@ -13,6 +13,7 @@ from ancestral.estimators.layouts import Layout, Program, Run
 from ancestral.estimators.outer import Traces
 from ancestral.estimators.surrogate import settle
 from ancestral.estimators.vectorized import NotVectorizableError, Recorder, at_once
+from ancestral.trace.arguments import short
 from ancestral.trace.record import Trace, current, record
 
 Key = tuple[str, str]
@@ -78,7 +79,7 @@ def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool
         NotVectorizableError: if they cannot be made at once, and must.
     """
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"{verb}: samples must be an int greater than 0, not {samples!r}")
+        raise ValueError(f"{verb}: samples must be an int greater than 0, not {short(samples)}")
     if current() is not None:
         raise OpenRecordingError(verb)
     with torch.no_grad():

@@ -40,9 +40,10 @@ def setting(control: str) -> Setting:
     Raises:
         ValueError: if there is none.
     """
-    if control not in SETTINGS:
+    if not isinstance(control, str) or control not in SETTINGS:
         names = ", ".join(repr(name) for name in SETTINGS)
-        raise ValueError(f"control must be one of {names}, not {control!r}")
+        came = repr(control)[:100] if isinstance(control, str) else f"a {type(control).__name__}"
+        raise ValueError(f"control must be one of {names}, not {came}")
     return SETTINGS[control]
 
 

@@ -224,6 +224,21 @@ def test_copies() -> None:
     assert an.provenance_of(pickle.loads(text)) == {"z"}
 
 
+def test_masks() -> None:
+    """Data that a mask hides counts in no density, gradient or check of a support, whatever it
+    holds.
+    """
+    loc = torch.tensor(0.3, requires_grad=True)
+    for hidden in (torch.nan, torch.inf, 1e30):
+        data = torch.tensor([1.0, hidden])
+        with an.record() as trace, an.handlers.mask(torch.tensor([True, False])):
+            an.sample("x", Normal(loc, 1.0), obs=data)
+        density = trace.log_prob_sum()
+        torch.testing.assert_close(density, Normal(loc, 1.0).log_prob(data[0]))
+        (gradient,) = torch.autograd.grad(density, loc)
+        torch.testing.assert_close(gradient, torch.tensor(0.7))
+
+
 def test_after_the_recording() -> None:
     """A tracked tensor works as data after its recording, and `an.backward` on it works until the
     gradient was taken or the recording was forgotten (below), and says so then.

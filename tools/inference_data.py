@@ -16,6 +16,7 @@ from ancestral.estimators.predictive import Given, StackedValuesError, number_of
 from ancestral.estimators.pyro_names import CHAINS, refuse
 from ancestral.estimators.runs import Key, Stacked, many
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import short
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
@@ -96,7 +97,7 @@ def to_inference_data(
             "such as those that Importance.resample returns"
         )
     if not isinstance(chains, int) or chains < 1 or samples % chains:
-        problem = f"there are {samples} of them, which are not {chains!r} chains of one length"
+        problem = f"there are {samples} of them, which are not {short(chains)} chains of one length"
         raise StackedValuesError(next(iter(given)), problem)
     number_of(prior or {})
     number_of(posterior_predictive or {}, samples)
@@ -207,8 +208,8 @@ def _observed(node: Node) -> np.ndarray:
     data = _array(node.value)
     if node.mask is None or bool(untrack(node.mask).all()):
         return data
-    event = (1,) * (node.value.dim() - node.unscaled_log_prob.dim())
-    counts = _array(node.mask.expand(node.unscaled_log_prob.shape))
+    event = (1,) * (node.value.dim() - node.masked_log_prob.dim())
+    counts = _array(node.mask.expand(node.masked_log_prob.shape))
     return np.where(counts.reshape(*counts.shape, *event), data, np.nan)
 
 

@@ -5,6 +5,7 @@
 ("{'z': tensor[2, 3]}", 'an int')
 """
 
+import copy
 import functools
 import inspect
 import reprlib
@@ -13,6 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
+
+from ancestral.provenance.tensor import alias, provenance, raw
+from ancestral.trace.keys import unmet
+from ancestral.trace.parameters import reachable
 
 
 class _Short(reprlib.Repr):
@@ -21,20 +27,63 @@ class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxdict = self.maxtuple = self.maxlist = 4
-        self.maxother = 60
+        self.maxother = 120
 
     def repr1(self, x: Any, level: int) -> str:
         """Show a thing."""
         if isinstance(x, Tensor):
-            return f"tensor{list(x.shape)}"
+            return f"tensor{list(raw(Tensor.size, x))}"
+        if isinstance(x, Constraint):
+            return super().repr1(_with_texts(x), level)
         if isinstance(x, torch.Generator):
             return str(x.initial_seed())
         if inspect.isroutine(x) or isinstance(x, type):
             return str(getattr(x, "__name__", x))
+        is_ours = type(x).__module__.startswith("ancestral.")
+        if not is_ours and any(provenance(tensor) is not None for tensor in reachable(x)):
+            return kind_of(x)  # its own text might let a value out
         return super().repr1(x, level)
 
+    def repr_int(self, x: int, level: int) -> str:
+        """Show an integer, one that Python does not turn into a text by its size."""
+        return f"an int of {x.bit_length()} bits" if x.bit_length() > 1024 else repr(x)
 
-short = _Short().repr
+
+_short = _Short()
+
+
+def short(value: object) -> str:
+    """Return a thing in few words, for a message: no value of a tensor leaves tensor land."""
+    return _short.repr(value)
+
+
+def first_of(values: Tensor) -> str:
+    """Return the first element of a tensor as a text; that it is read decides nothing."""
+    with unmet():
+        plain = alias(values).detach().flatten()[:1]
+        return "unknown" if plain.is_meta or not len(plain) else repr(raw(Tensor.item, plain))
+
+
+class _Text:
+    """What has a text of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _with_texts(constraint: Constraint) -> Constraint:
+    """Return a constraint that shows like another, whose bounds may be tensors."""
+    twin = copy.copy(constraint)
+    for name, item in vars(constraint).items():
+        if isinstance(item, Tensor):
+            is_one = raw(Tensor.numel, item) == 1
+            vars(twin)[name] = _Text(first_of(item) if is_one else short(item))
+        elif isinstance(item, Constraint):
+            vars(twin)[name] = _with_texts(item)
+    return twin
 
 
 def kind_of(value: object) -> str:

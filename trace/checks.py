@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, raw
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
 from ancestral.trace.lazy import plainly
+from ancestral.trace.masking import over
 from ancestral.trace.naming import Place
 from ancestral.trace.request import Request
 from ancestral.trace.supports import takes, wrong_of
@@ -26,7 +28,8 @@ class SiteNameError(SiteError):
     def __init__(self, name: object, where: Place) -> None:
         """Give the name and the line."""
         super().__init__(
-            f"the site at {where.location} is named {name!r}; expected a text that is not empty"
+            f"the site at {where.location} is named {short(name)}; expected a text that is not "
+            "empty"
         )
 
 
@@ -88,16 +91,29 @@ class WeightShapeError(SiteError):
         )
 
 
+class WeightDeviceError(SiteError):
+    """A mask or a scale is on another device than the site that it weighs."""
+
+    def __init__(
+        self, request: Request, word: str, came: torch.device, expected: torch.device
+    ) -> None:
+        """Name the site, its line and both devices."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): its {word} is on device {came}; "
+            f"expected {expected}, as its value: move it there with .to({str(expected)!r})"
+        )
+
+
 class SupportError(SiteError):
     """A value is none that the distribution of a site can take."""
 
-    def __init__(self, request: Request, support: object, wrong: str) -> None:
+    def __init__(self, request: Request, support: Constraint, wrong: str) -> None:
         """Name the site, its line, the support, and what is outside it."""
         super().__init__(
             f"{described(request)} is outside the support of {type(request.fn).__name__}: "
-            f"{wrong}; "
-            f"expected {support}; if its density is meant for such values too, make the "
-            "distribution, and an Independent around it, with validate_args=False"
+            f"{wrong}; expected {short(support)}; hide what is missing with an.handlers.mask; if "
+            "its density is meant for such values too, make the distribution, and an Independent "
+            "around it, with validate_args=False"
         )
 
 
@@ -179,7 +195,8 @@ def fitting(request: Request) -> Request:
     ours, theirs = trailing(batch, room), trailing(fn.batch_shape, room)
     head = batch[: len(batch) - len(ours)]
     if request.enumeration is not None:
-        while len(theirs) > len(ours) and theirs[0] == 1:
+        plates = max((-plate.dim for plate in request.plates if plate.dim is not None), default=0)
+        while len(theirs) > max(len(ours), plates) and theirs[0] == 1:
             theirs = theirs[1:]
     try:
         whole = torch.broadcast_shapes(ours, theirs)
@@ -210,6 +227,8 @@ def _check_weight(request: Request, word: str, weight: Tensor) -> None:
     fn, value = request.fn, request.value
     if fn is None or not isinstance(value, Tensor):
         return
+    if weight.device != value.device and weight.ndim:
+        raise WeightDeviceError(request, word, weight.device, value.device)
     size = tuple(raw(Tensor.size, weight))
     whole = tuple(raw(Tensor.size, value))
     cases = whole[: len(whole) - len(fn.event_shape)]
@@ -239,14 +258,19 @@ def supported(request: Request) -> Request:
     if not getattr(fn, "_validate_args", False):
         return request
     plain = alias(value).detach()
+    if plain.is_meta:
+        return request
     try:
         support: Any = fn.support
         is_inside: Tensor = plainly(support, support.check, plain)
-    except NotImplementedError:  # a user's class that declares none
-        return request
-    except (RuntimeError, IndexError) as error:  # a value that a matching cannot index by
-        expected = f"one that {support} can check ({error})"
+    except (NotImplementedError, RuntimeError, IndexError) as error:
+        if isinstance(error, NotImplementedError) and not plain.is_complex():
+            return request  # a user's class that declares none
+        # A complex number has no order; a matching cannot index by each value.
+        expected = f"one that {short(support)} can check ({error})"
         raise ValueTypeError(request, expected, str(plain.dtype)) from error
+    if request.mask is not None:
+        is_inside = is_inside | ~over(request.mask, tuple(is_inside.shape))
     if not bool(is_inside.all()):
         raise SupportError(request, support, wrong_of(support, plain, is_inside))
     return request

@@ -9,7 +9,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, provenance_of, raw
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.lazy import plainly
 from ancestral.trace.param_errors import ParamInitError, ParamMismatchError, ParamValueError
 from ancestral.trace.request import Request
@@ -42,7 +42,7 @@ def check_constraint(constraint: Constraint, request: Request) -> None:
     if not isinstance(constraint, Constraint):
         raise ParamInitError(
             request,
-            f"its constraint is {constraint!r}; expected an instance of a constraint of "
+            f"its constraint is {short(constraint)}; expected an instance of a constraint of "
             "torch.distributions.constraints, such as constraints.positive",
         )
     try:
@@ -50,8 +50,8 @@ def check_constraint(constraint: Constraint, request: Request) -> None:
     except NotImplementedError as error:
         raise ParamInitError(
             request,
-            f"its constraint is {constraint}, to which torch.distributions has no transform; "
-            "expected one of continuous values, such as constraints.positive",
+            f"its constraint is {short(constraint)}, to which torch.distributions has no "
+            "transform; expected one of continuous values, such as constraints.positive",
         ) from error
 
 
@@ -74,6 +74,8 @@ def initial(request: Request) -> Tensor:
         init = _called(init)
     if not isinstance(init, Tensor):
         raise ParamInitError(request, f"its init is a {type(init).__name__}; expected a Tensor")
+    if init.is_meta:
+        raise ParamInitError(request, "its init has no values, on the device meta; give it some")
     if not (init.is_floating_point() or init.is_complex()):
         raise ParamInitError(
             request, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
@@ -105,20 +107,20 @@ def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Te
     """
     problem = outside(value, constraint)
     if problem is not None:
-        raise ParamInitError(request, f"its init is {problem}; expected {constraint}")
-    leaf = _inverse(value, constraint, request)
-    if _is_on_bound(value, constraint) or not bool(torch.isfinite(leaf).all()):
+        raise ParamInitError(request, f"its init is {problem}; expected {short(constraint)}")
+    leaf: Tensor = raw(_inverse, value, constraint, request)
+    if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
         raise ParamInitError(
             request,
-            f"its init lies on the boundary of its constraint {constraint}, which no finite "
+            f"its init lies on the boundary of its constraint {short(constraint)}, which no finite "
             "unconstrained number reaches; expected a value inside",
         )
     back = tuple(transform_of(constraint).forward_shape(leaf.shape))
     if back != tuple(value.shape):
         raise ParamInitError(
             request,
-            f"its init has shape {list(value.shape)}, and bounds of its constraint {constraint} "
-            f"have more: {list(back)}; expand the init to that",
+            f"its init has shape {list(value.shape)}, and bounds of its constraint "
+            f"{short(constraint)} have more: {list(back)}; expand the init to that",
         )
     return leaf
 
@@ -133,7 +135,7 @@ def _inverse(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
         raise ParamInitError(
             request,
             f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
-            f"transform of its constraint {constraint}: {error}",
+            f"transform of its constraint {short(constraint)}: {error}",
         ) from error
 
 
@@ -159,7 +161,8 @@ def outside(value: Tensor, constraint: Constraint) -> str | None:
     try:
         is_inside: Tensor = plainly(constraint, constraint.check, plain)
     except RuntimeError as error:  # shapes or dtypes that torch cannot compare
-        return f"{plain.dtype} of shape {list(plain.shape)}, which {constraint} cannot be: {error}"
+        shape = list(plain.shape)
+        return f"{plain.dtype} of shape {shape}, which {short(constraint)} cannot be: {error}"
     if bool(is_inside.all()):
         return None
     return f"outside of its constraint in {wrong_of(constraint, plain, is_inside)}"
@@ -179,13 +182,14 @@ def check_value(request: Request, shape: Shape | None, constraint: Constraint) -
         raise ParamValueError(request, f"a value of shape {list(size)}", f"shape {list(shape)}")
     problem = outside(value, constraint)
     if problem is not None:
-        raise ParamValueError(request, f"a value {problem}", constraint)
+        raise ParamValueError(request, f"a value {problem}", short(constraint))
 
 
 def is_same(one: Any, other: Any) -> bool:
     """Return whether two constraints allow the same, be they copies of each other."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and bool((one == other).all())
+        # A check: where they are not, it raises.
+        return one.shape == other.shape and bool((alias(one) == alias(other)).all())
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, Constraint) and type(one) is type(other):

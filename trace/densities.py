@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Distribution
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.tensor import alias, attach, provenance
 from ancestral.trace.factor import Factor
+from ancestral.trace.masking import replaced
 from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters, parts_of
 from ancestral.trace.stack import local
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def tracked_log_prob(node: "Node") -> Tensor:
     """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
-    density = tracked_density(node)
+    density = tracked_density(node, is_masked=True)
     is_aligned = tuple(density.shape) == node.shape
     if node.mask is not None:
         density = _masked(density, _over(node.mask, node, is_aligned))
@@ -45,14 +46,15 @@ def _over(weight: Tensor, node: "Node", is_aligned: bool) -> Tensor:
     return weight[(..., *(None,) * node.grouped)]
 
 
-def tracked_density(node: "Node") -> Tensor:
+def tracked_density(node: "Node", *, is_masked: bool) -> Tensor:
     """Return log p(value | parents) of each independent element, with its provenance: [*shape].
 
-    To the left of that are the dimensions that parents are enumerated along.
+    To the left of that are the dimensions that parents are enumerated along. If it is to be masked,
+    nothing is to be read where the mask hides an element.
     """
-    plain = node.elementwise_log_prob
+    plain = node.counted_log_prob if is_masked else node.elementwise_log_prob
     if not (isinstance(node.fn, Factor) or is_of_torch(node.fn)):
-        return _as_computed(node, plain)
+        return _as_computed(node, plain, node.kept if is_masked else None)
     found = _joined(node, tuple(plain.shape))
     if found is None or found.universe.state == "settled":
         return plain
@@ -95,13 +97,16 @@ def _of_value(node: "Node") -> Provenance | None:
     return None if universe is None or node.is_given else universe.of(node.source, node.shape)
 
 
-def _as_computed(node: "Node", plain: Tensor) -> Tensor:
+def _as_computed(node: "Node", plain: Tensor, keep: Tensor | None) -> Tensor:
     """Return the density of a class of the user, run in sight, and all that it may depend on."""
     fn: Any = factorized(node.fn) if node.fn is not None else None
+    value = node.tracked_value
+    if keep is not None:
+        fn, value = replaced(fn, value, keep)
     was_inside, local.is_inside = local.is_inside, True
     try:
         with torch.enable_grad():
-            density: Tensor = fn.log_prob(computable(fn, node.tracked_value))
+            density: Tensor = fn.log_prob(computable(fn, value))
     finally:
         local.is_inside = was_inside
     if node.is_drawn and node.is_reparameterized and not plain.requires_grad:

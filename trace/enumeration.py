@@ -20,6 +20,7 @@ from typing import Self
 
 from torch import Tensor
 
+from ancestral.trace.arguments import short
 from ancestral.trace.dimensions import Dimensions
 from ancestral.trace.effects import warn_of
 from ancestral.trace.enumerated import Enumeration, Variable, trailing
@@ -63,7 +64,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
                 "enumerate: first_dim must be a negative int, counted from the right, left of "
-                f"all plates and batches, not {first_dim!r}"
+                f"all plates and batches, not {short(first_dim)}"
             )
         self.first_dim = first_dim
         self._dimensions = Dimensions(first_dim)
@@ -112,7 +113,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if request.value is not None:
             return False
         choice = request.infer.get("enumerate")
-        if choice not in (None, True, False, "parallel"):
+        is_known = isinstance(choice, bool | str | None)
+        if not is_known or choice not in (None, True, False, "parallel"):
             raise EnumerateChoiceError(request, choice)
         assert request.fn is not None
         is_finite = choice is not False and has_values(request.fn)

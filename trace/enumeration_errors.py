@@ -1,6 +1,7 @@
 """Errors of enumeration: what cannot be enumerated, and what depends wrongly on what is."""
 
 from ancestral.provenance.alignment import Shape
+from ancestral.trace.arguments import short
 from ancestral.trace.enumerated import Variable
 from ancestral.trace.errors import SiteError
 from ancestral.trace.request import Request
@@ -68,7 +69,7 @@ class EnumerateChoiceError(EnumerationError):
         """Name the site, its line and what came."""
         super().__init__(
             f'{_named(request)}: infer["enumerate"] must be True ("parallel") or False, not '
-            f"{choice!r}"
+            f"{short(choice)}"
         )
 
 

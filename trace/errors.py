@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from ancestral.trace.arguments import short
+
 _SHOWN = 20
 
 
@@ -17,7 +19,7 @@ class UnknownNodeError(SiteError, KeyError):
         """Name what is missing, and what there is."""
         known = list(known)
         super().__init__(
-            f"the trace has no site {name!r}; it has {listed(known)}{guessed([name], known)}"
+            f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"
         )
 
     __str__ = ValueError.__str__  # that of a KeyError quotes
@@ -41,5 +43,7 @@ def guessed(missing: Iterable[object], known: Iterable[str]) -> str:
     "; did you mean 'sigma'?"
     """
     known = list(known)
-    close = dict.fromkeys(c for name in missing for c in get_close_matches(str(name), known))
+    close = dict.fromkeys(
+        c for name in missing if isinstance(name, str) for c in get_close_matches(name, known)
+    )
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.alignment import Shape
 from ancestral.trace.answering import expected_shape
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.by_name import ByName
 from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
@@ -120,7 +120,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         problem = outside(request.value, constraint)
         if problem is not None:
             drawn = f"by its prior a value {problem}"
-            raise ParamValueError(request, drawn, f"a prior within {constraint}")
+            raise ParamValueError(request, drawn, f"a prior within {short(constraint)}")
         self._drawn[-1][current(), request.name] = request.value
 
     def _prior_of(self, request: Request) -> Distribution | None:
@@ -167,7 +167,7 @@ def _check_prior(prior: object) -> None:
     if isinstance(prior, Mapping):
         for name, fn in prior.items():
             if not isinstance(name, str):
-                raise TypeError(f"lift takes priors by name, and {name!r} is no text")
+                raise TypeError(f"lift takes priors by name, and {short(name)} is no text")
             if not isinstance(fn, Distribution):
                 raise TypeError(f"the prior of {name!r} is {kind_of(fn)}; expected a distribution")
     elif not isinstance(prior, Distribution) and (isinstance(prior, type) or not callable(prior)):

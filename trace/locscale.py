@@ -57,7 +57,9 @@ class LocScale(Strategy):
         if given is None or (isinstance(given, Tensor) and provenance(given) is not None):
             return
         if not bool(((torch.as_tensor(given) >= 0) & (torch.as_tensor(given) <= 1)).all()):
-            raise ValueError(f"LocScale: centered must be between 0 and 1, or None, not {given!r}")
+            raise ValueError(
+                f"LocScale: centered must be between 0 and 1, or None, not {short(given)}"
+            )
 
     def __call__(self, request: Request) -> Tensor:
         """Draw the auxiliary site, and return the value that it makes."""

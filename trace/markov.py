@@ -7,7 +7,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.plates import open_plates
 from ancestral.trace.request import Handler, handlers
 
@@ -52,7 +52,7 @@ class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(
                 f"markov takes the steps to go through, such as range(10), not {kind_of(steps)}"
             )
         if not isinstance(history, int) or isinstance(history, bool) or history < 0:
-            raise ValueError(f"history must be an int, 0 or greater, not {history!r}")
+            raise ValueError(f"history must be an int, 0 or greater, not {short(history)}")
         self.steps = steps
         self.history = history
 

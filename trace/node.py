@@ -16,10 +16,12 @@ from ancestral.provenance.tensor import alias, attach, untrack
 from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
 from ancestral.trace.lazy import plainly
+from ancestral.trace.masking import over, replaced
 from ancestral.trace.naming import Location
 from ancestral.trace.parameters import factorized
 from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
+from ancestral.trace.supports import is_possible
 from ancestral.trace.versions import Versions, are_written
 
 
@@ -167,9 +169,7 @@ class Node:
             NoDensityError: if the distribution has none.
             ModifiedParameterError: if a parameter was overwritten since the draw.
         """
-        counted = self.unscaled_log_prob
-        if self.mask is not None:
-            counted = torch.where(untrack(self.mask), counted, 0)
+        counted = self.masked_log_prob
         if isinstance(self.scale, Tensor) or self.scale != 1:
             counted = counted * (
                 untrack(self.scale) if isinstance(self.scale, Tensor) else self.scale
@@ -177,9 +177,19 @@ class Node:
         return counted
 
     @cached_property
+    def masked_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each case, [*batch], masked, whatever its scale."""
+        if self.mask is None:
+            return self.unscaled_log_prob
+        return torch.where(untrack(self.mask), self.by_case(self.counted_log_prob), 0)
+
+    @cached_property
     def unscaled_log_prob(self) -> Tensor:
         """Log p(value | parents) of each case, [*batch], whatever its mask and scale."""
-        density = self.elementwise_log_prob
+        return self.by_case(self.elementwise_log_prob)
+
+    def by_case(self, density: Tensor) -> Tensor:
+        """Return the density of each case, [*batch], given that of its elements."""
         if not self.grouped or tuple(density.shape) != self._whole:
             return density
         return density.sum(tuple(range(-self.grouped, 0)))
@@ -195,9 +205,32 @@ class Node:
     def elementwise_log_prob(self) -> Tensor:
         """Log p(value | parents) of each independent element, unscaled.
 
-        [*shape], or the shape that a user's own distribution gives it.
+        [*shape], or the shape that a user's own distribution gives it. NaN where a mask hides a
+        value that the distribution cannot take.
         """
-        return self._density(self.value)
+        keep = self.kept if self.is_given else None
+        if keep is None or self.fn is None:
+            return self._density(self.value)
+        keep = keep | is_possible(factorized(self.fn), self.value)
+        density = self._density(self.value, keep)
+        return torch.where(keep, density, torch.nan) if keep.shape == density.shape else density
+
+    @cached_property
+    def counted_log_prob(self) -> Tensor:
+        """The same, of which nothing is to be read where the mask hides an element."""
+        keep = self.kept
+        return self.elementwise_log_prob if keep is None else self._density(self.value, keep)
+
+    @cached_property
+    def kept(self) -> Tensor | None:
+        """Which independent elements count, [*shape], None for all.
+
+        To the left of that are the dimensions that parents are enumerated along.
+        """
+        if self.mask is None or self.fn is None or bool(untrack(self.mask).all()):
+            return None
+        whole = torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape)
+        return over(self.mask, tuple(whole), self.grouped)
 
     @property
     def log_prob_sum(self) -> Tensor:
@@ -245,11 +278,13 @@ class Node:
         if self.is_modified:
             raise ModifiedParameterError(self.name, self.location)
 
-    def _density(self, value: Tensor) -> Tensor:
+    def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.fn is None:
             raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
         self.refuse_modified()
         fn = factorized(self.fn)
+        if keep is not None and not bool(keep.all()):
+            fn, value = replaced(fn, value, keep)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
             with torch.enable_grad():

@@ -14,11 +14,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import untrack
+from ancestral.trace.arguments import short
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
 
@@ -36,12 +38,12 @@ def chosen(nodes: Mapping[str, Node], names: Iterable[str] | None) -> list[Node]
     if names is None:
         return [n for n in nodes.values() if n.is_stochastic and not n.is_enumerated]
     if isinstance(names, str):
-        raise PackError(f"names must be several, as in [{names!r}], not one text")
-    listed = list(names)
+        raise PackError(f"names must be several, as in [{short(names)}], not one text")
+    listed: list[Any] = [names] if isinstance(names, Tensor) else list(names)
     for name in listed:
-        if name not in nodes:
+        if not isinstance(name, str) or name not in nodes:
             known = ", ".join(map(repr, nodes)) or "none"
-            raise PackError(f"the trace has no site {name!r}; it has {known}")
+            raise PackError(f"the trace has no site {short(name)}; it has {known}")
         if listed.count(name) > 1:
             raise PackError(f"site {name!r} is named twice; a vector holds it once")
         if nodes[name].is_enumerated:

@@ -87,6 +87,11 @@ def over_batch(fn: Distribution) -> list[Held]:
     return held or list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 
+def held_within(fn: Distribution) -> Iterator[Held]:
+    """Yield all tensors that the density of a distribution reads, those made of others too."""
+    return _of_distribution(fn, fn.batch_shape, {id(fn)})
+
+
 def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
     constraint_of = _constraints(fn)
     # A distribution inside another may have more batch dimensions: they are the outer's event.
@@ -99,7 +104,7 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
         and isinstance(item, Tensor)
     ]
     yield from declared
-    if declared and _is_torchs_own(fn):
+    if declared and _is_torchs_own(fn) and not isinstance(fn, TransformedDistribution):
         return
     known = {id(held.tensor) for held in declared}
     for name, item in vars(fn).items():

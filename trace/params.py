@@ -30,6 +30,7 @@ from torch.nn.utils.stateless import _functional_call
 from ancestral.provenance.alignment import Shape
 from ancestral.trace import constraining
 from ancestral.trace.adopting import Slot, adopt, slots_of
+from ancestral.trace.arguments import short
 from ancestral.trace.beginnings import Beginnings
 from ancestral.trace.branches import Branching
 from ancestral.trace.naming import Location
@@ -206,7 +207,11 @@ class ParamStore(Handler, Branching):
             asked = constraints.real
         if asked is not None and not constraining.is_same(asked, known.constraint):
             raise ParamMismatchError(
-                request, "its constraint", asked, known.constraint, known.location
+                request,
+                "its constraint",
+                short(asked),
+                short(known.constraint),
+                known.location,
             )
         shape = self.shape_of(request.name, known.constraint)
         if isinstance(init, Tensor) and tuple(init.shape) != shape:
@@ -287,7 +292,8 @@ class ParamStore(Handler, Branching):
         """Show the parameters that are in no module of the store."""
         return "\n".join(
             f"({name}): {list(leaf.shape)}"
-            + (f", {self._declared[name].constraint}" if name in self._declared else ", loaded")
+            + (f", {short(known.constraint)}" if known is not None else ", loaded")
             for name, leaf in self._parameters.items()
+            for known in (self._declared.get(name),)
             if leaf is not None
         )

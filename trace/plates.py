@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import raw
+from ancestral.trace.arguments import short
 from ancestral.trace.errors import SiteError
 from ancestral.trace.naming import place
 
@@ -26,7 +27,8 @@ class PlateArgumentError(PlateError):
     def __init__(self, name: object, argument: str, expected: str, came: object) -> None:
         """Name the plate, the argument, what was expected and what came."""
         super().__init__(
-            f"plate {name!r} ({place().location}): {argument} must be {expected}, not {came!r}"
+            f"plate {short(name)} ({place().location}): {argument} must be {expected}, "
+            f"not {short(came)}"
         )
 
 

@@ -21,6 +21,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.answering import valued
+from ancestral.trace.arguments import short
 from ancestral.trace.checks import (
     check_factor,
     check_fn,
@@ -113,7 +114,7 @@ def settled(request: Request) -> Request:
         return named(request)
     if request.value is None:
         return weighable(drawn(request))
-    return given(weighable(supported(fitting(request))))
+    return given(supported(weighable(fitting(request))))
 
 
 def _partly_observed(
@@ -221,12 +222,13 @@ def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Ten
     """
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"deterministic {name!r} is a {type(value).__name__}; expected a torch.Tensor"
+            f"deterministic {short(name)} is a {type(value).__name__}; expected a torch.Tensor"
         )
-    if event_dim is not None and not 0 <= event_dim <= value.dim():
+    is_count = isinstance(event_dim, int) and 0 <= event_dim <= value.dim()
+    if event_dim is not None and not is_count:
         raise ValueError(
-            f"deterministic {name!r} has {value.dim()} dimensions; event_dim must be one of 0 to "
-            f"that, not {event_dim!r}"
+            f"deterministic {short(name)} has {value.dim()} dimensions; event_dim must be one of "
+            f"0 to that, not {short(event_dim)}"
         )
     where = place()
     check_name(name, where)
@@ -254,7 +256,7 @@ def cost(name: str, value: Tensor) -> Tensor:
     """
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"cost {name!r} is a {type(value).__name__}; expected a torch.Tensor, whose "
+            f"cost {short(name)} is a {type(value).__name__}; expected a torch.Tensor, whose "
             "provenance says which draws it depends on"
         )
     if current() is not None:

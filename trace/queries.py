@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 import networkx as nx
 
+from ancestral.trace.arguments import short
 from ancestral.trace.errors import SiteError, guessed, listed
 
 Names = str | Iterable[str]
@@ -30,7 +31,7 @@ class UnknownVertexError(SiteError):
         """Name what is missing, and the vertices that there are."""
         known = list(known)
         super().__init__(
-            f"the graph has no vertex {missing!r}; it has {listed(known)}"
+            f"the graph has no vertex {short(missing)}; it has {listed(known)}"
             f"{guessed([missing], known)}"
         )
 

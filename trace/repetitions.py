@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import raw
+from ancestral.trace.arguments import kind_of
 from ancestral.trace.naming import place
 from ancestral.trace.plates import (
     NestedPlateError,
@@ -194,6 +195,8 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
         PlateError: if a dimension fits neither the plate nor its subsample.
         ValueError: if the data have fewer dimensions than `event_dim`.
     """
+    if not isinstance(data, Tensor):
+        raise TypeError(f"subsample takes data as a torch.Tensor, not {kind_of(data)}")
     if not 0 <= event_dim <= data.dim():
         raise ValueError(f"event_dim must be one of 0 to {data.dim()}, the dimensions of the data")
     for plate_ in open_plates():

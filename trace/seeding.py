@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.request import Handler, handlers
 
 
@@ -31,7 +31,7 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
         if isinstance(generator, bool) or not isinstance(generator, (int, torch.Generator)):
             raise TypeError(f"seed takes an int, or a torch.Generator, not {kind_of(generator)}")
         if isinstance(generator, int) and not -(2**63) <= generator < 2**64:
-            raise ValueError(f"seed takes an int of 64 bits, not {generator}")
+            raise ValueError(f"seed takes an int of 64 bits, not {short(generator)}")
         self.generator = generator
         self._generators = (
             [torch.Generator(device).manual_seed(generator) for device in _devices()]

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform
-from torch.distributions.transforms import _InverseTransform
 
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
+from ancestral.trace.masking import is_passing
 from ancestral.trace.node import NoDensityError
 from ancestral.trace.parameters import factorized
 from ancestral.trace.stored import (
@@ -165,15 +165,8 @@ def _stored(part: Distribution | Transform) -> dict[str, Plain]:
     family = type(part)
     if _families().get(family.__name__) is not family:
         raise NotPlainError(f"{family.__name__} is no class of torch.distributions")
-    state = {name: _item(item) for name, item in vars(part).items() if not _is_passing(part, name)}
+    state = {name: _item(item) for name, item in vars(part).items() if not is_passing(part, name)}
     return {"family": family.__name__, "kind": "object", "state": state}
-
-
-def _is_passing(part: Distribution | Transform, name: str) -> bool:
-    """Return whether an attribute only remembers the last call, or points back."""
-    if not isinstance(part, Transform):
-        return False
-    return name == "_cached_x_y" or (name == "_inv" and not isinstance(part, _InverseTransform))
 
 
 def _item(item: Any) -> Plain:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ancestral.provenance.tensor import raw
+from ancestral.provenance.tensor import alias, raw
+from ancestral.trace.arguments import first_of
 from ancestral.trace.lazy import plainly
+from ancestral.trace.masking import over
 from ancestral.trace.parameters import is_of_torch, parameters
 
 _SHOWN = 16  # the most numbers of an event that a message shows
@@ -42,6 +44,39 @@ def takes(fn: Distribution, dtype: torch.dtype) -> bool:
     if support is None or not is_of_torch(support) or support.is_discrete:
         return True
     return any(held.tensor.dtype == dtype for held in parameters(fn))
+
+
+def is_possible(fn: Distribution, value: Tensor) -> Tensor:
+    """Return which elements of a value are finite and in the support of a distribution, [*batch].
+
+    A support with bounds that have more dimensions has these too. Where a user's class declares no
+    support, all that is finite is possible.
+    """
+    event, plain = len(fn.event_shape), alias(value).detach()
+    is_finite = _all(plain.isfinite(), event)  # infinity is a real number to torch
+    try:
+        support: Any = fn.support
+        is_inside: Tensor = plainly(support, support.check, plain)
+    except NotImplementedError:
+        return is_finite
+    return is_finite & _all(is_inside, event - _events(support, plain, is_inside))
+
+
+def _all(elements: Tensor, events: int) -> Tensor:
+    """Return whether all elements of each event, of so many dimensions, are true."""
+    return elements.flatten(-events).all(-1) if events > 0 else elements
+
+
+def _events(support: Any, value: Tensor, is_inside: Tensor) -> int:
+    """Return how many dimensions of a value one element of a check is about.
+
+    Bounds may have more dimensions than the value, and a user's constraint may not declare any.
+    """
+    try:
+        declared = int(support.event_dim)
+    except NotImplementedError:
+        declared = 0
+    return max(declared, value.dim() - is_inside.dim())
 
 
 def lies_within(inner: Any, outer: Any) -> bool | None:
@@ -112,13 +147,16 @@ def wrong_of(support: Any, value: Tensor, is_inside: Tensor) -> str:
     Args:
         support: the constraint that the value does not meet.
         value: the value, [*batch, *event].
-        is_inside: which events meet it, [*batch] or what broadcasts with it.
+        is_inside: which events meet it, [*batch] or what broadcasts with it: its bounds may have
+            further dimensions, for some of which a value is wrong.
     """
-    events = value.dim() - is_inside.dim()
-    bad = ~is_inside[(..., *(None,) * events)] & _is_wrong(support, value)
+    events, shape = _events(support, value, is_inside), tuple(value.shape)
+    is_inside = ~over(~is_inside, shape[: len(shape) - events])
+    bad = ~is_inside[(..., *(None,) * events)] & over(_is_wrong(support, value), shape)
     if bool(bad.any()):
-        first = value.expand(bad.shape)[bad][0].item()
-        return f"{int(bad.sum())} of {bad.numel()} elements, the first of them {first!r}"
+        return (
+            f"{int(bad.sum())} of {bad.numel()} elements, the first of them {first_of(value[bad])}"
+        )
     event = value[~is_inside][0]
     shown = f", the first of them {event.tolist()}" if event.numel() <= _SHOWN else ""
     return f"{int((~is_inside).sum())} of {is_inside.numel()} events{shown}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import untrack
-from ancestral.trace.arguments import kind_of
+from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.checks import WeightShapeError
 from ancestral.trace.effects import Effective
 from ancestral.trace.request import Request
@@ -44,8 +44,10 @@ class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
             raise TypeError(f"scale must be a number, or a tensor of them, not {kind_of(factor)}")
         # To check is not to decide: the value does not escape.
         plain = torch.as_tensor(untrack(factor) if isinstance(factor, Tensor) else factor).detach()
-        if not bool(((plain > 0) & (plain < math.inf)).all()):
-            raise ValueError(f"scale must be greater than 0, and finite, not {factor!r}")
+        if plain.is_complex():
+            raise TypeError(f"scale must be a number, or a tensor of them, not of {plain.dtype}")
+        if not plain.is_meta and not bool(((plain > 0) & (plain < math.inf)).all()):
+            raise ValueError(f"scale must be greater than 0, and finite, not {short(factor)}")
         self.factor = factor
 
     def ask(self, request: Request) -> Request:
@@ -60,8 +62,9 @@ class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
 class mask(Effective):  # noqa: N801
     """Let only some elements of the batches of a block count.
 
-    The others are drawn as ever, but their log-probability is zero. Nested masks let through what
-    all of them do.
+    The others are drawn as ever, but their log-probability is zero, and so is its gradient. As data
+    they may be anything, NaN or -1 for what is missing, and their parameters too, if what computes
+    these passes a gradient of zero on. Nested masks let through what all of them do.
 
     Args:
         which: a truth value, or a tensor of them that broadcasts to the batch of every site.
