@@ -13,7 +13,6 @@ from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.terms import NonFiniteCostError, Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of
-from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.chosen import choosing
 from ancestral.trace.endings import refuse_writes
@@ -154,9 +153,8 @@ def _refuse_scored(problem: Problem) -> None:
 
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
-    given = loss
-    loss, gradient = total_of(given, gradient)
-    universe = _universe_of(loss, given)
+    loss, gradient = total_of(loss, gradient)
+    universe = _universe_of(loss)
     _check_shapes(loss, gradient)
     if universe.state == "settled":
         raise SettledError
@@ -243,11 +241,11 @@ def _refuse_failures(universe: Universe) -> None:
         raise CaughtError(*failures[0])
 
 
-def _universe_of(loss: Tensor, given: Loss) -> Universe:
+def _universe_of(loss: Tensor) -> Universe:
     found = provenance(loss)
     if found is not None:
         return found.universe
-    chosen = choosing(tensors_in(given))
+    chosen = choosing()
     if len(chosen) == 1:
         return chosen[0]  # Python may have chosen this loss among others
     if chosen:

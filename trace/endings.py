@@ -1,10 +1,8 @@
 """Endings: what is noted of a recording when it ends, for the gradient that is asked later."""
 
 from collections.abc import Collection
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from ancestral.trace.chosen import note_finished
 from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.versions import Leaf, is_written_unseen, leaves_of
@@ -16,15 +14,10 @@ _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
 
 
-def note_end(trace: "Trace", frame: FrameType) -> None:
-    """Note what the gradient of a recording will need; `frame` is that of its block."""
-    if trace.universe.state != "settled":
-        note_finished(trace, frame)
-        _note_leaves(trace)
-
-
-def _note_leaves(trace: "Trace") -> None:
-    """Keep what the leaves hold that the parameters of its scores are computed from."""
+def note_end(trace: "Trace") -> None:
+    """Keep what the leaves hold that the parameters of a recording's scores are computed from."""
+    if trace.universe.state == "settled":
+        return
     left = _MOST_NODES
     found: dict[int, tuple[Node, Leaf]] = {}
     for node in trace.everything:

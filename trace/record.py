@@ -8,14 +8,12 @@
 (['z'], (2,))
 """
 
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
-from weakref import ref
 
 import torch
 from torch import Tensor
@@ -93,7 +91,6 @@ class Trace(Transcript):
         self.ledger = Ledger()
         self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
-        self.finished: dict[int, ref[Tensor]] = {}  # what Python may have chosen as the loss
         self.leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
         self._lock = threading.Lock()
         self.is_open = False
@@ -359,7 +356,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """End, and leave torch as it was; the trace stays readable."""
         trace = self._trace
         if trace is not None and trace.universe.owner is trace:
-            note_end(trace, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+            note_end(trace)
         try:
             if self._auditor is not None and self._trace is not None and error is None:
                 self._trace.audited = self._auditor.finish()

@@ -49,8 +49,7 @@ class Recorded(Generic[P, R]):
         """Call the function in a recording of its own."""
         with self._begin() as trace:
             self._trace = trace  # at once: it is readable if the function raises
-            result = self._function(*args, **kwargs)
-        return result
+            return self._function(*args, **kwargs)
 
     def get_trace(self, *args: P.args, **kwargs: P.kwargs) -> "Trace":
         """Call the function in a recording, and return that."""

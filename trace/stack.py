@@ -35,7 +35,6 @@ class _Local(threading.local):
         self.audit: Auditor | None = None  # follows everything a second time
         self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
         self.ended: list[ref[Universe]] = []  # recordings of this thread, the oldest first
-        self.choosing: Universe | None = None  # the last one that may have chosen a plain loss
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property

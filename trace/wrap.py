@@ -58,8 +58,7 @@ def _recorded(kind: type) -> Any:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with record(control=_controls.get(self)) as trace:
             _traces[self] = trace  # at once: it is readable if the model raises
-            result = super(recorded, self).__call__(*args, **kwargs)
-        return result
+            return super(recorded, self).__call__(*args, **kwargs)
 
     def trace_of(self: nn.Module) -> Trace:
         trace = _traces.get(self)
