@@ -289,14 +289,20 @@ def choosing(theta: Tensor) -> Tensor:
 
 
 def test_chosen_losses() -> None:
-    """A tensor that was there before the read may be the loss that Python chose, if a function
-    around the recording, or its module, has a name for it; any other without provenance is refused
-    as a loss.
+    """A tensor that was there before the read may be the loss that Python chose: a loss without
+    provenance is one of the recording in which a value escaped, and is refused where several may
+    have chosen it, or none.
     """
     assert_exact(choosing, "strict")
-    with an.record():
-        choosing(*leaves())
-    with pytest.raises(an.LossError, match="carries no provenance"):
+    gc.collect()
+    with pytest.raises(an.LossError, match="carries no provenance: it depends on no draw"):
+        an.backward(torch.ones(()))
+    held = []
+    for _ in range(2):
+        with an.record() as trace:
+            choosing(*leaves())
+        held.append(trace)
+    with pytest.raises(an.LossError, match="several recordings may have chosen it"):
         an.backward(torch.ones(()))
 
 
