@@ -12,6 +12,7 @@ from hypothesis import settings
 from torch.distributions import Distribution
 
 from ancestral.provenance import watching
+from ancestral.provenance.algebra import alive
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
@@ -38,6 +39,13 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture
+def nothing_recorded() -> None:
+    """Let go of the recordings that other tests have left without asking for their gradient."""
+    for universe in list(alive.values()):
+        universe.state = "settled"
 
 
 @pytest.fixture

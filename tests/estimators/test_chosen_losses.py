@@ -3,7 +3,6 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
-import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -197,8 +196,9 @@ def test_a_loss_that_python_did_not_choose_gets_a_score_of_mean_zero() -> None:
     torch.testing.assert_close(moments(constant, [theta], estimate).mean, 2 * theta.detach())
 
 
-def test_a_loss_of_no_recording_in_which_a_value_escaped_is_refused() -> None:
-    gc.collect()
+def test_a_loss_of_no_recording_in_which_a_value_escaped_is_refused(
+    nothing_recorded: None,
+) -> None:
     theta = leaf()
     with an.record() as trace:
         coin(theta[0])
@@ -226,8 +226,7 @@ def test_a_number_that_python_chose_is_to_be_made_a_tensor_after_the_choice() ->
         an.backward(loss)  # type: ignore[arg-type]
 
 
-def test_a_recording_without_a_learned_draw_chooses_nothing() -> None:
-    gc.collect()
+def test_a_recording_without_a_learned_draw_chooses_nothing(nothing_recorded: None) -> None:
     t = num(2.0)
     with an.record():
         bool(coin(num(0.3)) > 0)

@@ -76,7 +76,7 @@ def observed_of_wrong_shape() -> None:
 
 
 def observed_of_wrong_dtype() -> None:
-    an.sample("z", Bernoulli(torch.tensor(0.5)), obs=torch.tensor(1))  # here
+    an.sample("z", Normal(torch.tensor(0.5), 1.0), obs=torch.tensor(1))  # here
 
 
 def unknown_name_in_condition() -> None:

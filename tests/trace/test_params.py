@@ -259,6 +259,8 @@ def test_weights_of_samples_leave_parameters_alone() -> None:
     noted = infer_config(lambda request: {"kind": request.kind})
     with an.ParamStore(), an.record() as trace, scale(2.0), mask(False), seed(0), noted:
         an.param("w", torch.ones(2))
+        an.sample("z", Normal(0.0, 1.0))
+    assert trace["z"].scale == 2.0
     assert trace["w"].scale == 1.0
     assert trace["w"].mask is None
     assert trace["w"].infer == {"kind": "param"}
