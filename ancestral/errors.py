@@ -54,8 +54,9 @@ from ancestral.provenance.linear import OverwrittenError
 from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.tools.inference_data import MissingArvizError, SubsampledDataError
+from ancestral.trace.apart import UnrecordedDrawError
 from ancestral.trace.branches import HiddenLeafError
-from ancestral.trace.by_name import UnknownSiteError
+from ancestral.trace.by_name import DeterministicSiteError, UnknownSiteError
 from ancestral.trace.checks import (
     FactorTypeError,
     ObservedMaskError,
@@ -68,7 +69,7 @@ from ancestral.trace.checks import (
     WeightShapeError,
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
-from ancestral.trace.conditioning import ObservedInterventionError
+from ancestral.trace.conditioning import DeterministicValueError, ObservedInterventionError
 from ancestral.trace.configuring import ConfigError, InferKeyError
 from ancestral.trace.drawing import UnsupportedDrawError
 from ancestral.trace.effects import NoEffectWarning
@@ -137,6 +138,8 @@ __all__ = [
     "ConfinedError",
     "CostInPairError",
     "CycleError",
+    "DeterministicSiteError",
+    "DeterministicValueError",
     "DrawnSiteError",
     "DuplicateNameError",
     "EnumerateChoiceError",
@@ -246,6 +249,7 @@ __all__ = [
     "UnknownSiteError",
     "UnknownVertexError",
     "UnloadedDistributionError",
+    "UnrecordedDrawError",
     "UnseenSiteError",
     "UnstorableNodeError",
     "UnsupportedDrawError",

@@ -40,6 +40,7 @@ from ancestral.estimators.pyro_names import PARTICLES, refuse
 from ancestral.estimators.surrogate import settle, surrogate
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.arguments import short
+from ancestral.trace.compiled import eagerly
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.record import Trace, record
 
@@ -58,6 +59,7 @@ class Elbo:
     surrogate: Tensor
 
 
+@eagerly
 def elbo(
     model: Program,
     guide: Program,

@@ -3,6 +3,7 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from ancestral.estimators.terms import NonFiniteCostError, Parts, Term, terms_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of
 from ancestral.provenance.tensor import provenance, untrack
+from ancestral.trace.apart import Apart, refuse_apart
 from ancestral.trace.chosen import choosing
 from ancestral.trace.endings import refuse_writes
 from ancestral.trace.gradients import nodes_of
@@ -161,6 +163,8 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     trace = universe.owner
     if universe.is_orphaned:
         raise ForgottenRecordingError(universe)
+    if isinstance(trace, Apart):
+        trace.refuse()
     if not isinstance(trace, Trace):
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
     _refuse_failures(universe)
@@ -322,8 +326,6 @@ def _assemble(
     """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
-    for source in universe.sources:
-        _refuse_other(source.universe, universe)
     kept = [source for source in universe.sources if source.universe is universe]
     numbers = {source: number for number, source in enumerate(kept)}
     sites = tuple(_vertex(source, nodes, numbers) for source in kept)
@@ -336,8 +338,13 @@ def _assemble(
     trace.note_costs(vertices_of(ours))
     decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
     structure = Structure(sites, shapes)
-    met = {s for s in kept if s.kink_of is not None and structure.reaches[numbers[s]]}
-    kinks = {source.name: kink for source, kink in universe.kinked(met).items()}
+    reaching = [s for s in kept if structure.reaches[numbers[s]]]
+    inflows = [nodes[s.name].inflow for s in reaching if s.name in nodes]
+    _refuse_others(universe, [*(t.provenance for t in terms), *inflows])
+    kinked = universe.kinked(s for s in reaching if s.kink_of is not None)
+    for source in kinked:
+        _refuse_kinked(source, universe)
+    kinks = {source.name: kink for source, kink in kinked.items()}
     covered = set[Source]() if blurred is None else universe.closure(blurred.members)
     decided = _before_decisions(
         structure,
@@ -376,6 +383,36 @@ def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
     if found is None or found.universe is universe:
         return found
     return universe.adopt(found)
+
+
+def _refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None:
+    """Raise if a loss depends on draws that are not ours, and whose score nobody has asked for.
+
+    `reaching` is what its terms, and the draws that reach them, depend on directly.
+    """
+    members: dict[Universe, set[Source]] = {}
+    for found in reaching:
+        if found is not None:
+            members.setdefault(found.universe, set()).update(found.members)
+    for universe, some in members.items():
+        others = [s for s in universe.closure(some) if s.universe is not ours]
+        for source in universe.in_order(others):
+            refuse_apart(source)
+            _refuse_other(source.universe, ours)
+            if source.kink_of is not None:
+                _refuse_kinked(source.kink_of, ours)
+
+
+def _refuse_kinked(source: Source, ours: Universe) -> None:
+    """Raise if a pathwise draw of another recording went through a step without a derivative."""
+    other = source.universe
+    if other is None or other is ours or not other.is_adoptable:
+        return
+    refuse_apart(source, is_kinked=True)
+    met = other.closure([source])
+    for node in other.owner.everything if isinstance(other.owner, Trace) else ():
+        if node.source in met and node.is_learned:
+            raise OtherRecordingError(node)
 
 
 def _refuse_other(other: Universe | None, ours: Universe) -> None:

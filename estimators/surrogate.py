@@ -23,12 +23,14 @@ from ancestral.provenance.operators import before_backward
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.tensor import alias, untrack
 from ancestral.trace.arguments import kind_of
+from ancestral.trace.compiled import eagerly
 from ancestral.trace.endings import refuse_writes
 from ancestral.trace.naming import place, stacklevel
 from ancestral.trace.node import Node
 from ancestral.trace.record import Trace, install_backward
 
 
+@eagerly
 def surrogate(
     loss: Loss,
     gradient: Loss | None = None,
@@ -86,6 +88,7 @@ def surrogate(
     return _followed(total, problem)
 
 
+@eagerly
 def backward(
     loss: Loss,
     gradient: Loss | None = None,

@@ -25,7 +25,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary, ref
@@ -51,9 +51,10 @@ class Source:
     """Something that a value can depend on.
 
     `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
-    did. Three kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
+    did. Four kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
     stands for the values that Python may have branched on, a junction for many sources of one
-    tensor, of its shape. A kink stands for a step without a useful derivative on the way from the
+    tensor, of its shape, one that `is_named` for what a value was computed from that the user gave
+    a name. A kink stands for a step without a useful derivative on the way from the
     source that is its `kink_of`. A source that `is_known` has the same value in every run, as data
     has: no decision that rests on it alone is one of chance. One that `is_confined` stands for many
     values at once, between which Python cannot decide.
@@ -67,8 +68,17 @@ class Source:
     kink_of: "Source | None" = None
     is_known: bool = False
     is_confined: bool = False
+    is_named: bool = False
 
 
+class _Named:
+    """The sources that the user gave a name."""
+
+    def __contains__(self, source: object) -> bool:
+        return isinstance(source, Source) and source.is_named
+
+
+NAMED: Container[Source] = _Named()
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
 MOST_SOURCES = 32
@@ -83,7 +93,9 @@ class Universe:
 
     `owner` is whoever the sources belong to, kept alive by us until it is released. `state` is
     "open" until a gradient is asked of the sources, "used" from then on, and "settled" once it was
-    taken for good. To other universes, the values of one that is not open are constants.
+    taken for good. To other universes, the values of one that is "used" or "settled" are constants.
+    The universe of a draw that no recording takes in is "apart": nothing comes of its values but
+    that the recordings that they reach know of them.
 
     `differentiable` are the sources through which a pathwise derivative is taken: a kink on the way
     from one of them to a cost would bias it.
@@ -147,7 +159,17 @@ class Universe:
     @property
     def is_orphaned(self) -> bool:
         """Whether there was an owner that is no more."""
-        return self._owner is not None and self._owner() is None
+        return self.is_of_recording and self._owner() is None  # type: ignore[misc]
+
+    @property
+    def is_of_recording(self) -> bool:
+        """Whether there is or was an owner: a recording, or a draw apart from all."""
+        return self._owner is not None
+
+    @property
+    def is_adoptable(self) -> bool:
+        """Whether the values are no constants to other universes."""
+        return self.state in ("open", "apart")
 
     @property
     def seniority(self) -> tuple[bool, bool, int]:
@@ -166,23 +188,27 @@ class Universe:
         """Return sources, the oldest first."""
         return sorted(members, key=self.number)
 
-    def closure(self, members: Iterable[Source]) -> set[Source]:
-        """Return sources with all that the decisions and junctions among them stand for."""
+    def closure(self, members: Iterable[Source], stops: Container[Source] = ()) -> set[Source]:
+        """Return sources with all that those among them stand for, but for what stops this."""
         seen: set[Source] = set()
         pending = list(members)
         while pending:
             source = pending.pop()
             if source not in seen:
                 seen.add(source)
-                if source.inflow is not None and source.universe is self:
-                    pending.extend(source.inflow.members)
+                if source.inflow is None or source.universe is not self or source in stops:
+                    continue
+                pending.extend(source.inflow.members)
         return seen
 
-    def origins(self, members: Iterable[Source]) -> Iterator[Source]:
-        """Yield sources, oldest first, in place of decisions and junctions what they stand for."""
+    def origins(self, members: Iterable[Source], stops: Container[Source] = ()) -> Iterator[Source]:
+        """Yield sources, oldest first, in place of those that stand for others what they stand for.
+
+        Those in `stops` stay themselves.
+        """
         found: list[Source] = []
-        for source in self.in_order(self.closure(members)):
-            if source.inflow is None and source.kink_of is None:
+        for source in self.in_order(self.closure(members, stops)):
+            if (source.inflow is None and source.kink_of is None) or source in stops:
                 found.append(source)
             elif source.inflow is not None and source.universe is not self:
                 found.extend(source.inflow.sources)  # adopted from another recording
@@ -220,6 +246,14 @@ class Universe:
             self._interned[key] = found
         return found
 
+    def named(self, name: str, shape: Shape, found: "Provenance | None") -> Source:
+        """Return the source that stands for what a value was computed from, if from any source."""
+        is_known = found is None or all(s.is_known for s in self.origins(found.members))
+        source = Source(name, shape, self, inflow=found, is_known=is_known, is_named=True)
+        if found is not None and found.members & self.differentiable:
+            self.differentiable.add(source)
+        return source
+
     def _gathered(self, wide: "Provenance") -> "Provenance":
         """Return the provenance of a junction that stands for many sources of one tensor."""
         junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, inflow=wide)
@@ -243,10 +277,11 @@ class Universe:
 
     def adopt(self, foreign: "Provenance") -> "Provenance | None":
         """Return `foreign`, of another universe, in this one; None if it is constant."""
-        if foreign.universe.state != "open":
+        if not foreign.universe.is_adoptable:
             return None
         for source in foreign.universe.in_order(foreign.members):
             self.number(source)
+        self.differentiable |= foreign.universe.differentiable & foreign.members
         return self.intern(foreign.shape, dict(foreign.entries))
 
 
@@ -407,10 +442,11 @@ class Provenance:
                 self._memo[other] = found
         return found
 
-    def claims(self) -> dict[Source, tuple[Alignment, ...]]:
+    def claims(self, stops: Container[Source] = ()) -> dict[Source, tuple[Alignment, ...]]:
         """Return for each source that was drawn or tracked how our elements depend on its own.
 
-        What junctions stand for is followed through them; through decisions, no alignment is.
+        What junctions and named values stand for is followed through them, unless they are among
+        `stops`; through decisions, no alignment is.
         """
         found: dict[Source, tuple[Alignment, ...]] = {}
         # The newest first: what stands for others is newer than they are.
@@ -432,6 +468,8 @@ class Provenance:
             _, source = heapq.heappop(pending)
             if source in done or source.inflow is None or source.universe is not self.universe:
                 continue
+            if source in stops:
+                continue
             done.add(source)
             for inner, members in source.inflow.entries:
                 for outer in found[source]:
@@ -440,7 +478,8 @@ class Provenance:
                         for member in members:
                             claim(member, moved)
         # What was adopted with a junction or a decision of another recording is none of these.
-        return {source: found.get(source, (lost,)) for source in self.sources}
+        origins = self.universe.origins(self.members, stops)
+        return {source: found.get(source, (lost,)) for source in origins}
 
     def __repr__(self) -> str:
         """Show the shape and, for each source, the dimension that each dimension indexes."""

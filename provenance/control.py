@@ -212,6 +212,20 @@ def controlling() -> Provenance | None:
     return decisions.current if decisions.is_recording else None
 
 
+def concerned(found: Provenance) -> Iterator[Provenance]:
+    """Yield what a value depends on, in its own recording and in the one that is open here.
+
+    A value of another recording is here as unknown before as any draw.
+    """
+    here = recording.get()
+    if found.universe.state != "apart" and not is_constant(found.universe):
+        yield found
+    if here not in (None, found.universe) and found.universe.is_of_recording:
+        adopted = None if is_constant(here) else here.adopt(found)
+        if adopted is not None:
+            yield adopted
+
+
 @contextmanager
 def control_scope() -> Generator[None]:
     """End, with the block, the taint of the values that escaped within it.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Universe
-from ancestral.provenance.control import Escape, decisions_of, is_constant
+from ancestral.provenance.control import Escape, concerned, decisions_of
 from ancestral.provenance.rules import tensors_in
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -117,7 +117,7 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         EscapeError: if the recording refuses escapes.
         ConfinedError: if they stand for many values at once.
     """
-    given = [p for p in provenances if not is_constant(p.universe)]
+    given = [each for found in provenances for each in concerned(found)]
     confined = _confined(given)
     found = [p for p in given if not _is_known(p)]
     if not found and not confined:
@@ -162,8 +162,8 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
         EscapeError: if the recording refuses escapes.
     """
     frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
-    for provenance in provenances:
-        if frame is None or is_constant(provenance.universe) or _is_known(provenance):
+    for provenance in [each for found in provenances for each in concerned(found)]:
+        if frame is None or _is_known(provenance):
             continue
         names = frozenset(source.name for source in provenance.sources)
         noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Universe
-from ancestral.provenance.control import is_constant
+from ancestral.provenance.control import is_constant, recording
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.forms import form_of
 from ancestral.provenance.inference import infer, tracked
@@ -148,8 +148,13 @@ def _kinds(target: Tensor) -> set[type]:
 
 
 def _incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Provenance]:
-    """Return the provenances of the arguments that are no constants by now."""
-    return [found for found in tracked(args, kwargs) if found.universe.state != "settled"]
+    """Return the provenances of the arguments that are no constants by now, and matter here."""
+    return [
+        found
+        for found in tracked(args, kwargs)
+        if found.universe.state != "settled"
+        and (found.universe.state != "apart" or recording.get() is not None)
+    ]
 
 
 def _mark(

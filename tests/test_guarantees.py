@@ -5,19 +5,23 @@ import copy
 import ctypes
 import gc
 import inspect
+import multiprocessing
 import pickle
+import queue
 import re
 import sys
 import threading
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from programs.estimates import library
-from torch import Tensor, nn
+from torch import Tensor, bernoulli, nn
 from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
@@ -148,7 +152,8 @@ def doubled(x: Tensor) -> Tensor:
 
 def test_opaque_functions() -> None:
     """A scripted function, a custom op and a factory such as `torch.tensor(z)` are one op that
-    keeps every source, and a compiled function runs eagerly while a recording is open.
+    keeps every source, and a compiled function runs eagerly while a recording is open, which
+    it may open itself.
     """
     custom = torch.library.custom_op("ancestral_guarantees::doubled", doubled, mutates_args=())
     with warnings.catch_warnings():
@@ -162,8 +167,8 @@ def test_opaque_functions() -> None:
 
 
 def test_threads_and_tasks() -> None:
-    """Threads, tasks and workers that are started within a recording take part in it, and tasks
-    that take turns do not mix.
+    """Threads and tasks that are started within a recording take part in it, and so does work that
+    is handed to an older pool of threads or event loop there; tasks that take turns do not mix.
     """
     (theta,) = leaves()
     found: list[Tensor] = []
@@ -173,6 +178,10 @@ def test_threads_and_tasks() -> None:
         thread.join()
     assert list(trace) == ["z"]
     assert an.provenance_of(found[0]) == {"z"}
+    with ThreadPool(1) as pool:
+        with an.record() as trace:
+            pool.apply(drawn, (theta,))
+        assert list(trace) == ["z"]
 
     async def model(mine: asyncio.Event, other: asyncio.Event) -> an.Trace:
         with an.record() as own:
@@ -669,6 +678,50 @@ def test_writes_that_torch_does_not_count() -> None:
         theta.detach().numpy()[place] = 1.0
         with pytest.raises(ModifiedParameterError) if is_seen else nullcontext():
             an.backward(loss)
+
+
+def _answers(draw: Any, *given: Any) -> Any:
+    """Return what a thread that is older than the recording draws, and the recording."""
+    tasks: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue()
+    worker = threading.Thread(target=lambda: results.put(draw(*tasks.get())))
+    worker.start()
+    with an.record() as trace:
+        tasks.put(given)
+        result = results.get(timeout=20)
+        worker.join()
+        return trace, (result * drawn(leaves()[0])).sum()
+
+
+# Later Pythons warn of a fork beside other threads, of which torch has some.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_draws_without_a_part_in_the_recording() -> None:
+    """The gradient of a recording that the draw of a thread or task without a part in it has
+    reached, and, where it happens, a draw with something to learn in a process that a recording
+    started or gave work.
+    """
+    _, loss = _answers(drawn, leaves()[0])
+    with pytest.raises(an.errors.UnrecordedDrawError, match=r"'z' was drawn at .*\.py:\d+"):
+        an.backward(loss)
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool,
+        an.record(),
+        pytest.raises(an.errors.UnrecordedDrawError, match="return the parameters"),
+    ):
+        pool.submit(drawn, nn.Parameter(leaves()[0].detach())).result()
+
+
+def test_numbers_of_other_threads_and_processes() -> None:
+    """What an older thread hands over as a number of Python, or draws by a function that is
+    scripted or imported from torch by name, is data, and so is what older processes return through
+    queues of your own, and what other processes draw in recordings of theirs.
+    """
+    trace, loss = _answers(lambda theta: float(drawn(theta).sum()), leaves()[0])
+    an.backward(loss)
+    assert list(trace) == ["z"]
+    trace, loss = _answers(lambda theta: bernoulli(theta.sigmoid()), leaves()[0])
+    an.backward(loss)
+    assert list(trace) == ["z"]
 
 
 def test_memory_out_of_sight() -> None:

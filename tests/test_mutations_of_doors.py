@@ -99,6 +99,27 @@ ELSEWHERE = {
     "HigherOrderOperator.__call__": "tests/trace/test_transforms.py",
     "torch._ops._compute_keyset": "tests/trace/test_transforms.py",
     "torch.compile": "tests/trace/test_transforms.py",
+    # Work for threads that are older, and for processes.
+    **dict.fromkeys(
+        (
+            "BaseProcess.start",
+            "ProcessPoolExecutor.submit",
+            "Executor.__init_subclass__",
+            "Pool.apply_async",
+            "Pool._map_async",
+            "Pool.imap",
+            "Pool.imap_unordered",
+        ),
+        "tests/trace/test_processes.py",
+    ),
+    **dict.fromkeys(
+        (
+            "Handle._run",
+            *(f"torch.{name}" for name in "bernoulli binomial multinomial normal poisson".split()),
+            *(f"Tensor.{name}" for name in "bernoulli bernoulli_ multinomial".split()),
+        ),
+        "tests/trace/test_threads.py",
+    ),
     # Hooks after accumulation are those of leaves, which a pass looks for by itself.
     "Tensor.register_post_accumulate_grad_hook": "a second line of defence",
 }

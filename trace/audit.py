@@ -31,6 +31,7 @@ from ancestral.provenance.memory import (
 )
 from ancestral.provenance.tensor import provenance
 from ancestral.provenance.watching import storage_of
+from ancestral.trace.apart import refuse_apart
 from ancestral.trace.calls import call, is_metadata, spelled
 from ancestral.trace.findings import (
     DRAWS,
@@ -247,6 +248,8 @@ class Auditor:
             for tensor in given:
                 self._compare(tensor)
             claims = frozenset(s for tensor in given for s in _claims(tensor))
+            for source in claims:
+                refuse_apart(source)
             read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
         elsewhere = _confined(given[0]) if given and _name(func) in PARTS else frozenset()
         made = _Made(spelled(func), where.location, (), claims, len(self._sites), elsewhere)

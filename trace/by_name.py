@@ -10,7 +10,7 @@ from torch import Tensor
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.errors import SiteError, guessed, listed
 from ancestral.trace.naming import Location, place
-from ancestral.trace.request import Handler
+from ancestral.trace.request import Handler, Request
 
 
 class UnknownSiteError(SiteError):
@@ -39,6 +39,20 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not isinstance(name, str):
             raise TypeError(f"{verb} takes values by the names of sites, not by {kind_of(name)}")
     return dict(values)
+
+
+class DeterministicSiteError(SiteError):
+    """A value that the program computes is to be given as that of a random choice."""
+
+    def __init__(self, request: Request, verb: str) -> None:
+        """Name the site and its line, and say what it is."""
+        super().__init__(
+            f"{verb} cannot give {request.name!r} ({request.where.location}) a value: it is "
+            "deterministic, computed by the program, with no density of its own; set it from "
+            "outside with handlers.do, give values to the sites that it is computed from, or state "
+            "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
+            "reparam made so is given its value within that handler"
+        )
 
 
 class ByName(Handler):

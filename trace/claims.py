@@ -251,4 +251,6 @@ def _named(node: Node) -> str:
 
 
 def _source_named(source: Source) -> str:
+    if source.is_named:
+        return f"the value {source.name!r}"
     return f"site {source.name!r}" if source.inflow is None else source.name

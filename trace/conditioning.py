@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ancestral.trace.arguments import kind_of
-from ancestral.trace.by_name import ByName, by_name
+from ancestral.trace.by_name import ByName, DeterministicSiteError, by_name
 from ancestral.trace.checks import ValueTypeError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
@@ -26,8 +26,21 @@ class ObservedInterventionError(SiteError):
         )
 
 
+class DeterministicValueError(SiteError):
+    """A value that the program computes is to be set to one of another shape."""
+
+    def __init__(self, request: Request, value: Tensor) -> None:
+        """Name the site, its line, what was expected and what came."""
+        assert request.value is not None
+        super().__init__(
+            f"do sets {request.name!r} ({request.where.location}) to a value of shape "
+            f"{list(value.shape)}; expected one that broadcasts to {list(request.value.shape)}, "
+            "the shape of what the program computes there"
+        )
+
+
 class _Given(ByName, ABC):
-    """Gives samples values by name."""
+    """Gives samples, and what the program computes, values by name."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         """Take the values."""
@@ -35,12 +48,12 @@ class _Given(ByName, ABC):
         super().__init__(self.values)
 
     def ask(self, request: Request) -> Request:
-        """Give a sample its value."""
-        if request.kind != "sample":
+        """Give a statement its value."""
+        if request.kind == "sample":
+            self.meet(request.name)
+        if request.name not in self.values or request.kind not in ("sample", "deterministic"):
             return request
         self.meet(request.name)
-        if request.name not in self.values:
-            return request
         return self.give(request, self.values[request.name])
 
     @abstractmethod
@@ -67,9 +80,12 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
 
         Raises:
             ObservedInterventionError: if a handler within has set it from outside.
+            DeterministicSiteError: if the program computes it.
         """
         if request.is_intervened:
             raise ObservedInterventionError(request)
+        if request.kind == "deterministic":
+            raise DeterministicSiteError(request, "condition")
         return replace(request, value=value, is_observed=True, origin=None)
 
 
@@ -77,7 +93,8 @@ class do(_Given):  # noqa: N801
     """Set sites of a block from outside, which cuts them off from their parents.
 
     A site becomes a value that nothing explains: it has neither parents nor a log-probability, and
-    what depends on it goes on with the value. Pearl (2009), "Causality", section 3.2.
+    what depends on it goes on with the value; so does a value of `deterministic`. Pearl (2009),
+    "Causality", section 3.2.
 
     Args:
         values: the values by the name of the site.
@@ -93,9 +110,15 @@ class do(_Given):  # noqa: N801
 
         Raises:
             ValueTypeError: if the value is no tensor.
+            DeterministicValueError: if it does not fit the one that the program computes.
         """
         if not isinstance(value, Tensor):
             raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
+        if request.kind == "deterministic" and request.value is not None:
+            try:
+                value = value.expand(request.value.shape)
+            except RuntimeError as error:
+                raise DeterministicValueError(request, value) from error
         return replace(request, value=value, is_intervened=True, is_observed=False, origin=None)
 
 

@@ -34,7 +34,7 @@ from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
-from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.interceptors import Replacing, interceptors, subclasses
 from ancestral.trace.keys import unmet
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.noise import (
@@ -47,6 +47,7 @@ from ancestral.trace.parameters import factorized, parameters
 from ancestral.trace.request import is_handled
 from ancestral.trace.simple import drawing
 from ancestral.trace.stack import local
+from ancestral.trace.unrecorded import unrecorded
 
 _Method = Callable[..., Any]
 
@@ -56,8 +57,14 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
 
     @functools.wraps(original)
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
-        if local.is_inside or not local.traces:
+        if local.is_inside:
             return original(self, *args, **kwargs)
+        if not local.traces:
+            return unrecorded(
+                lambda: [item.tensor for item in parameters(self)],
+                functools.partial(original, self, *args, **kwargs),
+                functools.partial(drawn, self, *args, **kwargs),
+            )
         if is_handled():
             return found(
                 self,
@@ -297,19 +304,12 @@ def _diverging(original: _Method) -> _Method:
     return diverging
 
 
-def _classes() -> list[type[Any]]:
-    found: list[type[Any]] = [Distribution]
-    for kind in found:
-        found.extend(kind.__subclasses__())
-    return found
-
-
 class _Distributions(Replacing):
     """Replaces the methods of all distributions, once for all threads."""
 
     def begin(self) -> None:
         """Replace the methods of all classes there are, and of those to come."""
-        for kind in set(_classes()):
+        for kind in (Distribution, *subclasses(Distribution)):
             self._replace_methods(kind)
         for name in ("__init__", "_validate_sample"):
             self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))

@@ -41,6 +41,7 @@ from ancestral.trace.noise import (
 from ancestral.trace.parameters import Held
 from ancestral.trace.request import is_handled
 from ancestral.trace.stack import local
+from ancestral.trace.unrecorded import refuse_away
 
 # Untyped in torch.
 _rows: Any = partial(constraints.independent, reinterpreted_batch_ndims=1)
@@ -134,6 +135,8 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
 
     def kernel(*args: Any, **kwargs: Any) -> Tensor:
         if local.is_inside or not local.traces:
+            if not local.is_inside:
+                refuse_away(op.name(), [t for t in args[is_in_place:] if isinstance(t, Tensor)])
             with unmet():
                 inner: Tensor = raw(op, *args, **kwargs)
             return inner

@@ -146,14 +146,16 @@ class Graph:
     def moralized(self) -> nx.Graph:
         """Return the random sites, each joined with its parents, and parents of one site in pairs.
 
-        What has no density, a deterministic value or a cost, joins nothing and is left out.
+        What has no density, a deterministic value or a cost, is left out: a site's parents are
+        those that it depends on through such values too.
         """
         return queries.moralized(self._digraph)
 
     def markov_blanket(self, name: str) -> frozenset[str]:
         """Return what makes a vertex independent of all other random sites once it is known.
 
-        These are its parents, the random sites among its children, and their parents.
+        These are its parents, the random sites among its children, and their parents, each
+        through deterministic values too.
         """
         return queries.markov_blanket(self._digraph, name)
 
@@ -161,10 +163,10 @@ class Graph:
         """Return whether vertices are independent of others for this structure, given a third set.
 
         True says that they are, whatever the distributions; False, that they need not be. A site
-        as a whole counts, not its elements. A deterministic value is a child of the sites that it
-        was computed from, and what is computed from it is theirs too: to know it alone separates
-        nothing, though its formula might. Geiger, Verma and Pearl (1990), "d-separation: from
-        theorems to algorithms".
+        as a whole counts, not its elements. A deterministic value lies between the sites that it
+        was computed from and those that are computed from it, and is known as soon as all that it
+        was computed from is: the D-separation of Geiger, Verma and Pearl (1990), "d-separation:
+        from theorems to algorithms". Its formula, which may tell more, is not looked at.
 
         Args:
             a: a name, or some.
@@ -202,7 +204,7 @@ class Graph:
 
 def edges_into(child: str, found: Provenance | None, names: Mapping[Source, str]) -> Iterator[Edge]:
     """Yield the direct edges that a provenance stands for, from the sources that have a name."""
-    for source, claims in {} if found is None else found.claims().items():
+    for source, claims in {} if found is None else found.claims(names).items():
         parent = names.get(source, child)
         if parent != child:
             for alignment in claims:

@@ -1,7 +1,7 @@
 """Interceptors: what is switched on in torch while a recording is open, and off again after it."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,10 @@ class Interceptor:
 
     def leave(self) -> None:
         """Switch it off, and leave torch as it was."""
+
+    def abandon(self) -> None:
+        """Switch it off in a process that was forked, for all that was recording in the parent."""
+        self.leave_thread()
 
     def enter_thread(self) -> None:
         """Switch on what each thread has of its own, where it joins a recording."""
@@ -54,6 +58,13 @@ class Replacing(Interceptor):
                         setattr(owner, name, original)
                 self._originals.clear()
 
+    def abandon(self) -> None:
+        """Put everything back."""
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        if self._open:
+            self._open = 1
+            self.leave()
+
     def replace(self, owner: Any, name: str, replacement: Any) -> None:
         """Replace an attribute until the last recording ends."""
         self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
@@ -84,6 +95,14 @@ class _Writes(Interceptor):
 
 
 interceptors: list[Interceptor] = [_Writes()]
+
+
+def subclasses(root: type) -> Iterable[type]:
+    """Return all classes below one, each once."""
+    found: list[type] = root.__subclasses__()
+    for kind in found:  # which grows meanwhile
+        found += kind.__subclasses__()
+    return dict.fromkeys(found)
 
 
 @contextmanager

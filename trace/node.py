@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.algebra import NAMED, Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.failures import refuse_inference
 from ancestral.provenance.tensor import alias, attach, untrack
@@ -131,10 +131,11 @@ class Node:
 
     @property
     def parents(self) -> frozenset[str]:
-        """The names of the sources whose values reach the parameters, directly."""
+        """The names of the sources and named values that reach the parameters, directly."""
         if self.inflow is None:
             return frozenset()
-        return frozenset(source.name for source in self.inflow.sources)
+        origins = self.inflow.universe.origins(self.inflow.members, NAMED)
+        return frozenset(source.name for source in origins)
 
     @property
     def source_location(self) -> Location:

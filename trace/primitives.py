@@ -31,6 +31,7 @@ from ancestral.trace.checks import (
     supported,
     weighable,
 )
+from ancestral.trace.compiled import eagerly
 from ancestral.trace.configuring import check_infer
 from ancestral.trace.drawing import declare
 from ancestral.trace.enumeration import open_room
@@ -44,6 +45,7 @@ from ancestral.trace.sites import drawn, given, named, spread, value_of
 from ancestral.trace.stack import local
 
 
+@eagerly
 def sample(
     name: str,
     fn: Distribution,
@@ -158,6 +160,7 @@ def observe(name: str, fn: Distribution, value: Tensor) -> Tensor:
     return sample(name, fn, obs=value)
 
 
+@eagerly
 def factor(name: str, log_factor: Tensor) -> None:
     """Multiply the density of the program by a factor, given as its logarithm, [*batch].
 
@@ -171,6 +174,7 @@ def factor(name: str, log_factor: Tensor) -> None:
     sample(name, fn, obs=fn.nothing)
 
 
+@eagerly
 def param(
     name: str,
     init: Tensor | Callable[[], Tensor] | None = None,
@@ -204,6 +208,7 @@ def param(
     return answered.value if event_dim is None else subsample(answered.value, event_dim)
 
 
+@eagerly
 def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Tensor:
     """Give a computed value a name in the trace, and return it with its provenance.
 
@@ -240,6 +245,7 @@ def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Ten
     return answered.value
 
 
+@eagerly
 def cost(name: str, value: Tensor) -> Tensor:
     """Declare a cost, a term of the objective whose expected sum is differentiated, and return it.
 

@@ -1,8 +1,8 @@
 """Queries: what the dependencies between sites say of who is independent of whom.
 
-The graph is a directed one of networkx, its nodes have a `kind`: see `Graph.to_networkx`. A value
-keeps the sites that it was computed from, not the name that `deterministic` gave it, so that the
-named values, like costs, are leaves; they have no density and make no two sites dependent.
+The graph is a directed one of networkx, its nodes have a `kind`: see `Graph.to_networkx`. Costs are
+leaves. A value that `deterministic` gave a name lies between what it was computed from and what is
+computed from it; it has no density, and is known once all that it was computed from is.
 
 >>> digraph = nx.DiGraph([("rain", "wet"), ("sprinkler", "wet")])
 >>> nx.set_node_attributes(digraph, "score", "kind")
@@ -13,6 +13,7 @@ named values, like costs, are leaves; they have no density and make no two sites
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import networkx as nx
 
@@ -81,18 +82,35 @@ def topological_order(digraph: nx.DiGraph) -> tuple[str, ...]:
 
 def moralized(digraph: nx.DiGraph) -> nx.Graph:
     """Return the random nodes, each joined with its parents, and parents of one node in pairs."""
-    random = [name for name in digraph if _is_random(digraph, name)]
     bare = nx.DiGraph()  # without attributes, which networkx would copy deeply
-    bare.add_nodes_from(random)
-    bare.add_edges_from(digraph.subgraph(random).edges())
+    bare.add_nodes_from(name for name in digraph if _is_random(digraph, name))
+    for name in list(bare):
+        bare.add_edges_from((parent, name) for parent in _through(digraph, name, digraph.pred))
     return nx.moral_graph(bare)
 
 
 def markov_blanket(digraph: nx.DiGraph, name: str) -> frozenset[str]:
     """Return the parents of a node, the random ones among its children, and their parents."""
-    below = [child for child in children(digraph, name) if _is_random(digraph, child)]
-    found = parents(digraph, name).union(below, *(digraph.pred[child] for child in below))
-    return found - {name}
+    found = _through(digraph, checked(digraph, name), digraph.pred)
+    if digraph.nodes[name]["kind"] != "deterministic":  # whose parents are all that it is
+        for child in _through(digraph, name, digraph.succ):
+            if _is_random(digraph, child):
+                found |= {child, *_through(digraph, child, digraph.pred)}
+    return frozenset(found - {name})
+
+
+def _through(digraph: nx.DiGraph, name: str, ways: Any) -> set[str]:
+    """Return the nodes next to one, in place of deterministic values those next to them."""
+    found: set[str] = set()
+    pending, seen = list(ways[name]), set[str]()
+    while pending:
+        other = pending.pop()
+        if digraph.nodes[other]["kind"] != "deterministic":
+            found.add(other)
+        elif other not in seen:
+            seen.add(other)
+            pending.extend(ways[other])
+    return found
 
 
 def d_separated(digraph: nx.DiGraph, a: Names, b: Names, given: Names = ()) -> bool:
@@ -100,13 +118,22 @@ def d_separated(digraph: nx.DiGraph, a: Names, b: Names, given: Names = ()) -> b
 
     What is given is independent of everything, and otherwise a node is of none that it is itself.
     """
-    known = _checked_set(digraph, given)
+    known = _determined(digraph, _checked_set(digraph, given))
     ours, theirs = _checked_set(digraph, a) - known, _checked_set(digraph, b) - known
     if ours & theirs:
         return False
     if not ours or not theirs:
         return True
     return bool(nx.is_d_separator(digraph, ours, theirs, known))
+
+
+def _determined(digraph: nx.DiGraph, known: set[str]) -> set[str]:
+    """Return what is known, and the deterministic values of which all parents are."""
+    known = set(known)
+    for name in topological_order(digraph):
+        if digraph.nodes[name]["kind"] == "deterministic" and known.issuperset(digraph.pred[name]):
+            known.add(name)
+    return known
 
 
 def checked(digraph: nx.DiGraph, name: str) -> str:

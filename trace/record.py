@@ -31,6 +31,7 @@ from ancestral.provenance.control import (
 from ancestral.provenance.tensor import track as track_in
 from ancestral.trace.audit import Audited, Auditor
 from ancestral.trace.claims import Ledger
+from ancestral.trace.compiled import leave_compiled_code, leaving_compiled_code
 from ancestral.trace.endings import note_end
 from ancestral.trace.errors import SiteError, UnknownNodeError
 from ancestral.trace.factor import shown_shape
@@ -324,8 +325,10 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._auditor: Auditor | None = None
         self._ending = ExitStack()
 
+    @leaving_compiled_code
     def __enter__(self) -> Trace:
         """Begin, and return the trace."""
+        leave_compiled_code()
         if self._trace is not None:
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
         outer = current()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ancestral.provenance.alignment import Shape
 from ancestral.trace.arguments import kind_of
-from ancestral.trace.by_name import ByName, by_name
+from ancestral.trace.by_name import ByName, DeterministicSiteError, by_name
 from ancestral.trace.effects import Effective
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
@@ -179,7 +179,16 @@ class substitute(ByName):  # noqa: N801
         super().__init__(self.values)
 
     def ask(self, request: Request) -> Request:
-        """Give a sample or a parameter its value."""
+        """Give a sample or a parameter its value.
+
+        Raises:
+            DeterministicSiteError: if the program computes it.
+        """
+        if request.kind == "deterministic" and request.name in self.values:
+            if request.is_intervened:
+                self.meet(request.name)
+                return request
+            raise DeterministicSiteError(request, "substitute")
         if request.kind not in ("sample", "param"):
             return request
         self.meet(request.name)

@@ -160,6 +160,11 @@ def handlers() -> tuple[Handler, ...]:
     return _stack.get()
 
 
+def unhandled() -> None:
+    """Leave all handlers of this context."""
+    _stack.set(())
+
+
 def is_handled() -> bool:
     """Return whether any handler is open that may change what plain torch draws."""
     return bool([handler for handler in _stack.get() if not handler.is_recorder])

@@ -17,9 +17,16 @@ from ancestral.trace.graph import Vertex
 from ancestral.trace.node import Node
 from ancestral.trace.replacement import replacing
 from ancestral.trace.stored import Plain, StoredTraceError, digest, field, items, plain
-from ancestral.trace.stored_nodes import Reader, Writer, location, location_of, sources_of
+from ancestral.trace.stored_nodes import (
+    Reader,
+    Writer,
+    location,
+    location_of,
+    sources_behind,
+    sources_of,
+)
 
-FORMAT, VERSION = "trace of ancestral", 2
+FORMAT, VERSION = "trace of ancestral", 3
 R = TypeVar("R")
 
 
@@ -41,7 +48,7 @@ def to_dict(content: Content) -> dict[str, Plain]:
     """
     found = sources_of(content.nodes)
     for _, provenance in content.costs:
-        found |= provenance.claims().keys()
+        found |= sources_behind(provenance)
     writer = Writer(content.universe, found)
     data: dict[str, Plain] = {
         "nodes": [writer.node(node) for node in content.nodes],

@@ -147,8 +147,15 @@ def named(request: Request) -> Request:
         return request
     value = request.value
     size: Shape = tuple(raw(Tensor.size, value))
+    is_cut, found = request.is_intervened, provenance(value)
     source = _source(request, size)
-    is_cut = request.is_intervened
+    held = _held(value, source, size) if is_cut else found
+    if request.kind == "deterministic" and not is_cut:
+        universe = local.traces[0].universe
+        if found is not None and found.universe is not universe:
+            found = universe.adopt(found)
+        source = universe.named(request.name, size, found)
+        held = universe.of(source, size)
     node = Node(
         name=request.name,
         type="deterministic" if is_cut else request.kind,
@@ -156,12 +163,12 @@ def named(request: Request) -> Request:
         value=untrack(value),
         shape=size,
         source=source,
-        inflow=None if is_cut else controlled(provenance(value), size),
+        inflow=None if is_cut else controlled(found, size),
         location=request.where.location,
         module_path=module_path(request.where.modules),
         is_given=is_cut,
         is_declared=True,
-        held=_held(value, source, size) if is_cut else provenance(value),
+        held=held,
         scale=request.scale,
         mask=request.mask,
         cond_indep_stack=request.plates,

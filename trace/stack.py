@@ -5,7 +5,7 @@ turns do not mix. What a draw does inside, between two suspensions, is an affair
 """
 
 import threading
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -23,6 +23,11 @@ MOST_KEPT = 8
 A loss that is kept alone can be asked for its gradient later. What is never asked, as in the
 evaluation of a model, goes when as many others have ended that were not asked either.
 """
+
+
+def is_recorded(context: Context) -> bool:
+    """Return whether a recording is open in another context than this one."""
+    return any(trace.is_open for trace in context.get(_open, ()))
 
 
 class _Local(threading.local):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ancestral.provenance.algebra import Entries, Provenance, Source, Universe
+from ancestral.provenance.algebra import NAMED, Entries, Provenance, Source, Universe
 from ancestral.provenance.alignment import Alignment, Dim
 from ancestral.provenance.tensor import alias, attach, provenance
 from ancestral.trace.errors import SiteError
@@ -62,7 +62,13 @@ class Writer:
     def sources(self) -> list[Plain]:
         """Return the sources."""
         return [
-            {"name": source.name, "shape": list(source.shape), "is_known": source.is_known}
+            {
+                "name": source.name,
+                "shape": list(source.shape),
+                "is_known": source.is_known,
+                "is_named": source.is_named,
+                "inflow": self.provenance(source.inflow),
+            }
             for source in self._numbers
         ]
 
@@ -109,7 +115,7 @@ class Writer:
             return None
         claims = [
             {"source": self._numbers[source], **_alignment(alignment)}
-            for source, alignments in found.claims().items()
+            for source, alignments in found.claims(NAMED).items()
             for alignment in alignments
         ]
         return {"shape": list(found.shape), "claims": claims}
@@ -127,17 +133,18 @@ class Reader:
     def __init__(self, data: Plain, universe: Universe) -> None:
         """Take the sources."""
         self._universe = universe
-        self._sources = [
-            Source(
+        self._sources: list[Source] = []
+        for item in items(data, "sources", dict):  # what one stands for comes before it
+            source = Source(
                 field(item, "name", str),
                 tuple(items(item, "shape", int)),
                 universe,
+                self.provenance(field(item, "inflow", object)),
                 is_known=field(item, "is_known", bool),
+                is_named=field(item, "is_named", bool),
             )
-            for item in items(data, "sources", dict)
-        ]
-        for source in self._sources:
             universe.number(source)
+            self._sources.append(source)
 
     def node(self, data: Plain) -> Node:
         """Return a node.
@@ -219,9 +226,17 @@ def sources_of(nodes: Sequence[Node]) -> set[Source]:
     for node in nodes:
         weights = (provenance(node.mask), provenance(node.scale))
         for part in (node.inflow, node.held, node.control, *weights):
-            if part is not None:
-                found |= part.claims().keys()
+            found |= sources_behind(part)
+        found |= sources_behind(node.source.inflow)
     return found
+
+
+def sources_behind(found: Provenance | None) -> set[Source]:
+    """Return the sources that a provenance names, and those that named values stand for."""
+    met = set() if found is None else set(found.claims(NAMED))
+    for source in list(met):
+        met |= sources_behind(source.inflow)
+    return met
 
 
 def location(where: Location) -> dict[str, Plain]:
