@@ -43,7 +43,6 @@ from ancestral.estimators.problem import (
     CaughtError,
     ForgottenRecordingError,
     OtherRecordingError,
-    SettledError,
 )
 from ancestral.estimators.runs import InTurnWarning
 from ancestral.estimators.surrogate import backward, surrogate
@@ -56,6 +55,7 @@ from ancestral.tools.render import mimebundle as _mimebundle
 from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
 from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
+from ancestral.trace.endings import SettledError
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.findings import AuditError

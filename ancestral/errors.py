@@ -42,7 +42,6 @@ from ancestral.estimators.problem import (
     ForgottenRecordingError,
     OtherRecordingError,
     ScoredLossError,
-    SettledError,
 )
 from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
 from ancestral.estimators.surrogate import MissingScoreWarning
@@ -73,6 +72,7 @@ from ancestral.trace.conditioning import DeterministicValueError, ObservedInterv
 from ancestral.trace.configuring import ConfigError, InferKeyError
 from ancestral.trace.drawing import UnsupportedDrawError
 from ancestral.trace.effects import NoEffectWarning
+from ancestral.trace.endings import SettledError
 from ancestral.trace.enumeration_errors import (
     CollisionError,
     EnumerateChoiceError,

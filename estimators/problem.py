@@ -13,11 +13,11 @@ from ancestral.estimators.nested import Loss, LossError, total_of
 from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.terms import NonFiniteCostError, Parts, Term, terms_of, vertices_of
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.control import Decisions, Escape, decisions_of
+from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.apart import Apart, refuse_apart
 from ancestral.trace.chosen import choosing
-from ancestral.trace.endings import refuse_writes
+from ancestral.trace.endings import SettledError, refuse_writes
 from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import parameters
@@ -25,20 +25,6 @@ from ancestral.trace.record import Trace
 from ancestral.trace.spread import Spread
 from ancestral.trace.stack import MOST_KEPT
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
-
-
-class SettledError(RuntimeError):
-    """The gradient of a recording was already taken, or cannot be."""
-
-    def __init__(self, *, is_loaded: bool = False) -> None:
-        """Say what to do."""
-        super().__init__(
-            "this trace was loaded, and the values of a stored trace are constants; record the "
-            "program again, within an.handlers.replay(trace) for the same values"
-            if is_loaded
-            else "the gradient of this recording was already taken, and its graph was freed; pass "
-            "retain_graph=True to the first backward, or record again"
-        )
 
 
 class CaughtError(RuntimeError):
@@ -159,7 +145,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     universe = _universe_of(loss)
     _check_shapes(loss, gradient)
     if universe.state == "settled":
-        raise SettledError
+        raise SettledError.taken()
     trace = universe.owner
     if universe.is_orphaned:
         raise ForgottenRecordingError(universe)
@@ -181,7 +167,8 @@ def examined_costs(trace: Trace) -> Problem:
     """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
     if trace.universe.state == "settled":
         owner = trace.universe.owner
-        raise SettledError(is_loaded=isinstance(owner, Trace) and owner.is_loaded)
+        is_loaded = isinstance(owner, Trace) and owner.is_loaded
+        raise SettledError.loaded() if is_loaded else SettledError.taken()
     costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
     if not costs:
         raise LossError(
@@ -249,6 +236,9 @@ def _universe_of(loss: Tensor) -> Universe:
     found = provenance(loss)
     if found is not None:
         return found.universe
+    around = recording.get()
+    if around is not None and around.state == "settled":
+        raise SettledError.taken()
     chosen = choosing()
     if len(chosen) == 1:
         return chosen[0]  # Python may have chosen this loss among others

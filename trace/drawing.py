@@ -23,6 +23,7 @@ from ancestral.provenance.tensor import (
     raw,
     untrack,
 )
+from ancestral.trace.endings import SettledError
 from ancestral.trace.keys import unmet
 from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
@@ -100,6 +101,9 @@ def draw(
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
     name = _site_name(fn, where, path, name, request)
+    is_scored = is_learned and not is_reparameterized
+    if universe.state == "settled" and is_scored and torch.is_grad_enabled():
+        raise SettledError.of_draw(name, where)
     source = Source(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ancestral.trace.gradients import nodes_of
+from ancestral.trace.naming import Place
 from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.versions import Leaf, is_written_unseen, leaves_of
 
@@ -12,6 +13,38 @@ if TYPE_CHECKING:
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
+
+
+class SettledError(RuntimeError):
+    """The gradient of a recording was already taken, or cannot be."""
+
+    @classmethod
+    def taken(cls) -> "SettledError":
+        """Say how to take another gradient."""
+        return cls(f"the gradient of this recording was already taken, {_AGAIN}")
+
+    @classmethod
+    def of_draw(cls, name: str, where: Place) -> "SettledError":
+        """Name a site that is drawn too late for a gradient."""
+        return cls(
+            f"site {name!r} ({where.location}) is drawn in a recording whose gradient was already "
+            f"taken, so that its score would be lost; draw it under torch.no_grad() if it needs "
+            f"none; else {_AGAIN}"
+        )
+
+    @classmethod
+    def loaded(cls) -> "SettledError":
+        """Say what to do with a trace that was stored."""
+        return cls(
+            "this trace was loaded, and the values of a stored trace are constants; record the "
+            "program again, within an.handlers.replay(trace) for the same values"
+        )
+
+
+_AGAIN = (
+    "and its graph was freed; pass retain_graph=True to the first backward, or record again: in a "
+    "loop, open a recording for each step, `for batch in batches: with an.record(): ...`"
+)
 
 
 def note_end(trace: "Trace") -> None:

@@ -6,7 +6,7 @@
 import functools
 import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -16,8 +16,9 @@ from torch.distributions import Bernoulli, Distribution, Normal
 
 import ancestral as an
 from ancestral.estimators.nested import LossError
-from ancestral.estimators.problem import OtherRecordingError, SettledError
+from ancestral.estimators.problem import OtherRecordingError
 from ancestral.estimators.terms import NonFiniteCostError
+from ancestral.trace.endings import SettledError
 from ancestral.trace.node import NoDensityError
 from oracles import Program, estimates, exact_gradient, flat, moments, moments_of, probabilities
 from oracles import paths as paths_of
@@ -253,6 +254,55 @@ def test_the_gradient_of_a_recording_is_taken_once(logits: Tensor) -> None:
     for again in (an.backward, an.surrogate):
         with pytest.raises(SettledError, match="pass retain_graph=True to the first backward"):
             again(loss)
+
+
+@pytest.mark.parametrize("name", ["loss", "declared", "draw", "statement", "bernoulli"])
+def test_a_recording_whose_gradient_was_taken_says_so_within_its_block(
+    name: str, logits: Tensor
+) -> None:
+    with an.record() as trace:
+        an.backward(an.cost("first", coins(logits)).sum())
+        again = pytest.raises(SettledError, match=r"already taken.*open a recording for each step")
+        if name == "loss":
+            with again:
+                an.backward(logits.sum())
+        elif name == "declared":
+            with again:
+                trace.backward()
+        else:
+            lost = pytest.raises(SettledError, match=r"site '.*' \(.*\) is drawn in a recording")
+            with lost:
+                if name == "draw":
+                    coins(logits)
+                elif name == "statement":
+                    an.sample("z", Bernoulli(logits=logits))
+                else:
+                    torch.bernoulli(logits.sigmoid())
+            with torch.no_grad():
+                coins(logits)
+            coins(logits.detach())
+            assert Normal(logits, 1.0).rsample().requires_grad
+
+
+def test_a_loop_within_one_recording_retains_it_for_each_step(logits: Tensor) -> None:
+    def losses(theta: Tensor) -> list[Tensor]:
+        first = coins(theta)
+        second = coins(theta * (first + 0.5))
+        return [((first - 0.3) ** 2).sum(), (second * first).sum()]
+
+    def estimate(program: Program, parameters: Sequence[Tensor]) -> Tensor:
+        (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
+        with an.record():
+            for loss in losses(theta):
+                an.backward(loss, retain_graph=True)
+        assert theta.grad is not None
+        return flat([theta.grad])
+
+    def program(theta: Tensor) -> Tensor:
+        return torch.stack(losses(theta)).sum()
+
+    found = moments(program, [logits], estimate).mean
+    torch.testing.assert_close(found, exact_gradient(program, [logits]))
 
 
 def test_a_retained_graph_gives_the_same_gradient_again(logits: Tensor) -> None:
