@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
 from ancestral.provenance.writes import run_write
+from ancestral.trace.cuts import cut_off
 from ancestral.trace.interceptors import Replacing, interceptors
 
 
@@ -23,7 +24,12 @@ class _Attribute:
         self._original = original
 
     def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
-        return self._original if tensor is None else self._original.__get__(tensor)
+        if tensor is None:
+            return self._original
+        result = self._original.__get__(tensor)
+        if self._original.__name__ == "data":
+            cut_off(tensor, result)
+        return result
 
     def __set__(self, tensor: Tensor, value: Any) -> None:
         if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
