@@ -24,12 +24,7 @@ class _Attribute:
         self._original = original
 
     def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
-        if tensor is None:
-            return self._original
-        result = self._original.__get__(tensor)
-        if self._original.__name__ == "data":
-            cut_off(tensor, result)
-        return result
+        return self._original if tensor is None else self._original.__get__(tensor)
 
     def __set__(self, tensor: Tensor, value: Any) -> None:
         if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
@@ -48,9 +43,12 @@ class _Data(_Attribute):
     """``.data``, whose writes torch counts."""
 
     def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
-        if tensor is None or type(tensor) not in _PLAIN or not tensor.requires_grad:
-            return super().__get__(tensor, kind)
-        return tensor.detach()
+        if tensor is None:
+            return self._original
+        is_counted = type(tensor) in _PLAIN and tensor.requires_grad
+        result = tensor.detach() if is_counted else super().__get__(tensor, kind)
+        cut_off(tensor, result)
+        return result
 
 
 class _Attributes(Replacing):

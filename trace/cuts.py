@@ -21,7 +21,16 @@ from ancestral.provenance.control import as_data
 from ancestral.provenance.linear import Form, Placed, Weight
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
-from ancestral.trace.autograd import PASSED, Origin, edge_of, history, scored_by, step_of, visited
+from ancestral.trace.autograd import (
+    OF_LABELS,
+    PASSED,
+    Origin,
+    edge_of,
+    history,
+    scored_by,
+    step_of,
+    visited,
+)
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import is_skipped, place
 from ancestral.trace.node import Node
@@ -98,7 +107,7 @@ def _is_before(node: Node, tensor: Tensor) -> bool:
     if found is None or node.source not in as_data(found.universe, found.members):
         return True
     nodes = visited([history(tensor)], PASSED)
-    return any(scored_by(made, found.universe) is not None for made in nodes)
+    return any(scored_by(made, found.universe) or step_of(made) in OF_LABELS for made in nodes)
 
 
 def _is_value(result: Tensor, node: Node) -> bool:
