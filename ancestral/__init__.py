@@ -16,6 +16,7 @@
 import ancestral.provenance.propagation as _propagation  # noqa: F401
 import ancestral.trace.attributes as _attributes  # noqa: F401
 import ancestral.trace.constructors as _constructors  # noqa: F401
+import ancestral.trace.cuts as _cuts  # noqa: F401
 import ancestral.trace.distributions as _distributions  # noqa: F401
 import ancestral.trace.draws as _draws  # noqa: F401
 import ancestral.trace.gradients as _gradients  # noqa: F401

@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines import BaselineWarning
 from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
 from ancestral.estimators.factors import (
     DrawnSiteError,
@@ -13,6 +14,7 @@ from ancestral.estimators.factors import (
     UndeterminedSiteError,
     UnseenSiteError,
 )
+from ancestral.estimators.held_scores import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.importance import (
     GuideSiteError,
     NoWeightError,
@@ -44,6 +46,7 @@ from ancestral.estimators.problem import (
     ScoredLossError,
 )
 from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
+from ancestral.estimators.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.surrogate import MissingScoreWarning
 from ancestral.estimators.terms import LossMismatchError, NonFiniteCostError
 from ancestral.estimators.vectorized import NotVectorizableError
@@ -130,6 +133,8 @@ from ancestral.trace.transforms import TransformError
 
 __all__ = [
     "AuditError",
+    "BaselineError",
+    "BaselineWarning",
     "BoundCallError",
     "CaughtError",
     "CheckpointedDrawError",
@@ -138,6 +143,7 @@ __all__ = [
     "ConfinedError",
     "CostInPairError",
     "CycleError",
+    "DependentBaselineError",
     "DeterministicSiteError",
     "DeterministicValueError",
     "DrawnSiteError",
@@ -153,6 +159,7 @@ __all__ = [
     "FunctionDrawError",
     "GuideError",
     "GuideSiteError",
+    "HeldScoreWarning",
     "HiddenLeafError",
     "ImpossibleDataError",
     "InTurnWarning",
@@ -232,6 +239,7 @@ __all__ = [
     "SpreadError",
     "StackedValuesError",
     "StoredTraceError",
+    "StraightThroughWarning",
     "SubsampleError",
     "SubsampleWeightError",
     "SubsampledDataError",

@@ -5,7 +5,7 @@ to the credit of every site that needs a score. All of them are unbiased: they d
 costs that the site cannot influence they leave in, and so in variance.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ancestral.estimators.sums import Stacks, is_apart, put, reduced, room, spread
 from ancestral.provenance.alignment import Alignment, Shape, compose
+from ancestral.provenance.tensor import untrack
 from ancestral.trace.reachability import Reach, TermSet, downstream, reaches
 from ancestral.trace.structure import Structure, flattened
 
@@ -25,6 +26,9 @@ class Credit:
     along the dimensions of the site that do not index them. A cost within `parts` lies downstream
     of no other element along a dimension that it is kept apart along; of those within `shared`
     several elements may have the same. `joint` is the sum of all, each counted once, [].
+
+    A baseline is given the credit as tracked tensors, which depend on the site, and `of_others`,
+    which does not, element by element. `recording` tells recordings apart.
     """
 
     name: str
@@ -32,6 +36,41 @@ class Credit:
     parts: tuple[Tensor, ...]
     shared: tuple[Tensor, ...] = ()
     count_once: Callable[[], Tensor] | None = field(default=None, repr=False)
+    mark_others: Callable[[Tensor, int], Tensor] | None = field(default=None, repr=False)
+    recording: Hashable = None
+
+    def is_apart(self, dim: int = 0) -> bool:
+        """Return whether any part of the credit is kept apart along a dimension of the site."""
+        return any(True for _ in self._apart(dim))
+
+    def of_others(self, dim: int = 0) -> Tensor:
+        """Return the mean of the credits of the other elements along a dimension of the site.
+
+            o[n] = 1/(N-1) Σ_{m≠n} C[m]
+
+        Of the parts of the credit that are kept apart along it, since C[m] then holds no cost
+        downstream of element n: o[n] may be subtracted from the credit of element n, and no other
+        element's o may. Zero, [], where nothing is apart; else [*shape], with ones.
+
+        Raises:
+            IndexError: if the site has no such dimension.
+        """
+        costs = list(self._apart(dim))
+        if not costs:
+            return torch.zeros((), dtype=self.total.dtype, device=self.total.device)
+        total, at = sum(costs[1:], costs[0]), dim % len(self.shape)
+        mean = (total.sum(at, keepdim=True) - total) / (self.shape[at] - 1)
+        return mean if self.mark_others is None else self.mark_others(mean, at)
+
+    def _apart(self, dim: int) -> Iterator[Tensor]:
+        """Yield the parts, untracked, that no other element along a dimension has a cost of."""
+        rank = len(self.shape)
+        if not -rank <= dim < max(rank, 1):  # a single number has no others: as if of size 1
+            raise IndexError(f"site {self.name!r} has {rank} dimensions of elements, no {dim}")
+        size = self.shape[dim] if rank else 1
+        for part in map(untrack, self.parts):
+            if part.ndim == rank and size > 1 and part.shape[dim] == size:
+                yield part
 
     @property
     def total(self) -> Tensor:

@@ -35,9 +35,11 @@ from ancestral.estimators.expectation import Term, terms_of
 from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run
 from ancestral.estimators.particles import nesting, together
-from ancestral.estimators.pathwise import Choice
+from ancestral.estimators.pathwise import Choice, chosen
+from ancestral.estimators.problem import problem_of
 from ancestral.estimators.pyro_names import PARTICLES, refuse
-from ancestral.estimators.surrogate import settle, surrogate
+from ancestral.estimators.subtraction import check_baseline
+from ancestral.estimators.surrogate import settle, surrogate_of
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.arguments import short
 from ancestral.trace.compiled import eagerly
@@ -116,6 +118,7 @@ def elbo(
         SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
     check_programs("elbo", model, guide)
+    check_baseline(baseline)
     refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {short(particles)}")
@@ -190,7 +193,7 @@ def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: 
     """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
     plain = untrack(loss)
     if provenance(loss) is not None and torch.is_grad_enabled():
-        plain = surrogate(loss, baseline=baseline, estimator=estimator)
+        plain = surrogate_of(*chosen(problem_of(loss, None), estimator), baseline)
     if trace.universe.owner is trace:
         # What autograd saves knows its recording, in a circle that Python cannot see through.
         settle(trace)

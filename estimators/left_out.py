@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra import Provenance, Source, Universe
+from ancestral.estimators.held_scores import HeldScores
+from ancestral.estimators.terms import unchecked
+from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.rules import tensors_in
 from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import Node
@@ -18,14 +20,17 @@ from ancestral.trace.parameters import parameters
 from ancestral.trace.record import Trace
 
 
-def left_out(universe: Universe, found: Provenance, inputs: Any) -> list[str]:
+def left_out(loss: Tensor, found: Provenance, inputs: Any, gradient: Any) -> list[str]:
     """Return the names of the sites whose scores the gradient of a loss lacks.
 
     Args:
-        universe: the recording of the loss; if it is forgotten, all its sites may be.
-        found: what the loss depends on.
+        loss: the loss. A score that it holds already is not left out, and not missed by a
+            straight-through estimator, whose bias is meant.
+        found: what it depends on; if its recording is forgotten, all these sites may be left out.
         inputs: what it is differentiated by, in any nesting, None for all leaves.
+        gradient: what each element of it counts, in any nesting.
     """
+    universe = found.universe
     trace = universe.owner
     if not isinstance(trace, Trace):
         return [repr(source.name) for source in found.sources]
@@ -39,7 +44,9 @@ def left_out(universe: Universe, found: Provenance, inputs: Any) -> list[str]:
     if inputs is not None and needed:
         met = _Inputs(list(tensors_in(inputs)))
         needed = [node for node in needed if met.reach(node)]
-    return [repr(node.name) for node in needed]
+    needed = [node for node in needed if node.name not in trace.straight_through]
+    held = HeldScores(universe, needed, unchecked(loss), gradient).found if needed else []
+    return [repr(node.name) for node in needed if node not in held]
 
 
 def _upstream(trace: Trace, members: Iterable[Source]) -> set[Source]:

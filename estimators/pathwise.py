@@ -20,6 +20,7 @@ from ancestral.estimators.credit import Estimator, by_element
 from ancestral.estimators.problem import Problem
 from ancestral.provenance.algebra import Source
 from ancestral.trace.arguments import kind_of, short
+from ancestral.trace.naming import stacklevel
 from ancestral.trace.node import Node
 from ancestral.trace.structure import Structure
 
@@ -30,12 +31,18 @@ Choice = Estimator | Literal["auto", "pathwise", "score"]
 class KinkWarning(UserWarning):
     """The pathwise gradient of a site is biased."""
 
-    def __init__(self, node: Node, kink: Source) -> None:
-        """Name the site, and the step that has no useful derivative."""
+    def __init__(self, node: Node, kink: Source | None) -> None:
+        """Name the site, and the step that has no useful derivative: the draw itself, if None."""
+        why = (
+            f"one of finitely many values, by {type(node.fn).__name__}"
+            if kink is None
+            else "and its value reaches a cost through a step without a useful derivative, "
+            + kink.name
+        )
         super().__init__(
-            f"site {node.name!r} ({node.location}) is drawn with rsample, and its value reaches a "
-            f"cost through a step without a useful derivative, {kink.name}: its pathwise gradient "
-            "is biased; leave estimator='auto', which uses its score function, or soften the step"
+            f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
+            "gradient is biased; leave estimator='auto', which uses its score function, or soften "
+            "the step"
         )
 
 
@@ -48,7 +55,8 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     # Whether a kink is met may depend on a decision, and so on what the decision rests on. Unless
     # every term is credited with the decision, a site that one run would score and another leave
     # pathwise is scored in both.
-    needed = problem.kinks.keys() | problem.decided
+    stepped: dict[str, Source | None] = {**dict.fromkeys(_discrete(problem)), **problem.kinks}
+    needed = stepped.keys() | problem.decided
     if isinstance(choice, (LeaveOneOut, RunningMean)):
         raise ValueError(f"{kind_of(choice)} is a baseline: pass it as baseline=, not estimator=")
     if callable(choice):
@@ -58,15 +66,25 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     if choice == "score":
         return _decided(problem, lambda node: True), by_element
     if choice == "pathwise":
-        for name, kink in problem.kinks.items():
+        for name, kink in stepped.items():
             node = problem.nodes[name]
             if node.is_learned:
-                warnings.warn(KinkWarning(node, kink), stacklevel=3)
+                warnings.warn(KinkWarning(node, kink), stacklevel=stacklevel())
         return _decided(problem, lambda node: False), by_element
     raise ValueError(
         f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "
         f"an.by_element, not {short(choice)}"
     )
+
+
+def _discrete(problem: Problem) -> list[str]:
+    """Return the sites whose rsample gives finitely many values: a straight-through estimator."""
+    return [
+        node.name
+        for node in problem.nodes.values()
+        if node.is_reparameterized
+        and getattr(getattr(node.fn, "support", None), "is_discrete", False)
+    ]
 
 
 def _decided(problem: Problem, is_scored: Callable[[Node], bool]) -> Problem:

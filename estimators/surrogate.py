@@ -11,17 +11,23 @@ from torch.autograd.graph import GradientEdge
 from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.credit import Estimator
 from ancestral.estimators.explanation import account_of
+from ancestral.estimators.held_scores import (
+    HeldScores,
+    HeldScoreWarning,
+    StraightThroughWarning,
+)
 from ancestral.estimators.left_out import left_out
 from ancestral.estimators.nested import Loss, LossError
 from ancestral.estimators.pathwise import Choice, chosen
 from ancestral.estimators.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.scores import products
+from ancestral.estimators.subtraction import Subtraction, check_baseline
 from ancestral.estimators.terms import owned
-from ancestral.provenance.algebra import Provenance, Universe
+from ancestral.provenance.algebra import Universe
 from ancestral.provenance.control import controlling
 from ancestral.provenance.operators import before_backward
 from ancestral.provenance.propagation import mark_lost
-from ancestral.provenance.tensor import alias, untrack
+from ancestral.provenance.tensor import alias, provenance, untrack
 from ancestral.trace.arguments import kind_of
 from ancestral.trace.compiled import eagerly
 from ancestral.trace.endings import refuse_writes
@@ -54,7 +60,8 @@ def surrogate(
             in any nesting, which count with their sum.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
             nesting as the loss.
-        baseline: what is subtracted from the downstream costs of each site.
+        baseline: what is subtracted from the downstream costs of each site: a function of its
+            credit that does not depend on its draw, such as `LeaveOneOut()`.
         estimator: which costs each site is given credit for. By default, "auto", each element
             gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
             unless its value reaches a cost through a step without a useful derivative: then its
@@ -63,13 +70,21 @@ def surrogate(
 
     Raises:
         ValueError: if `estimator` is none.
+        TypeError: if `baseline` is no function.
+        BaselineError: if what it returns does not fit a site, or depends on the very draw.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
-    problem, estimate = chosen(problem_of(loss, gradient), estimator)
+    check_baseline(baseline)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
+    return surrogate_of(problem, estimate, baseline)
+
+
+def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baseline | None) -> Tensor:
+    """Return the surrogate of a problem in which each site is decided."""
     costs = [term.value.detach().requires_grad_() for term in problem.terms]
     total, universe = problem.loss, problem.trace.universe
     given = estimate(problem.structure, costs)
@@ -83,8 +98,10 @@ def surrogate(
     for term in owned(problem.terms, problem.scored):
         total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
     if baseline is not None:
+        subtraction = Subtraction(problem, baseline)
         for node, credit in pairs:
-            total = total - _against(_box(node.score, universe), baseline(credit).detach(), node)
+            less = subtraction.of(credit)
+            total = total - _against(_box(node.score, universe), less, node)
     return _followed(total, problem)
 
 
@@ -112,7 +129,8 @@ def backward(
             in any nesting, which count with their sum.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
             nesting as the loss.
-        baseline: what is subtracted from the downstream costs of each site.
+        baseline: what is subtracted from the downstream costs of each site: a function of its
+            credit that does not depend on its draw, such as `LeaveOneOut()`.
         estimator: which costs each site is given credit for. By default, "auto", each element
             gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
             unless its value reaches a cost through a step without a useful derivative: then its
@@ -123,14 +141,17 @@ def backward(
 
     Raises:
         ValueError: if `estimator` is none, or `inputs` has something that takes no gradient.
+        TypeError: if `baseline` is no function.
+        BaselineError: if what it returns does not fit a site, or depends on the very draw.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
         OtherRecordingError: if it depends on sites of another recording.
         SettledError: if the recording's gradient was already taken.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
+    check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = chosen(problem_of(loss, gradient), estimator)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
     problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, into)
 
@@ -154,18 +175,40 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
     return given
 
 
+def _decided(
+    problem: Problem, estimator: Choice, gradient: Loss | None = None
+) -> tuple[Problem, Estimator]:
+    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    problem, estimate = chosen(problem, estimator)
+    if not problem.loss.requires_grad:
+        return problem, estimate  # nothing but scores
+    is_scored = problem.scored
+    scored = [node for node in problem.nodes.values() if node in is_scored]
+    held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
+    if held:
+        warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
+    lines = problem.trace.straight_through
+    for node in scored:
+        if node.name in lines and node not in held:
+            warnings.warn(StraightThroughWarning(node, lines[node.name]), stacklevel=stacklevel())
+    return problem, estimate
+
+
 class MissingScoreWarning(UserWarning):
     """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
 
 
-def _warn_of_missing_scores(function: str, found: Provenance, inputs: Any) -> None:
+def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: Any) -> None:
     """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
+    found = provenance(loss)
+    if found is None:
+        return
     universe, trace = found.universe, found.universe.owner
     is_open = isinstance(trace, Trace) and trace.is_open
     if is_open and inputs is None and function == "torch.autograd.backward":
         return  # a step of the program, which is followed, by whatever leaves it means
     if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
-        names = left_out(universe, found, inputs)
+        names = left_out(loss, found, inputs, gradient)
         if names:
             is_returned = function == "torch.autograd.grad"
             right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
@@ -193,7 +236,8 @@ def _descend(
 ) -> None:
     given = estimator(problem.structure, [term.value for term in problem.terms])
     parts = [problem.loss] if problem.loss.requires_grad else []
-    less = [None if baseline is None else baseline(credit) for credit in given]
+    subtraction = None if baseline is None else Subtraction(problem, baseline)
+    less = [None if subtraction is None else subtraction.of(credit) for credit in given]
     parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
     for term in owned(problem.terms, problem.scored):
         # The score has mean zero; a learned coefficient of it has a gradient of its own.
@@ -232,8 +276,9 @@ def backward_of_costs(
     inputs: Iterable[Tensor] | Tensor | None = None,
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
+    check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = chosen(problem_of_costs(trace), estimator)
+    problem, estimate = _decided(problem_of_costs(trace), estimator)
     problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, into)
 

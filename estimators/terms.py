@@ -22,6 +22,7 @@ from ancestral.estimators.walk import Constant, Walk
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.linear import OverwrittenError, Weight
 from ancestral.provenance.tensor import provenance, raw, untrack
+from ancestral.trace.autograd import history
 from ancestral.trace.errors import SiteError
 from ancestral.trace.graph import Vertex
 from ancestral.trace.naming import Location
@@ -123,18 +124,31 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     start: Weight = 1.0 if weight is None else untrack(weight).detach()
-    walk = Walk()
-    try:
-        walk.run(loss, start)
-    except OverwrittenError:  # what it was made of is no longer there: the loss is one cost
-        walk = Walk()
-        walk.add_leaf(loss, start, -1)
+    walk = _walked(loss, start)
     precision = _floating(loss)
     # The newest were met first: a reader expects the order of the program.
     pending = reversed(walk.leaves.values())
     costs = [_cost(each.operand, each.total, precision) for each in pending]
     terms = _checked(costs, walk.constant, loss, start)
     return Parts(terms, walk.constant, tuple(walk.constants))
+
+
+def unchecked(loss: Tensor) -> list[Term]:
+    """Return the terms of the sum of a loss, whatever they are and add up to."""
+    leaves = _walked(loss, 1.0).leaves.values()
+    return [
+        Term(each.operand, each.operand, each.total, provenance(each.operand)) for each in leaves
+    ]
+
+
+def _walked(loss: Tensor, start: Weight) -> Walk:
+    walk = Walk()
+    try:
+        walk.run(loss, start)
+    except OverwrittenError:  # what it was made of is no longer there: the loss is one cost
+        walk = Walk()
+        walk.add_leaf(loss, start, -1)
+    return walk
 
 
 def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
@@ -152,11 +166,8 @@ def op_name(leaf: Tensor) -> str:
     >>> op_name(torch.zeros(2, requires_grad=True).exp())
     'exp'
     """
-    made: Any = raw(_history, leaf)
+    made = history(leaf)
     return "" if made is None else _spelt(made.name())
-
-
-_history: Any = vars(torch._C.TensorBase)["grad_fn"].__get__  # pyright: ignore[reportPrivateUsage]
 
 
 @lru_cache(maxsize=1024)

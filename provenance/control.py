@@ -176,11 +176,11 @@ class _Term:
     """What a term of a loss depends on as data, and by decisions, directly or not."""
 
     def __init__(self, universe: Universe, members: Sources) -> None:
-        self.data = frozenset(_as_data(universe, members))
+        self.data = frozenset(as_data(universe, members))
         self.decisions = frozenset(s for s in universe.closure(members) if s.is_decision)
 
 
-def _as_data(universe: Universe, members: Sources) -> Iterator[Source]:
+def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
     """Yield the sources that a set stands for, but for what decisions rest on."""
     pending, seen = list(members), set[Source]()
     while pending:

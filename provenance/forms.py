@@ -83,6 +83,7 @@ def without_history(operand: Operand) -> Operand:
     plain = raw(Tensor.detach, operand)
     if not raw(_requires_grad, operand):
         return resolve(operand)
+    watching.cut()
     found = getattr(operand, "_provenance", None)
     return plain if found is None or found.universe.state == "settled" else attach(plain, found)
 

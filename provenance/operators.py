@@ -20,7 +20,7 @@ from ancestral.provenance.inference import tracked
 from ancestral.provenance.kinks import KINKS
 from ancestral.provenance.linear import Adjoint, Form, serials
 from ancestral.provenance.mixing import joined
-from ancestral.provenance.rules import RULES, pointwise
+from ancestral.provenance.rules import RULES, pointwise, tensors_in
 from ancestral.provenance.subclasses import names_of
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
 
@@ -269,10 +269,11 @@ def _metadata(name: str) -> _Function:
     return method
 
 
-before_backward: list[Callable[[str, Provenance, Any], None]] = []
+before_backward: list[Callable[[str, Tensor, Any, Any], None]] = []
 """Who looks at a tensor that torch is to differentiate: layers that know what it leaves out.
 
-They are given the name of the function, what the tensor depends on, and the inputs, None for all.
+They are given the name of the function, the tensor, the inputs, None for all, and what each element
+of it counts.
 """
 
 
@@ -286,9 +287,13 @@ def run_pass(func: _Function, types: Any, args: Any, kwargs: Any) -> tuple[Any, 
     """
     outputs = list(tracked(args[0]))
     inputs = args[1] if func is torch.autograd.grad else kwargs.get("inputs")
-    for found in outputs:
-        for look in before_backward:
-            look(f"torch.autograd.{func.__name__}", found, inputs)
+    given = [*args[1:2], kwargs.get("grad_tensors")]
+    if func is torch.autograd.grad:
+        given = [*args[2:3], kwargs.get("grad_outputs")]
+    for tensor in tensors_in(args[0]):
+        if type(tensor) is ProvenanceTensor:
+            for look in before_backward:
+                look(f"torch.autograd.{func.__name__}", tensor, inputs, given)
     result = run(func, types, args, kwargs)
     return result, bool(outputs) and all(is_constant(found.universe) for found in outputs)
 
@@ -297,7 +302,7 @@ def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
     """Run `torch.Tensor.backward`, which depends on no provenance and knows of no scores."""
     inputs = args[3] if len(args) > 3 else kwargs.get("inputs")
     for look in before_backward:
-        look("loss.backward", self._provenance, inputs)  # type: ignore[attr-defined]
+        look("loss.backward", self, inputs, (*args[:1], kwargs.get("gradient")))
     run(Tensor.backward, TYPES, (self, *args), kwargs)
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from multiprocessing.pool import ThreadPool
@@ -27,7 +28,14 @@ from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
-from ancestral.errors import ModifiedParameterError, ScoredLossError, TransformedDrawError
+from ancestral.errors import (
+    DependentBaselineError,
+    HeldScoreWarning,
+    ModifiedParameterError,
+    ScoredLossError,
+    StraightThroughWarning,
+    TransformedDrawError,
+)
 from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
@@ -77,6 +85,84 @@ def controlled(control: str) -> Any:
         return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in fresh])
 
     return estimate
+
+
+def test_held_scores() -> None:
+    """A loss that multiplies the log-density of a draw by what is detached, or what Python read,
+    holds its score function: `an.backward` warns once with the site, and `loss.backward()`, right
+    there, does not.
+    """
+    rewards: list[Callable[[Tensor], Any]] = [
+        lambda z: (2 * z).sum().detach(),
+        lambda z: 2 * z.sum().item(),
+    ]
+    for reward in rewards:
+
+        def loss(theta: Tensor, *, reward: Callable[[Tensor], Any] = reward) -> Tensor:
+            z = drawn(theta)
+            found: Tensor = (Bernoulli(logits=theta).log_prob(z) * reward(z)).sum()
+            return found
+
+        def plain(program: Any, parameters: Any) -> Tensor:
+            theta = parameters[0].detach().clone().requires_grad_()
+            with an.record():
+                value = program(theta)
+            value.backward()  # without a warning
+            return torch.cat([theta.grad])
+
+        fresh = leaves()
+        with an.record():
+            value = loss(*fresh)
+        with pytest.warns(HeldScoreWarning, match=r"'z' \(.*test_guarantees.py:\d+") as caught:
+            an.backward(value)
+        assert len(caught) == 1
+        exact = exact_gradient(lambda theta: 2 * drawn(theta).sum(), leaves())
+        torch.testing.assert_close(moments(loss, leaves(), plain).mean, exact)
+
+
+def test_straight_through() -> None:
+    """A value that is that of a draw, with a gradient to its parameters by a path that adds zero,
+    is a straight-through estimator: `an.backward` warns once with the line, and `loss.backward()`
+    does not.
+    """
+    for call in (an.backward, Tensor.backward):
+        (theta,) = leaves()
+        with an.record():
+            p = theta.sigmoid()
+            z = Bernoulli(probs=p).sample()
+            loss = ((z + p - p.detach()) ** 2).sum()
+        if call is Tensor.backward:
+            loss.backward()
+            continue
+        with pytest.warns(StraightThroughWarning, match=r"test_guarantees.py:\d+ has") as caught:
+            call(loss)
+        assert len(caught) == 1
+
+
+def test_baselines() -> None:
+    """A baseline that the draw reaches, by tensors or by what Python read, is refused with the site
+    and the line; one that it does not reach leaves the mean as it is, and gets no gradient.
+    """
+    learned = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+
+    def program(theta: Tensor) -> Tensor:
+        return ((drawn(theta) - 0.3) ** 2).sum()
+
+    def estimate(program: Any, parameters: Any) -> Tensor:
+        (theta,) = fresh = [p.detach().clone().requires_grad_() for p in parameters]
+        with an.record():
+            loss = program(*fresh)
+        an.backward(loss, baseline=lambda credit: credit.of_others(0) + learned)
+        return torch.cat([theta.grad])
+
+    mean = moments(program, leaves(), estimate).mean
+    torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-9, atol=1e-9)
+    assert learned.grad is None
+    for illegal in (lambda credit: credit.total, lambda credit: credit.total.sum().item()):
+        with an.record():
+            loss = program(*leaves())
+        with pytest.raises(DependentBaselineError, match=r"'z' .*test_guarantees.py:\d+"):
+            an.backward(loss, baseline=illegal)
 
 
 def test_writes() -> None:

@@ -120,6 +120,8 @@ ELSEWHERE = {
         ),
         "tests/trace/test_threads.py",
     ),
+    # What is noticed there is warned of, and no gradient is another.
+    **dict.fromkeys(("Tensor.detach", "torch.detach"), "tests/estimators/test_straight_through.py"),
     # Hooks after accumulation are those of leaves, which a pass looks for by itself.
     "Tensor.register_post_accumulate_grad_hook": "a second line of defence",
 }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
 from ancestral.provenance.writes import run_write
+from ancestral.trace.cuts import cut_off
 from ancestral.trace.interceptors import Replacing, interceptors
 
 
@@ -42,9 +43,12 @@ class _Data(_Attribute):
     """``.data``, whose writes torch counts."""
 
     def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
-        if tensor is None or type(tensor) not in _PLAIN or not tensor.requires_grad:
-            return super().__get__(tensor, kind)
-        return tensor.detach()
+        if tensor is None:
+            return self._original
+        is_counted = type(tensor) in _PLAIN and tensor.requires_grad
+        result = tensor.detach() if is_counted else super().__get__(tensor, kind)
+        cut_off(tensor, result)
+        return result
 
 
 class _Attributes(Replacing):

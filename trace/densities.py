@@ -53,6 +53,7 @@ def tracked_density(node: "Node", *, is_masked: bool) -> Tensor:
     nothing is to be read where the mask hides an element.
     """
     plain = node.counted_log_prob if is_masked else node.elementwise_log_prob
+    node.mark(plain)
     if not (isinstance(node.fn, Factor) or is_of_torch(node.fn)):
         return _as_computed(node, plain, node.kept if is_masked else None)
     found = _joined(node, tuple(plain.shape))

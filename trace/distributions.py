@@ -31,6 +31,7 @@ from torch.distributions.utils import lazy_property
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_of
+from ancestral.trace.autograd import mark_density
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
@@ -122,12 +123,14 @@ def _scoring(original: _Method) -> _Method:
             local.is_inside = False
         is_seen = isinstance(density, Tensor) and not is_within_transform(density)
         if isinstance(value, Tensor) and isinstance(density, Tensor) and is_seen:
-            if provenance(value) is None:
+            draws = provenance(value)
+            if draws is None:
                 where = place()
                 name = argument_name() or where.variable or type(self).__name__.lower()
                 observe(self, value, density, where, name)
             elif isinstance(density, ProvenanceTensor):
                 _mark_own(self, value, density)
+                mark_density(density, draws.universe, draws.members)
         keep_of_density(self, value, density)
         return density
 

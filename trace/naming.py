@@ -54,7 +54,7 @@ class Place:
 def place() -> Place:
     """Return where the user's code called us."""
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and _is_skipped(frame.f_code.co_filename):
+    while frame is not None and is_skipped(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:  # called from torch's own threads
         return Place(Location("<unknown>", 0, "<unknown>"), None, ())
@@ -64,7 +64,7 @@ def place() -> Place:
     is_differentiated = False
     while outer is not None:
         code = outer.f_code
-        if code.co_varnames[:1] == ("self",) and not _is_skipped(code.co_filename):
+        if code.co_varnames[:1] == ("self",) and not is_skipped(code.co_filename):
             owner = outer.f_locals.get("self")
             if isinstance(owner, nn.Module) and owner not in modules:
                 modules.append(owner)
@@ -83,7 +83,7 @@ def stacklevel() -> int:
     """Return the `stacklevel` of a warning of the caller's that shows the user's line."""
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     level = 1
-    while frame is not None and _is_skipped(frame.f_code.co_filename):
+    while frame is not None and is_skipped(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     return level
 
@@ -94,7 +94,7 @@ def line_of(error: BaseException) -> Location | None:
     step = error.__traceback__
     while step is not None:
         code = step.tb_frame.f_code
-        if not _is_skipped(code.co_filename):
+        if not is_skipped(code.co_filename):
             found = Location(code.co_filename, step.tb_lineno, code.co_name)
         step = step.tb_next
     return found
@@ -107,7 +107,8 @@ def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | Non
 
 
 @lru_cache(maxsize=4096)
-def _is_skipped(filename: str) -> bool:
+def is_skipped(filename: str) -> bool:
+    """Return whether a file is torch's, or of the layers between it and the user."""
     real = os.path.realpath(filename) if filename.startswith((_LIBRARY, ".")) else filename
     return real.startswith(_SKIPPED) or filename.startswith("<frozen")
 
@@ -146,7 +147,7 @@ def module_path(modules: tuple[nn.Module, ...]) -> str:
 def argument_name() -> str | None:
     """Return the first argument of the user's call that is going on, where it is a variable."""
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and _is_skipped(frame.f_code.co_filename):
+    while frame is not None and is_skipped(frame.f_code.co_filename):
         frame = frame.f_back
     return None if frame is None else _argument(frame.f_code, frame.f_lasti)
 

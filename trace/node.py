@@ -13,6 +13,7 @@ from ancestral.provenance.algebra import NAMED, Provenance, Source
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.failures import refuse_inference
 from ancestral.provenance.tensor import alias, attach, untrack
+from ancestral.trace.autograd import mark_density
 from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
 from ancestral.trace.lazy import plainly
@@ -191,9 +192,15 @@ class Node:
 
     def by_case(self, density: Tensor) -> Tensor:
         """Return the density of each case, [*batch], given that of its elements."""
+        self.mark(density)
         if not self.grouped or tuple(density.shape) != self._whole:
             return density
         return density.sum(tuple(range(-self.grouped, 0)))
+
+    def mark(self, density: Tensor) -> None:
+        """Let the graph of a density that is handed out tell at which draw it was taken."""
+        if self.is_drawn and self.source.universe is not None:
+            mark_density(density, self.source.universe, (self.source,))
 
     @property
     def _whole(self) -> Shape:

@@ -38,6 +38,7 @@ from ancestral.trace.factor import shown_shape
 from ancestral.trace.graph import Graph, Vertex, graph_of
 from ancestral.trace.independence import Extent
 from ancestral.trace.interceptors import interceptors, joined
+from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
 from ancestral.trace.recorded import Recorded
 from ancestral.trace.request import Handler, Request
@@ -90,6 +91,8 @@ class Trace(Transcript):
         self._counts: dict[str, int] = {}
         self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.ledger = Ledger()
+        # By the name of a site, the line that adds nothing to its value, and a gradient.
+        self.straight_through: dict[str, Location] = {}
         self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self.leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from

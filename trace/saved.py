@@ -20,6 +20,7 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.trace.cuts import look_at
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location
 from ancestral.trace.node import Node
@@ -106,7 +107,9 @@ def _custom(original: _Function) -> Any:
         )
         if not local.traces or not is_learned:
             return call()
-        return _without_draws(lambda node: FunctionDrawError(cls.__name__, node), call)
+        result = _without_draws(lambda node: FunctionDrawError(cls.__name__, node), call)
+        look_at(result)
+        return result
 
     return classmethod(apply)
 

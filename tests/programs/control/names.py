@@ -203,7 +203,7 @@ def a_sparse_tensor_of_places(theta: Tensor) -> Tensor:
 
 @control(escapes=None, decides=False)
 def a_new_tensor(theta: Tensor) -> Tensor:
-    return theta.detach().new_tensor([coin(theta[0]), 0.5]) @ theta
+    return TABLE.new_tensor([coin(theta[0]), 0.5]) @ theta
 
 
 @control(escapes=None, decides=False)

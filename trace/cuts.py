@@ -1,0 +1,213 @@
+"""Cuts: what adds nothing to the value of a draw, and a gradient to the parameters of the draw.
+
+        t = z + p - ⊥(p),   p + ⊥(z - p),   f(z, p) with the backward of the identity in p
+
+These are straight-through estimators: by them, the gradient of a cost of t reaches p, from which z
+was drawn. With the score function of z besides, it is counted twice. Such a step needs a gradient
+that was cut; from the first cut of a recording on, results are looked at. Bengio, Léonard and
+Courville (2013), "Estimating or propagating gradients through stochastic neurons".
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance import watching
+from ancestral.provenance.control import as_data
+from ancestral.provenance.linear import Form, Placed, Weight
+from ancestral.provenance.rules import tensors_in
+from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
+from ancestral.trace.autograd import (
+    OF_LABELS,
+    PASSED,
+    Origin,
+    edge_of,
+    history,
+    scored_by,
+    step_of,
+    visited,
+)
+from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.naming import is_skipped, place
+from ancestral.trace.node import Node
+from ancestral.trace.stack import local
+
+_Function = Callable[..., Any]
+_Addends = list[tuple[Tensor, Weight, bool]]
+"""Tensors, what each counts, and whether its gradient does not count."""
+
+_Silent = tuple[Tensor, Tensor]
+
+_MOST = 12  # addends that are looked at: a straight-through sum has three
+_SUMS = ("add", "rsub", "sub")
+_FUNCTION = "a function with a backward of its own"
+_WORDS = (_FUNCTION, "add", "lerp", "mul", "sub", "where")
+
+
+def cut_off(tensor: Tensor, result: Any) -> None:
+    """Note that user code made a tensor without a gradient of one with a gradient."""
+    if not local.traces or not raw(_requires_grad, tensor):
+        return
+    if is_skipped(sys._getframe(2).f_code.co_filename):  # pyright: ignore[reportPrivateUsage]
+        return
+    watching.cut()
+    if type(result) is ProvenanceTensor:
+        result._addends = _addends(tensor, is_cut=True)  # type: ignore[attr-defined]
+
+
+def look_at(result: Any) -> None:
+    """Note where a result of a function with a backward of its own is the value of a draw."""
+    for tensor in tensors_in(result):
+        _look(_FUNCTION, tensor)
+
+
+def _look(function: Any, result: Any) -> None:
+    name = getattr(function, "__name__", function)
+    if type(result) is not ProvenanceTensor or not any(word in name for word in _WORDS):
+        return
+    trace = local.traces[0] if local.traces and not local.is_inside else None
+    found = provenance(result)
+    if trace is None or found is None or not raw(_requires_grad, result):
+        return
+    silent = list(_silent(_addends(result)))
+    for source in as_data(found.universe, found.members):
+        node = trace.get(source.name)
+        if node is None or not (node.is_score and node.is_learned):
+            continue
+        if node.name not in trace.straight_through and _is_reached(
+            node, result, silent, may_be_zero=name == _FUNCTION
+        ):
+            trace.straight_through[node.name] = place().location
+
+
+def _is_reached(node: Node, result: Tensor, silent: list[_Silent], *, may_be_zero: bool) -> bool:
+    """Return whether a gradient that adds nothing reaches the parameters of a site.
+
+    Zeros are the value of a draw, and as well that of a product with it.
+    """
+    near = Origin(node.fn).near
+    edges = [edge_of(learned) for tensor, learned in silent if _is_before(node, tensor)]
+    if edges and not near.isdisjoint(visited(edges, None)):
+        return True
+    if not may_be_zero and not raw(Tensor.any, result):
+        return False
+    edge = edge_of(result)
+    return _is_value(result, node) and not near.isdisjoint(
+        visited([edge], PASSED | {step_of(edge)})
+    )
+
+
+def _is_before(node: Node, tensor: Tensor) -> bool:
+    """Return whether a tensor does not depend on a site, or as its density alone: costs do."""
+    found = provenance(tensor)
+    if found is None or node.source not in as_data(found.universe, found.members):
+        return True
+    nodes = visited([history(tensor)], PASSED)
+    return any(scored_by(made, found.universe) or step_of(made) in OF_LABELS for made in nodes)
+
+
+def _is_value(result: Tensor, node: Node) -> bool:
+    """Return whether a result has the value that a site has drawn, or has all in whole numbers."""
+    plain: Tensor = raw(Tensor.detach, result)
+    if not plain.is_floating_point():
+        return False
+    if getattr(getattr(node.fn, "support", None), "is_discrete", False):
+        return torch.allclose(plain, plain.round(), rtol=0, atol=1e-4)
+    drawn = node.value.detach()
+    return drawn.shape == plain.shape and torch.allclose(plain, drawn.to(plain), rtol=1e-5)
+
+
+def _silent(addends: _Addends) -> Iterator[_Silent]:
+    """Yield the addends that, with another or by themselves, add zero, and what has their gradient.
+
+    That is the addend, or what it is multiplied with.
+    """
+    for tensor, share, is_cut in addends:
+        learned = None if is_cut else _learned(tensor, share)
+        if learned is None:
+            continue
+        made = history(tensor)
+        is_sum = provenance(tensor) is None and made is not None and step_of(made) in _SUMS
+        if is_sum and not raw(Tensor.any, tensor):  # p - ⊥(p), computed before
+            yield tensor, learned
+        twins = (
+            theirs
+            for other, theirs, is_other_cut in addends
+            if (is_other_cut or _learned(other, theirs) is None) and _is_same(tensor, other)
+        )
+        if any(_is_opposite(share, theirs) for theirs in twins):
+            yield tensor, learned
+
+
+def _learned(tensor: Tensor, share: Weight) -> Tensor | None:
+    """Return what has a gradient: an addend, or else what it is multiplied with."""
+    if raw(_requires_grad, tensor):
+        return tensor
+    return share if isinstance(share, Tensor) and share.requires_grad else None
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are one in memory, or have the same values, not all zero."""
+    if raw(Tensor.size, a) != raw(Tensor.size, b) or raw(_dtype, a) != raw(_dtype, b):
+        return False
+    if raw(Tensor.data_ptr, a) == raw(Tensor.data_ptr, b):
+        return True
+    return bool(raw(Tensor.equal, a, b) and raw(Tensor.any, a))
+
+
+def _is_opposite(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return bool(torch.all(torch.as_tensor(a + b) == 0))
+    return bool(a == -b)
+
+
+def _addends(tensor: Tensor, *, is_cut: bool = False) -> _Addends:
+    """Return what a tensor is a sum of, nothing if that is much."""
+    found: _Addends = []
+    form: Form | None = getattr(tensor, "_form", None)
+    pending: list[tuple[Any, Any]] = [(form or tensor, 1.0)]
+    while pending:
+        operand, share = pending.pop()
+        if isinstance(share, Placed):  # of a part: no sum of whole tensors
+            return []
+        if operand.__class__ is tuple:
+            pending.extend(zip(operand[2], operand[1](share), strict=True))
+        elif isinstance(operand, Tensor):
+            known = getattr(operand, "_addends", None)
+            if known is None:
+                found.append((operand, share, is_cut))
+            else:
+                found.extend((each, share * theirs, True) for each, theirs, _ in known)
+        if len(found) + len(pending) > _MOST:
+            return []
+    return found
+
+
+@functools.cache  # every recording stands at the same doors
+def _cutting(original: _Function) -> _Function:
+    @functools.wraps(original)
+    def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(tensor, *args, **kwargs)
+        cut_off(tensor, result)
+        return result
+
+    return detach
+
+
+class _Cuts(Replacing):
+    """Meets what cuts a gradient."""
+
+    def begin(self) -> None:
+        """Take its place."""
+        for owner in (Tensor, torch):
+            self.replace(owner, "detach", _cutting(vars(owner)["detach"]))
+
+
+interceptors.append(_Cuts())
+watching.after_cut.append(_look)
+_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
