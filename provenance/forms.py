@@ -76,6 +76,10 @@ def resolve(operand: Operand) -> Operand:
     return operand if form is None or _written_elsewhere(operand, form[0]) else form
 
 
+when_cut: list[Callable[[], None]] = []
+"""Who is told that the gradient of an operand was cut: a layer above this one."""
+
+
 def without_history(operand: Operand) -> Operand:
     """Return an operand of a step within `torch.no_grad`: its value counts, its gradient is cut."""
     if not isinstance(operand, Tensor):
@@ -83,7 +87,8 @@ def without_history(operand: Operand) -> Operand:
     plain = raw(Tensor.detach, operand)
     if not raw(_requires_grad, operand):
         return resolve(operand)
-    watching.cut()
+    for note in when_cut:
+        note()
     found = getattr(operand, "_provenance", None)
     return plain if found is None or found.universe.state == "settled" else attach(plain, found)
 

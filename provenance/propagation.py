@@ -326,7 +326,6 @@ def _watched(
     is_inside = watching.is_guarded()
     if decision is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, decision, args, kwargs)
-    watching.look(func, result)
     return result
 
 

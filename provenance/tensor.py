@@ -41,6 +41,9 @@ class ProvenanceTensor(Tensor):
     # and Python's collector does not see that a view holds what it is a view of.
     _site: "ReferenceType[Any] | None" = None
     _scored: Any = None  # the node of which it is the log-density
+    # Whether it is a sum with a part whose gradient was cut, and if so, what it was a sum of.
+    _is_cut: bool = False
+    _addends: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copy the data, keep the provenance; as in torch, only leaves can be copied."""
@@ -198,7 +201,7 @@ def _attributes_of(tensor: Tensor) -> dict[str, Any]:
     return {name: value for name, value in vars(tensor).items() if name not in _OURS}
 
 
-_OURS = frozenset("_provenance _form _written _site _scored".split())
+_OURS = frozenset("_provenance _form _written _site _scored _addends _is_cut".split())
 
 
 def _rebuild(

@@ -1,8 +1,7 @@
 """Watching: what tracked tensors cannot show by themselves is looked up at every op.
 
-A thread watches after a tracked value was written into a storage that other tensors share, after
-a value escaped to Python, which may decide on all that is computed from then on, and after a
-gradient was cut, for results through which it may come in again.
+A thread watches after a tracked value was written into a storage that other tensors share, and
+after a value escaped to Python, which may decide on all that is computed from then on.
 
 A write is seen at the tensor that is written, but it changes every view of its storage, and an
 older view is a plain tensor whose ops nobody intercepts. From such a write on, the storage stands
@@ -22,7 +21,7 @@ from torch.multiprocessing import reductions
 from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra import Provenance
-from ancestral.provenance.control import controlling, recording
+from ancestral.provenance.control import controlling
 from ancestral.provenance.linear import serials
 
 _Storage = torch.UntypedStorage
@@ -101,7 +100,6 @@ class _Local(threading.local):
         self.mode: _Watch | None = None
         self.guards: list[Guard] = []
         self.is_paused = False
-        self.is_cut = False
 
 
 _local = _Local()
@@ -126,7 +124,7 @@ def guard(refuse: Guard) -> Generator[None]:
         yield
     finally:
         _local.guards.remove(refuse)
-        if not (_local.guards or table or controlling() or _local.is_cut):
+        if not (_local.guards or table or controlling()):
             unwatch()
 
 
@@ -141,28 +139,9 @@ def check(func: Any, args: Any, kwargs: Any) -> None:
         each(func, args, kwargs)
 
 
-after_cut: list[Callable[[Any, Any], None]] = []
-"""Who looks at a function and its result once a gradient was cut: a layer above this one."""
-
-
-def cut() -> None:
-    """Note that a gradient was cut: look at all results of this thread from now on."""
-    if recording.get() is not None:
-        _local.is_cut = True
-        watch()
-
-
-def look(func: Any, result: Any) -> None:
-    """Show a result to those who look, if a gradient was cut."""
-    if _local.is_cut:
-        for each in after_cut:
-            each(func, result)
-
-
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    is_due = table or _local.guards or _local.is_cut or controlling() is not None
-    if _local.mode is None and is_due:
+    if _local.mode is None and (table or _local.guards or controlling() is not None):
         _local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
         _restack(lambda modes: [_local.mode, *modes])
@@ -170,7 +149,6 @@ def watch() -> None:
 
 def unwatch() -> None:
     """Stop looking operands up."""
-    _local.is_cut = False
     if _local.mode is not None:
         ours, _local.mode = _local.mode, None
         _restack(lambda modes: [mode for mode in modes if mode is not ours])

@@ -4,20 +4,22 @@
 
 These are straight-through estimators: by them, the gradient of a cost of t reaches p, from which z
 was drawn. With the score function of z besides, it is counted twice. Such a step needs a gradient
-that was cut; from the first cut of a recording on, results are looked at. Bengio, Léonard and
-Courville (2013), "Estimating or propagating gradients through stochastic neurons".
+that was cut; from the first cut of a recording on, results are looked at of which an operand may be
+a part of such a sum. Bengio, Léonard and Courville (2013), "Estimating or propagating gradients
+through stochastic neurons".
 """
 
 import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
-from ancestral.provenance import watching
 from ancestral.provenance.control import as_data
+from ancestral.provenance.forms import when_cut
 from ancestral.provenance.linear import Form, Placed, Weight
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
@@ -42,6 +44,9 @@ _Addends = list[tuple[Tensor, Weight, bool]]
 
 _Silent = tuple[Tensor, Tensor]
 
+_OPERATORS = "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__".split()
+_PARTS = frozenset("add sub rsub mul div exp neg".split())  # what sums without a value come out of
+
 _MOST = 12  # addends that are looked at: a straight-through sum has three
 _SUMS = ("add", "rsub", "sub")
 _FUNCTION = "a function with a backward of its own"
@@ -54,9 +59,11 @@ def cut_off(tensor: Tensor, result: Any) -> None:
         return
     if is_skipped(sys._getframe(2).f_code.co_filename):  # pyright: ignore[reportPrivateUsage]
         return
-    watching.cut()
+    _CUTS.look()
     if type(result) is ProvenanceTensor:
-        result._addends = _addends(tensor, is_cut=True)  # type: ignore[attr-defined]
+        result._is_cut = True
+        # Weakly: what is cut off lives no longer for it.
+        result._addends = [(ref(each), _detached(share)) for each, share, _ in _addends(tensor)]
 
 
 def look_at(result: Any) -> None:
@@ -65,9 +72,53 @@ def look_at(result: Any) -> None:
         _look(_FUNCTION, tensor)
 
 
-def _look(function: Any, result: Any) -> None:
-    name = getattr(function, "__name__", function)
-    if type(result) is not ProvenanceTensor or not any(word in name for word in _WORDS):
+def _is_part(operand: Any, name: str) -> bool:
+    """Return whether an operand may be a part of a sum that adds nothing but a gradient."""
+    if type(operand) is ProvenanceTensor:
+        is_sum = operand._form is not None and "mul" not in name and "div" not in name
+        return operand._is_cut or (is_sum and not raw(_requires_grad, operand))
+    if not isinstance(operand, Tensor):
+        return False
+    made = operand.grad_fn
+    if made is not None:
+        return step_of(made) in _PARTS
+    return "mul" not in name and "div" not in name and not operand.requires_grad
+
+
+def _looking(original: _Function, name: str) -> _Function:
+    """Return an operator of tracked tensors whose results are looked at."""
+
+    @functools.wraps(original)
+    def operator(self: ProvenanceTensor, other: Any) -> Any:
+        result = original(self, other)
+        if _is_part(self, name) or _is_part(other, name):
+            _look(name, result)
+        return result
+
+    return operator
+
+
+def _propagating(original: Any) -> Any:
+    """Return the ``__torch_function__`` of tracked tensors, whose results are looked at."""
+    run = original.__func__
+
+    def propagate(
+        cls: Any, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = run(cls, func, types, args, kwargs)
+        name = getattr(func, "__name__", "")
+        if any(_is_part(operand, name) for operand in args):
+            _look(name, result)
+        return result
+
+    return classmethod(propagate)
+
+
+def _look(name: str, result: Any) -> None:
+    if type(result) is not ProvenanceTensor:
+        return
+    result._is_cut = result._form is not None
+    if not any(word in name for word in _WORDS):
         return
     trace = local.traces[0] if local.traces and not local.is_inside else None
     found = provenance(result)
@@ -165,7 +216,11 @@ def _is_opposite(a: Any, b: Any) -> bool:
     return bool(a == -b)
 
 
-def _addends(tensor: Tensor, *, is_cut: bool = False) -> _Addends:
+def _detached(share: Weight) -> Weight:
+    return share.detach() if isinstance(share, Tensor) else share
+
+
+def _addends(tensor: Tensor) -> _Addends:
     """Return what a tensor is a sum of, nothing if that is much."""
     found: _Addends = []
     form: Form | None = getattr(tensor, "_form", None)
@@ -179,9 +234,10 @@ def _addends(tensor: Tensor, *, is_cut: bool = False) -> _Addends:
         elif isinstance(operand, Tensor):
             known = getattr(operand, "_addends", None)
             if known is None:
-                found.append((operand, share, is_cut))
+                found.append((operand, share, False))
             else:
-                found.extend((each, share * theirs, True) for each, theirs, _ in known)
+                alive = [(held(), theirs) for held, theirs in known]
+                found.extend((each, share * w, True) for each, w in alive if each is not None)
         if len(found) + len(pending) > _MOST:
             return []
     return found
@@ -199,15 +255,31 @@ def _cutting(original: _Function) -> _Function:
 
 
 class _Cuts(Replacing):
-    """Meets what cuts a gradient."""
+    """Meets what cuts a gradient, and from the first cut on what is computed of tracked tensors."""
+
+    _is_looking = False
 
     def begin(self) -> None:
-        """Take its place."""
+        """Take the place of what cuts."""
+        self._is_looking = False
         for owner in (Tensor, torch):
             self.replace(owner, "detach", _cutting(vars(owner)["detach"]))
 
+    def look(self) -> None:
+        """Take the place of what computes, until the last recording ends."""
+        with self._lock:
+            if self._is_looking or not self._open:
+                return
+            self._is_looking = True
+            owner = ProvenanceTensor
+            for name in _OPERATORS:
+                self.replace(owner, name, _looking(vars(owner)[name], name))
+            name = "__torch_function__"
+            self.replace(owner, name, _propagating(vars(owner)[name]))
 
-interceptors.append(_Cuts())
-watching.after_cut.append(_look)
+
+_CUTS = _Cuts()
+interceptors.append(_CUTS)
+when_cut.append(_CUTS.look)
 _requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
