@@ -35,6 +35,7 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
+from ancestral.provenance.torch_internals import DisableTorchFunction
 from ancestral.provenance.writes import (
     is_write,
     mark_besides,
@@ -45,7 +46,6 @@ from ancestral.provenance.writes import (
 
 _Function = Callable[..., Any]
 _readings = readings.local
-DisableTorchFunction: Any = torch._C.DisableTorchFunction
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 

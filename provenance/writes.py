@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ancestral.provenance import watching
@@ -203,5 +202,5 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
 
 
 def _base_of(tensor: Tensor) -> Tensor | None:
-    base: Tensor | None = run(_read_base, TYPES, (tensor,), NO_KEYWORDS)
+    base: Tensor | None = run(read_base, TYPES, (tensor,), NO_KEYWORDS)
     return base

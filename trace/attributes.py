@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
+from ancestral.provenance.torch_internals import DATA_ATTRIBUTES
 from ancestral.provenance.writes import run_write
 from ancestral.trace.cuts import cut_off
 from ancestral.trace.interceptors import Replacing, interceptors

@@ -235,11 +235,11 @@ class _Dispatcher(Interceptor):
 
     def enter_thread(self) -> None:
         """Include the key."""
-        torch._C._dispatch_tls_set_dispatch_key_included(KEY, True)
+        include_dispatch_key(KEY, True)
 
     def leave_thread(self) -> None:
         """Exclude the key with the last recording of this thread."""
-        torch._C._dispatch_tls_set_dispatch_key_included(KEY, False)
+        include_dispatch_key(KEY, False)
 
 
 interceptors.append(_Dispatcher())

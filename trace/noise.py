@@ -85,5 +85,5 @@ def _layers(tensor: Tensor) -> Iterator[Tensor]:
     """Yield a tensor and those that the transforms of `torch.func` have wrapped in it."""
     yield tensor
     while is_within_transform(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = get_unwrapped(tensor)
         yield tensor

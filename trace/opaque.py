@@ -119,7 +119,7 @@ def decided(result: Any, given: Sequence[Tensor]) -> Any:
 
 def decision_of_now() -> Provenance | None:
     """Return what anything that is computed now depends on: an op, in sight, shows that."""
-    if not torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+    if not len_torch_function_stack():
         return None
     return provenance(torch.zeros((), device="cpu"))
 
@@ -204,7 +204,7 @@ def _attributes_read(module: Any) -> set[str]:
 
 def _version(tensor: Tensor) -> int | None:
     """Return how often a tensor was written into, None where torch does not count."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return None if tensor.is_inference() else tensor._version
 
 

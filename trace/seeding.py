@@ -87,7 +87,7 @@ def _innermost() -> seed | None:
 def _devices() -> list[torch.device]:
     """Return the devices that torch draws on, in this process."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if torch.cuda._is_in_bad_fork():  # a child of a process that uses the GPUs cannot
+    if is_in_bad_fork():  # a child of a process that uses the GPUs cannot
         gpus = 0
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(gpus))]
 

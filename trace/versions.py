@@ -30,7 +30,7 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         held: the parameters of its distribution.
         shared: its value, unless it is a copy that nobody else has.
     """
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         asked = [t for t, event in held if event != UNKNOWN or (t.is_leaf and t.requires_grad)]
         if shared is not None:
             asked.append(shared)
@@ -40,7 +40,7 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
 
 def are_written(versions: Versions) -> bool:
     """Return whether any tensor was written into since its version was noted."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return any([tensor._version != version for tensor, version in versions])
 
 
