@@ -19,14 +19,15 @@ TORCH ?= 2.15.0
 OTHER := .venv-torch-$(TORCH)
 SMOKE := test_readme.py test_guarantees.py test_mutations_of_doors.py \
 	provenance/test_torch_internals.py provenance/test_op_database.py provenance/test_functions.py \
-	trace/test_draws.py trace/test_saving.py estimators/test_exact.py
+	trace/test_draws.py trace/test_interceptors.py estimators/test_exact.py
 
 test-torch: $(OTHER)/ready
-	$(OTHER)/bin/python -m pytest -n auto --dist worksteal $(addprefix tests/,$(SMOKE))
+	$(OTHER)/bin/python -m pytest -n auto --dist loadfile $(addprefix tests/,$(SMOKE))
 
 $(OTHER)/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
-	sed 's/^torch==.*/torch==$(TORCH)/' constraints.txt > $(OTHER)/requirements.txt
+	sed -e 's/^torch==.*/torch==$(TORCH)/' -e 's/^setuptools==.*/setuptools>=77/' constraints.txt \
+		> $(OTHER)/requirements.txt
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-r $(OTHER)/requirements.txt
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -90,8 +90,9 @@ _NAMESPACES: dict[str, Any] = {
     "fft": torch.fft,
     "VF": VF,  # what a few functions call with a list of tensors
 }
-# Where a name is not looked up unless it is written with its namespace.
-_APART = frozenset({"fft", "VF"})
+# Where a name is not looked up unless it is written with its namespace: it may mean another op, as
+# torch.polar and the torch.linalg.polar of newer versions.
+_APART = frozenset({"fft", "linalg", "VF"})
 
 
 def _named(name: str) -> Iterator[Function]:

@@ -77,6 +77,7 @@ REASONS: dict[str, str] = {
         torch.Tensor._version.__get__ torch.Tensor.device.__get__
         torch.Tensor.dtype.__get__ torch.Tensor.grad.__get__
         torch.Tensor.grad_dtype.__get__ torch.Tensor.grad_fn.__get__
+        torch.Tensor._has_grad_dtype_override.__get__
         torch.Tensor.is_cpu.__get__ torch.Tensor.is_cuda.__get__
         torch.Tensor.is_ipu.__get__ torch.Tensor.is_leaf.__get__
         torch.Tensor.is_maia.__get__ torch.Tensor.is_meta.__get__
@@ -96,3 +97,6 @@ REASONS: dict[str, str] = {
     """,
 }
 """The names under each reason; those of torch.nn.functional begin with F."""
+
+NOT_IN_ALL = frozenset({"torch.Tensor._has_grad_dtype_override.__get__"})
+"""Those names that some version of torch does not have."""
