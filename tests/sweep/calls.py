@@ -18,7 +18,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     is_broadcast: bool = False  # the first operand has fewer elements than the result
-    is_finite: bool = False  # infinite arguments may hang it, or end the process
+    is_finite: bool = False  # infinite arguments may hang it
     is_number: bool = False  # one of its tensors stands in the place of a number
 
     @cached_property

@@ -36,8 +36,6 @@ _ON_GPU = frozenset(
     "nn.functional.batch_norm.without_cudnn torch.ops.aten._efficient_attention_forward "
     "torch.ops.aten._flash_attention_forward".split()
 )
-_FINITE = frozenset({"linalg.eigvals"})
-"""What is given finite numbers only: with others, the process of some version of torch dies."""
 DTYPES = (torch.float64, torch.int64)
 MOST_SAMPLES = 60
 """Of one dtype: the few ops that have more (pooling, with each combination of its options) are
@@ -83,10 +81,7 @@ def samples_of(op: Any, dtype: torch.dtype) -> list[Call]:
     torch.default_generator.manual_seed(0)
     samples = op.sample_inputs("cpu", dtype, requires_grad=False)
     return [
-        Call(
-            *("function", op.op, (s.input, *s.args), dict(s.kwargs), s.broadcasts_input),
-            is_finite=op.name in _FINITE,
-        )
+        Call("function", op.op, (s.input, *s.args), dict(s.kwargs), s.broadcasts_input)
         for s in samples
     ]
 
@@ -111,13 +106,13 @@ def other_ways(op: Any, call: Call) -> Iterator[Call]:
     for name, function in variants(op):
         if "in place" in name and call.is_broadcast:
             continue  # the operand has no room for the result
-        yield Call(name, function, call.args, call.kwargs, is_finite=call.is_finite)
+        yield Call(name, function, call.args, call.kwargs)
     if op.supports_out:
         yield from _with_out(call)
     if isinstance(call.args[0], Tensor):
-        kwargs = {"input": call.args[0], **call.kwargs}
-        rest = call.args[1:]
-        yield Call("input by name", call.function, rest, kwargs, is_finite=call.is_finite)
+        yield Call(
+            "input by name", call.function, call.args[1:], {"input": call.args[0], **call.kwargs}
+        )
 
 
 def variants(op: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -144,8 +139,7 @@ def _with_out(call: Call) -> Iterator[Call]:
             if isinstance(result, Tensor)
             else tuple(torch.zeros_like(t) for t in leaves(result))
         )
-        kwargs = {**call.kwargs, "out": out}
-        yield Call("out=", call.function, call.args, kwargs, is_finite=call.is_finite)
+        yield Call("out=", call.function, call.args, {**call.kwargs, "out": out})
 
 
 def with_tensors_for_numbers(call: Call) -> Iterator[Call]:

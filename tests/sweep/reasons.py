@@ -98,5 +98,7 @@ REASONS: dict[str, str] = {
 }
 """The names under each reason; those of torch.nn.functional begin with F."""
 
-NOT_IN_ALL = frozenset({"torch.Tensor._has_grad_dtype_override.__get__"})
+NOT_IN_ALL = frozenset(
+    {"torch.Tensor._has_grad_dtype_override.__get__", "torch.Tensor.const_data_ptr"}
+)
 """Those names that some version of torch does not have."""
