@@ -35,7 +35,6 @@ from ancestral.provenance.tensor import (
     provenance,
     run,
 )
-from ancestral.provenance.torch_internals import DisableTorchFunction
 from ancestral.provenance.writes import (
     is_write,
     mark_besides,

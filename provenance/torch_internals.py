@@ -65,11 +65,13 @@ try:
     from torch._C import (
         BufferDict,
         DisableTorchFunction,
+        DispatchKey,
         DispatchKeySet,
         ModuleDict,
         ParameterDict,
         ScriptFunction,
         ScriptMethod,
+        ScriptModule,
     )
     from torch._C import _current_graph_task_id as current_graph_task_id
     from torch._C import _disabled_torch_function_impl as disabled_torch_function_impl
@@ -77,6 +79,7 @@ try:
     from torch._C import _EnableTorchFunction as EnableTorchFunction
     from torch._C import _ExcludeDispatchKeyGuard as ExcludeDispatchKeyGuard
     from torch._C import _functorch as functorch
+    from torch._C import _is_alias_of as is_alias_of  # type: ignore[attr-defined]
     from torch._C import _is_torch_function_enabled as is_torch_function_enabled
     from torch._C import _len_torch_function_stack as len_torch_function_stack
     from torch._C import _nn as nn_functions
@@ -87,6 +90,7 @@ try:
     from torch._functorch import apis, eager_transforms
     from torch._functorch import vmap as _vmap
     from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+    from torch.autograd import forward_ad
     from torch.cuda import _is_in_bad_fork as is_in_bad_fork
     from torch.distributions import (
         Bernoulli,
@@ -104,21 +108,28 @@ try:
     from torch.utils import _python_dispatch, checkpoint
     from torch.utils._device import _device_constructors as device_constructors
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
     CheckpointFrame = checkpoint._CheckpointFrame
     KL_MEMOIZE = kl._KL_MEMOIZE
     pop_top_mode: Any = _python_dispatch._pop_mode
     push_mode: Any = _python_dispatch._push_mode
+    disable_current_modes: Any = _python_dispatch._disable_current_modes
     current_dispatch_mode: Any = _python_dispatch._get_current_dispatch_mode
 
     is_functorch_wrapped_tensor: Callable[[Tensor], bool] = functorch.is_functorch_wrapped_tensor
     get_unwrapped: Callable[[Tensor], Tensor] = functorch.get_unwrapped
     is_batchedtensor: Callable[[Tensor], bool] = functorch.is_batchedtensor
     maybe_get_level: Callable[[Tensor], int] = functorch.maybe_get_level
+    peek_interpreter_stack: Callable[[], Any] = functorch.peek_interpreter_stack
     maybe_current_level: Callable[[], int | None] = functorch.maybe_current_level
     broadcast_to_and_flatten: Any = vars(_vmap)["_broadcast_to_and_flatten"]
     name_of_mapped: Any = _vmap._get_name
+
+    # In C: the compiler itself takes a second to import.
+    eval_frame: Any = torch._C._dynamo.eval_frame
+    FrameAction: Any = eval_frame._FrameAction
+    FrameExecStrategy: Any = eval_frame._FrameExecStrategy
 
     # Attributes of tensors as torch has them, past the class that overrides them.
     DATA_ATTRIBUTES: dict[str, Any] = {
@@ -136,9 +147,11 @@ try:
     )
     COMPUTE_KEYSET = _door(_ops, "_compute_keyset")
     DISPATCH_KL = _door(kl, "_dispatch_kl")
+    FREEZE_MODULE = _door(torch._C, "_freeze_module")
     FUNCTIONALIZE_BEGIN = _door(eager_transforms, "_func_increment_nesting")
     FUNCTIONALIZE_END = _door(eager_transforms, "_func_decrement_nesting")
     MAKE_FX = _door(eager_transforms, "lazy_dynamo_disallow")
+    TO_DLPACK = tuple(_door(torch._C, name) for name in ("_to_dlpack", "_to_dlpack_versioned"))
     TRANSFORMS = {
         "grad": _door(eager_transforms, "grad_and_value_impl"),
         "vjp": _door(eager_transforms, "_vjp_with_argnums"),
@@ -167,6 +180,8 @@ try:
             "_unbroadcasted_cov_diag _unbroadcasted_cov_factor",
         ),
         (Transform(cache_size=1), "_cached_x_y _inv"),
+        (forward_ad, "_current_level"),
+        (ScriptModule, "_get_method _type"),
         (VF, "_pack_padded_sequence _pad_packed_sequence"),
     ]
     for _owner, _names in _read:

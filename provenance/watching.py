@@ -48,7 +48,7 @@ def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> 
     `is_held` says that Python sees the storage itself.
     """
     # One more is the Python object of the storage itself.
-    if not is_held and torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
+    if not is_held and storage_use_count(storage._cdata) <= holders + 1:
         return
     hold(storage, found)
 

@@ -22,6 +22,7 @@ from ancestral.provenance.tensor import (
     raw,
     run,
 )
+from ancestral.provenance.torch_internals import read_base
 
 _Function = Callable[..., Any]
 
@@ -46,7 +47,6 @@ WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __
 _ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20
 _OURS = {Tensor, ProvenanceTensor}
-_read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
 
 
 def is_write(name: str) -> bool:

@@ -57,8 +57,7 @@ class _Attributes(Replacing):
 
     def begin(self) -> None:
         """Take the places of the attributes."""
-        for name in ("data", "real", "imag"):
-            original = vars(torch._C.TensorBase)[name]  # pyright: ignore[reportPrivateUsage]
+        for name, original in DATA_ATTRIBUTES.items():
             kind = _Data if name == "data" else _Attribute
             self.replace(Tensor, name, kind(original))
 

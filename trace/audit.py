@@ -205,7 +205,7 @@ class Auditor:
 
     def _is_due(self) -> bool:
         # A gradient that was taken without keeping the recording is a constant.
-        is_backward = torch._C._current_graph_task_id() != -1
+        is_backward = current_graph_task_id() != -1
         return self._is_open() and not (is_backward and self._universe.state == "used")
 
     def _origin(self, op: Any) -> _Origin:

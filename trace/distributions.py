@@ -31,6 +31,7 @@ from torch.distributions.utils import lazy_property
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_of
+from ancestral.provenance.torch_internals import DISPATCH_KL, KL_MEMOIZE
 from ancestral.trace.autograd import mark_density
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe

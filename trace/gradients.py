@@ -26,6 +26,12 @@ from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, raw
+from ancestral.provenance.torch_internals import (
+    BACKWARD,
+    BACKWARD_HOOKS,
+    DisableTorchFunction,
+    EnableTorchFunction,
+)
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.stack import local

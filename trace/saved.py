@@ -21,6 +21,7 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.provenance.torch_internals import CheckpointFrame, EnableTorchFunction
 from ancestral.trace.cuts import look_at
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ancestral.provenance.torch_internals import is_in_bad_fork
 from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.request import Handler, handlers
 

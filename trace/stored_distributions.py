@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform
 
-from ancestral.provenance.torch_internals import InverseTransform
 from ancestral.trace.errors import SiteError
 from ancestral.trace.factor import Factor
 from ancestral.trace.masking import is_passing

@@ -13,10 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._functorch.apis
-import torch._functorch.eager_transforms
-import torch._ops
-import torch.utils._device
 from torch import Tensor
 
 from ancestral.provenance import watching
@@ -25,6 +21,7 @@ from ancestral.provenance.inference import tracked
 from ancestral.provenance.rules import argument
 from ancestral.provenance.torch_internals import (
     COMPUTE_KEYSET,
+    FREEZE_MODULE,
     FUNCTIONALIZE_BEGIN,
     FUNCTIONALIZE_END,
     MAKE_FX,
@@ -33,9 +30,7 @@ from ancestral.provenance.torch_internals import (
     HigherOrderOperator,
     ScriptFunction,
     ScriptMethod,
-    apis,
     device_constructors,
-    eager_transforms,
 )
 from ancestral.trace import mapping
 from ancestral.trace.interceptors import Replacing, interceptors
@@ -274,15 +269,12 @@ class _OutOfSight(Replacing):
             self.replace(module, name, _refusing(getattr(module, name), transform))
         self.replace(*MAKE_FX, _disallowing(getattr(*MAKE_FX)))
         functionalizing = _Functionalizing()
-        for name, replacement in (
-            ("_func_increment_nesting", functionalizing.beginning),
-            ("_func_decrement_nesting", functionalizing.ending),
-        ):
-            self.replace(eager, name, replacement(vars(eager)[name]))
-        self.replace(torch._C, "_freeze_module", _freezing(torch._C._freeze_module))
-        operator = torch._ops.HigherOrderOperator
+        self.replace(*FUNCTIONALIZE_BEGIN, functionalizing.beginning(getattr(*FUNCTIONALIZE_BEGIN)))
+        self.replace(*FUNCTIONALIZE_END, functionalizing.ending(getattr(*FUNCTIONALIZE_END)))
+        self.replace(*FREEZE_MODULE, _freezing(getattr(*FREEZE_MODULE)))
+        operator = HigherOrderOperator
         self.replace(operator, "__call__", capturing(operator.__call__))
-        self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
+        self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
         self.replace(torch, "compile", self._compiling(torch.compile))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()

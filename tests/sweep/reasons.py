@@ -57,7 +57,11 @@ REASONS: dict[str, str] = {
     "is a context, and takes no tensor": """
         torch.autocast
     """,
+    "is of tensors with named dimensions, which newer versions of torch do not have": """
+        torch.Tensor._update_names torch.Tensor.align_as
+    """,
     GIVES_NO_TENSOR: """
+        torch.Tensor.has_names torch.Tensor.names.__get__
         torch.sym_not torch.sym_sqrt torch.get_device torch.is_conj torch.is_distributed
         torch.is_inference torch.is_neg torch.is_nonzero torch.is_same_size torch.numel
         torch.Tensor.__complex__ torch.Tensor.__contains__ torch.Tensor.__dlpack_device__
@@ -99,6 +103,8 @@ REASONS: dict[str, str] = {
 """The names under each reason; those of torch.nn.functional begin with F."""
 
 NOT_IN_ALL = frozenset(
-    {"torch.Tensor._has_grad_dtype_override.__get__", "torch.Tensor.const_data_ptr"}
+    "torch.Tensor._has_grad_dtype_override.__get__ torch.Tensor._update_names "
+    "torch.Tensor.align_as torch.Tensor.const_data_ptr torch.Tensor.has_names "
+    "torch.Tensor.names.__get__".split()
 )
 """Those names that some version of torch does not have."""
