@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo test test-torch lint bench fuzz clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -12,6 +12,26 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# What is promised, with another version of torch, in an environment beside .venv that is as it is
+# but for that: make test-torch TORCH=2.15.0
+TORCH ?= 2.15.0
+OTHER := .venv-torch-$(TORCH)
+SMOKE := test_readme.py test_guarantees.py test_mutations_of_doors.py \
+	provenance/test_torch_internals.py provenance/test_op_database.py provenance/test_functions.py \
+	trace/test_draws.py trace/test_interceptors.py estimators/test_exact.py
+
+test-torch: $(OTHER)/ready
+	$(OTHER)/bin/python -m pytest -n auto --dist loadfile $(addprefix tests/,$(SMOKE))
+
+$(OTHER)/ready: setup.cfg pyproject.toml constraints.txt
+	test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	sed -e 's/^torch==.*/torch==$(TORCH)/' -e 's/^setuptools==.*/setuptools>=77/' constraints.txt \
+		> $(OTHER)/requirements.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r $(OTHER)/requirements.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -35,4 +55,4 @@ fuzz: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv out build dist *.egg-info
+	rm -rf .venv .venv-torch-* out build dist *.egg-info

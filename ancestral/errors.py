@@ -53,6 +53,7 @@ from ancestral.estimators.vectorized import NotVectorizableError
 from ancestral.provenance.escapes import ConfinedError, EscapeError
 from ancestral.provenance.failures import InferenceTensorError
 from ancestral.provenance.linear import OverwrittenError
+from ancestral.provenance.torch_internals import TorchInternalsError, TorchVersionWarning
 from ancestral.provenance.writes import WriteIntoParameterError
 from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.tools.inference_data import MissingArvizError, SubsampledDataError
@@ -247,6 +248,8 @@ __all__ = [
     "SupportMismatchError",
     "TakenDimensionError",
     "TooManyDimensionsError",
+    "TorchInternalsError",
+    "TorchVersionWarning",
     "TransformError",
     "TransformedDrawError",
     "UnboundParamError",

@@ -14,6 +14,7 @@ from ancestral.estimators.held_scores import HeldScores
 from ancestral.estimators.terms import unchecked
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.rules import tensors_in
+from ancestral.provenance.torch_internals import DisableTorchFunction
 from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import parameters
@@ -85,11 +86,11 @@ class _Inputs:
 
 
 def _node(tensor: Tensor) -> Any:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         edge = torch.autograd.graph.get_gradient_edge
         return edge(tensor).node if tensor.requires_grad else None
 
 
 def _address(tensor: Tensor) -> int:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)

@@ -164,7 +164,7 @@ def _labels(text: str, rank: int) -> list[str | int]:
 
 
 TABLE: dict[Rule, str] = {
-    matmul: "bmm matmul mm mv __matmul__",
+    matmul: "bmm matmul linalg.matmul mm mv __matmul__",
     reversed_matmul: "__rmatmul__",
     add_matmul: "addmm addmv baddbmm",
     add_outer: "addr",
@@ -173,7 +173,7 @@ TABLE: dict[Rule, str] = {
     kron: "kron",
     inner: "inner",
     tensordot: "tensordot",
-    chain: "VF.chain_matmul chain_matmul multi_dot",
+    chain: "VF.chain_matmul chain_matmul linalg.multi_dot",
     linear: "linear",
     einsum: "einsum",
     Signature("x1(Pm) x2(Rm) -> (PR)"): "cdist",

@@ -49,9 +49,12 @@ def shifted(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 TABLE: dict[Rule, str] = {
     solve: "linalg.solve linalg.solve_ex linalg.solve_triangular",
     Signature("A(mn)"): """
-        cholesky cholesky_ex cholesky_inverse cond det eig eigh eigvals eigvalsh geqrf inv inv_ex
-        inverse ldl_factor ldl_factor_ex logdet lu lu_factor lu_factor_ex matrix_exp matrix_power
-        matrix_rank pinv pinverse qr slogdet svd svdvals
+        cholesky cholesky_inverse det eig geqrf inverse logdet lu matrix_exp matrix_power
+        matrix_rank pinverse qr slogdet svd linalg.cholesky linalg.cholesky_ex linalg.cond
+        linalg.det linalg.eig linalg.eigh linalg.eigvals linalg.eigvalsh linalg.inv linalg.inv_ex
+        linalg.ldl_factor linalg.ldl_factor_ex linalg.lu linalg.lu_factor linalg.lu_factor_ex
+        linalg.matrix_exp linalg.matrix_power linalg.matrix_rank linalg.pinv linalg.qr
+        linalg.slogdet linalg.svd linalg.svdvals
     """,
     Signature("LU(mn) pivots(k)"): "lu_unpack",
     Signature("B(mK) A(mm) -> (mK)"): "cholesky_solve",
@@ -59,7 +62,7 @@ TABLE: dict[Rule, str] = {
     Signature("B(mK) LU(mm) pivots(m) -> (mK)"): "torch.lu_solve Tensor.lu_solve",
     Signature("LU(mm) pivots(m) B(mk)"): "linalg.lu_solve",
     Signature("LD(mm) pivots(m) B(mk)"): "linalg.ldl_solve",
-    Signature("input(mn) tau(k)"): "orgqr householder_product",
+    Signature("input(mn) tau(k)"): "orgqr linalg.householder_product",
     Signature("input(mn) tau(k) other(mn)"): "ormqr",
     Signature("x(N) -> (N.)"): "linalg.vander vander",
     Signature("input(l)"): "stft",

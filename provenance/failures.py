@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ancestral.provenance import readings
@@ -11,6 +10,7 @@ from ancestral.provenance.algebra import Universe
 from ancestral.provenance.escapes import EscapeError, escape, fail, is_escape, may_escape
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.subclasses import names_of
+from ancestral.provenance.torch_internals import DisableTorchFunction
 
 _Function = Callable[..., Any]
 
@@ -56,7 +56,7 @@ def note_failure(
 def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Return whether an op raises without the values of its operands as well."""
     try:
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             func(*_without_values(args), **_without_values(kwargs))
     except NotImplementedError:
         return False

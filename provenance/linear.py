@@ -13,8 +13,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
+
+from ancestral.provenance.torch_internals import read_version
 
 Weight = float | Tensor
 Operand = Any  # a Form, a Tensor (a leaf, tracked or not), a number, or an Unreduced loss
@@ -73,13 +74,10 @@ class OverwrittenError(RuntimeError):
     """A constant that a tensor was multiplied with, or chosen by, was overwritten since."""
 
 
-_version: Any = vars(torch._C.TensorBase)["_version"].__get__  # pyright: ignore[reportPrivateUsage]
-
-
 def version_of(constant: Tensor) -> int:
     """Return how often a tensor was written into, -1 where it does not tell."""
     try:
-        version: int = _version(constant)
+        version: int = read_version(constant)
     except RuntimeError:  # an inference tensor: torch does not count
         return -1
     return version

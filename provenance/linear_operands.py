@@ -15,6 +15,7 @@ from ancestral.provenance.alignment import Shape
 from ancestral.provenance.linear import Adjoint, Call, Hole, Operand, version_of
 from ancestral.provenance.operands import Args, Kwargs
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance, run
+from ancestral.provenance.torch_internals import read_device
 
 Linear = tuple[Adjoint | None, tuple[Operand, ...], Call | None]
 Builder = Callable[[Shape, Args, Kwargs], Linear | None]
@@ -53,15 +54,12 @@ def shape_of(operand: Operand) -> tuple[int, ...]:
     return tuple(operand.shape) if isinstance(operand, Tensor) else ()
 
 
-_device: Any = vars(torch._C.TensorBase)["device"].__get__  # pyright: ignore[reportPrivateUsage]
-
-
 def device_of(operands: Sequence[Operand]) -> torch.device:
     """Return the device of the first operand that is a tensor."""
     for operand in operands:
         if isinstance(operand, Tensor):
             break
-    device: torch.device = run(_device, TYPES, (operand,), NO_KEYWORDS)
+    device: torch.device = run(read_device, TYPES, (operand,), NO_KEYWORDS)
     return device
 
 

@@ -21,15 +21,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ancestral.provenance.algebra import Source
+from ancestral.provenance.torch_internals import (
+    DisableTorchFunction,
+    TorchDispatchMode,
+    tree_leaves,
+)
 from ancestral.provenance.watching import storage_of
 
 Sources = dict[Source, Any]
@@ -227,7 +229,7 @@ class Following(TorchDispatchMode):
     ) -> Any:
         """Run an op and let its sources flow."""
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             given = list(tensors_of(args, kwargs))
             sources: Sources = {}
             if self._is_due() and not _is_value_free(func):

@@ -23,10 +23,11 @@ from ancestral.provenance.mixing import joined
 from ancestral.provenance.rules import RULES, pointwise, tensors_in
 from ancestral.provenance.subclasses import names_of
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
+from ancestral.provenance.torch_internals import is_torch_function_enabled
 
 # Within a function that runs with tracking off, the operators must not follow either: they see a
 # part of what it does only.
-_is_tracking: Callable[[], bool] = torch._C._is_torch_function_enabled  # pyright: ignore[reportPrivateUsage]
+_is_tracking: Callable[[], bool] = is_torch_function_enabled
 _Function = Callable[..., Any]
 _Plain: Any = Tensor
 _FAST = frozenset({ProvenanceTensor, Tensor, float, int})

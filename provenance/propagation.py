@@ -45,7 +45,6 @@ from ancestral.provenance.writes import (
 
 _Function = Callable[..., Any]
 _readings = readings.local
-DisableTorchFunction: Any = torch._C.DisableTorchFunction
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 
@@ -287,6 +286,7 @@ _METADATA = frozenset(
     "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
     "is_mps is_xpu is_xla is_ipu is_maia is_vulkan is_sparse_csr is_mtia name nbytes itemsize "
     "_cdata _has_symbolic_sizes_strides _backward_hooks _post_accumulate_grad_hooks grad_dtype "
+    "_has_grad_dtype_override "
     "volatile".split()
 )
 

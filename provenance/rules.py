@@ -42,6 +42,7 @@ from ancestral.provenance.operands import (
 from ancestral.provenance.pointwise import pointwise, separately
 from ancestral.provenance.scans import along
 from ancestral.provenance.subscripts import reads_values
+from ancestral.provenance.torch_internals import VF, nn_functions
 
 RULES: dict[Function, Rule] = {}
 
@@ -62,7 +63,7 @@ def operands_of(function: Function, index: int, args: Args) -> Args:
 
 
 # Their second result, the sizes of the batch or the lengths, comes from the second argument alone.
-_LENGTHS_APART = frozenset({torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence})
+_LENGTHS_APART = frozenset({VF._pack_padded_sequence, VF._pad_packed_sequence})
 
 _FAMILIES = (
     elementwise,
@@ -84,13 +85,14 @@ _NAMESPACES: dict[str, Any] = {
     "Tensor": Tensor,
     "functional": F,
     "special": torch.special,
-    "nn": torch._C._nn,  # pyright: ignore[reportPrivateUsage]
+    "nn": nn_functions,
     "linalg": torch.linalg,
     "fft": torch.fft,
-    "VF": torch._VF,  # what a few functions call with a list of tensors
+    "VF": VF,  # what a few functions call with a list of tensors
 }
-# Where a name is not looked up unless it is written with its namespace.
-_APART = frozenset({"fft", "VF"})
+# Where a name is not looked up unless it is written with its namespace: it may mean another op, as
+# torch.polar and the torch.linalg.polar of newer versions.
+_APART = frozenset({"fft", "linalg", "VF"})
 
 
 def _named(name: str) -> Iterator[Function]:

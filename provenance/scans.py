@@ -180,5 +180,5 @@ TABLE: dict[Rule, str] = {
     difference: "diff",
     summed_up: "cumulative_trapezoid",
     gradient: "gradient",
-    cross: "cross",
+    cross: "cross linalg.cross",
 }

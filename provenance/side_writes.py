@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
 
 from ancestral.provenance.rules import argument, tensors_in
+from ancestral.provenance.torch_internals import OpOverload, OpOverloadPacket
 
 _Function = Callable[..., Any]
 

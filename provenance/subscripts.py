@@ -35,6 +35,7 @@ from ancestral.provenance.operands import (
     tensors_in,
 )
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.torch_internals import is_functorch_wrapped_tensor
 
 _MASKS = (torch.bool, torch.uint8)
 
@@ -187,7 +188,7 @@ def _counted(x: Tensor, found: _Subscript) -> list[tuple[int, int]]:
 
 def _is_constant(t: Tensor) -> bool:
     """Return whether the values of a tensor can be read, and depend on nothing."""
-    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor(t)
+    is_wrapped = is_functorch_wrapped_tensor(t)
     return type(t) is Tensor and provenance(t) is None and not is_wrapped and not t.is_meta
 
 

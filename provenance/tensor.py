@@ -23,9 +23,10 @@ from torch import Tensor
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Source, Universe, alive
 from ancestral.provenance.linear import Form
+from ancestral.provenance.torch_internals import DisableTorchFunction, disabled_torch_function_impl
 
 # Runs an op as if nobody overrode it: in C, and without a context manager.
-run: Any = torch._C._disabled_torch_function_impl  # pyright: ignore[reportPrivateUsage]
+run: Any = disabled_torch_function_impl
 NO_KEYWORDS: dict[str, Any] = {}
 
 
@@ -174,7 +175,7 @@ def untrack(tensor: Tensor) -> Tensor:
 
 
 # The modes of the thread too, of which one looks operands up.
-Unseen = torch._C.DisableTorchFunction
+Unseen = DisableTorchFunction
 
 
 def alias(tensor: Tensor) -> Tensor:

@@ -23,6 +23,13 @@ from torch.overrides import TorchFunctionMode
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.control import controlling
 from ancestral.provenance.linear import serials
+from ancestral.provenance.torch_internals import (
+    DisableTorchFunction,
+    len_torch_function_stack,
+    pop_torch_function_stack,
+    push_on_torch_function_stack,
+    storage_use_count,
+)
 
 _Storage = torch.UntypedStorage
 _Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
@@ -40,7 +47,7 @@ def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> 
     `is_held` says that Python sees the storage itself.
     """
     # One more is the Python object of the storage itself.
-    if not is_held and torch._C._storage_Use_Count(storage._cdata) <= holders + 1:  # pyright: ignore[reportPrivateUsage]
+    if not is_held and storage_use_count(storage._cdata) <= holders + 1:
         return
     hold(storage, found)
 
@@ -165,16 +172,16 @@ def unwatched(function: Callable[..., Any], *args: Any) -> Any:
 
 def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
     modes: list[Any] = []
-    while torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
-        modes.insert(0, torch._C._pop_torch_function_stack())  # pyright: ignore[reportPrivateUsage]
+    while len_torch_function_stack():
+        modes.insert(0, pop_torch_function_stack())
     for mode in change(modes):
-        torch._C._push_on_torch_function_stack(mode)  # pyright: ignore[reportPrivateUsage]
+        push_on_torch_function_stack(mode)
 
 
 def storage_of(tensor: Tensor) -> _Storage | None:
     """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
     try:
-        with torch._C.DisableTorchFunction():  # it is no escape that we look
+        with DisableTorchFunction():  # it is no escape that we look
             return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None

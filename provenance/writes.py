@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ancestral.provenance import watching
@@ -23,6 +22,7 @@ from ancestral.provenance.tensor import (
     raw,
     run,
 )
+from ancestral.provenance.torch_internals import read_base
 
 _Function = Callable[..., Any]
 
@@ -47,7 +47,6 @@ WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __
 _ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20
 _OURS = {Tensor, ProvenanceTensor}
-_read_base: Any = vars(torch._C.TensorBase)["_base"].__get__  # pyright: ignore[reportPrivateUsage]
 
 
 def is_write(name: str) -> bool:
@@ -203,5 +202,5 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
 
 
 def _base_of(tensor: Tensor) -> Tensor | None:
-    base: Tensor | None = run(_read_base, TYPES, (tensor,), NO_KEYWORDS)
+    base: Tensor | None = run(read_base, TYPES, (tensor,), NO_KEYWORDS)
     return base

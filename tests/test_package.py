@@ -2,11 +2,16 @@
 
 import ast
 import doctest
+import email
+import email.message
 import importlib
 import importlib.metadata
 import importlib.resources
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,3 +80,98 @@ def test_layers_depend_only_on_the_layers_below(layer: str) -> None:
 def test_standard_library_trace_is_not_shadowed_at_the_root() -> None:
     command = [sys.executable, "-c", "import trace; trace.CoverageResults"]
     subprocess.run(command, cwd=ROOT, check=True)
+
+
+KEPT = ("docs", "examples", "tests", *LAYERS)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an sdist of the sources, and with the wheel that is built from that."""
+    folder: Path = tmp_path_factory.mktemp("built")
+    tree = folder / "tree"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "out", "*.egg-info")
+    shutil.copytree(ROOT, tree, ignore=ignore, symlinks=True)
+    build("sdist", tree, folder)
+    (source,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(source, folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    build("wheel", unpacked, folder)
+    return folder
+
+
+def build(kind: str, tree: Path, into: Path) -> None:
+    """Build an sdist or a wheel."""
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(into)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=tree, check=True, capture_output=True)
+
+
+def metadata(built: Path) -> email.message.Message:
+    """Return what an index page says of the wheel."""
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
+def test_an_sdist_holds_all_that_make_and_the_reader_need(built: Path) -> None:
+    (source,) = (built / "unpacked").iterdir()
+    files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    expected = {
+        str(path.relative_to(ROOT))
+        for folder in KEPT
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"docs/elbo.png", "docs/decisions/control.md", "examples/mixture.py"} <= expected
+    assert expected <= files
+    top = "CHANGELOG.md LICENSE MANIFEST.in Makefile README.md constraints.txt pyproject.toml"
+    assert {*top.split(), "setup.cfg", "setup.py", "ancestral/py.typed"} <= files
+    assert not [name for name in files if name.endswith((".pyc", ".orig")) or ".venv" in name]
+
+
+def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    modules = {
+        f"ancestral/{path.relative_to(ROOT)}"
+        for layer in LAYERS
+        for path in (ROOT / layer).glob("*.py")
+    }
+    assert names == {
+        *modules,
+        *(f"ancestral/{n}" for n in ("__init__.py", "errors.py", "py.typed")),
+    }
+
+
+def test_the_metadata_say_who_where_and_for_what(built: Path) -> None:
+    found = metadata(built)
+    assert found["Author"] == "The ancestral developers"
+    assert found["License"] == "MIT"
+    urls = dict(each.split(", ") for each in found.get_all("Project-URL", []))
+    assert {"Documentation", "Source", "Changelog", "Issues"} <= urls.keys()
+    (address,) = {"/".join(url.split("/")[:5]) for url in urls.values()}
+    assert address.startswith("https://")
+    classifiers = found.get_all("Classifier", [])
+    for wanted in ("Typing :: Typed", "Intended Audience :: ", "Topic :: ", "Development Status"):
+        assert any(each.startswith(wanted) for each in classifiers)
+    versions = [each.rpartition(" :: ")[2] for each in classifiers if ":: Python :: 3." in each]
+    assert found["Requires-Python"] == f">={versions[0]}"
+
+
+def test_the_links_of_the_readme_lead_somewhere_from_an_index_page(built: Path) -> None:
+    found = metadata(built)
+    assert found["Description-Content-Type"] == "text/markdown"
+    text = str(found.get_payload())
+    written = (ROOT / "README.md").read_text()
+    links, own = (re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", each) for each in (text, written))
+    assert len(links) == len(own) > 5
+    homes = set()
+    for (is_picture, link), (_, original) in zip(links, own, strict=True):
+        assert (ROOT / original).is_file()
+        assert link.startswith("https://")
+        assert link.endswith(f"/{original}")
+        homes.add((is_picture, link.removesuffix(original)))
+    assert len(homes) == 2  # of pictures, and of pages
+    assert re.sub(r"\([^)]+\)", "", text).strip() == re.sub(r"\([^)]+\)", "", written).strip()

@@ -19,7 +19,9 @@ def test_there_is_code_within_ten_lines() -> None:
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_code_runs_as_it_stands(number: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", BLOCKS[number]]
+    # The tests say what works in another version of torch.
+    options = ["-W", "error", "-W", "ignore:ancestral was tried with torch"]
+    command = [sys.executable, *options, "-c", BLOCKS[number]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert SAYS[number] in done.stdout
@@ -32,9 +34,9 @@ SAYS = ["Bernoulli", "tensor([False,  True,  True, False,  True])"]  # what each
 
 
 def test_every_target_of_make_is_one() -> None:
-    targets = set(re.findall(r"make (\w+)(?=[` ]|$)", TEXT, re.MULTILINE))
+    targets = set(re.findall(r"make\s+([a-z][a-z-]*)(?=[` \n]|$)", TEXT, re.MULTILINE))
     makefile = (ROOT / "Makefile").read_text()
-    assert {"demo", "test", "bench"} <= targets
+    assert {"demo", "test", "test-torch", "bench"} <= targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
 
 

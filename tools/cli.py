@@ -1,17 +1,21 @@
 """The command line: ``ancestral graph``, ``audit`` and ``demo``, ``ancestral --version``.
 
+A model is named as ``module:factory``, or by its file as ``path/file.py:factory``.
+
 Whatever goes wrong is one line on the standard error, and the exit status 2; an audit that finds
 something prints that, and its exit status is 1.
 """
 
 import argparse
 import importlib
+import importlib.util
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -55,27 +59,58 @@ def parse_input(text: str) -> Tensor:
 def load_model(target: str) -> Callable[..., Any]:
     """Return the model that ``module:factory`` names: a module, or what a factory makes.
 
+    ``path/file.py:factory`` names one in a file, which is run as Python runs a script: what lies
+    beside it can be imported.
+
     Raises:
-        UsageError: if there is no such module or name, or it makes nothing that can be called.
+        UsageError: if there is no such module, file or name, or it makes nothing that can be
+            called.
     """
-    module_name, colon, path = target.partition(":")
-    if not (module_name and colon and path):
-        raise UsageError(f"{target!r}: expected module:factory, for example 'models:BeliefNet'")
+    place, _, path = target.rpartition(":")
+    is_file = place.endswith(".py")
+    if not (place and path) or not (is_file or re.fullmatch(r"[^./\\][^/\\]*", place)):
+        raise UsageError(
+            f"{target!r}: expected module:factory or path/file.py:factory, for example "
+            "'models:BeliefNet'"
+        )
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and misses another one
-        raise UsageError(f"no module named {module_name!r} can be imported from here") from error
+        found: Any = _file(Path(place)) if is_file else _module(place)
+    except SystemExit as error:
+        raise UsageError(f"{place!r} ends the process when it is imported") from error
     for name in path.split("."):
         if not hasattr(found, name):
-            raise UsageError(f"{module_name!r} has no {path!r}")
+            raise UsageError(f"{place!r} has no {path!r}")
         found = getattr(found, name)
     model = found if isinstance(found, nn.Module) else found() if callable(found) else found
     if not callable(model):
         raise UsageError(f"{target!r} made a {type(model).__name__}, which cannot be called")
     called: Callable[..., Any] = model
     return called
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module by its name."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and misses another one
+        raise UsageError(f"no module named {name!r} can be imported from here") from error
+
+
+def _file(path: Path) -> ModuleType:
+    """Run a file as a module, whose name is nobody else's."""
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r} is no file")
+    name = f"_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made  # a dataclass looks its module up
+    sys.path.insert(0, str(path.resolve().parent))
+    spec.loader.exec_module(made)
+    return made
 
 
 def draw_graph(options: argparse.Namespace) -> None:
@@ -104,9 +139,20 @@ def audit_model(options: argparse.Namespace) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    """Train the belief net."""
-    from ancestral.tools.demo import run  # needs the extra `demo`, the rest does not
+    """Train the belief net.
 
+    Raises:
+        UsageError: if what the extra `demo` brings is not installed.
+    """
+    try:
+        from ancestral.tools.demo import run  # needs the extra `demo`, the rest does not
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in ("matplotlib", "sklearn", "tqdm"):
+            raise
+        raise UsageError(
+            f"the demo needs {missing}, which is not installed: pip install 'ancestral[demo]'"
+        ) from error
     given = {} if options.steps is None else {"steps": options.steps}
     run(out=options.out, seed=options.seed, **given)
 
@@ -138,7 +184,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _take_model(command: argparse.ArgumentParser) -> None:
     """Let a command take a model, its inputs and a seed."""
-    command.add_argument("model", metavar="module:factory", help="a module, or what makes one")
+    about = "a module of torch, or what makes one; also path/file.py:factory"
+    command.add_argument("model", metavar="module:factory", help=about)
     command.add_argument(
         "--input",
         action="append",
@@ -170,6 +217,8 @@ def one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, (UsageError, OSError)):
         return text
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = os.path.realpath(last.filename)
     if where.startswith(_DRAWING) and where != os.path.realpath(__file__):

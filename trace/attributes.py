@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance
+from ancestral.provenance.torch_internals import DATA_ATTRIBUTES
 from ancestral.provenance.writes import run_write
 from ancestral.trace.cuts import cut_off
 from ancestral.trace.interceptors import Replacing, interceptors
@@ -56,8 +57,7 @@ class _Attributes(Replacing):
 
     def begin(self) -> None:
         """Take the places of the attributes."""
-        for name in ("data", "real", "imag"):
-            original = vars(torch._C.TensorBase)[name]  # pyright: ignore[reportPrivateUsage]
+        for name, original in DATA_ATTRIBUTES.items():
             kind = _Data if name == "data" else _Attribute
             self.replace(Tensor, name, kind(original))
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra import Provenance, Source, Universe
@@ -30,6 +29,11 @@ from ancestral.provenance.memory import (
     written,
 )
 from ancestral.provenance.tensor import provenance
+from ancestral.provenance.torch_internals import (
+    DisableTorchFunction,
+    current_graph_task_id,
+    is_torch_function_enabled,
+)
 from ancestral.provenance.watching import storage_of
 from ancestral.trace.apart import refuse_apart
 from ancestral.trace.calls import call, is_metadata, spelled
@@ -138,7 +142,7 @@ class Auditor:
         Raises:
             AuditError: if the accounts differ.
         """
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             self._settle()
             for reference in self._results:
                 tensor = reference()
@@ -150,7 +154,7 @@ class Auditor:
 
     def drawn(self, node: Node, held: Iterable[Held], value: Tensor, shown: Tensor) -> None:
         """Compare the parents of a draw, and let its value depend on its own site alone."""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             self._sites.append(node.source)
             address = _address(value)
             direct = [draw for draw in self._draws if draw.address == address]
@@ -170,12 +174,12 @@ class Auditor:
 
     def observed(self, node: Node, held: Iterable[Held]) -> None:
         """Compare the parents of an observation."""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             self._inflow(node, [t for t, _ in held], [])
 
     def declared(self, node: Node) -> None:
         """Compare the parents of a cost."""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             self._inflow(node, [node.value], [])
 
     def _inflow(self, node: Node, held: list[Tensor], more: list[Sources]) -> None:
@@ -201,7 +205,7 @@ class Auditor:
 
     def _is_due(self) -> bool:
         # A gradient that was taken without keeping the recording is a constant.
-        is_backward = torch._C._current_graph_task_id() != -1
+        is_backward = current_graph_task_id() != -1
         return self._is_open() and not (is_backward and self._universe.state == "used")
 
     def _origin(self, op: Any) -> _Origin:
@@ -238,11 +242,11 @@ class Auditor:
         if is_metadata(func):
             return _nothing
         where = call()
-        is_hidden = where.is_internal or torch._C._current_graph_task_id() != -1
+        is_hidden = where.is_internal or current_graph_task_id() != -1
         if is_hidden or not self._is_open():
             return _nothing
-        is_marked = torch._C._is_torch_function_enabled()  # else by an operator, after this call
-        with torch._C.DisableTorchFunction():
+        is_marked = is_torch_function_enabled()  # else by an operator, after this call
+        with DisableTorchFunction():
             self._settle()
             given = list(tensors_of(args, kwargs))
             for tensor in given:
@@ -268,7 +272,7 @@ class Auditor:
     ) -> None:
         """Compare the result of a torch function, at once if it has its provenance already."""
         self._ops += 1
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             fresh = [t for t in tensors_of((result,), {}) if not any(t is x for x in given)]
             if _name(func) in FLOWS_UNSEEN:
                 unseen = _union(self._memory.of(t) for t in given)

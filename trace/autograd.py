@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra import Source, Universe
 from ancestral.provenance.tensor import raw
+from ancestral.provenance.torch_internals import read_history
 from ancestral.trace.parameters import parameters
 
 # The steps that a density is made of, and those that gather densities into a loss.
@@ -38,10 +39,9 @@ PASSED = STEPS | OF_LABELS | OF_DISTANCES | PRODUCTS | CONTRACTIONS
 
 def history(tensor: Tensor) -> Any:
     """Return the node of autograd's graph that a tensor came out of, None where there is none."""
-    return raw(_grad_fn, tensor)
+    return raw(read_history, tensor)
 
 
-_grad_fn: Any = vars(torch._C.TensorBase)["grad_fn"].__get__  # pyright: ignore[reportPrivateUsage]
 _KEY = "ancestral: the density of"
 
 

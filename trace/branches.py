@@ -16,8 +16,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, TypeVar
 
 from torch import nn
-from torch.nn.utils._named_member_accessor import NamedMemberAccessor
 
+from ancestral.provenance.torch_internals import NamedMemberAccessor
 from ancestral.trace.errors import SiteError
 
 V = TypeVar("V")

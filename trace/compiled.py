@@ -8,11 +8,10 @@ when that is called; it is to do neither.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
+from ancestral.provenance.torch_internals import FrameAction, FrameExecStrategy, eval_frame
 
 F = TypeVar("F", bound=Callable[..., Any])
-_compiler: Any = torch._C._dynamo.eval_frame  # in C: the compiler itself takes a second to import
-_SKIP, _AS_BEFORE = _compiler._FrameAction.SKIP, _compiler._FrameAction.DEFAULT
+_SKIP, _AS_BEFORE = FrameAction.SKIP, FrameAction.DEFAULT
 _REASON = (
     "ancestral follows a program as Python runs it, which no whole graph can: leave out "
     "fullgraph=True, and what is around it is compiled"
@@ -36,11 +35,11 @@ def _marked(function: F, inner: Any) -> F:
     marked: Any = function
     marked._torchdynamo_disable = True
     marked._torchdynamo_disable_msg = _REASON
-    _compiler.set_code_exec_strategy(marked.__code__, _compiler._FrameExecStrategy(_SKIP, inner))
+    eval_frame.set_code_exec_strategy(marked.__code__, FrameExecStrategy(_SKIP, inner))
     return function
 
 
 @leaving_compiled_code
 def leave_compiled_code() -> None:
     """Compile nothing more; called within a function that is marked so."""
-    _compiler.set_eval_frame(None)
+    eval_frame.set_eval_frame(None)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.provenance.torch_internals import is_torch_function_enabled
 from ancestral.trace.interceptors import Interceptor, interceptors
-from ancestral.trace.keys import KEY, KEY_NAME
+from ancestral.trace.keys import KEY_NAME, unmet
 from ancestral.trace.stack import local
 
 _Library: Any = torch.library.Library  # untyped in torch
@@ -18,10 +19,10 @@ _op = torch.ops.aten.alias.default
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+    with unmet():
         made: Tensor = raw(_op, tensor)
     # Within an op that is followed tracking is off: its result is marked as a whole.
-    if not local.traces or not torch._C._is_torch_function_enabled():
+    if not local.traces or not is_torch_function_enabled():
         return made
     found = provenance(tensor)
     return made if found is None else attach(made, found)

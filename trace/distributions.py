@@ -31,6 +31,7 @@ from torch.distributions.utils import lazy_property
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw, site_of
+from ancestral.provenance.torch_internals import DISPATCH_KL, KL_MEMOIZE
 from ancestral.trace.autograd import mark_density
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
@@ -326,8 +327,8 @@ class _Distributions(Replacing):
         hook: Any = classmethod(self._defined)
         self.replace(Distribution, "__init_subclass__", hook)
         # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
-        self.replace(kl, "_dispatch_kl", _cached(_dispatching, kl._dispatch_kl))
-        kl._KL_MEMOIZE.clear()
+        self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
+        KL_MEMOIZE.clear()
 
     def _replace_methods(self, kind: type) -> None:
         for name, replacement in _REPLACED.items():
@@ -346,7 +347,7 @@ class _Distributions(Replacing):
 
     def end(self) -> None:
         """Forget the functions for divergences that were found meanwhile."""
-        kl._KL_MEMOIZE.clear()
+        KL_MEMOIZE.clear()
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""

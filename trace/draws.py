@@ -26,6 +26,11 @@ from torch.distributions import (
 )
 
 from ancestral.provenance.tensor import alias, attach, provenance, raw
+from ancestral.provenance.torch_internals import (
+    EnableTorchFunction,
+    include_dispatch_key,
+    is_alias_of,
+)
 from ancestral.provenance.writes import mark_shared, refuse_parameters
 from ancestral.trace.drawing import draw
 from ancestral.trace.found import found
@@ -159,7 +164,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             try:
                 # Called from an op that runs with tracking off, and perhaps under no_grad: the
                 # parameters need both on.
-                with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+                with EnableTorchFunction(), torch.inference_mode(False):
                     fn, held = described(*given, **options)
             finally:
                 local.is_inside = False
@@ -171,17 +176,14 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
     return kernel
 
 
-_shares_memory: Any = torch._C._is_alias_of  # type: ignore[attr-defined]
-
-
 def _before(args: tuple[Any, ...], target: Tensor, is_in_place: bool) -> tuple[Any, ...]:
     """Return the arguments as they are before the draw is written, perhaps over one of them."""
-    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+    with EnableTorchFunction(), torch.inference_mode(False):
         return tuple(
             item.clone()
             if isinstance(item, Tensor)
             and index >= is_in_place  # of the target itself the shape alone is read
-            and raw(_shares_memory, item, target)
+            and raw(is_alias_of, item, target)
             else item
             for index, item in enumerate(args)
         )
@@ -195,7 +197,7 @@ def _answered(
     if not is_handled():
         kept: Tensor = draw(fn, held, value, is_reparameterized=is_reparameterized, where=where)
         return kept
-    with torch._C._EnableTorchFunction(), torch.inference_mode(False):
+    with EnableTorchFunction(), torch.inference_mode(False):
         given: Tensor = found(
             fn, held, lambda: value, is_reparameterized=is_reparameterized, where=where
         )
@@ -235,11 +237,11 @@ class _Dispatcher(Interceptor):
 
     def enter_thread(self) -> None:
         """Include the key."""
-        torch._C._dispatch_tls_set_dispatch_key_included(KEY, True)
+        include_dispatch_key(KEY, True)
 
     def leave_thread(self) -> None:
         """Exclude the key with the last recording of this thread."""
-        torch._C._dispatch_tls_set_dispatch_key_included(KEY, False)
+        include_dispatch_key(KEY, False)
 
 
 interceptors.append(_Dispatcher())

@@ -26,6 +26,12 @@ from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, raw
+from ancestral.provenance.torch_internals import (
+    BACKWARD,
+    BACKWARD_HOOKS,
+    DisableTorchFunction,
+    EnableTorchFunction,
+)
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.stack import local
@@ -98,7 +104,7 @@ def _passing(original: _Function) -> _Function:
         _passes.append(this)
         try:
             # A tracked loss runs its own backward with tracking off.
-            with torch._C._EnableTorchFunction(), _Meeting(this), _hooks_of(nodes or ()):
+            with EnableTorchFunction(), _Meeting(this), _hooks_of(nodes or ()):
                 result = original(outputs, gradients, *args, **kwargs)
         finally:
             _passes.remove(this)
@@ -126,7 +132,7 @@ def _mark(
 
 
 def _mark_grad(tensor: Tensor, found: list[Provenance]) -> None:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         gradient = tensor.grad
     if gradient is None or not _is_ours(gradient):
         return
@@ -156,7 +162,7 @@ def _release_estimates() -> None:
 
 
 def _grad_fn(tensor: Tensor) -> Any:
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return tensor.grad_fn
 
 
@@ -165,7 +171,7 @@ def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
     seen: dict[Any, None] = {}
     pending: list[Any] = []
     for tensor in tensors_in(outputs):
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             is_leaf = tensor.requires_grad and tensor.grad_fn is None
             pending.append(
                 torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
@@ -296,16 +302,15 @@ class _Gradients(Replacing):
 
     def begin(self) -> None:
         """Stand at the doors."""
-        door = "_engine_run_backward"
-        self.replace(torch.autograd, door, _passing(vars(torch.autograd)[door]))
+        self.replace(*BACKWARD, _passing(getattr(*BACKWARD)))
         follows = {
             "register_hook": _followed,
             "register_post_accumulate_grad_hook": _after_accumulation,
         }
         for name, follow in follows.items():
             self.replace(Tensor, name, _registering(vars(Tensor)[name], follow))
-        for name in ("_get_backward_hooks", "_get_backward_pre_hooks"):
-            self.replace(nn.Module, name, _listing(vars(nn.Module)[name]))
+        for place in BACKWARD_HOOKS:
+            self.replace(*place, _listing(getattr(*place)))
         self.replace(Tensor, "retain_grad", _keeping(Tensor.retain_grad))
 
     def end(self) -> None:

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
+from ancestral.provenance.torch_internals import (
+    DispatchKeySet,
+    ExcludeDispatchKeyGuard,
+    parse_dispatch_key,
+)
 
 # A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
 KEY_NAME = "TESTING_ONLY_GenericMode"
-KEY: Any = torch._C._parse_dispatch_key(KEY_NAME)
+KEY: Any = parse_dispatch_key(KEY_NAME)
 
 
-unmet: Callable[[], Any] = partial(torch._C._ExcludeDispatchKeyGuard, torch._C.DispatchKeySet(KEY))
+unmet: Callable[[], Any] = partial(ExcludeDispatchKeyGuard, DispatchKeySet(KEY))
 """Returns a block within which neither draws nor numbers are met in the dispatcher."""

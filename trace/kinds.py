@@ -16,8 +16,6 @@ import torch.masked
 import torch.nested
 from torch import Tensor
 from torch.masked.maskedtensor.core import MaskedTensor
-from torch.nested._internal.nested_tensor import NestedTensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Universe
@@ -33,6 +31,7 @@ from ancestral.provenance.subclasses import (
     refuse,
 )
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.torch_internals import NestedTensor, disable_current_modes
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.keys import unmet
 from ancestral.trace.stack import local
@@ -108,7 +107,7 @@ def _made(kind: type, make: Callable[[], Tensor], *given: Any) -> Tensor:
     found = list(tracked(*given))
     if found and not is_passive(kind):
         refuse(kind.__name__, *given)
-    unseen = _disable_current_modes if local.audit is not None else nullcontext
+    unseen = disable_current_modes if local.audit is not None else nullcontext
     with unmet(), unseen():  # the alias must be nobody's yet, to become of that class
         made = make()
     storage = raw(watching.storage_of, made) if found else None

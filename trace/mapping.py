@@ -9,11 +9,7 @@ nothing is known of b.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch._C import _functorch
-from torch._functorch import vmap as _vmap
-from torch.utils import _pytree
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
@@ -23,17 +19,27 @@ from ancestral.provenance.mixing import note
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.side_writes import writes_besides
 from ancestral.provenance.tensor import alias, attach, provenance, raw, untrack
+from ancestral.provenance.torch_internals import (
+    DisableTorchFunction,
+    broadcast_to_and_flatten,
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_current_level,
+    maybe_get_level,
+    name_of_mapped,
+    tree_flatten,
+    tree_unflatten,
+)
 from ancestral.provenance.writes import is_write
 
 _Function = Callable[..., Any]
 _Refuse = Callable[[Any, Any, Any], None]
 
 # Untyped in torch.
-_flatten: Any = _pytree.tree_flatten
-_unflatten: Any = _pytree.tree_unflatten
-_spread: Any = vars(_vmap)["_broadcast_to_and_flatten"]
-_name_of: Any = vars(_vmap)["_get_name"]
-_is_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
+_flatten: Any = tree_flatten
+_unflatten: Any = tree_unflatten
+_spread: Any = broadcast_to_and_flatten
 
 
 def run(
@@ -76,7 +82,7 @@ class _Inside:
     def __init__(
         self, func: _Function, refuse: _Refuse, given: Sequence[Any], dims: Sequence[Any]
     ) -> None:
-        self.__name__: str = _name_of(func)
+        self.__name__: str = name_of_mapped(func)
         self._func = func
         self._refuse = refuse
         self.mapped: dict[int, tuple[Provenance, int]] = {}
@@ -89,7 +95,7 @@ class _Inside:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function for one chunk."""
-        level = _functorch.maybe_current_level()
+        level = maybe_current_level()
         given, _ = _flatten(args)
         for place, (ours, dim) in self.mapped.items():
             rest = tuple(d for d in range(len(ours.shape)) if d != dim)
@@ -159,9 +165,9 @@ def _writes(func: Any, kwargs: Any) -> bool:
 
 def _is_mapped(tensor: Tensor, level: int | None) -> bool:
     """Return whether a tensor has the dimension that was taken away at this level."""
-    with torch._C.DisableTorchFunction():
-        while _is_wrapped(tensor):
-            if _functorch.is_batchedtensor(tensor) and _functorch.maybe_get_level(tensor) == level:
+    with DisableTorchFunction():
+        while is_functorch_wrapped_tensor(tensor):
+            if is_batchedtensor(tensor) and maybe_get_level(tensor) == level:
                 return True
-            tensor = _functorch.get_unwrapped(tensor)
+            tensor = get_unwrapped(tensor)
     return False

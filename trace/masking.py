@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform
-from torch.distributions.transforms import _InverseTransform
 
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, attach, provenance, raw
+from ancestral.provenance.torch_internals import InverseTransform
 from ancestral.trace.parameters import held_within
 
 
@@ -97,7 +97,7 @@ def _rebuilt(part: Any, known: dict[int, Tensor]) -> Any:
     vars(twin).update({name: _rebuilt(item, known) for name, item in held.items()})
     if isinstance(part, Distribution):
         vars(twin)["_validate_args"] = False  # the value was checked when it was given
-    elif not isinstance(part, _InverseTransform):
+    elif not isinstance(part, InverseTransform):
         vars(twin).update(_inv=None, _cached_x_y=(None, None))
     return twin
 
@@ -106,4 +106,4 @@ def is_passing(part: Distribution | Transform, name: str) -> bool:
     """Return whether an attribute only remembers the last call, or points back."""
     if not isinstance(part, Transform):
         return False
-    return name == "_cached_x_y" or (name == "_inv" and not isinstance(part, _InverseTransform))
+    return name == "_cached_x_y" or (name == "_inv" and not isinstance(part, InverseTransform))

@@ -2,29 +2,35 @@
 
 from typing import Any
 
-import torch
-from torch.utils import _python_dispatch
+from ancestral.provenance.torch_internals import (
+    current_dispatch_mode,
+    len_torch_function_stack,
+    pop_top_mode,
+    pop_torch_function_stack,
+    push_mode,
+    push_on_torch_function_stack,
+)
 
 
 def pop_function_mode(mode: Any) -> None:
     """Take a mode off the stack of torch functions."""
     above: list[Any] = []
-    while torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
-        top = torch._C._pop_torch_function_stack()  # pyright: ignore[reportPrivateUsage]
+    while len_torch_function_stack():
+        top = pop_torch_function_stack()
         if top is mode:
             break
         above.append(top)
     for other in reversed(above):
-        torch._C._push_on_torch_function_stack(other)  # pyright: ignore[reportPrivateUsage]
+        push_on_torch_function_stack(other)
 
 
 def pop_dispatch_mode(mode: Any) -> None:
     """Leave a mode of the dispatcher."""
     above: list[Any] = []
     leave: Any = mode.__exit__
-    while _python_dispatch._get_current_dispatch_mode() not in (mode, None):
-        above.append(_python_dispatch._pop_mode())
-    if _python_dispatch._get_current_dispatch_mode() is mode:
+    while current_dispatch_mode() not in (mode, None):
+        above.append(pop_top_mode())
+    if current_dispatch_mode() is mode:
         leave(None, None, None)
     for other in reversed(above):
-        _python_dispatch._push_mode(other)
+        push_mode(other)

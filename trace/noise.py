@@ -1,17 +1,22 @@
 """Noise: draws of which there is nothing to learn, and draws that cannot be followed."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 import torch
-import torch._functorch.apis
-import torch._functorch.eager_transforms
 import torch.autograd.functional
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from ancestral.provenance.tensor import provenance
+from ancestral.provenance.torch_internals import (
+    DisableTorchFunction,
+    apis,
+    eager_transforms,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+)
 from ancestral.trace.naming import DERIVATIVES, Place, place
 from ancestral.trace.saved import is_without_graph
 
@@ -48,7 +53,7 @@ def transform_around(inner: str) -> str:
     return name
 
 
-_MODULES = frozenset({torch._functorch.apis.__name__, torch._functorch.eager_transforms.__name__})
+_MODULES = frozenset({apis.__name__, eager_transforms.__name__})
 _PUBLIC = frozenset(
     "functionalize grad grad_and_value jacfwd jacrev jvp linearize vjp vmap chunk_vmap".split()
 )
@@ -60,7 +65,7 @@ def refuse_transformed(function: str, held: Iterable[Tensor], error: Exception) 
         raise TransformedDrawError(function, place()) from error
 
 
-is_within_transform: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+is_within_transform = is_functorch_wrapped_tensor
 """Returns whether a tensor is one that a transform of `torch.func` has wrapped."""
 
 
@@ -77,7 +82,7 @@ def has_tangent(tensor: Tensor) -> bool:
     """Return whether a tensor is differentiated in forward mode."""
     if forward_ad._current_level < 0:
         return False
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return forward_ad.unpack_dual(tensor).tangent is not None
 
 
@@ -85,5 +90,5 @@ def _layers(tensor: Tensor) -> Iterator[Tensor]:
     """Yield a tensor and those that the transforms of `torch.func` have wrapped in it."""
     yield tensor
     while is_within_transform(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = get_unwrapped(tensor)
         yield tensor

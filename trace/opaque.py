@@ -12,9 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack as _peek_interpreter_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode
-from torch.utils._pytree import tree_map
 
 from ancestral.provenance import readings, watching
 from ancestral.provenance.algebra import Provenance
@@ -23,6 +20,17 @@ from ancestral.provenance.inference import tracked
 from ancestral.provenance.propagation import mark_lost
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, untrack
+from ancestral.provenance.torch_internals import (
+    BufferDict,
+    DisableTorchFunction,
+    DispatchKey,
+    ModuleDict,
+    ParameterDict,
+    current_dispatch_mode,
+    len_torch_function_stack,
+    peek_interpreter_stack,
+    tree_map,
+)
 from ancestral.provenance.writes import mark_shared
 from ancestral.trace.parameters import reachable
 from ancestral.trace.stack import local
@@ -119,7 +127,7 @@ def decided(result: Any, given: Sequence[Tensor]) -> Any:
 
 def decision_of_now() -> Provenance | None:
     """Return what anything that is computed now depends on: an op, in sight, shows that."""
-    if not torch._C._len_torch_function_stack():  # pyright: ignore[reportPrivateUsage]
+    if not len_torch_function_stack():
         return None
     return provenance(torch.zeros((), device="cpu"))
 
@@ -154,8 +162,8 @@ def _by_python(op: Any, original: _Function) -> _Function:
     Its own backward takes functions that a compiler has prepared, which runs none while a recording
     is open. Autograd differentiates what Python runs.
     """
-    kernel = op.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
-    is_traced = _get_current_dispatch_mode() is not None or _peek_interpreter_stack() is not None
+    kernel = op.py_kernels.get(DispatchKey.CompositeExplicitAutograd)
+    is_traced = current_dispatch_mode() is not None or peek_interpreter_stack() is not None
     if kernel is None or is_traced or op.name() not in _CONTROL_FLOW:
         return functools.partial(original, op)
     run: _Function = kernel
@@ -180,12 +188,12 @@ def captured(original: _Function) -> _Function:
 
 def of_script(module: Any) -> Iterator[Tensor]:
     """Yield the tensors of a scripted module and of those within, other attributes included."""
-    kinds: list[Any] = [torch._C.BufferDict, torch._C.ParameterDict]  # half typed in torch
+    kinds: list[Any] = [BufferDict, ParameterDict]  # half typed in torch
     for kind in kinds:
         yield from (tensor for _, tensor in kind(module).items())
     for name in _attributes_read(module):
         yield from tensors_in(module.getattr(name))
-    modules: Any = torch._C.ModuleDict
+    modules: Any = ModuleDict
     for _, inner in modules(module).items():
         yield from of_script(inner)
 
@@ -204,7 +212,7 @@ def _attributes_read(module: Any) -> set[str]:
 
 def _version(tensor: Tensor) -> int | None:
     """Return how often a tensor was written into, None where torch does not count."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return None if tensor.is_inference() else tensor._version
 
 

@@ -18,12 +18,12 @@ from torch.distributions import (
     TransformedDistribution,
     constraints,
 )
-from torch.distributions.transforms import _InverseTransform
 
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.mixing import note
 from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.provenance.torch_internals import InverseTransform
 
 UNKNOWN = -1
 _OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
@@ -128,7 +128,7 @@ def _of_transforms(
     """Yield the tensors of transforms whose last gives values with `event` event dimensions."""
     for part in reversed(parts):
         step = part
-        while type(step) in (IndependentTransform, _InverseTransform):
+        while type(step) in (IndependentTransform, InverseTransform):
             step = step.base_transform if type(step) is IndependentTransform else step.inv
         if type(step) is ComposeTransform and step is part:
             yield from _of_transforms(step.parts, event, batch, seen)

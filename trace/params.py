@@ -25,9 +25,9 @@ from typing import Any, ParamSpec, TypeVar
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
-from torch.nn.utils.stateless import _functional_call
 
 from ancestral.provenance.alignment import Shape
+from ancestral.provenance.torch_internals import functional_call
 from ancestral.trace import constraining
 from ancestral.trace.adopting import Slot, adopt, slots_of
 from ancestral.trace.arguments import short
@@ -86,7 +86,7 @@ class ParamStore(Handler, Branching):
         Raises:
             BoundCallError: if torch calls, with values that are gone when the function is called.
         """
-        if sys._getframe(1).f_code is _functional_call.__code__:
+        if sys._getframe(1).f_code is functional_call.__code__:
             raise BoundCallError
         return super().__call__(function)
 

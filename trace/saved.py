@@ -7,6 +7,7 @@ plain tensors that may depend on anything drawn so far, which those they are han
 """
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import attach, provenance, raw
+from ancestral.provenance.torch_internals import CheckpointFrame, EnableTorchFunction
 from ancestral.trace.cuts import look_at
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.naming import Location
@@ -95,12 +97,12 @@ def _refusing(original: _Function) -> Any:
 
 
 @functools.cache
-def _custom(original: _Function) -> Any:
+def _custom(original: Any) -> Any:
     """Return how a function with a backward of its own is applied, whose forward has no graph."""
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         def call() -> Any:
-            return original(cls, *args, **kwargs)
+            return original.__get__(None, cls)(*args, **kwargs)
 
         is_learned = torch.is_grad_enabled() and any(
             t.requires_grad or provenance(t) is not None for t in tensors_in(args, kwargs)
@@ -139,7 +141,7 @@ def _packing(original: _Function) -> _Function:
         def pack(saved: Tensor) -> Any:
             if not local.traces:
                 return pack_hook(saved)
-            with torch._C._EnableTorchFunction():
+            with EnableTorchFunction():
                 return pack_hook(_of_everything(saved))
 
         original(self, pack, unpack_hook)
@@ -176,9 +178,9 @@ class _Saved(Replacing):
         module = torch.utils.checkpoint
         self.replace(module.CheckpointFunction, "apply", _refusing(module.CheckpointFunction.apply))
         function = torch.autograd.Function  # after the one that inherits from it
-        self.replace(function, "apply", _custom(vars(function)["apply"].__func__))
+        self.replace(function, "apply", _custom(inspect.getattr_static(function, "apply")))
         for kind, replacement in (
-            (module._CheckpointFrame, _rebuilding),
+            (CheckpointFrame, _rebuilding),
             (torch.autograd.graph.saved_tensors_hooks, _packing),
         ):
             self.replace(kind, "__init__", replacement(vars(kind)["__init__"]))

@@ -14,11 +14,12 @@ from torch import Tensor
 from ancestral.provenance import readings
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.torch_internals import is_torch_function_enabled
 from ancestral.trace.interceptors import Interceptor, interceptors
-from ancestral.trace.keys import KEY, KEY_NAME
+from ancestral.trace.keys import KEY_NAME, unmet
 from ancestral.trace.stack import local
 
-_is_tracking: Callable[[], bool] = torch._C._is_torch_function_enabled  # pyright: ignore[reportPrivateUsage]
+_is_tracking: Callable[[], bool] = is_torch_function_enabled
 _Library: Any = torch.library.Library  # untyped in torch
 _op = torch.ops.aten._local_scalar_dense.default
 
@@ -26,7 +27,7 @@ _op = torch.ops.aten._local_scalar_dense.default
 def _number(tensor: Any) -> Any:
     if not isinstance(tensor, Tensor):
         return tensor  # the interpreter of scripts hands over numbers as they are
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+    with unmet():
         value = raw(_op, tensor)
     if local.around:
         readings.local.is_decided = True
@@ -58,7 +59,7 @@ _SHAPED = tuple(
 def _shaping(op: Any) -> Callable[..., Any]:
     def shape(*args: Any, **kwargs: Any) -> Any:
         readings.local.is_decided = True
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(KEY)):
+        with unmet():
             return raw(op, *args, **kwargs)
 
     return shape

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ancestral.provenance.torch_internals import is_in_bad_fork
 from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.request import Handler, handlers
 
@@ -87,7 +88,7 @@ def _innermost() -> seed | None:
 def _devices() -> list[torch.device]:
     """Return the devices that torch draws on, in this process."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if torch.cuda._is_in_bad_fork():  # a child of a process that uses the GPUs cannot
+    if is_in_bad_fork():  # a child of a process that uses the GPUs cannot
         gpus = 0
     return [torch.device("cpu"), *(torch.device("cuda", index) for index in range(gpus))]
 

@@ -23,6 +23,7 @@ from torch.distributions import Bernoulli, Distribution, Exponential, Normal, Po
 
 from ancestral.provenance import watching
 from ancestral.provenance.tensor import ProvenanceTensor, Unseen, raw
+from ancestral.provenance.torch_internals import len_torch_function_stack
 from ancestral.trace.keys import unmet
 
 _Method = Callable[..., Any]
@@ -57,7 +58,7 @@ _SIMPLE: dict[_Method, _Simple] = {
 """How the methods draw that are known; the values are those that the method draws itself."""
 
 # Returns how many function modes are open, which may want to see the ops of torch's own method.
-_is_overridden: Callable[[], int] = torch._C._len_torch_function_stack
+_is_overridden: Callable[[], int] = len_torch_function_stack
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 _OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError)
 

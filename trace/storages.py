@@ -17,6 +17,7 @@ from ancestral.provenance import watching
 from ancestral.provenance.escapes import escape
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.tensor import raw
+from ancestral.provenance.torch_internals import TO_DLPACK, ScriptModule, is_torch_function_enabled
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.opaque import of_script
 from ancestral.trace.stack import local
@@ -26,7 +27,7 @@ _Function = Callable[..., Any]
 
 def _is_by_user() -> bool:
     """Return whether a recording is open, and no op that is followed anyway reads the memory."""
-    return bool(local.traces) and torch._C._is_torch_function_enabled()
+    return bool(local.traces) and is_torch_function_enabled()
 
 
 def _reading(original: _Function) -> _Function:
@@ -75,16 +76,15 @@ def _saving(original: _Function) -> _Function:
 def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
     """Return what gives the values of storages and of scripted modules away, as it is met."""
     storage: Any = torch.UntypedStorage
-    scripted: Any = torch._C.ScriptModule
+    scripted: Any = ScriptModule
     capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
-    versioned = ((torch._C, "_to_dlpack"), (torch._C, "_to_dlpack_versioned"))
     return (
         # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
         *(
             (storage, n, _reading(getattr(storage, n)))
             for n in "_write_file clone data_ptr".split()
         ),
-        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *versioned)),
+        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
         *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
     )
 

@@ -13,16 +13,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._functorch.apis
-import torch._functorch.eager_transforms
-import torch._ops
-import torch.utils._device
 from torch import Tensor
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.inference import tracked
 from ancestral.provenance.rules import argument
+from ancestral.provenance.torch_internals import (
+    COMPUTE_KEYSET,
+    FREEZE_MODULE,
+    FUNCTIONALIZE_BEGIN,
+    FUNCTIONALIZE_END,
+    MAKE_FX,
+    TRANSFORMS,
+    VMAP,
+    HigherOrderOperator,
+    ScriptFunction,
+    ScriptMethod,
+    device_constructors,
+)
 from ancestral.trace import mapping
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.keys import KEY
@@ -181,14 +190,7 @@ class _Functionalizing:
         return end
 
 
-_TRANSFORMS = {
-    "grad": (torch._functorch.eager_transforms, "grad_and_value_impl"),
-    "vjp": (torch._functorch.eager_transforms, "_vjp_with_argnums"),
-    "jvp": (torch._functorch.eager_transforms, "_jvp_with_argnums"),
-    "functionalize": (torch._functorch.eager_transforms, "_wrap_all_tensors_to_functional"),
-    "torch.jit.trace": (torch.jit._trace, "_trace_impl"),
-    "torch.jit.trace_module": (torch.jit, "trace_module"),
-}
+_TRANSFORMS = {**TRANSFORMS, "torch.jit.trace_module": (torch.jit, "trace_module")}
 _FACTORIES = """
     tensor as_tensor asarray full full_like arange range linspace logspace scalar_tensor
     sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor
@@ -245,7 +247,7 @@ _factory = functools.cache(opaque)
 
 @functools.cache
 def _script_call(kind: Any) -> _Function:
-    return captured(kind.__call__) if kind is torch._C.ScriptMethod else opaque(kind.__call__)
+    return captured(kind.__call__) if kind is ScriptMethod else opaque(kind.__call__)
 
 
 class _OutOfSight(Replacing):
@@ -255,30 +257,24 @@ class _OutOfSight(Replacing):
 
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
-        torch.utils._device._device_constructors()  # it remembers what it finds there at first
-        for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod):
+        device_constructors()  # it remembers what it finds there at first
+        for kind in (ScriptFunction, ScriptMethod):
             self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
             self.replace(torch, name, _factory(getattr(torch, name), _SIZES.get(name, _nothing)))
         for name in ("new_tensor", "new_full", "new", "set_"):
             self.replace(Tensor, name, _factory(getattr(Tensor, name), _SIZES.get(name, _nothing)))
-        apis = torch._functorch.apis
-        self.replace(apis, "vmap_impl", _mapping(vars(apis)["vmap_impl"]))
+        self.replace(*VMAP, _mapping(getattr(*VMAP)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))
-        eager = torch._functorch.eager_transforms
-        name = "lazy_dynamo_disallow"
-        self.replace(eager, name, _disallowing(vars(eager)[name]))
+        self.replace(*MAKE_FX, _disallowing(getattr(*MAKE_FX)))
         functionalizing = _Functionalizing()
-        for name, replacement in (
-            ("_func_increment_nesting", functionalizing.beginning),
-            ("_func_decrement_nesting", functionalizing.ending),
-        ):
-            self.replace(eager, name, replacement(vars(eager)[name]))
-        self.replace(torch._C, "_freeze_module", _freezing(torch._C._freeze_module))
-        operator = torch._ops.HigherOrderOperator
+        self.replace(*FUNCTIONALIZE_BEGIN, functionalizing.beginning(getattr(*FUNCTIONALIZE_BEGIN)))
+        self.replace(*FUNCTIONALIZE_END, functionalizing.ending(getattr(*FUNCTIONALIZE_END)))
+        self.replace(*FREEZE_MODULE, _freezing(getattr(*FREEZE_MODULE)))
+        operator = HigherOrderOperator
         self.replace(operator, "__call__", capturing(operator.__call__))
-        self.replace(torch._ops, "_compute_keyset", _without_draws(torch._ops._compute_keyset))
+        self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
         self.replace(torch, "compile", self._compiling(torch.compile))
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance.linear import version_of
 from ancestral.provenance.tensor import ProvenanceTensor
+from ancestral.provenance.torch_internals import DisableTorchFunction
 from ancestral.trace.parameters import UNKNOWN
 
 Versions = tuple[tuple[Tensor, int], ...]
@@ -30,7 +31,7 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         held: the parameters of its distribution.
         shared: its value, unless it is a copy that nobody else has.
     """
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         asked = [t for t, event in held if event != UNKNOWN or (t.is_leaf and t.requires_grad)]
         if shared is not None:
             asked.append(shared)
@@ -40,7 +41,7 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
 
 def are_written(versions: Versions) -> bool:
     """Return whether any tensor was written into since its version was noted."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return any([tensor._version != version for tensor, version in versions])
 
 
@@ -58,7 +59,7 @@ _OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
 
 def leaves_of(nodes: Iterable[Any], known: Container[int]) -> list[Leaf]:
     """Return the leaves among the nodes of a graph of autograd that are not known by their id."""
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         return [
             (leaf, leaf._version, _held(leaf))
             for node in nodes
@@ -70,7 +71,7 @@ def leaves_of(nodes: Iterable[Any], known: Container[int]) -> list[Leaf]:
 def is_written_unseen(leaf: Leaf) -> bool:
     """Return whether a leaf was written into since, though torch counts no write."""
     tensor, version, known = leaf
-    with torch._C.DisableTorchFunction():
+    with DisableTorchFunction():
         if known is None or tensor._version != version:
             return False
         now = _held(tensor)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ancestral.provenance import rules
 from ancestral.provenance.algebra import Provenance
 from ancestral.provenance.alignment import LOST, Alignment, Dims
 from ancestral.provenance.rules import tensors_in
@@ -170,6 +171,18 @@ def test_no_rule_claims_more_than_a_perturbation_shows(
     generator = torch.Generator().manual_seed(seed)
     x, y = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     check(KEPT[name][0], x, y)
+
+
+@pytest.mark.parametrize("name", ["polar", "exp", "cumsum", "cat", "dropout", "sum"])
+def test_a_function_of_linalg_that_is_new_is_not_taken_for_another_of_its_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new(x: Tensor) -> Tensor:
+        return x @ x
+
+    monkeypatch.setattr(torch.linalg, name, new, raising=False)
+    assert new not in list(rules._named(name))
+    assert new in list(rules._named(f"linalg.{name}"))
 
 
 def test_tensors_are_found_at_any_depth() -> None:

@@ -37,7 +37,13 @@ def perturbations(
         if is_finite and not moved.isfinite().all():
             continue
         new = moved.to(tensor.dtype)
-        yield new if region is None else torch.where(region, new, tensor)
+        yield new if region is None else _mixed(region, new, tensor)
+
+
+def _mixed(region: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return the new elements within a region; some versions of torch choose no uint64."""
+    kind = torch.int64 if old.dtype == torch.uint64 else old.dtype
+    return torch.where(region, new.view(kind), old.view(kind)).view(old.dtype)
 
 
 def _moved(x: Tensor, seeds: Sequence[int]) -> Iterator[Tensor]:

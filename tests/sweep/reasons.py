@@ -57,7 +57,11 @@ REASONS: dict[str, str] = {
     "is a context, and takes no tensor": """
         torch.autocast
     """,
+    "is of tensors with named dimensions, which newer versions of torch do not have": """
+        torch.Tensor._update_names torch.Tensor.align_as
+    """,
     GIVES_NO_TENSOR: """
+        torch.Tensor.has_names torch.Tensor.names.__get__
         torch.sym_not torch.sym_sqrt torch.get_device torch.is_conj torch.is_distributed
         torch.is_inference torch.is_neg torch.is_nonzero torch.is_same_size torch.numel
         torch.Tensor.__complex__ torch.Tensor.__contains__ torch.Tensor.__dlpack_device__
@@ -77,6 +81,7 @@ REASONS: dict[str, str] = {
         torch.Tensor._version.__get__ torch.Tensor.device.__get__
         torch.Tensor.dtype.__get__ torch.Tensor.grad.__get__
         torch.Tensor.grad_dtype.__get__ torch.Tensor.grad_fn.__get__
+        torch.Tensor._has_grad_dtype_override.__get__
         torch.Tensor.is_cpu.__get__ torch.Tensor.is_cuda.__get__
         torch.Tensor.is_ipu.__get__ torch.Tensor.is_leaf.__get__
         torch.Tensor.is_maia.__get__ torch.Tensor.is_meta.__get__
@@ -96,3 +101,10 @@ REASONS: dict[str, str] = {
     """,
 }
 """The names under each reason; those of torch.nn.functional begin with F."""
+
+NOT_IN_ALL = frozenset(
+    "torch.Tensor._has_grad_dtype_override.__get__ torch.Tensor._update_names "
+    "torch.Tensor.align_as torch.Tensor.const_data_ptr torch.Tensor.has_names "
+    "torch.Tensor.names.__get__".split()
+)
+"""Those names that some version of torch does not have."""

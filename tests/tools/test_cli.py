@@ -1,5 +1,6 @@
 """The command line: what it draws, and that every mistake is one line and the status 2."""
 
+import errno
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 
 import ancestral
 from ancestral.tools.cli import UsageError, load_model, main, parse_input
+from ancestral.trace import replacement
 
 MODEL = """
 import torch
@@ -70,6 +73,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with a model file."""
     (tmp_path / f"{NEVER_SEEN}.py").write_text(MODEL)
     (tmp_path / f"{NEVER_SEEN}_broken.py").write_text("import a_package_nobody_has\n")
+    (tmp_path / "raises.py").write_text("text = 'at once'\nraise ZeroDivisionError(text)\n")
+    (tmp_path / "wrong.py").write_text("def wrong(:\n")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit('well done')\n")
+    (tmp_path / "taken.py").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for suffix in ("", "_broken"):
@@ -196,6 +203,28 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "no such folder": (graph(target(), *INPUT, output="nowhere/at/all/g.svg"), "nowhere"),
     "a file for a folder": (graph(target(), *INPUT, output="g.svg/g.svg"), "g.svg"),
     "a folder": (graph(target(), *INPUT, output="taken.svg"), "taken.svg"),
+    "no such file": (graph("nowhere/models.py:Net"), "'nowhere/models.py' is no file"),
+    "a folder for a file": (graph("taken.py:Net"), "'taken.py' is no file"),
+    "no factory in a file": (graph(f"{NEVER_SEEN}.py:"), "path/file.py:factory"),
+    "no such name in a file": (
+        graph(f"./{NEVER_SEEN}.py:Nobody"),
+        f"'./{NEVER_SEEN}.py' has no 'Nobody'",
+    ),
+    "nothing to call in a file": (graph(f"{NEVER_SEEN}.py:number"), "made a int, which cannot"),
+    "a file that raises": (graph("raises.py:Net"), "raises.py:2)"),
+    "a file that is no Python": (graph("wrong.py:Net"), "SyntaxError: "),
+    "a file that ends the process": (graph("ends.py:Net"), "'ends.py' ends the process"),
+    "a module that ends the process": (graph("ends:Net"), "'ends' ends the process"),
+    "a file that misses a module": (
+        graph(f"{NEVER_SEEN}_broken.py:Net"),
+        "ModuleNotFoundError: No module named 'a_package_nobody_has'",
+    ),
+    "a path without its suffix": (graph("models/net:Net"), "path/file.py:factory"),
+    "a relative module": (graph(".models:Net"), "path/file.py:factory"),
+    "an audit of no such file": (["audit", "models.py:Net"], "'models.py' is no file"),
+    "a demo into a file": (["demo", "--out", "g.svg"], "g.svg"),
+    "a demo below a file": (["demo", "--out", "g.svg/out"], "g.svg/out"),
+    "a demo where nothing can be written": (["demo", "--out", "/proc/out"], "/proc/out"),
     "a model that raises": (
         graph(target("Fails"), *INPUT),
         "ZeroDivisionError: a model of no use",
@@ -250,6 +279,135 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(
     assert shown.err.count("\n") == 1
     assert "Permission denied" in shown.err
     assert (shut / "g.svg").read_bytes() == b"what was here"
+
+
+UNWRITABLE = [folder for folder in ("/proc", "/sys") if Path(folder).is_dir()]
+
+
+@pytest.mark.parametrize("place", UNWRITABLE)
+def test_a_place_where_nothing_can_be_written_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (folder / "link").symlink_to(place)
+    for name in (f"{place}/g.svg", f"{place}/sub/g.svg", "link/g.svg", f"{place}/g.dot"):
+        assert main(graph(target(), *INPUT, output=name)) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("ancestral: error: ")
+        assert f"cannot write {name}: " in said
+        assert ".tmp" not in said
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["g.svg", "new.svg", "new.png", "new.dot"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_whatever_stops_the_writing_names_the_place(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    number: int,
+) -> None:
+    (folder / "g.svg").write_bytes(b"what was here")
+    before = sorted(folder.rglob("*"))
+    is_full = number in (errno.ENOSPC, errno.EDQUOT)
+    really = Path.open
+
+    def refuse(self: Path, mode: str = "r", **options: Any) -> Any:
+        if mode != "xb":
+            return really(self, mode, **options)
+        if not is_full:
+            raise OSError(number, os.strerror(number), str(self))
+        file = really(self, mode, **options)
+        monkeypatch.setattr(replacement, "shutil", None)  # it does not come so far
+        return Full(file)
+
+    class Full:
+        """A file for which there is no room."""
+
+        def __init__(self, file: IO[Any]) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, _: bytes) -> None:
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as inner:  # no permission stops a superuser
+        inner.setattr(Path, "open", refuse)
+        status = main(graph(target(), *INPUT, output=name))
+    assert status == 2
+    assert f"cannot write {name}: {os.strerror(number)}\n" in capsys.readouterr().err
+    assert (folder / "g.svg").read_bytes() == b"what was here"
+    assert [p for p in sorted(folder.rglob("*")) if "__pycache__" not in p.parts] == before
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "sklearn", "tqdm"])
+def test_a_demo_without_its_extra_says_which_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module in [m for m in sys.modules if m.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    for module in ("demo", "digits"):
+        monkeypatch.delitem(sys.modules, f"ancestral.tools.{module}", raising=False)
+    assert main(["demo", "--steps", "1"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        f"ancestral: error: the demo needs {name}, which is not installed: "
+        "pip install 'ancestral[demo]'\n"
+    )
+    assert not (folder / "out").exists()
+
+
+def test_a_demo_that_misses_something_else_says_that(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ancestral.tools.belief_net", None)
+    monkeypatch.delitem(sys.modules, "ancestral.tools.demo", raising=False)
+    assert main(["demo", "--steps", "1"]) == 2
+    assert "ancestral.tools.belief_net" in capsys.readouterr().err
+
+
+FILES = ["models.py", "./models.py", "a b/models.py", "a:b/models.py", "random.py", "torch.py"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_model_is_named_by_its_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = {each: sys.modules.get(each) for each in ("random", "torch", "models")}
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    beside = f"beside_{FILES.index(name)}"
+    (path.parent / f"{beside}.py").write_text(f"path = {str(path)!r}\n")
+    path.write_text(
+        f"from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        f"from {beside} import path\n{MODEL}\n@dataclass\nclass Sizes:\n    size: int = 3\n"
+        f"\nassert path == {str(path)!r}\n"
+    )
+    for given in (name, str(path)):
+        for factory in ("Coins", "Zoo.Coins", "ready"):
+            assert main(graph(f"{given}:{factory}", *INPUT)) == 0
+            assert main(["audit", f"{given}:{factory}", *INPUT]) == 0
+        assert main(["audit", f"{given}:Leaks", *INPUT]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("g.svg\n") == shown.out.count("nothing was lost") == 6
+    line = 1 + path.read_text().splitlines().index("            lost = z.exp()")
+    assert shown.err.count(f"{path.name}:{line} ") == 2
+    assert {each: sys.modules.get(each) for each in before} == before
+
+
+def test_a_file_is_read_anew_each_time(folder: Path) -> None:
+    path = folder / "changing.py"
+    for size in (3, 4):
+        path.write_text(f"def make():\n    return lambda: {size}\n" + "#" * size)
+        model: Callable[[], int] = load_model(f"{path}:make")
+        assert model() == size
 
 
 def test_the_command_line_runs_as_a_process(folder: Path) -> None:

@@ -240,7 +240,8 @@ def a_factory_without_its_door(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 def a_custom_op_that_is_not_followed(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        return doubled(z)  # leak
+        lost = doubled(z)  # leak
+    return lost + 1  # some versions of torch show no mode such a call itself
 
 
 def a_draw_out_of_sight(z: Tensor, patch: pytest.MonkeyPatch) -> Any:

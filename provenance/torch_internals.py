@@ -1,0 +1,191 @@
+"""Private names of torch: all that the library uses of torch besides its public interface.
+
+They are there, and do what the library needs, in the versions from `FIRST` to `LAST`. One that is
+missing is told by name when the library is imported. Names of ops in the tables of rules are not
+listed here: an op whose name a version does not know is one without a rule, which keeps every
+source.
+"""
+
+# ruff: noqa: F401  # what others import from here
+# pyright: reportPrivateUsage=false
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FIRST, LAST = (2, 10), (2, 15)
+"""The first and the last version of torch with which `make test-torch` passed."""
+
+
+class TorchVersionWarning(UserWarning):
+    """The library was not tried with this version of torch."""
+
+    def __init__(self, version: str) -> None:
+        """Name both, and say what to do."""
+        super().__init__(
+            f"ancestral was tried with torch {_SPAN}, and this is torch {version}, where a "
+            "dependency could be lost without notice: install one of those"
+        )
+
+
+class TorchInternalsError(ImportError):
+    """This version of torch lacks a private name that the library needs."""
+
+    def __init__(self, version: str, missing: Exception) -> None:
+        """Name the versions, and what is missing."""
+        super().__init__(
+            f"ancestral was tried with torch {_SPAN}, and cannot run with torch {version}, which "
+            f"lacks a private name that it needs ({missing}): install one of those"
+        )
+
+
+_SPAN = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
+
+
+def _is_tried(version: str) -> bool:
+    """Return whether the library was tried with a version of torch, whatever its last number."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and FIRST <= (int(numbers[1]), int(numbers[2])) <= LAST
+
+
+def _door(owner: Any, name: str) -> tuple[Any, str]:
+    """Return where something stands that recordings replace."""
+    getattr(owner, name)
+    return owner, name
+
+
+if not _is_tried(torch.__version__):
+    warnings.warn(TorchVersionWarning(torch.__version__), stacklevel=1)
+try:
+    from torch import _VF as VF
+    from torch import _ops
+    from torch._C import (
+        BufferDict,
+        DisableTorchFunction,
+        DispatchKey,
+        DispatchKeySet,
+        ModuleDict,
+        ParameterDict,
+        ScriptFunction,
+        ScriptMethod,
+        ScriptModule,
+    )
+    from torch._C import _current_graph_task_id as current_graph_task_id
+    from torch._C import _disabled_torch_function_impl as disabled_torch_function_impl
+    from torch._C import _dispatch_tls_set_dispatch_key_included as include_dispatch_key
+    from torch._C import _EnableTorchFunction as EnableTorchFunction
+    from torch._C import _ExcludeDispatchKeyGuard as ExcludeDispatchKeyGuard
+    from torch._C import _functorch as functorch
+    from torch._C import _is_alias_of as is_alias_of  # type: ignore[attr-defined]
+    from torch._C import _is_torch_function_enabled as is_torch_function_enabled
+    from torch._C import _len_torch_function_stack as len_torch_function_stack
+    from torch._C import _nn as nn_functions
+    from torch._C import _parse_dispatch_key as parse_dispatch_key
+    from torch._C import _pop_torch_function_stack as pop_torch_function_stack
+    from torch._C import _push_on_torch_function_stack as push_on_torch_function_stack
+    from torch._C import _storage_Use_Count as storage_use_count
+    from torch._functorch import apis, eager_transforms
+    from torch._functorch import vmap as _vmap
+    from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
+    from torch.autograd import forward_ad
+    from torch.cuda import _is_in_bad_fork as is_in_bad_fork
+    from torch.distributions import (
+        Bernoulli,
+        Distribution,
+        LowRankMultivariateNormal,
+        MultivariateNormal,
+        Transform,
+        kl,
+    )
+    from torch.distributions.transforms import _InverseTransform as InverseTransform
+    from torch.jit import _trace
+    from torch.nested._internal.nested_tensor import NestedTensor
+    from torch.nn.utils._named_member_accessor import NamedMemberAccessor
+    from torch.nn.utils.stateless import _functional_call as functional_call
+    from torch.utils import _python_dispatch, checkpoint
+    from torch.utils._device import _device_constructors as device_constructors
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+    CheckpointFrame = checkpoint._CheckpointFrame
+    KL_MEMOIZE = kl._KL_MEMOIZE
+    pop_top_mode: Any = _python_dispatch._pop_mode
+    push_mode: Any = _python_dispatch._push_mode
+    disable_current_modes: Any = _python_dispatch._disable_current_modes
+    current_dispatch_mode: Any = _python_dispatch._get_current_dispatch_mode
+
+    is_functorch_wrapped_tensor: Callable[[Tensor], bool] = functorch.is_functorch_wrapped_tensor
+    get_unwrapped: Callable[[Tensor], Tensor] = functorch.get_unwrapped
+    is_batchedtensor: Callable[[Tensor], bool] = functorch.is_batchedtensor
+    maybe_get_level: Callable[[Tensor], int] = functorch.maybe_get_level
+    peek_interpreter_stack: Callable[[], Any] = functorch.peek_interpreter_stack
+    maybe_current_level: Callable[[], int | None] = functorch.maybe_current_level
+    broadcast_to_and_flatten: Any = vars(_vmap)["_broadcast_to_and_flatten"]
+    name_of_mapped: Any = _vmap._get_name
+
+    # In C: the compiler itself takes a second to import.
+    eval_frame: Any = torch._C._dynamo.eval_frame
+    FrameAction: Any = eval_frame._FrameAction
+    FrameExecStrategy: Any = eval_frame._FrameExecStrategy
+
+    # Attributes of tensors as torch has them, past the class that overrides them.
+    DATA_ATTRIBUTES: dict[str, Any] = {
+        name: vars(torch._C.TensorBase)[name] for name in ("data", "real", "imag")
+    }
+    read_base: Any = vars(torch._C.TensorBase)["_base"].__get__
+    read_device: Any = vars(torch._C.TensorBase)["device"].__get__
+    read_history: Any = vars(torch._C.TensorBase)["grad_fn"].__get__
+    read_version: Any = vars(torch._C.TensorBase)["_version"].__get__
+
+    # What recordings replace while they are open.
+    BACKWARD = _door(torch.autograd, "_engine_run_backward")
+    BACKWARD_HOOKS = tuple(
+        _door(nn.Module, name) for name in ("_get_backward_hooks", "_get_backward_pre_hooks")
+    )
+    COMPUTE_KEYSET = _door(_ops, "_compute_keyset")
+    DISPATCH_KL = _door(kl, "_dispatch_kl")
+    FREEZE_MODULE = _door(torch._C, "_freeze_module")
+    FUNCTIONALIZE_BEGIN = _door(eager_transforms, "_func_increment_nesting")
+    FUNCTIONALIZE_END = _door(eager_transforms, "_func_decrement_nesting")
+    MAKE_FX = _door(eager_transforms, "lazy_dynamo_disallow")
+    TO_DLPACK = tuple(_door(torch._C, name) for name in ("_to_dlpack", "_to_dlpack_versioned"))
+    TRANSFORMS = {
+        "grad": _door(eager_transforms, "grad_and_value_impl"),
+        "vjp": _door(eager_transforms, "_vjp_with_argnums"),
+        "jvp": _door(eager_transforms, "_jvp_with_argnums"),
+        "functionalize": _door(eager_transforms, "_wrap_all_tensors_to_functional"),
+        "torch.jit.trace": _door(_trace, "_trace_impl"),
+    }
+    VMAP = _door(apis, "vmap_impl")
+
+    # What is read, or found by its name, where it is needed.
+    _one = torch.ones(1, 1, device="cpu")
+    _read: list[tuple[Any, str]] = [
+        (Tensor, "_backward_hooks _base _post_accumulate_grad_hooks _version"),
+        (torch.UntypedStorage, "_cdata"),
+        (torch.ops.aten, "_local_scalar_dense"),
+        (torch.ops.aten.alias.default, "_overloadname _schema"),
+        (nn.Module(), "_buffers _modules _parameters"),
+        (Distribution, "_validate_sample"),
+        (Bernoulli(_one, validate_args=False), "_batch_shape _event_shape _param"),
+        (
+            MultivariateNormal(_one[0], scale_tril=_one, validate_args=False),
+            "_unbroadcasted_scale_tril",
+        ),
+        (
+            LowRankMultivariateNormal(_one[0], _one, _one[0], validate_args=False),
+            "_unbroadcasted_cov_diag _unbroadcasted_cov_factor",
+        ),
+        (Transform(cache_size=1), "_cached_x_y _inv"),
+        (forward_ad, "_current_level"),
+        (ScriptModule, "_get_method _type"),
+        (VF, "_pack_padded_sequence _pad_packed_sequence"),
+    ]
+    for _owner, _names in _read:
+        for _name in _names.split():
+            getattr(_owner, _name)
+except (AttributeError, ImportError, KeyError, RuntimeError) as error:
+    raise TorchInternalsError(torch.__version__, error) from error
