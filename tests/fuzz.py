@@ -1,6 +1,7 @@
 """Fuzz: random programs without end, each with the exact gradient by enumeration.
 
-Two of three are programs in Python, the others are made of the ops of `programs.random`.
+One of ten is a model whose classes are enumerated; of the others, two of three are programs in
+Python, one is made of the ops of `programs.random`.
 
     python tests/fuzz.py --examples 20000 --seed 1
 """
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 from programs.choose import Choose
+from programs.mixtures import Mixture, random_mixture, verdict_on_mixture
 from programs.python import PythonProgram, Writer, beside, compiled
 from programs.random import random_program
 from programs.verdict import Generated, Verdict, verdict_on
@@ -30,7 +32,7 @@ PERIOD = 10.0
 """Seconds between two lines of progress."""
 SHOWN = (
     *("paths", "with an escape", "write", "branch", "loop", "early return", "exception"),
-    *("text", "size", "memory", "pathwise", "op by op"),
+    *("text", "size", "memory", "pathwise", "density", "mixture", "thread", "out", "op by op"),
     *("trivial", "impossible", "caught", "biased", "refused"),
 )
 
@@ -50,17 +52,24 @@ def standing() -> Iterator[None]:
         yield
 
 
-def judged(program: Generated) -> Verdict:
-    """Return the verdict on a program of either kind."""
+AnyProgram = Generated | Mixture
+
+
+def judged(program: AnyProgram) -> Verdict:
+    """Return the verdict on a program of any kind."""
+    if isinstance(program, Mixture):
+        return verdict_on_mixture(program)
     if isinstance(program, PythonProgram):
         return verdict_on(program, beside(program.parameters[0]))
     return verdict_on(program)
 
 
-def generated(seed: int) -> Generated:
+def generated(seed: int) -> AnyProgram:
     """Return the program with this number."""
     numbers = random.Random(seed)
     choose = Choose(lambda bound: int(numbers.random() * bound))
+    if seed % 10 == 9:
+        return random_mixture(choose, seed)
     return Writer(choose).program() if seed % 3 else random_program(choose)
 
 
@@ -97,11 +106,11 @@ class Tally:
 
     began: float = field(default_factory=time.monotonic)
     counts: Counter[str] = field(default_factory=Counter[str])
-    failures: list[tuple[Generated, Verdict]] = field(
-        default_factory=list[tuple[Generated, Verdict]]
+    failures: list[tuple[AnyProgram, Verdict]] = field(
+        default_factory=list[tuple[AnyProgram, Verdict]]
     )
 
-    def add(self, program: Generated, verdict: Verdict) -> None:
+    def add(self, program: AnyProgram, verdict: Verdict) -> None:
         """Count a program; trivial and impossible ones are counted as such alone."""
         self.counts[verdict.kind] += 1
         if verdict.kind in ("trivial", "impossible"):

@@ -124,8 +124,13 @@ MOST_PATHS = 4096
 _rules: list[Rule] = []
 
 
-def _forced(self: Distribution, sample_shape: Sequence[int] = ()) -> Tensor:
-    return _rules[-1](self, self._extended_shape(torch.Size(sample_shape)))
+def forced(fn: Distribution, shape: torch.Size) -> Tensor:
+    """Return what the rule in force draws from `fn`: [*shape]."""
+    return _rules[-1](fn, shape)
+
+
+def _sample(self: Distribution, sample_shape: Sequence[int] = ()) -> Tensor:
+    return forced(self, self._extended_shape(torch.Size(sample_shape)))
 
 
 @contextmanager
@@ -137,7 +142,7 @@ def forcing(rule: Rule) -> Iterator[None]:
     patched = ((Bernoulli, "sample"), (Categorical, "sample"), (Binomial, "sample"))
     with ExitStack() as stack:
         for kind, method in () if _rules else (*patched, (Normal, "rsample")):
-            stack.enter_context(mock.patch.object(kind, method, _forced))
+            stack.enter_context(mock.patch.object(kind, method, _sample))
         _rules.append(rule)
         try:
             yield

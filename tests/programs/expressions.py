@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from programs.choose import Choose
+from programs.densities import density, masked
 
 Kind = Literal["scalar", "vector", "buffer", "class", "int", "float", "array", "terms", "table"]
 """What a name stands for: tensors [], [2], [2] that may be written into, and an integer [] in 0..2;
@@ -123,6 +124,8 @@ class Expressions:
             lambda: f"torch.full((), {self.float(depth - 1)}, dtype=torch.float64)",
             lambda: f"Box({x}).put({y()}).held",
             lambda: f"(lambda a, b=0.5: a * b)({x}, {self.float(depth - 1)})",
+            lambda: self.density(x),
+            lambda: self.density(self.looked_at()),
         ]
         if not self.is_quiet:
             smooth += [
@@ -167,6 +170,12 @@ class Expressions:
                 lambda: f"theta[1:].expand({self.counted()}).sum() * {y()}",
             ]
         return f"({self.choose.among([*smooth, *kinked])()})"
+
+    def density(self, x: str) -> str:
+        """Return something that is read off a distribution of a scalar."""
+        way = self.choose.among((density, density, density, masked))
+        self.features.add("density")
+        return way(self.choose, f"{x} * 1.0")
 
     def looked_at(self, depth: int = 0) -> str:
         """Return a scalar that is worth a look: most often one that a draw decides."""

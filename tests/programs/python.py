@@ -23,10 +23,12 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 from torch import Tensor
-from torch.distributions import Normal
 
 from programs.choose import by_hypothesis
 from programs.control.register import LOGITS, TABLE, coin, num, roll
+from programs.densities import NAMES as DENSITIES
+from programs.drawn_elsewhere import NAMES as ELSEWHERE
+from programs.drawn_elsewhere import WAYS
 from programs.expressions import Expressions, Kind, Name
 
 HELPERS = """
@@ -79,10 +81,11 @@ class PythonProgram:
 def compiled(body: str, features: frozenset[str] = frozenset()) -> PythonProgram:
     """Return the program with this source."""
     names: dict[str, Any] = {
+        **DENSITIES,
+        **ELSEWHERE,
         "torch": torch,
         "math": math,
         "np": np,
-        "Normal": Normal,
         "TABLE": TABLE,
         "coin": coin,
         "roll": roll,
@@ -97,7 +100,9 @@ class Writer(Expressions):
 
     def draw(self) -> None:
         """Draw something."""
-        kind = self.choose.among(("coin", "coin", "coins", "class", "typed", "normal"))
+        kind = self.choose.among(
+            ("coin", "coin", "coins", "class", "typed", "normal", "thread", "out")
+        )
         if kind == "coin" and self.afford(1):
             # What a decision rests on gets a score, of which two values of noise know nothing.
             logit = self.scalar(1, is_smooth=self.is_quiet)
@@ -109,6 +114,14 @@ class Writer(Expressions):
         elif kind == "typed" and self.afford(1):
             made = self.choose.among((".float()", ".bool().double()", ".int().double()"))
             self.bind("scalar", f"coin({self.scalar(1)}){made}", prefix="z")
+        elif kind == "thread" and self.afford(1):
+            self.features.add("thread")
+            where = self.choose.among(("in_thread", "in_pool"))
+            self.bind("scalar", f"{where}(lambda: coin({self.scalar(1)}))", prefix="z")
+        elif kind == "out" and self.afford(1):
+            self.features.add("out")
+            way = self.choose.among(tuple(WAYS))
+            self.bind("scalar", f"poured({self.scalar(1)}.double(), {way!r})", prefix="z")
         elif kind == "normal" and self.afford(1):
             self.features.add("pathwise")
             scale = self.choose.among(("0.5", "0.8"))
