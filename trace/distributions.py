@@ -36,7 +36,7 @@ from ancestral.trace.autograd import mark_density
 from ancestral.trace.batches import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.drawing import draw, observe
 from ancestral.trace.found import found, size_of
-from ancestral.trace.interceptors import Replacing, interceptors, subclasses
+from ancestral.trace.interceptors import Plan, Replacing, interceptors, subclasses
 from ancestral.trace.keys import unmet
 from ancestral.trace.naming import argument_name, place
 from ancestral.trace.noise import (
@@ -308,12 +308,30 @@ def _diverging(original: _Method) -> _Method:
     return diverging
 
 
+_OF_TORCH = dict.fromkeys(
+    kind
+    for kind in (Distribution, *subclasses(Distribution))
+    if kind.__module__.startswith("torch.distributions.")
+)
+
+
 class _Distributions(Replacing):
     """Replaces the methods of all distributions, once for all threads."""
 
+    _plan: Plan = []  # noqa: RUF012 (replaced as a whole)
+
     def begin(self) -> None:
         """Replace the methods of all classes there are, and of those to come."""
-        for kind in (Distribution, *subclasses(Distribution)):
+        if not self.replace_again(self._plan):
+            self._replace_torchs()
+            self._plan = self.plan
+        for kind in subclasses(Distribution):
+            if kind not in _OF_TORCH:
+                self._replace_methods(kind)
+        KL_MEMOIZE.clear()
+
+    def _replace_torchs(self) -> None:
+        for kind in _OF_TORCH:
             self._replace_methods(kind)
         for name in ("__init__", "_validate_sample"):
             self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
@@ -328,7 +346,6 @@ class _Distributions(Replacing):
         self.replace(Distribution, "__init_subclass__", hook)
         # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
         self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
-        KL_MEMOIZE.clear()
 
     def _replace_methods(self, kind: type) -> None:
         for name, replacement in _REPLACED.items():

@@ -70,6 +70,19 @@ class Replacing(Interceptor):
         self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
         setattr(owner, name, replacement)
 
+    def replace_again(self, plan: "Plan") -> bool:
+        """Replace what was replaced before; return whether everything is there as it was then."""
+        if not plan or any(o.__dict__.get(name, _ABSENT) is not was for o, name, was, _ in plan):
+            return False
+        for owner, name, _, replacement in plan:
+            self.replace(owner, name, replacement)
+        return True
+
+    @property
+    def plan(self) -> "Plan":
+        """What is replaced now."""
+        return [(owner, name, was, owner.__dict__[name]) for owner, name, was in self._originals]
+
     def begin(self) -> None:
         """Replace what is to be replaced."""
 
@@ -77,6 +90,8 @@ class Replacing(Interceptor):
         """Undo what is not an attribute."""
 
 
+Plan = list[tuple[Any, str, Any, Any]]
+"""Attributes of owners, with what they were before and what takes their place."""
 _ABSENT = object()
 
 
