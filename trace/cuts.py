@@ -22,7 +22,7 @@ from ancestral.provenance.control import as_data
 from ancestral.provenance.forms import when_cut
 from ancestral.provenance.linear import Form, Placed, Weight
 from ancestral.provenance.rules import tensors_in
-from ancestral.provenance.tensor import ProvenanceTensor, provenance, raw
+from ancestral.provenance.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.trace.autograd import (
     OF_LABELS,
     PASSED,
@@ -124,15 +124,19 @@ def _look(name: str, result: Any) -> None:
     found = provenance(result)
     if trace is None or found is None or not raw(_requires_grad, result):
         return
-    silent = list(_silent(_addends(result)))
-    for source in as_data(found.universe, found.members):
-        node = trace.get(source.name)
-        if node is None or not (node.is_score and node.is_learned):
-            continue
-        if node.name not in trace.straight_through and _is_reached(
-            node, result, silent, may_be_zero=name == _FUNCTION
-        ):
-            trace.straight_through[node.name] = place().location
+    nodes = [trace.get(source.name) for source in as_data(found.universe, found.members)]
+    scored = [
+        node
+        for node in nodes
+        if node and node.is_score and node.is_learned and node.name not in trace.straight_through
+    ]
+    if not scored:
+        return
+    with Unseen():  # it is no escape that we look
+        silent = list(_silent(_addends(result)))
+        for node in scored:
+            if _is_reached(node, result, silent, may_be_zero=name == _FUNCTION):
+                trace.straight_through[node.name] = place().location
 
 
 def _is_reached(node: Node, result: Tensor, silent: list[_Silent], *, may_be_zero: bool) -> bool:
@@ -247,7 +251,11 @@ def _addends(tensor: Tensor) -> _Addends:
 def _cutting(original: _Function) -> _Function:
     @functools.wraps(original)
     def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        result = original(tensor, *args, **kwargs)
+        if type(tensor) is ProvenanceTensor and not args and not kwargs:
+            # Torch would name us, of whom no rule knows, and not its own function.
+            result = ProvenanceTensor.__torch_function__(original, TYPES, (tensor,), {})  # type: ignore[no-untyped-call]
+        else:
+            result = original(tensor, *args, **kwargs)
         cut_off(tensor, result)
         return result
 
