@@ -121,7 +121,7 @@ def test_an_sdist_holds_all_that_make_and_the_reader_need(built: Path) -> None:
         str(path.relative_to(ROOT))
         for folder in KEPT
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not re.search(r"/(__pycache__|\.\w+)/", str(path))
     }
     assert {"docs/elbo.png", "docs/decisions/control.md", "examples/mixture.py"} <= expected
     assert expected <= files
