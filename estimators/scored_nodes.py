@@ -13,6 +13,7 @@ from ancestral.estimators.terms import Term
 from ancestral.provenance.algebra import Source, Sources, Universe
 from ancestral.provenance.control import as_data
 from ancestral.provenance.tensor import provenance, raw
+from ancestral.provenance.torch_internals import DisableTorchDispatch
 from ancestral.trace.autograd import (
     CONTRACTIONS,
     LOGARITHMS,
@@ -151,7 +152,8 @@ def _kept(node: Any) -> Iterator[Tensor]:
     kind: Any = type(node)
     for name in _slots(kind):
         try:
-            kept = getattr(node, name)
+            with DisableTorchDispatch():  # an auditor has nothing to learn of what is looked at
+                kept = getattr(node, name)
         except RuntimeError:
             continue
         for item in kept if isinstance(kept, tuple | list) else (kept,):

@@ -75,6 +75,7 @@ try:
     )
     from torch._C import _current_graph_task_id as current_graph_task_id
     from torch._C import _disabled_torch_function_impl as disabled_torch_function_impl
+    from torch._C import _DisableTorchDispatch as DisableTorchDispatch
     from torch._C import _dispatch_tls_set_dispatch_key_included as include_dispatch_key
     from torch._C import _EnableTorchFunction as EnableTorchFunction
     from torch._C import _ExcludeDispatchKeyGuard as ExcludeDispatchKeyGuard

@@ -23,6 +23,7 @@ from ancestral.provenance.forms import when_cut
 from ancestral.provenance.linear import Form, Placed, Weight
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
+from ancestral.provenance.torch_internals import is_torch_function_enabled
 from ancestral.trace.autograd import (
     OF_LABELS,
     PASSED,
@@ -251,7 +252,11 @@ def _addends(tensor: Tensor) -> _Addends:
 def _cutting(original: _Function) -> _Function:
     @functools.wraps(original)
     def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if type(tensor) is ProvenanceTensor and not args and not kwargs:
+        if (
+            type(tensor) is ProvenanceTensor
+            and is_torch_function_enabled()
+            and not (args or kwargs)
+        ):
             # Torch would name us, of whom no rule knows, and not its own function.
             result = ProvenanceTensor.__torch_function__(original, TYPES, (tensor,), {})  # type: ignore[no-untyped-call]
         else:

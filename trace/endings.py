@@ -21,14 +21,16 @@ class SettledError(RuntimeError):
     @classmethod
     def taken(cls) -> "SettledError":
         """Say how to take another gradient."""
-        return cls(f"the gradient of this recording was already taken, {_AGAIN}")
+        return cls(
+            "the gradient of this recording was already taken, and its graph was freed; " + _AGAIN
+        )
 
     @classmethod
     def of_draw(cls, name: str, where: Place) -> "SettledError":
         """Name a site that is drawn too late for a gradient."""
         return cls(
             f"site {name!r} ({where.location}) is drawn in a recording whose gradient was already "
-            f"taken, so that its score would be lost; draw it under torch.no_grad() if it needs "
+            "taken, so that its score would be lost; draw it under torch.no_grad() if it needs "
             f"none; else {_AGAIN}"
         )
 
@@ -42,8 +44,8 @@ class SettledError(RuntimeError):
 
 
 _AGAIN = (
-    "and its graph was freed; pass retain_graph=True to the first backward, or record again: in a "
-    "loop, open a recording for each step, `for batch in batches: with an.record(): ...`"
+    "pass retain_graph=True to the first backward, or record again: in a loop, open a recording "
+    "for each step, `for batch in batches: with an.record(): ...`"
 )
 
 
