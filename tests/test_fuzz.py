@@ -21,7 +21,7 @@ def test_what_is_right_is_counted() -> None:
 def test_without_escapes_a_small_program_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (propagation, scalars):
         monkeypatch.setattr(module, "escape", lambda *_, **__: None)
-    tally = fuzz(12, SEED)
+    tally = fuzz(40, SEED)
     assert tally.counts["biased"]
     shown = smallest(tally)
     source, _, verdict = shown.rpartition("\n")
