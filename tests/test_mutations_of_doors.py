@@ -128,6 +128,9 @@ ELSEWHERE = {
 ENUMERATED = ("Bernoulli.sample", "Categorical.sample", "Binomial.sample")
 
 
+_OTHERS = ("tests.", "test_", "pyro.", "joblib.")
+
+
 def doors() -> list[Door]:
     """Return every door; of the distributions, those of the draws that an oracle enumerates."""
     with record():
@@ -143,8 +146,8 @@ def doors() -> list[Door]:
         if (
             str(door) in ENUMERATED if door.kind == "_Distributions" else str(door) not in ELSEWHERE
         )
-        # Classes of tensors that other tests define.
-        and not getattr(door.owner, "__module__", "torch").startswith(("tests.", "test_"))
+        # Classes that other tests define, or libraries that they import.
+        and not getattr(door.owner, "__module__", "torch").startswith(_OTHERS)
     ]
 
 
