@@ -136,20 +136,21 @@ def _look(name: str, result: Any) -> None:
     with Unseen():  # it is no escape that we look
         silent = list(_silent(_addends(result)))
         for node in scored:
-            if _is_reached(node, result, silent, may_be_zero=name == _FUNCTION):
+            if _is_reached(node, result, silent, name):
                 trace.straight_through[node.name] = place().location
 
 
-def _is_reached(node: Node, result: Tensor, silent: list[_Silent], *, may_be_zero: bool) -> bool:
+def _is_reached(node: Node, result: Tensor, silent: list[_Silent], name: str) -> bool:
     """Return whether a gradient that adds nothing reaches the parameters of a site.
 
-    Zeros are the value of a draw, and as well that of a product with it.
+    A sum adds nothing by its addends. What else has the value of a draw says nothing where it is
+    zero, as a product with it is too.
     """
     near = Origin(node.fn).near
     edges = [edge_of(learned) for tensor, learned in silent if _is_before(node, tensor)]
     if edges and not near.isdisjoint(visited(edges, None)):
         return True
-    if not may_be_zero and not raw(Tensor.any, result):
+    if any(word in name for word in _SUMS) or (name != _FUNCTION and not raw(Tensor.any, result)):
         return False
     edge = edge_of(result)
     return _is_value(result, node) and not near.isdisjoint(

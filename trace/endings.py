@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+import torch
+
 from ancestral.trace.gradients import nodes_of
 from ancestral.trace.naming import Place
 from ancestral.trace.node import ModifiedParameterError, Node
@@ -57,7 +59,8 @@ def note_end(trace: "Trace") -> None:
     found: dict[int, tuple[Node, Leaf]] = {}
     for node in trace.everything:
         if node.is_learned and node.is_score:
-            graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
+            with torch.inference_mode(False):  # where leaves have a place in no graph
+                graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
             for leaf in leaves_of(graph, found):
                 found[id(leaf[0])] = node, leaf
             left -= len(graph) + _A_SITE
