@@ -8,6 +8,8 @@ from programs.verdict import verdict_on
 SHARDS, EXAMPLES = 4, 75
 
 
+# Some add what they have detached again, of which a warning says what it looks like.
+@pytest.mark.filterwarnings("ignore::ancestral.errors.StraightThroughWarning")
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_mean_is_the_exact_gradient(shard: int) -> None:
@@ -24,6 +26,6 @@ def test_mean_is_the_exact_gradient(shard: int) -> None:
         found = verdict_on(program, beside(program.parameters[0]))
         assume(found.kind not in ("trivial", "impossible"))
         note(program.source)
-        assert found.kind == "exact", found.text
+        assert found.kind in ("exact", "caught"), found.text
 
     check()
