@@ -54,6 +54,8 @@ def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
     close(mean, exact_gradient(program, leaves()))
 
 
+# Some programs have sites that nothing keeps apart, of which the baseline says so.
+@pytest.mark.filterwarnings("ignore::ancestral.errors.BaselineWarning")
 @pytest.mark.parametrize(
     ("estimator", "baseline"),
     [(by_element, LeaveOneOut()), (by_site, None), (total_cost, None)],
