@@ -42,11 +42,12 @@ def _normal(loc: Tensor, scale: Tensor) -> Tensor:
     return loc + noise * scale
 
 
-_empty, _bernoulli = torch.empty, torch.bernoulli  # torch's own, which a recording may replace
+# Torch's own, which a recording may replace.
+_empty, _bernoulli, _detach = torch.empty, torch.bernoulli, Tensor.detach
 _SIMPLE: dict[_Method, _Simple] = {
     method: how
     for method, how in (
-        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(p.detach()))),
+        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(_detach(p)))),
         (Exponential.rsample, _Simple(Exponential, ("rate",))),
         (Normal.sample, _Simple(Normal, ("loc", "scale"))),
         (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
