@@ -29,7 +29,7 @@ from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
 from ancestral.trace.noise import TransformedDrawError, has_tangent
-from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
+from ancestral.trace.parameters import Held, declares_all, factorized, grouped, inflow, parameters
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
@@ -74,7 +74,7 @@ def draw(
         infer: what the program says of how to infer it.
         request: what handlers made of it, None where none is open.
     """
-    is_learned = any(tensor.requires_grad for tensor, _ in held)
+    is_learned = any([tensor.requires_grad for tensor, _ in held])
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
         raise TransformedDrawError(type(fn).__name__, where)
@@ -95,12 +95,13 @@ def draw(
                 request=request,
             )
     is_declared = name is not None or request is not None
+    is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
     found = controlled(inflow(fn, held, shape, provenance(value)), shape)
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
-    name = _site_name(fn, where, path, name, request)
+    name = _site_name(traces[0], fn, where, path, name, request)
     is_scored = is_learned and not is_reparameterized
     if universe.state == "settled" and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
@@ -131,14 +132,15 @@ def draw(
         infer=request.infer if request is not None else {} if infer is None else infer,
         enumeration=None if request is None else request.enumeration,
         cond_indep_stack=plates if request is None else request.plates,
-        grouped=grouped(fn),
+        grouped=0 if is_plain else grouped(fn),
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
     )
     _admit(node, traces, traces if request is None else request.traces)
     attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
-    forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
+    if not is_plain:
+        forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
@@ -238,10 +240,14 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
 
 
 def _site_name(
-    fn: Distribution, where: Place, path: str, name: str | None, request: Request | None
+    outermost: Trace,
+    fn: Distribution,
+    where: Place,
+    path: str,
+    name: str | None,
+    request: Request | None,
 ) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
-    outermost = local.traces[0]
     if request is None:
         return outermost.fresh_name(base_name(fn, where, path)) if name is None else name
     if request.is_found and request.name in outermost:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 import torch
 import torch.autograd.functional
@@ -38,8 +39,7 @@ class Location:
         return f"{self.filename}:{self.line}"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What the frames of a call tell: its location, the variable assigned, the modules around.
 
     `is_differentiated` is whether a function of `torch.autograd.functional` is among them.
@@ -64,11 +64,12 @@ def place() -> Place:
     is_differentiated = False
     while outer is not None:
         code = outer.f_code
-        if code.co_varnames[:1] == ("self",) and not is_skipped(code.co_filename):
-            owner = outer.f_locals.get("self")
-            if isinstance(owner, nn.Module) and owner not in modules:
-                modules.append(owner)
-        elif code.co_filename == _FUNCTIONAL and code.co_name in DERIVATIVES:
+        if code.co_varnames[:1] == ("self",):
+            if not is_skipped(code.co_filename):
+                owner = outer.f_locals.get("self")
+                if isinstance(owner, nn.Module) and owner not in modules:
+                    modules.append(owner)
+        elif code.co_name in DERIVATIVES and code.co_filename == _FUNCTIONAL:
             is_differentiated = True
         outer = outer.f_back
     return Place(location, variable, tuple(modules), is_differentiated)

@@ -59,7 +59,8 @@ def factorized(fn: Distribution) -> Distribution:
 
 def grouped(fn: Distribution) -> int:
     """Return how many dimensions of its elements' batch `Independent` makes events of."""
-    return len(factorized(fn).batch_shape) - len(fn.batch_shape)
+    inner = factorized(fn)
+    return 0 if inner is fn else len(inner.batch_shape) - len(fn.batch_shape)
 
 
 def parameters(fn: Distribution) -> list[Held]:

@@ -173,7 +173,8 @@ class Trace(Transcript):
     @property
     def everything(self) -> tuple[Node, ...]:
         """The nodes in program order, also those that a handler hid: their scores count."""
-        return tuple(self._nodes.get(name) or self._hidden[name] for name in self._order)
+        known = self._nodes | self._hidden if self._hidden else self._nodes
+        return tuple([known[name] for name in self._order])
 
     @property
     def stochastic_nodes(self) -> list[Node]:

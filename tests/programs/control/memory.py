@@ -191,53 +191,45 @@ def bytes_of_a_storage(z: Tensor) -> bytes:
     return bytes(z.untyped_storage().tolist())
 
 
+def taken_before(z: Tensor, of: Callable[[Tensor], Any] = Tensor.untyped_storage) -> Any:
+    """Return the storage of a buffer that was asked for before a draw was written there."""
+    buffer = zeros()
+    storage = of(buffer)
+    buffer.copy_(z)
+    return storage
+
+
 @way
 def bytes_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer = zeros()
-    storage = buffer.untyped_storage()
-    buffer.copy_(z)
-    return bytes(storage.tolist())
+    return bytes(taken_before(z).tolist())
 
 
 @way
 def a_typed_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer = zeros()
-    storage = buffer.storage()
-    buffer.copy_(z)
-    return struct.pack("d", storage[0])
+    return struct.pack("d", taken_before(z, Tensor.storage)[0])
 
 
 @way
 def a_pickle_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer = zeros()
-    storage = buffer.untyped_storage()
-    buffer.copy_(z)
-    return state(storage)
+    return state(taken_before(z))
 
 
 @way
 def a_copy_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer = zeros()
-    storage = buffer.untyped_storage()
-    buffer.copy_(z)
-    return bytes(storage.clone().tolist())
+    return bytes(taken_before(z).clone().tolist())
 
 
 @way
 def a_file_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer, path = zeros(), file()
-    storage: Any = buffer.untyped_storage()
-    buffer.copy_(z)
+    path = file()
     with path.open("wb") as target:
-        storage._write_file(target, True, False, 8)
+        taken_before(z)._write_file(target, True, False, 8)
     return path.read_bytes()
 
 
 @way
 def an_address_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    buffer = zeros()
-    storage = buffer.untyped_storage()
-    buffer.copy_(z)
+    storage = taken_before(z)
     return at(storage.data_ptr())
 
 
