@@ -5,26 +5,21 @@ its line; what it does then is said in `ancestral.provenance.control`. The check
 `torch.distributions` on their own arguments are no escapes as long as they pass.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributions
 from torch import Tensor
 
 from ancestral.provenance import watching
 from ancestral.provenance.algebra import Provenance, Universe
 from ancestral.provenance.control import Escape, concerned, decisions_of
+from ancestral.provenance.frames import module_of, owner_of
 from ancestral.provenance.rules import tensors_in
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
-_SAMPLERS = ("von_mises.py", "wishart.py")
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_OURS = tuple(os.path.join(_ROOT, folder, "") for folder in ("provenance", "trace"))
+_SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
 ESCAPES = frozenset(
     # to Python and to other libraries, as bytes and as an address too
@@ -181,15 +176,15 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
     """
     is_check = False
     while frame is not None:
-        filename = frame.f_code.co_filename
-        if filename.startswith(_DISTRIBUTIONS):
+        owner = owner_of(frame)
+        if owner == "user":
+            return frame, is_check
+        if owner == "distributions":
             if is_check_passed and not frame.f_code.co_name.startswith("_kl_"):
                 return None, False
-            if filename.endswith(_SAMPLERS):
+            if module_of(frame) in _SAMPLERS:
                 return None, False
             is_check |= frame.f_code.co_name in _CHECKS
-        if not filename.startswith((_TORCH, *_OURS)):
-            return frame, is_check
         frame = frame.f_back
     return None, False
 

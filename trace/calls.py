@@ -1,44 +1,34 @@
 """Calls: whose code it is that calls torch, read from the frames."""
 
-import os
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributions
 from torch.overrides import resolve_name
 
+from ancestral.provenance.frames import module_of, owner_of
 from ancestral.provenance.tensor import alias
 from ancestral.trace.naming import Location
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_DISTRIBUTIONS = os.path.dirname(torch.distributions.__file__) + os.sep
-_LIBRARY = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-_LAYERS = tuple(
-    os.path.join(_LIBRARY, layer) + os.sep for layer in ("provenance", "trace", "estimators")
+# Modules that stand between the user's code and torch, and hand on what they are given.
+PASSING = frozenset(
+    {
+        "ancestral.provenance.memory",
+        "ancestral.provenance.propagation",
+        "ancestral.trace.audit",
+        "ancestral.trace.calls",
+        "ancestral.trace.distributions",
+        "ancestral.trace.wrap",
+    }
 )
-# They stand between the user's code and torch, and hand on what they are given.
-_DOORS = frozenset(
-    os.path.join(_LIBRARY, *path)
-    for path in (
-        ("provenance", "memory.py"),
-        ("provenance", "propagation.py"),
-        ("trace", "audit.py"),
-        ("trace", "calls.py"),
-        ("trace", "distributions.py"),
-        ("trace", "wrap.py"),
-    )
-)
-# It runs the very op that lets a number out, however it is asked for.
-_SCALARS = os.path.join(_LIBRARY, "trace", "scalars.py")
-# In these files, only what runs the user's op does.
-_RUNNERS = {
-    os.path.join(_LIBRARY, "provenance", "operators.py"): ("operator", "method", "run_elementwise"),
-    os.path.join(_LIBRARY, "provenance", "writes.py"): ("run_write",),
+# Those in which only some functions do: what runs the user's op.
+RUNNING = {
+    "ancestral.provenance.operators": frozenset({"operator", "method", "run_elementwise"}),
+    "ancestral.provenance.writes": frozenset({"run_write"}),
 }
+# It runs the very op that lets a number out, however it is asked for.
+READING = "ancestral.trace.scalars"
 _NOWHERE = Location("<unknown>", 0, "<unknown>")
 
 
@@ -62,36 +52,22 @@ def call() -> Call:
     is_internal = is_alias = is_check = False
     while frame is not None:
         code = frame.f_code
-        kind = _kind(code.co_filename)
-        if kind == "scalars":
-            is_internal = is_alias = False
-        if kind == "runner":
-            runners = _RUNNERS[os.path.realpath(code.co_filename)]
-            kind = "door" if code.co_name in runners else "library"
-        if kind == "user":
+        owner, module = owner_of(frame), module_of(frame)
+        if owner == "user":
             location = Location(code.co_filename, frame.f_lineno, code.co_name)
             return Call(location, is_internal, is_alias, is_check)
-        if kind == "library":
+        if module == READING:
+            is_internal = is_alias = False
+        elif owner == "library" and not _hands_on(module, code.co_name):
             is_internal, is_alias = True, is_alias or code is alias.__code__
-        is_check = is_check or kind == "distributions"
+        is_check = is_check or owner == "distributions"
         frame = frame.f_back
     return Call(_NOWHERE, is_internal, is_alias, is_check)
 
 
-@lru_cache(maxsize=4096)
-def _kind(filename: str) -> str:
-    if filename.startswith(_DISTRIBUTIONS):
-        return "distributions"
-    if filename.startswith((_TORCH, "<frozen")):
-        return "torch"
-    real = os.path.realpath(filename)
-    if real in _RUNNERS:
-        return "runner"
-    if real == _SCALARS:
-        return "scalars"
-    if real in _DOORS:
-        return "door"
-    return "library" if real.startswith(_LAYERS) else "user"
+def _hands_on(module: str, function: str) -> bool:
+    """Return whether a function of ours runs what the user asked for."""
+    return module in PASSING or function in RUNNING.get(module, ())
 
 
 _VALUES = frozenset("data T mT H mH real imag grad _grad".split())

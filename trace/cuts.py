@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ancestral.provenance.control import as_data
 from ancestral.provenance.forms import when_cut
+from ancestral.provenance.frames import is_user
 from ancestral.provenance.linear import Form, Placed, Weight
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
@@ -35,7 +36,7 @@ from ancestral.trace.autograd import (
     visited,
 )
 from ancestral.trace.interceptors import Replacing, interceptors
-from ancestral.trace.naming import is_skipped, place
+from ancestral.trace.naming import place
 from ancestral.trace.node import Node
 from ancestral.trace.stack import local
 
@@ -58,7 +59,7 @@ def cut_off(tensor: Tensor, result: Any) -> None:
     """Note that user code made a tensor without a gradient of one with a gradient."""
     if not local.traces or not raw(_requires_grad, tensor):
         return
-    if is_skipped(sys._getframe(2).f_code.co_filename):  # pyright: ignore[reportPrivateUsage]
+    if not is_user(sys._getframe(2)):  # pyright: ignore[reportPrivateUsage]
         return
     _CUTS.look()
     if type(result) is ProvenanceTensor:

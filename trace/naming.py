@@ -6,24 +6,16 @@ All three are read from the frames of the call, so that no model has to say them
 import ast
 import dis
 import linecache
-import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-import torch
 import torch.autograd.functional
 from torch import nn
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_LIBRARY = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-# The layers that stand between a draw and the user; models in ancestral.tools are users.
-_SKIPPED = (
-    _TORCH,
-    *(os.path.join(_LIBRARY, layer) + os.sep for layer in ("provenance", "trace", "estimators")),
-)
+from ancestral.provenance.frames import is_user, user_frame
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,7 @@ class Place(NamedTuple):
 
 def place() -> Place:
     """Return where the user's code called us."""
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and is_skipped(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
     if frame is None:  # called from torch's own threads
         return Place(Location("<unknown>", 0, "<unknown>"), None, ())
     location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
@@ -65,7 +55,7 @@ def place() -> Place:
     while outer is not None:
         code = outer.f_code
         if code.co_varnames[:1] == ("self",):
-            if not is_skipped(code.co_filename):
+            if is_user(outer):
                 owner = outer.f_locals.get("self")
                 if isinstance(owner, nn.Module) and owner not in modules:
                     modules.append(owner)
@@ -84,7 +74,7 @@ def stacklevel() -> int:
     """Return the `stacklevel` of a warning of the caller's that shows the user's line."""
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     level = 1
-    while frame is not None and is_skipped(frame.f_code.co_filename):
+    while frame is not None and not is_user(frame):
         frame, level = frame.f_back, level + 1
     return level
 
@@ -94,8 +84,8 @@ def line_of(error: BaseException) -> Location | None:
     found = None
     step = error.__traceback__
     while step is not None:
-        code = step.tb_frame.f_code
-        if not is_skipped(code.co_filename):
+        if is_user(step.tb_frame):
+            code = step.tb_frame.f_code
             found = Location(code.co_filename, step.tb_lineno, code.co_name)
         step = step.tb_next
     return found
@@ -105,13 +95,6 @@ def line_of(error: BaseException) -> Location | None:
 def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
     """Return the place of a call, and the variable that it is assigned to."""
     return Location(code.co_filename, line, code.co_name), assigned(code, offset)
-
-
-@lru_cache(maxsize=4096)
-def is_skipped(filename: str) -> bool:
-    """Return whether a file is torch's, or of the layers between it and the user."""
-    real = os.path.realpath(filename) if filename.startswith((_LIBRARY, ".")) else filename
-    return real.startswith(_SKIPPED) or filename.startswith("<frozen")
 
 
 @lru_cache(maxsize=4096)
@@ -147,9 +130,7 @@ def module_path(modules: tuple[nn.Module, ...]) -> str:
 
 def argument_name() -> str | None:
     """Return the first argument of the user's call that is going on, where it is a variable."""
-    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
-    while frame is not None and is_skipped(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
     return None if frame is None else _argument(frame.f_code, frame.f_lasti)
 
 

@@ -1,0 +1,58 @@
+"""Frames: whose code runs in them, the user's, torch's or ours, by the name of its module.
+
+The name stays right wherever a file is moved to, and for code that dataclasses make.
+"""
+
+from functools import lru_cache
+from types import FrameType
+from typing import Literal
+
+Owner = Literal["user", "python", "torch", "distributions", "library"]
+_LAYERS = ("provenance", "trace", "estimators")  # models in ancestral.tools are the user's
+_IMPORTERS = frozenset(
+    "importlib._bootstrap importlib._bootstrap_external _frozen_importlib runpy zipimport "
+    "_frozen_importlib_external".split()
+)
+
+
+def owner_of(frame: FrameType) -> Owner:
+    """Return whose code a frame runs."""
+    return owner_of_module(module_of(frame))
+
+
+def module_of(frame: FrameType) -> str:
+    """Return the name of the module that the code of a frame belongs to."""
+    return str(frame.f_globals.get("__name__"))
+
+
+def is_user(frame: FrameType) -> bool:
+    """Return whether a frame runs neither torch's code nor ours."""
+    return _is_user(frame.f_globals.get("__name__"))
+
+
+def user_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of the user's from a frame outwards, None in torch's threads."""
+    while frame is not None and not is_user(frame):
+        frame = frame.f_back
+    return frame
+
+
+@lru_cache(maxsize=4096)
+def _is_user(module: object) -> bool:
+    return owner_of_module(str(module)) == "user"
+
+
+@lru_cache(maxsize=4096)
+def owner_of_module(module: str) -> Owner:
+    """Return whose a module is.
+
+    >>> [owner_of_module(each) for each in ("torch.nn.functional", "torch_geometric", "__main__")]
+    ['torch', 'user', 'user']
+    """
+    parts = module.split(".")
+    if parts[0] == "torch":
+        return "distributions" if parts[1:2] == ["distributions"] else "torch"
+    if module in _IMPORTERS:
+        return "python"
+    is_ours = parts[0] == "ancestral" and parts[1:2] and parts[1] in _LAYERS
+    return "library" if is_ours else "user"
