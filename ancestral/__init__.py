@@ -70,8 +70,9 @@ from ancestral.trace.param_errors import ParamError, ParamWarning
 from ancestral.trace.params import ParamStore
 from ancestral.trace.plates import Plate, PlateError
 from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
-from ancestral.trace.record import Trace, record, track
+from ancestral.trace.record import record, track
 from ancestral.trace.repetitions import plate, subsample
+from ancestral.trace.trace import Trace
 from ancestral.trace.vouching import untrack
 from ancestral.trace.wrap import wrap
 

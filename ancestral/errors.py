@@ -62,6 +62,7 @@ from ancestral.trace.branches import HiddenLeafError
 from ancestral.trace.by_name import DeterministicSiteError, UnknownSiteError
 from ancestral.trace.checks import (
     FactorTypeError,
+    InferKeyError,
     ObservedMaskError,
     SiteDistributionError,
     SiteNameError,
@@ -73,7 +74,7 @@ from ancestral.trace.checks import (
 )
 from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
 from ancestral.trace.conditioning import DeterministicValueError, ObservedInterventionError
-from ancestral.trace.configuring import ConfigError, InferKeyError
+from ancestral.trace.configuring import ConfigError
 from ancestral.trace.drawing import UnsupportedDrawError
 from ancestral.trace.effects import NoEffectWarning
 from ancestral.trace.endings import SettledError
@@ -117,8 +118,7 @@ from ancestral.trace.param_errors import (
 )
 from ancestral.trace.plates import NestedPlateError, PlateArgumentError, PlateError, SubsampleError
 from ancestral.trace.queries import CycleError, UnknownVertexError
-from ancestral.trace.record import DuplicateNameError
-from ancestral.trace.recorded import NotRecordedError
+from ancestral.trace.record import NotRecordedError
 from ancestral.trace.reparam import ReparamError, ReparamValueError
 from ancestral.trace.replaying import (
     ReplayedValuesError,
@@ -130,6 +130,7 @@ from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.stored import NotPlainError, StoredTraceError
 from ancestral.trace.stored_distributions import UnloadedDistributionError
 from ancestral.trace.stored_nodes import EnumeratedNodeError, UnstorableNodeError
+from ancestral.trace.trace import DuplicateNameError
 from ancestral.trace.transforms import TransformError
 
 __all__ = [

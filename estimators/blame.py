@@ -15,7 +15,7 @@ from ancestral.provenance.forms import resolve
 from ancestral.provenance.linear import Form, Placed, Share, Weight
 from ancestral.provenance.linear_losses import Unreduced
 from ancestral.provenance.tensor import provenance, raw
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 
 class Blame(NamedTuple):

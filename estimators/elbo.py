@@ -44,7 +44,8 @@ from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.arguments import short
 from ancestral.trace.compiled import eagerly
 from ancestral.trace.expecting import check_trace
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
+from ancestral.trace.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ancestral.trace.arguments import kind_of
 from ancestral.trace.errors import guessed, listed
 from ancestral.trace.node import Node
 from ancestral.trace.reachability import Closure, TermSet, downstream, no_terms, term_set
-from ancestral.trace.record import Trace, install_explain
 from ancestral.trace.structure import Structure
+from ancestral.trace.trace import Trace, install_explain
 
 
 @dataclass(frozen=True, eq=False)

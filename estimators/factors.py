@@ -25,8 +25,8 @@ from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import factorized, is_of_torch
 from ancestral.trace.plates import scale_of
-from ancestral.trace.record import Trace
 from ancestral.trace.spread import Spread
+from ancestral.trace.trace import Trace
 
 Repetition = int | tuple[str, int]
 """A dimension of repetitions, counted from the right, or a plate in turn and the turn."""

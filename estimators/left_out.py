@@ -15,10 +15,10 @@ from ancestral.estimators.terms import unchecked
 from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.torch_internals import DisableTorchFunction
-from ancestral.trace.gradients import nodes_of
+from ancestral.trace.autograd import nodes_of
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import parameters
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 
 def left_out(loss: Tensor, found: Provenance, inputs: Any, gradient: Any) -> list[str]:

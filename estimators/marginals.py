@@ -26,7 +26,7 @@ from ancestral.provenance.tensor import untrack
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 
 class ImpossibleDataError(EnumerationError):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ancestral.provenance.tensor import untrack
 from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 Loss = Tensor | Mapping[Any, "Loss"] | list["Loss"] | tuple["Loss", ...]
 """A loss, or any nesting of losses by name or by number."""

@@ -28,8 +28,9 @@ from ancestral.trace.claims import Ledger
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace, current
+from ancestral.trace.record import current
 from ancestral.trace.repetitions import plate
+from ancestral.trace.trace import Trace
 
 Traces = tuple[Trace, ...]
 

@@ -35,8 +35,8 @@ from ancestral.provenance.tensor import alias, untrack
 from ancestral.trace.arguments import short
 from ancestral.trace.effects import unchecked
 from ancestral.trace.factor import shown_shape
-from ancestral.trace.lazy import plainly
 from ancestral.trace.node import Node
+from ancestral.trace.parameters import plainly
 from ancestral.trace.record import record
 from ancestral.trace.replaying import fits, replay
 from ancestral.trace.request import Request

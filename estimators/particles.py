@@ -15,7 +15,8 @@ from ancestral.estimators.outer import along, nesting_of, width
 from ancestral.estimators.pairs import GuideError, Pair, Program, run
 from ancestral.estimators.surrogate import settle
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
+from ancestral.trace.trace import Trace
 
 NAME = "particles"
 

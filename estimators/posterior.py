@@ -28,8 +28,8 @@ from ancestral.trace.arguments import short
 from ancestral.trace.enumerated import Variable
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace
 from ancestral.trace.sites import unseen
+from ancestral.trace.trace import Trace
 
 _DRAWS = "draws"  # the axis of the draws, beside those of repetitions
 

@@ -28,9 +28,10 @@ from ancestral.trace.effects import unchecked
 from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
 from ancestral.trace.replaying import replay
 from ancestral.trace.request import Handler, Request
+from ancestral.trace.trace import Trace
 
 
 class StackedValuesError(SiteError):

@@ -16,15 +16,15 @@ from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.provenance.control import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.apart import Apart, refuse_apart
+from ancestral.trace.autograd import nodes_of
 from ancestral.trace.chosen import choosing
 from ancestral.trace.endings import SettledError, refuse_writes
-from ancestral.trace.gradients import nodes_of
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import parameters
-from ancestral.trace.record import Trace
 from ancestral.trace.spread import Spread
 from ancestral.trace.stack import MOST_KEPT
 from ancestral.trace.structure import Structure, TermShape, Vertex, restricted
+from ancestral.trace.trace import Trace
 
 
 class CaughtError(RuntimeError):
@@ -122,7 +122,7 @@ def problem_of_costs(trace: Trace) -> Problem:
 
 def _used(problem: Problem) -> Problem:
     """Note that a gradient is asked of a recording: its scores are not lost."""
-    refuse_writes(problem.trace, problem.scored)
+    refuse_writes(problem.trace.leaves, problem.scored)
     if problem.trace.universe.state == "used":
         _refuse_scored(problem)
     problem.trace.universe.state = "used"

@@ -14,7 +14,8 @@ from ancestral.estimators.outer import Traces
 from ancestral.estimators.surrogate import settle
 from ancestral.estimators.vectorized import NotVectorizableError, Recorder, at_once
 from ancestral.trace.arguments import short
-from ancestral.trace.record import Trace, current, record
+from ancestral.trace.record import current, record
+from ancestral.trace.trace import Trace
 
 Key = tuple[str, str]
 """What is read of a run: a word for what it is, and the name of the site."""

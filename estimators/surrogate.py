@@ -33,7 +33,7 @@ from ancestral.trace.compiled import eagerly
 from ancestral.trace.endings import refuse_writes
 from ancestral.trace.naming import place, stacklevel
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace, install_backward
+from ancestral.trace.trace import Trace, install_backward
 
 
 @eagerly
@@ -255,7 +255,7 @@ def _descend(
     try:
         torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
-        refuse_writes(problem.trace, problem.scored, error)
+        refuse_writes(problem.trace.leaves, problem.scored, error)
         raise
     if not retain_graph:
         settle(problem.trace)

@@ -45,8 +45,8 @@ from ancestral.trace.naming import line_of
 from ancestral.trace.node import Node
 from ancestral.trace.plates import PlateError
 from ancestral.trace.randomness import Watch
-from ancestral.trace.record import Trace
 from ancestral.trace.request import Handler, Request
+from ancestral.trace.trace import Trace
 from ancestral.trace.vouching import Vouched, listening
 
 

@@ -17,7 +17,8 @@ from ancestral.tools.rows import Row
 from ancestral.tools.scale import chain, layered
 from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.primitives import sample
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
+from ancestral.trace.trace import Trace
 
 SIZES = (1_000, 2_000, 4_000)
 

@@ -21,7 +21,8 @@ from ancestral.trace.errors import SiteError
 from ancestral.trace.expecting import check_program
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
+from ancestral.trace.trace import Trace
 
 Groups = dict[str, dict[str, np.ndarray]]
 

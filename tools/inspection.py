@@ -9,7 +9,8 @@ from ancestral.estimators.terms import terms_of, vertices_of
 from ancestral.provenance.tensor import provenance, untrack
 from ancestral.trace.expecting import check_program
 from ancestral.trace.graph import Graph
-from ancestral.trace.record import Trace, record
+from ancestral.trace.record import record
+from ancestral.trace.trace import Trace
 
 
 def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:

@@ -18,7 +18,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor import alias, provenance, raw
 from ancestral.trace.keys import unmet
-from ancestral.trace.parameters import reachable
+from ancestral.trace.reachable import reachable
 
 
 class _Short(reprlib.Repr):

@@ -1,5 +1,6 @@
 """Nodes of autograd's graph: what densities are made of, and which nodes are densities of draws."""
 
+import math
 import re
 from collections.abc import Container, Iterable, Iterator
 from functools import cached_property, lru_cache
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra import Source, Universe
+from ancestral.provenance.rules import tensors_in
 from ancestral.provenance.tensor import raw
-from ancestral.provenance.torch_internals import read_history
+from ancestral.provenance.torch_internals import DisableTorchFunction, read_history
 from ancestral.trace.parameters import parameters
 
 # The steps that a density is made of, and those that gather densities into a loss.
@@ -98,6 +100,24 @@ def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[An
             yield node
             if passed is None or step_of(node) in passed:
                 pending.extend(child for child, _ in node.next_functions)
+
+
+def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
+    """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
+    seen: dict[Any, None] = {}
+    pending: list[Any] = []
+    for tensor in tensors_in(outputs):
+        with DisableTorchFunction():
+            is_leaf = tensor.requires_grad and tensor.grad_fn is None
+            pending.append(
+                torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
+            )
+    while pending and len(seen) < most:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen[node] = None
+            pending.extend(following for following, _ in node.next_functions)
+    return seen
 
 
 def leaves_of(starts: Iterable[Any]) -> set[Any]:

@@ -2,7 +2,9 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ from ancestral.provenance.tensor import alias, raw
 from ancestral.trace.arguments import kind_of, short
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.errors import SiteError
-from ancestral.trace.lazy import plainly
 from ancestral.trace.masking import over
 from ancestral.trace.naming import Place
+from ancestral.trace.parameters import plainly
 from ancestral.trace.request import Request
 from ancestral.trace.supports import takes, wrong_of
 
@@ -274,3 +276,35 @@ def supported(request: Request) -> Request:
     if not bool(is_inside.all()):
         raise SupportError(request, support, wrong_of(support, plain, is_inside))
     return request
+
+
+class InferKeyError(SiteError):
+    """The `infer` of a site says what nothing reads."""
+
+    def __init__(self, name: str, key: str, advice: str, where: Place) -> None:
+        """Name the site, its line, the key, and what is meant perhaps."""
+        super().__init__(
+            f"site {name!r} ({where.location}): nothing reads {key!r} in its infer: {advice}"
+        )
+
+
+_READ = ("enumerate", "is_auxiliary")
+_ELSEWHERE = {  # what Pyro reads there
+    "baseline": "give baseline= to an.elbo, or to an.backward",
+    "num_samples": "what an.handlers.enumerate sums over, it sums over exactly",
+    "expand": "values stand along a dimension that an.handlers.enumerate(first_dim=...) gives them",
+}
+
+
+def check_infer(name: str, infer: Mapping[Any, Any], where: Place) -> None:
+    """Raise for a key that Pyro reads, or that is all but the name of one that is read.
+
+    Others are the user's own.
+    """
+    for key in infer:
+        if not isinstance(key, str) or key in _READ:
+            continue
+        close = get_close_matches(key, _READ, cutoff=0.8)
+        if key in _ELSEWHERE or close:
+            advice = _ELSEWHERE.get(key) or f"did you mean {close[0]!r}?"
+            raise InferKeyError(name, key, advice, where)

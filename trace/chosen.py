@@ -8,7 +8,7 @@ constant has mean zero.
 
 from ancestral.provenance.algebra import Universe, alive
 from ancestral.provenance.control import decisions_of, recording
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 
 def choosing() -> list[Universe]:

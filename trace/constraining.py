@@ -10,8 +10,8 @@ from torch.distributions.constraints import Constraint
 from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, provenance_of, raw
 from ancestral.trace.arguments import kind_of, short
-from ancestral.trace.lazy import plainly
 from ancestral.trace.param_errors import ParamInitError, ParamMismatchError, ParamValueError
+from ancestral.trace.parameters import plainly
 from ancestral.trace.request import Request
 from ancestral.trace.stack import local
 from ancestral.trace.supports import wrong_of

@@ -5,24 +5,61 @@ distributions means, by whatever ops a class of torch computes it. Of a user's c
 ops show is known.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.alignment import Shape
 from ancestral.provenance.tensor import alias, attach, provenance
+from ancestral.trace.enumerated import Enumeration
 from ancestral.trace.factor import Factor
 from ancestral.trace.masking import replaced
 from ancestral.trace.parameters import factorized, inflow, is_of_torch, parameters, parts_of
 from ancestral.trace.stack import local
 
-if TYPE_CHECKING:
-    from ancestral.trace.node import Node
+
+class _Site(Protocol):
+    """What a density is computed from; `ancestral.trace.node.Node` is one."""
+
+    @property
+    def fn(self) -> Distribution | None: ...
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def source(self) -> Source: ...
+    @property
+    def inflow(self) -> Provenance | None: ...
+    @property
+    def held(self) -> Provenance | None: ...
+    @property
+    def scale(self) -> float | Tensor: ...
+    @property
+    def mask(self) -> Tensor | None: ...
+    @property
+    def grouped(self) -> int: ...
+    @property
+    def enumeration(self) -> Enumeration | None: ...
+    @property
+    def is_given(self) -> bool: ...
+    @property
+    def is_drawn(self) -> bool: ...
+    @property
+    def is_reparameterized(self) -> bool: ...
+    @property
+    def kept(self) -> Tensor | None: ...
+    @property
+    def counted_log_prob(self) -> Tensor: ...
+    @property
+    def elementwise_log_prob(self) -> Tensor: ...
+    @property
+    def tracked_value(self) -> Tensor: ...
+    def mark(self, density: Tensor, /) -> None: ...
 
 
-def tracked_log_prob(node: "Node") -> Tensor:
+def tracked_log_prob(node: _Site) -> Tensor:
     """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
     density = tracked_density(node, is_masked=True)
     is_aligned = tuple(density.shape) == node.shape
@@ -39,14 +76,14 @@ def _masked(density: Tensor, mask: Tensor) -> Tensor:
     return density * mask.to(density.dtype) if is_finite else torch.where(mask, density, 0)
 
 
-def _over(weight: Tensor, node: "Node", is_aligned: bool) -> Tensor:
+def _over(weight: Tensor, node: _Site, is_aligned: bool) -> Tensor:
     """Return what stands for each case of a batch over the elements of its events."""
     if not is_aligned or not node.grouped or not weight.ndim:
         return weight
     return weight[(..., *(None,) * node.grouped)]
 
 
-def tracked_density(node: "Node", *, is_masked: bool) -> Tensor:
+def tracked_density(node: _Site, *, is_masked: bool) -> Tensor:
     """Return log p(value | parents) of each independent element, with its provenance: [*shape].
 
     To the left of that are the dimensions that parents are enumerated along. If it is to be masked,
@@ -62,7 +99,7 @@ def tracked_density(node: "Node", *, is_masked: bool) -> Tensor:
     return _own(node, attach(alias(plain), found))
 
 
-def _joined(node: "Node", shape: tuple[int, ...]) -> Provenance | None:
+def _joined(node: _Site, shape: tuple[int, ...]) -> Provenance | None:
     """Return what the value and the parameters depend on, over a density of this shape."""
     value, upstream = _of_value(node), node.inflow
     if shape != node.shape:
@@ -78,7 +115,7 @@ def _broadcast(found: Provenance, shape: tuple[int, ...]) -> Provenance:
     return found.broadcast(shape) if len(found.shape) <= len(shape) else found.lost(shape)
 
 
-def _wider(node: "Node", known: Provenance, shape: tuple[int, ...]) -> Provenance:
+def _wider(node: _Site, known: Provenance, shape: tuple[int, ...]) -> Provenance:
     """Return what the parameters depend on where they have more dimensions than the value."""
     fn = node.fn
     found = (
@@ -90,7 +127,7 @@ def _wider(node: "Node", known: Provenance, shape: tuple[int, ...]) -> Provenanc
     return found.union(known.universe.depending(missing, shape)) if missing else found
 
 
-def _of_value(node: "Node") -> Provenance | None:
+def _of_value(node: _Site) -> Provenance | None:
     """Return what the value depends on, over the independent draws."""
     if node.held is not None:
         return node.held.remap(node.shape, tuple(range(len(node.shape))))
@@ -98,7 +135,7 @@ def _of_value(node: "Node") -> Provenance | None:
     return None if universe is None or node.is_given else universe.of(node.source, node.shape)
 
 
-def _as_computed(node: "Node", plain: Tensor, keep: Tensor | None) -> Tensor:
+def _as_computed(node: _Site, plain: Tensor, keep: Tensor | None) -> Tensor:
     """Return the density of a class of the user, run in sight, and all that it may depend on."""
     fn: Any = factorized(node.fn) if node.fn is not None else None
     value = node.tracked_value
@@ -139,7 +176,7 @@ def computable(fn: Distribution, value: Tensor) -> Tensor:
     return value.to(next((d for d in dtypes if d.is_floating_point), torch.get_default_dtype()))
 
 
-def _own(node: "Node", density: Tensor) -> Tensor:
+def _own(node: _Site, density: Tensor) -> Tensor:
     """Mark the density of a draw at its own value, whose own gradient has mean zero."""
     if node.is_drawn and provenance(density) is not None:
         density._scored = node  # type: ignore[attr-defined]

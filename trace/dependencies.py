@@ -32,7 +32,7 @@ from ancestral.trace.graph import direct_edges
 from ancestral.trace.independence import kept
 from ancestral.trace.node import Node, place_in
 from ancestral.trace.plates import Plate
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 Dependencies = dict[str, dict[str, frozenset[str]]]
 """For each site, the sites that it depends on, with the plates along which all their elements do.

@@ -29,10 +29,10 @@ from ancestral.trace.enumeration_errors import (
 from ancestral.trace.independence import kept
 from ancestral.trace.markov import Scope, is_in_sight, scope
 from ancestral.trace.parameters import UNKNOWN, grouped, parameters
-from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.spread import Spread
 from ancestral.trace.stack import local
+from ancestral.trace.trace import Trace
 
 MOST_DIMS = 64  # that a tensor of torch can have
 

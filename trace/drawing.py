@@ -25,15 +25,21 @@ from ancestral.provenance.tensor import (
 )
 from ancestral.trace.endings import SettledError
 from ancestral.trace.keys import unmet
-from ancestral.trace.lazy import forget_noise
 from ancestral.trace.naming import Place, module_path, place
 from ancestral.trace.node import Gate, Node
 from ancestral.trace.noise import TransformedDrawError, has_tangent
-from ancestral.trace.parameters import Held, declares_all, factorized, grouped, inflow, parameters
+from ancestral.trace.parameters import (
+    Held,
+    declares_all,
+    factorized,
+    forget_noise,
+    grouped,
+    inflow,
+    parameters,
+)
 from ancestral.trace.plates import open_plates, scale_of
-from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
-from ancestral.trace.stack import local
+from ancestral.trace.stack import Recording, local
 from ancestral.trace.versions import versions_of
 
 
@@ -211,7 +217,7 @@ def declare(name: str, value: Tensor) -> None:
         local.audit.declared(node)
 
 
-def _admit(node: Node, traces: tuple[Trace, ...], seeing: tuple[Trace, ...]) -> None:
+def _admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ...]) -> None:
     """Take a node into the open recordings, unless a plate around it claims what does not hold.
 
     Those that are not among `seeing` take it in without showing it.
@@ -240,7 +246,7 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
 
 
 def _site_name(
-    outermost: Trace,
+    outermost: Recording,
     fn: Distribution,
     where: Place,
     path: str,

@@ -1,17 +1,13 @@
 """Endings: what is noted of a recording when it ends, for the gradient that is asked later."""
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
 import torch
 
-from ancestral.trace.gradients import nodes_of
+from ancestral.trace.autograd import nodes_of
 from ancestral.trace.naming import Place
 from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.versions import Leaf, is_written_unseen, leaves_of
-
-if TYPE_CHECKING:
-    from ancestral.trace.record import Trace
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
@@ -51,13 +47,14 @@ _AGAIN = (
 )
 
 
-def note_end(trace: "Trace") -> None:
-    """Keep what the leaves hold that the parameters of a recording's scores are computed from."""
-    if trace.universe.state == "settled":
-        return
+Held = tuple[tuple[Node, Leaf], ...]
+
+
+def leaves_of_scores(nodes: Iterable[Node]) -> Held:
+    """Return what the leaves hold that the parameters of scores are computed from."""
     left = _MOST_NODES
     found: dict[int, tuple[Node, Leaf]] = {}
-    for node in trace.everything:
+    for node in nodes:
         if node.is_learned and node.is_score:
             with torch.inference_mode(False):  # where leaves have a place in no graph
                 graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
@@ -66,11 +63,11 @@ def note_end(trace: "Trace") -> None:
             left -= len(graph) + _A_SITE
             if left <= 0:
                 break
-    trace.leaves = tuple(found.values())
+    return tuple(found.values())
 
 
 def refuse_writes(
-    trace: "Trace", scored: Collection[Node], error: RuntimeError | None = None
+    leaves: Held, scored: Collection[Node], error: RuntimeError | None = None
 ) -> None:
     """Raise if a leaf was written into since the recording ended, and a score is taken of it.
 
@@ -83,7 +80,7 @@ def refuse_writes(
     if error is not None:
         sites = ", ".join(f"{node.name!r} ({node.location})" for node in scored)
         error.add_note(f"It was raised by the gradient of the loss, or by the scores of {sites}.")
-    for node, leaf in trace.leaves:
+    for node, leaf in leaves:
         is_written = is_written_unseen(leaf) if error is None else leaf[0]._version != leaf[1]
         if is_written and node in scored:
             raise ModifiedParameterError(node.name, node.location) from error

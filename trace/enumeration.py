@@ -167,12 +167,9 @@ def _spread(request: Request, values: Tensor, dim: int) -> Tensor:
 
 def _reserved() -> frozenset[int]:
     """Return the dimensions of the sites that open handlers may replay."""
-    from ancestral.trace.replaying import replay
-
     return frozenset(
         node.enumeration.own.dim
         for handler in handlers()
-        if isinstance(handler, replay)
-        for node in handler.trace.values()
+        for node in handler.origins.values()
         if node.enumeration is not None and node.enumeration.own is not None
     )

@@ -7,15 +7,11 @@ met on the way included. A gradient of `ancestral.backward` is an estimate and a
 """
 
 import functools
-import math
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-import torch.autograd.graph
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,6 +29,7 @@ from ancestral.provenance.torch_internals import (
     EnableTorchFunction,
 )
 from ancestral.provenance.writes import mark_shared
+from ancestral.trace.autograd import nodes_of
 from ancestral.trace.interceptors import Replacing, interceptors
 from ancestral.trace.stack import local
 
@@ -164,24 +161,6 @@ def _release_estimates() -> None:
 def _grad_fn(tensor: Tensor) -> Any:
     with DisableTorchFunction():
         return tensor.grad_fn
-
-
-def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
-    """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
-    seen: dict[Any, None] = {}
-    pending: list[Any] = []
-    for tensor in tensors_in(outputs):
-        with DisableTorchFunction():
-            is_leaf = tensor.requires_grad and tensor.grad_fn is None
-            pending.append(
-                torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
-            )
-    while pending and len(seen) < most:
-        node = pending.pop()
-        if node is not None and node not in seen:
-            seen[node] = None
-            pending.extend(following for following, _ in node.next_functions)
-    return seen
 
 
 @contextmanager

@@ -22,7 +22,7 @@ import networkx as nx
 
 from ancestral.trace.dependencies import factors
 from ancestral.trace.expecting import check_trace
-from ancestral.trace.record import Trace
+from ancestral.trace.trace import Trace
 
 
 def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:

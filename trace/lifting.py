@@ -27,8 +27,9 @@ from ancestral.trace.checks import check_fn
 from ancestral.trace.constraining import initial, outside
 from ancestral.trace.effects import Effective
 from ancestral.trace.param_errors import ParamError, ParamValueError
-from ancestral.trace.record import Trace, current
+from ancestral.trace.record import current
 from ancestral.trace.request import Request
+from ancestral.trace.trace import Trace
 
 Prior = Distribution | Mapping[str, Distribution] | Callable[[Request], Distribution | None]
 

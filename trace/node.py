@@ -16,10 +16,9 @@ from ancestral.provenance.tensor import alias, attach, untrack
 from ancestral.trace.autograd import mark_density
 from ancestral.trace.densities import computable, tracked_log_prob
 from ancestral.trace.enumerated import Enumeration
-from ancestral.trace.lazy import plainly
 from ancestral.trace.masking import over, replaced
 from ancestral.trace.naming import Location
-from ancestral.trace.parameters import factorized
+from ancestral.trace.parameters import factorized, plainly
 from ancestral.trace.plates import Plate
 from ancestral.trace.stack import local
 from ancestral.trace.supports import is_possible

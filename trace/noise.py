@@ -18,7 +18,7 @@ from ancestral.provenance.torch_internals import (
     is_functorch_wrapped_tensor,
 )
 from ancestral.trace.naming import DERIVATIVES, Place, place
-from ancestral.trace.saved import is_without_graph
+from ancestral.trace.stack import local
 
 
 class TransformedDrawError(NotImplementedError):
@@ -75,7 +75,7 @@ def is_noise(parameters: Iterable[Tensor]) -> bool:
     is_constant = not any(
         t.requires_grad or provenance(t) is not None or has_tangent(t) for t in layers
     )
-    return is_constant and not is_without_graph()
+    return is_constant and not local.without_graph
 
 
 def has_tangent(tensor: Tensor) -> bool:

@@ -32,7 +32,7 @@ from ancestral.provenance.torch_internals import (
     tree_map,
 )
 from ancestral.provenance.writes import mark_shared
-from ancestral.trace.parameters import reachable
+from ancestral.trace.reachable import reachable
 from ancestral.trace.stack import local
 
 _Function = Callable[..., Any]

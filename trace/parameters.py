@@ -1,8 +1,13 @@
-"""The parameters of a distribution: which tensors it holds, and how its draws depend on them."""
+"""The parameters of a distribution: which tensors it holds, and how its draws depend on them.
+
+What an object computes at first use it keeps for later ones. Computed with tracking off, it would
+be kept without provenance, for whoever asks for it later. So tracking is off only where all that is
+kept is known, and can be forgotten again: in classes of torch. All others, which may keep what they
+like where they like, are run with tracking on.
+"""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from types import CodeType, ModuleType
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +24,15 @@ from torch.distributions import (
     constraints,
 )
 
-from ancestral.provenance.algebra import Provenance
+from ancestral.provenance.algebra import Provenance, Source
 from ancestral.provenance.alignment import LOST, Shape
 from ancestral.provenance.mixing import note
-from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.provenance.propagation import mark_lost
+from ancestral.provenance.tensor import ProvenanceTensor, alias, provenance, raw, untrack
 from ancestral.provenance.torch_internals import InverseTransform
+from ancestral.trace.reachable import OPAQUE, contents
 
 UNKNOWN = -1
-_OPAQUE = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device, ModuleType, type)
-_CACHE = "_cached_x_y"  # of a transform: what it was last asked for is none of its parameters
 _PARTS = (Distribution, Transform, constraints.Constraint)
 _COMPOSED = (*_PARTS, list, tuple)
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter, torch.Size, bool, type(None)})
@@ -142,60 +147,18 @@ def _of_transforms(
         event -= part.codomain.event_dim - part.domain.event_dim
 
 
-def reachable(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors that can be reached from an object, the globals of a function included."""
-    seen: set[int] = set()
-    yield from (held.tensor for held in _of_object(value, torch.Size(), seen))
-    code = getattr(value, "__code__", None)
-    known = getattr(value, "__globals__", {})
-    for name in _names(code):
-        if name in known:
-            yield from (held.tensor for held in _of_object(known[name], torch.Size(), seen))
-
-
-def _names(code: Any) -> Iterator[str]:
-    """Yield the names that a code and those within it may look up."""
-    if isinstance(code, CodeType):
-        yield from code.co_names
-        for constant in code.co_consts:
-            yield from _names(constant)
-
-
 def _of_object(value: Any, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
     if isinstance(value, Tensor):
         yield Held(value, UNKNOWN)
         return
-    if isinstance(value, _OPAQUE) or id(value) in seen:
+    if isinstance(value, OPAQUE) or id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Distribution):
         yield from _of_distribution(value, batch, seen)
         return
-    for item in _contents(value):
+    for item in contents(value):
         yield from _of_object(item, batch, seen)
-
-
-def _contents(value: Any) -> Iterator[Any]:
-    """Yield what an object holds."""
-    if isinstance(value, nn.Module):
-        yield from value.parameters()
-        yield from value.buffers()
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from value
-    elif isinstance(value, functools.partial):
-        yield from (value.func, value.args, value.keywords)
-    else:
-        for cell in getattr(value, "__closure__", None) or ():
-            yield cell.cell_contents
-        yield getattr(value, "__self__", None)
-        held: dict[str, Any] = getattr(value, "__dict__", {})
-        yield from (item for name, item in held.items() if name != _CACHE)
-        for kind in type(value).__mro__:
-            slots = vars(kind).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                yield getattr(value, name, None)
 
 
 def _is_torchs_own(fn: Distribution) -> bool:
@@ -317,3 +280,69 @@ def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
         return ours.lost(shape)
     fresh = max(len(shape) - batch, 0)
     return ours.remap(shape, (LOST,) * fresh + tuple(range(batch - len(shape) + fresh, batch)))
+
+
+def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return the plain result of a method of a distribution, or of a constraint.
+
+    What the owner keeps of the call is no plain tensor that others would take for a constant.
+    """
+    parts = list(parts_of(owner))
+    if are_of_torch(parts):
+        before = [vars(part).copy() for part in parts]
+        try:
+            return raw(method, *args, **kwargs)
+        finally:
+            _restore(parts, before)
+    result = method(*args, **kwargs)
+    return untrack(result) if isinstance(result, Tensor) else result
+
+
+def _restore(parts: Sequence[Any], before: Sequence[dict[str, Any]]) -> None:
+    """Give objects the attributes that they had."""
+    for part, known in zip(parts, before, strict=True):
+        attributes = vars(part)
+        # Distributions of torch add what is lazy; transforms exchange what they keep.
+        if len(attributes) != len(known):
+            for name in attributes.keys() - known.keys():
+                del attributes[name]
+        if isinstance(part, Transform):
+            attributes.update(known)
+
+
+def forget_noise(fn: Distribution, drawn: Tensor, source: Source, *, is_pathwise: bool) -> None:
+    """Let transforms with a cache forget what a draw was made of.
+
+    They would give it for the inverse of the draw, as if it depended neither on the draw nor, while
+    that is held fixed, on their parameters. One that has no other inverse keeps that of a draw with
+    a pathwise gradient, which flows through it; it depends on the source.
+    """
+    if declares_all(factorized(fn)):
+        return
+    assert source.universe is not None
+    kept = list(vars(drawn).values())
+    for part in parts_of(fn):
+        if isinstance(part, Transform) and getattr(part, "_cache_size", 0) > 0:
+            if not is_pathwise or _has_inverse(part):
+                part._cached_x_y = None, None
+            else:
+                kept.extend(part._cached_x_y)
+    own = source.universe.of(source, source.shape)
+    mark_lost([t for t in kept if isinstance(t, Tensor) and t is not drawn], [own])
+
+
+def _has_inverse(part: Transform) -> bool:
+    """Return whether a transform can invert a value that it has not kept."""
+    _, value = part._cached_x_y
+    if value is None or is_of_torch(part):
+        return True
+    parts = list(parts_of(part))
+    before = [vars(each).copy() for each in parts]
+    try:
+        with torch.no_grad():
+            raw(part.inv, alias(value))
+    except (KeyError, NotImplementedError):
+        return False
+    finally:
+        _restore(parts, before)
+    return True

@@ -25,6 +25,7 @@ from ancestral.trace.arguments import short
 from ancestral.trace.checks import (
     check_factor,
     check_fn,
+    check_infer,
     check_name,
     check_obs_mask,
     fitting,
@@ -32,7 +33,6 @@ from ancestral.trace.checks import (
     weighable,
 )
 from ancestral.trace.compiled import eagerly
-from ancestral.trace.configuring import check_infer
 from ancestral.trace.drawing import declare
 from ancestral.trace.enumeration import open_room
 from ancestral.trace.factor import Factor
@@ -40,7 +40,7 @@ from ancestral.trace.naming import place
 from ancestral.trace.plates import open_plates, scale_of
 from ancestral.trace.record import current
 from ancestral.trace.repetitions import subsample
-from ancestral.trace.request import Request, answer, is_handled
+from ancestral.trace.request import Handler, Request, answer, is_handled
 from ancestral.trace.sites import drawn, given, named, spread, value_of
 from ancestral.trace.stack import local
 
@@ -126,22 +126,31 @@ def _partly_observed(
     obs_mask: Tensor | bool,
     infer: Mapping[str, Any] | None,
 ) -> Tensor:
-    from ancestral.trace.weighting import mask
-
     if obs is None:
         return sample(name, fn, infer=infer)
     if isinstance(obs_mask, bool):
         obs_mask = torch.tensor(obs_mask, device=obs.device)
-    with mask(~obs_mask):
+    with _Among(~obs_mask):
         free = sample(f"{name}_unobserved", fn, infer=infer)
     event = (None,) * len(fn.event_shape)
     is_seen = obs_mask[(..., *event)]
     # What is not observed has no value: any that the distribution can take will do, and as it does
     # not count, what is observed does not depend on it.
     filled = torch.where(is_seen, obs, _one_of(free, len(event)))
-    with mask(obs_mask):
+    with _Among(obs_mask):
         seen = sample(f"{name}_observed", fn, obs=filled, infer=infer)
     return deterministic(name, torch.where(is_seen, seen, free), event_dim=len(event))
+
+
+class _Among(Handler):
+    """Lets some elements of the batch of a site count."""
+
+    def __init__(self, which: Tensor) -> None:
+        self._which = which
+
+    def ask(self, request: Request) -> Request:
+        """Give a sample its mask, which those of handlers further out narrow."""
+        return replace(request, mask=self._which) if request.kind == "sample" else request
 
 
 def _one_of(free: Tensor, event: int) -> Tensor:

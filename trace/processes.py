@@ -14,8 +14,8 @@ from ancestral.provenance.tensor import provenance
 from ancestral.trace.apart import UnrecordedDrawError, lost_away
 from ancestral.trace.interceptors import interceptors, joined
 from ancestral.trace.opaque import tensors_within
-from ancestral.trace.record import Trace
 from ancestral.trace.stack import local
+from ancestral.trace.trace import Trace
 from ancestral.trace.unrecorded import working_for
 
 

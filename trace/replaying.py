@@ -15,8 +15,8 @@ from ancestral.trace.enumeration import open_room
 from ancestral.trace.enumeration_errors import EnumerationError
 from ancestral.trace.errors import SiteError
 from ancestral.trace.node import ModifiedParameterError, Node
-from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
+from ancestral.trace.trace import Trace
 from ancestral.trace.versions import is_written
 
 
@@ -96,7 +96,7 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
                 f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
                 "as in replay(trace)(model)"
             )
-        self.trace = trace
+        self.trace = self.origins = trace
         self._is_used = not any(node.is_stochastic for node in trace.values())
 
     def ask(self, request: Request) -> Request:

@@ -10,20 +10,18 @@ import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.trace.arguments import check_function, explained, short
+from ancestral.trace.enumerated import Enumeration
 from ancestral.trace.naming import Place
-
-if TYPE_CHECKING:
-    from ancestral.trace.enumerated import Enumeration
-    from ancestral.trace.node import Node
-    from ancestral.trace.plates import Plate
-    from ancestral.trace.record import Trace
+from ancestral.trace.node import Node
+from ancestral.trace.plates import Plate
+from ancestral.trace.stack import Recording
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,11 +69,11 @@ class Request:
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     mask: Tensor | None = None
     scale: float | Tensor = 1.0
-    plates: "tuple[Plate, ...]" = ()
-    origin: "Node | None" = None
-    traces: "tuple[Trace, ...]" = ()
+    plates: tuple[Plate, ...] = ()
+    origin: Node | None = None
+    traces: tuple[Recording, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    enumeration: "Enumeration | None" = None
+    enumeration: Enumeration | None = None
     closing: "Callable[[Request], Request] | None" = None
 
     @property
@@ -98,6 +96,9 @@ class Handler:
 
     is_recorder = False
     """Whether it only looks on, so that plain draws need not ask it."""
+
+    origins: Mapping[str, Node] = MappingProxyType({})
+    """The nodes of another run whose values it may give to sites, by their name."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a constructor that is called wrongly tell how it is called."""

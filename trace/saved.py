@@ -8,7 +8,6 @@ plain tensors that may depend on anything drawn so far, which those they are han
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -55,28 +54,15 @@ class FunctionDrawError(NotImplementedError):
         )
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.depth = 0
-
-
-_reentrant = _Local()
-
-
-def is_without_graph() -> bool:
-    """Return whether a reentrant checkpoint runs, in which what is learned does not show."""
-    return _reentrant.depth > 0
-
-
 def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) -> Any:
     """Run a function without a graph, and raise if it drew."""
     trace = local.traces[-1]
     before = len(trace.everything)
-    _reentrant.depth += 1
+    local.without_graph += 1
     try:
         result = call()
     finally:
-        _reentrant.depth -= 1
+        local.without_graph -= 1
     for node in list(trace.everything)[before:]:
         if node.is_drawn:
             raise error(node)

@@ -21,10 +21,9 @@ from ancestral.trace.noise import (
     refuse_transformed,
 )
 from ancestral.trace.parameters import Held, factorized, grouped, inflow, parameters
-from ancestral.trace.record import Trace
 from ancestral.trace.request import Request
 from ancestral.trace.simple import drawn as drawn_simply
-from ancestral.trace.stack import local
+from ancestral.trace.stack import Recording, local
 from ancestral.trace.versions import versions_of
 
 
@@ -250,7 +249,7 @@ def admit(node: Node, request: Request) -> None:
         trace.add(replace(node, name=trace.fresh_name(node.name)) if taken else node)
 
 
-def _is_known(trace: Trace, node: Node) -> bool:
+def _is_known(trace: Recording, node: Node) -> bool:
     """Return whether a trace has the parameter, or the plate, which a program may ask for often."""
     known = trace.get(node.name)
     return known is not None and known.type == node.type and node.type in ("param", "plate")

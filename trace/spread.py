@@ -1,20 +1,26 @@
 """Spread: what is there once for each value of an enumerated site; its sum means nothing."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ancestral.provenance.algebra import Provenance, Source
+from ancestral.provenance.algebra import Provenance, Source, Universe
 from ancestral.trace.enumeration_errors import SpreadError
 from ancestral.trace.node import Node
 
-if TYPE_CHECKING:
-    from ancestral.trace.record import Trace
+
+class _Run(Protocol):
+    """What is read of a trace."""
+
+    universe: Universe
+
+    @property
+    def everything(self) -> tuple[Node, ...]: ...
 
 
 class Spread:
     """The sources that have several values at once, each with the enumerated site behind it."""
 
-    def __init__(self, trace: "Trace") -> None:
+    def __init__(self, trace: _Run) -> None:
         """Follow all that was recorded, in this trace and in those around it."""
         self._sites: dict[Source, str] = {}
         self.nodes: dict[Source, Node] = {}

@@ -5,16 +5,69 @@ turns do not mix. What a draw does inside, between two suspensions, is an affair
 """
 
 import threading
+from collections.abc import Sequence
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 from weakref import ref
 
-if TYPE_CHECKING:
-    from ancestral.provenance.algebra import Provenance, Universe
-    from ancestral.trace.audit import Auditor
-    from ancestral.trace.record import Trace
+from ancestral.provenance.algebra import Provenance, Universe
 
-_open: "ContextVar[tuple[Trace, ...]]" = ContextVar("open recordings", default=())
+
+class Recording(Protocol):
+    """What draws need of an open recording; `ancestral.trace.trace.Trace` is one."""
+
+    is_open: bool
+    universe: Universe
+    ledger: Any
+    straight_through: dict[str, Any]
+
+    @property
+    def everything(self) -> Sequence[Any]:
+        """The nodes in program order."""
+        ...
+
+    def __contains__(self, name: object, /) -> bool:
+        """Return whether there is a node of this name."""
+        ...
+
+    def get(self, name: str, /) -> Any:
+        """Return the node of this name, None where there is none."""
+        ...
+
+    def fresh_name(self, base: str, /) -> str:
+        """Return a name that is not taken."""
+        ...
+
+    def add(self, node: Any, /) -> None:
+        """Append a node."""
+        ...
+
+    def hide(self, node: Any, /) -> None:
+        """Take in a draw that is not to be seen."""
+        ...
+
+
+class Auditing(Protocol):
+    """What draws need of an audit; `ancestral.trace.audit.Auditor` is one."""
+
+    def drawn(self, node: Any, held: Any, value: Any, shown: Any, /) -> None:
+        """Note a draw."""
+        ...
+
+    def observed(self, node: Any, held: Any, /) -> None:
+        """Note an observation."""
+        ...
+
+    def declared(self, node: Any, /) -> None:
+        """Note a cost."""
+        ...
+
+    def end(self) -> None:
+        """Follow no more."""
+        ...
+
+
+_open: ContextVar[tuple[Recording, ...]] = ContextVar("open recordings", default=())
 
 
 MOST_KEPT = 8
@@ -37,13 +90,14 @@ class _Local(threading.local):
         self.recordings = 0  # how many have begun in this thread and not ended
         # What reached the functions that run out of sight, for the draws within them.
         self.around: list[Provenance] = []
-        self.audit: Auditor | None = None  # follows everything a second time
+        self.audit: Auditing | None = None  # follows everything a second time
         self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
         self.ended: list[ref[Universe]] = []  # recordings of this thread, the oldest first
+        self.without_graph = 0  # functions, in which what is learned does not show, that run
         self.is_inside = False  # a draw or a density: what it does inside is its own affair
 
     @property
-    def traces(self) -> "tuple[Trace, ...]":
+    def traces(self) -> tuple[Recording, ...]:
         """The open recordings, outermost first."""
         found = _open.get()
         # A task may outlive the recording that it was started in.
@@ -52,11 +106,11 @@ class _Local(threading.local):
                 return tuple(t for t in found if t.is_open)
         return found
 
-    def push(self, trace: "Trace") -> None:
+    def push(self, trace: Recording) -> None:
         """Open a recording."""
         _open.set((*self.traces, trace))
 
-    def pop(self, trace: "Trace") -> None:
+    def pop(self, trace: Recording) -> None:
         """Close a recording, which need not be the innermost: generators end when they like."""
         trace.is_open = False
         _open.set(self.traces)

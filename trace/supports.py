@@ -9,9 +9,8 @@ from torch.distributions import Distribution, constraints
 
 from ancestral.provenance.tensor import alias, raw
 from ancestral.trace.arguments import first_of
-from ancestral.trace.lazy import plainly
 from ancestral.trace.masking import over
-from ancestral.trace.parameters import is_of_torch, parameters
+from ancestral.trace.parameters import is_of_torch, parameters, plainly
 
 _SHOWN = 16  # the most numbers of an event that a message shows
 

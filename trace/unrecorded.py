@@ -20,9 +20,9 @@ from ancestral.trace.apart import Apart, UnrecordedDrawError, lost_away
 from ancestral.trace.interceptors import Replacing, interceptors, joined
 from ancestral.trace.naming import place
 from ancestral.trace.noise import is_noise
-from ancestral.trace.record import Trace
 from ancestral.trace.request import unhandled
 from ancestral.trace.stack import local
+from ancestral.trace.trace import Trace
 
 T = TypeVar("T")
 

@@ -24,8 +24,7 @@ from torch.distributions import (
 )
 
 from ancestral.provenance.tensor import provenance, untrack
-from ancestral.trace.lazy import plainly
-from ancestral.trace.parameters import is_of_torch, parameters
+from ancestral.trace.parameters import is_of_torch, parameters, plainly
 from ancestral.trace.stack import local
 from ancestral.trace.supports import is_finite, support_of
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ancestral.provenance.control import setting
-from ancestral.trace.record import Trace, record
-from ancestral.trace.recorded import NotRecordedError
+from ancestral.trace.record import NotRecordedError, record
+from ancestral.trace.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -23,7 +23,7 @@ from torch.distributions.utils import lazy_property
 
 import ancestral as an
 from ancestral.trace.node import NoDensityError
-from ancestral.trace.parameters import reachable
+from ancestral.trace.reachable import reachable
 from oracles import exact_gradient, moments
 
 PROBABILITY: dict[str, Callable[[], Tensor]] = {

@@ -31,7 +31,7 @@ from ancestral.trace.checks import (
     ValueShapeError,
     ValueTypeError,
 )
-from ancestral.trace.record import DuplicateNameError
+from ancestral.trace.trace import DuplicateNameError
 from oracles import exact_gradient, moments
 
 

@@ -25,8 +25,8 @@ from torch.distributions import (
 import ancestral as an
 from ancestral.trace.drawing import UnsupportedDrawError
 from ancestral.trace.node import NoDensityError
-from ancestral.trace.record import DuplicateNameError
 from ancestral.trace.stack import local
+from ancestral.trace.trace import DuplicateNameError
 
 
 @pytest.fixture

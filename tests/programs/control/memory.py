@@ -191,45 +191,52 @@ def bytes_of_a_storage(z: Tensor) -> bytes:
     return bytes(z.untyped_storage().tolist())
 
 
-def taken_before(z: Tensor, of: Callable[[Tensor], Any] = Tensor.untyped_storage) -> Any:
-    """Return the storage of a buffer that was asked for before a draw was written there."""
+def written_later(
+    z: Tensor, of: Callable[[Tensor], Any] = Tensor.untyped_storage
+) -> tuple[Any, Tensor]:
+    """Return a storage that was asked for before a draw was written there, and its buffer."""
     buffer = zeros()
     storage = of(buffer)
     buffer.copy_(z)
-    return storage
+    return storage, buffer
 
 
 @way
 def bytes_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    return bytes(taken_before(z).tolist())
+    storage, _buffer = written_later(z)
+    return bytes(storage.tolist())
 
 
 @way
 def a_typed_storage_that_was_there_before(z: Tensor) -> bytes:
-    return struct.pack("d", taken_before(z, Tensor.storage)[0])
+    storage, _buffer = written_later(z, Tensor.storage)
+    return struct.pack("d", storage[0])
 
 
 @way
 def a_pickle_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    return state(taken_before(z))
+    storage, _buffer = written_later(z)
+    return state(storage)
 
 
 @way
 def a_copy_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    return bytes(taken_before(z).clone().tolist())
+    storage, _buffer = written_later(z)
+    return bytes(storage.clone().tolist())
 
 
 @way
 def a_file_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
+    storage, _buffer = written_later(z)
     path = file()
     with path.open("wb") as target:
-        taken_before(z)._write_file(target, True, False, 8)
+        storage._write_file(target, True, False, 8)
     return path.read_bytes()
 
 
 @way
 def an_address_of_a_storage_that_was_there_before(z: Tensor) -> bytes:
-    storage = taken_before(z)
+    storage, _buffer = written_later(z)
     return at(storage.data_ptr())
 
 
