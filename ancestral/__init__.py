@@ -27,7 +27,8 @@ import ancestral.trace.storages as _storages  # noqa: F401
 import ancestral.trace.threads as _threads  # noqa: F401
 import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral import errors
-from ancestral.estimators.baselines import LeaveOneOut, RunningMean
+from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
+from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.explanation import Explanation, explain
@@ -57,8 +58,7 @@ from ancestral.tools.render import render as _render
 from ancestral.trace import handlers
 from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.endings import SettledError
-from ancestral.trace.enumeration_errors import EnumerationError
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import EnumerationError, SiteError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.graph import Graph
 from ancestral.trace.graph import install as _install

@@ -5,7 +5,7 @@
 True
 """
 
-from ancestral.estimators.baselines import BaselineWarning
+from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
 from ancestral.estimators.factors import (
     DrawnSiteError,
@@ -81,7 +81,6 @@ from ancestral.trace.endings import SettledError
 from ancestral.trace.enumeration_errors import (
     CollisionError,
     EnumerateChoiceError,
-    EnumerationError,
     FoundDrawError,
     MixedRepetitionsError,
     MixedValuesError,
@@ -90,12 +89,11 @@ from ancestral.trace.enumeration_errors import (
     OutOfSightError,
     PlateCollisionError,
     ReplayedDimensionError,
-    SpreadError,
     TakenDimensionError,
     TooManyDimensionsError,
     UnboundedSupportError,
 )
-from ancestral.trace.errors import SiteError, UnknownNodeError
+from ancestral.trace.errors import EnumerationError, SiteError, UnknownNodeError
 from ancestral.trace.findings import AuditError
 from ancestral.trace.kinds import UnsupportedTensorError
 from ancestral.trace.lifting import PriorShapeError
@@ -127,6 +125,7 @@ from ancestral.trace.replaying import (
     ReplayShapeError,
 )
 from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
+from ancestral.trace.spread import SpreadError
 from ancestral.trace.stored import NotPlainError, StoredTraceError
 from ancestral.trace.stored_distributions import UnloadedDistributionError
 from ancestral.trace.stored_nodes import EnumeratedNodeError, UnstorableNodeError

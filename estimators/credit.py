@@ -7,6 +7,7 @@ costs that the site cannot influence they leave in, and so in variance.
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -241,3 +242,11 @@ def _needed(structure: Structure, needed: list[bool]) -> Iterator[tuple[int, Rea
 def _add(buckets: Buckets, key: _Key, total: Tensor) -> None:
     known = buckets.get(key)
     buckets[key] = total if known is None else known + total
+
+
+class Baseline(Protocol):
+    """What is subtracted from the credit of a site: [], or [*shape] with ones."""
+
+    def __call__(self, credit: Credit, /) -> Tensor | float:
+        """Return the baseline of one site for this step."""
+        ...

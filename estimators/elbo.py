@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines import Baseline
 from ancestral.estimators.bound_value import bound_value
+from ancestral.estimators.credit import Baseline
 from ancestral.estimators.expectation import Term, terms_of
 from ancestral.estimators.non_finite import NonFiniteDensityError
 from ancestral.estimators.pairs import Pair, Program, check_programs, refuse_mismatch, run

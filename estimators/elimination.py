@@ -15,7 +15,7 @@ from ancestral.estimators.elimination_order import steps_of
 from ancestral.estimators.factors import LogFactor, Repetition, is_same_scale
 from ancestral.estimators.log_space import Table, along, multiplied, product, summed
 from ancestral.trace.enumerated import Variable
-from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.errors import EnumerationError
 
 Note = Callable[[Variable, Table], None]
 """Is told of each site that is summed out, with the product that is summed along it."""

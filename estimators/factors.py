@@ -20,7 +20,7 @@ from ancestral.provenance.tensor import attach, provenance, untrack
 from ancestral.trace.densities import tracked_density
 from ancestral.trace.dimensions import is_kept_at
 from ancestral.trace.enumerated import Variable, trailing
-from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.errors import EnumerationError
 from ancestral.trace.factor import Factor
 from ancestral.trace.node import Node
 from ancestral.trace.parameters import factorized, is_of_torch

@@ -23,7 +23,7 @@ from ancestral.estimators.elimination import eliminated
 from ancestral.estimators.factors import LogFactor, all_factors_of, batch_of, packed
 from ancestral.estimators.log_space import log_of, product
 from ancestral.provenance.tensor import untrack
-from ancestral.trace.enumeration_errors import EnumerationError
+from ancestral.trace.errors import EnumerationError
 from ancestral.trace.expecting import check_trace
 from ancestral.trace.node import Node
 from ancestral.trace.trace import Trace

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from ancestral.estimators.baselines import LeaveOneOut, RunningMean
 from ancestral.estimators.credit import Estimator, by_element
 from ancestral.estimators.problem import Problem
 from ancestral.provenance.algebra import Source
@@ -57,7 +56,7 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
     # pathwise is scored in both.
     stepped: dict[str, Source | None] = {**dict.fromkeys(_discrete(problem)), **problem.kinks}
     needed = stepped.keys() | problem.decided
-    if isinstance(choice, (LeaveOneOut, RunningMean)):
+    if getattr(choice, "is_proven", False):
         raise ValueError(f"{kind_of(choice)} is a baseline: pass it as baseline=, not estimator=")
     if callable(choice):
         return _decided(problem, lambda node: node.name in needed), choice

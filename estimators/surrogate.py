@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ancestral.estimators.baselines import Baseline
-from ancestral.estimators.credit import Estimator
+from ancestral.estimators.credit import Baseline, Estimator
 from ancestral.estimators.explanation import account_of
 from ancestral.estimators.held_scores import (
     HeldScores,

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # has no annotations
 
-from ancestral.estimators.baselines import LeaveOneOut
+from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.surrogate import backward
 from ancestral.tools.belief_net import BeliefNet

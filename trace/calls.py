@@ -85,4 +85,7 @@ def is_metadata(func: Any) -> bool:
 def spelled(func: Any) -> str:
     """Return a torch function as one writes it."""
     found = resolve_name(func) or getattr(func, "__qualname__", None) or str(func)
-    return found.replace("_VariableFunctionsClass.", "torch.")
+    # Torch may have listed its functions while a recording stood in the place of some.
+    return found.replace("_VariableFunctionsClass.", "torch.").replace(
+        "TensorBase.", "torch.Tensor."
+    )

@@ -3,12 +3,8 @@
 from ancestral.provenance.alignment import Shape
 from ancestral.trace.arguments import short
 from ancestral.trace.enumerated import Variable
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import EnumerationError
 from ancestral.trace.request import Request
-
-
-class EnumerationError(SiteError):
-    """A site cannot be enumerated, or what depends on an enumerated one cannot be followed."""
 
 
 class NestedEnumerationError(EnumerationError):
@@ -197,19 +193,6 @@ class MixedRepetitionsError(EnumerationError):
             f"those along dimension {dim}, each of which takes its values on its own; but {what} "
             f"mixes or selects them{f' (mixed by {mixed})' if mixed else ''}; keep the "
             "repetitions apart, at the same dimension, or give each a site of its own"
-        )
-
-
-class SpreadError(EnumerationError):
-    """What stands for all values of a site is to be summed as if it were one."""
-
-    def __init__(self, what: str, site: str) -> None:
-        """Name what is to be summed and the site, and the ways to mend it."""
-        super().__init__(
-            f"{what} depends on the enumerated site {site}: it is there once for each of the "
-            "values, and their sum, which counts all of them alike, has no meaning; weigh each "
-            "with its probability, as ancestral.log_marginal(trace) does, or draw the site: "
-            'infer={"enumerate": False}'
         )
 
 

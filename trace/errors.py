@@ -12,6 +12,10 @@ class SiteError(ValueError):
     """Something is wrong with a site of a program."""
 
 
+class EnumerationError(SiteError):
+    """A site cannot be enumerated, or what depends on an enumerated one cannot be followed."""
+
+
 class UnknownNodeError(SiteError, KeyError):
     """A trace is asked for a site that it has not."""
 

@@ -12,8 +12,7 @@ from ancestral.trace.by_name import ByName, DeterministicSiteError, by_name
 from ancestral.trace.effects import Effective
 from ancestral.trace.enumerated import trailing
 from ancestral.trace.enumeration import open_room
-from ancestral.trace.enumeration_errors import EnumerationError
-from ancestral.trace.errors import SiteError
+from ancestral.trace.errors import EnumerationError, SiteError
 from ancestral.trace.node import ModifiedParameterError, Node
 from ancestral.trace.request import Request
 from ancestral.trace.trace import Trace
@@ -96,8 +95,13 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
                 f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
                 "as in replay(trace)(model)"
             )
-        self.trace = self.origins = trace
+        self.trace = trace
         self._is_used = not any(node.is_stochastic for node in trace.values())
+
+    @property
+    def origins(self) -> Trace:
+        """The trace."""
+        return self.trace
 
     def ask(self, request: Request) -> Request:
         """Give a site the value that it has in the trace."""

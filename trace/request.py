@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from torch import Tensor
@@ -97,9 +97,6 @@ class Handler:
     is_recorder = False
     """Whether it only looks on, so that plain draws need not ask it."""
 
-    origins: Mapping[str, Node] = MappingProxyType({})
-    """The nodes of another run whose values it may give to sites, by their name."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a constructor that is called wrongly tell how it is called."""
         super().__init_subclass__(**kwargs)
@@ -110,6 +107,11 @@ class Handler:
         """Show what it is given: its public attributes, in few words."""
         given = (short(v) for k, v in vars(self).items() if not k.startswith("_") and v is not None)
         return f"{type(self).__name__}({', '.join(given)})"
+
+    @property
+    def origins(self) -> Mapping[str, Node]:
+        """The nodes of another run whose values it may give to sites, by their name."""
+        return {}
 
     def ask(self, request: Request) -> Request:
         """Return the request as it goes on to the handlers further out."""

@@ -4,8 +4,21 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.trace.enumeration_errors import SpreadError
+from ancestral.trace.errors import EnumerationError
 from ancestral.trace.node import Node
+
+
+class SpreadError(EnumerationError):
+    """What stands for all values of a site is to be summed as if it were one."""
+
+    def __init__(self, what: str, site: str) -> None:
+        """Name what is to be summed and the site, and the ways to mend it."""
+        super().__init__(
+            f"{what} depends on the enumerated site {site}: it is there once for each of the "
+            "values, and their sum, which counts all of them alike, has no meaning; weigh each "
+            "with its probability, as ancestral.log_marginal(trace) does, or draw the site: "
+            'infer={"enumerate": False}'
+        )
 
 
 class _Run(Protocol):

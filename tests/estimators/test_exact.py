@@ -16,8 +16,9 @@ from programs.time import chain_steps
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from ancestral.estimators.baselines import Baseline, LeaveOneOut, RunningMean
-from ancestral.estimators.credit import Estimator, by_element, by_site, total_cost
+from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
+from ancestral.estimators.baselines.running_mean import RunningMean
+from ancestral.estimators.credit import Baseline, Estimator, by_element, by_site, total_cost
 from ancestral.estimators.surrogate import surrogate
 from ancestral.trace.record import record
 from oracles import (

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines import LeaveOneOut
+from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.credit import by_element, by_site, total_cost
 from ancestral.estimators.surrogate import backward
 from ancestral.tools.variance import Estimate, measure

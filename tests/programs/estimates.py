@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines import Baseline, RunningMean
-from ancestral.estimators.credit import Estimator, by_element
+from ancestral.estimators.baselines.running_mean import RunningMean
+from ancestral.estimators.credit import Baseline, Estimator, by_element
 from ancestral.estimators.surrogate import backward, surrogate
 from ancestral.provenance.escapes import EscapeError
 from ancestral.trace.record import record

@@ -283,7 +283,7 @@ LEAKS: dict[Callable[[Tensor, pytest.MonkeyPatch], Any], str] = {
     stripped_by_hand: r"the draw of 'z'",
     run_with_tracking_off: r"torch\.Tensor\.cumsum",
     used_after_tracking_was_off: r"aten\.cumsum",
-    a_copy_by_hand: r"TensorBase\.detach",
+    a_copy_by_hand: r"torch\.Tensor\.detach",
     a_rule_that_forgets: r"torch\.Tensor\.cumsum",
     a_write_that_is_not_followed: r"torch\.Tensor\.copy_",
     a_write_seen_by_an_older_view: r"aten\.copy_",
