@@ -11,70 +11,57 @@
 (['z'], (100,))
 """
 
-# What follows provenance, and what catches draws, registers itself where it is needed.
-# The interceptors register themselves where recordings find them.
-import ancestral.provenance.propagation as _propagation  # noqa: F401
-import ancestral.trace.attributes as _attributes  # noqa: F401
-import ancestral.trace.constructors as _constructors  # noqa: F401
-import ancestral.trace.cuts as _cuts  # noqa: F401
-import ancestral.trace.distributions as _distributions  # noqa: F401
-import ancestral.trace.draws as _draws  # noqa: F401
-import ancestral.trace.gradients as _gradients  # noqa: F401
-import ancestral.trace.kinds as _kinds  # noqa: F401
-import ancestral.trace.saved as _saved  # noqa: F401
-import ancestral.trace.scalars as _scalars  # noqa: F401
-import ancestral.trace.storages as _storages  # noqa: F401
-import ancestral.trace.threads as _threads  # noqa: F401
-import ancestral.trace.transforms as _transforms  # noqa: F401
 from ancestral import errors
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.credit import by_element, by_site, total_cost
-from ancestral.estimators.elbo import Elbo, elbo, negative_elbo
-from ancestral.estimators.explanation import Explanation, explain
-from ancestral.estimators.importance import Importance, importance
-from ancestral.estimators.marginals import log_marginal, marginals
-from ancestral.estimators.nested import LossError
-from ancestral.estimators.non_finite import NonFiniteDensityError
-from ancestral.estimators.pair_check import PairReport, check_pair
-from ancestral.estimators.pairs import GuideError
-from ancestral.estimators.pathwise import KinkWarning
-from ancestral.estimators.posterior import sample_posterior
-from ancestral.estimators.predictive import Predictive
-from ancestral.estimators.problem import (
-    CaughtError,
-    ForgottenRecordingError,
-    OtherRecordingError,
-)
-from ancestral.estimators.runs import InTurnWarning
-from ancestral.estimators.surrogate import backward, surrogate
-from ancestral.provenance.control import Escape, control_scope
-from ancestral.provenance.escapes import ConfinedError, EscapeError
-from ancestral.provenance.tensor import ProvenanceTensor, provenance_of
-from ancestral.tools.inference_data import to_inference_data
-from ancestral.tools.inspection import graph
-from ancestral.tools.render import mimebundle as _mimebundle
-from ancestral.tools.render import render as _render
+from ancestral.estimators.batched.run_many import InTurnWarning
+from ancestral.estimators.elimination.marginals import log_marginal, marginals
+from ancestral.estimators.elimination.posterior import sample_posterior
+from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.gradient.explain import Explanation, explain
+from ancestral.estimators.gradient.left_out import ForgottenRecordingError, OtherRecordingError
+from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.pathwise import KinkWarning
+from ancestral.estimators.gradient.problem import CaughtError
+from ancestral.estimators.gradient.surrogate import backward, surrogate
+from ancestral.estimators.inference.check_guide import PairReport, check_pair
+from ancestral.estimators.inference.elbo import Elbo, elbo, negative_elbo
+from ancestral.estimators.inference.importance import Importance, importance
+from ancestral.estimators.inference.model_guide import GuideError
+from ancestral.estimators.inference.predictive import Predictive
+from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
+from ancestral.provenance.tensor.control_flow import Escape, control_scope
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
+from ancestral.tools.arviz import to_inference_data
+from ancestral.tools.render.inspect import graph
+from ancestral.tools.render.render import mimebundle as _mimebundle
+from ancestral.tools.render.render import render as _render
 from ancestral.trace import handlers
-from ancestral.trace.dependencies import posterior_dependencies, prior_dependencies
-from ancestral.trace.endings import SettledError
-from ancestral.trace.errors import EnumerationError, SiteError
-from ancestral.trace.findings import AuditError
-from ancestral.trace.graph import Graph
-from ancestral.trace.graph import install as _install
-from ancestral.trace.guide_order import suggest_guide_order
-from ancestral.trace.independence import Extent
-from ancestral.trace.modules import module
-from ancestral.trace.node import Node
-from ancestral.trace.param_errors import ParamError, ParamWarning
-from ancestral.trace.params import ParamStore
-from ancestral.trace.plates import Plate, PlateError
-from ancestral.trace.primitives import cost, deterministic, factor, observe, param, sample
-from ancestral.trace.record import record, track
-from ancestral.trace.repetitions import plate, subsample
-from ancestral.trace.trace import Trace
-from ancestral.trace.vouching import untrack
-from ancestral.trace.wrap import wrap
+from ancestral.trace.audit.tables import AuditError
+from ancestral.trace.context.errors import EnumerationError, SiteError
+from ancestral.trace.context.patch import install as _install_interceptors
+from ancestral.trace.graph.find_plates import Extent
+from ancestral.trace.graph.graph import Graph
+from ancestral.trace.graph.graph import install as _install
+from ancestral.trace.intercept import INTERCEPTORS as _INTERCEPTORS
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.plate import Plate, PlateError
+from ancestral.trace.params.errors import ParamError, ParamWarning
+from ancestral.trace.params.store import ParamStore
+from ancestral.trace.program.module import module
+from ancestral.trace.program.plate import plate, subsample
+from ancestral.trace.program.primitives import cost, deterministic, factor, observe, param, sample
+from ancestral.trace.recording.dependencies import (
+    posterior_dependencies,
+    prior_dependencies,
+    suggest_guide_order,
+)
+from ancestral.trace.recording.leaf_writes import SettledError
+from ancestral.trace.recording.record import record, track
+from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.untrack import untrack
+from ancestral.trace.recording.wrap import wrap
 
 __version__ = "0.1.0"
 __all__ = [
@@ -147,4 +134,5 @@ __all__ = [
     "wrap",
 ]
 
+_install_interceptors(_INTERCEPTORS)
 _install(_render, _mimebundle)

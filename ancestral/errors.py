@@ -6,28 +6,39 @@ True
 """
 
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
-from ancestral.estimators.elimination import IntractablePlatesError, ScaleError
-from ancestral.estimators.factors import (
+from ancestral.estimators.batched.layout import EnumeratedRunError
+from ancestral.estimators.batched.outer_plate import OuterEscapeError
+from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
+from ancestral.estimators.batched.verify import NotVectorizableError
+from ancestral.estimators.elimination.eliminate import IntractablePlatesError, ScaleError
+from ancestral.estimators.elimination.factors import (
     DrawnSiteError,
     MixedDensityError,
     OutsideBlockError,
     UndeterminedSiteError,
     UnseenSiteError,
 )
-from ancestral.estimators.held_scores import HeldScoreWarning, StraightThroughWarning
-from ancestral.estimators.importance import (
+from ancestral.estimators.elimination.marginals import ImpossibleDataError, InferenceModeError
+from ancestral.estimators.gradient.held_scores import HeldScoreWarning, StraightThroughWarning
+from ancestral.estimators.gradient.left_out import ForgottenRecordingError, OtherRecordingError
+from ancestral.estimators.gradient.loss_terms import (
+    LossMismatchError,
+    NonFiniteCostError,
+    NonFiniteDensityError,
+)
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.pathwise import KinkWarning
+from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
+from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
+from ancestral.estimators.gradient.surrogate import MissingScoreWarning
+from ancestral.estimators.inference.check_guide import ShapeMismatchError, SupportMismatchError
+from ancestral.estimators.inference.importance import (
     GuideSiteError,
     NoWeightError,
     SubsampleWeightError,
     WeightError,
 )
-from ancestral.estimators.layouts import EnumeratedRunError
-from ancestral.estimators.marginals import ImpossibleDataError, InferenceModeError
-from ancestral.estimators.nested import LossError
-from ancestral.estimators.non_finite import NonFiniteDensityError
-from ancestral.estimators.outer import OuterEscapeError
-from ancestral.estimators.pair_check import ShapeMismatchError, SupportMismatchError
-from ancestral.estimators.pairs import (
+from ancestral.estimators.inference.model_guide import (
     CostInPairError,
     GuideError,
     MissingInGuideError,
@@ -36,49 +47,20 @@ from ancestral.estimators.pairs import (
     OtherValueError,
     PlateMismatchError,
 )
-from ancestral.estimators.particles import PlateNestingError
-from ancestral.estimators.pathwise import KinkWarning
-from ancestral.estimators.predictive import StackedValuesError
-from ancestral.estimators.problem import (
-    CaughtError,
-    ForgottenRecordingError,
-    OtherRecordingError,
-    ScoredLossError,
-)
-from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
-from ancestral.estimators.subtraction import BaselineError, DependentBaselineError
-from ancestral.estimators.surrogate import MissingScoreWarning
-from ancestral.estimators.terms import LossMismatchError, NonFiniteCostError
-from ancestral.estimators.vectorized import NotVectorizableError
-from ancestral.provenance.escapes import ConfinedError, EscapeError
-from ancestral.provenance.failures import InferenceTensorError
-from ancestral.provenance.linear import OverwrittenError
-from ancestral.provenance.torch_internals import TorchInternalsError, TorchVersionWarning
-from ancestral.provenance.writes import WriteIntoParameterError
-from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineError
-from ancestral.tools.inference_data import MissingArvizError, SubsampledDataError
-from ancestral.trace.apart import UnrecordedDrawError
-from ancestral.trace.branches import HiddenLeafError
-from ancestral.trace.by_name import DeterministicSiteError, UnknownSiteError
-from ancestral.trace.checks import (
-    FactorTypeError,
-    InferKeyError,
-    ObservedMaskError,
-    SiteDistributionError,
-    SiteNameError,
-    SupportError,
-    ValueShapeError,
-    ValueTypeError,
-    WeightDeviceError,
-    WeightShapeError,
-)
-from ancestral.trace.claims import PlateDependenceError, PlateReuseError, PlateShapeError
-from ancestral.trace.conditioning import DeterministicValueError, ObservedInterventionError
-from ancestral.trace.configuring import ConfigError
-from ancestral.trace.drawing import UnsupportedDrawError
-from ancestral.trace.effects import NoEffectWarning
-from ancestral.trace.endings import SettledError
-from ancestral.trace.enumeration_errors import (
+from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.estimators.inference.predictive import StackedValuesError
+from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
+from ancestral.provenance.dispatch.failure import InferenceTensorError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.provenance.tensor.linear_form import OverwrittenError
+from ancestral.provenance.tensor.torch_internals import TorchInternalsError, TorchVersionWarning
+from ancestral.tools.arviz import MissingArvizError, SubsampledDataError
+from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
+from ancestral.trace.audit.tables import AuditError
+from ancestral.trace.context.apart import UnrecordedDrawError
+from ancestral.trace.context.errors import EnumerationError, SiteError, UnknownNodeError
+from ancestral.trace.display.pack import PackError
+from ancestral.trace.enumeration.errors import (
     CollisionError,
     EnumerateChoiceError,
     FoundDrawError,
@@ -93,15 +75,30 @@ from ancestral.trace.enumeration_errors import (
     TooManyDimensionsError,
     UnboundedSupportError,
 )
-from ancestral.trace.errors import EnumerationError, SiteError, UnknownNodeError
-from ancestral.trace.findings import AuditError
-from ancestral.trace.kinds import UnsupportedTensorError
-from ancestral.trace.lifting import PriorShapeError
-from ancestral.trace.modules import ModuleError
-from ancestral.trace.node import ModifiedParameterError, NoDensityError, NoScoreError
-from ancestral.trace.noise import TransformedDrawError
-from ancestral.trace.packing import PackError
-from ancestral.trace.param_errors import (
+from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
+from ancestral.trace.handlers.by_name import DeterministicSiteError, UnknownSiteError
+from ancestral.trace.handlers.condition import DeterministicValueError, ObservedInterventionError
+from ancestral.trace.handlers.infer_config import ConfigError
+from ancestral.trace.handlers.lift import PriorShapeError
+from ancestral.trace.handlers.reparam import ReparamError, ReparamValueError
+from ancestral.trace.handlers.replay import (
+    ReplayedValuesError,
+    ReplayKindError,
+    ReplayPlateError,
+    ReplayShapeError,
+)
+from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
+from ancestral.trace.intercept.functorch import TransformError
+from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
+from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
+from ancestral.trace.nodes.plate import (
+    NestedPlateError,
+    PlateArgumentError,
+    PlateError,
+    SubsampleError,
+)
+from ancestral.trace.params.dotted_names import HiddenLeafError
+from ancestral.trace.params.errors import (
     BoundCallError,
     LateParamWarning,
     NoStoreError,
@@ -114,23 +111,34 @@ from ancestral.trace.param_errors import (
     UnboundParamError,
     UnknownParamError,
 )
-from ancestral.trace.plates import NestedPlateError, PlateArgumentError, PlateError, SubsampleError
-from ancestral.trace.queries import CycleError, UnknownVertexError
-from ancestral.trace.record import NotRecordedError
-from ancestral.trace.reparam import ReparamError, ReparamValueError
-from ancestral.trace.replaying import (
-    ReplayedValuesError,
-    ReplayKindError,
-    ReplayPlateError,
-    ReplayShapeError,
+from ancestral.trace.program.checks import (
+    FactorTypeError,
+    InferKeyError,
+    ObservedMaskError,
+    SiteDistributionError,
+    SiteNameError,
+    SupportError,
+    ValueShapeError,
+    ValueTypeError,
+    WeightDeviceError,
+    WeightShapeError,
 )
-from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
-from ancestral.trace.spread import SpreadError
-from ancestral.trace.stored import NotPlainError, StoredTraceError
-from ancestral.trace.stored_distributions import UnloadedDistributionError
-from ancestral.trace.stored_nodes import EnumeratedNodeError, UnstorableNodeError
-from ancestral.trace.trace import DuplicateNameError
-from ancestral.trace.transforms import TransformError
+from ancestral.trace.program.module import ModuleError
+from ancestral.trace.recording.effects import NoEffectWarning
+from ancestral.trace.recording.leaf_writes import SettledError
+from ancestral.trace.recording.noise import TransformedDrawError
+from ancestral.trace.recording.plate_checks import (
+    PlateDependenceError,
+    PlateReuseError,
+    PlateShapeError,
+)
+from ancestral.trace.recording.record import NotRecordedError
+from ancestral.trace.recording.record_site import UnsupportedDrawError
+from ancestral.trace.recording.trace import DuplicateNameError
+from ancestral.trace.recording.unsummed import SpreadError
+from ancestral.trace.serialize.distributions import UnloadedDistributionError
+from ancestral.trace.serialize.nodes import EnumeratedNodeError, UnstorableNodeError
+from ancestral.trace.serialize.plain import NotPlainError, StoredTraceError
 
 __all__ = [
     "AuditError",

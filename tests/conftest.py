@@ -11,8 +11,8 @@ import torch
 from hypothesis import settings
 from torch.distributions import Distribution
 
-from ancestral.provenance import watching
-from ancestral.provenance.algebra import alive
+from ancestral.provenance.algebra.provenance import alive
+from ancestral.provenance.tensor import storage
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
@@ -28,8 +28,8 @@ def _untouched() -> Iterator[None]:
     """Forget what a test wrote into, and what it switched: the next begins as the first did."""
     Distribution.set_default_validate_args(True)  # other libraries switch it off
     yield
-    watching.table.clear()
-    watching.unwatch()
+    storage.table.clear()
+    storage.unwatch()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from programs.verdict import Generated, Verdict, verdict_on
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.context.patch import Replacing, interceptors
 from oracles import Walk, forcing
 
 PERIOD = 10.0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import ancestral as an
-from ancestral.estimators.terms import terms_of
+from ancestral.estimators.gradient.loss_terms import terms_of
 
 Add = Callable[[Tensor, Tensor, int], Tensor]
 DISCOUNT = torch.tensor(0.9)

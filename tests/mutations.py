@@ -13,10 +13,10 @@ from programs.control.refused import REFUSED
 from programs.control.register import CONTROL
 from torch import Tensor
 
-from ancestral.estimators.surrogate import backward
-from ancestral.provenance import propagation, readings
-from ancestral.trace import scalars
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.provenance.dispatch import readings, torch_function
+from ancestral.trace.intercept import tensor_reads
+from ancestral.trace.recording.record import record
 from oracles import (
     Estimate,
     Parameters,
@@ -90,14 +90,14 @@ def naming(pattern: str) -> list[str]:
 
 def blind_to_numbers(patch: pytest.MonkeyPatch) -> None:
     """Let torch take numbers out of tensors unseen, which else is a second line of defence."""
-    patch.setattr(scalars, "escape", lambda found: None)
+    patch.setattr(tensor_reads, "escape", lambda found: None)
     patch.setattr(readings, "note", lambda found: None)
 
 
 def forget_traits(patch: pytest.MonkeyPatch) -> None:
     """Let what is known of functions be asked anew, now and after the test."""
-    patch.setattr(propagation, "_traits", {})
-    patch.setattr(propagation, "_plain_results", set())
+    patch.setattr(torch_function, "_traits", {})
+    patch.setattr(torch_function, "_plain_results", set())
 
 
 def replaced(owner: Any, name: str, value: Any) -> Disable:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST, Alignment, Shape, factors_of
-from ancestral.provenance.tensor import ProvenanceTensor, provenance
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, factors_of
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance
 
 Call = Callable[[Tensor], Any]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.credit import Estimator
-from ancestral.provenance.tensor import provenance
-from ancestral.trace.stack import MOST_KEPT
+from ancestral.estimators.gradient.credit import Estimator
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.context.stack import MOST_KEPT
 from oracles import forcing
 
 HAS_GPU = torch.cuda.is_available()

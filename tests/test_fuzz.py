@@ -3,8 +3,8 @@
 import pytest
 from fuzz import fuzz, smallest
 
-from ancestral.provenance import propagation
-from ancestral.trace import scalars
+from ancestral.provenance.dispatch import torch_function
+from ancestral.trace.intercept import tensor_reads
 
 SEED = 5
 
@@ -19,7 +19,7 @@ def test_what_is_right_is_counted() -> None:
 
 
 def test_without_escapes_a_small_program_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (propagation, scalars):
+    for module in (torch_function, tensor_reads):
         monkeypatch.setattr(module, "escape", lambda *_, **__: None)
     tally = fuzz(40, SEED)
     assert tally.counts["biased"]

@@ -36,10 +36,10 @@ from ancestral.errors import (
     StraightThroughWarning,
     TransformedDrawError,
 )
-from ancestral.provenance.writes import WriteIntoParameterError
-from ancestral.trace.kinds import UnsupportedTensorError
-from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
-from ancestral.trace.transforms import TransformError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
+from ancestral.trace.intercept.functorch import TransformError
+from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
 from oracles import autograd, estimates, exact_gradient, moments, moments_of
 
 LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)

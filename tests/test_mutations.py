@@ -26,21 +26,14 @@ from programs.control.register import CONTROL
 from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators import problem, terms, walk
-from ancestral.provenance import (
-    control,
-    escapes,
-    failures,
-    forms,
-    propagation,
-    readings,
-    side_writes,
-    tensor,
-    watching,
-    writes,
-)
-from ancestral.trace import constructors, drawing, transforms
-from ancestral.trace.record import record
+from ancestral.estimators.gradient import decompose, loss_terms, problem
+from ancestral.provenance.dispatch import escape, failure, inplace, readings, torch_function
+from ancestral.provenance.linear import registry
+from ancestral.provenance.rules import mutation
+from ancestral.provenance.tensor import control_flow, storage, tensor
+from ancestral.trace.intercept import functorch, tensor_reads
+from ancestral.trace.recording import record_site
+from ancestral.trace.recording.record import record
 from oracles import replaying
 
 Events = dict[str, list[str]]
@@ -70,7 +63,7 @@ def events() -> Events:
     """Run every program on two of its paths, and note which handlers it asks."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     seen: set[str] = set()
-    real_is_escape, real_dispatch = escapes.is_escape, propagation.dispatch
+    real_is_escape, real_dispatch = escape.is_escape, torch_function.dispatch
 
     def is_escape(name: str, args: Any, kwargs: Any) -> bool:
         result = real_is_escape(name, args, kwargs)
@@ -87,14 +80,14 @@ def events() -> Events:
         return real_dispatch(func, types, args, kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(propagation, "is_escape", is_escape)
-        patch.setattr(propagation, "dispatch", dispatch)
-        for name, control in CONTROL.items():
+        patch.setattr(torch_function, "is_escape", is_escape)
+        patch.setattr(torch_function, "dispatch", dispatch)
+        for name, control_flow in CONTROL.items():
             seen.clear()
             runs, _ = outcomes(name)
             for path in (runs[0], runs[-1]):
                 with replaying(path), record():
-                    control.program(*control.parameters)
+                    control_flow.program(*control_flow.parameters)
             for event in seen:
                 found[event].append(name)
     return found
@@ -123,12 +116,12 @@ MOST = 25
 
 
 def without_escape(name: str) -> Disable:
-    real = escapes.is_escape
+    real = escape.is_escape
 
     def disable(patch: pytest.MonkeyPatch) -> None:
         blind_to_numbers(patch)
         patch.setattr(
-            propagation,
+            torch_function,
             "is_escape",
             lambda n, args, kwargs: n.split(".")[0] != name and real(n, args, kwargs),
         )
@@ -137,10 +130,10 @@ def without_escape(name: str) -> Disable:
 
 
 def without_write(is_gone: Callable[[str], bool]) -> Disable:
-    real = writes.is_write
+    real = inplace.is_write
 
     def disable(patch: pytest.MonkeyPatch) -> None:
-        for module in (writes, propagation):
+        for module in (inplace, torch_function):
             patch.setattr(module, "is_write", lambda n: not is_gone(n) and real(n))
         forget_traits(patch)
 
@@ -148,21 +141,21 @@ def without_write(is_gone: Callable[[str], bool]) -> Disable:
 
 
 def without_keyword(keyword: str) -> Disable:
-    real = writes.targets
+    real = inplace.targets
 
     def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         return real(name, args, {k: v for k, v in kwargs.items() if k != keyword})
 
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(propagation, "targets", targets)
+        patch.setattr(torch_function, "targets", targets)
 
     return disable
 
 
 def without_row(name: str) -> Disable:
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.delitem(side_writes._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
-        patch.delitem(side_writes._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
+        patch.delitem(mutation._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
+        patch.delitem(mutation._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
         forget_traits(patch)
 
     return disable
@@ -172,7 +165,7 @@ def without_control(*others: tuple[Any, str, Any]) -> Disable:
     """Let an escape taint no tensor that is computed later, and change these attributes."""
 
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(propagation, "_control", lambda *_: None)
+        patch.setattr(torch_function, "_control", lambda *_: None)
         for other in others:
             patch.setattr(*other)
 
@@ -180,8 +173,8 @@ def without_control(*others: tuple[Any, str, Any]) -> Disable:
 
 
 def without_sizes(name: str) -> Disable:
-    real = transforms._SIZES  # pyright: ignore[reportPrivateUsage]
-    return replaced(transforms, "_SIZES", {n: pick for n, pick in real.items() if n != name})
+    real = functorch._SIZES  # pyright: ignore[reportPrivateUsage]
+    return replaced(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
 
 
 def said(name: str) -> tuple[str, ...]:
@@ -192,7 +185,9 @@ def said(name: str) -> tuple[str, ...]:
 _constants = problem._constants  # pyright: ignore[reportPrivateUsage]
 
 
-def as_one_constant(parts: terms.Parts, decisions: control.Decisions) -> list[terms.Term]:
+def as_one_constant(
+    parts: loss_terms.Parts, decisions: control_flow.Decisions
+) -> list[loss_terms.Term]:
     """Return all that depends on no source as if the newest decision had been in force."""
     newest = max((constant.serial for constant in parts.constants), default=-1)
     merged = tuple(constant._replace(serial=newest) for constant in parts.constants)
@@ -201,8 +196,8 @@ def as_one_constant(parts: terms.Parts, decisions: control.Decisions) -> list[te
 
 def without_written_since(patch: pytest.MonkeyPatch) -> None:
     """Trust the linear form of what was written through another tensor since."""
-    patch.setattr(walk, "written_since", lambda tensor, serial: False)
-    patch.setattr(forms, "_written_elsewhere", lambda tensor, serial: False)
+    patch.setattr(decompose, "written_since", lambda tensor, serial: False)
+    patch.setattr(registry, "_written_elsewhere", lambda tensor, serial: False)
 
 
 def of(module: str) -> tuple[str, ...]:
@@ -210,20 +205,20 @@ def of(module: str) -> tuple[str, ...]:
     return tuple(n for n, c in CONTROL.items() if c.alone.__module__.endswith(f".{module}"))
 
 
-ESCAPING = sorted(escapes.ESCAPES | escapes._BY_SECOND | {"__getitem__", "where", "one_hot"})  # pyright: ignore[reportPrivateUsage]
+ESCAPING = sorted(escape.ESCAPES | escape._BY_SECOND | {"__getitem__", "where", "one_hot"})  # pyright: ignore[reportPrivateUsage]
 
 HANDLERS = [
     *(Handler(f"escape {name}", without_escape(name)) for name in ESCAPING),
-    *(Handler(f"write {name}", without_write(name.__eq__)) for name in sorted(writes.WRITES)),
+    *(Handler(f"write {name}", without_write(name.__eq__)) for name in sorted(inplace.WRITES)),
     Handler("write _", without_write(lambda n: n.endswith("_") and not n.endswith("__"))),
     *(Handler(f"keyword {name}", without_keyword(name)) for name in ("out", "inplace")),
     *(
         Handler(f"besides {name}", without_row(name))
-        for name in side_writes._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
+        for name in mutation._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
     ),
     *(
         Handler(f"sizes {name}", without_sizes(name), programs=said(name))
-        for name in transforms._SIZES  # pyright: ignore[reportPrivateUsage]
+        for name in functorch._SIZES  # pyright: ignore[reportPrivateUsage]
     ),
     Handler("numbers", blind_to_numbers, programs=of("numbers")),
     Handler("readings", replaced(readings, "note", lambda found: None), programs=of("shapes")),
@@ -231,17 +226,17 @@ HANDLERS = [
     Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
         "memory of others",
-        replaced(writes, "escape", lambda found: None),
+        replaced(inplace, "escape", lambda found: None),
         programs=("numpy_that_was_there_before", "a_tensor_on_an_array"),
     ),
     Handler(
         "errors of ops",
-        replaced(failures, "fail", lambda found, text: None),
+        replaced(failure, "fail", lambda found, text: None),
         programs=("an_index_that_is_too_large",),
     ),
     Handler(
         "errors of checks",
-        replaced(escapes, "fail", lambda found, text: None),
+        replaced(escape, "fail", lambda found, text: None),
         programs=("a_parameter_that_is_too_large",),
     ),
     Handler(
@@ -253,16 +248,16 @@ HANDLERS = [
     Handler("written since", without_written_since, programs=("a_module_in_place",)),
     Handler(
         "constructors",
-        replaced(constructors, "attach", lambda made, found: made),
+        replaced(tensor_reads, "attach", lambda made, found: made),
         programs=("a_constructor_that_shares",),
     ),
-    Handler("shared", replaced(writes, "mark_shared", lambda *_: None), programs=of("writes")),
-    Handler("taint", replaced(watching, "taint", lambda *_, **__: None), programs=of("writes")),
+    Handler("shared", replaced(inplace, "mark_shared", lambda *_: None), programs=of("writes")),
+    Handler("taint", replaced(storage, "taint", lambda *_, **__: None), programs=of("writes")),
     Handler("later tensors", without_control(), programs=("tensors_in_a_scope",)),
     # A value that was drawn is a tensor that was computed: one of the two is enough.
     Handler(
         "later draws",
-        without_control((drawing, "controlled", lambda found, shape: found)),
+        without_control((record_site, "controlled", lambda found, shape: found)),
         programs=("draws_in_a_scope",),
     ),
     Handler(

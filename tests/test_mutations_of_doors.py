@@ -11,10 +11,10 @@ import pytest
 from mutations import blind_to_numbers, healthy, naming, outcome
 from programs.control.register import CONTROL
 
-from ancestral.provenance import propagation
-from ancestral.trace import gradients, transforms
-from ancestral.trace.interceptors import Replacing, interceptors
-from ancestral.trace.record import record
+from ancestral.provenance.dispatch import torch_function
+from ancestral.trace.context.patch import Replacing, interceptors
+from ancestral.trace.intercept import autograd, functorch
+from ancestral.trace.recording.record import record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its door
 
@@ -37,8 +37,8 @@ class Door:
     @property
     def is_factory(self) -> bool:
         """Whether it makes tensors of numbers."""
-        made = ("new", "new_tensor", "new_full", *transforms._FACTORIES.split())
-        return self.kind == "_OutOfSight" and self.name in made
+        made = ("new", "new_tensor", "new_full", *functorch._FACTORIES.split())
+        return self.kind == "OutOfSight" and self.name in made
 
     @property
     def pattern(self) -> str:
@@ -143,9 +143,7 @@ def doors() -> list[Door]:
     return [
         door
         for door in found
-        if (
-            str(door) in ENUMERATED if door.kind == "_Distributions" else str(door) not in ELSEWHERE
-        )
+        if (str(door) in ENUMERATED if door.kind == "Distributions" else str(door) not in ELSEWHERE)
         # Classes that other tests define, or libraries that they import.
         and not getattr(door.owner, "__module__", "torch").startswith(_OTHERS)
     ]
@@ -174,9 +172,9 @@ def close(door: Door, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replacing, "replace", replace)
     if door.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)
-        patch.setattr(propagation, "escape", lambda *_, **__: None)
+        patch.setattr(torch_function, "escape", lambda *_, **__: None)
     if door.name == "register_hook":
-        patch.setattr(gradients, "_hooks_of", lambda nodes: contextlib.nullcontext())
+        patch.setattr(autograd, "_hooks_of", lambda nodes: contextlib.nullcontext())
 
 
 def candidates(door: Door) -> list[str]:

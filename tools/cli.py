@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ancestral import __version__
-from ancestral.tools.inspection import graph
-from ancestral.trace.findings import AuditError
-from ancestral.trace.record import record
+from ancestral.tools.render.inspect import graph
+from ancestral.trace.audit.tables import AuditError
+from ancestral.trace.recording.record import record
 
 
 class UsageError(ValueError):
@@ -145,7 +145,7 @@ def run_demo(options: argparse.Namespace) -> None:
         UsageError: if what the extra `demo` brings is not installed.
     """
     try:
-        from ancestral.tools.demo import run  # needs the extra `demo`, the rest does not
+        from ancestral.tools.demo.demo import run  # needs the extra `demo`, the rest does not
     except ModuleNotFoundError as error:
         missing = str(error.name).partition(".")[0]
         if missing not in ("matplotlib", "sklearn", "tqdm"):

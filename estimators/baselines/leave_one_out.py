@@ -4,8 +4,8 @@ import warnings
 
 from torch import Tensor
 
-from ancestral.estimators.credit import Credit
-from ancestral.trace.naming import stacklevel
+from ancestral.estimators.gradient.credit import Credit
+from ancestral.trace.context.place import stacklevel
 
 
 class BaselineWarning(UserWarning):

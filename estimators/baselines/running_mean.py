@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit import Credit
-from ancestral.provenance.tensor import untrack
+from ancestral.estimators.gradient.credit import Credit
+from ancestral.provenance.tensor.tensor import untrack
 
 
 class RunningMean:

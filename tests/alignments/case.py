@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.alignment import LOST, Alignment, Dims
-from ancestral.provenance.overlaps import meet
-from ancestral.provenance.tensor import alias, attach, provenance
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
+from ancestral.provenance.algebra.overlap import meet
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.tensor.tensor import alias, attach, provenance
 from perturbation import differs, leaves, reachable
 
 Sizes = Mapping[str, int]

@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, linalg
 
 from alignments.case import Case
-from ancestral.provenance.operands import NOWHERE
+from ancestral.provenance.rules.operands import NOWHERE
 
 
 def _mixed(position: str, default: str) -> str:

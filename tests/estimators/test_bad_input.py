@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.nested import LossError
-from ancestral.estimators.problem import OtherRecordingError
-from ancestral.estimators.terms import NonFiniteCostError
-from ancestral.trace.endings import SettledError
-from ancestral.trace.node import NoDensityError
+from ancestral.estimators.gradient.left_out import OtherRecordingError
+from ancestral.estimators.gradient.loss_terms import NonFiniteCostError
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.trace.nodes.node import NoDensityError
+from ancestral.trace.recording.leaf_writes import SettledError
 from oracles import Program, estimates, exact_gradient, flat, moments, moments_of, probabilities
 from oracles import paths as paths_of
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
-from ancestral.estimators.terms import NonFiniteCostError, terms_of
+from ancestral.estimators.gradient.loss_terms import NonFiniteCostError, terms_of
 from oracles import Program, autograd, exact_gradient, flat, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)

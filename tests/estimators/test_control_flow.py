@@ -9,8 +9,8 @@ from programs.control.register import CONTROL
 from programs.estimates import higher_derivatives, library
 from torch import Tensor
 
-from ancestral.estimators.credit import Estimator, by_element, by_site, total_cost
-from ancestral.estimators.nested import LossError
+from ancestral.estimators.gradient.credit import Estimator, by_element, by_site, total_cost
+from ancestral.estimators.gradient.nested_loss import LossError
 from oracles import (
     Path,
     Program,

@@ -11,11 +11,11 @@ from programs.control.rollouts import BY_HAND
 from programs.estimates import is_refusal
 from torch import Tensor
 
-from ancestral.estimators.nested import LossError
-from ancestral.estimators.surrogate import backward
-from ancestral.provenance.control import control_scope
-from ancestral.trace.primitives import cost
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.provenance.tensor.control_flow import control_scope
+from ancestral.trace.program.primitives import cost
+from ancestral.trace.recording.record import record
 from oracles import (
     Estimate,
     Moments,

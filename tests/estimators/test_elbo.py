@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.outer import OuterEscapeError
-from ancestral.estimators.particles import PlateNestingError
-from ancestral.provenance.tensor import provenance
-from ancestral.trace.claims import PlateDependenceError, PlateShapeError, direct
+from ancestral.estimators.batched.outer_plate import OuterEscapeError
+from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.recording.plate_checks import PlateDependenceError, PlateShapeError, direct
 from oracles import derivatives, exact_gradient, moments
 
 X = torch.tensor([0.3, -1.2, 0.8, 1.7], dtype=torch.float64)

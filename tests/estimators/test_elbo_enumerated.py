@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
-from ancestral.estimators import listed
-from ancestral.estimators.elimination import summed_each
+from ancestral.estimators.elimination import joint
+from ancestral.estimators.elimination.eliminate import summed_each
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import markov, scale
 from oracles import Program, derivatives, exact_gradient, moments, paths
@@ -302,7 +302,7 @@ def test_the_probabilities_of_a_chain_take_as_many_tables_as_it_has_steps(
         an.elbo(*both(lambda: program(True, steps), lambda: program(False, steps)))
         return sum(met)
 
-    monkeypatch.setattr(listed, "summed_each", counting)
+    monkeypatch.setattr(joint, "summed_each", counting)
     assert tables(12) - tables(8) == tables(8) - tables(4)
 
 

@@ -25,7 +25,7 @@ from torch.distributions import Categorical, Normal
 
 import ancestral as an
 import oracles
-from ancestral.estimators.particles import nesting
+from ancestral.estimators.inference.particles import nesting
 from oracles import Estimate, Moments, Program, derivatives, exact_gradient, moments, paths
 
 
@@ -284,5 +284,5 @@ def probed(program: Program, values: list[Tensor], estimate: Estimate) -> Moment
         with oracles.forcing(oracles.Walk(()).draw):
             return original(*args)
 
-    with mock.patch("ancestral.estimators.elbo.nesting", unforced):
+    with mock.patch("ancestral.estimators.inference.elbo.nesting", unforced):
         return moments(program, values, estimate)

@@ -15,11 +15,11 @@ from networks import NAMES, Network, network
 from torch.distributions import Categorical
 
 import ancestral as an
-from ancestral.estimators import elimination_order
-from ancestral.estimators.elimination_order import Axes, Step, steps_of
-from ancestral.trace.enumerated import Variable
+from ancestral.estimators.elimination import order as elimination_order
+from ancestral.estimators.elimination.order import Axes, Step, steps_of
+from ancestral.trace.context.place import Location
 from ancestral.trace.handlers import enumerate as enumeration
-from ancestral.trace.naming import Location
+from ancestral.trace.nodes.enumerated import Variable
 
 HERE = Location("here.py", 1, "here")
 

@@ -18,9 +18,15 @@ from torch.distributions import Bernoulli
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.credit import Baseline, Estimator, by_element, by_site, total_cost
-from ancestral.estimators.surrogate import surrogate
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.credit import (
+    Baseline,
+    Estimator,
+    by_element,
+    by_site,
+    total_cost,
+)
+from ancestral.estimators.gradient.surrogate import surrogate
+from ancestral.trace.recording.record import record
 from oracles import (
     Program,
     autograd,

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
-from ancestral.estimators.explanation import Line
-from ancestral.estimators.nested import LossError
-from ancestral.provenance.mixing import Mix
+from ancestral.estimators.gradient.explain import Line
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.provenance.algebra.alignment_loss import Mix
 
 B, N = 4, 3
 LOGITS = torch.linspace(-1.0, 1.0, B * N, dtype=torch.float64).reshape(B, N)

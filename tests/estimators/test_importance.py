@@ -21,14 +21,14 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.estimators.importance import (
+from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
+from ancestral.estimators.batched.verify import NotVectorizableError
+from ancestral.estimators.inference.importance import (
     GuideSiteError,
     NoWeightError,
     SubsampleWeightError,
     WeightError,
 )
-from ancestral.estimators.runs import InTurnWarning, OpenRecordingError
-from ancestral.estimators.vectorized import NotVectorizableError
 
 DATA = torch.tensor([1.0, 1, 0, 1, 1, 0, 1], dtype=torch.float64)
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.problem import ScoredLossError
-from ancestral.provenance.writes import WriteIntoParameterError
+from ancestral.estimators.gradient.problem import ScoredLossError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from oracles import Parameters, Program, exact_gradient, flat, moments
 
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)

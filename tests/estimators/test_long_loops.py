@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import ancestral as an
-from ancestral.estimators.terms import terms_of
-from ancestral.estimators.walk import Step, Walk
+from ancestral.estimators.gradient.decompose import Step, Walk
+from ancestral.estimators.gradient.loss_terms import terms_of
 
 every_loop = pytest.mark.parametrize("add", LOOPS.values(), ids=list(LOOPS))
 

@@ -25,8 +25,8 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.estimators.pair_check import ShapeMismatchError, SupportMismatchError
-from ancestral.estimators.pairs import (
+from ancestral.estimators.inference.check_guide import ShapeMismatchError, SupportMismatchError
+from ancestral.estimators.inference.model_guide import (
     CostInPairError,
     MissingInGuideError,
     MissingInModelError,
@@ -34,7 +34,7 @@ from ancestral.estimators.pairs import (
     PlateMismatchError,
 )
 from ancestral.trace.handlers import condition
-from ancestral.trace.supports import lies_within
+from ancestral.trace.nodes.support import lies_within
 
 STANDARD = Normal(0.0, 1.0)
 AUXILIARY = {"is_auxiliary": True}

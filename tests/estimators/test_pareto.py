@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ancestral.estimators.pareto import generalized_pareto, pareto_smoothed
+from ancestral.estimators.inference.importance import generalized_pareto, pareto_smoothed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

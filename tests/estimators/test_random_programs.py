@@ -13,7 +13,13 @@ from programs.random import PARAMETERS, RandomProgram, program_around, programs
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.credit import Baseline, Estimator, by_element, by_site, total_cost
+from ancestral.estimators.gradient.credit import (
+    Baseline,
+    Estimator,
+    by_element,
+    by_site,
+    total_cost,
+)
 from oracles import exact_derivatives, exact_gradient, moments
 
 

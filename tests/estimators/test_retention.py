@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.stack import MOST_KEPT
+from ancestral.trace.context.stack import MOST_KEPT
 
 
 def _reparameterized(weight: Tensor) -> Tensor:

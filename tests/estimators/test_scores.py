@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
 import ancestral as an
-from ancestral.estimators import scores
-from ancestral.trace.node import ModifiedParameterError, Node
+from ancestral.estimators.gradient import scores
+from ancestral.trace.nodes.node import ModifiedParameterError, Node
 
 Family = Callable[[Tensor], Distribution]
 FAMILIES: dict[str, Family] = {

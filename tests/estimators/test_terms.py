@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ancestral as an
-from ancestral.estimators.terms import (
+from ancestral.estimators.gradient.decompose import Step as Taken
+from ancestral.estimators.gradient.decompose import Walk
+from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
     Term,
     describe,
@@ -23,8 +25,6 @@ from ancestral.estimators.terms import (
     terms_of,
     vertices_of,
 )
-from ancestral.estimators.walk import Step as Taken
-from ancestral.estimators.walk import Walk
 
 X = torch.linspace(-1.5, 2.0, 12, dtype=torch.float64).reshape(4, 3)
 Y = torch.linspace(0.2, 1.7, 12, dtype=torch.float64).reshape(4, 3).flip(0)

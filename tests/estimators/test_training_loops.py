@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli
 from torch.nn import functional
 
 import ancestral as an
-from ancestral.estimators.terms import terms_of
+from ancestral.estimators.gradient.loss_terms import terms_of
 from oracles import autograd, derivatives, exact_derivatives, exact_gradient, flat, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
 import ancestral as an
-from ancestral.estimators.vectorized import NotVectorizableError
+from ancestral.estimators.batched.verify import NotVectorizableError
 
 SAMPLES = 6
 Model = Callable[[], Any]

@@ -6,8 +6,8 @@
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from ancestral.tools.belief_net import BeliefNet
-from ancestral.tools.digits import load
+from ancestral.tools.demo.belief_net import BeliefNet
+from ancestral.tools.demo.digits import load
 from models.reference import Reference, Setting
 
 

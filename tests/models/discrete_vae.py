@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
-from ancestral.tools.digits import load
+from ancestral.tools.demo.digits import load
 from models.reference import Reference, Setting
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.credit import by_element, by_site, total_cost
-from ancestral.estimators.surrogate import backward
-from ancestral.tools.variance import Estimate, measure
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.tools.demo.variance import Estimate, measure
+from ancestral.trace.recording.record import record
 from models import REFERENCES
 from models.reference import Reference, Setting, seeded
 

@@ -12,8 +12,8 @@ from torch import Tensor, distributions
 from torch.distributions import Distribution, Exponential, Normal, constraints
 
 from ancestral import handlers
-from ancestral.trace.primitives import sample
-from ancestral.trace.record import current
+from ancestral.trace.program.primitives import sample
+from ancestral.trace.recording.record import current
 from programs.choose import Choose
 
 _EVERY = (".mean", ".variance", ".stddev")

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ancestral.provenance.tensor import untrack
-from ancestral.trace.record import current
+from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.recording.record import current
 from oracles import forced
 from programs.control.register import coin
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.credit import Baseline, Estimator, by_element
-from ancestral.estimators.surrogate import backward, surrogate
-from ancestral.provenance.escapes import EscapeError
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.credit import Baseline, Estimator, by_element
+from ancestral.estimators.gradient.surrogate import backward, surrogate
+from ancestral.provenance.dispatch.escape import EscapeError
+from ancestral.trace.recording.record import record
 from oracles import Estimate, Parameters, Path, Program, derivatives, flat, paths, replaying
 from programs.example import Example
 

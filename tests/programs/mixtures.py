@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
 from ancestral import handlers
-from ancestral.estimators.marginals import log_marginal
-from ancestral.provenance.tensor import untrack
-from ancestral.trace.primitives import sample
-from ancestral.trace.record import record
-from ancestral.trace.repetitions import plate
+from ancestral.estimators.elimination.marginals import log_marginal
+from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.program.plate import plate
+from ancestral.trace.program.primitives import sample
+from ancestral.trace.recording.record import record
 from oracles import derivatives
 from programs.choose import Choose
 from programs.verdict import Verdict

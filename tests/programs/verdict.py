@@ -6,9 +6,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ancestral.estimators.problem import CaughtError
-from ancestral.estimators.surrogate import backward
-from ancestral.trace.record import record
+from ancestral.estimators.gradient.problem import CaughtError
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.trace.recording.record import record
 from oracles import (
     Parameters,
     Path,

@@ -23,13 +23,13 @@ from linear_calls import (
 from torch import Tensor
 
 import ancestral as an
-from ancestral.estimators.terms import LossMismatchError, terms_of
-from ancestral.estimators.walk import Walk
-from ancestral.provenance.adjoints import name_of as name_of_form
-from ancestral.provenance.forms import LINEAR
-from ancestral.provenance.linear import Placed, Weight
-from ancestral.provenance.linear_losses import LOSSES
-from ancestral.provenance.linear_moves import SPLITS
+from ancestral.estimators.gradient.decompose import Walk
+from ancestral.estimators.gradient.loss_terms import LossMismatchError, terms_of
+from ancestral.provenance.linear.loss import LOSSES
+from ancestral.provenance.linear.moves import SPLITS
+from ancestral.provenance.linear.registry import LINEAR
+from ancestral.provenance.linear.transpose import name_of as name_of_form
+from ancestral.provenance.tensor.linear_form import Placed, Weight
 
 Function = Callable[..., Any]
 

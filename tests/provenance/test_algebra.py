@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ancestral.provenance.algebra import (
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.entries import add, broadcast_shape
+from ancestral.provenance.algebra.overlap import meet
+from ancestral.provenance.algebra.provenance import (
     MOST_SOURCES,
     Provenance,
     Source,
     Universe,
-    add,
-    broadcast_shape,
     union,
 )
-from ancestral.provenance.alignment import LOST, Alignment, Dims
-from ancestral.provenance.overlaps import meet
 
 RANK = 2
 SHAPE = (3, 4)
@@ -124,7 +124,7 @@ def test_what_is_gathered_keeps_its_alignments() -> None:
     many = union([universe.of(Source(f"z{i}", (3, 4)), (3, 4)) for i in range(100)])
     summed = many.remap((4,), (1,))
     assert summed is not None
-    assert set(summed.claims().values()) == {(Alignment((1,)),)}
+    assert set(claimed(summed).values()) == {(Alignment((1,)),)}
 
 
 def dims_of(found: Provenance | None) -> Dims:

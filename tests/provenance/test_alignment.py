@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ancestral.provenance.alignment import (
+from ancestral.provenance.algebra.alignment import (
     LOST,
     Alignment,
     Dim,
@@ -19,7 +19,7 @@ from ancestral.provenance.alignment import (
     regroup,
     relates,
 )
-from ancestral.provenance.overlaps import MOST_CLAIMS, disjoint, joined, meet, with_claim
+from ancestral.provenance.algebra.overlap import MOST_CLAIMS, disjoint, joined, meet, with_claim
 
 Pairs = set[tuple[Shape, Shape]]
 shapes = st.lists(st.sampled_from([1, 2, 3, 4, 6]), max_size=2).map(tuple)

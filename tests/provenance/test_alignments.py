@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from alignments.case import Case, Sizes, claims_too_much, follow, is_refused, results
 from alignments.table import CASES
-from ancestral.provenance.alignment import LOST
-from ancestral.provenance.rules import RULES
+from ancestral.provenance.algebra.alignment import LOST
+from ancestral.provenance.rules.registry import RULES
 
 WITHOUT_ALIGNMENT = {"value_free"}
 

@@ -17,8 +17,8 @@ from torch.distributions import Bernoulli
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST, Dims
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.algebra.alignment import LOST, Dims
+from ancestral.provenance.tensor.tensor import provenance
 from perturbation import check, gradients
 
 

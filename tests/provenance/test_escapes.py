@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ancestral.provenance.control import Escape, escapes_of
-from ancestral.provenance.tensor import provenance, track
+from ancestral.provenance.tensor.control_flow import Escape, escapes_of
+from ancestral.provenance.tensor.tensor import provenance, track
 
 WAYS: dict[str, Callable[[Tensor], object]] = {
     "bool": lambda z: bool(z[0] > 0),

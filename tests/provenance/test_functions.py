@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
-from ancestral.provenance import watching
-from ancestral.trace.saved import CheckpointedDrawError, FunctionDrawError
+from ancestral.provenance.tensor import storage
+from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from perturbation import check, gradients
 
 
@@ -26,8 +26,8 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
 def _clean() -> Iterator[None]:
     yield  # the gradient of a leaf that lives on is watched
     OLD.grad = None
-    watching.table.clear()
-    watching.unwatch()
+    storage.table.clear()
+    storage.unwatch()
 
 
 class Scaled(Function):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.masked import as_masked_tensor, masked_tensor
 
 import ancestral as an
-from ancestral.provenance.writes import WriteIntoParameterError
-from ancestral.trace.kinds import UnsupportedTensorError
-from ancestral.trace.opaque import plain
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.trace.intercept.opaque import plain
+from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
 from perturbation import check, gradients
 
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 
-from ancestral.provenance.alignment import LOST, Alignment
-from ancestral.provenance.tensor import provenance, track
+from ancestral.provenance.algebra.alignment import LOST, Alignment
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.tensor.tensor import provenance, track
 from perturbation import changed, dense, differs, leaves, reachable, seeded, spread
 
 Call = Callable[[Tensor], Any]
@@ -370,7 +371,7 @@ CALLS = {
 def alignment_of(tensor: Tensor, name: str) -> Alignment:
     known = provenance(tensor)
     assert known is not None
-    (found,) = (claims for source, claims in known.claims().items() if source.name == name)
+    (found,) = (claims for source, claims in claimed(known).items() if source.name == name)
     (alignment,) = found
     return alignment
 

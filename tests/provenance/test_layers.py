@@ -9,8 +9,9 @@ import torch
 from layer_batches import BATCH_SECOND, IN_TRAINING, LOST_BATCHES, cases
 from torch import Tensor, nn
 
-from ancestral.provenance.alignment import factors_of
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.algebra.alignment import factors_of
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.tensor.tensor import provenance
 from layers import LAYERS, REASONS, Case, labels, numbers
 from perturbation import check, gradients, leaves
 
@@ -30,7 +31,7 @@ LOST, LOST_IN_TRAINING = cases(LOST_BATCHES), cases(IN_TRAINING)
 def keeps_batch(result: Any, batch: int) -> bool:
     """Return whether the first tracked result of a layer indexes this dimension of its input."""
     found = next(p for _, leaf in leaves(result) if (p := provenance(leaf)) is not None)
-    claims = [c for s, claims in found.claims().items() if s.name == "x" for c in claims]
+    claims = [c for s, claims in claimed(found).items() if s.name == "x" for c in claims]
     return all(
         any(d == batch for dim in claim.dims for d, _ in factors_of(dim, 0)) for claim in claims
     )

@@ -21,7 +21,7 @@ from torch.nn.utils import (
 from torch.nn.utils import rnn as sequences
 
 import ancestral as an
-from ancestral.provenance.writes import WriteIntoParameterError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from perturbation import check, gradients
 
 

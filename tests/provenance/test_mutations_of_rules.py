@@ -10,9 +10,9 @@ import torch
 
 from alignments.case import Case, claims_too_much, follow
 from alignments.table import CASES
-from ancestral.provenance import rules
-from ancestral.provenance.alignment import LOST, Shape
-from ancestral.provenance.tensor import provenance, track
+from ancestral.provenance.algebra.alignment import LOST, Shape
+from ancestral.provenance.rules import registry
+from ancestral.provenance.tensor.tensor import provenance, track
 
 NAMES = sorted({case.rule for case in CASES.values()})
 # That every element stays at its place is what this rule says.
@@ -25,39 +25,43 @@ def of_rule(name: str) -> list[Case]:
     return [case for case in CASES.values() if case.rule == name]
 
 
-def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: rules.Rule | None) -> None:
+def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: registry.Rule | None) -> None:
     """Put another rule, or none, in the place of a rule wherever it stands."""
-    for function, rule in list(rules.RULES.items()):
+    for function, rule in list(registry.RULES.items()):
         if rule.__name__ == name:
             if instead is None:
-                monkeypatch.delitem(rules.RULES, function)
+                monkeypatch.delitem(registry.RULES, function)
             else:
-                monkeypatch.setitem(rules.RULES, function, instead)
+                monkeypatch.setitem(registry.RULES, function, instead)
 
 
-def stays_at_the_left(shape: Shape, args: rules.Args, kwargs: rules.Kwargs) -> list[rules.Pair]:
+def stays_at_the_left(
+    shape: Shape, args: registry.Args, kwargs: registry.Kwargs
+) -> list[registry.Pair]:
     """Claim that each dimension of the result is that of every operand, counted from the left."""
     rank = range(len(shape))
     return [
         (t, tuple(d if d < len(t.shape) else LOST for d in rank))
-        for t in rules.tensors_in(args, kwargs)
+        for t in registry.tensors_in(args, kwargs)
     ]
 
 
-def stays_at_the_right(shape: Shape, args: rules.Args, kwargs: rules.Kwargs) -> list[rules.Pair]:
+def stays_at_the_right(
+    shape: Shape, args: registry.Args, kwargs: registry.Kwargs
+) -> list[registry.Pair]:
     """Claim the same, counted from the right."""
     return [
         (t, tuple(max(d + len(t.shape), LOST) for d in range(-len(shape), 0)))
-        for t in rules.tensors_in(args, kwargs)
+        for t in registry.tensors_in(args, kwargs)
     ]
 
 
-def is_the_last(shape: Shape, args: rules.Args, kwargs: rules.Kwargs) -> list[rules.Pair]:
+def is_the_last(shape: Shape, args: registry.Args, kwargs: registry.Kwargs) -> list[registry.Pair]:
     """Claim that each dimension of the result is the last of every operand."""
-    return [(t, (len(t.shape) - 1,) * len(shape)) for t in rules.tensors_in(args, kwargs)]
+    return [(t, (len(t.shape) - 1,) * len(shape)) for t in registry.tensors_in(args, kwargs)]
 
 
-MUTANTS: tuple[rules.Rule, ...] = (stays_at_the_left, stays_at_the_right, is_the_last)
+MUTANTS: tuple[registry.Rule, ...] = (stays_at_the_left, stays_at_the_right, is_the_last)
 
 
 def is_kept(case: Case) -> bool:

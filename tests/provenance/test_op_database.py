@@ -8,7 +8,8 @@ more than the perturbations of slices and of single elements show.
 import pytest
 import torch
 
-from ancestral.provenance import pointwise, readings, rules
+from ancestral.provenance.dispatch import readings
+from ancestral.provenance.rules import pointwise, registry
 from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
 from sweep.reasons import GIVES_NO_TENSOR, NOT_IN_ALL, REASONS
@@ -98,9 +99,9 @@ def test_the_sweep_finds_a_size_that_is_not_noted(monkeypatch: pytest.MonkeyPatc
 def test_the_sweep_finds_a_source_that_is_lost_and_an_alignment_that_does_not_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(rules.RULES, torch.sinh, pointwise.value_free)
+    monkeypatch.setitem(registry.RULES, torch.sinh, pointwise.value_free)
     assert any("loses tensor 0" in line for line in sweep.__wrapped__("sinh").problems)
-    monkeypatch.setitem(rules.RULES, torch.fliplr, pointwise.pointwise)
+    monkeypatch.setitem(registry.RULES, torch.fliplr, pointwise.pointwise)
     assert any("claims" in line for line in sweep.__wrapped__("fliplr").problems)
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import ancestral as an
-from ancestral.provenance.side_writes import _IN_TORCH
-from ancestral.provenance.writes import WriteIntoParameterError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.provenance.rules.mutation import _IN_TORCH
 from perturbation import check
 
 

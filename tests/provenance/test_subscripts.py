@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ancestral.provenance.alignment import LOST, Dims
-from ancestral.provenance.tensor import provenance, track
+from ancestral.provenance.algebra.alignment import LOST, Dims
+from ancestral.provenance.tensor.tensor import provenance, track
 
 
 def alignment(tensor: Tensor) -> Dims:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.tensor import (
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
     provenance,
     provenance_of,
@@ -16,7 +17,6 @@ from ancestral.provenance.tensor import (
     track,
     untrack,
 )
-from ancestral.provenance.writes import WriteIntoParameterError
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from ancestral.errors import TorchInternalsError, TorchVersionWarning
-from ancestral.provenance import torch_internals
+from ancestral.provenance.tensor import torch_internals
 
 ROOT = Path(__file__).parents[2]
-HERE = ROOT / "provenance" / "torch_internals.py"
+HERE = ROOT / "provenance" / "tensor" / "torch_internals.py"
 SOURCES = [
     *(ROOT / "ancestral").glob("*.py"),
     *(
         path
         for layer in ("provenance", "trace", "estimators", "tools")
-        for path in (ROOT / layer).glob("*.py")
+        for path in (ROOT / layer).rglob("*.py")
     ),
 ]
 FIRST, LAST = torch_internals.FIRST, torch_internals.LAST

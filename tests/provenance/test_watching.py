@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
-from ancestral.provenance import watching
-from ancestral.provenance.tensor import provenance_of, track
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.tensor import provenance_of, track
 
 
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     yield  # what one test wrote into may be alive in the next
-    watching.table.clear()
-    watching.unwatch()
+    storage.table.clear()
+    storage.unwatch()
 
 
 def _views(b: Tensor) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def test_a_tracked_view_gains_what_is_written_later() -> None:
 def test_a_write_into_a_tensor_of_its_own_needs_no_watch() -> None:
     base, z = torch.zeros(3), track(torch.ones(3), "z")
     base[0] = z[0]
-    assert watching.table == {}
+    assert storage.table == {}
     assert torch._C._len_torch_function_stack() == 0
 
 
@@ -85,11 +85,11 @@ def test_an_entry_lives_as_long_as_its_storage() -> None:
     base, z = torch.zeros(3), track(torch.ones(3), "z")
     view = base[1:]
     base.add_(z)
-    assert len(watching.table) == 1
+    assert len(storage.table) == 1
     del base, view
     gc.collect()
-    watching.purge()
-    assert watching.table == {}
+    storage.purge()
+    assert storage.table == {}
 
 
 def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
@@ -110,7 +110,7 @@ def test_watching_leaves_the_modes_of_the_user_in_place() -> None:
     seen = Mine.calls
     assert provenance_of(view + 1) == {"z"}
     assert Mine.calls == seen > 0
-    watching.unwatch()
+    storage.unwatch()
     assert torch._C._len_torch_function_stack() == 0
 
 

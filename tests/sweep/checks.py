@@ -15,11 +15,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from ancestral.provenance import readings, watching
-from ancestral.provenance.algebra import Provenance, Source, Universe
-from ancestral.provenance.alignment import Alignment, Shape, keeps
-from ancestral.provenance.control import SETTINGS, Decisions
-from ancestral.provenance.tensor import (
+from ancestral.provenance.algebra.alignment import Alignment, Shape, keeps
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.dispatch import readings
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import SETTINGS, Decisions
+from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
     alias,
     attach,
@@ -144,8 +145,8 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            watching.table.clear()
-            watching.unwatch()
+            storage.table.clear()
+            storage.unwatch()
 
 
 @contextmanager
@@ -277,8 +278,8 @@ class Check:
             if carried is not None and carried.shape != tuple(untrack(tensor).shape):
                 self._note(f"carries the provenance of shape {carried.shape}")
                 return None
-        watching.table.clear()
-        watching.unwatch()
+        storage.table.clear()
+        storage.unwatch()
         return found
 
     def _moved(self, index: int, new: Tensor) -> Outcome | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor import untrack
+from ancestral.provenance.tensor.tensor import untrack
 from sweep.calls import Call, copied
 from sweep.checks import Findings, Sources
 from sweep.elements import dense

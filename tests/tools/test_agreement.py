@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from ancestral.tools import agreement
-from ancestral.tools.agreement import agreement_rows
-from ancestral.tools.recording import recording_rows
-from ancestral.tools.rows import Row
+from ancestral.tools.bench import agreement
+from ancestral.tools.bench.agreement import agreement_rows
+from ancestral.tools.bench.recording import recording_rows
+from ancestral.tools.bench.rows import Row
 
 
 def test_each_result_agrees_with_what_is_exact() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 import ancestral as an
-from ancestral.estimators.predictive import StackedValuesError
-from ancestral.tools.inference_data import MissingArvizError, SubsampledDataError
+from ancestral.estimators.inference.predictive import StackedValuesError
+from ancestral.tools.arviz import MissingArvizError, SubsampledDataError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

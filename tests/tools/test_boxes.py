@@ -7,14 +7,14 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ancestral.provenance.alignment import Alignment
-from ancestral.tools.boxes import boxes
-from ancestral.tools.dot import dot, prefix
-from ancestral.tools.folding import folded, unfolded
-from ancestral.tools.render import picture
-from ancestral.trace.graph import Edge, Graph, Vertex
-from ancestral.trace.independence import Extent
-from ancestral.trace.naming import Location
+from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.tools.render.clusters import boxes
+from ancestral.tools.render.dot import dot, prefix
+from ancestral.tools.render.fold_loops import folded, unfolded
+from ancestral.tools.render.render import picture
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph.find_plates import Extent
+from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = "abcd"

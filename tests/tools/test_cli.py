@@ -16,7 +16,7 @@ import torch
 
 import ancestral
 from ancestral.tools.cli import UsageError, load_model, main, parse_input
-from ancestral.trace import replacement
+from ancestral.trace.serialize import file as replacement
 
 MODEL = """
 import torch
@@ -367,10 +367,10 @@ def test_a_demo_without_its_extra_says_which_extra(
 def test_a_demo_that_misses_something_else_says_that(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ancestral.tools.belief_net", None)
-    monkeypatch.delitem(sys.modules, "ancestral.tools.demo", raising=False)
+    monkeypatch.setitem(sys.modules, "ancestral.tools.demo.belief_net", None)
+    monkeypatch.delitem(sys.modules, "ancestral.tools.demo.demo", raising=False)
     assert main(["demo", "--steps", "1"]) == 2
-    assert "ancestral.tools.belief_net" in capsys.readouterr().err
+    assert "ancestral.tools.demo.belief_net" in capsys.readouterr().err
 
 
 FILES = ["models.py", "./models.py", "a b/models.py", "a:b/models.py", "random.py", "torch.py"]

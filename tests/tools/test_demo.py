@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ancestral.tools import belief_net
-from ancestral.tools.demo import aligned, run, smoothed
-from ancestral.trace.replacement import replacing
+from ancestral.tools.demo import belief_net
+from ancestral.tools.demo.demo import aligned, run, smoothed
+from ancestral.trace.serialize.file import replacing
 
 LAYERS = ["prior_h2", "infer_h1", "infer_h2", "generate_h1", "generate_x", "total"]
 PROMISED = {"belief_net.svg", "variance.csv", "elbo.png"}

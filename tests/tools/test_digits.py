@@ -1,7 +1,7 @@
 import torch
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # has no annotations
 
-from ancestral.tools.digits import HELD_OUT, THRESHOLD, load
+from ancestral.tools.demo.digits import HELD_OUT, THRESHOLD, load
 
 
 def test_all_1797_images_are_there_in_the_two_parts() -> None:

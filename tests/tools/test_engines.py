@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ancestral.tools import engines
-from ancestral.tools.engines import LayoutError, LayoutTimeoutError, NoEngineError, lay_out
+from ancestral.tools.render import engines
+from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError, lay_out
 
 DOT = 'digraph { a [label="the label"] }'
 PYTHON = sys.executable

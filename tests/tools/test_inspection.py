@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.stack import local
+from ancestral.trace.context.stack import local
 
 
 class Autoencoder(nn.Module):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ancestral.provenance.alignment import Alignment
-from ancestral.tools import engines
-from ancestral.tools.engines import LayoutTimeoutError, NoEngineError
-from ancestral.tools.render import mimebundle, picture, render
-from ancestral.trace.graph import Edge, Graph, Vertex, install
-from ancestral.trace.naming import Location
+from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.tools.render import engines
+from ancestral.tools.render.engines import LayoutTimeoutError, NoEngineError
+from ancestral.tools.render.render import mimebundle, picture, render
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph.graph import Edge, Graph, Vertex, install
 
 SVG = "{http://www.w3.org/2000/svg}"
 PYTHON = sys.executable

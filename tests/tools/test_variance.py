@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ancestral.tools.variance import TOTAL, VarianceRow, measure
+from ancestral.tools.demo.variance import TOTAL, VarianceRow, measure
 
 P = 0.3
 COSTS = (0.5, 2.0)  # of the draws 0 and 1

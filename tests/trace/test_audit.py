@@ -19,11 +19,11 @@ from torch.distributions import Bernoulli, Normal
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
-from ancestral.provenance import propagation
-from ancestral.provenance.tensor import TYPES, run
-from ancestral.trace import scalars
-from ancestral.trace.audit import EXPLAINED, Audited
-from ancestral.trace.keys import KEY
+from ancestral.provenance.dispatch import torch_function
+from ancestral.provenance.tensor.tensor import TYPES, run
+from ancestral.trace.audit.tables import EXPLAINED, Audited
+from ancestral.trace.context.patch import KEY
+from ancestral.trace.intercept import tensor_reads
 from oracles import paths, replaying
 
 assert programs.__all__  # they register the examples
@@ -184,12 +184,12 @@ def a_copy_by_hand(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def a_rule_that_forgets(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "infer", lambda *_: None)
+    patch.setattr(torch_function, "infer", lambda *_: None)
     return z.cumsum(0)  # leak
 
 
 def a_write_that_is_not_followed(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "run_write", lambda f, types, a, k, _: run(f, types, a, k))
+    patch.setattr(torch_function, "run_write", lambda f, types, a, k, _: run(f, types, a, k))
     buffer = torch.zeros(3)
     return buffer.copy_(z)  # leak
 
@@ -203,41 +203,41 @@ def a_write_seen_by_an_older_view(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def an_escape_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "escape", lambda *_, **__: None)
+    patch.setattr(torch_function, "escape", lambda *_, **__: None)
     return z[0].item()  # leak
 
 
 def a_branch_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "escape", lambda *_, **__: None)
+    patch.setattr(torch_function, "escape", lambda *_, **__: None)
     if z[0] > 0.5:  # leak
         pass
 
 
 def an_array_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "escape", lambda *_, **__: None)
+    patch.setattr(torch_function, "escape", lambda *_, **__: None)
     return z.numpy()  # leak
 
 
 def a_shape_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "escape", lambda *_, **__: None)
+    patch.setattr(torch_function, "escape", lambda *_, **__: None)
     return torch.ones(3)[z > 0]  # leak
 
 
 def a_size_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(propagation, "escape", lambda *_, **__: None)
+    patch.setattr(torch_function, "escape", lambda *_, **__: None)
     return torch.ones(2).repeat(z[0].long() + 1)  # leak
 
 
 def a_number_of_an_op_that_is_not_noted(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(scalars, "escape", lambda *_: None)
+    patch.setattr(tensor_reads, "escape", lambda *_: None)
     torch.add(torch.ones(3), 1.0, alpha=z[0])  # leak
 
 
 def a_factory_without_its_door(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
     with patch.context() as inner:
         inner.setattr(torch, "tensor", torch.tensor.__wrapped__)
-        inner.setattr(scalars, "escape", lambda *_: None)
-        inner.setattr(propagation, "escape", lambda *_, **__: None)
+        inner.setattr(tensor_reads, "escape", lambda *_: None)
+        inner.setattr(torch_function, "escape", lambda *_, **__: None)
         return torch.tensor([z[0], z[1]])  # leak
 
 
@@ -264,18 +264,18 @@ def a_learned_draw_out_of_sight(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def a_parent_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.drawing.inflow", lambda *_: None)
+    patch.setattr("ancestral.trace.recording.record_site.inflow", lambda *_: None)
     return torch.bernoulli(torch.sigmoid(z))  # leak
 
 
 def a_cost_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.drawing.provenance", lambda *_: None)
+    patch.setattr("ancestral.trace.recording.record_site.provenance", lambda *_: None)
     return an.cost("c", z)  # leak
 
 
 def a_source_from_nowhere(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    found, infer = vars(z)["_provenance"], propagation.infer
-    patch.setattr(propagation, "infer", lambda *call: infer(*call).union(found.lost((3,))))
+    found, infer = vars(z)["_provenance"], torch_function.infer
+    patch.setattr(torch_function, "infer", lambda *call: infer(*call).union(found.lost((3,))))
     return torch.cumsum(an.track(torch.ones(3), "other"), 0)  # leak
 
 

@@ -14,8 +14,9 @@ from torch import distributions as d
 from torch.distributions import Distribution, kl, kl_divergence, transforms
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.algebra.alignment import LOST
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.tensor.tensor import provenance
 from perturbation import dense, differs, reachable
 
 METHODS = "log_prob cdf icdf entropy mean variance stddev mode perplexity".split()
@@ -78,7 +79,7 @@ def check(
     if found is None:
         assert not any(bool(moves.any()) for moves in moved.values())
         return
-    (claims,) = (claims for source, claims in found.claims().items() if source.name == "x")
+    (claims,) = (claims for source, claims in claimed(found).items() if source.name == "x")
     assert [claim.dims[:rank] for claim in claims] == [(LOST,) * rank if is_lost else (0, 1)[:rank]]
     for place, moves in moved.items():
         region = torch.zeros(x.shape, dtype=torch.bool)
@@ -112,7 +113,7 @@ def test_the_parents_of_a_draw_keep_the_batch(name: str) -> None:
             FAMILIES[name].make(**{**given, key: an.track(given[key], "x")}).sample()
         (site,) = trace.values()
         assert site.inflow is not None
-        (claims,) = site.inflow.claims().values()
+        (claims,) = claimed(site.inflow).values()
         expected = (LOST, LOST) if (name, key, "draw") in LOSING else (0, 1)
         assert [claim.dims[:2] for claim in claims] == [expected]
 

@@ -25,8 +25,9 @@ from torch.distributions import (
 from torch.distributions.transforms import ComposeTransform
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST
-from ancestral.provenance.tensor import provenance
+from ancestral.provenance.algebra.alignment import LOST
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.tensor.tensor import provenance
 
 KEPT, MIXED = (0,), (LOST,)
 
@@ -101,7 +102,7 @@ def test_a_density_keeps_the_batch_if_all_its_parts_are_of_torch(name: str) -> N
     with an.record():
         found = provenance(density(an.track(torch.rand(3, 2), "x")))
     assert found is not None
-    (claims,) = (claims for source, claims in found.claims().items() if source.name == "x")
+    (claims,) = (claims for source, claims in claimed(found).items() if source.name == "x")
     assert [claim.dims for claim in claims] == [kept]
 
 
@@ -110,7 +111,7 @@ def test_a_draw_of_a_transform_of_a_user_depends_on_what_its_ops_say() -> None:
         transformed(an.track(torch.rand(3, 2), "x"), Mixing()).sample()
     (site,) = trace.values()
     assert site.inflow is not None
-    (claims,) = site.inflow.claims().values()
+    (claims,) = claimed(site.inflow).values()
     assert [claim.dims[0] for claim in claims] == [LOST]
 
 

@@ -17,7 +17,7 @@ from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import batch_norm, layer_norm, normalize
 
 import ancestral as an
-from ancestral.trace.claims import PlateDependenceError
+from ancestral.trace.recording.plate_checks import PlateDependenceError
 
 SIZE = 4
 LOGITS = torch.linspace(-1.0, 1.0, SIZE * 3).reshape(SIZE, 3).requires_grad_()

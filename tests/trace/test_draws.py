@@ -25,9 +25,9 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.provenance.writes import WriteIntoParameterError
-from ancestral.trace.draws import WithoutReplacement
-from ancestral.trace.noise import TransformedDrawError
+from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.trace.intercept.random_ops import WithoutReplacement
+from ancestral.trace.recording.noise import TransformedDrawError
 
 SHAPE = (4, 3)
 

@@ -24,7 +24,6 @@ from torch.distributions import (
 from torch.distributions.constraints import Constraint
 
 import ancestral as an
-from ancestral.trace.enumerated import Variable
 from ancestral.trace.handlers import (
     block,
     condition,
@@ -35,6 +34,7 @@ from ancestral.trace.handlers import (
 )
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import mask as masked
+from ancestral.trace.nodes.enumerated import Variable
 
 P = torch.tensor([0.2, 0.3, 0.5]).double()
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal
 
 import ancestral as an
-from ancestral.provenance.alignment import Alignment
-from ancestral.trace.graph import Edge, Graph
+from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.trace.graph.graph import Edge, Graph
 
 
 def chain() -> tuple[an.Trace, Tensor]:

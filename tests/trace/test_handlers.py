@@ -17,6 +17,7 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral import handlers
+from ancestral.provenance.algebra.claims import claimed
 from ancestral.trace.handlers import (
     Handler,
     ReplayShapeError,
@@ -33,7 +34,7 @@ from ancestral.trace.handlers import (
     substitute,
     uncondition,
 )
-from ancestral.trace.request import handlers as open_handlers
+from ancestral.trace.recording.message import handlers as open_handlers
 
 
 def ran(program: Callable[[], object], *handlers: Handler) -> an.Trace:
@@ -61,7 +62,7 @@ def assert_same(a: an.Trace, b: an.Trace) -> None:
 
 def edges(node: an.Node) -> set[tuple[str, object]]:
     assert node.inflow is not None
-    claims = node.inflow.claims()
+    claims = claimed(node.inflow)
     return {(source.name, kept) for source in claims for kept in claims[source]}
 
 

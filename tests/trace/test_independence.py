@@ -17,11 +17,11 @@ from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import batch_norm
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST, Alignment, compose, relates
-from ancestral.provenance.overlaps import meet
-from ancestral.tools.belief_net import BeliefNet
-from ancestral.trace.independence import Extent, Link, Site, extents, kept
-from ancestral.trace.plates import Plate
+from ancestral.provenance.algebra.alignment import LOST, Alignment, compose, relates
+from ancestral.provenance.algebra.overlap import meet
+from ancestral.tools.demo.belief_net import BeliefNet
+from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
+from ancestral.trace.nodes.plate import Plate
 
 LOGITS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3).requires_grad_()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Gamma, Normal
 
 import ancestral as an
-from ancestral.provenance.failures import InferenceTensorError
+from ancestral.provenance.dispatch.failure import InferenceTensorError
 
 Mode = Callable[[], Any]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
-from ancestral.trace.checks import ValueTypeError
+from ancestral.trace.program.checks import ValueTypeError
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (*INTEGERS, torch.bool)

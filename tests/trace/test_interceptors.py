@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.errors import FunctionDrawError
-from ancestral.trace.interceptors import Replacing, interceptors
+from ancestral.trace.context.patch import Replacing, interceptors
 
 
 class _Meta(type):

@@ -22,8 +22,8 @@ from torch.distributions import transforms as t
 from torch.distributions.utils import lazy_property
 
 import ancestral as an
-from ancestral.trace.node import NoDensityError
-from ancestral.trace.reachable import reachable
+from ancestral.trace.context.reachable import reachable
+from ancestral.trace.nodes.node import NoDensityError
 from oracles import exact_gradient, moments
 
 PROBABILITY: dict[str, Callable[[], Tensor]] = {

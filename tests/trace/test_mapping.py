@@ -11,10 +11,10 @@ from torch.distributions import Bernoulli, Normal
 from torch.func import functional_call, grad, vmap
 
 import ancestral as an
-from ancestral.provenance.alignment import LOST, Alignment
-from ancestral.provenance.tensor import provenance
-from ancestral.trace.noise import TransformedDrawError
-from ancestral.trace.transforms import TransformError
+from ancestral.provenance.algebra.alignment import LOST, Alignment
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.intercept.functorch import TransformError
+from ancestral.trace.recording.noise import TransformedDrawError
 from perturbation import changed, check, gradients, leaves, seeded, spread
 
 Call = Callable[[Tensor], Any]

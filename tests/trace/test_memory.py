@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.provenance import watching
-from ancestral.provenance.algebra import alive
+from ancestral.provenance.algebra.provenance import alive
+from ancestral.provenance.tensor import storage
 
 
 class Net(nn.Module):
@@ -42,14 +42,14 @@ def test_ten_thousand_recordings_hold_memory_flat() -> None:
         for _ in range(steps):
             net.step()
         gc.collect()
-        watching.purge()
+        storage.purge()
         return len(gc.get_objects()), len(alive)
 
     used(100)
     early, universes = used(900)
     late, universes_late = used(9000)
     assert universes_late <= universes + 1
-    assert len(watching.table) <= 2
+    assert len(storage.table) <= 2
     assert late - early < 200  # objects, of some millions that were made
 
 

@@ -13,8 +13,8 @@ from torch.distributions import constraints as c
 
 import ancestral as an
 from ancestral.trace import handlers as h
-from ancestral.trace.arguments import short
-from ancestral.trace.errors import SiteError
+from ancestral.trace.context.arguments import short
+from ancestral.trace.context.errors import SiteError
 
 HUGE = 10**6
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 
 import ancestral as an
-from ancestral.trace.naming import Location, assigned, module_path, place
+from ancestral.trace.context.place import Location, assigned, module_path, place
 
 
 @pytest.fixture

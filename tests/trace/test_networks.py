@@ -6,7 +6,7 @@ import pytest
 from networks import NAMES, Network, network
 
 import ancestral as an
-from ancestral.trace.graph import Graph
+from ancestral.trace.graph.graph import Graph
 
 
 def recorded(net: Network) -> Graph:

@@ -33,9 +33,9 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.provenance.alignment import Dims
-from ancestral.provenance.tensor import provenance
-from ancestral.trace.parameters import (
+from ancestral.provenance.algebra.alignment import Dims
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.nodes.distribution_params import (
     UNKNOWN,
     Held,
     _of_distribution,

@@ -13,8 +13,8 @@ from torch.distributions import Bernoulli, Independent, Normal, constraints
 from torch.distributions.constraints import Constraint
 
 import ancestral as an
-from ancestral.trace.constraining import transform_of
 from ancestral.trace.handlers import block, infer_config, mask, replay, scale, seed, substitute
+from ancestral.trace.params.constraints import transform_of
 from oracles import derivatives, exact_gradient, moments
 
 DATA = torch.tensor([0.5, -1.0, 2.5, 4.0], dtype=torch.float64)

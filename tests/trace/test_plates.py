@@ -21,8 +21,8 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.trace.claims import PlateReuseError, PlateShapeError
-from ancestral.trace.plates import NestedPlateError, PlateArgumentError, open_plates
+from ancestral.trace.nodes.plate import NestedPlateError, PlateArgumentError, open_plates
+from ancestral.trace.recording.plate_checks import PlateReuseError, PlateShapeError
 from oracles import Parameters, Program, exact_gradient, flat, moments
 
 P4 = torch.full((4,), 0.4, requires_grad=True)

@@ -24,14 +24,14 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.trace.checks import (
+from ancestral.trace.program.checks import (
     SiteDistributionError,
     SiteNameError,
     SupportError,
     ValueShapeError,
     ValueTypeError,
 )
-from ancestral.trace.trace import DuplicateNameError
+from ancestral.trace.recording.trace import DuplicateNameError
 from oracles import exact_gradient, moments
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
-from ancestral.estimators.non_finite import NonFiniteDensityError
-from ancestral.trace.node import NoScoreError
+from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.trace.nodes.node import NoScoreError
 from oracles import exact_gradient, moments
 
 T = torch.tensor

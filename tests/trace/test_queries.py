@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.provenance.alignment import Alignment
-from ancestral.trace.graph import Edge, Graph, Vertex
-from ancestral.trace.naming import Location
-from ancestral.trace.queries import CycleError, UnknownVertexError
+from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
+from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 
 def graph_of(edges: dict[str, str], kind: str = "score") -> Graph:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators.credit import by_element
-from ancestral.provenance.alignment import LOST, Alignment, Dim, Shape, Window, relates
-from ancestral.trace.reachability import downstream, no_terms, reaches, term_set
-from ancestral.trace.structure import Entries, Structure, TermShape, Vertex
+from ancestral.estimators.gradient.credit import by_element
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window, relates
+from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set
+from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
 
 SIZE = 3
 Pairs = set[tuple[Shape, Shape]]

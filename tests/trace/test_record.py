@@ -23,10 +23,10 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.trace.drawing import UnsupportedDrawError
-from ancestral.trace.node import NoDensityError
-from ancestral.trace.stack import local
-from ancestral.trace.trace import DuplicateNameError
+from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.node import NoDensityError
+from ancestral.trace.recording.record_site import UnsupportedDrawError
+from ancestral.trace.recording.trace import DuplicateNameError
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.trace.stored import StoredTraceError
-from ancestral.trace.stored_distributions import UnloadedDistributionError
+from ancestral.trace.serialize.distributions import UnloadedDistributionError
+from ancestral.trace.serialize.plain import StoredTraceError
 
 
 class Triangle(Distribution):

@@ -22,8 +22,8 @@ from torch.distributions import (
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
-from ancestral.provenance.tensor import provenance, site_of
-from ancestral.trace.simple import drawing
+from ancestral.provenance.tensor.tensor import provenance, site_of
+from ancestral.trace.nodes.fast_sampling import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
     "Bernoulli of probs": lambda x: Bernoulli(x * 0.5 + 0.1),

@@ -5,11 +5,11 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ancestral.provenance.algebra import Source, Universe, union
-from ancestral.provenance.alignment import LOST, Alignment, Dims, compose
-from ancestral.provenance.overlaps import meet
-from ancestral.trace.reachability import downstream
-from ancestral.trace.structure import (
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims, compose
+from ancestral.provenance.algebra.overlap import meet
+from ancestral.provenance.algebra.provenance import Source, Universe, union
+from ancestral.trace.graph.reachability import downstream
+from ancestral.trace.graph.structure import (
     Entries,
     Structure,
     TermShape,

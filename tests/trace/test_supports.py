@@ -15,8 +15,8 @@ from torch import distributions as d
 from torch.distributions import constraints
 
 import ancestral as an
-from ancestral.trace.checks import SupportError
-from ancestral.trace.param_errors import ParamInitError
+from ancestral.trace.params.errors import ParamInitError
+from ancestral.trace.program.checks import SupportError
 
 T, TWO, THREE = torch.tensor, torch.zeros(2), torch.ones(3)
 WRONG: list[tuple[Any, Tensor, str, str]] = [

@@ -19,8 +19,8 @@ from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.noise import TransformedDrawError
-from ancestral.trace.transforms import TransformError
+from ancestral.trace.intercept.functorch import TransformError
+from ancestral.trace.recording.noise import TransformedDrawError
 from oracles import Program, exact_gradient, moments
 from perturbation import check, seeded
 

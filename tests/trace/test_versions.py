@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
 import ancestral as an
-from ancestral.trace.node import ModifiedParameterError
+from ancestral.trace.nodes.node import ModifiedParameterError
 
 
 def density_of(program: Callable[[], object], site: str = "z") -> Callable[[], Tensor]:

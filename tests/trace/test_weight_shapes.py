@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal
 
 import ancestral as an
-from ancestral.trace.checks import WeightShapeError
 from ancestral.trace.handlers import Handler, do, enumerate, mask, scale  # noqa: A004
+from ancestral.trace.program.checks import WeightShapeError
 
 DATA = torch.arange(4.0)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.trace.record import NotRecordedError
+from ancestral.trace.recording.record import NotRecordedError
 
 
 class Coins(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
-from ancestral.provenance.control import control_scope
+from ancestral.provenance.tensor.control_flow import control_scope
 from programs.control.register import coin, coins, control, num, roll
 
 

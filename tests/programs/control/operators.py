@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._higher_order_ops import associative_scan, scan, while_loop
 from torch._higher_order_ops.map import map as _map
 
-from ancestral.trace.stack import local
+from ancestral.trace.context.stack import local
 from programs.control.register import TABLE, coin, control
 
 followed = control(escapes=False)

@@ -1,0 +1,1 @@
+"""Many runs of a program at once, along an outer plate."""

@@ -1,0 +1,144 @@
+"""Runs: many runs of a program, at once where it allows that, else one after the other."""
+
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.batched.layout import Layout, Program, Run
+from ancestral.estimators.batched.outer_plate import Traces
+from ancestral.estimators.batched.verify import NotVectorizableError, Recorder, at_once
+from ancestral.estimators.gradient.surrogate import settle
+from ancestral.trace.context.arguments import short
+from ancestral.trace.recording.record import current, record
+from ancestral.trace.recording.trace import Trace
+
+Key = tuple[str, str]
+"""What is read of a run: a word for what it is, and the name of the site."""
+
+Read = Callable[[Run], Mapping[Key, Tensor]]
+"""Returns what there is to know of one run, or of all at once."""
+
+
+class OpenRecordingError(RuntimeError):
+    """Runs of a program are asked for within a recording."""
+
+    def __init__(self, verb: str) -> None:
+        """Say what to do."""
+        super().__init__(
+            f"{verb} runs a program many times, without gradients, and was called within an open "
+            "an.record(), whose dependencies would end there; call it outside"
+        )
+
+
+class InTurnWarning(UserWarning):
+    """A program is run one time after the other, which nobody has asked for."""
+
+    def __init__(self, verb: str, samples: int, reason: str) -> None:
+        """Say why, and what to do."""
+        super().__init__(
+            f"{verb} runs the program {samples} times, one after the other, because not all runs "
+            f"can be made at once: {reason}; if this is meant, say vectorized=False"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """What was read of many runs.
+
+    Attributes:
+        values: the values, [samples, ...], of what all runs have in one shape.
+        ragged: what only some runs have, or in different shapes.
+        in_turn: why the runs were made one after the other; empty if they were not.
+    """
+
+    values: Mapping[Key, Tensor]
+    ragged: tuple[Key, ...] = ()
+    in_turn: str = ""
+
+
+def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool | None) -> Stacked:
+    """Run a program many times, and return what is read of the runs.
+
+    An error of the program in its first run, which is by itself, is raised. One that comes only
+    when all run at once is a reason to run them in turn, which the warning shows.
+
+    Args:
+        verb: what asks for it, for messages.
+        program: runs the program as a layout says.
+        read: reads the runs.
+        samples: how many runs.
+        vectorized: whether to make them at once; by default, where that can be shown to be right.
+
+    Raises:
+        ValueError: if `samples` is no positive number.
+        OpenRecordingError: if a recording is open.
+        NotVectorizableError: if they cannot be made at once, and must.
+    """
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise ValueError(f"{verb}: samples must be an int greater than 0, not {short(samples)}")
+    if current() is not None:
+        raise OpenRecordingError(verb)
+    with torch.no_grad():
+        reason = "vectorized=False" if vectorized is False else "there is only one"
+        if vectorized is not False and samples > 1:
+            try:
+                return _at_once(program, read, samples)
+            except NotVectorizableError as error:
+                if vectorized:
+                    raise
+                reason = error.problem
+        turns = _turns(program, read, samples)
+        found = [next(turns)]  # what is wrong with the program at all comes before the warning
+        if vectorized is None and samples > 1:
+            warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
+        return _stacked([*found, *turns], reason)
+
+
+def _at_once(program: Program, read: Read, samples: int) -> Stacked:
+    first = Layout(samples, turn=0)
+    with _recordings() as recorded:
+        alone = recorded(partial(program, first))
+        Run(alone, alone, first)  # refuses what is enumerated
+        return Stacked(dict(read(at_once(program, samples, alone, recorded))))
+
+
+def _turns(program: Program, read: Read, samples: int) -> Iterator[Mapping[Key, Tensor]]:
+    """Run a program one time after the other, and yield what is read of each run."""
+    for turn in range(samples):
+        layout = Layout(samples, turn=turn)
+        with _recordings() as recorded:
+            traces = recorded(partial(program, layout))
+            found = read(Run(traces, traces, layout))
+        yield found
+
+
+@contextmanager
+def _recordings() -> Generator[Recorder]:
+    """Give what records runs, and let go of the recordings at the end of the block.
+
+    What autograd saves knows its recording, in a circle that Python cannot see through.
+    """
+    opened: list[Trace] = []
+
+    def recorded(run: Callable[[], Traces]) -> Traces:
+        with record() as around:
+            opened.append(around)
+            return run()
+
+    try:
+        yield recorded
+    finally:
+        for trace in opened:
+            settle(trace)
+
+
+def _stacked(found: Sequence[Mapping[Key, Tensor]], reason: str) -> Stacked:
+    keys = list(dict.fromkeys(key for values in found for key in values))
+    whole = [key for key in keys if len({v[key].shape if key in v else None for v in found}) == 1]
+    values = {key: torch.stack([v[key] for v in found]) for key in whole}
+    return Stacked(values, tuple(key for key in keys if key not in values), reason)

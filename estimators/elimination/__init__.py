@@ -1,0 +1,1 @@
+"""Elimination of variables: exact sums over enumerated sites."""

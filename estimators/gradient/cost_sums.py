@@ -1,0 +1,115 @@
+"""Sums: costs added up over what tells no elements of a site apart, and put in their place."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, factors_of
+from ancestral.trace.graph.reachability import TermSet
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Stacks:
+    """The costs of one shape and type stacked, so that many are summed by one op."""
+
+    FEW = 8
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        """Take the costs by their numbers."""
+        self._values = values
+        self._rows: Numbers | None = None
+        self._groups: Numbers | None = None
+        self._stacked: list[Tensor] = []
+
+    def sums(self, terms: TermSet) -> list[Tensor]:
+        """Return the sums of some costs, one for each shape and type."""
+        numbers = terms.numbers()
+        if len(numbers) <= self.FEW:
+            found: dict[tuple[Shape, torch.dtype], Tensor] = {}
+            for number in numbers.tolist():
+                value = self._values[number]
+                kind = (tuple(value.shape), value.dtype)
+                found[kind] = found[kind] + value if kind in found else value
+            return list(found.values())
+        rows, groups = self._index()
+        sums: list[Tensor] = []
+        chosen = groups[numbers]
+        for group in np.unique(chosen).tolist():
+            picked = torch.from_numpy(rows[numbers[chosen == group]])
+            stacked = self._stacked[group]
+            sums.append(stacked[picked.to(stacked.device)].sum(0))
+        return sums
+
+    def _index(self) -> tuple[Numbers, Numbers]:
+        """Return the row of each cost in its stack, and the number of that stack."""
+        if self._rows is None or self._groups is None:
+            members: dict[object, list[int]] = {}
+            for number, value in enumerate(self._values):
+                kind = (tuple(value.shape), value.dtype, value.device)
+                members.setdefault(kind, []).append(number)
+            self._rows = np.empty(len(self._values), dtype=np.int64)
+            self._groups = np.empty(len(self._values), dtype=np.int64)
+            for group, numbers in enumerate(members.values()):
+                self._rows[numbers] = np.arange(len(numbers))
+                self._groups[numbers] = group
+                self._stacked.append(torch.stack([self._values[number] for number in numbers]))
+        return self._rows, self._groups
+
+
+def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
+    """Sum a cost over the dimensions that index none of the site's, the others in its order.
+
+    Return how the dimensions of the sum index those of the site, and the sum. Of two dimensions
+    that index the same one of the site, the first is kept.
+    """
+    dims = claim.dims
+    if not dims:
+        return claim, value
+    for i, first, end in claim.here:
+        value = value.narrow(i, first, end - first)
+    if not all(isinstance(dim, int) for dim in dims):
+        factors = [
+            f for dim, size in zip(dims, value.shape, strict=True) for f in factors_of(dim, size)
+        ]
+        value = value.reshape([size for _, size in factors])
+        dims = tuple(d for d, _ in factors)
+    first_of = {d: i for i, d in reversed(list(enumerate(dims))) if d != LOST}
+    gone = [i for i, d in enumerate(dims) if first_of.get(d) != i]
+    kept = tuple(sorted(first_of))
+    total = value.sum(gone) if gone else value
+    left = [d for i, d in enumerate(dims) if first_of.get(d) == i]
+    order = [left.index(d) for d in kept]
+    return (
+        Alignment(kept, there=claim.there),
+        total if order == sorted(order) else total.permute(order),
+    )
+
+
+def is_apart(alignment: Alignment) -> bool:
+    """Return whether a sum is for one element only along each dimension that it does not index."""
+    return all(end - first == 1 or d in alignment.dims for d, first, end in alignment.there)
+
+
+def spread(total: Tensor, alignment: Alignment, shape: Shape) -> Tensor:
+    """Return a sum with ones for the dimensions of the site that do not index it."""
+    return total.reshape([size if d in alignment.dims else 1 for d, size in enumerate(shape)])
+
+
+def room(alignment: Alignment, shape: Shape) -> Shape:
+    """Return the shape of a site with ones for the dimensions along which a sum is one for all."""
+    told = {*alignment.dims, *(d for d, _, _ in alignment.there)}
+    return tuple(size if d in told else 1 for d, size in enumerate(shape))
+
+
+def put(total: Tensor, alignment: Alignment, onto: Tensor) -> Tensor:
+    """Add a sum, in place where the type allows, at the elements of a site that it is for."""
+    windows = {d: (first, end) for d, first, end in alignment.there}
+    kept = dict(zip(alignment.dims, total.shape, strict=True))
+    place = tuple(slice(*windows.get(d, (0, size))) for d, size in enumerate(onto.shape))
+    onto = onto.to(torch.promote_types(onto.dtype, total.dtype))
+    onto[place] += total.reshape([kept.get(d, 1) for d in range(onto.ndim)])
+    return onto

@@ -1,0 +1,286 @@
+"""Explanation: along which dimensions credit stayed apart, and what mixed the others.
+
+A dimension of a site stays separate in a cost if every element of the cost depends, of this site,
+on elements of one index only. Where it does not, some op mixed it: the ops on the way are found by
+walking back from the cost, through the sites between, to the steps that lost the dimension.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
+from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.provenance.algebra.alignment_loss import Mix, kept, mixes_of, separate
+from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.tensor.tensor import site_of
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.errors import guessed, listed
+from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms, term_set
+from ancestral.trace.graph.structure import Structure
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.trace import Trace, install_explain
+
+
+@dataclass(frozen=True, eq=False)
+class Account:
+    """What is left of a gradient once it was taken: who depends on whom, and what it cost.
+
+    Of each term, its provenance, its value without history, and what made it.
+    """
+
+    nodes: Mapping[str, Node]
+    structure: Structure
+    sources: tuple[Source, ...]  # of the sites of the structure
+    provenances: tuple[Provenance | None, ...]
+    values: tuple[Tensor, ...]
+    made: tuple[str, ...]
+
+
+def account_of(problem: Problem) -> Account:
+    """Return what an explanation needs of a problem."""
+    return Account(
+        problem.nodes,
+        problem.structure,
+        problem.sources,
+        tuple(term.provenance for term in problem.terms),
+        tuple([t.value.detach() if t.value.requires_grad else t.value for t in problem.terms]),
+        tuple(term.made for term in problem.terms),
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One dimension of one site, and in how many of the costs downstream it stayed separate.
+
+    `mixes` are the ops that mixed it in the others. `excess` is how many times the squared credit
+    of an element was larger, at this draw, than if the dimension had stayed separate; None where no
+    dimension of those costs has its size.
+    """
+
+    site: str
+    dim: int
+    size: int
+    separate: int
+    costs: int
+    mixes: tuple[Mix, ...] = ()
+    excess: float | None = None
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the dimension stayed separate in every cost."""
+        return self.separate == self.costs
+
+
+MOST_LINES = 40
+_HEADER = ("site", "dim", "size", "separate in", "mixed by", "where", "credit²")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What stayed separate and what was mixed, the most expensive first; its text is a table."""
+
+    lines: tuple[Line, ...]
+
+    def __str__(self) -> str:
+        """Show one screen of aligned columns."""
+        rows = [row for line in self.lines for row in _rows(line)]
+        shown = [_HEADER, *rows[:MOST_LINES]]
+        widths = [max(len(row[i]) for row in shown) for i in range(len(_HEADER))]
+        texts = [
+            "  ".join(
+                cell.rjust(width) if i in (1, 2) else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in shown
+        ]
+        left = len(rows) - MOST_LINES
+        return "\n".join([*texts, *([f"... and {left:,} more"] if left > 0 else [])])
+
+    __repr__ = __str__
+
+
+def _rows(line: Line) -> Iterator[tuple[str, ...]]:
+    costs = f"{line.separate} of {line.costs} costs" if line.costs > 1 else "the cost"
+    head = (line.site, str(line.dim), str(line.size), costs if line.separate else "no cost")
+    excess = "" if line.excess is None else f"x {line.excess:,.3g}"
+    first, *rest = line.mixes or (Mix("", ""),)
+    yield (*head, first.op, _short(first.place), excess)
+    for mix in rest[:2]:
+        yield ("", "", "", "", mix.op, _short(mix.place), "")
+
+
+def _short(place: str) -> str:
+    path, colon, number = place.rpartition(":")
+    return f"{PurePath(path).name}{colon}{number}"
+
+
+def explain(site: str | Tensor | Node, cost: Tensor | Node) -> Explanation:
+    """Explain which dimensions of a site's credit for a cost stay apart, and what mixed the others.
+
+    Nothing changes: a gradient can still be taken.
+
+    Args:
+        site: the name of the site, its node, or what it drew.
+        cost: the loss, any tensor computed from the draw, or the node of a declared cost; its
+            elements are summed.
+
+    Raises:
+        LossError: if the cost is no tensor, depends on no draw of a recording, or not on this site.
+        SettledError: if the recording's gradient was already taken; its trace still explains it.
+    """
+    if isinstance(cost, Node) and cost.type == "cost":
+        cost = cost.value
+    if not isinstance(cost, Tensor):
+        raise LossError.of_kind("the cost to explain", cost)
+    account = account_of(examined(cost, None if cost.ndim == 0 else torch.ones_like(cost)))
+    node = site if isinstance(site, Node) else site_of(site)
+    name = site if isinstance(site, str) else "" if node is None else node.name
+    if name not in account.nodes or account.nodes[name] is not (node or account.nodes[name]):
+        given = f"{name!r}" if name else f"{kind_of(site)} that no draw gave"
+        raise LossError(
+            f"{given} is no site of the recording of the cost; its sites are "
+            f"{listed(account.nodes)}{guessed([name], account.nodes)}"
+        )
+    lines = tuple(line for line in _Explaining(account).lines() if line.site == name)
+    if not lines and account.nodes[name].shape:
+        raise LossError(
+            f"the cost does not depend on site {name!r} ({account.nodes[name].location})"
+        )
+    return Explanation(lines)
+
+
+def explain_trace(trace: Trace, loss: Tensor | None) -> Explanation:
+    """Explain all sites of a trace; see `Trace.explain`."""
+    if loss is not None:
+        return Explanation(_Explaining(account_of(examined(loss, None))).lines())
+    if isinstance(trace.account, Account):
+        return Explanation(_Explaining(trace.account).lines())
+    return Explanation(_Explaining(account_of(examined_costs(trace))).lines())
+
+
+install_explain(explain_trace)
+
+
+class _Explaining:
+    """The walk from the terms of a loss back to what mixed the dimensions of each site."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._structure = account.structure
+        self._closures = downstream(account.structure)
+        self._end = len(account.structure.terms)
+        self._reached = [_all(closure, self._end) for closure in self._closures]
+
+    def lines(self) -> tuple[Line, ...]:
+        """Return a line for each dimension of each site, the most expensive first."""
+        found = [
+            line
+            for number, source in enumerate(self._account.sources)
+            if source.name in self._account.nodes and self._reached[number]
+            for line in self._of_site(number)
+        ]
+        found.sort(key=lambda line: (line.is_separate, -(line.excess or 0), -line.size))
+        return tuple(found)
+
+    def _of_site(self, number: int) -> Iterator[Line]:
+        site = self._structure.sites[number]
+        total = self._reached[number].size
+        for dim, size in enumerate(site.shape):
+            if size == 1:
+                continue
+            lost = no_terms(self._end)
+            for claims, terms in self._closures[number].items():
+                if dim not in separate(claims):
+                    lost = lost.union(terms)
+            if not lost:
+                yield Line(site.name, dim, size, total, total)
+                continue
+            mixes = tuple(dict.fromkeys(self._mixes(number, dim, lost)))
+            excess = self._excess(lost, size)
+            yield Line(site.name, dim, size, total - lost.size, total, mixes, excess)
+
+    def _mixes(self, number: int, dim: int, lost: TermSet) -> Iterator[Mix]:
+        """Yield the ops that mixed a dimension on the way to the terms in which it is lost."""
+        pending, seen = [(number, dim)], {(number, dim)}
+        while pending:
+            at, d = pending.pop(0)
+            for found, consumer, mix in self._consumers(at, lost):
+                source = self._account.sources[at]
+                dims = kept(found).get(source, frozenset())
+                if d not in dims:
+                    yield from mixes_of(found, source, d) or (mix,)
+                elif consumer is not None:
+                    for i in _indexing(found, source, d):
+                        if (consumer, i) not in seen:
+                            seen.add((consumer, i))
+                            pending.append((consumer, i))
+
+    def _consumers(self, at: int, lost: TermSet) -> Iterator[tuple[Provenance, int | None, Mix]]:
+        """Yield what depends directly on a site, on the way to some terms."""
+        for child in dict.fromkeys(child for child, _ in self._structure.children[at]):
+            if self._reached[child].common(lost):
+                source = self._account.sources[child]
+                node = self._account.nodes.get(source.name)
+                found = source.inflow if node is None else node.inflow
+                if found is not None:
+                    yield found, child, _drawing(source, node)
+        for term in self._terms_of[at].common(lost).numbers().tolist():
+            found = self._account.provenances[term]
+            if found is not None:
+                yield found, None, Mix(self._account.made[term] or "a cost", "")
+
+    @cached_property
+    def _terms_of(self) -> list[TermSet]:
+        """The terms that depend on each site directly."""
+        numbers: list[list[int]] = [[] for _ in self._structure.sites]
+        for term, shape in enumerate(self._structure.terms):
+            for site in frozenset[int]().union(*(sites for _, sites in shape.entries)):
+                numbers[site].append(term)
+        return [term_set(found, self._end) if found else no_terms(self._end) for found in numbers]
+
+    def _excess(self, lost: TermSet, size: int) -> float | None:
+        """Return how much larger the squared credit is than with the dimension kept apart.
+
+            (Σ_n c[n])² / mean_n c[n]²
+
+        with the costs summed over all but a dimension of this size.
+        """
+        rows: list[Tensor] = []
+        for term in lost.numbers().tolist():
+            value = self._account.values[term].double()
+            along = [i for i, n in enumerate(value.shape) if n == size]
+            if not along:
+                return None
+            rows.append(value.movedim(along[0], 0).reshape(size, -1).sum(1))
+        each = torch.stack(rows).sum(0)
+        square = float(each.square().mean())
+        return float(each.sum().square()) / square if square else None
+
+
+def _all(closure: Closure, end: int) -> TermSet:
+    found = no_terms(end)
+    for terms in closure.values():
+        found = found.union(terms)
+    return found
+
+
+def _indexing(found: Provenance, source: Source, d: int) -> Iterator[int]:
+    """Yield the dimensions of a tensor that index a dimension of a source."""
+    claims: Sequence[Alignment] = [a for a, members in found.entries if source in members]
+    for claim in claims:
+        for i, dim in enumerate(claim.dims):
+            if dim == d or (isinstance(dim, tuple) and any(d == e for e, _ in dim)):
+                yield i
+
+
+def _drawing(source: Source, node: Node | None) -> Mix:
+    """Return the draw, or what stands for several, as what mixed its parameters."""
+    if node is not None:
+        return Mix(f"the draw {node.name}", str(node.location))
+    return Mix(*source.name.rsplit(" at ", 1)) if " at " in source.name else Mix(source.name, "")

@@ -1,0 +1,167 @@
+"""Scores left out: what torch's own gradient of a loss does not have, as a recording knows.
+
+The gradient with respect to some tensors lacks the score function of a site upstream of the loss if
+those reach the parameters of the site.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.held_scores import HeldScores
+from ancestral.estimators.gradient.loss_terms import unchecked
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.trace.context.apart import refuse_apart
+from ancestral.trace.context.stack import MOST_KEPT
+from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.trace import Trace
+
+
+class OtherRecordingError(ValueError):
+    """A loss depends on a site of another recording whose gradient was never taken."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the site."""
+        super().__init__(
+            f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
+            "score would be lost; compute both within one an.record(), take the gradient of the "
+            "other recording first, or cut the dependency with an.untrack"
+        )
+
+
+class ForgottenRecordingError(RuntimeError):
+    """A loss depends on a recording that nobody has kept, and whose gradient was never taken."""
+
+    def __init__(self, universe: Universe) -> None:
+        """Name the sites."""
+        names = [repr(source.name) for source in universe.sources if source.inflow is None]
+        super().__init__(
+            f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
+            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
+            "ended since whose gradient was not taken either; hold the trace until the gradient is "
+            "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
+            "with an.untrack"
+        )
+
+
+def left_out(loss: Tensor, found: Provenance, inputs: Any, gradient: Any) -> list[str]:
+    """Return the names of the sites whose scores the gradient of a loss lacks.
+
+    Args:
+        loss: the loss. A score that it holds already is not left out, and not missed by a
+            straight-through estimator, whose bias is meant.
+        found: what it depends on; if its recording is forgotten, all these sites may be left out.
+        inputs: what it is differentiated by, in any nesting, None for all leaves.
+        gradient: what each element of it counts, in any nesting.
+    """
+    universe = found.universe
+    trace = universe.owner
+    if not isinstance(trace, Trace):
+        return [repr(source.name) for source in found.sources]
+    upstream = _upstream(trace, found.members)
+    kinked = universe.kinked(upstream)
+    needed = [
+        node
+        for node in trace.everything
+        if node.source in upstream and node.is_learned and (node.is_score or node.source in kinked)
+    ]
+    if inputs is not None and needed:
+        met = _Inputs(list(tensors_in(inputs)))
+        needed = [node for node in needed if met.reach(node)]
+    needed = [node for node in needed if node.name not in trace.straight_through]
+    held = HeldScores(universe, needed, unchecked(loss), gradient).found if needed else []
+    return [repr(node.name) for node in needed if node not in held]
+
+
+def _upstream(trace: Trace, members: Iterable[Source]) -> set[Source]:
+    """Return sources with all those that reach them, through the draws between."""
+    nodes = {node.source: node for node in trace.everything}
+    seen = set[Source]()
+    pending = list(members)
+    while pending:
+        fresh = trace.universe.closure(pending) - seen
+        seen |= fresh
+        inflows = (nodes[source].inflow for source in fresh if source in nodes)
+        pending = [source for inflow in inflows if inflow is not None for source in inflow.members]
+    return seen
+
+
+class _Inputs:
+    """The tensors by which a loss is differentiated."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._nodes = {_node(tensor) for tensor in tensors}
+        # `torch.autograd.functional` differentiates by copies on the same memory.
+        self._addresses = {_address(tensor) for tensor in tensors}
+
+    def reach(self, node: Node) -> bool:
+        """Return whether any of them reaches the parameters of a site."""
+        if node.fn is None:
+            return False
+        held = [tensor for tensor, _ in parameters(node.fn) if tensor.requires_grad]
+        if any(_address(tensor) in self._addresses for tensor in held):
+            return True
+        for each in nodes_of(held):
+            leaf = getattr(each, "variable", None)
+            if each in self._nodes or (leaf is not None and _address(leaf) in self._addresses):
+                return True
+        return False
+
+
+def _node(tensor: Tensor) -> Any:
+    with DisableTorchFunction():
+        edge = torch.autograd.graph.get_gradient_edge
+        return edge(tensor).node if tensor.requires_grad else None
+
+
+def _address(tensor: Tensor) -> int:
+    with DisableTorchFunction():
+        return tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+def refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None:
+    """Raise if a loss depends on draws that are not ours, and whose score nobody has asked for.
+
+    `reaching` is what its terms, and the draws that reach them, depend on directly.
+    """
+    members: dict[Universe, set[Source]] = {}
+    for found in reaching:
+        if found is not None:
+            members.setdefault(found.universe, set()).update(found.members)
+    for universe, some in members.items():
+        others = [s for s in universe.closure(some) if s.universe is not ours]
+        for source in universe.in_order(others):
+            refuse_apart(source)
+            _refuse_other(source.universe, ours)
+            if source.kink_of is not None:
+                refuse_kinked(source.kink_of, ours)
+
+
+def refuse_kinked(source: Source, ours: Universe) -> None:
+    """Raise if a pathwise draw of another recording went through a step without a derivative."""
+    other = source.universe
+    if other is None or other is ours or not other.is_adoptable:
+        return
+    refuse_apart(source, is_kinked=True)
+    met = other.closure([source])
+    for node in other.owner.everything if isinstance(other.owner, Trace) else ():
+        if node.source in met and node.is_learned:
+            raise OtherRecordingError(node)
+
+
+def _refuse_other(other: Universe | None, ours: Universe) -> None:
+    """Raise if scores of another recording would be lost: those that nobody has asked for."""
+    if other is None or other is ours or other.state != "open":
+        return
+    if other.is_orphaned:
+        raise ForgottenRecordingError(other)
+    if isinstance(other.owner, Trace):
+        for node in other.owner.everything:
+            if node.is_score and node.is_learned:
+                raise OtherRecordingError(node)

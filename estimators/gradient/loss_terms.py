@@ -1,0 +1,335 @@
+"""The terms of a loss: one scalar taken apart into the costs that it is a weighted sum of.
+
+        loss = constant + sum_j sum_t w_j[t] c_j[t]
+
+The linear forms that tensors carry are walked from the loss down, newest first, each weight being
+turned into the weights of the operands by the adjoint of the step. What no form explains is a term.
+The terms must add up to the loss.
+"""
+
+import math
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.decompose import Constant, Walk, blamed
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
+from ancestral.provenance.tensor.tensor import provenance, raw, untrack
+from ancestral.trace.context.arguments import first_of
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph.graph import Vertex
+from ancestral.trace.nodes.autograd_graph import history
+from ancestral.trace.nodes.factor import Factor
+from ancestral.trace.nodes.mask import over
+from ancestral.trace.nodes.node import Node
+
+
+class LossMismatchError(RuntimeError):
+    """The terms that a loss was taken apart into do not add up to it."""
+
+    def __init__(self, loss: float, total: float, blamed: str | None) -> None:
+        """Give both numbers, and the op that was not taken apart right, if it was one."""
+        why = (
+            f"{blamed} was not taken apart right; that is a defect of the library, please report it"
+            if blamed
+            else "a tensor that the loss was computed from was overwritten since, through another "
+            "tensor on the same memory; clone it before the write, or take the gradient before"
+        )
+        super().__init__(
+            f"the terms of the loss add up to {total!r}, but the loss is {loss!r}: {why}"
+        )
+
+
+class NonFiniteCostError(SiteError):
+    """A cost, or the loss that is made of the costs, is NaN or infinite."""
+
+    @classmethod
+    def of_term(cls, number: int, term: "Term") -> "NonFiniteCostError":
+        """Describe the term that is not finite."""
+        bad = int((~torch.isfinite(term.value)).sum())
+        return cls(
+            f"term {number} of the loss, {describe(term)}, has {bad} of {term.value.numel()} "
+            "elements that are NaN or infinite; every score downstream of it would be lost: mend "
+            "the cost, or mask it with torch.where before it is summed"
+        )
+
+    @classmethod
+    def of_loss(cls, loss: float, made: str | None) -> "NonFiniteCostError":
+        """Say that a loss is not finite although its terms are, and what made it so if known."""
+        return cls(
+            f"the loss is {loss}, though no element of its terms is NaN or infinite: "
+            f"{made or 'a step of it'} has no finite result here, as the mean of an empty "
+            "selection has none; leave such a step out, or take torch.zeros(()) in its place"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One cost of a loss.
+
+    `value` is weighted and plain, [*shape]; `leaf` is the tensor that it came from, with its
+    history; `weight` the constant that the loss multiplies it with. `is_picked` says that elements
+    which weigh nothing were left out by the loss, whatever they are.
+    """
+
+    value: Tensor
+    leaf: Tensor
+    weight: Weight
+    provenance: Provenance | None
+    is_picked: bool = False
+
+    @cached_property
+    def made(self) -> str:
+        """What the cost was made by, as far as it can be told."""
+        return op_name(self.leaf)
+
+    @property
+    def live(self) -> Tensor:
+        """The weighted cost with its autograd history, [*shape]."""
+        leaf = untrack(self.leaf)
+        if self.is_picked and isinstance(self.weight, Tensor):
+            leaf = leaf.where(self.weight.detach() != 0, 0)
+        return leaf * self.weight
+
+
+def describe(term: Term) -> str:
+    """Return what a person can find a term by: its op, its shape, its sources."""
+    op = f"made by {term.made}" if term.made else "a leaf"
+    names = [] if term.provenance is None else [repr(s.name) for s in term.provenance.sources]
+    return f"{op}, of shape {list(term.value.shape)}, depending on {', '.join(names) or 'no site'}"
+
+
+class Parts(NamedTuple):
+    """The terms of a loss, and the part of it that depends on no source, in all and as it came."""
+
+    terms: list[Term]
+    constant: float
+    constants: tuple[Constant, ...]
+
+
+def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
+    """Return the terms of a loss, and the part of it that depends on no source.
+
+    Args:
+        loss: the loss, a scalar unless `weight` is given.
+        weight: what each element of the loss counts, of its shape.
+
+    Raises:
+        LossMismatchError: if the terms do not add up to the loss.
+        NonFiniteCostError: if a cost is NaN or infinite.
+    """
+    start: Weight = 1.0 if weight is None else untrack(weight).detach()
+    walk = _walked(loss, start)
+    precision = _floating(loss)
+    # The newest were met first: a reader expects the order of the program.
+    pending = reversed(walk.leaves.values())
+    costs = [_cost(each.operand, each.total, precision) for each in pending]
+    terms = _checked(costs, walk.constant, loss, start)
+    return Parts(terms, walk.constant, tuple(walk.constants))
+
+
+def unchecked(loss: Tensor) -> list[Term]:
+    """Return the terms of the sum of a loss, whatever they are and add up to."""
+    leaves = _walked(loss, 1.0).leaves.values()
+    return [
+        Term(each.operand, each.operand, each.total, provenance(each.operand)) for each in leaves
+    ]
+
+
+def _walked(loss: Tensor, start: Weight) -> Walk:
+    walk = Walk()
+    try:
+        walk.run(loss, start)
+    except OverwrittenError:  # what it was made of is no longer there: the loss is one cost
+        walk = Walk()
+        walk.add_leaf(loss, start, -1)
+    return walk
+
+
+def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
+    """Return the terms as costs of a graph, but for the densities that belong to a site."""
+    return [
+        (Vertex("cost", "cost", t.made, tuple(t.value.shape), _NOWHERE), t.provenance)
+        for t in terms
+        if t.provenance is not None and getattr(t.leaf, "_scored", None) is None
+    ]
+
+
+def op_name(leaf: Tensor) -> str:
+    """Return the op that a tensor was made by, as autograd knows it.
+
+    >>> op_name(torch.zeros(2, requires_grad=True).exp())
+    'exp'
+    """
+    made = history(leaf)
+    return "" if made is None else _spelt(made.name())
+
+
+@lru_cache(maxsize=1024)
+def _spelt(name: str) -> str:
+    camel = re.sub(r"Backward\d*$", "", name)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
+
+
+_NOWHERE = Location("<loss>", 0, "")
+
+
+class _Cost(NamedTuple):
+    """A leaf in no less precision than the loss: it may have been counted in integers."""
+
+    leaf: Tensor
+    plain: Tensor
+    weight: Weight
+
+
+def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
+    exact = torch.promote_types(_floating(leaf), precision)
+    plain: Tensor = raw(Tensor.detach, leaf)
+    if plain.dtype != exact:
+        plain = plain.to(exact)
+    return _Cost(leaf, plain, weight.to(exact) if isinstance(weight, Tensor) else weight)
+
+
+_SMALL, _MANY = 16, 8
+
+
+def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
+    """Return the weighted costs, the sum of their elements, and that of their sizes.
+
+    Small ones of one shape are multiplied and summed together: a rollout has thousands.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, (_, plain, weight) in enumerate(costs):
+        is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
+        size = plain.shape if is_small else number
+        groups.setdefault((size, plain.dtype, plain.device, type(weight)), []).append(number)
+    values: list[Tensor] = [cost.plain for cost in costs]
+    sums: list[Tensor] = []
+    for (_, dtype, device, kind), members in groups.items():
+        if len(members) >= _MANY:
+            stack = torch.stack([values[number] for number in members])
+            weights: list[Any] = [costs[number].weight for number in members]
+            if kind is Tensor:
+                stack = stack * torch.stack(weights).detach()
+            else:
+                factors = torch.tensor(weights, dtype=dtype, device=device)
+                stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
+            for number, value in zip(members, stack.unbind(), strict=True):
+                values[number] = value
+            sums.append(_sums(stack))
+        else:
+            for number in members:
+                weight = costs[number].weight
+                if isinstance(weight, Tensor) or weight != 1:
+                    values[number] = (values[number] * weight).detach()
+                sums.append(_sums(values[number]))
+    total, magnitude = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0)
+    return values, total, magnitude
+
+
+def _sums(value: Tensor) -> Tensor:
+    """Return the sum of the elements and that of their sizes: [2], on the CPU."""
+    both = torch.stack([value.sum(dtype=torch.float64), value.abs().sum(dtype=torch.float64)])
+    return both.cpu()
+
+
+def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
+    """Return a weighted cost without the elements that the loss does not pick.
+
+    An element that is left out may be infinite: nothing times infinity is no number.
+    """
+    return value.where(cost.weight != 0, 0) if isinstance(cost.weight, Tensor) else value
+
+
+def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -> list[Term]:
+    """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
+    whole = float((raw(Tensor.detach, loss) * start).sum())
+    values, total, size = _weighted(costs)
+    is_picked = math.isfinite(whole) and not math.isfinite(size)
+    if is_picked:
+        values = [_unpicked(*pair) for pair in zip(costs, values, strict=True)]
+        total, size = torch.stack([_sums(value) for value in values]).sum(0).tolist()
+    terms = [
+        Term(value, leaf, weight, provenance(leaf), is_picked)
+        for value, (leaf, _, weight) in zip(values, costs, strict=True)
+    ]
+    if not math.isfinite(size):
+        for number, term in enumerate(terms):
+            if not torch.isfinite(term.value).all():
+                raise NonFiniteCostError.of_term(number, term)
+    # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
+    coarsest = max(_rounding(dtype) for dtype in {_floating(t) for t in (loss, *_leaves(costs))})
+    # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
+    rounding = (64 + len(terms)) * coarsest
+    if not math.isfinite(whole):
+        raise NonFiniteCostError.of_loss(whole, blamed(loss, start).text)
+    error = abs(total + constant - whole)
+    if not error <= rounding * max(size + abs(constant), abs(whole)):
+        blame = blamed(loss, start)
+        # Weights that cancel leave rounding errors of what they were before.
+        if blame.text or not error <= rounding * blame.size:
+            raise LossMismatchError(whole, total + constant, blame.text)
+    return terms
+
+
+def _leaves(costs: list[_Cost]) -> Iterator[Tensor]:
+    return (cost.leaf for cost in costs)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """Return the relative error of one rounding."""
+    return torch.finfo(dtype).eps
+
+
+def _floating(tensor: Tensor) -> torch.dtype:
+    """Return the type of a tensor, or what it becomes when it meets the loss."""
+    dtype: torch.dtype = raw(_dtype, tensor)
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()
+
+
+_dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
+
+
+def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:
+    """Return the terms that are the own log-density, at its own draw, of a site with a score."""
+    return [term for term in terms if getattr(term.leaf, "_scored", None) in scored]
+
+
+class NonFiniteDensityError(SiteError):
+    """The log-probability of a site is NaN or infinite."""
+
+    def __init__(self, node: Node, program: str) -> None:
+        """Name the site, its line, its program, how many elements are bad, and their values."""
+        density = node.log_prob.detach()
+        bad = ~torch.isfinite(density)
+        cases = _cases(node)
+        value = cases[over(bad, tuple(cases.shape[:-1]))]
+        shown = f", the first at the value {first_of(value)}" if value.numel() else ""
+        super().__init__(
+            f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
+            f"{density.numel()} elements of its log-probability are not finite, the first of them "
+            f"{first_of(density[bad])}{shown}; expected finite numbers: {_advice(node)}"
+        )
+
+
+def _advice(node: Node) -> str:
+    if isinstance(node.fn, Factor):
+        return "look at how the factor is computed, or mask it"
+    return (
+        f"look at the parameters of {type(node.fn).__name__}, or at whether the value can come "
+        "from it"
+    )
+
+
+def _cases(node: Node) -> Tensor:
+    """Return the value with one dimension for the events: [*batch, events]."""
+    assert node.fn is not None
+    value = node.value.detach()
+    return value.reshape(*value.shape[: value.dim() - len(node.fn.event_shape)], -1)

@@ -1,0 +1,357 @@
+"""The problem: a loss taken apart into what an estimator needs to know of it.
+
+These are the terms of the loss, the sites that they depend on, and which depends on which.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.left_out import (
+    ForgottenRecordingError,
+    refuse_kinked,
+    refuse_others,
+)
+from ancestral.estimators.gradient.loss_terms import (
+    NonFiniteCostError,
+    NonFiniteDensityError,
+    Parts,
+    Term,
+    terms_of,
+    vertices_of,
+)
+from ancestral.estimators.gradient.nested_loss import Loss, LossError, total_of
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
+from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.context.apart import Apart
+from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
+from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.chosen import choosing
+from ancestral.trace.recording.leaf_writes import SettledError, refuse_writes
+from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.unsummed import Spread
+
+
+class CaughtError(RuntimeError):
+    """Something raised because of drawn values, and the program went on."""
+
+    def __init__(self, escape: Escape, text: str) -> None:
+        """Name the line, the sources and what was raised."""
+        names = ", ".join(repr(name) for name in sorted(escape.sources))
+        super().__init__(
+            f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
+            f"{names}, and the error was caught: the runs in which it does not raise show no such "
+            "dependency, so that no gradient of either would be unbiased; test the values with an "
+            "`if` before instead of catching the error"
+        )
+
+
+SURROGATE = "ancestral.surrogate"
+"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
+
+
+class ScoredLossError(ValueError):
+    """A loss holds a surrogate of its own recording, or the graph of its gradient."""
+
+    def __init__(self, place: str) -> None:
+        """Name the line of the surrogate."""
+        super().__init__(
+            f"the loss is computed from an.surrogate at {place}, or from its gradient with "
+            "create_graph=True: the derivatives of both hold the scores of the draws already, "
+            "which would count twice; take that gradient without create_graph, so that it is a "
+            "constant, or write the surrogate of that step as "
+            "(d.log_prob(z) * cost.detach()).sum()"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A loss taken apart.
+
+    `kinks` has, for each site whose value reaches a term through a step without a useful
+    derivative, the source that stands for that step. `decided` are the names of the sites that a
+    decision of Python rests on which some term does not depend on.
+    """
+
+    trace: Trace
+    nodes: dict[str, Node]
+    structure: Structure
+    terms: list[Term]
+    loss: Tensor  # [], plain, with its history
+    sources: tuple[Source, ...]  # of the sites of the structure
+    kinks: dict[str, Source]
+    decided: frozenset[str]
+
+    @property
+    def scored(self) -> frozenset[Node]:
+        """The sites that get a score."""
+        return frozenset(self.nodes[v.name] for v in self.structure.sites if v.needs_score)
+
+
+def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
+    """Check a loss and take it apart; see `ancestral.estimators.gradient.surrogate.backward`."""
+    return _used(examined(loss, gradient))
+
+
+def problem_of_costs(trace: Trace) -> Problem:
+    """Take the sum of the declared costs of a trace apart."""
+    return _used(examined_costs(trace))
+
+
+def _used(problem: Problem) -> Problem:
+    """Note that a gradient is asked of a recording: its scores are not lost."""
+    refuse_writes(problem.trace.leaves, problem.scored)
+    if problem.trace.universe.state == "used":
+        _refuse_scored(problem)
+    problem.trace.universe.state = "used"
+    return problem
+
+
+def _refuse_scored(problem: Problem) -> None:
+    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
+    learned = [t for node in problem.scored if node.fn for t, _ in parameters(node.fn)]
+    token = problem.trace.universe.token
+    for node in nodes_of([problem.loss, *(t for t in learned if t.requires_grad)]):
+        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
+        if found is not None and found[0] == token:
+            raise ScoredLossError(found[1])
+
+
+def examined(loss: Loss, gradient: Loss | None) -> Problem:
+    """Take a loss apart as `problem_of` does, with no gradient in mind."""
+    loss, gradient = total_of(loss, gradient)
+    universe = _universe_of(loss)
+    _check_shapes(loss, gradient)
+    if universe.state == "settled":
+        raise SettledError.taken()
+    trace = universe.owner
+    if universe.is_orphaned:
+        raise ForgottenRecordingError(universe)
+    if isinstance(trace, Apart):
+        trace.refuse()
+    if not isinstance(trace, Trace):
+        raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
+    _refuse_failures(universe)
+    parts = terms_of(loss, gradient)
+    plain = untrack(loss)
+    whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
+    decisions = decisions_of(universe)
+    terms = [*parts.terms, *_constants(parts, decisions)]
+    terms = [tainted(term, decisions.finished) for term in terms]
+    return _assemble(trace, terms, whole, blurred=decisions.finished)
+
+
+def examined_costs(trace: Trace) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
+    if trace.universe.state == "settled":
+        owner = trace.universe.owner
+        is_loaded = isinstance(owner, Trace) and owner.is_loaded
+        raise SettledError.loaded() if is_loaded else SettledError.taken()
+    costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
+    if not costs:
+        raise LossError(
+            "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
+            "with obs=; or pass the loss to an.backward"
+        )
+    _refuse_failures(trace.universe)
+    Spread(trace).refuse(costs, "cost {node}")
+    terms: list[Term] = []
+    for node in costs:
+        value, counts = _cost_of(node)
+        found = _terms_of(node, value, counts)
+        parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
+        # What Python branched on before the declaration counts, what it did later does not.
+        terms.extend(_declared(term, node.control) for term in parts)
+    loss = torch.stack([_total(node) for node in costs]).sum()
+    return _assemble(_outermost(trace), terms, loss, blurred=None)
+
+
+def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
+    """Take the cost that a node stands for apart; an error of its numbers names the node."""
+    try:
+        return terms_of(value, counts)
+    except NonFiniteCostError as error:
+        if node.fn is not None:
+            raise NonFiniteDensityError(node, "program") from None
+        error.add_note(f"It is cost {node.name!r} ({node.location}).")
+        raise
+
+
+def _is_likelihood(node: Node) -> bool:
+    """Return whether a node is data that the program observes, whose density is to grow."""
+    return node.type == "sample" and node.is_observed and node.is_declared
+
+
+def _cost_of(node: Node) -> tuple[Tensor, Tensor]:
+    """Return the cost that a node stands for, and how often each of its elements counts."""
+    if node.type == "cost":
+        return node.value, _counts(node)
+    density = node.tracked_log_prob
+    return density, -torch.ones_like(untrack(density))
+
+
+def _total(node: Node) -> Tensor:
+    value, counts = _cost_of(node)
+    return (untrack(value) * counts).sum()
+
+
+def _counts(node: Node) -> Tensor:
+    """Return how often each element of a declared cost counts, of its shape."""
+    plain = untrack(node.value)
+    if node.scale == 1.0:
+        return torch.ones_like(plain)
+    exact = plain.dtype if plain.dtype.is_floating_point else torch.get_default_dtype()
+    return torch.ones_like(plain, dtype=exact) * node.scale
+
+
+def _refuse_failures(universe: Universe) -> None:
+    failures = decisions_of(universe).failures
+    if failures:
+        raise CaughtError(*failures[0])
+
+
+def _universe_of(loss: Tensor) -> Universe:
+    found = provenance(loss)
+    if found is not None:
+        return found.universe
+    around = recording.get()
+    if around is not None and around.state == "settled":
+        raise SettledError.taken()
+    chosen = choosing()
+    if len(chosen) == 1:
+        return chosen[0]  # Python may have chosen this loss among others
+    if chosen:
+        reads = [decisions_of(universe).noted[-1].escape for universe in chosen]
+        raise LossError(
+            "the loss carries no provenance, and several recordings may have chosen it by what "
+            f"Python read at {', '.join(f'{read.filename}:{read.line}' for read in reads)}; "
+            "take the gradient of each before the next begins, or declare the loss within its own "
+            'recording: an.cost("loss", loss), then trace.backward()'
+        )
+    raise LossError(
+        "the loss carries no provenance: it depends on no draw of a recording; draw and "
+        "compute it within `with an.record():`. One that Python chose by a drawn value is to be "
+        "computed there too, after the choice (loss * 1), or declared (an.cost); only of one "
+        "that no draw has a part in, torch's own backward is the gradient"
+    )
+
+
+def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
+    size = tuple(untrack(loss).shape)
+    if loss.is_complex():
+        raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
+    if gradient is None and untrack(loss).numel() != 1:
+        raise LossError(
+            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
+            "gradient= as to torch.Tensor.backward"
+        )
+    if gradient is not None and tuple(gradient.shape) != size:
+        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
+
+
+def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
+    """Return what was added to a loss that depends on no source, as one term for each decision.
+
+    A number that was added after an escape may have been chosen by it. Those of different decisions
+    stay apart: whether one counts for a draw must not depend on what came after.
+    """
+    sums: dict[Provenance | None, Tensor] = {}
+    for serial, live in parts.constants:
+        decision = decisions.at(serial)
+        sums[decision] = sums[decision] + live if decision in sums else live
+    return [
+        tainted(Term(live.detach(), live, 1.0, None), decision) for decision, live in sums.items()
+    ]
+
+
+def tainted(term: Term, decision: Provenance | None) -> Term:
+    """Return a term that depends on a decision of Python too."""
+    if decision is None:
+        return term
+    lost = decision.lost(tuple(term.value.shape))
+    return replace(
+        term, provenance=lost if term.provenance is None else term.provenance.union(lost)
+    )
+
+
+def _declared(term: Term, control: Provenance | None) -> Term:
+    """Give a term the sources that its declaration depends on and itself does not."""
+    if control is None:
+        return term
+    known = frozenset[Source]() if term.provenance is None else term.provenance.members
+    extra = control.members - known
+    return tainted(term, control.universe.depending(extra, ()) if extra else None)
+
+
+def _outermost(trace: Trace) -> Trace:
+    owner = trace.universe.owner
+    return owner if isinstance(owner, Trace) else trace
+
+
+def _assemble(
+    trace: Trace, terms: list[Term], loss: Tensor, *, blurred: Provenance | None
+) -> Problem:
+    """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
+    universe = trace.universe
+    nodes = {node.name: node for node in trace.everything if node.is_drawn}
+    kept = [source for source in universe.sources if source.universe is universe]
+    numbers = {source: number for number, source in enumerate(kept)}
+    sites = tuple(_vertex(source, nodes, numbers) for source in kept)
+    shapes = tuple(
+        TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
+        for t in terms
+    )
+    # Terms of earlier recordings are constants, and would keep those recordings alive.
+    ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
+    trace.note_costs(vertices_of(ours))
+    decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
+    structure = Structure(sites, shapes)
+    reaching = [s for s in kept if structure.reaches[numbers[s]]]
+    inflows = [nodes[s.name].inflow for s in reaching if s.name in nodes]
+    refuse_others(universe, [*(t.provenance for t in terms), *inflows])
+    kinked = universe.kinked(s for s in reaching if s.kink_of is not None)
+    for source in kinked:
+        refuse_kinked(source, universe)
+    kinks = {source.name: kink for source, kink in kinked.items()}
+    covered = set[Source]() if blurred is None else universe.closure(blurred.members)
+    decided = _before_decisions(
+        structure,
+        [source.is_decision and source not in covered for source in kept],
+        [source.name for source in kept],
+    )
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
+
+
+def _before_decisions(
+    structure: Structure, is_decision: list[bool], names: list[str]
+) -> frozenset[str]:
+    """Return the names of the sources that a decision rests on, directly or not."""
+    found: set[int] = set()
+    if any(is_decision):
+        for number in reversed(range(len(names))):
+            children = structure.children[number]
+            if is_decision[number] or any(child in found for child, _ in children):
+                found.add(number)
+    return frozenset(names[number] for number in found)
+
+
+def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
+    if source.inflow is not None or source.kink_of is not None:
+        inflow = restricted(source.inflow, numbers)
+        return Vertex(source.name, source.shape, inflow, needs_score=False)
+    if source.is_known:  # the value is given: what its density depends on does not reach it
+        return Vertex(source.name, source.shape, (), needs_score=False)
+    node = nodes[source.name]
+    needs_score = node.is_score and node.is_learned
+    return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)
+
+
+def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
+    """Return a provenance of another universe in ours."""
+    if found is None or found.universe is universe:
+        return found
+    return universe.adopt(found)

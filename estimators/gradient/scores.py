@@ -1,0 +1,121 @@
+"""Scores: the sum over the sites of log-density times credit, which a gradient descends.
+
+A chain has thousands of small sites of one family. Where the density of a family is known to be
+computed element by element, those of one shape are stacked and evaluated at once: the same numbers,
+by a few ops instead of some for each site.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Normal, Poisson
+
+from ancestral.estimators.gradient.credit import Credit
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.distribution_params import factorized
+from ancestral.trace.nodes.node import Node
+
+Pair = tuple[Node, Credit]
+_SMALL, _MANY = 256, 4
+_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
+# By class, the parameters that it may have been given; those that log_prob reads come first.
+_ELEMENTWISE: dict[type[Distribution], tuple[tuple[str, ...], ...]] = {
+    Bernoulli: (("logits",), ("probs",)),
+    Normal: (("loc", "scale"),),
+    Poisson: (("rate",),),
+}
+
+
+def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[Tensor]:
+    """Yield what adds up to the sum over all sites of score times (credit minus baseline).
+
+        Σ_i Σ_s log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s])
+
+    Raises:
+        NoDensityError: if a distribution has none.
+        ModifiedParameterError: if a parameter was overwritten since the draw.
+    """
+    groups: dict[object, list[tuple[Node, Tensor]]] = {}
+    for (node, credit), baseline in zip(pairs, less, strict=True):
+        kind = _kind(node)
+        total = None if kind is None else _total(credit, baseline)
+        if kind is None or total is None or total.ndim != len(node.shape):
+            yield product(node, credit, baseline)
+        else:
+            key = (kind, total.shape, total.dtype, total.device)
+            groups.setdefault(key, []).append((node, total))
+    for members in groups.values():
+        density = _stacked([node for node, _ in members]) if len(members) >= _MANY else None
+        if density is not None:
+            yield (density * torch.stack([total for _, total in members])).sum()
+        else:
+            yield from ((node.score * total).sum() for node, total in members)
+
+
+def product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
+    """Return the sum over the elements of a site of score times (credit minus baseline)."""
+    density = node.score
+    if tuple(density.shape) == node.shape:
+        return (density * _total(credit, less)).sum()
+    # A density of its own shape says nothing of elements: the draw is one.
+    joint = credit.joint
+    return density.sum() * _constant(joint if less is None else joint - less.mean())
+
+
+def _total(credit: Credit, less: Tensor | None) -> Tensor:
+    return _constant(credit.total if less is None else credit.total - less)
+
+
+def _constant(value: Tensor) -> Tensor:
+    """Return a value that autograd can save, which one of inference mode is not."""
+    return value.clone() if value.is_inference() else value
+
+
+def _kind(node: Node) -> object:
+    """Return what small sites share whose densities may be stacked, None for any other site."""
+    if node.is_reparameterized or node.fn is None or "elementwise_log_prob" in vars(node):
+        return None
+    fn = factorized(node.fn)
+    names = _read(fn)
+    if names is None or "log_prob" in vars(fn) or node.value.numel() > _SMALL:
+        return None
+    given = [*(vars(fn)[name] for name in names), node.value]
+    # What broadcasts has a density of another shape than its parameters.
+    if all(item.__class__ in _PLAIN and item.shape == node.shape for item in given):
+        return (type(fn), names, node.shape, *((item.dtype, item.device) for item in given))
+    return None
+
+
+def _read(fn: Distribution) -> tuple[str, ...] | None:
+    """Return the parameters that the density of a known family reads."""
+    held = vars(fn)
+    known = _ELEMENTWISE.get(type(fn), ())
+    return next((names for names in known if all(name in held for name in names)), None)
+
+
+def _stacked(nodes: Sequence[Node]) -> Tensor | None:
+    """Return the log-densities of sites of one kind, [sites, *shape], None where one raises."""
+    for node in nodes:
+        node.refuse_modified()
+    was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
+    try:
+        with torch.enable_grad():
+            found: Tensor = raw(_density, nodes)
+    except ValueError:  # a value outside of the support: the site that has it is to say so
+        return None
+    finally:
+        local.is_inside = was_inside
+    return found
+
+
+def _density(nodes: Sequence[Node]) -> Tensor:
+    fns: list[Any] = [factorized(node.fn) for node in nodes if node.fn is not None]
+    names = _read(fns[0]) or ()
+    given = {name: torch.stack([vars(fn)[name] for fn in fns]) for name in names}
+    together = type(fns[0])(**given, validate_args=False)
+    together._validate_args = any(fn._validate_args for fn in fns)
+    density: Tensor = together.log_prob(torch.stack([node.value for node in nodes]))
+    return density

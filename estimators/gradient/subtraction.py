@@ -1,0 +1,259 @@
+"""Subtraction: a baseline is asked, and proven not to depend on the draw that it is subtracted for.
+
+What a baseline is given carries its provenance, and so does whatever else of the recording it can
+reach. If the draw, or what is downstream of it, reaches the result, E[∇ log q(z) · b] is not zero,
+and the result is refused.
+"""
+
+import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.credit import Baseline, Credit
+from ancestral.estimators.gradient.problem import Problem
+from ancestral.provenance.algebra.alignment import Alignment, Shape
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.control_flow import decisions_of, recording
+from ancestral.provenance.tensor.tensor import attach, provenance, untrack
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.distribution_params import is_of_torch
+from ancestral.trace.nodes.node import Node
+
+
+class BaselineError(SiteError):
+    """A baseline is none: it is of a wrong type or shape, or not finite."""
+
+    def __init__(self, node: Node, problem: str) -> None:
+        """Name the site, its line and what is wrong."""
+        super().__init__(f"site {node.name!r} ({node.location}): its baseline{problem}")
+
+
+class DependentBaselineError(BaselineError):
+    """A baseline depends on the very draw that it is subtracted for."""
+
+    def __init__(self, node: Node, baseline: object, why: str) -> None:
+        """Name the site, its line, and how the draw reaches the baseline."""
+        code = getattr(baseline, "__code__", None)
+        line = "" if code is None else f", {code.co_filename}:{code.co_firstlineno},"
+        super().__init__(
+            node,
+            f"{line} depends on the very draw that it is subtracted for, {why}: the gradient would "
+            "be biased; use an.LeaveOneOut() or credit.of_others(dim), the mean over the other "
+            "elements, element by element; an.RunningMean(), that of earlier steps; or what was "
+            "there before the draw, such as the inputs (a log line reads an.untrack(loss))",
+        )
+
+
+def check_baseline(baseline: object) -> None:
+    """Raise unless a baseline is None or can be asked.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if baseline is None or (callable(baseline) and not isinstance(baseline, type | Tensor)):
+        return
+    if isinstance(baseline, type):
+        name = baseline.__name__
+        raise TypeError(f"baseline is the class {name}; expected an object of it: {name}()")
+    raise TypeError(
+        f"baseline must be a function of a credit, such as an.LeaveOneOut(), not "
+        f"{kind_of(baseline)}; a constant is `lambda credit: 0.5`"
+    )
+
+
+class Subtraction:
+    """A baseline that is asked for the sites of one gradient."""
+
+    def __init__(self, problem: Problem, baseline: Baseline) -> None:
+        """Take the problem whose credits it is asked for."""
+        self._problem = problem
+        self._baseline = baseline
+        self._universe = problem.trace.universe
+        self._others: dict[Source, int] = {}  # with the dimension that the others are along
+
+    def of(self, credit: Credit) -> Tensor:
+        """Return what is subtracted from the credit of a site, plain and without a gradient.
+
+        It has the shape [], or one that broadcasts to that of the site.
+
+        Raises:
+            BaselineError: if it is no real tensor, does not fit the site, or is not finite.
+            DependentBaselineError: if it depends on the draw.
+        """
+        node = self._problem.nodes[credit.name]
+        if _is_one(node):
+            credit = replace(credit, shape=(), parts=(credit.joint,), shared=(), count_once=None)
+        credit = replace(credit, recording=self._universe.token)
+        if vars(type(self._baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
+            return torch.as_tensor(self._baseline(credit)).detach()
+        with _resumed(self._universe), self._shown_values():
+            result: Any = self._baseline(self._tracked(node, credit))
+            if isinstance(result, int | float) and not isinstance(result, bool):
+                result = torch.as_tensor(float(result))
+        plain = _fitting(node, credit.shape, result)
+        self._refuse_dependent(node, result, plain.shape)
+        return plain.to(credit.total)
+
+    def _tracked(self, node: Node, credit: Credit) -> Credit:
+        """Return a credit that carries what it depends on: all that the loss does."""
+        once = credit.count_once
+
+        def own(part: Tensor) -> Tensor:
+            return attach(untrack(part).detach(), self._everything.lost(tuple(part.shape)))
+
+        def mark(mean: Tensor, dim: int) -> Tensor:
+            inflow = self._everything.lost(credit.shape)
+            source = Source(f"others of {node.name!r}", credit.shape, self._universe, inflow)
+            self._others[source] = dim
+            whole = self._universe.of(source, credit.shape)
+            found = whole.remap(tuple(mean.shape), tuple(range(mean.ndim)))
+            assert found is not None
+            return attach(mean, found)
+
+        return replace(
+            credit,
+            parts=tuple(map(own, credit.parts)),
+            shared=tuple(map(own, credit.shared)),
+            count_once=None if once is None else lambda: own(once()),
+            mark_others=mark,
+        )
+
+    @contextmanager
+    def _shown_values(self) -> Generator[None]:
+        """Let the values that the trace holds, which are plain, tell what site they are of."""
+        shown: list[int] = []
+        for node in self._problem.nodes.values():
+            storage = watching.storage_of(node.value)
+            if storage is not None and storage._cdata not in watching.table:
+                found = self._universe.of(node.source, tuple(node.value.shape))
+                watching.taint(storage, found, holders=0, is_held=True)
+                shown.append(storage._cdata)
+        try:
+            yield
+        finally:
+            for address in shown:
+                watching.table.pop(address, None)
+
+    @cached_property
+    def _everything(self) -> Provenance:
+        """What the terms depend on, and the sites: what a credit may depend on, of shape []."""
+        found = set(self._problem.sources)
+        for term in self._problem.terms:
+            if term.provenance is not None and term.provenance.universe is self._universe:
+                found |= term.provenance.members
+        return self._universe.depending(found, ())
+
+    def _refuse_dependent(self, node: Node, result: Tensor, shape: Shape) -> None:
+        found = provenance(result)
+        if found is not None and found.universe is not self._universe:
+            found = self._universe.adopt(found)  # None if it is constant by now
+        reached = self._downstream(node)
+        if found is not None:
+            lawful = {s for s in self._others if s in found.members and self._is_along(found, s)}
+            closure = self._universe.closure(found.members - lawful)
+            names = [repr(s.name) for s in self._problem.sources if s in closure & reached]
+            if names:
+                raise DependentBaselineError(
+                    node, self._baseline, f"through {', '.join(names[:5])}"
+                )
+        # A plain tensor, or a number, may hold what Python read at any time.
+        for noted in () if found is not None else decisions_of(self._universe).noted:
+            if noted.decision and reached & self._universe.closure(noted.decision):
+                read = noted.escape
+                why = f"which Python may have read at {read.filename}:{read.line}"
+                raise DependentBaselineError(node, self._baseline, why)
+
+    def _is_along(self, found: Provenance, others: Source) -> bool:
+        """Return whether each element depends on what is for the same element of the site."""
+        dim, rank = self._others[others], len(others.shape)
+        claims = [claim for claim, members in found.entries if others in members]
+        return all(len(claim.dims) == rank and _is_kept(claim, dim) for claim in claims)
+
+    def _downstream(self, node: Node) -> set[Source]:
+        """Return the source of a site, and those of all that it reaches."""
+        structure, sources = self._problem.structure, self._problem.sources
+        pending, seen = [sources.index(node.source)], set[int]()
+        while pending:
+            at = pending.pop()
+            if at not in seen:
+                seen.add(at)
+                pending.extend(child for child, _ in structure.children[at])
+        return {sources[at] for at in seen}
+
+
+def _is_kept(claim: Alignment, dim: int) -> bool:
+    """Return whether elements along a dimension depend on those in the same places only."""
+    here, there = (
+        next(((first, end) for d, first, end in windows if d == dim), None)
+        for windows in (claim.here, claim.there)
+    )
+    if claim.dims[dim] == dim:
+        return (here or (0,))[0] == (there or (0,))[0]
+    return here is not None and here == there and here[1] - here[0] == 1
+
+
+def _is_one(node: Node) -> bool:
+    """Return whether a density has a shape that says nothing of elements: the draw is one."""
+    return not is_of_torch(node.fn) and tuple(node.score.shape) != node.shape
+
+
+def _fitting(node: Node, shape: Shape, result: object) -> Tensor:
+    """Return a baseline, plain, that broadcasts to the shape of a site in one way only."""
+    if not isinstance(result, Tensor):
+        raise BaselineError(node, f" is {kind_of(result)}; expected a torch.Tensor or a number")
+    plain = untrack(result).detach()
+    if plain.dtype is torch.bool or plain.dtype.is_complex:
+        raise BaselineError(node, f" is of {plain.dtype}; expected real numbers")
+    if not torch.isfinite(plain).all():
+        raise BaselineError(node, " is NaN or infinite, and so would the gradient be")
+    size = tuple(plain.shape)
+    if plain.numel() == 1:
+        return plain.reshape(())
+    fits = [
+        dims
+        for dims in itertools.combinations(range(len(shape)), len(size))
+        if all(n in (1, shape[d]) for n, d in zip(size, dims, strict=True))
+    ]
+    if fits != [tuple(range(len(shape) - len(size), len(shape)))]:
+        raise BaselineError(
+            node,
+            f" has shape {list(size)}; expected that of the site, {list(shape)}, with ones where "
+            "it is the same along a dimension, or []: " + _advice(shape, size),
+        )
+    return plain
+
+
+def _advice(shape: Shape, size: Shape) -> str:
+    if len(size) > len(shape):
+        return "squeeze the dimensions that the site has not"
+    return "say along which dimension it runs, with unsqueeze or reshape"
+
+
+@contextmanager
+def _resumed(universe: Universe) -> Generator[None]:
+    """Follow again, within the block, what is computed and what Python reads, as a recording does.
+
+    What was read before decides on it too, and what is read in it on all that comes later.
+    """
+    decisions = decisions_of(universe)
+    before = universe.state, decisions.is_recording
+    universe.state, decisions.is_recording = "open", True
+    token = recording.set(universe)
+    watching.watch()
+    try:
+        yield
+    finally:
+        universe.state, decisions.is_recording = before
+        recording.reset(token)
+        if not local.recordings:
+            watching.purge()
+            watching.unwatch()

@@ -1,0 +1,313 @@
+"""The surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from ancestral.estimators.gradient.credit import Baseline, Estimator
+from ancestral.estimators.gradient.explain import account_of
+from ancestral.estimators.gradient.held_scores import (
+    HeldScores,
+    HeldScoreWarning,
+    StraightThroughWarning,
+)
+from ancestral.estimators.gradient.left_out import left_out
+from ancestral.estimators.gradient.loss_terms import owned
+from ancestral.estimators.gradient.nested_loss import Loss, LossError
+from ancestral.estimators.gradient.pathwise import Choice, chosen
+from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
+from ancestral.estimators.gradient.scores import products
+from ancestral.estimators.gradient.subtraction import Subtraction, check_baseline
+from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.dispatch.fastpath import before_backward
+from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.tensor import alias, provenance, untrack
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.compile import eagerly
+from ancestral.trace.context.place import place, stacklevel
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.leaf_writes import refuse_writes
+from ancestral.trace.recording.trace import Trace, install_backward
+
+
+@eagerly
+def surrogate(
+    loss: Loss,
+    gradient: Loss | None = None,
+    *,
+    baseline: Baseline | None = None,
+    estimator: Choice = "auto",
+) -> Tensor:
+    """Return the scalar whose autograd derivatives of every order estimate those of E[loss].
+
+        S = L + Σ_j Σ_t (□(τ_j[t]) - 1) · c_j[t] - Σ_i Σ_s (□(l_i[s]) - 1) · b_i[s]
+        □(x) = exp(x - ⊥(x)),   l_i = log q(z_i),
+        τ_j[t] = Σ of l_i[s] over (i, s) upstream of (j, t)
+
+    Its value is that of the loss. The first derivative is the estimator that `backward` uses, the
+    higher ones are unbiased too. A term that is a site's own log q(z) at its own draw has its
+    zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
+    Carlo estimator", equation 5, with every element as a node.
+
+    Args:
+        loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
+            in any nesting, which count with their sum.
+        gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
+            nesting as the loss.
+        baseline: what is subtracted from the downstream costs of each site: a function of its
+            credit that does not depend on its draw, such as `LeaveOneOut()`.
+        estimator: which costs each site is given credit for. By default, "auto", each element
+            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            unless its value reaches a cost through a step without a useful derivative: then its
+            score function is used. "pathwise" forces the former, and warns of such a step; "score"
+            forces the latter.
+
+    Raises:
+        ValueError: if `estimator` is none.
+        TypeError: if `baseline` is no function.
+        BaselineError: if what it returns does not fit a site, or depends on the very draw.
+        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
+            message names the keys of the leaf that is wrong.
+        OtherRecordingError: if it depends on sites of another recording.
+        SettledError: if the recording's gradient was already taken.
+        NonFiniteCostError: if a cost is NaN or infinite.
+    """
+    check_baseline(baseline)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
+    return surrogate_of(problem, estimate, baseline)
+
+
+def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baseline | None) -> Tensor:
+    """Return the surrogate of a problem in which each site is decided."""
+    costs = [term.value.detach().requires_grad_() for term in problem.terms]
+    total, universe = problem.loss, problem.trace.universe
+    given = estimate(problem.structure, costs)
+    pairs = [(problem.nodes[credit.name], credit) for credit in given]
+    if pairs and costs:
+        bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
+        upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
+        for term, scores in zip(problem.terms, upstream, strict=True):
+            if scores is not None:
+                total = total + (_box(scores, universe) * term.live).sum()
+    for term in owned(problem.terms, problem.scored):
+        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+    if baseline is not None:
+        subtraction = Subtraction(problem, baseline)
+        for node, credit in pairs:
+            less = subtraction.of(credit)
+            total = total - _against(_box(node.score, universe), less, node)
+    return _followed(total, problem)
+
+
+@eagerly
+def backward(
+    loss: Loss,
+    gradient: Loss | None = None,
+    *,
+    baseline: Baseline | None = None,
+    estimator: Choice = "auto",
+    retain_graph: bool = False,
+    inputs: Iterable[Tensor] | Tensor | None = None,
+) -> None:
+    """Accumulate an unbiased estimate of the gradient of E[loss] into the leaves' ``.grad``.
+
+        ∇ E[L] = E[ ∇L + Σ_i Σ_s ∇ log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s]) ]
+
+    Takes the place of ``loss.backward()``. Pathwise through ``rsample``, score function through
+    ``sample``; with `gradient`, `retain_graph` and `inputs` as there. A term that is a site's own
+    log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out.
+    Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
+
+    Args:
+        loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
+            in any nesting, which count with their sum.
+        gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
+            nesting as the loss.
+        baseline: what is subtracted from the downstream costs of each site: a function of its
+            credit that does not depend on its draw, such as `LeaveOneOut()`.
+        estimator: which costs each site is given credit for. By default, "auto", each element
+            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            unless its value reaches a cost through a step without a useful derivative: then its
+            score function is used. "pathwise" forces the former, and warns of such a step; "score"
+            forces the latter.
+        retain_graph: keep the recording, for another gradient.
+        inputs: accumulate into these leaves only.
+
+    Raises:
+        ValueError: if `estimator` is none, or `inputs` has something that takes no gradient.
+        TypeError: if `baseline` is no function.
+        BaselineError: if what it returns does not fit a site, or depends on the very draw.
+        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
+            message names the keys of the leaf that is wrong.
+        OtherRecordingError: if it depends on sites of another recording.
+        SettledError: if the recording's gradient was already taken.
+        NonFiniteCostError: if a cost is NaN or infinite.
+    """
+    check_baseline(baseline)
+    into = _checked(inputs)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
+    problem.trace.account = account_of(problem)
+    _descend(problem, baseline, estimate, retain_graph, into)
+
+
+def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
+    """Return what gradients are accumulated into, None if it is all leaves.
+
+    Raises:
+        ValueError: if it is nothing, or something that takes no gradient.
+    """
+    if inputs is None:
+        return None
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wrong = [x for x in given if not getattr(x, "requires_grad", isinstance(x, GradientEdge))]
+    if wrong or not given:
+        found = f"{kind_of(wrong[0])} that takes no gradient" if wrong else "nothing"
+        raise ValueError(
+            f"inputs has {found} in it; expected tensors with requires_grad=True, such as "
+            "model.parameters()"
+        )
+    return given
+
+
+def _decided(
+    problem: Problem, estimator: Choice, gradient: Loss | None = None
+) -> tuple[Problem, Estimator]:
+    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    problem, estimate = chosen(problem, estimator)
+    if not problem.loss.requires_grad:
+        return problem, estimate  # nothing but scores
+    is_scored = problem.scored
+    scored = [node for node in problem.nodes.values() if node in is_scored]
+    held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
+    if held:
+        warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
+    lines = problem.trace.straight_through
+    for node in scored:
+        if node.name in lines and node not in held:
+            warnings.warn(StraightThroughWarning(node, lines[node.name]), stacklevel=stacklevel())
+    return problem, estimate
+
+
+class MissingScoreWarning(UserWarning):
+    """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
+
+
+def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: Any) -> None:
+    """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
+    found = provenance(loss)
+    if found is None:
+        return
+    universe, trace = found.universe, found.universe.owner
+    is_open = isinstance(trace, Trace) and trace.is_open
+    if is_open and inputs is None and function == "torch.autograd.backward":
+        return  # a step of the program, which is followed, by whatever leaves it means
+    if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
+        names = left_out(loss, found, inputs, gradient)
+        if names:
+            is_returned = function == "torch.autograd.grad"
+            right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
+            meant = (
+                "differentiate an.untrack(loss)" if is_returned else "an.untrack(loss).backward()"
+            )
+            warnings.warn(
+                f"{function}() leaves out the score function of {', '.join(names[:5])}"
+                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; {right} instead, "
+                f"or {meant} if that is meant",
+                MissingScoreWarning,
+                stacklevel=stacklevel(),
+            )
+
+
+before_backward.append(_warn_of_missing_scores)
+
+
+def _descend(
+    problem: Problem,
+    baseline: Baseline | None,
+    estimator: Estimator,
+    retain_graph: bool,
+    inputs: tuple[Tensor, ...] | None,
+) -> None:
+    given = estimator(problem.structure, [term.value for term in problem.terms])
+    parts = [problem.loss] if problem.loss.requires_grad else []
+    subtraction = None if baseline is None else Subtraction(problem, baseline)
+    less = [None if subtraction is None else subtraction.of(credit) for credit in given]
+    parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
+    for term in owned(problem.terms, problem.scored):
+        # The score has mean zero; a learned coefficient of it has a gradient of its own.
+        weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+        parts.append(-(untrack(term.leaf) * weight).sum())
+    parts = [part for part in parts if part.requires_grad]
+    if not parts:
+        raise LossError(
+            "neither the loss nor any site that it depends on has a parameter with "
+            "requires_grad=True; was the model run under torch.no_grad()?"
+        )
+    total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+    if retain_graph:  # else what is accumulated is a constant at once
+        total = _followed(total, problem)
+    try:
+        torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
+    except RuntimeError as error:
+        refuse_writes(problem.trace.leaves, problem.scored, error)
+        raise
+    if not retain_graph:
+        settle(problem.trace)
+
+
+def settle(trace: Trace) -> None:
+    """Mark the gradient of a recording as taken: its values are constants from now on."""
+    trace.universe.state = "settled"
+    trace.universe.owner = None
+
+
+def backward_of_costs(
+    trace: Trace,
+    *,
+    baseline: Baseline | None = None,
+    estimator: Choice = "auto",
+    retain_graph: bool = False,
+    inputs: Iterable[Tensor] | Tensor | None = None,
+) -> None:
+    """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
+    check_baseline(baseline)
+    into = _checked(inputs)
+    problem, estimate = _decided(problem_of_costs(trace), estimator)
+    problem.trace.account = account_of(problem)
+    _descend(problem, baseline, estimate, retain_graph, into)
+
+
+install_backward(backward_of_costs)
+
+
+def _followed(scalar: Tensor, problem: Problem) -> Tensor:
+    """Let a scalar depend on all that the loss does, as long as its recording goes on.
+
+    Its gradient is a value of the program then, which may draw by it, or decide on it.
+    """
+    if not problem.trace.is_open:
+        return scalar
+    found = [term.provenance for term in problem.terms if term.provenance is not None]
+    own = alias(scalar)
+    mark_lost(own, list(dict.fromkeys([*found, *filter(None, [controlling()])])))
+    return own
+
+
+def _box(x: Tensor, universe: Universe) -> Tensor:
+    """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
+    ratio = torch.exp(x - x.detach())
+    if ratio.grad_fn is not None:
+        metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
+        metadata[SURROGATE] = (universe.token, str(place().location))
+    return ratio - 1
+
+
+def _against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:
+    if tuple(boxed.shape) == node.shape:
+        return (boxed * less).sum()
+    return boxed.sum() * less.mean()

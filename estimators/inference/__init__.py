@@ -1,0 +1,1 @@
+"""Inference: bounds, importance weights, predictions, and checks of guides."""

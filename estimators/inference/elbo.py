@@ -1,0 +1,217 @@
+"""The evidence lower bound of a model and a guide, and the surrogate that trains both.
+
+        ELBO = E_q[ Σ log p(x, z) - Σ log q(z) ]  ≤  log p(x)
+
+It is maximized by minimizing the surrogate, in four lines of torch:
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.program.primitives import sample
+>>> loc = torch.tensor(0.0, requires_grad=True)
+>>> def model(x):
+...     z = sample("z", Normal(0.0, 1.0))
+...     sample("x", Normal(z, 1.0), obs=x)
+>>> def guide(x):
+...     sample("z", Normal(loc, 0.5**0.5))
+>>> optimizer = torch.optim.SGD([loc], lr=0.05)
+>>> for _ in range(100):
+...     optimizer.zero_grad()
+...     elbo(model, guide, torch.tensor(2.0)).surrogate.backward()
+...     optimizer.step()
+>>> bool((loc - 1.0).abs() < 0.5)  # the posterior is Normal(x / 2, 1/2)
+True
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.gradient.credit import Baseline
+from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.estimators.gradient.pathwise import Choice, chosen
+from ancestral.estimators.gradient.problem import problem_of
+from ancestral.estimators.gradient.subtraction import check_baseline
+from ancestral.estimators.gradient.surrogate import settle, surrogate_of
+from ancestral.estimators.inference.bound_value import bound_value
+from ancestral.estimators.inference.expected_terms import Term, terms_of
+from ancestral.estimators.inference.model_guide import (
+    Pair,
+    Program,
+    check_programs,
+    refuse_mismatch,
+    run,
+)
+from ancestral.estimators.inference.particles import nesting, together
+from ancestral.estimators.inference.pyro_names import PARTICLES, refuse
+from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.context.arguments import short
+from ancestral.trace.context.compile import eagerly
+from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """An estimate of the evidence lower bound.
+
+    Attributes:
+        value: the estimate itself, to be reported: higher is better; [], detached.
+        surrogate: the scalar to call ``backward()`` on and to be minimized; []. Its value is that
+            of ``-value``, its gradient an unbiased estimate of that of the negative bound.
+    """
+
+    value: Tensor
+    surrogate: Tensor
+
+
+@eagerly
+def elbo(
+    model: Program,
+    guide: Program,
+    *args: Any,
+    particles: int = 1,
+    vectorized: bool = False,
+    max_plate_nesting: int | None = None,
+    baseline: Baseline | None = None,
+    estimator: Choice = "auto",
+    **kwargs: Any,
+) -> Elbo:
+    """Run a guide, and a model under its values, and return the bound and what to minimize.
+
+        ELBO = 1/K Σ_k [ Σ log p(x, z_k) - Σ log q(z_k) ],   z_k ~ q
+        ∇ -ELBO = E[ ∇L + Σ_i Σ_s ∇ log q(z_i[s]) (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s]) ]
+
+    The costs c are the log-probabilities of all sites, element by element, as their masks and
+    scales say: each element of a site gets those that it can influence. Both lines are unbiased.
+    An `an.factor` counts as an observed site; `an.cost` has no place in a density and is refused.
+    What torch itself draws in either program is noise: the bound is an average over it.
+
+    Programs may run within `an.handlers.enumerate`, each in a block of its own, or both in one. Of
+    what the guide enumerates, the bound is the exact expectation, and what the model alone
+    enumerates is summed out of its density: log Σ_w p(x, z, w). Neither is left to chance, so that
+    it has no score.
+    Ranganath, Gerrish and Blei (2014), "Black box variational inference", section 3; Schulman et
+    al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
+
+    Args:
+        model: the program of p, which observes the data.
+        guide: the program of q, which draws what the model draws, by the same names, and observes
+            nothing. Its sites with ``infer={"is_auxiliary": True}`` may be missing from the model;
+            those of the model from the guide: they are drawn from their prior and do not count. So
+            may those that the model enumerates, which are summed out.
+        args: what both are called with.
+        particles: how many draws of the guide, K.
+        vectorized: run all of them at once, in a plate to the left of all others, instead of one
+            after the other. Both programs must do with one more dimension, and Python may read no
+            value that differs among the particles.
+        max_plate_nesting: how many dimensions, from the right, the batches of the programs have
+            without the particles. Only if `vectorized`; by default one run without them tells.
+        baseline: what is subtracted from the costs of each site. `an.LeaveOneOut` uses the other
+            particles, if `vectorized`.
+        estimator: which costs each site is given credit for; see `an.backward`.
+        kwargs: what both are called with.
+
+    Raises:
+        ValueError: if `particles` is no positive number, or `max_plate_nesting` a negative one.
+        TypeError: if a program is no function, or for a keyword that is Pyro's name of an argument
+            of this, and no parameter of a program.
+        GuideError: if the sites of the two do not match.
+        NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+        EnumerationError: if what is enumerated cannot be summed out.
+        SiteError: for what else is wrong with a site, or particles that cannot run at once.
+    """
+    check_programs("elbo", model, guide)
+    check_baseline(baseline)
+    refuse("elbo", (model, guide), kwargs, PARTICLES)
+    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+        raise ValueError(f"particles must be an int greater than 0, not {short(particles)}")
+    dims = max_plate_nesting
+    if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
+        raise ValueError(
+            f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
+        )
+    if vectorized:
+        if dims is None:
+            dims = nesting(model, guide, args, kwargs)
+        with record(control="after") as trace:
+            pair = together(model, guide, args, kwargs, particles, dims)
+        loss = negative_elbo(pair.model, pair.guide) / particles
+        return _estimate(trace, loss, baseline, estimator)
+    found = [_single(model, guide, args, kwargs, baseline, estimator) for _ in range(particles)]
+    if particles == 1:
+        return found[0]
+    return Elbo(
+        bound_value(torch.stack([each.value for each in found]).mean()),
+        torch.stack([each.surrogate for each in found]).mean(),
+    )
+
+
+def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """Return the loss of one run of a guide, and of a model under its values, [].
+
+        L = Σ log q(z) - Σ log p(x, z)
+
+    It carries its provenance, so that `an.surrogate` and `an.backward` can take it apart into the
+    log-probabilities of the sites. Both traces are of one recording around both::
+
+        with an.record():
+            with an.record() as guide_trace:
+                guide()
+            with an.record() as model_trace, an.handlers.replay(guide_trace):
+                model()
+        loss = negative_elbo(model_trace, guide_trace)
+
+    Raises:
+        TypeError: if one of them is no trace.
+        GuideError: if the sites of the two do not match.
+        NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+        EnumerationError: if what is enumerated cannot be summed out.
+    """
+    check_trace("negative_elbo", model_trace, guide_trace)
+    pair = Pair(model_trace, guide_trace)
+    refuse_mismatch(pair)
+    terms = tuple(terms_of(pair))
+    parts = [term.value for term in terms]
+    loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
+    if not _is_finite(loss):
+        _refuse_non_finite(terms)
+    return loss
+
+
+def _single(
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    baseline: Baseline | None,
+    estimator: Choice,
+) -> Elbo:
+    # All sites count, whatever Python decides later: what was said before is not blurred.
+    with record(control="after") as trace:
+        pair = run(model, guide, *args, **kwargs)
+    return _estimate(trace, negative_elbo(pair.model, pair.guide), baseline, estimator)
+
+
+def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: Choice) -> Elbo:
+    """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
+    plain = untrack(loss)
+    if provenance(loss) is not None and torch.is_grad_enabled():
+        plain = surrogate_of(*chosen(problem_of(loss, None), estimator), baseline)
+    if trace.universe.owner is trace:
+        # What autograd saves knows its recording, in a circle that Python cannot see through.
+        settle(trace)
+    return Elbo(bound_value(-loss.detach()), plain)  # within another recording, tracked
+
+
+def _is_finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(untrack(value).detach()).all())
+
+
+def _refuse_non_finite(terms: Sequence[Term]) -> None:
+    for term in terms:
+        if not _is_finite(term.value):
+            raise NonFiniteDensityError(term.node, term.program)

@@ -1,0 +1,263 @@
+"""Pairs: a model and a guide run together, and what in one does not fit the other.
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.program.primitives import sample
+>>> def model():
+...     z = sample("z", Normal(0.0, 1.0))
+...     sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
+>>> def guide():
+...     sample("z", Normal(0.2, 0.7))
+>>> with record():
+...     pair = run(model, guide)
+>>> [node.name for node in pair.model_sites], [node.name for node in pair.guide_sites]
+(['z', 'x'], ['z'])
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.graph.expect import check_program
+from ancestral.trace.handlers.replay import replay
+from ancestral.trace.nodes.factor import Factor
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.effects import unchecked
+from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
+
+Program = Callable[..., Any]
+
+
+class GuideError(SiteError):
+    """A guide does not fit its model."""
+
+
+class MissingInGuideError(GuideError):
+    """A site of the model is neither data nor drawn by the guide."""
+
+    def __init__(self, node: Node, guide: Trace) -> None:
+        """Name the site, its line, and what the guide draws."""
+        drawn = ", ".join(f"{n.name!r} ({n.location})" for n in guide.values() if is_latent(n))
+        super().__init__(
+            f"site {node.name!r} ({node.location}) of the model is not observed; expected the "
+            f"guide to draw it, but the guide draws {drawn or 'nothing'}: draw {node.name!r} in "
+            "the guide, or give it obs= in the model, or mark it in the model by "
+            'infer={"is_auxiliary": True}: then it is drawn from its prior, and the bound is an '
+            "average over it; or, if it has finitely many values, sum it out by running the model "
+            "within an.handlers.enumerate"
+        )
+
+
+class MissingInModelError(GuideError):
+    """A site of the guide is not drawn by the model."""
+
+    def __init__(self, node: Node, model: Trace) -> None:
+        """Name the site, its line, and what the model has."""
+        other = model.get(node.name)
+        free = ", ".join(f"{n.name!r} ({n.location})" for n in model.values() if is_latent(n))
+        found = (
+            f"the model has {_kind(other)} of that name at {other.location}"
+            if other is not None
+            else f"the model draws {free or 'nothing'}"
+        )
+        super().__init__(
+            f"site {node.name!r} ({node.location}) of the guide has no counterpart; expected the "
+            f"model to draw it, but {found}: draw {node.name!r} in the model, or mark it in the "
+            'guide by infer={"is_auxiliary": True} if the guide needs it for itself'
+        )
+
+
+class ObservedInGuideError(GuideError):
+    """A guide observes data, which the bound would count against it."""
+
+    def __init__(self, node: Node, *, are_swapped: bool) -> None:
+        """Name the site and its line, and say whether the two programs seem to be swapped."""
+        mend = (
+            "the model observes nothing, so that the two seem to be swapped: the model comes first"
+            if are_swapped
+            else "observe it in the model alone, and take its obs=, or what conditions it, away "
+            "from the guide"
+        )
+        super().__init__(
+            f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide to "
+            "draw the latent sites of the model and nothing else, as the bound subtracts the "
+            f"log-probability of each of its sites: {mend}"
+        )
+
+
+class OtherValueError(GuideError):
+    """A site has one value in the guide and another in the model."""
+
+    def __init__(self, ours: Node, theirs: Node) -> None:
+        """Name the site and both lines."""
+        super().__init__(
+            f"site {ours.name!r}: the model ({ours.location}) does not use the value that the "
+            f"guide ({theirs.location}) draws; expected it to be replayed: run the model under "
+            "an.handlers.replay(guide_trace), and take away what sets the site within the model"
+        )
+
+
+class PlateMismatchError(GuideError):
+    """A site is in other plates in the guide than in the model."""
+
+    def __init__(self, ours: Node, theirs: Node) -> None:
+        """Name the site, both lines and the plates of both."""
+        super().__init__(
+            f"site {ours.name!r} is within {_plates(ours)} in the model ({ours.location}), but "
+            f"within {_plates(theirs)} in the guide ({theirs.location}); expected the same: its "
+            "log-probabilities would not count equally often; open the same plates around both"
+        )
+
+
+class CostInPairError(GuideError):
+    """A program declares a cost where only log-probabilities count."""
+
+    def __init__(self, node: Node) -> None:
+        """Name the cost and its line."""
+        super().__init__(
+            f"cost {node.name!r} ({node.location}) is declared within a model or a guide, of which "
+            f"only log-probabilities count; write an.factor({node.name!r}, -cost) in the model if "
+            "it is a part of the joint density, or add it to the surrogate outside"
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The traces of a guide, and of a model under the values of the guide."""
+
+    model: Trace
+    guide: Trace
+
+    @property
+    def model_sites(self) -> tuple[Node, ...]:
+        """The sites of the model whose log-probability counts, factors among them."""
+        guide = self.guide
+        return tuple(
+            node
+            for node in self.model.values()
+            if is_site(node)
+            and not (is_auxiliary(node) and not node.is_enumerated and node.name not in guide)
+        )
+
+    @property
+    def guide_sites(self) -> tuple[Node, ...]:
+        """The sites of the guide whose log-probability counts."""
+        return tuple(node for node in self.guide.values() if is_site(node))
+
+    @property
+    def shared(self) -> tuple[tuple[Node, Node], ...]:
+        """The sites that both draw, as they are in the model and in the guide."""
+        return tuple(
+            (node, self.guide[node.name])
+            for node in self.model.values()
+            if is_latent(node) and node.name in self.guide and is_latent(self.guide[node.name])
+        )
+
+
+def check_programs(verb: str, model: object, guide: object) -> None:
+    """Raise a TypeError unless a model and a guide are functions."""
+    check_program(verb, "model", model)
+    check_program(verb, "guide", guide)
+
+
+def run(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pair:
+    """Run a guide, then its model under the guide's values; within one recording around both."""
+    with record() as guide_trace:
+        guide(*args, **kwargs)
+    with record() as model_trace, unchecked(replay(guide_trace)):
+        model(*args, **kwargs)
+    return Pair(model_trace, guide_trace)
+
+
+def refuse_mismatch(pair: Pair) -> None:
+    """Raise where the sum of log-probabilities of a pair would be no evidence lower bound.
+
+    Raises:
+        GuideError: at the first site that is wrong.
+    """
+    for error in (*observed(pair), *missing(pair), *declared_costs(pair), *_misread(pair)):
+        raise error
+
+
+def observed(pair: Pair) -> Iterator[GuideError]:
+    """Yield an error for each site of the guide that is data.
+
+    A factor may be a part of its density, where the model has data of its own.
+    """
+    are_swapped = not any(is_site(node) and node.is_observed for node in pair.model.values())
+    for node in pair.guide.values():
+        is_data = is_site(node) and node.is_observed
+        if is_data and (are_swapped or not isinstance(node.fn, Factor)):
+            yield ObservedInGuideError(node, are_swapped=are_swapped)
+
+
+def missing(pair: Pair) -> Iterator[GuideError]:
+    """Yield an error for each site that one of the two has and the other lacks."""
+    both = {node.name for node, _ in pair.shared}
+    for node in pair.model.values():
+        is_summed_out = node.is_enumerated and node.name not in pair.guide
+        may_lack = is_summed_out or _may_lack(node, pair.guide)
+        if is_latent(node) and node.name not in both and not may_lack:
+            yield MissingInGuideError(node, pair.guide)
+    for node in pair.guide.values():
+        if is_latent(node) and node.name not in both and not _may_lack(node, pair.model):
+            yield MissingInModelError(node, pair.model)
+
+
+def declared_costs(pair: Pair) -> Iterator[GuideError]:
+    """Yield an error for each cost that one of the two declares."""
+    for trace in (pair.guide, pair.model):
+        yield from (CostInPairError(node) for node in trace.values() if node.type == "cost")
+
+
+def _misread(pair: Pair) -> Iterator[GuideError]:
+    for ours, theirs in pair.shared:
+        if ours.source is not theirs.source and not torch.equal(ours.value, theirs.value):
+            yield OtherValueError(ours, theirs)
+        thinned = (
+            {plate for plate in node.cond_indep_stack if plate.scale != 1}
+            for node in (ours, theirs)
+        )
+        if next(thinned) != next(thinned):
+            yield PlateMismatchError(ours, theirs)
+
+
+def is_site(node: Node) -> bool:
+    """Return whether a node is a random choice, or data, that the program named.
+
+    What torch itself draws within a program is noise that the bound is an average over.
+    """
+    return node.type == "sample" and node.is_declared
+
+
+def is_latent(node: Node) -> bool:
+    """Return whether a node is a site that is no data."""
+    return is_site(node) and not node.is_observed
+
+
+def is_auxiliary(node: Node) -> bool:
+    """Return whether the user says that the other program of the pair may lack a site."""
+    return is_latent(node) and bool(node.infer.get("is_auxiliary", False))
+
+
+def _may_lack(node: Node, other: Trace) -> bool:
+    return is_auxiliary(node) and node.name not in other
+
+
+def _kind(node: Node) -> str:
+    if node.type == "sample":
+        return "an observed site" if node.is_observed else "a draw of torch"
+    return f"a {node.type}"
+
+
+def _plates(node: Node) -> str:
+    found = [
+        f"{plate.name!r} (size {plate.size}, subsample_size {plate.subsample_size}, "
+        + (f"dim {plate.dim})" if plate.turn is None else f"turn {plate.turn})")
+        for plate in node.cond_indep_stack
+    ]
+    return f"plate {', '.join(found)}" if found else "no plate"

@@ -1,0 +1,214 @@
+"""Predictive: what a program draws, from its prior, a guide, or draws from its posterior.
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.program.primitives import sample
+>>> def model():
+...     mu = sample("mu", Normal(0.0, 1.0))
+...     sample("x", Normal(mu, 1.0), obs=torch.tensor(0.3))
+>>> {name: value.shape for name, value in Predictive(model, samples=5)().items()}
+{'mu': torch.Size([5]), 'x': torch.Size([5])}
+>>> sorted(Predictive(model, {"mu": torch.zeros(4)})())
+['x']
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Never
+
+from torch import Tensor
+
+from ancestral.estimators.batched.layout import Layout, Run
+from ancestral.estimators.batched.run_many import Key, many
+from ancestral.estimators.inference.pyro_names import PREDICTIVE, refuse
+from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.graph.expect import check_program
+from ancestral.trace.handlers.condition import uncondition
+from ancestral.trace.handlers.replay import replay
+from ancestral.trace.nodes.factor import Factor
+from ancestral.trace.recording.effects import unchecked
+from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
+
+
+class StackedValuesError(SiteError):
+    """Values that are stacked for many runs do not fit each other, or the program."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        """Name the site and say what is wrong."""
+        super().__init__(f"the values of site {name!r}: {problem}")
+
+
+class Predictive:
+    """Draws the sites of a program many times, those too that it observes.
+
+    A call returns the values by the name of the site, each [samples, *shape]: of the random
+    choices that were not given, and of what is deterministic. A factor does not weigh: the draws
+    are those of the program without it. No gradient is taken.
+
+    Args:
+        model: the program.
+        posterior: values of some of its sites, each [samples, *shape], that each run starts from,
+            such as `Importance.resample` returns. The others are drawn.
+        guide: a program that draws sites of the model, called with the same arguments.
+        samples: how many runs; by default as many as the values given.
+        vectorized: as in `ancestral.estimators.inference.importance.importance`.
+
+    Attributes:
+        in_turn: why the runs of the last call were made one after the other; empty if they were
+            made at once.
+
+    Raises:
+        TypeError: if a program is no function.
+        ValueError: if both a posterior and a guide are given, or neither and no `samples`.
+        StackedValuesError: if the values differ in their number, or it is not `samples`; in a call,
+            if the program has no such site, or one of another shape.
+        NotVectorizableError: in a call, if the runs must be made at once and cannot.
+        OpenRecordingError: in a call, within a recording.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        posterior: Mapping[str, Tensor] | None = None,
+        *,
+        guide: Callable[..., Any] | None = None,
+        samples: int | None = None,
+        vectorized: bool | None = None,
+        **others: Never,
+    ) -> None:
+        """Take the program, and what it starts from."""
+        check_program("Predictive", "model", model)
+        if guide is not None:
+            check_program("Predictive", "guide", guide)
+        refuse("Predictive", (), others, PREDICTIVE)
+        for name in others:
+            raise TypeError(f"Predictive takes no {name}=; what the program takes is for the call")
+        if posterior is not None and guide is not None:
+            raise ValueError("Predictive takes a posterior or a guide, not both")
+        self.model, self.guide, self.vectorized = model, guide, vectorized
+        given = {} if posterior is None else dict(posterior)
+        self.posterior = {name: plain(name, value) for name, value in given.items()}
+        found = number_of(self.posterior, samples)
+        if found is None:
+            begin = "the posterior names no site" if posterior is not None else "nothing is given"
+            raise ValueError(
+                f"Predictive needs samples=, the number of runs, or a posterior; {begin}"
+            )
+        self.samples = found
+        self.in_turn = ""
+
+    def __repr__(self) -> str:
+        """Show the program, what it starts from, and why its last runs were made in turn."""
+        start = f", guide={_shown(self.guide)}" if self.guide is not None else ""
+        start += f", given {', '.join(map(repr, self.posterior))}" if self.posterior else ""
+        turns = f", run in turn: {self.in_turn}" if self.in_turn else ""
+        return f"Predictive({_shown(self.model)}{start}, samples={self.samples}{turns})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the values of the sites that were not given, each [samples, *shape]."""
+        refuse("a call of Predictive", (self.model, self.guide), kwargs, PREDICTIVE)
+
+        def program(layout: Layout) -> tuple[Trace, Trace]:
+            with record() as guided:
+                if self.guide is not None:
+                    self.guide(*args, **kwargs)
+            given = Given(self.posterior, layout)
+            with record() as modelled, uncondition(), given, unchecked(replay(guided)):
+                self.model(*args, **kwargs)
+            given.refuse_unmet()
+            return guided, modelled
+
+        found = many("Predictive", program, self._read, self.samples, self.vectorized)
+        self.in_turn = found.in_turn
+        for word, name in found.ragged:
+            raise StackedValuesError(
+                name, f"this {word} is in some of the runs only, or in different shapes"
+            )
+        return {name: value for (_, name), value in found.values.items()}
+
+    def _read(self, run: Run) -> dict[Key, Tensor]:
+        return {
+            (node.type, node.name): run.value(node)
+            for node in run.traces[-1].values()
+            if node.is_declared
+            and node.type in ("sample", "deterministic")
+            and node.name not in self.posterior
+            and not isinstance(node.fn, Factor)
+        }
+
+
+def _shown(program: Callable[..., Any]) -> str:
+    return getattr(program, "__qualname__", type(program).__name__)
+
+
+class Given(Handler):
+    """Gives the sites of a run, or of many at once, the values that are stacked for them."""
+
+    def __init__(self, stacked: Mapping[str, Tensor], layout: Layout) -> None:
+        """Take the values, each [samples, *batch, *event]."""
+        self._stacked, self._layout = stacked, layout
+        self._met: list[str] = []
+
+    def ask(self, request: Request) -> Request:
+        """Give a sample its values, be it observed or not."""
+        if request.kind != "sample" or request.is_intervened:
+            return request
+        self._met.append(request.name)
+        stacked = self._stacked.get(request.name)
+        if stacked is None:
+            return request
+        assert request.fn is not None
+        event = len(request.fn.event_shape)
+        batch = tuple(request.fn.batch_shape)
+        if self._layout.turn is None:
+            batch = batch[len(batch) - (stacked.dim() - 1 - event) :]
+        if tuple(stacked.shape[1:]) != (*batch, *request.fn.event_shape):
+            raise StackedValuesError(
+                request.name,
+                f"each of them has shape {list(stacked.shape[1:])}; expected "
+                f"{[*batch, *request.fn.event_shape]}, as at {request.where.location}, after the "
+                "first dimension, of the samples",
+            )
+        value = self._layout.given(stacked, event)
+        return replace(request, value=value, is_observed=False, origin=None)
+
+    def refuse_unmet(self) -> None:
+        """Raise if a value was given to a site that the program has not."""
+        for name in self._stacked:
+            if name not in self._met:
+                met = ", ".join(map(repr, dict.fromkeys(self._met))) or "none"
+                raise StackedValuesError(name, f"the program has no such site; it has {met}")
+
+
+def number_of(stacked: Mapping[str, Tensor], samples: int | None = None) -> int | None:
+    """Return how many values are stacked, None if nobody says.
+
+    Raises:
+        StackedValuesError: if they differ in it, or from `samples`.
+    """
+    for name, value in stacked.items():
+        if samples is None:
+            samples = len(value)
+        if len(value) == 0:
+            raise StackedValuesError(name, "there are none; expected one at least")
+        if len(value) != samples:
+            raise StackedValuesError(
+                name, f"there are {len(value)} of them; expected {samples}, as of the others"
+            )
+    return samples
+
+
+def plain(name: str, value: object) -> Tensor:
+    """Return stacked values as plain data.
+
+    Raises:
+        StackedValuesError: if they are no tensor with a first dimension.
+    """
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        shown = "a number" if isinstance(value, Tensor) else kind_of(value)
+        raise StackedValuesError(name, f"expected a tensor [samples, *shape], not {shown}")
+    return untrack(value).detach()

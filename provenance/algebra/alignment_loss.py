@@ -1,0 +1,181 @@
+"""Mixing: which op lost a dimension along which elements had stayed apart, and where.
+
+Provenances are shared by all calls of a kind, and so is what is noted here: at the first call that
+mixes a dimension, the op and the line of the user. A later explanation walks back from the
+provenance of a cost to what it was made from, until it meets the step that lost the dimension.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from ancestral.provenance.algebra.alignment import LOST, Alignment, keeps
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+
+
+class Mix(NamedTuple):
+    """An op that mixed elements, and the line of the user that called it."""
+
+    op: str
+    place: str
+
+    def __str__(self) -> str:
+        """Show both."""
+        return f"{self.op} at {self.place}"
+
+
+MOST_NOTED = 8
+"""Ways to make one provenance that are kept."""
+
+
+def separate(claims: Iterable[Alignment]) -> frozenset[int]:
+    """Return the dimensions of a source along which its elements stay apart in every claim.
+
+    >>> sorted(separate([Alignment((1, LOST)), Alignment((LOST, LOST), there=((1, 0, 1),))]))
+    [1]
+    """
+    found: frozenset[int] | None = None
+    for claim in claims:
+        kept = {d for d, first, end in claim.there if end - first == 1}
+        for dim in claim.dims:
+            kept.update((dim,) if isinstance(dim, int) else (d for d, _ in dim))
+        found = frozenset(kept) if found is None else found & kept
+    return (found or frozenset()) - {LOST}
+
+
+def indexed(claims: Iterable[Alignment]) -> frozenset[int]:
+    """Return the dimensions of a source that the tensor indexes from end to end in every claim.
+
+    Elements that are taken out or shifted stay apart, but stand no longer at their own index.
+    """
+    found: frozenset[int] | None = None
+    for claim in claims:
+        cut = {i for i, _, _ in claim.here}, {d for d, _, _ in claim.there}
+        pairs = [(i, dim) for i, dim in enumerate(claim.dims) if isinstance(dim, int)]
+        dims = {dim for i, dim in pairs if i not in cut[0] and dim not in cut[1]}
+        found = frozenset(dims) if found is None else found & dims
+    return (found or frozenset()) - {LOST}
+
+
+Kept = dict[Source, frozenset[int]]
+Notion = Callable[[Provenance], Kept]
+
+
+def kept(found: Provenance) -> Kept:
+    """Return for each source, as it stands in a provenance, its dimensions that stay apart."""
+    if found.kept is None:
+        found.kept = {source: separate(claims) for source, claims in _claims(found).items()}
+    return found.kept
+
+
+def running(found: Provenance) -> Kept:
+    """Return for each source, as it stands in a provenance, its dimensions that are indexed."""
+    if found.indexed is None:
+        found.indexed = {source: indexed(claims) for source, claims in _claims(found).items()}
+    return found.indexed
+
+
+def _claims(found: Provenance) -> dict[Source, list[Alignment]]:
+    claims: dict[Source, list[Alignment]] = {}
+    for alignment, members in found.entries:
+        for source in members:
+            claims.setdefault(source, []).append(alignment)
+    return claims
+
+
+def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
+    """Note that a result was made from operands, and that the op mixed what it mixed of them."""
+    ours = [each for each in operands if each.universe is result.universe]
+    for operand in ours:
+        if operand is result:
+            continue
+        if operand not in result.made_from and len(result.made_from) < MOST_NOTED:
+            result.made_from = (*result.made_from, operand)
+        if _mixes(operand, result, ours):
+            noted = result.universe.mixes.setdefault((operand, result), [])
+            mix = Mix(op, Universe.locate())
+            if mix not in noted and len(noted) < MOST_NOTED:
+                noted.append(mix)
+
+
+def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
+    """Return the join of the provenances of two operands, and note what the op mixed."""
+    found = ours.join(theirs)
+    note(op, found, (ours, theirs))
+    return found
+
+
+def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
+    """Return whether a dimension is lost that no operand had lost before."""
+    mine, theirs = operand.entries, result.entries
+    if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:  # the most frequent case
+        return False
+    if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
+        alignments = {alignment for alignment, _ in operand.entries}
+        is_within = all(alignment in alignments for alignment, _ in result.entries)
+        if is_within and alignments == {alignment for alignment, _ in result.entries}:
+            return False
+        if not any(map(keeps, alignments)):
+            return False
+    for notion in (kept, running):
+        before, after = notion(operand), notion(result)
+        for source in min(before, after, key=len):  # of many that are stacked, those that are taken
+            dims = before.get(source, frozenset())
+            lost = dims - after.get(source, dims)
+            # What a layer wrote of it into its statistics was not made of any operand.
+            others = [notion(o).get(source, dims) for o in operands if lost and o.made_from]
+            if any(all(d in other for other in others) for d in lost):
+                return True
+    return False
+
+
+def mixes_of(found: Provenance, source: Source, dim: int, notion: Notion = kept) -> tuple[Mix, ...]:
+    """Return the ops that mixed a dimension of a source on the way to a provenance.
+
+    None are returned where the dimension stayed separate, or was never so. `notion` says what that
+    is: by default, that its elements stay apart.
+    """
+    return tuple(dict.fromkeys(_mixed(found, source, dim, notion)))
+
+
+def _mixed(found: Provenance, source: Source, dim: int, notion: Notion) -> Iterator[Mix]:
+    seen: set[tuple[Provenance, Source, int]] = set()
+    pending = [(found, source, dim)]
+    while pending:
+        where = pending.pop()
+        if where in seen:
+            continue
+        seen.add(where)
+        result, known, d = where
+        after = notion(result)
+        if known not in after:
+            pending.extend(_behind(result, known, d))
+            continue
+        ways = [(operand, notion(operand).get(known)) for operand in result.made_from]
+        # Provenances are shared: one may have been made of itself, by other calls.
+        mixed = [
+            o
+            for o, dims in ways
+            if dims is not None and d not in dims and o.made_from and (o, known, d) not in seen
+        ]
+        pending.extend((operand, known, d) for operand in mixed)
+        if not mixed:  # where an operand was mixed before, to add it to others mixes nothing more
+            for operand, dims in ways:
+                if dims is not None and d in dims:
+                    yield from result.universe.mixes.get((operand, result), ())
+
+
+def _behind(result: Provenance, source: Source, d: int) -> Iterator[tuple[Provenance, Source, int]]:
+    """Yield where to look for a source that others stand for."""
+    for member in result.members:
+        if member.inflow is None or member.is_decision:
+            continue
+        if source not in result.universe.closure([member]):
+            continue
+        carried = member.inflow
+        for alignment, members in carried.entries:
+            if source in members and d in separate([alignment]):
+                for i, dim in enumerate(alignment.dims):
+                    if dim == d:
+                        yield result, member, i
+            else:
+                yield carried, source, d

@@ -1,0 +1,69 @@
+"""The lifetime of a universe: whose its sources are, and until when they have gradients."""
+
+import itertools
+import os
+import time
+from weakref import ref
+
+_started = time.time_ns()
+_serials = itertools.count()
+
+
+class Lifetime:
+    """Whose the sources of a universe are, and in what state it is.
+
+    `owner` is whoever the sources belong to, kept alive by us until it is released. `state` is
+    "open" until a gradient is asked of the sources, "used" from then on, and "settled" once it was
+    taken for good. To other universes, the values of one that is "used" or "settled" are constants.
+    The universe of a draw that no recording takes in is "apart": nothing comes of its values but
+    that the recordings that they reach know of them.
+    """
+
+    __slots__ = ("_kept", "_owner", "serial", "state", "token")
+
+    def __init__(self, owner: object) -> None:
+        """Begin, in the state "open"."""
+        self.serial = next(_serials)
+        # No other has the same, in this process, in another, or in a later one.
+        self.token = (os.getpid(), self.serial, _started)
+        self._kept = owner
+        self._owner = None if owner is None else ref(owner)
+        self.state = "open"
+
+    @property
+    def owner(self) -> object:
+        """Whoever the sources belong to, None if nobody does, or if it is no more."""
+        return None if self._owner is None else self._owner()
+
+    @owner.setter
+    def owner(self, owner: object) -> None:
+        self._kept = owner
+        self._owner = None if owner is None else ref(owner)
+
+    def release(self) -> None:
+        """Keep the owner alive no longer: it lives as long as somebody else wants it.
+
+        A tensor that autograd saved refers to us, and an owner to what autograd has saved; Python's
+        collector does not see such a circle.
+        """
+        self._kept = None
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether there was an owner that is no more."""
+        return self.is_of_recording and self._owner() is None  # type: ignore[misc]
+
+    @property
+    def is_of_recording(self) -> bool:
+        """Whether there is or was an owner: a recording, or a draw apart from all."""
+        return self._owner is not None
+
+    @property
+    def is_adoptable(self) -> bool:
+        """Whether the values are no constants to other universes."""
+        return self.state in ("open", "apart")
+
+    @property
+    def seniority(self) -> tuple[bool, bool, int]:
+        """Order universes by which of two adopts the other's sources: the greater does."""
+        return (self.state == "open", self._owner is not None, self.serial)

@@ -1,0 +1,400 @@
+"""Provenance: which sources a tensor depends on, and which of its elements on which of theirs.
+
+A provenance maps alignments (see `ancestral.provenance.algebra.alignment`) to sets of sources. A
+source may stand under several, as long as they share no pair of elements. Losing an alignment, or
+gaining a source, is always sound.
+
+Provenances are interned in their `Universe`, and unions are memoized, so that following one op
+costs about one dictionary look-up. Sets stay small: more than `MOST_SOURCES` under one alignment
+are gathered behind one source that stands for them, a junction.
+
+>>> universe = Universe()
+>>> z = Source("z", (4, 3))
+>>> p = universe.of(z, (4, 3))
+>>> p
+Provenance([4, 3], z: 0 1)
+>>> p.remap((4,), (0,))                       # summed over dimension 1
+Provenance([4], z: 0)
+>>> p.union(p.remap((4, 3), (0, LOST)))       # where two paths disagree, the alignment is lost
+Provenance([4, 3], z: 0 -)
+"""
+
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ancestral.provenance.algebra.alignment import (
+    LOST,
+    Alignment,
+    Regroup,
+    Shape,
+    Step,
+    apply,
+    as_alignment,
+    fit,
+    nothing_kept,
+    shown,
+    whole,
+)
+from ancestral.provenance.algebra.entries import add, broadcast_shape, by_index, leading
+from ancestral.provenance.algebra.lifetime import Lifetime
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Something that a value can depend on.
+
+    `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
+    did. Four kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
+    stands for the values that Python may have branched on, a junction for many sources of one
+    tensor, of its shape, one that `is_named` for what a value was computed from that the user gave
+    a name. A kink stands for a step without a useful derivative on the way from the
+    source that is its `kink_of`. A source that `is_known` has the same value in every run, as data
+    has: no decision that rests on it alone is one of chance. One that `is_confined` stands for many
+    values at once, between which Python cannot decide.
+    """
+
+    name: str
+    shape: Shape
+    universe: "Universe | None" = None
+    inflow: "Provenance | None" = None
+    is_decision: bool = False
+    kink_of: "Source | None" = None
+    is_known: bool = False
+    is_confined: bool = False
+    is_named: bool = False
+
+
+Sources = frozenset[Source]
+Entries = dict[Alignment, Sources]
+MOST_SOURCES = 32
+
+alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
+"""The universes that somebody still refers to, by their token."""
+
+
+class Universe(Lifetime):
+    """The sources that one recording can meet, in the order they were met, and their provenances.
+
+    `differentiable` are the sources through which a pathwise derivative is taken: a kink on the way
+    from one of them to a cost would bias it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_interned",
+        "_lock",
+        "decisions",
+        "differentiable",
+        "kinks",
+        "mixes",
+        "sources",
+    )
+    locate: Callable[[], str] = staticmethod(lambda: "<unknown>")
+    """Tells the line of the user that is being run: a layer that knows frames does."""
+
+    def __init__(self, owner: object = None) -> None:
+        """Make an empty universe."""
+        super().__init__(owner)
+        alive[self.token] = self
+        self.sources: dict[Source, int] = {}
+        self.decisions: Any = None  # what Python may have branched on: see `control`
+        self.differentiable: set[Source] = set()
+        self.kinks: dict[Source, Source] = {}  # by the source that they stand for
+        # The ops that mixed elements, by what they made of what: see `mixing`.
+        self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
+        self._lock = threading.Lock()
+        self._interned: dict[tuple[Any, ...], Provenance] = {}
+
+    def number(self, source: Source) -> int:
+        """Return the number of `source`, met now or before: the older has the lesser."""
+        number = self.sources.get(source)
+        if number is None:
+            with self._lock:  # threads that share a recording may meet one at once
+                number = self.sources.setdefault(source, len(self.sources))
+        return number
+
+    def in_order(self, members: Iterable[Source]) -> list[Source]:
+        """Return sources, the oldest first."""
+        return sorted(members, key=self.number)
+
+    def closure(self, members: Iterable[Source], stops: Container[Source] = ()) -> set[Source]:
+        """Return sources with all that those among them stand for, but for what stops this."""
+        seen: set[Source] = set()
+        pending = list(members)
+        while pending:
+            source = pending.pop()
+            if source not in seen:
+                seen.add(source)
+                if source.inflow is None or source.universe is not self or source in stops:
+                    continue
+                pending.extend(source.inflow.members)
+        return seen
+
+    def origins(self, members: Iterable[Source], stops: Container[Source] = ()) -> Iterator[Source]:
+        """Yield sources, oldest first, in place of those that stand for others what they stand for.
+
+        Those in `stops` stay themselves.
+        """
+        found: list[Source] = []
+        for source in self.in_order(self.closure(members, stops)):
+            if (source.inflow is None and source.kink_of is None) or source in stops:
+                found.append(source)
+            elif source.inflow is not None and source.universe is not self:
+                found.extend(source.inflow.sources)  # adopted from another recording
+        return iter(dict.fromkeys(found))
+
+    def kink_of(self, source: Source) -> Source:
+        """Return the kink of a source."""
+        found = self.kinks.get(source)
+        if found is None:
+            name = f"the kink of {source.name!r} at {Universe.locate()}"
+            found = self.kinks[source] = Source(name, source.shape, self, kink_of=source)
+            self.number(found)
+        return found
+
+    def kinked(self, members: Iterable[Source]) -> dict[Source, Source]:
+        """Return the drawn sources whose kinks are among what these stand for, with the kink."""
+        found: dict[Source, Source] = {}
+        for kink in self.in_order(self.closure(members)):
+            if kink.kink_of is not None and kink.universe is self:
+                for source in self.closure([kink.kink_of]) & self.differentiable:
+                    if source.inflow is None:
+                        found.setdefault(source, kink)
+        return found
+
+    def intern(self, shape: Shape, entries: Entries) -> "Provenance":
+        """Return the one provenance with this shape and these entries, none of them empty."""
+        pairs = tuple(entries.items())
+        # One entry is the most frequent: a key of its own makes half as many objects.
+        key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
+        found = self._interned.get(key)
+        if found is None:
+            found = Provenance(self, shape, pairs)
+            if any(len(members) > MOST_SOURCES for members in entries.values()):
+                found = self._gathered(found)
+            self._interned[key] = found
+        return found
+
+    def named(self, name: str, shape: Shape, found: "Provenance | None") -> Source:
+        """Return the source that stands for what a value was computed from, if from any source."""
+        is_known = found is None or all(s.is_known for s in self.origins(found.members))
+        source = Source(name, shape, self, inflow=found, is_known=is_known, is_named=True)
+        if found is not None and found.members & self.differentiable:
+            self.differentiable.add(source)
+        return source
+
+    def _gathered(self, wide: "Provenance") -> "Provenance":
+        """Return the provenance of a junction that stands for many sources of one tensor."""
+        junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, inflow=wide)
+        if wide.members & self.differentiable:
+            self.differentiable.add(junction)
+        return self.of(junction, wide.shape)
+
+    def of(self, source: Source, shape: Shape) -> "Provenance":
+        """Return the provenance of the value of `source`, a tensor of shape `shape`.
+
+        The leading dimensions of the value are those of the source; what follows is an event.
+        """
+        self.number(source)
+        return self.intern(shape, {leading(source.shape, shape): frozenset((source,))})
+
+    def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
+        """Return the provenance of a tensor that depends on sources we know not how."""
+        for source in (known := frozenset(members)):
+            self.number(source)
+        return self.intern(shape, {nothing_kept(len(shape)): known})
+
+    def adopt(self, foreign: "Provenance") -> "Provenance | None":
+        """Return `foreign`, of another universe, in this one; None if it is constant."""
+        if not foreign.universe.is_adoptable:
+            return None
+        for source in foreign.universe.in_order(foreign.members):
+            self.number(source)
+        self.differentiable |= foreign.universe.differentiable & foreign.members
+        return self.intern(foreign.shape, dict(foreign.entries))
+
+
+class Provenance:
+    """An interned, immutable map from alignments to sets of sources, for one shape.
+
+    Equality is identity.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_kinked",
+        "_memo",
+        "_slices",
+        "entries",
+        "indexed",
+        "kept",
+        "made_from",
+        "members",
+        "shape",
+        "universe",
+    )
+
+    def __init__(
+        self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, Sources], ...]
+    ) -> None:
+        """Make a provenance; only `Universe.intern` does."""
+        self.universe = universe
+        self.shape = shape
+        self.entries = entries
+        self.members: Sources = (
+            entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
+        )
+        self._calls: dict[Any, Provenance | None] | None = None
+        # See `alignment_loss`, also for the dimensions that are kept apart.
+        self.made_from: tuple[Provenance, ...] = ()
+        self.kept: dict[Source, frozenset[int]] | None = None
+        self.indexed: dict[Source, frozenset[int]] | None = None
+        self._kinked: Provenance | None = None
+        self._slices: dict[int, dict[int, list[tuple[Alignment, Sources]]]] | None = None
+        # Joins by the other provenance, remaps by their shape and step.
+        self._memo: dict[Provenance | tuple[Shape, Step | None], Provenance | None] = {}
+
+    @property
+    def calls(self) -> "dict[Any, Provenance | None]":
+        """What calls whose first operand has this provenance gave: see `inference.infer`."""
+        if self._calls is None:
+            self._calls = {}
+        return self._calls
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources, oldest first; what others stand for, not they themselves."""
+        return tuple(self.universe.origins(self.members))
+
+    def remap(self, shape: Shape, step: Step) -> "Provenance | None":
+        """Return the provenance of the result of a step, None where none of ours reaches it.
+
+        A dimension that changes its size is lost: it no longer indexes element by element.
+        """
+        key = (shape, step)
+        if key in self._memo:
+            return self._memo[key]
+        fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
+        entries: Entries = {}
+        for alignment, members in self._met(fitted):
+            moved = apply(fitted, alignment)
+            if moved is not None:
+                add(entries, whole(moved, shape), members, shape)
+        found = self.universe.intern(shape, entries) if entries else None
+        self._memo[key] = found
+        return found
+
+    def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Sources]]:
+        """Return the entries that a step can meet: of many, those at the index that it selects."""
+        if len(self.entries) < 8 or isinstance(step, Regroup):
+            return self.entries
+        for d, first, end in step.there:
+            if end - first == 1:
+                at = self._at(d)
+                return [*at.get(first, ()), *at.get(-1, ())]
+        return self.entries
+
+    def _at(self, d: int) -> dict[int, list[tuple[Alignment, Sources]]]:
+        """Return the entries by the one index along a dimension that they are at, -1 if more."""
+        if self._slices is None:
+            self._slices = {}
+        if d not in self._slices:
+            self._slices[d] = by_index(self.entries, d)
+        return self._slices[d]
+
+    def lost(self, shape: Shape) -> "Provenance":
+        """Return the provenance of a tensor that depends on our sources we know not how."""
+        key = (shape, None)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self.universe.depending(self.members, shape)
+        return found
+
+    def kinked(self) -> "Provenance":
+        """Return the provenance after a step that has no useful derivative."""
+        met = self.members & self.universe.differentiable
+        if not met:
+            return self
+        if self._kinked is None:
+            kinks = frozenset(self.universe.kink_of(s) for s in self.universe.in_order(met))
+            entries = dict(self.entries)
+            add(entries, nothing_kept(len(self.shape)), kinks, self.shape)
+            self._kinked = self.universe.intern(self.shape, entries)
+        return self._kinked
+
+    def broadcast(self, shape: Shape) -> "Provenance":
+        """Return the provenance of ourselves broadcast to `shape`: dimensions meet at the right."""
+        if shape == self.shape:
+            return self
+        ours = len(self.shape)
+        found = self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
+        assert found is not None
+        return found
+
+    def union(self, other: "Provenance") -> "Provenance":
+        """Return the join with a provenance of the same shape.
+
+        Where both know a source with alignments that overlap, only what they agree on is kept.
+        """
+        if self is other:
+            return self
+        found = self._memo.get(other)
+        if found is None:
+            if self.universe is not other.universe:
+                return _across(self, other)  # not memoized: it would keep the older universe
+            found = self._memo[other] = union([self, other])
+        return found
+
+    def join(self, other: "Provenance") -> "Provenance":
+        """Return the union of both, broadcast to their common shape."""
+        found = self._memo.get(other)
+        if found is None:
+            shape = broadcast_shape(self.shape, other.shape)
+            found = self.broadcast(shape).union(other.broadcast(shape))
+            if self.universe is other.universe:
+                self._memo[other] = found
+        return found
+
+    def __repr__(self) -> str:
+        """Show the shape and, for each source, the dimension that each dimension indexes."""
+        rows = "; ".join(
+            f"{', '.join(source.name for source in self.universe.in_order(members))}: "
+            f"{shown(alignment)}"
+            for alignment, members in self.entries
+        )
+        return f"Provenance({list(self.shape)}, {rows})"
+
+
+def union(parts: "Iterable[Provenance]") -> Provenance:
+    """Return the join of provenances of one shape, at least one."""
+    rest = iter(parts)
+    first = next(rest)
+    entries, members, universe = dict(first.entries), set(first.members), first.universe
+    for part in rest:
+        if part.universe is not universe:
+            so_far = universe.intern(first.shape, entries)
+            joined = _across(so_far, part)
+            entries, members, universe = dict(joined.entries), set(joined.members), joined.universe
+            continue
+        if members.isdisjoint(part.members):
+            for alignment, sources in part.entries:
+                present = entries.get(alignment)
+                entries[alignment] = sources if present is None else present | sources
+        else:
+            for alignment, sources in part.entries:
+                add(entries, alignment, sources, first.shape)
+        members |= part.members
+    return universe.intern(first.shape, entries)
+
+
+def _across(a: Provenance, b: Provenance) -> Provenance:
+    """Return the union of provenances of two universes, in that of the younger open recording.
+
+    If the other universe is no longer open, its sources are constants.
+    """
+    old, young = sorted((a, b), key=lambda provenance: provenance.universe.seniority)
+    adopted = young.universe.adopt(old)
+    return young if adopted is None else young.union(adopted)

@@ -1,0 +1,65 @@
+"""Claims: what is known of one value in two ways, both of which hold, put together.
+
+What the ops of a computation keep may be less than what its meaning says.
+
+>>> from ancestral.provenance.algebra.provenance import Source, Universe
+>>> universe = Universe()
+>>> z = Source("z", (4, 3))
+>>> lost = universe.of(z, (4, 3)).lost((4, 3))
+>>> sharpened(lost, universe.of(z, (4, 3)).remap((4, 3), (0, LOST)))
+Provenance([4, 3], z: 0 -)
+"""
+
+from typing import Any
+
+from ancestral.provenance.algebra.alignment import LOST, Alignment
+from ancestral.provenance.algebra.provenance import Entries, Provenance, Sources
+
+
+def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
+    """Return the provenance of a value with all that is claimed of the same sources besides.
+
+    No source is added and none is left out.
+    """
+    if found.universe is not claimed.universe:
+        return found
+    entries: Entries = {}
+    many = _under_several(found) | _under_several(claimed)
+    for alignment, members in found.entries:
+        left = members
+        for other, known in claimed.entries:
+            both = (left & known) - many
+            if both:
+                left -= both
+                _put(entries, _either(alignment, other), both)
+        _put(entries, alignment, left)
+    return found.universe.intern(found.shape, entries)
+
+
+def is_whole(found: Provenance) -> bool:
+    """Return whether no dimension is lost, so that nothing can be claimed besides."""
+    return all(LOST not in alignment.dims for alignment, _ in found.entries)
+
+
+def _under_several(found: Provenance) -> Sources:
+    """Return the sources of which different elements are aligned in different ways."""
+    seen: set[object] = set()
+    several: set[Any] = set()
+    for _, members in found.entries:
+        several |= members & seen
+        seen |= members
+    return frozenset(several)
+
+
+def _put(entries: Entries, alignment: Alignment, members: Sources) -> None:
+    if members:
+        entries[alignment] = entries.get(alignment, frozenset()) | members
+
+
+def _either(one: Alignment, other: Alignment) -> Alignment:
+    """Return what either of two alignments without windows claims, else the first."""
+    if one.here or one.there or other.here or other.there:
+        return one
+    return Alignment(
+        tuple(b if a == LOST else a for a, b in zip(one.dims, other.dims, strict=True))
+    )

@@ -1,0 +1,1 @@
+"""Dispatch: what an op on a tracked tensor does to provenance."""

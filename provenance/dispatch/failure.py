@@ -1,0 +1,79 @@
+"""Failures: what it tells of the values that an op raised."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch.escape import EscapeError, escape, fail, is_escape, may_escape
+from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.subclasses import names_of
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+
+_Function = Callable[..., Any]
+
+
+class InferenceTensorError(RuntimeError):
+    """A value of `torch.inference_mode` is used where a gradient is asked for."""
+
+    def __init__(self, names: frozenset[str], location: object) -> None:
+        """Name the sources and the line."""
+        listed = ", ".join(repr(name) for name in sorted(names))
+        super().__init__(
+            f"{location}: a value that depends on {listed} was computed under "
+            "torch.inference_mode(), and autograd cannot save it for a backward; use "
+            "torch.no_grad() there instead, or go on with value.clone()"
+        )
+
+
+def refuse_inference(
+    error: Exception, names: frozenset[str], location: object | None = None
+) -> None:
+    """Raise an `InferenceTensorError` if torch raised because of inference mode."""
+    if names and str(error).startswith(("Inference tensors cannot", "Inplace update to inference")):
+        raise InferenceTensorError(names, location or Universe.locate()) from error
+
+
+def note_failure(
+    func: _Function, error: Exception, args: Any, kwargs: Mapping[str, Any] | None
+) -> None:
+    """Note that an op raised: whoever catches the error knows more of the values.
+
+    An index was too large, a matrix singular, an integer divided by zero.
+    """
+    readings.local.found.clear()
+    if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
+        return
+    refuse_inference(error, names_of(args, kwargs))
+    if may_escape(func.__name__) and is_escape(func.__name__, args, kwargs or {}):
+        escape(tracked(args, kwargs))  # as it does where it returns
+    elif not _is_of_shapes(func, args, kwargs or {}):
+        fail(tracked(args, kwargs), str(error))
+
+
+def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an op raises without the values of its operands as well."""
+    try:
+        with DisableTorchFunction():
+            func(*_without_values(args), **_without_values(kwargs))
+    except NotImplementedError:
+        return False
+    except _OF_VALUES as error:
+        return "meta" not in str(error)  # that it asked for a value is no matter of shapes
+    return False
+
+
+def _without_values(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("meta")
+    if type(value) in (tuple, list):
+        return type(value)(_without_values(item) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _without_values(item) for name, item in value.items()}
+    return value
+
+
+# What ops raise because of the values of their operands; a type or a class is no value.
+_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)

@@ -1,0 +1,331 @@
+"""Operators: the most frequent ops, which follow provenance without torch's own dispatch.
+
+Torch's way to `__torch_function__` costs more than an addition and all that we do about it. So the
+operators and some methods are defined on the class, in Python, and call the op in C at once.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment_loss import joined
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch.failure import refuse_inference
+from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.subclasses import names_of
+from ancestral.provenance.linear.registry import LINEAR, form_of
+from ancestral.provenance.linear.transpose import (
+    both,
+    difference,
+    divided,
+    negative,
+    scaled,
+    summed,
+)
+from ancestral.provenance.rules.pointwise import KINKS, pointwise
+from ancestral.provenance.rules.registry import RULES, tensors_in
+from ancestral.provenance.tensor.control_flow import is_constant
+from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
+from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
+from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
+
+# Within a function that runs with tracking off, the operators must not follow either: they see a
+# part of what it does only.
+_is_tracking: Callable[[], bool] = is_torch_function_enabled
+_Function = Callable[..., Any]
+_Plain: Any = Tensor
+_FAST = frozenset({ProvenanceTensor, Tensor, float, int})
+_FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
+_Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
+
+
+def _operator(
+    name: str, linear: _Linear | None, equal: Adjoint | None = None, is_kink: bool = False
+) -> _Function:
+    """Return a binary operator that follows provenance without torch's dispatch.
+
+    `linear` makes the form of the result; `equal` is the adjoint for two tensors of one shape, the
+    most frequent case, which is written out here for speed. `is_kink` says that the operator
+    compares.
+    """
+    plain_operator, mixed_as = getattr(Tensor, name), name.strip("_")
+    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
+    number = serials.__next__
+    tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
+
+    def operator(self: ProvenanceTensor, other: Any) -> Any:
+        kind = type(other)
+        if kind is not tracked and kind not in fast:
+            return plain_operator(self, other)
+        try:
+            result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
+        except RuntimeError as error:
+            refuse_inference(error, names_of(self, other))
+            raise
+        if result.__class__ is not plain or not is_tracking():
+            return result
+        ours = self._provenance
+        is_equal = False
+        is_linear = linear is not None
+        if kind is tracked:
+            theirs = other._provenance
+            is_equal = ours.shape == theirs.shape
+            if ours is not theirs:
+                # The form of a sum over recordings would hold on to those that are over.
+                is_linear = is_linear and (
+                    ours.universe is theirs.universe
+                    or ours.universe.state == theirs.universe.state == "open"
+                )
+                ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
+        elif kind is Tensor and ours.shape != result.shape:
+            ours = ours.broadcast(tuple(result.shape))
+        if ours.universe.state == "settled":
+            return result  # a constant by now
+        if is_kink:
+            ours = ours.kinked()
+        form: Form | None = None
+        if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
+            if not has_history():
+                form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
+            elif is_equal and equal is not None:
+                form = (number(), equal, (self._form or self, other._form or other))
+            else:
+                assert linear is not None
+                form = linear(self, other, kind, ours.shape)
+        result.__class__ = tracked
+        result._provenance = ours
+        result._form = form
+        return result
+
+    operator.__name__ = name
+    return operator
+
+
+def _sum_of(signs: str) -> _Linear:
+    """Return how to make the form of a sum or a difference."""
+    equal = {"+": both, "-": difference}.get(signs)
+    factors = _FACTORS[signs]
+
+    def linear(
+        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
+    ) -> Form | None:
+        ours = self._provenance
+        mine = ours.shape
+        if kind is ProvenanceTensor:
+            a, b = ours.universe, other._provenance.universe
+            if a is not b and not (a.state == b.state == "open"):
+                return None  # it would hold on to recordings that are over
+            theirs = other._provenance.shape
+            if equal is not None and (mine is theirs or mine == theirs):
+                return (next(serials), equal, (self._form or self, other._form or other))
+            other = other._form or other
+        else:
+            theirs = () if kind is not Tensor else tuple(other.shape)
+        adjoint = partial(summed, shape, (mine, theirs), factors)
+        return (next(serials), adjoint, (self._form or self, other))
+
+    return linear
+
+
+def _times(adjoint: Callable[..., Any]) -> _Linear:
+    """Return how to make the form of a product with a constant, or of a quotient by one."""
+    is_quotient = adjoint is divided
+
+    def linear(
+        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
+    ) -> Form | None:
+        if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
+            return None
+        version = 0
+        if kind is Tensor:
+            try:
+                version = other._version  # as `version_of`, written out for speed
+            except RuntimeError:
+                version = -1
+        step = partial(adjoint, shape, self._provenance.shape, other, version)
+        return (next(serials), step, (self._form or self,))
+
+    return linear
+
+
+_scaled, _divided = _times(scaled), _times(divided)
+_OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
+    "__add__": (_sum_of("+"), both),
+    "__radd__": (_sum_of("+"), both),
+    "__sub__": (_sum_of("-"), difference),
+    "__rsub__": (_sum_of("r-"), None),
+    "__mul__": (_scaled, None),
+    "__rmul__": (_scaled, None),
+    "__truediv__": (_divided, None),
+}
+_COMPARISONS = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__"
+
+
+def is_elementwise(func: _Function) -> bool:
+    """Return whether `run_elementwise` may be asked to run a function."""
+    return func in _ELEMENTWISE
+
+
+def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
+    """Run an elementwise function of tensors and numbers; None where the arguments are neither."""
+    found: Provenance | None = None
+    for argument in args:
+        kind = type(argument)
+        if kind is ProvenanceTensor:
+            ours = argument._provenance
+            if found is None:
+                found = ours
+            elif found is not ours:
+                found = found._memo.get(ours) or joined(func.__name__, found, ours)
+        elif kind not in _FAST:
+            return None
+    result: Any = run(func, TYPES, args, NO_KEYWORDS)
+    if found is None or result.__class__ is not _Plain or found.universe.state == "settled":
+        return result
+    if found.shape != result.shape:
+        found = found.broadcast(tuple(result.shape))
+    result.__class__ = ProvenanceTensor
+    result._provenance = found
+    linear = _LINEAR_FUNCTIONS.get(func)
+    is_of_tensor = len(args) == 2 and type(args[0]) is ProvenanceTensor
+    if linear is not None and is_of_tensor and result.dtype is not torch.bool:
+        if torch.is_grad_enabled():
+            result._form = linear(args[0], args[1], type(args[1]), found.shape)
+        else:
+            result._form = form_of(func, found.shape, args, NO_KEYWORDS)
+    return result
+
+
+def _function(name: str) -> _Function:
+    """Return an elementwise method of one tensor that follows provenance without dispatch."""
+    plain_method = getattr(Tensor, name)
+    is_linear = "neg" in name
+
+    def method(self: ProvenanceTensor) -> Any:
+        result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
+        if result.__class__ is not _Plain or not _is_tracking():
+            return result
+        if self._provenance.universe.state == "settled":
+            return result  # a constant by now
+        result.__class__ = ProvenanceTensor
+        result._provenance = self._provenance
+        if is_linear and torch.is_grad_enabled():
+            result._form = (next(serials), negative, (self._form or self,))
+        elif is_linear:
+            result._form = form_of(plain_method, self._provenance.shape, (self,), NO_KEYWORDS)
+        return result
+
+    method.__name__ = name
+    return method
+
+
+_LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
+    getattr(space, name): linear
+    for name, linear in {
+        "add": _sum_of("+"),
+        "sub": _sum_of("-"),
+        "mul": _scaled,
+        "div": _divided,
+        "true_divide": _divided,
+    }.items()
+    for space in (torch, Tensor)
+}
+_PREDICATES = """
+    eq ge greater greater_equal gt isclose isfinite isinf isnan isneginf isposinf isreal le less
+    less_equal logical_and logical_not logical_or logical_xor lt ne not_equal signbit
+"""
+# The elementwise functions that write nothing and give back a tensor of their own.
+_ELEMENTWISE = frozenset(
+    function
+    for function, rule in RULES.items()
+    if rule is pointwise
+    and (function not in LINEAR or function in _LINEAR_FUNCTIONS)
+    and function not in KINKS
+    and function.__name__ not in _PREDICATES.split()
+    and not function.__name__.endswith("_")
+    and getattr(function, "__module__", None) != "torch.nn.functional"
+    and function.__name__ not in ("expand", "repeat", "tile", "narrow")
+)
+_FUNCTIONS = "__neg__ neg exp log log1p expm1 sqrt tanh sigmoid relu sin cos square".split()
+
+
+def _attribute(name: str) -> property:
+    """Return an attribute that is read without torch's dispatch."""
+    plain_attribute = getattr(Tensor, name)
+    read, write = plain_attribute.__get__, plain_attribute.__set__
+
+    def get(self: ProvenanceTensor) -> Any:
+        return run(read, TYPES, (self,), NO_KEYWORDS)
+
+    def put(self: ProvenanceTensor, value: Any) -> None:
+        run(write, TYPES, (self, value), NO_KEYWORDS)
+
+    return property(get, put)
+
+
+def _metadata(name: str) -> _Function:
+    """Return a method that tells of no value, and is run without torch's dispatch."""
+    plain_method = getattr(Tensor, name)
+
+    def method(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
+        return run(plain_method, TYPES, (self, *args), kwargs)
+
+    method.__name__ = name
+    return method
+
+
+before_backward: list[Callable[[str, Tensor, Any, Any], None]] = []
+"""Who looks at a tensor that torch is to differentiate: layers that know what it leaves out.
+
+They are given the name of the function, the tensor, the inputs, None for all, and what each element
+of it counts.
+"""
+
+
+PASSES = frozenset({torch.autograd.grad, torch.autograd.backward})
+
+
+def run_pass(func: _Function, types: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+    """Run a pass through autograd; return its results, and whether they are constants.
+
+    So they are if it is of a surrogate, and is taken after the recording.
+    """
+    outputs = list(tracked(args[0]))
+    inputs = args[1] if func is torch.autograd.grad else kwargs.get("inputs")
+    given = [*args[1:2], kwargs.get("grad_tensors")]
+    if func is torch.autograd.grad:
+        given = [*args[2:3], kwargs.get("grad_outputs")]
+    for tensor in tensors_in(args[0]):
+        if type(tensor) is ProvenanceTensor:
+            for look in before_backward:
+                look(f"torch.autograd.{func.__name__}", tensor, inputs, given)
+    result = run(func, types, args, kwargs)
+    return result, bool(outputs) and all(is_constant(found.universe) for found in outputs)
+
+
+def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Run `torch.Tensor.backward`, which depends on no provenance and knows of no scores."""
+    inputs = args[3] if len(args) > 3 else kwargs.get("inputs")
+    for look in before_backward:
+        look("loss.backward", self, inputs, (*args[:1], kwargs.get("gradient")))
+    run(Tensor.backward, TYPES, (self, *args), kwargs)
+
+
+ProvenanceTensor.backward = _backward  # type: ignore[method-assign]
+for _name, (_linear, _equal) in _OPERATORS.items():
+    setattr(ProvenanceTensor, _name, _operator(_name, _linear, _equal))
+for _name in ["__rtruediv__", "__pow__"]:
+    setattr(ProvenanceTensor, _name, _operator(_name, None))
+for _name in _COMPARISONS.split():
+    setattr(ProvenanceTensor, _name, _operator(_name, None, is_kink=True))
+for _name in _FUNCTIONS:
+    setattr(ProvenanceTensor, _name, _function(_name))
+for _name in ["shape", "dtype", "device", "ndim", "requires_grad", "is_leaf"]:
+    setattr(ProvenanceTensor, _name, _attribute(_name))
+for _name in ["size", "dim", "numel"]:
+    setattr(ProvenanceTensor, _name, _metadata(_name))
+# A class that defines __eq__ loses its hash: tensors are hashed by identity.
+ProvenanceTensor.__hash__ = Tensor.__hash__  # type: ignore[method-assign]

@@ -1,0 +1,206 @@
+"""Writes in place: what is written, and all that shares it, gains the sources of what came in."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.dispatch.escape import escape
+from ancestral.provenance.dispatch.infer import infer, tracked
+from ancestral.provenance.linear.registry import form_of
+from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import is_constant, recording
+from ancestral.provenance.tensor.linear_form import Operand, serials
+from ancestral.provenance.tensor.tensor import (
+    NO_KEYWORDS,
+    TYPES,
+    ProvenanceTensor,
+    attach,
+    provenance,
+    raw,
+    run,
+)
+from ancestral.provenance.tensor.torch_internals import read_base
+
+_Function = Callable[..., Any]
+
+
+class WriteIntoParameterError(TypeError):
+    """A tracked value would be written into a parameter, or into a tensor of another class."""
+
+    def __init__(self, function: str, names: frozenset[str], kind: type = nn.Parameter) -> None:
+        """Name the op, the sources whose value would be written, and the class."""
+        listed = ", ".join(repr(name) for name in sorted(names))
+        shown = "an nn.Parameter" if issubclass(kind, nn.Parameter) else f"a {kind.__name__}"
+        super().__init__(
+            f"{Universe.locate()}: {function} would write a value that depends on {listed} into "
+            f"{shown}, which cannot carry provenance; write an.untrack(value), or use a buffer or "
+            "a plain tensor"
+        )
+
+
+# Torch calls the other operators in place by the names of their ops: add_, mul_ ...
+WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split())
+# A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
+_ADDITIONS = frozenset("add_ sub_".split())
+_LARGEST_COPY = 2**20
+_OURS = {Tensor, ProvenanceTensor}
+
+
+def is_write(name: str) -> bool:
+    """Return whether a function of this name writes into its first operand."""
+    return name in WRITES or (
+        name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+    )
+
+
+def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]) -> None:
+    """Give what an op wrote besides its first argument all that came in, without alignment."""
+    incoming = _incoming(args, kwargs)
+    for target in written:
+        if all(is_constant(each.universe) for each in incoming) and _kinds(target):
+            continue  # it was not refused: a number like any other
+        shape = tuple(raw(Tensor.size, target))
+        for each in incoming:
+            known, lost = provenance(target), each.lost(shape)
+            attach(target, lost if known is None else known.union(lost))
+            target._form, target._written = None, next(serials)  # type: ignore[attr-defined]
+            mark_shared(target, lost, known)
+
+
+def targets(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors that an op writes into."""
+    if kwargs.get("out") is not None:
+        return list(tensors_in(kwargs["out"]))
+    if is_write(name) or kwargs.get("inplace") is True:
+        return list(tensors_in(args[0] if args else _first(kwargs)))
+    return []
+
+
+def _first(kwargs: Mapping[str, Any]) -> Any:
+    """Return the first operand where all arguments are given by name."""
+    return next((kwargs[name] for name in ("input", "self", "tensor") if name in kwargs), kwargs)
+
+
+def run_write(
+    func: _Function,
+    types: tuple[type, ...],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    written: list[Tensor],
+) -> Any:
+    """Run an op that writes, and give what is written its provenance."""
+    if func.__name__ == "__set__" and not _sets_data(func):
+        return run(func, types, args, kwargs)  # grad, requires_grad, names: no value changes
+    before = _prepare(func.__name__, args, kwargs, written)
+    known = [provenance(target) for target in written]
+    result = run(func, types, args, kwargs)
+    # A draw in place, bernoulli_, has given its target a provenance of its own.
+    marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
+    _mark(func, args, kwargs, marked, before)
+    return result
+
+
+def _sets_data(func: _Function) -> bool:
+    return func.__self__.__name__ in ("data", "real", "imag")  # type: ignore[attr-defined]
+
+
+def _prepare(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
+) -> Operand | None:
+    """Refuse what cannot be followed; return what the target was, for the sake of a linear form."""
+    refuse_parameters("data" if name == "__set__" else name, args, kwargs, written)
+    if len(written) != 1:
+        return None
+    (target,) = written
+    found = provenance(target)
+    if found is not None and found.universe.state != "open":
+        return None  # the form of a recording that is over would be held on to
+    form = getattr(target, "_form", None)
+    if form is not None:
+        return form
+    if name not in _ADDITIONS or raw(Tensor.numel, target) > _LARGEST_COPY:
+        return None
+    copied = raw(Tensor.clone, target)
+    return copied if found is None else attach(copied, found)
+
+
+def refuse_parameters(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]
+) -> None:
+    """Raise if tracked values would be written into a parameter, or one of another class."""
+    for target in written:
+        for kind in _kinds(target):
+            # After its recording, an estimate that was taken of it is a constant.
+            incoming = [p for p in _incoming(args, kwargs) if not is_constant(p.universe)]
+            if incoming:
+                names = frozenset(source.name for found in incoming for source in found.sources)
+                raise WriteIntoParameterError(name, names, kind)
+
+
+def _kinds(target: Tensor) -> set[type]:
+    """Return the classes that cannot carry provenance of a tensor and of what it is a view of."""
+    base = _base_of(target)
+    return {type(target), type(target if base is None else base)} - _OURS
+
+
+def _incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Provenance]:
+    """Return the provenances of the arguments that are no constants by now, and matter here."""
+    return [
+        found
+        for found in tracked(args, kwargs)
+        if found.universe.state != "settled"
+        and (found.universe.state != "apart" or recording.get() is not None)
+    ]
+
+
+def _mark(
+    func: _Function,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    written: list[Tensor],
+    before: Operand | None,
+) -> None:
+    """Give what was written the union of what it had and what came in."""
+    for target in written:
+        found, known = infer(func, target, args, kwargs), provenance(target)
+        if found is None or found.universe.state == "settled":
+            continue
+        if is_constant(found.universe) and _kinds(target):
+            continue  # it was not refused: a number like any other
+        attach(target, found)
+        target._form = None  # type: ignore[attr-defined]
+        mark_shared(target, found, known)
+        form = None if before is None else form_of(func, found.shape, args, kwargs)
+        if form is not None:  # the operand is what the target was, not what it became
+            operands = tuple(before if x is target else x for x in form[2])
+            form = (form[0], form[1], operands, *form[3:])
+        target._form = form  # type: ignore[attr-defined]
+        target._written = next(serials)  # type: ignore[attr-defined]
+
+
+def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:
+    """Give its sources, without alignment, to all that shares the storage of what was written.
+
+    `before` is what the target depended on until then.
+    """
+    base = _base_of(target)
+    if base is not None:
+        known = provenance(base)
+        lost = found.lost(tuple(raw(Tensor.size, base)))
+        attach(base, lost if known is None else known.union(lost))
+        base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    is_held = raw(storage.is_held, target)
+    shared = raw(storage.storage_of, target)
+    if shared is not None:
+        storage.taint(shared, found, 1 if base is None else 2, is_held)
+        is_new = before is None or before.universe is not found.universe
+        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
+            escape([found])  # of memory that an array of numpy, or another library, reads as well
+
+
+def _base_of(tensor: Tensor) -> Tensor | None:
+    base: Tensor | None = run(read_base, TYPES, (tensor,), NO_KEYWORDS)
+    return base

@@ -1,0 +1,369 @@
+"""Propagation: what every function of torch does to the provenance of its arguments.
+
+The result carries the union over all tensors in the arguments, at any depth of sequences, mappings
+and keywords. This is what `ProvenanceTensor.__torch_function__` does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch.escape import escape, is_escape, may_escape
+from ancestral.provenance.dispatch.failure import note_failure
+from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
+from ancestral.provenance.dispatch.infer import ATOMS, infer, tracked
+from ancestral.provenance.dispatch.inplace import (
+    is_write,
+    mark_besides,
+    refuse_parameters,
+    run_write,
+    targets,
+)
+from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
+from ancestral.provenance.linear.moves import SPLITS
+from ancestral.provenance.linear.registry import LINEAR, form_of, forms_of
+from ancestral.provenance.rules.mutation import writes_besides, written_besides
+from ancestral.provenance.rules.registry import operands_of, tensors_in
+from ancestral.provenance.rules.slicing import pieces_of
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.tensor import (
+    NO_KEYWORDS,
+    TYPES,
+    ProvenanceTensor,
+    alias,
+    attach,
+    before_reading,
+    provenance,
+    run,
+)
+
+_Function = Callable[..., Any]
+_readings = readings.local
+_OURS = {ProvenanceTensor, Tensor, nn.Parameter}
+_Plain: Any = Tensor
+
+
+def propagate(
+    cls: type[ProvenanceTensor],
+    func: _Function,
+    types: tuple[type, ...],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Run a function of torch and follow the provenance from its arguments to its results."""
+    try:  # which costs nothing unless it raises
+        if not kwargs and types == TYPES and is_elementwise(func):
+            result: Any = run_elementwise(func, args)
+            if result is not None:
+                return result
+        elif func is _broadcast and len(args) == 1 and types == TYPES and not storage.table:
+            return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
+        if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
+            return by_others(func, types, args, kwargs or {})
+        if func not in _plain_results:
+            return dispatch(func, types, args, kwargs or NO_KEYWORDS)
+        if kwargs:
+            if "out" in kwargs or kwargs.get("inplace"):
+                return dispatch(func, types, args, kwargs)
+        else:
+            kwargs = NO_KEYWORDS
+        result = run(func, types, args, kwargs)
+        if _readings.found:
+            escape(readings.take(func))
+        if result.__class__ is not _Plain or storage.table:
+            return _follow(func, args, kwargs, result)
+        # The most frequent case, a known call of tensors and numbers, written out for speed.
+        first: Provenance | None = None
+        key: list[Any] = [func, result.shape, result.dtype, *kwargs]
+        for item in (*args, *kwargs.values()) if kwargs else args:
+            kind = item.__class__
+            if kind is ProvenanceTensor:
+                if first is None:
+                    first = item._provenance
+                key.append(item._provenance)
+            elif kind is Tensor or kind is nn.Parameter:
+                if item is result:
+                    return _returned(func, args, kwargs, result)
+                key.append(item.shape)
+            elif kind in ATOMS:
+                key.append(item)
+            elif kind is bool:
+                key.append((item,))  # True is no 1
+            else:
+                return _follow(func, args, kwargs, result)
+        known = None if first is None else first.calls.get(tuple(key))
+        if known is None:
+            return _follow_and_keep(func, args, kwargs, result, first, key)
+        if known.universe.state == "settled":
+            return result  # a constant by now
+        result.__class__ = ProvenanceTensor
+        result._provenance = known
+        if func in LINEAR:
+            result._form = form_of(func, known.shape, args, kwargs)
+        return result
+    except Exception as error:
+        note_failure(func, error, args, kwargs)
+        raise
+
+
+_broadcast = torch.broadcast_tensors
+
+
+def _same(given: Any, result: Any) -> Any:
+    """Give a tensor that is broadcast to its own shape, what every distribution does, its own."""
+    found: Provenance = given._provenance
+    if result.__class__ is _Plain and found.universe.state != "settled":
+        attach(result, found)
+    return result
+
+
+def _follow_and_keep(
+    func: _Function,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    result: Any,
+    first: Provenance | None,
+    key: list[Any],
+) -> Any:
+    """Follow a call for the first time, and keep what came out for the next of its kind."""
+    _follow(func, args, kwargs, result)
+    if first is not None and result.__class__ is ProvenanceTensor:
+        mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
+        if not mixed:
+            first.calls[tuple(key)] = result._provenance
+    return result
+
+
+class _Traits(NamedTuple):
+    """What the name of a function tells."""
+
+    is_attribute: bool
+    is_write: bool
+    may_escape: bool
+    writes_besides: bool
+
+
+_traits: dict[_Function, _Traits] = {}
+_plain_results: set[_Function] = set()  # functions that write nothing and let nothing out
+
+
+def _traits_of(func: _Function) -> _Traits:
+    name = func.__name__
+    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
+    if not found.is_attribute:  # those are made anew at each call
+        _traits[func] = found
+        if not any(found) and func not in PASSES:
+            _plain_results.add(func)
+    return found
+
+
+def dispatch(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function and follow the provenance, whatever its arguments are."""
+    traits = _traits.get(func) or _traits_of(func)
+    if traits.is_attribute:
+        return _read(func, types, args)
+    if func in PASSES:
+        result, is_constant = run_pass(func, types, args, kwargs)
+        return result if is_constant else _follow(func, args, kwargs, result)
+    if traits.writes_besides:
+        result = _run_besides(func, types, args, kwargs)
+        _let_out(func, traits, args, kwargs, result)
+        return result
+    if traits.is_write or "out" in kwargs or "inplace" in kwargs:
+        written = targets(func.__name__, args, kwargs)
+        if written:
+            result = run_write(func, types, args, kwargs, written)
+            _let_out(func, traits, args, kwargs, result)
+            return result
+    result = run(func, types, args, kwargs)
+    _let_out(func, traits, args, kwargs, result)
+    return _follow(func, args, kwargs, result)
+
+
+def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: Any) -> None:
+    """Note what an op lets out by itself, and the numbers that may have decided its shape."""
+    read = readings.take(func)
+    if traits.may_escape and is_escape(func.__name__, args, kwargs):
+        escape(tracked(args, kwargs), is_check_passed=result is True)
+    elif read:
+        escape(read)
+
+
+def _run_besides(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function that may write into other arguments than the first, and follow them all."""
+    written = written_besides(func, args, kwargs)
+    written += targets(func.__name__, args, kwargs)
+    refuse_parameters(func.__name__, args, kwargs, written)
+    result = run(func, types, args, kwargs)
+    mark_besides(args, kwargs, written)
+    return _follow(func, args, kwargs, result)
+
+
+def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Give the tensors of a result their provenance."""
+    if type(result) in _KINDS:
+        if _is_any(result, args, kwargs):
+            return _returned(func, args, kwargs, result)
+        if type(result) is Tensor:
+            found = infer(func, result, args, kwargs)
+            if found is not None and found.universe.state != "settled":
+                attach(result, found)
+                form = form_of(func, found.shape, args, kwargs)
+                result._form = form  # type: ignore[attr-defined]
+    elif isinstance(result, Tensor):
+        _refuse_foreign(result, args, kwargs)
+    elif isinstance(result, (tuple, list)):
+        forms = forms_of(func, result, args, kwargs) if func in SPLITS else None
+        pieces = pieces_of(func, result, args, kwargs)
+        for index, item in enumerate(result):
+            form = None if forms is None else next(forms)
+            if type(item) is Tensor:
+                if not _is_any(item, args, kwargs):
+                    own = operands_of(func, index, args)
+                    found = infer(pieces[index], item, own, kwargs)
+                    if found is not None and found.universe.state != "settled":
+                        attach(item, found)._form = form  # type: ignore[attr-defined]
+            elif isinstance(item, Tensor):
+                _refuse_foreign(item, args, kwargs)
+            elif isinstance(item, (tuple, list, Mapping)):
+                _follow(func, args, kwargs, item)
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            _follow(func, args, kwargs, item)
+    elif is_dataclass(result):
+        for field in fields(result):
+            _follow(func, args, kwargs, getattr(result, field.name))
+    return result
+
+
+def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise if an op of a class that computes on its own made a tensor of that class."""
+    if type(result) not in _OURS and not _is_any(result, args, kwargs):
+        refuse(type(result).__name__, args, kwargs)
+
+
+def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
+    """Return an argument that came back; where others chose it, an alias that says so."""
+    found = infer(func, result, args, kwargs)
+    if found is None or found.universe.state == "settled":
+        return result
+    known = provenance(result)
+    if known is None:
+        return attach(alias(result), found)
+    both = known.union(found)
+    is_more = both.universe is not known.universe or both.members != known.members
+    return attach(alias(result), both) if is_more else result
+
+
+_KINDS = (Tensor, ProvenanceTensor)
+
+
+def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a result is one of the arguments, which some functions give back."""
+    for item in (*args, *kwargs.values()):
+        if item is result:
+            return True
+        if item.__class__ in _CONTAINERS and any(x is result for x in tensors_in(item)):
+            return True
+    return False
+
+
+_CONTAINERS = frozenset({tuple, list, dict})
+
+
+_METADATA = frozenset(
+    "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
+    "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
+    "is_mps is_xpu is_xla is_ipu is_maia is_vulkan is_sparse_csr is_mtia name nbytes itemsize "
+    "_cdata _has_symbolic_sizes_strides _backward_hooks _post_accumulate_grad_hooks grad_dtype "
+    "_has_grad_dtype_override "
+    "volatile".split()
+)
+
+
+def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> Any:
+    """Read an attribute: metadata depends on no value, ``T`` and its like are ops."""
+    result = run(func, types, args, NO_KEYWORDS)
+    attribute: Any = func.__self__  # type: ignore[attr-defined]
+    name: str = getattr(attribute, "fget", attribute).__name__
+    if name in _METADATA:
+        return result
+    if name == "__cuda_array_interface__":  # the address of its memory
+        escape(tracked(args))
+    return _follow(func, args, NO_KEYWORDS, result)
+
+
+def _watched(
+    func: _Function, types: tuple[type, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
+    storage.check(func, args, kwargs)
+    if not all(kind in _OURS or is_passive(kind) for kind in types):
+        result = func(*args, **kwargs)  # a class of another library decides
+    elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
+        # Torch takes it for a number and does not ask it.
+        result = _follow(func, args, kwargs, func(*args, **kwargs))
+    elif any(True for _ in tracked(args, kwargs)):
+        try:
+            result = dispatch(func, types, args, kwargs)
+        except Exception as error:
+            note_failure(func, error, args, kwargs)
+            raise
+    else:
+        result = func(*args, **kwargs)
+    decision = controlling()
+    # A guard refuses what is tracked; what comes out of its block is marked as a whole.
+    is_inside = storage.is_guarded()
+    if decision is not None and not is_inside and not _traits_of(func).is_attribute:
+        _control(result, decision, args, kwargs)
+    return result
+
+
+def _is_ours(tensor: Tensor) -> bool:
+    return type(tensor) is ProvenanceTensor
+
+
+def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
+    """Let the tensors of a result depend on some sources we know not how."""
+    for tensor in tensors_in(result):
+        shape = tuple(run(Tensor.size, TYPES, (tensor,), NO_KEYWORDS))
+        for each in found:
+            known = provenance(tensor)
+            lost = each.lost(shape)
+            found_now = lost if known is None else known.union(lost)
+            note("a function out of sight", found_now, [each])
+            # What it was computed from by sums knows less.
+            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
+
+
+def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Let the fresh tensors of a result depend on what escaped, without alignment.
+
+    What is written in place needs no mark: whatever is computed from it later gets one.
+    """
+    if isinstance(result, (tuple, list)):
+        for item in result:
+            _control(item, decision, args, kwargs)
+    elif type(result) in (Tensor, ProvenanceTensor) and not _is_any(result, args, kwargs):
+        if getattr(result, "_site", None) is not None:
+            return  # a draw carries its own site only; its parents carry the rest
+        shape = tuple(run(Tensor.size, TYPES, (result,), NO_KEYWORDS))
+        extra = decision.lost(shape)
+        known = provenance(result)
+        attach(result, extra if known is None else known.union(extra))
+
+
+ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]
+storage.install(_watched)
+before_reading.append(lambda tensor: escape(tracked(tensor)))

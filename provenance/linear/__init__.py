@@ -1,0 +1,1 @@
+"""Linear ops: what a loss is taken apart by, and the transposes of that."""

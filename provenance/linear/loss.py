@@ -1,0 +1,165 @@
+"""Reduced losses: the functions of `torch.nn.functional` that sum or average what they compute.
+
+Such a loss is the sum of what it is without the reduction, which is computed when it is asked for.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.linear.build import (
+    FIRST,
+    Linear,
+    Table,
+    is_tracked,
+)
+from ancestral.provenance.linear.transpose import same
+from ancestral.provenance.rules.operands import Args, Kwargs, tensors_in
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.linear_form import Call, OverwrittenError, version_of
+from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
+
+Divisor = Callable[[Tensor], float | Tensor]
+
+
+class Unreduced(NamedTuple):
+    """A loss of `torch.nn.functional` before its reduction, computed when it is asked for.
+
+    `divisor` tells from it what the reduction divides the sum by. `besides` is what the loss
+    depends on that no argument shows: decisions of Python, and what memory was overwritten with.
+    """
+
+    function: Callable[..., Tensor]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    divisor: Divisor
+    versions: tuple[tuple[Tensor, int], ...]
+    besides: tuple[Provenance, ...]
+    has_history: bool
+
+    def compute(self) -> Tensor:
+        """Return the loss of every element.
+
+        Raises:
+            OverwrittenError: if an argument was overwritten since.
+        """
+        if any(raw(version_of, tensor) != version for tensor, version in self.versions):
+            raise OverwrittenError
+        bound = _SIGNATURES[self.function].bind(*self.args, **self.kwargs)
+        bound.arguments |= {"reduction": "none"}
+        with torch.set_grad_enabled(self.has_history):
+            each = self.function(*bound.args, **bound.kwargs)
+        for found in self.besides:
+            known, lost = provenance(each), found.lost(tuple(each.shape))
+            each = attach(each, lost if known is None else known.union(lost))
+        return each
+
+    def scale(self, each: Tensor) -> float | Tensor:
+        """Return what the reduction multiplies the sum of the elements with."""
+        divisor = self.divisor(each)
+        return 1 / max(divisor, 1) if isinstance(divisor, int) else divisor.reciprocal()  # type: ignore[union-attr]
+
+
+def _loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    names = _SIGNATURES[function].parameters
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if any(given.get(name) is not None for name in ("size_average", "reduce")):
+        return None
+    divisor = _divisor(function, given)
+    if divisor is None:
+        return None
+    versions = tuple((tensor, raw(version_of, tensor)) for tensor in tensors_in(args, kwargs))
+    besides = [controlling()]
+    if storage.table:
+        besides += [provenance(tensor) for tensor, _ in versions]
+    held = tuple(found for found in besides if found is not None)
+    unreduced = Unreduced(
+        function, tuple(args), dict(kwargs), divisor, versions, held, torch.is_grad_enabled()
+    )
+    return same, (unreduced,), Call(torch.sum, (FIRST,), NO_KEYWORDS, ())
+
+
+def _divisor(function: Callable[..., Any], given: dict[str, Any]) -> Divisor | None:
+    """Return what a loss with these arguments divides by, None where that depends on a source."""
+    match given.get("reduction", "mean"):
+        case "sum":
+            return lambda each: 1
+        case "batchmean":
+            size = int(given["input"].shape[0])
+            return lambda each: size
+        case "mean" if function in _OF_CLASSES:
+            return _of_classes(given)
+        case "mean":
+            return lambda each: each.numel()
+        case _:
+            return None
+
+
+def _of_classes(given: dict[str, Any]) -> Divisor | None:
+    """The classes' weights count, ignored targets do not."""
+    target, weight = given["target"], given.get("weight")
+    if target.dtype.is_floating_point:  # probabilities of the classes
+        return lambda each: each.numel()
+    ignored = given.get("ignore_index", -100)
+    if is_tracked(target):
+        # How many count depends on the draws, unless none of them can be ignored.
+        return (lambda each: each.numel()) if weight is None and _never(target, ignored) else None
+    if is_tracked(weight):
+        return None
+    return partial(_counted, target, weight, ignored)
+
+
+def _counted(target: Tensor, weight: Tensor | None, ignored: int, each: Tensor) -> Tensor:
+    counted = target != ignored
+    if weight is None:
+        return counted.sum().double()
+    return weight.detach()[target[counted]].sum().double()
+
+
+def _never(target: Tensor, ignored: int) -> bool:
+    """Return whether no target can be the class that is ignored: draws count from zero."""
+    made: Any = getattr(target, "_form", None) or target
+    while isinstance(made, tuple):
+        if len(made) != 5 or made[3].function not in _MOVING:
+            return False
+        (made,) = made[2]
+    site = site_of(made)
+    support = getattr(getattr(site, "fn", None), "support", None)
+    lowest = getattr(support, "lower_bound", None)
+    return ignored < 0 and isinstance(lowest, int) and lowest >= 0
+
+
+_MOVING = (torch.reshape, Tensor.expand)
+_OF_CLASSES = (F.cross_entropy, F.nll_loss)
+_SIGNATURES = {
+    function: inspect.signature(function)
+    for function in (
+        F.binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+        F.cosine_embedding_loss,
+        F.cross_entropy,
+        F.gaussian_nll_loss,
+        F.hinge_embedding_loss,
+        F.huber_loss,
+        F.kl_div,
+        F.l1_loss,
+        F.margin_ranking_loss,
+        F.mse_loss,
+        F.multi_margin_loss,
+        F.multilabel_soft_margin_loss,
+        F.nll_loss,
+        F.poisson_nll_loss,
+        F.smooth_l1_loss,
+        F.soft_margin_loss,
+        F.triplet_margin_loss,
+    )
+}
+LOSSES: Table = {function: partial(_loss, function) for function in _SIGNATURES}

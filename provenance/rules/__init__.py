@@ -1,0 +1,1 @@
+"""The rules of alignment, one file for each family of ops."""

@@ -1,0 +1,137 @@
+"""Rules of picking elements and of putting them: along a dimension by an index, from a table.
+
+>>> from torch import ones
+>>> [dims for _, dims in index_select((2, 4), (ones(2, 3), 1, ones(4)), {})]
+[(0, -1), (-1, 0)]
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import LOST, Shape
+from ancestral.provenance.rules.operands import (
+    Args,
+    Kwargs,
+    Pair,
+    Rule,
+    argument,
+    identity,
+    lost,
+    rank_of,
+    tensors_in,
+)
+
+
+def gather(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Elements are picked along one dimension; the others of operand and index run together."""
+    dim = argument(args, kwargs, 1, "dim")
+    index = argument(args, kwargs, 2, "index")
+    rank = len(shape)
+    if rank_of(args[0]) != rank:
+        return []  # a scalar, or an index that picks nothing
+    return [(args[0], identity(rank, dim)), (index, identity(rank))]
+
+
+def take_along_dim(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """As `gather`, with the index before the dimension."""
+    index, dim = argument(args, kwargs, 1, "indices"), argument(args, kwargs, 2, "dim")
+    return [] if dim is None else gather(shape, (args[0], dim, index), {})
+
+
+def scatter(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Elements are put somewhere along one dimension; the others run together."""
+    dim, index = argument(args, kwargs, 1, "dim"), argument(args, kwargs, 2, "index")
+    source, rank = argument(args, kwargs, 3, "src", "value"), len(shape)
+    operands = [t for t in (index, source) if isinstance(t, Tensor) and rank_of(t)]
+    if any(rank_of(t) != rank for t in operands) or not rank:
+        return None
+    scalars = lost(shape, [t for t in tensors_in(source) if not rank_of(t)])
+    return [(args[0], identity(rank)), *((t, identity(rank, dim)) for t in operands), *scalars]
+
+
+def index_select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Elements are picked along one dimension by an index of their own."""
+    rank, index = len(shape), argument(args, kwargs, 2, "index")
+    if not rank:
+        return []
+    dim = argument(args, kwargs, 1, "dim") % rank
+    chosen = tuple(0 if d == dim and rank_of(index) else LOST for d in range(rank))
+    return [(args[0], identity(rank, dim)), (index, chosen)]
+
+
+def index_add(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Slices along one dimension are put where an index says: the others stay apart."""
+    rank, source = len(shape), argument(args, kwargs, 3, "source", "tensor2", "value")
+    if not rank:
+        return None
+    found: list[Pair] = [
+        (args[0], identity(rank)),
+        *lost(shape, argument(args, kwargs, 2, "index")),
+    ]
+    if isinstance(source, Tensor) and rank_of(source) == rank:
+        found.append((source, identity(rank, argument(args, kwargs, 1, "dim"))))
+    elif isinstance(source, Tensor):
+        found.extend(lost(shape, source))
+    return found
+
+
+def take(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Each index picks from all elements."""
+    index = argument(args, kwargs, 1, "index")
+    return [(index, identity(len(shape))), *lost(shape, args[0])]
+
+
+def put(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """What was there stays where it was; what comes in may be put anywhere."""
+    others = [*args[1:], *(kwargs[name] for name in kwargs if name != "input")]
+    head = (LOST,) * (len(shape) - rank_of(args[0]))
+    return [(args[0], (*head, *range(rank_of(args[0])))), *lost(shape, *others)]
+
+
+def appended(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Every element becomes a vector: one_hot."""
+    x = argument(args, kwargs, 0, "input")
+    return [(x, (*range(rank_of(x)), LOST))]
+
+
+def embedding(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Every element picks a row of a table; the rows are scaled first where a norm is given."""
+    x, table = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
+    is_scaled = argument(args, kwargs, 3, "max_norm") is not None
+    column = LOST if is_scaled else 1
+    return [(x, (*range(rank_of(x)), LOST)), (table, (*(LOST,) * rank_of(x), column))]
+
+
+def table_first(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """As `embedding`, with the table before the indices: `torch.embedding`."""
+    indices = argument(args, kwargs, 1, "indices")
+    return embedding(shape, (indices, argument(args, kwargs, 0, "weight")), {})
+
+
+def embedding_bag(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Rows of a table are summed for each row of indices, if the bags are rows."""
+    x, weights = args[0], argument(args, kwargs, 8, "per_sample_weights")
+    if rank_of(x) != 2:
+        return None
+    return [(t, (0, LOST)) for t in (x, weights) if isinstance(t, Tensor)]
+
+
+TABLE: dict[Rule, str] = {
+    gather: "gather",
+    take_along_dim: "take_along_dim",
+    scatter: """
+        scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_
+    """,
+    index_select: "index_select",
+    index_add: """
+        index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_reduce
+        index_reduce_
+    """,
+    take: "take",
+    put: "masked_scatter masked_scatter_ put put_",
+    appended: "one_hot",
+    embedding: "functional.embedding",
+    table_first: "torch.embedding",
+    embedding_bag: "functional.embedding_bag",
+}

@@ -1,0 +1,184 @@
+"""Rules of the ops that mix the elements along some dimensions and keep the others apart.
+
+>>> from torch import ones
+>>> [dims for _, dims in along((2, 3), (ones(2, 3), 1), {}) or ()]
+[(0, -1)]
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import LOST, Shape
+from ancestral.provenance.rules.operands import (
+    NOWHERE,
+    Args,
+    Kwargs,
+    Pair,
+    Rule,
+    argument,
+    identity,
+    lost,
+    rank_of,
+)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The rule of an op that mixes elements along the dimensions that an argument names.
+
+    `position` is the place of that argument, `default` what holds where it is not given.
+    """
+
+    position: int
+    default: tuple[int, ...] | None = None
+
+    @property
+    def __name__(self) -> str:
+        """Tell one such rule from another."""
+        return f"mixed along argument {self.position}, {self.default} by default"
+
+    def __call__(self, shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+        """Return the first operand without the dimensions along which it is mixed."""
+        x = args[0]
+        dims = argument(args, kwargs, self.position, "dim", "dims", "axis", default=self.default)
+        given = [dims] if isinstance(dims, int) else dims
+        if not isinstance(given, (tuple, list)) or rank_of(x) != len(shape):
+            return None
+        if not given or not all(isinstance(d, int) for d in given):
+            return None  # where none is named, all may be: roll
+        return [(x, identity(rank_of(x), *given))]
+
+
+def along(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Elements along one dimension, or some, are mixed; the others stay apart."""
+    others = [d for d in args[2:] if type(d) is int]  # flip(0, 1)
+    if not others:
+        return Mixed(1)(shape, args, kwargs)
+    return Mixed(1)(shape, (args[0], (args[1], *others)), {})
+
+
+def normalized(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The last dimensions are normalized together: layer_norm, rms_norm."""
+    rank, gone = len(shape), len(argument(args, kwargs, 1, "normalized_shape"))
+    found: list[Pair] = [(args[0], identity(rank, *range(rank - gone, rank)))]
+    for position, name in enumerate(("weight", "bias"), start=2):
+        scale = argument(args, kwargs, position, name)
+        if isinstance(scale, Tensor) and rank_of(scale) == gone:
+            found.append((scale, ((LOST,) * (rank - gone) + tuple(range(gone)))))
+    return found
+
+
+def batch_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Channels are normalized over the batch in training, by constants in use."""
+    others = tuple(range(2, len(shape)))
+    return _by_channel(shape, args, kwargs, ("training", False), (0, *others))
+
+
+def instance_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Channels are normalized over space, one by one, or by constants."""
+    return _by_channel(shape, args, kwargs, ("use_input_stats", True), tuple(range(2, len(shape))))
+
+
+def _by_channel(
+    shape: Shape, args: Args, kwargs: Kwargs, switch: tuple[str, bool], gone: tuple[int, ...]
+) -> list[Pair]:
+    """Return what is normalized over the dimensions `gone`, if it is, and scaled by channel."""
+    names = ("running_mean", "running_var", "weight", "bias")
+    given = [*args[1:5], *(kwargs[name] for name in names if name in kwargs)]
+    of_channels = [t for t in given if isinstance(t, Tensor) and rank_of(t) == 1]
+    is_normalized = argument(args, kwargs, 5, switch[0], default=switch[1])
+    is_constant = is_normalized is False and len(of_channels) >= 2
+    x = (args[0], identity(len(shape), *(() if is_constant else gone)))
+    return [x, *((t, channel(shape)) for t in of_channels)]
+
+
+def group_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Groups of channels are normalized over space, example by example."""
+    groups = argument(args, kwargs, 1, "num_groups")
+    gone = range(2 if groups == shape[1] else 1, len(shape))
+    found: list[Pair] = [(args[0], identity(len(shape), *gone))]
+    for position, name in enumerate(("weight", "bias"), start=2):
+        scale = argument(args, kwargs, position, name)
+        if isinstance(scale, Tensor):
+            found.append((scale, channel(shape)))
+    return found
+
+
+def channel(shape: Shape) -> tuple[int, ...]:
+    """Return the alignment of a vector that has one element for each channel, dimension 1."""
+    return tuple(0 if d == 1 else LOST for d in range(len(shape)))
+
+
+def renorm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Each part along one dimension is scaled as a whole."""
+    rank = len(shape)
+    kept = argument(args, kwargs, 2, "dim") % rank
+    return [(args[0], identity(rank, *(d for d in range(rank) if d != kept)))]
+
+
+def difference(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Neighbours along one dimension are mixed, also with what is put before and after."""
+    dim = argument(args, kwargs, 2, "dim", default=-1)
+    ends = [argument(args, kwargs, 3, "prepend"), argument(args, kwargs, 4, "append")]
+    operands = [t for t in (args[0], *ends) if isinstance(t, Tensor)]
+    if not isinstance(dim, int) or any(rank_of(t) != len(shape) for t in operands):
+        return None
+    return [(t, identity(len(shape), dim)) for t in operands]
+
+
+def summed_up(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """An integral along one dimension, at each place: cumulative_trapezoid."""
+    dim, x = argument(args, kwargs, NOWHERE, "dim", default=-1), argument(args, kwargs, 1, "x")
+    if not isinstance(dim, int) or rank_of(args[0]) != len(shape):
+        return None
+    same = identity(len(shape), dim)
+    is_alike = isinstance(x, Tensor) and tuple(x.shape) == tuple(args[0].shape)
+    return [(args[0], same), *([(x, same)] if is_alike else lost(shape, x))]
+
+
+def cross(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Two tensors that meet, as in broadcasting, are multiplied along a dimension of size three.
+
+    Which one that is where none is named, two functions of this name see in two ways.
+    """
+    x, y = args[0], argument(args, kwargs, 1, "other")
+    dim = argument(args, kwargs, 2, "dim")
+    rank = len(shape)
+    gone = [d for d in range(rank) if shape[d] == 3] if dim is None else [dim % rank]
+    found = [(t, rank - rank_of(t)) for t in (x, y)]
+    return [
+        (t, tuple(LOST if d in gone or d < head else d - head for d in range(rank)))
+        for t, head in found
+    ]
+
+
+def gradient(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Neighbours along one dimension are mixed, along each of some in a result of its own."""
+    dims = argument(args, kwargs, NOWHERE, "dim", default=tuple(range(len(shape))))
+    return Mixed(1)(shape, (args[0], dims), {})
+
+
+TABLE: dict[Rule, str] = {
+    along: "cummax cummin cumprod cumsum flip log_softmax logcumsumexp softmax softmin",
+    Mixed(1, (-1,)): "argsort glu sort",
+    Mixed(2): "roll",
+    Mixed(2, (-1,)): "topk",
+    Mixed(2, (0, 1)): "rot90",
+    Mixed(2, (1,)): "normalize",
+    Mixed(4, (-1,)): "gumbel_softmax",
+    Mixed(NOWHERE, (0,)): "flipud msort",
+    Mixed(NOWHERE, (1,)): """
+        channel_shuffle fliplr local_response_norm native_channel_shuffle
+    """,
+    normalized: "layer_norm rms_norm",
+    batch_norm: "batch_norm",
+    instance_norm: "instance_norm",
+    group_norm: "group_norm",
+    renorm: "renorm renorm_",
+    difference: "diff",
+    summed_up: "cumulative_trapezoid",
+    gradient: "gradient",
+    cross: "cross linalg.cross",
+}

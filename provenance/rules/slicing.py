@@ -1,0 +1,226 @@
+"""Rules of the ops that take a part of a tensor, or put tensors together, element for element.
+
+Their alignments have windows: which elements of the operand the result has, and where they are.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window
+from ancestral.provenance.rules import indexing
+from ancestral.provenance.rules.operands import (
+    Args,
+    Function,
+    Kwargs,
+    Pair,
+    Rule,
+    argument,
+    identity,
+    rank_of,
+)
+
+
+def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Numbers and slices take what they say; tensors of indices are read as subscripts are."""
+    x, index = args
+    step = taken(tuple(x.shape), index if isinstance(index, tuple) else (index,))
+    return indexing.getitem(shape, args, kwargs) if step is None else [(x, step)]
+
+
+def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """What was there before stays where it was; what is written is where the index says."""
+    index, value = args[1], args[2]
+    items = index if isinstance(index, tuple) else (index,)
+    step = put(shape, items, rank_of(value)) if isinstance(value, Tensor) else None
+    if step is None:
+        return indexing.setitem(shape, args, kwargs)
+    return [(args[0], identity(len(shape))), (value, step)]
+
+
+def select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """One index of a dimension is taken, and the dimension dropped."""
+    x, dim = args[0], argument(args, kwargs, 1, "dim")
+    at = argument(args, kwargs, 2, "index")
+    if type(at) is not int or type(dim) is not int:
+        return None
+    return [(x, dropped(tuple(x.shape), dim, at))]
+
+
+def narrow(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Some neighbouring elements are taken along one dimension."""
+    x, dim = args[0], argument(args, kwargs, 1, "dim")
+    start, length = argument(args, kwargs, 2, "start"), argument(args, kwargs, 3, "length")
+    if not all(type(number) is int for number in (dim, start, length)) or not length:
+        return None
+    return [(x, span(tuple(x.shape), dim, start, length))]
+
+
+def cat(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The operands follow each other along a dimension."""
+    dim = argument(args, kwargs, 1, "dim", "axis", default=0) % max(len(shape), 1)
+    found: list[Pair] = []
+    at = 0
+    for x in argument(args, kwargs, 0, "tensors"):
+        if rank_of(x) == len(shape):
+            size = x.shape[dim]
+            if size:
+                here = ((dim, at, at + size),)
+                found.append((x, Alignment(tuple(range(len(shape))), here=here)))
+            at += size
+    return found
+
+
+def stack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Each operand is at one index of a new dimension."""
+    rank = len(shape)
+    dim = argument(args, kwargs, 1, "dim", "axis", default=0) % rank
+    dims = (*range(dim), LOST, *range(dim, rank - 1))
+    return [
+        (x, Alignment(dims, here=((dim, at, at + 1),)))
+        for at, x in enumerate(argument(args, kwargs, 0, "tensors"))
+    ]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One of the results of a function that takes a tensor apart along a dimension.
+
+    It begins at index `first`. A function of its own, so that each piece has its own alignment.
+    """
+
+    function: Function
+    dim: int
+    first: int
+
+    def rule(self, shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+        """Some neighbouring elements are taken along the dimension, or one and it is dropped."""
+        x = args[0]
+        if len(shape) < rank_of(x):
+            return [(x, dropped(tuple(x.shape), self.dim, self.first))]
+        if not shape[self.dim]:
+            return [(x, (LOST,) * len(shape))]
+        return [(x, span(tuple(x.shape), self.dim, self.first, shape[self.dim]))]
+
+
+def pieces_of(function: Function, results: Sequence[Any], args: Args, kwargs: Kwargs) -> list[Any]:
+    """Return, for each result, the function that it is followed as."""
+    at = _DIMENSION.get(function)
+    if at is None or not args or not isinstance(args[0], Tensor):
+        return [function] * len(results)
+    dim = argument(args, kwargs, at, "dim", default=0)
+    if type(dim) is not int:
+        return [function] * len(results)
+    dim %= max(rank_of(args[0]), 1)
+    found: list[Any] = []
+    first = 0
+    for result in results:
+        found.append(Piece(function, dim, first))
+        first += result.shape[dim] if rank_of(result) == rank_of(args[0]) else 1
+    return found
+
+
+_DIMENSION: dict[Function, int] = {
+    getattr(space, name): at
+    for name, at in {
+        "unbind": 1,
+        "split": 2,
+        "chunk": 2,
+        "split_with_sizes": 2,
+        "tensor_split": 2,
+        "unsafe_split": 2,
+        "unsafe_chunk": 2,
+        "unsafe_split_with_sizes": 2,
+        "unbind_copy": 1,
+        "split_copy": 2,
+        "split_with_sizes_copy": 2,
+    }.items()
+    for space in (torch, Tensor)
+    if hasattr(space, name)
+}
+
+
+def taken(shape: Shape, index: Sequence[Any]) -> Alignment | None:
+    """Return what a tensor of this shape gives at a basic index; None for any other index.
+
+    >>> taken((5, 4), (2, slice(1, 3)))
+    Alignment(dims=(1,), here=(), there=((0, 2, 3), (1, 1, 3)))
+    """
+    items = list(index)
+    if not all(map(_is_basic, items)):
+        return None
+    consumed = sum(1 for item in items if item is not None and item is not Ellipsis)
+    if Ellipsis not in items:
+        items.append(Ellipsis)
+    dims: list[Dim] = []
+    there: list[Window] = []
+    d = 0
+    for item in items:
+        if item is None:
+            dims.append(LOST)
+        elif item is Ellipsis:
+            width = len(shape) - consumed
+            dims.extend(range(d, d + width))
+            d += width
+        elif isinstance(item, slice):
+            first, end, step = item.indices(shape[d])
+            dims.append(d if step == 1 else LOST)
+            if first < end:
+                there.append((d, first, end))
+            d += 1
+        else:
+            first = int(item) % shape[d] if shape[d] else 0
+            there.append((d, first, first + 1))
+            d += 1
+    return Alignment(tuple(dims), there=tuple(there))
+
+
+def _is_basic(item: Any) -> bool:
+    if isinstance(item, slice):
+        return all(part is None or type(part) is int for part in (item.start, item.stop, item.step))
+    return item is None or item is Ellipsis or type(item) is int
+
+
+def put(shape: Shape, index: Sequence[Any], rank: int) -> Alignment | None:
+    """Return how a tensor of this shape holds a value of this rank written at a basic index.
+
+    >>> put((5, 4), (2,), 1)
+    Alignment(dims=(-1, 0), here=((0, 2, 3),), there=())
+    """
+    step = taken(shape, index)
+    if step is None:
+        return None
+    dims: list[Dim] = [LOST] * len(shape)
+    ahead = len(step.dims) - rank  # the value is broadcast, from the right
+    for i, d in enumerate(step.dims):
+        if d != LOST and i >= ahead:
+            assert isinstance(d, int)
+            dims[d] = i - ahead
+    return Alignment(tuple(dims), here=step.there)
+
+
+def span(shape: Shape, dim: int, first: int, size: int) -> Alignment:
+    """Return a part of a tensor: `size` elements from `first` on, along one dimension."""
+    dim %= max(len(shape), 1)
+    first %= max(shape[dim], 1)
+    return Alignment(tuple(range(len(shape))), there=((dim, first, first + size),))
+
+
+def dropped(shape: Shape, dim: int, at: int) -> Alignment:
+    """Return what a tensor has at one index of a dimension, without the dimension."""
+    dim, at = dim % len(shape), at % shape[dim]
+    dims = tuple(d for d in range(len(shape)) if d != dim)
+    return Alignment(dims, there=((dim, at, at + 1),))
+
+
+TABLE: dict[Rule, str] = {
+    getitem: "__getitem__",
+    setitem: "__setitem__",
+    select: "select select_copy",
+    narrow: "narrow narrow_copy",
+    cat: "cat concat concatenate",
+    stack: "stack",
+}

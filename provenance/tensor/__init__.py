@@ -1,0 +1,1 @@
+"""The tensor that carries provenance, its storage, and what Python reads of it."""

@@ -1,0 +1,242 @@
+"""Control: what the escape of a value to Python does to all that comes afterwards.
+
+Python may branch on an escaped value, and what happens then depends on it though no tensor says so.
+A decision is a source that stands for all that has escaped so far. It is given to what is computed
+and drawn from then on, and, unless the user vouches for them, to the terms that were finished
+before, because Python may have chosen among them.
+"""
+
+import bisect
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from ancestral.provenance.algebra.provenance import Provenance, Source, Sources, Universe
+from ancestral.provenance.tensor.linear_form import serials
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an escape does: raise, taint what comes later, blur the terms that were finished."""
+
+    raises: bool = False
+    taints: bool = False
+    blurs: bool = False
+
+
+SETTINGS = {
+    "strict": Setting(taints=True, blurs=True),
+    "after": Setting(taints=True),
+    "error": Setting(raises=True),
+    "ignore": Setting(),
+}
+
+
+def setting(control: str) -> Setting:
+    """Return the setting of this name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not isinstance(control, str) or control not in SETTINGS:
+        names = ", ".join(repr(name) for name in SETTINGS)
+        came = repr(control)[:100] if isinstance(control, str) else f"a {type(control).__name__}"
+        raise ValueError(f"control must be one of {names}, not {came}")
+    return SETTINGS[control]
+
+
+@dataclass(frozen=True)
+class Escape:
+    """One escape: what left tensor land, and where.
+
+    `terms_blurred` is how many terms of the loss depend on it because Python may have branched, and
+    for no other reason; None until a gradient was asked for.
+    """
+
+    sources: frozenset[str]
+    filename: str
+    line: int
+    terms_blurred: int | None = None
+
+    def __str__(self) -> str:
+        """Show the place, the sources and what it costs."""
+        cost = "" if self.terms_blurred is None else f" (terms blurred: {self.terms_blurred})"
+        return f"{self.filename}:{self.line}: {', '.join(sorted(self.sources))}{cost}"
+
+
+NONE: Sources = frozenset()
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """An escape, the sources that left, and the decision that stands for it."""
+
+    escape: Escape
+    sources: Sources
+    decision: Sources
+
+
+@dataclass
+class Decisions:
+    """What Python may have branched on in one universe.
+
+    `current` is the decision that taints what is computed or drawn now, `finished` those that blur
+    the terms that were finished before; both of shape []. `failures` are the errors that values
+    made something raise, and what they said.
+    """
+
+    setting: Setting = SETTINGS["strict"]
+    is_recording: bool = False
+    thread: int = field(default_factory=threading.get_ident)
+    current: Provenance | None = None
+    finished: Provenance | None = None
+    noted: list[_Noted] = field(default_factory=list[_Noted])
+    failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
+    terms: tuple[Sources, ...] | None = None  # the sources of each term of the loss
+    _known: Sources = frozenset()  # what the current decision stands for already
+    # From which linear form on a decision was in force.
+    _since: list[tuple[int, Provenance | None]] = field(
+        default_factory=list[tuple[int, Provenance | None]]
+    )
+
+    def decide(self, found: Provenance, escape: Escape) -> None:
+        """Let what comes next depend on a value that escaped."""
+        universe = found.universe
+        decision = NONE if self.current is None else self.current.members
+        if self.setting.taints:
+            if found.members - self._known:
+                self._extend(found, f"{escape.filename}:{escape.line}")
+            assert self.current is not None
+            decision = self.current.members
+            # The ops of another thread on plain tensors are out of sight here.
+            is_elsewhere = threading.get_ident() != self.thread
+            if self.setting.blurs or is_elsewhere:
+                known = self.finished
+                self.finished = self.current if known is None else known.union(self.current)
+        self.noted.append(_Noted(escape, frozenset(universe.origins(found.members)), decision))
+
+    def _extend(self, found: Provenance, place: str) -> None:
+        """Make the decision that stands for the current one and for a value that escaped."""
+        universe = found.universe
+        inflow = found.lost(()).kinked()  # a branch has no derivative
+        if self.current is not None:
+            inflow = inflow.union(self.current)
+        decision = Source(f"the decision at {place}", (), universe, inflow, is_decision=True)
+        self._enter(universe.of(decision, ()), self._known | inflow.members)
+
+    def _enter(self, current: Provenance | None, known: Sources) -> None:
+        self.current = current
+        self._known = known if current is None else known | current.members
+        self._since.append((next(serials), current))
+
+    def at(self, serial: int) -> Provenance | None:
+        """Return the decision that was in force when the linear form of this number was made."""
+        index = bisect.bisect_left(self._since, serial, key=lambda change: change[0])
+        return self._since[index - 1][1] if index else None
+
+    @contextmanager
+    def scope(self) -> Generator[None]:
+        """Forget at the end of the block the decisions that it made."""
+        current, finished, known = self.current, self.finished, self._known
+        try:
+            yield
+        finally:
+            self.finished = finished
+            self._enter(current, known)
+
+
+def decisions_of(universe: Universe) -> Decisions:
+    """Return what Python may have branched on in a universe."""
+    if universe.decisions is None:
+        universe.decisions = Decisions()
+    decisions: Decisions = universe.decisions
+    return decisions
+
+
+def escapes_of(universe: Universe) -> tuple[Escape, ...]:
+    """Return the escapes from a universe, in their order, with the number of terms blurred."""
+    decisions = decisions_of(universe)
+    if decisions.terms is None:
+        return tuple(noted.escape for noted in decisions.noted)
+    terms = [_Term(universe, members) for members in decisions.terms]
+    return tuple(
+        Escape(
+            noted.escape.sources,
+            noted.escape.filename,
+            noted.escape.line,
+            sum(1 for t in terms if t.decisions & noted.decision and noted.sources - t.data),
+        )
+        for noted in decisions.noted
+    )
+
+
+class _Term:
+    """What a term of a loss depends on as data, and by decisions, directly or not."""
+
+    def __init__(self, universe: Universe, members: Sources) -> None:
+        self.data = frozenset(as_data(universe, members))
+        self.decisions = frozenset(s for s in universe.closure(members) if s.is_decision)
+
+
+def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
+    """Yield the sources that a set stands for, but for what decisions rest on."""
+    pending, seen = list(members), set[Source]()
+    while pending:
+        source = pending.pop()
+        if source not in seen:
+            seen.add(source)
+            if source.inflow is None:
+                yield source
+            elif not source.is_decision:
+                pending.extend(source.inflow.members)
+
+
+def is_constant(universe: Universe) -> bool:
+    """Return whether a gradient was asked of a recording, and it has ended."""
+    is_open = universe.decisions is not None and universe.decisions.is_recording
+    return universe.state == "settled" or (universe.state == "used" and not is_open)
+
+
+recording: ContextVar[Universe | None] = ContextVar("recording", default=None)
+"""The universe of the outermost recording that is open in this context."""
+
+
+def controlling() -> Provenance | None:
+    """Return the decision that whatever this context computes now depends on, of shape []."""
+    universe = recording.get()
+    if universe is None or universe.state == "settled" or universe.decisions is None:
+        return None
+    decisions: Decisions = universe.decisions
+    return decisions.current if decisions.is_recording else None
+
+
+def concerned(found: Provenance) -> Iterator[Provenance]:
+    """Yield what a value depends on, in its own recording and in the one that is open here.
+
+    A value of another recording is here as unknown before as any draw.
+    """
+    here = recording.get()
+    if found.universe.state != "apart" and not is_constant(found.universe):
+        yield found
+    if here not in (None, found.universe) and found.universe.is_of_recording:
+        adopted = None if is_constant(here) else here.adopt(found)
+        if adopted is not None:
+            yield adopted
+
+
+@contextmanager
+def control_scope() -> Generator[None]:
+    """End, with the block, the taint of the values that escaped within it.
+
+    The user vouches that no decision taken in the block outlives it, but for the tensors that were
+    computed in it: no name bound, list filled or counter raised by a branch is read later. Outside
+    a recording nothing happens.
+    """
+    universe = recording.get()
+    if universe is None:
+        yield
+        return
+    with decisions_of(universe).scope():
+        yield

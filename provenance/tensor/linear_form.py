@@ -1,0 +1,91 @@
+"""Linear forms: how a tensor was made of others by linear steps, kept so that a loss can be undone.
+
+``loss = nll.mean() + beta * kl`` is one number, but it is a sum of many costs, each with its own
+provenance. Every linear op on a tracked tensor leaves a form: what it was made of, and the adjoint
+of the step, which turns the weight of the result into the weights of the operands. A form holds the
+tensors at its leaves only, not those between. Whatever has no form is one cost.
+
+A weight is the derivative of the loss by the elements of a tensor: a float where all elements have
+the same, a tensor of the operand's shape otherwise.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ancestral.provenance.tensor.torch_internals import read_version
+
+Weight = float | Tensor
+Operand = Any  # a Form, a Tensor (a leaf, tracked or not), a number, or an Unreduced loss
+
+
+class Placed(NamedTuple):
+    """The weight of a part of an operand: all of its other elements weigh nothing.
+
+    `part` takes a tensor of the operand's shape to a view of it that meets no element twice.
+    """
+
+    part: Callable[[Tensor], Tensor]
+    weight: Weight
+    shape: tuple[int, ...]
+
+
+Share = Weight | Placed
+Adjoint = Callable[[Weight], Sequence[Share]]
+
+
+class Hole(NamedTuple):
+    """Where an operand stood in the arguments of an op."""
+
+    number: int
+
+
+ALL = Hole(-1)
+"""Where all operands stood, as a list."""
+
+
+class Call(NamedTuple):
+    """An op as it was called, with holes for its operands and the constants that it was given.
+
+    `versions` tell whether a constant was overwritten since.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    versions: tuple[tuple[Tensor, int], ...]
+
+
+Form = (
+    tuple[int, Adjoint, tuple[Operand, ...]]
+    | tuple[int, Adjoint, tuple[Operand, ...], Call, Callable[..., Any]]
+)
+"""One linear step: its number, the adjoint, what it was applied to and, unless the adjoint tells,
+how it is computed and what was called. Plain, because every addition of two tracked tensors makes
+one."""
+
+serials = itertools.count()
+"""Numbers the forms in the order they were made: every operand is older than its result."""
+
+
+class OverwrittenError(RuntimeError):
+    """A constant that a tensor was multiplied with, or chosen by, was overwritten since."""
+
+
+def version_of(constant: Tensor) -> int:
+    """Return how often a tensor was written into, -1 where it does not tell."""
+    try:
+        version: int = read_version(constant)
+    except RuntimeError:  # an inference tensor: torch does not count
+        return -1
+    return version
+
+
+def numel(shape: Sequence[int]) -> int:
+    """Return the number of elements of a tensor of this shape."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total

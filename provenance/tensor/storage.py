@@ -1,0 +1,199 @@
+"""Watching: what tracked tensors cannot show by themselves is looked up at every op.
+
+A thread watches after a tracked value was written into a storage that other tensors share, and
+after a value escaped to Python, which may decide on all that is computed from then on.
+
+A write is seen at the tensor that is written, but it changes every view of its storage, and an
+older view is a plain tensor whose ops nobody intercepts. From such a write on, the storage stands
+in a table until it dies or its sources are settled, and as long as the table has an entry a torch
+function mode of the thread looks every operand up in it. Programs without such writes pay nothing.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing import reductions
+from torch.overrides import TorchFunctionMode
+
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.linear_form import serials
+from ancestral.provenance.tensor.torch_internals import (
+    DisableTorchFunction,
+    len_torch_function_stack,
+    pop_torch_function_stack,
+    push_on_torch_function_stack,
+    storage_use_count,
+)
+
+_Storage = torch.UntypedStorage
+_Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]], Any]
+
+_WeakRef: Any = reductions.StorageWeakRef  # untyped in torch
+
+table: dict[int, tuple[Any, Provenance, int]] = {}
+"""By the address of the storage: whether it lives, what was written into it, of shape [], and the
+number of the linear form that was last when it was."""
+
+
+def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> None:
+    """Note a write of a value with this provenance, unless only `holders` tensors see it.
+
+    `is_held` says that Python sees the storage itself.
+    """
+    # One more is the Python object of the storage itself.
+    if not is_held and storage_use_count(storage._cdata) <= holders + 1:
+        return
+    hold(storage, found)
+
+
+def hold(storage: _Storage, found: Provenance) -> None:
+    """Note that what a storage holds depends on some sources, whoever reads it."""
+    lost = found.lost(())
+    known = table.get(storage._cdata)
+    table[storage._cdata] = (
+        _WeakRef(storage),
+        lost if known is None else known[1].union(lost),
+        next(serials),
+    )
+    watch()
+
+
+def tainted(storage: _Storage) -> Provenance | None:
+    """Return what was written into a storage, None where nothing was that is still of interest."""
+    known = table.get(storage._cdata)
+    return None if known is None or known[1].universe.state == "settled" else known[1]
+
+
+def written(storage: _Storage) -> int:
+    """Return the number of the form that was last when a storage was written into, -1 if never."""
+    known = table.get(storage._cdata)
+    return -1 if known is None else known[2]
+
+
+def purge() -> None:
+    """Forget the storages that died, and those whose sources are constants by now."""
+    for address, (weak, found, _) in list(table.items()):
+        if weak.expired() or found.universe.state == "settled":
+            table.pop(address, None)
+
+
+class _Watch(TorchFunctionMode):
+    """Hands every call with a tracked operand, in whatever guise, to the handler."""
+
+    def __init__(self, handler: _Handler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if _local.is_paused:
+            return func(*args, **(kwargs or {}))
+        return self._handler(func, types, args, kwargs or {})
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.mode: _Watch | None = None
+        self.guards: list[Guard] = []
+        self.is_paused = False
+
+
+_local = _Local()
+_handlers: list[_Handler] = []
+
+
+def install(handler: _Handler) -> None:
+    """Say what runs a function whose operands must be looked up."""
+    _handlers[:] = [handler]
+
+
+Guard = Callable[[Any, Any, Any], None]
+"""Is given a function, its arguments and its keywords."""
+
+
+@contextmanager
+def guard(refuse: Guard) -> Generator[None]:
+    """Hand all calls within the block to a function that may raise."""
+    _local.guards.append(refuse)
+    watch()
+    try:
+        yield
+    finally:
+        _local.guards.remove(refuse)
+        if not (_local.guards or table or controlling()):
+            unwatch()
+
+
+def is_guarded() -> bool:
+    """Return whether this thread is within a block whose calls are handed to a guard."""
+    return bool(_local.guards)
+
+
+def check(func: Any, args: Any, kwargs: Any) -> None:
+    """Hand a call to the guards, the innermost first."""
+    for each in reversed(_local.guards):
+        each(func, args, kwargs)
+
+
+def watch() -> None:
+    """Look the operands of this thread up from now on, where there is anything to find."""
+    if _local.mode is None and (table or _local.guards or controlling() is not None):
+        _local.mode = _Watch(_handlers[0])
+        # Below the modes that are open: a block that ends takes its own mode from the top.
+        _restack(lambda modes: [_local.mode, *modes])
+
+
+def unwatch() -> None:
+    """Stop looking operands up."""
+    if _local.mode is not None:
+        ours, _local.mode = _local.mode, None
+        _restack(lambda modes: [mode for mode in modes if mode is not ours])
+
+
+def unwatched(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function without looking at the operands of what it does."""
+    before, _local.is_paused = _local.is_paused, True
+    try:
+        return function(*args)
+    finally:
+        _local.is_paused = before
+
+
+def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
+    modes: list[Any] = []
+    while len_torch_function_stack():
+        modes.insert(0, pop_torch_function_stack())
+    for mode in change(modes):
+        push_on_torch_function_stack(mode)
+
+
+def storage_of(tensor: Tensor) -> _Storage | None:
+    """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
+    try:
+        with DisableTorchFunction():  # it is no escape that we look
+            return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def is_held(tensor: Tensor) -> bool:
+    """Return whether Python holds the storage of a tensor as an object, whose reads are no ops."""
+    return _references(tensor) > _UNHELD
+
+
+def _references(tensor: Tensor) -> int:
+    return sys.getrefcount(storage_of(tensor))
+
+
+_UNHELD = _references(torch.empty(1))

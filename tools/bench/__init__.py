@@ -1,0 +1,1 @@
+"""Benchmarks: what tracking and the estimators cost, beside plain torch and Pyro."""

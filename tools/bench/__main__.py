@@ -1,0 +1,178 @@
+"""Benchmarks: what tracking and the estimator cost, beside plain torch and Pyro in one process.
+
+Every figure is a ratio to plain torch, from interleaved rounds of which the fastest counts.
+``make bench`` prints the table; a row whose figure misses its bound says so.
+"""
+
+import math
+import sys
+import timeit
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor, nn
+
+from ancestral.provenance.algebra.provenance import Source, Universe
+from ancestral.provenance.tensor.tensor import alias, attach
+from ancestral.tools.bench.agreement import agreement_rows
+from ancestral.tools.bench.chain import Chain, pyro_chain
+from ancestral.tools.bench.dependencies import dependency_rows
+from ancestral.tools.bench.recording import recording_rows
+from ancestral.tools.bench.rows import Row, Step, ratios
+from ancestral.tools.bench.scale import SIZES, report
+from ancestral.tools.demo.belief_net import BeliefNet
+from ancestral.tools.demo.demo import gradient_variance
+from ancestral.tools.demo.digits import load
+from ancestral.tools.demo.variance import folds
+from ancestral.trace.recording.record import record
+
+
+def tracked_pair() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return two plain tensors of ten floats, and two that depend on different sources."""
+    x, y = torch.randn(10), torch.randn(10)
+    universe = Universe()
+    p, q = (universe.of(Source(name, (10,)), (10,)) for name in "pq")
+    return x, y, attach(alias(x), p), attach(alias(y), q)
+
+
+def op_rows() -> list[Row]:
+    """Measure single ops, within a recording as a model runs them."""
+    x, y, tracked_x, tracked_y = tracked_pair()
+    with record():
+        _, operator = ratios([lambda: x + y, lambda: tracked_x + tracked_y], 20_000)
+        _, function = ratios(
+            [lambda: torch.add(x, y), lambda: torch.add(tracked_x, tracked_y)], 20_000
+        )
+    return [
+        Row("x + y of 10 floats, tracked", operator, 2.5),
+        Row("torch.add(x, y) of 10 floats, tracked", function, 4.0),
+        Row("x + y of 10 floats, untracked, within a recording", untracked_within(x, y), 1.03),
+        *pyro_op_rows(x, y),
+    ]
+
+
+def untracked_within(x: Tensor, y: Tensor) -> float:
+    """Return what an addition of plain tensors costs within a recording, as a ratio."""
+    inside = outside = math.inf
+    for _ in range(200):  # a few percent are seen in many short rounds only
+        outside = min(outside, timeit.timeit(lambda: x + y, number=5_000))
+        with record():
+            inside = min(inside, timeit.timeit(lambda: x + y, number=5_000))
+    return inside / outside
+
+
+def pyro_op_rows(x: Tensor, y: Tensor) -> list[Row]:
+    """Measure the same op on Pyro's provenance tensor."""
+    from pyro.ops.provenance import track_provenance
+
+    a, b = track_provenance(x, frozenset("p")), track_provenance(y, frozenset("q"))
+    return [
+        Row("  the same, Pyro's ProvenanceTensor", ratios([lambda: x + y, lambda: a + b], 2_000)[1])
+    ]
+
+
+def mlp_rows() -> list[Row]:
+    """Measure a step of a network whose input is tracked."""
+    layers = [nn.Linear(784, 200), nn.Linear(200, 200), nn.Linear(200, 10)]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    x, target = torch.randn(64, 784), torch.randint(10, (64,))
+    tracked = attach(alias(x), Universe().of(Source("x", (64, 784)), (64, 784)))
+
+    def step(given: Tensor) -> None:
+        F.cross_entropy(model(given), target).backward()
+
+    figures = ratios([lambda: step(x), lambda: step(tracked)], 5, rounds=60)
+    return [Row("MLP 784-200-200-10 at batch 64, forward and backward", figures[1], 1.1)]
+
+
+def chain_rows() -> list[Row]:
+    """Measure a step on chains, beside plain torch and Pyro."""
+    short, middle, long = Chain(80), Chain(100), Chain(1_000)
+    ours = ratios([short.reinforce, short.ancestral], 1, rounds=30)[1]
+    theirs = ratios([short.reinforce, pyro_chain(80)], 1, rounds=3)[1]
+    return [
+        Row("chain of 80 sites with a cost each, one step", ours, 6.0),
+        Row("  the same, Pyro's TraceGraph_ELBO", theirs),
+        Row(
+            "chain of 1,000 sites, one step",
+            ratios([long.reinforce, long.ancestral], 1, rounds=5)[1],
+            5.0,
+        ),
+        Row(
+            "chain of 100 sites, one step, to Pyro's",
+            ratios([pyro_chain(100), repeated(middle.ancestral)], 1, rounds=5)[1] / REPEATS,
+            1 / 50,
+        ),
+    ]
+
+
+REPEATS = 20
+
+
+def repeated(step: Step) -> Step:
+    """Return a number of steps one after the other: alone, a short one after a long one is cold."""
+
+    def steps() -> None:
+        for _ in range(REPEATS):
+            step()
+
+    return steps
+
+
+def scale_rows() -> list[Row]:
+    """Print how structures and a recorded chain grow, and return the figures of the chain."""
+    recorded = report()[-1]
+    largest = recorded.costs[SIZES[-1]]
+    return [
+        Row("recorded chain, exponent of growth", recorded.exponent, 1.1),
+        Row(f"recorded chain of {SIZES[-1]:,} sites, peak GiB", largest.megabytes / 1024, 4.0),
+    ]
+
+
+def model_rows() -> Iterator[Row]:
+    """Measure the variance of the reference models, which lie among the tests."""
+    from models import REFERENCES
+    from models.variance import BY_HAND, variances
+
+    for reference in REFERENCES.values():
+        found = variances(reference, repeats=100)
+        ours = found["by_element"]
+        yield Row(f"variance / hand-written, {reference.words}", ours / found[BY_HAND], 1.02)
+        for other in ("by_site", "REINFORCE"):
+            yield Row(f"  / that of {other}", ours / found[other])
+        yield Row("  leave-one-out / without", found["leave-one-out"] / ours)
+
+
+def belief_net_rows() -> list[Row]:
+    """Measure by what part the total gradient variance of the fresh belief net falls."""
+    torch.manual_seed(0)
+    model = BeliefNet()
+    images = load().train[:64]
+    rows = gradient_variance(model, images, 500, 0, lambda: None)
+    fall = folds(rows, "a")
+    return [
+        Row("belief net at batch 64, variance (c) / REINFORCE's", 1 / fall["c", "total"], 1 / 30),
+        Row("  with the leave-one-out baseline as well, (d)", 1 / fall["d", "total"]),
+    ]
+
+
+def main() -> int:
+    """Print the table."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    print("Each figure is a ratio to plain torch in this process, unless it says otherwise.")
+    rows = [
+        *(*op_rows(), *mlp_rows(), *chain_rows(), *scale_rows()),
+        *(*belief_net_rows(), *model_rows()),
+        *(*agreement_rows(), *recording_rows(), *dependency_rows()),
+    ]
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        name, figure, bound = row.cells()
+        print(f"{name.ljust(width)}  {figure.rjust(9)}  {bound}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The chain that benchmarks run: in plain torch, by this library, and by Pyro.
+
+>>> chain = Chain(3)
+>>> chain.ancestral()
+>>> chain.weights.grad is not None
+True
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli
+
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.trace.recording.record import record
+
+
+class Chain:
+    """A chain of coins, z_t ~ Bernoulli(sigmoid(a + b z_{t-1})), with a cost for each."""
+
+    def __init__(self, length: int) -> None:
+        """Make a chain of this length."""
+        self.length = length
+        self.weights = torch.tensor([0.3, -0.2], requires_grad=True)
+
+    def reinforce(self) -> None:
+        """Take a step of REINFORCE written by hand in plain torch: every score, the whole cost."""
+        z, scores, costs = torch.zeros(()), [], []
+        for _ in range(self.length):
+            q = Bernoulli(logits=self.weights[0] + self.weights[1] * z)
+            z = q.sample()
+            scores.append(q.log_prob(z))
+            costs.append((z - 0.45) ** 2)
+        total = sum(costs, torch.zeros(()))
+        (total + total.detach() * sum(scores)).backward()
+
+    def model(self) -> Tensor:
+        """Return the loss of one run, in plain torch."""
+        z = loss = torch.zeros(())
+        for _ in range(self.length):
+            z = Bernoulli(logits=self.weights[0] + self.weights[1] * z).sample()
+            loss = loss + (z - 0.45) ** 2
+        return loss
+
+    def ancestral(self) -> None:
+        """Take a step with element-wise downstream costs."""
+        with record():
+            loss = self.model()
+        backward(loss)
+
+
+def pyro_chain(length: int) -> Callable[[], None]:
+    """Return a step of Pyro's TraceGraph_ELBO on the same chain, the costs as factors."""
+    import pyro
+    import pyro.distributions as dist
+    from pyro.infer import TraceGraph_ELBO
+
+    weights = torch.tensor([0.3, -0.2], requires_grad=True)
+
+    def guide() -> None:
+        z = torch.zeros(())
+        for t in range(length):
+            z = pyro.sample(f"z{t}", dist.Bernoulli(logits=weights[0] + weights[1] * z))
+
+    def model() -> None:
+        for t in range(length):
+            z = pyro.sample(f"z{t}", dist.Bernoulli(0.5))
+            pyro.factor(f"c{t}", -((z - 0.45) ** 2))
+
+    elbo = TraceGraph_ELBO()
+
+    def step() -> None:
+        pyro.clear_param_store()
+        elbo.loss_and_grads(model, guide)
+
+    return step

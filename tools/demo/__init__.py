@@ -1,0 +1,1 @@
+"""The demo: a sigmoid belief net on handwritten digits."""

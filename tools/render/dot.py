@@ -1,0 +1,349 @@
+# graphviz annotates its methods only in part.
+# pyright: reportUnknownMemberType=false
+"""DOT: the text that layout engines read, with all that a picture shows.
+
+Kinds differ by shape and by shade, so that a picture needs no colours; module paths are nested
+boxes, plates boxes with their size in the lower corner; an arrow is dashed where no dimension of
+the child indexes one of the parent's. Ids begin with a prefix made from the graph, so that pictures
+on one page do not collide.
+
+>>> from ancestral.trace.graph.graph import Graph
+>>> dot(Graph()).startswith("digraph {")
+True
+"""
+
+import hashlib
+import html
+import linecache
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
+
+from ancestral.provenance.algebra.alignment import Shape, keeps, shown
+from ancestral.tools.render.clusters import Box, boxes, common
+from ancestral.tools.render.fold_loops import (
+    Arrow,
+    Group,
+    Repeat,
+    Sketch,
+    folded,
+    repeat_of,
+    unfolded,
+)
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph.find_plates import Extent
+from ancestral.trace.graph.graph import Edge, Graph
+
+FONT = "Helvetica"  # one name: engines warn about lists
+QUIET = "#50545a"  # the colour of all but names
+_WIDEST = 28  # characters of a line that holds two facts
+_LONGEST = 36  # characters of a name; the tooltip has them all
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a kind of vertex is drawn, and the words for it."""
+
+    shape: str
+    fill: str
+    line: str
+    legend: str
+    meaning: str
+    plural: str
+    outlines: int = 1
+
+
+LOOKS = {
+    "score": Look(
+        "ellipse",
+        "#eaf1fb",
+        "#3c6ea8",
+        "ellipse = score site",
+        "score site, drawn by sample",
+        "draws",
+    ),
+    "pathwise": Look(
+        "hexagon",
+        "#e6f4ee",
+        "#2f7d63",
+        "hexagon = pathwise site",
+        "pathwise site, drawn by rsample",
+        "draws",
+    ),
+    "observed": Look(
+        "ellipse", "#d3d6da", "#3f4348", "shaded = observed", "observed", "observations", 2
+    ),
+    "deterministic": Look(
+        "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
+    ),
+    "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
+}
+_DASHED = "dashed = no dimension aligned"
+_FRAME = "frame with a number = plate"
+_PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
+_QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
+_NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}
+_EDGE = {
+    "fontname": FONT,
+    "fontsize": "10",
+    "fontcolor": QUIET,
+    "color": "#70757a",
+    "arrowsize": "0.7",
+}
+
+_Node = tuple[tuple[Box, ...], str, dict[str, str]]
+"""The boxes around it, a name and attributes."""
+
+
+def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
+    """Return the DOT text of a graph.
+
+    Args:
+        graph: What to draw.
+        is_folded: Draw the repeats of a loop as one node, and lay out in less time.
+        note: Lines to show below the picture.
+    """
+    sketch = folded(graph) if is_folded else unfolded(graph)
+    ids = prefix(graph)
+    frames = boxes(sketch, graph.plates)
+    within, unseen = _within(graph.plates), _within(frames.undrawn)
+    head = {"id": ids, "class": "ancestral", "label": _caption(graph, note), **_PAGE}
+    if is_folded:
+        head |= _QUICK
+    text = graphviz.Digraph(graph_attr=head, node_attr=_NODE, edge_attr=_EDGE)
+    repeats = Counter(repeat_of(vertex) for vertex in graph.vertices)
+    loops = {repeat: f"loop{i}" for i, repeat in enumerate(repeats) if repeats[repeat] > 1}
+    nodes = [
+        (frames.paths[place], f"n{place}", _node(group, f"{ids}-n{place}", loops, within, unseen))
+        for place, group in enumerate(sketch.groups)
+    ]
+    _fill(text, nodes, 0, ids)
+    for arrow in sketch.arrows:
+        text.edge(f"n{arrow.parent}", f"n{arrow.child}", **_arrow(sketch, arrow, ids))
+    return str(text.source)
+
+
+def prefix(graph: Graph) -> str:
+    """Return what all ids in the picture of a graph begin with: equal graphs, equal pictures.
+
+    The folder that the model lies in is not shown, and makes no other picture.
+    """
+    vertices = tuple(replace(v, location=_beside(v.location)) for v in graph.vertices)
+    text = repr(replace(graph, vertices=vertices))
+    return "g" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _beside(place: Location) -> Location:
+    """Return a place without the folder of its file."""
+    return replace(place, filename=PurePath(place.filename).name)
+
+
+def legend(graph: Graph) -> tuple[str, ...]:
+    """Say what the shapes and lines of a picture mean, those that occur in it."""
+    kinds = {vertex.kind for vertex in graph.vertices}
+    words = [look.legend for kind, look in LOOKS.items() if kind in kinds]
+    shapes = {vertex.name: vertex.shape for vertex in graph.vertices}
+    if any(_mixes(edge, shapes) for edge in graph.edges if edge.parent in shapes):
+        words.append(_DASHED)
+    if any(box.plate for path in boxes(unfolded(graph), graph.plates).paths for box in path):
+        words.append(_FRAME)
+    return tuple(words or ["no sites and no costs"])
+
+
+def visible(text: str) -> str:
+    r"""Return a text with escapes in place of what no font shows and XML forbids.
+
+    >>> print(visible("tab\there"), visible(""))
+    tab\there ''
+    """
+    if not text.strip():
+        return repr(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _markup(bold: str, *quiet: str) -> str:
+    return f"<<b>{_escape(bold)}</b>{''.join(f'<br/>{_quiet(line, 10)}' for line in quiet)}>"
+
+
+def _caption(graph: Graph, note: str) -> str:
+    said = [f'<font point-size="11">{_escape(line)}</font>' for line in note.splitlines()]
+    words = legend(graph)
+    rows = [",  ".join(words[start : start + 3]) for start in range(0, len(words), 3)]
+    return f"<{'<br/>'.join([*said, *(_quiet(row, 9) for row in rows)])}>"
+
+
+def _quiet(words: str, size: int) -> str:
+    return f'<font point-size="{size}" color="{QUIET}">{_escape(words)}</font>'
+
+
+def _tooltip(*lines: str) -> str:
+    # Graphviz unescapes tooltips once more than labels.
+    return "\\n".join(_escape(visible(line)).replace("\\", "\\\\") for line in lines if line)
+
+
+def _escape(text: str) -> str:
+    return html.escape(text).replace("\\", "\\\\")
+
+
+def _fill(text: graphviz.Digraph, nodes: Sequence[_Node], depth: int, ids: str) -> None:
+    """Write the nodes of one box, and the boxes inside it."""
+    inner: dict[Box, list[_Node]] = {}
+    for path, name, attributes in nodes:
+        if len(path) == depth:
+            text.node(name, _attributes=attributes)
+        else:
+            inner.setdefault(path[depth], []).append((path, name, attributes))
+    for members in inner.values():
+        path = _merged(common(path for path, _, _ in members), depth)
+        box = f"{members[0][1]}-{depth}"
+        plate = path[depth].plate
+        attributes = {
+            # Would be inherited from the graph, as the class, the tooltip and all looks would.
+            "id": f"{ids}-{box}",
+            **(_module(path, depth) if plate is None else _frame(plate)),
+        }
+        cluster = graphviz.Digraph(name=f"cluster_{box}", graph_attr=attributes)
+        _fill(cluster, members, len(path), ids)
+        text.subgraph(cluster)
+
+
+def _merged(path: tuple[Box, ...], depth: int) -> tuple[Box, ...]:
+    """Return the path down to the box to draw: modules that hold one module only are one."""
+    if path[depth].plate is not None:
+        return path[: depth + 1]
+    after = (i for i in range(depth, len(path)) if path[i].plate is not None)
+    return path[: next(after, len(path))]
+
+
+def _module(path: Sequence[Box], depth: int) -> dict[str, str]:
+    names = [box.name for box in path if box.plate is None]
+    label = ".".join(box.name for box in path[depth:])
+    return {
+        "class": "module",
+        "tooltip": _tooltip(".".join(names)),
+        "label": f"<{_quiet(visible(label), 11)}>",
+        "labelloc": "t",
+        "labeljust": "l",
+        "style": "rounded",
+        "color": "#bdc1c6",
+        "margin": "10",
+    }
+
+
+def _frame(plate: Extent) -> dict[str, str]:
+    """Return the looks of a plate: its name, if declared, and its size at the lower right."""
+    name = f"{_short(visible(plate.name))}  " if plate.is_declared else ""
+    return {
+        "class": "plate",
+        "tooltip": _tooltip(_extent(plate), *(_place(site, dim) for site, dim in plate.dims[:20])),
+        "label": f"<{_quiet(name + _repetitions(plate), 11)}>",
+        "labelloc": "b",
+        "labeljust": "r",
+        "style": "solid",
+        "color": "#5f6368",
+        "margin": "12",
+    }
+
+
+def _repetitions(plate: Extent) -> str:
+    if any(dim is None for _, dim in plate.dims):
+        return f"{plate.subsample_size} in turn"
+    is_part = plate.subsample_size < plate.size
+    return f"{plate.subsample_size} of {plate.size}" if is_part else str(plate.size)
+
+
+def _extent(plate: Extent) -> str:
+    how = "declared" if plate.is_declared else "found"
+    return f"plate {plate.name}, {how}: {_repetitions(plate)}"
+
+
+def _place(site: str, dim: int | None) -> str:
+    return site if dim is None else f"{site}, dimension {dim}"
+
+
+def _node(
+    group: Group,
+    identity: str,
+    loops: Mapping[Repeat, str],
+    within: Mapping[str, Sequence[str]],
+    unseen: Mapping[str, Sequence[str]],
+) -> dict[str, str]:
+    first = group.members[0]
+    look = LOOKS[first.kind]
+    repeat = repeat_of(first)
+    title = visible(group.title)
+    several = f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
+    facts = [visible(fact) for fact in (first.distribution, _shape(group)) if fact]
+    what = ", ".join(facts)
+    lines = [what] if len(what) <= _WIDEST else facts
+    return {
+        "id": identity,
+        "class": first.kind,
+        "label": _markup(
+            _short(title), *lines, *unseen.get(first.name, ()), *([several] if several else [])
+        ),
+        "tooltip": _tooltip(
+            title, what, several, look.meaning, *within.get(first.name, ()), *_source(group)
+        ),
+        "shape": look.shape,
+        "peripheries": str(look.outlines),
+        "fillcolor": look.fill,
+        "color": look.line,
+        # The repeats of a loop stand in one line.
+        **({"group": loops[repeat]} if repeat in loops else {}),
+    }
+
+
+def _within(plates: Sequence[Extent]) -> dict[str, list[str]]:
+    """Return by site what to say of the plates that it is in."""
+    found: dict[str, list[str]] = {}
+    for plate in plates:
+        for site, dim in plate.dims:
+            how = "in turn" if dim is None else f"dimension {dim}"
+            name = f"plate {visible(plate.name)}" if plate.is_declared else plate.name
+            found.setdefault(site, []).append(f"{how}: {name}")
+    return found
+
+
+def _shape(group: Group) -> str:
+    shapes = {vertex.shape for vertex in group.members}
+    if len(shapes) > 1:
+        return "various shapes"
+    return str(list(group.members[0].shape)) if group.members[0].shape else "scalar"
+
+
+def _short(name: str) -> str:
+    half = _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def _source(group: Group) -> tuple[str, ...]:
+    place = group.members[0].location
+    where = f"{PurePath(place.filename).name}:{place.line} in {place.function}"
+    return where, linecache.getline(place.filename, place.line).strip()[:120]
+
+
+def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
+    parent, child = sketch.groups[arrow.parent], sketch.groups[arrow.child]
+    shapes = {vertex.name: vertex.shape for vertex in parent.members}
+    kept = sorted({_alignment(edge) for edge in arrow.edges})
+    return {
+        "id": f"{ids}-n{arrow.parent}-n{arrow.child}",
+        "class": "dependency",
+        "tooltip": _tooltip(f"{parent.title} → {child.title}", *kept),
+        **({"style": "dashed"} if all(_mixes(edge, shapes) for edge in arrow.edges) else {}),
+        # Arrows back to the top of the loop do not say what is above what.
+        **({"label": f" {arrow.label}", "constraint": "false"} if arrow.label else {}),
+    }
+
+
+def _alignment(edge: Edge) -> str:
+    return f"alignment ({shown(edge.alignment, ', ')})"
+
+
+def _mixes(edge: Edge, shapes: dict[str, Shape]) -> bool:
+    """Whether a parent that has dimensions reaches the child through none of them."""
+    return bool(shapes[edge.parent]) and not keeps(edge.alignment)

@@ -1,0 +1,50 @@
+"""Inspection: the dependency graph of any callable, from one run of it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ancestral.estimators.gradient.loss_terms import terms_of, vertices_of
+from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.graph.expect import check_program
+from ancestral.trace.graph.graph import Graph
+from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
+
+
+def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """Run a model once and return who depends on whom in it: sites, observations and costs.
+
+    A scalar that the model returns is taken apart into its costs; any other tensor that depends
+    on a draw is one cost.
+
+    Raises:
+        TypeError: if `model` is no function.
+        Whatever the model raises.
+    """
+    if isinstance(model, Trace):
+        raise TypeError("graph runs a model; the graph of a trace is trace.graph")
+    check_program("graph", "model", model)
+    with record() as trace:
+        result = model(*args, **kwargs)
+        found = [term for output in _outputs(result) for term in vertices_of(_terms(output))]
+    trace.note_costs(found)
+    return trace.graph
+
+
+def _terms(output: Tensor) -> Any:
+    return terms_of(output, untrack(output).detach().new_ones(output.shape))[0]
+
+
+def _outputs(result: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a result that depend on a draw."""
+    if isinstance(result, Tensor):
+        if provenance(result) is not None:
+            yield result
+    elif isinstance(result, Mapping):
+        for item in result.values():
+            yield from _outputs(item)
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _outputs(item)

@@ -1,0 +1,1 @@
+"""The audit: a second, independent account of what a recording follows."""

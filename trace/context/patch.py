@@ -1,0 +1,186 @@
+"""Interceptors: what is switched on in torch while a recording is open, and off again after it."""
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.torch_internals import (
+    DispatchKeySet,
+    ExcludeDispatchKeyGuard,
+    current_dispatch_mode,
+    len_torch_function_stack,
+    parse_dispatch_key,
+    pop_top_mode,
+    pop_torch_function_stack,
+    push_mode,
+    push_on_torch_function_stack,
+)
+from ancestral.trace.context.stack import local
+
+
+class Interceptor:
+    """Something that is switched on while a recording is open."""
+
+    def enter(self) -> None:
+        """Switch it on."""
+
+    def leave(self) -> None:
+        """Switch it off, and leave torch as it was."""
+
+    def abandon(self) -> None:
+        """Switch it off in a process that was forked, for all that was recording in the parent."""
+        self.leave_thread()
+
+    def enter_thread(self) -> None:
+        """Switch on what each thread has of its own, where it joins a recording."""
+
+    def leave_thread(self) -> None:
+        """Switch that off, where no recording is left in this thread."""
+
+
+class Replacing(Interceptor):
+    """Replaces attributes of torch while any thread records, and puts them back."""
+
+    def __init__(self) -> None:
+        """Make an interceptor that has replaced nothing."""
+        self._lock = threading.Lock()
+        self._open = 0
+        self._originals: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        """Replace, unless another recording has."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self.begin()
+
+    def leave(self) -> None:
+        """Put everything back with the last recording."""
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                self.end()
+                for owner, name, original in reversed(self._originals):
+                    if original is _ABSENT:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, original)
+                self._originals.clear()
+
+    def abandon(self) -> None:
+        """Put everything back."""
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        if self._open:
+            self._open = 1
+            self.leave()
+
+    def replace(self, owner: Any, name: str, replacement: Any) -> None:
+        """Replace an attribute until the last recording ends."""
+        self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
+        setattr(owner, name, replacement)
+
+    def replace_again(self, plan: "Plan") -> bool:
+        """Replace what was replaced before; return whether everything is there as it was then."""
+        if not plan or any(o.__dict__.get(name, _ABSENT) is not was for o, name, was, _ in plan):
+            return False
+        for owner, name, _, replacement in plan:
+            self.replace(owner, name, replacement)
+        return True
+
+    @property
+    def plan(self) -> "Plan":
+        """What is replaced now."""
+        return [(owner, name, was, owner.__dict__[name]) for owner, name, was in self._originals]
+
+    def begin(self) -> None:
+        """Replace what is to be replaced."""
+
+    def end(self) -> None:
+        """Undo what is not an attribute."""
+
+
+Plan = list[tuple[Any, str, Any, Any]]
+"""Attributes of owners, with what they were before and what takes their place."""
+_ABSENT = object()
+
+
+class _Writes(Interceptor):
+    """Looks operands up in the table of shared storages."""
+
+    def enter_thread(self) -> None:
+        """Begin, where an older write is still of interest."""
+        storage.purge()
+        storage.watch()
+
+    def leave_thread(self) -> None:
+        """End with the last recording of this thread."""
+        storage.purge()
+        storage.unwatch()
+
+
+interceptors: list[Interceptor] = [_Writes()]
+"""What is switched on while a recording is open, in this order."""
+
+
+def install(further: Iterable[Interceptor]) -> None:
+    """Let recordings switch more on."""
+    interceptors.extend(further)
+
+
+def subclasses(root: type) -> Iterable[type]:
+    """Return all classes below one, each once."""
+    found: list[type] = root.__subclasses__()
+    for kind in found:  # which grows meanwhile
+        found += kind.__subclasses__()
+    return dict.fromkeys(found)
+
+
+@contextmanager
+def joined() -> Generator[None]:
+    """Let this thread take part in the open recordings of its context."""
+    local.recordings += 1
+    try:
+        for interceptor in interceptors:
+            interceptor.enter_thread()
+        yield
+    finally:
+        local.recordings -= 1
+        if not local.recordings:
+            for interceptor in reversed(interceptors):
+                interceptor.leave_thread()
+
+
+def pop_function_mode(mode: Any) -> None:
+    """Take a mode off the stack of torch functions."""
+    above: list[Any] = []
+    while len_torch_function_stack():
+        top = pop_torch_function_stack()
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        push_on_torch_function_stack(other)
+
+
+def pop_dispatch_mode(mode: Any) -> None:
+    """Leave a mode of the dispatcher."""
+    above: list[Any] = []
+    leave: Any = mode.__exit__
+    while current_dispatch_mode() not in (mode, None):
+        above.append(pop_top_mode())
+    if current_dispatch_mode() is mode:
+        leave(None, None, None)
+    for other in reversed(above):
+        push_mode(other)
+
+
+# A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
+KEY_NAME = "TESTING_ONLY_GenericMode"
+KEY: Any = parse_dispatch_key(KEY_NAME)
+
+
+unmet: Callable[[], Any] = partial(ExcludeDispatchKeyGuard, DispatchKeySet(KEY))
+"""Returns a block within which neither draws nor numbers are met in the dispatcher."""

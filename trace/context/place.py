@@ -1,0 +1,153 @@
+"""Where a draw happened: the source line, the variable it is assigned to, the module around it.
+
+All three are read from the frames of the call, so that no model has to say them.
+"""
+
+import ast
+import dis
+import linecache
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+import torch.autograd.functional
+from torch import nn
+
+from ancestral.provenance.tensor.frames import is_user, user_frame
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in the source."""
+
+    filename: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        """Show the place as editors and terminals understand it."""
+        return f"{self.filename}:{self.line}"
+
+
+class Place(NamedTuple):
+    """What the frames of a call tell: its location, the variable assigned, the modules around.
+
+    `is_differentiated` is whether a function of `torch.autograd.functional` is among them.
+    """
+
+    location: Location
+    variable: str | None
+    modules: tuple[nn.Module, ...]  # innermost first
+    is_differentiated: bool = False
+
+
+def place() -> Place:
+    """Return where the user's code called us."""
+    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+    if frame is None:  # called from torch's own threads
+        return Place(Location("<unknown>", 0, "<unknown>"), None, ())
+    location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
+    modules: list[nn.Module] = []
+    outer: FrameType | None = frame
+    is_differentiated = False
+    while outer is not None:
+        code = outer.f_code
+        if code.co_varnames[:1] == ("self",):
+            if is_user(outer):
+                owner = outer.f_locals.get("self")
+                if isinstance(owner, nn.Module) and owner not in modules:
+                    modules.append(owner)
+        elif code.co_name in DERIVATIVES and code.co_filename == _FUNCTIONAL:
+            is_differentiated = True
+        outer = outer.f_back
+    return Place(location, variable, tuple(modules), is_differentiated)
+
+
+_FUNCTIONAL = torch.autograd.functional.__file__
+DERIVATIVES = frozenset("hessian hvp jacobian jvp vhp vjp".split())
+"""The functions of `torch.autograd.functional`, which differentiate by copies of what is given."""
+
+
+def stacklevel() -> int:
+    """Return the `stacklevel` of a warning of the caller's that shows the user's line."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    level = 1
+    while frame is not None and not is_user(frame):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def line_of(error: BaseException) -> Location | None:
+    """Return the line of the user's code that an error came out of last."""
+    found = None
+    step = error.__traceback__
+    while step is not None:
+        if is_user(step.tb_frame):
+            code = step.tb_frame.f_code
+            found = Location(code.co_filename, step.tb_lineno, code.co_name)
+        step = step.tb_next
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
+    """Return the place of a call, and the variable that it is assigned to."""
+    return Location(code.co_filename, line, code.co_name), assigned(code, offset)
+
+
+@lru_cache(maxsize=4096)
+def assigned(code: CodeType, offset: int) -> str | None:
+    """Return the variable that the call at this offset of the bytecode is assigned to.
+
+    >>> assigned((lambda: None).__code__, 0) is None
+    True
+    """
+    after = [i for i in dis.get_instructions(code) if i.offset > offset and i.opname != "CACHE"]
+    for instruction in after[:3]:
+        if instruction.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
+            return str(instruction.argval)
+        if instruction.opname == "STORE_ATTR":
+            return str(instruction.argval)
+        # self.z = ... loads self between the call and the store; z = z2 = ... copies.
+        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP"):
+            return None
+    return None
+
+
+def module_path(modules: tuple[nn.Module, ...]) -> str:
+    """Return the dotted path of the innermost module within the outermost one that holds it."""
+    if len(modules) < 2:
+        return ""
+    inner = modules[0]
+    for outer in reversed(modules[1:]):
+        paths = {module: path for path, module in outer.named_modules()}
+        if inner in paths:
+            return str(paths[inner])
+    return ""
+
+
+def argument_name() -> str | None:
+    """Return the first argument of the user's call that is going on, where it is a variable."""
+    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+    return None if frame is None else _argument(frame.f_code, frame.f_lasti)
+
+
+@lru_cache(maxsize=4096)
+def _argument(code: CodeType, offset: int) -> str | None:
+    positions = list(code.co_positions())
+    first, last, start, end = positions[offset // 2]
+    if first is None or first != last or start is None or end is None:
+        return None
+    line = linecache.getline(code.co_filename, first).encode()[start:end].decode()
+    try:
+        call = ast.parse(line.strip(), mode="eval").body
+    except SyntaxError:
+        return None
+    if not isinstance(call, ast.Call) or not call.args:
+        return None
+    value = call.args[0]
+    if isinstance(value, ast.Name):
+        return value.id
+    return str(value.attr) if isinstance(value, ast.Attribute) else None

@@ -1,0 +1,1 @@
+"""Displays of a trace: tables of shapes, comparisons, values as one vector."""

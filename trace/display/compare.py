@@ -1,0 +1,175 @@
+"""Comparing: in what two traces differ, site by site.
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.program.primitives import sample
+>>> from ancestral.trace.recording.record import record
+>>> def run(size):
+...     with record() as trace:
+...         sample("x", Normal(torch.zeros(size), 1.0), obs=torch.ones(size))
+...     return trace
+>>> run(2).compare(run(2)).is_equal
+True
+>>> print(run(2).compare(run(3)))
+site  what      here  there
+x     shape     [2]   [3]
+x     log_prob  [2]   [3]
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.display.text_table import aligned
+from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityError
+from ancestral.trace.nodes.plate import Plate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which a site of two traces differs, as it is here and there.
+
+    `what` is "type", "distribution", "observed", "plates", "shape", "dtype", "value" or "log_prob".
+    Of the last two, `largest` is the largest difference of two elements.
+    """
+
+    site: str
+    what: str
+    here: str
+    there: str
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """In what two traces differ.
+
+    `only_here` and `only_there` are the sites that only one of them has, `differences` what is
+    different in those that both have.
+    """
+
+    only_here: tuple[str, ...]
+    only_there: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether they have the same sites, and these are equal."""
+        return not (self.only_here or self.only_there or self.differences)
+
+    def __str__(self) -> str:
+        """Show the differences as an aligned table."""
+        if self.is_equal:
+            return "no difference"
+        rows = [
+            *((name, "site", "yes", "-") for name in self.only_here),
+            *((name, "site", "-", "yes") for name in self.only_there),
+            *((d.site, d.what, d.here, d.there) for d in self.differences),
+        ]
+        return aligned([("site", "what", "here", "there"), *rows])
+
+
+def compare(here: Mapping[str, Node], there: Mapping[str, Node]) -> Comparison:
+    """Return in what two traces differ; values are compared exactly.
+
+    Raises:
+        TypeError: if `there` is no trace.
+    """
+    check_trace("compare", there)
+    both = [name for name in here if name in there]
+    return Comparison(
+        tuple(name for name in here if name not in there),
+        tuple(name for name in there if name not in here),
+        tuple(d for name in both for d in _differences(here[name], there[name])),
+    )
+
+
+def _differences(a: Node, b: Node) -> Iterator[Difference]:
+    for what, of in _FACTS.items():
+        if of(a) != of(b):
+            yield Difference(a.name, what, of(a), of(b))
+    for what, of_tensor in (("value", _value), ("log_prob", _log_prob)):
+        x, y = of_tensor(a), of_tensor(b)
+        if x is None or y is None:
+            if x is not y:
+                yield Difference(a.name, what, _presence(x), _presence(y))
+        elif x.shape == y.shape:
+            yield from _of_elements(a.name, what, x, y)
+        elif what == "log_prob":
+            yield Difference(a.name, what, str(list(x.shape)), str(list(y.shape)))
+
+
+_FACTS: Mapping[str, Callable[[Node], str]] = {
+    "type": lambda node: node.type,
+    "distribution": lambda node: family_of(node.fn),
+    "observed": lambda node: str(node.is_observed),
+    "plates": lambda node: ", ".join(map(_plate, node.cond_indep_stack)) or "-",
+    "shape": lambda node: str(list(node.value.shape)),
+    "dtype": lambda node: str(node.value.dtype),
+}
+
+
+def family_of(fn: Distribution | None) -> str:
+    """Return what a distribution is called, with what it groups, "-" for none."""
+    if isinstance(fn, Independent):
+        return f"Independent({family_of(fn.base_dist)}, {fn.reinterpreted_batch_ndims})"
+    return "-" if fn is None else type(fn).__name__
+
+
+def _plate(plate: Plate) -> str:
+    place = f"dim {plate.dim}" if plate.turn is None else f"turn {plate.turn}"
+    part = "" if plate.subsample_size == plate.size else f"{plate.subsample_size} of "
+    return f"{plate.name} ({part}{plate.size}, {place})"
+
+
+def _value(node: Node) -> Tensor:
+    return node.value
+
+
+def _log_prob(node: Node) -> Tensor | None:
+    try:
+        return None if node.fn is None else node.log_prob
+    except (NoDensityError, ModifiedParameterError):
+        return None
+
+
+def _presence(tensor: Tensor | None) -> str:
+    return "none" if tensor is None else str(list(tensor.shape))
+
+
+def _of_elements(site: str, what: str, x: Tensor, y: Tensor) -> Iterator[Difference]:
+    """Yield the largest difference of two tensors of one shape, unless they are equal."""
+    a, b = (untrack(tensor).detach().cpu() for tensor in (x, y))
+    is_equal = _are_equal(a, b)
+    if bool(is_equal.all()):
+        return
+    apart = (_wide(a) - _wide(b)).abs().nan_to_num(torch.inf, torch.inf)
+    distances = apart.masked_fill(is_equal, -1).reshape(-1)  # what is not equal comes before
+    first = int(distances.argmax())
+    at = [int(i) for i in torch.unravel_index(torch.tensor(first), a.shape)]
+    place = f" at {at}" if at else ""
+    one, other = (tensor.reshape(-1)[first].item() for tensor in (a, b))
+    texts = [f"{number:.6g}" for number in (one, other)]
+    if texts[0] == texts[1]:
+        texts = [repr(one), repr(other)]
+    largest = float(abs(one - other))  # of integers exactly
+    here, there = (text + place for text in texts)
+    yield Difference(site, what, here, there, math.inf if math.isnan(largest) else largest)
+
+
+def _are_equal(a: Tensor, b: Tensor) -> Tensor:
+    """Return which elements of two tensors are equal, be they no numbers both."""
+    if a.dtype == b.dtype and not (a.is_floating_point() or a.is_complex()):
+        return a.to(torch.int64) == b.to(torch.int64)  # floats do not hold all of them
+    a, b = _wide(a), _wide(b)
+    return (a == b) | (a.isnan() & b.isnan())
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

@@ -1,0 +1,1 @@
+"""Enumeration: finite sites that have all their values at once."""

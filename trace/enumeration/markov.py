@@ -1,0 +1,82 @@
+"""Markov: steps of which each depends on a few before it alone.
+
+>>> [step for step in markov(range(3))]
+[0, 1, 2]
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.nodes.plate import open_plates
+from ancestral.trace.recording.message import Handler, handlers
+
+T = TypeVar("T")
+
+Scope = tuple[tuple[object, int], ...]
+"""The windows and the plates in turn that a site is in, each with the step that it is of."""
+
+
+class Window(Handler):
+    """The steps that are in sight of the one that is being run."""
+
+    is_recorder = True
+
+    def __init__(self, history: int) -> None:
+        """Stand before the first step."""
+        self.history = history
+        self.step = -1
+
+
+class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(10)): ...)
+    """Yield steps, each of which may depend on the `history` steps before it, and on no others.
+
+    Sites that `enumerate` enumerates in the block give their dimensions back once they are out of
+    sight: a chain needs ``history + 1`` of them, however long it is. What depends on a site that is
+    out of sight, within the loop or after it, raises. Without `enumerate` the steps just follow
+    each other.
+
+    Args:
+        steps: what to yield.
+        history: how many steps before its own a step may depend on.
+
+    Raises:
+        TypeError: if `steps` cannot be gone through.
+        ValueError: if `history` is no number of steps.
+    """
+
+    def __init__(self, steps: Iterable[T], history: int = 1) -> None:
+        """Take the steps."""
+        if not isinstance(steps, Iterable):
+            raise TypeError(
+                f"markov takes the steps to go through, such as range(10), not {kind_of(steps)}"
+            )
+        if not isinstance(history, int) or isinstance(history, bool) or history < 0:
+            raise ValueError(f"history must be an int, 0 or greater, not {short(history)}")
+        self.steps = steps
+        self.history = history
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield the steps, each in sight of those before it."""
+        window = Window(self.history)
+        for item in self.steps:
+            window.step += 1
+            with window:
+                yield item
+
+
+def scope() -> Scope:
+    """Return where the program is: in which step of which windows and plates in turn."""
+    windows = [(h, h.step) for h in handlers() if isinstance(h, Window)]
+    turns = [(plate.name, plate.turn) for plate in open_plates() if plate.turn is not None]
+    return (*windows, *turns)
+
+
+def is_in_sight(place: Scope, now: Scope) -> bool:
+    """Return whether what is of one place can still be depended on in another."""
+    steps = dict(now)
+    return all(key in steps and steps[key] - step <= _reach(key) for key, step in place)
+
+
+def _reach(key: object) -> int:
+    return key.history if isinstance(key, Window) else 0

@@ -1,0 +1,329 @@
+"""Graph: who depends on whom in a trace, as plain immutable data.
+
+Edges are direct: from the sites whose values reach the density of another, or a cost, and from no
+further ancestor. They reach a density by the distribution's parameters, by a mask or a scale, and
+by a value that was computed rather than drawn. An edge keeps the alignment, and nothing holds a
+tensor.
+
+What a graph is asked is answered on its directed graph of networkx:
+`ancestral.trace.graph.d_separation`.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import networkx as nx
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import Alignment, Shape
+from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.provenance import Provenance, Source, union
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.context.place import Location
+from ancestral.trace.graph import d_separation
+from ancestral.trace.graph.d_separation import Names
+from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
+from ancestral.trace.nodes.factor import shown_shape
+from ancestral.trace.nodes.node import Node, place_in
+from ancestral.trace.nodes.plate import Plate
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """One site or cost of a graph.
+
+    `kind` is "score" (drawn by ``sample``), "pathwise" (by ``rsample``), "observed",
+    "deterministic" or "cost".
+    `shape` is that of the whole value.
+    """
+
+    name: str
+    kind: str
+    distribution: str
+    shape: Shape
+    location: Location
+    module_path: str = ""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A direct dependency: `alignment` says which elements depend on which of the parent's.
+
+    Of two edges between the same vertices, no pair of elements is in both.
+    """
+
+    parent: str
+    child: str
+    alignment: Alignment
+
+
+class Drawing(Protocol):
+    """What draws a graph: see `ancestral.tools.render.render`."""
+
+    def __call__(
+        self, graph: "Graph", path: str | Path, /, *, limit: float, is_folded: bool
+    ) -> Path:
+        """Write the picture to `path` and return it."""
+        ...
+
+
+_drawings: list[Drawing] = []
+_mimes: list[Callable[["Graph"], dict[str, str]]] = []
+
+
+def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None:
+    """Say what draws graphs; the front door does, so that this layer knows nothing of pictures."""
+    _drawings[:] = [drawing]
+    _mimes[:] = [mime]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The vertices of a trace in the order they were made, and the direct edges between them.
+
+    `plates` are the independent repetitions among them, declared or found.
+    """
+
+    vertices: tuple[Vertex, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    plates: tuple[Extent, ...] = ()
+
+    @cached_property
+    def _digraph(self) -> nx.DiGraph:
+        """The vertices and the edges; not to be changed."""
+        digraph = nx.DiGraph()
+        plates: dict[str, list[str]] = {v.name: [] for v in self.vertices}
+        for extent in self.plates:
+            for name in extent.sites:
+                plates[name].append(extent.name)
+        for v in self.vertices:
+            about = {"kind": v.kind, "distribution": v.distribution, "shape": v.shape}
+            digraph.add_node(v.name, **about, plates=tuple(plates[v.name]))
+        for edge in self.edges:
+            known = digraph.get_edge_data(edge.parent, edge.child, {"alignments": ()})
+            alignments = (*known["alignments"], edge.alignment)
+            digraph.add_edge(edge.parent, edge.child, alignments=alignments)
+        return digraph
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return the graph as one of networkx, to be changed at will.
+
+        A node has the attributes `kind`, `distribution`, `shape` and `plates`, the names of its
+        plates; an edge has `alignments`.
+        """
+        return self._digraph.copy()
+
+    def parents(self, name: str) -> frozenset[str]:
+        """Return the names of the direct parents of a vertex.
+
+        Raises:
+            UnknownVertexError: if the graph has no such vertex, as for all that follow.
+        """
+        return d_separation.parents(self._digraph, name)
+
+    def children(self, name: str) -> frozenset[str]:
+        """Return the names of the direct children of a vertex."""
+        return d_separation.children(self._digraph, name)
+
+    def ancestors(self, name: str) -> frozenset[str]:
+        """Return the names of all that a vertex depends on, through others too."""
+        return d_separation.ancestors(self._digraph, name)
+
+    def descendants(self, name: str) -> frozenset[str]:
+        """Return the names of all that depends on a vertex, through others too."""
+        return d_separation.descendants(self._digraph, name)
+
+    def topological_order(self) -> tuple[str, ...]:
+        """Return the names, parents before children; in program order where that leaves a choice.
+
+        Raises:
+            CycleError: if the vertices depend on each other in a circle.
+        """
+        return d_separation.topological_order(self._digraph)
+
+    def moralized(self) -> nx.Graph:
+        """Return the random sites, each joined with its parents, and parents of one site in pairs.
+
+        What has no density, a deterministic value or a cost, is left out: a site's parents are
+        those that it depends on through such values too.
+        """
+        return d_separation.moralized(self._digraph)
+
+    def markov_blanket(self, name: str) -> frozenset[str]:
+        """Return what makes a vertex independent of all other random sites once it is known.
+
+        These are its parents, the random sites among its children, and their parents, each
+        through deterministic values too.
+        """
+        return d_separation.markov_blanket(self._digraph, name)
+
+    def d_separated(self, a: Names, b: Names, given: Names = ()) -> bool:
+        """Return whether vertices are independent of others for this structure, given a third set.
+
+        True says that they are, whatever the distributions; False, that they need not be. A site
+        as a whole counts, not its elements. A deterministic value lies between the sites that it
+        was computed from and those that are computed from it, and is known as soon as all that it
+        was computed from is: the D-separation of Geiger, Verma and Pearl (1990), "d-separation:
+        from theorems to algorithms". Its formula, which may tell more, is not looked at.
+
+        Args:
+            a: a name, or some.
+            b: a name, or some.
+            given: a name, or some, or none; what is known is independent of everything.
+        """
+        return d_separation.d_separated(self._digraph, a, b, given)
+
+    def render(self, path: str | Path, *, limit: float = 20.0, is_folded: bool = False) -> Path:
+        """Draw the graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
+
+        Args:
+            path: where to write; what was there before stays if the drawing fails.
+            limit: the seconds a layout may take; after them a coarser picture is drawn.
+            is_folded: draw the repeats of a loop as one vertex from the start.
+
+        Raises:
+            ValueError: if the suffix is none of the four.
+            OSError: if the path cannot be written.
+        """
+        return _drawings[0](self, path, limit=limit, is_folded=is_folded)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Show the graph in a notebook: the picture, or its text where nothing can draw it."""
+        return _mimes[0](self)
+
+    def __str__(self) -> str:
+        """List the vertices with their parents."""
+        return "\n".join(
+            f"{v.name} ~ {v.distribution or v.kind}{list(v.shape)}"
+            + "".join(f" <- {parent}" for parent in sorted(self.parents(v.name)))
+            for v in self.vertices
+        )
+
+
+def edges_into(child: str, found: Provenance | None, names: Mapping[Source, str]) -> Iterator[Edge]:
+    """Yield the direct edges that a provenance stands for, from the sources that have a name."""
+    for source, claims in {} if found is None else claimed(found, names).items():
+        parent = names.get(source, child)
+        if parent != child:
+            for alignment in claims:
+                yield Edge(parent, child, alignment)
+
+
+def names_of(nodes: Iterable[Node]) -> dict[Source, str]:
+    """Return the names of nodes by their sources: a trace may have renamed one that it took in."""
+    names: dict[Source, str] = {}
+    for node in nodes:
+        names.setdefault(node.source, node.name)
+    return names
+
+
+def direct_edges(nodes: Sequence[Node]) -> Iterator[Edge]:
+    """Yield the direct edges between nodes, without sources that are none of them."""
+    names = names_of(nodes)
+    for node in nodes:
+        yield from edges_into(node.name, influence(node), names)
+
+
+def influence(node: Node) -> Provenance | None:
+    """Return what the density of a node depends on but for its own draw, over its shape."""
+    parts = [node.inflow]
+    if node.type == "sample":
+        parts.append(_weight(node, node.mask))
+        parts.append(_weight(node, node.scale))
+        if node.is_given and node.held is not None and len(node.held.members) > 1:
+            parts.append(node.held.remap(node.shape, tuple(range(len(node.shape)))))
+    known = [part for part in parts if part is not None]
+    return union(known) if known else None
+
+
+def _weight(node: Node, weight: float | Tensor | None) -> Provenance | None:
+    """Return what a mask or a scale of the batch of a node depends on."""
+    found = provenance(weight) if isinstance(weight, Tensor) else None
+    if found is None:
+        return None
+    return found.lost(node.shape) if node.grouped else found.broadcast(node.shape)
+
+
+def vertex_of(node: Node) -> Vertex:
+    """Return the vertex of a node."""
+    return Vertex(
+        node.name,
+        _kind_of(node),
+        "" if node.fn is None else type(node.fn).__name__,
+        shown_shape(node.fn, node.value),
+        node.location,
+        node.module_path,
+    )
+
+
+def _kind_of(node: Node) -> str:
+    if node.type != "sample":
+        return node.type
+    if node.is_observed:
+        return "observed"
+    return "pathwise" if node.is_reparameterized else "score"
+
+
+def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] = ()) -> Graph:
+    """Return the graph of the nodes of a trace, and of costs, without sources that are no nodes.
+
+    Costs of one name are numbered: ``cost``, ``cost_1`` ...
+    """
+    nodes = [node for node in nodes if node.type not in ("param", "plate")]
+    names = names_of(nodes)
+    vertices = [vertex_of(node) for node in nodes]
+    edges = list(direct_edges(nodes))
+    sites = [site_of(node) for node in nodes]
+    taken = {node.name for node in nodes}
+    for vertex, found in costs:
+        spellings = (f"{vertex.name}_{i}" if i else vertex.name for i in itertools.count())
+        name = next(spelling for spelling in spellings if spelling not in taken)
+        taken.add(name)
+        vertices.append(replace(vertex, name=name))
+        sites.append(Site(name, vertex.shape, is_cost=True))
+        edges.extend(edges_into(name, found, names))
+    links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
+    return Graph(tuple(vertices), tuple(edges), extents(sites, links))
+
+
+def site_of(node: Node) -> Site:
+    """Return what there is to know of a node for the plates it is in."""
+    placed = ((plate, place_in(node, plate)) for plate in node.cond_indep_stack)
+    declared = tuple((plate, place) for plate, place in placed if _is_there(node, plate, place))
+    return Site(node.name, node.shape, node.type == "cost", declared)
+
+
+def _is_there(node: Node, plate: Plate, place: int | None) -> bool:
+    """Return whether a node has the dimension of a plate around it; a computed value need not."""
+    if node.type != "deterministic" or place is None:
+        return True
+    return place >= 0 and node.shape[place] == plate.subsample_size
+
+
+def topological_order(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the vertices, each after its parents, else in the order of the program.
+
+    Kahn (1962), "Topological sorting of large networks".
+    """
+    names = [vertex.name for vertex in graph.vertices]
+    numbers = {name: number for number, name in enumerate(names)}
+    children: dict[str, list[str]] = {name: [] for name in names}
+    missing = dict.fromkeys(names, 0)
+    for parent, child in {(edge.parent, edge.child) for edge in graph.edges}:
+        children[parent].append(child)
+        missing[child] += 1
+    ready = [numbers[name] for name in names if not missing[name]]
+    found: list[str] = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        found.append(name)
+        for child in children[name]:
+            missing[child] -= 1
+            if not missing[child]:
+                heapq.heappush(ready, numbers[child])
+    return tuple(found)

@@ -1,0 +1,87 @@
+"""Hiding: which statements of a block the handlers and the recordings around it see."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.recording.message import Request
+
+
+class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
+    """Hide statements of a block from the handlers and the recordings around it.
+
+    What is drawn out of sight is drawn nevertheless: a gradient of what depends on it counts its
+    score.
+
+    Args:
+        names: the names of the sites to hide; without any, all of them.
+        where: hide what it says of a request instead.
+
+    Raises:
+        ValueError: if both are given.
+        TypeError: if a name is no text, or `where` no function.
+        UnknownSiteError: at the end of the block, if it has no such site.
+    """
+
+    def __init__(self, *names: str, where: Callable[[Request], bool] | None = None) -> None:
+        """Take what is to be hidden."""
+        if names and where is not None:
+            raise ValueError("block takes either names or where=, not both")
+        if where is not None and not callable(where):
+            raise TypeError(
+                "block: where must be a function of a request, which returns whether to hide it, "
+                f"not {kind_of(where)}"
+            )
+        super().__init__(_texts("block", names))
+        self.where = where
+
+    def __repr__(self) -> str:
+        """Show what it hides."""
+        shown = map(repr, self._names) if self.where is None else [f"where={short(self.where)}"]
+        return f"block({', '.join(shown)})"
+
+    def ask(self, request: Request) -> Request:
+        """Stop a request that is to be hidden."""
+        self.meet(request.name)
+        return replace(request, is_stopped=True) if self._is_hidden(request) else request
+
+    def _is_hidden(self, request: Request) -> bool:
+        if self.where is not None:
+            return self.where(request)
+        return not self._names or request.name in self._names
+
+
+class expose(ByName):  # noqa: N801
+    """Hide all statements of a block but those named from the handlers and recordings around it.
+
+    Args:
+        names: the names of the sites that are seen.
+
+    Raises:
+        TypeError: if a name is no text.
+        UnknownSiteError: at the end of the block, if it has no such site.
+    """
+
+    def __init__(self, *names: str) -> None:
+        """Take what is seen."""
+        super().__init__(_texts("expose", names))
+
+    def __repr__(self) -> str:
+        """Show what is seen."""
+        return f"expose({', '.join(map(repr, self._names))})"
+
+    def ask(self, request: Request) -> Request:
+        """Stop a request that is not exposed."""
+        self.meet(request.name)
+        return request if request.name in self._names else replace(request, is_stopped=True)
+
+
+def _texts(verb: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{verb} takes names one by one, as in {verb}('a', 'b'), not {kind_of(name)}: "
+                "unpack a list of them with a star"
+            )
+    return names

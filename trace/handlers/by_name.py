@@ -1,0 +1,102 @@
+"""By name: handlers that say something of sites that they name, all of which must be there."""
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.errors import SiteError, guessed, listed
+from ancestral.trace.context.place import Location, place
+from ancestral.trace.recording.message import Handler, Request
+
+
+class UnknownSiteError(SiteError):
+    """Something is said of a site that the program has not."""
+
+    def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
+        """Name the sites that were not met, and those that were."""
+        super().__init__(
+            f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
+            f"others that it has are {listed(met)}{guessed(missing, met)}"
+        )
+
+
+def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values that a handler is given, by the name of the site.
+
+    Raises:
+        TypeError: if they are no mapping of texts.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{verb} takes a mapping of names to values, not {kind_of(values)}; a function comes "
+            f"afterwards, as in {verb}(values)(model)"
+        )
+    for name in values:
+        if not isinstance(name, str):
+            raise TypeError(f"{verb} takes values by the names of sites, not by {kind_of(name)}")
+    return dict(values)
+
+
+class DeterministicSiteError(SiteError):
+    """A value that the program computes is to be given as that of a random choice."""
+
+    def __init__(self, request: Request, verb: str) -> None:
+        """Name the site and its line, and say what it is."""
+        super().__init__(
+            f"{verb} cannot give {request.name!r} ({request.where.location}) a value: it is "
+            "deterministic, computed by the program, with no density of its own; set it from "
+            "outside with handlers.do, give values to the sites that it is computed from, or state "
+            "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
+            "reparam made so is given its value within that handler"
+        )
+
+
+class ByName(Handler):
+    """Raises at the end of a block that did not ask for all of some names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Take the names."""
+        self._names = tuple(names)
+        self._where = place().location
+
+    def __enter__(self) -> Self:
+        """Open the block."""
+        _open.set((*_open.get(), (self, [])))
+        return super().__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the block.
+
+        Raises:
+            UnknownSiteError: if a name was not asked for.
+        """
+        super().__exit__(kind, error, traceback)
+        block = self._block()
+        _open.set(tuple(other for other in _open.get() if other is not block))
+        met = dict.fromkeys(block[1])
+        missing = [name for name in self._names if name not in met]
+        if missing and error is None:
+            free = [name for name in met if name not in self._names]
+            raise UnknownSiteError(type(self).__name__, missing, free, self._where)
+
+    def meet(self, name: str) -> None:
+        """Note that the program has a site of this name."""
+        self._block()[1].append(name)
+
+    def _block(self) -> "_Block":
+        """Return the innermost open block of this handler."""
+        return next(block for block in reversed(_open.get()) if block[0] is self)
+
+
+_Block = tuple[ByName, list[str]]  # a handler, and the names that its block asked for
+# One handler may be open in many threads at once, and many times in one.
+_open: "ContextVar[tuple[_Block, ...]]" = ContextVar("open blocks of names", default=())

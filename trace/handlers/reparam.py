@@ -1,0 +1,178 @@
+"""Reparameterizing: sites that are drawn in another way, with the same distribution.
+
+The site becomes deterministic: a function, differentiable in the parameters, of auxiliary sites.
+Posteriors that are hard to follow in the one coordinates are easy in the others. Papaspiliopoulos,
+Roberts and Skoeld (2007), "A general framework for the parametrization of hierarchical models";
+Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilistic programs".
+
+>>> import torch
+>>> from torch.distributions import Normal
+>>> from ancestral.trace.handlers.locscale import LocScale
+>>> from ancestral.trace.program.primitives import sample
+>>> from ancestral.trace.recording.record import record
+>>> with record() as trace, reparam({"x": LocScale()}):
+...     x = sample("x", Normal(3.0, 0.5))
+>>> {name: node.type for name, node in trace.items()}
+{'x_decentered': 'sample', 'x': 'deterministic'}
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from types import FunctionType
+from typing import Protocol
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.enumeration.enumerate import open_room
+from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.recording.message import Request
+
+
+class Strategy(Protocol):
+    """Another way to draw a site."""
+
+    def __call__(self, request: Request, /) -> Tensor:
+        """Ask for auxiliary sites, and return the value that they make."""
+        ...
+
+
+Config = Mapping[str, Strategy] | Callable[[Request], Strategy | None]
+
+
+class ReparamError(SiteError):
+    """A site cannot be drawn in the way that it is to be."""
+
+    def __init__(self, request: Request, fn: Distribution, strategy: str, expected: str) -> None:
+        """Name the site, its line, what was expected and what came."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): {strategy} cannot draw a "
+            f"{type(fn).__name__}; expected {expected}"
+        )
+
+
+class ReparamValueError(SiteError):
+    """What a strategy made is no value of its site."""
+
+    def __init__(
+        self, request: Request, strategy: Strategy, came: str, expected: tuple[int, ...]
+    ) -> None:
+        """Name the site, its line, what was expected and what came."""
+        name = getattr(strategy, "__name__", type(strategy).__name__)
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}): {name} made {came}; "
+            f"expected a torch.Tensor of shape {list(expected)}, the batch and the event of "
+            f"{type(request.fn).__name__}"
+        )
+
+
+class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
+    """Draw sites of a block in another way, with the same distribution.
+
+    A site stays in the trace, as a deterministic one of its name; what is drawn are the auxiliary
+    sites of its strategy, in the same plates. These pass all handlers of the block, this one too,
+    as any other site: they may be drawn in another way again. A function need not tell them apart:
+    what a kind of strategy draws is not drawn by the same kind again, unless a mapping names it. A
+    site whose value is given is
+    left as it is, for nothing is drawn there: one that is observed, and one that a handler within
+    this one conditions, substitutes, replays or intervenes on. Handlers around this one see the
+    auxiliary sites in its place.
+
+    Args:
+        config: the strategy of a site by its name; or a function that returns that of a request,
+            None to leave the site as it is.
+
+    Raises:
+        TypeError: if `config` is neither, or a strategy itself.
+        UnknownSiteError: at the end of the block, if it has no site of a name in `config`.
+        SiteError: within it, if a strategy does not know the distribution of its site.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Take the strategies."""
+        _check_config(config)
+        super().__init__(config if isinstance(config, Mapping) else ())
+        self.config = config
+
+    def ask(self, request: Request) -> Request:
+        """Let a site be a function of others."""
+        if request.kind != "sample":
+            return request
+        self.meet(request.name)
+        if request.value is not None:
+            return request
+        assert request.fn is not None
+        strategy = self._strategy_of(request)
+        if strategy is None:
+            return request
+        if isinstance(strategy, type):
+            kind = strategy.__name__
+            raise ReparamError(request, request.fn, f"the class {kind}", f"one of it, {kind}()")
+        if not callable(strategy):
+            expected = "a strategy such as LocScale(), or None to leave the site as it is"
+            raise ReparamError(request, request.fn, kind_of(strategy), expected)
+        token = _drawing.set((*_drawing.get(), (self, _kind_of(strategy))))
+        try:
+            value = strategy(request)
+        finally:
+            _drawing.reset(token)
+        _check_value(request, strategy, value)
+        return replace(
+            request,
+            kind="deterministic",
+            fn=None,
+            value=value,
+            is_reparameterized=False,
+            mask=None,
+            scale=1.0,
+            options={**request.options, "event_dim": len(request.fn.event_shape)},
+        )
+
+    def _strategy_of(self, request: Request) -> Strategy | None:
+        if isinstance(self.config, Mapping):
+            return self.config.get(request.name)
+        strategy = self.config(request)
+        is_drawing = strategy is not None and (self, _kind_of(strategy)) in _drawing.get()
+        return None if is_drawing else strategy
+
+
+# Which kinds of strategies of which handlers are drawing now.
+_drawing: "ContextVar[tuple[tuple[reparam, object], ...]]" = ContextVar("drawing", default=())
+
+
+def _check_value(request: Request, strategy: Strategy, value: object) -> None:
+    """Raise unless what a strategy made is a value of its site."""
+    assert request.fn is not None
+    expected = (*request.fn.batch_shape, *request.fn.event_shape)
+    if not isinstance(value, Tensor):
+        raise ReparamValueError(request, strategy, kind_of(value), expected)
+    if tuple(value.shape) != expected and open_room() is None:
+        raise ReparamValueError(request, strategy, f"one of shape {list(value.shape)}", expected)
+
+
+def _check_config(config: object) -> None:
+    if isinstance(config, type) or Strategy in type(config).__mro__:
+        shown = f"{short(config)}{'()' if isinstance(config, type) else ''}"
+        raise TypeError(
+            f"reparam takes strategies by the names of sites, as in reparam({{'z': {shown}}}), or "
+            "a function that returns that of a request, not a strategy itself"
+        )
+    if isinstance(config, Mapping):
+        for name, strategy in config.items():
+            if not isinstance(name, str) or not callable(strategy):
+                raise TypeError(
+                    f"reparam takes strategies by the names of sites, such as LocScale(), not "
+                    f"{short(name)}: {short(strategy)}"
+                )
+    elif not callable(config):
+        raise TypeError(
+            "reparam takes a mapping of names to strategies, or a function that returns that of a "
+            f"request, not {kind_of(config)}"
+        )
+
+
+def _kind_of(strategy: Strategy) -> object:
+    return strategy if isinstance(strategy, FunctionType) else type(strategy)

@@ -1,0 +1,202 @@
+"""Replaying: values that come from another run, or from the user."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.errors import EnumerationError, SiteError
+from ancestral.trace.enumeration.enumerate import open_room
+from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, by_name
+from ancestral.trace.nodes.enumerated import trailing
+from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from ancestral.trace.nodes.versions import is_written
+from ancestral.trace.recording.effects import Effective
+from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.trace import Trace
+
+
+class ReplayShapeError(SiteError):
+    """A site is replayed from one of another shape."""
+
+    def __init__(self, request: Request, node: Node, expected: Shape) -> None:
+        """Name both sites, their lines and their shapes."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"name at {node.location}, whose value has shape {list(node.value.shape)}; expected "
+            f"{list(expected)}: give both the same plates and events"
+        )
+
+
+class ReplayedValuesError(EnumerationError):
+    """A site is replayed from one that has all its values at once, which it cannot have."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"name at {node.location}, which was enumerated; run the program within "
+            "an.handlers.enumerate too, with the same first_dim"
+        )
+
+
+class ReplayPlateError(SiteError):
+    """A part of a plate is replayed from one of another size."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both plates, their lines and their sizes."""
+        super().__init__(
+            f"plate {request.name!r} ({request.where.location}) is replayed from the plate of that "
+            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(request.infer)}"
+        )
+
+
+class ReplayKindError(SiteError):
+    """A site would be drawn anew that is no random choice in the trace that is replayed."""
+
+    def __init__(self, request: Request, node: Node) -> None:
+        """Name both sites and their lines."""
+        super().__init__(
+            f"site {request.name!r} ({request.where.location}) is to be replayed from "
+            f"{node.location}, where it is a computed value, no random choice; expected the same "
+            "handlers around both runs, such as reparam or do; to give it that value, use "
+            f"an.handlers.substitute({{{request.name!r}: trace[{request.name!r}].value}})"
+        )
+
+
+class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
+    """Give the sites of a block the values that they have in a trace, those that it has.
+
+    A value keeps what it depends on: the score of its draw counts where a gradient is taken of both
+    runs together. Parameters, and data that the program observes itself, stay what they are; the
+    indices of a subsampled plate are those of the trace.
+
+    Args:
+        trace: the trace of another run.
+
+    Raises:
+        TypeError: if `trace` is none.
+        ReplayShapeError: within the block, if a site has another shape than in the trace.
+        EnumerationError: within it, if a site was enumerated, and the block is not.
+        ModifiedParameterError: within it, if a value was written into in place since.
+        ReplayPlateError: within it, if a subsampled plate has another size than in the trace.
+        ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
+    """
+
+    missing = "its block has none of the sites that were drawn in the trace"
+
+    def __init__(self, trace: Trace) -> None:
+        """Take the trace."""
+        if not isinstance(trace, Trace):
+            raise TypeError(
+                f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
+                "as in replay(trace)(model)"
+            )
+        self.trace = trace
+        self._is_used = not any(node.is_stochastic for node in trace.values())
+
+    @property
+    def origins(self) -> Trace:
+        """The trace."""
+        return self.trace
+
+    def ask(self, request: Request) -> Request:
+        """Give a site the value that it has in the trace."""
+        node = self.trace.get(request.name)
+        if node is None:
+            return request
+        self._is_used = self._is_used or node.is_stochastic
+        if request.value is not None:
+            return request
+        if request.kind == "sample" and node.type == "deterministic":
+            return request.closed_by(self._refuse_draw)
+        if node.type != request.kind:
+            return request
+        if request.kind == "plate":
+            return _replayed_plate(request, node)
+        if request.kind != "sample" or request.is_intervened:
+            return request
+        if is_written(node.versions, node.value):
+            raise ModifiedParameterError(node.name, node.location)
+        assert request.fn is not None
+        expected = (*request.fn.batch_shape, *request.fn.event_shape)
+        if node.is_enumerated and open_room() is None:
+            raise ReplayedValuesError(request, node)
+        if not fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
+            raise ReplayShapeError(request, node, expected)
+        return replace(request, value=node.tracked_value, origin=node)
+
+    def _refuse_draw(self, request: Request) -> Request:
+        """Raise if what the trace has a computed value of is about to be drawn."""
+        if request.kind == "sample" and request.value is None:
+            raise ReplayKindError(request, self.trace[request.name])
+        return request
+
+
+def _replayed_plate(request: Request, node: Node) -> Request:
+    """Return a plate with the indices of the trace; a whole one of another size has its own."""
+    if _sizes(request.infer) == _sizes(node.infer):
+        return replace(request, value=node.value, origin=node)
+    if request.infer["subsample_size"] < request.infer["size"]:
+        raise ReplayPlateError(request, node)
+    return request
+
+
+def _sizes(about: Mapping[str, Any]) -> str:
+    return f"size {about['size']} and subsample_size {about['subsample_size']}"
+
+
+def fits(shape: Shape, expected: Shape, event: int) -> bool:
+    """Return whether a value is as large as its site, but for what other sites are enumerated by.
+
+    Along those dimensions, the value of a site is one for all, or has been enumerated itself.
+    """
+    room = open_room()
+    if room is None:
+        return shape == expected
+    batch = expected[: len(expected) - event]
+    free = max(len(batch) - room, 0)
+    ours, theirs = trailing(shape, len(expected) - free), expected[free:]
+    return (1,) * (len(theirs) - len(ours)) + ours == theirs
+
+
+class substitute(ByName):  # noqa: N801
+    """Give the sites and the parameters of a block values by name, which are no observations.
+
+    Data that the program observes stays what it is, and so does what another handler gave a value.
+
+    Args:
+        values: the values.
+
+    Raises:
+        TypeError: if they are no mapping.
+        UnknownSiteError: at the end of the block, if it has no such site or parameter.
+        SiteError: within it, if a value has a wrong type, shape or support.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        """Take the values."""
+        self.values = by_name("substitute", values)
+        super().__init__(self.values)
+
+    def ask(self, request: Request) -> Request:
+        """Give a sample or a parameter its value.
+
+        Raises:
+            DeterministicSiteError: if the program computes it.
+        """
+        if request.kind == "deterministic" and request.name in self.values:
+            if request.is_intervened:
+                self.meet(request.name)
+                return request
+            raise DeterministicSiteError(request, "substitute")
+        if request.kind not in ("sample", "param"):
+            return request
+        self.meet(request.name)
+        is_given = request.is_observed or request.value is not None
+        if is_given or request.name not in self.values:
+            return request
+        return replace(request, value=self.values[request.name])

@@ -1,0 +1,32 @@
+"""What is replaced in torch while a recording is open, one file for each part of torch.
+
+`INTERCEPTORS` lists all of it, in the order in which a recording switches it on.
+"""
+
+from ancestral.trace.context.patch import Interceptor
+from ancestral.trace.intercept.autograd import Gradients
+from ancestral.trace.intercept.checkpoint import Saved
+from ancestral.trace.intercept.distributions import Distributions
+from ancestral.trace.intercept.functorch import OutOfSight
+from ancestral.trace.intercept.random_ops import Dispatcher
+from ancestral.trace.intercept.straight_through import CUTS
+from ancestral.trace.intercept.tensor_reads import Attributes, Constructors, Scalars, Storages
+from ancestral.trace.intercept.tensor_subclasses import Kinds
+from ancestral.trace.intercept.threads import Threads
+from ancestral.trace.intercept.unrecorded import Unrecorded
+
+INTERCEPTORS: tuple[Interceptor, ...] = (
+    CUTS,
+    Attributes(),
+    Constructors(),
+    Gradients(),
+    Saved(),
+    Unrecorded(),
+    Distributions(),
+    Dispatcher(),
+    Kinds(),
+    Scalars(),
+    Storages(),
+    Threads(),
+    OutOfSight(),
+)

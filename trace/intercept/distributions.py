@@ -1,0 +1,376 @@
+"""Draws and densities of `torch.distributions`, caught while a recording is open.
+
+The methods of every subclass, the user's too, are replaced when the first recording opens and put
+back when the last one closes. Only the outermost call counts: what a draw does inside is its own.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Beta,
+    Chi2,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    StudentT,
+    TransformedDistribution,
+    Wishart,
+    kl,
+)
+from torch.distributions.utils import broadcast_all as _broadcast_all
+from torch.distributions.utils import lazy_property
+
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
+from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
+from ancestral.trace.context.patch import Plan, Replacing, subclasses, unmet
+from ancestral.trace.context.place import argument_name, place
+from ancestral.trace.context.stack import local
+from ancestral.trace.intercept.batch_semantics import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.intercept.unrecorded import unrecorded
+from ancestral.trace.nodes.autograd_graph import mark_density
+from ancestral.trace.nodes.distribution_params import factorized, parameters
+from ancestral.trace.nodes.fast_sampling import drawing
+from ancestral.trace.program.site import found, size_of
+from ancestral.trace.recording.message import is_handled
+from ancestral.trace.recording.noise import (
+    TransformedDrawError,
+    is_noise,
+    is_within_transform,
+    refuse_transformed,
+)
+from ancestral.trace.recording.record_site import draw, observe
+
+_Method = Callable[..., Any]
+
+
+def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
+    run = drawing(original)
+
+    @functools.wraps(original)
+    def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
+        if local.is_inside:
+            return original(self, *args, **kwargs)
+        if not local.traces:
+            return unrecorded(
+                lambda: [item.tensor for item in parameters(self)],
+                functools.partial(original, self, *args, **kwargs),
+                functools.partial(drawn, self, *args, **kwargs),
+            )
+        if is_handled():
+            return found(
+                self,
+                parameters(self),
+                lambda: _inside(run, self, *args, **kwargs),
+                sample_shape=size_of(args, kwargs),
+                is_reparameterized=is_reparameterized,
+                where=place(),
+            )
+        try:
+            value = _inside(run, self, *args, **kwargs)
+        except RuntimeError as error:
+            refuse_transformed(type(self).__name__, (t for t, _ in parameters(self)), error)
+            raise
+        held = parameters(self)
+        if isinstance(value, Tensor) and is_within_transform(value):
+            if is_noise(item.tensor for item in held):
+                return value
+            raise TransformedDrawError(type(self).__name__, place())
+        return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
+
+    return drawn
+
+
+def _inside(original: _Method, fn: Distribution, *args: Any, **kwargs: Any) -> Any:
+    """Run a draw, whose own draws are its affair."""
+    local.is_inside = True
+    try:
+        if type(fn) in _OF_GAMMA:
+            with unmet():
+                return original(fn, *args, **kwargs)
+        return original(fn, *args, **kwargs)
+    finally:
+        local.is_inside = False
+
+
+# Drawn by functions that are caught where users call them; no number is read on the way.
+_OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
+
+
+def _scoring(original: _Method) -> _Method:
+    @functools.wraps(original)
+    def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(self, value, *args, **kwargs)
+        # Independent only sums the density of its base, which is caught instead.
+        if local.is_inside or isinstance(self, Independent):
+            density = _grouped(original, self, value, *args, **kwargs)
+            keep_of_density(self, value, density)
+            return density
+        local.is_inside = True
+        try:
+            density = original(self, value, *args, **kwargs)
+        finally:
+            local.is_inside = False
+        is_seen = isinstance(density, Tensor) and not is_within_transform(density)
+        if isinstance(value, Tensor) and isinstance(density, Tensor) and is_seen:
+            draws = provenance(value)
+            if draws is None:
+                where = place()
+                name = argument_name() or where.variable or type(self).__name__.lower()
+                observe(self, value, density, where, name)
+            elif isinstance(density, ProvenanceTensor):
+                _mark_own(self, value, density)
+                mark_density(density, draws.universe, draws.members)
+        keep_of_density(self, value, density)
+        return density
+
+    return scored
+
+
+def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(fn, Independent):
+        return original(fn, *args, **kwargs)
+    local.grouped += fn.reinterpreted_batch_ndims
+    try:
+        return original(fn, *args, **kwargs)
+    finally:
+        local.grouped -= fn.reinterpreted_batch_ndims
+
+
+def _valued(original: _Method) -> _Method:
+    """Return a function of a value that is no draw: cdf, icdf."""
+
+    @functools.wraps(original)
+    def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, value, *args, **kwargs)
+        if local.traces and not self.event_shape:
+            keep_of_density(self, value, result)
+        return result
+
+    return computed
+
+
+def _described(original: _Method) -> _Method:
+    """Return a function of the parameters alone: entropy, mean."""
+
+    @functools.wraps(original)
+    def computed(self: Distribution) -> Any:
+        result = original(self)
+        if local.traces:
+            keep_of_draw(self, result)
+        return result
+
+    return computed
+
+
+def _checking(original: _Method) -> _Method:
+    """Return a check of parameters or of a value, run out of sight as long as it passes.
+
+    That it did tells nothing of the values; where it does not, it runs again and is followed.
+    """
+
+    @functools.wraps(original)
+    def checked(self: Distribution, *args: Any, **kwargs: Any) -> None:
+        kind: Any = type(self)
+        if local.traces and _is_plain(kind):
+            try:
+                # A number that it reads as long as it passes decides nothing, wherever it runs.
+                with unmet():
+                    raw(original, self, *args, **kwargs)
+                return
+            except ValueError:  # to be raised once more, and noted
+                pass
+        original(self, *args, **kwargs)
+
+    return checked
+
+
+def _broadcasting(original: _Method) -> _Method:
+    """Return torch's `broadcast_all`, by which most classes take their parameters, cut short.
+
+    Tensors of one shape come out as they are, and numbers as tensors of that shape.
+    """
+
+    @functools.wraps(original)
+    def broadcast(*values: Any) -> Any:
+        if not local.traces or storage.table or storage.is_guarded():
+            return original(*values)
+        first = None
+        for value in values:
+            kind = value.__class__
+            if kind is Tensor or kind is ProvenanceTensor:
+                if first is None:
+                    first = value
+                elif value.shape != first.shape:
+                    return original(*values)
+            elif kind is not float and kind is not int:
+                return original(*values)
+        if first is None or not first.dtype.is_floating_point:
+            return original(*values)
+        return tuple([_spread(value, first) for value in values])
+
+    return broadcast
+
+
+_full: Callable[..., Tensor] = torch.full  # torch's own, which a recording replaces
+
+
+def _spread(value: Any, first: Tensor) -> Tensor:
+    """Return a tensor of the shape of the first as it is, as torch does, or a number as one."""
+    if isinstance(value, Tensor):
+        return value
+    return _full(raw(Tensor.size, first), value, dtype=first.dtype, device=first.device)
+
+
+# The modules of torch's families that broadcast their parameters.
+_BROADCASTING = tuple(
+    module
+    for name, module in sys.modules.items()
+    if name.startswith("torch.distributions.") and hasattr(module, "broadcast_all")
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_plain(kind: type[Any]) -> bool:
+    """Return whether a check of a class of torch computes nothing that the distribution keeps.
+
+    It has no part that may be a user's, and no property that may ask a part for its parameters,
+    which that keeps: lazy ones are not checked.
+    """
+    parts = (Independent, MixtureSameFamily, TransformedDistribution)
+    declared = kind.arg_constraints
+    if not kind.__module__.startswith("torch.distributions.") or issubclass(kind, parts):
+        return False
+    return isinstance(declared, dict) and not any(
+        isinstance(read := getattr(kind, name, None), property)
+        and not isinstance(read, lazy_property)
+        for name in declared
+    )
+
+
+def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
+    """Mark log q(z) of a recorded draw z, untouched since, under the q that drew it."""
+    node = site_of(value)
+    if node is not None and factorized(node.fn) is fn and value._written == -1:  # type: ignore[attr-defined]
+        density._scored = node
+        density._form = None  # one cost, not what it is computed from
+
+
+_REPLACED: dict[str, Callable[[_Method], _Method]] = {
+    "sample": lambda original: _drawing(original, False),
+    "rsample": lambda original: _drawing(original, True),
+    "log_prob": _scoring,
+}
+# What torch computes by ops that know less than what a batch means; the rest, ops follow.
+_BY_MEANING: dict[type[Any], str] = {
+    Beta: "mode",
+    Dirichlet: "mode",
+    Gamma: "cdf",
+    LowRankMultivariateNormal: "entropy",
+    MultivariateNormal: "entropy",
+    StudentT: "variance",
+    TransformedDistribution: "cdf icdf",
+    Wishart: "entropy variance",
+}
+
+
+def _dispatching(original: _Method) -> _Method:
+    """Return what finds the function for the divergence of two classes."""
+
+    @functools.wraps(original)
+    def dispatch(p: type[Any], q: type[Any]) -> Any:
+        found = original(p, q)
+        is_of_torch = getattr(found, "__module__", None) == kl.__name__
+        return _cached(_diverging, found) if is_of_torch else found
+
+    return dispatch
+
+
+def _diverging(original: _Method) -> _Method:
+    @functools.wraps(original)
+    def diverging(p: Distribution, q: Distribution) -> Any:
+        result = original(p, q)
+        if local.traces:
+            keep_of_pair(p, q, result)
+        return result
+
+    return diverging
+
+
+_OF_TORCH = dict.fromkeys(
+    kind
+    for kind in (Distribution, *subclasses(Distribution))
+    if kind.__module__.startswith("torch.distributions.")
+)
+
+
+class Distributions(Replacing):
+    """Replaces the methods of all distributions, once for all threads."""
+
+    _plan: Plan = []  # noqa: RUF012 (replaced as a whole)
+
+    def begin(self) -> None:
+        """Replace the methods of all classes there are, and of those to come."""
+        if not self.replace_again(self._plan):
+            self._replace_torchs()
+            self._plan = self.plan
+        for kind in subclasses(Distribution):
+            if kind not in _OF_TORCH:
+                self._replace_methods(kind)
+        KL_MEMOIZE.clear()
+
+    def _replace_torchs(self) -> None:
+        for kind in _OF_TORCH:
+            self._replace_methods(kind)
+        for name in ("__init__", "_validate_sample"):
+            self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
+        for module in _BROADCASTING:
+            if module.broadcast_all is not _broadcast_all:
+                continue  # somebody else has replaced it
+            self.replace(module, "broadcast_all", _cached(_broadcasting, module.broadcast_all))
+        for kind, names in _BY_MEANING.items():
+            for name in names.split():
+                self._replace_computed(kind, name)
+        hook: Any = classmethod(self._defined)
+        self.replace(Distribution, "__init_subclass__", hook)
+        # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
+        self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
+
+    def _replace_methods(self, kind: type) -> None:
+        for name, replacement in _REPLACED.items():
+            original = vars(kind).get(name)
+            if callable(original):
+                self.replace(kind, name, _cached(replacement, original))
+
+    def _replace_computed(self, kind: type[Any], name: str) -> None:
+        original = vars(kind)[name]
+        if isinstance(original, property):
+            assert original.fget is not None
+            self.replace(kind, name, property(_cached(_described, original.fget)))
+        else:
+            replacement = _valued if name in ("cdf", "icdf") else _described
+            self.replace(kind, name, _cached(replacement, original))
+
+    def end(self) -> None:
+        """Forget the functions for divergences that were found meanwhile."""
+        KL_MEMOIZE.clear()
+
+    def _defined(self, kind: Any, /, **options: Any) -> None:
+        """Catch a class that is defined while a recording is open."""
+        super(Distribution, kind).__init_subclass__(**options)  # type: ignore[misc]
+        self._replace_methods(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached(replacement: Callable[[_Method], _Method], original: _Method) -> _Method:
+    return replacement(original)

@@ -1,0 +1,297 @@
+"""What torch runs out of sight: scripted functions, factories, transforms, compilation.
+
+None of these hands its calls to `__torch_function__`, so while a recording is open they are met at
+their doors. A scripted function and a factory are followed as one op that keeps every source, and
+`vmap` as one that keeps alignments. Another transform of `torch.func` is refused where a tracked
+tensor would enter it, since what it computes cannot be followed. A compiled function runs eagerly.
+"""
+
+import functools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.rules.registry import argument
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.torch_internals import (
+    COMPUTE_KEYSET,
+    FREEZE_MODULE,
+    FUNCTIONALIZE_BEGIN,
+    FUNCTIONALIZE_END,
+    MAKE_FX,
+    TRANSFORMS,
+    VMAP,
+    HigherOrderOperator,
+    ScriptFunction,
+    ScriptMethod,
+    device_constructors,
+)
+from ancestral.trace.context.patch import KEY, Replacing
+from ancestral.trace.context.place import Location, place
+from ancestral.trace.context.stack import local
+from ancestral.trace.intercept import vmap
+from ancestral.trace.intercept.opaque import (
+    captured,
+    capturing,
+    decided,
+    decision_of_now,
+    of_script,
+    opaque,
+    tensors_within,
+)
+from ancestral.trace.recording.noise import transform_around
+
+_Function = Callable[..., Any]
+
+
+class TransformError(NotImplementedError):
+    """A tracked tensor would enter a transform of `torch.func`, or a trace of `torch.jit`."""
+
+    def __init__(self, transform: str, names: frozenset[str], location: Location) -> None:
+        """Name the transform, the sources and the line."""
+        listed = ", ".join(repr(name) for name in sorted(names))
+        super().__init__(
+            f"{transform} at {location} would compute with a value that depends on {listed}, and "
+            "what is computed within it cannot be followed; write it without "
+            f"{transform}, or cut the dependency with an.untrack where no gradient needs it"
+        )
+
+
+@functools.cache  # every recording stands at the same doors
+def _refusing(original: _Function, door: str) -> _Function:
+    """Return a transform that no tracked tensor enters, as an argument or from around."""
+
+    @functools.wraps(original)
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(*args, **kwargs)
+        refuse = _refuser(door)
+        refuse(original, args, kwargs)
+        with storage.guard(refuse):
+            result = original(*args, **kwargs)
+        return decided(result, list(tensors_within(args, kwargs)))
+
+    return refused
+
+
+@functools.cache  # every recording stands at the same doors
+def _mapping(original: _Function) -> _Function:
+    """Return `vmap_impl`, which is followed."""
+
+    @functools.wraps(original)
+    def mapped(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(*args, **kwargs)
+        storage.check(original, args, kwargs)
+        result = vmap.run(original, _refuser("vmap"), *args, **kwargs)
+        return decided(result, list(tensors_within(args, kwargs)))
+
+    return mapped
+
+
+class _Local(threading.local):
+    """What all depends on where the outermost transform of the thread began."""
+
+    def __init__(self) -> None:
+        self.decision: Provenance | None = None
+
+
+_local = _Local()
+
+
+def _refuser(door: str) -> Callable[[Any, Any, Any], None]:
+    # What all depends on since an escape, what comes out of the transform will depend on too.
+    if not storage.is_guarded():
+        _local.decision = decision_of_now()
+    decision = _local.decision
+
+    def refuse(func: Any, args: Any, kwargs: Any) -> None:
+        refused = [each for each in tracked(args, kwargs) if not _is_covered(each, decision)]
+        names = frozenset(source.name for each in refused for source in each.sources)
+        if names:
+            raise TransformError(transform_around(door), names, place().location)
+
+    return refuse
+
+
+def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
+    return (
+        decision is not None
+        and found.universe is decision.universe
+        and found.members <= decision.members
+    )
+
+
+@functools.cache  # every recording stands at the same doors
+def _disallowing(original: _Function) -> _Function:
+    """Return what hands out `make_fx`, with which `linearize` runs its function."""
+
+    @functools.wraps(original)
+    def disallow(function: _Function) -> _Function:
+        allowed: _Function = original(function)
+        if not local.traces or function.__name__ != "make_fx":
+            return allowed
+
+        def make(traced: _Function) -> _Function:
+            return _refusing(allowed(traced), "linearize")
+
+        return make
+
+    return disallow
+
+
+@functools.cache  # every recording stands at the same doors
+def _freezing(original: _Function) -> _Function:
+    """Return what makes constants of the buffers of a scripted module."""
+
+    @functools.wraps(original)
+    def freeze(module: Any, *args: Any, **kwargs: Any) -> Any:
+        if local.traces:
+            _refuser("torch.jit.freeze")(original, list(of_script(module)), {})
+        return original(module, *args, **kwargs)
+
+    return freeze
+
+
+class _Functionalizing:
+    """Refuses what is tracked between the beginning and the end of `functionalize`."""
+
+    def __init__(self) -> None:
+        self._open: list[Any] = []
+
+    def beginning(self, original: _Function) -> _Function:
+        """Return what begins, and refuses from then on."""
+
+        @functools.wraps(original)
+        def begin(*args: Any, **kwargs: Any) -> Any:
+            level = original(*args, **kwargs)
+            guard = storage.guard(_refuser("functionalize"))
+            guard.__enter__()
+            self._open.append(guard)
+            return level
+
+        return begin
+
+    def ending(self, original: _Function) -> _Function:
+        """Return what ends, and refuses no longer."""
+
+        @functools.wraps(original)
+        def end() -> Any:
+            self._open.pop().__exit__(None, None, None)
+            return original()
+
+        return end
+
+
+_TRANSFORMS = {**TRANSFORMS, "torch.jit.trace_module": (torch.jit, "trace_module")}
+_FACTORIES = """
+    tensor as_tensor asarray full full_like arange range linspace logspace scalar_tensor
+    sparse_coo_tensor sparse_csr_tensor sparse_csc_tensor sparse_bsr_tensor sparse_bsc_tensor
+    sparse_compressed_tensor
+"""
+
+
+def _unless_sized(*indices: str) -> Callable[[Any, Any], Any]:
+    """Return what picks the indices, of which torch takes the size unless it is given."""
+
+    def pick(args: Any, kwargs: Any) -> Any:
+        size = argument(args, kwargs, len(indices) + 1, "size")
+        if isinstance(size, (tuple, list)):
+            return ()
+        return [argument(args, kwargs, place, name) for place, name in enumerate(indices)]
+
+    return pick
+
+
+# What decides how many elements a factory makes.
+_SIZES: dict[str, Callable[[Any, Any], Any]] = {
+    "arange": lambda args, kwargs: (args, kwargs),
+    "range": lambda args, kwargs: (args, kwargs),
+    "linspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
+    "logspace": lambda args, kwargs: argument(args, kwargs, 2, "steps"),
+    "full": lambda args, kwargs: argument(args, kwargs, 0, "size"),
+    "new_full": lambda args, kwargs: argument(args, kwargs, 1, "size"),
+    "new": lambda args, kwargs: args[1:],
+    "sparse_coo_tensor": _unless_sized("indices"),
+    "sparse_csr_tensor": _unless_sized("crow_indices", "col_indices"),
+    "sparse_csc_tensor": _unless_sized("ccol_indices", "row_indices"),
+    "sparse_bsr_tensor": _unless_sized("crow_indices", "col_indices"),
+    "sparse_bsc_tensor": _unless_sized("ccol_indices", "row_indices"),
+    "sparse_compressed_tensor": _unless_sized("compressed_indices", "plain_indices"),
+}
+
+
+def _nothing(args: Any, kwargs: Any) -> tuple[()]:
+    return ()
+
+
+@functools.cache  # every recording stands at the same doors
+def _without_draws(original: _Function) -> _Function:
+    """Return what finds the kernel of an operator on functions, which has none for draws."""
+
+    def found(args: Any, kwargs: Any, keys: Any) -> Any:
+        return original(args, kwargs, keys.remove(KEY))
+
+    return found
+
+
+_factory = functools.cache(opaque)
+
+
+@functools.cache
+def _script_call(kind: Any) -> _Function:
+    return captured(kind.__call__) if kind is ScriptMethod else opaque(kind.__call__)
+
+
+class OutOfSight(Replacing):
+    """Stands at the doors."""
+
+    _stance: Any = None
+
+    def begin(self) -> None:
+        """Take the places of what cannot be followed inside."""
+        device_constructors()  # it remembers what it finds there at first
+        for kind in (ScriptFunction, ScriptMethod):
+            self.replace(kind, "__call__", _script_call(kind))
+        for name in _FACTORIES.split():
+            self.replace(torch, name, _factory(getattr(torch, name), _SIZES.get(name, _nothing)))
+        for name in ("new_tensor", "new_full", "new", "set_"):
+            self.replace(Tensor, name, _factory(getattr(Tensor, name), _SIZES.get(name, _nothing)))
+        self.replace(*VMAP, _mapping(getattr(*VMAP)))
+        for transform, (module, name) in _TRANSFORMS.items():
+            self.replace(module, name, _refusing(getattr(module, name), transform))
+        self.replace(*MAKE_FX, _disallowing(getattr(*MAKE_FX)))
+        functionalizing = _Functionalizing()
+        self.replace(*FUNCTIONALIZE_BEGIN, functionalizing.beginning(getattr(*FUNCTIONALIZE_BEGIN)))
+        self.replace(*FUNCTIONALIZE_END, functionalizing.ending(getattr(*FUNCTIONALIZE_END)))
+        self.replace(*FREEZE_MODULE, _freezing(getattr(*FREEZE_MODULE)))
+        operator = HigherOrderOperator
+        self.replace(operator, "__call__", capturing(operator.__call__))
+        self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
+        self.replace(torch, "compile", self._compiling(torch.compile))
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
+            self._run_eagerly()
+
+    def _run_eagerly(self) -> None:
+        if self._stance is None:
+            self._stance = torch.compiler.set_stance("force_eager")
+
+    def _compiling(self, original: _Function) -> _Function:
+        @functools.wraps(original)
+        def compiling(*args: Any, **kwargs: Any) -> Any:
+            self._run_eagerly()
+            return original(*args, **kwargs)
+
+        return compiling
+
+    def end(self) -> None:
+        """Let compiled functions be compiled again."""
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None

@@ -1,0 +1,248 @@
+"""Scalars: a tracked tensor that is given where torch wants a number, as in ``add(x, y, alpha=z)``.
+
+Torch turns it into a number in C++ before anybody is asked, be it a factor or a size: an escape
+that no op shows. It is met in the dispatcher, where all numbers that leave a tensor come by. Those
+that an op reads which is followed anyway decide a shape at most: the op looks at them afterwards.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.utils.dlpack
+from torch import Tensor, nn
+
+from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch.escape import escape
+from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.inplace import run_write
+from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.tensor import (
+    NO_KEYWORDS,
+    TYPES,
+    ProvenanceTensor,
+    attach,
+    provenance,
+    raw,
+)
+from ancestral.provenance.tensor.torch_internals import (
+    DATA_ATTRIBUTES,
+    TO_DLPACK,
+    ScriptModule,
+    is_torch_function_enabled,
+)
+from ancestral.trace.context.patch import KEY_NAME, Interceptor, Replacing, unmet
+from ancestral.trace.context.stack import local
+from ancestral.trace.intercept.opaque import of_script
+from ancestral.trace.intercept.straight_through import cut_off
+
+_is_tracking: Callable[[], bool] = is_torch_function_enabled
+_Library: Any = torch.library.Library  # untyped in torch
+_op = torch.ops.aten._local_scalar_dense.default
+
+
+def _number(tensor: Any) -> Any:
+    if not isinstance(tensor, Tensor):
+        return tensor  # the interpreter of scripts hands over numbers as they are
+    with unmet():
+        value = raw(_op, tensor)
+    if local.around:
+        readings.local.is_decided = True
+        return value
+    found = provenance(tensor) if local.traces else None
+    if found is not None:
+        if _is_tracking():
+            escape([found])
+        else:
+            readings.note(found)  # an op that is followed, whose results carry the source
+    return value
+
+
+_SHAPED = tuple(
+    getattr(getattr(torch.ops.aten, name), overload)
+    for name, overload in (
+        ("nonzero", "default"),
+        ("masked_select", "default"),
+        ("_unique2", "default"),
+        ("unique_dim", "default"),
+        ("unique_consecutive", "default"),
+        ("bincount", "default"),
+        ("repeat_interleave", "Tensor"),
+    )
+)
+"""The ops whose results have a shape that values decide, which a function may call out of sight."""
+
+
+def _shaping(op: Any) -> Callable[..., Any]:
+    def shape(*args: Any, **kwargs: Any) -> Any:
+        readings.local.is_decided = True
+        with unmet():
+            return raw(op, *args, **kwargs)
+
+    return shape
+
+
+class Scalars(Interceptor):
+    """Meets the numbers; the key of the dispatcher is switched with the draws."""
+
+    def __init__(self) -> None:
+        """Make one that is switched off."""
+        self._libraries: list[Any] = []
+
+    def enter(self) -> None:
+        """Register the kernel the first time."""
+        if not self._libraries:
+            library = _Library("aten", "IMPL", KEY_NAME)
+            library.impl(_op.name(), _number)
+            for op in _SHAPED:
+                library.impl(op.name(), _shaping(op))
+            self._libraries = [library]
+
+
+_alias_op = torch.ops.aten.alias.default
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    with unmet():
+        made: Tensor = raw(_alias_op, tensor)
+    # Within an op that is followed tracking is off: its result is marked as a whole.
+    if not local.traces or not is_torch_function_enabled():
+        return made
+    found = provenance(tensor)
+    return made if found is None else attach(made, found)
+
+
+class Constructors(Interceptor):
+    """Meets the aliases; the key of the dispatcher is switched with the draws."""
+
+    def __init__(self) -> None:
+        """Make one that is switched off."""
+        self._libraries: list[Any] = []
+
+    def enter(self) -> None:
+        """Register the kernel the first time."""
+        if not self._libraries:
+            library = _Library("aten", "IMPL", KEY_NAME)
+            library.impl(_alias_op.name(), _alias)
+            self._libraries = [library]
+
+
+class _Attribute:
+    """An attribute of torch's tensors whose setter follows what is written."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
+        return self._original if tensor is None else self._original.__get__(tensor)
+
+    def __set__(self, tensor: Tensor, value: Any) -> None:
+        if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
+            self._original.__set__(tensor, value)
+            if type(tensor) in _PLAIN and tensor.requires_grad:
+                torch.autograd.graph.increment_version(tensor)
+        else:
+            setter = self._original.__set__
+            run_write(setter, TYPES, (tensor, value), NO_KEYWORDS, [tensor])
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class _Data(_Attribute):
+    """``.data``, whose writes torch counts."""
+
+    def __get__(self, tensor: Tensor | None, kind: type | None = None) -> Any:
+        if tensor is None:
+            return self._original
+        is_counted = type(tensor) in _PLAIN and tensor.requires_grad
+        result = tensor.detach() if is_counted else super().__get__(tensor, kind)
+        cut_off(tensor, result)
+        return result
+
+
+class Attributes(Replacing):
+    """Meets the setters that change the values of a tensor."""
+
+    def begin(self) -> None:
+        """Take the places of the attributes."""
+        for name, original in DATA_ATTRIBUTES.items():
+            kind = _Data if name == "data" else _Attribute
+            self.replace(Tensor, name, kind(original))
+
+
+_Function = Callable[..., Any]
+
+
+def _is_by_user() -> bool:
+    """Return whether a recording is open, and no op that is followed anyway reads the memory."""
+    return bool(local.traces) and is_torch_function_enabled()
+
+
+def _reading(original: _Function) -> _Function:
+    @functools.wraps(original)
+    def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        found = watching.tainted(self) if _is_by_user() else None
+        if found is not None:
+            escape([found])
+        return result
+
+    return read
+
+
+def _sharing(original: _Function) -> _Function:
+    @functools.wraps(original)
+    def shared(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if _is_by_user():
+            escape(tracked(tensor))
+            raw(_share, tensor)
+        return original(tensor, *args, **kwargs)
+
+    return shared
+
+
+def _share(tensor: Tensor) -> None:
+    """Say of the memory of a tensor that another library reads it as well."""
+    storage = watching.storage_of(tensor)
+    if storage is not None and storage.device.type == "cpu":
+        torch.empty(0, dtype=torch.uint8).set_(storage).numpy()  # it cannot be resized from now on
+
+
+def _saving(original: _Function) -> _Function:
+    """Return what writes a scripted module into bytes, buffers included."""
+
+    @functools.wraps(original)
+    def saved(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if local.traces:
+            escape(tracked(list(of_script(self))))
+        return original(self, *args, **kwargs)
+
+    return saved
+
+
+@functools.cache
+def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
+    """Return what gives the values of storages and of scripted modules away, as it is met."""
+    storage: Any = torch.UntypedStorage
+    scripted: Any = ScriptModule
+    capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
+    return (
+        # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
+        *(
+            (storage, n, _reading(getattr(storage, n)))
+            for n in "_write_file clone data_ptr".split()
+        ),
+        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
+        *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
+    )
+
+
+class Storages(Replacing):
+    """Meets the reads."""
+
+    def begin(self) -> None:
+        """Take the places of what reads."""
+        for owner, name, replacement in _replacements():
+            self.replace(owner, name, replacement)

@@ -1,0 +1,1 @@
+"""Nodes: the sites of a run, their distributions, values and densities."""

@@ -1,0 +1,164 @@
+"""Nodes of autograd's graph: what densities are made of, and which nodes are densities of draws."""
+
+import math
+import re
+from collections.abc import Container, Iterable, Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+import torch.autograd.graph
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra.provenance import Source, Universe
+from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.tensor import raw
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, read_history
+from ancestral.trace.nodes.distribution_params import parameters
+
+# The steps that a density is made of, and those that gather densities into a loss.
+STEPS = frozenset(
+    "abs add alias as_strided cat clamp clamp_max clamp_min clone cumprod cumsum diagonal exp "
+    "expand expm1 flip index_put lgamma log log10 log1p log2 log_sigmoid log_softmax logcumsumexp "
+    "logsumexp masked_fill masked_scatter max maximum mean min minimum mvlgamma neg nan_to_num "
+    "permute pow prod reciprocal repeat reshape_alias roll rsqrt rsub select sigmoid slice softmax "
+    "softplus split split_with_sizes sqrt squeeze stack sub sum t to_copy transpose unbind "
+    "unfold unsafe_split unsafe_view unsqueeze view where s_where".split()
+)
+# Those that take a draw as what is scored, by what they keep of it; of draws with a density, others
+OF_LABELS = frozenset(
+    "binary_cross_entropy binary_cross_entropy_with_logits gather index index_select masked_select "
+    "nll_loss nll_loss2d nll_loss_nd take xlogy".split()
+)
+OF_DISTANCES = frozenset("abs huber_loss l1_loss mse_loss pow smooth_l1_loss".split())
+PRODUCTS = frozenset("addcdiv addcmul div dot lerp mul mv where s_where".split())
+LOGARITHMS = frozenset("log log1p log_sigmoid log_softmax logsumexp softplus".split())
+_DRAWS = frozenset("bernoulli binomial multinomial normal poisson".split())
+CONTRACTIONS = frozenset({"bmm", "mm"})  # of weights too: no step of a density
+PASSED = STEPS | OF_LABELS | OF_DISTANCES | PRODUCTS | CONTRACTIONS
+
+
+def history(tensor: Tensor) -> Any:
+    """Return the node of autograd's graph that a tensor came out of, None where there is none."""
+    return raw(read_history, tensor)
+
+
+_KEY = "ancestral: the density of"
+
+
+def edge_of(tensor: Tensor) -> Any:
+    """Return the node of autograd's graph that the gradient of a tensor with one goes to."""
+    return raw(torch.autograd.graph.get_gradient_edge, tensor).node
+
+
+def mark_density(density: Tensor, universe: Universe, draws: Iterable[Source]) -> None:
+    """Let the node that a log-density came out of tell at which draws it was taken."""
+    node = history(density)
+    if node is not None:
+        # Names alone: a node that referred to a recording would keep it alive, in a circle that
+        # Python's collector does not see.
+        node.metadata[_KEY] = (universe.token, tuple([source.name for source in draws]))
+
+
+def scored_by(node: Any, universe: Universe) -> tuple[str, ...] | None:
+    """Return the names of the draws at which a node is a log-density, None where it is none."""
+    token, names = node.metadata.get(_KEY, (None, None))
+    return names if token == universe.token else None
+
+
+class Origin:
+    """The nodes of the graph that the parameters of a distribution come out of."""
+
+    def __init__(self, fn: Distribution | None) -> None:
+        """Take the distribution."""
+        self._starts = [
+            edge_of(tensor)
+            for tensor, _ in (() if fn is None else parameters(fn))
+            if raw(_requires_grad, tensor)
+        ]
+
+    @cached_property
+    def near(self) -> set[Any]:
+        """The nodes from the parameters down to the first that is no step of a density."""
+        return set(visited(self._starts, PASSED))
+
+    @cached_property
+    def leaves(self) -> set[Any]:
+        """The leaves that they are computed from."""
+        return leaves_of(self._starts)
+
+
+def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[Any]:
+    """Yield nodes, and those below them: below all, or below those of some steps."""
+    seen: dict[Any, None] = {}
+    pending = list(starts)
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen[node] = None  # keeps it alive, so that it stays the same object
+            yield node
+            if passed is None or step_of(node) in passed:
+                pending.extend(child for child, _ in node.next_functions)
+
+
+def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
+    """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
+    seen: dict[Any, None] = {}
+    pending: list[Any] = []
+    for tensor in tensors_in(outputs):
+        with DisableTorchFunction():
+            is_leaf = tensor.requires_grad and tensor.grad_fn is None
+            pending.append(
+                torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
+            )
+    while pending and len(seen) < most:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen[node] = None
+            pending.extend(following for following, _ in node.next_functions)
+    return seen
+
+
+def leaves_of(starts: Iterable[Any]) -> set[Any]:
+    """Return the leaves among nodes, and below them."""
+    return {node for node in visited(starts, None) if hasattr(node, "variable")}
+
+
+def is_learned(tensor: Tensor) -> bool:
+    """Return whether a gradient of a tensor reaches a leaf, other than through a draw of torch's.
+
+    >>> is_learned(torch.bernoulli(torch.full((2,), 0.5, requires_grad=True)))
+    False
+    """
+    start = history(tensor)
+    if start is None or step_of(start) in _DRAWS:
+        return start is None and bool(raw(_requires_grad, tensor))
+    seen: set[Any] = set()
+    pending = [start]
+    while pending:
+        node = pending.pop()
+        if hasattr(node, "variable"):
+            return True
+        if node not in seen and step_of(node) not in _DRAWS:
+            seen.add(node)
+            pending.extend(child for child, _ in node.next_functions if child is not None)
+    return False
+
+
+def step_of(node: Any) -> str:
+    """Return the op whose node this is.
+
+    >>> step_of(torch.ones(2, requires_grad=True).log_softmax(0).grad_fn)
+    'log_softmax'
+    """
+    return _spelt(node.name())
+
+
+@lru_cache(maxsize=1024)
+def _spelt(name: str) -> str:
+    camel = re.sub(r"Backward\d*(_copy)?$", "", name)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
+
+
+_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]

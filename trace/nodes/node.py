@@ -1,0 +1,317 @@
+"""Node: what one step of a model leaves behind in a trace."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, TransformedDistribution
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.claims import NAMED
+from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.dispatch.failure import refuse_inference
+from ancestral.provenance.tensor.tensor import alias, attach, untrack
+from ancestral.trace.context.place import Location
+from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.autograd_graph import mark_density
+from ancestral.trace.nodes.distribution_params import factorized, plainly
+from ancestral.trace.nodes.enumerated import Enumeration
+from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
+from ancestral.trace.nodes.mask import over, replaced
+from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.support import is_possible
+from ancestral.trace.nodes.versions import Versions, are_written
+
+
+class ModifiedParameterError(RuntimeError):
+    """A parameter, or the value, of a site changed between the draw and a question for it."""
+
+    def __init__(self, name: str, location: Location) -> None:
+        """Name the site and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): a parameter of its distribution, what that is computed "
+            "from, or its value, was written into in place after the draw (by an optimizer, "
+            ".data, numpy), so its log_prob is no longer that of the draw; "
+            "take the gradient before the optimizer's step, or clone what is written into: "
+            "z = z + 1 for z += 1"
+        )
+
+
+class NoDensityError(NotImplementedError):
+    """A score is asked of a distribution that has no density."""
+
+    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
+        """Name the site, its distribution and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): {type(fn).__name__} has no log_prob, but a cost depends "
+            "on its value, so its score is needed; implement log_prob, draw with rsample, or "
+            "cut the dependency with an.untrack"
+        )
+
+
+class NoScoreError(NotImplementedError):
+    """A score is asked of a distribution whose density has no derivative in its parameters."""
+
+    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
+        """Name the site, its distribution and its line."""
+        super().__init__(
+            f"site {name!r} ({location}): a cost depends on its value by a step without a useful "
+            "derivative (a comparison, a rounding), so its score is needed, but the log_prob of "
+            f"{type(fn).__name__} has no derivative in its parameters; take a smooth cost, or name "
+            "the value by an.deterministic, if nothing is drawn"
+        )
+
+
+class Gate:
+    """Lets the pathwise gradient through the value of a site, or shuts it out.
+
+    It hangs on the value as a hook, and is shut where the site's score function is used instead.
+    """
+
+    __slots__ = ("is_shut",)
+
+    def __init__(self) -> None:
+        """Make an open gate."""
+        self.is_shut = False
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        """Return the gradient that goes on, None for what came."""
+        return torch.zeros_like(gradient) if self.is_shut else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Node:
+    """One step of a run: a random choice, a cost, a parameter, a plate, a value that was named.
+
+    `shape` is that of the independent draws, the leading dimensions of `value`; what follows is
+    an event. `inflow` is the provenance of the distribution's parameters over that shape, or of the
+    value where there is no distribution.
+
+    Attributes:
+        type: "sample", "param", "plate", "deterministic" or "cost".
+        held: what the value itself depends on, [*shape, *event], where it was not drawn here.
+        is_given: whether the value was taken from elsewhere: observed, replayed, substituted.
+        is_declared: whether the program named it, so that it counts in `Trace.backward`.
+    """
+
+    name: str
+    type: str
+    fn: Distribution | None
+    value: Tensor  # [*shape, *event], plain, as it was drawn
+    shape: Shape
+    source: Source
+    inflow: Provenance | None
+    location: Location
+    module_path: str = ""
+    is_observed: bool = False
+    is_reparameterized: bool = False
+    is_learned: bool = False  # whether a parameter of fn has a gradient to learn
+    is_given: bool = False
+    is_declared: bool = False
+    held: Provenance | None = None
+    scale: float | Tensor = 1.0  # how often it counts, broadcastable to the batch
+    mask: Tensor | None = None  # which elements of the batch count
+    cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
+    grouped: int = 0  # how many of the last dimensions of shape are one event to the user
+    infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    versions: Versions = ()  # what the density is asked of, and how often it had been written into
+    gate: Gate | None = None  # of a value with a gradient
+    control: Provenance | None = None  # that Python came here, where it may not have
+    enumeration: Enumeration | None = None  # which dimensions stand for values of sites
+
+    def __repr__(self) -> str:
+        """Show what it is, and not its values."""
+        kind = self.type if self.fn is None else f"{self.type} of {type(self.fn).__name__}"
+        state = ", observed" if self.is_observed else ", given" if self.is_given else ""
+        parents = f", parents {', '.join(sorted(self.parents))}" if self.parents else ""
+        shape = list(self.value.shape)
+        return f"Node({self.name!r}: {kind} {shape}{state}{parents}, at {self.location})"
+
+    @property
+    def parents(self) -> frozenset[str]:
+        """The names of the sources and named values that reach the parameters, directly."""
+        if self.inflow is None:
+            return frozenset()
+        origins = self.inflow.universe.origins(self.inflow.members, NAMED)
+        return frozenset(source.name for source in origins)
+
+    @property
+    def source_location(self) -> Location:
+        """The line that drew the value."""
+        return self.location
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it is a random choice, and no data."""
+        return self.type == "sample" and not self.is_observed
+
+    @property
+    def is_enumerated(self) -> bool:
+        """Whether it takes all its values at once, along a dimension of its own."""
+        return self.enumeration is not None and self.enumeration.own is not None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its value was drawn in this run."""
+        return self.is_stochastic and not self.is_given
+
+    @property
+    def is_score(self) -> bool:
+        """Whether the gradient needs this site's score function."""
+        return self.is_drawn and not self.is_reparameterized
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """Log p(value | parents) of each case as it counts, [*batch]: masked and scaled.
+
+        Raises:
+            NoDensityError: if the distribution has none.
+            ModifiedParameterError: if a parameter was overwritten since the draw.
+        """
+        counted = self.masked_log_prob
+        if isinstance(self.scale, Tensor) or self.scale != 1:
+            counted = counted * (
+                untrack(self.scale) if isinstance(self.scale, Tensor) else self.scale
+            )
+        return counted
+
+    @cached_property
+    def masked_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each case, [*batch], masked, whatever its scale."""
+        if self.mask is None:
+            return self.unscaled_log_prob
+        return torch.where(untrack(self.mask), self.by_case(self.counted_log_prob), 0)
+
+    @cached_property
+    def unscaled_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each case, [*batch], whatever its mask and scale."""
+        return self.by_case(self.elementwise_log_prob)
+
+    def by_case(self, density: Tensor) -> Tensor:
+        """Return the density of each case, [*batch], given that of its elements."""
+        self.mark(density)
+        if not self.grouped or tuple(density.shape) != self._whole:
+            return density
+        return density.sum(tuple(range(-self.grouped, 0)))
+
+    def mark(self, density: Tensor) -> None:
+        """Let the graph of a density that is handed out tell at which draw it was taken."""
+        if self.is_drawn and self.source.universe is not None:
+            mark_density(density, self.source.universe, (self.source,))
+
+    @property
+    def _whole(self) -> Shape:
+        """The shape of the density: that of the draws, with what parents are enumerated along."""
+        if self.enumeration is None or self.fn is None:
+            return self.shape
+        return tuple(torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape))
+
+    @cached_property
+    def elementwise_log_prob(self) -> Tensor:
+        """Log p(value | parents) of each independent element, unscaled.
+
+        [*shape], or the shape that a user's own distribution gives it. NaN where a mask hides a
+        value that the distribution cannot take.
+        """
+        keep = self.kept if self.is_given else None
+        if keep is None or self.fn is None:
+            return self._density(self.value)
+        keep = keep | is_possible(factorized(self.fn), self.value)
+        density = self._density(self.value, keep)
+        return torch.where(keep, density, torch.nan) if keep.shape == density.shape else density
+
+    @cached_property
+    def counted_log_prob(self) -> Tensor:
+        """The same, of which nothing is to be read where the mask hides an element."""
+        keep = self.kept
+        return self.elementwise_log_prob if keep is None else self._density(self.value, keep)
+
+    @cached_property
+    def kept(self) -> Tensor | None:
+        """Which independent elements count, [*shape], None for all.
+
+        To the left of that are the dimensions that parents are enumerated along.
+        """
+        if self.mask is None or self.fn is None or bool(untrack(self.mask).all()):
+            return None
+        whole = torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape)
+        return over(self.mask, tuple(whole), self.grouped)
+
+    @property
+    def log_prob_sum(self) -> Tensor:
+        """The sum of the log-probability as it counts, []."""
+        return self.log_prob.sum()
+
+    @cached_property
+    def score(self) -> Tensor:
+        """The log-probability of the value held fixed, whose derivative is the score function.
+
+        Raises:
+            NoScoreError: if it has no derivative, where there would be a pathwise one.
+        """
+        if not self.is_reparameterized:
+            return self.elementwise_log_prob
+        density = self._density(self.value.detach())
+        if self.is_learned and self.fn is not None and not density.requires_grad:
+            raise NoScoreError(self.name, self.fn, self.location)
+        return density
+
+    @property
+    def tracked_value(self) -> Tensor:
+        """The value with its provenance: what the program went on with."""
+        found = self.held
+        if self.is_drawn:
+            universe = self.source.universe
+            assert universe is not None
+            found = universe.of(self.source, tuple(self.value.shape))
+        if found is None or found.universe.state == "settled":
+            return self.value
+        return attach(alias(self.value), found)
+
+    @cached_property
+    def tracked_log_prob(self) -> Tensor:
+        """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
+        return tracked_log_prob(self)
+
+    @property
+    def is_modified(self) -> bool:
+        """Whether a parameter of the distribution was overwritten since the draw."""
+        return are_written(self.versions)
+
+    def refuse_modified(self) -> None:
+        """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
+        if self.is_modified:
+            raise ModifiedParameterError(self.name, self.location)
+
+    def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:
+        if self.fn is None:
+            raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
+        self.refuse_modified()
+        fn = factorized(self.fn)
+        if keep is not None and not bool(keep.all()):
+            fn, value = replaced(fn, value, keep)
+        was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
+        try:
+            with torch.enable_grad():
+                density: Tensor = plainly(fn, fn.log_prob, computable(fn, value))
+        except NoDensityError:
+            raise  # of a distribution that knows better why
+        except (NotImplementedError, KeyError) as error:
+            # Pyro's flows without an inverse look for the value among those that they have made.
+            if isinstance(error, KeyError) and not isinstance(fn, TransformedDistribution):
+                raise
+            raise NoDensityError(self.name, self.fn, self.location) from error
+        except RuntimeError as error:
+            refuse_inference(error, frozenset({self.name}), self.location)
+            raise
+        finally:
+            local.is_inside = was_inside
+        return density
+
+
+def place_in(node: Node, plate: Plate) -> int | None:
+    """Return the dimension of a node's shape that a plate around it is, None for one in turn."""
+    return None if plate.dim is None else len(node.shape) - node.grouped + plate.dim

@@ -1,0 +1,93 @@
+"""Versions: how often what a density is asked of later has been written into in place.
+
+A density is lazy. Where a parameter is written into before it is asked for, or a value that shares
+memory with what the program goes on with, it would be that of something else. Torch counts writes
+in place, but not those by ``.data`` or an array of numpy: once a recording has ended, what leaves
+hold is compared too.
+"""
+
+from collections.abc import Container, Iterable
+from ctypes import string_at
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.provenance.tensor.linear_form import version_of
+from ancestral.provenance.tensor.tensor import ProvenanceTensor
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.trace.nodes.distribution_params import UNKNOWN
+
+Versions = tuple[tuple[Tensor, int], ...]
+
+
+def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None) -> Versions:
+    """Return the parameters of a site, and its value, with their versions.
+
+    What a class of the user holds for itself is left out, unless it is a leaf that is learned: the
+    statistics of a module are written into at every call.
+
+    Args:
+        held: the parameters of its distribution.
+        shared: its value, unless it is a copy that nobody else has.
+    """
+    with DisableTorchFunction():
+        asked = [t for t, event in held if event != UNKNOWN or (t.is_leaf and t.requires_grad)]
+        if shared is not None:
+            asked.append(shared)
+        # Of a tensor of inference, nobody counts the writes.
+        return tuple([(t, version) for t in asked if (version := version_of(t)) != -1])
+
+
+def are_written(versions: Versions) -> bool:
+    """Return whether any tensor was written into since its version was noted."""
+    with DisableTorchFunction():
+        return any([tensor._version != version for tensor, version in versions])
+
+
+def is_written(versions: Versions, value: Tensor) -> bool:
+    """Return whether a value was written into since its version was noted."""
+    return any(t is value and version_of(t) != version for t, version in versions)
+
+
+Leaf = tuple[Tensor, int, bytes | Tensor | None]
+"""A leaf, how often it had been written into, and what it held."""
+
+_MOST = 4096  # bytes
+_OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
+
+
+def leaves_of(nodes: Iterable[Any], known: Container[int]) -> list[Leaf]:
+    """Return the leaves among the nodes of a graph of autograd that are not known by their id."""
+    with DisableTorchFunction():
+        return [
+            (leaf, leaf._version, _held(leaf))
+            for node in nodes
+            if node.__class__.__name__ == "AccumulateGrad"
+            and id(leaf := node.variable) not in known
+        ]
+
+
+def is_written_unseen(leaf: Leaf) -> bool:
+    """Return whether a leaf was written into since, though torch counts no write."""
+    tensor, version, known = leaf
+    with DisableTorchFunction():
+        if known is None or tensor._version != version:
+            return False
+        now = _held(tensor)
+        if isinstance(now, Tensor) and isinstance(known, Tensor):
+            return now.shape != known.shape or not torch.equal(now, known.to(now.device))
+        return bool(now.__class__ is not known.__class__ or now != known)
+
+
+def _held(leaf: Tensor) -> bytes | Tensor | None:
+    """Return what a leaf holds, of a large one the beginning; None where it has no memory."""
+    try:
+        if leaf.is_cpu and leaf.is_contiguous():
+            address = leaf.data_ptr()
+            return string_at(address, min(leaf.nbytes, _MOST)) if address else None
+    except RuntimeError:  # sparse, or wrapped by a transform of torch
+        return None
+    if leaf.is_meta or leaf.layout is not torch.strided or type(leaf) not in _OF_TORCH:
+        return None
+    return leaf.detach().flatten()[:_MOST].clone()

@@ -1,0 +1,1 @@
+"""Parameters of programs: the store, constraints, names."""

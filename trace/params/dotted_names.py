@@ -1,0 +1,97 @@
+"""Branches: what of a store has a name that begins with a path, as a module that torch looks for.
+
+A store keeps leaves and modules by their whole names. `torch.func.functional_call` takes a name
+with dots for a path of modules, at whose end it puts other tensors into the place of leaves: a
+branch is a view of the store, and what is put there is in the store.
+
+>>> import torch
+>>> store = Branching()
+>>> store._parameters["encoder.weight"] = nn.Parameter(torch.ones(2))
+>>> store.encoder.weight is store._parameters["encoder.weight"]
+True
+"""
+
+import sys
+from collections.abc import Iterator, MutableMapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ancestral.provenance.tensor.torch_internals import NamedMemberAccessor
+from ancestral.trace.context.errors import SiteError
+
+V = TypeVar("V")
+
+
+class HiddenLeafError(SiteError):
+    """A parameter cannot be reached by its name, since a module comes first."""
+
+    def __init__(self, module: str, leaves: list[str]) -> None:
+        """Name both, and say what to do."""
+        listed = ", ".join(repr(f"{module}.{leaf}") for leaf in leaves)
+        super().__init__(
+            f"functional_call cannot reach {listed} in the module {module!r}, which has it not; "
+            "give an.param a name that does not begin with that of a module, with _ for the dot"
+        )
+
+
+class Branching(nn.Module):
+    """A module in which names with dots are paths too."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a leaf or a module by its name, or the branch of those whose names it begins.
+
+        Raises:
+            AttributeError: if there is none.
+            HiddenLeafError: if torch would look in a module for what is beside it.
+        """
+        leaves = _Within(vars(self).get("_parameters", {}), f"{name}.")
+        modules = _Within(vars(self).get("_modules", {}), f"{name}.")
+        try:
+            found = super().__getattr__(name)
+        except AttributeError:
+            if not leaves and not modules:
+                raise
+            return Branch(leaves, modules)
+        # What torch does not find in a module it would set there, and no program would see it.
+        is_called = sys._getframe(1).f_code is NamedMemberAccessor.get_submodule.__code__
+        if is_called and leaves and isinstance(found, nn.Module):
+            raise HiddenLeafError(name, list(leaves))
+        return found
+
+
+class Branch(Branching):
+    """What of a store has names that begin with a path, by the rest of their names."""
+
+    def __init__(
+        self,
+        leaves: MutableMapping[str, nn.Parameter | None],
+        modules: MutableMapping[str, nn.Module | None],
+    ) -> None:
+        """Take leaves and modules by the rest of their names."""
+        super().__init__()
+        vars(self).update(_parameters=leaves, _modules=modules)
+
+
+class _Within(MutableMapping[str, V]):
+    """Those items whose names have a prefix, by the rest of their names."""
+
+    def __init__(self, items: MutableMapping[str, V], prefix: str) -> None:
+        self._items = items
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> V:
+        return self._items[self._prefix + name]
+
+    def __setitem__(self, name: str, item: V) -> None:
+        self._items[self._prefix + name] = item
+
+    def __delitem__(self, name: str) -> None:
+        del self._items[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        size = len(self._prefix)
+        return iter([name[size:] for name in self._items if name.startswith(self._prefix)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,342 @@
+"""Parameters: the store that keeps those of probabilistic programs.
+
+A store is a module of torch whose parameters are the unconstrained leaves that `an.param` asked
+for, under their own names, and the modules that `an.module` named. So `state_dict`, optimizers,
+copies, pickles and devices work as ever.
+
+>>> import torch
+>>> from torch.distributions import constraints
+>>> from ancestral.trace.program.primitives import param
+>>> def program():
+...     return param("rate", torch.tensor(2.0), constraint=constraints.positive)
+>>> store = ParamStore()
+>>> with store:
+...     rate = program()
+>>> round(rate.item(), 4), sorted(store.state_dict())  # the state is the logarithm of the rate
+(2.0, ['rate'])
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.tensor.torch_internals import functional_call
+from ancestral.trace.context.arguments import short
+from ancestral.trace.context.place import Location
+from ancestral.trace.params import constraints as constraining
+from ancestral.trace.params.dotted_names import Branching
+from ancestral.trace.params.errors import (
+    BoundCallError,
+    NoStoreError,
+    ParamError,
+    ParamMismatchError,
+    UnboundParamError,
+    UnknownParamError,
+)
+from ancestral.trace.params.lateness import Beginnings
+from ancestral.trace.params.module_params import Slot, adopt, slots_of
+from ancestral.trace.recording.message import Handler, Request, handlers
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a program said of a parameter where it asked first."""
+
+    constraint: Constraint
+    location: Location
+
+
+class ParamStore(Handler, Branching):
+    """A module that keeps the parameters of the programs that run while it is open.
+
+    ``with store: model()``, ``store(model)()`` and ``store.bind(model)()`` do the same. The
+    innermost open store keeps what no handler answers, wherever the handlers stand, and what
+    `an.handlers.block` hides as well. Parameters appear when a program first asks for them: run it
+    once before an optimizer is made, or load a state.
+
+    ``store[name]`` is the constrained value and ``store.unconstrained(name)`` the leaf that is
+    learned. A state that is loaded makes those parameters that are not there yet; their constraint
+    comes when a program asks. A name with dots is a path too, as `get_parameter` and
+    `torch.func.functional_call` take it; the latter refuses one that begins with the name of a
+    module, or of another parameter. In a network that is to be called, by them or by
+    `torch.nn.parallel.DistributedDataParallel`, a store is a submodule that `forward` opens.
+    """
+
+    is_recorder = True  # draws need not ask it
+    __repr__ = nn.Module.__repr__
+
+    def __init__(self) -> None:
+        """Make an empty store."""
+        super().__init__()
+        self._declared: dict[str, Declared] = {}
+        self._beginnings = Beginnings()
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with the store open around every call.
+
+        Raises:
+            BoundCallError: if torch calls, with values that are gone when the function is called.
+        """
+        if sys._getframe(1).f_code is functional_call.__code__:
+            raise BoundCallError
+        return super().__call__(function)
+
+    def bind(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with the store open around every call."""
+        return self(function)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the constrained value of a parameter, differentiable in its leaf.
+
+        Raises:
+            UnknownParamError: if there is none of this name.
+            UnboundParamError: if it was loaded and no program has asked for it yet.
+        """
+        leaf = self.unconstrained(name)
+        if name not in self._declared:
+            raise UnboundParamError(name)
+        value: Tensor = constraining.transform_of(self._declared[name].constraint)(leaf)
+        return value
+
+    def unconstrained(self, name: str) -> nn.Parameter:
+        """Return the leaf of a parameter, which is what an optimizer changes.
+
+        Raises:
+            UnknownParamError: if there is none of this name.
+        """
+        leaf = self._leaf(name)
+        if leaf is None:
+            raise UnknownParamError(name, list(self))
+        return leaf
+
+    @property
+    def constraints(self) -> Mapping[str, Constraint]:
+        """The constraints of the parameters that programs asked for, by name."""
+        return MappingProxyType({name: each.constraint for name, each in self._declared.items()})
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a parameter of this name."""
+        return isinstance(name, str) and self._leaf(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the parameters."""
+        return (name for name, _ in self.named_parameters(remove_duplicate=False))
+
+    def _leaf(self, name: str) -> nn.Parameter | None:
+        found = self._parameters.get(name)
+        if found is not None:
+            return found
+        for key, module in self._modules.items():
+            if module is not None and name.startswith(f"{key}."):
+                within = dict(module.named_parameters(remove_duplicate=False))
+                found = within.get(name[len(key) + 1 :])
+                if found is not None:
+                    return found
+        return None
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return the leaf of this name, as any module does.
+
+        Raises:
+            AttributeError: if there is none.
+        """
+        leaf = self._leaf(target)
+        return super().get_parameter(target) if leaf is None else leaf
+
+    def shape_of(self, name: str, asked: Constraint) -> Shape | None:
+        """Return the shape of the value of a parameter, None if there is none of this name.
+
+        One that was loaded has the constraint that is asked for now.
+        """
+        leaf, known = self._leaf(name), self._declared.get(name)
+        if leaf is None:
+            return None
+        constraint = asked if known is None else known.constraint
+        return tuple(constraining.transform_of(constraint).forward_shape(leaf.shape))
+
+    def answer(self, request: Request) -> Tensor:
+        """Return the value of the parameter that a program asks for, made if it is new.
+
+        Raises:
+            ParamError: if it is asked for as another than it is, or cannot be made.
+        """
+        slot: Slot | None = request.options.get("slot")
+        if slot is not None:
+            self._take(slot, request)
+            return slot.leaf
+        known = self._declared.get(request.name)
+        if known is None:
+            self._declare(request)
+        else:
+            self._check(request, known)
+        return self[request.name]
+
+    def _declare(self, request: Request) -> None:
+        name, init = request.name, request.options["init"]
+        asked = request.options["constraint"]
+        constraint = constraints.real if asked is None else asked
+        leaf = self._leaf(name)
+        constraining.check_constraint(constraint, request)
+        if leaf is None:
+            value = constraining.initial(request)
+            begun = constraining.unconstrained(value, constraint, request)
+            self._beginnings.warn_if_late(request, self._parameters)
+            self._parameters[name] = nn.Parameter(begun)
+            self._beginnings.note(self._parameters, [name])
+        elif init is not None:
+            size = tuple(constraining.initial(request).shape)
+            constraining.check_leaf(request, tuple(leaf.shape), size, constraint)
+        self._declared[name] = Declared(constraint, request.where.location)
+
+    def _check(self, request: Request, known: Declared) -> None:
+        """Raise unless a parameter is asked for again as it is.
+
+        By its name alone it may be asked for whatever it is.
+        """
+        init, asked = request.options["init"], request.options["constraint"]
+        if asked is None and init is not None:
+            asked = constraints.real
+        if asked is not None and not constraining.is_same(asked, known.constraint):
+            raise ParamMismatchError(
+                request,
+                "its constraint",
+                short(asked),
+                short(known.constraint),
+                known.location,
+            )
+        shape = self.shape_of(request.name, known.constraint)
+        if isinstance(init, Tensor) and tuple(init.shape) != shape:
+            found, expected = list(init.shape), list(shape or ())
+            raise ParamMismatchError(request, "its shape", found, expected, known.location)
+
+    def module_of(self, name: str) -> nn.Module | None:
+        """Return the module that the store has of this name."""
+        return self._modules.get(name)
+
+    def _take(self, slot: Slot, request: Request) -> None:
+        """Let a module be one of the store, with the state that was loaded for it."""
+        name, module = slot.root_name, slot.root
+        if self._modules.get(name) is module:
+            return
+        first = self._declared.get(request.name)
+        if first is not None:
+            raise ParamError(
+                request,
+                f"module {name!r} has a parameter of a name that an.param asked for at "
+                f"{first.location}; give one of them another name",
+            )
+        if request.name not in self._parameters:
+            self._beginnings.warn_if_late(request, self._parameters)
+        adopt(name, module, self._parameters, request)
+        self._modules[name] = module
+        for each in slots_of(name, module):
+            self._declared[each.name] = Declared(constraints.real, request.where.location)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Make the parameters that are new, and load: no name is unexpected."""
+        within = {
+            f"{name}.{key}"
+            for name, module in self._modules.items()
+            if module is not None
+            for key in module.state_dict()
+        }
+        given = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
+        ours = {name: key for name, key in given.items() if name not in within}
+        for name, key in ours.items():
+            tensor = state_dict[key]
+            if name in self._parameters:
+                continue
+            if isinstance(tensor, Tensor):
+                is_learned = tensor.is_floating_point() or tensor.is_complex()
+                fresh = tensor.detach().clone()
+                self._parameters[name] = nn.Parameter(fresh, requires_grad=is_learned)
+            else:
+                kind = type(tensor).__name__
+                error_msgs.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
+        )
+        if given:
+            self._beginnings.note_loaded(self._parameters, ours)
+        for key in ours.values():  # a module of the store would not expect those of its prefix
+            del state_dict[key]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, of which parameters may have the name."""
+        if name in self._parameters and isinstance(value, nn.Parameter):
+            self._parameters[name] = value  # names with dots are none of an attribute
+        elif name in vars(self):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def extra_repr(self) -> str:
+        """Show the parameters that are in no module of the store."""
+        return "\n".join(
+            f"({name}): {list(leaf.shape)}"
+            + (f", {short(known.constraint)}" if known is not None else ", loaded")
+            for name, leaf in self._parameters.items()
+            for known in (self._declared.get(name),)
+            if leaf is not None
+        )
+
+
+def open_store() -> ParamStore | None:
+    """Return the innermost store that is open."""
+    for handler in reversed(handlers()):
+        if isinstance(handler, ParamStore):
+            return handler
+    return None
+
+
+def valued(request: Request) -> Tensor:
+    """Return the value of a parameter: that which a handler gave, or that of the open store.
+
+    Raises:
+        NoStoreError: if neither is there.
+        ParamError: if the value is none that the parameter can have.
+    """
+    store = open_store()
+    if request.value is None:
+        if store is None:
+            raise NoStoreError(request)
+        return store.answer(request)
+    known = None if store is None else store.constraints.get(request.name)
+    asked = request.options["constraint"]
+    constraint = asked if asked is not None else known or constraints.real
+    constraining.check_value(request, expected_shape(request), constraint)
+    return request.value
+
+
+def expected_shape(request: Request) -> Shape | None:
+    """Return the shape of a parameter as far as it is known without evaluating its init."""
+    slot: Slot | None = request.options.get("slot")
+    if slot is not None:
+        return tuple(slot.leaf.shape)
+    store = open_store()
+    init, asked = request.options["init"], request.options["constraint"]
+    constraint = constraints.real if asked is None else asked
+    constraining.check_constraint(constraint, request)
+    known = None if store is None else store.shape_of(request.name, constraint)
+    if known is None and isinstance(init, Tensor):
+        return tuple(init.shape)
+    return known

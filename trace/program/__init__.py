@@ -1,0 +1,1 @@
+"""Programs: the statements that name sites, plates and modules, and their checks."""

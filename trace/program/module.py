@@ -1,0 +1,190 @@
+"""Modules: the statement of a program that names a network, whose parameters a store keeps.
+
+Where a handler gives parameters other values, the program goes on with a twin of the network that
+computes with them, tracked as they are.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn.parameter import is_lazy
+
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.context.place import Place, place
+from ancestral.trace.params.module_params import Slot, slots_of
+from ancestral.trace.params.store import open_store
+from ancestral.trace.program.checks import check_name
+from ancestral.trace.program.primitives import settled
+from ancestral.trace.recording.message import Request, answer
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class ModuleError(SiteError):
+    """A program names a module that it cannot have."""
+
+    def __init__(self, name: str, where: Place, problem: str) -> None:
+        """Name the module and its line, and say what is wrong."""
+        super().__init__(f"module {name!r} ({where.location}): {problem}")
+
+
+def module(name: str, nn_module: M) -> M:
+    """Name a network, whose parameters the open store keeps as ``{name}.{parameter}``.
+
+    Each parameter is asked for as `an.param` asks, so that handlers may lift or substitute it: what
+    is returned then is a twin that computes with the new values and shares all else with the
+    network. Calls of the twin have them however `forward` reaches the parameters, its other methods
+    where they reach them by attributes: by modules, methods, lists, tuples, sets and dictionaries.
+
+    The store keeps the network as a whole, its buffers too. A store that has one of this name
+    already, since it was copied or since the program makes a new one every time, returns that one.
+    Use what is returned.
+
+    Args:
+        name: the name of the network in the state of the store.
+        nn_module: the network.
+
+    Raises:
+        SiteError: if no store is open, if `nn_module` is no module, or if the parameters are not
+            those that the store has of this name.
+    """
+    where = place()
+    check_name(name, where)
+    if not isinstance(nn_module, nn.Module):
+        raise ModuleError(
+            name, where, f"it is a {type(nn_module).__name__}; expected a torch.nn.Module"
+        )
+    _check_made(name, nn_module, where)
+    held = _held(name, nn_module, where)
+    values: dict[nn.Parameter, Tensor] = {}
+    for slot in slots_of(name, held):
+        if slot.leaf not in values:
+            value = _asked(slot, where)
+            values[slot.leaf] = value  # the leaf that is there after the store has taken it
+    other = {leaf: value for leaf, value in values.items() if value is not leaf}
+    if not other:
+        return held
+    if isinstance(held, torch.jit.ScriptModule):
+        raise ModuleError(
+            name,
+            where,
+            "its parameters are given other values, with which a scripted module cannot compute; "
+            "name the module that it was made from",
+        )
+    return twin(held, other)
+
+
+def _check_made(name: str, fresh: nn.Module, where: Place) -> None:
+    unmade = [slot.name for slot in slots_of(name, fresh) if is_lazy(slot.leaf)]
+    if unmade:
+        raise ModuleError(
+            name,
+            where,
+            f"its parameters {', '.join(map(repr, unmade))} have no shape yet; call it once before "
+            "it is named, so that it makes them",
+        )
+
+
+def _asked(slot: Slot, where: Place) -> Tensor:
+    options = {"init": None, "constraint": constraints.real, "slot": slot}
+    answered = answer(Request("param", slot.name, where, options=options), settled)
+    assert answered.value is not None
+    return answered.value
+
+
+def _held(name: str, fresh: M, where: Place) -> M:
+    """Return the module that the store has of this name, else the fresh one."""
+    store = open_store()
+    held = None if store is None else store.module_of(name)
+    if held is None or held is fresh:
+        return fresh
+    found, expected = _shapes(name, fresh), _shapes(name, held)
+    if type(held) is not type(fresh) or found != expected:
+        raise ModuleError(
+            name,
+            where,
+            f"it is a {type(fresh).__name__} with the parameters {found}; expected a "
+            f"{type(held).__name__} with {expected}, which the store has of this name; give "
+            "each module a name of its own",
+        )
+    return held
+
+
+def _shapes(name: str, module: nn.Module) -> dict[str, list[int]]:
+    return {slot.name: list(slot.leaf.shape) for slot in slots_of(name, module)}
+
+
+def twin(module: M, values: Mapping[nn.Parameter, Tensor]) -> M:
+    """Return a module that has these values for parameters, and shares all else with `module`.
+
+    All that its attributes reach by modules, methods, lists, tuples, sets and dictionaries is
+    replaced with it. While it is called, `module` itself has the values too, for what reaches it
+    in another way, such as a closure.
+    """
+    memo: dict[int, Any] = {id(leaf): value for leaf, value in values.items()}
+    for each in module.modules():
+        memo[id(each)] = object.__new__(type(each))
+    for each in module.modules():
+        # What is written into the twin's buffers, running statistics, is the module's.
+        attributes = {
+            key: value if key == "_buffers" else _replaced(value, memo)
+            for key, value in vars(each).items()
+        }
+        object.__setattr__(memo[id(each)], "__dict__", attributes)
+    found: M = memo[id(module)]
+    named = {
+        f"module.{name}": values[leaf]
+        for name, leaf in module.named_parameters(remove_duplicate=False)
+        if leaf in values
+    }
+    calling = _Calling(module, found.forward)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(calling, named, args, kwargs)
+
+    vars(found)["forward"] = forward
+    return found
+
+
+class _Calling(nn.Module):
+    """Calls a function; what it reaches of a module has the values of a functional call."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+
+def _replaced(value: Any, memo: dict[int, Any]) -> Any:
+    """Return an attribute with what `memo` has in the place of all that it reaches."""
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        items = {key: _replaced(item, memo) for key, item in value.items()}
+        return _same_or(value, value.values(), items.values(), lambda: kind(items))
+    if kind in (list, tuple, set):
+        parts = [_replaced(item, memo) for item in value]
+        return _same_or(value, value, parts, lambda: kind(parts))
+    if kind is MethodType and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
+    if kind is functools.partial:
+        own = (value.func, value.args, value.keywords)
+        func, args, keywords = _replaced(own, memo)
+        return _same_or(value, own, (func, args, keywords), lambda: kind(func, *args, **keywords))
+    return value
+
+
+def _same_or(value: Any, own: Any, new: Any, make: Callable[[], Any]) -> Any:
+    """Return the container itself where nothing in it was replaced, else a new one."""
+    return value if all(a is b for a, b in zip(own, new, strict=True)) else make()

@@ -1,0 +1,334 @@
+"""Sites: what a program names, given its value and taken into the recordings that see it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.tensor.tensor import provenance, raw, untrack
+from ancestral.trace.context.place import Place, module_path
+from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.nodes.distribution_params import Held, factorized, grouped, inflow, parameters
+from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.plate import open_plates, scale_of
+from ancestral.trace.nodes.versions import versions_of
+from ancestral.trace.program.checks import fitting, supported, weighable
+from ancestral.trace.recording.message import Request, answer
+from ancestral.trace.recording.noise import (
+    TransformedDrawError,
+    is_noise,
+    is_within_transform,
+    refuse_transformed,
+)
+from ancestral.trace.recording.record_site import base_name, controlled, draw, independent
+
+
+def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
+    """Return a draw that no recording takes in."""
+    was_inside, local.is_inside = local.is_inside, True
+    try:
+        return drawn_simply(fn, is_reparameterized)
+    finally:
+        local.is_inside = was_inside
+
+
+def drawn(request: Request) -> Request:
+    """Answer a request for a sample with a draw, which the open recordings take in."""
+    assert request.fn is not None
+    value = value_of(
+        request.name,
+        request.fn,
+        request.where,
+        request.is_reparameterized,
+        request.infer,
+        request,
+    )
+    return replace(request, value=value)
+
+
+def value_of(
+    name: str,
+    fn: Distribution,
+    where: Place,
+    is_reparameterized: bool,
+    infer: Mapping[str, Any],
+    request: Request | None = None,
+) -> Any:
+    """Return a draw that the open recordings take in, as `request` says if there are handlers."""
+    if not local.traces:
+        return fn.rsample() if is_reparameterized else fn.sample()
+    try:
+        value = unseen(fn, is_reparameterized)
+    except RuntimeError as error:
+        refuse_transformed(type(fn).__name__, (t for t, _ in parameters(fn)), error)
+        raise
+    held = parameters(fn)
+    if isinstance(value, Tensor) and is_within_transform(value):
+        if is_noise(item.tensor for item in held):
+            return value
+        raise TransformedDrawError(type(fn).__name__, where)
+    return draw(
+        fn,
+        held,
+        value,
+        is_reparameterized=is_reparameterized,
+        where=where,
+        name=name,
+        infer=infer,
+        request=request,
+    )
+
+
+def given(request: Request) -> Request:
+    """Answer a request for a sample with a value from elsewhere: data, or another trace's."""
+    assert request.fn is not None
+    assert request.value is not None
+    if not local.traces:
+        return request
+    fn, value = request.fn, request.value
+    size: Shape = tuple(raw(Tensor.size, value))
+    shape = independent(fn, size)
+    held, plain = parameters(fn), untrack(value)
+    source = _source(request, shape)
+    node = Node(
+        name=request.name,
+        type="sample",
+        fn=fn,
+        value=plain,
+        shape=shape,
+        source=source,
+        inflow=controlled(_upstream(request, held, shape), shape),
+        location=request.where.location,
+        module_path=module_path(request.where.modules),
+        is_observed=request.is_observed,
+        is_reparameterized=request.origin is not None and request.origin.is_reparameterized,
+        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_given=True,
+        is_declared=True,
+        held=_held(value, source, size),
+        scale=request.scale,
+        mask=request.mask,
+        cond_indep_stack=request.plates,
+        grouped=grouped(fn),
+        infer=request.infer,
+        enumeration=request.enumeration,
+        versions=versions_of(held, plain),
+    )
+    local.traces[0].ledger.admit(node)
+    admit(node, request)
+    return replace(request, value=node.tracked_value)
+
+
+def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | None:
+    """Return the provenance of the parameters of a site over the independent draws of its value.
+
+    What the parameters are enumerated along lies to the left of these.
+    """
+    fn = request.fn
+    assert fn is not None
+    batch = factorized(fn).batch_shape
+    if request.enumeration is None or len(batch) <= len(shape):
+        return inflow(fn, held, shape, None)
+    whole = tuple(torch.broadcast_shapes(shape, batch))
+    found = inflow(fn, held, whole, None)
+    last = tuple(range(len(whole) - len(shape), len(whole)))
+    return None if found is None else found.remap(shape, last)
+
+
+def named(request: Request) -> Request:
+    """Answer a request with the value that it came with: what was computed, set or asked for."""
+    assert request.value is not None
+    if not local.traces or not request.traces:
+        return request
+    value = request.value
+    size: Shape = tuple(raw(Tensor.size, value))
+    is_cut, found = request.is_intervened, provenance(value)
+    source = _source(request, size)
+    held = _held(value, source, size) if is_cut else found
+    if request.kind == "deterministic" and not is_cut:
+        universe = local.traces[0].universe
+        if found is not None and found.universe is not universe:
+            found = universe.adopt(found)
+        source = universe.named(request.name, size, found)
+        held = universe.of(source, size)
+    node = Node(
+        name=request.name,
+        type="deterministic" if is_cut else request.kind,
+        fn=None,
+        value=untrack(value),
+        shape=size,
+        source=source,
+        inflow=None if is_cut else controlled(found, size),
+        location=request.where.location,
+        module_path=module_path(request.where.modules),
+        is_given=is_cut,
+        is_declared=True,
+        held=held,
+        scale=request.scale,
+        mask=request.mask,
+        cond_indep_stack=request.plates,
+        grouped=_events(request, size) if request.plates else 0,
+        infer=request.infer,
+    )
+    if request.kind == "deterministic":
+        local.traces[0].ledger.admit(node)
+    admit(node, request)
+    return replace(request, value=node.tracked_value)
+
+
+def _events(request: Request, size: Shape) -> int:
+    """Return how many of the last dimensions of a value without a density are an event.
+
+    Where nobody says, it is the fewest such that as many plates as can be are dimensions of its
+    batch: none is of another size, or indexes other repetitions of what the value depends on.
+    """
+    if request.fn is not None:
+        return len(request.fn.event_shape)
+    known: int | None = request.options.get("event_dim")
+    if known is not None or request.kind != "deterministic":
+        return known or 0
+    ledger, found = local.traces[0].ledger, provenance(request.value)
+    plates = [plate for plate in request.plates if plate.dim is not None]
+    apart = {plate.name: ledger.apart(found, plate.name) for plate in plates}
+
+    def placed(events: int) -> int:
+        """Return how many plates are dimensions of the batch, -1 if one cannot be."""
+        count = 0
+        for plate in plates:
+            assert plate.dim is not None
+            place, known = len(size) - events + plate.dim, apart[plate.name]
+            if place < 0 or size[place] == 1:
+                continue
+            if size[place] != plate.subsample_size or not (known is None or place in known):
+                return -1
+            count += 1
+        return count
+
+    return max(range(len(size) + 1), key=placed)  # the first of the best
+
+
+def _source(request: Request, shape: Shape) -> Source:
+    """Return the source that a value from elsewhere is: its own, or one of a known value."""
+    origin = request.origin
+    if origin is not None and request.value is not None:
+        found = provenance(request.value)
+        if found is not None and origin.source in found.members:
+            return origin.source
+    enumeration = request.enumeration
+    is_confined = enumeration is not None and enumeration.own is not None
+    universe = local.traces[0].universe
+    return Source(request.name, shape, universe, is_known=True, is_confined=is_confined)
+
+
+def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
+    """Return what a value from elsewhere depends on: a known source, and what it came with."""
+    found = provenance(value)
+    if not source.is_known:
+        return found
+    own = local.traces[0].universe.of(source, size)
+    return own if found is None or found.universe.state == "settled" else own.union(found)
+
+
+def admit(node: Node, request: Request) -> None:
+    """Take a node that was not drawn into the recordings that see it.
+
+    The innermost refuses a name that is taken; those around it number it. One that has the node
+    that the value came from is left as it is.
+    """
+    for trace in request.traces:
+        if request.origin is not None and trace.get(request.origin.name) is request.origin:
+            continue
+        if _is_known(trace, node):
+            continue
+        is_innermost = trace is request.traces[-1]
+        taken = node.name in trace and not is_innermost
+        trace.add(replace(node, name=trace.fresh_name(node.name)) if taken else node)
+
+
+def _is_known(trace: Recording, node: Node) -> bool:
+    """Return whether a trace has the parameter, or the plate, which a program may ask for often."""
+    known = trace.get(node.name)
+    return known is not None and known.type == node.type and node.type in ("param", "plate")
+
+
+def spread(fn: Distribution, request_plates: tuple[Any, ...]) -> Distribution:
+    """Return a distribution with its batch expanded to the plates around it."""
+    wanted = list(fn.batch_shape)
+    for plate in request_plates:
+        if plate.dim is None:
+            continue
+        wanted = [1] * (-plate.dim - len(wanted)) + wanted
+        if wanted[plate.dim] == 1:
+            wanted[plate.dim] = plate.subsample_size
+    shape = torch.Size(wanted)
+    return fn if shape == fn.batch_shape else fn.expand(shape)
+
+
+def found(
+    fn: Distribution,
+    held: list[Held],
+    drawn: Callable[[], Any],
+    *,
+    sample_shape: tuple[int, ...] = (),
+    is_reparameterized: bool,
+    where: Place,
+) -> Any:
+    """Return the value of a draw that plain torch makes, as the open handlers leave it.
+
+    Its name is that which the innermost recording gives it.
+
+    Args:
+        fn: the distribution.
+        held: its parameters.
+        drawn: draws the value, [*sample, *batch, *event].
+        sample_shape: the shape of the sample.
+        is_reparameterized: whether gradients flow through the value.
+        where: the user's call.
+    """
+
+    def settled(request: Request) -> Request:
+        if request.kind != "sample" or request.is_intervened:
+            return named(request)
+        if request.value is not None:
+            return given(weighable(supported(fitting(request))))
+        kept = draw(
+            fn, held, drawn(), is_reparameterized=is_reparameterized, where=where, request=request
+        )
+        return weighable(replace(request, value=kept))
+
+    request = Request(
+        "sample",
+        local.traces[-1].fresh_name(base_name(fn, where, module_path(where.modules))),
+        where,
+        _over(fn, sample_shape),
+        is_reparameterized=is_reparameterized,
+        is_found=True,
+        scale=scale_of(open_plates()),
+        plates=open_plates(),
+    )
+    return answer(request, settled).value
+
+
+def _over(fn: Distribution, sample_shape: tuple[int, ...]) -> Distribution:
+    """Return the distribution of a whole sample, of which each draw is one of the batch."""
+    if not sample_shape:
+        return fn
+    try:
+        whole: Distribution = fn.expand(torch.Size((*sample_shape, *fn.batch_shape)))
+        return whole
+    except NotImplementedError:  # a user's class that cannot be expanded: its density broadcasts
+        return fn
+
+
+def size_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    """Return the sample shape that ``sample`` is called with."""
+    shape = args[0] if args else kwargs.get("sample_shape", ())
+    if isinstance(shape, Tensor):
+        return tuple(shape.shape)
+    return (shape,) if isinstance(shape, int) else tuple(shape)

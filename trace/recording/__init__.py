@@ -1,0 +1,1 @@
+"""Recordings: the trace, the block that records it, and what is checked while it does."""

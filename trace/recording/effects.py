@@ -1,0 +1,58 @@
+"""Effects: handlers that warn where their block had nothing that they could change."""
+
+import warnings
+from types import TracebackType
+from typing import TypeVar
+
+from ancestral.trace.context.place import Location, place
+from ancestral.trace.recording.message import Handler
+
+
+class NoEffectWarning(UserWarning):
+    """A handler was open around a block in which it changed nothing."""
+
+    def __init__(self, verb: str, missing: str, where: Location) -> None:
+        """Name the handler and its line, and what its block lacks."""
+        super().__init__(
+            f"{verb} at {where} had no effect: {missing}; open it around the statements that it is "
+            "to change, or take it away"
+        )
+
+
+class Effective(Handler):
+    """Warns at the end of a block, once a line, if there was nothing for it to change.
+
+    Attributes:
+        missing: what there was not, for the message.
+    """
+
+    missing = ""
+    _is_used = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the block."""
+        super().__exit__(kind, error, traceback)
+        if self._is_used or error is not None:
+            return
+        where = place().location
+        warn_of(where, NoEffectWarning(type(self).__name__, self.missing, where))
+
+
+def warn_of(where: Location, warning: Warning) -> None:
+    """Warn of a line of the user: once, if the filters say so, as they do by default."""
+    registry = globals().setdefault("__warningregistry__", {})
+    warnings.warn_explicit(warning, None, where.filename, where.line, registry=registry)
+
+
+H = TypeVar("H", bound=Effective)
+
+
+def unchecked(handler: H) -> H:
+    """Return a handler that may have nothing to change."""
+    handler._is_used = True
+    return handler

@@ -1,0 +1,86 @@
+"""Endings: what is noted of a recording when it ends, for the gradient that is asked later."""
+
+from collections.abc import Collection, Iterable
+
+import torch
+
+from ancestral.trace.context.place import Place
+from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from ancestral.trace.nodes.versions import Leaf, is_written_unseen, leaves_of
+
+_MOST_NODES, _A_SITE = 64, 8
+"""How much of a graph is searched for leaves: draws have most of theirs in common."""
+
+
+class SettledError(RuntimeError):
+    """The gradient of a recording was already taken, or cannot be."""
+
+    @classmethod
+    def taken(cls) -> "SettledError":
+        """Say how to take another gradient."""
+        return cls(
+            "the gradient of this recording was already taken, and its graph was freed; " + _AGAIN
+        )
+
+    @classmethod
+    def of_draw(cls, name: str, where: Place) -> "SettledError":
+        """Name a site that is drawn too late for a gradient."""
+        return cls(
+            f"site {name!r} ({where.location}) is drawn in a recording whose gradient was already "
+            "taken, so that its score would be lost; draw it under torch.no_grad() if it needs "
+            f"none; else {_AGAIN}"
+        )
+
+    @classmethod
+    def loaded(cls) -> "SettledError":
+        """Say what to do with a trace that was stored."""
+        return cls(
+            "this trace was loaded, and the values of a stored trace are constants; record the "
+            "program again, within an.handlers.replay(trace) for the same values"
+        )
+
+
+_AGAIN = (
+    "pass retain_graph=True to the first backward, or record again: in a loop, open a recording "
+    "for each step, `for batch in batches: with an.record(): ...`"
+)
+
+
+Held = tuple[tuple[Node, Leaf], ...]
+
+
+def leaves_of_scores(nodes: Iterable[Node]) -> Held:
+    """Return what the leaves hold that the parameters of scores are computed from."""
+    left = _MOST_NODES
+    found: dict[int, tuple[Node, Leaf]] = {}
+    for node in nodes:
+        if node.is_learned and node.is_score:
+            with torch.inference_mode(False):  # where leaves have a place in no graph
+                graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
+            for leaf in leaves_of(graph, found):
+                found[id(leaf[0])] = node, leaf
+            left -= len(graph) + _A_SITE
+            if left <= 0:
+                break
+    return tuple(found.values())
+
+
+def refuse_writes(
+    leaves: Held, scored: Collection[Node], error: RuntimeError | None = None
+) -> None:
+    """Raise if a leaf was written into since the recording ended, and a score is taken of it.
+
+    Torch counts some of these writes, and raises where it has saved the leaf: `error`, which is
+    told whose gradient it was. What it does not count, it does not miss.
+
+    Raises:
+        ModifiedParameterError: if there is such a leaf.
+    """
+    if error is not None:
+        sites = ", ".join(f"{node.name!r} ({node.location})" for node in scored)
+        error.add_note(f"It was raised by the gradient of the loss, or by the scores of {sites}.")
+    for node, leaf in leaves:
+        is_written = is_written_unseen(leaf) if error is None else leaf[0]._version != leaf[1]
+        if is_written and node in scored:
+            raise ModifiedParameterError(node.name, node.location) from error

@@ -1,0 +1,189 @@
+"""Requests: what a primitive of a program asks for, and the handlers that answer on its way out.
+
+A statement such as ``an.sample("z", fn)`` makes a request. It passes the open handlers from the
+innermost to the outermost; each returns the request as it stands after it, with a value, a mask, a
+scale. Open recordings are among the handlers, so that one that hides a request hides it from the
+recordings around it, and from no other.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.trace.context.arguments import check_function, explained, short
+from ancestral.trace.context.place import Place
+from ancestral.trace.context.stack import Recording
+from ancestral.trace.nodes.enumerated import Enumeration
+from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.plate import Plate
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Kind = Literal["sample", "param", "plate", "deterministic"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a statement of a program asks for, as far as it has been answered.
+
+    Attributes:
+        kind: what sort of statement it is.
+        name: the name of the site.
+        where: the line of the user, with the modules around it.
+        fn: the distribution of a sample, its batch expanded to the plates around it.
+        value: the value, None as long as nobody has given one.
+        is_observed: whether the value is data.
+        is_intervened: whether the value was put in the place of the statement, whose parents no
+            longer matter.
+        is_reparameterized: whether a draw is to be differentiable in its parameters.
+        is_found: whether it is a draw of plain torch, which the program does not name.
+        is_stopped: whether no handler further out, and no recording, may see it.
+        infer: what the user says of how to infer it.
+        mask: which elements of the batch count, broadcastable to it; None for all.
+        scale: how often its log-probability counts, broadcastable to the batch.
+        plates: the plates around it, outermost first.
+        origin: the node of another trace that the value is taken from.
+        traces: the recordings that have seen it, outermost first.
+        options: what a kind of its own has to say: the constraint of a parameter.
+        enumeration: which dimensions of the batch stand for values of sites.
+        closing: what changes it last, when every handler has been asked.
+    """
+
+    kind: Kind
+    name: str
+    where: Place
+    fn: Distribution | None = None
+    value: Tensor | None = None
+    is_observed: bool = False
+    is_intervened: bool = False
+    is_reparameterized: bool = False
+    is_found: bool = False
+    is_stopped: bool = False
+    infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    mask: Tensor | None = None
+    scale: float | Tensor = 1.0
+    plates: tuple[Plate, ...] = ()
+    origin: Node | None = None
+    traces: tuple[Recording, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    enumeration: Enumeration | None = None
+    closing: "Callable[[Request], Request] | None" = None
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it is a random choice that is no data."""
+        return self.kind == "sample" and not self.is_observed and not self.is_intervened
+
+    def closed_by(self, last: "Callable[[Request], Request]") -> "Request":
+        """Return the request, which `last` changes when every handler has been asked."""
+        first = self.closing
+        return replace(self, closing=last if first is None else lambda r: last(first(r)))
+
+
+class Handler:
+    """What changes the requests of the block that it is open around, or of a function.
+
+    ``with handler: model()`` and ``handler(model)()`` do the same. A handler has two hooks, `ask`
+    and `answered`; what needs the block as a whole extends `__enter__` and `__exit__`.
+    """
+
+    is_recorder = False
+    """Whether it only looks on, so that plain draws need not ask it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a constructor that is called wrongly tell how it is called."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """Show what it is given: its public attributes, in few words."""
+        given = (short(v) for k, v in vars(self).items() if not k.startswith("_") and v is not None)
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    @property
+    def origins(self) -> Mapping[str, Node]:
+        """The nodes of another run whose values it may give to sites, by their name."""
+        return {}
+
+    def ask(self, request: Request) -> Request:
+        """Return the request as it goes on to the handlers further out."""
+        return request
+
+    def answered(self, request: Request) -> None:
+        """Look at a request that has its value and was recorded, on its way back."""
+
+    def __enter__(self) -> Self:
+        """Open the block."""
+        _stack.set((*_stack.get(), self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the block, which need not be the innermost: generators end when they like."""
+        held = list(_stack.get())
+        for index in reversed(range(len(held))):
+            if held[index] is self:
+                del held[index]
+                break
+        _stack.set(tuple(held))
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function with this handler around every call.
+
+        Raises:
+            TypeError: if it is no function, or a generator or a coroutine, which would run outside.
+        """
+        check_function(type(self).__name__, function)
+
+        @functools.wraps(function)
+        def handled(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return handled
+
+
+_stack: "ContextVar[tuple[Handler, ...]]" = ContextVar("open handlers", default=())
+
+
+def handlers() -> tuple[Handler, ...]:
+    """Return the open handlers of this thread or task, outermost first."""
+    return _stack.get()
+
+
+def unhandled() -> None:
+    """Leave all handlers of this context."""
+    _stack.set(())
+
+
+def is_handled() -> bool:
+    """Return whether any handler is open that may change what plain torch draws."""
+    return bool([handler for handler in _stack.get() if not handler.is_recorder])
+
+
+def answer(request: Request, settle: Callable[[Request], Request]) -> Request:
+    """Return a request as the open handlers, and then `settle`, which gives a value, leave it."""
+    asked: list[Handler] = []
+    for handler in reversed(_stack.get()):
+        request = handler.ask(request)
+        asked.append(handler)
+        if request.is_stopped:
+            break
+    if request.closing is not None:
+        request = request.closing(request)
+    request = settle(request)
+    for handler in reversed(asked):
+        handler.answered(request)
+    return request

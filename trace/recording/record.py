@@ -1,0 +1,239 @@
+"""Recording: the block during which draws are caught in a trace.
+
+>>> import torch
+>>> with record() as trace:
+...     z = torch.bernoulli(torch.tensor([0.2, 0.7]))
+>>> trace["z"].shape
+(2,)
+"""
+
+import functools
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Generic, ParamSpec, TypeVar
+
+from torch import Tensor
+
+from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.tensor.control_flow import (
+    SETTINGS,
+    Setting,
+    decisions_of,
+    recording,
+    setting,
+)
+from ancestral.provenance.tensor.tensor import track as track_in
+from ancestral.trace.audit.auditor import Auditor
+from ancestral.trace.context.arguments import check_function
+from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
+from ancestral.trace.context.patch import interceptors, joined
+from ancestral.trace.context.stack import local
+from ancestral.trace.recording.leaf_writes import leaves_of_scores
+from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.trace import Trace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def current() -> Trace | None:
+    """Return the innermost open recording of this thread."""
+    found = local.traces[-1] if local.traces else None
+    assert found is None or isinstance(found, Trace)
+    return found
+
+
+class NotRecordedError(RuntimeError):
+    """A model or a function is asked for its trace before it was called."""
+
+    def __init__(self, name: str) -> None:
+        """Name the model."""
+        super().__init__(f"this {name} has not been called yet: call it, then read its trace")
+
+
+class Recorded(Generic[P, R]):
+    """A function that is recorded whenever it is called; `trace` is that of the last call."""
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        begin: Callable[[], AbstractContextManager[Trace]],
+    ) -> None:
+        """Take the function, and what begins a recording.
+
+        Raises:
+            TypeError: if it is no function, or a generator or a coroutine, which would run outside.
+        """
+        check_function("record", function)
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._begin = begin
+        self._trace: Trace | None = None
+
+    def __repr__(self) -> str:
+        """Show the function."""
+        return f"Recorded({self._function!r})"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function in a recording of its own."""
+        with self._begin() as trace:
+            self._trace = trace  # at once: it is readable if the function raises
+            return self._function(*args, **kwargs)
+
+    def get_trace(self, *args: P.args, **kwargs: P.kwargs) -> Trace:
+        """Call the function in a recording, and return that."""
+        self(*args, **kwargs)
+        return self.trace
+
+    @property
+    def trace(self) -> Trace:
+        """The recording of the last call.
+
+        Raises:
+            NotRecordedError: if there was none.
+        """
+        if self._trace is None:
+            raise NotRecordedError(getattr(self._function, "__name__", "function"))
+        return self._trace
+
+
+class record:  # noqa: N801 (used as a verb: with record() as trace)
+    """Catch every draw of the block in a trace.
+
+    Inside another recording, draws go into both traces, which share their sources: a gradient
+    always sees the outermost one. Threads and tasks that are started in the block take part.
+
+    `control` says what an escape does, a value that leaves tensor land so that Python may branch on
+    it:
+
+    - "strict" (the default): all that is drawn or computed afterwards depends on the value, and all
+      terms of a loss that were not declared with `cost` by then. Always unbiased.
+    - "after": only what is drawn or computed afterwards. Unbiased if the terms that are finished by
+      then count regardless of the value, each with its weight. A rollout whose episode may end has
+      reward-to-go by itself.
+    - "error": an escape raises `EscapeError`.
+    - "ignore": an escape is listed in `Trace.escapes` only. Unbiased if no decision follows.
+
+    Within another recording the default is that one's.
+
+    `audit` follows every op of the block a second time, below the tensors: through scripted code,
+    backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
+    model does anything that the recording loses; where it does, `AuditError` names the op and the
+    line. It sees what this thread does within the block; `Trace.audited` says how much that was.
+    (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
+
+    ``record()(function)`` is the function, recorded anew at each call: ``.trace`` is the recording
+    of the last one, and ``.get_trace(...)`` calls and returns it.
+    """
+
+    def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
+        """Make a recording that has not begun.
+
+        Raises:
+            ValueError: if `control` is none of the four.
+        """
+        self._control = control
+        self._setting = None if control is None else setting(control)
+        self._trace: Trace | None = None
+        self._is_audited = audit
+        self._auditor: Auditor | None = None
+        self._ending = ExitStack()
+
+    @leaving_compiled_code
+    def __enter__(self) -> Trace:
+        """Begin, and return the trace."""
+        leave_compiled_code()
+        if self._trace is not None:
+            raise RuntimeError("this recording has already been used; make a new one: an.record()")
+        outer = current()
+        self._trace = trace = Trace(None if outer is None else outer.universe)
+        with ExitStack() as ending:
+            ending.callback(local.pop, trace)
+            trace.is_open = True
+            local.push(trace)
+            for interceptor in interceptors:
+                interceptor.enter()
+                ending.callback(interceptor.leave)
+            ending.enter_context(_Recorder(trace))
+            ending.enter_context(_governed(trace.universe, self._setting, outer is None))
+            ending.enter_context(joined())
+            if self._is_audited and local.audit is None:
+                self._auditor = Auditor(trace.universe)
+                ending.callback(self._auditor.end)
+                self._auditor.begin()
+            self._ending = ending.pop_all()
+        return trace
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End, and leave torch as it was; the trace stays readable."""
+        trace = self._trace
+        is_outermost = trace is not None and trace.universe.owner is trace
+        if trace is not None and is_outermost and trace.universe.state != "settled":
+            trace.leaves = leaves_of_scores(trace.everything)
+        try:
+            if self._auditor is not None and self._trace is not None and error is None:
+                self._trace.audited = self._auditor.finish()
+        finally:
+            self._ending.close()
+
+    def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
+        """Return the function, each call of it within a recording of its own."""
+        return Recorded(function, lambda: record(control=self._control, audit=self._is_audited))
+
+
+class _Recorder(Handler):
+    """Lets a trace see the requests of its block."""
+
+    is_recorder = True
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def ask(self, request: Request) -> Request:
+        """Add the trace to those that have seen the request."""
+        if not self._trace.is_open:
+            return request
+        return replace(request, traces=(self._trace, *request.traces))
+
+
+@contextmanager
+def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) -> Generator[None]:
+    """Let a setting decide what an escape does within a recording."""
+    decisions = decisions_of(universe)
+    before = decisions.setting
+    decisions.setting = before if chosen is None else chosen
+    if is_outermost:
+        decisions.is_recording = True
+        recording.set(universe)
+    try:
+        yield
+    finally:
+        if is_outermost:
+            decisions.is_recording = False
+            if decisions.setting.raises:  # what was recorded works as data from now on
+                decisions.setting = SETTINGS["strict"]
+            if recording.get() is universe:
+                recording.set(None)
+        else:
+            decisions.setting = before
+
+
+def track(tensor: Tensor, name: str) -> Tensor:
+    """Return `tensor` as a source of its own, called `name`, within the open recording if any.
+
+    The result shares the data and the autograd history; what is computed from it has `name` in its
+    provenance, and dimensions that still index those of `tensor` are known to.
+
+    Raises:
+        TypeError: if `tensor` is no tensor.
+    """
+    outermost = local.traces[0] if local.traces else None
+    return track_in(tensor, name, None if outermost is None else outermost.universe)

@@ -1,0 +1,274 @@
+"""Drawing: how a draw, an observation or a cost becomes a node of the open recordings."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.distributions import Distribution
+
+from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.tensor.control_flow import (
+    controlling,
+)
+from ancestral.provenance.tensor.tensor import (
+    ProvenanceTensor,
+    Unseen,
+    alias,
+    attach,
+    provenance,
+    raw,
+    untrack,
+)
+from ancestral.trace.context.patch import unmet
+from ancestral.trace.context.place import Place, module_path, place
+from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.nodes.distribution_params import (
+    Held,
+    declares_all,
+    factorized,
+    forget_noise,
+    grouped,
+    inflow,
+    parameters,
+)
+from ancestral.trace.nodes.node import Gate, Node
+from ancestral.trace.nodes.plate import open_plates, scale_of
+from ancestral.trace.nodes.versions import versions_of
+from ancestral.trace.recording.leaf_writes import SettledError
+from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.noise import TransformedDrawError, has_tangent
+
+
+class UnsupportedDrawError(TypeError):
+    """A distribution drew something that is no tensor."""
+
+    def __init__(self, fn: Distribution, value: object, where: Place) -> None:
+        """Name the distribution, the line and what came."""
+        super().__init__(
+            f"{type(fn).__name__} drew a {type(value).__name__} at {where.location}; a draw must "
+            "be one torch.Tensor for its dependencies to be followed"
+        )
+
+
+_register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
+
+
+def draw(
+    fn: Distribution,
+    held: list[Held],
+    value: Any,
+    *,
+    is_reparameterized: bool,
+    where: Place,
+    name: str | None = None,
+    infer: Mapping[str, Any] | None = None,
+    request: Request | None = None,
+) -> Any:
+    """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
+
+    Args:
+        fn: the distribution.
+        held: its parameters.
+        value: what was drawn, [*sample, *batch, *event].
+        is_reparameterized: whether gradients flow through the value.
+        where: the user's call.
+        name: what the program calls the site, None for a draw of plain torch.
+        infer: what the program says of how to infer it.
+        request: what handlers made of it, None where none is open.
+    """
+    is_learned = any([tensor.requires_grad for tensor, _ in held])
+    is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
+    if is_forward or (is_learned and where.is_differentiated):
+        raise TransformedDrawError(type(fn).__name__, where)
+    if not isinstance(value, Tensor):
+        if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
+            raise UnsupportedDrawError(fn, value, where)
+        return value
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False):  # for autograd to save it
+            return draw(
+                fn,
+                held,
+                raw(Tensor.clone, value),
+                is_reparameterized=is_reparameterized,
+                where=where,
+                name=name,
+                infer=infer,
+                request=request,
+            )
+    is_declared = name is not None or request is not None
+    is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
+    size = tuple(raw(Tensor.size, value))
+    shape = independent(fn, size)
+    found = controlled(inflow(fn, held, shape, provenance(value)), shape)
+    traces, path, plates = local.traces, module_path(where.modules), open_plates()
+    universe = traces[0].universe
+    name = _site_name(traces[0], fn, where, path, name, request)
+    is_scored = is_learned and not is_reparameterized
+    if universe.state == "settled" and is_scored and torch.is_grad_enabled():
+        raise SettledError.of_draw(name, where)
+    source = Source(name, shape, universe)
+    shown = _fresh(value, held)
+    # The user may write into the value later; the density is that of the draw.
+    plain = _aside(shown) if is_reparameterized else _copied(shown)
+    gate = None
+    if is_reparameterized and plain.requires_grad:
+        gate = Gate()
+        raw(_register_hook, shown, gate)
+        universe.differentiable.add(source)
+    node = Node(
+        name=name,
+        type="sample",
+        fn=fn,
+        value=plain,
+        shape=shape,
+        source=source,
+        inflow=found,
+        location=where.location,
+        module_path=path,
+        is_reparameterized=is_reparameterized,
+        is_learned=is_learned,
+        is_declared=is_declared,
+        scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
+        mask=None if request is None else request.mask,
+        infer=request.infer if request is not None else {} if infer is None else infer,
+        enumeration=None if request is None else request.enumeration,
+        cond_indep_stack=plates if request is None else request.plates,
+        grouped=0 if is_plain else grouped(fn),
+        versions=versions_of(held, plain if is_reparameterized else None),
+        gate=gate,
+    )
+    _admit(node, traces, traces if request is None else request.traces)
+    attach(shown, universe.of(source, size))
+    shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
+    if not is_plain:
+        forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
+    if local.audit is not None:
+        local.audit.drawn(node, held, value, shown)
+    return shown
+
+
+def _aside(value: Tensor) -> Tensor:
+    """Return an alias that no kernel of a recording meets."""
+    with unmet():
+        return alias(value)
+
+
+def _copied(value: Tensor) -> Tensor:
+    """Return a copy without history."""
+    with Unseen():
+        return (value.detach() if value.requires_grad else value).clone()
+
+
+def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
+    """Record that the density of `fn` was asked at a value that depends on no site."""
+    shape = tuple(raw(Tensor.size, density))
+    held = parameters(fn)
+    found = controlled(inflow(fn, held, shape, None), shape)
+    outermost = local.traces[0]
+    unique = outermost.fresh_name(name)
+    node = Node(
+        name=unique,
+        type="sample",
+        fn=fn,
+        value=untrack(value),
+        shape=shape,
+        source=Source(unique, shape, outermost.universe),
+        inflow=found,
+        location=where.location,
+        module_path=module_path(where.modules),
+        is_observed=True,
+        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        scale=scale_of(open_plates()),
+        cond_indep_stack=open_plates(),
+        grouped=local.grouped,
+    )
+    _admit(node, local.traces, local.traces)
+    if local.audit is not None:
+        local.audit.observed(node, held)
+    if isinstance(density, ProvenanceTensor):
+        density._scored, density._form = node, None
+
+
+def declare(name: str, value: Tensor) -> None:
+    """Record a cost in the open recordings."""
+    found = provenance(value)
+    outermost = local.traces[0]
+    shape = tuple(raw(Tensor.size, value))
+    node = Node(
+        name=name,
+        type="cost",
+        fn=None,
+        value=value,
+        shape=shape,
+        source=Source(name, shape, outermost.universe),
+        inflow=controlled(found, shape),
+        location=place().location,
+        scale=scale_of(open_plates()),
+        cond_indep_stack=open_plates(),
+        control=controlled(None, shape),
+    )
+    _admit(node, local.traces, local.traces)
+    if local.audit is not None:
+        local.audit.declared(node)
+
+
+def _admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ...]) -> None:
+    """Take a node into the open recordings, unless a plate around it claims what does not hold.
+
+    Those that are not among `seeing` take it in without showing it.
+    """
+    traces[0].ledger.admit(node)
+    for trace in traces:
+        if trace in seeing:
+            trace.add(node)
+        else:
+            trace.hide(node)
+
+
+def independent(fn: Distribution, size: Shape) -> Shape:
+    """Return the leading dimensions of a draw that are independent."""
+    event = len(factorized(fn).event_shape)
+    return size[: len(size) - event] if event <= len(size) else ()
+
+
+def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
+    """Add what Python may have branched on before, and what a function out of sight was given."""
+    decision = controlling()
+    for around in (*local.around, *(() if decision is None else (decision,))):
+        lost = around.lost(shape)
+        found = lost if found is None else found.union(lost)
+    return found
+
+
+def _site_name(
+    outermost: Recording,
+    fn: Distribution,
+    where: Place,
+    path: str,
+    name: str | None,
+    request: Request | None,
+) -> str:
+    """Return the name of a draw: the program's own, if any recording shows it."""
+    if request is None:
+        return outermost.fresh_name(base_name(fn, where, path)) if name is None else name
+    if request.is_found and request.name in outermost:
+        return outermost.fresh_name(request.name)
+    return request.name if request.traces else outermost.fresh_name(f"{request.name} (hidden)")
+
+
+def base_name(fn: Distribution, where: Place, path: str) -> str:
+    """Return what a draw that the program does not name is called, before it is numbered."""
+    name = where.variable or type(factorized(fn)).__name__.lower()
+    return f"{path}.{name}" if path else name
+
+
+def _fresh(value: Tensor, held: list[Held]) -> Tensor:
+    """Return a tensor on this value that nobody else holds."""
+    is_leaf = value.requires_grad and value.is_leaf
+    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
+    return value if is_fresh and all(value is not tensor for tensor, _ in held) else alias(value)

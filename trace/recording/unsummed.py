@@ -1,0 +1,67 @@
+"""Spread: what is there once for each value of an enumerated site; its sum means nothing."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.trace.context.errors import EnumerationError
+from ancestral.trace.nodes.node import Node
+
+
+class SpreadError(EnumerationError):
+    """What stands for all values of a site is to be summed as if it were one."""
+
+    def __init__(self, what: str, site: str) -> None:
+        """Name what is to be summed and the site, and the ways to mend it."""
+        super().__init__(
+            f"{what} depends on the enumerated site {site}: it is there once for each of the "
+            "values, and their sum, which counts all of them alike, has no meaning; weigh each "
+            "with its probability, as ancestral.log_marginal(trace) does, or draw the site: "
+            'infer={"enumerate": False}'
+        )
+
+
+class _Run(Protocol):
+    """What is read of a trace."""
+
+    universe: Universe
+
+    @property
+    def everything(self) -> tuple[Node, ...]: ...
+
+
+class Spread:
+    """The sources that have several values at once, each with the enumerated site behind it."""
+
+    def __init__(self, trace: _Run) -> None:
+        """Follow all that was recorded, in this trace and in those around it."""
+        self._sites: dict[Source, str] = {}
+        self.nodes: dict[Source, Node] = {}
+        outermost = trace.universe.owner
+        for node in (*getattr(outermost, "everything", ()), *trace.everything):
+            self.nodes.setdefault(node.source, node)
+            behind = self._own(node) or self._among(node.inflow if node.held is None else node.held)
+            if behind is not None:
+                self._sites.setdefault(node.source, behind)
+
+    def behind(self, node: Node) -> str | None:
+        """Return the enumerated site for each of whose values a density, or a cost, is there."""
+        return self._own(node) or self._among(node.inflow) or self._among(node.held)
+
+    def refuse(self, nodes: Iterable[Node], what: str) -> None:
+        """Raise if one of some nodes is to be summed; `what` says as a part of what.
+
+        Raises:
+            SpreadError: if it is there once for each value of an enumerated site.
+        """
+        for node in nodes:
+            behind = self.behind(node)
+            if behind is not None:
+                raise SpreadError(what.format(node=f"{node.name!r} ({node.location})"), behind)
+
+    def _own(self, node: Node) -> str | None:
+        return f"{node.name!r} ({node.location})" if node.is_enumerated else None
+
+    def _among(self, found: Provenance | None) -> str | None:
+        met = () if found is None or not self._sites else found.sources
+        return next((self._sites[source] for source in met if source in self._sites), None)
