@@ -96,7 +96,7 @@ def test_every_package_is_installed_but_the_benchmarks() -> None:
     assert set(listed.split()) == {"ancestral", *found} - {"ancestral.tools.bench"}
 
 
-@pytest.mark.parametrize("name", [*callers.PASSING, *callers.RUNNING, callers.READING])
+@pytest.mark.parametrize("name", sorted({*callers.PASSING, *callers.RUNNING, callers.READING}))
 def test_the_modules_that_an_audit_looks_through_are_there(name: str) -> None:
     module = importlib.import_module(name)
     functions = callers.RUNNING.get(name, frozenset())

@@ -111,4 +111,4 @@ def is_of_runs(node: Node) -> bool:
     if node.type != "deterministic":
         return True
     assert node.source.universe is not None
-    return ledger_of(node.source.universe).apart(node.inflow, OUTER) is not None
+    return ledger_of(node.source.universe).apart(node.param_provenance, OUTER) is not None

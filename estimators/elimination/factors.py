@@ -225,7 +225,7 @@ def _density(node: Node, *, is_masked: bool) -> Tensor:
 
 def _is_certain(node: Node) -> bool:
     """Return whether the density of a site is the same in all runs."""
-    parts = (node.inflow, node.held, provenance(node.mask))
+    parts = (node.param_provenance, node.held, provenance(node.mask))
     return not node.is_drawn and all(
         source.is_known for part in parts if part is not None for source in part.members
     )

@@ -227,7 +227,7 @@ class _Explaining:
             if self._reached[child].common(lost):
                 source = self._account.sources[child]
                 node = self._account.nodes.get(source.name)
-                found = source.inflow if node is None else node.inflow
+                found = source.stands_for if node is None else node.param_provenance
                 if found is not None:
                     yield found, child, _drawing(source, node)
         for term in self._terms_of[at].common(lost).numbers().tolist():

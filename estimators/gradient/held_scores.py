@@ -306,8 +306,8 @@ class HeldScores:
         if known is None:
             found = self._universe.closure(factors)
             for node in reversed(self._everything):
-                if node.inflow is not None and node.source in found:
-                    found |= self._universe.closure(node.inflow.members)
+                if node.param_provenance is not None and node.source in found:
+                    found |= self._universe.closure(node.param_provenance.members)
             known = self._ancestors[factors] = frozenset(found)
         return known
 

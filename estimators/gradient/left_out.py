@@ -40,7 +40,7 @@ class ForgottenRecordingError(RuntimeError):
 
     def __init__(self, universe: Universe) -> None:
         """Name the sites."""
-        names = [repr(source.name) for source in universe.sources if source.inflow is None]
+        names = [repr(source.name) for source in universe.sources if source.stands_for is None]
         super().__init__(
             f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
             f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
@@ -87,8 +87,8 @@ def _upstream(trace: Trace, members: Iterable[Source]) -> set[Source]:
     while pending:
         fresh = trace.universe.closure(pending) - seen
         seen |= fresh
-        inflows = (nodes[source].inflow for source in fresh if source in nodes)
-        pending = [source for inflow in inflows if inflow is not None for source in inflow.members]
+        behind = (nodes[source].param_provenance for source in fresh if source in nodes)
+        pending = [source for found in behind if found is not None for source in found.members]
     return seen
 
 

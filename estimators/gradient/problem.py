@@ -311,8 +311,8 @@ def _assemble(
     decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
     structure = Structure(sites, shapes)
     reaching = [s for s in kept if structure.reaches[numbers[s]]]
-    inflows = [nodes[s.name].inflow for s in reaching if s.name in nodes]
-    refuse_others(universe, [*(t.provenance for t in terms), *inflows])
+    upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
+    refuse_others(universe, [*(t.provenance for t in terms), *upstream])
     kinked = universe.kinked(s for s in reaching if s.kink_of is not None)
     for source in kinked:
         refuse_kinked(source, universe)
@@ -340,14 +340,16 @@ def _before_decisions(
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
-    if source.inflow is not None or source.kink_of is not None:
-        inflow = restricted(source.inflow, numbers)
-        return Vertex(source.name, source.shape, inflow, needs_score=False)
+    if source.stands_for is not None or source.kink_of is not None:
+        behind = restricted(source.stands_for, numbers)
+        return Vertex(source.name, source.shape, behind, needs_score=False)
     if source.is_known:  # the value is given: what its density depends on does not reach it
         return Vertex(source.name, source.shape, (), needs_score=False)
     node = nodes[source.name]
     needs_score = node.is_score and node.is_learned
-    return Vertex(source.name, source.shape, restricted(node.inflow, numbers), needs_score)
+    return Vertex(
+        source.name, source.shape, restricted(node.param_provenance, numbers), needs_score
+    )
 
 
 def _native(found: Provenance | None, universe: Universe) -> Provenance | None:

@@ -111,8 +111,8 @@ class Subtraction:
             return attach(untrack(part).detach(), self._everything.lost(tuple(part.shape)))
 
         def mark(mean: Tensor, dim: int) -> Tensor:
-            inflow = self._everything.lost(credit.shape)
-            source = Source(f"others of {node.name!r}", credit.shape, self._universe, inflow)
+            behind = self._everything.lost(credit.shape)
+            source = Source(f"others of {node.name!r}", credit.shape, self._universe, behind)
             self._others[source] = dim
             whole = self._universe.of(source, credit.shape)
             found = whole.remap(tuple(mean.shape), tuple(range(mean.ndim)))

@@ -167,11 +167,11 @@ def _mixed(found: Provenance, source: Source, dim: int, notion: Notion) -> Itera
 def _behind(result: Provenance, source: Source, d: int) -> Iterator[tuple[Provenance, Source, int]]:
     """Yield where to look for a source that others stand for."""
     for member in result.members:
-        if member.inflow is None or member.is_decision:
+        if member.stands_for is None or member.is_decision:
             continue
         if source not in result.universe.closure([member]):
             continue
-        carried = member.inflow
+        carried = member.stands_for
         for alignment, members in carried.entries:
             if source in members and d in separate([alignment]):
                 for i, dim in enumerate(alignment.dims):

@@ -44,12 +44,16 @@ def claimed(
     lost = nothing_kept(len(provenance.shape))
     while pending:
         _, source = heapq.heappop(pending)
-        if source in done or source.inflow is None or source.universe is not provenance.universe:
+        if (
+            source in done
+            or source.stands_for is None
+            or source.universe is not provenance.universe
+        ):
             continue
         if source in stops:
             continue
         done.add(source)
-        for inner, members in source.inflow.entries:
+        for inner, members in source.stands_for.entries:
             for outer in found[source]:
                 moved = lost if source.is_decision else apply(outer, inner)
                 if moved is not None:

@@ -47,19 +47,19 @@ class Source:
     """Something that a value can depend on.
 
     `shape` is what alignments refer to; `universe` is that of the recording that drew it, if one
-    did. Four kinds of sources are drawn by nobody and stand for others, their `inflow`. A decision
-    stands for the values that Python may have branched on, a junction for many sources of one
-    tensor, of its shape, one that `is_named` for what a value was computed from that the user gave
-    a name. A kink stands for a step without a useful derivative on the way from the
-    source that is its `kink_of`. A source that `is_known` has the same value in every run, as data
-    has: no decision that rests on it alone is one of chance. One that `is_confined` stands for many
-    values at once, between which Python cannot decide.
+    did. Four kinds of sources are drawn by nobody and stand for others, their `stands_for`. A
+    decision stands for the values that Python may have branched on, a junction for many sources of
+    one tensor, of its shape, one that `is_named` for what a value was computed from that the user
+    gave a name. A kink stands for a step without a useful derivative on the way from the source
+    that is its `kink_of`. A source that `is_known` has the same value in every run, as data has: no
+    decision that rests on it alone is one of chance. One that `is_confined` stands for many values
+    at once, between which Python cannot decide.
     """
 
     name: str
     shape: Shape
     universe: "Universe | None" = None
-    inflow: "Provenance | None" = None
+    stands_for: "Provenance | None" = None
     is_decision: bool = False
     kink_of: "Source | None" = None
     is_known: bool = False
@@ -128,9 +128,9 @@ class Universe(Lifetime):
             source = pending.pop()
             if source not in seen:
                 seen.add(source)
-                if source.inflow is None or source.universe is not self or source in stops:
+                if source.stands_for is None or source.universe is not self or source in stops:
                     continue
-                pending.extend(source.inflow.members)
+                pending.extend(source.stands_for.members)
         return seen
 
     def origins(self, members: Iterable[Source], stops: Container[Source] = ()) -> Iterator[Source]:
@@ -140,10 +140,10 @@ class Universe(Lifetime):
         """
         found: list[Source] = []
         for source in self.in_order(self.closure(members, stops)):
-            if (source.inflow is None and source.kink_of is None) or source in stops:
+            if (source.stands_for is None and source.kink_of is None) or source in stops:
                 found.append(source)
-            elif source.inflow is not None and source.universe is not self:
-                found.extend(source.inflow.sources)  # adopted from another recording
+            elif source.stands_for is not None and source.universe is not self:
+                found.extend(source.stands_for.sources)  # adopted from another recording
         return iter(dict.fromkeys(found))
 
     def kink_of(self, source: Source) -> Source:
@@ -161,7 +161,7 @@ class Universe(Lifetime):
         for kink in self.in_order(self.closure(members)):
             if kink.kink_of is not None and kink.universe is self:
                 for source in self.closure([kink.kink_of]) & self.differentiable:
-                    if source.inflow is None:
+                    if source.stands_for is None:
                         found.setdefault(source, kink)
         return found
 
@@ -181,14 +181,14 @@ class Universe(Lifetime):
     def named(self, name: str, shape: Shape, found: "Provenance | None") -> Source:
         """Return the source that stands for what a value was computed from, if from any source."""
         is_known = found is None or all(s.is_known for s in self.origins(found.members))
-        source = Source(name, shape, self, inflow=found, is_known=is_known, is_named=True)
+        source = Source(name, shape, self, stands_for=found, is_known=is_known, is_named=True)
         if found is not None and found.members & self.differentiable:
             self.differentiable.add(source)
         return source
 
     def _gathered(self, wide: "Provenance") -> "Provenance":
         """Return the provenance of a junction that stands for many sources of one tensor."""
-        junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, inflow=wide)
+        junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, stands_for=wide)
         if wide.members & self.differentiable:
             self.differentiable.add(junction)
         return self.of(junction, wide.shape)

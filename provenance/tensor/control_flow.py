@@ -120,11 +120,11 @@ class Decisions:
     def _extend(self, found: Provenance, place: str) -> None:
         """Make the decision that stands for the current one and for a value that escaped."""
         universe = found.universe
-        inflow = found.lost(()).kinked()  # a branch has no derivative
+        behind = found.lost(()).kinked()  # a branch has no derivative
         if self.current is not None:
-            inflow = inflow.union(self.current)
-        decision = Source(f"the decision at {place}", (), universe, inflow, is_decision=True)
-        self._enter(universe.of(decision, ()), self._known | inflow.members)
+            behind = behind.union(self.current)
+        decision = Source(f"the decision at {place}", (), universe, behind, is_decision=True)
+        self._enter(universe.of(decision, ()), self._known | behind.members)
 
     def _enter(self, current: Provenance | None, known: Sources) -> None:
         self.current = current
@@ -187,10 +187,10 @@ def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
         source = pending.pop()
         if source not in seen:
             seen.add(source)
-            if source.inflow is None:
+            if source.stands_for is None:
                 yield source
             elif not source.is_decision:
-                pending.extend(source.inflow.members)
+                pending.extend(source.stands_for.members)
 
 
 def is_constant(universe: Universe) -> bool:

@@ -264,7 +264,7 @@ def a_learned_draw_out_of_sight(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
 
 
 def a_parent_that_is_lost(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr("ancestral.trace.recording.record_site.inflow", lambda *_: None)
+    patch.setattr("ancestral.trace.recording.record_site.param_provenance", lambda *_: None)
     return torch.bernoulli(torch.sigmoid(z))  # leak
 
 

@@ -112,8 +112,8 @@ def test_the_parents_of_a_draw_keep_the_batch(name: str) -> None:
         with an.record() as trace:
             FAMILIES[name].make(**{**given, key: an.track(given[key], "x")}).sample()
         (site,) = trace.values()
-        assert site.inflow is not None
-        (claims,) = claimed(site.inflow).values()
+        assert site.param_provenance is not None
+        (claims,) = claimed(site.param_provenance).values()
         expected = (LOST, LOST) if (name, key, "draw") in LOSING else (0, 1)
         assert [claim.dims[:2] for claim in claims] == [expected]
 

@@ -110,8 +110,8 @@ def test_a_draw_of_a_transform_of_a_user_depends_on_what_its_ops_say() -> None:
     with an.record() as trace:
         transformed(an.track(torch.rand(3, 2), "x"), Mixing()).sample()
     (site,) = trace.values()
-    assert site.inflow is not None
-    (claims,) = claimed(site.inflow).values()
+    assert site.param_provenance is not None
+    (claims,) = claimed(site.param_provenance).values()
     assert [claim.dims[0] for claim in claims] == [LOST]
 
 

@@ -155,15 +155,15 @@ def test_a_draw_is_a_child_of_what_its_parameters_came_from(name: str) -> None:
         x = call(z * 0.5 + 0.25)
     names = list(trace)
     assert len(names) == 2
-    inflow = trace[names[1]].inflow
-    assert inflow is not None
+    param_provenance = trace[names[1]].param_provenance
+    assert param_provenance is not None
     assert trace[names[1]].parents == {"z"}
     if name == "a scripted function":  # what it does inside is not seen: one op, alignment lost
         assert an.provenance_of(x) == set(names)
-        assert [kept.dims for kept, _ in inflow.entries] == [(-1, -1)]
+        assert [kept.dims for kept, _ in param_provenance.entries] == [(-1, -1)]
     else:
         assert an.provenance_of(x) == {names[1]}
-        assert [kept.dims for kept, _ in inflow.entries] == [alignment]
+        assert [kept.dims for kept, _ in param_provenance.entries] == [alignment]
 
 
 @every_draw

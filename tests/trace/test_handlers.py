@@ -57,12 +57,12 @@ def assert_same(a: an.Trace, b: an.Trace) -> None:
         assert torch.equal(x.value, y.value)
         torch.testing.assert_close(x.log_prob, y.log_prob, rtol=0, atol=0)
         assert (x.is_observed, x.parents) == (y.is_observed, y.parents)
-        assert x.inflow is None or y.inflow is None or edges(x) == edges(y)
+        assert x.param_provenance is None or y.param_provenance is None or edges(x) == edges(y)
 
 
 def edges(node: an.Node) -> set[tuple[str, object]]:
-    assert node.inflow is not None
-    claims = claimed(node.inflow)
+    assert node.param_provenance is not None
+    claims = claimed(node.param_provenance)
     return {(source.name, kept) for source in claims for kept in claims[source]}
 
 

@@ -39,8 +39,8 @@ from ancestral.trace.nodes.distribution_params import (
     UNKNOWN,
     Held,
     _of_distribution,
-    inflow,
     over_batch,
+    param_provenance,
     parameters,
 )
 
@@ -226,7 +226,7 @@ class Own(Normal):
 def over(tensor: Tensor, event: int, shape: tuple[int, ...], kind: type[Normal] = Normal) -> Dims:
     """Return the alignment of a draw of this shape with the source of a parameter."""
     fn = kind(torch.zeros(shape), 1.0)
-    found = inflow(fn, [Held(tensor, event)], shape, None)
+    found = param_provenance(fn, [Held(tensor, event)], shape, None)
     assert found is not None
     assert found.shape == shape
     ((alignment, _),) = found.entries
@@ -247,13 +247,13 @@ def test_draws_are_aligned_with_the_batch_of_a_parameter() -> None:
 
 def test_untracked_parameters_flow_in_from_nowhere() -> None:
     fn = Normal(torch.zeros(3), 1.0)
-    assert inflow(fn, parameters(fn), (3,), None) is None
+    assert param_provenance(fn, parameters(fn), (3,), None) is None
 
 
 def test_what_sampling_was_seen_to_use_counts_for_a_users_class() -> None:
     x = an.track(torch.zeros(3), "x")
     drawn = provenance(x * 2)
-    found = inflow(Hiding(None), [], (3,), drawn)
+    found = param_provenance(Hiding(None), [], (3,), drawn)
     assert found is not None
     assert [source.name for source in found.sources] == ["x"]
 

@@ -83,7 +83,7 @@ def by_paths(structure: Structure) -> list[dict[int, Pairs]]:
     edges = [
         {
             parent: pairs(alignment, site.shape, structure.sites[parent].shape)
-            for alignment, parents in site.inflow
+            for alignment, parents in site.incoming
             for parent in parents
         }
         for site in structure.sites

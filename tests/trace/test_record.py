@@ -159,9 +159,9 @@ def test_parents_come_from_the_parameters_with_their_alignment(name: str) -> Non
     with an.record() as trace:
         z = Normal(torch.zeros(4, 3), 1.0).sample()
         x = make(z).sample()
-    inflow = trace["x"].inflow
-    assert inflow is not None
-    ((alignment, _),) = inflow.entries
+    param_provenance = trace["x"].param_provenance
+    assert param_provenance is not None
+    ((alignment, _),) = param_provenance.entries
     assert trace["x"].parents == {"z"}
     assert an.provenance_of(x) == {"x"}
     assert alignment.dims == kept
@@ -176,9 +176,9 @@ def test_sample_shapes_come_before_the_batch() -> None:
         ).sample(torch.Size((4,)))
     assert [trace[name].shape for name in "xy"] == [(5, 4), (4, 4)]
     for name in "xy":
-        inflow = trace[name].inflow
-        assert inflow is not None
-        assert inflow.entries[0][0].dims == (-1, 0)
+        param_provenance = trace[name].param_provenance
+        assert param_provenance is not None
+        assert param_provenance.entries[0][0].dims == (-1, 0)
     assert x.shape == (5, 4)
     assert y.shape == (4, 4)
 

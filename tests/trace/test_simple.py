@@ -57,9 +57,9 @@ def test_a_draw_has_the_parents_and_alignments_of_its_parameters(
         drawn = getattr(FAMILIES[family](z), method)(torch.Size(sample_shape))
         node = trace["drawn"]
         assert node.parents == {"z"}
-        assert node.inflow is not None
+        assert node.param_provenance is not None
         lost = (-1,) * len(sample_shape)
-        assert [alignment.dims for alignment, _ in node.inflow.entries] == [(*lost, 0, 1)]
+        assert [alignment.dims for alignment, _ in node.param_provenance.entries] == [(*lost, 0, 1)]
         assert an.provenance_of(drawn) == {"drawn"}
 
 

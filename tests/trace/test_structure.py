@@ -26,9 +26,9 @@ def entries_of(*given_entries: Given) -> Entries:
     return tuple((Alignment(dims), frozenset(sites)) for dims, sites in given_entries)
 
 
-def site(name: str, shape: tuple[int, ...], *inflow: Given) -> Vertex:
+def site(name: str, shape: tuple[int, ...], *incoming: Given) -> Vertex:
     """Return a site that needs its score."""
-    return Vertex(name, shape, entries_of(*inflow), needs_score=True)
+    return Vertex(name, shape, entries_of(*incoming), needs_score=True)
 
 
 def term(shape: tuple[int, ...], *entries: Given) -> TermShape:
@@ -134,7 +134,7 @@ def test_flattening_loses_every_alignment_and_no_dependency() -> None:
     )
     flat = flattened(structure)
     lost = Alignment((LOST, LOST))
-    assert [v.inflow for v in flat.sites] == [(), ((lost, frozenset({0})),), ()]
+    assert [v.incoming for v in flat.sites] == [(), ((lost, frozenset({0})),), ()]
     assert [t.entries for t in flat.terms] == [((lost, frozenset({0, 1})),), ()]
     assert [v.shape for v in flat.sites] == [v.shape for v in structure.sites]
     assert reached(flat) == ({((LOST, LOST),): {0}}, {((LOST, LOST),): {0}}, {})
@@ -191,7 +191,7 @@ def alignments_by_path(structure: Structure, number: int) -> dict[int, list[Alig
     while pending:
         at, alignment = pending.pop()
         found.setdefault(at, []).append(alignment)
-        for edge, parents in structure.sites[at].inflow:
+        for edge, parents in structure.sites[at].incoming:
             dims = tuple(LOST if d == LOST else edge.dims[d] for d in alignment.dims)  # type: ignore[index]
             pending.extend((parent, Alignment(dims)) for parent in parents)
     return found

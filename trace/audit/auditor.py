@@ -11,7 +11,7 @@ or where an operator marks them later, before the next one.
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,44 +43,17 @@ from ancestral.trace.audit.tables import (
     LEAVES,
     Audited,
     AuditError,
+    Finding,
+    Made,
+    Origin,
     is_shaped,
     read_of,
 )
 from ancestral.trace.context.apart import refuse_apart
 from ancestral.trace.context.patch import pop_dispatch_mode, pop_function_mode
-from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.nodes.node import Node
-
-
-@dataclass(frozen=True)
-class _Origin:
-    op: str
-    location: Location
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """Something that must have been noted by the time the call that it happened in is over."""
-
-    op: str
-    location: Location
-    sources: Sources
-    address: int | None = None
-    is_number: bool = False
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A call whose results are not marked yet: operators mark them when the call is over."""
-
-    op: str
-    location: Location
-    results: tuple[Any, ...]  # weak references
-    claims: frozenset[Source]  # of its operands
-    drawn: int  # how many draws there were before
-    elsewhere: frozenset[Source] = frozenset()  # in other parts of what a part is taken of
 
 
 class Auditor:
@@ -92,9 +65,9 @@ class Auditor:
         self._memory = Memory()
         self._following: Any = Following(self._memory, self._origin, self._look, self._is_due)
         self._functions: Any = Calling(self._before, self._refused)
-        self._made: list[_Made] = []
-        self._escapes: list[_Finding] = []
-        self._draws: list[_Finding] = []
+        self._made: list[Made] = []
+        self._escapes: list[Finding] = []
+        self._draws: list[Finding] = []
         self._results: list[Any] = []  # weak references to what user code was given
         self._sites: list[Source] = []
         self._compared: set[Source] = set()
@@ -137,7 +110,7 @@ class Auditor:
             self._draws = [draw for draw in self._draws if draw.address != address]
             drawn = [draw.sources for draw in direct] or [self._memory.of(value)]
             self._inflow(node, [t for t, _ in held], drawn)
-            own: Sources = {node.source: _Origin(f"the draw of {node.name!r}", node.location)}
+            own: Sources = {node.source: Origin(f"the draw of {node.name!r}", node.location)}
             storage = storage_of(value)
             is_shared = any(_address(t) == address for t, _ in held)
             is_whole = storage is None or storage.nbytes() == value.numel() * value.itemsize
@@ -161,7 +134,7 @@ class Auditor:
     def _inflow(self, node: Node, held: list[Tensor], more: list[Sources]) -> None:
         if not self._is_open():
             return
-        known = _origins(node.inflow)
+        known = _origins(node.param_provenance)
         needed = {s for found in [*map(self._memory.of, held), *more] for s in found}
         self._compared |= needed
         lost = self._unexplained(needed - known - {node.source})
@@ -184,8 +157,8 @@ class Auditor:
         is_backward = current_graph_task_id() != -1
         return self._is_open() and not (is_backward and self._universe.state == "used")
 
-    def _origin(self, op: Any) -> _Origin:
-        return _Origin(str(op), call().location)
+    def _origin(self, op: Any) -> Origin:
+        return Origin(str(op), call().location)
 
     def _look(self, step: Step) -> None:
         """Note reads and draws, which the recording must know of soon."""
@@ -200,7 +173,7 @@ class Auditor:
             where = call()
             if not (where.is_internal or where.is_check):
                 is_number = "_local_scalar_dense" in step.name
-                found = _Finding(step.name, where.location, read, is_number=is_number)
+                found = Finding(step.name, where.location, read, is_number=is_number)
                 self._escapes.append(found)
         if step.name in DRAWS and not local.is_inside:
             filled = list(written(step.op, step.args, step.kwargs))
@@ -209,7 +182,7 @@ class Auditor:
             sources = {s: at for t in parameters for s, at in self._memory.of(t).items()}
             if sources or any(t.requires_grad for t in parameters):
                 address = _address(step.results[0])
-                self._draws.append(_Finding(step.name, call().location, sources, address))
+                self._draws.append(Finding(step.name, call().location, sources, address))
 
     def _before(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -232,14 +205,14 @@ class Auditor:
                 refuse_apart(source)
             read = _union(self._memory.of(t) for t in given) if _name(func) in LEAVES else {}
         elsewhere = _confined(given[0]) if given and _name(func) in PARTS else frozenset()
-        made = _Made(spelled(func), where.location, (), claims, len(self._sites), elsewhere)
+        made = Made(spelled(func), where.location, (), claims, len(self._sites), elsewhere)
         is_carried = is_marked and not is_shaped(_name(func), args, kwargs)
         return partial(self._after, func, made, given, read, is_marked, is_carried)
 
     def _after(
         self,
         func: Any,
-        made: _Made,
+        made: Made,
         given: list[Tensor],
         read: Sources,
         is_marked: bool,
@@ -256,7 +229,7 @@ class Auditor:
                     self._memory.claim(tensor, unseen)
             self._escapes = [replace(escape, op=made.op) for escape in self._escapes]
             if read:
-                self._escapes.append(_Finding(made.op, made.location, read))
+                self._escapes.append(Finding(made.op, made.location, read))
             if not local.is_inside:  # what a draw is made of is nobody's afterwards
                 self._results.extend(map(weakref.ref, fresh))
             self._made.append(replace(made, results=tuple(map(weakref.ref, [*fresh, *given]))))
@@ -298,7 +271,7 @@ class Auditor:
                 "and its score is missing; draw outside of autograd.Function and scripted code",
             )
 
-    def _require_noted(self, escape: _Finding) -> None:
+    def _require_noted(self, escape: Finding) -> None:
         here = escape.location
         noted = {
             name
@@ -317,7 +290,7 @@ class Auditor:
                 "and the recording did not note the escape",
             )
 
-    def _compare(self, tensor: Tensor, made: _Made | None = None) -> None:
+    def _compare(self, tensor: Tensor, made: Made | None = None) -> None:
         """Compare what a tensor claims with what its bytes depend on."""
         if not self._is_open():
             return
@@ -349,8 +322,8 @@ class Auditor:
                     "though no operand does",
                 )
         if extra:
-            place = made or _Origin("a tensor", call().location)
-            self._memory.claim(tensor, dict.fromkeys(extra, _Origin(place.op, place.location)))
+            place = made or Origin("a tensor", call().location)
+            self._memory.claim(tensor, dict.fromkeys(extra, Origin(place.op, place.location)))
 
     def _unexplained(self, sources: Iterable[Source]) -> frozenset[Source]:
         explained = _origins(controlling()).union(*map(_origins, local.around))

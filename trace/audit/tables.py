@@ -115,3 +115,34 @@ class Audited:
 
 
 GRADIENTS = ("grad", "torch.Tensor.grad.__get__", "torch.Tensor._grad.__get__")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An op, and the line that it was called at."""
+
+    op: str
+    location: Location
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must have been noted by the time the call that it happened in is over."""
+
+    op: str
+    location: Location
+    sources: Sources
+    address: int | None = None
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """A call whose results are not marked yet: operators mark them when the call is over."""
+
+    op: str
+    location: Location
+    results: tuple[Any, ...]  # weak references
+    claims: frozenset[Source]  # of its operands
+    drawn: int  # how many draws there were before
+    elsewhere: frozenset[Source] = frozenset()  # in other parts of what a part is taken of

@@ -231,7 +231,7 @@ def direct_edges(nodes: Sequence[Node]) -> Iterator[Edge]:
 
 def influence(node: Node) -> Provenance | None:
     """Return what the density of a node depends on but for its own draw, over its shape."""
-    parts = [node.inflow]
+    parts = [node.param_provenance]
     if node.type == "sample":
         parts.append(_weight(node, node.mask))
         parts.append(_weight(node, node.scale))

@@ -179,7 +179,7 @@ def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
     """
     direct = _direct(structure)
     closures: dict[int, tuple[Closure, TermSet]] = {}
-    waiting = [sum(len(parents) for _, parents in site.inflow) for site in structure.sites]
+    waiting = [sum(len(parents) for _, parents in site.incoming) for site in structure.sites]
     for number in reversed(range(len(structure.sites))):
         children = [edge for edge in structure.children[number] if edge[0] in closures]
         built = _Built(direct[number], children, closures, len(structure.terms))

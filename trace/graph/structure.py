@@ -22,7 +22,7 @@ class Vertex:
 
     name: str
     shape: Shape
-    inflow: Entries  # of sites, over shape
+    incoming: Entries  # of sites, over shape
     needs_score: bool
 
 
@@ -46,7 +46,7 @@ class Structure:
         """For each site, its direct children, and their alignment with it."""
         found: list[list[tuple[int, Alignment]]] = [[] for _ in self.sites]
         for child, site in enumerate(self.sites):
-            for alignment, parents in site.inflow:
+            for alignment, parents in site.incoming:
                 for parent in parents:
                     found[parent].append((child, alignment))
         return tuple(tuple(children) for children in found)
@@ -79,7 +79,7 @@ def flattened(structure: Structure) -> Structure:
     """Return the structure with every alignment lost: whole sites and whole terms."""
     return Structure(
         tuple(
-            Vertex(v.name, v.shape, _lost(v.inflow, len(v.shape)), v.needs_score)
+            Vertex(v.name, v.shape, _lost(v.incoming, len(v.shape)), v.needs_score)
             for v in structure.sites
         ),
         tuple(TermShape(t.shape, _lost(t.entries, len(t.shape))) for t in structure.terms),

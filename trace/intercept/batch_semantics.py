@@ -15,7 +15,12 @@ from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.refine import is_whole, sharpened
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
-from ancestral.trace.nodes.distribution_params import Held, inflow, is_of_torch, over_batch
+from ancestral.trace.nodes.distribution_params import (
+    Held,
+    is_of_torch,
+    over_batch,
+    param_provenance,
+)
 
 
 def keep_of_density(fn: Distribution, value: object, density: object) -> None:
@@ -55,7 +60,7 @@ def _keep(result: object, fn: Distribution, held: Iterable[Held], event: int) ->
     assert isinstance(result, ProvenanceTensor)
     shape = _shape_of(result)
     batch = len(shape) - event
-    claimed = inflow(fn, list(held), shape[:batch], None)
+    claimed = param_provenance(fn, list(held), shape[:batch], None)
     if claimed is None:
         return
     known = result._provenance

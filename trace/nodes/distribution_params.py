@@ -238,7 +238,7 @@ def _events_of_torch(kind: Any) -> tuple[tuple[str, int], ...]:
     return tuple({**events, **stored}.items())
 
 
-def inflow(
+def param_provenance(
     fn: Distribution, held: list[Held], shape: Shape, drawn: Provenance | None
 ) -> Provenance | None:
     """Return the provenance of the parameters of `fn` over the independent draws, [*shape].

@@ -17,8 +17,8 @@ from ancestral.provenance.tensor.tensor import alias, attach, provenance
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import (
     factorized,
-    inflow,
     is_of_torch,
+    param_provenance,
     parameters,
     parts_of,
 )
@@ -37,7 +37,7 @@ class _Site(Protocol):
     @property
     def source(self) -> Source: ...
     @property
-    def inflow(self) -> Provenance | None: ...
+    def param_provenance(self) -> Provenance | None: ...
     @property
     def held(self) -> Provenance | None: ...
     @property
@@ -107,7 +107,7 @@ def tracked_density(node: _Site, *, is_masked: bool) -> Tensor:
 
 def _joined(node: _Site, shape: tuple[int, ...]) -> Provenance | None:
     """Return what the value and the parameters depend on, over a density of this shape."""
-    value, upstream = _of_value(node), node.inflow
+    value, upstream = _of_value(node), node.param_provenance
     if shape != node.shape:
         value = None if value is None else _broadcast(value, shape)
         upstream = None if upstream is None else _wider(node, upstream, shape)
@@ -125,7 +125,9 @@ def _wider(node: _Site, known: Provenance, shape: tuple[int, ...]) -> Provenance
     """Return what the parameters depend on where they have more dimensions than the value."""
     fn = node.fn
     found = (
-        None if node.enumeration is None or fn is None else inflow(fn, parameters(fn), shape, None)
+        None
+        if node.enumeration is None or fn is None
+        else param_provenance(fn, parameters(fn), shape, None)
     )
     if found is None or found.universe is not known.universe:
         return known.lost(shape)

@@ -86,9 +86,9 @@ class Gate:
 class Node:
     """One step of a run: a random choice, a cost, a parameter, a plate, a value that was named.
 
-    `shape` is that of the independent draws, the leading dimensions of `value`; what follows is
-    an event. `inflow` is the provenance of the distribution's parameters over that shape, or of the
-    value where there is no distribution.
+    `shape` is that of the independent draws, the leading dimensions of `value`; what follows is an
+    event. `param_provenance` is the provenance of the distribution's parameters over that shape, or
+    of the value where there is no distribution.
 
     Attributes:
         type: "sample", "param", "plate", "deterministic" or "cost".
@@ -103,7 +103,7 @@ class Node:
     value: Tensor  # [*shape, *event], plain, as it was drawn
     shape: Shape
     source: Source
-    inflow: Provenance | None
+    param_provenance: Provenance | None
     location: Location
     module_path: str = ""
     is_observed: bool = False
@@ -133,9 +133,9 @@ class Node:
     @property
     def parents(self) -> frozenset[str]:
         """The names of the sources and named values that reach the parameters, directly."""
-        if self.inflow is None:
+        if self.param_provenance is None:
             return frozenset()
-        origins = self.inflow.universe.origins(self.inflow.members, NAMED)
+        origins = self.param_provenance.universe.origins(self.param_provenance.members, NAMED)
         return frozenset(source.name for source in origins)
 
     @property

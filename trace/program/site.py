@@ -13,7 +13,13 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
 from ancestral.trace.context.place import Place, module_path
 from ancestral.trace.context.stack import Recording, local
-from ancestral.trace.nodes.distribution_params import Held, factorized, grouped, inflow, parameters
+from ancestral.trace.nodes.distribution_params import (
+    Held,
+    factorized,
+    grouped,
+    param_provenance,
+    parameters,
+)
 from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate import open_plates, scale_of
@@ -103,7 +109,7 @@ def given(request: Request) -> Request:
         value=plain,
         shape=shape,
         source=source,
-        inflow=controlled(_upstream(request, held, shape), shape),
+        param_provenance=controlled(_upstream(request, held, shape), shape),
         location=request.where.location,
         module_path=module_path(request.where.modules),
         is_observed=request.is_observed,
@@ -134,9 +140,9 @@ def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | 
     assert fn is not None
     batch = factorized(fn).batch_shape
     if request.enumeration is None or len(batch) <= len(shape):
-        return inflow(fn, held, shape, None)
+        return param_provenance(fn, held, shape, None)
     whole = tuple(torch.broadcast_shapes(shape, batch))
-    found = inflow(fn, held, whole, None)
+    found = param_provenance(fn, held, whole, None)
     last = tuple(range(len(whole) - len(shape), len(whole)))
     return None if found is None else found.remap(shape, last)
 
@@ -164,7 +170,7 @@ def named(request: Request) -> Request:
         value=untrack(value),
         shape=size,
         source=source,
-        inflow=None if is_cut else controlled(found, size),
+        param_provenance=None if is_cut else controlled(found, size),
         location=request.where.location,
         module_path=module_path(request.where.modules),
         is_given=is_cut,

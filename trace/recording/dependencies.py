@@ -46,15 +46,15 @@ Along the other plates that both are in, element n depends on element n alone.
 class Factor:
     """The density of one site, as a factor of that of the program.
 
-    `places` has the dimension of the site that each of its plates is. `inflow` says of each latent
-    site that the density depends on directly how it does, the earliest first.
+    `places` has the dimension of the site that each of its plates is. `incoming` says of each
+    latent site that the density depends on directly how it does, the earliest first.
     """
 
     name: str
     is_latent: bool
     plates: Mapping[str, Plate]
     places: Mapping[str, int]
-    inflow: Mapping[str, tuple[Alignment, ...]]
+    incoming: Mapping[str, tuple[Alignment, ...]]
 
 
 def prior_dependencies(trace: Trace) -> Dependencies:
@@ -70,7 +70,7 @@ def prior_dependencies(trace: Trace) -> Dependencies:
     known = factors(trace)
     return {
         site.name: {
-            **{name: _coupled_along(site, known[name]) for name in site.inflow},
+            **{name: _coupled_along(site, known[name]) for name in site.incoming},
             site.name: frozenset(),
         }
         for site in known.values()
@@ -102,7 +102,7 @@ def posterior_dependencies(trace: Trace) -> Dependencies:
         found[earlier][later] = sets.setdefault(both, both)
 
     for site in known.values():
-        parents = [known[name] for name in site.inflow]
+        parents = [known[name] for name in site.incoming]
         if site.is_latent:
             couple(site.name, site.name, frozenset())
         for parent in parents:
@@ -116,24 +116,24 @@ def factors(trace: Trace) -> dict[str, Factor]:
     """Return the densities of a trace by site, in program order."""
     nodes = [node for node in trace.values() if node.type == "sample" and not _is_left_out(node)]
     places = {node.name: place for place, node in enumerate(nodes) if node.is_stochastic}
-    inflow: dict[str, dict[str, tuple[Alignment, ...]]] = {node.name: {} for node in nodes}
+    incoming: dict[str, dict[str, tuple[Alignment, ...]]] = {node.name: {} for node in nodes}
     for edge in direct_edges(nodes):
         if edge.parent in places:
-            claims = inflow[edge.child]
+            claims = incoming[edge.child]
             claims[edge.parent] = (*claims.get(edge.parent, ()), edge.alignment)
-    return {node.name: _factor(node, _sorted(inflow[node.name], places)) for node in nodes}
+    return {node.name: _factor(node, _sorted(incoming[node.name], places)) for node in nodes}
 
 
 def _sorted(
-    inflow: dict[str, tuple[Alignment, ...]], places: dict[str, int]
+    incoming: dict[str, tuple[Alignment, ...]], places: dict[str, int]
 ) -> dict[str, tuple[Alignment, ...]]:
-    return {name: inflow[name] for name in sorted(inflow, key=places.__getitem__)}
+    return {name: incoming[name] for name in sorted(incoming, key=places.__getitem__)}
 
 
-def _factor(node: Node, inflow: Mapping[str, tuple[Alignment, ...]]) -> Factor:
+def _factor(node: Node, incoming: Mapping[str, tuple[Alignment, ...]]) -> Factor:
     plates = {plate.name: plate for plate in node.cond_indep_stack if plate.dim is not None}
     places = {name: place for name, p in plates.items() if (place := place_in(node, p)) is not None}
-    return Factor(node.name, node.is_stochastic, plates, places, inflow)
+    return Factor(node.name, node.is_stochastic, plates, places, incoming)
 
 
 def _is_left_out(node: Node) -> bool:
@@ -156,7 +156,7 @@ def _coupled_along(site: Factor, parent: Factor) -> frozenset[str]:
         if site.plates[name].subsample_size > 1
         and any(
             kept(claim)[site.places[name]] != parent.places[name]
-            for claim in site.inflow[parent.name]
+            for claim in site.incoming[parent.name]
         )
     )
 
@@ -168,7 +168,10 @@ def _married_along(child: Factor, one: Factor, other: Factor) -> frozenset[str]:
         for name in _shared(one, other)
         if not (name in child.plates and child.plates[name].subsample_size == 1)
         and not _go_together(
-            child.inflow[one.name], one.places[name], child.inflow[other.name], other.places[name]
+            child.incoming[one.name],
+            one.places[name],
+            child.incoming[other.name],
+            other.places[name],
         )
     )
 
@@ -209,7 +212,7 @@ def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
     known = factors(trace)
     model = nx.DiGraph()
     model.add_nodes_from(known)
-    model.add_edges_from((parent, site.name) for site in known.values() for parent in site.inflow)
+    model.add_edges_from((parent, site.name) for site in known.values() for parent in site.incoming)
     data = {site.name for site in known.values() if not site.is_latent}
     needed = data.union(*(nx.ancestors(model, name) for name in data))
     moral = nx.moral_graph(model.subgraph(needed))
@@ -222,7 +225,7 @@ def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
         eliminated.append((name, frozenset(moral[name])))
         moral.add_edges_from(combinations(moral[name], 2))
         moral.remove_node(name)
-    rest = {name: frozenset(known[name].inflow) for name in known if name not in needed}
+    rest = {name: frozenset(known[name].incoming) for name in known if name not in needed}
     return {**dict(reversed(eliminated)), **rest}
 
 

@@ -180,12 +180,14 @@ class Ledger:
     def _inherited(self, node: Node, claimed: dict[str, int]) -> _Standings:
         """Return how a node stands to the plates that it depends on; raise where it must not."""
         found: _Standings = {}
-        for source, dims in direct(node.inflow):
+        for source, dims in direct(node.param_provenance):
             for name, before in self._of(source).items():
                 now = self._moved(before, name, dims)
                 if before.apart and not now.apart:
-                    assert node.inflow is not None
-                    now = now._replace(mixed=mixed_by(node.inflow, source, min(before.apart)))
+                    assert node.param_provenance is not None
+                    now = now._replace(
+                        mixed=mixed_by(node.param_provenance, source, min(before.apart))
+                    )
                 if name in claimed and self._is_broken(name, claimed[name], now):
                     plate = next(p for p in node.cond_indep_stack if p.name == name)
                     is_direct = before.member.source is source
@@ -213,13 +215,13 @@ class Ledger:
         pending = [source]
         while pending:
             top = pending[-1]
-            if top in self._standings or top.inflow is None:
+            if top in self._standings or top.stands_for is None:
                 pending.pop()
                 continue
             unknown = [
                 s
-                for s, _ in direct(top.inflow)
-                if s.inflow is not None and s not in self._standings
+                for s, _ in direct(top.stands_for)
+                if s.stands_for is not None and s not in self._standings
             ]
             pending.extend(unknown)
             if not unknown:
@@ -228,7 +230,7 @@ class Ledger:
 
     def _behind(self, top: Source) -> _Standings:
         found: _Standings = {}
-        for source, dims in direct(top.inflow):
+        for source, dims in direct(top.stands_for):
             for name, standing in self._standings.get(source, {}).items():
                 now = self._moved(standing, name, () if top.is_decision else dims)
                 found[name] = now if name not in found else _joined(found[name], now)
@@ -253,4 +255,4 @@ def _named(node: Node) -> str:
 def _source_named(source: Source) -> str:
     if source.is_named:
         return f"the value {source.name!r}"
-    return f"site {source.name!r}" if source.inflow is None else source.name
+    return f"site {source.name!r}" if source.stands_for is None else source.name

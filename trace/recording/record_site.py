@@ -32,7 +32,7 @@ from ancestral.trace.nodes.distribution_params import (
     factorized,
     forget_noise,
     grouped,
-    inflow,
+    param_provenance,
     parameters,
 )
 from ancestral.trace.nodes.node import Gate, Node
@@ -104,7 +104,7 @@ def draw(
     is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
-    found = controlled(inflow(fn, held, shape, provenance(value)), shape)
+    found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
     name = _site_name(traces[0], fn, where, path, name, request)
@@ -127,7 +127,7 @@ def draw(
         value=plain,
         shape=shape,
         source=source,
-        inflow=found,
+        param_provenance=found,
         location=where.location,
         module_path=path,
         is_reparameterized=is_reparameterized,
@@ -168,7 +168,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     """Record that the density of `fn` was asked at a value that depends on no site."""
     shape = tuple(raw(Tensor.size, density))
     held = parameters(fn)
-    found = controlled(inflow(fn, held, shape, None), shape)
+    found = controlled(param_provenance(fn, held, shape, None), shape)
     outermost = local.traces[0]
     unique = outermost.fresh_name(name)
     node = Node(
@@ -178,7 +178,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         value=untrack(value),
         shape=shape,
         source=Source(unique, shape, outermost.universe),
-        inflow=found,
+        param_provenance=found,
         location=where.location,
         module_path=module_path(where.modules),
         is_observed=True,
@@ -206,7 +206,7 @@ def declare(name: str, value: Tensor) -> None:
         value=value,
         shape=shape,
         source=Source(name, shape, outermost.universe),
-        inflow=controlled(found, shape),
+        param_provenance=controlled(found, shape),
         location=place().location,
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),

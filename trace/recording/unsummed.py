@@ -40,13 +40,15 @@ class Spread:
         outermost = trace.universe.owner
         for node in (*getattr(outermost, "everything", ()), *trace.everything):
             self.nodes.setdefault(node.source, node)
-            behind = self._own(node) or self._among(node.inflow if node.held is None else node.held)
+            behind = self._own(node) or self._among(
+                node.param_provenance if node.held is None else node.held
+            )
             if behind is not None:
                 self._sites.setdefault(node.source, behind)
 
     def behind(self, node: Node) -> str | None:
         """Return the enumerated site for each of whose values a density, or a cost, is there."""
-        return self._own(node) or self._among(node.inflow) or self._among(node.held)
+        return self._own(node) or self._among(node.param_provenance) or self._among(node.held)
 
     def refuse(self, nodes: Iterable[Node], what: str) -> None:
         """Raise if one of some nodes is to be summed; `what` says as a part of what.

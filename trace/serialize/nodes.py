@@ -68,7 +68,7 @@ class Writer:
                 "shape": list(source.shape),
                 "is_known": source.is_known,
                 "is_named": source.is_named,
-                "inflow": self.provenance(source.inflow),
+                "stands_for": self.provenance(source.stands_for),
             }
             for source in self._numbers
         ]
@@ -98,7 +98,7 @@ class Writer:
             "value": kept(node.value),
             "shape": list(node.shape),
             "source": self._numbers[node.source],
-            "inflow": self.provenance(node.inflow),
+            "param_provenance": self.provenance(node.param_provenance),
             "held": self.provenance(node.held),
             "control": self.provenance(node.control),
             "location": location(node.location),
@@ -140,7 +140,7 @@ class Reader:
                 field(item, "name", str),
                 tuple(items(item, "shape", int)),
                 universe,
-                self.provenance(field(item, "inflow", object)),
+                self.provenance(field(item, "stands_for", object)),
                 is_known=field(item, "is_known", bool),
                 is_named=field(item, "is_named", bool),
             )
@@ -166,7 +166,7 @@ class Reader:
             value=value,
             shape=tuple(items(data, "shape", int)),
             source=self._source(data),
-            inflow=self.provenance(field(data, "inflow", object)),
+            param_provenance=self.provenance(field(data, "param_provenance", object)),
             held=self.provenance(field(data, "held", object)),
             control=self.provenance(field(data, "control", object)),
             location=location_of(field(data, "location", dict)),
@@ -226,9 +226,9 @@ def sources_of(nodes: Sequence[Node]) -> set[Source]:
     found = {node.source for node in nodes}
     for node in nodes:
         weights = (provenance(node.mask), provenance(node.scale))
-        for part in (node.inflow, node.held, node.control, *weights):
+        for part in (node.param_provenance, node.held, node.control, *weights):
             found |= sources_behind(part)
-        found |= sources_behind(node.source.inflow)
+        found |= sources_behind(node.source.stands_for)
     return found
 
 
@@ -236,7 +236,7 @@ def sources_behind(found: Provenance | None) -> set[Source]:
     """Return the sources that a provenance names, and those that named values stand for."""
     met = set() if found is None else set(claimed(found, NAMED))
     for source in list(met):
-        met |= sources_behind(source.inflow)
+        met |= sources_behind(source.stands_for)
     return met
 
 
