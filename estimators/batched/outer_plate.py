@@ -49,7 +49,7 @@ class OuterEscapeError(SiteError):
 def width(node: Node) -> int:
     """Return how many dimensions of its batch a node uses, or the plates around it."""
     plates = (-plate.dim for plate in node.cond_indep_stack if plate.dim is not None)
-    batch = node.shape[: len(node.shape) - node.grouped] if node.type == "sample" else ()
+    batch = node.shape[: len(node.shape) - node.event_dims] if node.type == "sample" else ()
     if node.enumeration is not None:  # what stands for values is to the left, behind ones
         batch = trailing(batch, node.enumeration.room)
         batch = batch[next((i for i, size in enumerate(batch) if size != 1), len(batch)) :]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 
 
 class Watch(Handler):
@@ -49,13 +49,13 @@ class Watch(Handler):
         self._calls.__exit__(kind, error, traceback)
         self._look()
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Look before a statement."""
         self._look()
         self.is_answering = True
-        return request
+        return message
 
-    def answered(self, request: Request) -> None:
+    def postprocess(self, message: Message) -> None:
         """Go on from after it: what it has drawn is its own."""
         self.is_answering = False
         self._before = _states()

@@ -46,7 +46,7 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import line_of
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate import PlateError
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.untrack import Vouched, listening
 
@@ -129,18 +129,18 @@ class _Given(Handler):
     def __init__(self, many: Traces, first: Traces, turn: int) -> None:
         self._many, self._first, self._turn = many, first, turn
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a site its value."""
-        if request.value is not None or request.is_intervened or request.kind != "sample":
-            return request
+        if message.value is not None or message.is_intervened or message.kind != "sample":
+            return message
         for trace, first in zip(self._many, self._first, strict=True):
-            node, shown = trace.get(request.name), first.get(request.name)
+            node, shown = trace.get(message.name), first.get(message.name)
             if node is None or shown is None or node.type != "sample" or not node.value.dim():
                 continue
             value = untrack(node.value).detach()[self._turn]
             if value.numel() == shown.value.numel():
-                return replace(request, value=value.reshape(shown.value.shape))
-        return request
+                return replace(message, value=value.reshape(shown.value.shape))
+        return message
 
 
 def _refuse_shared(many: Traces, first: Traces) -> None:

@@ -257,12 +257,12 @@ def _refuse_mixed(node: Node, nodes: Mapping[Source, Node]) -> None:
         return
     density = tracked_density(node, is_masked=True)
     found = provenance(density)
-    batch = tuple(density.shape[: density.dim() - node.grouped])
+    batch = tuple(density.shape[: density.dim() - node.event_dims])
     for source, alignments in () if found is None else claimed(found).items():
         behind = nodes.get(source)
         if behind is None or not behind.is_enumerated:
             continue
-        theirs = source.shape[: len(source.shape) - behind.grouped]
+        theirs = source.shape[: len(source.shape) - behind.event_dims]
         for i, size in enumerate(theirs):
             if size != 1 and not is_kept_at(batch, alignments, i, i - len(theirs), size):
                 raise MixedDensityError(node, behind)

@@ -40,7 +40,7 @@ from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import lies_within, support_of
 from ancestral.trace.program.site import unseen
 from ancestral.trace.recording.effects import unchecked
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 
 
@@ -149,24 +149,24 @@ class _replay_fitting(replay):  # noqa: N801 (a verb, as that which it narrows)
     These are given, not drawn: a recording around both knows a draw of that name already.
     """
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a site the value that it has in the trace, if it fits."""
-        node = self.trace.get(request.name)
-        is_draw = request.kind == "sample" and request.value is None and node is not None
-        if not is_draw or _fits(request, node):
-            return super().ask(request)
-        assert request.fn is not None
-        return replace(request, value=untrack(unseen(request.fn)))
+        node = self.trace.get(message.name)
+        is_draw = message.kind == "sample" and message.value is None and node is not None
+        if not is_draw or _fits(message, node):
+            return super().process(message)
+        assert message.fn is not None
+        return replace(message, value=untrack(unseen(message.fn)))
 
 
-def _fits(request: Request, node: Node | None) -> bool:
-    assert request.fn is not None
+def _fits(message: Message, node: Node | None) -> bool:
+    assert message.fn is not None
     assert node is not None
-    expected = (*request.fn.batch_shape, *request.fn.event_shape)
-    event = len(request.fn.event_shape)
+    expected = (*message.fn.batch_shape, *message.fn.event_shape)
+    event = len(message.fn.event_shape)
     if node.type != "sample" or not fits(tuple(node.value.shape), expected, event):
         return False
-    return _is_inside(request.fn, node)
+    return _is_inside(message.fn, node)
 
 
 def _differences(pair: Pair) -> Iterator[GuideError]:

@@ -29,7 +29,7 @@ from ancestral.trace.handlers.condition import uncondition
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.recording.effects import unchecked
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
@@ -153,28 +153,28 @@ class Given(Handler):
         self._stacked, self._layout = stacked, layout
         self._met: list[str] = []
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a sample its values, be it observed or not."""
-        if request.kind != "sample" or request.is_intervened:
-            return request
-        self._met.append(request.name)
-        stacked = self._stacked.get(request.name)
+        if message.kind != "sample" or message.is_intervened:
+            return message
+        self._met.append(message.name)
+        stacked = self._stacked.get(message.name)
         if stacked is None:
-            return request
-        assert request.fn is not None
-        event = len(request.fn.event_shape)
-        batch = tuple(request.fn.batch_shape)
+            return message
+        assert message.fn is not None
+        event = len(message.fn.event_shape)
+        batch = tuple(message.fn.batch_shape)
         if self._layout.turn is None:
             batch = batch[len(batch) - (stacked.dim() - 1 - event) :]
-        if tuple(stacked.shape[1:]) != (*batch, *request.fn.event_shape):
+        if tuple(stacked.shape[1:]) != (*batch, *message.fn.event_shape):
             raise StackedValuesError(
-                request.name,
+                message.name,
                 f"each of them has shape {list(stacked.shape[1:])}; expected "
-                f"{[*batch, *request.fn.event_shape]}, as at {request.where.location}, after the "
+                f"{[*batch, *message.fn.event_shape]}, as at {message.where.location}, after the "
                 "first dimension, of the samples",
             )
         value = self._layout.given(stacked, event)
-        return replace(request, value=value, is_observed=False, origin=None)
+        return replace(message, value=value, is_observed=False, origin=None)
 
     def refuse_unmet(self) -> None:
         """Raise if a value was given to a site that the program has not."""

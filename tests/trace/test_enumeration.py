@@ -123,7 +123,7 @@ def test_what_is_infinite_is_drawn() -> None:
 
 @pytest.mark.parametrize("is_inside", [True, False])
 def test_infer_config_leaves_a_site_to_be_drawn_inside_and_outside(is_inside: bool) -> None:
-    config = infer_config(lambda request: {"enumerate": request.name != "z"})
+    config = infer_config(lambda message: {"enumerate": message.name != "z"})
     inner, outer = (config, enumeration()) if is_inside else (enumeration(), config)
     with an.record() as trace, outer, inner:
         an.sample("z", Categorical(P))

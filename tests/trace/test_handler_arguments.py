@@ -28,8 +28,8 @@ def steps() -> Iterator[int]:
 
 
 WRONG: list[tuple[str, type[Exception], str]] = [
-    ("block(where=3)", TypeError, "block: where must be a function of a request.*not an int"),
-    ("infer_config(3)", TypeError, "infer_config takes a function of a request.*not an int"),
+    ("block(where=3)", TypeError, "block: where must be a function of a message.*not an int"),
+    ("infer_config(3)", TypeError, "infer_config takes a function of a message.*not an int"),
     ("scale('x')", TypeError, "scale must be a number, or a tensor of them, not a str"),
     ("scale(True)", TypeError, "scale must be a number, or a tensor of them, not a bool"),
     ("scale(float('inf'))", ValueError, "scale must be greater than 0, and finite, not inf"),
@@ -72,13 +72,13 @@ def test_a_wrong_argument_is_told_where_the_handler_is_made(
 
 
 def test_a_function_of_infer_config_that_returns_no_mapping_names_the_site() -> None:
-    handler = untyped.infer_config(lambda request: None)
+    handler = untyped.infer_config(lambda message: None)
     with pytest.raises(an.SiteError, match=r"'z' \(.*returned None; expected a mapping"):
         handler(model)()
 
 
 def test_a_function_of_reparam_that_returns_no_strategy_names_the_site() -> None:
-    handler = untyped.reparam(lambda request: 3)
+    handler = untyped.reparam(lambda message: 3)
     with pytest.raises(handlers.ReparamError, match=r"'z' \(.*an int cannot.*such as LocScale\(\)"):
         handler(model)()
 

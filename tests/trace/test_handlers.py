@@ -154,7 +154,7 @@ def test_handlers_of_different_sites_compose_in_any_order(
         condition(program.data(thirds[0])),
         substitute(program.data([n for n in thirds[1] if n in program.latent])),
         scale(0.5),
-        infer_config(lambda request: {"seen": request.name}),
+        infer_config(lambda message: {"seen": message.name}),
     ]
     first = ran(program, *made)
     for order in itertools.permutations(made):
@@ -294,7 +294,7 @@ def test_a_mask_must_be_of_truth_values() -> None:
 
 def test_block_takes_names_or_a_function() -> None:
     with pytest.raises(ValueError, match="either names or where="):
-        block("z", where=lambda request: True)
+        block("z", where=lambda message: True)
 
 
 def test_replayed_indices_of_a_subsampled_plate_are_those_of_the_trace() -> None:
@@ -351,7 +351,7 @@ def test_a_part_of_a_plate_is_not_replayed_from_a_plate_of_another_size() -> Non
         program(5, 3)  # whose rows 0 to 4 are not rows 0 to 9
     with pytest.raises(an.SiteError, match="expected size 10 and subsample_size 4"):
         replay(program(10, 3))(program)(10, 4)
-    hidden = block(where=lambda request: request.kind == "sample")
+    hidden = block(where=lambda message: message.kind == "sample")
     with pytest.warns(an.errors.NoEffectWarning), replay(program(10)), hidden:
         assert program(20)["data"].value.tolist() == list(range(20))  # other data, all of it
 
@@ -422,7 +422,7 @@ def test_an_error_within_any_handler_leaves_nothing_open() -> None:
         mask(True),
         scale(2.0),
         seed(0),
-        infer_config(lambda request: {}),
+        infer_config(lambda message: {}),
         handlers.reparam({"z": handlers.LocScale()}),
         handlers.lift(Normal(0.0, 1.0)),
         handlers.enumerate(-3),

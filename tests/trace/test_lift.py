@@ -20,7 +20,7 @@ from torch.distributions import (
 
 import ancestral as an
 from ancestral.trace.handlers import (
-    Request,
+    Message,
     UnknownSiteError,
     block,
     condition,
@@ -94,8 +94,8 @@ def test_some_parameters_are_lifted_by_name_or_by_a_function() -> None:
         an.param("a", torch.zeros(2))
         an.param("b", torch.ones(2), constraints.positive)
 
-    def positive(request: Request) -> Distribution | None:
-        is_positive = request.options["constraint"] is constraints.positive
+    def positive(message: Message) -> Distribution | None:
+        is_positive = message.options["constraint"] is constraints.positive
         return Gamma(1.0, 1.0) if is_positive else None
 
     for prior in ({"b": Gamma(1.0, 1.0)}, positive):
@@ -318,7 +318,7 @@ def test_a_prior_that_no_parameter_asked_for_is_an_error() -> None:
 
 def test_a_prior_that_is_no_distribution_is_refused() -> None:
     with pytest.raises(an.SiteError, match=r"'mean' \(.*:\d+\) is drawn from a float"):
-        lift(lambda request: 1.0)(model)()  # type: ignore[arg-type, return-value]
+        lift(lambda message: 1.0)(model)()  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ INPUTS = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
 def coins(theta: Tensor) -> Tensor:
     """Return a loss of a layer whose weights are coins."""
     network = nn.Linear(2, 1, bias=False).double()
-    with lift(lambda request: Bernoulli(logits=theta)):
+    with lift(lambda message: Bernoulli(logits=theta)):
         output = an.module("net", network)(INPUTS)
     return (output - 0.3).square().sum()
 

@@ -196,7 +196,7 @@ def test_draws_of_plain_torch_are_drawn_and_their_line_is_told_once(
 
 
 def test_draws_of_plain_torch_are_drawn_without_a_word_where_that_is_asked_for() -> None:
-    config = infer_config(lambda request: {"enumerate": False} if request.is_found else {})
+    config = infer_config(lambda message: {"enumerate": False} if message.is_found else {})
     p = P.clone().requires_grad_()
     with an.record() as trace, enumeration(), config:
         z = Categorical(p).sample()

@@ -256,7 +256,7 @@ def test_a_value_that_is_substituted_takes_the_place_of_a_parameter(is_outside: 
 
 
 def test_weights_of_samples_leave_parameters_alone() -> None:
-    noted = infer_config(lambda request: {"kind": request.kind})
+    noted = infer_config(lambda message: {"kind": message.kind})
     with an.ParamStore(), an.record() as trace, scale(2.0), mask(False), seed(0), noted:
         an.param("w", torch.ones(2))
         an.sample("z", Normal(0.0, 1.0))

@@ -266,8 +266,8 @@ def test_elements_stay_apart_in_what_a_mask_adds() -> None:
         z = an.sample("z", Normal(torch.zeros(3), 1.0))
         with an.handlers.mask(z > 0):
             an.sample("x", Normal(torch.zeros(2, 3), 1.0), obs=torch.zeros(2, 3))
-            grouped = torch.distributions.Independent(Normal(torch.zeros(3, 2), 1.0), 1)
-            an.sample("y", grouped, obs=torch.zeros(3, 2))
+            event_dims = torch.distributions.Independent(Normal(torch.zeros(3, 2), 1.0), 1)
+            an.sample("y", event_dims, obs=torch.zeros(3, 2))
     dims = {edge.child: edge.alignment.dims for edge in trace.graph.edges}
     assert dims == {"x": (-1, 0), "y": (-1, -1)}
 

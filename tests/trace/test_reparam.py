@@ -36,8 +36,8 @@ from ancestral.errors import DeterministicSiteError
 from ancestral.trace.handlers import (
     GumbelSoftmax,
     LocScale,
+    Message,
     ReparamError,
-    Request,
     Strategy,
     Transform,
     UnknownSiteError,
@@ -278,10 +278,10 @@ def test_auxiliary_sites_are_in_the_plates_of_the_site() -> None:
 
 
 def test_a_function_chooses_by_the_distribution_and_strategies_follow_each_other() -> None:
-    def config(request: Request) -> Strategy | None:
-        if isinstance(request.fn, LogNormal):
+    def config(message: Message) -> Strategy | None:
+        if isinstance(message.fn, LogNormal):
             return Transform()
-        return LocScale() if request.name == "x_base" else None
+        return LocScale() if message.name == "x_base" else None
 
     with an.record() as trace, seed(0), reparam(config):
         an.sample("x", LogNormal(3.0, 0.5))
@@ -304,18 +304,18 @@ def test_draws_of_plain_torch_are_reparameterized_too() -> None:
 
 
 def test_a_function_may_choose_for_all_sites() -> None:
-    with an.record() as trace, reparam(lambda request: LocScale()):
+    with an.record() as trace, reparam(lambda message: LocScale()):
         for name in ("x", "y"):
             an.sample(name, Normal(3.0, 0.5))
     assert list(trace) == ["x_decentered", "x", "y_decentered", "y"]
 
 
 def test_a_strategy_of_the_user_is_a_function() -> None:
-    def halved(request: Request) -> Tensor:
-        fn: Any = request.fn
-        return 2 * an.sample(f"{request.name}_half", Normal(fn.loc / 2, fn.scale / 2))
+    def halved(message: Message) -> Tensor:
+        fn: Any = message.fn
+        return 2 * an.sample(f"{message.name}_half", Normal(fn.loc / 2, fn.scale / 2))
 
-    with an.record() as trace, reparam(lambda request: halved):
+    with an.record() as trace, reparam(lambda message: halved):
         value = an.sample("x", Normal(3.0, 0.5))
     assert list(trace) == ["x_half", "x"]
     torch.testing.assert_close(an.untrack(value), 2 * trace["x_half"].value)
@@ -375,7 +375,7 @@ def test_a_reparameterized_run_is_replayed(is_outside: bool) -> None:
 
 
 def test_a_site_that_is_hidden_within_it_is_left_as_it_is() -> None:
-    with an.record() as trace, reparam(lambda request: LocScale()), block("x"):
+    with an.record() as trace, reparam(lambda message: LocScale()), block("x"):
         program()
     assert list(trace) == []
     with an.record() as trace, block("x_decentered"), HALVES:
@@ -463,7 +463,7 @@ def test_a_centering_does_not_make_a_site_larger(size: tuple[int, ...]) -> None:
     ("value", "came"), [(torch.zeros(7), r"one of shape \[7\]"), (3.0, "a float")]
 )
 def test_a_strategy_makes_a_value_of_its_site(value: Any, came: str) -> None:
-    def strategy(request: Request) -> Any:
+    def strategy(message: Message) -> Any:
         return value
 
     handler = reparam({"x": strategy})
@@ -475,10 +475,10 @@ def test_a_handler_that_draws_in_one_thread_chooses_in_another() -> None:
     inside, outside = threading.Event(), threading.Event()
     kinds: list[str] = []
 
-    def config(request: Request) -> Strategy:
+    def config(message: Message) -> Strategy:
         return waiting
 
-    def waiting(request: Request) -> Tensor:
+    def waiting(message: Message) -> Tensor:
         inside.set()
         assert outside.wait(10)
         return torch.zeros(())

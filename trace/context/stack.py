@@ -91,7 +91,7 @@ class _Local(threading.local):
         # What reached the functions that run out of sight, for the draws within them.
         self.around: list[Provenance] = []
         self.audit: Auditing | None = None  # follows everything a second time
-        self.grouped = 0  # dimensions that `Independent` sums a density over that is being asked
+        self.event_dims = 0  # dimensions that `Independent` sums a density over that is being asked
         self.ended: list[ref[Universe]] = []  # recordings of this thread, the oldest first
         self.without_graph = 0  # functions, in which what is learned does not show, that run
         self.is_inside = False  # a draw or a density: what it does inside is its own affair

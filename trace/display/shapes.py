@@ -49,7 +49,7 @@ def rows_of(nodes: Iterable[Node]) -> Iterator[Row]:
     for node in nodes:
         if node.fn is None:
             what = node.type if node.type != "deterministic" else "value"
-            shape, cut = tuple(node.value.shape), node.value.dim() - node.grouped
+            shape, cut = tuple(node.value.shape), node.value.dim() - node.event_dims
             yield Row(node.name, what, shape[:cut], shape[cut:], _note(node))
             continue
         batch, event = tuple(node.fn.batch_shape), tuple(node.fn.event_shape)

@@ -28,9 +28,9 @@ from ancestral.trace.enumeration.errors import (
 )
 from ancestral.trace.enumeration.markov import Scope, is_in_sight, scope
 from ancestral.trace.graph.find_plates import kept
-from ancestral.trace.nodes.distribution_params import UNKNOWN, grouped, parameters
+from ancestral.trace.nodes.distribution_params import UNKNOWN, event_dims, parameters
 from ancestral.trace.nodes.enumerated import Enumeration, Variable
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.plate_checks import mixed_by
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.unsummed import Spread
@@ -54,9 +54,9 @@ class Group(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What the dimensions of a source stand for, but for the last `grouped`, which are an event."""
+    """What the dimensions of a source stand for, but for the last `event_dims`, which are an event."""
 
-    grouped: int
+    event_dims: int
     enumeration: Enumeration
 
 
@@ -77,55 +77,57 @@ class Dimensions:
         self._held = {dim: held for dim, held in self._held.items() if is_in_sight(held[1], now)}
         return MappingProxyType({dim: variable for dim, (variable, _) in self._held.items()})
 
-    def allocate(self, request: Request, size: int, reserved: frozenset[int]) -> Variable:
+    def allocate(self, message: Message, size: int, reserved: frozenset[int]) -> Variable:
         """Give a site the rightmost dimension that is free."""
         taken = self._held.keys() | reserved
         dim = next(d for d in itertools.count(self.first_dim, -1) if d not in taken)
-        if -dim > MOST_DIMS - len(request.fn.event_shape if request.fn else ()):
-            raise TooManyDimensionsError(request, len(self._held))
-        return self.take(request, Variable(request.name, request.where.location, dim, size))
+        if -dim > MOST_DIMS - len(message.fn.event_shape if message.fn else ()):
+            raise TooManyDimensionsError(message, len(self._held))
+        return self.take(message, Variable(message.name, message.where.location, dim, size))
 
-    def take(self, request: Request, variable: Variable) -> Variable:
+    def take(self, message: Message, variable: Variable) -> Variable:
         """Let a dimension stand for the values of a site from now on."""
         if variable.dim > self.first_dim:
-            raise ReplayedDimensionError(request, variable, self.first_dim)
+            raise ReplayedDimensionError(message, variable, self.first_dim)
         held = self._held.get(variable.dim)
         if held is not None and held[0] is not variable:
-            raise TakenDimensionError(request, variable, held[0])
+            raise TakenDimensionError(message, variable, held[0])
         self._held[variable.dim] = (variable, scope())
         return variable
 
-    def note(self, request: Request) -> None:
+    def note(self, message: Message) -> None:
         """Remember the source of a site that has its value."""
-        assert request.fn is not None
-        assert request.enumeration is not None
-        found = provenance(request.value)
+        assert message.fn is not None
+        assert message.enumeration is not None
+        found = provenance(message.value)
         for source in () if found is None else found.members:
-            self._standings.setdefault(source, Standing(grouped(request.fn), request.enumeration))
+            self._standings.setdefault(
+                source, Standing(event_dims(message.fn), message.enumeration)
+            )
 
-    def check(self, request: Request, variables: Mapping[int, Variable]) -> None:
+    def check(self, message: Message, variables: Mapping[int, Variable]) -> None:
         """Raise unless a site keeps apart what the sites that it depends on are enumerated along.
 
         Raises:
             EnumerationError: if it does not.
         """
-        for group in _groups(request):
+        for group in _groups(message):
             explained = {
                 dim
                 for part in group.parts
                 if part.found is not None
                 for source, alignments in claimed(part.found).items()
-                for dim in self._checked(request, group, part, source, alignments, variables)
+                for dim in self._checked(message, group, part, source, alignments, variables)
             }
             for dim, size in self._wide(group.batch):
                 variable = variables.get(dim)
                 is_explained = dim in explained or not local.traces
                 if variable is None or variable.size != size or not is_explained:
-                    raise CollisionError(request, group.what, group.batch, dim, variable)
+                    raise CollisionError(message, group.what, group.batch, dim, variable)
 
     def _checked(
         self,
-        request: Request,
+        message: Message,
         group: Group,
         part: Part,
         source: Source,
@@ -138,16 +140,16 @@ class Dimensions:
             return
         own, behind = standing.enumeration.own, standing.enumeration.variables
         if own is not None and variables.get(own.dim) is not own:
-            raise OutOfSightError(request, own)
-        batch = source.shape[: len(source.shape) - standing.grouped]
+            raise OutOfSightError(message, own)
+        batch = source.shape[: len(source.shape) - standing.event_dims]
         for i, size in enumerate(batch):
             dim = i - len(batch)
             if size == 1 or (own is None and dim > self.first_dim):
                 continue
             if dim in behind and variables.get(dim) is not behind[dim]:
-                raise OutOfSightError(request, behind[dim])
+                raise OutOfSightError(message, behind[dim])
             if not is_kept_at(part.batch, alignments, i, dim, size):
-                self._refuse(request, group, part, source, i, dim)
+                self._refuse(message, group, part, source, i, dim)
             elif dim <= self.first_dim:
                 yield dim
 
@@ -170,19 +172,19 @@ class Dimensions:
             return Standing(0, unknown)
         if node.enumeration is None and self._around.behind(node) is None:
             return None
-        return Standing(node.grouped, node.enumeration or unknown)
+        return Standing(node.event_dims, node.enumeration or unknown)
 
     def _refuse(
-        self, request: Request, group: Group, part: Part, source: Source, i: int, dim: int
+        self, message: Message, group: Group, part: Part, source: Source, i: int, dim: int
     ) -> NoReturn:
         assert part.found is not None
         mixed = mixed_by(part.found, source, i)
         if dim > self.first_dim:
-            raise MixedRepetitionsError(request, group.what, source.name, dim, mixed)
+            raise MixedRepetitionsError(message, group.what, source.name, dim, mixed)
         standing = self._standings[source]
         behind = None if standing is None else standing.enumeration.variables.get(dim)
         further = 0 if part.batch is None else _too_far(part.found, part.batch, source, i, dim)
-        raise MixedValuesError(request, group.what, source.name, dim, mixed, behind, further)
+        raise MixedValuesError(message, group.what, source.name, dim, mixed, behind, further)
 
     def _wide(self, batch: Shape) -> Iterator[tuple[int, int]]:
         """Yield the dimensions of a batch that stand for values, each with its size."""
@@ -219,22 +221,22 @@ def _too_far(found: Provenance, batch: Shape, source: Source, i: int, dim: int) 
     return max(len(batch) + dim - places.pop(), 0) if len(places) == 1 else 0
 
 
-def _groups(request: Request) -> Iterator[Group]:
+def _groups(message: Message) -> Iterator[Group]:
     """Yield what the density of a site is computed of."""
-    fn = request.fn
+    fn = message.fn
     assert fn is not None
-    further = grouped(fn)
+    further = event_dims(fn)
     parts = [
         Part(provenance(tensor), None if width == UNKNOWN else _leading(tensor, width + further))
         for tensor, width in parameters(fn)
     ]
     yield Group("the batch", parts, tuple(fn.batch_shape))
-    is_own = request.enumeration is not None and request.enumeration.own is not None
+    is_own = message.enumeration is not None and message.enumeration.own is not None
     event = len(fn.event_shape)
     for what, tensor, width in (
-        ("the value", None if is_own else request.value, event),
-        ("the mask", request.mask, 0),
-        ("the scale", request.scale, 0),
+        ("the value", None if is_own else message.value, event),
+        ("the mask", message.mask, 0),
+        ("the scale", message.scale, 0),
     ):
         if isinstance(tensor, Tensor) and raw(Tensor.numel, tensor):
             batch = _leading(tensor, width)

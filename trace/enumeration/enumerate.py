@@ -33,7 +33,7 @@ from ancestral.trace.enumeration.errors import (
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enumerated import Enumeration, Variable, trailing
 from ancestral.trace.recording.effects import warn_of
-from ancestral.trace.recording.message import Handler, Request, handlers
+from ancestral.trace.recording.message import Handler, Message, handlers
 
 
 class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
@@ -80,53 +80,53 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         self._dimensions = Dimensions(self.first_dim)
         return super().__enter__()
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Decide on a sample once all handlers have said what they know of it."""
-        if request.kind == "plate":
-            dim = request.infer["dim"]
+        if message.kind == "plate":
+            dim = message.infer["dim"]
             if dim is not None and dim <= self.first_dim:
-                raise PlateCollisionError(request, dim, self.first_dim)
-        return request.closed_by(self._closed) if request.kind == "sample" else request
+                raise PlateCollisionError(message, dim, self.first_dim)
+        return message.defer(self._closed) if message.kind == "sample" else message
 
-    def answered(self, request: Request) -> None:
+    def postprocess(self, message: Message) -> None:
         """Remember what the value of a sample is."""
-        if request.enumeration is not None:
-            self._dimensions.note(request)
+        if message.enumeration is not None:
+            self._dimensions.note(message)
 
-    def _closed(self, request: Request) -> Request:
+    def _closed(self, message: Message) -> Message:
         """Give a sample all its values, if it has none and can list them."""
-        if request.is_intervened or request.fn is None:
-            return request
+        if message.is_intervened or message.fn is None:
+            return message
         variables = self._dimensions.in_sight()
-        request = replace(request, enumeration=Enumeration(self.first_dim, variables))
-        replayed = None if request.origin is None else request.origin.enumeration
+        message = replace(message, enumeration=Enumeration(self.first_dim, variables))
+        replayed = None if message.origin is None else message.origin.enumeration
         if replayed is not None and replayed.own is not None:
-            request = _own(request, self._dimensions.take(request, replayed.own))
-        self._dimensions.check(request, variables)
-        values = _values(request) if self._is_to_be_enumerated(request) else None
+            message = _own(message, self._dimensions.take(message, replayed.own))
+        self._dimensions.check(message, variables)
+        values = _values(message) if self._is_to_be_enumerated(message) else None
         if values is None:
-            return request
-        own = self._dimensions.allocate(request, values.shape[0], _reserved())
-        return _own(replace(request, value=_spread(request, values, own.dim)), own)
+            return message
+        own = self._dimensions.allocate(message, values.shape[0], _reserved())
+        return _own(replace(message, value=_spread(message, values, own.dim)), own)
 
-    def _is_to_be_enumerated(self, request: Request) -> bool:
-        if request.value is not None:
+    def _is_to_be_enumerated(self, message: Message) -> bool:
+        if message.value is not None:
             return False
-        choice = request.infer.get("enumerate")
+        choice = message.infer.get("enumerate")
         is_known = isinstance(choice, bool | str | None)
         if not is_known or choice not in (None, True, False, "parallel"):
-            raise EnumerateChoiceError(request, choice)
-        assert request.fn is not None
-        is_finite = choice is not False and has_values(request.fn)
+            raise EnumerateChoiceError(message, choice)
+        assert message.fn is not None
+        is_finite = choice is not False and has_values(message.fn)
         if choice and not is_finite:
             raise UnboundedSupportError(
-                request, "has infinitely many values, or does not tell that they are finitely many"
+                message, "has infinitely many values, or does not tell that they are finitely many"
             )
-        if is_finite and request.is_found:
+        if is_finite and message.is_found:
             if choice:
-                raise FoundDrawError(request)
-            warn_of(request.where.location, NotEnumeratedWarning(request))
-        return is_finite and not request.is_found
+                raise FoundDrawError(message)
+            warn_of(message.where.location, NotEnumeratedWarning(message))
+        return is_finite and not message.is_found
 
 
 def open_room() -> int | None:
@@ -137,24 +137,24 @@ def open_room() -> int | None:
     return None
 
 
-def _own(request: Request, variable: Variable) -> Request:
-    assert request.enumeration is not None
-    known = {**request.enumeration.variables, variable.dim: variable}
-    return replace(request, enumeration=replace(request.enumeration, variables=known, own=variable))
+def _own(message: Message, variable: Variable) -> Message:
+    assert message.enumeration is not None
+    known = {**message.enumeration.variables, variable.dim: variable}
+    return replace(message, enumeration=replace(message.enumeration, variables=known, own=variable))
 
 
-def _values(request: Request) -> Tensor | None:
+def _values(message: Message) -> Tensor | None:
     """Return the values of a site, [K, *event], None where a draw is the only one."""
-    assert request.fn is not None
+    assert message.fn is not None
     try:
-        return values_of(request.fn)
+        return values_of(message.fn)
     except NotImplementedError as error:
-        raise UnboundedSupportError(request, str(error)) from error
+        raise UnboundedSupportError(message, str(error)) from error
 
 
-def _spread(request: Request, values: Tensor, dim: int) -> Tensor:
+def _spread(message: Message, values: Tensor, dim: int) -> Tensor:
     """Return the values along a dimension of their own, and over the plates: [K, 1 ..., *batch]."""
-    fn, enumeration = request.fn, request.enumeration
+    fn, enumeration = message.fn, message.enumeration
     assert fn is not None
     assert enumeration is not None
     batch = trailing(fn.batch_shape, enumeration.room)

@@ -246,7 +246,7 @@ def _weight(node: Node, weight: float | Tensor | None) -> Provenance | None:
     found = provenance(weight) if isinstance(weight, Tensor) else None
     if found is None:
         return None
-    return found.lost(node.shape) if node.grouped else found.broadcast(node.shape)
+    return found.lost(node.shape) if node.event_dims else found.broadcast(node.shape)
 
 
 def vertex_of(node: Node) -> Vertex:

@@ -28,17 +28,17 @@ from ancestral.trace.handlers.replay import ReplayShapeError, replay, substitute
 from ancestral.trace.handlers.seed import seed
 from ancestral.trace.handlers.unpushing import Transform
 from ancestral.trace.handlers.weight import mask, scale
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
 
 __all__ = [
     "GumbelSoftmax",
     "Handler",
     "LocScale",
+    "Message",
     "PriorShapeError",
     "ReparamError",
     "ReplayShapeError",
-    "Request",
     "Strategy",
     "Transform",
     "UnknownSiteError",

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.handlers.by_name import ByName
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
@@ -16,7 +16,7 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
 
     Args:
         names: the names of the sites to hide; without any, all of them.
-        where: hide what it says of a request instead.
+        where: hide what it says of a message instead.
 
     Raises:
         ValueError: if both are given.
@@ -24,13 +24,13 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
         UnknownSiteError: at the end of the block, if it has no such site.
     """
 
-    def __init__(self, *names: str, where: Callable[[Request], bool] | None = None) -> None:
+    def __init__(self, *names: str, where: Callable[[Message], bool] | None = None) -> None:
         """Take what is to be hidden."""
         if names and where is not None:
             raise ValueError("block takes either names or where=, not both")
         if where is not None and not callable(where):
             raise TypeError(
-                "block: where must be a function of a request, which returns whether to hide it, "
+                "block: where must be a function of a message, which returns whether to hide it, "
                 f"not {kind_of(where)}"
             )
         super().__init__(_texts("block", names))
@@ -41,15 +41,15 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
         shown = map(repr, self._names) if self.where is None else [f"where={short(self.where)}"]
         return f"block({', '.join(shown)})"
 
-    def ask(self, request: Request) -> Request:
-        """Stop a request that is to be hidden."""
-        self.meet(request.name)
-        return replace(request, is_stopped=True) if self._is_hidden(request) else request
+    def process(self, message: Message) -> Message:
+        """Stop a message that is to be hidden."""
+        self.meet(message.name)
+        return replace(message, is_stopped=True) if self._is_hidden(message) else message
 
-    def _is_hidden(self, request: Request) -> bool:
+    def _is_hidden(self, message: Message) -> bool:
         if self.where is not None:
-            return self.where(request)
-        return not self._names or request.name in self._names
+            return self.where(message)
+        return not self._names or message.name in self._names
 
 
 class expose(ByName):  # noqa: N801
@@ -71,10 +71,10 @@ class expose(ByName):  # noqa: N801
         """Show what is seen."""
         return f"expose({', '.join(map(repr, self._names))})"
 
-    def ask(self, request: Request) -> Request:
-        """Stop a request that is not exposed."""
-        self.meet(request.name)
-        return request if request.name in self._names else replace(request, is_stopped=True)
+    def process(self, message: Message) -> Message:
+        """Stop a message that is not exposed."""
+        self.meet(message.name)
+        return message if message.name in self._names else replace(message, is_stopped=True)
 
 
 def _texts(verb: str, names: tuple[str, ...]) -> tuple[str, ...]:

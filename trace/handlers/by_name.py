@@ -10,7 +10,7 @@ from torch import Tensor
 from ancestral.trace.context.arguments import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.place import Location, place
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 
 
 class UnknownSiteError(SiteError):
@@ -44,10 +44,10 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class DeterministicSiteError(SiteError):
     """A value that the program computes is to be given as that of a random choice."""
 
-    def __init__(self, request: Request, verb: str) -> None:
+    def __init__(self, message: Message, verb: str) -> None:
         """Name the site and its line, and say what it is."""
         super().__init__(
-            f"{verb} cannot give {request.name!r} ({request.where.location}) a value: it is "
+            f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
             "deterministic, computed by the program, with no density of its own; set it from "
             "outside with handlers.do, give values to the sites that it is computed from, or state "
             "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "

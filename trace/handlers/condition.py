@@ -11,16 +11,16 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, by_name
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.program.checks import ValueTypeError
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 
 
 class ObservedInterventionError(SiteError):
     """A site is to be observed that is set from outside."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, message: Message) -> None:
         """Name the site and its line."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}) is set by do, within a block that "
+            f"site {message.name!r} ({message.where.location}) is set by do, within a block that "
             "is to condition it; expected a random choice, which what is set is not: leave it out "
             "of one of the two"
         )
@@ -29,12 +29,12 @@ class ObservedInterventionError(SiteError):
 class DeterministicValueError(SiteError):
     """A value that the program computes is to be set to one of another shape."""
 
-    def __init__(self, request: Request, value: Tensor) -> None:
+    def __init__(self, message: Message, value: Tensor) -> None:
         """Name the site, its line, what was expected and what came."""
-        assert request.value is not None
+        assert message.value is not None
         super().__init__(
-            f"do sets {request.name!r} ({request.where.location}) to a value of shape "
-            f"{list(value.shape)}; expected one that broadcasts to {list(request.value.shape)}, "
+            f"do sets {message.name!r} ({message.where.location}) to a value of shape "
+            f"{list(value.shape)}; expected one that broadcasts to {list(message.value.shape)}, "
             "the shape of what the program computes there"
         )
 
@@ -47,18 +47,18 @@ class _Given(ByName, ABC):
         self.values = by_name(type(self).__name__, values)
         super().__init__(self.values)
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a statement its value."""
-        if request.kind == "sample":
-            self.meet(request.name)
-        if request.name not in self.values or request.kind not in ("sample", "deterministic"):
-            return request
-        self.meet(request.name)
-        return self.give(request, self.values[request.name])
+        if message.kind == "sample":
+            self.meet(message.name)
+        if message.name not in self.values or message.kind not in ("sample", "deterministic"):
+            return message
+        self.meet(message.name)
+        return self.give(message, self.values[message.name])
 
     @abstractmethod
-    def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request with the value."""
+    def give(self, message: Message, value: Tensor) -> Message:
+        """Return the message with the value."""
 
 
 class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": data}): ...)
@@ -75,18 +75,18 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
         SiteError: within it, if a value has a wrong type, shape or support.
     """
 
-    def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request, observed.
+    def give(self, message: Message, value: Tensor) -> Message:
+        """Return the message, observed.
 
         Raises:
             ObservedInterventionError: if a handler within has set it from outside.
             DeterministicSiteError: if the program computes it.
         """
-        if request.is_intervened:
-            raise ObservedInterventionError(request)
-        if request.kind == "deterministic":
-            raise DeterministicSiteError(request, "condition")
-        return replace(request, value=value, is_observed=True, origin=None)
+        if message.is_intervened:
+            raise ObservedInterventionError(message)
+        if message.kind == "deterministic":
+            raise DeterministicSiteError(message, "condition")
+        return replace(message, value=value, is_observed=True, origin=None)
 
 
 class do(_Given):  # noqa: N801
@@ -105,21 +105,21 @@ class do(_Given):  # noqa: N801
         SiteError: within it, if a value is no tensor.
     """
 
-    def give(self, request: Request, value: Tensor) -> Request:
-        """Return the request, intervened on.
+    def give(self, message: Message, value: Tensor) -> Message:
+        """Return the message, intervened on.
 
         Raises:
             ValueTypeError: if the value is no tensor.
             DeterministicValueError: if it does not fit the one that the program computes.
         """
         if not isinstance(value, Tensor):
-            raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
-        if request.kind == "deterministic" and request.value is not None:
+            raise ValueTypeError(message, "a torch.Tensor", kind_of(value))
+        if message.kind == "deterministic" and message.value is not None:
             try:
-                value = value.expand(request.value.shape)
+                value = value.expand(message.value.shape)
             except RuntimeError as error:
-                raise DeterministicValueError(request, value) from error
-        return replace(request, value=value, is_intervened=True, is_observed=False, origin=None)
+                raise DeterministicValueError(message, value) from error
+        return replace(message, value=value, is_intervened=True, is_observed=False, origin=None)
 
 
 class uncondition(Handler):  # noqa: N801
@@ -131,11 +131,11 @@ class uncondition(Handler):  # noqa: N801
     def __init__(self) -> None:
         """Take nothing: the program comes afterwards."""
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Take the data from an observed sample."""
-        if request.kind != "sample" or not request.is_observed or request.is_intervened:
-            return request
-        if isinstance(request.fn, Factor):
-            return request
-        infer = {**request.infer, "was_observed": request.value}
-        return replace(request, value=None, is_observed=False, infer=infer)
+        if message.kind != "sample" or not message.is_observed or message.is_intervened:
+            return message
+        if isinstance(message.fn, Factor):
+            return message
+        infer = {**message.infer, "was_observed": message.value}
+        return replace(message, value=None, is_observed=False, infer=infer)

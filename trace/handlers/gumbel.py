@@ -15,7 +15,7 @@ from torch.distributions.utils import clamp_probs
 from ancestral.trace.handlers.reparam import ReparamError, Strategy
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.program.primitives import sample
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class GumbelSoftmax(Strategy):
     3.1; Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax".
     """
 
-    def __call__(self, request: Request) -> Tensor:
+    def __call__(self, message: Message) -> Tensor:
         """Draw the noise, and return the value that it makes."""
-        assert request.fn is not None
-        fn = factorized(request.fn)
+        assert message.fn is not None
+        fn = factorized(message.fn)
         if not isinstance(fn, (RelaxedBernoulli, RelaxedOneHotCategorical)):
             expected = "a RelaxedOneHotCategorical, a RelaxedBernoulli, or an Independent of them"
-            raise ReparamError(request, fn, "GumbelSoftmax", expected)
+            raise ReparamError(message, fn, "GumbelSoftmax", expected)
         logits, temperature = fn.logits, fn.temperature
-        zero = torch.zeros(request.fn.batch_shape + request.fn.event_shape, dtype=logits.dtype)
+        zero = torch.zeros(message.fn.batch_shape + message.fn.event_shape, dtype=logits.dtype)
         noise = Uniform(zero.to(logits.device), 1.0)
-        event = len(request.fn.event_shape)
+        event = len(message.fn.event_shape)
         drawn = sample(
-            f"{request.name}_uniform",
+            f"{message.name}_uniform",
             Independent(noise, event) if event else noise,
-            infer=request.infer,
+            infer=message.infer,
         )
         u = clamp_probs(drawn)
         if isinstance(fn, RelaxedBernoulli):

@@ -8,16 +8,16 @@ from ancestral.trace.context.arguments import kind_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.program.checks import check_infer
 from ancestral.trace.recording.effects import Effective
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class ConfigError(SiteError):
     """What is to be added to the `infer` of a site is no mapping."""
 
-    def __init__(self, request: Request, came: object) -> None:
+    def __init__(self, message: Message, came: object) -> None:
         """Name the site, its line, and what came."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}): the function of infer_config "
+            f"site {message.name!r} ({message.where.location}): the function of infer_config "
             f"returned {kind_of(came)}; expected a mapping of what to add to its infer, {{}} for "
             "nothing"
         )
@@ -27,7 +27,7 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
     """Add to the `infer` of the sites of a block.
 
     Args:
-        config: returns what is added for a request; what it says wins.
+        config: returns what is added for a message; what it says wins.
 
     Raises:
         TypeError: if it is no function.
@@ -37,22 +37,22 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
 
     missing = "its block has no site"
 
-    def __init__(self, config: Callable[[Request], Mapping[str, Any]]) -> None:
+    def __init__(self, config: Callable[[Message], Mapping[str, Any]]) -> None:
         """Take the function."""
         if not callable(config):
             raise TypeError(
-                "infer_config takes a function of a request, which returns what to add to its "
+                "infer_config takes a function of a message, which returns what to add to its "
                 f"infer, not {kind_of(config)}"
             )
         self.config = config
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Add to the `infer` of a sample or a parameter."""
-        if request.kind not in ("sample", "param"):
-            return request
+        if message.kind not in ("sample", "param"):
+            return message
         self._is_used = True
-        added: object = self.config(request)
+        added: object = self.config(message)
         if not isinstance(added, Mapping):
-            raise ConfigError(request, added)
-        check_infer(request.name, added, request.where)
-        return replace(request, infer={**request.infer, **added})
+            raise ConfigError(message, added)
+        check_infer(message.name, added, message.where)
+        return replace(message, infer={**message.infer, **added})

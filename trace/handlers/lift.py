@@ -27,20 +27,20 @@ from ancestral.trace.params.errors import ParamError, ParamValueError
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
 from ancestral.trace.recording.effects import Effective
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import current
 from ancestral.trace.recording.trace import Trace
 
-Prior = Distribution | Mapping[str, Distribution] | Callable[[Request], Distribution | None]
+Prior = Distribution | Mapping[str, Distribution] | Callable[[Message], Distribution | None]
 
 
 class PriorShapeError(ParamError):
     """A prior does not fit the parameter that it is given to."""
 
-    def __init__(self, request: Request, fn: Distribution, shape: Shape) -> None:
+    def __init__(self, message: Message, fn: Distribution, shape: Shape) -> None:
         """Name the prior, its shapes and that of the parameter."""
         super().__init__(
-            request,
+            message,
             f"its prior {type(fn).__name__} has batch {list(fn.batch_shape)} and event "
             f"{list(fn.event_shape)}; expected shapes that expand to the parameter's {list(shape)}",
         )
@@ -57,7 +57,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
 
     Args:
         prior: the distribution of all parameters; or of some, by name; or a function that returns
-            that of a request, None to leave the parameter as it is.
+            that of a message, None to leave the parameter as it is.
 
     Raises:
         TypeError: if `prior` is none of these.
@@ -94,72 +94,72 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         self._drawn.pop()
         super().__exit__(kind, error, traceback)
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Let a parameter be a sample."""
         # One that a prior within has made a draw of is met too.
-        self._is_used = self._is_used or "constraint" in request.options
-        if request.kind != "param":
-            return request
-        self.meet(request.name)
-        fn = None if request.value is not None else self._prior_of(request)
+        self._is_used = self._is_used or "constraint" in message.options
+        if message.kind != "param":
+            return message
+        self.meet(message.name)
+        fn = None if message.value is not None else self._prior_of(message)
         if fn is None:
-            return request
-        drawn = self._drawn[-1].get((current(), request.name))
+            return message
+        drawn = self._drawn[-1].get((current(), message.name))
         if drawn is not None:  # all who could see it have
-            return replace(request, value=drawn, traces=(), is_stopped=True)
-        expanded = self._expanded(fn, request)
+            return replace(message, value=drawn, traces=(), is_stopped=True)
+        expanded = self._expanded(fn, message)
         reparameterized = bool(expanded.has_rsample)
-        return replace(request, kind="sample", fn=expanded, is_reparameterized=reparameterized)
+        return replace(message, kind="sample", fn=expanded, is_reparameterized=reparameterized)
 
-    def answered(self, request: Request) -> None:
+    def postprocess(self, message: Message) -> None:
         """Remember a draw, and refuse one that the parameter cannot be."""
-        if request.kind == "param" or "constraint" not in request.options:
+        if message.kind == "param" or "constraint" not in message.options:
             return  # what was no parameter, or is one still
-        assert request.value is not None
-        asked = request.options["constraint"]
+        assert message.value is not None
+        asked = message.options["constraint"]
         constraint = constraints.real if asked is None else asked
-        problem = outside(request.value, constraint)
+        problem = outside(message.value, constraint)
         if problem is not None:
             drawn = f"by its prior a value {problem}"
-            raise ParamValueError(request, drawn, f"a prior within {short(constraint)}")
-        self._drawn[-1][current(), request.name] = request.value
+            raise ParamValueError(message, drawn, f"a prior within {short(constraint)}")
+        self._drawn[-1][current(), message.name] = message.value
 
-    def _prior_of(self, request: Request) -> Distribution | None:
+    def _prior_of(self, message: Message) -> Distribution | None:
         prior: Any = self.prior
         if isinstance(prior, Mapping):
-            prior = prior.get(request.name)
+            prior = prior.get(message.name)
         elif not isinstance(prior, Distribution) and callable(prior):
-            prior = prior(request)
+            prior = prior(message)
         if prior is not None:
-            check_fn(request.name, prior, request.where)
+            check_fn(message.name, prior, message.where)
         found: Distribution | None = prior
         return found
 
-    def _expanded(self, fn: Distribution, request: Request) -> Distribution:
+    def _expanded(self, fn: Distribution, message: Message) -> Distribution:
         """Return a prior over all of a parameter."""
         event = len(fn.event_shape)
-        shape = self._shape_of(request)
+        shape = self._shape_of(message)
         if shape is None:
             shape = (*fn.batch_shape, *fn.event_shape)
         batch = shape[: len(shape) - event]
         if event > len(shape) or tuple(fn.event_shape) != shape[len(shape) - event :]:
-            raise PriorShapeError(request, fn, shape)
+            raise PriorShapeError(message, fn, shape)
         try:
             whole = torch.broadcast_shapes(fn.batch_shape, batch)
         except RuntimeError as error:
-            raise PriorShapeError(request, fn, shape) from error
+            raise PriorShapeError(message, fn, shape) from error
         if tuple(whole) != batch:
-            raise PriorShapeError(request, fn, shape)
+            raise PriorShapeError(message, fn, shape)
         expanded = fn.expand(torch.Size(batch))
         return Independent(expanded, len(batch)) if batch else expanded
 
-    def _shape_of(self, request: Request) -> Shape | None:
+    def _shape_of(self, message: Message) -> Shape | None:
         """Return the shape of a parameter; a function that makes it is called once for that."""
-        known = expected_shape(request)
+        known = expected_shape(message)
         if known is None:
-            known = self._shapes.get(request.name)
-        if known is None and request.options["init"] is not None:
-            known = self._shapes[request.name] = tuple(initial(request).shape)
+            known = self._shapes.get(message.name)
+        if known is None and message.options["init"] is not None:
+            known = self._shapes[message.name] = tuple(initial(message).shape)
         return known
 
 
@@ -174,6 +174,6 @@ def _check_prior(prior: object) -> None:
     elif not isinstance(prior, Distribution) and (isinstance(prior, type) or not callable(prior)):
         raise TypeError(
             f"lift takes a distribution, a mapping of names to distributions, or a function of a "
-            f"request that returns one, not {kind_of(prior)}; the program comes afterwards, as in "
+            f"message that returns one, not {kind_of(prior)}; the program comes afterwards, as in "
             "lift(prior)(model)"
         )

@@ -12,7 +12,7 @@ from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.handlers.reparam import ReparamError, Strategy
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.program.primitives import param, sample
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 # What else than location and scale a family has; old versions of torch lack some.
 _SHAPES: dict[str, tuple[str, ...]] = {
@@ -61,19 +61,19 @@ class LocScale(Strategy):
                 f"LocScale: centered must be between 0 and 1, or None, not {short(given)}"
             )
 
-    def __call__(self, request: Request) -> Tensor:
+    def __call__(self, message: Message) -> Tensor:
         """Draw the auxiliary site, and return the value that it makes."""
-        assert request.fn is not None
-        fn: Any = factorized(request.fn)
+        assert message.fn is not None
+        fn: Any = factorized(message.fn)
         kind = type(fn)
         if kind is not getattr(torch.distributions, kind.__name__, None) or (
             kind.__name__ not in _SHAPES
         ):
             expected = f"one of {', '.join(_SHAPES)}, or an Independent of one"
-            raise ReparamError(request, fn, "LocScale", expected)
+            raise ReparamError(message, fn, "LocScale", expected)
         loc, scale = fn.loc, fn.scale
         shapes = {name: getattr(fn, name) for name in _SHAPES[kind.__name__]}
-        centered = self._centered(request, fn)
+        centered = self._centered(message, fn)
         if isinstance(centered, float) and centered == 0:
             # Of nothing that the parents made, so that the site has no parents.
             zero = torch.zeros(loc.shape, dtype=loc.dtype, device=loc.device)
@@ -81,16 +81,16 @@ class LocScale(Strategy):
         else:
             about, spread = centered * loc, scale**centered
         auxiliary = kind(**shapes, loc=about, scale=spread)
-        grouped = len(request.fn.event_shape) - len(fn.event_shape)
+        event_dims = len(message.fn.event_shape) - len(fn.event_shape)
         drawn = sample(
-            f"{request.name}_decentered",
-            Independent(auxiliary, grouped) if grouped else auxiliary,
-            infer=request.infer,
+            f"{message.name}_decentered",
+            Independent(auxiliary, event_dims) if event_dims else auxiliary,
+            infer=message.infer,
         )
         value: Tensor = loc + scale ** (1 - centered) * (drawn - centered * loc)
         return value
 
-    def _centered(self, request: Request, fn: Any) -> float | Tensor:
+    def _centered(self, message: Message, fn: Any) -> float | Tensor:
         loc: Tensor = fn.loc
         if self.centered is not None:
             given = self.centered
@@ -103,8 +103,8 @@ class LocScale(Strategy):
             if is_wider:
                 found = f"LocScale(centered={short(given)})"
                 expected = f"a centered that broadcasts to {list(loc.shape)}"
-                raise ReparamError(request, fn, found, expected)
+                raise ReparamError(message, fn, found, expected)
             return given
-        assert request.fn is not None
-        half = torch.full(request.fn.event_shape, 0.5, dtype=loc.dtype, device=loc.device)
-        return param(f"{request.name}_centered", half, constraint=constraints.unit_interval)
+        assert message.fn is not None
+        half = torch.full(message.fn.event_shape, 0.5, dtype=loc.dtype, device=loc.device)
+        return param(f"{message.name}_centered", half, constraint=constraints.unit_interval)

@@ -29,27 +29,27 @@ from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.handlers.by_name import ByName
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class Strategy(Protocol):
     """Another way to draw a site."""
 
-    def __call__(self, request: Request, /) -> Tensor:
+    def __call__(self, message: Message, /) -> Tensor:
         """Ask for auxiliary sites, and return the value that they make."""
         ...
 
 
-Config = Mapping[str, Strategy] | Callable[[Request], Strategy | None]
+Config = Mapping[str, Strategy] | Callable[[Message], Strategy | None]
 
 
 class ReparamError(SiteError):
     """A site cannot be drawn in the way that it is to be."""
 
-    def __init__(self, request: Request, fn: Distribution, strategy: str, expected: str) -> None:
+    def __init__(self, message: Message, fn: Distribution, strategy: str, expected: str) -> None:
         """Name the site, its line, what was expected and what came."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}): {strategy} cannot draw a "
+            f"site {message.name!r} ({message.where.location}): {strategy} cannot draw a "
             f"{type(fn).__name__}; expected {expected}"
         )
 
@@ -58,14 +58,14 @@ class ReparamValueError(SiteError):
     """What a strategy made is no value of its site."""
 
     def __init__(
-        self, request: Request, strategy: Strategy, came: str, expected: tuple[int, ...]
+        self, message: Message, strategy: Strategy, came: str, expected: tuple[int, ...]
     ) -> None:
         """Name the site, its line, what was expected and what came."""
         name = getattr(strategy, "__name__", type(strategy).__name__)
         super().__init__(
-            f"site {request.name!r} ({request.where.location}): {name} made {came}; "
+            f"site {message.name!r} ({message.where.location}): {name} made {came}; "
             f"expected a torch.Tensor of shape {list(expected)}, the batch and the event of "
-            f"{type(request.fn).__name__}"
+            f"{type(message.fn).__name__}"
         )
 
 
@@ -82,7 +82,7 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
     auxiliary sites in its place.
 
     Args:
-        config: the strategy of a site by its name; or a function that returns that of a request,
+        config: the strategy of a site by its name; or a function that returns that of a message,
             None to leave the site as it is.
 
     Raises:
@@ -97,44 +97,44 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Let a site be a function of others."""
-        if request.kind != "sample":
-            return request
-        self.meet(request.name)
-        if request.value is not None:
-            return request
-        assert request.fn is not None
-        strategy = self._strategy_of(request)
+        if message.kind != "sample":
+            return message
+        self.meet(message.name)
+        if message.value is not None:
+            return message
+        assert message.fn is not None
+        strategy = self._strategy_of(message)
         if strategy is None:
-            return request
+            return message
         if isinstance(strategy, type):
             kind = strategy.__name__
-            raise ReparamError(request, request.fn, f"the class {kind}", f"one of it, {kind}()")
+            raise ReparamError(message, message.fn, f"the class {kind}", f"one of it, {kind}()")
         if not callable(strategy):
             expected = "a strategy such as LocScale(), or None to leave the site as it is"
-            raise ReparamError(request, request.fn, kind_of(strategy), expected)
+            raise ReparamError(message, message.fn, kind_of(strategy), expected)
         token = _drawing.set((*_drawing.get(), (self, _kind_of(strategy))))
         try:
-            value = strategy(request)
+            value = strategy(message)
         finally:
             _drawing.reset(token)
-        _check_value(request, strategy, value)
+        _check_value(message, strategy, value)
         return replace(
-            request,
+            message,
             kind="deterministic",
             fn=None,
             value=value,
             is_reparameterized=False,
             mask=None,
             scale=1.0,
-            options={**request.options, "event_dim": len(request.fn.event_shape)},
+            options={**message.options, "event_dim": len(message.fn.event_shape)},
         )
 
-    def _strategy_of(self, request: Request) -> Strategy | None:
+    def _strategy_of(self, message: Message) -> Strategy | None:
         if isinstance(self.config, Mapping):
-            return self.config.get(request.name)
-        strategy = self.config(request)
+            return self.config.get(message.name)
+        strategy = self.config(message)
         is_drawing = strategy is not None and (self, _kind_of(strategy)) in _drawing.get()
         return None if is_drawing else strategy
 
@@ -143,14 +143,14 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
 _drawing: "ContextVar[tuple[tuple[reparam, object], ...]]" = ContextVar("drawing", default=())
 
 
-def _check_value(request: Request, strategy: Strategy, value: object) -> None:
+def _check_value(message: Message, strategy: Strategy, value: object) -> None:
     """Raise unless what a strategy made is a value of its site."""
-    assert request.fn is not None
-    expected = (*request.fn.batch_shape, *request.fn.event_shape)
+    assert message.fn is not None
+    expected = (*message.fn.batch_shape, *message.fn.event_shape)
     if not isinstance(value, Tensor):
-        raise ReparamValueError(request, strategy, kind_of(value), expected)
+        raise ReparamValueError(message, strategy, kind_of(value), expected)
     if tuple(value.shape) != expected and open_room() is None:
-        raise ReparamValueError(request, strategy, f"one of shape {list(value.shape)}", expected)
+        raise ReparamValueError(message, strategy, f"one of shape {list(value.shape)}", expected)
 
 
 def _check_config(config: object) -> None:
@@ -158,7 +158,7 @@ def _check_config(config: object) -> None:
         shown = f"{short(config)}{'()' if isinstance(config, type) else ''}"
         raise TypeError(
             f"reparam takes strategies by the names of sites, as in reparam({{'z': {shown}}}), or "
-            "a function that returns that of a request, not a strategy itself"
+            "a function that returns that of a message, not a strategy itself"
         )
     if isinstance(config, Mapping):
         for name, strategy in config.items():
@@ -170,7 +170,7 @@ def _check_config(config: object) -> None:
     elif not callable(config):
         raise TypeError(
             "reparam takes a mapping of names to strategies, or a function that returns that of a "
-            f"request, not {kind_of(config)}"
+            f"message, not {kind_of(config)}"
         )
 
 

@@ -15,17 +15,17 @@ from ancestral.trace.nodes.enumerated import trailing
 from ancestral.trace.nodes.node import ModifiedParameterError, Node
 from ancestral.trace.nodes.versions import is_written
 from ancestral.trace.recording.effects import Effective
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.trace import Trace
 
 
 class ReplayShapeError(SiteError):
     """A site is replayed from one of another shape."""
 
-    def __init__(self, request: Request, node: Node, expected: Shape) -> None:
+    def __init__(self, message: Message, node: Node, expected: Shape) -> None:
         """Name both sites, their lines and their shapes."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"site {message.name!r} ({message.where.location}) is replayed from the site of that "
             f"name at {node.location}, whose value has shape {list(node.value.shape)}; expected "
             f"{list(expected)}: give both the same plates and events"
         )
@@ -34,10 +34,10 @@ class ReplayShapeError(SiteError):
 class ReplayedValuesError(EnumerationError):
     """A site is replayed from one that has all its values at once, which it cannot have."""
 
-    def __init__(self, request: Request, node: Node) -> None:
+    def __init__(self, message: Message, node: Node) -> None:
         """Name both sites and their lines."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}) is replayed from the site of that "
+            f"site {message.name!r} ({message.where.location}) is replayed from the site of that "
             f"name at {node.location}, which was enumerated; run the program within "
             "an.handlers.enumerate too, with the same first_dim"
         )
@@ -46,24 +46,24 @@ class ReplayedValuesError(EnumerationError):
 class ReplayPlateError(SiteError):
     """A part of a plate is replayed from one of another size."""
 
-    def __init__(self, request: Request, node: Node) -> None:
+    def __init__(self, message: Message, node: Node) -> None:
         """Name both plates, their lines and their sizes."""
         super().__init__(
-            f"plate {request.name!r} ({request.where.location}) is replayed from the plate of that "
-            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(request.infer)}"
+            f"plate {message.name!r} ({message.where.location}) is replayed from the plate of that "
+            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(message.infer)}"
         )
 
 
 class ReplayKindError(SiteError):
     """A site would be drawn anew that is no random choice in the trace that is replayed."""
 
-    def __init__(self, request: Request, node: Node) -> None:
+    def __init__(self, message: Message, node: Node) -> None:
         """Name both sites and their lines."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}) is to be replayed from "
+            f"site {message.name!r} ({message.where.location}) is to be replayed from "
             f"{node.location}, where it is a computed value, no random choice; expected the same "
             "handlers around both runs, such as reparam or do; to give it that value, use "
-            f"an.handlers.substitute({{{request.name!r}: trace[{request.name!r}].value}})"
+            f"an.handlers.substitute({{{message.name!r}: trace[{message.name!r}].value}})"
         )
 
 
@@ -103,46 +103,46 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
         """The trace."""
         return self.trace
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a site the value that it has in the trace."""
-        node = self.trace.get(request.name)
+        node = self.trace.get(message.name)
         if node is None:
-            return request
+            return message
         self._is_used = self._is_used or node.is_stochastic
-        if request.value is not None:
-            return request
-        if request.kind == "sample" and node.type == "deterministic":
-            return request.closed_by(self._refuse_draw)
-        if node.type != request.kind:
-            return request
-        if request.kind == "plate":
-            return _replayed_plate(request, node)
-        if request.kind != "sample" or request.is_intervened:
-            return request
+        if message.value is not None:
+            return message
+        if message.kind == "sample" and node.type == "deterministic":
+            return message.defer(self._refuse_draw)
+        if node.type != message.kind:
+            return message
+        if message.kind == "plate":
+            return _replayed_plate(message, node)
+        if message.kind != "sample" or message.is_intervened:
+            return message
         if is_written(node.versions, node.value):
             raise ModifiedParameterError(node.name, node.location)
-        assert request.fn is not None
-        expected = (*request.fn.batch_shape, *request.fn.event_shape)
+        assert message.fn is not None
+        expected = (*message.fn.batch_shape, *message.fn.event_shape)
         if node.is_enumerated and open_room() is None:
-            raise ReplayedValuesError(request, node)
-        if not fits(tuple(node.value.shape), expected, len(request.fn.event_shape)):
-            raise ReplayShapeError(request, node, expected)
-        return replace(request, value=node.tracked_value, origin=node)
+            raise ReplayedValuesError(message, node)
+        if not fits(tuple(node.value.shape), expected, len(message.fn.event_shape)):
+            raise ReplayShapeError(message, node, expected)
+        return replace(message, value=node.tracked_value, origin=node)
 
-    def _refuse_draw(self, request: Request) -> Request:
+    def _refuse_draw(self, message: Message) -> Message:
         """Raise if what the trace has a computed value of is about to be drawn."""
-        if request.kind == "sample" and request.value is None:
-            raise ReplayKindError(request, self.trace[request.name])
-        return request
+        if message.kind == "sample" and message.value is None:
+            raise ReplayKindError(message, self.trace[message.name])
+        return message
 
 
-def _replayed_plate(request: Request, node: Node) -> Request:
+def _replayed_plate(message: Message, node: Node) -> Message:
     """Return a plate with the indices of the trace; a whole one of another size has its own."""
-    if _sizes(request.infer) == _sizes(node.infer):
-        return replace(request, value=node.value, origin=node)
-    if request.infer["subsample_size"] < request.infer["size"]:
-        raise ReplayPlateError(request, node)
-    return request
+    if _sizes(message.infer) == _sizes(node.infer):
+        return replace(message, value=node.value, origin=node)
+    if message.infer["subsample_size"] < message.infer["size"]:
+        raise ReplayPlateError(message, node)
+    return message
 
 
 def _sizes(about: Mapping[str, Any]) -> str:
@@ -182,21 +182,21 @@ class substitute(ByName):  # noqa: N801
         self.values = by_name("substitute", values)
         super().__init__(self.values)
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a sample or a parameter its value.
 
         Raises:
             DeterministicSiteError: if the program computes it.
         """
-        if request.kind == "deterministic" and request.name in self.values:
-            if request.is_intervened:
-                self.meet(request.name)
-                return request
-            raise DeterministicSiteError(request, "substitute")
-        if request.kind not in ("sample", "param"):
-            return request
-        self.meet(request.name)
-        is_given = request.is_observed or request.value is not None
-        if is_given or request.name not in self.values:
-            return request
-        return replace(request, value=self.values[request.name])
+        if message.kind == "deterministic" and message.name in self.values:
+            if message.is_intervened:
+                self.meet(message.name)
+                return message
+            raise DeterministicSiteError(message, "substitute")
+        if message.kind not in ("sample", "param"):
+            return message
+        self.meet(message.name)
+        is_given = message.is_observed or message.value is not None
+        if is_given or message.name not in self.values:
+            return message
+        return replace(message, value=self.values[message.name])

@@ -8,7 +8,7 @@ from torch.distributions import Independent, TransformedDistribution
 from ancestral.trace.handlers.reparam import ReparamError, Strategy
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.program.primitives import sample
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,19 @@ class Transform(Strategy):
     It takes subclasses too, such as LogNormal, HalfCauchy and Gumbel, and an `Independent` of them.
     """
 
-    def __call__(self, request: Request) -> Tensor:
+    def __call__(self, message: Message) -> Tensor:
         """Draw the auxiliary site, and return the value that it makes."""
-        assert request.fn is not None
-        fn = factorized(request.fn)
+        assert message.fn is not None
+        fn = factorized(message.fn)
         if not isinstance(fn, TransformedDistribution):
             expected = "a TransformedDistribution, or an Independent of one"
-            raise ReparamError(request, fn, "Transform", expected)
-        grouped = len(request.fn.event_shape) - len(fn.event_shape)
+            raise ReparamError(message, fn, "Transform", expected)
+        event_dims = len(message.fn.event_shape) - len(fn.event_shape)
         base = fn.base_dist
         value = sample(
-            f"{request.name}_base",
-            Independent(base, grouped) if grouped else base,
-            infer=request.infer,
+            f"{message.name}_base",
+            Independent(base, event_dims) if event_dims else base,
+            infer=message.infer,
         )
         for transform in fn.transforms:
             value = transform(value)

@@ -14,7 +14,7 @@ from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.program.checks import WeightShapeError
 from ancestral.trace.recording.effects import Effective
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
 _NO_SITE = (
@@ -50,13 +50,13 @@ class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
             raise ValueError(f"scale must be greater than 0, and finite, not {short(factor)}")
         self.factor = factor
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Multiply the scale of a sample."""
-        if request.kind != "sample":
-            return request
+        if message.kind != "sample":
+            return message
         self._is_used = True
-        factor = together(request, "scale", request.scale, self.factor, operator.mul)
-        return replace(request, scale=factor)
+        factor = together(message, "scale", message.scale, self.factor, operator.mul)
+        return replace(message, scale=factor)
 
 
 class mask(Effective):  # noqa: N801
@@ -84,18 +84,18 @@ class mask(Effective):  # noqa: N801
             raise TypeError(f"mask must be a bool, or a tensor of them, not {found}")
         self.which = which
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Narrow the mask of a sample."""
-        if request.kind != "sample":
-            return request
+        if message.kind != "sample":
+            return message
         self._is_used = True
-        if request.mask is None:
-            return replace(request, mask=self.which)
-        both = together(request, "mask", request.mask, self.which, operator.and_)
-        return replace(request, mask=both)
+        if message.mask is None:
+            return replace(message, mask=self.which)
+        both = together(message, "mask", message.mask, self.which, operator.and_)
+        return replace(message, mask=both)
 
 
-def together(request: Request, word: str, inner: T, outer: T, combine: Callable[[T, T], T]) -> T:
+def together(message: Message, word: str, inner: T, outer: T, combine: Callable[[T, T], T]) -> T:
     """Return what two nested blocks say of a site together.
 
     Raises:
@@ -104,11 +104,11 @@ def together(request: Request, word: str, inner: T, outer: T, combine: Callable[
     try:
         return combine(inner, outer)
     except RuntimeError as error:
-        assert request.fn is not None
-        batch = tuple(request.fn.batch_shape)
+        assert message.fn is not None
+        batch = tuple(message.fn.batch_shape)
         sizes = [tuple(each.shape) for each in (inner, outer) if isinstance(each, Tensor)]
         odd = next((size for size in sizes if not _broadcasts(size, batch)), sizes[-1])
-        raise WeightShapeError(request, word, odd, batch) from error
+        raise WeightShapeError(message, word, odd, batch) from error
 
 
 def _broadcasts(size: Shape, batch: Shape) -> bool:

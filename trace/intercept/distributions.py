@@ -140,11 +140,11 @@ def _scoring(original: _Method) -> _Method:
 def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(fn, Independent):
         return original(fn, *args, **kwargs)
-    local.grouped += fn.reinterpreted_batch_ndims
+    local.event_dims += fn.reinterpreted_batch_ndims
     try:
         return original(fn, *args, **kwargs)
     finally:
-        local.grouped -= fn.reinterpreted_batch_ndims
+        local.event_dims -= fn.reinterpreted_batch_ndims
 
 
 def _valued(original: _Method) -> _Method:

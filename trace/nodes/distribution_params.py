@@ -62,7 +62,7 @@ def factorized(fn: Distribution) -> Distribution:
     return fn
 
 
-def grouped(fn: Distribution) -> int:
+def event_dims(fn: Distribution) -> int:
     """Return how many dimensions of its elements' batch `Independent` makes events of."""
     inner = factorized(fn)
     return 0 if inner is fn else len(inner.batch_shape) - len(fn.batch_shape)

@@ -45,7 +45,7 @@ class _Site(Protocol):
     @property
     def mask(self) -> Tensor | None: ...
     @property
-    def grouped(self) -> int: ...
+    def event_dims(self) -> int: ...
     @property
     def enumeration(self) -> Enumeration | None: ...
     @property
@@ -84,9 +84,9 @@ def _masked(density: Tensor, mask: Tensor) -> Tensor:
 
 def _over(weight: Tensor, node: _Site, is_aligned: bool) -> Tensor:
     """Return what stands for each case of a batch over the elements of its events."""
-    if not is_aligned or not node.grouped or not weight.ndim:
+    if not is_aligned or not node.event_dims or not weight.ndim:
         return weight
-    return weight[(..., *(None,) * node.grouped)]
+    return weight[(..., *(None,) * node.event_dims)]
 
 
 def tracked_density(node: _Site, *, is_masked: bool) -> Tensor:

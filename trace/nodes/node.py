@@ -115,7 +115,7 @@ class Node:
     scale: float | Tensor = 1.0  # how often it counts, broadcastable to the batch
     mask: Tensor | None = None  # which elements of the batch count
     cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
-    grouped: int = 0  # how many of the last dimensions of shape are one event to the user
+    event_dims: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
     versions: Versions = ()  # what the density is asked of, and how often it had been written into
     gate: Gate | None = None  # of a value with a gradient
@@ -193,9 +193,9 @@ class Node:
     def by_case(self, density: Tensor) -> Tensor:
         """Return the density of each case, [*batch], given that of its elements."""
         self.mark(density)
-        if not self.grouped or tuple(density.shape) != self._whole:
+        if not self.event_dims or tuple(density.shape) != self._whole:
             return density
-        return density.sum(tuple(range(-self.grouped, 0)))
+        return density.sum(tuple(range(-self.event_dims, 0)))
 
     def mark(self, density: Tensor) -> None:
         """Let the graph of a density that is handed out tell at which draw it was taken."""
@@ -238,7 +238,7 @@ class Node:
         if self.mask is None or self.fn is None or bool(untrack(self.mask).all()):
             return None
         whole = torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape)
-        return over(self.mask, tuple(whole), self.grouped)
+        return over(self.mask, tuple(whole), self.event_dims)
 
     @property
     def log_prob_sum(self) -> Tensor:
@@ -314,4 +314,4 @@ class Node:
 
 def place_in(node: Node, plate: Plate) -> int | None:
     """Return the dimension of a node's shape that a plate around it is, None for one in turn."""
-    return None if plate.dim is None else len(node.shape) - node.grouped + plate.dim
+    return None if plate.dim is None else len(node.shape) - node.event_dims + plate.dim

@@ -14,7 +14,7 @@ from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.support import wrong_of
 from ancestral.trace.params.errors import ParamInitError, ParamMismatchError, ParamValueError
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 def transform_of(constraint: Constraint) -> Transform:
@@ -33,7 +33,7 @@ def transform_of(constraint: Constraint) -> Transform:
     return found
 
 
-def check_constraint(constraint: Constraint, request: Request) -> None:
+def check_constraint(constraint: Constraint, message: Message) -> None:
     """Raise unless a parameter can have a constraint.
 
     Raises:
@@ -41,7 +41,7 @@ def check_constraint(constraint: Constraint, request: Request) -> None:
     """
     if not isinstance(constraint, Constraint):
         raise ParamInitError(
-            request,
+            message,
             f"its constraint is {short(constraint)}; expected an instance of a constraint of "
             "torch.distributions.constraints, such as constraints.positive",
         )
@@ -49,13 +49,13 @@ def check_constraint(constraint: Constraint, request: Request) -> None:
         transform_of(constraint)
     except NotImplementedError as error:
         raise ParamInitError(
-            request,
+            message,
             f"its constraint is {short(constraint)}, to which torch.distributions has no "
             "transform; expected one of continuous values, such as constraints.positive",
         ) from error
 
 
-def initial(request: Request) -> Tensor:
+def initial(message: Message) -> Tensor:
     """Return the value that the program begins with, detached.
 
     What a function draws or computes to make it is no part of the run.
@@ -63,26 +63,26 @@ def initial(request: Request) -> Tensor:
     Raises:
         ParamInitError: if there is none, or none that a parameter can begin with.
     """
-    init = request.options["init"]
+    init = message.options["init"]
     if init is None:
         raise ParamInitError(
-            request,
+            message,
             "the store does not have it and it has no init; give a tensor, or a function of no "
             "argument that returns one, where it is asked for first",
         )
     if not isinstance(init, Tensor) and callable(init):
         init = _called(init)
     if not isinstance(init, Tensor):
-        raise ParamInitError(request, f"its init is a {type(init).__name__}; expected a Tensor")
+        raise ParamInitError(message, f"its init is a {type(init).__name__}; expected a Tensor")
     if init.is_meta:
-        raise ParamInitError(request, "its init has no values, on the device meta; give it some")
+        raise ParamInitError(message, "its init has no values, on the device meta; give it some")
     if not (init.is_floating_point() or init.is_complex()):
         raise ParamInitError(
-            request, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
+            message, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
         )
     if provenance_of(init):
         raise ParamInitError(
-            request,
+            message,
             f"its init depends on {', '.join(map(repr, sorted(provenance_of(init))))}; a parameter "
             "is no function of what the program draws; cut the dependency with an.untrack",
         )
@@ -98,7 +98,7 @@ def _called(init: Any) -> Any:
         local.is_inside = was_inside
 
 
-def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
+def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
     """Return the unconstrained numbers of an initial value, in memory of their own.
 
     Raises:
@@ -107,25 +107,25 @@ def unconstrained(value: Tensor, constraint: Constraint, request: Request) -> Te
     """
     problem = outside(value, constraint)
     if problem is not None:
-        raise ParamInitError(request, f"its init is {problem}; expected {short(constraint)}")
-    leaf: Tensor = raw(_inverse, value, constraint, request)
+        raise ParamInitError(message, f"its init is {problem}; expected {short(constraint)}")
+    leaf: Tensor = raw(_inverse, value, constraint, message)
     if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
         raise ParamInitError(
-            request,
+            message,
             f"its init lies on the boundary of its constraint {short(constraint)}, which no finite "
             "unconstrained number reaches; expected a value inside",
         )
     back = tuple(transform_of(constraint).forward_shape(leaf.shape))
     if back != tuple(value.shape):
         raise ParamInitError(
-            request,
+            message,
             f"its init has shape {list(value.shape)}, and bounds of its constraint "
             f"{short(constraint)} have more: {list(back)}; expand the init to that",
         )
     return leaf
 
 
-def _inverse(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
+def _inverse(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
     try:
         # A leaf that is made in inference mode could never be learned.
         with torch.inference_mode(False), torch.no_grad():
@@ -133,7 +133,7 @@ def _inverse(value: Tensor, constraint: Constraint, request: Request) -> Tensor:
             return leaf.clone(memory_format=torch.contiguous_format)
     except RuntimeError as error:  # of a matrix that is singular, or not square
         raise ParamInitError(
-            request,
+            message,
             f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
             f"transform of its constraint {short(constraint)}: {error}",
         ) from error
@@ -168,21 +168,21 @@ def outside(value: Tensor, constraint: Constraint) -> str | None:
     return f"outside of its constraint in {wrong_of(constraint, plain, is_inside)}"
 
 
-def check_value(request: Request, shape: Shape | None, constraint: Constraint) -> None:
+def check_value(message: Message, shape: Shape | None, constraint: Constraint) -> None:
     """Raise unless a parameter can have the value that a handler gave it.
 
     Raises:
         ParamValueError: if it cannot.
     """
-    value = request.value
+    value = message.value
     if not isinstance(value, Tensor):
-        raise ParamValueError(request, kind_of(value), "a torch.Tensor")
+        raise ParamValueError(message, kind_of(value), "a torch.Tensor")
     size = tuple(raw(Tensor.size, value))
     if shape is not None and size != shape:
-        raise ParamValueError(request, f"a value of shape {list(size)}", f"shape {list(shape)}")
+        raise ParamValueError(message, f"a value of shape {list(size)}", f"shape {list(shape)}")
     problem = outside(value, constraint)
     if problem is not None:
-        raise ParamValueError(request, f"a value {problem}", short(constraint))
+        raise ParamValueError(message, f"a value {problem}", short(constraint))
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -198,7 +198,7 @@ def is_same(one: Any, other: Any) -> bool:
     return not isinstance(one, (Tensor, Constraint)) and bool(one == other)
 
 
-def check_leaf(request: Request, leaf: Shape, init: Shape, constraint: Constraint) -> None:
+def check_leaf(message: Message, leaf: Shape, init: Shape, constraint: Constraint) -> None:
     """Raise unless a leaf that was loaded is of the shape that the program begins with.
 
     Raises:
@@ -207,7 +207,7 @@ def check_leaf(request: Request, leaf: Shape, init: Shape, constraint: Constrain
     expected = tuple(transform_of(constraint).inverse_shape(torch.Size(init)))
     if expected != leaf:
         raise ParamMismatchError(
-            request,
+            message,
             "its shape",
             f"{list(init)}, which is {list(expected)} unconstrained",
             f"{list(leaf)} unconstrained",

@@ -2,24 +2,24 @@
 
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class ParamError(SiteError):
     """Something is wrong with a parameter of a program."""
 
-    def __init__(self, request: Request, problem: str) -> None:
+    def __init__(self, message: Message, problem: str) -> None:
         """Name the parameter and its line, and say what is wrong."""
-        super().__init__(f"parameter {request.name!r} ({request.where.location}): {problem}")
+        super().__init__(f"parameter {message.name!r} ({message.where.location}): {problem}")
 
 
 class NoStoreError(ParamError):
     """A parameter is asked for where nobody keeps any."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, message: Message) -> None:
         """Say what to open."""
         super().__init__(
-            request,
+            message,
             "no store is open that could keep it; make one, store = an.ParamStore(), and run the "
             "program within it, as in `with store: model()`, or give the value with "
             "an.handlers.substitute or an.handlers.lift",
@@ -75,19 +75,19 @@ class ParamMismatchError(ParamError):
     """A parameter is asked for as another than it is."""
 
     def __init__(
-        self, request: Request, aspect: str, found: object, expected: object, first: Location | None
+        self, message: Message, aspect: str, found: object, expected: object, first: Location | None
     ) -> None:
         """Name both lines, what was expected and what came."""
         known = "as it was loaded" if first is None else f"as it was first asked for at {first}"
-        super().__init__(request, f"{aspect} is {found}; expected {expected}, {known}")
+        super().__init__(message, f"{aspect} is {found}; expected {expected}, {known}")
 
 
 class ParamValueError(ParamError):
     """A handler gives a parameter a value that it cannot have."""
 
-    def __init__(self, request: Request, found: object, expected: object) -> None:
+    def __init__(self, message: Message, found: object, expected: object) -> None:
         """Say what was expected and what came."""
-        super().__init__(request, f"it is given {found}; expected {expected}")
+        super().__init__(message, f"it is given {found}; expected {expected}")
 
 
 class UnknownParamError(SiteError):

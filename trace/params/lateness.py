@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from ancestral.trace.params.errors import LateParamWarning, NotLoadedWarning
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 Leaves = Mapping[str, Tensor | None]
 
@@ -31,23 +31,23 @@ class Beginnings:
         self.note(leaves, names)
         self._is_loaded = True
 
-    def warn_if_late(self, request: Request, leaves: Leaves) -> None:
+    def warn_if_late(self, message: Message, leaves: Leaves) -> None:
         """Warn of a parameter that is made now, though a state was loaded, or others were trained.
 
         An optimizer that has changed others already does not know it.
         """
         if self._is_loaded:
-            _warn(NotLoadedWarning(request.name, request.where.location), request)
+            _warn(NotLoadedWarning(message.name, message.where.location), message)
             return
         for name, leaf in leaves.items():
             begun = self._versions.get(name)
             if leaf is None or begun is None or leaf.is_inference():
                 continue
             if leaf._version > begun:
-                _warn(LateParamWarning(request.name, request.where.location, name), request)
+                _warn(LateParamWarning(message.name, message.where.location, name), message)
                 return
 
 
-def _warn(warning: Warning, request: Request) -> None:
-    where = request.where.location
+def _warn(warning: Warning, message: Message) -> None:
+    where = message.where.location
     warnings.warn_explicit(warning, None, where.filename, where.line)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ancestral.trace.params.errors import ParamError, ParamMismatchError
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class Slot(NamedTuple):
@@ -38,7 +38,7 @@ def slots_of(name: str, module: nn.Module) -> Iterator[Slot]:
 
 
 def adopt(
-    name: str, module: nn.Module, loaded: dict[str, nn.Parameter | None], request: Request
+    name: str, module: nn.Module, loaded: dict[str, nn.Parameter | None], message: Message
 ) -> None:
     """Put what was loaded for a module into it, and take it out of what was loaded.
 
@@ -56,14 +56,14 @@ def adopt(
     missing = [slot.name for slot in slots if slot.name not in known]
     if known and missing:
         raise ParamError(
-            request,
+            message,
             f"module {name!r} was loaded without {', '.join(map(repr, missing))}; expected the "
             "state of a module with the same parameters",
         )
     for key, leaf in known.items():
         if leaf.shape != wanted[key].shape:
             raise ParamMismatchError(
-                request, f"the shape of {key!r}", list(wanted[key].shape), list(leaf.shape), None
+                message, f"the shape of {key!r}", list(wanted[key].shape), list(leaf.shape), None
             )
     placed: dict[nn.Parameter, nn.Parameter] = {}
     for slot, own in [(slot, slot.leaf) for slot in slots] if known else ():

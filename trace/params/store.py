@@ -42,7 +42,7 @@ from ancestral.trace.params.errors import (
 )
 from ancestral.trace.params.lateness import Beginnings
 from ancestral.trace.params.module_params import Slot, adopt, slots_of
-from ancestral.trace.recording.message import Handler, Request, handlers
+from ancestral.trace.recording.message import Handler, Message, handlers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,83 +164,83 @@ class ParamStore(Handler, Branching):
         constraint = asked if known is None else known.constraint
         return tuple(constraining.transform_of(constraint).forward_shape(leaf.shape))
 
-    def answer(self, request: Request) -> Tensor:
+    def value_of(self, message: Message) -> Tensor:
         """Return the value of the parameter that a program asks for, made if it is new.
 
         Raises:
             ParamError: if it is asked for as another than it is, or cannot be made.
         """
-        slot: Slot | None = request.options.get("slot")
+        slot: Slot | None = message.options.get("slot")
         if slot is not None:
-            self._take(slot, request)
+            self._take(slot, message)
             return slot.leaf
-        known = self._declared.get(request.name)
+        known = self._declared.get(message.name)
         if known is None:
-            self._declare(request)
+            self._declare(message)
         else:
-            self._check(request, known)
-        return self[request.name]
+            self._check(message, known)
+        return self[message.name]
 
-    def _declare(self, request: Request) -> None:
-        name, init = request.name, request.options["init"]
-        asked = request.options["constraint"]
+    def _declare(self, message: Message) -> None:
+        name, init = message.name, message.options["init"]
+        asked = message.options["constraint"]
         constraint = constraints.real if asked is None else asked
         leaf = self._leaf(name)
-        constraining.check_constraint(constraint, request)
+        constraining.check_constraint(constraint, message)
         if leaf is None:
-            value = constraining.initial(request)
-            begun = constraining.unconstrained(value, constraint, request)
-            self._beginnings.warn_if_late(request, self._parameters)
+            value = constraining.initial(message)
+            begun = constraining.unconstrained(value, constraint, message)
+            self._beginnings.warn_if_late(message, self._parameters)
             self._parameters[name] = nn.Parameter(begun)
             self._beginnings.note(self._parameters, [name])
         elif init is not None:
-            size = tuple(constraining.initial(request).shape)
-            constraining.check_leaf(request, tuple(leaf.shape), size, constraint)
-        self._declared[name] = Declared(constraint, request.where.location)
+            size = tuple(constraining.initial(message).shape)
+            constraining.check_leaf(message, tuple(leaf.shape), size, constraint)
+        self._declared[name] = Declared(constraint, message.where.location)
 
-    def _check(self, request: Request, known: Declared) -> None:
+    def _check(self, message: Message, known: Declared) -> None:
         """Raise unless a parameter is asked for again as it is.
 
         By its name alone it may be asked for whatever it is.
         """
-        init, asked = request.options["init"], request.options["constraint"]
+        init, asked = message.options["init"], message.options["constraint"]
         if asked is None and init is not None:
             asked = constraints.real
         if asked is not None and not constraining.is_same(asked, known.constraint):
             raise ParamMismatchError(
-                request,
+                message,
                 "its constraint",
                 short(asked),
                 short(known.constraint),
                 known.location,
             )
-        shape = self.shape_of(request.name, known.constraint)
+        shape = self.shape_of(message.name, known.constraint)
         if isinstance(init, Tensor) and tuple(init.shape) != shape:
             found, expected = list(init.shape), list(shape or ())
-            raise ParamMismatchError(request, "its shape", found, expected, known.location)
+            raise ParamMismatchError(message, "its shape", found, expected, known.location)
 
     def module_of(self, name: str) -> nn.Module | None:
         """Return the module that the store has of this name."""
         return self._modules.get(name)
 
-    def _take(self, slot: Slot, request: Request) -> None:
+    def _take(self, slot: Slot, message: Message) -> None:
         """Let a module be one of the store, with the state that was loaded for it."""
         name, module = slot.root_name, slot.root
         if self._modules.get(name) is module:
             return
-        first = self._declared.get(request.name)
+        first = self._declared.get(message.name)
         if first is not None:
             raise ParamError(
-                request,
+                message,
                 f"module {name!r} has a parameter of a name that an.param asked for at "
                 f"{first.location}; give one of them another name",
             )
-        if request.name not in self._parameters:
-            self._beginnings.warn_if_late(request, self._parameters)
-        adopt(name, module, self._parameters, request)
+        if message.name not in self._parameters:
+            self._beginnings.warn_if_late(message, self._parameters)
+        adopt(name, module, self._parameters, message)
         self._modules[name] = module
         for each in slots_of(name, module):
-            self._declared[each.name] = Declared(constraints.real, request.where.location)
+            self._declared[each.name] = Declared(constraints.real, message.where.location)
 
     def _load_from_state_dict(
         self,
@@ -308,7 +308,7 @@ def open_store() -> ParamStore | None:
     return None
 
 
-def valued(request: Request) -> Tensor:
+def valued(message: Message) -> Tensor:
     """Return the value of a parameter: that which a handler gave, or that of the open store.
 
     Raises:
@@ -316,27 +316,27 @@ def valued(request: Request) -> Tensor:
         ParamError: if the value is none that the parameter can have.
     """
     store = open_store()
-    if request.value is None:
+    if message.value is None:
         if store is None:
-            raise NoStoreError(request)
-        return store.answer(request)
-    known = None if store is None else store.constraints.get(request.name)
-    asked = request.options["constraint"]
+            raise NoStoreError(message)
+        return store.value_of(message)
+    known = None if store is None else store.constraints.get(message.name)
+    asked = message.options["constraint"]
     constraint = asked if asked is not None else known or constraints.real
-    constraining.check_value(request, expected_shape(request), constraint)
-    return request.value
+    constraining.check_value(message, expected_shape(message), constraint)
+    return message.value
 
 
-def expected_shape(request: Request) -> Shape | None:
+def expected_shape(message: Message) -> Shape | None:
     """Return the shape of a parameter as far as it is known without evaluating its init."""
-    slot: Slot | None = request.options.get("slot")
+    slot: Slot | None = message.options.get("slot")
     if slot is not None:
         return tuple(slot.leaf.shape)
     store = open_store()
-    init, asked = request.options["init"], request.options["constraint"]
+    init, asked = message.options["init"], message.options["constraint"]
     constraint = constraints.real if asked is None else asked
-    constraining.check_constraint(constraint, request)
-    known = None if store is None else store.shape_of(request.name, constraint)
+    constraining.check_constraint(constraint, message)
+    known = None if store is None else store.shape_of(message.name, constraint)
     if known is None and isinstance(init, Tensor):
         return tuple(init.shape)
     return known

@@ -21,7 +21,7 @@ from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.enumerated import trailing
 from ancestral.trace.nodes.mask import over
 from ancestral.trace.nodes.support import takes, wrong_of
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 
 
 class SiteNameError(SiteError):
@@ -60,21 +60,21 @@ class FactorTypeError(SiteError):
 class ValueTypeError(SiteError):
     """The value that a site is given is of a wrong type."""
 
-    def __init__(self, request: Request, expected: str, came: str) -> None:
+    def __init__(self, message: Message, expected: str, came: str) -> None:
         """Name the site, its line, what was expected and what came."""
-        super().__init__(f"{described(request)} must be {expected}, not {came}")
+        super().__init__(f"{described(message)} must be {expected}, not {came}")
 
 
 class ValueShapeError(SiteError):
     """The value that a site is given does not fit its distribution."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, message: Message) -> None:
         """Name the site, its line, the shape that was expected and the one that came."""
-        fn, value = request.fn, request.value
+        fn, value = message.fn, message.value
         assert fn is not None
         assert value is not None
         super().__init__(
-            f"{described(request)} has shape {list(value.shape)}; expected "
+            f"{described(message)} has shape {list(value.shape)}; expected "
             f"{[*fn.batch_shape, *fn.event_shape]}: the batch {list(fn.batch_shape)} (or one that "
             "expands to it, or to which it expands), and the event "
             f"{list(fn.event_shape)} of {type(fn).__name__}"
@@ -84,10 +84,10 @@ class ValueShapeError(SiteError):
 class WeightShapeError(SiteError):
     """A mask or a scale has more elements than the site that it weighs."""
 
-    def __init__(self, request: Request, word: str, size: tuple[int, ...], batch: Shape) -> None:
+    def __init__(self, message: Message, word: str, size: tuple[int, ...], batch: Shape) -> None:
         """Name the site, its line, the batch and the shape that came."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}): its {word} has shape "
+            f"site {message.name!r} ({message.where.location}): its {word} has shape "
             f"{list(size)}; expected one that broadcasts to the batch {list(batch)} of the site, "
             f"each element of which counts once: give the {word} that shape, or the site a plate"
         )
@@ -97,11 +97,11 @@ class WeightDeviceError(SiteError):
     """A mask or a scale is on another device than the site that it weighs."""
 
     def __init__(
-        self, request: Request, word: str, came: torch.device, expected: torch.device
+        self, message: Message, word: str, came: torch.device, expected: torch.device
     ) -> None:
         """Name the site, its line and both devices."""
         super().__init__(
-            f"site {request.name!r} ({request.where.location}): its {word} is on device {came}; "
+            f"site {message.name!r} ({message.where.location}): its {word} is on device {came}; "
             f"expected {expected}, as its value: move it there with .to({str(expected)!r})"
         )
 
@@ -109,10 +109,10 @@ class WeightDeviceError(SiteError):
 class SupportError(SiteError):
     """A value is none that the distribution of a site can take."""
 
-    def __init__(self, request: Request, support: Constraint, wrong: str) -> None:
+    def __init__(self, message: Message, support: Constraint, wrong: str) -> None:
         """Name the site, its line, the support, and what is outside it."""
         super().__init__(
-            f"{described(request)} is outside the support of {type(request.fn).__name__}: "
+            f"{described(message)} is outside the support of {type(message.fn).__name__}: "
             f"{wrong}; expected {short(support)}; hide what is missing with an.handlers.mask; if "
             "its density is meant for such values too, make the distribution, and an Independent "
             "around it, with validate_args=False"
@@ -127,15 +127,15 @@ class ObservedMaskError(SiteError):
         super().__init__(f"site {name!r} ({where.location}): {problem}")
 
 
-def described(request: Request) -> str:
+def described(message: Message) -> str:
     """Return what a message calls the value of a site."""
-    if request.is_observed:
+    if message.is_observed:
         word = "the observed value"
-    elif request.origin is not None:
-        word = f"the value replayed from {request.origin.name!r} ({request.origin.location})"
+    elif message.origin is not None:
+        word = f"the value replayed from {message.origin.name!r} ({message.origin.location})"
     else:
         word = "the value"
-    return f"site {request.name!r} ({request.where.location}): {word}"
+    return f"site {message.name!r} ({message.where.location}): {word}"
 
 
 def check_name(name: object, where: Place) -> None:
@@ -171,111 +171,111 @@ def check_factor(name: str, log_factor: object, where: Place) -> None:
         raise FactorTypeError(name, where, str(log_factor.dtype))
 
 
-def fitting(request: Request) -> Request:
-    """Return a request whose value has the batch of its distribution, or one that it fits into.
+def fitting(message: Message) -> Message:
+    """Return a message whose value has the batch of its distribution, or one that it fits into.
 
     Raises:
         ValueTypeError: if the value is no tensor, or of a type that the distribution has not.
         ValueShapeError: if the shapes do not fit; sizes are never multiplied with each other, and
             only data may have more cases than the distribution.
     """
-    fn, value = request.fn, request.value
+    fn, value = message.fn, message.value
     assert fn is not None
     if not isinstance(value, Tensor):
-        raise ValueTypeError(request, "a torch.Tensor", kind_of(value))
+        raise ValueTypeError(message, "a torch.Tensor", kind_of(value))
     if not takes(fn, value.dtype):
         raise ValueTypeError(
-            request, f"of a floating dtype, such as {torch.get_default_dtype()}", str(value.dtype)
+            message, f"of a floating dtype, such as {torch.get_default_dtype()}", str(value.dtype)
         )
     event = len(fn.event_shape)
     size = tuple(raw(Tensor.size, value))
     batch, events = size[: len(size) - event], size[len(size) - event :]
     if event > len(size) or events != tuple(fn.event_shape):
-        raise ValueShapeError(request)
+        raise ValueShapeError(message)
     # Where sites are enumerated, one value is given for all of theirs.
-    room = sys.maxsize if request.enumeration is None else request.enumeration.room
+    room = sys.maxsize if message.enumeration is None else message.enumeration.room
     ours, theirs = trailing(batch, room), trailing(fn.batch_shape, room)
     head = batch[: len(batch) - len(ours)]
-    if request.enumeration is not None:
-        plates = max((-plate.dim for plate in request.plates if plate.dim is not None), default=0)
+    if message.enumeration is not None:
+        plates = max((-plate.dim for plate in message.plates if plate.dim is not None), default=0)
         while len(theirs) > max(len(ours), plates) and theirs[0] == 1:
             theirs = theirs[1:]
     try:
         whole = torch.broadcast_shapes(ours, theirs)
     except RuntimeError as error:
-        raise ValueShapeError(request) from error
-    is_free = request.is_observed or request.enumeration is not None
+        raise ValueShapeError(message) from error
+    is_free = message.is_observed or message.enumeration is not None
     if whole == ours and (is_free or ours == theirs):
-        return request
+        return message
     if whole != theirs:
-        raise ValueShapeError(request)
-    return replace(request, value=value.expand(*head, *whole, *events))
+        raise ValueShapeError(message)
+    return replace(message, value=value.expand(*head, *whole, *events))
 
 
-def weighable(request: Request) -> Request:
-    """Return a request that has its value, whose mask and scale make its batch no larger.
+def weighable(message: Message) -> Message:
+    """Return a message that has its value, whose mask and scale make its batch no larger.
 
     Raises:
         WeightShapeError: if they would, so that a density counted more than once.
     """
-    if request.mask is not None:
-        _check_weight(request, "mask", request.mask)
-    if isinstance(request.scale, Tensor):
-        _check_weight(request, "scale", request.scale)
-    return request
+    if message.mask is not None:
+        _check_weight(message, "mask", message.mask)
+    if isinstance(message.scale, Tensor):
+        _check_weight(message, "scale", message.scale)
+    return message
 
 
-def _check_weight(request: Request, word: str, weight: Tensor) -> None:
-    fn, value = request.fn, request.value
+def _check_weight(message: Message, word: str, weight: Tensor) -> None:
+    fn, value = message.fn, message.value
     if fn is None or not isinstance(value, Tensor):
         return
     if weight.device != value.device and weight.ndim:
-        raise WeightDeviceError(request, word, weight.device, value.device)
+        raise WeightDeviceError(message, word, weight.device, value.device)
     size = tuple(raw(Tensor.size, weight))
     whole = tuple(raw(Tensor.size, value))
     cases = whole[: len(whole) - len(fn.event_shape)]
     batch = tuple(torch.broadcast_shapes(fn.batch_shape, cases))
     ours, theirs = size, batch
-    if request.enumeration is not None:  # a weight may depend on values, to the left of the room
-        room = request.enumeration.room
+    if message.enumeration is not None:  # a weight may depend on values, to the left of the room
+        room = message.enumeration.room
         ours, theirs = trailing(size, room), trailing(batch, room)
     try:
         is_larger = math.prod(torch.broadcast_shapes(ours, theirs)) != math.prod(theirs)
     except RuntimeError as error:
-        raise WeightShapeError(request, word, size, batch) from error
+        raise WeightShapeError(message, word, size, batch) from error
     if is_larger:
-        raise WeightShapeError(request, word, size, batch)
+        raise WeightShapeError(message, word, size, batch)
 
 
-def supported(request: Request) -> Request:
-    """Return a request whose value its distribution can take.
+def supported(message: Message) -> Message:
+    """Return a message whose value its distribution can take.
 
     Raises:
         SupportError: if it cannot.
         ValueTypeError: if it is of a dtype that the support cannot be checked for.
     """
-    fn, value = request.fn, request.value
+    fn, value = message.fn, message.value
     assert fn is not None
     assert value is not None
     if not getattr(fn, "_validate_args", False):
-        return request
+        return message
     plain = alias(value).detach()
     if plain.is_meta:
-        return request
+        return message
     try:
         support: Any = fn.support
         is_inside: Tensor = plainly(support, support.check, plain)
     except (NotImplementedError, RuntimeError, IndexError) as error:
         if isinstance(error, NotImplementedError) and not plain.is_complex():
-            return request  # a user's class that declares none
+            return message  # a user's class that declares none
         # A complex number has no order; a matching cannot index by each value.
         expected = f"one that {short(support)} can check ({error})"
-        raise ValueTypeError(request, expected, str(plain.dtype)) from error
-    if request.mask is not None:
-        is_inside = is_inside | ~over(request.mask, tuple(is_inside.shape))
+        raise ValueTypeError(message, expected, str(plain.dtype)) from error
+    if message.mask is not None:
+        is_inside = is_inside | ~over(message.mask, tuple(is_inside.shape))
     if not bool(is_inside.all()):
-        raise SupportError(request, support, wrong_of(support, plain, is_inside))
-    return request
+        raise SupportError(message, support, wrong_of(support, plain, is_inside))
+    return message
 
 
 class InferKeyError(SiteError):

@@ -21,7 +21,7 @@ from ancestral.trace.params.module_params import Slot, slots_of
 from ancestral.trace.params.store import open_store
 from ancestral.trace.program.checks import check_name
 from ancestral.trace.program.primitives import settled
-from ancestral.trace.recording.message import Request, answer
+from ancestral.trace.recording.message import Message, apply_stack
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -93,7 +93,7 @@ def _check_made(name: str, fresh: nn.Module, where: Place) -> None:
 
 def _asked(slot: Slot, where: Place) -> Tensor:
     options = {"init": None, "constraint": constraints.real, "slot": slot}
-    answered = answer(Request("param", slot.name, where, options=options), settled)
+    answered = apply_stack(Message("param", slot.name, where, options=options), settled)
     assert answered.value is not None
     return answered.value
 

@@ -35,7 +35,7 @@ from ancestral.trace.nodes.plate import (
     push,
 )
 from ancestral.trace.program.site import named
-from ancestral.trace.recording.message import Request, answer
+from ancestral.trace.recording.message import Message, apply_stack
 
 _serials = itertools.count()
 
@@ -150,10 +150,10 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
     def _asked(self, dim: int | None) -> Tensor:
         """Return the indices, drawn once, or those of a plate that is replayed."""
         about = {"size": self.size, "subsample_size": self.subsample_size, "dim": dim}
-        request = Request(
+        message = Message(
             "plate", self.name, place(), value=self._indices, infer=about, plates=open_plates()
         )
-        answered = answer(request, self._settled)
+        answered = apply_stack(message, self._settled)
         assert answered.value is not None
         if self._given is not None and not is_same(answered.value, self._given):
             replayed = raw(Tensor.tolist, answered.value)
@@ -168,10 +168,10 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         self._serial = answered.infer["serial"]
         return self._indices
 
-    def _settled(self, request: Request) -> Request:
-        serial = self._serial if request.origin is None else request.origin.infer["serial"]
-        value = self._drawn() if request.value is None else request.value
-        return named(replace(request, value=value, infer={**request.infer, "serial": serial}))
+    def _settled(self, message: Message) -> Message:
+        serial = self._serial if message.origin is None else message.origin.infer["serial"]
+        value = self._drawn() if message.value is None else message.value
+        return named(replace(message, value=value, infer={**message.infer, "serial": serial}))
 
     def _drawn(self) -> Tensor:
         if self._given is not None:

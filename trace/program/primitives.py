@@ -40,7 +40,7 @@ from ancestral.trace.program.checks import (
 )
 from ancestral.trace.program.plate import subsample
 from ancestral.trace.program.site import drawn, given, named, spread, value_of
-from ancestral.trace.recording.message import Handler, Request, answer, is_handled
+from ancestral.trace.recording.message import Handler, Message, apply_stack, is_handled
 from ancestral.trace.recording.record import current
 from ancestral.trace.recording.record_site import declare
 
@@ -88,7 +88,7 @@ def sample(
             name, spread_fn, where, bool(fn.has_rsample), {} if infer is None else infer
         )
         return value
-    request = Request(
+    message = Message(
         "sample",
         name,
         where,
@@ -101,22 +101,22 @@ def sample(
         plates=plates,
         traces=() if handled else local.traces,
     )
-    answered = answer(request, settled) if handled else settled(request)
+    answered = apply_stack(message, settled) if handled else settled(message)
     assert answered.value is not None
     return answered.value
 
 
-def settled(request: Request) -> Request:
-    """Give a request its value, and take it into the recordings that see it."""
-    if request.kind == "param":
-        return named(replace(request, value=valued(request)))
-    if request.kind == "sample" and request.is_intervened:
-        return named(fitting(request))
-    if request.kind != "sample":
-        return named(request)
-    if request.value is None:
-        return weighable(drawn(request))
-    return given(supported(weighable(fitting(request))))
+def settled(message: Message) -> Message:
+    """Give a message its value, and take it into the recordings that see it."""
+    if message.kind == "param":
+        return named(replace(message, value=valued(message)))
+    if message.kind == "sample" and message.is_intervened:
+        return named(fitting(message))
+    if message.kind != "sample":
+        return named(message)
+    if message.value is None:
+        return weighable(drawn(message))
+    return given(supported(weighable(fitting(message))))
 
 
 def _partly_observed(
@@ -148,9 +148,9 @@ class _Among(Handler):
     def __init__(self, which: Tensor) -> None:
         self._which = which
 
-    def ask(self, request: Request) -> Request:
+    def process(self, message: Message) -> Message:
         """Give a sample its mask, which those of handlers further out narrow."""
-        return replace(request, mask=self._which) if request.kind == "sample" else request
+        return replace(message, mask=self._which) if message.kind == "sample" else message
 
 
 def _one_of(free: Tensor, event: int) -> Tensor:
@@ -212,7 +212,7 @@ def param(
     where = place()
     check_name(name, where)
     options = {"init": init, "constraint": constraint}
-    answered = answer(Request("param", name, where, options=options), settled)
+    answered = apply_stack(Message("param", name, where, options=options), settled)
     assert answered.value is not None
     return answered.value if event_dim is None else subsample(answered.value, event_dim)
 
@@ -248,8 +248,8 @@ def deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Ten
     check_name(name, where)
     options = {} if event_dim is None else {"event_dim": event_dim}
     plates = open_plates()
-    request = Request("deterministic", name, where, value=value, plates=plates, options=options)
-    answered = answer(request, named)
+    message = Message("deterministic", name, where, value=value, plates=plates, options=options)
+    answered = apply_stack(message, named)
     assert answered.value is not None
     return answered.value
 

@@ -15,8 +15,8 @@ from ancestral.trace.context.place import Place, module_path
 from ancestral.trace.context.stack import Recording, local
 from ancestral.trace.nodes.distribution_params import (
     Held,
+    event_dims,
     factorized,
-    grouped,
     param_provenance,
     parameters,
 )
@@ -25,7 +25,7 @@ from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.program.checks import fitting, supported, weighable
-from ancestral.trace.recording.message import Request, answer
+from ancestral.trace.recording.message import Message, apply_stack
 from ancestral.trace.recording.noise import (
     TransformedDrawError,
     is_noise,
@@ -44,18 +44,18 @@ def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
         local.is_inside = was_inside
 
 
-def drawn(request: Request) -> Request:
-    """Answer a request for a sample with a draw, which the open recordings take in."""
-    assert request.fn is not None
+def drawn(message: Message) -> Message:
+    """Answer a message for a sample with a draw, which the open recordings take in."""
+    assert message.fn is not None
     value = value_of(
-        request.name,
-        request.fn,
-        request.where,
-        request.is_reparameterized,
-        request.infer,
-        request,
+        message.name,
+        message.fn,
+        message.where,
+        message.is_reparameterized,
+        message.infer,
+        message,
     )
-    return replace(request, value=value)
+    return replace(message, value=value)
 
 
 def value_of(
@@ -64,9 +64,9 @@ def value_of(
     where: Place,
     is_reparameterized: bool,
     infer: Mapping[str, Any],
-    request: Request | None = None,
+    message: Message | None = None,
 ) -> Any:
-    """Return a draw that the open recordings take in, as `request` says if there are handlers."""
+    """Return a draw that the open recordings take in, as `message` says if there are handlers."""
     if not local.traces:
         return fn.rsample() if is_reparameterized else fn.sample()
     try:
@@ -87,59 +87,59 @@ def value_of(
         where=where,
         name=name,
         infer=infer,
-        request=request,
+        message=message,
     )
 
 
-def given(request: Request) -> Request:
-    """Answer a request for a sample with a value from elsewhere: data, or another trace's."""
-    assert request.fn is not None
-    assert request.value is not None
+def given(message: Message) -> Message:
+    """Answer a message for a sample with a value from elsewhere: data, or another trace's."""
+    assert message.fn is not None
+    assert message.value is not None
     if not local.traces:
-        return request
-    fn, value = request.fn, request.value
+        return message
+    fn, value = message.fn, message.value
     size: Shape = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
     held, plain = parameters(fn), untrack(value)
-    source = _source(request, shape)
+    source = _source(message, shape)
     node = Node(
-        name=request.name,
+        name=message.name,
         type="sample",
         fn=fn,
         value=plain,
         shape=shape,
         source=source,
-        param_provenance=controlled(_upstream(request, held, shape), shape),
-        location=request.where.location,
-        module_path=module_path(request.where.modules),
-        is_observed=request.is_observed,
-        is_reparameterized=request.origin is not None and request.origin.is_reparameterized,
+        param_provenance=controlled(_upstream(message, held, shape), shape),
+        location=message.where.location,
+        module_path=module_path(message.where.modules),
+        is_observed=message.is_observed,
+        is_reparameterized=message.origin is not None and message.origin.is_reparameterized,
         is_learned=any(tensor.requires_grad for tensor, _ in held),
         is_given=True,
         is_declared=True,
         held=_held(value, source, size),
-        scale=request.scale,
-        mask=request.mask,
-        cond_indep_stack=request.plates,
-        grouped=grouped(fn),
-        infer=request.infer,
-        enumeration=request.enumeration,
+        scale=message.scale,
+        mask=message.mask,
+        cond_indep_stack=message.plates,
+        event_dims=event_dims(fn),
+        infer=message.infer,
+        enumeration=message.enumeration,
         versions=versions_of(held, plain),
     )
     local.traces[0].ledger.admit(node)
-    admit(node, request)
-    return replace(request, value=node.tracked_value)
+    admit(node, message)
+    return replace(message, value=node.tracked_value)
 
 
-def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | None:
+def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | None:
     """Return the provenance of the parameters of a site over the independent draws of its value.
 
     What the parameters are enumerated along lies to the left of these.
     """
-    fn = request.fn
+    fn = message.fn
     assert fn is not None
     batch = factorized(fn).batch_shape
-    if request.enumeration is None or len(batch) <= len(shape):
+    if message.enumeration is None or len(batch) <= len(shape):
         return param_provenance(fn, held, shape, None)
     whole = tuple(torch.broadcast_shapes(shape, batch))
     found = param_provenance(fn, held, whole, None)
@@ -147,60 +147,60 @@ def _upstream(request: Request, held: list[Held], shape: Shape) -> Provenance | 
     return None if found is None else found.remap(shape, last)
 
 
-def named(request: Request) -> Request:
-    """Answer a request with the value that it came with: what was computed, set or asked for."""
-    assert request.value is not None
-    if not local.traces or not request.traces:
-        return request
-    value = request.value
+def named(message: Message) -> Message:
+    """Answer a message with the value that it came with: what was computed, set or asked for."""
+    assert message.value is not None
+    if not local.traces or not message.traces:
+        return message
+    value = message.value
     size: Shape = tuple(raw(Tensor.size, value))
-    is_cut, found = request.is_intervened, provenance(value)
-    source = _source(request, size)
+    is_cut, found = message.is_intervened, provenance(value)
+    source = _source(message, size)
     held = _held(value, source, size) if is_cut else found
-    if request.kind == "deterministic" and not is_cut:
+    if message.kind == "deterministic" and not is_cut:
         universe = local.traces[0].universe
         if found is not None and found.universe is not universe:
             found = universe.adopt(found)
-        source = universe.named(request.name, size, found)
+        source = universe.named(message.name, size, found)
         held = universe.of(source, size)
     node = Node(
-        name=request.name,
-        type="deterministic" if is_cut else request.kind,
+        name=message.name,
+        type="deterministic" if is_cut else message.kind,
         fn=None,
         value=untrack(value),
         shape=size,
         source=source,
         param_provenance=None if is_cut else controlled(found, size),
-        location=request.where.location,
-        module_path=module_path(request.where.modules),
+        location=message.where.location,
+        module_path=module_path(message.where.modules),
         is_given=is_cut,
         is_declared=True,
         held=held,
-        scale=request.scale,
-        mask=request.mask,
-        cond_indep_stack=request.plates,
-        grouped=_events(request, size) if request.plates else 0,
-        infer=request.infer,
+        scale=message.scale,
+        mask=message.mask,
+        cond_indep_stack=message.plates,
+        event_dims=_events(message, size) if message.plates else 0,
+        infer=message.infer,
     )
-    if request.kind == "deterministic":
+    if message.kind == "deterministic":
         local.traces[0].ledger.admit(node)
-    admit(node, request)
-    return replace(request, value=node.tracked_value)
+    admit(node, message)
+    return replace(message, value=node.tracked_value)
 
 
-def _events(request: Request, size: Shape) -> int:
+def _events(message: Message, size: Shape) -> int:
     """Return how many of the last dimensions of a value without a density are an event.
 
     Where nobody says, it is the fewest such that as many plates as can be are dimensions of its
     batch: none is of another size, or indexes other repetitions of what the value depends on.
     """
-    if request.fn is not None:
-        return len(request.fn.event_shape)
-    known: int | None = request.options.get("event_dim")
-    if known is not None or request.kind != "deterministic":
+    if message.fn is not None:
+        return len(message.fn.event_shape)
+    known: int | None = message.options.get("event_dim")
+    if known is not None or message.kind != "deterministic":
         return known or 0
-    ledger, found = local.traces[0].ledger, provenance(request.value)
-    plates = [plate for plate in request.plates if plate.dim is not None]
+    ledger, found = local.traces[0].ledger, provenance(message.value)
+    plates = [plate for plate in message.plates if plate.dim is not None]
     apart = {plate.name: ledger.apart(found, plate.name) for plate in plates}
 
     def placed(events: int) -> int:
@@ -219,17 +219,17 @@ def _events(request: Request, size: Shape) -> int:
     return max(range(len(size) + 1), key=placed)  # the first of the best
 
 
-def _source(request: Request, shape: Shape) -> Source:
+def _source(message: Message, shape: Shape) -> Source:
     """Return the source that a value from elsewhere is: its own, or one of a known value."""
-    origin = request.origin
-    if origin is not None and request.value is not None:
-        found = provenance(request.value)
+    origin = message.origin
+    if origin is not None and message.value is not None:
+        found = provenance(message.value)
         if found is not None and origin.source in found.members:
             return origin.source
-    enumeration = request.enumeration
+    enumeration = message.enumeration
     is_confined = enumeration is not None and enumeration.own is not None
     universe = local.traces[0].universe
-    return Source(request.name, shape, universe, is_known=True, is_confined=is_confined)
+    return Source(message.name, shape, universe, is_known=True, is_confined=is_confined)
 
 
 def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
@@ -241,18 +241,18 @@ def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
     return own if found is None or found.universe.state == "settled" else own.union(found)
 
 
-def admit(node: Node, request: Request) -> None:
+def admit(node: Node, message: Message) -> None:
     """Take a node that was not drawn into the recordings that see it.
 
     The innermost refuses a name that is taken; those around it number it. One that has the node
     that the value came from is left as it is.
     """
-    for trace in request.traces:
-        if request.origin is not None and trace.get(request.origin.name) is request.origin:
+    for trace in message.traces:
+        if message.origin is not None and trace.get(message.origin.name) is message.origin:
             continue
         if _is_known(trace, node):
             continue
-        is_innermost = trace is request.traces[-1]
+        is_innermost = trace is message.traces[-1]
         taken = node.name in trace and not is_innermost
         trace.add(replace(node, name=trace.fresh_name(node.name)) if taken else node)
 
@@ -263,10 +263,10 @@ def _is_known(trace: Recording, node: Node) -> bool:
     return known is not None and known.type == node.type and node.type in ("param", "plate")
 
 
-def spread(fn: Distribution, request_plates: tuple[Any, ...]) -> Distribution:
+def spread(fn: Distribution, message_plates: tuple[Any, ...]) -> Distribution:
     """Return a distribution with its batch expanded to the plates around it."""
     wanted = list(fn.batch_shape)
-    for plate in request_plates:
+    for plate in message_plates:
         if plate.dim is None:
             continue
         wanted = [1] * (-plate.dim - len(wanted)) + wanted
@@ -298,17 +298,17 @@ def found(
         where: the user's call.
     """
 
-    def settled(request: Request) -> Request:
-        if request.kind != "sample" or request.is_intervened:
-            return named(request)
-        if request.value is not None:
-            return given(weighable(supported(fitting(request))))
+    def settled(message: Message) -> Message:
+        if message.kind != "sample" or message.is_intervened:
+            return named(message)
+        if message.value is not None:
+            return given(weighable(supported(fitting(message))))
         kept = draw(
-            fn, held, drawn(), is_reparameterized=is_reparameterized, where=where, request=request
+            fn, held, drawn(), is_reparameterized=is_reparameterized, where=where, message=message
         )
-        return weighable(replace(request, value=kept))
+        return weighable(replace(message, value=kept))
 
-    request = Request(
+    message = Message(
         "sample",
         local.traces[-1].fresh_name(base_name(fn, where, module_path(where.modules))),
         where,
@@ -318,7 +318,7 @@ def found(
         scale=scale_of(open_plates()),
         plates=open_plates(),
     )
-    return answer(request, settled).value
+    return apply_stack(message, settled).value
 
 
 def _over(fn: Distribution, sample_shape: tuple[int, ...]) -> Distribution:

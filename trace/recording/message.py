@@ -1,8 +1,8 @@
-"""Requests: what a primitive of a program asks for, and the handlers that answer on its way out.
+"""Messages: what a primitive of a program asks for, and the handlers that answer on its way out.
 
-A statement such as ``an.sample("z", fn)`` makes a request. It passes the open handlers from the
-innermost to the outermost; each returns the request as it stands after it, with a value, a mask, a
-scale. Open recordings are among the handlers, so that one that hides a request hides it from the
+A statement such as ``an.sample("z", fn)`` makes a message. It passes the open handlers from the
+innermost to the outermost; each returns the message as it stands after it, with a value, a mask, a
+scale. Open recordings are among the handlers, so that one that hides a message hides it from the
 recordings around it, and from no other.
 """
 
@@ -30,7 +30,7 @@ Kind = Literal["sample", "param", "plate", "deterministic"]
 
 
 @dataclass(frozen=True)
-class Request:
+class Message:
     """What a statement of a program asks for, as far as it has been answered.
 
     Attributes:
@@ -53,7 +53,7 @@ class Request:
         traces: the recordings that have seen it, outermost first.
         options: what a kind of its own has to say: the constraint of a parameter.
         enumeration: which dimensions of the batch stand for values of sites.
-        closing: what changes it last, when every handler has been asked.
+        deferred: what changes it last, when every handler has been asked.
     """
 
     kind: Kind
@@ -74,24 +74,24 @@ class Request:
     traces: tuple[Recording, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     enumeration: Enumeration | None = None
-    closing: "Callable[[Request], Request] | None" = None
+    deferred: "Callable[[Message], Message] | None" = None
 
     @property
     def is_latent(self) -> bool:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
 
-    def closed_by(self, last: "Callable[[Request], Request]") -> "Request":
-        """Return the request, which `last` changes when every handler has been asked."""
-        first = self.closing
-        return replace(self, closing=last if first is None else lambda r: last(first(r)))
+    def defer(self, last: "Callable[[Message], Message]") -> "Message":
+        """Return the message, which `last` changes when every handler has been asked."""
+        first = self.deferred
+        return replace(self, deferred=last if first is None else lambda r: last(first(r)))
 
 
 class Handler:
-    """What changes the requests of the block that it is open around, or of a function.
+    """What changes the messages of the block that it is open around, or of a function.
 
-    ``with handler: model()`` and ``handler(model)()`` do the same. A handler has two hooks, `ask`
-    and `answered`; what needs the block as a whole extends `__enter__` and `__exit__`.
+    ``with handler: model()`` and ``handler(model)()`` do the same. A handler has two hooks,
+    `process` and `postprocess`; what needs the block as a whole extends `__enter__` and `__exit__`.
     """
 
     is_recorder = False
@@ -113,12 +113,12 @@ class Handler:
         """The nodes of another run whose values it may give to sites, by their name."""
         return {}
 
-    def ask(self, request: Request) -> Request:
-        """Return the request as it goes on to the handlers further out."""
-        return request
+    def process(self, message: Message) -> Message:
+        """Return the message as it goes on to the handlers further out."""
+        return message
 
-    def answered(self, request: Request) -> None:
-        """Look at a request that has its value and was recorded, on its way back."""
+    def postprocess(self, message: Message) -> None:
+        """Look at a message that has its value and was recorded, on its way back."""
 
     def __enter__(self) -> Self:
         """Open the block."""
@@ -173,17 +173,17 @@ def is_handled() -> bool:
     return bool([handler for handler in _stack.get() if not handler.is_recorder])
 
 
-def answer(request: Request, settle: Callable[[Request], Request]) -> Request:
-    """Return a request as the open handlers, and then `settle`, which gives a value, leave it."""
+def apply_stack(message: Message, settle: Callable[[Message], Message]) -> Message:
+    """Return a message as the open handlers, and then `settle`, which gives a value, leave it."""
     asked: list[Handler] = []
     for handler in reversed(_stack.get()):
-        request = handler.ask(request)
+        message = handler.process(message)
         asked.append(handler)
-        if request.is_stopped:
+        if message.is_stopped:
             break
-    if request.closing is not None:
-        request = request.closing(request)
-    request = settle(request)
+    if message.deferred is not None:
+        message = message.deferred(message)
+    message = settle(message)
     for handler in reversed(asked):
-        handler.answered(request)
-    return request
+        handler.postprocess(message)
+    return message

@@ -24,7 +24,7 @@ class PlateShapeError(PlateError):
     def __init__(self, node: Node, plate: Plate) -> None:
         """Name the site, the plate, what was expected and what came."""
         assert plate.dim is not None
-        batch = node.shape[: len(node.shape) - node.grouped]
+        batch = node.shape[: len(node.shape) - node.event_dims]
         has = (
             f"dimension {plate.dim} has size {batch[plate.dim]}"
             if -plate.dim <= len(batch)

@@ -31,7 +31,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.patch import interceptors, joined
 from ancestral.trace.context.stack import local
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
-from ancestral.trace.recording.message import Handler, Request
+from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.trace import Trace
 
 P = ParamSpec("P")
@@ -190,18 +190,18 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
 
 class _Recorder(Handler):
-    """Lets a trace see the requests of its block."""
+    """Lets a trace see the messages of its block."""
 
     is_recorder = True
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
-    def ask(self, request: Request) -> Request:
-        """Add the trace to those that have seen the request."""
+    def process(self, message: Message) -> Message:
+        """Add the trace to those that have seen the message."""
         if not self._trace.is_open:
-            return request
-        return replace(request, traces=(self._trace, *request.traces))
+            return message
+        return replace(message, traces=(self._trace, *message.traces))
 
 
 @contextmanager

@@ -29,9 +29,9 @@ from ancestral.trace.context.stack import Recording, local
 from ancestral.trace.nodes.distribution_params import (
     Held,
     declares_all,
+    event_dims,
     factorized,
     forget_noise,
-    grouped,
     param_provenance,
     parameters,
 )
@@ -39,7 +39,7 @@ from ancestral.trace.nodes.node import Gate, Node
 from ancestral.trace.nodes.plate import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.recording.leaf_writes import SettledError
-from ancestral.trace.recording.message import Request
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.noise import TransformedDrawError, has_tangent
 
 
@@ -66,7 +66,7 @@ def draw(
     where: Place,
     name: str | None = None,
     infer: Mapping[str, Any] | None = None,
-    request: Request | None = None,
+    message: Message | None = None,
 ) -> Any:
     """Record a draw of `fn` in the open recordings; return it with its own site as provenance.
 
@@ -78,7 +78,7 @@ def draw(
         where: the user's call.
         name: what the program calls the site, None for a draw of plain torch.
         infer: what the program says of how to infer it.
-        request: what handlers made of it, None where none is open.
+        message: what handlers made of it, None where none is open.
     """
     is_learned = any([tensor.requires_grad for tensor, _ in held])
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
@@ -98,16 +98,16 @@ def draw(
                 where=where,
                 name=name,
                 infer=infer,
-                request=request,
+                message=message,
             )
-    is_declared = name is not None or request is not None
+    is_declared = name is not None or message is not None
     is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(raw(Tensor.size, value))
     shape = independent(fn, size)
     found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
-    name = _site_name(traces[0], fn, where, path, name, request)
+    name = _site_name(traces[0], fn, where, path, name, message)
     is_scored = is_learned and not is_reparameterized
     if universe.state == "settled" and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
@@ -133,16 +133,16 @@ def draw(
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         is_declared=is_declared,
-        scale=request.scale if request is not None else scale_of(plates) if plates else 1.0,
-        mask=None if request is None else request.mask,
-        infer=request.infer if request is not None else {} if infer is None else infer,
-        enumeration=None if request is None else request.enumeration,
-        cond_indep_stack=plates if request is None else request.plates,
-        grouped=0 if is_plain else grouped(fn),
+        scale=message.scale if message is not None else scale_of(plates) if plates else 1.0,
+        mask=None if message is None else message.mask,
+        infer=message.infer if message is not None else {} if infer is None else infer,
+        enumeration=None if message is None else message.enumeration,
+        cond_indep_stack=plates if message is None else message.plates,
+        event_dims=0 if is_plain else event_dims(fn),
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
     )
-    _admit(node, traces, traces if request is None else request.traces)
+    _admit(node, traces, traces if message is None else message.traces)
     attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
     if not is_plain:
@@ -185,7 +185,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         is_learned=any(tensor.requires_grad for tensor, _ in held),
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
-        grouped=local.grouped,
+        event_dims=local.event_dims,
     )
     _admit(node, local.traces, local.traces)
     if local.audit is not None:
@@ -251,14 +251,14 @@ def _site_name(
     where: Place,
     path: str,
     name: str | None,
-    request: Request | None,
+    message: Message | None,
 ) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
-    if request is None:
+    if message is None:
         return outermost.fresh_name(base_name(fn, where, path)) if name is None else name
-    if request.is_found and request.name in outermost:
-        return outermost.fresh_name(request.name)
-    return request.name if request.traces else outermost.fresh_name(f"{request.name} (hidden)")
+    if message.is_found and message.name in outermost:
+        return outermost.fresh_name(message.name)
+    return message.name if message.traces else outermost.fresh_name(f"{message.name} (hidden)")
 
 
 def base_name(fn: Distribution, where: Place, path: str) -> str:

@@ -106,7 +106,7 @@ class Writer:
             "scale": self.weight(node.scale),
             "mask": self.weight(node.mask),
             "plates": [_plate(plate) for plate in node.cond_indep_stack],
-            "grouped": node.grouped,
+            "grouped": node.event_dims,
             "infer": plain_only(node.infer),
         }
 
@@ -174,7 +174,7 @@ class Reader:
             scale=self.weight(scale) if isinstance(scale, dict) else field(data, "scale", float),
             mask=None if data.get("mask") is None else self.weight(field(data, "mask", dict)),
             cond_indep_stack=tuple(_plate_of(item) for item in items(data, "plates", dict)),
-            grouped=field(data, "grouped", int),
+            event_dims=field(data, "grouped", int),
             infer=field(data, "infer", dict),
             **flags,
         )
