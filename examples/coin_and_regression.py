@@ -65,7 +65,7 @@ def coin_answers(steps: int) -> list[Answer]:
     ones = float(seen.sum())
     exact = Beta(2.0 + ones, 2.0 + len(seen) - ones)
 
-    weighed = an.importance(coin, None, seen, samples=20_000)
+    weighed = an.infer.importance(coin, None, seen, samples=20_000)
     share = weighed.values["share"]
     mean = float(weighed.weights @ share)
     spread = math.sqrt(float(weighed.weights @ (share - mean) ** 2))
@@ -128,7 +128,7 @@ def regression_answers(steps: int) -> list[Answer]:
         loc, scale = an.param("loc").detach(), an.param("scale").detach()
         fitted = MultivariateNormal(loc, scale_tril=scale)
         # The prior is too far from the posterior to draw from; the guide is not.
-        weighed = an.importance(regression, regression_guide, x, y, samples=5_000)
+        weighed = an.infer.importance(regression, regression_guide, x, y, samples=5_000)
     print(f"Pareto k of the regression's weights: {weighed.pareto_k:.2f} (reliable below 0.7)")
     drawn = weighed.values["weights"]
     mean = weighed.weights @ drawn
@@ -146,13 +146,15 @@ def regression_answers(steps: int) -> list[Answer]:
 def train(
     store: an.ParamStore, model: Program, guide: Program, *data: Tensor, steps: int, rate: float
 ) -> None:
-    """Fit a guide: plain torch, with `an.elbo` for the loss."""
-    an.elbo(model, guide, *data)  # makes the parameters
+    """Fit a guide: plain torch, with `an.infer.elbo` for the loss."""
+    an.infer.elbo(model, guide, *data)  # makes the parameters
     optimizer = torch.optim.Adam(store.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        found = an.elbo(model, guide, *data, particles=8, vectorized=True, max_plate_nesting=1)
+        found = an.infer.elbo(
+            model, guide, *data, particles=8, vectorized=True, max_plate_nesting=1
+        )
         found.surrogate.backward()
         optimizer.step()
         schedule.step()

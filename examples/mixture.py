@@ -62,7 +62,7 @@ def gradients(store: an.ParamStore, estimator: Estimator, petals: Tensor) -> Ten
     found = []
     for _ in range(50):
         store.zero_grad()
-        an.elbo(model, guide, petals, estimator=estimator).surrogate.backward()
+        an.infer.elbo(model, guide, petals, estimator=estimator).surrogate.backward()
         found.append(
             torch.cat([p.grad.flatten() for p in NETWORK.parameters() if p.grad is not None])
         )
@@ -78,17 +78,22 @@ def main(steps: int = 600) -> Result:
     petals, labels = flowers()
     store = an.ParamStore()
     with store:
-        an.elbo(model, guide, petals)  # makes the parameters
-        by_site = gradients(store, an.by_site, petals).var(0).sum()
-        by_element = gradients(store, an.by_element, petals).var(0).sum()
+        an.infer.elbo(model, guide, petals)  # makes the parameters
+        by_site = gradients(store, an.estimators.by_site, petals).var(0).sum()
+        by_element = gradients(store, an.estimators.by_element, petals).var(0).sum()
 
         optimizer = torch.optim.Adam(store.parameters(), lr=0.02)
         bounds = []
         for _ in range(steps):
             optimizer.zero_grad()
             # Eight draws of the kinds at once, each with the mean of the others as its baseline.
-            estimate = an.elbo(
-                model, guide, petals, particles=8, vectorized=True, baseline=an.LeaveOneOut()
+            estimate = an.infer.elbo(
+                model,
+                guide,
+                petals,
+                particles=8,
+                vectorized=True,
+                baseline=an.estimators.LeaveOneOut(),
             )
             estimate.surrogate.backward()
             optimizer.step()
@@ -97,8 +102,8 @@ def main(steps: int = 600) -> Result:
         # The kinds are few enough to be summed over: what the bound bounds.
         with torch.no_grad(), an.record() as trace, an.handlers.enumerate(first_dim=-2):
             model(petals)
-        log_evidence = float(an.log_marginal(trace))
-        found = an.marginals(trace)["kind"].argmax(0)
+        log_evidence = float(an.infer.log_marginal(trace))
+        found = an.infer.marginals(trace)["kind"].argmax(0)
     # The groups have no names: each is called after the kind that most of its flowers are of.
     hits = sum(int(labels[found == k].bincount(minlength=1).max()) for k in found.unique())
     tail = bounds[-100:]

@@ -82,13 +82,13 @@ def checked(name: str, model: Program, steps: int) -> Check:
     x, y = patients()
     store = an.ParamStore()
     with store:
-        an.elbo(model, guide, x, y)  # makes the parameters
+        an.infer.elbo(model, guide, x, y)  # makes the parameters
         optimizer = torch.optim.Adam(store.parameters(), lr=0.02)
         for _ in range(steps):
             optimizer.zero_grad()
-            an.elbo(model, guide, x, y).surrogate.backward()
+            an.infer.elbo(model, guide, x, y).surrogate.backward()
             optimizer.step()
-        replicas = an.Predictive(model, guide=guide, samples=500)(x, y)["progression"]
+        replicas = an.infer.Predictive(model, guide=guide, samples=500)(x, y)["progression"]
     seen = float(skewness(y))
     p_value = float((skewness(replicas) >= seen).float().mean())
     return Check(name, replicas, seen, p_value)

@@ -60,7 +60,9 @@ def gradients(device: str, estimator: Estimator) -> list[Tensor]:
 
 
 @on_each_device
-@pytest.mark.parametrize("estimator", [an.by_element, an.by_site, an.total_cost])
+@pytest.mark.parametrize(
+    "estimator", [an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost]
+)
 def test_the_gradient_is_that_of_the_cpu_for_the_same_draws(
     device: str, estimator: Estimator
 ) -> None:
@@ -167,7 +169,7 @@ def test_the_bound_at_the_exact_posterior_is_the_evidence(device: str, is_vector
     def guide() -> None:
         an.sample("z", Normal(0.5 * one, 0.5**0.5 * one))
 
-    found = an.elbo(model, guide, particles=3, vectorized=is_vectorized)
+    found = an.infer.elbo(model, guide, particles=3, vectorized=is_vectorized)
     evidence = Normal(0.0, 2.0**0.5).log_prob(torch.tensor(1.0)).double()
     assert found.value.device.type == device
     torch.testing.assert_close(found.value.cpu(), evidence, rtol=1e-6, atol=0)
@@ -184,7 +186,7 @@ def test_a_marginal_is_that_of_the_sum_by_hand(device: str) -> None:
 
     with an.record() as trace, an.handlers.enumerate():
         model()
-    found = an.log_marginal(trace)
+    found = an.infer.log_marginal(trace)
     expected = (prior / prior.sum() * table).sum().log()
     torch.testing.assert_close(found, expected)
     assert found.device.type == device

@@ -313,7 +313,7 @@ def test_copies() -> None:
         for twin in (copy.copy(z), copy.deepcopy(z), pickle.loads(pickle.dumps(z))):
             loss = (twin * 2).sum() + z.sum()
             assert an.provenance_of(loss) == {"z"}
-        an.backward(loss, estimator=an.total_cost, retain_graph=True)
+        an.backward(loss, estimator=an.estimators.total_cost, retain_graph=True)
         text = pickle.dumps(z)
     del z, twin, loss
     assert an.provenance_of(pickle.loads(text)) == {"z"}
@@ -344,7 +344,7 @@ def test_after_the_recording() -> None:
     assert (loss + 1).item() in (1.0, 3.0, 5.0)
     an.backward(loss)
     assert theta.grad is not None
-    with pytest.raises(an.SettledError, match="already taken"):
+    with pytest.raises(an.errors.SettledError, match="already taken"):
         an.backward(loss)
     assert (loss + 1).item() in (1.0, 3.0, 5.0)
 
@@ -388,7 +388,7 @@ def test_chosen_losses(nothing_recorded: None) -> None:
     provenance is one of the recording in which a value escaped, and is refused where several may
     have chosen it, or none.
     """
-    with pytest.raises(an.LossError, match="carries no provenance: it depends on no draw"):
+    with pytest.raises(an.errors.LossError, match="carries no provenance: it depends on no draw"):
         an.backward(torch.ones(()))
     assert_exact(choosing, "strict")
     held = []
@@ -396,7 +396,7 @@ def test_chosen_losses(nothing_recorded: None) -> None:
         with an.record() as trace:
             choosing(*leaves())
         held.append(trace)
-    with pytest.raises(an.LossError, match="several recordings may have chosen it"):
+    with pytest.raises(an.errors.LossError, match="several recordings may have chosen it"):
         an.backward(torch.ones(()))
 
 
@@ -449,14 +449,14 @@ def test_after() -> None:
 
 
 def test_error() -> None:
-    """Under `control="error"`, an escape raises `an.EscapeError`, which names the site, the line
-    and the ways to mend it.
+    """Under `control="error"`, an escape raises `an.errors.EscapeError`, which names the site, the
+    line and the ways to mend it.
     """
     (theta,) = leaves()
     with an.record(control="error"):
         z = drawn(theta)
         with pytest.raises(
-            an.EscapeError, match=r"test_guarantees.py:\d+: .*'z'.*torch.where.*an.untrack"
+            an.errors.EscapeError, match=r"test_guarantees.py:\d+: .*'z'.*torch.where.*an.untrack"
         ):
             z.tolist()
 
@@ -546,7 +546,7 @@ def test_kinks() -> None:
         with an.record():
             z = Normal(theta, 1.0).rsample()
             cost = step(z)
-        with pytest.warns(an.KinkWarning, match=r"test_guarantees.py:\d+") as caught:
+        with pytest.warns(an.errors.KinkWarning, match=r"test_guarantees.py:\d+") as caught:
             an.backward(cost + 0 * z, estimator="pathwise", retain_graph=True)
         assert len(caught) == 1
         assert theta.grad == 0
@@ -674,10 +674,12 @@ def test_what_mixes_enumerated_values() -> None:
         z = an.sample("z", Bernoulli(0.5))
         an.sample("x", Normal(z, 1.0))
         for name, mixed in [("a", z.flip(0)), ("b", z.flip(-1)), ("c", z.mean(0, keepdim=True))]:
-            with pytest.raises(an.EnumerationError, match=rf"site '{name}' \(.*:\d+\).*mixe?s"):
+            with pytest.raises(
+                an.errors.EnumerationError, match=rf"site '{name}' \(.*:\d+\).*mixe?s"
+            ):
                 an.sample(name, Normal(mixed, 1.0))
         coins = Independent(Bernoulli(torch.full((2, 20), 0.5)), 1)
-        with pytest.raises(an.EnumerationError, match=r"site 'coins' \(.*1048576 values"):
+        with pytest.raises(an.errors.EnumerationError, match=r"site 'coins' \(.*1048576 values"):
             an.sample("coins", coins)
 
 
@@ -694,7 +696,7 @@ def test_a_plate_that_is_none_raises() -> None:
         lambda x: Normal(x, 1.0).log_prob(torch.zeros(2)),
         lambda x: an.cost("c", x),
     ):
-        with pytest.raises(an.PlateError, match=r"mixed by mean at .*test_guarantees\.py"):
+        with pytest.raises(an.errors.PlateError, match=r"mixed by mean at .*test_guarantees\.py"):
             drawn_within(step)
 
 
@@ -719,7 +721,7 @@ def test_caught_errors() -> None:
         z = drawn(theta)
         with pytest.raises(IndexError):
             torch.ones(2)[z.long() + 2]
-        with pytest.raises(an.CaughtError, match=r"test_guarantees.py:\d+ raised"):
+        with pytest.raises(an.errors.CaughtError, match=r"test_guarantees.py:\d+ raised"):
             an.backward(z.sum())
 
 
@@ -736,7 +738,7 @@ def test_forgotten_recordings() -> None:
         with an.record():
             losses.append((drawn(theta) * theta).sum())
     gc.collect()
-    with pytest.raises(an.ForgottenRecordingError, match="hold the trace"):
+    with pytest.raises(an.errors.ForgottenRecordingError, match="hold the trace"):
         an.backward(losses[0])
     an.backward(mine)
     assert list(held) == ["z"]

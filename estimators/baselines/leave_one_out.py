@@ -17,7 +17,7 @@ class BaselineWarning(UserWarning):
             f"LeaveOneOut subtracts nothing from the credit of site {credit.name!r}, of shape "
             f"{list(credit.shape)}: no cost is kept apart along its first dimension, so that no "
             "element has others to learn from; trace.explain() names what mixes them; use "
-            "an.RunningMean(), or draw several examples at once"
+            "an.estimators.RunningMean(), or draw several examples at once"
         )
 
 

@@ -72,7 +72,7 @@ def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
         return _decided(problem, lambda node: False), by_element
     raise ValueError(
         f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "
-        f"an.by_element, not {short(choice)}"
+        f"an.estimators.by_element, not {short(choice)}"
     )
 
 

@@ -47,8 +47,9 @@ class DependentBaselineError(BaselineError):
         super().__init__(
             node,
             f"{line} depends on the very draw that it is subtracted for, {why}: the gradient would "
-            "be biased; use an.LeaveOneOut() or credit.of_others(dim), the mean over the other "
-            "elements, element by element; an.RunningMean(), that of earlier steps; or what was "
+            "be biased; use an.estimators.LeaveOneOut() or credit.of_others(dim), the mean over "
+            "the other elements, element by element; an.estimators.RunningMean(), that of earlier "
+            "steps; or what was "
             "there before the draw, such as the inputs (a log line reads an.untrack(loss))",
         )
 
@@ -65,7 +66,7 @@ def check_baseline(baseline: object) -> None:
         name = baseline.__name__
         raise TypeError(f"baseline is the class {name}; expected an object of it: {name}()")
     raise TypeError(
-        f"baseline must be a function of a credit, such as an.LeaveOneOut(), not "
+        f"baseline must be a function of a credit, such as an.estimators.LeaveOneOut(), not "
         f"{kind_of(baseline)}; a constant is `lambda credit: 0.5`"
     )
 

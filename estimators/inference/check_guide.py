@@ -7,7 +7,7 @@
 ...     sample("rate", LogNormal(0.0, 1.0))
 >>> def guide():
 ...     sample("rate", Normal(0.0, 1.0))
->>> report = check_pair(model, guide)
+>>> report = check_guide(model, guide)
 >>> report.is_consistent, [type(problem).__name__ for problem in report.problems]
 (False, ['SupportMismatchError'])
 """
@@ -73,8 +73,8 @@ class SupportMismatchError(GuideError):
 
 
 @dataclass(frozen=True)
-class PairReport:
-    """What `check_pair` found: the pair as it ran, and every problem."""
+class GuideReport:
+    """What `check_guide` found: the pair as it ran, and every problem."""
 
     pair: Pair
     problems: tuple[GuideError, ...]
@@ -113,7 +113,7 @@ class PairReport:
         return [node.name for node in trace.values() if is_site(node)]
 
 
-def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> PairReport:
+def check_guide(model: Program, guide: Program, *args: Any, **kwargs: Any) -> GuideReport:
     """Run a guide and a model once, and report where they do not fit each other.
 
     Data that the guide observes, sites that one of them lacks, shapes, supports and plates that
@@ -130,7 +130,7 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
     Raises:
         TypeError: if a program is no function.
     """
-    check_programs("check_pair", model, guide)
+    check_programs("check_guide", model, guide)
     with record() as around:
         with record() as guide_trace:
             guide(*args, **kwargs)
@@ -140,7 +140,7 @@ def check_pair(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Pai
         settle(around)  # nobody will ask for its gradient, which would keep it alive
     pair = Pair(model_trace, guide_trace)
     found = (*observed(pair), *missing(pair), *declared_costs(pair), *_differences(pair))
-    return PairReport(pair, found)
+    return GuideReport(pair, found)
 
 
 class _replay_fitting(replay):  # noqa: N801 (a verb, as that which it narrows)

@@ -110,7 +110,8 @@ def elbo(
             value that differs among the particles.
         max_plate_nesting: how many dimensions, from the right, the batches of the programs have
             without the particles. Only if `vectorized`; by default one run without them tells.
-        baseline: what is subtracted from the costs of each site. `an.LeaveOneOut` uses the other
+        baseline: what is subtracted from the costs of each site. `an.estimators.LeaveOneOut` uses
+        the other
             particles, if `vectorized`.
         estimator: which costs each site is given credit for; see `an.backward`.
         kwargs: what both are called with.

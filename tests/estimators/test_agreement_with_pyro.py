@@ -68,7 +68,7 @@ def ours(model: Program, guide: Program, *args: Any, **options: Any) -> Found:
     store = an.ParamStore()
     torch.manual_seed(1)
     with store:
-        bound = an.elbo(model, guide, *args, **options)
+        bound = an.infer.elbo(model, guide, *args, **options)
     bound.surrogate.backward()
     return -bound.value, dict(gradients(store))
 
@@ -214,7 +214,7 @@ def test_the_marginals_of_what_is_enumerated() -> None:
     peer = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
         config_enumerate(pyro_hmm, "parallel"), nothing, *data
     )
-    found = an.marginals(recorded(handlers.enumerate(first_dim=-2)(hmm), *data))
+    found = an.infer.marginals(recorded(handlers.enumerate(first_dim=-2)(hmm), *data))
     assert list(found) == list(peer)
     for name, fn in peer.items():
         assert_close(found[name], fn.logits.movedim(-1, 0))
@@ -331,14 +331,14 @@ def test_the_log_weights_of_importance_sampling(is_guided: bool) -> None:
     torch.manual_seed(2)
     with an.ParamStore():
         own = schools_guide if is_guided else None
-        found = an.importance(schools, own, samples=20, vectorized=False)
+        found = an.infer.importance(schools, own, samples=20, vectorized=False)
     assert_close(found.log_weights, torch.stack([w.detach() for w in peer.log_weights]))
     assert_close(found.effective_sample_size, peer.get_ESS().detach())
     assert_close(found.log_evidence, peer.get_log_normalizer().detach())
 
 
 def test_the_log_weights_of_draws_that_are_made_at_once() -> None:
-    found = an.importance(schools, None, samples=20)
+    found = an.infer.importance(schools, None, samples=20)
     assert found.in_turn == ""
     for k, weight in enumerate(found.log_weights):
         draw = {name: value[k] for name, value in found.values.items()}
@@ -353,7 +353,7 @@ def test_the_shapes_of_predictions_without_room_for_plates(is_guided: bool) -> N
     peer = Predictive(pyro_schools, guide=guide, num_samples=4)()
     with an.ParamStore():
         own = schools_guide if is_guided else None
-        found = an.Predictive(schools, guide=own, samples=4)()
+        found = an.infer.Predictive(schools, guide=own, samples=4)()
     shapes = {name: list(value.shape) for name, value in found.items()}
     assert shapes == {name: without_ones(value) for name, value in peer.items()}
 
@@ -418,7 +418,7 @@ def test_the_marginals_of_assignments_that_are_not_observed() -> None:
     peer = TraceEnum_ELBO(max_plate_nesting=1).compute_marginals(
         config_enumerate(pyro_mixture, "parallel"), nothing, *cases()
     )
-    found = an.marginals(recorded(handlers.enumerate(first_dim=-2)(mixture), *cases()))
+    found = an.infer.marginals(recorded(handlers.enumerate(first_dim=-2)(mixture), *cases()))
     assert list(found) == list(peer) == ["c_unobserved"]
     assert_close(found["c_unobserved"], peer["c_unobserved"].logits.T)
 
@@ -504,5 +504,5 @@ def test_the_dependencies_of_the_prior_and_of_the_posterior(name: str) -> None:
     model, pyro_model, data = PROGRAMS[name]()
     peer = get_dependencies(pyro_model, data)
     trace = recorded(model, *data)
-    assert an.prior_dependencies(trace) == peer["prior_dependencies"]
-    assert an.posterior_dependencies(trace) == peer["posterior_dependencies"]
+    assert an.infer.prior_dependencies(trace) == peer["prior_dependencies"]
+    assert an.infer.posterior_dependencies(trace) == peer["posterior_dependencies"]

@@ -65,7 +65,7 @@ NO_LOSS: dict[str, Callable[[an.Trace], object]] = {
     "a str; expected a torch.Tensor: the node of a declared cost is trace['x']": lambda t: "x",
     "a Trace; expected a torch.Tensor: call trace.backward()": lambda t: t,
     "a Node; expected a torch.Tensor: give the loss; .* trace['z'].value": lambda t: t["z"],
-    "an Elbo; expected a torch.Tensor: call .surrogate.backward()": lambda t: an.Elbo(
+    "an Elbo; expected a torch.Tensor: call .surrogate.backward()": lambda t: an.infer.Elbo(
         torch.ones(()), torch.ones(())
     ),
     "a Linear; expected a torch.Tensor: call it": lambda t: torch.nn.Linear(1, 1),
@@ -102,7 +102,9 @@ def test_explaining_what_is_no_site_names_the_sites(
         an.explain(given, run[1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("given", [3, None, "other", an.LeaveOneOut(), an.RunningMean()])
+@pytest.mark.parametrize(
+    "given", [3, None, "other", an.estimators.LeaveOneOut(), an.estimators.RunningMean()]
+)
 def test_an_estimator_that_is_none_is_refused(given: object, run: tuple[an.Trace, Tensor]) -> None:
     text = "baseline: pass it as baseline=" if callable(given) else "must be 'auto', 'pathwise'"
     for ask in (functools.partial(an.backward, run[1]), run[0].backward):
@@ -556,7 +558,9 @@ DECIDING: dict[str, Program] = {
 
 
 @pytest.mark.parametrize("name", DECIDING)
-@pytest.mark.parametrize("estimator", [an.by_element, an.by_site, an.total_cost])
+@pytest.mark.parametrize(
+    "estimator", [an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost]
+)
 def test_control_flow_that_follows_a_draw_keeps_the_gradient_exact(
     name: str, estimator: Callable[..., object], logits: Tensor
 ) -> None:

@@ -25,8 +25,8 @@ def number(value: float, name: str = "z") -> Credit:
 
 
 def test_a_running_mean_is_zero_at_the_first_step() -> None:
-    assert an.RunningMean(0.9)(number(5.0)).item() == 0.0
-    assert an.RunningMean()(credit(torch.ones(4, 3))).shape == ()
+    assert an.estimators.RunningMean(0.9)(number(5.0)).item() == 0.0
+    assert an.estimators.RunningMean()(credit(torch.ones(4, 3))).shape == ()
 
 
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -37,7 +37,7 @@ def test_a_running_mean_is_zero_at_the_first_step() -> None:
 def test_a_running_mean_is_the_weighted_mean_of_the_steps_before(
     values: list[float], decay: float
 ) -> None:
-    baseline = an.RunningMean(decay)
+    baseline = an.estimators.RunningMean(decay)
     for step, value in enumerate(values):
         found = baseline(number(value)).item()
         weights = [decay ** (step - 1 - k) for k in range(step)]  # the last step counts 1
@@ -47,7 +47,7 @@ def test_a_running_mean_is_the_weighted_mean_of_the_steps_before(
 
 
 def test_a_running_mean_of_equal_costs_is_that_cost_from_the_second_step_on() -> None:
-    baseline = an.RunningMean(0.99)
+    baseline = an.estimators.RunningMean(0.99)
     found = [baseline(number(3.0)).item() for _ in range(4)]
     assert found == pytest.approx([0.0, 3.0, 3.0, 3.0])
 
@@ -56,7 +56,7 @@ def test_a_running_mean_of_equal_costs_is_that_cost_from_the_second_step_on() ->
 def test_a_running_mean_never_uses_the_step_itself(steps: int) -> None:
     found: list[float] = []
     for now in (0.0, 1e6):
-        baseline = an.RunningMean(0.5)
+        baseline = an.estimators.RunningMean(0.5)
         for before in range(steps):
             baseline(number(before))
         found.append(baseline(number(now)).item())
@@ -64,7 +64,7 @@ def test_a_running_mean_never_uses_the_step_itself(steps: int) -> None:
 
 
 def test_a_running_mean_keeps_the_sites_apart() -> None:
-    baseline = an.RunningMean()
+    baseline = an.estimators.RunningMean()
     baseline(number(1.0, "a"))
     baseline(number(100.0, "b"))
     assert baseline(number(7.0, "a")).item() == pytest.approx(1.0)
@@ -73,25 +73,25 @@ def test_a_running_mean_keeps_the_sites_apart() -> None:
 
 
 def test_a_running_mean_averages_over_the_elements_and_parts() -> None:
-    baseline = an.RunningMean()
+    baseline = an.estimators.RunningMean()
     parts = (torch.arange(4.0).reshape(4, 1), torch.full((1, 1), 10.0))
     baseline(credit(*parts))
     assert baseline(credit(*parts)).item() == pytest.approx(11.5)
 
 
 def test_a_running_mean_of_decay_zero_is_the_last_step() -> None:
-    baseline = an.RunningMean(0.0)
+    baseline = an.estimators.RunningMean(0.0)
     assert [baseline(number(v)).item() for v in (1.0, 2.0, 3.0)] == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
 def test_a_decay_that_is_none_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\)"):
-        an.RunningMean(decay)
+        an.estimators.RunningMean(decay)
 
 
 def test_a_running_mean_holds_no_graph() -> None:
-    baseline = an.RunningMean()
+    baseline = an.estimators.RunningMean()
     learned = torch.tensor(2.0, requires_grad=True)
     baseline(credit(learned * 1, shape=()))
     assert not baseline(number(0.0)).requires_grad
@@ -99,7 +99,7 @@ def test_a_running_mean_holds_no_graph() -> None:
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:
     costs = torch.tensor([[1.0, 2.0], [3.0, 5.0], [-4.0, 0.5]], dtype=torch.float64)
-    found = an.LeaveOneOut()(credit(costs, shape=(3, 2)))
+    found = an.estimators.LeaveOneOut()(credit(costs, shape=(3, 2)))
     by_hand = [[(costs[:, j].sum() - costs[i, j]) / 2 for j in range(2)] for i in range(3)]
     torch.testing.assert_close(found, torch.tensor(by_hand, dtype=torch.float64))
 
@@ -109,7 +109,7 @@ def test_leave_one_out_never_uses_the_example_itself(at: int) -> None:
     costs = torch.randn(4, 3, dtype=torch.float64)
     changed = costs.clone()
     changed[at] += 1000.0
-    before, after = (an.LeaveOneOut()(credit(c)) for c in (costs, changed))
+    before, after = (an.estimators.LeaveOneOut()(credit(c)) for c in (costs, changed))
     torch.testing.assert_close(before[at], after[at])
     others = [i for i in range(4) if i != at]
     assert (before[others] != after[others]).all()
@@ -118,7 +118,7 @@ def test_leave_one_out_never_uses_the_example_itself(at: int) -> None:
 def test_leave_one_out_adds_up_the_parts_that_are_apart_and_leaves_the_rest() -> None:
     by_row, by_element = torch.randn(4, 1), torch.randn(4, 3)
     shared = torch.full((1, 3), 1e6)
-    found = an.LeaveOneOut()(credit(shared, by_row, by_element))
+    found = an.estimators.LeaveOneOut()(credit(shared, by_row, by_element))
     both = by_row + by_element
     torch.testing.assert_close(found, (both.sum(0, keepdim=True) - both) / 3)
 
@@ -132,7 +132,9 @@ def test_leave_one_out_is_zero_where_nothing_is_apart_along_the_first_dimension_
     shape: tuple[int, ...], part: tuple[int, ...]
 ) -> None:
     with pytest.warns(an.errors.BaselineWarning, match="nothing from the credit of site 'z'"):
-        found = an.LeaveOneOut()(credit(torch.ones(part, dtype=torch.float64), shape=shape))
+        found = an.estimators.LeaveOneOut()(
+            credit(torch.ones(part, dtype=torch.float64), shape=shape)
+        )
     assert found.item() == 0.0
     assert found.dtype is torch.float64
 
@@ -164,7 +166,7 @@ def test_every_site_has_its_baseline_subtracted() -> None:
 def test_a_baseline_must_say_what_it_subtracts_of_a_site_without_elements_too() -> None:
     """A batch of one has nobody else to learn from: the estimate is that without a baseline."""
     found: list[Tensor | None] = []
-    for baseline in (None, an.LeaveOneOut()):
+    for baseline in (None, an.estimators.LeaveOneOut()):
         torch.manual_seed(3)
         p = torch.full((1, 3), 0.4, requires_grad=True)
         with an.record():

@@ -60,15 +60,15 @@ def log_evidence() -> Tensor:
 def test_at_the_posterior_every_draw_gives_the_log_evidence(options: dict[str, Any]) -> None:
     for seed in range(3):
         torch.manual_seed(seed)
-        result = an.elbo(*linear_gaussian(*posterior()), **options)
+        result = an.infer.elbo(*linear_gaussian(*posterior()), **options)
         torch.testing.assert_close(result.value, log_evidence())
         torch.testing.assert_close(result.surrogate.detach(), -log_evidence())
 
 
 def test_the_value_of_a_bound_says_what_to_differentiate_and_is_a_plain_tensor_else() -> None:
     for particles in (1, 2):
-        value = an.elbo(*linear_gaussian(*posterior()), particles=particles).value
-        with pytest.raises(an.LossError, match=r"call \.surrogate\.backward\(\)"):
+        value = an.infer.elbo(*linear_gaussian(*posterior()), particles=particles).value
+        with pytest.raises(an.errors.LossError, match=r"call \.surrogate\.backward\(\)"):
             value.backward()
         plain = torch.tensor(float(value), dtype=value.dtype)
         assert (repr(value), f"{value:.4f}", str(value)) == (
@@ -90,7 +90,7 @@ def test_at_the_posterior_the_gradient_is_that_of_the_guides_own_density() -> No
     loc, log_scale = posterior()
     torch.manual_seed(1)
     model, guide = linear_gaussian(loc, log_scale)
-    found = derivatives(an.elbo(model, guide).surrogate, [loc, log_scale])
+    found = derivatives(an.infer.elbo(model, guide).surrogate, [loc, log_scale])
     torch.manual_seed(1)
     z = Normal(loc, log_scale.exp()).rsample().detach()
     score = derivatives(Normal(loc, log_scale.exp()).log_prob(z), [loc, log_scale])
@@ -105,7 +105,7 @@ def test_four_lines_of_torch_find_the_posterior() -> None:
     model, guide = linear_gaussian(loc, log_scale)
     for _ in range(300):
         optimizer.zero_grad()
-        an.elbo(model, guide).surrogate.backward()
+        an.infer.elbo(model, guide).surrogate.backward()
         optimizer.step()
     assert abs(loc.item() - X.sum().item() / 5) < 0.1
     assert abs(log_scale.exp().item() - 0.2**0.5) < 0.1
@@ -155,7 +155,7 @@ def test_the_peer_has_the_same_mean_and_no_less_variance() -> None:
 
     def ours(_: Any, given: Any) -> Tensor:
         model, guide, _, _ = peer_programs(*given)
-        return derivatives(an.elbo(model, guide).surrogate, given)
+        return derivatives(an.infer.elbo(model, guide).surrogate, given)
 
     def theirs(_: Any, given: Any) -> Tensor:
         _, _, model, guide = peer_programs(*given)
@@ -179,13 +179,13 @@ def test_a_density_that_is_not_finite_names_the_site_and_counts_the_elements() -
         with an.plate("data", 3):
             an.sample("x", Normal(torch.zeros(3, dtype=torch.float64), scale), obs=X[:3])
 
-    with pytest.raises(an.NonFiniteDensityError) as error:
-        an.elbo(model, lambda: None)
+    with pytest.raises(an.errors.NonFiniteDensityError) as error:
+        an.infer.elbo(model, lambda: None)
     text = str(error.value)
     assert f"site 'x' ({__file__}:" in text
     assert "of the model: 1 of 3 elements" in text
     assert "-inf, the first at the value -1.2;" in text.replace("of them ", "")
-    assert isinstance(error.value, an.SiteError)
+    assert isinstance(error.value, an.errors.SiteError)
 
 
 def test_a_density_that_is_masked_may_be_infinite() -> None:
@@ -193,7 +193,7 @@ def test_a_density_that_is_masked_may_be_infinite() -> None:
         with an.handlers.mask(torch.tensor([True, False])):
             an.factor("f", torch.tensor([1.5, -torch.inf]))
 
-    result = an.elbo(model, lambda: None)
+    result = an.infer.elbo(model, lambda: None)
     assert result.value.item() == 1.5
     assert not result.surrogate.requires_grad
 
@@ -201,7 +201,7 @@ def test_a_density_that_is_masked_may_be_infinite() -> None:
 @pytest.mark.parametrize("particles", [0, -1, 1.5, True])
 def test_a_wrong_number_of_particles_is_refused(particles: Any) -> None:
     with pytest.raises(ValueError, match="particles must be an int greater than 0"):
-        an.elbo(lambda: None, lambda: None, particles=particles)
+        an.infer.elbo(lambda: None, lambda: None, particles=particles)
 
 
 def latent(name: str, size: int = 3) -> Program:
@@ -210,7 +210,7 @@ def latent(name: str, size: int = 3) -> Program:
 
 def test_batches_without_a_plate_are_not_taken_for_particles() -> None:
     torch.manual_seed(0)
-    result = an.elbo(latent("z"), latent("z"), particles=3, vectorized=True)
+    result = an.infer.elbo(latent("z"), latent("z"), particles=3, vectorized=True)
     torch.testing.assert_close(result.value, torch.tensor(0.0))
 
 
@@ -220,7 +220,7 @@ def test_a_nesting_that_is_too_small_is_refused() -> None:
             an.sample("z", Normal(0.0, 1.0))
 
     with pytest.raises(PlateNestingError, match="max_plate_nesting=2"):
-        an.elbo(plated, plated, particles=3, vectorized=True, max_plate_nesting=0)
+        an.infer.elbo(plated, plated, particles=3, vectorized=True, max_plate_nesting=0)
 
 
 def test_a_program_that_mixes_particles_says_how_to_run_them() -> None:
@@ -231,9 +231,9 @@ def test_a_program_that_mixes_particles_says_how_to_run_them() -> None:
     def guide() -> None:
         an.sample("z", Normal(0.0, 1.0))
 
-    an.elbo(model, guide, particles=2)
+    an.infer.elbo(model, guide, particles=2)
     with pytest.raises(PlateDependenceError) as error:
-        an.elbo(model, guide, particles=2, vectorized=True)
+        an.infer.elbo(model, guide, particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
 
@@ -243,13 +243,13 @@ def test_a_draw_of_torch_that_has_no_particles_says_how_to_run_them() -> None:
         an.sample("x", Normal(noise, 1.0), obs=torch.tensor(0.0))
 
     with pytest.raises(PlateShapeError, match="plate 'particles'") as error:
-        an.elbo(model, lambda: None, particles=2, vectorized=True)
+        an.infer.elbo(model, lambda: None, particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
 
 def test_without_gradients_there_is_a_value() -> None:
     with torch.no_grad():
-        result = an.elbo(*linear_gaussian(*posterior()))
+        result = an.infer.elbo(*linear_gaussian(*posterior()))
     torch.testing.assert_close(result.value, log_evidence())
     assert not result.surrogate.requires_grad
 
@@ -263,7 +263,7 @@ def test_no_recording_outlives_its_step() -> None:
     model, guide, _, _ = peer_programs(*(value.requires_grad_() for value in values))
     before = alive()
     for _ in range(3):
-        an.elbo(model, guide).surrogate.backward()
+        an.infer.elbo(model, guide).surrogate.backward()
     assert alive() <= before
 
 
@@ -282,7 +282,7 @@ def test_both_programs_are_called_with_the_arguments() -> None:
     def program(a: int, *, b: int) -> None:
         seen.append((a, b))
 
-    assert an.elbo(program, program, 1, b=2).value.item() == 0
+    assert an.infer.elbo(program, program, 1, b=2).value.item() == 0
     assert seen == [(1, 2), (1, 2)]
 
 
@@ -299,7 +299,7 @@ def test_names_of_pyro_say_what_is_meant(keyword: str, meant: str) -> None:
         raise AssertionError("nothing is to be run")
 
     with pytest.raises(TypeError, match=f"elbo takes no {keyword}=.*: say {meant}"):
-        an.elbo(anything, anything, **{keyword: 3})  # type: ignore[arg-type] # not ours
+        an.infer.elbo(anything, anything, **{keyword: 3})  # type: ignore[arg-type] # not ours
 
 
 def test_a_name_of_pyro_that_a_program_has_goes_on_to_it() -> None:
@@ -307,7 +307,7 @@ def test_a_name_of_pyro_that_a_program_has_goes_on_to_it() -> None:
         def forward(self, num_particles: int) -> None:
             an.sample("z", Normal(torch.zeros(num_particles), 1.0))
 
-    assert an.elbo(Model(), Model(), num_particles=3).value == 0
+    assert an.infer.elbo(Model(), Model(), num_particles=3).value == 0
 
 
 def test_python_may_not_decide_for_all_particles() -> None:
@@ -316,9 +316,9 @@ def test_python_may_not_decide_for_all_particles() -> None:
         if z.mean() > 100:  # nothing follows where it is false
             an.factor("f", z)
 
-    an.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2)
+    an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2)
     with pytest.raises(OuterEscapeError, match=r"test_elbo.py:\d+ Python reads") as error:
-        an.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2, vectorized=True)
+        an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
 
@@ -333,10 +333,10 @@ def test_what_was_read_before_or_is_only_shown_is_no_decision_for_particles() ->
     with an.record():
         shift = an.sample("shift", Normal(0.0, 1.0))
         bool(shift > 0)
-        an.elbo(model, guide, shift, particles=2, vectorized=True, max_plate_nesting=0)
+        an.infer.elbo(model, guide, shift, particles=2, vectorized=True, max_plate_nesting=0)
 
 
 @pytest.mark.parametrize("nesting", [-1, 1.0, float("inf"), True])
 def test_a_wrong_nesting_is_refused(nesting: Any) -> None:
     with pytest.raises(ValueError, match="max_plate_nesting must be an int, not negative"):
-        an.elbo(latent("z"), latent("z"), max_plate_nesting=nesting)
+        an.infer.elbo(latent("z"), latent("z"), max_plate_nesting=nesting)

@@ -24,7 +24,7 @@ EXACT: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-9}
 
 def mean_is_exact(build: Callable[..., Any], loss: Program, values: Sequence[Tensor]) -> None:
     def estimate(_: Any, leaves: Any) -> Tensor:
-        found = an.elbo(*build(*leaves))
+        found = an.infer.elbo(*build(*leaves))
         torch.testing.assert_close(found.value, -found.surrogate.detach())
         return torch.cat([derivatives(found.surrogate, leaves), found.value[None]])
 
@@ -42,8 +42,8 @@ INTRACTABLE = {19, 30}
 def test_the_mean_of_the_bound_and_of_its_gradient_is_exact(seed: int) -> None:
     pair = grown_pair(seed)
     if seed in INTRACTABLE:
-        with pytest.raises(an.EnumerationError, match="exponential"):
-            an.elbo(*pair.build(*pair.tables))
+        with pytest.raises(an.errors.EnumerationError, match="exponential"):
+            an.infer.elbo(*pair.build(*pair.tables))
     else:
         mean_is_exact(pair.build, pair.loss, pair.tables)
 
@@ -140,12 +140,12 @@ def test_particles_at_once_are_enumerated_each() -> None:
         return torch.stack([mixed_loss(*values) for _ in range(2)]).mean()
 
     def estimate(_: Any, values: Any) -> Tensor:
-        found = an.elbo(*mixed(*values), particles=2)
+        found = an.infer.elbo(*mixed(*values), particles=2)
         return torch.cat([derivatives(found.surrogate, values), found.value[None]])
 
     def together(_: Any, values: Any) -> Tensor:
         options: dict[str, Any] = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
-        found = an.elbo(*mixed(*values), baseline=an.LeaveOneOut(), **options)
+        found = an.infer.elbo(*mixed(*values), baseline=an.estimators.LeaveOneOut(), **options)
         return torch.cat([derivatives(found.surrogate, values), found.value[None]])
 
     in_turn = moments(reference, leaves(), estimate).mean
@@ -160,7 +160,7 @@ def at_once_loss(q: Tensor, p: Tensor, s: Tensor) -> Tensor:
 
 
 def test_the_room_for_particles_is_found_to_the_right_of_the_values() -> None:
-    found = an.elbo(*mixed(*leaves()), particles=3, vectorized=True)
+    found = an.infer.elbo(*mixed(*leaves()), particles=3, vectorized=True)
     assert found.value.isfinite()
 
 
@@ -174,7 +174,7 @@ def test_a_pair_without_draws_has_its_bound_at_once() -> None:
         z = an.sample("z", coin(p[0]))
         an.observe("x", Normal(z, 1.0), X[0])
 
-    found = an.elbo(*both(model, guide))
+    found = an.infer.elbo(*both(model, guide))
     z = torch.tensor([0.0, 1.0], dtype=torch.float64)
     log_q, log_p = coin(q[0]).log_prob(z), coin(p[0]).log_prob(z) + Normal(z, 1.0).log_prob(X[0])
     expected = (log_q.exp() * (log_q - log_p)).sum()
@@ -193,7 +193,9 @@ def test_the_bound_of_a_guide_that_draws_nothing_is_the_log_marginal() -> None:
     with an.record() as trace, enumeration():
         model()
     torch.testing.assert_close(
-        an.elbo(enumeration()(model), lambda: None).value, an.log_marginal(trace).detach(), **EXACT
+        an.infer.elbo(enumeration()(model), lambda: None).value,
+        an.infer.log_marginal(trace).detach(),
+        **EXACT,
     )
 
 
@@ -206,7 +208,7 @@ def test_a_value_that_the_guide_rules_out_may_be_impossible() -> None:
         if is_model:
             an.factor("f", torch.tensor([0.5, 1.0, -torch.inf])[z])
 
-    found = an.elbo(*both(lambda: program(True), lambda: program(False)))
+    found = an.infer.elbo(*both(lambda: program(True), lambda: program(False)))
     weights = free.detach().softmax(0)
     expected = -(weights * torch.tensor([0.5, 1.0])).sum()
     torch.testing.assert_close(found.surrogate, expected, rtol=1e-6, atol=1e-6)
@@ -222,8 +224,10 @@ def test_what_the_model_rules_out_and_the_guide_does_not_raises() -> None:
     def guide() -> None:
         an.sample("z", coin(leaves()[0][0]))
 
-    with pytest.raises(an.SiteError, match=r"site 'f' .* of the model: 1 of 2 elements .* -inf"):
-        an.elbo(*both(model, guide))
+    with pytest.raises(
+        an.errors.SiteError, match=r"site 'f' .* of the model: 1 of 2 elements .* -inf"
+    ):
+        an.infer.elbo(*both(model, guide))
 
 
 def test_a_model_that_enumerates_nothing_cannot_have_all_values_of_the_guide() -> None:
@@ -231,12 +235,12 @@ def test_a_model_that_enumerates_nothing_cannot_have_all_values_of_the_guide() -
     model, guide = build(*leaves())
     plain = model.__wrapped__ if hasattr(model, "__wrapped__") else None
     assert plain is not None
-    with pytest.raises(an.EnumerationError, match=r"site 'z' .*which was enumerated"):
-        an.elbo(plain, guide)
+    with pytest.raises(an.errors.EnumerationError, match=r"site 'z' .*which was enumerated"):
+        an.infer.elbo(plain, guide)
 
 
 def test_the_report_of_a_pair_takes_values_apart_from_repetitions() -> None:
-    report = an.check_pair(*mixed(*leaves()))
+    report = an.infer.check_guide(*mixed(*leaves()))
     assert report.is_consistent, report
 
 
@@ -252,8 +256,8 @@ def test_a_global_site_that_is_summed_out_for_joint_values_of_a_plate_is_intract
         with an.plate("data", 2):
             an.sample("z", coin(p - w))
 
-    with pytest.raises(an.EnumerationError, match="exponential in the size of a plate"):
-        an.elbo(*both(model, guide))
+    with pytest.raises(an.errors.EnumerationError, match="exponential in the size of a plate"):
+        an.infer.elbo(*both(model, guide))
 
 
 def test_chains_that_reuse_dimensions_have_the_bound_of_those_that_do_not() -> None:
@@ -274,7 +278,7 @@ def test_chains_that_reuse_dimensions_have_the_bound_of_those_that_do_not() -> N
         def guide() -> None:
             program(False, is_chain=is_chain)
 
-        return an.elbo(*both(model, guide)).surrogate
+        return an.infer.elbo(*both(model, guide)).surrogate
 
     found, expected = bound(is_chain=True), bound(is_chain=False)
     torch.testing.assert_close(found, expected, **EXACT)
@@ -299,7 +303,7 @@ def test_the_probabilities_of_a_chain_take_as_many_tables_as_it_has_steps(
 
     def tables(steps: int) -> int:
         met.clear()
-        an.elbo(*both(lambda: program(True, steps), lambda: program(False, steps)))
+        an.infer.elbo(*both(lambda: program(True, steps), lambda: program(False, steps)))
         return sum(met)
 
     monkeypatch.setattr(joint, "summed_each", counting)
@@ -324,4 +328,4 @@ def test_what_a_model_sums_out_within_a_scale_is_scaled_afterwards() -> None:
     log_p = coin(p[0]).log_prob(z) + 2.5 * fit.logsumexp(0)
     log_q = coin(q[0]).log_prob(z)
     expected = (log_q.exp() * (log_q - log_p)).sum()
-    torch.testing.assert_close(an.elbo(*both(model, guide)).surrogate, expected, **EXACT)
+    torch.testing.assert_close(an.infer.elbo(*both(model, guide)).surrogate, expected, **EXACT)

@@ -33,7 +33,7 @@ def estimating(build: Build, **options: Any) -> Estimate:
     """Return what estimates the gradient of the negative bound from one run."""
 
     def estimate(_: Program, values: Any) -> Tensor:
-        return derivatives(an.elbo(*build(*values), **options).surrogate, values)
+        return derivatives(an.infer.elbo(*build(*values), **options).surrogate, values)
 
     return estimate
 
@@ -64,7 +64,7 @@ def test_the_value_is_the_bound_of_the_very_run(name: str) -> None:
     values = parameters()
 
     def both(program: Program, values: Any) -> Tensor:
-        result = an.elbo(*found.build(*values))
+        result = an.infer.elbo(*found.build(*values))
         return torch.stack([result.value, -result.surrogate.detach()])
 
     mean = moments(found.reference, values, both).mean
@@ -154,8 +154,8 @@ def test_elements_of_a_plate_get_their_own_credit() -> None:
     values = parameters()
     reference = CASES["plated"].reference
     by_element = moments(reference, values, estimating(plated))
-    by_site = moments(reference, values, estimating(plated, estimator=an.by_site))
-    total = moments(reference, values, estimating(plated, estimator=an.total_cost))
+    by_site = moments(reference, values, estimating(plated, estimator=an.estimators.by_site))
+    total = moments(reference, values, estimating(plated, estimator=an.estimators.total_cost))
     torch.testing.assert_close(by_site.mean, by_element.mean, **EXACT)
     torch.testing.assert_close(total.mean, by_element.mean, **EXACT)
     local = slice(0, 3)  # the parameters of the guide within the plate
@@ -167,7 +167,9 @@ def test_leave_one_out_uses_the_other_particles() -> None:
     values = parameters()
     options = {"particles": 3, "vectorized": True, "max_plate_nesting": 0}
     plain = moments(chain_batch, values, estimating(chain, **options))
-    less = moments(chain_batch, values, estimating(chain, baseline=an.LeaveOneOut(), **options))
+    less = moments(
+        chain_batch, values, estimating(chain, baseline=an.estimators.LeaveOneOut(), **options)
+    )
     torch.testing.assert_close(less.mean, plain.mean, **EXACT)
     assert less.variance[:2].sum() < 0.5 * plain.variance[:2].sum()
 

@@ -233,16 +233,16 @@ def test_an_event_is_no_dimension_of_values_wherever_the_values_begin(
     with an.record() as trace, block:
         program(logits)
     total, posterior = by_runs(program, places, trace, logits)
-    found = an.untrack(an.log_marginal(trace))
+    found = an.untrack(an.infer.log_marginal(trace))
     torch.testing.assert_close(found, total)
     torch.testing.assert_close(
         torch.autograd.grad(found, logits, retain_graph=True),
         torch.autograd.grad(total, logits, retain_graph=True),
     )
     first = next(iter(places))
-    ours = an.untrack(an.marginals(trace)[first]).exp()
+    ours = an.untrack(an.infer.marginals(trace)[first]).exp()
     torch.testing.assert_close(ours.reshape(posterior.shape), posterior)
-    draws = an.sample_posterior(trace, 5)
+    draws = an.infer.sample_posterior(trace, 5)
     assert {n: draws[n].shape for n in places} == {n: (5, *places[n][1]) for n in places}
 
 
@@ -262,7 +262,7 @@ def test_what_is_drawn_before_the_block_has_one_value(fn: Distribution) -> None:
             vectors("x", locs[z], DATA[:N])
     each = Normal(an.untrack(locs), 0.5).log_prob(DATA[:N, None]).sum(-1) + PI.log()
     expected = each.logsumexp(-1).sum() + trace["locs"].log_prob.sum()
-    torch.testing.assert_close(an.untrack(an.log_marginal(trace)), expected)
+    torch.testing.assert_close(an.untrack(an.infer.log_marginal(trace)), expected)
 
 
 def test_the_bound_of_an_enumerated_guide_beside_events_is_exact() -> None:
@@ -278,7 +278,7 @@ def test_the_bound_of_an_enumerated_guide_beside_events_is_exact() -> None:
 
     torch.manual_seed(0)
     with enumeration(first_dim=-2):
-        bound = an.elbo(model, guide)
+        bound = an.infer.elbo(model, guide)
     bound.surrogate.backward()
     gradient, logits.grad = logits.grad, None
     torch.manual_seed(0)

@@ -64,7 +64,7 @@ def outside_the_support() -> None:
 
 
 def draw_outside_the_support_of_the_model() -> None:
-    an.elbo(lambda: an.sample("z", Beta(1.0, 1.0)), larger_than_one)  # here
+    an.infer.elbo(lambda: an.sample("z", Beta(1.0, 1.0)), larger_than_one)  # here
 
 
 def larger_than_one() -> None:
@@ -99,23 +99,23 @@ def two_plates_on_one_dimension() -> None:
 
 
 def guide_site_that_the_model_lacks() -> None:
-    an.elbo(model, larger)
+    an.infer.elbo(model, larger)
 
 
 def model_site_that_the_guide_lacks() -> None:
-    an.elbo(model, nothing)
+    an.infer.elbo(model, nothing)
 
 
 def checked_site_that_the_model_lacks() -> None:
-    an.check_pair(model, larger).require()
+    an.infer.check_guide(model, larger).require()
 
 
 def non_finite_bound() -> None:
-    an.elbo(infinite, lambda: an.sample("z", Normal(0.0, 1.0)))
+    an.infer.elbo(infinite, lambda: an.sample("z", Normal(0.0, 1.0)))
 
 
 def non_finite_weight() -> None:
-    an.importance(lambda: an.factor("bad", ZERO.log() * 0), samples=2)  # here
+    an.infer.importance(lambda: an.factor("bad", ZERO.log() * 0), samples=2)  # here
 
 
 def non_finite_gradient() -> None:
@@ -231,7 +231,7 @@ def test_an_error_names_the_site_the_line_and_what_was_expected(
     words: str,
 ) -> None:
     runs_by_itself = program in (non_finite_weight, non_finite_gradient)
-    with pytest.raises(an.SiteError, match=words) as caught:
+    with pytest.raises(an.errors.SiteError, match=words) as caught:
         (program if runs_by_itself else recorded(program))()
     assert repr(site) in str(caught.value)
     assert line_of(*place) in str(caught.value)

@@ -97,7 +97,7 @@ def test_the_mean_weight_over_all_outcomes_is_the_evidence(
         for a, b, k in product((0.0, 1.0), (0.0, 1.0), (0, 1, 2))
     )
     torch.manual_seed(0)
-    found = an.importance(switch, guide, samples=4000)
+    found = an.infer.importance(switch, guide, samples=4000)
     assert found.in_turn == ""
     for weight, a, b, k in zip(
         found.log_weights[:50], *(found.values[name][:50] for name in "abk"), strict=True
@@ -115,7 +115,7 @@ def test_a_coin_has_its_evidence_and_posterior(
 ) -> None:
     torch.manual_seed(1)
     samples = 3000 if vectorized else 200
-    found = an.importance(coin, guide, DATA, samples=samples, vectorized=vectorized)
+    found = an.infer.importance(coin, guide, DATA, samples=samples, vectorized=vectorized)
     weights = (found.log_weights - (log_beta(7, 4) - log_beta(2, 2))).exp()
     assert abs(weights.mean() - 1) < 4 * weights.std() / math.sqrt(samples)
     spread = math.sqrt(7 * 4 / 11**2 / 12 / float(found.effective_sample_size))
@@ -130,7 +130,7 @@ def test_a_coin_has_its_evidence_and_posterior(
 
 
 def test_a_guide_that_is_the_posterior_has_weights_that_are_the_evidence() -> None:
-    found = an.importance(coin, exact, DATA, samples=100)
+    found = an.infer.importance(coin, exact, DATA, samples=100)
     evidence = log_beta(7, 4) - log_beta(2, 2)
     torch.testing.assert_close(found.log_weights, number(evidence).expand(100))
     assert float(found.effective_sample_size) == pytest.approx(100)
@@ -155,10 +155,10 @@ def test_a_regression_has_its_evidence() -> None:
     def posterior() -> None:
         an.sample("w", MultivariateNormal(mean, precision_matrix=precision))
 
-    found = an.importance(regression, posterior, samples=50)
+    found = an.infer.importance(regression, posterior, samples=50)
     assert found.in_turn == ""
     torch.testing.assert_close(found.log_weights, evidence.expand(50))
-    rough = an.importance(regression, samples=4000)
+    rough = an.infer.importance(regression, samples=4000)
     weights = (rough.log_weights - evidence).exp()
     assert abs(weights.mean() - 1) < 4 * weights.std() / math.sqrt(4000)
 
@@ -168,7 +168,7 @@ def test_at_once_and_in_turn_give_equal_weights_at_equal_values() -> None:
     weights = []
     for vectorized in (True, False):
         with an.handlers.substitute({"p": value}):
-            found = an.importance(coin, near, DATA, samples=5, vectorized=vectorized)
+            found = an.infer.importance(coin, near, DATA, samples=5, vectorized=vectorized)
         weights.append(found.log_weights)
     assert torch.equal(*weights)
 
@@ -199,11 +199,13 @@ def test_a_program_that_mixes_the_runs_is_run_in_turn() -> None:
     ):
         told = f"(?s)importance runs the program 4 times.*{reason}.*if this is meant"
         with pytest.warns(InTurnWarning, match=told):
-            found = an.importance(program, samples=4)
+            found = an.infer.importance(program, samples=4)
         assert re.search(reason, found.in_turn)
-        assert an.importance(program, samples=4, vectorized=False).in_turn == "vectorized=False"
+        assert (
+            an.infer.importance(program, samples=4, vectorized=False).in_turn == "vectorized=False"
+        )
         with pytest.raises(NotVectorizableError, match=f"(?s){reason}"):
-            an.importance(program, samples=4, vectorized=True)
+            an.infer.importance(program, samples=4, vectorized=True)
 
 
 def test_weights_of_zero_are_minus_infinite() -> None:
@@ -212,7 +214,7 @@ def test_weights_of_zero_are_minus_infinite() -> None:
         an.factor("f", torch.where(z > 0, 0.0, -math.inf))
 
     torch.manual_seed(0)
-    found = an.importance(half, samples=200)
+    found = an.infer.importance(half, samples=200)
     assert torch.equal(found.log_weights == -math.inf, found.values["z"] == 0)
     assert float(found.expectation(lambda v: 1 / v["z"])) == pytest.approx(1)
     assert float(found.effective_sample_size) == pytest.approx(int(found.values["z"].sum()))
@@ -224,7 +226,7 @@ def test_without_any_weight_the_evidence_is_zero() -> None:
         z = an.sample("z", Normal(0.0, 1.0))
         an.factor("f", z * 0 - math.inf)
 
-    found = an.importance(never, samples=10)
+    found = an.infer.importance(never, samples=10)
     assert found.log_evidence == -math.inf
     assert found.effective_sample_size == 0
     for ask in (lambda: found.weights, lambda: found.pareto_k, lambda: found.resample(3)):
@@ -239,7 +241,7 @@ def test_a_weight_that_is_no_number_names_the_site() -> None:
 
     torch.manual_seed(0)
     with pytest.raises(WeightError, match=r"site 'bad' .*: in \d+ of 20 runs .* is nan"):
-        an.importance(wrong, samples=20)
+        an.infer.importance(wrong, samples=20)
 
 
 def test_a_guide_draws_free_sites_of_the_model() -> None:
@@ -250,9 +252,9 @@ def test_a_guide_draws_free_sites_of_the_model() -> None:
         an.sample("p", Beta(2.0, 2.0), obs=torch.tensor(0.5))
 
     with pytest.raises(GuideSiteError, match=r"'q' .* is no free site"):
-        an.importance(coin, other, DATA, samples=3)
+        an.infer.importance(coin, other, DATA, samples=3)
     with pytest.raises(GuideSiteError, match=r"'p' .* is observed"):
-        an.importance(coin, observing, DATA, samples=3)
+        an.infer.importance(coin, observing, DATA, samples=3)
 
 
 def test_a_part_of_the_data_is_not_weighed() -> None:
@@ -262,17 +264,17 @@ def test_a_part_of_the_data_is_not_weighed() -> None:
             an.sample("x", Normal(z, 1.0), obs=torch.zeros(2))
 
     with pytest.raises(SubsampleWeightError, match="plate 'rows', which is subsampled"):
-        an.importance(part, samples=3)
+        an.infer.importance(part, samples=3)
 
 
 def test_a_recording_around_is_refused() -> None:
     with an.record(), pytest.raises(OpenRecordingError, match="call it outside"):
-        an.importance(coin, None, DATA, samples=3)
+        an.infer.importance(coin, None, DATA, samples=3)
 
 
 def test_samples_must_be_a_number() -> None:
     with pytest.raises(ValueError, match="samples must be an int greater than 0, not 0"):
-        an.importance(coin, None, DATA, samples=0)
+        an.infer.importance(coin, None, DATA, samples=0)
 
 
 def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
@@ -282,7 +284,7 @@ def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
             an.sample("w", Normal(0.0, 1.0))
 
     torch.manual_seed(0)
-    found = an.importance(branching, samples=20, vectorized=False)
+    found = an.infer.importance(branching, samples=20, vectorized=False)
     assert (list(found.values), found.ragged) == (["z"], ("w",))
     assert repr(found) == (
         "Importance(20 samples of 'z', in some only 'w', effective_sample_size=20.0, "
@@ -291,7 +293,7 @@ def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
 
 
 def test_an_expectation_needs_a_row_for_each_draw() -> None:
-    found = an.importance(coin, None, DATA, samples=5)
+    found = an.infer.importance(coin, None, DATA, samples=5)
     with pytest.raises(ValueError, match="one row for each of the 5 draws"):
         found.expectation(lambda v: v["p"].mean())
 
@@ -302,18 +304,18 @@ def test_an_enumerated_site_is_refused() -> None:
         an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
 
     with pytest.raises(ValueError, match="is enumerated"):
-        an.importance(an.handlers.enumerate()(program), samples=3)
+        an.infer.importance(an.handlers.enumerate()(program), samples=3)
 
 
 @pytest.mark.parametrize("keyword", ["num_samples", "num_particles"])
 def test_names_of_pyro_say_what_is_meant(keyword: str) -> None:
     with pytest.raises(TypeError, match=f"importance takes no {keyword}=.*: say samples="):
-        an.importance(coin, None, DATA, **{keyword: 10})  # type: ignore[arg-type] # not ours
+        an.infer.importance(coin, None, DATA, **{keyword: 10})  # type: ignore[arg-type] # not ours
 
     def named(num_samples: int) -> None:
         an.sample("x", Normal(torch.zeros(num_samples), 1.0))
 
-    found = an.importance(named, samples=2, num_samples=3)
+    found = an.infer.importance(named, samples=2, num_samples=3)
     assert found.values["x"].shape == (2, 3)
 
 
@@ -334,8 +336,8 @@ def test_nothing_outlives_a_call(vectorized: bool) -> None:
         with torch.enable_grad():
             an.sample("z", Independent(Normal(weight + 1, 1.0), 1))
 
-    found = an.importance(Module(), guide, samples=4, vectorized=vectorized)
-    drawn = an.Predictive(Module(), guide=guide, samples=4, vectorized=vectorized)()
+    found = an.infer.importance(Module(), guide, samples=4, vectorized=vectorized)
+    drawn = an.infer.Predictive(Module(), guide=guide, samples=4, vectorized=vectorized)()
     gc.collect()
     assert seen
     assert [each() for each in seen if each() is not None] == []

@@ -78,7 +78,7 @@ def of_two_surrogates(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
 
 
 def by_site(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    total = an.surrogate(loss, estimator=an.by_element)
+    total = an.surrogate(loss, estimator=an.estimators.by_element)
     return torch.autograd.grad(total, theta, retain_graph=True)[0]
 
 
@@ -242,7 +242,7 @@ def bound(theta: Tensor, surrogate: Callable[[Tensor], tuple[Tensor, Tensor]]) -
 
 
 def bound_of_the_library(theta: Tensor) -> tuple[Tensor, Tensor]:
-    found = an.elbo(model, lambda: an.sample("z", Bernoulli(logits=theta)))
+    found = an.infer.elbo(model, lambda: an.sample("z", Bernoulli(logits=theta)))
     return found.value, found.surrogate
 
 

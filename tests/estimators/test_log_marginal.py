@@ -50,8 +50,8 @@ def joint() -> Tensor:
 def test_a_mixture_has_the_marginal_and_the_posterior_of_the_closed_form() -> None:
     with an.record() as trace, enumeration():
         mixture(POINTS)
-    close(an.log_marginal(trace), joint().logsumexp(0).sum())
-    close(an.marginals(trace)["z"], joint().log_softmax(0))
+    close(an.infer.log_marginal(trace), joint().logsumexp(0).sum())
+    close(an.infer.marginals(trace)["z"], joint().log_softmax(0))
 
 
 def test_a_mixture_in_turn_is_the_same_as_one_in_a_batch() -> None:
@@ -59,7 +59,7 @@ def test_a_mixture_in_turn_is_the_same_as_one_in_a_batch() -> None:
         for n in an.plate("points", 4):
             z = an.sample(f"z{n}", Categorical(WEIGHTS))
             an.observe(f"x{n}", Normal(MEANS[z], 1.0), POINTS[n])
-    close(an.log_marginal(trace), joint().logsumexp(0).sum())
+    close(an.infer.log_marginal(trace), joint().logsumexp(0).sum())
 
 
 def test_a_subsample_in_turn_counts_as_often_as_it_stands_for() -> None:
@@ -77,7 +77,7 @@ def test_a_subsample_in_turn_counts_as_often_as_it_stands_for() -> None:
         .sum()
         for s, p in ((0, 0.7), (1, 0.3))
     ]
-    torch.testing.assert_close(an.log_marginal(trace), torch.stack(logs).logsumexp(0))
+    torch.testing.assert_close(an.infer.log_marginal(trace), torch.stack(logs).logsumexp(0))
 
 
 def test_partly_observed_sites_have_the_marginal_of_what_is_observed() -> None:
@@ -87,7 +87,7 @@ def test_partly_observed_sites_have_the_marginal_of_what_is_observed() -> None:
         z = an.sample("z", Categorical(WEIGHTS), values, obs_mask=seen)
         an.observe("x", Normal(MEANS[z], 1.0), POINTS)
     known = joint()[values, torch.arange(4)]
-    close(an.log_marginal(trace), torch.where(seen, known, joint().logsumexp(0)).sum())
+    close(an.infer.log_marginal(trace), torch.where(seen, known, joint().logsumexp(0)).sum())
 
 
 # Composition with the other handlers.
@@ -97,15 +97,17 @@ def test_one_observation_may_be_there_or_not() -> None:
     for is_seen in (True, False):
         with an.record() as trace, enumeration():
             an.sample("z", Categorical(WEIGHTS), torch.tensor(1), obs_mask=torch.tensor(is_seen))
-        close(an.log_marginal(trace), WEIGHTS[1].log() if is_seen else torch.zeros(()).double())
+        close(
+            an.infer.log_marginal(trace), WEIGHTS[1].log() if is_seen else torch.zeros(()).double()
+        )
 
 
 def test_a_site_that_is_conditioned_counts_at_its_value() -> None:
     values = torch.tensor([0, 1, 2, 2])
     with an.record() as trace, enumeration(), condition({"z": values}):
         mixture(POINTS)
-    close(an.log_marginal(trace), joint()[values, torch.arange(4)].sum())
-    assert an.marginals(trace) == {}
+    close(an.infer.log_marginal(trace), joint()[values, torch.arange(4)].sum())
+    assert an.infer.marginals(trace) == {}
 
 
 def test_a_latent_site_that_is_given_counts_at_its_value() -> None:
@@ -119,7 +121,10 @@ def test_a_latent_site_that_is_given_counts_at_its_value() -> None:
         for z, p in ((0, 0.7), (1, 0.3))
     ]
     torch.testing.assert_close(
-        an.log_marginal(trace), own + torch.stack(logs).logsumexp(0).double(), rtol=1e-6, atol=0
+        an.infer.log_marginal(trace),
+        own + torch.stack(logs).logsumexp(0).double(),
+        rtol=1e-6,
+        atol=0,
     )
 
 
@@ -136,21 +141,21 @@ def test_a_latent_site_replayed_from_a_guide_counts_at_its_value() -> None:
         model()
     value = guide["y"].value
     logs = WEIGHTS.log() + Normal(MEANS[:, None], 1.0).log_prob(value).sum(-1)
-    close(an.log_marginal(trace), logs.logsumexp(0))
+    close(an.infer.log_marginal(trace), logs.logsumexp(0))
 
 
 def test_what_scales_a_whole_program_scales_its_marginal() -> None:
     with an.record() as trace, enumeration(), scale(0.25):
         mixture(POINTS)
-    close(an.log_marginal(trace), 0.25 * joint().logsumexp(0).sum())
-    close(an.marginals(trace)["z"], joint().log_softmax(0))
+    close(an.infer.log_marginal(trace), 0.25 * joint().logsumexp(0).sum())
+    close(an.infer.marginals(trace)["z"], joint().log_softmax(0))
 
 
 def test_a_scale_for_each_repetition_scales_what_is_left_of_it() -> None:
     weights = torch.tensor([0.5, 1.0, 2.0, 3.0]).double()
     with an.record() as trace, enumeration(), scale(weights):
         mixture(POINTS)
-    close(an.log_marginal(trace), (weights * joint().logsumexp(0)).sum())
+    close(an.infer.log_marginal(trace), (weights * joint().logsumexp(0)).sum())
 
 
 def test_what_scales_the_data_alone_tempers_it() -> None:
@@ -159,14 +164,14 @@ def test_what_scales_the_data_alone_tempers_it() -> None:
         with scale(0.5):
             an.observe("x", Normal(MEANS[z], 1.0), POINTS)
     tempered = WEIGHTS.log()[:, None] + 0.5 * Normal(MEANS[:, None], 1.0).log_prob(POINTS)
-    close(an.log_marginal(trace), tempered.logsumexp(0).sum())
+    close(an.infer.log_marginal(trace), tempered.logsumexp(0).sum())
 
 
 def test_a_mask_over_data_leaves_the_rest() -> None:
     seen = torch.tensor([True, False, True, True])
     with an.record() as trace, enumeration(), masked(seen):
         mixture(POINTS)
-    close(an.log_marginal(trace), joint().logsumexp(0)[seen].sum())
+    close(an.infer.log_marginal(trace), joint().logsumexp(0)[seen].sum())
 
 
 def test_a_mask_that_depends_on_an_enumerated_site_is_followed() -> None:
@@ -175,20 +180,20 @@ def test_a_mask_that_depends_on_an_enumerated_site_is_followed() -> None:
         with masked(z > 0):
             an.observe("x", Normal(torch.zeros(()).double(), 1.0), torch.tensor(1.0).double())
     density = Normal(0.0, 1.0).log_prob(torch.tensor(1.0)).double().exp()
-    torch.testing.assert_close(an.log_marginal(trace), (0.7 + 0.3 * density).log())
+    torch.testing.assert_close(an.infer.log_marginal(trace), (0.7 + 0.3 * density).log())
 
 
 def test_a_factor_of_enumerated_sites_counts() -> None:
     with an.record() as trace, enumeration():
         z = an.sample("z", Categorical(WEIGHTS))
         an.factor("f", MEANS[z])
-    close(an.log_marginal(trace), (WEIGHTS.log() + MEANS).logsumexp(0))
+    close(an.infer.log_marginal(trace), (WEIGHTS.log() + MEANS).logsumexp(0))
 
 
 def test_without_enumerated_sites_it_is_the_sum_of_the_log_probabilities() -> None:
     with an.record() as trace, enumeration():
         an.observe("x", Normal(0.0, 1.0), torch.tensor([0.5, 1.0]))
-    torch.testing.assert_close(an.log_marginal(trace), trace.log_prob_sum())
+    torch.testing.assert_close(an.infer.log_marginal(trace), trace.log_prob_sum())
 
 
 # Probabilities of zero.
@@ -202,22 +207,22 @@ def test_a_value_of_probability_zero_takes_no_part_and_has_no_gradient() -> None
         an.observe("x", Normal(MEANS[z], 1.0), torch.tensor(0.4).double())
     density = Normal(MEANS[:2], 1.0).log_prob(torch.tensor(0.4).double())
     expected = (free.log_softmax(0) + density).logsumexp(0)
-    close(an.log_marginal(trace), expected)
+    close(an.infer.log_marginal(trace), expected)
     ours, theirs = (
         torch.autograd.grad(total, free, retain_graph=True)[0]
-        for total in (an.log_marginal(trace), expected)
+        for total in (an.infer.log_marginal(trace), expected)
     )
     close(ours, theirs)
-    assert an.marginals(trace)["z"][2] == -torch.inf
+    assert an.infer.marginals(trace)["z"][2] == -torch.inf
 
 
 def test_data_of_probability_zero_has_the_log_marginal_of_zero_and_no_posterior() -> None:
     with an.record() as trace, enumeration():
         an.sample("z", Categorical(WEIGHTS))
         an.factor("f", torch.tensor(-torch.inf).double())
-    assert an.log_marginal(trace) == -torch.inf
-    with pytest.raises(an.EnumerationError, match="site 'z' has no posterior"):
-        an.marginals(trace)
+    assert an.infer.log_marginal(trace) == -torch.inf
+    with pytest.raises(an.errors.EnumerationError, match="site 'z' has no posterior"):
+        an.infer.marginals(trace)
 
 
 def test_no_weight_underflows() -> None:
@@ -225,7 +230,7 @@ def test_no_weight_underflows() -> None:
         z = an.sample("z", Categorical(torch.tensor([0.5, 0.5]).double()))
         an.factor("f", torch.tensor([0.0, -2000.0]).double()[z])
         an.factor("g", torch.tensor([-3000.0, 0.0]).double()[z])
-    close(an.log_marginal(trace), torch.tensor(-2000 + math.log(0.5), dtype=torch.float64))
+    close(an.infer.log_marginal(trace), torch.tensor(-2000 + math.log(0.5), dtype=torch.float64))
 
 
 # What is drawn beside what is enumerated keeps its score.
@@ -237,7 +242,7 @@ def test_the_marginal_depends_on_what_is_drawn_and_on_nothing_that_is_summed_out
         drawn = an.sample("w", Bernoulli(logits=logits), infer={"enumerate": False})
         z = an.sample("z", Categorical(WEIGHTS))
         an.observe("x", Normal(MEANS[z] + drawn, 1.0), POINTS)
-    assert an.provenance_of(an.log_marginal(trace)) == {"w"}
+    assert an.provenance_of(an.infer.log_marginal(trace)) == {"w"}
 
 
 def test_a_score_is_weighed_by_the_marginal_of_its_own_repetition_alone() -> None:
@@ -246,7 +251,7 @@ def test_a_score_is_weighed_by_the_marginal_of_its_own_repetition_alone() -> Non
         drawn = an.sample("w", Bernoulli(logits=logits), infer={"enumerate": False})
         z = an.sample("z", Categorical(WEIGHTS))
         an.observe("x", Normal(MEANS[z] + drawn, 1.0), POINTS)
-    an.backward(an.log_marginal(trace))
+    an.backward(an.infer.log_marginal(trace))
     w = trace["w"].value
     own = Bernoulli(logits=logits).log_prob(w)
     marginal = own + (
@@ -269,16 +274,18 @@ def test_a_site_in_two_plates_that_joins_sites_of_each_is_intractable() -> None:
             b = an.sample("b", Categorical(WEIGHTS))
         with rows, columns:
             an.observe("x", Normal(MEANS[a] + MEANS[b], 1.0), torch.zeros(3, 2).double())
-    with pytest.raises(an.EnumerationError, match=r"site '[abx]' joins .*exponential in the size"):
-        an.log_marginal(trace)
+    with pytest.raises(
+        an.errors.EnumerationError, match=r"site '[abx]' joins .*exponential in the size"
+    ):
+        an.infer.log_marginal(trace)
 
 
 def test_a_latent_site_that_was_drawn_for_each_value_of_another_is_undetermined() -> None:
     with an.record() as trace, enumeration():
         z = an.sample("z", Categorical(WEIGHTS))
         an.sample("y", Normal(MEANS[z], 1.0))
-    with pytest.raises(an.EnumerationError, match=r"site 'y' .*drawn once for each value"):
-        an.log_marginal(trace)
+    with pytest.raises(an.errors.EnumerationError, match=r"site 'y' .*drawn once for each value"):
+        an.infer.log_marginal(trace)
 
 
 def test_an_enumerated_site_that_the_trace_lacks_raises() -> None:
@@ -286,8 +293,8 @@ def test_an_enumerated_site_that_the_trace_lacks_raises() -> None:
         z = an.sample("z", Categorical(WEIGHTS))
         with an.record() as part:
             an.observe("x", Normal(MEANS[z], 1.0), torch.tensor(0.0).double())
-    with pytest.raises(an.EnumerationError, match=r"site 'x' .* 'z' .*not in this trace"):
-        an.log_marginal(part)
+    with pytest.raises(an.errors.EnumerationError, match=r"site 'x' .* 'z' .*not in this trace"):
+        an.infer.log_marginal(part)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -300,8 +307,8 @@ def test_sites_that_count_differently_often_and_are_summed_out_together_raise(
         with scale(1.0 if is_first else 0.5):
             w = an.sample("w", Bernoulli(WEIGHTS[z]))
         an.observe("x", Normal(w, 1.0), torch.tensor(0.0).double())
-    with pytest.raises(an.EnumerationError, match="their scales differ"):
-        an.log_marginal(trace)
+    with pytest.raises(an.errors.EnumerationError, match="their scales differ"):
+        an.infer.log_marginal(trace)
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -322,7 +329,7 @@ def test_sites_that_do_not_count_once_are_summed_out_before_those_that_do(
             an.observe("x", Normal(MEANS[z] + w, 1.0), torch.tensor(1.0).double())
     fit = Normal(MEANS[:, None] + torch.arange(size), 1.0).log_prob(torch.tensor(1.0).double())
     inner = 3 * (other + fit).logsumexp(1)
-    close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
+    close(an.infer.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
 
 
 def test_a_site_that_does_not_count_once_is_summed_out_for_each_value_of_one_that_does() -> None:
@@ -334,7 +341,7 @@ def test_a_site_that_does_not_count_once_is_summed_out_for_each_value_of_one_tha
             an.observe("x", Normal(w.double(), 1.0), torch.tensor(0.4).double())
     fit = Normal(torch.arange(2).double(), 1.0).log_prob(torch.tensor(0.4).double())
     inner = 2 * (moves.log() + fit).logsumexp(1)
-    close(an.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
+    close(an.infer.log_marginal(trace), (WEIGHTS.log() + inner).logsumexp(0))
 
 
 def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
@@ -345,15 +352,15 @@ def test_two_runs_within_one_recording_keep_their_sites_apart() -> None:
         for _ in range(2):
             with an.record():
                 once()()
-    close(an.log_marginal(both), 2 * joint().logsumexp(0).sum())
+    close(an.infer.log_marginal(both), 2 * joint().logsumexp(0).sum())
 
 
 def test_a_density_that_is_asked_of_torch_counts_where_it_is_given_to_a_factor() -> None:
     with an.record() as trace, enumeration():
         z = an.sample("z", Categorical(WEIGHTS))
         an.factor("f", Normal(MEANS[z], 1.0).log_prob(POINTS[0]))
-    close(an.log_marginal(trace), joint()[:, 0].logsumexp(0))
-    close(an.marginals(trace)["z"], joint()[:, 0].log_softmax(0))
+    close(an.infer.log_marginal(trace), joint()[:, 0].logsumexp(0))
+    close(an.infer.marginals(trace)["z"], joint()[:, 0].log_softmax(0))
 
 
 def test_a_site_that_depends_on_one_of_a_block_that_has_ended_raises() -> None:
@@ -361,8 +368,8 @@ def test_a_site_that_depends_on_one_of_a_block_that_has_ended_raises() -> None:
         with enumeration():
             z = an.sample("z", Categorical(WEIGHTS))
         an.observe("x", Normal(MEANS[z], 1.0), torch.tensor(0.0).double())
-    with pytest.raises(an.EnumerationError, match=r"site 'x' .* 'z' .*block .* had ended"):
-        an.log_marginal(trace)
+    with pytest.raises(an.errors.EnumerationError, match=r"site 'x' .* 'z' .*block .* had ended"):
+        an.infer.log_marginal(trace)
 
 
 @pytest.mark.parametrize("is_drawn_between", [True, False])
@@ -375,7 +382,7 @@ def test_the_log_probabilities_for_each_value_of_a_site_of_another_trace_have_no
         with an.record() as part:
             an.sample("w", Normal(torch.zeros(()), 1.0))
             an.observe("x", Normal(loc, 1.0), torch.tensor(0.0).double())
-    with pytest.raises(an.EnumerationError, match=r"log-probabilities .*'z'"):
+    with pytest.raises(an.errors.EnumerationError, match=r"log-probabilities .*'z'"):
         part.log_prob_sum()
     assert part.log_prob_sum(lambda node: node.name == "w").shape == ()
 
@@ -387,16 +394,16 @@ def test_a_cost_for_each_value_of_a_site_is_no_cost(is_drawn_between: bool) -> N
         z = an.sample("z", Categorical(logits=logits))
         value = an.sample("y", Normal(MEANS[z], 1.0)) if is_drawn_between else MEANS[z]
         an.cost("c", value**2)
-    with pytest.raises(an.EnumerationError, match=r"cost 'c' .*enumerated site 'z'"):
+    with pytest.raises(an.errors.EnumerationError, match=r"cost 'c' .*enumerated site 'z'"):
         trace.backward()
 
 
 def test_a_likelihood_for_each_value_of_a_site_is_no_cost() -> None:
     with an.record() as trace, enumeration():
         mixture(POINTS)
-    with pytest.raises(an.EnumerationError, match=r"cost 'x' .*log_marginal"):
+    with pytest.raises(an.errors.EnumerationError, match=r"cost 'x' .*log_marginal"):
         trace.backward()
-    with pytest.raises(an.EnumerationError, match=r"log-probabilities .*'z'"):
+    with pytest.raises(an.errors.EnumerationError, match=r"log-probabilities .*'z'"):
         trace.log_prob_sum()
 
 
@@ -406,8 +413,8 @@ def test_the_marginal_itself_can_be_a_cost() -> None:
         with an.record() as model, enumeration():
             z = an.sample("z", Categorical(logits=logits))
             an.sample("x", Normal(MEANS[z], 1.0), obs=POINTS[0])
-        loss = -an.log_marginal(model)
-    with pytest.raises(an.LossError):
+        loss = -an.infer.log_marginal(model)
+    with pytest.raises(an.errors.LossError):
         an.backward(loss)  # nothing is drawn: the gradient is that of torch
     loss.backward()
     assert logits.grad is not None

@@ -109,13 +109,13 @@ def test_the_gradient_of_a_trace_and_the_evidence_of_a_latent_site(way: Way) -> 
     each = torch.stack([Normal(k + loc, scale).log_prob(DATA[KEEP]).sum() for k in (0.0, 1.0)])
     prior = Bernoulli(logits=logits).log_prob(torch.tensor([0.0, 1.0], dtype=torch.float64))
     evidence = (prior + each).logsumexp(0)
-    found = an.log_marginal(trace)
+    found = an.infer.log_marginal(trace)
     torch.testing.assert_close(found, evidence)
     params = (loc, scale, logits)
     torch.testing.assert_close(
         torch.autograd.grad(found, params, retain_graph=True), torch.autograd.grad(evidence, params)
     )
-    posterior = an.marginals(trace)["z"]
+    posterior = an.infer.marginals(trace)["z"]
     torch.testing.assert_close(posterior, (prior + each - evidence), check_dtype=False)
 
 
@@ -134,7 +134,7 @@ def test_the_bound_of_a_model_and_a_guide(options: dict[str, Any]) -> None:
             an.sample("z", Normal(loc, scale))
 
         torch.manual_seed(0)
-        found = an.elbo(model, guide, **options)
+        found = an.infer.elbo(model, guide, **options)
         return found.value, *torch.autograd.grad(found.surrogate, (loc, scale))
 
     alone = run(DATA[KEEP], torch.ones(3, dtype=torch.bool))
@@ -152,7 +152,7 @@ def test_the_weights_of_importance_sampling(has_guide: bool) -> None:
             an.sample("z", Normal(torch.ones((), dtype=torch.float64), 2.0))
 
         torch.manual_seed(0)
-        return an.importance(model, guide if has_guide else None, samples=4).log_weights
+        return an.infer.importance(model, guide if has_guide else None, samples=4).log_weights
 
     torch.testing.assert_close(run(DATA, KEEP), run(DATA[KEEP], KEEP[KEEP]))
 
@@ -165,7 +165,7 @@ def test_a_mask_that_depends_on_an_enumerated_site_hides_for_its_values() -> Non
             an.sample("x", Normal(loc, scale), obs=DATA)
     truth = Normal(loc, scale).log_prob(DATA[KEEP]).sum()
     evidence = (0.75 + 0.25 * truth.exp()).log()
-    found = an.log_marginal(trace)
+    found = an.infer.log_marginal(trace)
     torch.testing.assert_close(found, evidence)
     torch.testing.assert_close(
         torch.autograd.grad(found, (loc, scale)), torch.autograd.grad(evidence, (loc, scale))

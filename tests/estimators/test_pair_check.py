@@ -50,23 +50,23 @@ def drawing(*names: str, fn: Distribution = STANDARD, infer: Any = None) -> Draw
 
 
 def problems(model: Draw, guide: Draw) -> list[type]:
-    report = an.check_pair(model, guide)
+    report = an.infer.check_guide(model, guide)
     for problem in report.problems:
-        assert isinstance(problem, an.SiteError)
+        assert isinstance(problem, an.errors.SiteError)
         assert f"{__file__}:" in str(problem)
         assert "expected" in str(problem) or isinstance(problem, CostInPairError)
     return [type(problem) for problem in report.problems]
 
 
 def test_a_pair_that_fits_has_no_problem() -> None:
-    report = an.check_pair(drawing("a", "b"), drawing("b", "a"))
+    report = an.infer.check_guide(drawing("a", "b"), drawing("b", "a"))
     assert report.is_consistent
     report.require()
     assert str(report).splitlines()[0].split() == ["site", "model", "guide"]
 
 
 def test_sites_that_one_of_both_lacks_are_found_at_once() -> None:
-    report = an.check_pair(drawing("a", "b"), drawing("b", "c"))
+    report = an.infer.check_guide(drawing("a", "b"), drawing("b", "c"))
     kinds = [type(p) for p in report.problems]
     assert kinds == [MissingInGuideError, MissingInModelError]
     assert "'a'" in str(report.problems[0])
@@ -79,9 +79,9 @@ def test_sites_that_one_of_both_lacks_are_found_at_once() -> None:
 
 def test_the_bound_refuses_sites_that_one_of_both_lacks() -> None:
     with pytest.raises(MissingInGuideError):
-        an.elbo(drawing("a", "b"), drawing("b"))
+        an.infer.elbo(drawing("a", "b"), drawing("b"))
     with pytest.raises(MissingInModelError):
-        an.elbo(drawing("b"), drawing("a", "b"))
+        an.infer.elbo(drawing("b"), drawing("a", "b"))
 
 
 def test_auxiliary_sites_may_be_missing() -> None:
@@ -93,14 +93,14 @@ def test_a_site_that_the_model_observes_is_no_counterpart() -> None:
     def model() -> None:
         an.sample("z", STANDARD, obs=torch.tensor(0.5))
 
-    report = an.check_pair(model, drawing("z"))
+    report = an.infer.check_guide(model, drawing("z"))
     assert [type(p) for p in report.problems] == [MissingInModelError]
     assert "an observed site of that name" in str(report.problems[0])
 
 
 def test_a_shape_that_differs_is_named_with_both() -> None:
     model = drawing("z", fn=Independent(Normal(torch.zeros(3), 1.0), 1))
-    report = an.check_pair(model, drawing("z", fn=Normal(torch.zeros(2), 1.0)))
+    report = an.infer.check_guide(model, drawing("z", fn=Normal(torch.zeros(2), 1.0)))
     assert [type(p) for p in report.problems] == [ShapeMismatchError]
     assert "has shape [2] in the guide" in str(report.problems[0])
     assert "expected [3]" in str(report.problems[0])
@@ -148,15 +148,15 @@ def test_other_plates_are_found() -> None:
 
 
 def test_the_bound_refuses_plates_that_make_the_sites_count_unequally() -> None:
-    an.elbo(plated(2), plated(None))  # both count once
+    an.infer.elbo(plated(2), plated(None))  # both count once
     with pytest.raises(PlateMismatchError, match="within no plate in the guide"):
-        an.elbo(plated(4, 2), plated(None))
+        an.infer.elbo(plated(4, 2), plated(None))
 
 
 def test_a_value_that_is_not_the_guides_is_refused() -> None:
     model = an.handlers.substitute({"z": torch.tensor(0.5)})(drawing("z"))
     with pytest.raises(OtherValueError, match="expected it to be replayed"):
-        an.elbo(model, drawing("z"))
+        an.infer.elbo(model, drawing("z"))
 
 
 def test_a_cost_is_refused() -> None:
@@ -166,7 +166,7 @@ def test_a_cost_is_refused() -> None:
 
     assert problems(model, drawing("z")) == [CostInPairError]
     with pytest.raises(CostInPairError, match=r"an\.factor\('c', -cost\)"):
-        an.elbo(model, drawing("z"))
+        an.infer.elbo(model, drawing("z"))
 
 
 class Unsupported(Distribution):
@@ -189,8 +189,8 @@ def test_a_distribution_without_a_support_is_taken_as_it_is() -> None:
         return lambda: an.sample("z", fn)
 
     for model, guide in ((Unsupported(), Unsupported()), (Normal(0.0, 1.0), Unsupported())):
-        assert an.check_pair(drawing_from(model), drawing_from(guide)).is_consistent
-        assert an.check_pair(drawing_from(guide), drawing_from(model)).is_consistent
+        assert an.infer.check_guide(drawing_from(model), drawing_from(guide)).is_consistent
+        assert an.infer.check_guide(drawing_from(guide), drawing_from(model)).is_consistent
 
 
 # A guide that observes.
@@ -257,20 +257,20 @@ def test_a_guide_that_observes_is_refused_and_reported(name: str, vectorized: bo
     model, guide, pattern = OBSERVING[name]
     options: dict[str, Any] = {"vectorized": True, "max_plate_nesting": 1} if vectorized else {}
     with pytest.raises(an.errors.ObservedInGuideError, match=pattern):
-        an.elbo(model, guide, particles=2, **options)
-    report = an.check_pair(model, guide)
+        an.infer.elbo(model, guide, particles=2, **options)
+    report = an.infer.check_guide(model, guide)
     assert re.search(pattern, str(report.problems[0]), re.S)
 
 
 def test_a_guide_that_is_data_by_a_handler_around_both_is_refused() -> None:
     around = condition({"z": torch.tensor(0.1)})
     with pytest.raises(an.errors.ObservedInGuideError, match="site 'z'"), around:
-        an.elbo(swapped_model, a_guide)
+        an.infer.elbo(swapped_model, a_guide)
 
 
 def test_a_factor_of_a_guide_is_a_part_of_its_density() -> None:
-    assert an.check_pair(swapped_model, weighed).is_consistent
+    assert an.infer.check_guide(swapped_model, weighed).is_consistent
     torch.manual_seed(0)
-    bound = an.elbo(swapped_model, weighed).value
+    bound = an.infer.elbo(swapped_model, weighed).value
     torch.manual_seed(0)
-    torch.testing.assert_close(bound, an.elbo(swapped_model, a_guide).value - 0.3)
+    torch.testing.assert_close(bound, an.infer.elbo(swapped_model, a_guide).value - 0.3)

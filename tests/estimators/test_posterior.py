@@ -32,7 +32,7 @@ def outcomes(program: Program, trace: an.Trace, cells: Any) -> dict[tuple[int, .
     truth = exact(program, trace)
 
     def draw() -> Tensor:
-        found = an.sample_posterior(trace, 1)
+        found = an.infer.sample_posterior(trace, 1)
         value = []
         for name, at in cells:
             place = truth.place(at)[1]
@@ -73,7 +73,7 @@ def test_values_have_the_shape_that_a_run_which_draws_them_gives_them() -> None:
 
     with an.record() as trace, enumeration(first_dim=-2):
         model()
-    found = an.sample_posterior(trace, samples=7)
+    found = an.infer.sample_posterior(trace, samples=7)
     assert {name: tuple(value.shape) for name, value in found.items()} == {
         "a": (7, 3),
         "b": (7, 4),
@@ -88,7 +88,7 @@ def test_a_draw_is_no_site_of_a_recording_around_it() -> None:
     with an.record() as outer:
         with an.record() as trace, enumeration():
             an.sample("z", Categorical(P))
-        an.sample_posterior(trace, samples=2)
+        an.infer.sample_posterior(trace, samples=2)
     assert list(outer) == ["z"]
 
 
@@ -96,8 +96,8 @@ def test_data_of_probability_zero_has_no_posterior_to_draw_from() -> None:
     with an.record() as trace, enumeration():
         an.sample("z", Categorical(P))
         an.factor("f", torch.tensor(-torch.inf).double())
-    with pytest.raises(an.EnumerationError, match="site 'z' has no posterior"):
-        an.sample_posterior(trace, samples=2)
+    with pytest.raises(an.errors.EnumerationError, match="site 'z' has no posterior"):
+        an.infer.sample_posterior(trace, samples=2)
 
 
 @pytest.mark.parametrize("samples", [0, -1, 1.0, True])
@@ -105,4 +105,4 @@ def test_a_number_of_samples_that_is_none_raises(samples: Any) -> None:
     with an.record() as trace, enumeration():
         an.sample("z", Categorical(P))
     with pytest.raises(ValueError, match="samples must be an int greater than 0"):
-        an.sample_posterior(trace, samples)
+        an.infer.sample_posterior(trace, samples)

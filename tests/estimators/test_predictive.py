@@ -25,7 +25,7 @@ X, Y = torch.tensor([[1.0, 2, 0], [0, 1, -1]]), torch.tensor([0.3, 0.8])
 
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_the_prior_draws_all_sites_observed_ones_too(vectorized: bool) -> None:
-    found = an.Predictive(model, samples=6, vectorized=vectorized)(X, Y)
+    found = an.infer.Predictive(model, samples=6, vectorized=vectorized)(X, Y)
     assert {name: tuple(value.shape) for name, value in found.items()} == {
         "w": (6, 3),
         "b": (6,),
@@ -39,7 +39,7 @@ def test_the_prior_draws_all_sites_observed_ones_too(vectorized: bool) -> None:
 
 def test_prior_predictive_moments_are_those_of_the_closed_form() -> None:
     torch.manual_seed(0)
-    y = an.Predictive(model, samples=4000, vectorized=True)(X, Y)["y"]
+    y = an.infer.Predictive(model, samples=4000, vectorized=True)(X, Y)["y"]
     variance = (X**2).sum(-1) + 4 + 0.25
     assert bool((y.mean(0).abs() < 4 * (variance / 4000).sqrt()).all())
     assert bool(((y.var(0) / variance - 1).abs() < 4 * (2 / 4000) ** 0.5).all())
@@ -47,21 +47,21 @@ def test_prior_predictive_moments_are_those_of_the_closed_form() -> None:
 
 def test_at_once_and_in_turn_are_equal_at_equal_values() -> None:
     posterior = {"w": torch.randn(5, 3), "b": torch.randn(5)}
-    once, turns = (an.Predictive(model, posterior, vectorized=v)(X, Y) for v in (True, False))
+    once, turns = (an.infer.Predictive(model, posterior, vectorized=v)(X, Y) for v in (True, False))
     assert list(once) == list(turns) == ["m", "y", "constant"]
     assert torch.equal(once["m"], turns["m"])
 
 
 def test_given_data_stays_data() -> None:
     posterior = {"w": torch.zeros(4, 3), "y": torch.ones(4, 2)}
-    assert list(an.Predictive(model, posterior)(X, Y)) == ["b", "m", "constant"]
+    assert list(an.infer.Predictive(model, posterior)(X, Y)) == ["b", "m", "constant"]
 
 
 def test_a_guide_draws_what_the_model_goes_on_with() -> None:
     def guide(x: Tensor, y: Tensor | None = None) -> None:
         an.sample("b", Normal(50.0, 0.1))
 
-    found = an.Predictive(model, guide=guide, samples=8)(X, Y)
+    found = an.infer.Predictive(model, guide=guide, samples=8)(X, Y)
     assert bool((found["b"] > 40).all())
     torch.testing.assert_close(found["m"], found["w"] @ X.T + found["b"][:, None])
 
@@ -78,7 +78,7 @@ def test_a_guide_draws_what_the_model_goes_on_with() -> None:
 )
 def test_values_that_do_not_fit_are_refused(posterior: dict[str, Tensor], problem: str) -> None:
     with pytest.raises(StackedValuesError, match=problem):
-        an.Predictive(model, posterior)(X, Y)
+        an.infer.Predictive(model, posterior)(X, Y)
 
 
 def test_a_site_of_some_runs_only_is_refused() -> None:
@@ -89,16 +89,16 @@ def test_a_site_of_some_runs_only_is_refused() -> None:
 
     torch.manual_seed(0)
     with pytest.raises(StackedValuesError, match="'x': this sample is in some of the runs only"):
-        an.Predictive(branching, samples=30, vectorized=False)()
+        an.infer.Predictive(branching, samples=30, vectorized=False)()
 
 
 def test_what_it_starts_from_is_said_once() -> None:
     with pytest.raises(ValueError, match="not both"):
-        an.Predictive(model, {"b": torch.zeros(2)}, guide=model)
+        an.infer.Predictive(model, {"b": torch.zeros(2)}, guide=model)
     with pytest.raises(ValueError, match=r"needs samples=.*; nothing is given"):
-        an.Predictive(model)
+        an.infer.Predictive(model)
     with pytest.raises(ValueError, match=r"needs samples=.*; the posterior names no site"):
-        an.Predictive(model, {})
+        an.infer.Predictive(model, {})
 
 
 def test_runs_in_turn_are_shown_and_warned_of() -> None:
@@ -106,13 +106,13 @@ def test_runs_in_turn_are_shown_and_warned_of() -> None:
         z = an.sample("z", Normal(0.0, 1.0))
         an.sample("x", Normal(z.mean(), 1.0))
 
-    predictive = an.Predictive(mixing, samples=3)
+    predictive = an.infer.Predictive(mixing, samples=3)
     with pytest.warns(InTurnWarning, match="Predictive runs the program 3 times") as warned:
         predictive()
     assert warned[0].filename == __file__
     assert "mixed by mean" in predictive.in_turn
     assert f"samples=3, run in turn: {predictive.in_turn})" in repr(predictive)
-    apart = an.Predictive(model, {"b": torch.zeros(2)})
+    apart = an.infer.Predictive(model, {"b": torch.zeros(2)})
     apart(X, Y)
     assert (apart.in_turn, repr(apart)) == ("", "Predictive(model, given 'b', samples=2)")
 
@@ -123,9 +123,9 @@ def test_each_run_has_a_part_of_its_own_of_a_subsampled_plate() -> None:
             an.sample("x", Normal(index.float(), 1e-3))
 
     with pytest.raises(NotVectorizableError, match=r"'rows' .* is subsampled"):
-        an.Predictive(part, samples=20, vectorized=True)()
+        an.infer.Predictive(part, samples=20, vectorized=True)()
     with pytest.warns(InTurnWarning, match=r"'rows' .* is subsampled"):
-        found = an.Predictive(part, samples=20)()
+        found = an.infer.Predictive(part, samples=20)()
     assert len(found["x"].round().unique(dim=0)) > 10
 
 
@@ -141,7 +141,7 @@ def test_each_run_has_a_part_of_its_own_of_a_subsampled_plate() -> None:
 )
 def test_names_of_pyro_say_what_is_meant(keyword: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"Predictive takes no {keyword}=.*{meant}"):
-        an.Predictive(model, **{keyword: 3})  # type: ignore[arg-type] # which is the point
+        an.infer.Predictive(model, **{keyword: 3})  # type: ignore[arg-type] # which is the point
     if keyword != "x":
         with pytest.raises(TypeError, match=f"Predictive takes no {keyword}=.*{meant}"):
-            an.Predictive(model, samples=3)(X, Y, **{keyword: 3})
+            an.infer.Predictive(model, samples=3)(X, Y, **{keyword: 3})

@@ -50,11 +50,11 @@ def compared(seed: int, *, is_scaled: bool) -> None:
     program = grown(seed, is_scaled=is_scaled)
     trace = run(program)
     truth = exact(program, trace)
-    found, expected = an.log_marginal(trace), truth.log_marginal()
+    found, expected = an.infer.log_marginal(trace), truth.log_marginal()
     close(found, expected)
     same_gradients(program, found, expected)
     weighed = torch.zeros((2,), dtype=torch.double)
-    for pair in posteriors(program, truth, an.marginals(trace)):
+    for pair in posteriors(program, truth, an.infer.marginals(trace)):
         close(*pair)
         weights = torch.arange(1.0, len(pair[0]) + 1).double()
         weighed = weighed + torch.stack([each.double() @ weights for each in pair])

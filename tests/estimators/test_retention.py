@@ -123,7 +123,9 @@ def test_the_trace_that_is_held_lives_on() -> None:
 def test_a_forgotten_recording_is_an_error_that_says_what_to_hold() -> None:
     loss = _forgotten(_weight())
     for ask in (an.backward, an.surrogate):
-        with pytest.raises(an.ForgottenRecordingError, match=r"'z'.*with an.record\(\) as trace"):
+        with pytest.raises(
+            an.errors.ForgottenRecordingError, match=r"'z'.*with an.record\(\) as trace"
+        ):
             ask(loss)
 
 
@@ -132,7 +134,7 @@ def test_a_loss_of_a_later_recording_does_not_lose_the_scores_of_a_forgotten_one
     older = _forgotten(weight)
     with an.record() as trace:
         loss = (Bernoulli(logits=weight).sample() * older).sum()
-    with pytest.raises(an.ForgottenRecordingError):
+    with pytest.raises(an.errors.ForgottenRecordingError):
         an.backward(loss)
     assert len(trace) == 1
     assert weight.grad is None
@@ -150,7 +152,7 @@ def _guided(weight: Tensor) -> None:
         an.deterministic("d", z * 2)
         an.sample("x", Normal(z, 1.0), obs=torch.zeros(3))
 
-    an.elbo(model, lambda: an.sample("z", Normal(weight, 1.0))).surrogate.backward()
+    an.infer.elbo(model, lambda: an.sample("z", Normal(weight, 1.0))).surrogate.backward()
 
 
 def _differentiated(weight: Tensor) -> None:

@@ -26,8 +26,8 @@ FAMILIES: dict[str, Family] = {
 }
 BASELINES: dict[str, Callable[[], Any]] = {
     "none": lambda: None,
-    "leave-one-out": lambda: an.LeaveOneOut(),
-    "running mean": lambda: an.RunningMean(),
+    "leave-one-out": lambda: an.estimators.LeaveOneOut(),
+    "running mean": lambda: an.estimators.RunningMean(),
     "a number": lambda: lambda credit: torch.tensor(0.3),
 }
 
@@ -85,7 +85,9 @@ def test_together_or_one_by_one_the_gradient_is_the_same(
     torch.testing.assert_close(together, apart)
 
 
-@pytest.mark.parametrize("estimator", [an.by_element, an.by_site, an.total_cost])
+@pytest.mark.parametrize(
+    "estimator", [an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost]
+)
 def test_every_credit_is_given_to_its_own_site(
     estimator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

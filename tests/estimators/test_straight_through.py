@@ -255,7 +255,7 @@ def test_gumbel_softmax_has_no_score_to_count_twice() -> None:
         loss = cost(F.gumbel_softmax(leaf, hard=True))
     assert not trace.stochastic_nodes
     loss.backward()
-    with pytest.raises(an.LossError):
+    with pytest.raises(an.errors.LossError):
         an.backward(loss)
 
 

@@ -144,8 +144,8 @@ LEGAL: dict[str, Callable[[Run], Any]] = {
         lambda c: torch.cat([c.of_others(0)[:1], c.of_others(0)[1:]])
     ),
     "untracked on the user's word": lambda run: lambda c: an.untrack(run.other).sum(),
-    "leave one out": lambda run: an.LeaveOneOut(),
-    "a running mean": lambda run: an.RunningMean(),
+    "leave one out": lambda run: an.estimators.LeaveOneOut(),
+    "a running mean": lambda run: an.estimators.RunningMean(),
     "nothing": lambda run: None,
 }
 
@@ -158,7 +158,7 @@ def test_a_baseline_that_the_draw_reaches_is_refused(name: str, by_surrogate: bo
     baseline = ILLEGAL[name](run)
     with pytest.raises(DependentBaselineError, match=r"site 'z' \(.*test_subtraction.py:") as found:
         (an.surrogate if by_surrogate else an.backward)(run.loss, baseline=baseline)
-    assert "an.LeaveOneOut()" in str(found.value)
+    assert "an.estimators.LeaveOneOut()" in str(found.value)
 
 
 @pytest.mark.parametrize("name", LEGAL)
@@ -231,8 +231,11 @@ def test_a_row_that_fits_in_one_way_only_is_taken() -> None:
 @pytest.mark.parametrize(
     ("baseline", "text"),
     [
-        (an.LeaveOneOut, r"the class LeaveOneOut; expected an object of it: LeaveOneOut\(\)"),
-        (an.RunningMean, r"the class RunningMean"),
+        (
+            an.estimators.LeaveOneOut,
+            r"the class LeaveOneOut; expected an object of it: LeaveOneOut\(\)",
+        ),
+        (an.estimators.RunningMean, r"the class RunningMean"),
         (0.5, r"not a float; a constant is `lambda credit: 0.5`"),
         (torch.tensor(0.5), "not a Tensor"),
         ("leave-one-out", "not a str"),
@@ -245,7 +248,7 @@ def test_what_is_no_function_is_no_baseline(baseline: Any, text: str) -> None:
         with pytest.raises(TypeError, match=text):
             call(run.loss, baseline=baseline)
     with pytest.raises(TypeError, match=text):
-        an.elbo(lambda: None, lambda: None, baseline=baseline)
+        an.infer.elbo(lambda: None, lambda: None, baseline=baseline)
 
 
 def test_a_running_mean_holds_earlier_recordings_only_whatever_is_asked_of_this_one() -> None:
@@ -254,7 +257,7 @@ def test_a_running_mean_holds_earlier_recordings_only_whatever_is_asked_of_this_
 
     def twice(_: Any, parameters: Any) -> Tensor:
         leaf = parameters[0].detach().clone().requires_grad_()
-        run, baseline = recorded(leaf), an.RunningMean()
+        run, baseline = recorded(leaf), an.estimators.RunningMean()
         baseline = copy.deepcopy(baseline)
         an.backward(run.loss, baseline=baseline, retain_graph=True)
         leaf.grad = None
@@ -314,7 +317,7 @@ def test_elements_of_a_density_that_is_one_number_have_no_others() -> None:
         with an.record():
             loss = program(leaf)
         with pytest.warns(BaselineWarning):
-            an.backward(loss, baseline=an.LeaveOneOut())
+            an.backward(loss, baseline=an.estimators.LeaveOneOut())
         return flat([leaf.grad])
 
     given = [LOGITS.detach()[0].clone().requires_grad_()]
@@ -339,7 +342,7 @@ def test_leave_one_out_says_where_nothing_is_apart(mixed: Callable[[Tensor], Ten
         z = Bernoulli(logits=leaf).sample()
         loss = mixed(z)
     with pytest.warns(BaselineWarning, match=r"site 'z', of shape \[2\]") as found:
-        an.backward(loss, baseline=an.LeaveOneOut())
+        an.backward(loss, baseline=an.estimators.LeaveOneOut())
     assert [each.filename for each in found] == [__file__]
 
 

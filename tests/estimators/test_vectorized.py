@@ -280,7 +280,7 @@ def test_what_could_be_another_distribution_is_refused(
     model: Model, reason: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    predictive = an.Predictive(model, samples=SAMPLES, vectorized=True)
+    predictive = an.infer.Predictive(model, samples=SAMPLES, vectorized=True)
     with pytest.raises(NotVectorizableError, match=f"(?s){reason}"):
         predictive()
 
@@ -324,8 +324,8 @@ def repeats() -> None:
     ],
 )
 def test_what_keeps_the_runs_apart_runs_at_once(model: Model) -> None:
-    found = an.importance(model, samples=SAMPLES, vectorized=True)
-    turns = an.importance(model, samples=SAMPLES, vectorized=False)
+    found = an.infer.importance(model, samples=SAMPLES, vectorized=True)
+    turns = an.infer.importance(model, samples=SAMPLES, vectorized=False)
     assert {name: value.shape for name, value in found.values.items()} == {
         name: value.shape for name, value in turns.values.items()
     }
@@ -339,6 +339,6 @@ def test_an_error_of_the_program_is_raised() -> None:
         raise MyError
 
     with pytest.raises(MyError):
-        an.importance(wrong, samples=3)
+        an.infer.importance(wrong, samples=3)
     with pytest.raises(MyError):
-        an.Predictive(wrong, samples=3)()
+        an.infer.Predictive(wrong, samples=3)()

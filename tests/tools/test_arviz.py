@@ -33,13 +33,13 @@ X, Y = torch.tensor([[1.0, 2, 0], [0, 1, -1]]), torch.tensor([0.3, 0.8])
 @pytest.mark.parametrize("vectorized", [True, False])
 def test_what_was_drawn_is_exported(vectorized: bool) -> None:
     posterior = {"w": torch.randn(6, 3), "z": torch.randn(6, 2)}
-    data = an.to_inference_data(
+    data = an.infer.to_inference_data(
         model,
         X,
         Y,
         posterior=posterior,
-        prior=an.Predictive(model, samples=5)(X, Y),
-        posterior_predictive=an.Predictive(model, posterior)(X, Y),
+        prior=an.infer.Predictive(model, samples=5)(X, Y),
+        posterior_predictive=an.infer.Predictive(model, posterior)(X, Y),
         chains=2,
         vectorized=vectorized,
     )
@@ -66,13 +66,13 @@ def test_what_was_drawn_is_exported(vectorized: bool) -> None:
 @pytest.mark.parametrize("chains", [2, 0, 2.5])
 def test_chains_have_one_length(chains: Any) -> None:
     with pytest.raises(StackedValuesError, match=f"5 of them, which are not {chains} chains"):
-        an.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)}, chains=chains)
+        an.infer.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)}, chains=chains)
 
 
 def test_without_arviz_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(MissingArvizError, match=r"pip install ancestral\[arviz\]"):
-        an.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)})
+        an.infer.to_inference_data(model, X, Y, posterior={"w": torch.zeros(5, 3)})
 
 
 def test_arviz_finds_the_posterior_and_what_is_left_out_of_it() -> None:
@@ -89,7 +89,7 @@ def test_arviz_finds_the_posterior_and_what_is_left_out_of_it() -> None:
 
     torch.manual_seed(0)
     exact = posterior_of(y)
-    data = an.to_inference_data(
+    data = an.infer.to_inference_data(
         normal_mean,
         torch.arange(5.0),
         posterior={"mu": exact.sample((8000,))},
@@ -120,7 +120,7 @@ def test_events_and_nested_plates_have_their_dimensions() -> None:
                 fn = Independent(Normal(a[..., None] + torch.zeros(2, 3), 1.0), 1)
                 an.sample("x", fn, obs=x)
 
-    data = an.to_inference_data(program, posterior={"a": torch.randn(5, 4, 1)})
+    data = an.infer.to_inference_data(program, posterior={"a": torch.randn(5, 4, 1)})
     assert data.posterior["a"].dims == ("chain", "draw", "outer", "a_dim_1")
     assert data.log_likelihood["x"].dims == ("chain", "draw", "outer", "draw_plate")
     assert data.observed_data["x"].dims == ("outer", "draw_plate", "x_dim_2")
@@ -137,7 +137,9 @@ def test_what_is_masked_is_no_data(vectorized: bool) -> None:
             an.sample("y", Normal(mu, 1.0), obs=Y)
         an.sample("z", Independent(Normal(mu[..., None], 1.0).expand((*mu.shape, 2)), 1), obs=Y)
 
-    data = an.to_inference_data(program, posterior={"mu": torch.zeros(3)}, vectorized=vectorized)
+    data = an.infer.to_inference_data(
+        program, posterior={"mu": torch.zeros(3)}, vectorized=vectorized
+    )
     density = Normal(0.0, 1.0).log_prob(Y)
     found = torch.as_tensor(data.log_likelihood["y"].values)[0]
     torch.testing.assert_close(found, torch.stack([density[0], torch.zeros(())]).expand(3, 2))
@@ -150,20 +152,20 @@ def test_what_is_masked_is_no_data(vectorized: bool) -> None:
 
 def test_draws_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="the posterior of to_inference_data is empty"):
-        an.to_inference_data(model, X, Y, posterior={})
+        an.infer.to_inference_data(model, X, Y, posterior={})
     posterior = {"w": torch.zeros(4, 3)}
     wrong = {"z": torch.zeros(4, 3)}
     with pytest.raises(StackedValuesError, match=r"prior draws has shape \[3\]; expected \[2\]"):
-        an.to_inference_data(model, X, Y, posterior=posterior, prior=wrong)
+        an.infer.to_inference_data(model, X, Y, posterior=posterior, prior=wrong)
     with pytest.raises(StackedValuesError, match=r"posterior draws has shape \[3\]"):
-        an.to_inference_data(
+        an.infer.to_inference_data(
             model, X, Y, posterior=posterior, posterior_predictive={"y": torch.zeros(4, 3)}
         )
     uneven = {"w": torch.zeros(4, 3), "z": torch.zeros(3, 2)}
     with pytest.raises(StackedValuesError, match="'z': there are 3 of them; expected 4"):
-        an.to_inference_data(model, X, Y, posterior=posterior, prior=uneven)
+        an.infer.to_inference_data(model, X, Y, posterior=posterior, prior=uneven)
     with pytest.raises(TypeError, match=r"takes no num_chains=.*: say chains="):
-        an.to_inference_data(model, X, Y, posterior=posterior, num_chains=2)
+        an.infer.to_inference_data(model, X, Y, posterior=posterior, num_chains=2)
 
 
 def test_a_part_of_the_data_is_not_exported() -> None:
@@ -173,4 +175,4 @@ def test_a_part_of_the_data_is_not_exported() -> None:
             an.sample("y", Normal(mu, 1.0), obs=torch.zeros(2))
 
     with pytest.raises(SubsampledDataError, match=r"'rows' .* is subsampled"):
-        an.to_inference_data(part, posterior={"mu": torch.zeros(4)})
+        an.infer.to_inference_data(part, posterior={"mu": torch.zeros(4)})

@@ -144,7 +144,7 @@ def test_a_scripted_function_passes_and_loses_its_source_without_its_door() -> N
     with an.record(audit=True):
         assert an.provenance_of(scripted(drawn()) * 1) == {"z"}
     kind: Any = torch.jit.ScriptFunction
-    with pytest.raises(an.AuditError, match=r"aten\.div.*'z'"), an.record(audit=True):  # noqa: PT012
+    with pytest.raises(an.errors.AuditError, match=r"aten\.div.*'z'"), an.record(audit=True):  # noqa: PT012
         z = drawn()
         open_door = kind.__call__
         kind.__call__ = open_door.__wrapped__
@@ -314,7 +314,7 @@ def line_of(leak: Callable[..., Any]) -> int | None:
 def test_a_leak_is_named_with_its_op_and_line(
     leak: Callable[[Tensor, pytest.MonkeyPatch], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(an.AuditError, match=rf"^{LEAKS[leak]}") as caught:  # noqa: PT012
+    with pytest.raises(an.errors.AuditError, match=rf"^{LEAKS[leak]}") as caught:  # noqa: PT012
         kept: Any = None  # what nobody holds cannot mislead
         with an.record(audit=True):
             z = drawn()
@@ -343,12 +343,12 @@ def test_without_an_audit_nothing_is_compared(
 
 
 def test_memory_that_comes_back_from_numpy_is_the_same_memory() -> None:
-    with pytest.raises(an.AuditError, match="'z'"), an.record(control="ignore", audit=True):
+    with pytest.raises(an.errors.AuditError, match="'z'"), an.record(control="ignore", audit=True):
         torch.from_numpy(drawn().numpy()) * 2
 
 
 def test_a_finding_waits_for_no_later_op_and_comes_at_the_end() -> None:
-    with pytest.raises(an.AuditError, match=r"torch\.Tensor\.mul"), an.record(audit=True):  # noqa: PT012
+    with pytest.raises(an.errors.AuditError, match=r"torch\.Tensor\.mul"), an.record(audit=True):  # noqa: PT012
         z = drawn()
         with torch._C.DisableTorchFunctionSubclass():
             lost = z * 2
@@ -365,7 +365,7 @@ def test_an_error_of_the_program_comes_through() -> None:
 @pytest.mark.parametrize("is_outer", [True, False])
 @pytest.mark.parametrize("is_inner", [True, False])
 def test_recordings_within_each_other_are_audited_once(is_outer: bool, is_inner: bool) -> None:
-    leaks = pytest.raises(an.AuditError) if is_outer or is_inner else nullcontext()
+    leaks = pytest.raises(an.errors.AuditError) if is_outer or is_inner else nullcontext()
     with leaks, an.record(audit=is_outer):
         z = drawn()
         with an.record(audit=is_inner):

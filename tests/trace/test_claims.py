@@ -95,7 +95,7 @@ def test_a_step_that_keeps_repetitions_apart_is_let_through(name: str, end: str)
 @pytest.mark.parametrize("name", MIXING)
 def test_a_step_that_mixes_repetitions_raises(name: str, end: str) -> None:
     with an.record() as trace:
-        with pytest.raises(an.PlateError):
+        with pytest.raises(an.errors.PlateError):
             within(MIXING[name], end)
         assert [n.name for n in trace.stochastic_nodes] == ["z"]
 

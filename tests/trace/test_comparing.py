@@ -101,9 +101,14 @@ def program() -> None:
 
 WRONG = [3, None, "x", program, nn.Linear(1, 1), {"x": 3}]
 TAKERS: list[Callable[..., object]] = [
-    *(A.compare, an.prior_dependencies, an.posterior_dependencies, an.suggest_guide_order),
-    *(an.log_marginal, an.marginals, lambda found: an.negative_elbo(A, found)),
-    lambda found: an.sample_posterior(found, 3),
+    *(
+        A.compare,
+        an.infer.prior_dependencies,
+        an.infer.posterior_dependencies,
+        an.infer.suggest_guide_order,
+    ),
+    *(an.infer.log_marginal, an.infer.marginals, lambda found: an.infer.negative_elbo(A, found)),
+    lambda found: an.infer.sample_posterior(found, 3),
 ]
 
 

@@ -127,7 +127,7 @@ def _bound(compile_: _Compile) -> Any:
         z = an.sample("z", Independent(Bernoulli(torch.full((3, 1), 0.5)), 2))
         an.sample("y", Normal(z.sum(), 1.0), obs=torch.tensor(1.0))
 
-    surrogate = compile_(lambda x: an.elbo(prior, guide, x).surrogate)(_X)
+    surrogate = compile_(lambda x: an.infer.elbo(prior, guide, x).surrogate)(_X)
     surrogate.backward()
     return surrogate.item(), [], model.layer.weight.grad
 

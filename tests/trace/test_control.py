@@ -58,7 +58,7 @@ def test_ignored_escapes_are_listed_and_taint_nothing(p: Tensor) -> None:
 def test_an_escape_under_error_names_the_site_the_line_and_the_ways_out(p: Tensor) -> None:
     with an.record(control="error"):
         z = coin(p)
-        with pytest.raises(an.EscapeError) as raised:
+        with pytest.raises(an.errors.EscapeError) as raised:
             z.item()
     line = raised.traceback[0].lineno + 1
     text = str(raised.value)
@@ -81,7 +81,7 @@ def test_under_error_an_untracked_value_and_the_end_of_the_recording_let_out(p: 
 def test_an_exception_that_depends_on_a_value_is_an_escape(p: Tensor) -> None:
     with an.record(control="error"):
         z = coin(p)
-        with pytest.raises(an.EscapeError):
+        with pytest.raises(an.errors.EscapeError):
             torch.ones(1)[(z + 5).long()]
 
 
@@ -92,7 +92,7 @@ def test_a_loss_after_a_caught_error_that_values_raised_is_refused(p: Tensor) ->
         with pytest.raises(IndexError):
             torch.ones(1)[(z + 5).long()]
         with pytest.raises(
-            an.CaughtError, match=rf"{re.escape(__file__)}:\d+ raised .*'bernoulli'"
+            an.errors.CaughtError, match=rf"{re.escape(__file__)}:\d+ raised .*'bernoulli'"
         ):
             an.backward(z * 2)
 
@@ -118,7 +118,7 @@ def test_a_check_of_a_distribution_is_no_escape_unless_it_fails(
         assert trace.escapes == ()
         with pytest.raises(ValueError, match="constraint"):
             Bernoulli(z + 2, validate_args=True)
-        with pytest.raises(an.CaughtError, match="a check of torch"):
+        with pytest.raises(an.errors.CaughtError, match="a check of torch"):
             an.backward(z * 2)
 
 
@@ -131,11 +131,11 @@ def test_an_unknown_control_names_the_allowed_ones() -> None:
 def test_an_inner_recording_keeps_the_control_around_it_unless_it_says_so(p: Tensor) -> None:
     with an.record(control="error"):
         z = coin(p)
-        with an.record(), pytest.raises(an.EscapeError):
+        with an.record(), pytest.raises(an.errors.EscapeError):
             z.item()
         with an.record(control="ignore"):
             z.item()
-        with pytest.raises(an.EscapeError):
+        with pytest.raises(an.errors.EscapeError):
             z.item()
 
 
@@ -271,7 +271,7 @@ def test_a_generator_that_suspends_in_a_recording_ends_it_out_of_order(p: Tensor
     next(inner)
     next(outer)
     # Its values were settled with the outer recording, of which it is a part.
-    late = pytest.raises(an.SettledError, match="is drawn in a recording whose gradient")
+    late = pytest.raises(an.errors.SettledError, match="is drawn in a recording whose gradient")
     with late:
         coin(p)
     with late:

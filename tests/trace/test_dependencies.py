@@ -27,8 +27,8 @@ def ours(model: Callable[[], object]) -> Answers:
     with an.record() as trace:
         model()
     return {
-        "prior_dependencies": an.prior_dependencies(trace),
-        "posterior_dependencies": an.posterior_dependencies(trace),
+        "prior_dependencies": an.infer.prior_dependencies(trace),
+        "posterior_dependencies": an.infer.posterior_dependencies(trace),
     }
 
 

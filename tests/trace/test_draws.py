@@ -188,7 +188,9 @@ def test_a_draw_of_constants_is_a_site_without_a_score(name: str) -> None:
     assert an.provenance_of(value) == {node.name}
     assert [node.is_learned, node.log_prob.requires_grad, *node.parents] == [False, False]
     torch.testing.assert_close(node.log_prob, distribution(p).log_prob(node.value))
-    with pytest.raises(an.LossError, match="nor any site that it depends on has a parameter"):
+    with pytest.raises(
+        an.errors.LossError, match="nor any site that it depends on has a parameter"
+    ):
         an.backward(value.sum() * 1.0)
 
 
@@ -280,7 +282,7 @@ def test_a_draw_under_no_grad_is_as_learned_as_outside(name: str) -> None:
             value = call(p)
         loss = value.sum() * 1.0
     (node,) = trace.values()
-    an.backward(loss, estimator=an.total_cost)
+    an.backward(loss, estimator=an.estimators.total_cost)
     (distribution(by_hand).log_prob(node.value).sum() * node.value.sum()).backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
 
@@ -422,7 +424,7 @@ def test_a_draw_into_a_result_is_a_site_whose_score_counts(name: str, seen: str)
         loss = (tensors[seen] * 2).square().sum()
     (node,) = trace.values()
     assert an.provenance_of(loss) == {node.name}
-    an.backward(loss, estimator=an.total_cost)
+    an.backward(loss, estimator=an.estimators.total_cost)
     (distribution(by_hand).log_prob(node.value).sum() * 4 * node.value.square().sum()).backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
 
@@ -464,7 +466,7 @@ def test_a_draw_of_gamma_is_reparameterized_and_knows_its_kinks() -> None:
     concentration.grad = None
     with an.record() as trace:
         above = (torch._standard_gamma(concentration) > 0.3).double().sum()
-    an.backward(above, estimator=an.total_cost)
+    an.backward(above, estimator=an.estimators.total_cost)
     (node,) = trace.values()
     by_hand.grad = None
     count = (node.value > 0.3).sum()

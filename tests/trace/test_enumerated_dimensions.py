@@ -37,7 +37,7 @@ def refused(program: Callable[[], object], pattern: str, first_dim: int = -3) ->
     with (
         an.record(),
         enumeration(first_dim=first_dim),
-        pytest.raises(an.EnumerationError, match=matching),
+        pytest.raises(an.errors.EnumerationError, match=matching),
     ):
         program()
 
@@ -46,7 +46,10 @@ def test_a_site_of_an_earlier_block_is_none_of_repetitions_either() -> None:
     with an.record():
         with enumeration(first_dim=-1):
             z = finite()
-        with enumeration(first_dim=-2), pytest.raises(an.EnumerationError, match="out of sight"):
+        with (
+            enumeration(first_dim=-2),
+            pytest.raises(an.errors.EnumerationError, match="out of sight"),
+        ):
             an.sample("x", Normal(z.double(), 1.0))
 
 
@@ -87,12 +90,16 @@ def test_a_parameter_that_no_constraint_declares_may_depend_on_values() -> None:
     with an.record() as trace, enumeration(first_dim=-2):
         an.observe("x", Undeclared(finite().double()), data)
     expected = (P.log() + Normal(torch.arange(3).double(), 1.0).log_prob(data)).logsumexp(0)
-    torch.testing.assert_close(an.log_marginal(trace), expected)
+    torch.testing.assert_close(an.infer.log_marginal(trace), expected)
 
 
 @pytest.mark.parametrize("mixed", [Tensor.sum, lambda t: t.flip(0), bool])
 def test_values_that_are_tracked_as_a_source_stay_apart(mixed: Callable[[Tensor], Any]) -> None:
-    with an.record(), enumeration(first_dim=-1), pytest.raises((an.SiteError, an.ConfinedError)):
+    with (
+        an.record(),
+        enumeration(first_dim=-1),
+        pytest.raises((an.errors.SiteError, an.errors.ConfinedError)),
+    ):
         an.sample("x", Normal(1.0 * mixed(an.track(finite().double(), "t")), 1.0))
 
 
@@ -110,7 +117,7 @@ def test_the_advice_to_make_further_dimensions_an_event_is_right() -> None:
     with an.record() as trace, enumeration(first_dim=-1):
         program(lambda loc: Independent(Normal(loc, 1.0), 1))
     each = Normal(table, 1.0).log_prob(torch.zeros(4).double()).sum(-1)
-    torch.testing.assert_close(an.log_marginal(trace), (P.log() + each).logsumexp(0))
+    torch.testing.assert_close(an.infer.log_marginal(trace), (P.log() + each).logsumexp(0))
 
 
 class Mixing(Undeclared):
@@ -155,7 +162,7 @@ def test_a_density_that_mixes_the_values_of_a_site_is_refused(
         an.observe("x", made, torch.zeros(made.event_shape).double())
     pattern = r"site 'x' .*log_prob of .* mixes values .* enumerated site 'z'"
     with pytest.raises(an.errors.MixedDensityError, match=pattern):
-        an.log_marginal(trace)
+        an.infer.log_marginal(trace)
 
 
 @pytest.mark.parametrize(
@@ -177,5 +184,5 @@ def test_classes_that_are_not_torchs_keep_values_and_repetitions_apart(
         made = fn(finite().double())
         an.observe("x", made, data.reshape(2, *made.event_shape))
     each = P.log() + Normal(torch.arange(3).double(), 1.0).log_prob(data[:, None])
-    torch.testing.assert_close(an.log_marginal(trace), each.logsumexp(-1).sum())
-    torch.testing.assert_close(an.marginals(trace)["z"], each.log_softmax(-1).T)
+    torch.testing.assert_close(an.infer.log_marginal(trace), each.logsumexp(-1).sum())
+    torch.testing.assert_close(an.infer.marginals(trace)["z"], each.log_softmax(-1).T)

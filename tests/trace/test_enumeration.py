@@ -202,7 +202,7 @@ def test_a_site_with_one_value_has_that_one() -> None:
     with an.record() as trace, enumeration():
         z = an.sample("z", Categorical(torch.ones(1).double()))
         an.observe("x", Normal(z.double(), 1.0), torch.tensor(0.0).double())
-    assert an.marginals(trace)["z"].tolist() == [0.0]
+    assert an.infer.marginals(trace)["z"].tolist() == [0.0]
 
 
 # Programs that a network, a table or an embedding makes of a value keep the values apart.
@@ -235,7 +235,7 @@ def refused(program: Callable[[], object], pattern: str, first_dim: int = -3) ->
     with (
         an.record(),
         enumeration(first_dim=first_dim),
-        pytest.raises(an.EnumerationError, match=matching),
+        pytest.raises(an.errors.EnumerationError, match=matching),
     ):
         program()
 
@@ -386,7 +386,7 @@ def test_a_first_dimension_that_is_none_raises(first_dim: int) -> None:
 def test_two_enumerations_of_one_block_raise() -> None:
     with (
         enumeration(),
-        pytest.raises(an.EnumerationError, match="enumerate is open already"),
+        pytest.raises(an.errors.EnumerationError, match="enumerate is open already"),
         enumeration(),
     ):
         pass
@@ -396,7 +396,7 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
     with an.record():
         with enumeration():
             z = finite()
-        with enumeration(), pytest.raises(an.EnumerationError, match=r"z.* out of sight"):
+        with enumeration(), pytest.raises(an.errors.EnumerationError, match=r"z.* out of sight"):
             an.sample("x", Normal(z.double(), 1.0))
 
 
@@ -408,7 +408,7 @@ def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
         an.record(),
         replay(guide),
         enumeration(first_dim=-2),
-        pytest.raises(an.EnumerationError, match=pattern),
+        pytest.raises(an.errors.EnumerationError, match=pattern),
     ):
         finite()
 
@@ -418,7 +418,7 @@ def test_a_vector_of_the_free_choices_leaves_out_what_is_enumerated() -> None:
         finite()
         an.sample("x", Normal(0.0, 1.0))
     assert trace.pack().shape == (1,)
-    with pytest.raises(an.SiteError, match=r"site 'z' .*is enumerated"):
+    with pytest.raises(an.errors.SiteError, match=r"site 'z' .*is enumerated"):
         trace.pack(["z"])
 
 
@@ -429,7 +429,9 @@ def test_a_site_is_replayed_with_all_its_values_only_where_others_have_theirs() 
         an.record(),
         replay(guide),
         an.plate("data", 3),
-        pytest.raises(an.EnumerationError, match=r"site 'z' .*which was enumerated; run .* within"),
+        pytest.raises(
+            an.errors.EnumerationError, match=r"site 'z' .*which was enumerated; run .* within"
+        ),
     ):
         finite()
 
@@ -451,7 +453,7 @@ def test_a_decision_of_python_on_an_enumerated_value_raises_and_names_the_line(
     with an.record(), enumeration():
         z = finite()
         pattern = r"test_enumeration\.py:\d+: .*'z', which has all its values at once"
-        with pytest.raises(an.ConfinedError, match=pattern):
+        with pytest.raises(an.errors.ConfinedError, match=pattern):
             decide(z)
 
 

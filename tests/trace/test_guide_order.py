@@ -32,7 +32,7 @@ def test_each_site_is_separated_from_the_earlier_ones_by_no_more_than_its_parent
     trace = run(random.Random(seed))
     graph = trace.graph
     data = {node.name for node in trace.observation_nodes}
-    found = an.suggest_guide_order(trace)
+    found = an.infer.suggest_guide_order(trace)
     assert set(found) == set(trace) - data
     earlier: set[str] = set()
     for name, parents in found.items():

@@ -73,7 +73,7 @@ def test_a_wrong_argument_is_told_where_the_handler_is_made(
 
 def test_a_function_of_infer_config_that_returns_no_mapping_names_the_site() -> None:
     handler = untyped.infer_config(lambda message: None)
-    with pytest.raises(an.SiteError, match=r"'z' \(.*returned None; expected a mapping"):
+    with pytest.raises(an.errors.SiteError, match=r"'z' \(.*returned None; expected a mapping"):
         handler(model)()
 
 
@@ -187,7 +187,9 @@ def test_a_missing_site_of_a_trace_names_those_that_there_are() -> None:
     with an.record() as trace:
         an.sample("sigma", Normal(0.0, 1.0))
         model()
-    with pytest.raises(an.SiteError, match=r"no site 'sigm'; it has 'sigma', 'z', 'x'; did you me"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"no site 'sigm'; it has 'sigma', 'z', 'x'; did you me"
+    ):
         trace["sigm"]
     with pytest.raises(KeyError):
         trace["sigm"]
@@ -198,12 +200,12 @@ def test_a_missing_site_of_a_trace_names_those_that_there_are() -> None:
 
 
 TRACES: list[Callable[[Any], Any]] = [
-    an.suggest_guide_order,
-    an.prior_dependencies,
-    an.posterior_dependencies,
-    an.log_marginal,
-    an.marginals,
-    lambda given: an.negative_elbo(given, given),
+    an.infer.suggest_guide_order,
+    an.infer.prior_dependencies,
+    an.infer.posterior_dependencies,
+    an.infer.log_marginal,
+    an.infer.marginals,
+    lambda given: an.infer.negative_elbo(given, given),
 ]
 
 
@@ -222,14 +224,14 @@ def test_a_program_in_the_place_of_a_trace_is_told_how_to_be_one(ask: Callable[[
 
 
 PROGRAMS: list[Callable[[Any], Any]] = [
-    lambda given: an.check_pair(given, model),
-    lambda given: an.check_pair(model, given),
-    lambda given: an.elbo(model, given),
-    lambda given: an.importance(given),
-    lambda given: an.importance(model, given),
-    lambda given: an.Predictive(given, samples=2),
-    lambda given: an.Predictive(model, guide=given, samples=2),
-    lambda given: an.to_inference_data(given, posterior={}),
+    lambda given: an.infer.check_guide(given, model),
+    lambda given: an.infer.check_guide(model, given),
+    lambda given: an.infer.elbo(model, given),
+    lambda given: an.infer.importance(given),
+    lambda given: an.infer.importance(model, given),
+    lambda given: an.infer.Predictive(given, samples=2),
+    lambda given: an.infer.Predictive(model, guide=given, samples=2),
+    lambda given: an.infer.to_inference_data(given, posterior={}),
 ]
 
 

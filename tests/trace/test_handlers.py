@@ -321,7 +321,9 @@ def test_a_site_that_is_set_within_cannot_be_observed_around() -> None:
     def program() -> None:
         an.sample("z", Normal(0.0, 1.0))
 
-    with pytest.raises(an.SiteError, match=r"'z' \(.*is set by do, within a block that is to cond"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"'z' \(.*is set by do, within a block that is to cond"
+    ):
         condition(one)(do(two)(program))()
     with an.record() as trace:
         do(two)(condition(one)(program))()
@@ -347,9 +349,9 @@ def test_a_part_of_a_plate_is_not_replayed_from_a_plate_of_another_size() -> Non
         return trace
 
     message = r"plate 'data' \(.*with size 10 and subsample_size 3; expected size 5 and subsample"
-    with pytest.raises(an.SiteError, match=message), replay(program(10, 3)):
+    with pytest.raises(an.errors.SiteError, match=message), replay(program(10, 3)):
         program(5, 3)  # whose rows 0 to 4 are not rows 0 to 9
-    with pytest.raises(an.SiteError, match="expected size 10 and subsample_size 4"):
+    with pytest.raises(an.errors.SiteError, match="expected size 10 and subsample_size 4"):
         replay(program(10, 3))(program)(10, 4)
     hidden = block(where=lambda message: message.kind == "sample")
     with pytest.warns(an.errors.NoEffectWarning), replay(program(10)), hidden:
@@ -363,7 +365,9 @@ def test_what_is_computed_in_a_trace_is_not_drawn_anew_in_its_replay() -> None:
     halves = handlers.reparam({"z": handlers.LocScale()})
     with an.record() as computed:
         halves(program)()
-    with pytest.raises(an.SiteError, match=r"'z' \(.*is a computed value.*expected the same hand"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"'z' \(.*is a computed value.*expected the same hand"
+    ):
         replay(computed)(program)()
     for handled in (replay(computed)(halves(program)), halves(replay(computed)(program))):
         assert torch.equal(handled(), computed["z"].value)
@@ -379,7 +383,9 @@ def test_weights_that_do_not_fit_each_other_name_the_site(verb: Any) -> None:
         an.sample("z", Normal(torch.zeros(3), 1.0))
 
     for handled in (verb(three)(verb(four)(program)), verb(four)(verb(three)(program))):
-        with pytest.raises(an.SiteError, match=r"'z' \(.*has shape \[4\]; expected .*batch \[3\]"):
+        with pytest.raises(
+            an.errors.SiteError, match=r"'z' \(.*has shape \[4\]; expected .*batch \[3\]"
+        ):
             handled()
 
 

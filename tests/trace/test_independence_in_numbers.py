@@ -111,7 +111,7 @@ def test_what_depends_on_each_other_given_the_data_is_coupled_in_the_posterior(s
     network = Network(seed)
     with an.record() as trace:
         network.run()
-    found = an.posterior_dependencies(trace)
+    found = an.infer.posterior_dependencies(trace)
     free = [name for name in network.names if name not in network.seen]
     assert list(found) == free
     for a, b in itertools.combinations(free, 2):
@@ -125,7 +125,7 @@ def test_a_guide_in_the_suggested_order_can_be_the_posterior(seed: int) -> None:
     network = Network(seed)
     with an.record() as trace:
         network.run()
-    order = an.suggest_guide_order(trace)
+    order = an.infer.suggest_guide_order(trace)
     assert set(order) == set(network.names) - network.seen
     earlier: list[str] = []
     for name, parents in order.items():

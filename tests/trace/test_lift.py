@@ -129,9 +129,13 @@ def test_the_shape_is_that_of_what_was_loaded() -> None:
     with store, lift({"w": Normal(0.0, 1.0), "p": Dirichlet(torch.ones(4))}):
         assert an.param("w").shape == (3,)
         assert an.param("p", constraint=constraints.simplex).shape == (4,)
-    with store, lift(Dirichlet(torch.ones(3))), pytest.raises(an.ParamError, match=r"\[4\]"):
+    with store, lift(Dirichlet(torch.ones(3))), pytest.raises(an.errors.ParamError, match=r"\[4\]"):
         an.param("p", constraint=constraints.simplex)
-    with store, lift(PRIOR), pytest.raises(an.ParamError, match="expected an instance of a constr"):
+    with (
+        store,
+        lift(PRIOR),
+        pytest.raises(an.errors.ParamError, match="expected an instance of a constr"),
+    ):
         an.param("w", constraint=constraints.interval)  # type: ignore[arg-type]
 
 
@@ -288,7 +292,7 @@ def test_the_inner_prior_wins() -> None:
     ],
 )
 def test_a_prior_of_another_shape_is_refused(prior: Distribution, shape: tuple[int, ...]) -> None:
-    with pytest.raises(an.ParamError) as caught:
+    with pytest.raises(an.errors.ParamError) as caught:
         lifted(prior, torch.zeros(shape))
     batch, event = list(prior.batch_shape), list(prior.event_shape)
     for part in (
@@ -303,7 +307,7 @@ def test_a_prior_of_another_shape_is_refused(prior: Distribution, shape: tuple[i
 
 
 def test_a_prior_that_draws_what_the_parameter_cannot_be_is_refused() -> None:
-    with pytest.raises(an.ParamError) as caught, lift(Normal(-100.0, 1.0)):
+    with pytest.raises(an.errors.ParamError) as caught, lift(Normal(-100.0, 1.0)):
         an.param("w", torch.ones(2), constraints.positive)
     for part in ("parameter 'w'", f"{__file__}:", "2 of 2", "a prior within GreaterThan"):
         assert part in str(caught.value)
@@ -317,7 +321,7 @@ def test_a_prior_that_no_parameter_asked_for_is_an_error() -> None:
 
 
 def test_a_prior_that_is_no_distribution_is_refused() -> None:
-    with pytest.raises(an.SiteError, match=r"'mean' \(.*:\d+\) is drawn from a float"):
+    with pytest.raises(an.errors.SiteError, match=r"'mean' \(.*:\d+\) is drawn from a float"):
         lift(lambda message: 1.0)(model)()  # type: ignore[arg-type, return-value]
 
 

@@ -64,7 +64,7 @@ def test_turns_of_a_plate_share_one_dimension() -> None:
             z = an.sample(f"z{n}", Categorical(START))
             an.observe(f"x{n}", Normal(z.double(), 1.0), torch.tensor(0.5).double())
     assert set(dims(trace)) == {-1}
-    assert an.log_marginal(trace).isfinite()
+    assert an.infer.log_marginal(trace).isfinite()
 
 
 def test_a_loop_within_a_loop_gives_its_dimensions_back_at_its_end() -> None:
@@ -84,7 +84,7 @@ def test_two_sites_of_one_step_have_two_dimensions() -> None:
             b = an.sample(f"b{t}", Categorical(MOVE[b] if t else START))
             an.observe(f"x{t}", Normal((a + b).double(), 1.0), torch.tensor(0.5).double())
     assert set(dims(trace)) == {-1, -2, -3, -4}
-    assert an.log_marginal(trace).isfinite()
+    assert an.infer.log_marginal(trace).isfinite()
 
 
 def look_back(steps: int, length: int, history: int) -> None:
@@ -98,7 +98,7 @@ def refused(program: Callable[[], object], pattern: str, first_dim: int = -5) ->
     with (
         an.record(),
         enumeration(first_dim=first_dim),
-        pytest.raises(an.EnumerationError, match=pattern),
+        pytest.raises(an.errors.EnumerationError, match=pattern),
     ):
         program()
 

@@ -98,9 +98,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "the bounds of a constraint": lambda v: stored(
         lambda: an.param("w", torch.tensor(-5.0), constraint=c.interval(v.abs(), v.abs() + 1))
     ),
-    "particles": lambda v: an.elbo(lambda: None, lambda: None, particles=v),
-    "samples": lambda v: an.importance(lambda: None, None, samples=v),
-    "a trace": an.log_marginal,
+    "particles": lambda v: an.infer.elbo(lambda: None, lambda: None, particles=v),
+    "samples": lambda v: an.infer.importance(lambda: None, None, samples=v),
+    "a trace": an.infer.log_marginal,
     "a loss": lambda v: an.surrogate(v),
     "an estimator": lambda v: reinforced(estimator=v),
     "control": lambda v: an.record(control=v),
@@ -171,7 +171,7 @@ def test_a_density_that_is_not_finite_shows_the_value_it_is_of(number: float) ->
         an.sample("z", Bernoulli(torch.tensor(0.5, requires_grad=True)))
 
     with pytest.raises(SiteError, match=f"'x' .*not finite.*at the value {number!r}"):
-        an.elbo(model, guide)
+        an.infer.elbo(model, guide)
 
 
 def test_constraints_show_as_torch_shows_them_with_their_numbers() -> None:

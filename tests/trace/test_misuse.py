@@ -41,7 +41,9 @@ def test_a_list_of_names_is_to_be_unpacked(verb: str) -> None:
 
 @pytest.mark.parametrize(("log_factor", "came"), [(0.3, "a float"), (torch.tensor(3), "int64")])
 def test_a_factor_that_is_no_tensor_of_numbers_names_itself(log_factor: Any, came: str) -> None:
-    with pytest.raises(an.SiteError, match=rf"factor 'f' \(.*test_misuse.py:\d+\) is .*{came}"):
+    with pytest.raises(
+        an.errors.SiteError, match=rf"factor 'f' \(.*test_misuse.py:\d+\) is .*{came}"
+    ):
         an.factor("f", log_factor)
 
 
@@ -60,7 +62,10 @@ def test_a_site_that_is_not_there_is_told_with_those_that_are() -> None:
 
 @pytest.mark.parametrize("verb", ["condition", "do", "substitute"])
 def test_a_number_in_the_place_of_a_tensor_names_its_site(verb: str) -> None:
-    with an.record(), pytest.raises(an.SiteError, match=r"'z'.* must be a torch.Tensor, not a flo"):
+    with (
+        an.record(),
+        pytest.raises(an.errors.SiteError, match=r"'z'.* must be a torch.Tensor, not a flo"),
+    ):
         getattr(untyped, verb)({"z": 1.0})(model)()
 
 
@@ -78,6 +83,6 @@ def test_a_free_site_takes_no_more_cases_than_it_has(handler: Any) -> None:
 
     with (
         an.record(),
-        pytest.raises(an.SiteError, match=r"'z' .* has shape \[7, 1\]; expected \[\]"),
+        pytest.raises(an.errors.SiteError, match=r"'z' .* has shape \[7, 1\]; expected \[\]"),
     ):
         handler({"z": torch.zeros(7, 1)})(program)()

@@ -317,7 +317,9 @@ def separate(theta: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("program", [coins, separate])
-@pytest.mark.parametrize("estimator", [an.by_element, an.by_site, an.total_cost])
+@pytest.mark.parametrize(
+    "estimator", [an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost]
+)
 def test_lifted_weights_have_the_exact_gradient(
     program: Callable[[Tensor], Tensor], estimator: Any
 ) -> None:
@@ -344,7 +346,7 @@ def test_lifted_weights_keep_their_elements_apart() -> None:
 
         return moments(separate, theta, estimate).variance
 
-    assert (variance(an.by_element) < variance(an.by_site)).all()
+    assert (variance(an.estimators.by_element) < variance(an.estimators.by_site)).all()
 
 
 def test_an_audit_finds_nothing_lost_in_a_network_that_is_lifted() -> None:
@@ -359,26 +361,30 @@ def test_an_audit_finds_nothing_lost_in_a_network_that_is_lifted() -> None:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(an.SiteError) as caught, an.ParamStore():
+    with pytest.raises(an.errors.SiteError) as caught, an.ParamStore():
         an.module("net", torch.zeros(2))  # type: ignore[type-var]
     for part in ("module 'net'", f"{__file__}:", "a Tensor; expected a torch.nn.Module"):
         assert part in str(caught.value)
 
 
 def test_a_module_without_shapes_says_what_to_do() -> None:
-    with pytest.raises(an.SiteError, match=r"'net' \(.*'net.weight', 'net.bias'.*call it once"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"'net' \(.*'net.weight', 'net.bias'.*call it once"
+    ):
         an.ParamStore()(lambda: an.module("net", nn.LazyLinear(2)))()
 
 
 def test_a_module_outside_of_a_store_says_what_to_do() -> None:
-    with pytest.raises(an.SiteError, match=r"'net.weight'.*no store is open.*with store: model"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"'net.weight'.*no store is open.*with store: model"
+    ):
         an.module("net", nn.Linear(2, 1))
 
 
 def test_a_module_with_other_parameters_is_refused() -> None:
     with an.ParamStore():
         an.module("net", nn.Linear(2, 1))
-        with pytest.raises(an.SiteError) as caught:
+        with pytest.raises(an.errors.SiteError) as caught:
             an.module("net", nn.Linear(3, 1))
     for part in ("module 'net'", f"{__file__}:", "[1, 3]", "expected a Linear", "[1, 2]"):
         assert part in str(caught.value)
@@ -395,7 +401,7 @@ def test_a_state_that_does_not_fit_a_module_is_refused() -> None:
         store, network = an.ParamStore(), nn.Linear(2, 1)
         weight = network.weight
         store.load_state_dict(state)
-        with pytest.raises(an.ParamError) as caught, store:
+        with pytest.raises(an.errors.ParamError) as caught, store:
             an.module("net", network)
         assert all(part in str(caught.value) for part in [*parts, f"{__file__}:"])
         assert network.weight is weight
@@ -404,13 +410,13 @@ def test_a_state_that_does_not_fit_a_module_is_refused() -> None:
 def test_a_name_that_a_parameter_has_is_refused() -> None:
     with an.ParamStore():
         an.param("net.weight", torch.zeros(1, 2))
-        with pytest.raises(an.ParamError, match=r"'net.weight'.*asked for at .*\.py:\d+"):
+        with pytest.raises(an.errors.ParamError, match=r"'net.weight'.*asked for at .*\.py:\d+"):
             an.module("net", nn.Linear(2, 1))
 
 
 def test_a_value_of_another_shape_is_refused() -> None:
     with (
-        pytest.raises(an.ParamError, match=r"'net.bias'.*\[3\]; expected shape \[1\]"),
+        pytest.raises(an.errors.ParamError, match=r"'net.bias'.*\[3\]; expected shape \[1\]"),
         an.ParamStore(),
         substitute({"net.bias": torch.zeros(3)}),
     ):
@@ -422,7 +428,10 @@ def test_a_scripted_module_is_kept_and_refuses_other_values() -> None:
     network = torch.jit.script(nn.Linear(2, 1))
     with an.ParamStore():
         assert an.module("net", network) is network
-        with substitute({"net.bias": torch.zeros(1)}), pytest.raises(an.SiteError, match="script"):
+        with (
+            substitute({"net.bias": torch.zeros(1)}),
+            pytest.raises(an.errors.SiteError, match="script"),
+        ):
             an.module("net", network)
 
 

@@ -104,18 +104,21 @@ def test_a_name_changes_no_gradient_and_no_dependency(
             torch.manual_seed(seed)
             with an.record(control=control) as trace:
                 loss = program(name, a)
-            dependencies = an.prior_dependencies(trace), an.posterior_dependencies(trace)
+            dependencies = (
+                an.infer.prior_dependencies(trace),
+                an.infer.posterior_dependencies(trace),
+            )
             graph = trace.graph
             sites = [node.name for node in trace.values() if node.type == "sample"]
             blankets = [graph.markov_blanket(site) for site in sites]
             blankets += sorted(map(frozenset, graph.moralized().edges), key=sorted)
-            an.backward(loss, baseline=an.LeaveOneOut())
+            an.backward(loss, baseline=an.estimators.LeaveOneOut())
             found.append((a.grad, dependencies, blankets))
         torch.testing.assert_close(found[1][0], found[0][0])
         assert found[1][1:] == found[0][1:]
 
 
-@pytest.mark.parametrize("estimator", [an.by_element, an.by_site])
+@pytest.mark.parametrize("estimator", [an.estimators.by_element, an.estimators.by_site])
 @pytest.mark.parametrize(
     "program", [_of_data, _mixed, _decided, _in_plate], ids=lambda p: p.__name__.strip("_")
 )
@@ -239,7 +242,7 @@ def test_a_stored_trace_keeps_its_named_values() -> None:
     trace = _fork()
     again = an.Trace.from_dict(trace.to_dict())
     assert str(again.graph) == str(trace.graph)
-    assert an.posterior_dependencies(again) == an.posterior_dependencies(trace)
+    assert an.infer.posterior_dependencies(again) == an.infer.posterior_dependencies(trace)
     assert again.graph.d_separated("y", "z", given="d")
     with an.record() as replayed, an.handlers.replay(again):
         x = an.sample("x", Normal(0.0, 1.0))
@@ -261,7 +264,7 @@ def test_a_named_value_of_what_is_enumerated_is_summed_out() -> None:
     for name in (_unnamed, an.deterministic):
         with an.record() as trace, an.handlers.enumerate():
             model(name)
-        totals.append(an.log_marginal(trace))
+        totals.append(an.infer.log_marginal(trace))
     torch.testing.assert_close(totals[1], totals[0])
 
 

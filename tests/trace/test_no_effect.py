@@ -144,7 +144,7 @@ def test_a_name_that_no_site_has_raises(verb: Any) -> None:
         ("enumerat", "did you mean 'enumerate'"),
         ("enumerated", "did you mean 'enumerate'"),
         ("is_auxilary", "did you mean 'is_auxiliary'"),
-        ("baseline", "give baseline= to an.elbo"),
+        ("baseline", "give baseline= to an.infer.elbo"),
         ("num_samples", "an.handlers.enumerate"),
         ("expand", "first_dim"),
     ],
@@ -209,12 +209,18 @@ def test_draws_of_plain_torch_are_drawn_without_a_word_where_that_is_asked_for()
 def test_a_draw_of_plain_torch_that_is_to_be_enumerated_raises() -> None:
     config = infer_config(lambda _: {"enumerate": True})
     pattern = "cannot be enumerated: it is a draw of plain"
-    with an.record(), enumeration(), config, pytest.raises(an.EnumerationError, match=pattern):
+    with (
+        an.record(),
+        enumeration(),
+        config,
+        pytest.raises(an.errors.EnumerationError, match=pattern),
+    ):
         Categorical(P).sample()
 
 
 @pytest.mark.parametrize(
-    "question", [an.log_marginal, an.marginals, lambda t: an.sample_posterior(t, 2)]
+    "question",
+    [an.infer.log_marginal, an.infer.marginals, lambda t: an.infer.sample_posterior(t, 2)],
 )
 @pytest.mark.parametrize("choice", [True, "parallel"])
 def test_a_site_that_is_to_be_enumerated_and_was_drawn_is_told_of(

@@ -226,7 +226,7 @@ def test_binding_keeps_the_function() -> None:
 def test_a_store_is_closed_when_its_block_raises() -> None:
     with pytest.raises(ZeroDivisionError), an.ParamStore():
         raise ZeroDivisionError
-    with pytest.raises(an.SiteError, match="no store is open"):
+    with pytest.raises(an.errors.SiteError, match="no store is open"):
         an.param("w", torch.zeros(1))
 
 
@@ -302,9 +302,13 @@ def test_a_parameter_of_a_subsampled_plate_gives_its_rows_and_learns_them(event_
 
 def test_a_parameter_that_does_not_fit_a_subsampled_plate_is_refused() -> None:
     with an.ParamStore(), an.record(), an.plate("data", 5, subsample_size=2):
-        with pytest.raises(an.PlateError, match=r"dimension -1 of the data must have .* size 5"):
+        with pytest.raises(
+            an.errors.PlateError, match=r"dimension -1 of the data must have .* size 5"
+        ):
             an.param("a", torch.zeros(5, 3), event_dim=0)
-        with pytest.raises(an.PlateError, match=r"dimension -2 of the data must have .* size 5"):
+        with pytest.raises(
+            an.errors.PlateError, match=r"dimension -2 of the data must have .* size 5"
+        ):
             an.param("b", torch.zeros(4, 3), event_dim=1)
         for wrong in (3, -1):
             with pytest.raises(ValueError, match="event_dim must be one of 0 to 2"):
@@ -329,7 +333,7 @@ def test_a_parameter_that_is_a_drawn_value_keeps_its_dependency_element_by_eleme
     torch.testing.assert_close(found.mean, exact_gradient(substituted, theta))
 
     def whole(_: object, given: object) -> Tensor:
-        return derivatives(estimated(*given, estimator=an.total_cost), given)  # type: ignore
+        return derivatives(estimated(*given, estimator=an.estimators.total_cost), given)  # type: ignore
 
     assert (found.variance < moments(substituted, theta, whole).variance).all()
 
@@ -338,7 +342,9 @@ def test_a_parameter_that_is_a_drawn_value_keeps_its_dependency_element_by_eleme
 
 
 def test_outside_of_a_store_the_error_says_what_to_do() -> None:
-    with pytest.raises(an.SiteError, match=r"parameter 'w' \(.*test_params.py:\d+\)") as caught:
+    with pytest.raises(
+        an.errors.SiteError, match=r"parameter 'w' \(.*test_params.py:\d+\)"
+    ) as caught:
         an.param("w", torch.zeros(1))
     assert "with store: model()" in str(caught.value)
 
@@ -353,7 +359,7 @@ def test_another_shape_or_constraint_names_both_lines() -> None:
         (2, constraints.simplex, "its constraint is Simplex(); expected GreaterThan(lower"),
         (2, None, "its constraint is Real(); expected GreaterThan(lower_bound=0.0)"),
     ):
-        with pytest.raises(an.ParamError) as caught, an.ParamStore():
+        with pytest.raises(an.errors.ParamError) as caught, an.ParamStore():
             twice(shape, constraint)
         for part in ("'w'", line_of("# first", twice), line_of("# again", twice), expected):
             assert part in str(caught.value)
@@ -366,7 +372,7 @@ def test_a_constraint_of_other_bounds_is_another_constraint() -> None:
     with an.ParamStore():
         asked(constraints.interval(torch.zeros(2), torch.ones(2)))
         asked(constraints.interval(torch.zeros(2), torch.ones(2)))
-        with pytest.raises(an.ParamError, match="its constraint is"):
+        with pytest.raises(an.errors.ParamError, match="its constraint is"):
             asked(constraints.interval(torch.zeros(2), torch.full((2,), 2.0)))
 
 
@@ -405,7 +411,7 @@ def test_an_init_that_no_parameter_can_have_is_refused(
     init: object, constraint: Constraint | None, parts: list[str]
 ) -> None:
     store = an.ParamStore()
-    with pytest.raises(an.ParamError) as caught, store:
+    with pytest.raises(an.errors.ParamError) as caught, store:
         an.param("w", init, constraint)  # type: ignore[arg-type]
     for part in ["parameter 'w'", f"{__file__}:", *parts]:
         assert part in str(caught.value)
@@ -415,16 +421,16 @@ def test_an_init_that_no_parameter_can_have_is_refused(
 def test_an_init_that_depends_on_a_draw_is_refused() -> None:
     with an.ParamStore(), an.record():
         z = an.sample("z", Normal(0.0, 1.0))
-        with pytest.raises(an.ParamError, match=r"depends on 'z'.*an.untrack"):
+        with pytest.raises(an.errors.ParamError, match=r"depends on 'z'.*an.untrack"):
             an.param("w", lambda: z * 2)
-        with pytest.raises(an.ParamError, match=r"depends on 'z'.*an.untrack"):
+        with pytest.raises(an.errors.ParamError, match=r"depends on 'z'.*an.untrack"):
             an.param("w", z)
         assert an.param("w", an.untrack(z)).requires_grad
 
 
 @pytest.mark.parametrize("name", ["", 3, None])
 def test_a_name_is_a_text(name: str) -> None:
-    with pytest.raises(an.SiteError, match="expected a text"), an.ParamStore():
+    with pytest.raises(an.errors.SiteError, match="expected a text"), an.ParamStore():
         an.param(name, torch.zeros(1))
 
 
@@ -440,7 +446,7 @@ def test_a_name_is_a_text(name: str) -> None:
 def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
     value: Tensor, parts: list[str]
 ) -> None:
-    with pytest.raises(an.ParamError) as caught, substitute({"w": value}):
+    with pytest.raises(an.errors.ParamError) as caught, substitute({"w": value}):
         an.param("w", torch.ones(2), constraints.positive)
     for part in ["parameter 'w'", f"{__file__}:", *parts]:
         assert part in str(caught.value)
@@ -448,10 +454,10 @@ def test_a_substituted_value_must_be_one_that_the_parameter_can_have(
 
 def test_a_single_number_outside_of_the_constraint_is_named() -> None:
     init = torch.tensor(2.0)
-    with pytest.raises(an.ParamError, match=r"1 of 1 elements.*-1\.0"), an.ParamStore():
+    with pytest.raises(an.errors.ParamError, match=r"1 of 1 elements.*-1\.0"), an.ParamStore():
         an.param("w", -init / 2, constraints.positive)
     with (
-        pytest.raises(an.ParamError, match=r"1 of 1 elements.*-4\.0"),
+        pytest.raises(an.errors.ParamError, match=r"1 of 1 elements.*-4\.0"),
         substitute({"w": -2 * init}),
     ):
         an.param("w", init, constraints.positive)

@@ -78,7 +78,7 @@ def test_a_guide_and_a_model_that_are_given_the_same_indices_are_one_plate() -> 
         with pytest.raises(PlateArgumentError, match=r"\[4, 1\]"), an.handlers.replay(guide):
             program(batch.flip(0))
     assert torch.equal(model["z"].value, guide["z"].value)
-    loss = an.elbo(program, program, batch)
+    loss = an.infer.elbo(program, program, batch)
     assert loss.value == 0
 
 
@@ -253,7 +253,7 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], text: str) -> None
 
 
 def test_a_name_must_be_text() -> None:
-    with pytest.raises(an.PlateError, match="its name must be a text"):
+    with pytest.raises(an.errors.PlateError, match="its name must be a text"):
         an.plate(7, 3)  # type: ignore[arg-type]
 
 

@@ -59,7 +59,9 @@ def test_a_value_without_the_dimensions_of_plates_is_that_of_each_repetition(
     torch.testing.assert_close(found.flatten(1).sum(1), truth)
     assert found.shape[-len(sizes) :] == sizes[::-1]
     if way in (observes, conditions):
-        torch.testing.assert_close(an.log_marginal(trace), (WEIGHTS.log() + truth).logsumexp(0))
+        torch.testing.assert_close(
+            an.infer.log_marginal(trace), (WEIGHTS.log() + truth).logsumexp(0)
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -72,7 +74,7 @@ def test_events_and_plates_left_of_others_take_such_values(size: int) -> None:
                 "x", Independent(Normal(LOCS[z].unsqueeze(-1), 1.0).expand([2, 1, 1, 3]), 1), data
             )
     truth = Normal(LOCS[:, None], 1.0).log_prob(data).sum(-1) * size
-    torch.testing.assert_close(an.log_marginal(trace), (WEIGHTS.log() + truth).logsumexp(0))
+    torch.testing.assert_close(an.infer.log_marginal(trace), (WEIGHTS.log() + truth).logsumexp(0))
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -81,4 +83,4 @@ def test_an_enumerated_site_within_a_plate_takes_such_values(size: int) -> None:
         z = an.sample("z", Categorical(WEIGHTS))
         an.sample("x", Normal(LOCS[z], 1.0), obs=VALUE)
     truth = (WEIGHTS.log() + Normal(LOCS, 1.0).log_prob(VALUE)).logsumexp(0) * size
-    torch.testing.assert_close(an.log_marginal(trace), truth)
+    torch.testing.assert_close(an.infer.log_marginal(trace), truth)

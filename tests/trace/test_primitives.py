@@ -147,7 +147,7 @@ def test_python_may_branch_on_data() -> None:
         x = an.sample("x", Normal(0.0, 1.0), obs=torch.tensor(0.3))
         if x > 0:
             an.sample("z", Normal(x, 1.0))
-        with pytest.raises(an.EscapeError):
+        with pytest.raises(an.errors.EscapeError):
             bool(an.sample("w", Normal(x, 1.0)) + x > 0)
     assert not trace.escapes
     assert trace["z"].parents == {"x"}
@@ -228,7 +228,7 @@ def test_a_bad_observation_names_the_site_the_line_and_both_sides(
             an.sample("x", fn, obs=obs)
         assert not trace
         an.sample("x", Normal(0.0, 1.0))  # the name is still free
-    assert isinstance(error.value, an.SiteError)
+    assert isinstance(error.value, an.errors.SiteError)
     assert f"site 'x' ({__file__}:" in str(error.value)
     assert part in str(error.value)
 
@@ -251,7 +251,7 @@ def test_a_bad_statement_raises_and_leaves_the_trace(
         with pytest.raises(kind) as error:
             act()
         assert list(trace) == ["z"]
-    assert isinstance(error.value, an.SiteError)
+    assert isinstance(error.value, an.errors.SiteError)
     assert part in str(error.value)
     assert f"{__file__}:" in str(error.value)
 
@@ -307,7 +307,7 @@ def test_a_site_may_be_observed_wholly_or_not_at_all(is_seen: bool) -> None:
 def test_a_mask_of_what_is_observed_that_is_none_names_the_site_and_the_line(
     obs: Any, obs_mask: Any, part: str
 ) -> None:
-    with pytest.raises(an.SiteError) as error:
+    with pytest.raises(an.errors.SiteError) as error:
         an.sample("x", Normal(torch.zeros(2), 1.0), obs=obs, obs_mask=obs_mask)
     assert f"site 'x' ({__file__}:" in str(error.value)
     assert part in str(error.value)
@@ -341,7 +341,9 @@ def test_subsample_takes_the_rows_of_each_plate() -> None:
     assert torch.equal(part, data[rows][:, columns])
     assert tuple(whole_rows.shape) == (4,)  # has no dimension -2
     with an.plate("rows", 4, subsample_size=2):
-        with pytest.raises(an.PlateError, match=r"size 4, or that of its subsample 2, not 5"):
+        with pytest.raises(
+            an.errors.PlateError, match=r"size 4, or that of its subsample 2, not 5"
+        ):
             an.subsample(torch.zeros(5))
         assert an.subsample(torch.zeros(4, 7), event_dim=1).shape == (2, 7)
         assert an.subsample(torch.zeros(2)).shape == (2,)

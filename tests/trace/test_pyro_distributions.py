@@ -90,7 +90,7 @@ def test_a_class_of_pyro_is_a_site_and_data_and_a_guide(name: str) -> None:
         program()
     drawn = trace["x"]
     torch.testing.assert_close(drawn.log_prob.sum(), fn.log_prob(drawn.value).sum())
-    bound = an.elbo(program, program).value  # the guide is the model
+    bound = an.infer.elbo(program, program).value  # the guide is the model
     torch.testing.assert_close(bound, torch.zeros(()), atol=1e-4, rtol=0)
 
 
@@ -109,7 +109,7 @@ def test_a_delta_is_a_guide_of_the_most_likely_values(event_dim: int, is_grouped
         fn = pd.Delta(at, event_dim=event_dim)
         an.sample("z", fn.to_event(1 - event_dim) if is_grouped else fn)
 
-    an.elbo(model, guide).surrogate.backward()
+    an.infer.elbo(model, guide).surrogate.backward()
     torch.testing.assert_close(at.grad, at.detach() - (y - at.detach()))
 
 
@@ -140,7 +140,7 @@ def test_a_value_that_a_delta_cannot_take_is_told() -> None:
         an.sample("z", pd.Delta(T(2.0)))
 
     with pytest.raises(NonFiniteDensityError, match="site 'z'"):
-        an.elbo(model, guide)
+        an.infer.elbo(model, guide)
 
 
 @pytest.mark.parametrize("cost", [lambda z: (z > 0).float() * z, lambda z: z.round() * z])

@@ -148,9 +148,9 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(query: str) -> No
 
 def test_of_many_names_some_are_listed() -> None:
     graph = graph_of({f"z{i}": "" for i in range(100)})
-    with pytest.raises(an.SiteError, match="'z19' and 80 more"):
+    with pytest.raises(an.errors.SiteError, match="'z19' and 80 more"):
         graph.parents("z100")
-    with pytest.raises(an.SiteError, match="it has none"):
+    with pytest.raises(an.errors.SiteError, match="it has none"):
         Graph().parents("z")
 
 

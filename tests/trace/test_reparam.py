@@ -455,7 +455,7 @@ def test_a_site_that_the_program_has_not_is_an_error() -> None:
 def test_a_centering_does_not_make_a_site_larger(size: tuple[int, ...]) -> None:
     handler = reparam({"x": LocScale(torch.full(size, 0.5))})
     message = r"'x' \(.*LocScale\(centered=tensor\[.*expected a centered that broadcasts to \[\]"
-    with pytest.raises(an.SiteError, match=message):
+    with pytest.raises(an.errors.SiteError, match=message):
         handler(lambda: an.sample("x", Normal(0.0, 1.0)))()
 
 
@@ -467,7 +467,7 @@ def test_a_strategy_makes_a_value_of_its_site(value: Any, came: str) -> None:
         return value
 
     handler = reparam({"x": strategy})
-    with pytest.raises(an.SiteError, match=rf"'x' \(.*made {came}; expected .*shape \[2\]"):
+    with pytest.raises(an.errors.SiteError, match=rf"'x' \(.*made {came}; expected .*shape \[2\]"):
         handler(lambda: an.sample("x", Normal(torch.zeros(2), 1.0)))()
 
 

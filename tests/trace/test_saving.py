@@ -194,7 +194,9 @@ def test_a_value_is_the_same_to_the_bit(
 def test_a_value_that_has_not_all_its_numbers_is_refused() -> None:
     with an.record() as trace:
         an.deterministic("d", torch.eye(2).to_sparse())
-    with pytest.raises(an.SiteError, match=r"site 'd' .*test_saving.py:\d+.*sparse_coo.*to_dense"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"site 'd' .*test_saving.py:\d+.*sparse_coo.*to_dense"
+    ):
         trace.to_dict()
 
 
@@ -291,9 +293,11 @@ def test_a_loaded_trace_has_no_gradient_and_says_so(trace: an.Trace) -> None:
     loaded = an.Trace.from_dict(trace.to_dict())
     for each in (loaded, loaded.copy()):
         for ask in (each.backward, each.explain):
-            with pytest.raises(an.SettledError, match=r"was loaded, .* record the program again"):
+            with pytest.raises(
+                an.errors.SettledError, match=r"was loaded, .* record the program again"
+            ):
                 ask()
-    with pytest.raises(an.SettledError, match="already taken"):
+    with pytest.raises(an.errors.SettledError, match="already taken"):
         trace.backward()
 
 

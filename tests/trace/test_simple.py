@@ -157,7 +157,7 @@ def test_a_draw_that_values_make_raise_is_noted(draw: Callable[[Tensor], Tensor]
         z = coin()
         with pytest.raises(RuntimeError):
             draw(z)
-        with pytest.raises(an.CaughtError, match=rf"{re.escape(__file__)}:\d+ raised"):
+        with pytest.raises(an.errors.CaughtError, match=rf"{re.escape(__file__)}:\d+ raised"):
             an.backward(z * 2)
 
 

@@ -151,7 +151,7 @@ def test_the_text_of_a_store_shows_what_it_has() -> None:
 def test_a_state_of_another_shape_is_an_error_where_the_program_asks(is_function: bool) -> None:
     store, init = an.ParamStore(), torch.full((4,), 0.25)
     store.load_state_dict({"w": torch.zeros(5)})
-    with pytest.raises(an.ParamError) as caught, store:
+    with pytest.raises(an.errors.ParamError) as caught, store:
         an.param("w", (lambda: init) if is_function else init, constraints.simplex)
     for part in ("'w'", f"{__file__}:", "[4], which is [3] unconstrained", "expected [5]"):
         assert part in str(caught.value)
@@ -171,9 +171,9 @@ def test_a_parameter_that_no_program_asked_for_has_no_constrained_value() -> Non
     store = an.ParamStore()
     store.load_state_dict({"w": torch.zeros(5)})
     assert store.unconstrained("w").shape == (5,)
-    with pytest.raises(an.SiteError, match=r"'w' was loaded.*store.unconstrained\('w'\)"):
+    with pytest.raises(an.errors.SiteError, match=r"'w' was loaded.*store.unconstrained\('w'\)"):
         store["w"]
-    with pytest.raises(an.SiteError, match="no parameter 'v'; it has 'w'"):
+    with pytest.raises(an.errors.SiteError, match="no parameter 'v'; it has 'w'"):
         store["v"]
 
 
@@ -285,7 +285,9 @@ def test_a_functional_call_refuses_a_leaf_that_it_would_look_for_in_a_module(nam
         an.module(name, inner)(torch.ones(2)) * an.param(f"{name}.gain", torch.ones(()))
     )
     network()
-    with pytest.raises(an.SiteError, match=r"cannot reach '.*net.gain' in the module '.*net'"):
+    with pytest.raises(
+        an.errors.SiteError, match=r"cannot reach '.*net.gain' in the module '.*net'"
+    ):
         torch.func.functional_call(network, {f"store.{name}.gain": torch.tensor(9.0)}, ())
     assert not hasattr(inner, "gain")
     assert network.store.get_parameter(f"{name}.gain").item() == 1
@@ -310,7 +312,7 @@ def test_a_functional_call_of_a_store_says_what_to_call() -> None:
     store = an.ParamStore()
     store(weighed)()
     values = {"encoder.bias": torch.tensor(0.0)}
-    with pytest.raises(an.SiteError, match="make the store a submodule"):
+    with pytest.raises(an.errors.SiteError, match="make the store a submodule"):
         torch.func.functional_call(store, values, (weighed,))
     assert store.unconstrained("encoder.bias").item() == 3.0
 
@@ -335,12 +337,12 @@ def test_a_parameter_that_an_optimizer_cannot_know_warns() -> None:
     store(weighed)().sum().backward()
     optimizer.step()
     with pytest.warns(
-        an.ParamWarning, match=r"'late' \(.*py:\d+\) is new.*add_param_group"
+        an.errors.ParamWarning, match=r"'late' \(.*py:\d+\) is new.*add_param_group"
     ) as caught:
         store(late)()
     assert caught[0].filename == __file__
     store(late)()  # it is known now
-    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* is new"):
+    with pytest.warns(an.errors.ParamWarning, match=r"'net.weight' .* is new"):
         store(lambda: an.module("net", nn.Linear(1, 1)))()
 
 
@@ -376,11 +378,11 @@ def test_a_parameter_that_the_loaded_state_lacks_warns() -> None:
     network()
     network.program = lambda: an.param("late", torch.zeros(()))
     with pytest.warns(
-        an.ParamWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"
+        an.errors.ParamWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"
     ):
         network()
     network()
-    with pytest.warns(an.ParamWarning, match=r"'net.weight' .* begins with its init"):
+    with pytest.warns(an.errors.ParamWarning, match=r"'net.weight' .* begins with its init"):
         network.store(lambda: an.module("net", nn.Linear(1, 1)))()
 
 

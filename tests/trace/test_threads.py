@@ -245,7 +245,7 @@ def test_a_decision_on_the_draw_of_an_older_thread_is_refused(
         loss = run("strict")
         with pytest.raises(UnrecordedDrawError):
             an.backward(loss)
-        with pytest.raises(an.EscapeError, match="'z'"):
+        with pytest.raises(an.errors.EscapeError, match="'z'"):
             run("error")
         an.backward(run("ignore"))  # on the user's word
 

@@ -164,9 +164,9 @@ def test_an_event_of_finite_elements_takes_all_that_they_are_together(
     likelihood = Normal(score(values, event).reshape(-1, *ones), 0.7).log_prob(data)
     each = fn.log_prob(values).reshape(-1, *ones) + likelihood
     torch.testing.assert_close(fn.log_prob(values).exp().sum(), torch.ones(()).double())
-    torch.testing.assert_close(an.log_marginal(trace), each.logsumexp(0).sum())
-    torch.testing.assert_close(an.marginals(trace)["z"], each.log_softmax(0))
-    draws = an.sample_posterior(trace, 4)["z"]
+    torch.testing.assert_close(an.infer.log_marginal(trace), each.logsumexp(0).sum())
+    torch.testing.assert_close(an.infer.marginals(trace)["z"], each.log_softmax(0))
+    draws = an.infer.sample_posterior(trace, 4)["z"]
     assert draws.shape == (4, *plates, *fn.event_shape)
     assert all(
         any(torch.equal(draw, value) for value in values) for draw in draws.flatten(0, len(plates))
@@ -182,7 +182,9 @@ def test_the_bound_of_a_guide_of_vectors_of_coins_is_exact() -> None:
         an.observe("x", Normal(score(z, 1), 0.7), data)
 
     with enumeration(first_dim=-1):
-        bound = an.elbo(model, lambda: an.sample("z", Independent(Bernoulli(logits=logits), 1)))
+        bound = an.infer.elbo(
+            model, lambda: an.sample("z", Independent(Bernoulli(logits=logits), 1))
+        )
     values = product(COIN, 3)
     log_q = Bernoulli(logits=logits).log_prob(values).sum(-1)
     log_p = Bernoulli(P3).log_prob(values).sum(-1) + Normal(score(values, 1), 0.7).log_prob(data)
@@ -260,7 +262,7 @@ def test_what_is_finite_and_not_listed_is_drawn_where_that_is_asked_for(name: st
 def test_what_is_infinite_is_drawn_unless_its_enumeration_is_asked_for(fn: Distribution) -> None:
     with an.record() as trace, enumeration():
         an.sample("z", fn)
-        with pytest.raises(an.EnumerationError, match="infinitely many"):
+        with pytest.raises(an.errors.EnumerationError, match="infinitely many"):
             an.sample("w", fn, infer={"enumerate": True})
     assert trace["z"].is_drawn
 
@@ -282,7 +284,7 @@ def test_the_one_value_of_a_guide_that_is_its_parameter_is_learned(shape: tuple[
         an.observe("x", Normal(mu + z, 1.0), torch.full(shape, 0.8).double())
 
     with enumeration(first_dim=-2):
-        bound = an.elbo(model, lambda: an.sample("mu", Certain(mode)))
+        bound = an.infer.elbo(model, lambda: an.sample("mu", Certain(mode)))
     each = Bernoulli(P3[0]).log_prob(COIN) + Normal(mode[..., None] + COIN, 1.0).log_prob(
         torch.tensor(0.8).double()
     ).reshape(-1, 2).sum(0)

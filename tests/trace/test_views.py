@@ -92,5 +92,5 @@ def test_a_factor_has_no_event() -> None:
     assert lines[-2:] == [["f", "factor", "4", "|", "rows"], ["log_prob", "4", "|"]]
     assert "Factor (observed)  [4] " in str(trace)
     assert "f ~ Factor[4] <- z" in str(trace.graph)
-    report = str(an.check_pair(model, lambda: an.sample("z", Normal(0.0, 1.0))))
+    report = str(an.infer.check_guide(model, lambda: an.sample("z", Normal(0.0, 1.0))))
     assert "f     Factor [4] in rows (" in report

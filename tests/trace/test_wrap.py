@@ -311,7 +311,7 @@ def test_a_wrapped_module_records_with_the_control_it_was_given() -> None:
             z = Bernoulli(logits=self.logits).sample()
             return z.sum() * (2 if z[0] > 0 else 1)
 
-    with pytest.raises(an.EscapeError, match="'z'"):
+    with pytest.raises(an.errors.EscapeError, match="'z'"):
         an.wrap(Branching(), control="error")()
     with pytest.raises(ValueError, match="'strict', 'after', 'error', 'ignore'"):
         an.wrap(Branching(), control="never")

@@ -54,7 +54,7 @@ class Group(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What the dimensions of a source stand for, but for the last `event_dims`, which are an event."""
+    """What the dimensions of a source stand for, but for the last `event_dims`."""
 
     event_dims: int
     enumeration: Enumeration

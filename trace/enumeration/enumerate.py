@@ -2,7 +2,7 @@
 
 Where a draw takes one of K values, an enumerated site takes all of them, along a dimension of its
 own to the left of all others, and what depends on it follows by broadcasting. The log-probabilities
-of one such run are those of all joint values; `ancestral.log_marginal` sums over them.
+of one such run are those of all joint values; `ancestral.infer.log_marginal` sums over them.
 
 >>> import torch
 >>> from torch.distributions import Bernoulli, Normal
@@ -46,8 +46,9 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     can be together, up to 4,096 values.
 
     The value of a site is [K, 1 ..., *plates, *event]; what depends on it has to keep the values,
-    and the repetitions of plates, apart: it is checked, and that no value escapes into Python.
-    The densities of such a run are summed out by `ancestral.log_marginal` and `ancestral.elbo`.
+    and the repetitions of plates, apart: it is checked, and that no value escapes into Python. The
+    densities of such a run are summed out by `ancestral.infer.log_marginal` and
+    `ancestral.infer.elbo`.
 
     Args:
         first_dim: the dimension of the batch for the first site, to the left of all plates and

@@ -150,7 +150,7 @@ class Trace(Mapping[str, Node]):
 
         Raises:
             EnumerationError: if one is enumerated, or there once for each value of a site that is;
-                see `ancestral.log_marginal`.
+                see `ancestral.infer.log_marginal`.
         """
         sites = [n for n in self.values() if n.type == "sample" and site_filter(n)]
         Spread(self).refuse(sites, "the sum of the log-probabilities")

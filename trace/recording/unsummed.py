@@ -16,7 +16,7 @@ class SpreadError(EnumerationError):
         super().__init__(
             f"{what} depends on the enumerated site {site}: it is there once for each of the "
             "values, and their sum, which counts all of them alike, has no meaning; weigh each "
-            "with its probability, as ancestral.log_marginal(trace) does, or draw the site: "
+            "with its probability, as ancestral.infer.log_marginal(trace) does, or draw the site: "
             'infer={"enumerate": False}'
         )
 

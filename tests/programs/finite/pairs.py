@@ -76,7 +76,7 @@ class RandomPair:
     tables: tuple[Tensor, ...]  # of the model, then of the guide, by site
 
     def build(self, *tables: Tensor) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """Return the model and the guide, as `an.elbo` takes them."""
+        """Return the model and the guide, as `an.infer.elbo` takes them."""
         count = len(self.sites)
 
         def program(is_model: bool) -> None:

@@ -1,0 +1,15 @@
+"""Estimators: which costs count for a draw, and what is subtracted from them."""
+
+from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
+from ancestral.estimators.baselines.running_mean import RunningMean
+from ancestral.estimators.gradient.credit import Baseline, Credit, by_element, by_site, total_cost
+
+__all__ = [
+    "Baseline",
+    "Credit",
+    "LeaveOneOut",
+    "RunningMean",
+    "by_element",
+    "by_site",
+    "total_cost",
+]
