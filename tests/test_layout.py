@@ -20,7 +20,7 @@ FLOORS = [
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
     *("trace.program", "trace.handlers", "trace.intercept"),
     *("estimators.gradient", "estimators.baselines", "estimators.batched"),
-    *("estimators.elimination", "estimators.inference"),
+    *("estimators.elimination", "estimators.inference", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),
 ]
 """The folders, from the ground up."""
