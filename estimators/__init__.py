@@ -1,4 +1,4 @@
-"""Estimators: which costs count for a draw, and what is subtracted from them."""
+"""The estimators: choices of credit for a draw, and baselines subtracted from it."""
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean

@@ -38,7 +38,7 @@ LOST_BATCHES: dict[str, str] = {
         BatchNorm1d:2 LazyBatchNorm1d:2 BatchNorm2d:2 LazyBatchNorm2d:2 BatchNorm3d:2
         LazyBatchNorm3d:2
     """,
-    "what an autograd.Function does is out of sight": """
+    "what an autograd.Function does is untracked": """
         CrossMapLRN2d:0
     """,
 }

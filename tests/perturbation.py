@@ -92,7 +92,7 @@ def check(
 ) -> Any:
     """Assert that a call follows its input, and return its result on the tracked input.
 
-    `escapes` says that the call is known to let values out to Python; no other may, since what
+    `escapes` says that the call is known to give values away to Python; no other may, since what
     is computed afterwards would depend on the source for that reason alone. `tolerance` is for
     what torch computes in another way where a tensor is tracked.
     """

@@ -814,7 +814,7 @@ def test_numbers_of_other_threads_and_processes() -> None:
 
 def test_memory_out_of_sight() -> None:
     """Memory that ctypes reads at an address that was taken before the draw, or that a subprocess
-    of your own reads, is out of sight, and so is what Python reads from an array of numpy between
+    of your own reads, is untracked, and so is what Python reads from an array of numpy between
     two writes by hand.
     """
     with an.record() as trace:

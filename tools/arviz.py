@@ -1,4 +1,4 @@
-"""Inference data: what was drawn of a model, in the form that ArviZ plots and compares.
+"""ArviZ: samples of a model as inference data, for plots and diagnostics.
 
 ArviZ is an extra: ``pip install ancestral[arviz]``.
 """

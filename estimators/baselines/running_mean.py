@@ -1,4 +1,4 @@
-"""The running mean: what the credit of a site was in the recordings before."""
+"""Running mean: the average credit of a site over the recordings before."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ class RunningMean:
 
         b_t = m_{t-1} / (1 - d^{t-1}),   m_t = d · m_{t-1} + (1 - d) · mean(C_t)
 
-    Unbiased, because b_t holds draws of earlier recordings only, whatever is asked of this one; it
+    Unbiased, because b_t holds draws of earlier recordings only, whatever this one is used for; it
     is zero before the first. One number for each site, known by its name. Mnih and Gregor (2014),
     "Neural variational inference and learning in belief networks", section 2.3.
     """

@@ -1,4 +1,4 @@
-"""Layouts: how many runs of a program lie, in turn or at once, and what is read of them.
+"""Layouts of runs: in turn or along an outer dimension, and how values are read of each.
 
 >>> import torch
 >>> Layout(samples=5, turn=2).given(torch.arange(5), event=0)  # the third run alone

@@ -1,4 +1,4 @@
-"""The outer plate: programs that run many times at once, along a dimension left of all others.
+"""Outer plate: the leftmost dimension, along which a program runs many times at once.
 
 A program that broadcasts needs no change for it. That its repetitions stay apart is not taken on
 trust: the plate checks the alignments of all that is within it, and Python may read no value that

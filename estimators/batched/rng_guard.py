@@ -1,4 +1,4 @@
-"""Randomness: whether a block draws random numbers that no site of it accounts for."""
+"""RNG guard: a check that a block draws no random numbers outside its sites."""
 
 import random
 from types import TracebackType
@@ -16,8 +16,8 @@ class Watch(Handler):
 
     The generators of torch, of numpy and of Python are looked at where a statement begins and where
     it has been answered: what moved in between was drawn by nobody who says so. What is drawn by
-    torch with a generator of its own shows by that. Other generators of numpy, or of Python, are
-    out of sight.
+    torch with its own generator shows by that. Other generators of numpy, or of Python, are
+    not seen.
 
     >>> with Watch() as watch:
     ...     x = torch.rand(2)

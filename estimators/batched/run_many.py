@@ -1,4 +1,4 @@
-"""Runs: many runs of a program, at once where it allows that, else one after the other."""
+"""Many runs of a program: at once where it allows that, else one after the other."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from ancestral.trace.recording.record import current, record
 from ancestral.trace.recording.trace import Trace
 
 Key = tuple[str, str]
-"""What is read of a run: a word for what it is, and the name of the site."""
+"""A value read of a run: a word for its kind, and the name of the site."""
 
 Read = Callable[[Run], Mapping[Key, Tensor]]
 """Returns what there is to know of one run, or of all at once."""

@@ -1,4 +1,4 @@
-"""Vectorized runs: many runs of a program at once, which must be what runs in turn would be.
+"""Verification of batched runs: a proof that each is a run by itself, independent of the others.
 
 They lie along an outer plate, see `ancestral.estimators.batched.outer_plate`. Whether the runs are
 independent, and each of them a run of the program, is not taken on trust. The recording proves that
@@ -9,7 +9,7 @@ the others, must give the same sites, log-probabilities and computed values. Wha
 is refused.
 
 What is left is state of the program itself that changes from call to call, such as a counter or a
-generator of numpy of its own: it is found where it shows in any of the runs that are compared.
+separate generator of numpy: it is found where it shows in any of the runs that are compared.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -84,7 +84,7 @@ def at_once(program: Program, samples: int, first: Traces, recorded: Recorder) -
     many = _many(program, layout, recorded)
     _refuse_shared(many, first)
     for turn in sorted({0, samples // 2, samples - 1}):
-        torch.rand(())  # what the program draws out of sight shall not be the same again
+        torch.rand(())  # what the program draws outside its sites shall not be the same again
         with _Given(many, first, turn):
             single = _tried(recorded, partial(program, replace(layout, turn=turn)))
         for trace, other, one in zip(many, first, single, strict=True):
@@ -104,7 +104,7 @@ def _many(program: Program, layout: Layout, recorded: Recorder) -> Traces:
     for each in vouched:
         if ledger_of(each.provenance.universe).apart(each.provenance, OUTER) is not None:
             raise NotVectorizableError(
-                f"at {each.location} untrack takes out of sight what differs from run to run"
+                f"at {each.location} untrack hides what differs from run to run"
             )
     return many
 
@@ -149,8 +149,8 @@ def _refuse_shared(many: Traces, first: Traces) -> None:
         for node in trace.values():
             if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
                 raise NotVectorizableError(
-                    f"plate {node.name!r} ({node.location}) is subsampled, and each run has a part "
-                    "of its own"
+                    f"plate {node.name!r} ({node.location}) is subsampled, and each run has "
+                    "another part"
                 )
             if node.is_drawn and node.name in other and _is_shared(node, other[node.name]):
                 raise NotVectorizableError(
@@ -246,7 +246,7 @@ class _Comparison:
         return (self.layout.samples, *ones, *batch)
 
 
-_FORMS = ("log_prob", "unscaled_log_prob")  # that which counts, and what a mask hides
+_FORMS = ("log_prob", "unscaled_log_prob")  # as it counts, and without its mask
 
 
 def _tried_density(node: Node, form: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Elimination: sums of products of factors, over sites that repeat in plates.
+"""Variable elimination: sums of products of factors, over sites that repeat in plates.
 
 The deepest repetitions come first: their sites are summed out, one after the other, then what is
 left of each factor is multiplied over the repetitions that none of its sites is in. Obermeyer et

@@ -1,7 +1,7 @@
-"""Factors: what each site of an enumerated program weighs, by the sites and repetitions it has.
+"""Factors: the log-densities of an enumerated program, by the sites and repetitions of each.
 
 A factor has an axis for each enumerated site that its density depends on, and one for each
-dimension of repetitions, be they of a plate or of a batch. It is of the repetitions that it was
+dimension of repetitions, of a plate or of a batch. It is of the repetitions that it was
 declared in, whether or not they have an axis.
 """
 
@@ -123,7 +123,7 @@ class LogFactor:
 def all_factors_of(trace: Trace) -> list[LogFactor]:
     """Return the factors that the sites of a trace are.
 
-    Densities that were asked of torch, whatever for, are no sites.
+    Densities that torch computed, whatever for, are no sites.
 
     Raises:
         EnumerationError: if `factors_of` does.

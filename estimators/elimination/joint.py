@@ -1,4 +1,4 @@
-"""Listed: the joint probabilities of the values of those sites that a guide enumerates.
+"""Joint probabilities of the values of those sites that a guide enumerates.
 
 Those of a few sites are a sum over all that they depend on. Where that passes through one site
 alone, as in a chain, the probabilities of this one stand for all before it, and are kept.

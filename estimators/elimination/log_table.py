@@ -1,4 +1,4 @@
-"""Log space: products and sums of weights that are kept as their logarithms.
+"""Tables of weights kept as logarithms: their products and sums.
 
 A weight of zero is ``-inf``, with derivative zero. What is summed is scaled by its greatest weight
 only, never by that of another factor, so that nothing underflows that could matter.
@@ -76,7 +76,7 @@ def log_sum_exp(log: Tensor, dim: int) -> Tensor:
     top = plain.detach().amax(dim, keepdim=True)
     top = torch.where(top.isfinite(), top, 0)
     total = log_of((plain - top).exp().sum(dim)) + top.squeeze(dim)
-    # One step, of which no part is a term of its own.
+    # One step, of which no part is its own term.
     left = tuple(d for d in range(plain.dim()) if d != dim % plain.dim())
     moved = None if found is None else found.remap(tuple(total.shape), left)
     return total if moved is None else attach(total, moved)

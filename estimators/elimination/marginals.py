@@ -1,4 +1,4 @@
-"""Marginals: what an enumerated program says of its data, and its data of the enumerated sites.
+"""Marginals: the evidence of an enumerated program, and the posteriors of its sites.
 
 >>> import torch
 >>> from torch.distributions import Bernoulli, Normal

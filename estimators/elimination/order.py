@@ -1,4 +1,4 @@
-"""Elimination order: which enumerated site is summed out first, so that tables stay small.
+"""Elimination order: the sequence of sums that keeps tables small.
 
 The order is chosen from the axes of the tables alone, before anything is summed. A step is named
 by the tables that it multiplies: those given come first, then what each step leaves.
@@ -16,7 +16,7 @@ from opt_einsum.paths import greedy
 from ancestral.trace.nodes.enumerated import Variable
 
 Axes = frozenset[Hashable]
-"""What a table has an axis for."""
+"""A variable that a table has an axis for."""
 _MOST_SHARED = 256
 """How many tables may share a site where pairs of them are compared: there are as many pairs."""
 

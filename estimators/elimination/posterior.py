@@ -1,4 +1,4 @@
-"""Posterior: draws of enumerated sites, all together, as the data leaves them.
+"""Posterior samples of enumerated sites, drawn jointly given the data.
 
 >>> import torch
 >>> from torch.distributions import Bernoulli

@@ -1,4 +1,4 @@
-"""Sums: costs added up over what tells no elements of a site apart, and put in their place."""
+"""Sums of costs over the dimensions that no element of a site indexes."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The walk over the linear forms of a loss, from the loss down to its costs.
+"""Decomposition of a loss: the walk over its linear forms down to the costs.
 
 Forms are met newest first, so that the weight of each is complete before it is turned into those
 of its operands by the adjoint of its step. What has no form is a leaf: a cost, or a constant.

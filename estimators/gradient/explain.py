@@ -1,4 +1,4 @@
-"""Explanation: along which dimensions credit stayed apart, and what mixed the others.
+"""Explanation: the dimensions along which credit stayed apart, and the ops that mixed the others.
 
 A dimension of a site stays separate in a cost if every element of the cost depends, of this site,
 on elements of one index only. Where it does not, some op mixed it: the ops on the way are found by

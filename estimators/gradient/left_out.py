@@ -1,4 +1,4 @@
-"""Scores left out: what torch's own gradient of a loss does not have, as a recording knows.
+"""Scores left out of a gradient: by torch's own backward, or in another recording.
 
 The gradient with respect to some tensors lacks the score function of a site upstream of the loss if
 those reach the parameters of the site.

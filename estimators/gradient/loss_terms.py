@@ -1,4 +1,4 @@
-"""The terms of a loss: one scalar taken apart into the costs that it is a weighted sum of.
+"""Loss terms: one scalar taken apart into the costs that it is a weighted sum of.
 
         loss = constant + sum_j sum_t w_j[t] c_j[t]
 

@@ -1,4 +1,4 @@
-"""Pathwise or score function: which of the two a reparameterized site gets.
+"""Pathwise or score function: the choice of estimator for each reparameterized site.
 
         pathwise         ∇ E[c(z)] = E[ c'(z) ∇z ],   z = g(ε, θ)
         score function   ∇ E[c(z)] = E[ c(z) ∇ log q(z) ]

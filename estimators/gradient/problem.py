@@ -1,4 +1,4 @@
-"""The problem: a loss taken apart into what an estimator needs to know of it.
+"""Gradient problem: a loss taken apart into the facts that an estimator needs.
 
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
@@ -55,7 +55,7 @@ SURROGATE = "ancestral.surrogate"
 
 
 class ScoredLossError(ValueError):
-    """A loss holds a surrogate of its own recording, or the graph of its gradient."""
+    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
 
     def __init__(self, place: str) -> None:
         """Name the line of the surrogate."""
@@ -103,7 +103,7 @@ def problem_of_costs(trace: Trace) -> Problem:
 
 
 def _used(problem: Problem) -> Problem:
-    """Note that a gradient is asked of a recording: its scores are not lost."""
+    """Note that a gradient of a recording is taken: its scores are not lost."""
     refuse_writes(problem.trace.leaves, problem.scored)
     if problem.trace.universe.state == "used":
         _refuse_scored(problem)

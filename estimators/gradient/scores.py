@@ -1,4 +1,4 @@
-"""Scores: the sum over the sites of log-density times credit, which a gradient descends.
+"""Scores: the sum over the sites of log-density times credit, differentiated by autograd.
 
 A chain has thousands of small sites of one family. Where the density of a family is known to be
 computed element by element, those of one shape are stacked and evaluated at once: the same numbers,
@@ -60,7 +60,7 @@ def product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
     density = node.score
     if tuple(density.shape) == node.shape:
         return (density * _total(credit, less)).sum()
-    # A density of its own shape says nothing of elements: the draw is one.
+    # A density of another shape says nothing of elements: the draw is one.
     joint = credit.joint
     return density.sum() * _constant(joint if less is None else joint - less.mean())
 

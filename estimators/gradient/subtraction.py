@@ -1,4 +1,4 @@
-"""Subtraction: a baseline is asked, and proven not to depend on the draw that it is subtracted for.
+"""Subtraction of a baseline, with a proof that it does not depend on the draw it is subtracted for.
 
 What a baseline is given carries its provenance, and so does whatever else of the recording it can
 reach. If the draw, or what is downstream of it, reaches the result, E[∇ log q(z) · b] is not zero,

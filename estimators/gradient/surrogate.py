@@ -1,4 +1,4 @@
-"""The surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
+"""Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
 from collections.abc import Iterable
@@ -239,7 +239,7 @@ def _descend(
     less = [None if subtraction is None else subtraction.of(credit) for credit in given]
     parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
     for term in owned(problem.terms, problem.scored):
-        # The score has mean zero; a learned coefficient of it has a gradient of its own.
+        # The score has mean zero; a learned coefficient of it has its own gradient.
         weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
         parts.append(-(untrack(term.leaf) * weight).sum())
     parts = [part for part in parts if part.requires_grad]

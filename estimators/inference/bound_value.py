@@ -1,4 +1,4 @@
-"""The value of a bound, for reports: a detached tensor that says what to differentiate instead.
+"""Bound value: a detached tensor for reports, which refuses to be differentiated.
 
 >>> import torch
 >>> BoundValue(torch.tensor(-1.5)) + 1

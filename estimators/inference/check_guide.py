@@ -1,4 +1,4 @@
-"""The check of a pair: what in a guide does not fit its model, all at once and before training.
+"""Guide check: all mismatches of a guide and its model, before training.
 
 >>> import torch
 >>> from torch.distributions import LogNormal, Normal
@@ -143,8 +143,8 @@ def check_guide(model: Program, guide: Program, *args: Any, **kwargs: Any) -> Gu
     return GuideReport(pair, found)
 
 
-class _replay_fitting(replay):  # noqa: N801 (a verb, as that which it narrows)
-    """Replay the values that a site can take, and give the others values of its own.
+class _replay_fitting(replay):  # noqa: N801 (a verb, as `replay`)
+    """Replay the values that a site can take, and give the others other values.
 
     These are given, not drawn: a recording around both knows a draw of that name already.
     """

@@ -1,4 +1,4 @@
-"""The evidence lower bound of a model and a guide, and the surrogate that trains both.
+"""ELBO: the evidence lower bound of a model and a guide, and the surrogate that trains both.
 
         ELBO = E_q[ Σ log p(x, z) - Σ log q(z) ]  ≤  log p(x)
 
@@ -90,7 +90,7 @@ def elbo(
     An `an.factor` counts as an observed site; `an.cost` has no place in a density and is refused.
     What torch itself draws in either program is noise: the bound is an average over it.
 
-    Programs may run within `an.handlers.enumerate`, each in a block of its own, or both in one. Of
+    Programs may run within `an.handlers.enumerate`, each in its own block, or both in one. Of
     what the guide enumerates, the bound is the exact expectation, and what the model alone
     enumerates is summed out of its density: log Σ_w p(x, z, w). Neither is left to chance, so that
     it has no score.

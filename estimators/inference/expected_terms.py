@@ -1,4 +1,4 @@
-"""Expectation: the terms of a bound where sites take all their values at once.
+"""Expected terms: those of a bound whose sites take all their values at once.
 
         E_q[ log p(x, z) - log q(z) ] = Σ_z q(z) (log Σ_w p(x, z, w) - log q(z))
 

@@ -1,4 +1,4 @@
-"""Importance sampling: draws from a guide, weighed by how much more the model makes of them.
+"""Importance sampling: draws from a guide, weighted by the ratio of model to guide.
 
 >>> import torch
 >>> from torch.distributions import Bernoulli, Beta

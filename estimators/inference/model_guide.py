@@ -1,4 +1,4 @@
-"""Pairs: a model and a guide run together, and what in one does not fit the other.
+"""Model and guide: one run of both, and the errors where they do not fit.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -186,7 +186,7 @@ def refuse_mismatch(pair: Pair) -> None:
 def observed(pair: Pair) -> Iterator[GuideError]:
     """Yield an error for each site of the guide that is data.
 
-    A factor may be a part of its density, where the model has data of its own.
+    A factor may be a part of its density, where the model has its own data.
     """
     are_swapped = not any(is_site(node) and node.is_observed for node in pair.model.values())
     for node in pair.guide.values():

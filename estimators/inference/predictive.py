@@ -1,4 +1,4 @@
-"""Predictive: what a program draws, from its prior, a guide, or draws from its posterior.
+"""Predictive: samples of a program from its prior, a guide, or posterior samples.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -154,7 +154,7 @@ class Given(Handler):
         self._met: list[str] = []
 
     def process(self, message: Message) -> Message:
-        """Give a sample its values, be it observed or not."""
+        """Give a sample its values, observed or not."""
         if message.kind != "sample" or message.is_intervened:
             return message
         self._met.append(message.name)

@@ -1,4 +1,4 @@
-"""Names of Pyro: what its users type where another name is ours.
+"""Names of Pyro: advice where its users type another name than ours.
 
 Keywords that are none of ours go on to the programs. One of Pyro's would fail there, at a line that
 has nothing to do with it, or be taken in by a program's ``**kwargs`` and do nothing.

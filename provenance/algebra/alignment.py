@@ -1,4 +1,4 @@
-"""Alignments: which elements of a tensor depend on which elements of a source.
+"""Alignment: a relation between elements of a tensor and elements of a source.
 
 An alignment is a relation between the elements of two tensors, kept dimension by dimension. A
 dimension of the tensor may index one of the source's: element ``n`` along it then depends, of this
@@ -26,7 +26,7 @@ LOST = -1
 
 Shape = tuple[int, ...]
 Factors = tuple[tuple[int, int], ...]
-"""What a merged dimension was merged of: the dimension that each factor indexes, and its size."""
+"""The factors of a merged dimension: the dimension that each indexes, and its size."""
 Dim = int | Factors
 Dims = tuple[Dim, ...]
 Window = tuple[int, int, int]
@@ -54,7 +54,7 @@ class Regroup(NamedTuple):
 
 
 Step = Dims | Alignment | Regroup
-"""What an op does to an operand: the dimensions alone, a relation, or a reshape."""
+"""The effect of an op on an operand: the dimensions alone, a relation, or a reshape."""
 
 
 def nothing_kept(rank: int) -> Alignment:

@@ -1,4 +1,4 @@
-"""Mixing: which op lost a dimension along which elements had stayed apart, and where.
+"""Alignment loss: the op and line at which a dimension of elements kept apart was mixed.
 
 Provenances are shared by all calls of a kind, and so is what is noted here: at the first call that
 mixes a dimension, the op and the line of the user. A later explanation walks back from the

@@ -1,4 +1,4 @@
-"""Claims: how the elements of a tensor depend on those of each source behind it."""
+"""Claims: the alignment of a tensor with each source behind it."""
 
 import heapq
 from collections.abc import Container

@@ -1,4 +1,4 @@
-"""The lifetime of a universe: whose its sources are, and until when they have gradients."""
+"""Lifetime of a universe: its owner, and its state until a gradient is taken."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ class Lifetime:
     """Whose the sources of a universe are, and in what state it is.
 
     `owner` is whoever the sources belong to, kept alive by us until it is released. `state` is
-    "open" until a gradient is asked of the sources, "used" from then on, and "settled" once it was
+    "open" until a gradient is taken, "used" from then on, and "settled" once it was
     taken for good. To other universes, the values of one that is "used" or "settled" are constants.
     The universe of a draw that no recording takes in is "apart": nothing comes of its values but
     that the recordings that they reach know of them.

@@ -1,4 +1,4 @@
-"""Overlaps: what two alignments of one tensor with one source make together.
+"""Overlap of two alignments of one tensor with one source.
 
 A source may stand under several alignments, as long as they share no pair of elements: then costs
 are counted once. Those that overlap become what both claim, and neighbours become one.

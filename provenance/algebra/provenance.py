@@ -1,4 +1,4 @@
-"""Provenance: which sources a tensor depends on, and which of its elements on which of theirs.
+"""Provenance: the sources that a tensor depends on, and an alignment with each of them.
 
 A provenance maps alignments (see `ancestral.provenance.algebra.alignment`) to sets of sources. A
 source may stand under several, as long as they share no pair of elements. Losing an alignment, or
@@ -168,7 +168,7 @@ class Universe(Lifetime):
     def intern(self, shape: Shape, entries: Entries) -> "Provenance":
         """Return the one provenance with this shape and these entries, none of them empty."""
         pairs = tuple(entries.items())
-        # One entry is the most frequent: a key of its own makes half as many objects.
+        # One entry is the most frequent: its own key makes half as many objects.
         key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
         found = self._interned.get(key)
         if found is None:

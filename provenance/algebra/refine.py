@@ -1,4 +1,4 @@
-"""Claims: what is known of one value in two ways, both of which hold, put together.
+"""Refinement: two sound descriptions of one value joined into a sharper one.
 
 What the ops of a computation keep may be less than what its meaning says.
 

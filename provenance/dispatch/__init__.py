@@ -1,1 +1,1 @@
-"""Dispatch: what an op on a tracked tensor does to provenance."""
+"""Dispatch: the effect of an op on the provenance of its results and operands."""

@@ -36,13 +36,13 @@ ESCAPES = frozenset(
 
 
 def may_escape(name: str) -> bool:
-    """Return whether a function of this name can let values out."""
+    """Return whether a function of this name can give values away."""
     name = name.split(".")[0]  # without its overload
     return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where", "one_hot")
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a function lets values out: to Python, or into the shape of its result."""
+    """Return whether a function gives values away: to Python, or into the shape of its result."""
     name = name.split(".")[0]
     if name == "__getitem__":
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -170,7 +170,7 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
 
 
 def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType | None, bool]:
-    """Return the frame outside torch that let the value out, and whether a check is about to raise.
+    """Return the frame outside torch that read the value, and whether a check is about to raise.
 
     None for a check that passed, and for a sampler's own loop.
     """

@@ -1,4 +1,4 @@
-"""Failures: what it tells of the values that an op raised."""
+"""Failures: errors of an op that reveal the values it was given."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

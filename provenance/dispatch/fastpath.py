@@ -1,4 +1,4 @@
-"""Operators: the most frequent ops, which follow provenance without torch's own dispatch.
+"""Fast path: the most frequent ops, followed without torch's own dispatch.
 
 Torch's way to `__torch_function__` costs more than an addition and all that we do about it. So the
 operators and some methods are defined on the class, in Python, and call the op in C at once.
@@ -237,7 +237,7 @@ _PREDICATES = """
     eq ge greater greater_equal gt isclose isfinite isinf isnan isneginf isposinf isreal le less
     less_equal logical_and logical_not logical_or logical_xor lt ne not_equal signbit
 """
-# The elementwise functions that write nothing and give back a tensor of their own.
+# The elementwise functions that write nothing and give back their own tensor.
 _ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()
@@ -278,7 +278,7 @@ def _metadata(name: str) -> _Function:
 
 
 before_backward: list[Callable[[str, Tensor, Any, Any], None]] = []
-"""Who looks at a tensor that torch is to differentiate: layers that know what it leaves out.
+"""Functions that look at a tensor that torch is to differentiate, and know what it leaves out.
 
 They are given the name of the function, the tensor, the inputs, None for all, and what each element
 of it counts.

@@ -1,4 +1,4 @@
-"""Inference: the provenance of a result from those of its operands, by the rules.
+"""Inference rules: the provenance of a result from those of its operands.
 
 What a rule answers depends on shapes and numbers only, so that an answer is found once for each
 kind of call and remembered with the provenance of its first operand.

@@ -1,4 +1,4 @@
-"""Writes in place: what is written, and all that shares it, gains the sources of what came in."""
+"""In-place writes: the target, and all tensors on its memory, gain the sources of the operands."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -97,7 +97,7 @@ def run_write(
     before = _prepare(func.__name__, args, kwargs, written)
     known = [provenance(target) for target in written]
     result = run(func, types, args, kwargs)
-    # A draw in place, bernoulli_, has given its target a provenance of its own.
+    # A draw in place, bernoulli_, has given its target its own provenance.
     marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
     _mark(func, args, kwargs, marked, before)
     return result

@@ -24,7 +24,7 @@ _OF_VALUES = frozenset(
 class _Local(threading.local):
     def __init__(self) -> None:
         self.found: list[Provenance] = []
-        # Whether a function that runs out of sight has read a number, or made a shape of values.
+        # Whether a function that is not followed has read a number, or made a shape of values.
         self.is_decided = False
 
 

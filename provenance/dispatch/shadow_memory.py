@@ -1,4 +1,4 @@
-"""Memory: which sources the bytes behind tensors depend on, followed below autograd.
+"""Shadow memory: the sources that bytes depend on, followed below autograd.
 
 This is a second account of dependencies, kept to check the first: it shares no code with the rules,
 knows nothing of the class of a tensor, and sees what no override of a torch function does, such as
@@ -140,7 +140,7 @@ class Memory:
         for source, at in sources.items():
             view.added.setdefault(source, at)
 
-    def vouch(self, tensor: Tensor, sources: Sources | None = None) -> None:
+    def trust(self, tensor: Tensor, sources: Sources | None = None) -> None:
         """Take it on trust that a tensor depends on nothing but these sources now."""
         cell = self._cell(tensor)
         removed = frozenset[Source]() if cell is None else frozenset(cell.sources)

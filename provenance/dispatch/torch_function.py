@@ -1,4 +1,4 @@
-"""Propagation: what every function of torch does to the provenance of its arguments.
+"""Torch function override: the provenance of the result of any function of torch.
 
 The result carries the union over all tensors in the arguments, at any depth of sequences, mappings
 and keywords. This is what `ProvenanceTensor.__torch_function__` does.
@@ -190,7 +190,7 @@ def dispatch(
 
 
 def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: Any) -> None:
-    """Note what an op lets out by itself, and the numbers that may have decided its shape."""
+    """Note the values that an op gives to Python, and the numbers that decided its shape."""
     read = readings.take(func)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs), is_check_passed=result is True)
@@ -342,7 +342,7 @@ def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
             known = provenance(tensor)
             lost = each.lost(shape)
             found_now = lost if known is None else known.union(lost)
-            note("a function out of sight", found_now, [each])
+            note("a function that is not followed", found_now, [each])
             # What it was computed from by sums knows less.
             attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
 

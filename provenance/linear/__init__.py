@@ -1,1 +1,1 @@
-"""Linear ops: what a loss is taken apart by, and the transposes of that."""
+"""Linear ops: the forms by which a loss is taken apart, and their transposes."""

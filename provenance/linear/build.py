@@ -1,4 +1,4 @@
-"""Operands: which arguments of an op are tracked, which are constants, and the call that is kept.
+"""Construction of linear forms: tracked operands, constants, and the call that is kept.
 
 A builder looks at the arguments of one op and says in which of them it is linear, all others being
 constants: it returns the adjoint (None for `adjoints.transposed`), the operands, and the call with
@@ -32,7 +32,7 @@ def is_number(value: object) -> bool:
 
 
 def is_tracked(value: object) -> bool:
-    """Return whether `value` is a tensor with provenance, be it that of its memory."""
+    """Return whether `value` is a tensor with provenance, or memory that has."""
     return value.__class__ is ProvenanceTensor or provenance(value) is not None
 
 

@@ -1,6 +1,6 @@
-"""Rearrangements: what moves, picks, repeats or joins elements, and computes no new ones.
+"""Linear rearrangements: ops that move, pick, repeat or join elements and compute no new ones.
 
-Where every element gets a place of its own, a weight that is one number stays one; where a part is
+Where every element gets its own place, a weight that is one number stays one; where a part is
 picked, its weights are put into those of the whole; everything else is transposed by autograd.
 """
 

@@ -1,4 +1,4 @@
-"""Contractions: products of tensors that are linear in the one of them that is tracked.
+"""Linear products: contractions that are linear in their tracked operand.
 
 A learned matrix is no list of coefficients but a layer, whose output is a cost.
 """

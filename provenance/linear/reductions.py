@@ -1,4 +1,4 @@
-"""Reductions: sums over dimensions, averages, running sums, differences and traces."""
+"""Linear reductions: sums over dimensions, averages, running sums, differences and traces."""
 
 from functools import partial
 from typing import Any

@@ -1,7 +1,7 @@
-"""Forms: the linear form that the result of an op gets, so that a loss can be undone.
+"""Registry of linear forms: the form that the result of an op gets, so that a loss can be undone.
 
 `LINEAR` is the table of the ops that are linear, gathered from the modules of their families.
-Everything that is missing in it is one cost of its own; that is always right and costs variance
+Everything that is missing in it is one separate cost; that is always right and costs variance
 only.
 """
 
@@ -77,7 +77,7 @@ def resolve(operand: Operand) -> Operand:
 
 
 when_cut: list[Callable[[], None]] = []
-"""Who is told that the gradient of an operand was cut: a layer above this one."""
+"""Functions that are told that the gradient of an operand was cut: a layer above this one."""
 
 
 def without_history(operand: Operand) -> Operand:

@@ -1,4 +1,4 @@
-"""Sums: the elementwise ops that are linear, and the casts that round nothing."""
+"""Linear sums: the elementwise ops that are linear, and the casts that round nothing."""
 
 from functools import partial
 from typing import Any

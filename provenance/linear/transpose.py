@@ -1,4 +1,4 @@
-"""Adjoints: how each linear step turns the weight of its result into the weights of its operands.
+"""Transposes: the weights of the operands of a linear step from the weight of its result.
 
 The transpose of an op that is linear in its operands is what autograd multiplies with on the way
 back, wherever the operands are: `transposed` asks it, at zero and in double precision. The frequent
@@ -148,7 +148,7 @@ def placed(call: Call, operand: tuple[int, ...], weight: Weight) -> tuple[Placed
 
 
 def permuted(call: Call, operand: tuple[int, ...], weight: Weight) -> Sequence[Weight]:
-    """Adjoint of a step that gives every element a place of its own."""
+    """Adjoint of a step that gives every element its own place."""
     if not isinstance(weight, Tensor):
         return (weight,)
     return transposed(call, (operand,), weight.device, weight)

@@ -95,7 +95,7 @@ def grid_sample(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 
 def affine_grid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Each example has a map of its own, each coordinate a row of that map."""
+    """Each example has its own map, each coordinate a row of that map."""
     rank = len(shape)
     return [(args[0], (0, *(LOST,) * (rank - 2), 1))]
 

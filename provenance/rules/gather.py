@@ -51,7 +51,7 @@ def scatter(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 
 def index_select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Elements are picked along one dimension by an index of their own."""
+    """Elements are picked along one dimension by their own index."""
     rank, index = len(shape), argument(args, kwargs, 2, "index")
     if not rank:
         return []

@@ -30,7 +30,7 @@ from ancestral.provenance.rules.pointwise import pointwise
 
 
 def attention(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Each query has a result of its own, made of all keys and values; features come from values.
+    """Each query has its own result, made of all keys and values; features come from values.
 
     Batch dimensions meet at the right; those that are repeated have other sizes.
     """
@@ -54,7 +54,7 @@ def _to_the_right(x: Tensor, rank: int) -> Dims:
 
 
 def _and_others(found: list[Pair], shape: Shape, args: Args, kwargs: Kwargs) -> list[Pair]:
-    """Add what else is among the arguments, be it a tensor that stands at a known place as well."""
+    """Add what else is among the arguments, also tensors that stand at a known place."""
     known = Counter(id(tensor) for tensor, _ in found)
     for tensor in tensors_in(args, kwargs):
         known[id(tensor)] -= 1

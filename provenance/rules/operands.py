@@ -1,4 +1,4 @@
-"""Operands: what a rule of alignment is given, and what it answers.
+"""Operands: the arguments that a rule of alignment takes, and the pairs that it returns.
 
 A rule answers with one pair for each operand that it knows: the tensor, and for every dimension of
 the result the dimension of the operand whose index it shares (`LOST` where there is none), or None

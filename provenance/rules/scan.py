@@ -155,7 +155,7 @@ def cross(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 
 def gradient(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
-    """Neighbours along one dimension are mixed, along each of some in a result of its own."""
+    """Neighbours along one dimension are mixed, along each of some in its own result."""
     dims = argument(args, kwargs, NOWHERE, "dim", default=tuple(range(len(shape))))
     return Mixed(1)(shape, (args[0], dims), {})
 

@@ -86,7 +86,7 @@ def movedim(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 
 def unfolded(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Windows along one dimension get a dimension of their own, the last: Tensor.unfold."""
+    """Windows along one dimension get their own dimension, the last: Tensor.unfold."""
     rank, dim = rank_of(args[0]), argument(args, kwargs, 1, "dimension")
     if not rank:
         return [(args[0], (LOST,))]
@@ -246,7 +246,7 @@ def column_stack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 
 def meshgrid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Each vector has a dimension of its own; the first two change places for ``"xy"``."""
+    """Each vector has its own dimension; the first two change places for ``"xy"``."""
     given = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
     places = list(range(len(shape)))
     if kwargs.get("indexing") == "xy" and len(places) > 1:

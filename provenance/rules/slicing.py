@@ -89,7 +89,7 @@ def stack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 class Piece:
     """One of the results of a function that takes a tensor apart along a dimension.
 
-    It begins at index `first`. A function of its own, so that each piece has its own alignment.
+    It begins at index `first`. A separate function, so that each piece has its own alignment.
     """
 
     function: Function

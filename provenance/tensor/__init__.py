@@ -1,1 +1,1 @@
-"""The tensor that carries provenance, its storage, and what Python reads of it."""
+"""The tensor that carries provenance, its storage, and reads of it by Python."""

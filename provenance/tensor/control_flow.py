@@ -1,8 +1,8 @@
-"""Control: what the escape of a value to Python does to all that comes afterwards.
+"""Control flow: the effect of an escape to Python on all that is computed afterwards.
 
 Python may branch on an escaped value, and what happens then depends on it though no tensor says so.
 A decision is a source that stands for all that has escaped so far. It is given to what is computed
-and drawn from then on, and, unless the user vouches for them, to the terms that were finished
+and drawn from then on, and, unless the user answers for them, to the terms that were finished
 before, because Python may have chosen among them.
 """
 
@@ -110,7 +110,7 @@ class Decisions:
                 self._extend(found, f"{escape.filename}:{escape.line}")
             assert self.current is not None
             decision = self.current.members
-            # The ops of another thread on plain tensors are out of sight here.
+            # The ops of another thread on plain tensors are not seen here.
             is_elsewhere = threading.get_ident() != self.thread
             if self.setting.blurs or is_elsewhere:
                 known = self.finished
@@ -194,7 +194,7 @@ def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
 
 
 def is_constant(universe: Universe) -> bool:
-    """Return whether a gradient was asked of a recording, and it has ended."""
+    """Return whether a gradient of a recording was taken, and it has ended."""
     is_open = universe.decisions is not None and universe.decisions.is_recording
     return universe.state == "settled" or (universe.state == "used" and not is_open)
 
@@ -230,7 +230,7 @@ def concerned(found: Provenance) -> Iterator[Provenance]:
 def control_scope() -> Generator[None]:
     """End, with the block, the taint of the values that escaped within it.
 
-    The user vouches that no decision taken in the block outlives it, but for the tensors that were
+    The user promises that no decision taken in the block outlives it, but for the tensors that were
     computed in it: no name bound, list filled or counter raised by a branch is read later. Outside
     a recording nothing happens.
     """

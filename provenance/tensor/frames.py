@@ -1,4 +1,4 @@
-"""Frames: whose code runs in them, the user's, torch's or ours, by the name of its module.
+"""Frames: the owner of the code that runs, user, torch or library, by the name of its module.
 
 The name stays right wherever a file is moved to, and for code that dataclasses make.
 """

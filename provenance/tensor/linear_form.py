@@ -1,4 +1,4 @@
-"""Linear forms: how a tensor was made of others by linear steps, kept so that a loss can be undone.
+"""Linear form: the linear step by which a tensor was made of others, kept for the loss.
 
 ``loss = nll.mean() + beta * kl`` is one number, but it is a sum of many costs, each with its own
 provenance. Every linear op on a tracked tensor leaves a form: what it was made of, and the adjoint

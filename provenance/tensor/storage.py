@@ -1,4 +1,4 @@
-"""Watching: what tracked tensors cannot show by themselves is looked up at every op.
+"""Storage: sources of the memory that tensors share, looked up at every op.
 
 A thread watches after a tracked value was written into a storage that other tensors share, and
 after a value escaped to Python, which may decide on all that is computed from then on.

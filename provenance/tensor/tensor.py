@@ -101,7 +101,7 @@ class ProvenanceTensor(Tensor):
 
 
 before_reading: list[Callable[[ProvenanceTensor], None]] = []
-"""Who looks at a tensor that is turned into text or bytes: a layer above this one."""
+"""Functions of layers above that look at a tensor that is turned into text or bytes."""
 
 
 def _show(tensor: ProvenanceTensor) -> None:
@@ -150,7 +150,7 @@ def provenance_of(tensor: object) -> frozenset[str]:
 
 
 def track(tensor: Tensor, name: str, universe: Universe | None = None) -> Tensor:
-    """Return `tensor` as a source of its own, called `name`, in a universe of its own or in one.
+    """Return `tensor` as its own source, called `name`, in its own universe or in one.
 
     The result shares the data and the autograd history; what is computed from it has `name` in its
     provenance, and dimensions that still index those of `tensor` are known to.

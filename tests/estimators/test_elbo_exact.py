@@ -279,7 +279,7 @@ def test_particles_at_once_have_the_same_mean_and_stay_apart(name: str) -> None:
 
 
 def probed(program: Program, values: list[Tensor], estimate: Estimate) -> Moments:
-    """Return the moments of an estimate that finds out the dimension in a run of its own."""
+    """Return the moments of an estimate that finds out the dimension in its own run."""
     original = nesting
 
     def unforced(*args: Any) -> int:

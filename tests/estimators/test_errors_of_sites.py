@@ -132,7 +132,7 @@ ERRORS: list[tuple[Callable[[], None], str, tuple[Callable[[], None], str], str]
         duplicate_site,
         "z",
         (duplicate_site, "# here"),
-        r"twice.*expected a name of its own.*f'z_{i}",
+        r"twice.*expected its own name.*f'z_{i}",
     ),
     (
         outside_the_support,

@@ -216,7 +216,7 @@ def of_bounds() -> tuple[Callable[..., Distribution], Tensor, tuple[Tensor, ...]
 
 
 class Decay(Distribution):
-    """A user's class with a support of its own and a check of it."""
+    """A user's class with its own support and a check of it."""
 
     arg_constraints = {"rate": constraints.real}  # noqa: RUF012
     support = constraints.positive

@@ -22,7 +22,7 @@ SCALE = 1024.0
 
 
 def loss_of(theta: Tensor) -> Tensor:
-    """Return a loss of two draws, each with a cost of its own."""
+    """Return a loss of two draws, each with its own cost."""
     z = Bernoulli(logits=theta).sample()
     return ((z - 0.45) ** 2 * theta.exp()).sum()
 

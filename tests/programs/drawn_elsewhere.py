@@ -23,7 +23,7 @@ POOL = ThreadPool(1)
 
 
 def in_thread(function: Callable[[], Tensor]) -> Tensor:
-    """Return what a function returns in a thread of its own."""
+    """Return what a function returns in its own thread."""
     found: list[Tensor] = []
     thread = threading.Thread(target=lambda: found.append(function()))
     thread.start()

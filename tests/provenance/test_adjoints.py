@@ -145,7 +145,7 @@ class Twice:
         ]
 
 
-# What runs an operator of its own tells less, for the sake of speed.
+# What runs its own operator tells less, for the sake of speed.
 FAST = "add sub mul div true_divide __add__ __radd__ __sub__ __mul__ __rmul__ __truediv__"
 OPERATORS = {f for f in LINEAR if name_of(f) in FAST.split()}
 

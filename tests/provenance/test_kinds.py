@@ -217,7 +217,7 @@ class Batch:
 
 
 class Listed(list[Any]):
-    """A list of a class of its own."""
+    """A list of its own class."""
 
 
 def kept(x: Tensor) -> Any:
@@ -369,7 +369,7 @@ def test_those_classes_work_where_nothing_is_tracked() -> None:
 
 
 class Weight(nn.Parameter):
-    """A parameter of a class of its own."""
+    """A parameter of its own class."""
 
 
 class Mapped(Tensor):

@@ -98,7 +98,7 @@ INPUT = ["--input", "float32[4,3]"]
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command line in a process of its own, as a user does."""
+    """Run the command line in its own process, as a user does."""
     command = [sys.executable, "-m", "ancestral.tools.cli", *arguments]
     paths = os.pathsep.join([str(ALONE), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": paths}

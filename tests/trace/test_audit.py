@@ -73,7 +73,7 @@ class Product(torch.autograd.Function):
 
 @torch.library.custom_op("ancestral_tests::doubled", mutates_args=())
 def doubled(x: Tensor) -> Tensor:
-    """Return a tensor times two, as an op of its own."""
+    """Return a tensor times two, as its own op."""
     return x * 2
 
 
@@ -96,7 +96,7 @@ def written_through_views(z: Tensor) -> Tensor:
 
 
 def two_accounts(z: Tensor) -> Tensor:
-    """A source of one's own beside the tensor that it was made of."""
+    """A your own source beside the tensor that it was made of."""
     x = torch.ones(3)
     return an.track(x, "t")[1:] * 2 + x[1:] * z[1:]
 
@@ -108,7 +108,7 @@ LEGITIMATE: dict[str, Callable[[Tensor], Any]] = {
     "a plain backward": grad_of_a_plain_backward,
     "a checkpoint": lambda z: checkpoint(torch.mul, ones(), z, use_reentrant=False) * 2,
     "writes through views": written_through_views,
-    "sources of one's own": two_accounts,
+    "your own sources": two_accounts,
     "what is untracked": lambda z: an.untrack(z)[1:] * 2,
     "an if": lambda z: torch.ones(2) * (2.0 if z[0] > 0 else 1.0),
     "numpy": lambda z: torch.from_numpy(z.numpy()) * 2,

@@ -116,7 +116,7 @@ def test_a_draw_of_a_transform_of_a_user_depends_on_what_its_ops_say() -> None:
 
 
 class Own(MultivariateNormal):
-    """A class with a divergence of its own."""
+    """A class with its own divergence."""
 
 
 @pytest.fixture

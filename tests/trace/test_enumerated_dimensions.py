@@ -48,7 +48,7 @@ def test_a_site_of_an_earlier_block_is_none_of_repetitions_either() -> None:
             z = finite()
         with (
             enumeration(first_dim=-2),
-            pytest.raises(an.errors.EnumerationError, match="out of sight"),
+            pytest.raises(an.errors.EnumerationError, match="out of scope"),
         ):
             an.sample("x", Normal(z.double(), 1.0))
 

@@ -396,7 +396,7 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
     with an.record():
         with enumeration():
             z = finite()
-        with enumeration(), pytest.raises(an.errors.EnumerationError, match=r"z.* out of sight"):
+        with enumeration(), pytest.raises(an.errors.EnumerationError, match=r"z.* out of scope"):
             an.sample("x", Normal(z.double(), 1.0))
 
 

@@ -104,7 +104,7 @@ def refused(program: Callable[[], object], pattern: str, first_dim: int = -5) ->
 
 
 def test_to_look_further_back_than_the_history_raises() -> None:
-    refused(lambda: look_back(2, 3, history=1), r"site 'z2' .* 'z0' .*out of sight.*history")
+    refused(lambda: look_back(2, 3, history=1), r"site 'z2' .* 'z0' .*out of scope.*history")
 
 
 def test_the_same_look_back_within_the_history_is_no_error() -> None:
@@ -116,7 +116,7 @@ def test_the_same_look_back_within_the_history_is_no_error() -> None:
 def test_to_look_into_a_loop_that_has_ended_raises() -> None:
     refused(
         lambda: an.sample("end", Categorical(MOVE[chain(3)])),
-        r"site 'end' .* 'z2' .*out of sight",
+        r"site 'end' .* 'z2' .*out of scope",
     )
 
 
@@ -130,7 +130,7 @@ def test_a_draw_for_each_value_of_a_site_is_out_of_sight_with_it() -> None:
                 z = an.sample("z0", Categorical(START))
                 drawn = an.sample("drawn", Normal(z.double(), 1.0))
 
-    refused(program, r"site 'x' .* 'z0' .*out of sight")
+    refused(program, r"site 'x' .* 'z0' .*out of scope")
 
 
 def test_a_loop_that_is_left_early_is_out_of_sight() -> None:

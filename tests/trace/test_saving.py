@@ -54,7 +54,7 @@ def program(scale: Tensor) -> None:
             an.sample("x", Normal(m, 1.0), obs=torch.ones(4))
     an.factor("f", -(m[0] ** 2))
     with an.handlers.block():
-        an.sample("out of sight", Bernoulli(0.5))
+        an.sample("untracked", Bernoulli(0.5))
     an.cost("c", m.sum())
 
 
@@ -147,7 +147,7 @@ def test_what_masks_and_scales_depend_on_is_kept(tmp_path: Path) -> None:
 
 
 class Label(str):
-    """A text of a class of its own, as numpy has them."""
+    """A text of its own class, as numpy has them."""
 
 
 def test_texts_and_numbers_of_other_classes_are_stored_as_those_of_python(tmp_path: Path) -> None:

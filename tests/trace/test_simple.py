@@ -1,4 +1,4 @@
-"""Simple families: what is drawn out of sight shows all that it did when it was followed."""
+"""Simple families: what is drawn untracked shows all that it did when it was followed."""
 
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"

@@ -70,7 +70,7 @@ def _joblib() -> Generator[_Call]:
 
 @contextmanager
 def _loop() -> Generator[_Call]:
-    """Yield what hands a coroutine to a loop that runs in a thread of its own."""
+    """Yield what hands a coroutine to a loop that runs in its own thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""What torch runs out of sight is followed as one op, refused, or run eagerly; never lost."""
+"""What torch runs untracked is followed as one op, refused, or run eagerly; never lost."""
 
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call, no-any-return"

@@ -35,7 +35,7 @@ class Coins(nn.Module):
         return 2 * z if is_doubled else z
 
     def energy(self, x: Tensor) -> Tensor:
-        """Call the module from within a method of its own."""
+        """Call the module from within its own method."""
         total: Tensor = self(x).sum()
         return total
 

@@ -1,1 +1,1 @@
-"""Benchmarks: what tracking and the estimators cost, beside plain torch and Pyro."""
+"""Benchmarks: the cost of tracking and of the estimators, beside plain torch and Pyro."""

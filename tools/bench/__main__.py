@@ -1,4 +1,4 @@
-"""Benchmarks: what tracking and the estimator cost, beside plain torch and Pyro in one process.
+"""The table of benchmarks: tracking and the estimator, beside plain torch and Pyro in one process.
 
 Every figure is a ratio to plain torch, from interleaved rounds of which the fastest counts.
 ``make bench`` prints the table; a row whose figure misses its bound says so.

@@ -1,4 +1,4 @@
-"""Agreement: how far results are from what is known exactly, by enumeration or in closed form.
+"""Agreement with exact results, by enumeration or in closed form.
 
 The enumeration of all runs of a program and the networks lie among the tests, which must be on the
 path, as they are in ``make bench``.

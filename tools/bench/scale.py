@@ -1,8 +1,8 @@
-"""Scale: how time and memory grow with the number of sites, from a thousand to a hundred thousand.
+"""Scaling: time and memory by the number of sites, from a thousand to a hundred thousand.
 
 A structure of some shape is made without a recording, and the downstream sums of all its sites are
 timed; a chain of draws is recorded, and a whole gradient step is timed. Every case runs in a
-process of its own, so that its peak of memory is its own too (the import of torch included).
+separate process, so that its peak of memory is its own too (the import of torch included).
 
     python -m ancestral.tools.bench.scale --sizes 1000 10000 --limit 60
 """
@@ -73,7 +73,7 @@ SHAPES: dict[str, Callable[[int, random.Random], Parents]] = {
 
 
 def structure_of(parents: Iterable[Sequence[int]], batch: int) -> Structure:
-    """Return the structure of sites with these parents, each with a cost of its own.
+    """Return the structure of sites with these parents, each with its own cost.
 
     >>> [site.name for site in structure_of([[], [0]], batch=1).sites]
     ['z0', 'z1']
@@ -132,7 +132,7 @@ class Cost:
 
 
 def measured(case: Case, limit: float) -> Cost:
-    """Return what a case takes in a process of its own.
+    """Return what a case takes in its own process.
 
     Args:
         case: what to run.
@@ -221,7 +221,7 @@ def report(
         limit: the seconds after which a structure is stopped; a recording may take twice that.
         batches: the elements of each site.
     """
-    print("Seconds of the processor, each case in a process of its own:")
+    print("Seconds of the processor, each case in its own process:")
     _print_line(["shape", "batch", *(f"{size:,}" for size in sizes), "peak MB", "exponent"])
     found: list[Growth] = []
     cases = [(shape, batch, limit) for batch in batches for shape in SHAPES]

@@ -1,4 +1,4 @@
-"""Boxes: which frames a picture nests around its nodes, modules and plates.
+"""Clusters: frames that a picture nests around its nodes, modules and plates.
 
 Frames can only be drawn where each two are nested or apart. Larger plates come first, a plate that
 overlaps one before is none, and its sites say in words that they are in it. A module that a plate

@@ -1,8 +1,8 @@
-"""Folding: the repeats of a loop drawn as one node, and their edges as one arrow.
+"""Loop folding: the repeats of a loop drawn as one node, and their edges as one arrow.
 
 A loop draws ``z``, ``z_1``, ``z_2`` ... at one line of the source, from one kind of distribution,
 in one module. What a picture shows is a `Sketch`: groups of vertices, and arrows between groups.
-Unfolded, every vertex is a group of its own; folded, the repeats of a loop share one.
+Unfolded, every vertex is its own group; folded, the repeats of a loop share one.
 
 >>> from ancestral.trace.graph.graph import Edge, Graph, Vertex
 >>> from ancestral.trace.context.place import Location
@@ -24,7 +24,7 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 _COUNTER = re.compile(r"(?<![\W\d_])[\W\d_]*\d[\W_]*$")
-"""What tells the repeats of a loop apart: the end of ``z_1``, ``z[3]``, ``z_2_0`` or ``z7``."""
+"""The suffix that tells the repeats of a loop apart: the end of ``z_1``, ``z[3]``, ``z_2_0`` or ``z7``."""
 
 
 @dataclass(frozen=True)

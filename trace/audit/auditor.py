@@ -1,4 +1,4 @@
-"""Audit: the same run followed twice, once by tensors and once below them, and compared.
+"""Auditor: the same run followed twice, once by tensors and once below them, and compared.
 
 A tensor that remembers its sources sees torch functions and nothing beneath. While an audit is on,
 `ancestral.provenance.dispatch.shadow_memory` follows the bytes as well, through every op of torch's
@@ -119,7 +119,7 @@ class Auditor:
                 return
             if not is_shared:
                 self._memory.add(shown, own)
-            self._memory.vouch(shown, own)
+            self._memory.trust(shown, own)
 
     def observed(self, node: Node, held: Iterable[Held]) -> None:
         """Compare the parents of an observation."""
@@ -166,7 +166,7 @@ class Auditor:
             return
         if step.sources and call().is_alias:  # the same data, another provenance on purpose
             for result in step.results:
-                self._memory.vouch(result)
+                self._memory.trust(result)
             return
         read = read_of(step, self._memory)
         if read:
@@ -286,7 +286,7 @@ class Auditor:
                 escape.op,
                 here,
                 lost,
-                "let out to Python, or into a shape, a value that depends on",
+                "gave Python, or a shape, a value that depends on",
                 "and the recording did not note the escape",
             )
 
@@ -299,7 +299,7 @@ class Auditor:
         lost = self._unexplained(below.keys() - claims)
         if made is not None and lost and lost <= made.elsewhere:
             # One account for all bytes of a storage cannot tell its parts: another part has these.
-            self._memory.vouch(tensor, {s: at for s, at in below.items() if s not in lost})
+            self._memory.trust(tensor, {s: at for s, at in below.items() if s not in lost})
         elif lost:
             origin = next(below[s] for s in lost) if made is None else made
             met = "" if made is not None else f" when it comes to {call().location}"

@@ -1,4 +1,4 @@
-"""Calls: whose code it is that calls torch, read from the frames."""
+"""Callers: the owner and line of the code that calls torch."""
 
 import sys
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ RUNNING = {
     "ancestral.provenance.dispatch.fastpath": frozenset({"operator", "method", "run_elementwise"}),
     "ancestral.provenance.dispatch.inplace": frozenset({"run_write"}),
 }
-# It runs the very op that lets a number out, however it is asked for.
+# It runs the very op that gives a number to Python, however it is asked for.
 READING = "ancestral.trace.intercept.tensor_reads"
 _NOWHERE = Location("<unknown>", 0, "<unknown>")
 

@@ -1,4 +1,4 @@
-"""Findings: what an audit raises, and the tables of what it looks for, each with its reason."""
+"""Tables of an audit: its findings, the ops that it looks for, and the reasons that it accepts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def _masks(args: tuple[Any, ...]) -> Any:
 
 
 _SHAPING: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
-    # An index of integers has a shape of its own; only a mask is counted.
+    # An index of integers has its own shape; only a mask is counted.
     "index": _masks,
     "masked_select": lambda args: args[1:2],
     "repeat_interleave": lambda args: args[:1],
@@ -80,7 +80,7 @@ _READS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 def read_of(step: Step, memory: Memory) -> Sources:
-    """Return the sources of what a step lets out to Python, or into the shape of its result."""
+    """Return the sources of what a step gives to Python, or into the shape of its result."""
     if not step.sources or not any(tag in _READS for tag in step.op.tags):
         return {}
     chosen = _SHAPING.get(base_name(step.op))
@@ -96,7 +96,7 @@ EXPLAINED: Mapping[str, str] = {
     "control": "after an escape, Python may have chosen whatever is computed",
     "gradient": "what a pass through autograd leaves behind depends on all that it began from",
     "draw": "a custom backward pass may draw within the call",
-    "around": "a draw that happens out of sight may depend on all that went in there",
+    "around": "a draw within a function that is not followed may depend on all that went in there",
 }
 """Why a tensor may carry more sources than its bytes depend on; all of it costs variance only."""
 

@@ -1,1 +1,1 @@
-"""The context of a recording: which are open, where they were called, how torch is patched."""
+"""The context of a recording: the open ones, the place of a call, the patches of torch."""

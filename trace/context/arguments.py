@@ -1,4 +1,4 @@
-"""Arguments: what handlers and questions are given, told where it is wrong, shown in few words.
+"""Arguments of handlers and queries: checks, and short texts for messages.
 
 >>> import torch
 >>> short({"z": torch.zeros(2, 3)}), kind_of(3)
@@ -65,7 +65,7 @@ def first_of(values: Tensor) -> str:
 
 
 class _Text:
-    """What has a text of its own."""
+    """What has its own text."""
 
     def __init__(self, text: str) -> None:
         self.text = text

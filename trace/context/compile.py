@@ -1,4 +1,4 @@
-"""Compiled code: within a function that torch compiles, a recording and all it calls run eagerly.
+"""Compilation: recordings, and all they call, run eagerly within compiled functions.
 
 A draw is seen where Python calls it, so that nothing of a recording can be part of a graph that
 was traced before. The compiler inlines what a function calls, and compiles what it cannot inline

@@ -17,7 +17,7 @@ class EnumerationError(SiteError):
 
 
 class UnknownNodeError(SiteError, KeyError):
-    """A trace is asked for a site that it has not."""
+    """A trace is asked for a site that it does not have."""
 
     def __init__(self, name: object, known: Iterable[str]) -> None:
         """Name what is missing, and what there is."""

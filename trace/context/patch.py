@@ -1,4 +1,4 @@
-"""Interceptors: what is switched on in torch while a recording is open, and off again after it."""
+"""Patches of torch that are applied while a recording is open, and removed after it."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -35,7 +35,7 @@ class Interceptor:
         self.leave_thread()
 
     def enter_thread(self) -> None:
-        """Switch on what each thread has of its own, where it joins a recording."""
+        """Switch on what each thread has for itself, where it joins a recording."""
 
     def leave_thread(self) -> None:
         """Switch that off, where no recording is left in this thread."""
@@ -122,7 +122,7 @@ class _Writes(Interceptor):
 
 
 interceptors: list[Interceptor] = [_Writes()]
-"""What is switched on while a recording is open, in this order."""
+"""The interceptors of recordings, in the order in which they are switched on."""
 
 
 def install(further: Iterable[Interceptor]) -> None:

@@ -1,4 +1,4 @@
-"""Where a draw happened: the source line, the variable it is assigned to, the module around it.
+"""Place of a draw: the source line, the variable it is assigned to, the module around it.
 
 All three are read from the frames of the call, so that no model has to say them.
 """

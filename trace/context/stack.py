@@ -1,4 +1,4 @@
-"""The open recordings of each context: the only global state there is.
+"""Stack of open recordings, one for each context: the only global state there is.
 
 A context is what a thread or a task of `asyncio` runs in, so that recordings of tasks that take
 turns do not mix. What a draw does inside, between two suspensions, is an affair of the thread.
@@ -88,7 +88,7 @@ class _Local(threading.local):
 
     def __init__(self) -> None:
         self.recordings = 0  # how many have begun in this thread and not ended
-        # What reached the functions that run out of sight, for the draws within them.
+        # What reached the functions that are not followed, for the draws within them.
         self.around: list[Provenance] = []
         self.audit: Auditing | None = None  # follows everything a second time
         self.event_dims = 0  # dimensions that `Independent` sums a density over that is being asked

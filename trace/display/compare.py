@@ -1,4 +1,4 @@
-"""Comparing: in what two traces differ, site by site.
+"""Comparison of two traces, site by site.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -164,7 +164,7 @@ def _of_elements(site: str, what: str, x: Tensor, y: Tensor) -> Iterator[Differe
 
 
 def _are_equal(a: Tensor, b: Tensor) -> Tensor:
-    """Return which elements of two tensors are equal, be they no numbers both."""
+    """Return which elements of two tensors are equal, also where both are NaN."""
     if a.dtype == b.dtype and not (a.is_floating_point() or a.is_complex()):
         return a.to(torch.int64) == b.to(torch.int64)  # floats do not hold all of them
     a, b = _wide(a), _wide(b)

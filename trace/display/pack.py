@@ -1,4 +1,4 @@
-"""Packing: values of sites as one flat vector, and back.
+"""Packing of the values of sites into one flat vector, and back.
 
 >>> import torch
 >>> from torch.distributions import Normal
@@ -57,7 +57,7 @@ def chosen(nodes: Mapping[str, Node], names: Iterable[str] | None) -> list[Node]
 def pack(nodes: Mapping[str, Node], names: Iterable[str] | None) -> Tensor:
     """Return the values of nodes behind each other, [size].
 
-    Its dtype is that which those of the values promote to.
+    Its dtype is the one that the dtypes of the values promote to.
 
     Raises:
         PackError: if that dtype cannot hold a value, as float32 cannot large integers.

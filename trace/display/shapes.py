@@ -1,4 +1,4 @@
-"""Views: the shapes of a trace as a table, for the terminal and for notebooks.
+"""Shapes of a trace as a table, for the terminal and for notebooks.
 
 >>> import torch
 >>> from torch.distributions import Normal

@@ -1,4 +1,4 @@
-"""Tables: cells in aligned columns, for the terminal."""
+"""Text tables: cells in aligned columns, for the terminal."""
 
 from collections.abc import Collection, Sequence
 

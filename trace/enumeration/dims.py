@@ -1,4 +1,4 @@
-"""Dimensions: which of a block stand for the values of which sites, and who may depend on them.
+"""Enumeration dimensions: those of a block that index the values of sites, and their conflicts.
 
 Element k along the dimension of an enumerated site is what happens if the site has its value k. So
 whatever depends on it has to keep the values apart, and the repetitions of the site too; the

@@ -154,7 +154,7 @@ def _values(message: Message) -> Tensor | None:
 
 
 def _spread(message: Message, values: Tensor, dim: int) -> Tensor:
-    """Return the values along a dimension of their own, and over the plates: [K, 1 ..., *batch]."""
+    """Return the values along their own dimension, and over the plates: [K, 1 ..., *batch]."""
     fn, enumeration = message.fn, message.enumeration
     assert fn is not None
     assert enumeration is not None

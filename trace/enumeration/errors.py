@@ -1,4 +1,4 @@
-"""Errors of enumeration: what cannot be enumerated, and what depends wrongly on what is."""
+"""Errors of enumeration: unbounded supports, and dependencies on enumerated sites."""
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import short
@@ -142,7 +142,7 @@ class OutOfSightError(EnumerationError):
     def __init__(self, message: Message, variable: Variable) -> None:
         """Name both sites and their lines."""
         super().__init__(
-            f"{_named(message)} depends on the enumerated site {variable}, which is out of sight: "
+            f"{_named(message)} depends on the enumerated site {variable}, which is out of scope: "
             "its step is too far back, or its loop, plate or block has ended, and its dimension "
             "was given back; give markov(steps, history=...) more history, or move the dependence "
             "into the loop"
@@ -192,7 +192,7 @@ class MixedRepetitionsError(EnumerationError):
             f"{_named(message)} depends on several repetitions of the enumerated site {source!r}, "
             f"those along dimension {dim}, each of which takes its values on its own; but {what} "
             f"mixes or selects them{f' (mixed by {mixed})' if mixed else ''}; keep the "
-            "repetitions apart, at the same dimension, or give each a site of its own"
+            "repetitions apart, at the same dimension, or give each its own site"
         )
 
 

@@ -1,4 +1,4 @@
-"""Markov: steps of which each depends on a few before it alone.
+"""Markov chains: steps of which each depends on a few before it alone.
 
 >>> [step for step in markov(range(3))]
 [0, 1, 2]
@@ -33,7 +33,7 @@ class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(
 
     Sites that `enumerate` enumerates in the block give their dimensions back once they are out of
     sight: a chain needs ``history + 1`` of them, however long it is. What depends on a site that is
-    out of sight, within the loop or after it, raises. Without `enumerate` the steps just follow
+    out of scope, within the loop or after it, raises. Without `enumerate` the steps just follow
     each other.
 
     Args:

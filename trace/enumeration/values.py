@@ -1,4 +1,4 @@
-"""Values: those that a distribution can take, where they are finitely many, in their order.
+"""Finite supports: all values of a distribution, in order.
 
 Of an event of independent elements they are the product of what each element can take, the last
 element the fastest.

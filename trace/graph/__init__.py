@@ -1,1 +1,1 @@
-"""The graph of a run: who depends on whom, plates that are found, d-separation, reachability."""
+"""The graph of a run: edges, plates that are found, d-separation, reachability."""

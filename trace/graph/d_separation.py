@@ -1,4 +1,4 @@
-"""Queries: what the dependencies between sites say of who is independent of whom.
+"""D-separation: conditional independence of sites, read from their edges.
 
 The graph is a directed one of networkx, its nodes have a `kind`: see `Graph.to_networkx`. Costs are
 leaves. A value that `deterministic` gave a name lies between what it was computed from and what is
@@ -26,7 +26,7 @@ WITHOUT_DENSITY = ("deterministic", "cost")
 
 
 class UnknownVertexError(SiteError):
-    """A graph is asked for a vertex that it has not."""
+    """A graph is asked for a vertex that it does not have."""
 
     def __init__(self, missing: str, known: Iterable[str]) -> None:
         """Name what is missing, and the vertices that there are."""

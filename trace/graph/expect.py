@@ -1,4 +1,4 @@
-"""Expecting: what asks for a trace is told from what asks for the program that makes one."""
+"""Expected types: a trace, or the program that makes one."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from ancestral.trace.nodes.node import Node
 
 
 def check_trace(verb: str, *traces: object) -> None:
-    """Raise unless what a question is asked of are traces, the nodes of a run by name.
+    """Raise unless the arguments are traces, the nodes of a run by name.
 
     Raises:
         TypeError: if one is none.
@@ -17,7 +17,7 @@ def check_trace(verb: str, *traces: object) -> None:
         if _is_trace(given):
             continue
         advice = (
-            "it is asked of the trace that the graph is of"
+            "ask the trace that the graph is of"
             if isinstance(given, Graph)
             else "record one first: `with an.record() as trace: model()`"
             if callable(given)

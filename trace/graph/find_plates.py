@@ -1,4 +1,4 @@
-"""Independence: the plates of a trace, declared or found in its alignments.
+"""Plate detection: the plates of a trace, declared or found in its alignments.
 
 A dimension of one site and one of another belong together where the alignment of an edge maps the
 one to the other. Such a class of dimensions is a plate if no path from one member to another leaves
@@ -101,7 +101,7 @@ _Dim = tuple[int, int]  # the number of a site, and one of its dimensions
 class _Classes:
     """The classes of dimensions that belong together, sets of them as bit sets of Python integers.
 
-    Every dimension begins as a class of its own, those that were declared as one plate as one.
+    Every dimension begins as its own class, those that were declared as one plate as one.
     """
 
     def __init__(self, sites: Sequence[Site], links: Iterable[Link]) -> None:

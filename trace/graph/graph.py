@@ -1,4 +1,4 @@
-"""Graph: who depends on whom in a trace, as plain immutable data.
+"""Graph of a trace: vertices and edges, as plain immutable data.
 
 Edges are direct: from the sites whose values reach the density of another, or a cost, and from no
 further ancestor. They reach a density by the distribution's parameters, by a mask or a scale, and

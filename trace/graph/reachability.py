@@ -1,4 +1,4 @@
-"""Reachability: which terms each site reaches, and by which alignment, all paths together.
+"""Reachability: the terms that each site reaches, with alignments, over all paths.
 
 If dimension ``i`` of a term indexes dimension ``d`` of a site, and that one dimension ``e`` of an
 ancestor, then ``i`` indexes ``e``; where several paths lead from a site to a term, only what all of
@@ -295,7 +295,7 @@ class _Built:
 
 @lru_cache(maxsize=65536)
 def along(claims: Claims, edge: Alignment) -> tuple[Claims, bool]:
-    """Return claims on a child as claims on its parent, and whether each stayed one of its own."""
+    """Return claims on a child as claims on its parent, and whether each stayed separate."""
     moved = [step for claim in claims if (step := compose(claim, edge)) is not None]
     found: Claims = ()
     for claim in moved:

@@ -1,4 +1,4 @@
-"""Structure: what depends on what in a recording, as plain immutable data that holds no tensor.
+"""Structure of a recording: sites, edges and terms, as plain immutable data without tensors.
 
 Sites are numbered in program order, so that parents come before children. Reachability is answered
 on it by `ancestral.trace.graph.reachability`.

@@ -1,4 +1,4 @@
-"""Handlers: what changes the statements of a block, each one thing; they compose in any order.
+"""Handlers: each changes the statements of a block in one way, and they compose in any order.
 
 >>> import torch
 >>> from torch.distributions import Normal

@@ -1,4 +1,4 @@
-"""Hiding: which statements of a block the handlers and the recordings around it see."""
+"""Block: statements hidden from the handlers and recordings around."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from ancestral.trace.recording.message import Message
 class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
     """Hide statements of a block from the handlers and the recordings around it.
 
-    What is drawn out of sight is drawn nevertheless: a gradient of what depends on it counts its
+    What is hidden is drawn nevertheless: a gradient of what depends on it counts its
     score.
 
     Args:

@@ -1,4 +1,4 @@
-"""By name: handlers that say something of sites that they name, all of which must be there."""
+"""Handlers by name: those that take values for sites that they name, all of which must exist."""
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
@@ -48,7 +48,7 @@ class DeterministicSiteError(SiteError):
         """Name the site and its line, and say what it is."""
         super().__init__(
             f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
-            "deterministic, computed by the program, with no density of its own; set it from "
+            "deterministic, computed by the program, with no density; set it from "
             "outside with handlers.do, give values to the sites that it is computed from, or state "
             "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
             "reparam made so is given its value within that handler"

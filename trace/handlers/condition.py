@@ -1,4 +1,4 @@
-"""Conditioning: which sites are data, and which are set from outside."""
+"""Condition, do and substitute: values for sites, as data or by intervention."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""GumbelSoftmax: the relaxed categorical and the relaxed coin, drawn from uniform noise."""
+"""Gumbel-softmax reparameterization: relaxed categoricals and coins, drawn from uniform noise."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Configuring: what inference is to do with the sites of a block."""
+"""Inference configuration: additions to the `infer` of the sites of a block."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Lifting: parameters that become random choices with a prior.
+"""Lift: parameters that become random choices with a prior.
 
 >>> import torch
 >>> from torch.distributions import Normal

@@ -1,4 +1,4 @@
-"""LocScale: the site of a family of locations and scales, drawn wholly or partly without both."""
+"""Location-scale reparameterization: a site drawn wholly or partly without both."""
 
 from dataclasses import dataclass
 from typing import Any

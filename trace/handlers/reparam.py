@@ -1,4 +1,4 @@
-"""Reparameterizing: sites that are drawn in another way, with the same distribution.
+"""Reparameterization: sites that are drawn in another way, with the same distribution.
 
 The site becomes deterministic: a function, differentiable in the parameters, of auxiliary sites.
 Posteriors that are hard to follow in the one coordinates are easy in the others. Papaspiliopoulos,

@@ -1,4 +1,4 @@
-"""Replaying: values that come from another run, or from the user."""
+"""Replay: values of sites from another run."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Seeding: draws from a stream of random numbers of one's own."""
+"""Seed: draws of a block from a separate random stream."""
 
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ from ancestral.trace.recording.message import Handler, handlers
 
 
 class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
-    """Draw all that a block draws from a generator of its own.
+    """Draw all that a block draws from its own generator.
 
     The draws of torch itself, of ``randn`` and dropout, are among them. The generator goes on from
     block to block; torch's own goes on after each as if nothing had been drawn. It belongs to the
@@ -23,7 +23,7 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
             what is drawn on its device.
 
     Raises:
-        TypeError: if it is neither, or a generator of a device that torch has none of its own for.
+        TypeError: if it is neither, or a generator of a device that torch has none for.
         ValueError: if a seed has more than 64 bits.
     """
 

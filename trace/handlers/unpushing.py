@@ -1,4 +1,4 @@
-"""Transform: the site of a transformed distribution, drawn before the transforms."""
+"""Transform reparameterization: a transformed site, drawn before the transforms."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Weighting: how much the sites of a block count, and which of their elements."""
+"""Mask and scale: the elements of a block that count, and how often."""
 
 import math
 import operator

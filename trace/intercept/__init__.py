@@ -1,4 +1,4 @@
-"""What is replaced in torch while a recording is open, one file for each part of torch.
+"""Interceptors: the patches of torch during a recording, one file for each part of torch.
 
 `INTERCEPTORS` lists all of it, in the order in which a recording switches it on.
 """

@@ -1,4 +1,4 @@
-"""Gradients: what a pass through autograd leaves behind depends on all that its loss depends on.
+"""Autograd passes: gradients that carry the sources of the tensors they were computed from.
 
 Autograd runs in C++ and hands plain tensors to whoever looks. While a recording is open, every pass
 is met at its door: what it returns, the ``.grad`` that it accumulates, what hooks are handed and
@@ -86,7 +86,7 @@ def _is_ours(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, ProvenanceTensor)
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _passing(original: _Function) -> _Function:
     """Return what runs a pass, and follows what comes out of it."""
 
@@ -226,7 +226,7 @@ def _after_accumulation(hook: _Function) -> _Function:
     return handed
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _registering(original: _Function, follow: Callable[[_Function], _Function]) -> _Function:
     @functools.wraps(original)
     def register(self: Tensor, hook: _Function) -> Any:
@@ -235,7 +235,7 @@ def _registering(original: _Function, follow: Callable[[_Function], _Function]) 
     return register
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _listing(original: _Function) -> _Function:
     """Return what lists the backward hooks of a module."""
 
@@ -266,7 +266,7 @@ class _Retaining:
 _retaining = _Retaining()
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _keeping(original: _Function) -> _Function:
     @functools.wraps(original)
     def retain_grad(self: Tensor) -> None:
@@ -280,7 +280,7 @@ class Gradients(Replacing):
     """Meets the passes through autograd."""
 
     def begin(self) -> None:
-        """Stand at the doors."""
+        """Replace them."""
         self.replace(*BACKWARD, _passing(getattr(*BACKWARD)))
         follows = {
             "register_hook": _followed,

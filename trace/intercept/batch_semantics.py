@@ -1,4 +1,4 @@
-"""Batches: element b of what a distribution computes depends on element b of its parameters only.
+"""Batch semantics: element b of a result depends on element b of the parameters only.
 
 That is what a batch of distributions means, by whatever ops a class of torch computes a density, a
 moment or a divergence; not all of those ops have a rule, and some merge the batch with events. Of

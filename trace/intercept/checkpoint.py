@@ -1,4 +1,4 @@
-"""Saved tensors: what autograd keeps for its backward, packed by hooks or computed anew.
+"""Checkpoints and saved tensors: values packed by hooks or computed anew for a backward pass.
 
 A checkpoint runs its function twice. Its draws are those of the first run; the second, which only
 rebuilds the graph, draws nothing new. A reentrant checkpoint runs the first without a graph, where
@@ -69,7 +69,7 @@ def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) 
     return result
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _refusing(original: _Function) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if not local.traces or not torch.is_grad_enabled():
@@ -84,7 +84,7 @@ def _refusing(original: _Function) -> Any:
 
 @functools.cache
 def _custom(original: Any) -> Any:
-    """Return how a function with a backward of its own is applied, whose forward has no graph."""
+    """Return how a function with its own backward is applied, whose forward has no graph."""
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         def call() -> Any:
@@ -102,7 +102,7 @@ def _custom(original: Any) -> Any:
     return classmethod(apply)
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _rebuilding(original: _Function) -> _Function:
     """Return how a checkpoint that runs again is made: its draws are no new sites."""
 
@@ -120,7 +120,7 @@ def _rebuilding(original: _Function) -> _Function:
     return made
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _packing(original: _Function) -> _Function:
     @functools.wraps(original)
     def made(self: Any, pack_hook: _Function, unpack_hook: _Function) -> None:

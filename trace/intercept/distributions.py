@@ -174,7 +174,7 @@ def _described(original: _Method) -> _Method:
 
 
 def _checking(original: _Method) -> _Method:
-    """Return a check of parameters or of a value, run out of sight as long as it passes.
+    """Return a check of parameters or of a value, run untracked as long as it passes.
 
     That it did tells nothing of the values; where it does not, it runs again and is followed.
     """

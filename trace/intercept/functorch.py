@@ -1,9 +1,10 @@
-"""What torch runs out of sight: scripted functions, factories, transforms, compilation.
+"""Function transforms, scripted functions, factories and compilation, followed as opaque calls.
 
-None of these hands its calls to `__torch_function__`, so while a recording is open they are met at
-their doors. A scripted function and a factory are followed as one op that keeps every source, and
-`vmap` as one that keeps alignments. Another transform of `torch.func` is refused where a tracked
-tensor would enter it, since what it computes cannot be followed. A compiled function runs eagerly.
+None of these hands its calls to `__torch_function__`, so while a recording is open they are met
+where they are called. A scripted function and a factory are followed as one op that keeps every
+source, and `vmap` as one that keeps alignments. Another transform of `torch.func` is refused where
+a tracked tensor would enter it, since what it computes cannot be followed. A compiled function runs
+eagerly.
 """
 
 import functools
@@ -63,7 +64,7 @@ class TransformError(NotImplementedError):
         )
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _refusing(original: _Function, door: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
@@ -80,7 +81,7 @@ def _refusing(original: _Function, door: str) -> _Function:
     return refused
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _mapping(original: _Function) -> _Function:
     """Return `vmap_impl`, which is followed."""
 
@@ -128,7 +129,7 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
     )
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _disallowing(original: _Function) -> _Function:
     """Return what hands out `make_fx`, with which `linearize` runs its function."""
 
@@ -146,7 +147,7 @@ def _disallowing(original: _Function) -> _Function:
     return disallow
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _freezing(original: _Function) -> _Function:
     """Return what makes constants of the buffers of a scripted module."""
 
@@ -231,7 +232,7 @@ def _nothing(args: Any, kwargs: Any) -> tuple[()]:
     return ()
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _without_draws(original: _Function) -> _Function:
     """Return what finds the kernel of an operator on functions, which has none for draws."""
 
@@ -250,7 +251,7 @@ def _script_call(kind: Any) -> _Function:
 
 
 class OutOfSight(Replacing):
-    """Stands at the doors."""
+    """Replaces them."""
 
     _stance: Any = None
 

@@ -1,4 +1,4 @@
-"""Opaque calls: what runs out of sight is one op, which depends on all that it can reach.
+"""Opaque calls: one op for code that is not followed, with all the tensors that it can reach.
 
 Its arguments are handed over untracked, in containers of the same classes; what comes back, and
 what it wrote into, carries every source. Numbers that come back have left tensor land.
@@ -67,7 +67,7 @@ def call(
     *,
     is_program: bool = True,
 ) -> Any:
-    """Call a function out of sight; `held` is what it reaches besides its arguments.
+    """Call a function without following it; `held` is what it reaches besides its arguments.
 
     A program, unlike a factory, may branch, and have results of a shape that it computed.
     """
@@ -133,7 +133,7 @@ def decision_of_now() -> Provenance | None:
     return provenance(torch.zeros((), device="cpu"))
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 
@@ -200,7 +200,7 @@ def of_script(module: Any) -> Iterator[Tensor]:
 
 
 def _attributes_read(module: Any) -> set[str]:
-    """Return the attributes of its own that the code of a scripted module reads."""
+    """Return the attributes that the code of a scripted module reads of itself."""
     found: set[str] = set()
     for method in module._type().method_names():
         graph = module._get_method(method).graph

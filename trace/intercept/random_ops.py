@@ -1,4 +1,4 @@
-"""Draws of torch's random functions themselves: bernoulli, multinomial, normal, poisson.
+"""Random functions of torch: bernoulli, multinomial, normal, poisson.
 
 They are caught in torch's dispatcher, under a key that is switched on for the recording thread
 only: whatever way the function was reached (``from torch import bernoulli``, a method, a scripted

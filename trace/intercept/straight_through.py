@@ -1,4 +1,4 @@
-"""Cuts: what adds nothing to the value of a draw, and a gradient to the parameters of the draw.
+"""Straight-through estimators: paths that add nothing to a draw but a gradient to its parameters.
 
         t = z + p - ⊥(p),   p + ⊥(z - p),   f(z, p) with the backward of the identity in p
 
@@ -51,7 +51,7 @@ _PARTS = frozenset("add sub rsub mul div exp neg".split())  # what sums without 
 
 _MOST = 12  # addends that are looked at: a straight-through sum has three
 _SUMS = ("add", "rsub", "sub")
-_FUNCTION = "a function with a backward of its own"
+_FUNCTION = "a function with its own backward"
 _WORDS = (_FUNCTION, "add", "lerp", "mul", "sub", "where")
 
 
@@ -69,7 +69,7 @@ def cut_off(tensor: Tensor, result: Any) -> None:
 
 
 def look_at(result: Any) -> None:
-    """Note where a result of a function with a backward of its own is the value of a draw."""
+    """Note where a result of a function with its own backward is the value of a draw."""
     for tensor in tensors_in(result):
         _look(_FUNCTION, tensor)
 
@@ -250,7 +250,7 @@ def _addends(tensor: Tensor) -> _Addends:
     return found
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _cutting(original: _Function) -> _Function:
     @functools.wraps(original)
     def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Scalars: a tracked tensor that is given where torch wants a number, as in ``add(x, y, alpha=z)``.
+"""Reads of tensors: as numbers, by constructors, by attributes, and through their storage.
 
-Torch turns it into a number in C++ before anybody is asked, be it a factor or a size: an escape
+Torch turns it into a number in C++ before anybody is asked, as a factor or a size: an escape
 that no op shows. It is met in the dispatcher, where all numbers that leave a tensor come by. Those
 that an op reads which is followed anyway decide a shape at most: the op looks at them afterwards.
 """
@@ -71,7 +71,7 @@ _SHAPED = tuple(
         ("repeat_interleave", "Tensor"),
     )
 )
-"""The ops whose results have a shape that values decide, which a function may call out of sight."""
+"""The ops whose results have a shape that values decide."""
 
 
 def _shaping(op: Any) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""Kinds of tensors: classes of their own, into which a tracked tensor goes or is refused.
+"""Tensor subclasses: those into which a tracked tensor is wrapped, or which refuse it.
 
 A tensor of another class cannot become one of ours and stay what it is. One of a passive class that
 is made of a tracked tensor is followed by its memory; to make one of another class is refused. A
-class with a ``__torch_function__`` of its own may answer where it meets a tracked tensor, as long
+class with its own ``__torch_function__`` may answer where it meets a tracked tensor, as long
 as its answer carries every source.
 """
 
@@ -39,7 +39,7 @@ _Function = Callable[..., Any]
 __all__ = ["UnsupportedTensorError"]
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _refusing(original: _Function, kind: str) -> _Function:
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ def _carries(tensor: Tensor, found: list[Any]) -> bool:
     return known is not None and all(each.members <= known.members for each in found)
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _as_subclass(original: _Function) -> _Function:
     @functools.wraps(original)
     def viewed(self: Tensor, cls: type) -> Any:
@@ -90,7 +90,7 @@ def _as_subclass(original: _Function) -> _Function:
     return viewed
 
 
-@functools.cache  # every recording stands at the same doors
+@functools.cache  # one for all recordings
 def _making(original: _Function) -> _Function:
     @functools.wraps(original)
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ _FUNCTION = "__torch_function__"
 
 
 def _classes() -> Iterator[type]:
-    """Yield the classes of users that have a way of their own to meet other tensors."""
+    """Yield the classes of users that have their own way to meet other tensors."""
     found: list[type] = Tensor.__subclasses__()
     for kind in found:
         found.extend(kind.__subclasses__())
@@ -131,7 +131,7 @@ def _classes() -> Iterator[type]:
 
 
 class Kinds(Replacing):
-    """Stands at the doors of the classes."""
+    """Replaces the methods of the classes."""
 
     def begin(self) -> None:
         """Take the places of their constructors, and of their ways to meet other tensors."""

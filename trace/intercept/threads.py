@@ -1,4 +1,4 @@
-"""Threads: what is started within a recording takes part in it, and so does what is handed over.
+"""Threads and processes: work started within a recording, and handed over by it.
 
 A thread of Python begins in an empty context, and draws there would go unseen though what they
 depend on is recorded. So a thread that is started while a recording is open, a call that is
@@ -134,7 +134,7 @@ def away(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call a function for a recording of another process.
 
     Raises:
-        UnrecordedDrawError: if it draws, or returns what was drawn in a recording of its own, and
+        UnrecordedDrawError: if it draws, or returns what was drawn in its own recording, and
             there is something to learn.
     """
     with ExitStack() as work:

@@ -1,4 +1,4 @@
-"""Mapping: `torch.vmap` is one op, whose results keep the dimension that it maps over.
+"""Vmap: `torch.vmap` as one op, whose results keep the dimension that it maps over.
 
 The function runs with the dimensions of its arguments that are mapped taken away, and is followed
 as it runs. Element b of a result depends on elements b of what is mapped, and on all of what is
@@ -155,7 +155,7 @@ def _joined(a: Provenance | None, b: Provenance | None) -> Provenance | None:
 def _writes(func: Any, kwargs: Any) -> bool:
     """Return whether a function may write: views within a transform share nothing that shows it."""
     return (
-        func is None  # a program out of sight
+        func is None  # a program that is not followed
         or is_write(getattr(func, "__name__", ""))
         or kwargs.get("out") is not None
         or kwargs.get("inplace") is True

@@ -1,4 +1,4 @@
-"""Nodes of autograd's graph: what densities are made of, and which nodes are densities of draws."""
+"""Autograd graph: the nodes that log-densities come out of, and the leaves below them."""
 
 import math
 import re

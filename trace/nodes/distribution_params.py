@@ -1,4 +1,4 @@
-"""The parameters of a distribution: which tensors it holds, and how its draws depend on them.
+"""Distribution parameters: the tensors of a distribution, and the provenance of its draws.
 
 What an object computes at first use it keeps for later ones. Computed with tracking off, it would
 be kept without provenance, for whoever asks for it later. So tracking is off only where all that is
@@ -332,7 +332,7 @@ def forget_noise(fn: Distribution, drawn: Tensor, source: Source, *, is_pathwise
 
 
 def _has_inverse(part: Transform) -> bool:
-    """Return whether a transform can invert a value that it has not kept."""
+    """Return whether a transform can invert a value that it does not have kept."""
     _, value = part._cached_x_y
     if value is None or is_of_torch(part):
         return True

@@ -1,4 +1,4 @@
-"""Enumerated: which dimensions of a batch stand for the values of sites, and not for repetitions.
+"""Enumerated sites: the dimensions of a batch that index values of sites, not repetitions.
 
 They lie to the left of all plates: a site that takes its K values at once has the value
 [K, 1 ..., *plates, *event], and what depends on it is as large along the same dimension.

@@ -1,4 +1,4 @@
-"""Simple families: distributions of torch that draw by a few known ops on their parameters.
+"""Fast sampling: distributions of torch that draw by a few known ops on their parameters.
 
 What a draw depends on is read off the parameters of its distribution, so that the ops within it
 need not be followed one by one. That is left out where it can be proven to show nothing more:
@@ -65,7 +65,7 @@ _OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError)
 
 
 def drawn(fn: Any, is_reparameterized: bool) -> Any:
-    """Return a draw of a distribution, out of sight where nothing shows."""
+    """Return a draw of a distribution, untracked where nothing shows."""
     name = "rsample" if is_reparameterized else "sample"
     method = getattr(type(fn), name)
     original = getattr(method, "__wrapped__", method)  # it is replaced while a recording is open
@@ -74,7 +74,7 @@ def drawn(fn: Any, is_reparameterized: bool) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def drawing(original: _Method) -> _Method:
-    """Return a method that draws, such that it is run out of sight where nothing shows."""
+    """Return a method that draws, such that it is run untracked where nothing shows."""
     known = _SIMPLE.get(original)
     if known is None:
         return original

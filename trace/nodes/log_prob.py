@@ -1,4 +1,4 @@
-"""Densities: the log-probability of a site as a term of a loss, with what it depends on.
+"""Log-probability of a site as a term of a loss, with its provenance.
 
 It depends on the value and on the parameters, element by element: that is what a batch of
 distributions means, by whatever ops a class of torch computes it. Of a user's class only what its
@@ -77,7 +77,7 @@ def tracked_log_prob(node: _Site) -> Tensor:
 
 
 def _masked(density: Tensor, mask: Tensor) -> Tensor:
-    """Return a density without the elements that do not count, be they infinite."""
+    """Return a density without the elements that do not count, also where it is infinite."""
     is_finite = bool(torch.isfinite(alias(density).detach()).all())
     return density * mask.to(density.dtype) if is_finite else torch.where(mask, density, 0)
 
@@ -156,7 +156,7 @@ def _as_computed(node: _Site, plain: Tensor, keep: Tensor | None) -> Tensor:
     finally:
         local.is_inside = was_inside
     if node.is_drawn and node.is_reparameterized and not plain.requires_grad:
-        # Of a Delta, say: however its value moves, a comparison tells nothing of its own density.
+        # Of a Delta, say: however its value moves, a comparison tells nothing of its density.
         own = _joined(node, tuple(plain.shape))
         return _own(node, plain if own is None else attach(alias(plain), own))
     found = provenance(density)

@@ -1,4 +1,4 @@
-"""Masking: the elements that a mask hides, kept out of a density, its gradient and its checks.
+"""Mask: elements kept out of a density, its gradient and its checks.
 
 A hidden element may hold anything: NaN for missing data, -1 as padding. To multiply its density by
 zero is not enough, as zero times NaN is NaN in the backward pass. So it takes the value, and the
@@ -26,7 +26,7 @@ from ancestral.trace.nodes.distribution_params import held_within
 
 
 def over(mask: Tensor, batch: Shape, events: int = 0) -> Tensor:
-    """Return which elements of a batch count, be it under some of the values of others.
+    """Return which elements of a batch count, under any of the values of others.
 
     A mask may have further dimensions, to the left or where the batch has size 1: those that stand
     for values of enumerated sites.

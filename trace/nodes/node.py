@@ -1,4 +1,4 @@
-"""Node: what one step of a model leaves behind in a trace."""
+"""Node: one step of a run as a trace keeps it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class ModifiedParameterError(RuntimeError):
 
 
 class NoDensityError(NotImplementedError):
-    """A score is asked of a distribution that has no density."""
+    """A score is needed of a distribution that has no density."""
 
     def __init__(self, name: str, fn: Distribution, location: Location) -> None:
         """Name the site, its distribution and its line."""
@@ -53,7 +53,7 @@ class NoDensityError(NotImplementedError):
 
 
 class NoScoreError(NotImplementedError):
-    """A score is asked of a distribution whose density has no derivative in its parameters."""
+    """A score is needed of a distribution whose density has no derivative in its parameters."""
 
     def __init__(self, name: str, fn: Distribution, location: Location) -> None:
         """Name the site, its distribution and its line."""
@@ -117,7 +117,7 @@ class Node:
     cond_indep_stack: tuple[Plate, ...] = ()  # outermost first
     event_dims: int = 0  # how many of the last dimensions of shape are one event to the user
     infer: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    versions: Versions = ()  # what the density is asked of, and how often it had been written into
+    versions: Versions = ()  # what the density needs, and how often it had been written into
     gate: Gate | None = None  # of a value with a gradient
     control: Provenance | None = None  # that Python came here, where it may not have
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
@@ -150,7 +150,7 @@ class Node:
 
     @property
     def is_enumerated(self) -> bool:
-        """Whether it takes all its values at once, along a dimension of its own."""
+        """Whether it takes all its values at once, along its own dimension."""
         return self.enumeration is not None and self.enumeration.own is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Plates: batches of independent repetitions, which of them are open, and what is wrong with one.
+"""Plates: batches of independent repetitions, the open ones, and their errors.
 
 The statement that opens one is `ancestral.trace.program.plate.plate`.
 """

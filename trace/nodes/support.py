@@ -1,4 +1,4 @@
-"""Supports: whether the values that one distribution can take are values of another."""
+"""Supports: the values that a distribution can take, and inclusion of one support in another."""
 
 import math
 from typing import Any, NamedTuple

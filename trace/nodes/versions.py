@@ -1,4 +1,4 @@
-"""Versions: how often what a density is asked of later has been written into in place.
+"""Versions: counts of in-place writes to the tensors that a density needs later.
 
 A density is lazy. Where a parameter is written into before it is asked for, or a value that shares
 memory with what the program goes on with, it would be that of something else. Torch counts writes

@@ -1,4 +1,4 @@
-"""Constraining: the transform between the values of a parameter and unconstrained numbers."""
+"""Constraints: the transform between the values of a parameter and unconstrained numbers."""
 
 from typing import Any
 
@@ -99,7 +99,7 @@ def _called(init: Any) -> Any:
 
 
 def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
-    """Return the unconstrained numbers of an initial value, in memory of their own.
+    """Return the unconstrained numbers of an initial value, in their own memory.
 
     Raises:
         ParamInitError: if the value is outside the constraint, or on its boundary, or has fewer
@@ -186,7 +186,7 @@ def check_value(message: Message, shape: Shape | None, constraint: Constraint) -
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Return whether two constraints allow the same, be they copies of each other."""
+    """Return whether two constraints allow the same, also if they are copies of each other."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         # A check: where they are not, it raises.
         return one.shape == other.shape and bool((alias(one) == alias(other)).all())

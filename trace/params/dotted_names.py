@@ -1,4 +1,4 @@
-"""Branches: what of a store has a name that begins with a path, as a module that torch looks for.
+"""Dotted names: parameters of a store by the path that torch looks up as a module.
 
 A store keeps leaves and modules by their whole names. `torch.func.functional_call` takes a name
 with dots for a path of modules, at whose end it puts other tensors into the place of leaves: a
@@ -30,7 +30,7 @@ class HiddenLeafError(SiteError):
         """Name both, and say what to do."""
         listed = ", ".join(repr(f"{module}.{leaf}") for leaf in leaves)
         super().__init__(
-            f"functional_call cannot reach {listed} in the module {module!r}, which has it not; "
+            f"functional_call cannot reach {listed} in the module {module!r}, which has none; "
             "give an.param a name that does not begin with that of a module, with _ for the dot"
         )
 

@@ -91,7 +91,7 @@ class ParamValueError(ParamError):
 
 
 class UnknownParamError(SiteError):
-    """A store is asked for a parameter that it has not."""
+    """A store is asked for a parameter that it does not have."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         """Name it, and those that there are."""

@@ -1,4 +1,4 @@
-"""Beginnings: how the leaves of a store were when it got them, and which come too late."""
+"""Late parameters: leaves that enter a store after an optimizer was made, or changed since."""
 
 import warnings
 from collections.abc import Iterable, Mapping

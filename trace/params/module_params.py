@@ -1,4 +1,4 @@
-"""Adopting: how the parameters of a module become those of a store, whose state may come first."""
+"""Module parameters: those of a network as entries of a store, whose state may come first."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Parameters: the store that keeps those of probabilistic programs.
+"""Parameter store: the parameters of probabilistic programs, kept as a module.
 
 A store is a module of torch whose parameters are the unconstrained leaves that `an.param` asked
 for, under their own names, and the modules that `an.module` named. So `state_dict`, optimizers,
@@ -309,7 +309,7 @@ def open_store() -> ParamStore | None:
 
 
 def valued(message: Message) -> Tensor:
-    """Return the value of a parameter: that which a handler gave, or that of the open store.
+    """Return the value of a parameter: given by a handler, or kept by the open store.
 
     Raises:
         NoStoreError: if neither is there.

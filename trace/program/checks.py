@@ -1,4 +1,4 @@
-"""Checks of what a program says of a site, before anything is recorded of it."""
+"""Checks of the statements of a program, before anything is recorded."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Modules: the statement of a program that names a network, whose parameters a store keeps.
+"""Module statement: a network under a name, with its parameters in a store.
 
 Where a handler gives parameters other values, the program goes on with a twin of the network that
 computes with them, tracked as they are.
@@ -111,7 +111,7 @@ def _held(name: str, fresh: M, where: Place) -> M:
             where,
             f"it is a {type(fresh).__name__} with the parameters {found}; expected a "
             f"{type(held).__name__} with {expected}, which the store has of this name; give "
-            "each module a name of its own",
+            "each module its own name",
         )
     return held
 

@@ -1,4 +1,4 @@
-"""Repetitions: the statement of a program that declares a plate.
+"""Plate statement: a declared batch of independent repetitions, whole or subsampled.
 
 A plate says that the elements along one dimension of all that is drawn, observed or declared within
 it do not depend on each other. What is recorded within it is checked for that: see

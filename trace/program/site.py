@@ -1,4 +1,4 @@
-"""Sites: what a program names, given its value and taken into the recordings that see it."""
+"""Sites of a program: named statements with their values, taken into the recordings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -287,7 +287,7 @@ def found(
 ) -> Any:
     """Return the value of a draw that plain torch makes, as the open handlers leave it.
 
-    Its name is that which the innermost recording gives it.
+    The innermost recording gives it its name.
 
     Args:
         fn: the distribution.

@@ -1,4 +1,4 @@
-"""Dependencies: which sites of a program depend on each other, before and after its data is seen.
+"""Dependencies between sites, in the prior and in the posterior, and an order for guides.
 
 The format is that of ``get_dependencies`` in Pyro's ``pyro.infer.inspect``, but it is read off a
 recording, its direct parents and their alignments: no density is asked for, the model does not run

@@ -1,4 +1,4 @@
-"""Effects: handlers that warn where their block had nothing that they could change."""
+"""Handlers without effect: warnings where a block had nothing that they could change."""
 
 import warnings
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""Endings: what is noted of a recording when it ends, for the gradient that is asked later."""
+"""Leaf writes: changes of leaf tensors after a recording, before its gradient."""
 
 from collections.abc import Collection, Iterable
 

@@ -1,4 +1,4 @@
-"""Messages: what a primitive of a program asks for, and the handlers that answer on its way out.
+"""Messages: statements of a program on their way through the open handlers.
 
 A statement such as ``an.sample("z", fn)`` makes a message. It passes the open handlers from the
 innermost to the outermost; each returns the message as it stands after it, with a value, a mask, a
@@ -51,7 +51,7 @@ class Message:
         plates: the plates around it, outermost first.
         origin: the node of another trace that the value is taken from.
         traces: the recordings that have seen it, outermost first.
-        options: what a kind of its own has to say: the constraint of a parameter.
+        options: what one kind has to say besides: the constraint of a parameter.
         enumeration: which dimensions of the batch stand for values of sites.
         deferred: what changes it last, when every handler has been asked.
     """

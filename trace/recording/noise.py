@@ -1,4 +1,4 @@
-"""Noise: draws of which there is nothing to learn, and draws that cannot be followed."""
+"""Noise: draws with nothing to learn, and draws that cannot be followed."""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Claims: what a plate says of the sites within it, checked as they are recorded.
+"""Plate checks: independence of the repetitions of a plate, checked as sites are recorded.
 
 Element n of a site in a plate may depend, of the sites in the same plate, on elements n alone,
 directly or through any others. For each source the ledger keeps the dimensions along which it

@@ -78,7 +78,7 @@ class Recorded(Generic[P, R]):
         return f"Recorded({self._function!r})"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function in a recording of its own."""
+        """Call the function in its own recording."""
         with self._begin() as trace:
             self._trace = trace  # at once: it is readable if the function raises
             return self._function(*args, **kwargs)
@@ -185,7 +185,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             self._ending.close()
 
     def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
-        """Return the function, each call of it within a recording of its own."""
+        """Return the function, each call of it within its own recording."""
         return Recorded(function, lambda: record(control=self._control, audit=self._is_audited))
 
 
@@ -227,7 +227,7 @@ def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) ->
 
 
 def track(tensor: Tensor, name: str) -> Tensor:
-    """Return `tensor` as a source of its own, called `name`, within the open recording if any.
+    """Return `tensor` as its own source, called `name`, within the open recording if any.
 
     The result shares the data and the autograd history; what is computed from it has `name` in its
     provenance, and dimensions that still index those of `tensor` are known to.

@@ -1,4 +1,4 @@
-"""Drawing: how a draw, an observation or a cost becomes a node of the open recordings."""
+"""Site recording: a draw, an observation or a cost as a node of the open recordings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -237,7 +237,7 @@ def independent(fn: Distribution, size: Shape) -> Shape:
 
 
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
-    """Add what Python may have branched on before, and what a function out of sight was given."""
+    """Add what Python may have branched on before, and what reached a function around the draw."""
     decision = controlling()
     for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)

@@ -1,4 +1,4 @@
-"""The trace: the ordered record of one run, and what can be made of it.
+"""Trace: the ordered record of one run, and its tables, vectors and files.
 
 >>> import torch
 >>> from torch.distributions import Bernoulli
@@ -46,7 +46,7 @@ class DuplicateNameError(SiteError):
         """Name both places."""
         super().__init__(
             f"{name!r} is declared twice in one recording, at {first} and at {second}; expected "
-            f"a name of its own for each, for example f'{name}_{{i}}' in a loop"
+            f"its own name for each, for example f'{name}_{{i}}' in a loop"
         )
 
 
@@ -70,7 +70,7 @@ class Trace(Mapping[str, Node]):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
     def __init__(self, universe: Universe | None = None) -> None:
-        """Make an empty trace, in a universe of its own unless it is part of another recording."""
+        """Make an empty trace, in its own universe unless it is part of another recording."""
         self._nodes: dict[str, Node] = {}
         self._hidden: dict[str, Node] = {}
         self._order: list[str] = []
@@ -241,7 +241,7 @@ class Trace(Mapping[str, Node]):
             raise DuplicateNameError(node.name, known.location, node.location)
 
     def hide(self, node: Node) -> None:
-        """Take in a draw that is not to be seen: its score counts, under a name of its own."""
+        """Take in a draw that is not to be seen: its score counts, under its own name."""
         self._refuse_taken(node)
         self._hidden[node.name] = node
         self._order.append(node.name)

@@ -1,4 +1,4 @@
-"""Spread: what is there once for each value of an enumerated site; its sum means nothing."""
+"""Unsummed densities: those with one element for each value of an enumerated site."""
 
 from collections.abc import Iterable
 from typing import Protocol

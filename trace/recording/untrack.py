@@ -1,4 +1,4 @@
-"""Vouching: taking a tensor out of sight, on the word of the user that nothing depends on it.
+"""Untrack: a tensor without provenance, on the user's word that nothing depends on it.
 
 Who has to prove that nothing does can listen.
 
@@ -25,7 +25,7 @@ from ancestral.trace.context.place import Location, place
 
 @dataclass(frozen=True)
 class Vouched:
-    """What was taken out of sight, and where."""
+    """What was hidden, and where."""
 
     provenance: Provenance
     location: Location
@@ -47,7 +47,7 @@ def untrack(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def listening(listener: _Listener) -> Generator[None]:
-    """Tell the listener of all that is taken out of sight within the block."""
+    """Tell the listener of all that is hidden within the block."""
     token = _listeners.set((*_listeners.get(), listener))
     try:
         yield

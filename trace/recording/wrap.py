@@ -1,4 +1,4 @@
-"""Wrapping: a module whose every call is recorded, and which is otherwise the module itself."""
+"""Wrapped modules: each call is recorded, all else is the module itself."""
 
 import functools
 from typing import Any, TypeVar

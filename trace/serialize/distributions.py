@@ -1,4 +1,4 @@
-"""Stored distributions: a family of torch by its name and what it holds, any other by name only.
+"""Stored distributions: a family of torch by its name and tensors, any other by name only.
 
 What a distribution of torch holds is tensors, numbers, and further distributions and transforms of
 torch. It is put into an object of the family as it was, so that densities are the same to the bit.
@@ -31,7 +31,7 @@ from ancestral.trace.serialize.plain import (
 
 
 class UnloadedDistributionError(SiteError, NoDensityError):
-    """Something is asked of a distribution that is not in the file it was loaded from."""
+    """Something of a distribution is needed that is not in the file it was loaded from."""
 
     def __init__(self, fn: "Unloaded") -> None:
         """Name the class, and say why it was not stored."""

@@ -1,4 +1,4 @@
-"""Saving: a trace as plain data, and as a file.
+"""Files of traces: one trace as plain data, written and read as a whole.
 
 A file is what ``torch.save`` writes of dictionaries, lists, texts, numbers and tensors. It holds no
 code, `load` runs none, and what was damaged on the way is found by a digest.

@@ -1,4 +1,4 @@
-"""Stored nodes: the steps of a trace and what they depend on, as plain data and back."""
+"""Stored nodes: the steps of a trace and their provenance, as plain data and back."""
 
 from collections.abc import Sequence
 from typing import Any

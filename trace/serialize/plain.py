@@ -1,4 +1,4 @@
-"""Stored data: what a trace is written as, and how it is read back without trust.
+"""Plain data: dictionaries, lists, texts, numbers and tensors, read back without trust.
 
 It is dictionaries with keys of text, lists, texts, numbers, None and tensors, nothing else: no code
 is stored, and none is run when it is read.
@@ -48,7 +48,7 @@ def kept(tensor: Tensor) -> Tensor:
 def plain(value: object, of_tensor: Callable[[Tensor], Tensor] = kept) -> Plain:
     """Return an object as plain data.
 
-    A text or a number of a class of its own, of numpy say, becomes one of Python: a file with the
+    A text or a number of another class, of numpy say, becomes one of Python: a file with the
     class in it could not be read.
 
     Raises:

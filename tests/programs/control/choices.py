@@ -260,7 +260,7 @@ def a_slice_of_finished_terms(theta: Tensor) -> Tensor:
 
 @control()
 def every_term_regardless(theta: Tensor) -> Tensor:
-    """The branch adds a term of its own; what was finished stays."""
+    """The branch adds its own term; what was finished stays."""
     z, w = coin(theta[0]), coin(theta[1])
     loss = (w - 0.3) ** 2 * 2
     if z > 0:

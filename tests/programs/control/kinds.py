@@ -163,7 +163,7 @@ class Tagged(Tensor):
 
 
 class Weight(torch.nn.Parameter):
-    """A parameter of a class of its own."""
+    """A parameter of its own class."""
 
 
 passive = control(escapes=False)

@@ -18,7 +18,7 @@ class Site:
     """A site: what it is drawn from, by the values of its parents, and where its own come from.
 
     `parents` are names; "a@1" is site "a" of the step before, 0 in the first step. `own` are the
-    plates for whose repetitions it has tables of their own.
+    plates for whose repetitions it has their own tables.
     """
 
     name: str
