@@ -18,8 +18,9 @@ test: .venv/ready
 TORCH ?= 2.15.0
 OTHER := .venv-torch-$(TORCH)
 SMOKE := test_readme.py test_guarantees.py test_mutations_of_doors.py \
-	provenance/test_torch_internals.py provenance/test_op_database.py provenance/test_functions.py \
-	trace/test_draws.py trace/test_interceptors.py estimators/test_exact.py
+	provenance/tensor/test_torch_internals.py provenance/rules/test_op_database.py \
+	provenance/rules/test_functions.py trace/intercept/test_random_ops.py \
+	trace/context/test_patch.py estimators/exact/test_exact.py
 
 test-torch: $(OTHER)/ready
 	$(OTHER)/bin/python -m pytest -n auto --dist loadfile $(addprefix tests/,$(SMOKE))

@@ -94,11 +94,11 @@ BEHIND = {
 }
 # What runs twice, or is compiled, where the oracle does without the library: what tests it.
 ELSEWHERE = {
-    "CheckpointFunction.apply": "tests/provenance/test_functions.py",
-    "_CheckpointFrame.__init__": "tests/provenance/test_functions.py",
-    "HigherOrderOperator.__call__": "tests/trace/test_transforms.py",
-    "torch._ops._compute_keyset": "tests/trace/test_transforms.py",
-    "torch.compile": "tests/trace/test_transforms.py",
+    "CheckpointFunction.apply": "tests/provenance/rules/test_functions.py",
+    "_CheckpointFrame.__init__": "tests/provenance/rules/test_functions.py",
+    "HigherOrderOperator.__call__": "tests/trace/intercept/test_functorch.py",
+    "torch._ops._compute_keyset": "tests/trace/intercept/test_functorch.py",
+    "torch.compile": "tests/trace/intercept/test_functorch.py",
     # Work for threads that are older, and for processes.
     **dict.fromkeys(
         (
@@ -110,7 +110,7 @@ ELSEWHERE = {
             "Pool.imap",
             "Pool.imap_unordered",
         ),
-        "tests/trace/test_processes.py",
+        "tests/trace/intercept/test_processes.py",
     ),
     **dict.fromkeys(
         (
@@ -118,10 +118,12 @@ ELSEWHERE = {
             *(f"torch.{name}" for name in "bernoulli binomial multinomial normal poisson".split()),
             *(f"Tensor.{name}" for name in "bernoulli bernoulli_ multinomial".split()),
         ),
-        "tests/trace/test_threads.py",
+        "tests/trace/intercept/test_threads.py",
     ),
     # What is noticed there is warned of, and no gradient is another.
-    **dict.fromkeys(("Tensor.detach", "torch.detach"), "tests/estimators/test_straight_through.py"),
+    **dict.fromkeys(
+        ("Tensor.detach", "torch.detach"), "tests/estimators/gradient/test_straight_through.py"
+    ),
     # Hooks after accumulation are those of leaves, which a pass looks for by itself.
     "Tensor.register_post_accumulate_grad_hook": "a second line of defence",
 }

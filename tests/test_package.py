@@ -25,7 +25,7 @@ MODULES = [
     for path in sorted(FILES)
     if path.name != "__main__.py"
 ]
-MODULES += ["ancestral", "ancestral.errors"]
+MODULES += ["ancestral", "ancestral.errors", "ancestral.infer"]
 
 
 def test_front_door_has_every_name_it_lists() -> None:
@@ -119,7 +119,7 @@ def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path)
     modules = {f"ancestral/{path}" for path in FILES if path.parts[:2] != ("tools", "bench")}
     assert names == {
         *modules,
-        *(f"ancestral/{n}" for n in ("__init__.py", "errors.py", "py.typed")),
+        *(f"ancestral/{n}" for n in ("__init__.py", "errors.py", "infer.py", "py.typed")),
     }
 
 

@@ -353,7 +353,7 @@ def test_a_demo_without_its_extra_says_which_extra(
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
     for module in ("demo", "digits"):
-        monkeypatch.delitem(sys.modules, f"ancestral.tools.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"ancestral.tools.demo.{module}", raising=False)
     assert main(["demo", "--steps", "1"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

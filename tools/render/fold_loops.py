@@ -24,7 +24,7 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 _COUNTER = re.compile(r"(?<![\W\d_])[\W\d_]*\d[\W_]*$")
-"""The suffix that tells the repeats of a loop apart: the end of ``z_1``, ``z[3]``, ``z_2_0`` or ``z7``."""
+"""The suffix of a repeat of a loop: the end of ``z_1``, ``z[3]``, ``z_2_0`` or ``z7``."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ancestral.trace.recording.trace import Trace
 T = TypeVar("T")
 
 working_for: ContextVar[ExitStack | None] = ContextVar("working for", default=None)
-"""The function that ends the work that this process does for a recording of another, None if it does none."""
+"""The function that ends the work that this process does for a recording of another, if any."""
 
 
 def unrecorded(

@@ -195,7 +195,7 @@ def test_a_value_that_has_not_all_its_numbers_is_refused() -> None:
     with an.record() as trace:
         an.deterministic("d", torch.eye(2).to_sparse())
     with pytest.raises(
-        an.errors.SiteError, match=r"site 'd' .*test_saving.py:\d+.*sparse_coo.*to_dense"
+        an.errors.SiteError, match=r"site 'd' .*test_file.py:\d+.*sparse_coo.*to_dense"
     ):
         trace.to_dict()
 

@@ -17,7 +17,7 @@ import torch
 from ancestral.errors import TorchInternalsError, TorchVersionWarning
 from ancestral.provenance.tensor import torch_internals
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HERE = ROOT / "provenance" / "tensor" / "torch_internals.py"
 SOURCES = [
     *(ROOT / "ancestral").glob("*.py"),

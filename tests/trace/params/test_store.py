@@ -343,7 +343,7 @@ def test_a_parameter_that_is_a_drawn_value_keeps_its_dependency_element_by_eleme
 
 def test_outside_of_a_store_the_error_says_what_to_do() -> None:
     with pytest.raises(
-        an.errors.SiteError, match=r"parameter 'w' \(.*test_params.py:\d+\)"
+        an.errors.SiteError, match=r"parameter 'w' \(.*test_store.py:\d+\)"
     ) as caught:
         an.param("w", torch.zeros(1))
     assert "with store: model()" in str(caught.value)

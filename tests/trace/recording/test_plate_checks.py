@@ -115,7 +115,7 @@ def test_the_error_names_the_plate_both_sites_and_both_lines() -> None:
 def test_the_error_names_the_op_that_mixed_and_its_line(name: str) -> None:
     with (
         an.record(),
-        pytest.raises(PlateDependenceError, match=r"; mixed by \w+ at .*test_claims\.py:\d+"),
+        pytest.raises(PlateDependenceError, match=r"; mixed by \w+ at .*test_plate_checks\.py:\d+"),
     ):
         within(MIXING[name], "site")
 
@@ -133,7 +133,7 @@ def test_the_op_that_mixed_before_an_outer_site_is_named_too() -> None:
         an.record(),
         pytest.raises(
             PlateDependenceError,
-            match=r"through site 'twice'; mixed by mean at .*test_claims\.py:\d+; ",
+            match=r"through site 'twice'; mixed by mean at .*test_plate_checks\.py:\d+; ",
         ),
     ):
         run()

@@ -225,13 +225,13 @@ def written(a: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_followed_within_is_refused_with_the_line(name: str) -> None:
     error, call = REFUSED[name]
-    with an.record(), pytest.raises(error, match=r"test_mapping\.py:\d+ "):
+    with an.record(), pytest.raises(error, match=r"test_vmap\.py:\d+ "):
         call(an.track(numbers(4, 3), "z"))
 
 
 def test_a_draw_of_plain_parameters_to_learn_is_refused_too() -> None:
     logits = torch.zeros(4, 3, requires_grad=True)
-    with an.record(), pytest.raises(TransformedDrawError, match=r"test_mapping\.py:\d+ "):
+    with an.record(), pytest.raises(TransformedDrawError, match=r"test_vmap\.py:\d+ "):
         vmap(lambda a: Bernoulli(logits=a).sample(), randomness="different")(logits)
 
 

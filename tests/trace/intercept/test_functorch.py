@@ -127,7 +127,7 @@ TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_transform_refuses_a_draw_and_names_the_line(name: str, z: Tensor) -> None:
     shown, transform = TRANSFORMS[name]
-    with pytest.raises(TransformError, match=rf"^{shown} at .*test_transforms.py:\d+ .*'z'"):
+    with pytest.raises(TransformError, match=rf"^{shown} at .*test_functorch.py:\d+ .*'z'"):
         transform(z)
 
 
@@ -529,7 +529,7 @@ def test_a_derivative_of_a_program_that_draws_is_refused_by_its_name_and_line(
         an.record() if program is not of_its_own else nullcontext(),
         pytest.raises(
             TransformedDrawError,
-            match=rf" at .*test_transforms\.py:\d+ draws within {name}, .*score",
+            match=rf" at .*test_functorch\.py:\d+ draws within {name}, .*score",
         ),
     ):
         DERIVATIVES[derivative](program, x)

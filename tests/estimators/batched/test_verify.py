@@ -268,7 +268,7 @@ REFUSED: list[tuple[Any, str]] = [
     (draws_one_for_its_batch, "Shared of site 'z' .* draws one value for all of its batch"),
     (has_no_density, "nothing can be said of site 'z' .* raises NoDensityError"),
     (lifts, "site 'weight'"),
-    (fails_at_more_dimensions, r"at .*test_vectorized.py:\d+ it raises RuntimeError: my own error"),
+    (fails_at_more_dimensions, r"at .*test_verify.py:\d+ it raises RuntimeError: my own error"),
 ]
 GENERATOR, RNG = torch.Generator(), np.random.default_rng(0)
 COUNTER, BUFFER = [0], torch.zeros(1)

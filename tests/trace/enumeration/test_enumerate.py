@@ -261,7 +261,7 @@ def test_what_mixes_or_moves_the_values_of_a_site_raises(
 ) -> None:
     refused(
         lambda: an.sample("x", Normal(mixed(finite()).double(), 1.0)),
-        r"site 'x' \(.*test_enumeration.py:\d+\) depends on site 'z', .* dimension -3; .* mixes",
+        r"site 'x' \(.*test_enumerate.py:\d+\) depends on site 'z', .* dimension -3; .* mixes",
     )
 
 
@@ -452,7 +452,7 @@ def test_a_decision_of_python_on_an_enumerated_value_raises_and_names_the_line(
 ) -> None:
     with an.record(), enumeration():
         z = finite()
-        pattern = r"test_enumeration\.py:\d+: .*'z', which has all its values at once"
+        pattern = r"test_enumerate\.py:\d+: .*'z', which has all its values at once"
         with pytest.raises(an.errors.ConfinedError, match=pattern):
             decide(z)
 
