@@ -42,20 +42,28 @@ class Interceptor:
 
 
 class Replacing(Interceptor):
-    """Replaces attributes of torch while any thread records, and puts them back."""
+    """Replaces attributes of torch while any thread records, and puts them back.
+
+    What `begin` replaces is noted, and replaced again by every later recording as long as nobody
+    else has changed it.
+    """
 
     def __init__(self) -> None:
         """Make an interceptor that has replaced nothing."""
         self._lock = threading.Lock()
         self._open = 0
         self._originals: list[tuple[Any, str, Any]] = []
+        self._plan: list[tuple[Any, str, Any, Any]] = []  # with what takes their places
 
     def enter(self) -> None:
         """Replace, unless another recording has."""
         with self._lock:
             self._open += 1
             if self._open == 1:
-                self.begin()
+                if not self._replace_again():
+                    self.begin()
+                    self._plan = [(o, n, was, vars(o)[n]) for o, n, was in self._originals]
+                self.meet()
 
     def leave(self) -> None:
         """Put everything back with the last recording."""
@@ -63,12 +71,7 @@ class Replacing(Interceptor):
             self._open -= 1
             if self._open == 0:
                 self.end()
-                for owner, name, original in reversed(self._originals):
-                    if original is _ABSENT:
-                        delattr(owner, name)
-                    else:
-                        setattr(owner, name, original)
-                self._originals.clear()
+                self._put_back()
 
     def abandon(self) -> None:
         """Put everything back."""
@@ -82,28 +85,34 @@ class Replacing(Interceptor):
         self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
         setattr(owner, name, replacement)
 
-    def replace_again(self, plan: "Plan") -> bool:
+    def _replace_again(self) -> bool:
         """Replace what was replaced before; return whether everything is there as it was then."""
-        if not plan or any(o.__dict__.get(name, _ABSENT) is not was for o, name, was, _ in plan):
-            return False
-        for owner, name, _, replacement in plan:
-            self.replace(owner, name, replacement)
-        return True
+        for owner, name, was, replacement in self._plan:
+            if owner.__dict__.get(name, _ABSENT) is not was:
+                self._put_back()
+                return False
+            self._originals.append((owner, name, was))
+            setattr(owner, name, replacement)
+        return bool(self._plan)
 
-    @property
-    def plan(self) -> "Plan":
-        """What is replaced now."""
-        return [(owner, name, was, owner.__dict__[name]) for owner, name, was in self._originals]
+    def _put_back(self) -> None:
+        for owner, name, original in reversed(self._originals):
+            if original is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+        self._originals.clear()
 
     def begin(self) -> None:
-        """Replace what is to be replaced."""
+        """Replace what is always there to be replaced."""
+
+    def meet(self) -> None:
+        """Replace besides what may be there or not, such as classes of users."""
 
     def end(self) -> None:
         """Undo what is not an attribute."""
 
 
-Plan = list[tuple[Any, str, Any, Any]]
-"""Attributes of owners, with what they were before and what takes their place."""
 _ABSENT = object()
 
 
@@ -128,6 +137,10 @@ interceptors: list[Interceptor] = [_Writes()]
 def install(further: Iterable[Interceptor]) -> None:
     """Let recordings switch more on."""
     interceptors.extend(further)
+    _in_threads[:] = [i for i in interceptors if type(i).enter_thread != Interceptor.enter_thread]
+
+
+_in_threads = list(interceptors)  # those that do something in each thread
 
 
 def subclasses(root: type) -> Iterable[type]:
@@ -143,13 +156,13 @@ def joined() -> Generator[None]:
     """Let this thread take part in the open recordings of its context."""
     local.recordings += 1
     try:
-        for interceptor in interceptors:
+        for interceptor in _in_threads:
             interceptor.enter_thread()
         yield
     finally:
         local.recordings -= 1
         if not local.recordings:
-            for interceptor in reversed(interceptors):
+            for interceptor in reversed(_in_threads):
                 interceptor.leave_thread()
 
 

@@ -32,7 +32,7 @@ from torch.distributions.utils import lazy_property
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
 from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
-from ancestral.trace.context.patch import Plan, Replacing, subclasses, unmet
+from ancestral.trace.context.patch import Replacing, subclasses, unmet
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
 from ancestral.trace.intercept.batch_semantics import keep_of_density, keep_of_draw, keep_of_pair
@@ -317,19 +317,8 @@ _OF_TORCH = dict.fromkeys(
 class Distributions(Replacing):
     """Replaces the methods of all distributions, once for all threads."""
 
-    _plan: Plan = []  # noqa: RUF012 (replaced as a whole)
-
     def begin(self) -> None:
-        """Replace the methods of all classes there are, and of those to come."""
-        if not self.replace_again(self._plan):
-            self._replace_torchs()
-            self._plan = self.plan
-        for kind in subclasses(Distribution):
-            if kind not in _OF_TORCH:
-                self._replace_methods(kind)
-        KL_MEMOIZE.clear()
-
-    def _replace_torchs(self) -> None:
+        """Replace the methods of the classes of torch, and of those to come."""
         for kind in _OF_TORCH:
             self._replace_methods(kind)
         for name in ("__init__", "_validate_sample"):
@@ -345,6 +334,13 @@ class Distributions(Replacing):
         self.replace(Distribution, "__init_subclass__", hook)
         # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
         self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
+
+    def meet(self) -> None:
+        """Replace the methods of the classes of users."""
+        for kind in subclasses(Distribution):
+            if kind not in _OF_TORCH:
+                self._replace_methods(kind)
+        KL_MEMOIZE.clear()
 
     def _replace_methods(self, kind: type) -> None:
         for name, replacement in _REPLACED.items():

@@ -276,6 +276,9 @@ class OutOfSight(Replacing):
         self.replace(operator, "__call__", capturing(operator.__call__))
         self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
         self.replace(torch, "compile", self._compiling(torch.compile))
+
+    def meet(self) -> None:
+        """Let functions that were compiled before run eagerly."""
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
 

@@ -276,9 +276,12 @@ class _Cuts(Replacing):
 
     def begin(self) -> None:
         """Take the place of what cuts."""
-        self._is_looking = False
         for owner in (Tensor, torch):
             self.replace(owner, "detach", _cutting(vars(owner)["detach"]))
+
+    def meet(self) -> None:
+        """Look at nothing before the first cut."""
+        self._is_looking = False
 
     def look(self) -> None:
         """Take the place of what computes, until the last recording ends."""

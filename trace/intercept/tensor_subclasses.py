@@ -140,12 +140,16 @@ class Kinds(Replacing):
         for kind, shown in ((NestedTensor, "nested tensor"), (MaskedTensor, "masked tensor")):
             made = vars(kind)["__new__"].__func__
             self.replace(kind, "__new__", staticmethod(_refusing(made, shown)))
-        for each in (NestedTensor, *_classes()):
-            self._meet(each)
+        self._meet(NestedTensor)
         self.replace(Tensor, "__init_subclass__", classmethod(self._defined))
         self.replace(Tensor, "as_subclass", _as_subclass(Tensor.as_subclass))
         for name in ("__new__", "_make_subclass"):
             self.replace(Tensor, name, staticmethod(_making(getattr(Tensor, name))))
+
+    def meet(self) -> None:
+        """Take the place of how the classes of users meet other tensors."""
+        for kind in _classes():
+            self._meet(kind)
 
     def _meet(self, kind: type) -> None:
         own = vars(kind).get(_FUNCTION)

@@ -115,10 +115,13 @@ class Threads(Replacing):
         self.replace(Handle, "_run", _running(vars(Handle)["_run"]))
         for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
             self.replace(Pool, name, _handing(vars(Pool)[name]))
-        for kind in subclasses(Executor):
-            self._meet(kind)
         hook: Any = classmethod(self._defined)
         self.replace(Executor, "__init_subclass__", hook)
+
+    def meet(self) -> None:
+        """Take the places of what hands work over to each class of executors."""
+        for kind in subclasses(Executor):
+            self._meet(kind)
 
     def _meet(self, kind: type) -> None:
         if "submit" in vars(kind):

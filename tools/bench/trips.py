@@ -1,0 +1,105 @@
+"""Trips: the calls of the library's functions, and the files they lie in, for one operation.
+
+    python -m ancestral.tools.bench.trips
+
+Each line has the calls, the files, and how often a call leads from one file to another. What an
+operation keeps for later calls is there already, unless it says that it is the first.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+from ancestral.estimators.gradient.surrogate import backward
+from ancestral.estimators.inference.elbo import elbo
+from ancestral.provenance.tensor.frames import module_of, owner_of
+from ancestral.trace.handlers.seed import seed
+from ancestral.trace.handlers.weight import scale
+from ancestral.trace.program.primitives import sample
+from ancestral.trace.recording.record import record
+
+
+class Trip(NamedTuple):
+    """The way of one operation through the library."""
+
+    calls: int
+    files: int
+    changes: int
+
+
+def trip(operation: Callable[[], Any]) -> Trip:
+    """Return the way that an operation takes."""
+    way: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and owner_of(frame) == "library":
+            way.append(module_of(frame))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        operation()
+    finally:
+        sys.setprofile(before)
+    changes = sum(one != other for one, other in pairwise(way))
+    return Trip(len(way), len(set(way)), changes)
+
+
+def model() -> None:
+    """Draw one value and observe another."""
+    z = sample("z", Normal(0.0, 1.0))
+    sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
+
+
+def guide() -> None:
+    """Draw the value from a parameter."""
+    sample("z", Normal(_LOC, 1.0))
+
+
+_LOC = torch.tensor(0.0, requires_grad=True)
+
+
+def opened() -> None:
+    """Open a recording, and close it."""
+    with record():
+        pass
+
+
+def trips() -> dict[str, Trip]:
+    """Return the way of each operation, by its name."""
+    opened()
+    found = {"opening a recording": trip(opened)}
+    logits = torch.zeros(3, requires_grad=True)
+    coin = Bernoulli(logits=logits)
+    with record():
+        y = torch.ones(3)
+        z: Tensor = coin.sample()
+        found["z + y, the first"] = trip(lambda: z + y)
+        found["torch.where(z > 0, z, y), the first"] = trip(lambda: torch.where(z > 0, z, y))
+        found["Bernoulli.sample()"] = trip(coin.sample)
+        loss = (z - 0.45).pow(2).sum()
+    found["an.backward"] = trip(lambda: backward(loss))
+    with record(), seed(0), scale(2.0):
+        fn, data = Normal(torch.zeros(()), 1.0), torch.tensor(0.5)
+        sample("first", fn, obs=data)
+        found["an.sample(obs=) under two handlers"] = trip(lambda: sample("x", fn, obs=data))
+    elbo(model, guide)
+    found["an.infer.elbo"] = trip(lambda: elbo(model, guide))
+    return found
+
+
+def main() -> int:
+    """Print the table."""
+    for name, found in trips().items():
+        print(f"{name:38s} {found.calls:6,} calls {found.files:4} files {found.changes:6,} changes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
