@@ -40,7 +40,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/mypy examples
-	! grep -rnEf .ci/banned-words --include='*.py' provenance trace estimators tools ancestral
+	! grep -rnEf tests/banned_words.txt --include='*.py' provenance trace estimators tools ancestral
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
