@@ -80,7 +80,7 @@ from ancestral.trace.handlers.by_name import DeterministicSiteError, UnknownSite
 from ancestral.trace.handlers.condition import DeterministicValueError, ObservedInterventionError
 from ancestral.trace.handlers.infer_config import ConfigError
 from ancestral.trace.handlers.lift import PriorShapeError
-from ancestral.trace.handlers.reparam import ReparamError, ReparamValueError
+from ancestral.trace.handlers.reparam import ReparamError
 from ancestral.trace.handlers.replay import (
     ReplayedValuesError,
     ReplayKindError,
@@ -232,7 +232,6 @@ __all__ = [
     "PlateShapeError",
     "PriorShapeError",
     "ReparamError",
-    "ReparamValueError",
     "ReplayKindError",
     "ReplayPlateError",
     "ReplayShapeError",
