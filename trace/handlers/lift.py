@@ -23,7 +23,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.handlers.by_name import ByName
 from ancestral.trace.params.constraints import initial, outside
-from ancestral.trace.params.errors import ParamError, ParamValueError
+from ancestral.trace.params.errors import ParamError, misfit
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
 from ancestral.trace.recording.effects import Effective
@@ -121,7 +121,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         problem = outside(message.value, constraint)
         if problem is not None:
             drawn = f"by its prior a value {problem}"
-            raise ParamValueError(message, drawn, f"a prior within {short(constraint)}")
+            raise misfit(message, drawn, f"a prior within {short(constraint)}")
         self._drawn[-1][current(), message.name] = message.value
 
     def _prior_of(self, message: Message) -> Distribution | None:

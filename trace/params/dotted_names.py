@@ -18,21 +18,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ancestral.provenance.tensor.torch_internals import NamedMemberAccessor
-from ancestral.trace.context.errors import SiteError
+from ancestral.trace.params.errors import StoreError
 
 V = TypeVar("V")
-
-
-class HiddenLeafError(SiteError):
-    """A parameter cannot be reached by its name, since a module comes first."""
-
-    def __init__(self, module: str, leaves: list[str]) -> None:
-        """Name both, and say what to do."""
-        listed = ", ".join(repr(f"{module}.{leaf}") for leaf in leaves)
-        super().__init__(
-            f"functional_call cannot reach {listed} in the module {module!r}, which has none; "
-            "give an.param a name that does not begin with that of a module, with _ for the dot"
-        )
 
 
 class Branching(nn.Module):
@@ -43,7 +31,7 @@ class Branching(nn.Module):
 
         Raises:
             AttributeError: if there is none.
-            HiddenLeafError: if torch would look in a module for what is beside it.
+            StoreError: if torch would look in a module for what is beside it.
         """
         leaves = _Within(vars(self).get("_parameters", {}), f"{name}.")
         modules = _Within(vars(self).get("_modules", {}), f"{name}.")
@@ -56,7 +44,11 @@ class Branching(nn.Module):
         # What torch does not find in a module it would set there, and no program would see it.
         is_called = sys._getframe(1).f_code is NamedMemberAccessor.get_submodule.__code__
         if is_called and leaves and isinstance(found, nn.Module):
-            raise HiddenLeafError(name, list(leaves))
+            listed = ", ".join(repr(f"{name}.{leaf}") for leaf in leaves)
+            raise StoreError(
+                f"functional_call cannot reach {listed} in the module {name!r}, which has none; "
+                "give an.param a name that does not begin with that of a module, with _ for the dot"
+            )
         return found
 
 
