@@ -71,7 +71,12 @@ def initial(message: Message) -> Tensor:
             "argument that returns one, where it is asked for first",
         )
     if not isinstance(init, Tensor) and callable(init):
-        init = _called(init)
+        was_inside, local.is_inside = local.is_inside, True
+        try:
+            with torch.no_grad():
+                init = init()
+        finally:
+            local.is_inside = was_inside
     if not isinstance(init, Tensor):
         raise ParamError(message, f"its init is a {type(init).__name__}; expected a Tensor")
     if init.is_meta:
@@ -87,15 +92,6 @@ def initial(message: Message) -> Tensor:
             "is no function of what the program draws; cut the dependency with an.untrack",
         )
     return init.detach()
-
-
-def _called(init: Any) -> Any:
-    was_inside, local.is_inside = local.is_inside, True
-    try:
-        with torch.no_grad():
-            return init()
-    finally:
-        local.is_inside = was_inside
 
 
 def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Tensor:

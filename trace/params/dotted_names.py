@@ -24,7 +24,7 @@ V = TypeVar("V")
 
 
 class Branching(nn.Module):
-    """A module in which names with dots are paths too."""
+    """A module in which names with dots are paths too, or what of one begins with a path."""
 
     def __getattr__(self, name: str) -> Any:
         """Return a leaf or a module by its name, or the branch of those whose names it begins.
@@ -40,7 +40,9 @@ class Branching(nn.Module):
         except AttributeError:
             if not leaves and not modules:
                 raise
-            return Branch(leaves, modules)
+            branch = Branching()
+            vars(branch).update(_parameters=leaves, _modules=modules)
+            return branch
         # What torch does not find in a module it would set there, and no program would see it.
         is_called = sys._getframe(1).f_code is NamedMemberAccessor.get_submodule.__code__
         if is_called and leaves and isinstance(found, nn.Module):
@@ -50,19 +52,6 @@ class Branching(nn.Module):
                 "give an.param a name that does not begin with that of a module, with _ for the dot"
             )
         return found
-
-
-class Branch(Branching):
-    """What of a store has names that begin with a path, by the rest of their names."""
-
-    def __init__(
-        self,
-        leaves: MutableMapping[str, nn.Parameter | None],
-        modules: MutableMapping[str, nn.Module | None],
-    ) -> None:
-        """Take leaves and modules by the rest of their names."""
-        super().__init__()
-        vars(self).update(_parameters=leaves, _modules=modules)
 
 
 class _Within(MutableMapping[str, V]):
