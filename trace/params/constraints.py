@@ -82,14 +82,14 @@ def initial(message: Message) -> Tensor:
     if init.is_meta:
         raise ParamError(message, "its init has no values, on the device meta; give it some")
     if not (init.is_floating_point() or init.is_complex()):
-        raise ParamError(
-            message, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
-        )
+        expected = "a floating dtype, such as float32"
+        raise ParamError(message, f"its init is of {init.dtype}; expected {expected}")
     if provenance_of(init):
+        sites = ", ".join(map(repr, sorted(provenance_of(init))))
         raise ParamError(
             message,
-            f"its init depends on {', '.join(map(repr, sorted(provenance_of(init))))}; a parameter "
-            "is no function of what the program draws; cut the dependency with an.untrack",
+            f"its init depends on {sites}; a parameter is no function of what the program draws; "
+            "cut the dependency with an.untrack",
         )
     return init.detach()
 
@@ -101,38 +101,38 @@ def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Te
         ParamError: if the value is outside the constraint, or on its boundary, or has fewer
             elements than its bounds.
     """
-    problem = outside(value, constraint)
+    problem, shown = outside(value, constraint), short(constraint)
     if problem is not None:
-        raise ParamError(message, f"its init is {problem}; expected {short(constraint)}")
-    leaf: Tensor = raw(_inverse, value, constraint, message)
+        raise ParamError(message, f"its init is {problem}; expected {shown}")
+    try:
+        leaf: Tensor = raw(_inverse, value, constraint)
+    except RuntimeError as error:  # of a matrix that is singular, or not square
+        raise ParamError(
+            message,
+            f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
+            f"transform of its constraint {shown}: {error}",
+        ) from error
     if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
         raise ParamError(
             message,
-            f"its init lies on the boundary of its constraint {short(constraint)}, which no finite "
+            f"its init lies on the boundary of its constraint {shown}, which no finite "
             "unconstrained number reaches; expected a value inside",
         )
     back = tuple(transform_of(constraint).forward_shape(leaf.shape))
     if back != tuple(value.shape):
         raise ParamError(
             message,
-            f"its init has shape {list(value.shape)}, and bounds of its constraint "
-            f"{short(constraint)} have more: {list(back)}; expand the init to that",
+            f"its init has shape {list(value.shape)}, and bounds of its constraint {shown} have "
+            f"more: {list(back)}; expand the init to that",
         )
     return leaf
 
 
-def _inverse(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
-    try:
-        # A leaf that is made in inference mode could never be learned.
-        with torch.inference_mode(False), torch.no_grad():
-            leaf: Tensor = transform_of(constraint).inv(value.clone())
-            return leaf.clone(memory_format=torch.contiguous_format)
-    except RuntimeError as error:  # of a matrix that is singular, or not square
-        raise ParamError(
-            message,
-            f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
-            f"transform of its constraint {short(constraint)}: {error}",
-        ) from error
+def _inverse(value: Tensor, constraint: Constraint) -> Tensor:
+    # A leaf that is made in inference mode could never be learned.
+    with torch.inference_mode(False), torch.no_grad():
+        leaf: Tensor = transform_of(constraint).inv(value.clone())
+        return leaf.clone(memory_format=torch.contiguous_format)
 
 
 def _is_on_bound(value: Tensor, constraint: Constraint) -> bool:
@@ -189,6 +189,5 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, Constraint) and type(one) is type(other):
-        ours, theirs = vars(one), vars(other)
-        return ours.keys() == theirs.keys() and all(is_same(ours[k], theirs[k]) for k in ours)
+        return is_same(list(vars(one).items()), list(vars(other).items()))
     return not isinstance(one, (Tensor, Constraint)) and bool(one == other)

@@ -203,6 +203,7 @@ def test_other_values_reach_every_way_to_compute(way: str) -> None:
         changed = an.module("net", network)
     if way == "by_function":  # a bound method of a layer
         assert vars(changed)["bound"].__self__ is changed.first
+        assert vars(changed)["partial"].func is changed.second
     torch.testing.assert_close(getattr(changed, way)(x), expected)
     torch.testing.assert_close(getattr(changed, way)(x), expected)  # for every call
     torch.testing.assert_close(network(x), before)
