@@ -76,17 +76,14 @@ from ancestral.trace.enumeration.errors import (
     UnboundedSupportError,
 )
 from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
-from ancestral.trace.handlers.by_name import DeterministicSiteError, UnknownSiteError
-from ancestral.trace.handlers.condition import DeterministicValueError, ObservedInterventionError
-from ancestral.trace.handlers.infer_config import ConfigError
+from ancestral.trace.handlers.by_name import (
+    DeterministicSiteError,
+    HandlerError,
+    UnknownSiteError,
+)
 from ancestral.trace.handlers.lift import PriorShapeError
 from ancestral.trace.handlers.reparam import ReparamError
-from ancestral.trace.handlers.replay import (
-    ReplayedValuesError,
-    ReplayKindError,
-    ReplayPlateError,
-    ReplayShapeError,
-)
+from ancestral.trace.handlers.replay import ReplayShapeError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
@@ -134,13 +131,11 @@ __all__ = [
     "CaughtError",
     "CheckpointedDrawError",
     "CollisionError",
-    "ConfigError",
     "ConfinedError",
     "CostInPairError",
     "CycleError",
     "DependentBaselineError",
     "DeterministicSiteError",
-    "DeterministicValueError",
     "DrawnSiteError",
     "DuplicateNameError",
     "EnumerateChoiceError",
@@ -154,6 +149,7 @@ __all__ = [
     "FunctionDrawError",
     "GuideError",
     "GuideSiteError",
+    "HandlerError",
     "HeldScoreWarning",
     "ImpossibleDataError",
     "InTurnWarning",
@@ -189,7 +185,6 @@ __all__ = [
     "NotRecordedError",
     "NotVectorizableError",
     "ObservedInGuideError",
-    "ObservedInterventionError",
     "ObservedMaskError",
     "OpenRecordingError",
     "OtherRecordingError",
@@ -211,11 +206,8 @@ __all__ = [
     "PlateShapeError",
     "PriorShapeError",
     "ReparamError",
-    "ReplayKindError",
-    "ReplayPlateError",
     "ReplayShapeError",
     "ReplayedDimensionError",
-    "ReplayedValuesError",
     "ScaleError",
     "ScoredLossError",
     "SettledError",

@@ -13,6 +13,10 @@ from ancestral.trace.context.place import Location, place
 from ancestral.trace.recording.message import Handler, Message
 
 
+class HandlerError(SiteError):
+    """A handler cannot do to a site what it is to do."""
+
+
 class UnknownSiteError(SiteError):
     """Something is said of a site that the program has not."""
 
@@ -41,7 +45,7 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(values)
 
 
-class DeterministicSiteError(SiteError):
+class DeterministicSiteError(HandlerError):
     """A value that the program computes is to be given as that of a random choice."""
 
     def __init__(self, message: Message, verb: str) -> None:

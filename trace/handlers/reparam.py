@@ -25,9 +25,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ancestral.trace.context.arguments import kind_of, short
-from ancestral.trace.context.errors import SiteError
 from ancestral.trace.enumeration.enumerate import open_room
-from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.handlers.by_name import ByName, HandlerError
 from ancestral.trace.recording.message import Message
 
 
@@ -42,7 +41,7 @@ class Strategy(Protocol):
 Config = Mapping[str, Strategy] | Callable[[Message], Strategy | None]
 
 
-class ReparamError(SiteError):
+class ReparamError(HandlerError):
     """A site cannot be drawn in the way that it is to be."""
 
     def __init__(self, message: Message, strategy: str, problem: str, expected: str) -> None:
