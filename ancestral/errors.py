@@ -81,7 +81,6 @@ from ancestral.trace.handlers.by_name import (
     HandlerError,
     UnknownSiteError,
 )
-from ancestral.trace.handlers.lift import PriorShapeError
 from ancestral.trace.handlers.reparam import ReparamError
 from ancestral.trace.handlers.replay import ReplayShapeError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
@@ -204,7 +203,6 @@ __all__ = [
     "PlateNestingError",
     "PlateReuseError",
     "PlateShapeError",
-    "PriorShapeError",
     "ReparamError",
     "ReplayShapeError",
     "ReplayedDimensionError",

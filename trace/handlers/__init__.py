@@ -20,7 +20,7 @@ from ancestral.trace.handlers.block import block, expose
 from ancestral.trace.handlers.by_name import UnknownSiteError
 from ancestral.trace.handlers.condition import condition, do, uncondition
 from ancestral.trace.handlers.infer_config import infer_config
-from ancestral.trace.handlers.lift import PriorShapeError, lift
+from ancestral.trace.handlers.lift import lift
 from ancestral.trace.handlers.reparam import ReparamError, Strategy, reparam
 from ancestral.trace.handlers.replay import ReplayShapeError, replay, substitute
 from ancestral.trace.handlers.seed import seed
@@ -34,7 +34,6 @@ __all__ = [
     "Handler",
     "LocScale",
     "Message",
-    "PriorShapeError",
     "ReparamError",
     "ReplayShapeError",
     "Strategy",

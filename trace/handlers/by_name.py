@@ -7,6 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.place import Location, place
@@ -57,6 +58,16 @@ class DeterministicSiteError(HandlerError):
             "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
             "reparam made so is given its value within that handler"
         )
+
+
+def broadcasts(shape: Shape, whole: Shape) -> bool:
+    """Return whether a shape broadcasts to another, which stays as it is.
+
+    >>> broadcasts((3,), (2, 3)), broadcasts((2, 3), (1, 3))
+    (True, False)
+    """
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(ours in (1, theirs) for ours, theirs in pairs)
 
 
 class ByName(Handler):

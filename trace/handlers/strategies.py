@@ -18,6 +18,7 @@ from torch.distributions.utils import clamp_probs
 
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.handlers.by_name import broadcasts
 from ancestral.trace.handlers.reparam import Strategy, cannot_draw
 from ancestral.trace.nodes.distribution_params import event_dims, factorized
 from ancestral.trace.program.primitives import param, sample
@@ -98,11 +99,7 @@ class LocScale(Strategy):
             return param(f"{message.name}_centered", half, constraint=constraints.unit_interval)
         if not isinstance(given, Tensor):
             return float(given)
-        try:
-            is_wider = torch.broadcast_shapes(given.shape, loc.shape) != loc.shape
-        except RuntimeError:
-            is_wider = True
-        if is_wider:
+        if not broadcasts(tuple(given.shape), tuple(loc.shape)):
             found = f"LocScale(centered={short(given)})"
             expected = f"a centered that broadcasts to {list(loc.shape)}"
             raise cannot_draw(message, fn, found, expected)

@@ -267,39 +267,22 @@ class ParamStore(Handler, Branching):
         for each in slots_of(name, module):
             self._declared[each.name] = Declared(constraints.real, message.where.location)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
         """Make the parameters that are new, and load: no name is unexpected."""
-        within = {
-            f"{name}.{key}"
-            for name, module in self._modules.items()
-            if module is not None
-            for key in module.state_dict()
-        }
+        metadata, strict, missing, _, errors = options
+        within = self.state_dict().keys() - self._parameters.keys()  # what the modules have
         given = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
         ours = {name: key for name, key in given.items() if name not in within}
-        for name, key in ours.items():
-            tensor = state_dict[key]
-            if name in self._parameters:
-                continue
+        for name in [name for name in ours if name not in self._parameters]:
+            tensor = state_dict[ours[name]]
             if isinstance(tensor, Tensor):
                 is_learned = tensor.is_floating_point() or tensor.is_complex()
                 fresh = tensor.detach().clone()
                 self._parameters[name] = nn.Parameter(fresh, requires_grad=is_learned)
             else:
                 kind = type(tensor).__name__
-                error_msgs.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
-        )
+                errors.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, [], errors)
         self._is_loaded = self._is_loaded or bool(given)
         for key in ours.values():  # a module of the store would not expect those of its prefix
             del state_dict[key]
