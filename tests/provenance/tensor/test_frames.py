@@ -1,4 +1,4 @@
-"""Frames: whose code runs is told by module and file together, so that no user's code is skipped."""
+"""Frames: module and file together tell whose code runs, so that no code of users is skipped."""
 
 import sys
 from collections.abc import Iterator
