@@ -66,7 +66,7 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor], Distribution]] = {
     "Independent": lambda loc, spread: Independent(Normal(loc, spread), 1),
     "Independent of two": lambda loc, spread: Independent(Gumbel(loc, spread), 2),
 }
-CENTERINGS = [0.0, 0.3, 1.0, torch.tensor(0.6), None]
+CENTERINGS: list[float | Tensor | None] = [0.0, 0.3, 1.0, torch.tensor(0.6), None]
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_centering = pytest.mark.parametrize("centered", CENTERINGS)
 TRANSFORMED: dict[str, Callable[[Tensor, Tensor], Distribution]] = {
