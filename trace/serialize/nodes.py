@@ -85,20 +85,17 @@ def to_dict(content: Content) -> dict[str, Plain]:
         EnumeratedNodeError: if a node takes all its values at once, or depends on such a node.
         UnstorableNodeError: if the value of one is no tensor of numbers side by side.
     """
-    writer = _Writer(content.universe)
+    writer = _Writer()
     return writer.record(content, sources=writer.sources)
 
 
 class _Writer:
     """Writes what a trace holds, and numbers the sources that it depends on."""
 
-    def __init__(self, universe: Universe) -> None:
-        """Take the sources in the order in which they were met."""
+    def __init__(self) -> None:
+        """Begin without a source."""
         self.sources: list[Plain] = []
         self._numbers: dict[Source, int] = {}
-        for source in list(universe.sources):
-            if source.is_named or (source.stands_for is None and source.kink_of is None):
-                self._number(source)
 
     def record(self, record: Any, /, **others: Plain) -> dict[str, Plain]:
         """Return an object of ours, given those of its attributes that are stored otherwise."""

@@ -230,45 +230,40 @@ def test_functions_and_a_list_that_holds_itself_are_left_out_of_infer() -> None:
     assert again(trace)["z"].infer == {"rank": 1}
 
 
-def test_a_mixture_of_foreign_parts_says_which_class_is_foreign() -> None:
-    mixture = MixtureSameFamily(Categorical(torch.ones(2)), triangle(2, 3), validate_args=False)
-    fn = again(run(lambda: an.sample("z", mixture, obs=torch.zeros(3))))["z"].fn
-    assert fn is not None
-    with pytest.raises(UnloadedDistributionError, match=r"^Triangle is no class of torch.*Mixture"):
-        fn.log_prob(torch.ones(3))
-    for ask in ("mean", "variance", "mode", "support", "stddev"):
-        with pytest.raises(UnloadedDistributionError, match="make the distribution again"):
-            getattr(fn, ask)
-    for ask in ("expand", "cdf", "entropy", "enumerate_support"):
-        with pytest.raises(NotImplementedError, match="Triangle is no class of torch"):
-            getattr(fn, ask)()
+NAMESAKE, NOTED = type("Normal", (Normal,), {})(0.0, 1.0), Normal(0.0, 1.0)
+NOTED.notes = {"class": "Normal"}  # type: ignore[attr-defined]
+MIXTURE = MixtureSameFamily(Categorical(torch.ones(2)), triangle(2, 3), validate_args=False)
+KNOWN = "a stored trace holds the name only, and the log-probability of the value it drew; make"
 
 
-def test_a_distribution_of_torch_that_was_given_a_dictionary_is_stored_by_its_name() -> None:
-    fn = Normal(0.0, 1.0)
-    fn.notes = {"class": "Normal"}  # type: ignore[attr-defined]
-    with pytest.raises(UnloadedDistributionError, match="a dictionary is no part of"):
-        _ = again(run(lambda: an.sample("z", fn)))["z"].fn.mean  # type: ignore[union-attr]
-
-
-def test_a_foreign_distribution_keeps_the_density_of_its_value_only(trace: an.Trace) -> None:
-    fn = again(trace)["w"].fn
-    assert isinstance(fn, Independent)
-    with pytest.raises(UnloadedDistributionError, match=r"of this Triangle .* the log-probability"):
-        fn.base_dist.log_prob(torch.zeros(3))
-    with pytest.raises(UnloadedDistributionError, match="Triangle"):
-        fn.base_dist.sample()
-
-
-def test_a_distribution_without_density_is_stored_as_that() -> None:
-    blank = Independent(Blank(torch.Size([3]), validate_args=False), 1)
-    trace = run(lambda: an.sample("z", blank))
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (triangle(3), rf"Triangle is no class of torch\.distributions: of this Triangle {KNOWN}"),
+        (MIXTURE, rf"Triangle is no class of .*: of this MixtureSameFamily {KNOWN}"),
+        (Independent(Blank(torch.Size([3])), 1), r"Blank is no class of .* the name only; make"),
+        (NAMESAKE, rf"Normal is no class of torch\.distributions: of this Normal {KNOWN}"),
+        (NOTED, rf"a dictionary is no part of a .*: of this Normal {KNOWN}"),
+    ],
+)
+def test_a_distribution_not_of_torch_keeps_its_name_and_the_density_of_its_value(
+    fn: Distribution, message: str
+) -> None:
+    value = torch.zeros(fn.batch_shape + fn.event_shape)
+    trace = run(lambda: an.sample("z", fn, obs=value))
     loaded = again(trace)
     for after in (loaded, again(loaded)):
         assert trace.compare(after).is_equal
         assert after.format_shapes() == trace.format_shapes()
-        with pytest.raises(UnloadedDistributionError, match="Blank is no class of torch"):
-            _ = after["z"].log_prob
+        found: Any = getattr(after["z"].fn, "base_dist", after["z"].fn)
+        for attribute in ("mean", "variance", "mode", "support", "stddev"):
+            with pytest.raises(UnloadedDistributionError, match=f"^{message}"):
+                getattr(found, attribute)
+        for method in ("expand", "cdf", "entropy", "enumerate_support", "sample"):
+            with pytest.raises(NotImplementedError, match=f"^{message}"):
+                getattr(found, method)()
+        with pytest.raises(UnloadedDistributionError, match=f"^{message}"):
+            found.log_prob(value + 1)
 
 
 @pytest.mark.parametrize("is_asked", [False, True])
@@ -316,6 +311,14 @@ def test_an_enumerated_trace_is_not_stored() -> None:
         trace.to_dict()
 
 
+def sealed(data: object) -> bytes:
+    """Return a file of the right version with the right digest."""
+    saved = io.BytesIO()
+    torch.save(data, saved)
+    body = data if isinstance(data, bytes) else saved.getvalue()
+    return b"trace of ancestral, version 4\n" + hashlib.sha256(body).digest() + body
+
+
 class Malice:
     def __reduce__(self) -> Any:
         return os.mkdir, ("was-run",)
@@ -324,18 +327,14 @@ class Malice:
 def test_no_code_of_a_file_is_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     run(names).save(path)
-    head, _, rest = path.read_bytes().partition(b"\n")
-    swapped, saved = io.BytesIO(), io.BytesIO()
-    torch.save({"nodes": Malice()}, saved)
-    with zipfile.ZipFile(io.BytesIO(rest[32:])) as before, zipfile.ZipFile(swapped, "w") as after:
+    swapped = io.BytesIO()
+    body = io.BytesIO(path.read_bytes().partition(b"\n")[2][32:])
+    with zipfile.ZipFile(body) as before, zipfile.ZipFile(swapped, "w") as after:
         for name in before.namelist():
             is_pickle = name.endswith("data.pkl")
             after.writestr(name, pickle.dumps(Malice()) if is_pickle else before.read(name))
-    for body in (swapped.getvalue(), saved.getvalue(), pickle.dumps(Malice())):
-        path.write_bytes(body)
-        with pytest.raises(StoredTraceError, match=r"a\.trace is no trace .*not written by Trace"):
-            an.Trace.load(path)
-        path.write_bytes(head + b"\n" + hashlib.sha256(body).digest() + body)
+    for bad in ({"nodes": Malice()}, swapped.getvalue(), pickle.dumps(Malice())):
+        path.write_bytes(sealed(bad))
         with pytest.raises(StoredTraceError, match=r"a\.trace .* more than plain data") as caught:
             an.Trace.load(path)
         assert "weights_only" not in str(caught.value)  # torch tells how to run the code
@@ -361,9 +360,16 @@ def test_a_file_that_was_damaged_or_cut_short_is_refused(path: Path) -> None:
                 an.Trace.load(path)
 
 
-def test_a_file_that_is_missing_is_no_stored_trace(path: Path) -> None:
+def test_something_else_is_refused(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         an.Trace.load(path)
+    torch.save({"weight": torch.ones(2)}, path)
+    with pytest.raises(StoredTraceError, match=r"not written by Trace\.save"):
+        an.Trace.load(path)
+    for data, found in ({}, "'sources' is missing"), ([1], "'it' is a list; expected a dict"):
+        path.write_bytes(sealed(data))
+        with pytest.raises(StoredTraceError, match=rf"a\.trace is no .*{found}"):
+            an.Trace.load(path)
 
 
 def test_a_file_stays_if_its_replacement_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,6 +411,7 @@ CLAIMS = ("nodes", 3, "param_provenance", "claims")
         (("nodes", 0, "value"), [1.0], "'value' is a list; expected a Tensor"),
         (("nodes", 0, "scale"), "x", "'scale' is a str; expected a float"),
         (("nodes", 0, "location"), {}, "'filename' is missing"),
+        (("nodes", 0, "source"), True, "'source' is a bool; expected a int"),
         (("nodes", 0, "source"), 99, "no source of number 99"),
         (("nodes", 0, "source"), -1, "no source of number -1"),
         ((*CLAIMS, 0, 0, "dims"), [0, 0], "an alignment of 0 dimensions has others"),
