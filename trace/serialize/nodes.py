@@ -143,10 +143,15 @@ class _Writer:
         return {"shape": list(found.shape), "claims": self._written(tuple(claims))}
 
     def _number(self, source: Source) -> int:
-        if source not in self._numbers:
-            row = self.record(source)  # what it stands for comes before it
-            self._numbers[source] = len(self.sources)
-            self.sources.append(row)
+        pending = [] if source in self._numbers else [source]
+        while pending:  # without recursion: a chain of named values may be long
+            last = pending[-1]
+            behind = () if last.stands_for is None else claimed(last.stands_for, NAMED)
+            if unmet := [each for each in behind if each not in self._numbers]:
+                pending += unmet
+            elif pending.pop() not in self._numbers:
+                self._numbers[last] = len(self.sources)
+                self.sources.append(self.record(last))
         return self._numbers[source]
 
 
