@@ -178,6 +178,7 @@ def test_a_distribution_of_torch_has_the_same_density_to_the_bit(name: str, path
     assert type(found) is type(fn)
     assert trace.compare(loaded).is_equal  # of densities too, exactly
     assert (repr(found), str(found.support)) == (repr(fn), str(fn.support))
+    assert type(found.batch_shape) is torch.Size
     for here, there in zip(draws_of(fn), draws_of(found), strict=True):
         assert torch.equal(here, there)
 
@@ -213,6 +214,12 @@ def test_a_value_is_the_same_to_the_bit(
     found = an.Trace.load(path)["d"].value
     assert (found.dtype, found.shape) == (dtype, value.shape)
     assert found.flatten().view(torch.uint8).tolist() == value.flatten().view(torch.uint8).tolist()
+
+
+def test_a_dictionary_shares_no_memory_with_the_trace(trace: an.Trace) -> None:
+    data, before = trace.to_dict(), trace["z"].value.clone()
+    trace["z"].value.add_(1)
+    assert torch.equal(an.Trace.from_dict(data)["z"].value, before)
 
 
 def test_a_value_that_has_not_all_its_numbers_is_refused() -> None:
