@@ -34,7 +34,8 @@ from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.versions import Leaf
 from ancestral.trace.recording.plate_checks import Ledger
 from ancestral.trace.recording.unsummed import Spread
-from ancestral.trace.serialize.file import Content, from_dict, load, save, to_dict
+from ancestral.trace.serialize.file import load, save
+from ancestral.trace.serialize.nodes import Content, from_dict, to_dict
 
 T = TypeVar("T")
 
@@ -327,7 +328,7 @@ class Trace(Mapping[str, Node]):
         return compare(self, other)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the trace as dictionaries, lists, texts, numbers and tensors.
+        """Return the trace as dictionaries, lists, tuples, texts, numbers and tensors.
 
         A distribution of torch is stored with its parameters, of another the name of its class and
         the log-probability of the value; so is one of which a parameter was written into after the
@@ -370,7 +371,7 @@ class Trace(Mapping[str, Node]):
 
     def _content(self) -> Content:
         """Return all that is stored of the trace."""
-        return Content(self.universe, self.everything, frozenset(self._hidden), self._costs)
+        return Content(self.universe, self.everything, tuple(self._hidden), self._costs)
 
     def _filled(self, content: Content) -> Self:
         """Take what was stored into this empty trace."""

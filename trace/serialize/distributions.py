@@ -5,27 +5,24 @@ torch. It is put into an object of the family as it was, so that densities are t
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Transform
+from torch.distributions import Distribution, Independent, Transform
 
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.mask import is_passing
-from ancestral.trace.nodes.node import NoDensityError
+from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityError
 from ancestral.trace.serialize.plain import (
     NotPlainError,
     Plain,
     StoredTraceError,
     as_kind,
-    field,
-    items,
-    kept,
+    each,
     plain,
 )
 
@@ -38,24 +35,26 @@ class UnloadedDistributionError(SiteError, NoDensityError):
         known = "" if fn.density is None else ", and the log-probability of the value it drew"
         Exception.__init__(
             self,
-            f"{fn.reason}: of this {type(fn).__name__} a stored trace holds the name only{known}; "
+            f"{fn.reason}: of this {fn.family} a stored trace holds the name only{known}; "
             "make the distribution again",
         )
 
 
 class Unloaded(Distribution):
-    """A distribution that is stored by its name, with the density of one value, if it had any."""
+    """A distribution that is stored by its name, with the density of one value, if it had any.
+
+    Once loaded, its class has that name.
+    """
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
 
-    def __init__(
-        self, batch: torch.Size, event: torch.Size, density: Tensor | None, reason: str
-    ) -> None:
-        """Take the shapes, and the log-probability [*batch] of the value that was stored."""
-        super().__init__(batch, event, validate_args=False)
+    def __init__(self, fn: Distribution, density: Tensor | None, reason: str) -> None:
+        """Take the log-probability [*batch] of the value that is stored with the site."""
+        super().__init__(fn.batch_shape, fn.event_shape, validate_args=False)
+        self.family = type(fn).__name__
         self.density = density
         self.reason = reason
-        self.value: Tensor | None = None  # which the node holds too
+        self.value: Tensor | None = None  # set from that of the node
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of the value that was stored.
@@ -67,147 +66,101 @@ class Unloaded(Distribution):
             raise UnloadedDistributionError(self)
         return self.density
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Raise: there is nothing to draw from."""
-        raise UnloadedDistributionError(self)
-
-    rsample = sample
-
     def _unknown(self, *_: Any, **__: Any) -> Any:
         """Raise: there is nothing to compute it of."""
         raise UnloadedDistributionError(self)
 
-    expand = entropy = cdf = icdf = enumerate_support = perplexity = _unknown
+    sample = rsample = expand = entropy = cdf = icdf = enumerate_support = perplexity = _unknown
     mean: Any = property(_unknown)
     mode: Any = property(_unknown)
     variance: Any = property(_unknown)
     support: Any = property(_unknown)
 
 
-def stored(
-    fn: Distribution, density: Callable[[], Tensor | None], flaw: str = ""
-) -> dict[str, Plain]:
-    """Return a distribution as plain data.
+def stored(node: Node) -> Plain:
+    """Return the distribution of a node as plain data, None for none.
 
-    Args:
-        fn: the distribution.
-        density: returns the log-probability of the value for each independent element, which is
-            asked for where only the name of a class can be stored.
-        flaw: why nothing but the name may be stored, if so.
+    Where only the name of its class can be stored, that comes with the log-probability of the
+    value for each independent element.
     """
+    if node.fn is None:
+        return None
     try:
-        if flaw:
-            raise NotPlainError(flaw)
-        return _stored(fn)
+        if node.is_modified:
+            raise NotPlainError("a parameter was written into after the draw")
+        return _object(node.fn)
     except NotPlainError as error:
-        inner = factorized(fn)
-        if inner is not fn:
-            return {
-                "family": type(fn).__name__,
-                "kind": "group",
-                "base": stored(fn.base_dist, density, flaw),  # type: ignore[attr-defined] # Independent
-                "size": fn.reinterpreted_batch_ndims,  # type: ignore[attr-defined]
-            }
-        found = density()
-        return {
-            "family": type(fn).__name__,
-            "kind": "name",
-            "reason": str(error),
-            "batch": list(fn.batch_shape),
-            "event": list(fn.event_shape),
-            "log_prob": None if found is None else kept(found),
-        }
+        try:
+            density = node.elementwise_log_prob
+        except (NoDensityError, ModifiedParameterError):
+            density = None
+        return _object(_unloaded(node.fn, density, str(error)))
 
 
-def loaded(data: Plain, value: Tensor) -> Distribution:
-    """Return the distribution of plain data, whose value was drawn.
-
-    Raises:
-        StoredTraceError: if it is none.
-    """
-    kind, family = field(data, "kind", str), field(data, "family", str)
-    if kind == "object":
-        found = _loaded(data)
-        if not isinstance(found, Distribution):
-            raise StoredTraceError(f"{family!r} is no distribution")
-        return found
-    if kind == "group":
-        return torch.distributions.Independent(
-            loaded(field(data, "base", dict), value), field(data, "size", int)
-        )
-    if kind != "name" or not family.isidentifier():
-        raise StoredTraceError(f"a distribution is of kind {kind!r}, and called {family!r}")
-    density = None if data.get("log_prob") is None else field(data, "log_prob", Tensor)
-    named = type(family, (Unloaded,), {"__doc__": Unloaded.__doc__})
-    unloaded: Unloaded = named(
-        torch.Size(items(data, "batch", int)),
-        torch.Size(items(data, "event", int)),
-        density,
-        field(data, "reason", str),
-    )
-    unloaded.value = value
-    return unloaded
+def _unloaded(fn: Distribution, density: Tensor | None, reason: str) -> Distribution:
+    """Return what is stored in place of a distribution whose independent elements cannot be."""
+    if isinstance(fn, Independent):
+        base = _unloaded(fn.base_dist, density, reason)
+        return Independent(base, fn.reinterpreted_batch_ndims)
+    return Unloaded(fn, density, reason)
 
 
-def _families() -> dict[str, type[Any]]:
+def _classes() -> dict[str, type[Any]]:
     """Return the classes whose objects are stored, by name."""
-    pending: list[type[Any]] = [Distribution, Transform]
-    found: dict[str, type[Any]] = {"Factor": Factor}
-    while pending:
-        family = pending.pop()
-        pending.extend(family.__subclasses__())
-        if family.__module__.startswith("torch.distributions."):
-            found[family.__name__] = family
-    return found
+    found: list[type[Any]] = [Distribution, Transform]
+    for family in found:
+        found.extend(family.__subclasses__())
+    torchs = [family for family in found if family.__module__.startswith("torch.distributions.")]
+    return {family.__name__: family for family in (*torchs, Factor, Unloaded)}
 
 
-def _stored(part: Distribution | Transform) -> dict[str, Plain]:
-    family = type(part)
-    if _families().get(family.__name__) is not family:
+def _object(part: Distribution | Transform) -> dict[str, Plain]:
+    family = Unloaded if isinstance(part, Unloaded) else type(part)
+    if _classes().get(family.__name__) is not family:
         raise NotPlainError(f"{family.__name__} is no class of torch.distributions")
     state = {name: _item(item) for name, item in vars(part).items() if not is_passing(part, name)}
-    return {"family": family.__name__, "kind": "object", "state": state}
+    return {"class": family.__name__, "state": state}
 
 
 def _item(item: Any) -> Plain:
     if isinstance(item, (Distribution, Transform)):
-        return {"object": _stored(item)}
-    if isinstance(item, torch.Size):
-        return {"size": list(item)}
+        return _object(item)
     if isinstance(item, (list, tuple)):
-        word = "list" if isinstance(item, list) else "tuple"
-        return {word: [_item(part) for part in item]}
-    if isinstance(item, dict):
+        return each(_item, item)
+    if isinstance(item, Mapping):
         raise NotPlainError("a dictionary is no part of a distribution of torch")
     return plain(item)
 
 
-def _loaded(data: Plain) -> Distribution | Transform:
-    name = field(data, "family", str)
-    family = _families().get(name)
+def loaded(data: Plain) -> Distribution:
+    """Return the distribution of plain data.
+
+    Raises:
+        StoredTraceError: if it is none.
+    """
+    return as_kind(_loaded(data), Distribution, "fn")
+
+
+def _loaded(data: Plain) -> Any:
+    name = as_kind(as_kind(data, dict, "fn")["class"], str, "class")
+    family = _classes().get(name)
     if family is None:
         raise StoredTraceError(f"this torch has no distribution or transform called {name!r}")
-    part: Distribution | Transform = object.__new__(family)
+    part: Any = object.__new__(family)
     if isinstance(part, Transform):
         part._cached_x_y, part._inv = (None, None), None
-    for key, item in field(data, "state", dict).items():
+    for key, item in as_kind(data["state"], dict, "state").items():
         text = as_kind(key, str, "state")
         known = inspect.getattr_static(family, text, None)
         if text.startswith("__") or isinstance(known, FunctionType | classmethod | staticmethod):
             raise StoredTraceError(f"{name!r} cannot hold {text!r}")
-        part.__dict__[text] = _unitem(item)
+        part.__dict__[text] = _loaded_item(item)
+    if family is Unloaded:
+        part.__class__ = type(part.family, (Unloaded,), {"__doc__": Unloaded.__doc__})
     return part
 
 
-def _unitem(item: Plain) -> Any:
-    if not isinstance(item, dict):
-        return item
-    if len(item) != 1:
-        raise StoredTraceError(f"a part of a distribution is {sorted(item)}")
-    if "object" in item:
-        return _loaded(field(item, "object", dict))
-    if "size" in item:
-        return torch.Size(items(item, "size", int))
-    if "tuple" in item:
-        return tuple(_unitem(part) for part in field(item, "tuple", list))
-    return [_unitem(part) for part in field(item, "list", list)]
+def _loaded_item(item: Plain) -> Any:
+    if isinstance(item, dict):
+        return _loaded(item)
+    return each(_loaded_item, item) if isinstance(item, (list, tuple)) else item

@@ -1,87 +1,35 @@
 """Files of traces: one trace as plain data, written and read as a whole.
 
-A file is what ``torch.save`` writes of dictionaries, lists, texts, numbers and tensors. It holds no
-code, `load` runs none, and what was damaged on the way is found by a digest.
+A file is a line with the version of the format, a digest by which damage is found, and what
+``torch.save`` writes of plain data. It holds no code, and `load` runs none.
 """
 
 import errno
+import hashlib
 import io
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import torch
 
-from ancestral.provenance.algebra.provenance import Provenance, Universe
-from ancestral.trace.graph.graph import Vertex
-from ancestral.trace.nodes.node import Node
-from ancestral.trace.serialize.nodes import (
-    Reader,
-    Writer,
-    location,
-    location_of,
-    sources_behind,
-    sources_of,
-)
-from ancestral.trace.serialize.plain import Plain, StoredTraceError, digest, field, items, plain
+from ancestral.trace.serialize.nodes import Content, from_dict, to_dict
+from ancestral.trace.serialize.plain import Plain, StoredTraceError
 
-FORMAT, VERSION = "trace of ancestral", 3
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, eq=False)
-class Content:
-    """What is stored of a trace: all nodes, the names of the hidden ones, the terms of its loss."""
-
-    universe: Universe
-    nodes: tuple[Node, ...]
-    hidden: frozenset[str]
-    costs: tuple[tuple[Vertex, Provenance], ...]
-
-
-def to_dict(content: Content) -> dict[str, Plain]:
-    """Return a trace as plain data.
-
-    Raises:
-        SiteError: if a node cannot be stored.
-    """
-    found = sources_of(content.nodes)
-    for _, provenance in content.costs:
-        found |= sources_behind(provenance)
-    writer = Writer(content.universe, found)
-    data: dict[str, Plain] = {
-        "nodes": [writer.node(node) for node in content.nodes],
-        "hidden": sorted(content.hidden),
-        "costs": [
-            {**_written(vertex), "provenance": writer.provenance(provenance)}
-            for vertex, provenance in content.costs
-        ],
-        "sources": writer.sources(),
-    }
-    written: dict[str, Plain] = plain(data, lambda tensor: tensor)  # no second copy of it
-    return written
-
-
-def from_dict(data: Plain) -> Content:
-    """Return the trace of plain data.
-
-    Raises:
-        StoredTraceError: if it is none.
-    """
-    return _understood(lambda: _content(data), "this")
+FORMAT, VERSION = b"trace of ancestral, version ", b"4"
 
 
 def save(content: Content, path: str | Path) -> None:
     """Write a trace into a file, which takes the place of another once it is whole."""
-    data = to_dict(content)
-    whole = {"format": FORMAT, "version": VERSION, "digest": digest(data), "trace": data}
+    body = io.BytesIO()
+    torch.save(to_dict(content), body)
     with replacing(Path(path)) as file:
-        torch.save(whole, file)
+        file.write(FORMAT + VERSION + b"\n" + _digest(body.getbuffer()))
+        file.write(body.getbuffer())
 
 
 def load(path: str | Path) -> Content:
@@ -91,78 +39,35 @@ def load(path: str | Path) -> Content:
         StoredTraceError: if the file holds no trace, or was damaged.
         OSError: if it cannot be read.
     """
-    found = Path(path).read_bytes()
-    return _understood(lambda: _content(_checked(found)), str(path))
+    return from_dict(_read(Path(path)), str(path))
 
 
-def _checked(found: bytes) -> Plain:
+def _digest(body: bytes | memoryview) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+def _read(path: Path) -> Plain:
+    """Return the plain data of a file."""
+    found = path.read_bytes()
+    if not found.startswith(FORMAT):
+        raise StoredTraceError("it was not written by Trace.save, or was damaged", str(path))
+    version, _, rest = found.removeprefix(FORMAT).partition(b"\n")
+    if version != VERSION:
+        raise StoredTraceError(
+            f"its version is {version[:9].decode(errors='replace')}; expected {VERSION.decode()}, "
+            "the one that this version of ancestral writes; read it with the ancestral that wrote "
+            "it",
+            str(path),
+        )
+    digest, body = rest[:32], rest[32:]
+    if digest != _digest(body):
+        raise StoredTraceError("it was damaged: its content does not fit its digest", str(path))
     try:
-        whole = torch.load(io.BytesIO(found), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:
         # Without the text of torch, which tells how to run the code that a file may hold.
-        raise StoredTraceError(
-            "it was not written by Trace.save, or was damaged, or holds more than plain data "
-            f"({type(error).__name__})"
-        ) from None
-    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
-        raise StoredTraceError("it was not written by Trace.save")
-    if whole.get("version") != VERSION:
-        raise StoredTraceError(
-            f"its version is {whole.get('version')!r}; expected {VERSION}, the one that this "
-            "version of ancestral writes; read it with the ancestral that wrote it"
-        )
-    data = field(whole, "trace", dict)
-    if digest(data) != whole.get("digest"):
-        raise StoredTraceError("it was damaged: its content does not fit its digest")
-    return data
-
-
-def _understood(read: Callable[[], R], file: str) -> R:
-    """Return what is read; whatever goes wrong with data from elsewhere is wrong with the data."""
-    try:
-        return read()
-    except StoredTraceError as error:
-        raise StoredTraceError(error.problem, file) from error.__cause__
-    except Exception as error:
-        raise StoredTraceError(f"{type(error).__name__}: {error}", file) from error
-
-
-def _content(data: Plain) -> Content:
-    universe = Universe()
-    reader = Reader(data, universe)
-    nodes = tuple(reader.node(item) for item in items(data, "nodes", dict))
-    hidden = frozenset(items(data, "hidden", str))
-    names = [node.name for node in nodes]
-    if len(set(names)) < len(names):
-        raise StoredTraceError("two nodes have one name")
-    costs = tuple(
-        (_vertex(item), reader.claimed(field(item, "provenance", dict)))
-        for item in items(data, "costs", dict)
-    )
-    universe.state = "settled"  # the values are constants to whoever goes on with them
-    return Content(universe, nodes, hidden, costs)
-
-
-def _written(vertex: Vertex) -> dict[str, Plain]:
-    return {
-        "name": vertex.name,
-        "kind": vertex.kind,
-        "distribution": vertex.distribution,
-        "shape": list(vertex.shape),
-        "location": location(vertex.location),
-        "module_path": vertex.module_path,
-    }
-
-
-def _vertex(data: Plain) -> Vertex:
-    return Vertex(
-        field(data, "name", str),
-        field(data, "kind", str),
-        field(data, "distribution", str),
-        tuple(items(data, "shape", int)),
-        location_of(field(data, "location", dict)),
-        field(data, "module_path", str),
-    )
+        problem = f"it holds more than plain data ({type(error).__name__})"
+        raise StoredTraceError(problem, str(path)) from None
 
 
 @contextmanager
