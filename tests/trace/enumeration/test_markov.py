@@ -115,8 +115,7 @@ def test_the_same_look_back_within_the_history_is_no_error() -> None:
 
 def test_to_look_into_a_loop_that_has_ended_raises() -> None:
     refused(
-        lambda: an.sample("end", Categorical(MOVE[chain(3)])),
-        r"site 'end' .* 'z2' .*out of scope",
+        lambda: an.sample("end", Categorical(MOVE[chain(3)])), r"site 'end' .* 'z2' .*out of scope"
     )
 
 
@@ -149,9 +148,3 @@ def test_without_markov_a_long_chain_finds_no_dimension_and_the_error_names_mark
             an.sample(f"z{t}", Categorical(START))
 
     refused(program, r"site 'z64'.*64 at most.*markov", first_dim=-1)
-
-
-@pytest.mark.parametrize("history", [-1, 1.0, True, None])
-def test_a_history_that_is_no_number_of_steps_raises(history: int) -> None:
-    with pytest.raises(ValueError, match="history must be an int, 0 or greater"):
-        markov(range(3), history=history)

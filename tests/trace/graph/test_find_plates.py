@@ -13,8 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal
-from torch.nn.functional import batch_norm
+from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST, Alignment, compose, relates
@@ -52,24 +51,6 @@ def test_a_dimension_that_moves_is_followed() -> None:
         (3, "a.1 bernoulli.0"),
         (5, "bernoulli.2"),
     ]
-
-
-def test_what_batch_norm_ties_together_is_no_plate() -> None:
-    with an.record() as trace:
-        a = Bernoulli(logits=LOGITS).sample()
-        b = Bernoulli(logits=batch_norm(a, None, None, training=True)).sample()
-        c = Bernoulli(logits=a + b).sample()
-    assert 4 not in [plate.size for plate in trace.plates]  # c keeps both, but b mixes a
-    assert c.shape == (4, 3)
-
-
-def test_a_path_through_a_site_without_the_dimension_mixes() -> None:
-    with an.record() as trace:
-        a = Bernoulli(logits=LOGITS).sample()
-        total = Normal(a.sum(), 1.0).rsample()
-        b = Bernoulli(logits=a + total).sample()
-    assert dims_of(trace.plates) == []
-    assert b.shape == (4, 3)
 
 
 def test_a_loss_may_sum_and_costs_that_keep_the_dimension_are_members() -> None:

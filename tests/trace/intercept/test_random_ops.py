@@ -13,16 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, bernoulli, nn
-from torch.distributions import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    Dirichlet,
-    Distribution,
-    Gamma,
-    Normal,
-    Poisson,
-)
+from torch import distributions as dist
 
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -51,30 +42,32 @@ def coin_of_script(p: Tensor) -> Tensor:
 IN_SCRIPT = scripted(coin_of_script)
 
 # The call, the distribution it stands for, and the alignment of the draw with the parameter.
-DRAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distribution], object]] = {
-    "torch.bernoulli": (torch.bernoulli, Bernoulli, (0, 1)),
-    "an imported name": (lambda p: bernoulli(p), Bernoulli, (0, 1)),
-    "Tensor.bernoulli": (lambda p: p.bernoulli(), Bernoulli, (0, 1)),
-    "Tensor.bernoulli_": (lambda p: torch.empty(SHAPE).bernoulli_(p), Bernoulli, (0, 1)),
+DRAWS: dict[
+    str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], dist.Distribution], object]
+] = {
+    "torch.bernoulli": (torch.bernoulli, dist.Bernoulli, (0, 1)),
+    "an imported name": (lambda p: bernoulli(p), dist.Bernoulli, (0, 1)),
+    "Tensor.bernoulli": (lambda p: p.bernoulli(), dist.Bernoulli, (0, 1)),
+    "Tensor.bernoulli_": (lambda p: torch.empty(SHAPE).bernoulli_(p), dist.Bernoulli, (0, 1)),
     "bernoulli_ of a row": (
         lambda p: torch.empty(2, *SHAPE).bernoulli_(p),
-        lambda p: Bernoulli(p.expand(2, *SHAPE)),
+        lambda p: dist.Bernoulli(p.expand(2, *SHAPE)),
         (-1, 0, 1),
     ),
-    "a scripted function": (IN_SCRIPT, Bernoulli, (0, 1)),
+    "a scripted function": (IN_SCRIPT, dist.Bernoulli, (0, 1)),
     "torch.multinomial of one": (
         lambda p: torch.multinomial(p, 1),
-        lambda p: Categorical(p.unsqueeze(1)),
+        lambda p: dist.Categorical(p.unsqueeze(1)),
         (0, -1),
     ),
     "torch.multinomial of one row": (
         lambda p: torch.multinomial(p[0], 2, replacement=True),
-        lambda p: Categorical(p[0].expand(2, 3)),
+        lambda p: dist.Categorical(p[0].expand(2, 3)),
         (-1,),
     ),
     "torch.multinomial with replacement": (
         lambda p: torch.multinomial(p, 5, replacement=True),
-        lambda p: Categorical(p.unsqueeze(1).expand(4, 5, 3)),
+        lambda p: dist.Categorical(p.unsqueeze(1).expand(4, 5, 3)),
         (0, -1),
     ),
     "torch.multinomial without": (
@@ -89,24 +82,24 @@ DRAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distributi
     ),
     "torch.normal of a mean": (
         lambda p: torch.normal(p, 2.0),
-        lambda p: Normal(p, 2.0),
+        lambda p: dist.Normal(p, 2.0),
         (0, 1),
     ),
-    "torch.normal of a mean alone": (torch.normal, lambda p: Normal(p, 1.0), (0, 1)),
+    "torch.normal of a mean alone": (torch.normal, lambda p: dist.Normal(p, 1.0), (0, 1)),
     "torch.normal of a scale": (
         lambda p: torch.normal(3.0, p),
-        lambda p: Normal(3.0, p),
+        lambda p: dist.Normal(3.0, p),
         (0, 1),
     ),
     "torch.normal of both": (
         lambda p: torch.normal(p, p.square()),
-        lambda p: Normal(p, p.square()),
+        lambda p: dist.Normal(p, p.square()),
         (0, 1),
     ),
-    "torch.poisson": (torch.poisson, Poisson, (0, 1)),
+    "torch.poisson": (torch.poisson, dist.Poisson, (0, 1)),
     "torch.multinomial into a result": (
         lambda p: torch.multinomial(p, 1, out=integers(4, 1)),
-        lambda p: Categorical(p.unsqueeze(1)),
+        lambda p: dist.Categorical(p.unsqueeze(1)),
         (0, -1),
     ),
     "torch.multinomial into a result that grows": (
@@ -116,10 +109,10 @@ DRAWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Distributi
     ),
     "Tensor.bernoulli_ by keyword": (
         lambda p: torch.empty(SHAPE).bernoulli_(p=p),
-        Bernoulli,
+        dist.Bernoulli,
         (0, 1),
     ),
-    "torch._sample_dirichlet": (torch._sample_dirichlet, Dirichlet, (0,)),
+    "torch._sample_dirichlet": (torch._sample_dirichlet, dist.Dirichlet, (0,)),
 }
 every_draw = pytest.mark.parametrize("name", DRAWS)
 
@@ -221,7 +214,7 @@ NOISE: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", NOISE)
 def test_masks_and_coin_flips_are_no_sites(name: str) -> None:
     with an.record() as trace:
-        z = Normal(parameter(), 1.0).sample()
+        z = dist.Normal(parameter(), 1.0).sample()
         noisy = NOISE[name](z)
         plain = NOISE[name](parameter())
     assert list(trace) == ["z"]
@@ -232,10 +225,10 @@ def test_masks_and_coin_flips_are_no_sites(name: str) -> None:
 def test_a_draw_inside_the_sample_of_a_distribution_is_recorded_once() -> None:
     p = parameter()
     with an.record() as trace:
-        a = Bernoulli(p).sample()  # draws with torch.bernoulli
-        b = Categorical(p).sample()  # draws with torch.multinomial
-        c = Normal(p, 1.0).sample()  # draws with torch.normal
-        d = Poisson(p).sample()  # draws with torch.poisson
+        a = dist.Bernoulli(p).sample()  # draws with torch.bernoulli
+        b = dist.Categorical(p).sample()  # draws with torch.multinomial
+        c = dist.Normal(p, 1.0).sample()  # draws with torch.normal
+        d = dist.Poisson(p).sample()  # draws with torch.poisson
     assert list(trace) == ["a", "b", "c", "d"]
     assert [an.provenance_of(t) for t in (a, b, c, d)] == [{"a"}, {"b"}, {"c"}, {"d"}]
 
@@ -266,7 +259,7 @@ def test_no_gradient_flows_through_a_draw_but_the_score_does() -> None:
         loss = (3 * z + 1).sum()
     an.backward(loss)
     value = trace["z"].value
-    (Bernoulli(by_hand).log_prob(value) * 3 * value).sum().backward()
+    (dist.Bernoulli(by_hand).log_prob(value) * 3 * value).sum().backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
 
 
@@ -375,37 +368,39 @@ def test_a_draw_with_something_to_learn_is_recorded_or_refused(name: str) -> Non
 
 # Torch refuses most of these outside of no_grad. The call, given a result, and the distribution.
 _out = torch.ops.aten
-INTO: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Distribution]]] = {
-    "torch.bernoulli": (lambda p, out: torch.bernoulli(p, out=out), Bernoulli),
-    "Tensor.bernoulli_": (lambda p, out: out.bernoulli_(p), Bernoulli),
+INTO: dict[
+    str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], dist.Distribution]]
+] = {
+    "torch.bernoulli": (lambda p, out: torch.bernoulli(p, out=out), dist.Bernoulli),
+    "Tensor.bernoulli_": (lambda p, out: out.bernoulli_(p), dist.Bernoulli),
     "torch.normal of a mean": (
         lambda p, out: torch.normal(p, 2.0, out=out),
-        lambda p: Normal(p, 2.0),
+        lambda p: dist.Normal(p, 2.0),
     ),
     "torch.normal of a scale": (
         lambda p, out: torch.normal(3.0, p, out=out),
-        lambda p: Normal(3.0, p),
+        lambda p: dist.Normal(3.0, p),
     ),
     "torch.normal of both": (
         lambda p, out: torch.normal(p, p, out=out),
-        lambda p: Normal(p, p),
+        lambda p: dist.Normal(p, p),
     ),
-    "an overload for poisson": (lambda p, out: _out.poisson.out(p, out=out), Poisson),
+    "an overload for poisson": (lambda p, out: _out.poisson.out(p, out=out), dist.Poisson),
     "an overload for binomial": (
         lambda p, out: _out.binomial.out(torch.full(SHAPE, 3.0), p, out=out),
-        lambda p: Binomial(torch.full(SHAPE, 3.0), p),
+        lambda p: dist.Binomial(torch.full(SHAPE, 3.0), p),
     ),
     "an overload with probabilities": (
         lambda p, out: _out.bernoulli.Tensor_out(torch.empty(SHAPE), p, out=out),
-        Bernoulli,
+        dist.Bernoulli,
     ),
     "an overload for gamma": (
         lambda p, out: _out._standard_gamma.out(p, out=out),
-        lambda p: Gamma(p, 1.0),
+        lambda p: dist.Gamma(p, 1.0),
     ),
     "an overload for dirichlet": (
         lambda p, out: _out._sample_dirichlet.out(p, out=out),
-        Dirichlet,
+        dist.Dirichlet,
     ),
 }
 
@@ -434,7 +429,7 @@ def test_a_draw_over_its_own_parameter_keeps_the_density_of_what_was_there(name:
     call, distribution = INTO[name]
     p = parameter()
     with an.record() as trace:
-        z = Bernoulli(p).sample()
+        z = dist.Bernoulli(p).sample()
         weights = z * 0.5 + 0.25
         before = an.untrack(weights).clone()
         call(weights, weights)
@@ -470,7 +465,7 @@ def test_a_draw_of_gamma_is_reparameterized_and_knows_its_kinks() -> None:
     (node,) = trace.values()
     by_hand.grad = None
     count = (node.value > 0.3).sum()
-    (Gamma(by_hand, 1.0).log_prob(node.value).sum() * count).backward()
+    (dist.Gamma(by_hand, 1.0).log_prob(node.value).sum() * count).backward()
     torch.testing.assert_close(concentration.grad, by_hand.grad)
 
 
@@ -478,6 +473,6 @@ def test_a_draw_of_numbers_that_returns_a_tensor_is_a_site() -> None:
     with an.record() as trace:
         a = torch.normal(0.5, 2.0, (3,))
         b = torch.normal(0.5, 2.0, (3,), out=torch.empty(3))
-    assert [type(node.fn) for node in trace.values()] == [Normal, Normal]
+    assert [type(node.fn) for node in trace.values()] == [dist.Normal, dist.Normal]
     assert [an.provenance_of(t) for t in (a, b)] == [{"a"}, {"b"}]
-    torch.testing.assert_close(trace["a"].log_prob, Normal(0.5, 2.0).log_prob(an.untrack(a)))
+    torch.testing.assert_close(trace["a"].log_prob, dist.Normal(0.5, 2.0).log_prob(an.untrack(a)))

@@ -109,9 +109,7 @@ def test_an_error_that_shapes_raise_is_no_escape(p: Tensor) -> None:
         an.backward(z.sum())
 
 
-def test_a_check_of_a_distribution_is_no_escape_unless_it_fails(
-    p: Tensor,
-) -> None:
+def test_a_check_of_a_distribution_is_no_escape_unless_it_fails(p: Tensor) -> None:
     with an.record() as trace:
         z = coin(p)
         Bernoulli(0.5 * z + 0.2, validate_args=True).sample()
