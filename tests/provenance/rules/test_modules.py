@@ -184,24 +184,9 @@ def sampled_grid(x: Tensor) -> Any:
 CALLS: dict[str, Callable[[Tensor], Any]] = {
     function.__name__: function
     for function in (
-        hooked,
-        full_backward,
-        parametrized,
-        computed_weight,
-        spectral,
-        old_norms,
-        pruned,
-        pruned_by,
-        padded,
-        loaded,
-        assigned,
-        registered,
-        given_weights,
-        given_to_norm,
-        vectors,
-        attention,
-        lazy,
-        sampled_grid,
+        *(hooked, full_backward, parametrized, computed_weight, spectral, old_norms, pruned),
+        *(pruned_by, padded, loaded, assigned, registered, given_weights, given_to_norm, vectors),
+        *(attention, lazy, sampled_grid),
     )
 }
 PLAIN_GRADIENT = {"registered", "pruned_by", "loaded", "assigned"}  # through a step or a statistic

@@ -175,12 +175,8 @@ def test_a_replay_shows_the_sites_of_its_trace() -> None:
 @pytest.mark.parametrize(
     "handler",
     [
-        h.substitute({"zz": ONE}),
-        h.block("zz"),
-        h.expose("zz"),
-        h.condition({"zz": ONE}),
-        h.do({"zz": ONE}),
-        h.reparam({"zz": h.LocScale()}),
+        *(h.substitute({"zz": ONE}), h.block("zz"), h.expose("zz"), h.condition({"zz": ONE})),
+        *(h.do({"zz": ONE}), h.reparam({"zz": h.LocScale()})),
     ],
 )
 def test_a_name_that_no_site_has_is_told(handler: h.Handler) -> None:

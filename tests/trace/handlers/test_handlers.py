@@ -381,18 +381,10 @@ def test_a_seed_that_is_open_already_goes_on() -> None:
 def test_an_error_within_any_handler_leaves_nothing_open() -> None:
     values = {"z": torch.tensor(1.0)}
     opened: tuple[handlers.Handler, ...] = (
-        handlers.condition(values),
-        handlers.do(values),
-        handlers.substitute(values),
-        handlers.uncondition(),
-        handlers.block("z"),
-        handlers.expose("z"),
-        handlers.mask(True),
-        handlers.scale(2.0),
-        handlers.seed(0),
-        handlers.infer_config(lambda message: {}),
-        handlers.reparam({"z": handlers.LocScale()}),
-        handlers.lift(Normal(0.0, 1.0)),
+        *(handlers.condition(values), handlers.do(values), handlers.substitute(values)),
+        *(handlers.uncondition(), handlers.block("z"), handlers.expose("z"), handlers.mask(True)),
+        *(handlers.scale(2.0), handlers.seed(0), handlers.infer_config(lambda message: {})),
+        *(handlers.reparam({"z": handlers.LocScale()}), handlers.lift(Normal(0.0, 1.0))),
         handlers.enumerate(-3),
     )
 

@@ -289,12 +289,8 @@ def test_a_prior_of_another_shape_is_refused(prior: d.Distribution, shape: tuple
         lifted(prior, torch.zeros(shape))
     batch, event = list(prior.batch_shape), list(prior.event_shape)
     for part in (
-        "parameter 'w'",
-        f"{__file__}:",
-        type(prior).__name__,
-        f"batch {batch}",
-        f"event {event}",
-        f"the parameter's {list(shape)}",
+        *("parameter 'w'", f"{__file__}:", type(prior).__name__, f"batch {batch}"),
+        *(f"event {event}", f"the parameter's {list(shape)}"),
     ):
         assert part in str(caught.value)
 

@@ -61,11 +61,7 @@ def computed_parameter() -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        reparameterized_value,
-        view_of_a_value,
-        data,
-        value_of_a_handler,
-        plain_parameter,
+        *(reparameterized_value, view_of_a_value, data, value_of_a_handler, plain_parameter),
         computed_parameter,
     ],
 )
