@@ -225,10 +225,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a demo into a file": (["demo", "--out", "g.svg"], "g.svg"),
     "a demo below a file": (["demo", "--out", "g.svg/out"], "g.svg/out"),
     "a demo where nothing can be written": (["demo", "--out", "/proc/out"], "/proc/out"),
-    "a model that raises": (
-        graph(target("Fails"), *INPUT),
-        "ZeroDivisionError: a model of no use",
-    ),
+    "a model that raises": (graph(target("Fails"), *INPUT), "ZeroDivisionError: a model of no use"),
 }
 
 

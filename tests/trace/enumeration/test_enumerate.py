@@ -5,13 +5,11 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from torch import distributions as d
-from torch.distributions.constraints import Constraint
 
 import ancestral as an
 from ancestral.trace import handlers as h
@@ -317,40 +315,6 @@ def test_values_that_cannot_be_listed_raise() -> None:
         lambda: an.sample("n", d.Binomial(torch.tensor([1.0, 2.0]), torch.tensor(0.5))),
         r"site 'n' .*Binomial cannot list its values",
     )
-
-
-class Shifted(d.Distribution):
-    """One of two values, which are others for each case of the batch."""
-
-    has_enumerate_support = True
-    arg_constraints: ClassVar[dict[str, Constraint]] = {}
-    support = d.constraints.real
-
-    def __init__(self, first: Tensor) -> None:
-        self.first = first
-        super().__init__(first.shape, validate_args=False)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return torch.stack([self.first, self.first + 1])
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.first.expand(*sample_shape, *self.first.shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.full_like(value, 0.5).log()
-
-
-def test_values_that_are_others_for_each_case_raise() -> None:
-    refused(
-        lambda: an.sample("n", Shifted(torch.tensor([0.0, 10.0]))),
-        r"site 'n' .*Shifted lists other values for other cases",
-    )
-
-
-def test_values_that_are_the_same_for_all_cases_are_listed() -> None:
-    with an.record() as trace, enumeration(first_dim=-2):
-        an.sample("n", Shifted(torch.tensor([3.0, 3.0])))
-    assert trace["n"].value[:, 0].tolist() == [3.0, 4.0]
 
 
 def test_a_choice_that_means_nothing_raises() -> None:

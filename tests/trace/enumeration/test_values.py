@@ -288,3 +288,12 @@ def test_the_one_value_of_a_guide_that_is_its_parameter_is_learned(shape: tuple[
     torch.testing.assert_close(bound.value, expected.detach())
     (gradient,) = torch.autograd.grad(bound.surrogate, mode)
     torch.testing.assert_close(gradient, torch.autograd.grad(-expected, mode)[0])
+
+
+def test_values_that_are_others_for_each_case_are_refused_and_the_same_are_listed() -> None:
+    pattern = r"site 'n' .*Shifted lists other values for other cases"
+    with an.record() as trace, enumeration(first_dim=-2):
+        with pytest.raises(an.errors.EnumerationError, match=pattern):
+            an.sample("n", Shifted(torch.tensor([0.0, 10.0])))
+        an.sample("m", Shifted(torch.tensor([3.0, 3.0])))
+    assert trace["m"].value[:, 0].tolist() == [3.0, 4.0]

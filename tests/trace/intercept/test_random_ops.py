@@ -233,36 +233,6 @@ def test_a_draw_inside_the_sample_of_a_distribution_is_recorded_once() -> None:
     assert [an.provenance_of(t) for t in (a, b, c, d)] == [{"a"}, {"b"}, {"c"}, {"d"}]
 
 
-def test_a_target_that_is_drawn_into_carries_the_draw() -> None:
-    with an.record() as trace:
-        target = torch.zeros(SHAPE)
-        target.bernoulli_(parameter())
-        doubled = target * 2
-    assert list(trace) == ["bernoulli"]
-    assert an.provenance_of(target) == an.provenance_of(doubled) == {"bernoulli"}
-
-
-def test_a_draw_into_a_view_reaches_all_that_shares_its_memory() -> None:
-    with an.record() as trace:
-        whole = torch.zeros(2, *SHAPE)
-        older = whole.view(24)
-        whole[0].bernoulli_(parameter())
-        found = [an.provenance_of(t) for t in (whole.sum(), older.sum(), older * 2)]
-    assert list(trace) == ["bernoulli"]
-    assert found == [{"bernoulli"}] * 3
-
-
-def test_no_gradient_flows_through_a_draw_but_the_score_does() -> None:
-    p, by_hand = parameter(), parameter()
-    with an.record() as trace:
-        z = torch.bernoulli(p)
-        loss = (3 * z + 1).sum()
-    an.backward(loss)
-    value = trace["z"].value
-    (dist.Bernoulli(by_hand).log_prob(value) * 3 * value).sum().backward()
-    torch.testing.assert_close(p.grad, by_hand.grad)
-
-
 # Those whose parameter is ours: what is computed under no_grad has no gradient to learn.
 @pytest.mark.parametrize(
     "name", [n for n in DRAWS if n not in ("torch.multinomial of one row", "torch.normal of both")]
@@ -278,15 +248,6 @@ def test_a_draw_under_no_grad_is_as_learned_as_outside(name: str) -> None:
     an.backward(loss, estimator=an.estimators.total_cost)
     (distribution(by_hand).log_prob(node.value).sum() * node.value.sum()).backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
-
-
-@pytest.mark.parametrize(("classes", "draws"), [(3, 1), (3, 2), (3, 3), (4, 2), (4, 3)])
-def test_the_probabilities_of_all_ordered_draws_add_up_to_one(classes: int, draws: int) -> None:
-    weights = torch.linspace(0.3, 2.0, classes, dtype=torch.float64)
-    orders = torch.tensor(list(itertools.permutations(range(classes), draws)))
-    fn = WithoutReplacement(weights.expand(len(orders), classes), draws)
-    total = fn.log_prob(orders).exp().sum()
-    assert total.item() == pytest.approx(1.0, abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)
@@ -317,14 +278,6 @@ def test_the_frequencies_of_torch_are_those_of_the_density() -> None:
         share = (drawn == torch.tensor(order)).all(1).double().mean().item()
         expected = WithoutReplacement(weights, 2).log_prob(torch.tensor(order)).exp().item()
         assert share == pytest.approx(expected, abs=0.015)
-
-
-def test_the_score_of_draws_without_replacement_has_mean_zero() -> None:
-    weights = torch.tensor([0.5, 1.0, 2.5], dtype=torch.float64, requires_grad=True)
-    orders = torch.tensor(list(itertools.permutations(range(3), 2)))
-    density = WithoutReplacement(weights.expand(6, 3), 2).log_prob(orders)
-    (score,) = torch.autograd.grad((density.detach().exp() * density).sum(), weights)
-    torch.testing.assert_close(score, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_nested_recordings_share_a_draw_and_the_key_goes_with_the_last() -> None:

@@ -61,7 +61,7 @@ def keywords(x: Tensor) -> Any:
 
 
 PARTLY: Any = (0, None)  # not known to torch's types
-# Each result's alignment with the input, [4, 3]: `_` what is lost, `-` where it does not depend on it.
+# Each result's alignment with the input, [4, 3]: `_` where lost, `-` if it does not depend on it.
 KEPT: dict[str, Call] = {
     "elementwise: 01": lambda x: vmap(lambda a: a.exp())(x),
     "torch.vmap: 01": lambda x: torch.vmap(lambda a: a * 2)(x),

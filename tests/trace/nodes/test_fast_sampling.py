@@ -14,7 +14,6 @@ from torch import distributions as d
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
-from ancestral.provenance.tensor.tensor import provenance, site_of
 from ancestral.trace.nodes.fast_sampling import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
@@ -76,18 +75,6 @@ def test_a_draw_is_the_one_that_plain_torch_makes(
         torch.testing.assert_close(torch.autograd.grad(an.untrack(ours).sum(), x), expected)
 
 
-def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_provenance() -> None:
-    with an.record():
-        z = coin(4)
-        q = d.Bernoulli(logits=3 * z)
-        q.sample()
-        assert an.provenance_of(q.probs) == {"z"}
-        found = provenance(q.probs)
-        assert found is not None
-        assert [alignment.dims for alignment, _ in found.entries] == [(0,)]
-        assert q.probs.requires_grad is z.requires_grad
-
-
 def test_a_parameter_that_a_draw_computed_for_itself_is_computed_once_as_in_plain_torch() -> None:
     """Whoever reads it after a write into the other gets what was drawn from."""
 
@@ -112,28 +99,6 @@ def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_history() -> None
         q.sample()
     q.probs.sum().backward()
     torch.testing.assert_close(logits.grad, torch.full((3,), 0.25))
-
-
-def test_the_gradient_of_a_cost_of_a_parameter_read_after_a_draw_has_the_score_of_its_parent() -> (
-    None
-):
-    """A cost of probs that had lost its source would leave the score of z out."""
-    p = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    mean = torch.zeros((), dtype=torch.float64)
-    for outcome in (0.0, 1.0):
-        with an.record():
-            z = d.Bernoulli(p).sample()
-            with torch.no_grad():  # every outcome in turn
-                an.untrack(z).fill_(outcome)
-            q = d.Bernoulli(logits=3 * an.untrack(z).clone() + 0 * z)
-            q.sample()
-            cost = q.probs
-        node = site_of(z)
-        node.value.fill_(outcome)
-        (gradient,) = torch.autograd.grad(an.surrogate(cost), p)
-        mean += gradient * (p if outcome else 1 - p).detach()
-    true = torch.sigmoid(torch.tensor(3.0, dtype=torch.float64)) - 0.5
-    torch.testing.assert_close(mean, true)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +162,7 @@ def test_a_number_of_samples_that_depends_on_a_value_is_an_escape() -> None:
 
 def test_a_draw_of_integers_stops_the_gradient_of_what_it_depends_on() -> None:
     """Under no_grad nothing else tells that the score of x is needed."""
+    torch.manual_seed(1)
     loc = torch.zeros(3, requires_grad=True)
     with an.record() as trace:
         x = d.Normal(loc, 1.0).rsample()
@@ -206,6 +172,7 @@ def test_a_draw_of_integers_stops_the_gradient_of_what_it_depends_on() -> None:
     gate = trace["x"].gate
     assert gate is not None
     assert gate.is_shut
+    assert trace["k"].value > 0
     assert loc.grad is not None
     assert loc.grad.any()
 
