@@ -49,6 +49,11 @@ def outline(value: Any) -> Any:
     return type(value), value if isinstance(value, (int, str, bool, type(None))) else None
 
 
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    """Return normal numbers, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def changed(x: Tensor, element: tuple[int, ...] | None = None) -> Tensor:
     """Return an input with one element, or all, changed to something that is as valid."""
     moved = x.detach().clone()
@@ -218,6 +223,7 @@ __all__ = [
     "differs",
     "gradients",
     "leaves",
+    "numbers",
     "outline",
     "reachable",
     "seeded",

@@ -258,26 +258,6 @@ def test_an_error_of_the_model_names_its_line(
     assert f"{NEVER_SEEN}.py:{line})" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_a_mistake(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shut = folder / "shut"
-    shut.mkdir()
-    (shut / "g.svg").write_bytes(b"what was here")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied", "shut/g.svg")
-
-    with monkeypatch.context() as inner:  # no permission stops a superuser
-        inner.setattr(Path, "open", refuse)
-        status = main(graph(target(), *INPUT, output="shut/g.svg"))
-    shown = capsys.readouterr()
-    assert status == 2
-    assert shown.err.count("\n") == 1
-    assert "Permission denied" in shown.err
-    assert (shut / "g.svg").read_bytes() == b"what was here"
-
-
 UNWRITABLE = [folder for folder in ("/proc", "/sys") if Path(folder).is_dir()]
 
 

@@ -15,11 +15,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import ancestral as an
 from ancestral.provenance.tensor import storage
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from perturbation import check, gradients, numbers
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,7 @@ from torch.nn.utils import rnn as sequences
 
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from perturbation import check, gradients, numbers
 
 
 class Doubled(nn.Module):

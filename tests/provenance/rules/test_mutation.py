@@ -11,11 +11,7 @@ from torch import Tensor, nn
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.provenance.rules.mutation import _IN_TORCH
-from perturbation import check
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+from perturbation import check, numbers
 
 
 def normalized(function: Callable[..., Any]) -> Callable[[Tensor], Any]:

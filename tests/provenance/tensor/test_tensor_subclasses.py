@@ -15,12 +15,7 @@ import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.opaque import plain
 from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
+from perturbation import check, gradients, numbers
 
 COLUMNS, ROWS = torch.tensor([0, 1, 2]), torch.tensor([0, 2, 3])
 

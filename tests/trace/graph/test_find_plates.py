@@ -21,6 +21,7 @@ from ancestral.provenance.algebra.overlap import meet
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
 from ancestral.trace.nodes.plate import Plate
+from relations import alignments, elements
 
 LOGITS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3).requires_grad_()
 
@@ -216,36 +217,10 @@ def test_the_plates_found_are_those_of_the_definition(model: Model) -> None:
 SHAPE = (3, 4, 3)
 
 
-@st.composite
-def alignments(draw: st.DrawFn) -> Alignment:
-    """Draw a relation of a tensor with a source, both of shape SHAPE, with windows."""
-    dims: list[int] = []
-    here: list[tuple[int, int, int]] = []
-    there: dict[int, tuple[int, int, int]] = {}
-    free = [0, 1, 2]
-    for i, size in enumerate(SHAPE):
-        same = [d for d in free if SHAPE[d] == size]
-        d = draw(st.sampled_from([LOST, *same]))
-        length = draw(st.integers(1, size))
-        start = draw(st.integers(0, size - length))
-        if length < size:
-            here.append((i, start, start + length))
-        if same and length < size:
-            target = same[0] if d == LOST else d
-            far = draw(st.integers(0, SHAPE[target] - length))
-            there[target] = (target, far, far + length)
-            free.remove(target)
-        elif d != LOST:
-            free.remove(d)
-        dims.append(LOST if length == 1 else d)
-    return Alignment(tuple(dims), tuple(here), tuple(there[d] for d in sorted(there)))
-
-
-@given(alignments())
+@given(alignments(SHAPE, SHAPE))
 def test_a_kept_dimension_relates_equal_indices_alone(alignment: Alignment) -> None:
     dims = kept(alignment)
-    places = list(itertools.product(*map(range, SHAPE)))
-    for here, there in itertools.product(places, places):
+    for here, there in itertools.product(elements(SHAPE), repeat=2):
         if relates(alignment, here, there):
             assert all(d == LOST or here[i] == there[d] for i, d in enumerate(dims))
 

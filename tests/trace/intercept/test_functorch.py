@@ -99,14 +99,6 @@ def test_a_transform_of_plain_tensors_runs(z: Tensor) -> None:
     assert z.shape == (3,)
 
 
-def test_a_compiled_function_runs_eagerly_while_recording() -> None:
-    double = torch.compile(lambda x: x * 2, backend="eager")
-    with an.record():
-        z = Bernoulli(torch.full((3,), 0.4, requires_grad=True)).sample()
-        assert an.provenance_of(double(z)) == {"z"}
-    assert type(double(torch.ones(3))) is Tensor
-
-
 def doors() -> list[object]:
     vmap = vars(torch._functorch.apis)["vmap_impl"]
     return [torch.tensor, torch.jit.ScriptFunction.__call__, vmap]

@@ -15,13 +15,9 @@ from ancestral.provenance.algebra.alignment import LOST, Alignment
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.recording.noise import TransformedDrawError
-from perturbation import changed, check, gradients, leaves, seeded, spread
+from perturbation import changed, check, gradients, leaves, numbers, seeded, spread
 
 Call = Callable[[Tensor], Any]
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 X, W = numbers(4, 3, seed=2), numbers(3, 2, seed=3)
