@@ -165,8 +165,8 @@ def each(loss: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
 
 
 def _ctc(x: Tensor, t: Tensor) -> Tensor:
-    lengths = (torch.full(t.shape[:1], n) for n in (len(x), t.shape[1]))
-    return F.ctc_loss(x, t + 1, *lengths, reduction="none")
+    ours, theirs = (torch.full(t.shape[:1], n) for n in (len(x), t.shape[1]))
+    return F.ctc_loss(x, t + 1, ours, theirs, reduction="none")
 
 
 LOSSES = [

@@ -3,12 +3,12 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from enumerated import P, finite, refused
 from pyro.distributions import Normal as PyroNormal
 from torch import Tensor
 from torch import distributions as d
@@ -16,22 +16,6 @@ from torch.distributions.constraints import Constraint
 
 import ancestral as an
 from ancestral.trace.handlers import enumerate as enumeration
-
-P = torch.tensor([0.2, 0.3, 0.5]).double()
-
-
-def finite(name: str = "z") -> Tensor:
-    return an.sample(name, d.Categorical(P))
-
-
-def refused(program: Callable[[], object], pattern: str, first_dim: int = -3) -> None:
-    matching = re.compile(pattern, re.S)
-    with (
-        an.record(),
-        enumeration(first_dim=first_dim),
-        pytest.raises(an.errors.EnumerationError, match=matching),
-    ):
-        program()
 
 
 def test_a_site_of_an_earlier_block_is_none_of_repetitions_either() -> None:

@@ -3,11 +3,11 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
-import re
 from collections.abc import Callable
 
 import pytest
 import torch
+from enumerated import P, finite, refused
 from torch import Tensor
 from torch import distributions as d
 
@@ -16,8 +16,6 @@ from ancestral.trace import handlers as h
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import mask as masked
 from ancestral.trace.nodes.enumerated import Variable
-
-P = torch.tensor([0.2, 0.3, 0.5]).double()
 
 
 def own(trace: an.Trace, name: str) -> Variable:
@@ -209,20 +207,6 @@ def test_what_keeps_the_values_apart_passes(logits: Callable[[Tensor], Tensor]) 
 
 
 # What would be silently wrong raises.
-
-
-def refused(program: Callable[[], object], pattern: str, first_dim: int = -3) -> None:
-    matching = re.compile(pattern, re.S)
-    with (
-        an.record(),
-        enumeration(first_dim=first_dim),
-        pytest.raises(an.errors.EnumerationError, match=matching),
-    ):
-        program()
-
-
-def finite(name: str = "z") -> Tensor:
-    return an.sample(name, d.Categorical(P))
 
 
 @pytest.mark.parametrize(

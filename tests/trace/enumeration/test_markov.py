@@ -3,10 +3,9 @@
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-untyped-call"
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from enumerated import refused
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
@@ -92,15 +91,6 @@ def look_back(steps: int, length: int, history: int) -> None:
     for t in markov(range(length), history=history):
         weights = MOVE[seen[-steps]] if t >= steps else START
         seen.append(an.sample(f"z{t}", Categorical(weights)))
-
-
-def refused(program: Callable[[], object], pattern: str, first_dim: int = -5) -> None:
-    with (
-        an.record(),
-        enumeration(first_dim=first_dim),
-        pytest.raises(an.errors.EnumerationError, match=pattern),
-    ):
-        program()
 
 
 def test_to_look_further_back_than_the_history_raises() -> None:

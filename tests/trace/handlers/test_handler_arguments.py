@@ -157,7 +157,7 @@ def test_a_wrong_argument_is_told_where_the_handler_is_made(
         (h.scale(0.1), "scale(0.1)"),
         (h.seed(3), "seed(3)"),
         (h.lift(Normal(0.0, 1.0)), "lift(Normal(loc: 0.0, scale: 1.0))"),
-        (h.infer_config(callable), "infer_config(callable)"),
+        (h.infer_config(callable), "infer_config(callable)"),  # type: ignore[arg-type]
         (h.enumerate(-2), "enumerate(-2)"),
         (h.reparam({"z": h.LocScale()}), "reparam({'z': LocScale(centered=0.0)})"),
     ],

@@ -36,7 +36,8 @@ def z() -> Iterator[Tensor]:
 def test_a_factory_of_plain_numbers_stays_plain_and_one_of_a_draw_does_not(z: Tensor) -> None:
     assert type(torch.tensor([1.0, 2.0])) is Tensor
     assert type(torch.full((2,), 1.0)) is Tensor
-    assert an.provenance_of(torch.arange(z.sum() + 1) * 1) == {"z"}
+    end: Any = z.sum() + 1
+    assert an.provenance_of(torch.arange(end) * 1) == {"z"}
 
 
 def weights(z: Tensor) -> object:
