@@ -95,7 +95,10 @@ def test_a_nested_function_names_its_own_variable(p: Tensor) -> None:
 def test_the_line_is_that_of_the_call_even_over_several_lines(p: Tensor) -> None:
     with an.record() as trace:
         short = Bernoulli(p).sample()
-        long = Normal(p * 2, 1.0).sample()
+        long = Normal(
+            p * 2,
+            1.0,
+        ).sample()
         longer = (
             Bernoulli(
                 p
