@@ -17,6 +17,9 @@ from torch.distributions.constraints import Constraint
 import ancestral as an
 from ancestral.trace.handlers import enumerate as enumeration
 
+Mixed = Callable[[Tensor], Tensor]
+Make = Callable[[Tensor], d.Distribution]
+
 
 def test_a_site_of_an_earlier_block_is_none_of_repetitions_either() -> None:
     with an.record():
@@ -52,9 +55,7 @@ class Undeclared(d.Distribution):
 
 
 @pytest.mark.parametrize("mixed", [Tensor.sum, lambda z: z.flip(0), lambda z: z.softmax(0)])
-def test_a_parameter_that_no_constraint_declares_keeps_the_values_apart_too(
-    mixed: Callable[[Tensor], Tensor],
-) -> None:
+def test_a_parameter_that_no_constraint_declares_keeps_the_values_apart_too(mixed: Mixed) -> None:
     refused(
         lambda: an.sample("x", Undeclared(mixed(finite().double()))),
         "depends on site 'z', .* mixes",
@@ -82,7 +83,7 @@ def test_values_that_are_tracked_as_a_source_stay_apart(mixed: Callable[[Tensor]
 def test_the_advice_to_make_further_dimensions_an_event_is_right() -> None:
     table = torch.rand(3, 4).double()
 
-    def program(fn: Callable[[Tensor], d.Distribution]) -> None:
+    def program(fn: Make) -> None:
         an.observe("x", fn(table[finite()]), torch.zeros(4).double())
 
     refused(
@@ -132,9 +133,7 @@ class Inherited(d.Normal):
         ),
     ],
 )
-def test_a_density_that_mixes_the_values_of_a_site_is_refused(
-    fn: Callable[[Tensor], d.Distribution],
-) -> None:
+def test_a_density_that_mixes_the_values_of_a_site_is_refused(fn: Make) -> None:
     with an.record() as trace, enumeration(first_dim=-1):
         made = fn(finite().double())
         an.observe("x", made, torch.zeros(made.event_shape).double())
@@ -154,9 +153,7 @@ def test_a_density_that_mixes_the_values_of_a_site_is_refused(
         lambda loc: d.TransformedDistribution(PyroNormal(loc, 1.0), []),
     ],
 )
-def test_classes_that_are_not_torchs_keep_values_and_repetitions_apart(
-    fn: Callable[[Tensor], d.Distribution],
-) -> None:
+def test_classes_that_are_not_torchs_keep_values_and_repetitions_apart(fn: Make) -> None:
     data = torch.tensor([0.3, -0.7]).double()
     with an.record() as trace, enumeration(first_dim=-2), an.plate("data", 2):
         made = fn(finite().double())

@@ -17,6 +17,8 @@ from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import mask as masked
 from ancestral.trace.nodes.enumerated import Variable
 
+Mixed = Callable[[Tensor], Tensor]
+
 
 def own(trace: an.Trace, name: str) -> Variable:
     enumerated = trace[name].enumeration
@@ -221,7 +223,7 @@ def test_what_keeps_the_values_apart_passes(logits: Callable[[Tensor], Tensor]) 
         lambda z: z.double().transpose(0, 1),
     ],
 )
-def test_what_mixes_or_moves_the_values_of_a_site_raises(mixed: Callable[[Tensor], Tensor]) -> None:
+def test_what_mixes_or_moves_the_values_of_a_site_raises(mixed: Mixed) -> None:
     refused(
         lambda: an.sample("x", d.Normal(mixed(finite()).double(), 1.0)),
         r"site 'x' \(.*test_enumerate.py:\d+\) depends on site 'z', .* dimension -3; .* mixes",
@@ -237,9 +239,7 @@ def test_the_op_that_mixes_the_values_is_named() -> None:
 @pytest.mark.parametrize(
     "mixed", [lambda z: z.sum(-1, True), lambda z: z[..., :1], lambda z: z.flip(-1)]
 )
-def test_what_mixes_or_selects_the_repetitions_of_a_site_raises(
-    mixed: Callable[[Tensor], Tensor],
-) -> None:
+def test_what_mixes_or_selects_the_repetitions_of_a_site_raises(mixed: Mixed) -> None:
     def program() -> None:
         with an.plate("data", 4):
             z = finite()

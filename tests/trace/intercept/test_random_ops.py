@@ -41,7 +41,8 @@ def coin_of_script(p: Tensor) -> Tensor:
 
 IN_SCRIPT = scripted(coin_of_script)
 
-Draw, Fn = Callable[[Tensor], Tensor], Callable[[Tensor], dist.Distribution]
+Draw = Callable[[Tensor], Tensor]
+Fn = Callable[[Tensor], dist.Distribution]
 
 
 def pair(p: Tensor) -> dist.Distribution:

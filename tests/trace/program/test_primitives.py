@@ -247,18 +247,6 @@ def test_a_bad_statement_raises_and_leaves_the_trace(
     assert f"{__file__}:" in str(error.value)
 
 
-def test_a_deterministic_site_is_named_and_transparent() -> None:
-    with an.record() as trace:
-        z = an.sample("z", d.Normal(torch.zeros(3), 1.0))
-        y = an.deterministic("y", z * 2)
-        an.sample("x", d.Normal(y, 1.0))
-    assert trace["y"].type == "deterministic"
-    assert trace["y"].parents == {"z"}
-    assert trace["x"].parents == {"y"}
-    assert an.provenance_of(y) == {"z"}
-    assert {(e.parent, e.child) for e in trace.graph.edges} == {("z", "y"), ("y", "x")}
-
-
 def test_a_partly_observed_site_is_two_sites_and_a_value() -> None:
     seen = torch.tensor([True, False, True])
     data = torch.tensor([0.5, float("nan"), -1.0])
