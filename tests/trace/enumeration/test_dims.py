@@ -1,8 +1,5 @@
 """Dimensions of values: whatever depends on an enumerated site keeps them, by whatever way."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -108,7 +105,7 @@ class MixingNormal(d.Normal):
     """A class that declares a batch, which its density mixes."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        density: Tensor = super().log_prob(value).flip(0)
+        density: Tensor = super().log_prob(value).flip(0)  # type: ignore[no-untyped-call]
         return density
 
 

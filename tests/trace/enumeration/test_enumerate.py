@@ -1,8 +1,5 @@
 """Enumeration: finite sites take all their values at once, and what depends on them follows."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 
 import pytest

@@ -1,8 +1,5 @@
 """Markov: steps that see a few steps back, and give the dimensions of their sites back."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import pytest
 import torch
 from enumerated import refused

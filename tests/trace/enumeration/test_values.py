@@ -1,8 +1,5 @@
 """Values: what a finite distribution can take is listed, or the listing is refused by name."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -1,8 +1,5 @@
 """Queries: d-separation is that of its definition, and unknown names are named."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 
 import pytest

@@ -1,8 +1,5 @@
 """Reachability on random graphs, element by element, and its size on long ones."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import time
 
 import pytest

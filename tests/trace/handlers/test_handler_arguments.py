@@ -1,8 +1,5 @@
 """Arguments of handlers: wrong ones are told where the handler is made, right ones are shown."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any

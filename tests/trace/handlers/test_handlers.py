@@ -1,8 +1,5 @@
 """Handlers: the laws that hold of each, and of any composition, for random programs."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import itertools
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,5 @@
 """Lifting: parameters that are drawn from a prior, alone and among the other handlers."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 from collections.abc import Callable
 
 import pytest

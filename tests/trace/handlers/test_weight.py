@@ -1,8 +1,5 @@
 """Shapes of masks and scales: a weight never makes a density count more often than its cases."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import pytest
 import torch
 from torch import Tensor

@@ -1,8 +1,5 @@
 """Draws of torch's own random functions: what is a site, what is noise, and what they cost."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 import random
 import warnings

@@ -1,8 +1,5 @@
 """Parameters: every tensor that a draw may depend on is found, in whatever hides it."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

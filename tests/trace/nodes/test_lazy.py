@@ -1,8 +1,5 @@
 """Lazy attributes: what a distribution keeps has the sources of what it is computed from."""
 
-# torch.distributions and Pyro are not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator

@@ -1,8 +1,5 @@
 """Versions: a density is that of the draw, or there is none."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import re
 from collections.abc import Callable
 

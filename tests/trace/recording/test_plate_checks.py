@@ -3,9 +3,6 @@
 The oracle changes one repetition of a draw and looks which others of the result move.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import itertools
 from collections.abc import Callable
 
