@@ -105,17 +105,11 @@ def test_the_shape_is_that_of_what_was_loaded() -> None:
     with store, h.lift({"w": d.Normal(0.0, 1.0), "p": d.Dirichlet(torch.ones(4))}):
         assert an.param("w").shape == (3,)
         assert an.param("p", constraint=d.constraints.simplex).shape == (4,)
-    with (
-        store,
-        h.lift(d.Dirichlet(torch.ones(3))),
-        pytest.raises(an.errors.ParamError, match=r"\[4\]"),
-    ):
+    refused = pytest.raises(an.errors.ParamError, match=r"\[4\]")
+    with store, h.lift(d.Dirichlet(torch.ones(3))), refused:
         an.param("p", constraint=d.constraints.simplex)
-    with (
-        store,
-        h.lift(PRIOR),
-        pytest.raises(an.errors.ParamError, match="expected an instance of a constr"),
-    ):
+    refused = pytest.raises(an.errors.ParamError, match="expected an instance of a constr")
+    with store, h.lift(PRIOR), refused:
         an.param("w", constraint=d.constraints.interval)  # type: ignore[arg-type]
 
 
@@ -184,12 +178,8 @@ def test_handlers_around_it_condition_a_lifted_parameter() -> None:
 
 def test_handlers_within_it_see_a_parameter() -> None:
     handler = h.condition({"mean": DATA})
-    with (
-        pytest.raises(h.UnknownSiteError, match="no site 'mean'"),
-        an.record(),
-        h.lift(PRIOR),
-        handler,
-    ):
+    refused = pytest.raises(h.UnknownSiteError, match="no site 'mean'")
+    with refused, an.record(), h.lift(PRIOR), handler:
         model()
     with an.record() as trace, h.lift(PRIOR), h.substitute({"mean": DATA}):
         model()

@@ -99,10 +99,8 @@ def test_two_plates_of_one_name_in_different_orders_are_not_one_plate() -> None:
             an.sample("z", d.Normal(0.0, 1.0))
         with an.plate("data", 3, subsample=torch.arange(3)):
             an.sample("x", d.Normal(0.0, 1.0))
-        with (
-            pytest.raises(PlateReuseError, match="has two subsamples"),
-            an.plate("data", 3, subsample=torch.tensor([2, 0, 1])),
-        ):
+        refused = pytest.raises(PlateReuseError, match="has two subsamples")
+        with refused, an.plate("data", 3, subsample=torch.tensor([2, 0, 1])):
             an.sample("y", d.Normal(0.0, 1.0))
 
 

@@ -181,12 +181,8 @@ def test_draws_of_plain_torch_are_drawn_without_a_word_where_that_is_asked_for()
 def test_a_draw_of_plain_torch_that_is_to_be_enumerated_raises() -> None:
     config = h.infer_config(lambda _: {"enumerate": True})
     pattern = "cannot be enumerated: it is a draw of plain"
-    with (
-        an.record(),
-        enumeration(),
-        config,
-        pytest.raises(an.errors.EnumerationError, match=pattern),
-    ):
+    refused = pytest.raises(an.errors.EnumerationError, match=pattern)
+    with an.record(), enumeration(), config, refused:
         Categorical(P).sample()
 
 
