@@ -11,6 +11,7 @@ from torch import distributions as d
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
+from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.nodes.fast_sampling import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
@@ -70,6 +71,18 @@ def test_a_draw_is_the_one_that_plain_torch_makes(
     if plain.requires_grad:
         expected = torch.autograd.grad(plain.sum(), x)
         torch.testing.assert_close(torch.autograd.grad(an.untrack(ours).sum(), x), expected)
+
+
+def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_provenance() -> None:
+    with an.record():
+        z = coin(4)
+        q = d.Bernoulli(logits=3 * z)
+        q.sample()
+        found = provenance(q.probs)
+        assert found is not None
+        assert {source.name for source in found.sources} == {"z"}
+        assert [alignment.dims for alignment, _ in found.entries] == [(0,)]
+        assert q.probs.requires_grad is z.requires_grad
 
 
 def test_a_parameter_that_a_draw_computed_for_itself_is_computed_once_as_in_plain_torch() -> None:

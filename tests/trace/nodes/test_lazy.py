@@ -227,7 +227,6 @@ PROGRAMS: dict[str, Callable[[Tensor], Any]] = {
     "by properties": lambda z: ByProperty(probabilities(z)[0]).log_prob(ONE),
     "by properties, asked for after a site": lambda z: kept_by_a_site(z),
     "a transform with a cache": lambda z: kept_by_a_transform(z),
-    "probabilities after a draw": lambda z: drawn_from(d.Bernoulli(logits=3 * z)).probs,
     "an entropy after a draw": lambda z: after_a_draw(d.OneHotCategorical(probabilities(z))),
 }  # fmt: skip
 
@@ -244,11 +243,6 @@ def kept_by_a_transform(z: Tensor) -> Tensor:
     observed(fn, ONE)
     found: Tensor = fn.log_prob(ONE) + affine.inv(ONE) ** 2
     return found
-
-
-def drawn_from(fn: Any) -> Any:
-    fn.sample()
-    return fn
 
 
 def after_a_draw(fn: Any) -> Tensor:
