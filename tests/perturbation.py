@@ -83,7 +83,8 @@ def dense(tensor: Tensor) -> Tensor:
         return plain.dequantize()
     if plain.is_nested:
         return torch.cat([part.reshape(-1) for part in plain.unbind()])
-    return plain if plain.layout is torch.strided else plain.to_dense()
+    dense = plain if plain.layout is torch.strided else plain.to_dense()
+    return dense.resolve_conj().resolve_neg()
 
 
 def seeded(call: Call, x: Tensor) -> Any:

@@ -28,9 +28,9 @@ from ancestral.provenance.tensor.tensor import (
     site_of,
     untrack,
 )
-from perturbation import reachable
+from perturbation import dense, reachable
 from sweep.calls import Call, Outcome, copied
-from sweep.elements import changed, dense, is_changed, perturbations, regions, single_elements
+from sweep.elements import changed, is_changed, perturbations, regions, single_elements
 
 ROUNDING = {torch.float64: 1e-9, torch.complex128: 1e-9}
 """What a sum may change by when it is taken in another order, or elsewhere in memory."""
