@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from perturbation import numbers
+
 
 class Case(NamedTuple):
     """A layer, an input of it, and how it is called."""
@@ -17,10 +19,6 @@ class Case(NamedTuple):
     positive: bool = False  # the input is squeezed into (0, 1)
     classes: int = 0  # the input is an index below this
     escapes: bool = False
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def labels(*shape: int, classes: int = 3) -> Tensor:
@@ -330,9 +328,7 @@ LAYERS: dict[str, list[Case]] = {
         ),
     ],
     "GroupNorm": [of("GroupNorm", (2, 4, 5), 2, 4)],
-    "HingeEmbeddingLoss": [
-        *loss("HingeEmbeddingLoss", lambda: signs(4, 3)),
-    ],
+    "HingeEmbeddingLoss": [*loss("HingeEmbeddingLoss", lambda: signs(4, 3))],
     "HuberLoss": [
         *loss("HuberLoss", lambda: numbers(4, 3)),
         target("HuberLoss", lambda: numbers(4, 3)),
@@ -415,11 +411,7 @@ LAYERS: dict[str, list[Case]] = {
     "Softmin": [case("Softmin", dim=-1)],
     "Threshold": [case("Threshold", 0.1, 2.0), case("Threshold", 0.1, 2.0)],
     "Transformer": [
-        Case(
-            lambda: nn.Transformer(6, 2, 1, 1, 8, batch_first=True),
-            (4, 3, 6),
-            decoder,
-        )
+        Case(lambda: nn.Transformer(6, 2, 1, 1, 8, batch_first=True), (4, 3, 6), decoder)
     ],
     "TransformerDecoder": [
         case(

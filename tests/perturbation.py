@@ -49,6 +49,11 @@ def outline(value: Any) -> Any:
     return type(value), value if isinstance(value, (int, str, bool, type(None))) else None
 
 
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    """Return normal numbers, the same every time."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def changed(x: Tensor, element: tuple[int, ...] | None = None) -> Tensor:
     """Return an input with one element, or all, changed to something that is as valid."""
     moved = x.detach().clone()
@@ -78,7 +83,8 @@ def dense(tensor: Tensor) -> Tensor:
         return plain.dequantize()
     if plain.is_nested:
         return torch.cat([part.reshape(-1) for part in plain.unbind()])
-    return plain if plain.layout is torch.strided else plain.to_dense()
+    dense = plain if plain.layout is torch.strided else plain.to_dense()
+    return dense.resolve_conj().resolve_neg()
 
 
 def seeded(call: Call, x: Tensor) -> Any:
@@ -218,6 +224,7 @@ __all__ = [
     "differs",
     "gradients",
     "leaves",
+    "numbers",
     "outline",
     "reachable",
     "seeded",

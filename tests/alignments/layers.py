@@ -36,18 +36,16 @@ def rnn(x: Tensor, state: Tensor) -> Any:
     return run(x, state, [M, N, V, W], True, 1, 0.0, False, False, True)
 
 
+def cell(x: Tensor, h: Tensor, c: Tensor) -> Any:
+    return torch.lstm_cell(x, (h, c), GATES, GATES)
+
+
 LAYERS = [
     Case("attention", F.scaled_dot_product_attention, "bqd bkd bke", "bq_ b__ b_e"),
     Case("multi_head", heads, "qbe kbe kbe", "qb_ _b_ _b_", {"e": 3}),
     Case("native_multi_head", native_heads, "ble ble ble", "bl_ b__ b__", {"e": 3}),
     Case("encoder", encoder, "ble", "b__", {"e": 3}),
     Case("recurrent", rnn, "ble ube", "b__ b__", {"e": 3, "u": 1}),
-    Case(
-        "cell",
-        lambda x, h, c: torch.lstm_cell(x, (h, c), GATES, GATES),
-        "be be be",
-        "b_ b_ be",
-        {"e": 3},
-    ),
+    Case("cell", cell, "be be be", "b_ b_ be", {"e": 3}),
     Case("dropped", lambda x: F.alpha_dropout(x, 0.5, True), "bn", "bn"),
 ]

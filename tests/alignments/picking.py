@@ -1,5 +1,6 @@
 """Picking and putting: by an index along a dimension, by subscripts, from tables; elementwise."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,13 +28,7 @@ INDEXING = [
     Case("narrow", lambda x: x.narrow(1, 1, 2), "bnm", "b_m", {"n": 4}),
     Case("gather", lambda x, i: x.gather(1, i), "bnm bnm#n", "b_m bnm"),
     Case("gather", lambda x, i: torch.gather(x, dim=-1, index=i), "bn bm#n", "b_ bm"),
-    Case(
-        "take_along_dim",
-        lambda x, i: torch.take_along_dim(x, i, 1),
-        "bnm unm#n",
-        "b_m _nm",
-        {"u": 1},
-    ),
+    Case("take_along_dim", partial(torch.take_along_dim, dim=1), "bnm unm#n", "b_m _nm", {"u": 1}),
     Case("take_along_dim", torch.take_along_dim, "bn k#n", "_ _"),
     Case("scatter", lambda x, i, y: x.scatter(1, i, y), "bnm bnm#n bnm", "bnm b_m b_m"),
     Case("scatter", lambda x, i: torch.scatter(x, 0, i, 2.0), "nb nb#n", "nb _b"),
@@ -45,9 +40,7 @@ INDEXING = [
         "bn b_ b_",
     ),
     Case("index_select", lambda x, i: x.index_select(1, i), "bnm k#n", "b_m _k_"),
-    Case(
-        "index_select", lambda x, i: torch.index_select(input=x, dim=-1, index=i), "bn k#n", "b_ _k"
-    ),
+    Case("index_select", lambda x, i: torch.index_select(x, dim=-1, index=i), "bn k#n", "b_ _k"),
     Case("index_add", lambda x, i, y: x.index_add(1, i, y), "bnm k#n bkm", "bnm ___ b_m"),
     Case("index_add", lambda x, i, y: x.clone().index_copy_(0, i, y), "nb n#n nb", "nb __ _b"),
     Case("index_add", lambda x, i, y: x.index_fill(0, i, y), "nb k#n .", "nb __ __"),
@@ -103,12 +96,7 @@ SUBSCRIPTS = [
     Case("setitem", lambda x, m: put(x, m, torch.arange(1.0).double()), "bn bn?", "bn bn"),
     Case("setitem", lambda x, v: put(x, rows(x) > 0, v), "bn an", "bn _n", {"b": 3, "a": 2}),
     Case("setitem", lambda x, v: put(x, ..., v), "bn .", "bn __"),
-    Case(
-        "index_put",
-        lambda x, z, v: x.index_put((rows(x), z), v),
-        "bv b#v b",
-        "bv b_ b_",
-    ),
+    Case("index_put", lambda x, z, v: x.index_put((rows(x), z), v), "bv b#v b", "bv b_ b_"),
     Case(
         "index_put",
         lambda x, z, v: torch.index_put(x, [z], values=v, accumulate=True),

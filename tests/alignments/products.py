@@ -1,5 +1,7 @@
 """Products that are summed, and linear algebra."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import linalg
@@ -28,9 +30,7 @@ PRODUCTS = [
     Case("inner", torch.inner, "bnk mk", "bn_ __m"),
     Case("inner", torch.inner, "bn .", "bn __"),
     Case("tensordot", lambda x, y: torch.tensordot(x, y, 1), "bnk km", "bn_ __m"),
-    Case(
-        "tensordot", lambda x, y: torch.tensordot(x, y, dims=([1, -1], [2, 0])), "nkl lmk", "n_ _m"
-    ),
+    Case("tensordot", partial(torch.tensordot, dims=([1, -1], [2, 0])), "nkl lmk", "n_ _m"),
     Case("tensordot", lambda x, y: torch.tensordot(x, y, 0), "n m", "n_ _m"),
     Case("chain", lambda *given: linalg.multi_dot(given), "nk kl lm", "n_ __ _m"),
     Case("chain", lambda *given: linalg.multi_dot(given), "k kl lm", "_ _ m"),
@@ -85,7 +85,7 @@ MATRICES = [
     Case("B(mk) A(mm)", torch.triangular_solve, "bmk bmm", "b__ b__"),
     Case(
         "B(mK) LU(mm) pivots(m) -> (mK)",
-        lambda x, y: torch.lu_solve(x, y, _pivots(y)),
+        lambda x, a: torch.lu_solve(x, a, _pivots(a)),
         "bmk bmm",
         "b_k b__",
     ),

@@ -1,5 +1,7 @@
 """Reductions, scans, views, joins: what happens to dimensions."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, linalg
@@ -14,6 +16,10 @@ def _mixed(position: str, default: str) -> str:
 
 def _reduced(position: int, default: str) -> str:
     return f"reduced over argument {position}, {default} by default"
+
+
+def _pair(position: str, default: int) -> str:
+    return f"a pair reduced over argument {position}, {default} by default"
 
 
 _NOWHERE = str(NOWHERE)
@@ -40,20 +46,10 @@ REDUCTIONS = [
     Case("quantile", lambda x: torch.quantile(x, 0.3, -1), "bn", "b"),
     Case("quantile", lambda x: torch.nanquantile(x, 0.3, dim=0, keepdim=True), "bn", "_n"),
     Case("quantile", lambda x, q: torch.quantile(x, q / 3, dim=1), "bn q", "_b q_"),
-    Case("a pair reduced over argument 2, 1 by default", F.cosine_similarity, "bnm nm", "bm _m"),
-    Case(
-        "a pair reduced over argument 2, 1 by default",
-        lambda x, y: torch.cosine_similarity(x, y, -1),
-        "bn bn",
-        "b b",
-    ),
-    Case(f"a pair reduced over argument {_NOWHERE}, -1 by default", linalg.vecdot, "bn n", "b _"),
-    Case(
-        f"a pair reduced over argument {_NOWHERE}, -1 by default",
-        lambda x, y: linalg.vecdot(x, y, dim=0),
-        "bn bn",
-        "n n",
-    ),
+    Case(_pair("2", 1), F.cosine_similarity, "bnm nm", "bm _m"),
+    Case(_pair("2", 1), partial(torch.cosine_similarity, dim=-1), "bn bn", "b b"),
+    Case(_pair(_NOWHERE, -1), linalg.vecdot, "bn n", "b _"),
+    Case(_pair(_NOWHERE, -1), partial(linalg.vecdot, dim=0), "bn bn", "n n"),
     Case("x1(d) x2(d)", F.pairwise_distance, "bnd nd", "bn _n"),
     Case("x1(d) x2(d)", lambda x, y: F.pairwise_distance(x, y, keepdim=True), "bd bd", "b_ b_"),
     Case("trapezoid", lambda y, x: torch.trapezoid(y, x, dim=0), "nb nb", "b b"),
@@ -90,7 +86,7 @@ SCANS = [
     Case("normalized", lambda x, w: F.rms_norm(x, w.shape, weight=w), "bm m", "b_ _m"),
     Case(
         "batch_norm",
-        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
         "bcl c c",
         "_c_ _c_ _c_",
     ),
@@ -102,10 +98,7 @@ SCANS = [
     ),
     Case("instance_norm", F.instance_norm, "bcl", "bc_"),
     Case(
-        "instance_norm",
-        lambda x, m, v: F.instance_norm(x, m, v, use_input_stats=False),
-        "bcl c c",
-        "bcl _c_ _c_",
+        "instance_norm", partial(F.instance_norm, use_input_stats=False), "bcl c c", "bcl _c_ _c_"
     ),
     Case(
         "group_norm", lambda x, w, b: F.group_norm(x, 2, w, b), "bcl c c", "b__ _c_ _c_", {"c": 4}
@@ -147,7 +140,11 @@ VIEWS = [
     Case("diag", torch.diagflat, "nm", "__"),
     Case("select_scatter", lambda x, y: torch.select_scatter(x, y, 1, -1), "bnm bm", "bnm b_m"),
     Case(
-        "slice_scatter", lambda x, y: torch.slice_scatter(x, y, 1, 0, 1), "bn bu", "bn b_", {"u": 1}
+        "slice_scatter",
+        partial(torch.slice_scatter, dim=1, start=0, end=1),
+        "bn bu",
+        "bn b_",
+        {"u": 1},
     ),
     Case("diagonal_scatter", torch.diagonal_scatter, "nob bn", "nob n_b", {"n": 3, "o": 3}),
     Case("repeat_interleave", lambda x: x.repeat_interleave(2, 1), "bnm", "b_m"),

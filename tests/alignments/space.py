@@ -1,7 +1,12 @@
 """Space: convolutions, pooling, resizing, and losses."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from torch import Tensor
 
 from alignments.case import Case
 
@@ -9,66 +14,57 @@ _K = {"k": 2, "l": 4}
 _LINE, _PLANE, _CUBE = "input(l)", "input(hw)", "input(dhw)"
 _SIDE = {"h": 4, "w": 4}
 _CUBIC = {"d": 2, "h": 2, "w": 2}
-
-SPACE = [
+_IJ = {"i": 2, "j": 2}
+conv1d, turned = F.conv1d, F.conv_transpose1d
+CONVOLUTIONS = [
     Case("convolution", F.conv1d, "bcl ock o", "b__ _o_ _o_", _K),
     Case("convolution", F.conv1d, "cl ock", "__ o_", _K),
-    Case("convolution", lambda x, w: F.conv1d(x, w, padding="same"), "bcl ock", "b__ _o_", _K),
+    Case("convolution", lambda x, w: conv1d(x, w, padding="same"), "bcl ock", "b__ _o_", _K),
     Case("convolution", F.conv2d, "bchw ocij o", "b_hw _o__ _o__", {"i": 1, "j": 1}),
     Case(
-        "convolution",
-        lambda x, w: F.conv1d(x, w, None, 2, 1),
-        "bcl ock",
-        "b__ _o_",
-        {"k": 1, "l": 3},
+        "convolution", partial(conv1d, stride=2, padding=1), "bcl ock", "b__ _o_", {"k": 1, "l": 3}
+    ),
+    Case(
+        "convolution", lambda x, w: conv1d(x, w, groups=len(w)), "bcl cuk", "bc_ _c_", _K | {"u": 1}
     ),
     Case(
         "convolution",
-        lambda x, w: F.conv1d(x, w, groups=x.shape[1]),
-        "bcl cuk",
-        "bc_ _c_",
-        {**_K, "u": 1},
-    ),
-    Case(
-        "convolution",
-        lambda x, w: torch.conv1d(x, w, groups=2),
+        partial(conv1d, groups=2),
         "bcl ouk",
         "b__ _o_",
-        {**_K, "c": 4, "o": 4, "u": 2},
+        _K | {"c": 4, "o": 4, "u": 2},
     ),
-    Case(
-        "convolution",
-        lambda x, w: F.conv3d(x, w),
-        "bcdhw ocijk",
-        "b____ _o___",
-        {**_CUBIC, "i": 2, "j": 2, "k": 2},
-    ),
-    Case("transposed_convolution", F.conv_transpose1d, "bcl cok o", "b__ _o_ _o_", _K),
-    Case("transposed_convolution", F.conv_transpose1d, "cl cok", "__ o_", _K),
+    Case("convolution", F.conv3d, "bcdhw ocijk", "b____ _o___", _CUBIC | _IJ | {"k": 2}),
+]
+general = partial(torch.convolution, stride=[1], padding=[0], dilation=[1], output_padding=[0])
+SPACE = [
+    *CONVOLUTIONS,
+    Case("transposed_convolution", turned, "bcl cok o", "b__ _o_ _o_", _K),
+    Case("transposed_convolution", turned, "cl cok", "__ o_", _K),
     Case(
         "transposed_convolution",
-        lambda x, w: F.conv_transpose1d(x, w, groups=2),
+        partial(turned, groups=2),
         "bcl cok",
         "b__ ___",
-        {**_K, "c": 4, "o": 2},
+        _K | {"c": 4, "o": 2},
     ),
     Case(
         "transposed_convolution",
-        lambda x, w: F.conv_transpose2d(x, w, stride=2),
+        partial(F.conv_transpose2d, stride=2),
         "bchw coij",
         "b___ _o__",
-        {"i": 2, "j": 2},
+        _IJ,
     ),
     Case(
         "general_convolution",
-        lambda x, w, b: torch.convolution(x, w, b, [1], [0], [1], False, [0], 1),
+        partial(general, transposed=False, groups=1),
         "bcl ock o",
         "b__ _o_ _o_",
         _K,
     ),
     Case(
         "general_convolution",
-        lambda x, w: torch.convolution(x, w, None, [1], [0], [1], True, [0], 1),
+        partial(general, bias=None, transposed=True, groups=1),
         "bcl cok",
         "b__ _o_",
         _K,
@@ -83,27 +79,27 @@ SPACE = [
     Case("resized", lambda x: F.interpolate(x, (3, 3), mode="bicubic"), "bchw", "bc__"),
     Case(
         "resized",
-        lambda x: F.interpolate(x, (4, 4), mode="bilinear", antialias=True),
+        partial(F.interpolate, size=(4, 4), mode="bilinear", antialias=True),
         "bchw",
         "bc__",
     ),
     Case(
         "grid_sample",
-        lambda x, g: F.grid_sample(x, g - 1, align_corners=False),
+        partial(F.grid_sample, align_corners=False),
         "bchw bijv",
         "bc__ b_ij",
         {"v": 2},
     ),
     Case(
         "affine_grid",
-        lambda x: F.affine_grid(x, [x.shape[0], 1, 3, 2], False),
+        lambda x: F.affine_grid(x, [len(x), 1, 3, 2], False),
         "bkc",
         "b__k",
         {"k": 2, "c": 3},
     ),
     Case(
         "affine_grid",
-        lambda x: F.affine_grid(x, [x.shape[0], 1, 2, 3, 3], False),
+        lambda x: F.affine_grid(x, [len(x), 1, 2, 3, 3], False),
         "bkc",
         "b___k",
         {"k": 3, "c": 4},
@@ -144,7 +140,7 @@ SPACE = [
     Case("input(hw) indices(hw)", lambda x: F.max_unpool2d(x, _places(x), (2, 2)), "bchw", "bc__"),
     Case(
         "input(dhw) indices(dhw)",
-        lambda x: F.max_unpool3d(x, _places(x), (2, 2, 2)),
+        lambda x: F.max_unpool3d(x, _places(x), (2,) * 3),
         "bcdhw",
         "bc___",
         _CUBIC,
@@ -157,81 +153,58 @@ SPACE = [
 ]
 
 
-def _places(x: torch.Tensor) -> torch.Tensor:
+def _places(x: Tensor) -> Tensor:
     """Return indices for unpooling: the last shall be the first."""
     space = x.shape[2:]
     return torch.arange(space.numel()).flip(0).reshape(space).expand(x.shape)
 
 
+def each(loss: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
+    """Return a loss of each element."""
+    return partial(loss, reduction="none", **options)
+
+
+def _ctc(x: Tensor, t: Tensor) -> Tensor:
+    ours, theirs = (torch.full(t.shape[:1], n) for n in (len(x), t.shape[1]))
+    return F.ctc_loss(x, t + 1, ours, theirs, reduction="none")
+
+
 LOSSES = [
-    Case("elementwise_loss", lambda x, y: F.mse_loss(x, y, reduction="none"), "bn bn", "bn bn"),
+    Case("elementwise_loss", each(F.mse_loss), "bn bn", "bn bn"),
     Case("elementwise_loss", F.l1_loss, "bn bn", ". ."),
     Case("elementwise_loss", lambda x, y: torch.kl_div(x, y, 1), "bn bn", ". ."),
     Case(
         "elementwise_loss",
-        lambda x, y, t: F.margin_ranking_loss(x, y, t - 1, reduction="none"),
+        lambda x, y, t: each(F.margin_ranking_loss)(x, y, t - 1),
         "bn bn bn",
         "bn bn bn",
     ),
-    Case(
-        "gaussian_loss",
-        lambda x, y, v: F.gaussian_nll_loss(x, y, v, reduction="none"),
-        "bn bn b",
-        "bn bn b_",
-    ),
-    Case(
-        "gaussian_loss",
-        lambda x, y, v: F.gaussian_nll_loss(x, y, v, reduction="none", full=True),
-        "bn bn bu",
-        "bn bn b_",
-        {"u": 1},
-    ),
+    Case("gaussian_loss", each(F.gaussian_nll_loss), "bn bn b", "bn bn b_"),
+    Case("gaussian_loss", each(F.gaussian_nll_loss, full=True), "bn bn bu", "bn bn b_", {"u": 1}),
     Case("gaussian_loss", F.gaussian_nll_loss, "bn bn bn", ". . ."),
-    Case("class_loss", lambda x, t: F.cross_entropy(x, t, reduction="none"), "bcl bl#c", "bl bl"),
-    Case("class_loss", lambda x, t: F.cross_entropy(x, t, reduction="none"), "bcl bcl", "bl bl"),
-    Case("class_loss", lambda x, t, w: F.nll_loss(x, t, w, reduction="none"), "bc b#c c", "b b _"),
-    Case("class_loss", lambda x, t: F.cross_entropy(x, t), "bc b#c", ". ."),
-    Case(
-        "ctc_loss",
-        lambda x, t: F.ctc_loss(
-            x,
-            t + 1,
-            torch.full(t.shape[:1], len(x)),
-            torch.full(t.shape[:1], t.shape[1]),
-            reduction="none",
-        ),
-        "tbc bs#e",
-        "b b",
-        {"t": 5, "s": 2, "c": 3, "e": 2},
-    ),
+    Case("class_loss", each(F.cross_entropy), "bcl bl#c", "bl bl"),
+    Case("class_loss", each(F.cross_entropy), "bcl bcl", "bl bl"),
+    Case("class_loss", each(F.nll_loss), "bc b#c c", "b b _"),
+    Case("class_loss", F.cross_entropy, "bc b#c", ". ."),
+    Case("ctc_loss", _ctc, "tbc bs#e", "b b", {"t": 5, "s": 2, "c": 3, "e": 2}),
     Case(
         "x1(d) x2(d) target() -> ()",
-        lambda x, y, t: F.cosine_embedding_loss(x, y, t.sign(), reduction="none"),
+        lambda x, y, t: each(F.cosine_embedding_loss)(x, y, t.sign()),
         "bd bd b",
         "b b b",
     ),
     Case(
         "anchor(d) positive(d) negative(d) -> ()",
-        lambda x, y, z: F.triplet_margin_loss(x, y, z, swap=True, reduction="none"),
+        each(F.triplet_margin_loss, swap=True),
         "bd bd bd",
         "b b b",
     ),
+    Case("input(c) target(c) -> ()", each(F.multilabel_soft_margin_loss), "bc bc", "b b"),
     Case(
         "input(c) target(c) -> ()",
-        lambda x, y: F.multilabel_soft_margin_loss(x, y, reduction="none"),
-        "bc bc",
-        "b b",
-    ),
-    Case(
-        "input(c) target(c) -> ()",
-        lambda x: F.multilabel_margin_loss(x, torch.zeros_like(x).long(), reduction="none"),
+        lambda x: each(F.multilabel_margin_loss)(x, torch.zeros_like(x).long()),
         "bc",
         "b",
     ),
-    Case(
-        "input(c) target() -> ()",
-        lambda x, t: F.multi_margin_loss(x, t, reduction="none"),
-        "bc b#c",
-        "b b",
-    ),
+    Case("input(c) target() -> ()", each(F.multi_margin_loss), "bc b#c", "b b"),
 ]

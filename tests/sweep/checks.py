@@ -28,16 +28,9 @@ from ancestral.provenance.tensor.tensor import (
     site_of,
     untrack,
 )
-from perturbation import reachable
+from perturbation import dense, reachable
 from sweep.calls import Call, Outcome, copied
-from sweep.elements import (
-    changed,
-    dense,
-    is_changed,
-    perturbations,
-    regions,
-    single_elements,
-)
+from sweep.elements import changed, is_changed, perturbations, regions, single_elements
 
 ROUNDING = {torch.float64: 1e-9, torch.complex128: 1e-9}
 """What a sum may change by when it is taken in another order, or elsewhere in memory."""
@@ -57,7 +50,6 @@ class Findings:
     calls: int = 0  # that ran
     undefined: int = 0  # of which two equal ones differ
     follows: bool = False  # some result carried a source
-    aligns: bool = False  # some result kept an alignment
     takes_tensors: bool = False
     gives_tensors: bool = False
     refusals: set[str] = field(default_factory=set)  # why calls did not run
@@ -244,7 +236,6 @@ class Check:
                         if all(map(keeps, found_claims)) and not is_sparse:
                             claims.add((leaf, index, found_claims))
             self.findings.follows |= any(found)
-        self.findings.aligns |= bool(claims)
         for index in range(count):
             leaves = missing.get(index, set())
             leaves = {n for n in leaves if self._is_due("sources", index, n)}

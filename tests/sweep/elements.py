@@ -10,18 +10,6 @@ _SEEDS = (0, 1)  # the second for changes of the whole alone
 _UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """Return a tensor whose elements can be compared: dense, of plain numbers."""
-    plain = tensor.detach()
-    if plain.is_nested:
-        return torch.cat([part.reshape(-1) for part in plain.unbind()])
-    if plain.is_quantized:
-        return plain.dequantize()
-    if plain.layout != torch.strided:
-        plain = plain.to_dense()
-    return plain.resolve_conj().resolve_neg()
-
-
 def perturbations(
     tensor: Tensor, region: Tensor | None = None, is_finite: bool = False
 ) -> Iterator[Tensor]:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import untrack
+from perturbation import dense
 from sweep.calls import Call, copied
 from sweep.checks import Findings, Sources
-from sweep.elements import dense
 
 _ROUNDING = 1e-10
 

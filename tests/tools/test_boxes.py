@@ -63,23 +63,6 @@ def test_the_text_of_nested_plates_is_the_golden_one() -> None:
     assert text == (GOLDEN / "topics.dot").read_text()
 
 
-def test_plates_nest_and_the_larger_is_outside() -> None:
-    assert around(topics()) == {
-        "phi": ["topics"],
-        "theta": ["docs"],
-        "z": ["docs", "plate_0"],
-        "cost": ["docs", "plate_0"],
-    }
-
-
-def test_the_size_stands_at_the_lower_right_with_the_name_of_a_declared_plate() -> None:
-    text = dot(topics())
-    frames = [part.split("]", 1)[0] for part in text.split("subgraph ")[1:]]
-    labels = [re.search(r"<font[^>]*>([^<]*)</font>", frame) for frame in frames]
-    assert [label and label[1] for label in labels] == ["topics  6", "docs  20 of 1000", "30"]
-    assert all("labelloc=b" in f and "labeljust=r" in f and "class=plate" in f for f in frames)
-
-
 def test_a_plate_that_overlaps_a_larger_one_is_told_in_words() -> None:
     graph = Graph(
         tuple(map(vertex, "uvfr")),

@@ -11,6 +11,7 @@ from ancestral.tools.demo.demo import aligned, run, smoothed
 from ancestral.trace.serialize.file import replacing
 
 LAYERS = ["prior_h2", "infer_h1", "infer_h2", "generate_h1", "generate_x", "total"]
+Rows = list[dict[str, str]]
 PROMISED = {"belief_net.svg", "variance.csv", "elbo.png"}
 
 
@@ -22,34 +23,34 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(out: Path) -> list[dict[str, str]]:
+def table(out: Path) -> Rows:
     with (out / "variance.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def test_the_folder_holds_exactly_the_promised_files(out: Path) -> None:
     assert {path.name for path in out.iterdir()} == PROMISED
+    root = ElementTree.fromstring((out / "belief_net.svg").read_text(encoding="utf-8"))
+    assert root.tag.endswith("svg")
+    assert {"h1", "h2"} <= set(" ".join(root.itertext()).split())
+    assert (out / "elbo.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_every_layer_has_a_finite_positive_variance_for_each_method(
-    table: list[dict[str, str]],
-) -> None:
+def test_every_layer_has_a_finite_positive_variance_for_each_method(table: Rows) -> None:
     expected = [(letter, layer) for letter in "abcd" for layer in LAYERS]
     assert sorted((row["estimator"], row["layer"]) for row in table) == sorted(expected)
     variances = [float(row["variance"]) for row in table]
     assert all(math.isfinite(v) and v > 0 for v in variances)
 
 
-def test_the_total_is_the_sum_of_the_layers(table: list[dict[str, str]]) -> None:
+def test_the_total_is_the_sum_of_the_layers(table: Rows) -> None:
     for letter in "abcd":
         own = {row["layer"]: float(row["variance"]) for row in table if row["estimator"] == letter}
         total = own.pop("total")
         assert sum(own.values()) == pytest.approx(total, rel=1e-4)
 
 
-def test_the_total_variance_falls_thirtyfold_with_nothing_annotated(
-    table: list[dict[str, str]],
-) -> None:
+def test_the_total_variance_falls_thirtyfold_with_nothing_annotated(table: Rows) -> None:
     fold = {
         row["estimator"]: float(row["fold_below_a"]) for row in table if row["layer"] == "total"
     }
@@ -58,24 +59,11 @@ def test_the_total_variance_falls_thirtyfold_with_nothing_annotated(
     assert fold["d"] > fold["c"]
 
 
-def test_the_generative_net_has_the_same_variance_under_every_method(
-    table: list[dict[str, str]],
-) -> None:
+def test_the_generative_net_has_the_same_variance_under_every_method(table: Rows) -> None:
     """Its gradient has no score-function term, and the draws are the same."""
     for layer in ("prior_h2", "generate_h1", "generate_x"):
         found = [float(row["variance"]) for row in table if row["layer"] == layer]
         assert found == pytest.approx([found[0]] * 4, rel=1e-3)
-
-
-def test_the_graph_is_xml_that_names_both_layers(out: Path) -> None:
-    root = ElementTree.fromstring((out / "belief_net.svg").read_text(encoding="utf-8"))
-    assert root.tag.endswith("svg")
-    words = " ".join(root.itertext()).split()
-    assert {"h1", "h2"} <= set(words)
-
-
-def test_the_plot_is_a_png(out: Path) -> None:
-    assert (out / "elbo.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
 def test_the_same_seed_gives_the_same_table_and_another_gives_another(

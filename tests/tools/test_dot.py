@@ -114,14 +114,6 @@ def test_a_node_shows_distribution_shape_and_source_line(tmp_path: Path) -> None
     assert tooltip.split("\\n")[-2:] == ["model.py:2 in forward", "z = Normal(0, 1).sample()"]
 
 
-def test_an_edge_that_keeps_a_dimension_is_solid_and_one_that_loses_all_is_dashed() -> None:
-    kept, lost = (line for line in dot(vae()).splitlines() if "->" in line)
-    assert "alignment (0, -)" in kept
-    assert "dashed" not in kept
-    assert "alignment (-, -)" in lost
-    assert "style=dashed" in lost
-
-
 def test_a_parent_without_dimensions_has_none_to_lose() -> None:
     z = Vertex("z", "score", "Normal", (), Location("m.py", 1, "f"))
     graph = Graph((z, vertex("c", "cost")), (Edge("z", "c", Alignment((-1, -1))),))

@@ -47,12 +47,6 @@ def by_layer(rows: list[VarianceRow]) -> dict[tuple[str, str], float]:
     return {(row.estimator, row.layer): row.variance for row in rows}
 
 
-def test_the_closed_form_of_a_coin_is_its_enumeration() -> None:
-    q, difference = P * (1 - P), COSTS[1] - COSTS[0]
-    closed = q * ((1 - P) * COSTS[1] ** 2 + P * COSTS[0] ** 2) - q**2 * difference**2
-    assert math.isclose(central_moments()[0], closed)
-
-
 def test_the_variance_of_a_coin_is_within_four_standard_errors_of_the_exact_one() -> None:
     repeats = 4000
     coin = Coin()

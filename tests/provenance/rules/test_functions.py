@@ -15,11 +15,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import ancestral as an
 from ancestral.provenance.tensor import storage
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from perturbation import check, gradients, numbers
 
 
 @pytest.fixture(autouse=True)
@@ -232,12 +228,9 @@ def functional(x: Tensor) -> Any:
     return (
         api.jacobian(lambda w: torch.sin(w) * x[0], v),
         api.hessian(lambda w: (w**3 * x).sum(), v),
-        api.vjp(lambda w: torch.sin(w) * x[0], v, torch.ones(3)),
-        api.vjp(torch.sin, v, x[0]),
-        api.jvp(torch.sin, v, x[0]),
-        api.jvp(lambda w: w * x[0], v, torch.ones(3)),
-        api.vhp(lambda w: (w**3).sum(), v, x[0]),
-        api.hvp(lambda w: (w**3).sum(), v, x[0]),
+        *(api.vjp(lambda w: torch.sin(w) * x[0], v, torch.ones(3)), api.vjp(torch.sin, v, x[0])),
+        *(api.jvp(torch.sin, v, x[0]), api.jvp(lambda w: w * x[0], v, torch.ones(3))),
+        *(api.vhp(lambda w: (w**3).sum(), v, x[0]), api.hvp(lambda w: (w**3).sum(), v, x[0])),
         api.jacobian(torch.sin, x[0]),
     )
 
@@ -310,24 +303,9 @@ CALLS: dict[str, Callable[[Tensor], Any]] = {
     **{
         function.__name__.replace("_", " "): function
         for function in (
-            seen_by_hooks,
-            seen_by_older_hooks,
-            seen_by_modules,
-            seen_by_multi,
-            kept_by_backward,
-            brought_by_hook,
-            brought_by_backward,
-            accumulated,
-            weighed,
-            returned,
-            bound_early,
-            functional,
-            dual,
-            packed,
-            saved_on_cpu,
-            anomalous,
-            checkpointed,
-            reentrant,
+            *(seen_by_hooks, seen_by_older_hooks, seen_by_modules, seen_by_multi, kept_by_backward),
+            *(brought_by_hook, brought_by_backward, accumulated, weighed, returned, bound_early),
+            *(functional, dual, packed, saved_on_cpu, anomalous, checkpointed, reentrant),
         )
     },
 }

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ancestral.provenance.algebra.alignment import factors_of
 from ancestral.provenance.algebra.claims import claimed
 from ancestral.provenance.tensor.tensor import provenance
-from layers import LAYERS, REASONS, Case, labels, numbers
-from perturbation import check, gradients, leaves
+from layers import LAYERS, REASONS, Case, labels
+from perturbation import check, gradients, leaves, numbers
 
 CASES = [(name, number) for name, cases in LAYERS.items() for number in range(len(cases))]
 MODES = ["training", "evaluation", "evaluation without gradients"]

@@ -22,11 +22,7 @@ from torch.nn.utils import rnn as sequences
 
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from perturbation import check, gradients, numbers
 
 
 class Doubled(nn.Module):
@@ -184,24 +180,9 @@ def sampled_grid(x: Tensor) -> Any:
 CALLS: dict[str, Callable[[Tensor], Any]] = {
     function.__name__: function
     for function in (
-        hooked,
-        full_backward,
-        parametrized,
-        computed_weight,
-        spectral,
-        old_norms,
-        pruned,
-        pruned_by,
-        padded,
-        loaded,
-        assigned,
-        registered,
-        given_weights,
-        given_to_norm,
-        vectors,
-        attention,
-        lazy,
-        sampled_grid,
+        *(hooked, full_backward, parametrized, computed_weight, spectral, old_norms, pruned),
+        *(pruned_by, padded, loaded, assigned, registered, given_weights, given_to_norm, vectors),
+        *(attention, lazy, sampled_grid),
     )
 }
 PLAIN_GRADIENT = {"registered", "pruned_by", "loaded", "assigned"}  # through a step or a statistic

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.provenance.rules.mutation import _IN_TORCH
-from perturbation import check
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+from perturbation import check, numbers
 
 
 def normalized(function: Callable[..., Any]) -> Callable[[Tensor], Any]:
@@ -78,40 +74,35 @@ def by_overload(x: Tensor) -> Any:
 
 
 _aten = torch.ops.aten
+NORMALIZED: dict[str, Callable[..., Any]] = {
+    "F.batch_norm": lambda x, m, v: F.batch_norm(x, m, v, training=True),
+    "F.batch_norm by keyword": lambda x, m, v: F.batch_norm(
+        input=x, running_mean=m, running_var=v, training=True
+    ),
+    "F.instance_norm": lambda x, m, v: F.instance_norm(x[..., None].expand(4, 3, 2), m, v),
+    "torch.batch_norm": lambda x, m, v: torch.batch_norm(
+        x, None, None, m, v, True, 0.1, 1e-5, False
+    ),
+    "torch.instance_norm": lambda x, m, v: torch.instance_norm(
+        x[..., None].expand(4, 3, 2), None, None, m, v, True, 0.1, 1e-5, False
+    ),
+    "native_batch_norm": lambda x, m, v: torch.native_batch_norm(
+        x, None, None, m, v, True, 0.1, 1e-5
+    ),
+    "_native_batch_norm_legit": lambda x, m, v: torch._native_batch_norm_legit(
+        x, None, None, m, v, True, 0.1, 1e-5
+    ),
+    "_batch_norm_impl_index": lambda x, m, v: torch._batch_norm_impl_index(
+        x, None, None, m, v, True, 0.1, 1e-5, False
+    ),
+    "batch_norm_update_stats": lambda x, m, v: torch.batch_norm_update_stats(x, m, v, 0.1),
+    "an overload": lambda x, m, v: _aten._native_batch_norm_legit.default(
+        x, None, None, m, v, True, 0.1, 1e-5
+    ),
+    "a packet": lambda x, m, v: _aten.native_batch_norm(x, None, None, m, v, True, 0.1, 1e-5),
+}
 CALLS: dict[str, Callable[[Tensor], Any]] = {
-    "F.batch_norm": normalized(lambda x, m, v: F.batch_norm(x, m, v, training=True)),
-    "F.batch_norm by keyword": normalized(
-        lambda x, m, v: F.batch_norm(input=x, running_mean=m, running_var=v, training=True)
-    ),
-    "F.instance_norm": normalized(
-        lambda x, m, v: F.instance_norm(x[..., None].expand(4, 3, 2), m, v)
-    ),
-    "torch.batch_norm": normalized(
-        lambda x, m, v: torch.batch_norm(x, None, None, m, v, True, 0.1, 1e-5, False)
-    ),
-    "torch.instance_norm": normalized(
-        lambda x, m, v: torch.instance_norm(
-            x[..., None].expand(4, 3, 2), None, None, m, v, True, 0.1, 1e-5, False
-        )
-    ),
-    "native_batch_norm": normalized(
-        lambda x, m, v: torch.native_batch_norm(x, None, None, m, v, True, 0.1, 1e-5)
-    ),
-    "_native_batch_norm_legit": normalized(
-        lambda x, m, v: torch._native_batch_norm_legit(x, None, None, m, v, True, 0.1, 1e-5)
-    ),
-    "_batch_norm_impl_index": normalized(
-        lambda x, m, v: torch._batch_norm_impl_index(x, None, None, m, v, True, 0.1, 1e-5, False)
-    ),
-    "batch_norm_update_stats": normalized(
-        lambda x, m, v: torch.batch_norm_update_stats(x, m, v, 0.1)
-    ),
-    "an overload": normalized(
-        lambda x, m, v: _aten._native_batch_norm_legit.default(x, None, None, m, v, True, 0.1, 1e-5)
-    ),
-    "a packet": normalized(
-        lambda x, m, v: _aten.native_batch_norm(x, None, None, m, v, True, 0.1, 1e-5)
-    ),
+    **{name: normalized(function) for name, function in NORMALIZED.items()},
     "fake quantization": observed,
     "rrelu": noise,
     "adam": adam,

@@ -1,6 +1,7 @@
 """Attention, recurrence, bags, dropout: each operand in turn against brute force."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,39 +31,28 @@ Q, K, V = heads(B, H), heads(B, H, length=S), heads(B, H, length=S, features=7)
 sdpa: Any = F.scaled_dot_product_attention  # typed in parts
 KERNEL: Any = torch._native_multi_head_attention
 
-# What is called, the shape of the operand that is tracked, and what each result keeps of it.
-ATTENTION: dict[str, tuple[Call, tuple[int, ...], Sequence[tuple[int, ...]]]] = {
-    "the query": (lambda x: sdpa(x, K, V), (B, H, T, 5), [(0, 1, 2, LOST)]),
-    "the keys": (lambda x: sdpa(Q, x, V), (B, H, S, 5), [(0, 1, LOST, LOST)]),
-    "the values": (lambda x: sdpa(Q, K, x), (B, H, S, 7), [(0, 1, LOST, 3)]),
-    "all three": (lambda x: sdpa(x, x, x), (B, H, S, 5), [(0, 1, LOST, LOST)]),
-    "a causal query": (lambda x: sdpa(x, x * 1, V, is_causal=True), (B, H, S, 5), [(0, 1, -1, -1)]),
-    "by name": (lambda x: sdpa(query=x, key=K, value=V), (B, H, T, 5), [(0, 1, 2, LOST)]),
-    "with dropout": (lambda x: sdpa(x, K, V, dropout_p=0.4), (B, H, T, 5), [(0, 1, 2, LOST)]),
-    "a query of fewer dimensions": (lambda x: sdpa(x, K, V), (H, T, 5), [(LOST, 0, 1, LOST)]),
-    "values of one example": (lambda x: sdpa(Q, K, x), (1, H, S, 7), [(LOST, 1, LOST, 3)]),
-    "values of fewer heads": (
-        lambda x: sdpa(heads(B, 4), x[..., :5], x, enable_gqa=True),
-        (B, H, S, 7),
-        [(0, LOST, LOST, LOST)],
+Rows = dict[str, Call]
+"""What is called, by the shape of the operand that is tracked and what each result keeps of it."""
+SIZES = {"B": B, "T": T, "S": S, "E": E, "H": H, "P": 3 * E, "R": 15}
+
+ATTENTION: Rows = {
+    "the query: BHT5 -> 012_": lambda x: sdpa(x, K, V),
+    "the keys: BHS5 -> 01__": lambda x: sdpa(Q, x, V),
+    "the values: BHS7 -> 01_3": lambda x: sdpa(Q, K, x),
+    "all three: BHS5 -> 01__": lambda x: sdpa(x, x, x),
+    "a causal query: BHS5 -> 01__": lambda x: sdpa(x, x * 1, V, is_causal=True),
+    "by name: BHT5 -> 012_": lambda x: sdpa(query=x, key=K, value=V),
+    "with dropout: BHT5 -> 012_": lambda x: sdpa(x, K, V, dropout_p=0.4),
+    "a query of fewer dimensions: HT5 -> _01_": lambda x: sdpa(x, K, V),
+    "values of one example: 1HS7 -> _1_3": lambda x: sdpa(Q, K, x),
+    "values of fewer heads: BHS7 -> 0___": lambda x: sdpa(
+        heads(B, 4), x[..., :5], x, enable_gqa=True
     ),
-    "a mask": (lambda x: sdpa(Q, K, V, attn_mask=x), (T, S), [(LOST, LOST, 0, LOST)]),
-    "a mask of each head": (
-        lambda x: sdpa(Q, K, V, attn_mask=x),
-        (B, H, T, S),
-        [(0, 1, 2, LOST)],
-    ),
-    "a mask of each example": (
-        lambda x: sdpa(Q, K, V, attn_mask=x > -0.7),
-        (B, 1, T, S),
-        [(0, LOST, 2, LOST)],
-    ),
-    "a query that masks": (
-        lambda x: sdpa(x, x.flip(2), V, attn_mask=x),
-        (B, H, S, S),
-        [(0, 1, LOST, LOST)],
-    ),
-    "without a batch": (lambda x: sdpa(x, K[0, 0], V[0, 0]), (T, 5), [(0, LOST)]),
+    "a mask: TS -> __0_": lambda x: sdpa(Q, K, V, attn_mask=x),
+    "a mask of each head: BHTS -> 012_": lambda x: sdpa(Q, K, V, attn_mask=x),
+    "a mask of each example: B1TS -> 0_2_": lambda x: sdpa(Q, K, V, attn_mask=x > -0.7),
+    "a query that masks: BHSS -> 01__": lambda x: sdpa(x, x.flip(2), V, attn_mask=x),
+    "without a batch: T5 -> 0_": lambda x: sdpa(x, K[0, 0], V[0, 0]),
 }
 
 
@@ -111,92 +101,42 @@ def fused(x: Tensor) -> Any:
 
 
 CAUSAL = nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
-OF_QUERY = [(0, 1, LOST), (1, 0, LOST)]
-OF_KEYS = [(LOST, 1, LOST), (1, LOST, LOST)]
-MULTI_HEAD: dict[str, tuple[Call, tuple[int, ...], Sequence[tuple[int, ...]]]] = {
-    "the query": (queried, (T, B, E), OF_QUERY),
-    "the query without weights": (
-        lambda x: queried(x, need_weights=False),
-        (T, B, E),
-        [(0, 1, -1)],
+MULTI_HEAD: Rows = {
+    "the query: TBE -> 01_ 10_": queried,
+    "the query without weights: TBE -> 01_": lambda x: queried(x, need_weights=False),
+    "the weights of each head: TBE -> 01_ 1_0_": lambda x: queried(x, average_attn_weights=False),
+    "the keys: SBE -> _1_ 1__": lambda x: multi_head()(numbers(T, B, E), x, numbers(S, B, E)),
+    "the values: SBE -> _1_": lambda x: multi_head()(numbers(T, B, E), numbers(S, B, E), x)[0],
+    "all three: TBE -> _1_ 1__": lambda x: multi_head()(x, x, x),
+    "results of one shape: SSE -> 01_ 10_": lambda x: multi_head()(
+        x, numbers(E, S, E), numbers(E, S, E)
     ),
-    "the weights of each head": (
-        lambda x: queried(x, average_attn_weights=False),
-        (T, B, E),
-        [(0, 1, LOST), (1, LOST, 0, LOST)],
+    "the batch first: BTE -> 01_ 01_": lambda x: multi_head(batch_first=True)(
+        x, numbers(B, S, E), numbers(B, S, E)
     ),
-    "the keys": (
-        lambda x: multi_head()(numbers(T, B, E), x, numbers(S, B, E)),
-        (S, B, E),
-        OF_KEYS,
+    "no batch: TE -> 0_ 0_": lambda x: multi_head()(x, numbers(S, E), numbers(S, E)),
+    "padding: BS -> _0_ 0__": lambda x: masked(key_padding_mask=(x > 0) & (torch.arange(S) > 0)),
+    "a mask: TS -> 0__ _0_": lambda x: masked(attn_mask=x),
+    "a mask of each head: 4TS -> 1__ _1_": lambda x: masked(attn_mask=x),
+    "weights of the projections: PE -> ___ ___": lambda x: weights(x, "in_proj_weight"),
+    "the query as a bias: 11E -> ___": lambda x: F.multi_head_attention_forward(
+        *(x, numbers(S, 1, E), numbers(S, 1, E), E, 1, numbers(3 * E, E), None, x, x, False),
+        *(0.0, numbers(E, E), None),
+        attn_mask=numbers(1, S),
+    )[0],
+    "the fused kernel: BTE -> 0__ 0__": lambda x: native(x, x, x),
+    "the query of the fused kernel: BSE -> 01_ 0_1_": lambda x: native(
+        x, numbers(B, S, E), numbers(B, S, E, seed=2), average_attn_weights=False
     ),
-    "the values": (
-        lambda x: multi_head()(numbers(T, B, E), numbers(S, B, E), x)[0],
-        (S, B, E),
-        OF_KEYS[:1],
+    "an encoder: BTE -> 0__": lambda x: encoder()(x),
+    "an encoder of other order: TBE -> _1_": lambda x: encoder(batch_first=False, norm_first=True)(
+        x, is_causal=True, src_mask=CAUSAL
     ),
-    "all three": (lambda x: multi_head()(x, x, x), (T, B, E), OF_KEYS),
-    "results of one shape": (
-        lambda x: multi_head()(x, numbers(E, S, E), numbers(E, S, E)),
-        (S, S, E),
-        OF_QUERY,
-    ),
-    "the batch first": (
-        lambda x: multi_head(batch_first=True)(x, numbers(B, S, E), numbers(B, S, E)),
-        (B, T, E),
-        [(0, 1, LOST), (0, 1, LOST)],
-    ),
-    "no batch": (
-        lambda x: multi_head()(x, numbers(S, E), numbers(S, E)),
-        (T, E),
-        [(0, LOST), (0, LOST)],
-    ),
-    "padding": (
-        lambda x: masked(key_padding_mask=(x > 0) & (torch.arange(S) > 0)),
-        (B, S),
-        [(LOST, 0, LOST), (0, LOST, LOST)],
-    ),
-    "a mask": (lambda x: masked(attn_mask=x), (T, S), [(0, LOST, LOST), (LOST, 0, LOST)]),
-    "a mask of each head": (
-        lambda x: masked(attn_mask=x),
-        (B * H, T, S),
-        [(1, LOST, LOST), (LOST, 1, LOST)],
-    ),
-    "weights of the projections": (
-        lambda x: weights(x, "in_proj_weight"),
-        (3 * E, E),
-        [(LOST,) * 3] * 2,
-    ),
-    "the query as a bias": (
-        lambda x: F.multi_head_attention_forward(
-            *(x, numbers(S, 1, E), numbers(S, 1, E), E, 1, numbers(3 * E, E), None, x, x, False),
-            *(0.0, numbers(E, E), None),
-            attn_mask=numbers(1, S),
-        )[0],
-        (1, 1, E),
-        [(LOST, LOST, LOST)],
-    ),
-    "the fused kernel": (
-        lambda x: native(x, x, x),
-        (B, T, E),
-        [(0, LOST, LOST), (0, LOST, LOST)],
-    ),
-    "the query of the fused kernel": (
-        lambda x: native(x, numbers(B, S, E), numbers(B, S, E, seed=2), average_attn_weights=False),
-        (B, S, E),
-        [(0, 1, LOST), (0, LOST, 1, LOST)],
-    ),
-    "an encoder": (lambda x: encoder()(x), (B, T, E), [(0, LOST, LOST)]),
-    "an encoder of other order": (
-        lambda x: encoder(batch_first=False, norm_first=True)(x, is_causal=True, src_mask=CAUSAL),
-        (T, B, E),
-        [(LOST, 1, LOST)],
-    ),
-    "an encoder in use": (lambda x: encoder().eval()(x), (B, T, E), [(0, LOST, LOST)]),
-    "the fused encoder": (fused, (B, T, E), [(0, LOST, LOST)]),
+    "an encoder in use: BTE -> 0__": lambda x: encoder().eval()(x),
+    "the fused encoder: BTE -> 0__": fused,
 }
 
-FIRST, SECOND = (0, LOST, LOST), (LOST, 1, LOST)
+KINDS = ("LSTM", "GRU", "RNN")
 
 
 def layer(kind: str, **options: Any) -> Any:
@@ -204,167 +144,111 @@ def layer(kind: str, **options: Any) -> Any:
     return getattr(nn, kind)(E, 5, **options).double()
 
 
+def run(kind: str, x: Tensor) -> Any:
+    return layer(kind)(x)
+
+
+def deep(kind: str, x: Tensor) -> Any:
+    return layer(kind, batch_first=True, num_layers=2, bidirectional=True)(x)
+
+
 def packed(x: Tensor) -> Any:
     sequence = nn.utils.rnn.pack_padded_sequence(numbers(T, B, E), torch.tensor([T, 2]))
     return layer("GRU")(sequence, x)[1]
 
 
-RECURRENT: dict[str, tuple[Call, tuple[int, ...], Sequence[tuple[int, ...]]]] = {
+RECURRENT: Rows = {
+    **{f"{kind}: TBE -> _1_ _1_{' _1_' * (kind == 'LSTM')}": partial(run, kind) for kind in KINDS},
     **{
-        f"{kind}, steps first": (
-            lambda x, kind=kind: layer(kind)(x),  # type: ignore[misc]
-            (T, B, E),
-            [SECOND] * (3 if kind == "LSTM" else 2),
-        )
-        for kind in ("LSTM", "GRU", "RNN")
+        f"{kind}, batch first: BTE -> 0__ _0_{' _0_' * (kind == 'LSTM')}": partial(deep, kind)
+        for kind in KINDS
     },
-    **{
-        f"{kind}, batch first": (
-            lambda x, kind=kind: layer(kind, batch_first=True, num_layers=2, bidirectional=True)(x),  # type: ignore[misc]
-            (B, T, E),
-            [(0, LOST, LOST), *[(LOST, 0, LOST)] * (2 if kind == "LSTM" else 1)],
-        )
-        for kind in ("LSTM", "GRU", "RNN")
-    },
-    "projected": (lambda x: layer("LSTM", proj_size=2)(x), (T, B, E), [SECOND] * 3),
-    "of relu": (lambda x: layer("RNN", nonlinearity="relu")(x), (T, B, E), [SECOND] * 2),
-    "with dropout": (
-        lambda x: layer("GRU", num_layers=2, dropout=0.5)(x),
-        (T, B, E),
-        [SECOND] * 2,
+    "projected: TBE -> _1_ _1_ _1_": lambda x: layer("LSTM", proj_size=2)(x),
+    "of relu: TBE -> _1_ _1_": lambda x: layer("RNN", nonlinearity="relu")(x),
+    "with dropout: TBE -> _1_ _1_": lambda x: layer("GRU", num_layers=2, dropout=0.5)(x),
+    "without a batch: TE -> __ __": lambda x: layer("GRU")(x),
+    "the state: 1B5 -> _1_ _1_": lambda x: layer("GRU")(numbers(T, B, E), x),
+    "the state, batch first: 1B5 -> 1__ _1_": lambda x: layer("GRU", batch_first=True)(
+        numbers(B, T, E), x
     ),
-    "without a batch": (lambda x: layer("GRU")(x), (T, E), [(LOST, LOST)] * 2),
-    "the state": (lambda x: layer("GRU")(numbers(T, B, E), x), (1, B, 5), [SECOND] * 2),
-    "the state, batch first": (
-        lambda x: layer("GRU", batch_first=True)(numbers(B, T, E), x),
-        (1, B, 5),
-        [(1, LOST, LOST), SECOND],
+    "the memory: 1B5 -> _1_ _1_ _1_": lambda x: layer("LSTM")(
+        numbers(T, B, E), (numbers(1, B, 5), x)
     ),
-    "the memory": (
-        lambda x: layer("LSTM")(numbers(T, B, E), (numbers(1, B, 5), x)),
-        (1, B, 5),
-        [SECOND] * 3,
+    "the state of packed sequences: 1B5 -> _1_": packed,
+    "the weights: RE -> ___ ___": lambda x: torch.func.functional_call(
+        layer("GRU"), {"weight_ih_l0": x}, (numbers(T, B, E),)
     ),
-    "the state of packed sequences": (
-        packed,
-        (1, B, 5),
-        [SECOND],
+    "the input as a weight: 555 -> ___ ___": lambda x: torch.rnn_tanh(
+        x, x[:1], [x[0], x[0]], False, 1, 0.0, False, False, True
     ),
-    "the weights": (
-        lambda x: torch.func.functional_call(
-            layer("GRU"), {"weight_ih_l0": x}, (numbers(T, B, E),)
-        ),
-        (15, E),
-        [(LOST,) * 3] * 2,
+    "of packed data by name: 5E -> __ ___": lambda x: torch.gru(
+        data=x,
+        batch_sizes=torch.tensor([2, 2, 1]),
+        hx=numbers(1, B, E),
+        params=[numbers(18, E), numbers(18, E)],
+        has_biases=False,
+        num_layers=1,
+        dropout=0.0,
+        train=False,
+        bidirectional=False,
     ),
-    "the input as a weight": (
-        lambda x: torch.rnn_tanh(x, x[:1], [x[0], x[0]], False, 1, 0.0, False, False, True),
-        (5, 5, 5),
-        [(LOST,) * 3] * 2,
+    "the input of a cell: BE -> 0_": lambda x: layer("GRUCell")(x),
+    "the state of a cell: B5 -> 0_": lambda x: layer("RNNCell", nonlinearity="relu")(
+        numbers(B, E), x
     ),
-    "of packed data by name": (
-        lambda x: torch.gru(
-            data=x,
-            batch_sizes=torch.tensor([2, 2, 1]),
-            hx=numbers(1, B, E),
-            params=[numbers(18, E), numbers(18, E)],
-            has_biases=False,
-            num_layers=1,
-            dropout=0.0,
-            train=False,
-            bidirectional=False,
-        ),
-        (5, E),
-        [(LOST, LOST), (LOST,) * 3],
+    "the state of a cell with memory: B5 -> 0_ 0_": lambda x: layer("LSTMCell")(
+        numbers(B, E), (x, numbers(B, 5))
     ),
-    "the input of a cell": (lambda x: layer("GRUCell")(x), (B, E), [(0, LOST)]),
-    "the state of a cell": (
-        lambda x: layer("RNNCell", nonlinearity="relu")(numbers(B, E), x),
-        (B, 5),
-        [(0, LOST)],
-    ),
-    "the state of a cell with memory": (
-        lambda x: layer("LSTMCell")(numbers(B, E), (x, numbers(B, 5))),
-        (B, 5),
-        [(0, LOST)] * 2,
-    ),
-    "the memory of a cell": (
-        lambda x: layer("LSTMCell")(numbers(B, E), (numbers(B, 5), x)),
-        (B, 5),
-        [(0, 1)] * 2,
+    "the memory of a cell: B5 -> 01 01": lambda x: layer("LSTMCell")(
+        numbers(B, E), (numbers(B, 5), x)
     ),
 }
 
+
+def bag(mode: str, x: Tensor) -> Any:
+    return F.embedding_bag(x.argsort(1), TABLE, mode=mode)
+
+
+def dropped(name: str, x: Tensor) -> Any:
+    return getattr(F, name)(x, 0.4, True)
+
+
 TABLE, INDEX = numbers(5, 3), torch.tensor([[0, 2, 4], [1, 1, 3]])
-OTHERS: dict[str, tuple[Call, tuple[int, ...], Sequence[tuple[int, ...]]]] = {
-    **{
-        f"a bag, {mode}": (
-            lambda x, mode=mode: F.embedding_bag(x.argsort(1), TABLE, mode=mode),  # type: ignore[misc]
-            (4, 5),
-            [(0, LOST)],
-        )
-        for mode in ("sum", "mean", "max")
-    },
-    "the weights of a bag": (
-        lambda x: F.embedding_bag(INDEX, TABLE, mode="sum", per_sample_weights=x),
-        (2, 3),
-        [(0, LOST)],
+OTHERS: Rows = {
+    **{f"a bag, {mode}: 45 -> 0_": partial(bag, mode) for mode in ("sum", "mean", "max")},
+    "the weights of a bag: 23 -> 0_": lambda x: F.embedding_bag(
+        INDEX, TABLE, mode="sum", per_sample_weights=x
     ),
-    "the table of a bag": (lambda x: F.embedding_bag(INDEX, x), (5, 3), [(LOST, LOST)]),
-    "a bag at offsets": (
-        lambda x: F.embedding_bag(
-            INDEX.flatten(), TABLE, torch.tensor([0, 4]), mode="sum", per_sample_weights=x
-        ),
-        (6,),
-        [(LOST, LOST)],
+    "the table of a bag: 53 -> __": lambda x: F.embedding_bag(INDEX, x),
+    "a bag at offsets: 6 -> __": lambda x: F.embedding_bag(
+        INDEX.flatten(), TABLE, torch.tensor([0, 4]), mode="sum", per_sample_weights=x
     ),
-    "bilinear": (
-        lambda x: F.bilinear(x, numbers(T, B, 3), numbers(4, E, 3)),
-        (T, B, E),
-        [(0, 1, LOST)],
-    ),
-    "bilinear twice": (lambda x: F.bilinear(x, x, numbers(4, E, E)), (B, E), [(0, LOST)]),
-    "the weight of bilinear": (
-        lambda x: F.bilinear(numbers(B, 3), numbers(B, 2), x, x[:, 0, 0]),
-        (4, 3, 2),
-        [(LOST, 0)],
+    "bilinear: TBE -> 01_": lambda x: F.bilinear(x, numbers(T, B, 3), numbers(4, E, 3)),
+    "bilinear twice: BE -> 0_": lambda x: F.bilinear(x, x, numbers(4, E, E)),
+    "the weight of bilinear: 432 -> _0": lambda x: F.bilinear(
+        numbers(B, 3), numbers(B, 2), x, x[:, 0, 0]
     ),
     **{
-        name: (
-            lambda x, name=name: getattr(F, name)(x, 0.4, True),  # type: ignore[misc]
-            (2, 3, *(4,) * rank),
-            [tuple(range(2 + rank))],
-        )
-        for name, rank in {
-            "dropout": 1,
-            "alpha_dropout": 1,
-            "feature_alpha_dropout": 2,
-            "dropout1d": 1,
-            "dropout2d": 2,
-            "dropout3d": 3,
+        f"{name}: {shape}": partial(dropped, name)
+        for shape, names in {
+            "234 -> 012": ("dropout", "alpha_dropout", "dropout1d"),
+            "2344 -> 0123": ("feature_alpha_dropout", "dropout2d"),
+            "23444 -> 01234": ("dropout3d",),
         }.items()
+        for name in names
     },
-    "native_dropout": (
-        lambda x: torch.native_dropout(x, 0.4, True),
-        (2, 3),
-        [(0, 1), (0, 1)],
-    ),
-    "feature_dropout": (lambda x: torch.feature_dropout(x, 0.4, True), (2, 3, 4), [(0, 1, 2)]),
-    "a written dropout": (
-        lambda x: F.alpha_dropout(x * 1, 0.4, True, inplace=True),
-        (2, 3),
-        [(0, 1)],
-    ),
+    "native_dropout: 23 -> 01 01": lambda x: torch.native_dropout(x, 0.4, True),
+    "feature_dropout: 234 -> 012": lambda x: torch.feature_dropout(x, 0.4, True),
+    "a written dropout: 23 -> 01": lambda x: F.alpha_dropout(x * 1, 0.4, True, inplace=True),
 }
 CALLS = {
-    f"{family}: {name}": made
-    for family, calls in {
-        "attention": ATTENTION,
-        "multi-head": MULTI_HEAD,
-        "recurrent": RECURRENT,
-        "others": OTHERS,
-    }.items()
-    for name, made in calls.items()
+    f"{family}: {name}": call
+    for family, calls in zip(
+        ("attention", "multi-head", "recurrent", "others"),
+        (ATTENTION, MULTI_HEAD, RECURRENT, OTHERS),
+        strict=True,
+    )
+    for name, call in calls.items()
 }
 
 
@@ -379,14 +263,18 @@ def alignment_of(tensor: Tensor, name: str) -> Alignment:
 @pytest.mark.filterwarnings("ignore")  # of torch: dropout of features without a batch
 @pytest.mark.parametrize("name", CALLS)
 def test_a_layer_keeps_what_it_says_and_claims_no_more(name: str) -> None:
-    call, shape, kept = CALLS[name]
+    call, (sizes, kept) = CALLS[name], name.rpartition(": ")[2].split(" -> ")
+    shape = tuple(SIZES.get(letter) or int(letter) for letter in sizes)
     x = numbers(*shape, seed=9)
     plain, tracked = seeded(call, x), seeded(call, track(x, "x"))
     found: list[Alignment] = []
     for (_, expected), (_, leaf) in zip(leaves(plain), leaves(tracked), strict=True):
         torch.testing.assert_close(dense(leaf), dense(expected))
         found.append(alignment_of(leaf, "x"))
-    assert found == [Alignment(dims) for dims in kept]
+    assert found == [
+        Alignment(tuple(LOST if d == "_" else int(d) for d in dims.strip(".")))
+        for dims in kept.split()
+    ]
     for place in spread(x, 30):
         other = seeded(call, changed(x, place))
         region = torch.zeros(shape, dtype=torch.bool)

@@ -19,11 +19,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST, Dims
 from ancestral.provenance.tensor.tensor import provenance
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from perturbation import check, gradients, numbers
 
 
 def saved(value: Any, **options: Any) -> Any:
@@ -109,15 +105,6 @@ def test_what_a_queue_brings_back_belongs_to_the_recording() -> None:
     assert found is not None
     assert found.universe is trace.universe
     assert found.entries[0][0].dims == (LOST,)
-
-
-def test_a_file_of_a_recording_that_is_gone_keeps_the_names() -> None:
-    with an.record():
-        buffer = io.BytesIO()
-        torch.save(an.track(numbers(3), "z"), buffer)
-    buffer.seek(0)
-    again = torch.load(buffer)
-    assert an.provenance_of(again * 1) == {"z"}
 
 
 def test_a_parameter_of_a_draw_stays_one() -> None:

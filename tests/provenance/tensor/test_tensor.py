@@ -1,7 +1,6 @@
 """The tensor: it is its own data, keeps its class where torch would, and survives copies."""
 
 import copy
-import pickle
 from collections.abc import Callable
 
 import pytest
@@ -9,14 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from ancestral.provenance.tensor.tensor import (
-    ProvenanceTensor,
-    provenance,
-    provenance_of,
-    raw,
-    track,
-    untrack,
-)
+from ancestral.provenance.tensor.tensor import provenance_of, raw, track, untrack
 
 
 @pytest.fixture
@@ -82,28 +74,6 @@ def test_a_parameter_stays_a_parameter(z: Tensor) -> None:
     assert type(p.grad) is Tensor
 
 
-WRITES: dict[str, Callable[[Tensor, Tensor], object]] = {
-    "add_": lambda b, z: b.add_(z),
-    "iadd": lambda b, z: b.__iadd__(z),
-    "setitem": lambda b, z: b.__setitem__(0, z[0]),
-    "setitem by a tracked index": lambda b, z: b.__setitem__(z[0, 0].long().clamp(0, 0), 0.0),
-    "copy_": lambda b, z: b.copy_(z),
-    "out": lambda b, z: torch.mul(z, 2.0, out=b),
-    "out of several": lambda b, z: torch.max(z, 0, out=(b.resize_(3), torch.empty(3).long())),
-    "masked_fill_": lambda b, z: b.masked_fill_(z > 0, 1.0),
-    "foreach": lambda b, z: torch._foreach_add_([b], [z]),
-    "data": lambda b, z: setattr(b, "data", z),
-}
-
-
-@pytest.mark.parametrize("name", [name for name in WRITES if name != "data"])
-def test_a_write_taints_what_is_written(z: Tensor, name: str) -> None:
-    buffer = torch.zeros(4, 3)
-    WRITES[name](buffer, z)
-    assert provenance_of(buffer * 1) == {"z"}
-    assert isinstance(buffer, ProvenanceTensor)
-
-
 def test_a_write_keeps_what_was_there(z: Tensor) -> None:
     buffer = track(torch.zeros(4, 3), "old") * 1
     buffer[0] = z[0]
@@ -117,13 +87,6 @@ def test_a_write_into_a_parameter_is_refused_before_it_happens(z: Tensor) -> Non
     assert p.tolist() == torch.zeros(4, 3).tolist()
 
 
-def test_copies_keep_the_provenance(z: Tensor) -> None:
-    for copied in (copy.deepcopy(z), copy.copy(z), copy.deepcopy({"a": [z]})["a"][0]):
-        assert provenance(copied) is provenance(z)
-        torch.testing.assert_close(untrack(copied), untrack(z))
-    assert copy.deepcopy(z).data_ptr() != z.data_ptr()
-
-
 def test_deepcopy_of_a_leaf_keeps_requires_grad_and_of_an_inner_tensor_raises_as_torch_does() -> (
     None
 ):
@@ -131,12 +94,6 @@ def test_deepcopy_of_a_leaf_keeps_requires_grad_and_of_an_inner_tensor_raises_as
     assert copy.deepcopy(leaf).requires_grad
     with pytest.raises(RuntimeError, match="created explicitly by the user"):
         copy.deepcopy(leaf * 2)
-
-
-def test_a_pickle_keeps_the_names_of_the_sources(z: Tensor) -> None:
-    again = pickle.loads(pickle.dumps(z))
-    assert provenance_of(again * 1) == {"z"}
-    torch.testing.assert_close(untrack(again), untrack(z))
 
 
 def test_printing_shows_data_and_sources(z: Tensor) -> None:
@@ -150,10 +107,6 @@ def test_metadata_needs_no_provenance(z: Tensor) -> None:
     assert z.grad_fn is None
     z.requires_grad = True
     assert z.is_leaf
-    assert len({z: 1}) == 1
-
-
-def test_hash_and_identity_are_those_of_tensors(z: Tensor) -> None:
     assert {z: "found"}[z] == "found"
 
 
@@ -168,28 +121,6 @@ def test_a_function_that_runs_with_tracking_off_gives_plain_tensors(z: Tensor) -
     assert type(raw(lambda x: (x + 1).exp() / 2, z)) is Tensor
 
 
-def test_no_operator_claims_an_alignment_that_the_function_around_it_lost() -> None:
-    # It divides by an average over channels: within it only a part of the dependencies is seen.
-    z = track(torch.ones(2, 3, 4), "z")
-    found = provenance(torch.nn.functional.local_response_norm(z, 2))
-    assert found is not None
-    assert found.entries[0][0].dims == (0, -1, 2)
-
-
-def test_values_gradients_and_second_gradients_are_those_of_torch() -> None:
-    def function(x: Tensor) -> Tensor:
-        return ((x - 1) * x.exp() / (2 + x**2) - (1 - x).sigmoid()).sum()
-
-    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
-    results = []
-    for given in (x, track(x, "x")):
-        y = function(given)
-        (first,) = torch.autograd.grad(y, x, create_graph=True)
-        (second,) = torch.autograd.grad(first.sum(), x)
-        results.append((untrack(y), untrack(first), second))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-
-
 def test_a_tracked_tensor_adds_no_node_to_the_graph_of_autograd() -> None:
     x = torch.ones(3, requires_grad=True)
     plain, tracked = x * 2 + 1, track(x, "x") * 2 + 1
@@ -201,17 +132,3 @@ def test_a_tracked_tensor_adds_no_node_to_the_graph_of_autograd() -> None:
         return count
 
     assert depth(tracked) == depth(plain) + 1  # the alias that track makes
-
-
-def test_layers_of_torch_carry_the_provenance() -> None:
-    z = track(torch.randn(2, 5, 8), "z")
-    layers: list[nn.Module] = [
-        nn.LSTM(8, 4, batch_first=True),
-        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
-        nn.BatchNorm1d(5),
-        nn.Conv1d(5, 3, 2),
-        nn.Sequential(nn.Linear(8, 4), nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)),
-    ]
-    for layer in layers:
-        result = layer(z)
-        assert provenance_of(result[0] if isinstance(result, tuple) else result) == {"z"}

@@ -15,12 +15,7 @@ import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.opaque import plain
 from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
-from perturbation import check, gradients
-
-
-def numbers(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
+from perturbation import check, gradients, numbers
 
 COLUMNS, ROWS = torch.tensor([0, 1, 2]), torch.tensor([0, 2, 3])
 
@@ -29,17 +24,9 @@ def coordinates(x: Tensor) -> Any:
     s = x.to_sparse()
     flat = torch.sparse_coo_tensor(torch.tensor([[0, 1, 1]]), x[0], (3,))
     return (
-        s,
-        s.to_dense(),
-        s * 2,
-        s + s,
-        s.coalesce(),
-        s.transpose(0, 1),
-        torch.sparse.mm(s, numbers(3, 2)),
-        torch.sparse.sum(s, 0),
-        torch.sparse.softmax(s, 1),
-        torch.sparse.addmm(numbers(4, 2), s, numbers(3, 2)),
-        flat.coalesce().to_dense(),
+        *(s, s.to_dense(), s * 2, s + s, s.coalesce(), s.transpose(0, 1)),
+        *(torch.sparse.mm(s, numbers(3, 2)), torch.sparse.sum(s, 0), torch.sparse.softmax(s, 1)),
+        *(torch.sparse.addmm(numbers(4, 2), s, numbers(3, 2)), flat.coalesce().to_dense()),
         torch.sparse_coo_tensor(x[:1].long().abs(), numbers(3), (9,)).to_dense(),
         numbers(4, 3).sparse_mask(s),
     )
@@ -49,16 +36,9 @@ def parts(x: Tensor) -> Any:
     s = x.to_sparse().coalesce()
     rows = x.to_sparse_csr()
     return (
-        s.indices(),
-        s.values(),
-        s._indices(),
-        s._values(),
-        rows.crow_indices(),
-        rows.col_indices(),
-        rows.values(),
-        x.to_sparse_csc().ccol_indices(),
-        x.to_sparse_csc().row_indices(),
-        x.to_sparse_bsr((2, 1)).values(),
+        *(s.indices(), s.values(), s._indices(), s._values(), rows.crow_indices()),
+        *(rows.col_indices(), rows.values(), x.to_sparse_csc().ccol_indices()),
+        *(x.to_sparse_csc().row_indices(), x.to_sparse_bsr((2, 1)).values()),
     )
 
 
@@ -110,18 +90,9 @@ def complex_numbers(x: Tensor) -> Any:
     view = written[1:]
     written.imag = x
     return (
-        c,
-        c.real,
-        c.imag,
-        c.abs(),
-        c.conj(),
-        c.conj().resolve_conj() * 1j,
-        c.mH,
-        torch.view_as_real(c),
-        torch.view_as_complex(torch.stack([x, x], -1)),
-        torch.polar(numbers(4, 3).abs(), x),
-        torch.fft.irfft(torch.fft.rfft(x)),
-        written,
+        *(c, c.real, c.imag, c.abs(), c.conj(), c.conj().resolve_conj() * 1j, c.mH),
+        *(torch.view_as_real(c), torch.view_as_complex(torch.stack([x, x], -1))),
+        *(torch.polar(numbers(4, 3).abs(), x), torch.fft.irfft(torch.fft.rfft(x)), written),
         view * 1,
     )
 
@@ -133,35 +104,20 @@ def truths(x: Tensor) -> Any:
 
 def precisions(x: Tensor) -> Any:
     return (
-        x.half() * 2,
-        x.bfloat16().sum(0),
-        x.double(),
-        x.to(torch.float8_e4m3fn).float(),
-        x.view(torch.int32),
-        x.view(torch.uint8),
-        x.long(),
-        x.to(torch.int8),
-        x.type(torch.float64),
-        x.to(numbers(1).double()),
+        *(x.half() * 2, x.bfloat16().sum(0), x.double(), x.to(torch.float8_e4m3fn).float()),
+        *(x.view(torch.int32), x.view(torch.uint8), x.long(), x.to(torch.int8)),
+        *(x.type(torch.float64), x.to(numbers(1).double())),
     )
 
 
 def made_of(x: Any) -> Any:
     """Tensors that are made of tracked ones on ways that torch's overrides do not see."""
     return (
-        torch.tensor([x[0, 0], x[0, 1]]),
-        torch.Tensor(x),
-        torch.FloatTensor(x),
-        torch.as_tensor([x[0, 0], x[0, 1]]),
-        torch.asarray(x),
-        torch.empty(0).set_(x),
-        x.as_subclass(Tensor),
-        torch.full_like(numbers(2), x[0, 0]),
-        numbers(2).new_full((2,), x[0, 0]),
-        numbers(2).new_tensor(x),
-        torch.stack(list(x)),
-        torch.as_strided(x, (2,), (1,)),
-        nn.Parameter(x.detach(), requires_grad=False) * 1,
+        *(torch.tensor([x[0, 0], x[0, 1]]), torch.Tensor(x), torch.FloatTensor(x)),
+        *(torch.as_tensor([x[0, 0], x[0, 1]]), torch.asarray(x), torch.empty(0).set_(x)),
+        *(x.as_subclass(Tensor), torch.full_like(numbers(2), x[0, 0])),
+        *(numbers(2).new_full((2,), x[0, 0]), numbers(2).new_tensor(x), torch.stack(list(x))),
+        *(torch.as_strided(x, (2,), (1,)), nn.Parameter(x.detach(), requires_grad=False) * 1),
         torch.masked.sum(x, dim=1, mask=numbers(4, 3) > 0),
     )
 
@@ -223,22 +179,9 @@ class Listed(list[Any]):
 def kept(x: Tensor) -> Any:
     """Functions of torch that give back more than one tensor keep their classes."""
     return (
-        x.max(1),
-        x.sort(0),
-        x.topk(2),
-        x.median(0),
-        torch.linalg.svd(x, full_matrices=False),
-        torch.linalg.slogdet(x[:3]),
-        torch.linalg.qr(x),
-        torch.frexp(x),
-        torch.aminmax(x),
-        x.mode(0),
-        x.shape,
-        x.size(),
-        x[:0].shape,
-        torch.var_mean(x),
-        x.split(2),
-        x.unbind(1),
+        *(x.max(1), x.sort(0), x.topk(2), x.median(0), torch.linalg.svd(x, full_matrices=False)),
+        *(torch.linalg.slogdet(x[:3]), torch.linalg.qr(x), torch.frexp(x), torch.aminmax(x)),
+        *(x.mode(0), x.shape, x.size(), x[:0].shape, torch.var_mean(x), x.split(2), x.unbind(1)),
         x.kthvalue(1),
     )
 
@@ -272,11 +215,7 @@ def test_containers_keep_their_classes(operation: str, container: str) -> None:
 def test_what_is_handed_to_an_opaque_function_keeps_its_class() -> None:
     z = an.track(numbers(3), "z")
     values: list[Any] = [
-        Pair(z, {"a": z}),
-        OrderedDict(a=z),
-        Batch(z, 3),
-        Listed([z, 1]),
-        z.sort(),
+        *(Pair(z, {"a": z}), OrderedDict(a=z), Batch(z, 3), Listed([z, 1]), z.sort()),
         torch.nn.utils.rnn.pack_sequence([z]),
     ]
     for value in values:
@@ -464,10 +403,7 @@ def test_a_write_into_a_passive_class_is_refused_and_names_the_line() -> None:
             lambda: whole.__setitem__(0, z),
             lambda: torch.add(z, 1, out=whole[0]),
         ):
-            with pytest.raises(
-                WriteIntoParameterError,
-                match=r"\w+.py:\d+: .*'z' into a Passive",
-            ):
+            with pytest.raises(WriteIntoParameterError, match=r"\w+.py:\d+: .*'z' into a Passive"):
                 write()
 
 

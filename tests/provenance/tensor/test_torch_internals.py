@@ -139,13 +139,9 @@ def _private(tree: ast.Module) -> Iterator[str]:
 @pytest.mark.parametrize(
     "text",
     [
-        "import torch._C",
-        "from torch._C import x",
-        "from torch.utils import _pytree",
-        "from torch.utils._pytree import tree_leaves",
-        "import torch\ntorch._C.f()",
-        "import torch\ntorch.cuda._f()",
-        "import torch\nwith torch._C.f(torch._C.g(1)): pass",
+        *("import torch._C", "from torch._C import x", "from torch.utils import _pytree"),
+        *("from torch.utils._pytree import tree_leaves", "import torch\ntorch._C.f()"),
+        *("import torch\ntorch.cuda._f()", "import torch\nwith torch._C.f(torch._C.g(1)): pass"),
     ],
 )
 def test_a_private_name_is_found(text: str) -> None:

@@ -4,12 +4,14 @@
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 
 import linecache
+import textwrap
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral.trace.context.place import Location, assigned, module_path, place
@@ -28,20 +30,31 @@ def line_of(trace: an.Trace, name: str) -> str:
     return linecache.getline(__file__, location.line).strip()
 
 
-def test_a_site_is_called_as_its_variable(p: Tensor) -> None:
-    with an.record() as trace:
-        plain = Bernoulli(p).sample()
-        annotated: Tensor = Bernoulli(p).sample()
-        first = second = torch.bernoulli(p)
-    assert list(trace) == ["plain", "annotated", "first"]
-    assert plain.shape == annotated.shape == second.shape == first.shape
+NAMED: list[tuple[str, str]] = [
+    ("plain = Bernoulli(p).sample()", "plain"),
+    ("annotated: Tensor = Bernoulli(p).sample()", "annotated"),
+    ("first = second = torch.bernoulli(p)", "first"),
+    ("holder.held = Bernoulli(p).sample()", "held"),
+    ("global found\nfound = Bernoulli(p).sample()", "found"),
+    ("cell = Bernoulli(p).sample()\ndef inner(): return cell\ninner()", "cell"),
+    ("a, _ = Bernoulli(p).sample()  # unpacked", "bernoulli"),
+    ("b = Normal(p, 1.0).sample() + 1  # a step between", "normal"),
+    ("c = [Bernoulli(p).sample() for _ in range(2)]", "bernoulli bernoulli_1"),
+    ("d = {'key': Independent(Normal(p, 1.0), 1).sample()}", "normal"),
+    ("abs(torch.poisson(p))", "poisson"),
+    ("z_1 = Bernoulli(p).sample()\nfor _ in range(3): z = Bernoulli(p).sample()", "z_1 z z_2 z_3"),
+]
 
 
-def test_a_site_is_called_as_its_attribute(p: Tensor) -> None:
-    holder = SimpleNamespace()
+@pytest.mark.parametrize(("source", "names"), NAMED)
+def test_a_site_is_called_as_what_is_assigned_or_as_its_distribution(
+    source: str, names: str, p: Tensor
+) -> None:
+    space: dict[str, Any] = {**vars(torch.distributions), "torch": torch, "Tensor": Tensor}
+    exec("def program(p, holder):\n" + textwrap.indent(source, "    "), space)
     with an.record() as trace:
-        holder.held = Bernoulli(p).sample()
-    assert list(trace) == ["held"]
+        space["program"](p, SimpleNamespace())
+    assert list(trace) == names.split()
 
 
 class Keeps(nn.Module):
@@ -62,47 +75,6 @@ def test_a_site_is_called_as_the_attribute_of_its_module(p: Tensor) -> None:
     assert trace["z"].location.function == "forward"
 
 
-variable_of_a_module: Tensor
-
-
-def draw_into_a_global(p: Tensor) -> None:
-    global variable_of_a_module
-    variable_of_a_module = Bernoulli(p).sample()
-
-
-def test_a_site_is_called_as_a_global_or_an_enclosed_variable(p: Tensor) -> None:
-    def outer() -> Tensor:
-        cell = Bernoulli(p).sample()
-
-        def inner() -> Tensor:
-            return cell
-
-        return inner()
-
-    with an.record() as trace:
-        draw_into_a_global(p)
-        outer()
-    assert list(trace) == ["variable_of_a_module", "cell"]
-
-
-def test_where_no_variable_is_assigned_the_distribution_gives_the_name(p: Tensor) -> None:
-    with an.record() as trace:
-        a, _ = Bernoulli(p).sample()  # unpacked
-        b = Normal(p, 1.0).sample() + 1  # a step between
-        c = [Bernoulli(p).sample() for _ in range(2)]
-        d = {"key": Independent(Normal(p, 1.0), 1).sample()}
-        abs(torch.poisson(p))
-    assert list(trace) == [
-        "bernoulli",
-        "normal",
-        "bernoulli_1",
-        "bernoulli_2",
-        "normal_1",
-        "poisson",
-    ]
-    assert (len(a), len(b), len(c), len(d)) == (3, 2, 2, 1)
-
-
 def test_a_nested_function_names_its_own_variable(p: Tensor) -> None:
     def helper() -> Tensor:
         within = Bernoulli(p).sample()
@@ -118,15 +90,6 @@ def test_a_nested_function_names_its_own_variable(p: Tensor) -> None:
     assert trace["within"].location.function == "helper"
     assert an.provenance_of(outside) == {"within"}
     assert an.provenance_of(other) == {"normal"}
-
-
-def test_a_repeated_name_is_numbered_past_what_is_taken(p: Tensor) -> None:
-    with an.record() as trace:
-        z_1 = Bernoulli(p).sample()
-        for _ in range(3):
-            z = Bernoulli(p).sample()
-    assert list(trace) == ["z_1", "z", "z_2", "z_3"]
-    assert z_1.shape == z.shape
 
 
 def test_the_line_is_that_of_the_call_even_over_several_lines(p: Tensor) -> None:

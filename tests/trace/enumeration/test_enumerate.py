@@ -1,42 +1,20 @@
 """Enumeration: finite sites take all their values at once, and what depends on them follows."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
-import re
 from collections.abc import Callable
-from typing import Any, ClassVar
 
 import pytest
 import torch
+from enumerated import P, finite, refused
 from torch import Tensor
-from torch.distributions import (
-    Bernoulli,
-    Binomial,
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-    OneHotCategorical,
-    Poisson,
-    constraints,
-)
-from torch.distributions.constraints import Constraint
+from torch import distributions as d
 
 import ancestral as an
-from ancestral.trace.handlers import (
-    block,
-    condition,
-    do,
-    infer_config,
-    replay,
-    substitute,
-)
+from ancestral.trace import handlers as h
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import mask as masked
 from ancestral.trace.nodes.enumerated import Variable
 
-P = torch.tensor([0.2, 0.3, 0.5]).double()
+Mixed = Callable[[Tensor], Tensor]
 
 
 def own(trace: an.Trace, name: str) -> Variable:
@@ -49,14 +27,14 @@ def own(trace: an.Trace, name: str) -> Variable:
 @pytest.mark.parametrize(
     ("fn", "values"),
     [
-        (Bernoulli(torch.tensor(0.3)), torch.tensor([0.0, 1.0])),
-        (Categorical(P), torch.arange(3)),
-        (Binomial(2, torch.tensor(0.3)), torch.tensor([0.0, 1.0, 2.0])),
-        (OneHotCategorical(P), torch.eye(3).double()),
+        (d.Bernoulli(torch.tensor(0.3)), torch.tensor([0.0, 1.0])),
+        (d.Categorical(P), torch.arange(3)),
+        (d.Binomial(2, torch.tensor(0.3)), torch.tensor([0.0, 1.0, 2.0])),
+        (d.OneHotCategorical(P), torch.eye(3).double()),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_finite_site_takes_all_its_values(fn: Distribution, values: Tensor) -> None:
+def test_a_finite_site_takes_all_its_values(fn: d.Distribution, values: Tensor) -> None:
     with an.record() as trace, enumeration(first_dim=-3):
         an.sample("z", fn)
     node = trace["z"]
@@ -71,9 +49,9 @@ def test_a_finite_site_takes_all_its_values(fn: Distribution, values: Tensor) ->
 
 def test_the_values_of_a_site_in_a_plate_stand_once_for_each_repetition() -> None:
     with an.record() as trace, enumeration(first_dim=-3), an.plate("outer", 4, dim=-2):
-        z = an.sample("z", Categorical(P))
+        z = an.sample("z", d.Categorical(P))
         with an.plate("inner", 5, dim=-1):
-            w = an.sample("w", Bernoulli(P[z]))
+            w = an.sample("w", d.Bernoulli(P[z]))
     assert z.shape == (3, 4, 1)
     assert w.shape == (2, 1, 4, 5)
     assert trace["w"].log_prob.shape == (2, 3, 4, 5)
@@ -82,15 +60,15 @@ def test_the_values_of_a_site_in_a_plate_stand_once_for_each_repetition() -> Non
 def test_every_further_site_is_one_dimension_further_left() -> None:
     with an.record() as trace, enumeration(first_dim=-2):
         for i in range(4):
-            an.sample(f"z{i}", Categorical(P))
+            an.sample(f"z{i}", d.Categorical(P))
     assert [own(trace, f"z{i}").dim for i in range(4)] == [-2, -3, -4, -5]
 
 
 def test_the_graph_has_the_edges_that_the_program_has() -> None:
     with an.record() as trace, enumeration():
-        a = an.sample("a", Categorical(P))
-        b = an.sample("b", Bernoulli(P[a]))
-        an.observe("x", Normal(a + b, torch.ones(5)), torch.zeros(5))
+        a = an.sample("a", d.Categorical(P))
+        b = an.sample("b", d.Bernoulli(P[a]))
+        an.observe("x", d.Normal(a + b, torch.ones(5)), torch.zeros(5))
     assert not trace["a"].parents
     assert trace["b"].parents == {"a"}
     assert trace["x"].parents == {"a", "b"}
@@ -98,16 +76,16 @@ def test_the_graph_has_the_edges_that_the_program_has() -> None:
 
 def test_data_stays_as_large_as_it_is() -> None:
     with an.record() as trace, enumeration(), an.plate("data", 5):
-        z = an.sample("z", Categorical(P))
-        an.observe("x", Normal(z.double(), 1.0), torch.zeros(5).double())
+        z = an.sample("z", d.Categorical(P))
+        an.observe("x", d.Normal(z.double(), 1.0), torch.zeros(5).double())
     assert trace["x"].value.shape == (5,)
     assert trace["x"].log_prob.shape == (3, 1, 1, 1, 5)
 
 
 def test_events_are_summed_within_the_density_of_what_is_observed() -> None:
     with an.record() as trace, enumeration(first_dim=-2), an.plate("data", 5):
-        z = an.sample("z", Categorical(P))
-        fn = Independent(Normal(z[..., None] * torch.ones(4).double(), 1.0), 1)
+        z = an.sample("z", d.Categorical(P))
+        fn = d.Independent(d.Normal(z[..., None] * torch.ones(4).double(), 1.0), 1)
         an.observe("x", fn, torch.zeros(5, 4).double())
     assert trace["x"].log_prob.shape == (3, 5)
     assert trace["x"].elementwise_log_prob.shape == (3, 5, 4)
@@ -115,39 +93,39 @@ def test_events_are_summed_within_the_density_of_what_is_observed() -> None:
 
 def test_what_is_infinite_is_drawn() -> None:
     with an.record() as trace, enumeration():
-        an.sample("x", Normal(0.0, 1.0))
-        an.sample("n", Poisson(torch.tensor(3.0)))
+        an.sample("x", d.Normal(0.0, 1.0))
+        an.sample("n", d.Poisson(torch.tensor(3.0)))
     assert trace["x"].is_drawn
     assert trace["n"].is_drawn
 
 
 @pytest.mark.parametrize("is_inside", [True, False])
 def test_infer_config_leaves_a_site_to_be_drawn_inside_and_outside(is_inside: bool) -> None:
-    config = infer_config(lambda message: {"enumerate": message.name != "z"})
+    config = h.infer_config(lambda message: {"enumerate": message.name != "z"})
     inner, outer = (config, enumeration()) if is_inside else (enumeration(), config)
     with an.record() as trace, outer, inner:
-        an.sample("z", Categorical(P))
-        an.sample("w", Categorical(P))
+        an.sample("z", d.Categorical(P))
+        an.sample("w", d.Categorical(P))
     assert (trace["z"].is_drawn, trace["w"].is_enumerated) == (True, True)
 
 
 def test_infer_leaves_a_site_to_be_drawn() -> None:
     with an.record() as trace, enumeration():
-        an.sample("z", Categorical(P), infer={"enumerate": False})
+        an.sample("z", d.Categorical(P), infer={"enumerate": False})
     assert trace["z"].value.shape == ()
     assert trace["z"].is_drawn
 
 
 @pytest.mark.parametrize("is_inside", [True, False])
-@pytest.mark.parametrize("verb", [condition, substitute, do])
+@pytest.mark.parametrize("verb", [h.condition, h.substitute, h.do])
 def test_a_value_that_a_handler_gives_is_taken_inside_and_outside(
-    verb: Callable[..., condition], is_inside: bool
+    verb: Callable[..., h.condition], is_inside: bool
 ) -> None:
     giving = verb({"z": torch.tensor(1)})
     inner, outer = (giving, enumeration()) if is_inside else (enumeration(), giving)
     with an.record() as trace, outer, inner:
-        an.sample("z", Categorical(P))
-        an.sample("w", Categorical(P))
+        an.sample("z", d.Categorical(P))
+        an.sample("w", d.Categorical(P))
     assert trace["z"].value.shape == ()
     assert not trace["z"].is_enumerated
     assert own(trace, "w").dim == -5
@@ -156,13 +134,13 @@ def test_a_value_that_a_handler_gives_is_taken_inside_and_outside(
 @pytest.mark.parametrize("is_inside", [True, False])
 def test_a_drawn_site_is_replayed_under_what_is_enumerated(is_inside: bool) -> None:
     def model() -> None:
-        z = an.sample("z", Categorical(P))
+        z = an.sample("z", d.Categorical(P))
         with an.plate("data", 4):
-            an.sample("x", Normal(z.double(), 1.0))
+            an.sample("x", d.Normal(z.double(), 1.0))
 
     with an.record() as guide, an.plate("data", 4):
-        an.sample("x", Normal(torch.zeros(()).double(), 1.0))
-    replaying = replay(guide)
+        an.sample("x", d.Normal(torch.zeros(()).double(), 1.0))
+    replaying = h.replay(guide)
     inner, outer = (replaying, enumeration()) if is_inside else (enumeration(), replaying)
     with an.record() as trace, outer, inner:
         model()
@@ -173,25 +151,25 @@ def test_a_drawn_site_is_replayed_under_what_is_enumerated(is_inside: bool) -> N
 def test_an_enumerated_site_is_replayed_with_its_dimension() -> None:
     with an.record():
         with an.record() as guide, enumeration():
-            an.sample("z", Categorical(P))
-        with an.record() as model, replay(guide), enumeration():
-            an.sample("w", Categorical(P))
-            an.sample("z", Categorical(P.flip(0)))
+            an.sample("z", d.Categorical(P))
+        with an.record() as model, h.replay(guide), enumeration():
+            an.sample("w", d.Categorical(P))
+            an.sample("z", d.Categorical(P.flip(0)))
     assert own(model, "z") is own(guide, "z")
     assert own(model, "w").dim == -6
 
 
 def test_a_blocked_site_is_drawn_out_of_sight() -> None:
-    with an.record() as trace, enumeration(), block("z"):
-        z = an.sample("z", Categorical(P))
-        an.sample("w", Bernoulli(P[z]))
+    with an.record() as trace, enumeration(), h.block("z"):
+        z = an.sample("z", d.Categorical(P))
+        an.sample("w", d.Bernoulli(P[z]))
     assert z.shape == ()
     assert list(trace) == ["w"]
     assert trace["w"].is_enumerated
 
 
 def test_a_block_can_be_run_again_with_all_dimensions_free() -> None:
-    handled = enumeration()(lambda: an.sample("z", Categorical(P)))
+    handled = enumeration()(lambda: an.sample("z", d.Categorical(P)))
     for _ in range(3):
         with an.record() as trace:
             handled()
@@ -200,8 +178,8 @@ def test_a_block_can_be_run_again_with_all_dimensions_free() -> None:
 
 def test_a_site_with_one_value_has_that_one() -> None:
     with an.record() as trace, enumeration():
-        z = an.sample("z", Categorical(torch.ones(1).double()))
-        an.observe("x", Normal(z.double(), 1.0), torch.tensor(0.0).double())
+        z = an.sample("z", d.Categorical(torch.ones(1).double()))
+        an.observe("x", d.Normal(z.double(), 1.0), torch.tensor(0.0).double())
     assert an.infer.marginals(trace)["z"].tolist() == [0.0]
 
 
@@ -222,26 +200,12 @@ def test_a_site_with_one_value_has_that_one() -> None:
 )
 def test_what_keeps_the_values_apart_passes(logits: Callable[[Tensor], Tensor]) -> None:
     with an.record() as trace, enumeration(), an.plate("data", 4):
-        z = an.sample("z", Categorical(P))
-        an.sample("w", Categorical(logits=logits(z)))
+        z = an.sample("z", d.Categorical(P))
+        an.sample("w", d.Categorical(logits=logits(z)))
     assert trace["w"].log_prob.shape == (3, 3, 1, 1, 1, 4)
 
 
 # What would be silently wrong raises.
-
-
-def refused(program: Callable[[], object], pattern: str, first_dim: int = -3) -> None:
-    matching = re.compile(pattern, re.S)
-    with (
-        an.record(),
-        enumeration(first_dim=first_dim),
-        pytest.raises(an.errors.EnumerationError, match=matching),
-    ):
-        program()
-
-
-def finite(name: str = "z") -> Tensor:
-    return an.sample(name, Categorical(P))
 
 
 @pytest.mark.parametrize(
@@ -256,29 +220,27 @@ def finite(name: str = "z") -> Tensor:
         lambda z: z.double().transpose(0, 1),
     ],
 )
-def test_what_mixes_or_moves_the_values_of_a_site_raises(
-    mixed: Callable[[Tensor], Tensor],
-) -> None:
+def test_what_mixes_or_moves_the_values_of_a_site_raises(mixed: Mixed) -> None:
     refused(
-        lambda: an.sample("x", Normal(mixed(finite()).double(), 1.0)),
+        lambda: an.sample("x", d.Normal(mixed(finite()).double(), 1.0)),
         r"site 'x' \(.*test_enumerate.py:\d+\) depends on site 'z', .* dimension -3; .* mixes",
     )
 
 
 def test_the_op_that_mixes_the_values_is_named() -> None:
-    refused(lambda: an.sample("x", Normal(finite().double().cumsum(0), 1.0)), r"mixed by cumsum at")
+    refused(
+        lambda: an.sample("x", d.Normal(finite().double().cumsum(0), 1.0)), r"mixed by cumsum at"
+    )
 
 
 @pytest.mark.parametrize(
     "mixed", [lambda z: z.sum(-1, True), lambda z: z[..., :1], lambda z: z.flip(-1)]
 )
-def test_what_mixes_or_selects_the_repetitions_of_a_site_raises(
-    mixed: Callable[[Tensor], Tensor],
-) -> None:
+def test_what_mixes_or_selects_the_repetitions_of_a_site_raises(mixed: Mixed) -> None:
     def program() -> None:
         with an.plate("data", 4):
             z = finite()
-        an.sample("x", Normal(mixed(z).double(), 1.0))
+        an.sample("x", d.Normal(mixed(z).double(), 1.0))
 
     refused(program, r"site 'x' .* several repetitions of .* 'z', those along dimension -1")
 
@@ -293,7 +255,7 @@ def test_a_plate_on_a_dimension_of_values_raises() -> None:
 
 def test_a_batch_on_a_dimension_of_values_raises() -> None:
     refused(
-        lambda: an.sample("x", Normal(torch.zeros(5, 1, 1), 1.0)),
+        lambda: an.sample("x", d.Normal(torch.zeros(5, 1, 1), 1.0)),
         r"site 'x' .*dimension -3 of the batch \[5, 1, 1\] has size 5; .* such as -4",
     )
 
@@ -301,7 +263,7 @@ def test_a_batch_on_a_dimension_of_values_raises() -> None:
 def test_a_batch_as_large_as_the_values_of_a_site_raises_too() -> None:
     def program() -> None:
         finite()
-        an.sample("x", Normal(torch.zeros(3, 1, 1), 1.0))
+        an.sample("x", d.Normal(torch.zeros(3, 1, 1), 1.0))
 
     refused(program, r"dimension -3 of the batch .* 'z' .*3 of them")
 
@@ -311,7 +273,7 @@ def test_data_masks_and_scales_on_a_dimension_of_values_raise(what: str) -> None
     wide = torch.ones(3, 1, 1).double()
 
     def program() -> None:
-        fn = Normal(finite().double(), 1.0)
+        fn = d.Normal(finite().double(), 1.0)
         if what == "value":
             an.observe("x", fn, wide)
         else:
@@ -324,63 +286,23 @@ def test_data_masks_and_scales_on_a_dimension_of_values_raise(what: str) -> None
 
 def test_what_is_infinite_and_is_to_be_enumerated_raises() -> None:
     refused(
-        lambda: an.sample("n", Poisson(torch.tensor(3.0)), infer={"enumerate": True}),
+        lambda: an.sample("n", d.Poisson(torch.tensor(3.0)), infer={"enumerate": True}),
         r"site 'n' .*cannot be enumerated: Poisson has infinitely many",
     )
 
 
 def test_values_that_cannot_be_listed_raise() -> None:
     refused(
-        lambda: an.sample("n", Binomial(torch.tensor([1.0, 2.0]), torch.tensor(0.5))),
+        lambda: an.sample("n", d.Binomial(torch.tensor([1.0, 2.0]), torch.tensor(0.5))),
         r"site 'n' .*Binomial cannot list its values",
     )
 
 
-class Shifted(Distribution):
-    """One of two values, which are others for each case of the batch."""
-
-    has_enumerate_support = True
-    arg_constraints: ClassVar[dict[str, Constraint]] = {}
-    support = constraints.real
-
-    def __init__(self, first: Tensor) -> None:
-        self.first = first
-        super().__init__(first.shape, validate_args=False)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return torch.stack([self.first, self.first + 1])
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.first.expand(*sample_shape, *self.first.shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.full_like(value, 0.5).log()
-
-
-def test_values_that_are_others_for_each_case_raise() -> None:
-    refused(
-        lambda: an.sample("n", Shifted(torch.tensor([0.0, 10.0]))),
-        r"site 'n' .*Shifted lists other values for other cases",
-    )
-
-
-def test_values_that_are_the_same_for_all_cases_are_listed() -> None:
-    with an.record() as trace, enumeration(first_dim=-2):
-        an.sample("n", Shifted(torch.tensor([3.0, 3.0])))
-    assert trace["n"].value[:, 0].tolist() == [3.0, 4.0]
-
-
 def test_a_choice_that_means_nothing_raises() -> None:
     refused(
-        lambda: an.sample("z", Categorical(P), infer={"enumerate": "sequential"}),
+        lambda: an.sample("z", d.Categorical(P), infer={"enumerate": "sequential"}),
         r'site \'z\' .*must be True \("parallel"\) or False, not \'sequential\'',
     )
-
-
-@pytest.mark.parametrize("first_dim", [0, 1, -1.0, True, None])
-def test_a_first_dimension_that_is_none_raises(first_dim: int) -> None:
-    with pytest.raises(ValueError, match="first_dim must be a negative int"):
-        enumeration(first_dim=first_dim)
 
 
 def test_two_enumerations_of_one_block_raise() -> None:
@@ -397,7 +319,7 @@ def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
         with enumeration():
             z = finite()
         with enumeration(), pytest.raises(an.errors.EnumerationError, match=r"z.* out of scope"):
-            an.sample("x", Normal(z.double(), 1.0))
+            an.sample("x", d.Normal(z.double(), 1.0))
 
 
 def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
@@ -406,7 +328,7 @@ def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
     pattern = r"site 'z' .* along dimension -1; but this block enumerates from dimension -2 .* -2$"
     with (
         an.record(),
-        replay(guide),
+        h.replay(guide),
         enumeration(first_dim=-2),
         pytest.raises(an.errors.EnumerationError, match=pattern),
     ):
@@ -416,7 +338,7 @@ def test_a_site_is_replayed_where_its_dimension_stands_for_values() -> None:
 def test_a_vector_of_the_free_choices_leaves_out_what_is_enumerated() -> None:
     with an.record() as trace, enumeration():
         finite()
-        an.sample("x", Normal(0.0, 1.0))
+        an.sample("x", d.Normal(0.0, 1.0))
     assert trace.pack().shape == (1,)
     with pytest.raises(an.errors.SiteError, match=r"site 'z' .*is enumerated"):
         trace.pack(["z"])
@@ -427,7 +349,7 @@ def test_a_site_is_replayed_with_all_its_values_only_where_others_have_theirs() 
         finite()
     with (
         an.record(),
-        replay(guide),
+        h.replay(guide),
         an.plate("data", 3),
         pytest.raises(
             an.errors.EnumerationError, match=r"site 'z' .*which was enumerated; run .* within"

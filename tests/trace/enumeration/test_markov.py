@@ -1,12 +1,8 @@
 """Markov: steps that see a few steps back, and give the dimensions of their sites back."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
-from collections.abc import Callable
-
 import pytest
 import torch
+from enumerated import refused
 from torch import Tensor
 from torch.distributions import Categorical, Normal
 
@@ -94,15 +90,6 @@ def look_back(steps: int, length: int, history: int) -> None:
         seen.append(an.sample(f"z{t}", Categorical(weights)))
 
 
-def refused(program: Callable[[], object], pattern: str, first_dim: int = -5) -> None:
-    with (
-        an.record(),
-        enumeration(first_dim=first_dim),
-        pytest.raises(an.errors.EnumerationError, match=pattern),
-    ):
-        program()
-
-
 def test_to_look_further_back_than_the_history_raises() -> None:
     refused(lambda: look_back(2, 3, history=1), r"site 'z2' .* 'z0' .*out of scope.*history")
 
@@ -115,8 +102,7 @@ def test_the_same_look_back_within_the_history_is_no_error() -> None:
 
 def test_to_look_into_a_loop_that_has_ended_raises() -> None:
     refused(
-        lambda: an.sample("end", Categorical(MOVE[chain(3)])),
-        r"site 'end' .* 'z2' .*out of scope",
+        lambda: an.sample("end", Categorical(MOVE[chain(3)])), r"site 'end' .* 'z2' .*out of scope"
     )
 
 
@@ -149,9 +135,3 @@ def test_without_markov_a_long_chain_finds_no_dimension_and_the_error_names_mark
             an.sample(f"z{t}", Categorical(START))
 
     refused(program, r"site 'z64'.*64 at most.*markov", first_dim=-1)
-
-
-@pytest.mark.parametrize("history", [-1, 1.0, True, None])
-def test_a_history_that_is_no_number_of_steps_raises(history: int) -> None:
-    with pytest.raises(ValueError, match="history must be an int, 0 or greater"):
-        markov(range(3), history=history)

@@ -1,8 +1,5 @@
 """Values: what a finite distribution can take is listed, or the listing is refused by name."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -13,22 +10,7 @@ from pyro.distributions import Bernoulli as PyroBernoulli
 from pyro.distributions import BetaBinomial, DirichletMultinomial, ExpandedDistribution
 from pyro.distributions import Categorical as PyroCategorical
 from torch import Tensor
-from torch.distributions import (
-    AffineTransform,
-    Bernoulli,
-    Binomial,
-    Categorical,
-    Distribution,
-    Geometric,
-    Independent,
-    MixtureSameFamily,
-    Multinomial,
-    Normal,
-    OneHotCategorical,
-    Poisson,
-    TransformedDistribution,
-    constraints,
-)
+from torch import distributions as d
 from torch.distributions.constraints import Constraint
 
 import ancestral as an
@@ -41,12 +23,12 @@ WEIGHTS = torch.tensor([1.0, 0.5, -0.3]).double()
 COIN = torch.tensor([0.0, 1.0]).double()
 
 
-class Shifted(Distribution):
+class Shifted(d.Distribution):
     """One of two values, which are others for each case of the batch."""
 
     has_enumerate_support = True
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
-    support: ClassVar[Constraint] = constraints.real
+    support: ClassVar[Constraint] = d.constraints.real
 
     def __init__(self, first: Tensor) -> None:
         self.first = first
@@ -69,7 +51,7 @@ class Certain(Shifted):
     """Its parameter, as it is."""
 
     has_rsample = True
-    arg_constraints: ClassVar[dict[str, Constraint]] = {"first": constraints.real}
+    arg_constraints: ClassVar[dict[str, Constraint]] = {"first": d.constraints.real}
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         return self.first.detach()[None]
@@ -85,7 +67,7 @@ class Unlisted(Shifted):
     """A class whose support alone tells that its values are finitely many."""
 
     has_enumerate_support = False
-    support: ClassVar[Constraint] = constraints.integer_interval(0, 3)
+    support: ClassVar[Constraint] = d.constraints.integer_interval(0, 3)
 
 
 def product(values: Tensor, *shape: int) -> Tensor:
@@ -100,25 +82,28 @@ def spread_out(trials: int, classes: int) -> Tensor:
     return torch.tensor([each for each in found if sum(each) == trials]).double()
 
 
-LISTED: dict[str, tuple[Callable[[], Distribution], Tensor]] = {
-    "Bernoulli": (lambda: Independent(Bernoulli(P3), 1), product(COIN, 3)),
-    "Categorical": (lambda: Independent(Categorical(P23), 1), product(torch.arange(3), 2)),
-    "Binomial": (lambda: Independent(Binomial(2, P3), 1), product(torch.arange(3).double(), 3)),
-    "one-hot": (lambda: Independent(OneHotCategorical(P23), 1), product(torch.eye(3).double(), 2)),
-    "two dimensions": (lambda: Independent(Bernoulli(P23), 2), product(COIN, 2, 3)),
-    "twice": (lambda: Independent(Independent(Bernoulli(P23), 1), 1), product(COIN, 2, 3)),
-    "counts": (lambda: Multinomial(3, probs=P23[0]), spread_out(3, 3)),
-    "counts of one class": (lambda: Multinomial(3, probs=P3[:1]), spread_out(3, 1)),
-    "counts of no trial": (lambda: Multinomial(0, logits=P3), spread_out(0, 3)),
+LISTED: dict[str, tuple[Callable[[], d.Distribution], Tensor]] = {
+    "Bernoulli": (lambda: d.Independent(d.Bernoulli(P3), 1), product(COIN, 3)),
+    "Categorical": (lambda: d.Independent(d.Categorical(P23), 1), product(torch.arange(3), 2)),
+    "Binomial": (lambda: d.Independent(d.Binomial(2, P3), 1), product(torch.arange(3).double(), 3)),
+    "one-hot": (
+        lambda: d.Independent(d.OneHotCategorical(P23), 1),
+        product(torch.eye(3).double(), 2),
+    ),
+    "two dimensions": (lambda: d.Independent(d.Bernoulli(P23), 2), product(COIN, 2, 3)),
+    "twice": (lambda: d.Independent(d.Independent(d.Bernoulli(P23), 1), 1), product(COIN, 2, 3)),
+    "counts": (lambda: d.Multinomial(3, probs=P23[0]), spread_out(3, 3)),
+    "counts of one class": (lambda: d.Multinomial(3, probs=P3[:1]), spread_out(3, 1)),
+    "counts of no trial": (lambda: d.Multinomial(0, logits=P3), spread_out(0, 3)),
     "several counts": (
-        lambda: Independent(Multinomial(2, probs=P23), 1),
+        lambda: d.Independent(d.Multinomial(2, probs=P23), 1),
         product(spread_out(2, 3), 2),
     ),
     "of its own for each element": (
-        lambda: Independent(Shifted(torch.tensor([0.0, 10.0]).double()), 1),
+        lambda: d.Independent(Shifted(torch.tensor([0.0, 10.0]).double()), 1),
         torch.cartesian_prod(COIN, 10 + COIN),
     ),
-    "no element": (lambda: Independent(Bernoulli(P3[:0]), 1), torch.zeros(1, 0).double()),
+    "no element": (lambda: d.Independent(d.Bernoulli(P3[:0]), 1), torch.zeros(1, 0).double()),
     "Pyro's Bernoulli": (lambda: PyroBernoulli(P3).to_event(1), product(COIN, 3)),
     "Pyro's Categorical": (lambda: PyroCategorical(P23).to_event(1), product(torch.arange(3), 2)),
     "masked": (lambda: PyroBernoulli(P3).mask(True).to_event(1), product(COIN, 3)),
@@ -148,7 +133,7 @@ def test_an_event_of_finite_elements_takes_all_that_they_are_together(
 
     def program() -> None:
         z = an.sample("z", make())
-        an.observe("x", Normal(score(z, event), 0.7), data)
+        an.observe("x", d.Normal(score(z, event), 0.7), data)
 
     with an.record() as trace, enumeration(first_dim=-1 - len(plates)):
         if plates:
@@ -161,7 +146,7 @@ def test_an_event_of_finite_elements_takes_all_that_they_are_together(
     for _ in plates:
         assert torch.equal(node.value[:, 0], node.value[:, 1])
     assert torch.equal(node.value[:, 0] if plates else node.value, values)
-    likelihood = Normal(score(values, event).reshape(-1, *ones), 0.7).log_prob(data)
+    likelihood = d.Normal(score(values, event).reshape(-1, *ones), 0.7).log_prob(data)
     each = fn.log_prob(values).reshape(-1, *ones) + likelihood
     torch.testing.assert_close(fn.log_prob(values).exp().sum(), torch.ones(()).double())
     torch.testing.assert_close(an.infer.log_marginal(trace), each.logsumexp(0).sum())
@@ -178,16 +163,18 @@ def test_the_bound_of_a_guide_of_vectors_of_coins_is_exact() -> None:
     data = torch.tensor(0.3).double()
 
     def model() -> None:
-        z = an.sample("z", Independent(Bernoulli(P3), 1))
-        an.observe("x", Normal(score(z, 1), 0.7), data)
+        z = an.sample("z", d.Independent(d.Bernoulli(P3), 1))
+        an.observe("x", d.Normal(score(z, 1), 0.7), data)
 
     with enumeration(first_dim=-1):
         bound = an.infer.elbo(
-            model, lambda: an.sample("z", Independent(Bernoulli(logits=logits), 1))
+            model, lambda: an.sample("z", d.Independent(d.Bernoulli(logits=logits), 1))
         )
     values = product(COIN, 3)
-    log_q = Bernoulli(logits=logits).log_prob(values).sum(-1)
-    log_p = Bernoulli(P3).log_prob(values).sum(-1) + Normal(score(values, 1), 0.7).log_prob(data)
+    log_q = d.Bernoulli(logits=logits).log_prob(values).sum(-1)
+    log_p = d.Bernoulli(P3).log_prob(values).sum(-1) + d.Normal(score(values, 1), 0.7).log_prob(
+        data
+    )
     expected = (log_q.exp() * (log_p - log_q)).sum()
     torch.testing.assert_close(bound.value, expected.detach())
     (gradient,) = torch.autograd.grad(bound.surrogate, logits)
@@ -198,21 +185,27 @@ def halves(count: int) -> Tensor:
     return torch.full((count,), 0.5)
 
 
-REFUSED: dict[str, tuple[Callable[[], Distribution], str]] = {
-    "many coins": (lambda: Independent(Bernoulli(halves(13)), 1), "has 8192 values, .*4096.*plate"),
-    "very many coins": (lambda: Independent(Bernoulli(halves(20_000)), 1), r"about 10\*\*6021 val"),
-    "many trials": (lambda: Multinomial(40, probs=halves(5)), "has 135751 values"),
+REFUSED: dict[str, tuple[Callable[[], d.Distribution], str]] = {
+    "many coins": (
+        lambda: d.Independent(d.Bernoulli(halves(13)), 1),
+        "has 8192 values, .*4096.*plate",
+    ),
+    "very many coins": (
+        lambda: d.Independent(d.Bernoulli(halves(20_000)), 1),
+        r"about 10\*\*6021 val",
+    ),
+    "many trials": (lambda: d.Multinomial(40, probs=halves(5)), "has 135751 values"),
     "coins moved": (
-        lambda: TransformedDistribution(Bernoulli(P3), [AffineTransform(1.0, 2.0)]),
+        lambda: d.TransformedDistribution(d.Bernoulli(P3), [d.AffineTransform(1.0, 2.0)]),
         "does not list them",
     ),
     "a mixture of coins": (
-        lambda: MixtureSameFamily(Categorical(P3), Bernoulli(P3)),
+        lambda: d.MixtureSameFamily(d.Categorical(P3), d.Bernoulli(P3)),
         "does not list them",
     ),
     "a class of the user": (lambda: Unlisted(P3), "Unlisted has finitely many .*not list them"),
     "counts that differ": (
-        lambda: Independent(Binomial(torch.tensor([1.0, 2.0]), halves(2)), 1),
+        lambda: d.Independent(d.Binomial(torch.tensor([1.0, 2.0]), halves(2)), 1),
         "cannot list its values",
     ),
     "Pyro's counts": (lambda: DirichletMultinomial(torch.ones(3), 2), "does not list them"),
@@ -222,7 +215,7 @@ REFUSED: dict[str, tuple[Callable[[], Distribution], str]] = {
         "values that depend on its parameters",
     ),
     "values of a draw": (
-        lambda: Shifted(an.sample("mean", Normal(0.0, 1.0))),
+        lambda: Shifted(an.sample("mean", d.Normal(0.0, 1.0))),
         "values that depend on its parameters",
     ),
 }
@@ -232,11 +225,8 @@ REFUSED: dict[str, tuple[Callable[[], Distribution], str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_finite_and_not_listed_is_refused_by_name(name: str, infer: Any) -> None:
     make, pattern = REFUSED[name]
-    with (
-        an.record(),
-        enumeration(),
-        pytest.raises(an.errors.UnboundedSupportError, match=rf"site 'z' \(.*\) .*{pattern}"),
-    ):
+    refused = pytest.raises(an.errors.UnboundedSupportError, match=rf"site 'z' \(.*\) .*{pattern}")
+    with an.record(), enumeration(), refused:
         an.sample("z", make(), infer=infer)
 
 
@@ -251,15 +241,15 @@ def test_what_is_finite_and_not_listed_is_drawn_where_that_is_asked_for(name: st
 @pytest.mark.parametrize(
     "fn",
     [
-        Independent(Normal(P3, 1.0), 1),
-        Independent(Poisson(P3), 1),
-        Geometric(P3),
-        MixtureSameFamily(Categorical(P3), Poisson(P3)),
-        TransformedDistribution(Normal(P3, 1.0), []),
+        d.Independent(d.Normal(P3, 1.0), 1),
+        d.Independent(d.Poisson(P3), 1),
+        d.Geometric(P3),
+        d.MixtureSameFamily(d.Categorical(P3), d.Poisson(P3)),
+        d.TransformedDistribution(d.Normal(P3, 1.0), []),
     ],
     ids=lambda fn: type(fn).__name__,
 )
-def test_what_is_infinite_is_drawn_unless_its_enumeration_is_asked_for(fn: Distribution) -> None:
+def test_what_is_infinite_is_drawn_unless_its_enumeration_is_asked_for(fn: d.Distribution) -> None:
     with an.record() as trace, enumeration():
         an.sample("z", fn)
         with pytest.raises(an.errors.EnumerationError, match="infinitely many"):
@@ -269,8 +259,8 @@ def test_what_is_infinite_is_drawn_unless_its_enumeration_is_asked_for(fn: Distr
 
 def test_the_limit_is_for_events_alone() -> None:
     with an.record() as trace, enumeration():
-        an.sample("z", Categorical(torch.ones(5000)))
-        an.sample("w", Independent(Bernoulli(halves(12)), 1))
+        an.sample("z", d.Categorical(torch.ones(5000)))
+        an.sample("w", d.Independent(d.Bernoulli(halves(12)), 1))
     assert (len(trace["z"].value), len(trace["w"].value)) == (5000, 4096)
 
 
@@ -279,16 +269,25 @@ def test_the_one_value_of_a_guide_that_is_its_parameter_is_learned(shape: tuple[
     mode = torch.full(shape, 0.4).double().requires_grad_()
 
     def model() -> None:
-        mu = an.sample("mu", Normal(torch.zeros(shape).double(), 1.0))
-        z = an.sample("z", Bernoulli(P3[0]))
-        an.observe("x", Normal(mu + z, 1.0), torch.full(shape, 0.8).double())
+        mu = an.sample("mu", d.Normal(torch.zeros(shape).double(), 1.0))
+        z = an.sample("z", d.Bernoulli(P3[0]))
+        an.observe("x", d.Normal(mu + z, 1.0), torch.full(shape, 0.8).double())
 
     with enumeration(first_dim=-2):
         bound = an.infer.elbo(model, lambda: an.sample("mu", Certain(mode)))
-    each = Bernoulli(P3[0]).log_prob(COIN) + Normal(mode[..., None] + COIN, 1.0).log_prob(
+    each = d.Bernoulli(P3[0]).log_prob(COIN) + d.Normal(mode[..., None] + COIN, 1.0).log_prob(
         torch.tensor(0.8).double()
     ).reshape(-1, 2).sum(0)
-    expected = Normal(0.0, 1.0).log_prob(mode).sum() + each.logsumexp(0)
+    expected = d.Normal(0.0, 1.0).log_prob(mode).sum() + each.logsumexp(0)
     torch.testing.assert_close(bound.value, expected.detach())
     (gradient,) = torch.autograd.grad(bound.surrogate, mode)
     torch.testing.assert_close(gradient, torch.autograd.grad(-expected, mode)[0])
+
+
+def test_values_that_are_others_for_each_case_are_refused_and_the_same_are_listed() -> None:
+    pattern = r"site 'n' .*Shifted lists other values for other cases"
+    with an.record() as trace, enumeration(first_dim=-2):
+        with pytest.raises(an.errors.EnumerationError, match=pattern):
+            an.sample("n", Shifted(torch.tensor([0.0, 10.0])))
+        an.sample("m", Shifted(torch.tensor([3.0, 3.0])))
+    assert trace["m"].value[:, 0].tolist() == [3.0, 4.0]

@@ -1,8 +1,5 @@
 """Graph: vertices in their order, direct edges only, costs numbered."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import dataclasses
 
 import pytest

@@ -4,9 +4,6 @@ The tables of a small network are random, so that whatever may depend does. All 
 with the joint distribution itself, which knows nothing of graphs.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 import random
 from collections.abc import Iterable

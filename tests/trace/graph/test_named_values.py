@@ -17,6 +17,7 @@ from ancestral.estimators.gradient.credit import Estimator
 from oracles import exact_gradient, moments
 
 _Name = Callable[[str, Tensor], Tensor]
+_Program = Callable[[_Name, Tensor], Tensor]
 
 
 def _chain(name: _Name, a: Tensor) -> Tensor:
@@ -94,9 +95,7 @@ def _unnamed(name: str, value: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore::ancestral.errors.BaselineWarning")
 @pytest.mark.parametrize("control", ["strict", "after"])
 @pytest.mark.parametrize("program", _PROGRAMS, ids=lambda p: p.__name__.strip("_"))
-def test_a_name_changes_no_gradient_and_no_dependency(
-    program: Callable[[_Name, Tensor], Tensor], control: str
-) -> None:
+def test_a_name_changes_no_gradient_and_no_dependency(program: _Program, control: str) -> None:
     for seed in range(4):
         found: list[Any] = []
         for name in (_unnamed, an.deterministic):
@@ -123,7 +122,7 @@ def test_a_name_changes_no_gradient_and_no_dependency(
     "program", [_of_data, _mixed, _decided, _in_plate], ids=lambda p: p.__name__.strip("_")
 )
 def test_the_gradient_through_named_values_is_exact(
-    program: Callable[[_Name, Tensor], Tensor], estimator: Estimator
+    program: _Program, estimator: Estimator
 ) -> None:
     parameters = (torch.tensor([0.3, -0.2, 0.5, 0.1], dtype=torch.float64, requires_grad=True),)
 
@@ -135,9 +134,7 @@ def test_the_gradient_through_named_values_is_exact(
 
 
 @pytest.mark.parametrize("program", [*_PROGRAMS, _decided], ids=lambda p: p.__name__.strip("_"))
-def test_a_path_without_a_name_has_an_edge_of_its_own(
-    program: Callable[[_Name, Tensor], Tensor],
-) -> None:
+def test_a_path_without_a_name_has_an_edge_of_its_own(program: _Program) -> None:
     """Without the named values, what remains is reached as it was before."""
     graphs: list[nx.DiGraph] = []
     for name in (_unnamed, an.deterministic):
@@ -165,6 +162,7 @@ def _fork() -> an.Trace:
 def test_a_named_value_lies_between_what_it_came_from_and_what_came_from_it() -> None:
     trace = _fork()
     graph = trace.graph
+    assert trace["d"].type == "deterministic"
     assert graph.parents("y") == graph.parents("z") == {"d"} == trace["y"].parents
     assert graph.parents("w") == {"d", "x"}
     assert graph.parents("e") == {"d", "f"}

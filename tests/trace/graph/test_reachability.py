@@ -1,9 +1,5 @@
 """Reachability on random graphs, element by element, and its size on long ones."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
-import itertools
 import time
 
 import pytest
@@ -14,41 +10,12 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.estimators.gradient.credit import by_element
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window, relates
+from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
+from relations import Pairs, alignments, pairs
 
 SIZE = 3
-Pairs = set[tuple[Shape, Shape]]
-
-
-def elements(shape: Shape) -> list[Shape]:
-    return list(itertools.product(*map(range, shape)))
-
-
-@st.composite
-def alignments(draw: st.DrawFn, ours: int, theirs: int) -> Alignment:
-    """Draw a relation with windows, of tensors of these ranks and of `SIZE` everywhere."""
-    dims: list[Dim] = [LOST] * ours
-    here: list[Window] = []
-    there: list[Window] = []
-    free = list(range(theirs))
-    for i in range(ours):
-        kind = draw(st.sampled_from(["lost", "at one index", "aligned", "shifted"]))
-        if kind == "at one index":
-            first = draw(st.integers(0, SIZE - 1))
-            here.append((i, first, first + 1))
-        elif kind != "lost" and free:
-            dims[i] = free.pop(draw(st.integers(0, len(free) - 1)))
-            if kind == "shifted":
-                up = draw(st.integers(0, 1))
-                here.append((i, up, SIZE - 1 + up))
-                there.append((dims[i], 1 - up, SIZE - up))  # type: ignore[arg-type]
-    for d in free:
-        if draw(st.booleans()):
-            first = draw(st.integers(0, SIZE - 1))
-            there.append((d, first, first + 1))
-    return Alignment(tuple(dims), tuple(here), tuple(sorted(there)))
 
 
 @st.composite
@@ -61,7 +28,7 @@ def structures(draw: st.DrawFn) -> Structure:
         found: dict[Alignment, set[int]] = {}
         for ancestor in range(ancestors):
             if draw(st.booleans()):
-                alignment = draw(alignments(rank, ranks[ancestor]))
+                alignment = draw(alignments((SIZE,) * rank, (SIZE,) * ranks[ancestor]))
                 found.setdefault(alignment, set()).add(ancestor)
         return tuple((alignment, frozenset(sites)) for alignment, sites in found.items())
 
@@ -72,10 +39,6 @@ def structures(draw: st.DrawFn) -> Structure:
     term_ranks = [draw(st.integers(0, 2)) for _ in range(draw(st.integers(1, 4)))]
     terms = tuple(TermShape((SIZE,) * rank, entries(rank, count)) for rank in term_ranks)
     return Structure(sites, terms)
-
-
-def pairs(alignment: Alignment, ours: Shape, theirs: Shape) -> Pairs:
-    return {(x, y) for x in elements(ours) for y in elements(theirs) if relates(alignment, x, y)}
 
 
 def by_paths(structure: Structure) -> list[dict[int, Pairs]]:

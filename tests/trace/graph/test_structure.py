@@ -1,11 +1,9 @@
 """Structure: what is downstream of what, and which dimensions still index each other."""
 
-import itertools
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims, compose
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
 from ancestral.provenance.algebra.overlap import meet
 from ancestral.provenance.algebra.provenance import Source, Universe, union
 from ancestral.trace.graph.reachability import downstream
@@ -47,17 +45,6 @@ def reached(structure: Structure) -> tuple[Reached, ...]:
     )
 
 
-def test_two_steps_compose() -> None:
-    for outer, inner, both in (
-        ((0, 1), (1, 0), (1, 0)),
-        ((1, LOST, 0), (0, 2), (2, LOST, 0)),
-        ((0, 1), (LOST, 3), (LOST, 3)),
-        ((), (0, 1), ()),
-        ((LOST, LOST), (), (LOST, LOST)),
-    ):
-        assert compose(Alignment(outer), Alignment(inner)) == Alignment(both)
-
-
 def test_a_chain_reaches_its_end_from_every_link() -> None:
     structure = Structure(
         (site("a", (5,)), site("b", (5,), ((0,), {0})), site("c", (5,), ((0,), {1}))),
@@ -70,61 +57,6 @@ def test_a_chain_reaches_its_end_from_every_link() -> None:
     )
     along = Alignment((0,))
     assert structure.children == (((1, along),), ((2, along),), ())
-
-
-def test_a_diamond_whose_paths_agree_keeps_the_alignment() -> None:
-    structure = Structure(
-        (
-            site("top", (4,)),
-            site("left", (4,), ((0,), {0})),
-            site("right", (4,), ((0,), {0})),
-            site("bottom", (4,), ((0,), {1, 2})),
-        ),
-        (term((4,), ((0,), {3})),),
-    )
-    assert reached(structure) == ({((0,),): {0}},) * 4
-
-
-def test_a_diamond_whose_paths_disagree_keeps_what_both_claim() -> None:
-    structure = Structure(
-        (
-            site("top", (4, 4)),
-            site("straight", (4, 4), ((0, 1), {0})),
-            site("half", (4, 4), ((0, LOST), {0})),
-        ),
-        (term((4, 4), ((0, 1), {1, 2})),),
-    )
-    assert reached(structure) == ({((0, LOST),): {0}}, {((0, 1),): {0}}, {((0, 1),): {0}})
-
-
-def test_a_path_that_turns_the_batch_meets_the_straight_one_nowhere() -> None:
-    structure = Structure(
-        (site("top", (4, 4)), site("turned", (4, 4), ((1, 0), {0}))),
-        (term((4, 4), ((0, 1), {0})), term((4, 4), ((0, 1), {0, 1})), term((4,), ((0,), {1}))),
-    )
-    assert reached(structure)[0] == {((0, 1),): {0}, ((LOST, LOST),): {1}, ((1,),): {2}}
-    assert reached(structure)[1] == {((0, 1),): {1}, ((0,),): {2}}
-
-
-def test_a_turned_batch_that_is_turned_back_is_straight() -> None:
-    structure = Structure(
-        (site("top", (2, 3)), site("turned", (3, 2), ((1, 0), {0}))),
-        (term((2, 3), ((1, 0), {1})),),
-    )
-    assert reached(structure)[0] == {((0, 1),): {0}}
-
-
-def test_a_term_that_depends_on_a_site_both_ways_is_reached_once() -> None:
-    structure = Structure(
-        (site("a", (3,)), site("b", (3,), ((LOST,), {0}))), (term((3,), ((0,), {0, 1})),)
-    )
-    assert reached(structure) == ({((LOST,),): {0}}, {((0,),): {0}})
-
-
-def test_a_site_that_reaches_nothing_has_nothing_downstream() -> None:
-    structure = Structure((site("a", (3,)), site("b", (3,), ((0,), {0}))), (term(()),))
-    assert reached(structure) == ({}, {})
-    assert structure.reaches == (False, False)
 
 
 def test_flattening_loses_every_alignment_and_no_dependency() -> None:
@@ -222,16 +154,3 @@ def test_flattening_keeps_what_is_reached(structure: Structure) -> None:
     for ours, flat in zip(reached(structure), reached(flattened(structure)), strict=True):
         assert set().union(*flat.values()) == set().union(*ours.values())
         assert all(set(dims) <= {LOST} for (dims,) in flat)
-
-
-@given(st.lists(st.permutations(range(3)), min_size=3, max_size=3))
-def test_composition_is_associative(steps: list[list[int]]) -> None:
-    for losses in itertools.product(range(LOST, 3), repeat=3):
-        first, second, third = (
-            Alignment(tuple(LOST if at == lost else d for at, d in enumerate(step)))
-            for step, lost in zip(steps, losses, strict=True)
-        )
-        left, right = compose(first, second), compose(second, third)
-        assert left is not None
-        assert right is not None
-        assert compose(left, third) == compose(first, right)

@@ -1,27 +1,12 @@
 """What classes of users compute of a batch is known by its ops alone: they may mix the examples."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    Transform,
-    TransformedDistribution,
-    constraints,
-    kl,
-    kl_divergence,
-    register_kl,
-)
+from torch import distributions as d
 from torch.distributions.transforms import ComposeTransform
 
 import ancestral as an
@@ -32,17 +17,17 @@ from ancestral.provenance.tensor.tensor import provenance
 KEPT, MIXED = (0,), (LOST,)
 
 
-class Flipped(MultivariateNormal):
+class Flipped(d.MultivariateNormal):
     """A density that reads the examples in the opposite order."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value).flip(0)
+        return super().log_prob(value).flip(0)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class Mixing(Transform):
+class Mixing(d.Transform):
     """A transform that shifts by the mean of the batch."""
 
-    domain = codomain = constraints.real
+    domain = codomain = d.constraints.real
     bijective = True
 
     def _call(self, x: Tensor) -> Tensor:
@@ -56,11 +41,11 @@ class Mixing(Transform):
 
 
 def normal(x: Tensor) -> Any:
-    return MultivariateNormal(x, torch.eye(2))
+    return d.MultivariateNormal(x, torch.eye(2))
 
 
-def transformed(x: Tensor, *parts: Transform) -> Any:
-    return TransformedDistribution(Normal(x, 1.0), list(parts))
+def transformed(x: Tensor, *parts: d.Transform) -> Any:
+    return d.TransformedDistribution(d.Normal(x, 1.0), list(parts))
 
 
 VALUE = torch.arange(6.0).reshape(3, 2)
@@ -80,14 +65,14 @@ DENSITIES: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
         MIXED,
     ),
     "of a mixture of a user": (
-        lambda x: MixtureSameFamily(
+        lambda x: d.MixtureSameFamily(
             torch.distributions.Categorical(torch.ones(3, 2)),
             Flipped(x[:, None].expand(3, 2, 2), torch.eye(2)),
         ).log_prob(VALUE),
         MIXED,
     ),
     "grouped by Independent": (
-        lambda x: Independent(normal(x[:, None]), 1).log_prob(VALUE[:, None]),
+        lambda x: d.Independent(normal(x[:, None]), 1).log_prob(VALUE[:, None]),
         KEPT,
     ),
     "of samples of the batch": (lambda x: normal(x).log_prob(VALUE.expand(4, 3, 2)), (LOST, 0)),
@@ -115,7 +100,7 @@ def test_a_draw_of_a_transform_of_a_user_depends_on_what_its_ops_say() -> None:
     assert [claim.dims[0] for claim in claims] == [LOST]
 
 
-class Own(MultivariateNormal):
+class Own(d.MultivariateNormal):
     """A class with its own divergence."""
 
 
@@ -126,10 +111,10 @@ def registered() -> Iterator[None]:
     def mixing(p: Own, q: Own) -> Tensor:
         return (p.loc - q.loc).square().sum(-1).flip(0)
 
-    register_kl(Own, Own)(mixing)
+    d.register_kl(Own, Own)(mixing)
     yield
-    del kl._KL_REGISTRY[Own, Own]
-    kl._KL_MEMOIZE.clear()
+    del d.kl._KL_REGISTRY[Own, Own]
+    d.kl._KL_MEMOIZE.clear()
 
 
 @pytest.mark.usefixtures("registered")
@@ -137,19 +122,19 @@ def test_a_divergence_of_a_user_is_known_by_its_ops() -> None:
     x = torch.rand(3, 2)
     with an.record():
         z = an.track(x, "z")
-        mixed = kl_divergence(Own(z, torch.eye(2)), Own(x, torch.eye(2)))
-        kept = kl_divergence(normal(z), normal(x))
+        mixed = d.kl_divergence(Own(z, torch.eye(2)), Own(x, torch.eye(2)))
+        kept = d.kl_divergence(normal(z), normal(x))
     found = [provenance(mixed), provenance(kept)]
     assert [p.entries[0][0].dims for p in found if p is not None] == [MIXED, KEPT]
 
 
 def test_after_a_recording_torch_finds_its_own_divergences() -> None:
     with an.record():
-        kl_divergence(normal(VALUE), normal(VALUE))
-        assert kl._KL_MEMOIZE
-    assert not kl._KL_MEMOIZE
-    kl_divergence(normal(VALUE), normal(VALUE))
-    (function,) = kl._KL_MEMOIZE.values()
+        d.kl_divergence(normal(VALUE), normal(VALUE))
+        assert d.kl._KL_MEMOIZE
+    assert not d.kl._KL_MEMOIZE
+    d.kl_divergence(normal(VALUE), normal(VALUE))
+    (function,) = d.kl._KL_MEMOIZE.values()
     assert not hasattr(function, "__wrapped__")
 
 
@@ -171,5 +156,5 @@ def test_a_distribution_that_holds_itself_is_looked_through_once() -> None:
     with an.record():
         found = provenance(fn.log_prob(an.track(VALUE * 2, "x")))
     assert found is not None
-    assert isinstance(fn, Distribution)
+    assert isinstance(fn, d.Distribution)
     assert [alignment.dims for alignment, _ in found.entries] == [KEPT]

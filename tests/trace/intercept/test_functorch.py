@@ -33,44 +33,11 @@ def z() -> Iterator[Tensor]:
         yield z
 
 
-def traced() -> Callable[[Tensor], Tensor]:
-    function: Callable[[Tensor], Tensor] = torch.jit.trace(lambda x: x * 2, torch.ones(3))
-    return function
-
-
-OPAQUE: dict[str, Callable[[Any], Tensor]] = {
-    "tensor": lambda z: torch.tensor(z),
-    "tensor of a list": lambda z: torch.tensor([z[0], z[1]]),
-    "full": lambda z: torch.full((2,), z[0]),
-    "arange": lambda z: torch.arange(z.sum() + 1),
-    "new_tensor": lambda z: torch.ones(2).new_tensor(z),
-    "new_full": lambda z: torch.ones(2).new_full((2,), z[0]),
-    "sparse": lambda z: torch.sparse_coo_tensor(torch.tensor([[0, 1, 2]]), z, (4,)).to_dense(),
-    "a traced function": lambda z: traced()(z),
-    "a traced module": lambda z: torch.jit.trace(nn.Linear(3, 3), torch.ones(3))(z),
-}
-
-
-@pytest.mark.filterwarnings("ignore")  # torch warns of copies, and that scripting is deprecated
-@pytest.mark.parametrize("name", OPAQUE)
-def test_a_function_out_of_sight_keeps_the_source_and_lets_nothing_out(
-    name: str, z: Tensor
-) -> None:
-    result = OPAQUE[name](z)
-    assert an.provenance_of(result * 1) == {"z"}
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_value_is_that_of_torch(z: Tensor) -> None:
-    plain = an.untrack(z)
-    assert an.untrack(torch.tensor(z)).tolist() == plain.tolist()
-    assert an.untrack(traced()(z)).tolist() == (plain * 2).tolist()
-
-
-def test_a_factory_of_plain_numbers_stays_plain(z: Tensor) -> None:
+def test_a_factory_of_plain_numbers_stays_plain_and_one_of_a_draw_does_not(z: Tensor) -> None:
     assert type(torch.tensor([1.0, 2.0])) is Tensor
     assert type(torch.full((2,), 1.0)) is Tensor
-    assert an.provenance_of(z) == {"z"}
+    end: Any = z.sum() + 1
+    assert an.provenance_of(torch.arange(end) * 1) == {"z"}
 
 
 def weights(z: Tensor) -> object:
@@ -87,48 +54,36 @@ def holding(z: Tensor) -> Any:
 
 
 ONES = torch.ones(3)
-TRANSFORMS: dict[str, tuple[str, Callable[[Tensor], object]]] = {
-    "grad": ("grad", lambda z: torch.func.grad(lambda x: (x**2).sum())(z)),
-    "grad around a draw": ("grad", lambda z: torch.func.grad(lambda x: (x * z).sum())(ONES)),
-    "grad of a module": ("grad", weights),
-    "grad_and_value": (
-        "grad_and_value",
-        lambda z: torch.func.grad_and_value(lambda x: (x * z).sum())(ONES),
-    ),
-    "jacrev": ("jacrev", lambda z: torch.func.jacrev(lambda x: x * 2)(z)),
-    "jacrev around a draw": ("jacrev", lambda z: torch.func.jacrev(lambda x: x * z)(ONES)),
-    "jacfwd": ("jacfwd", lambda z: torch.func.jacfwd(lambda x: x * 2)(z)),
-    "jacfwd around a draw": ("jacfwd", lambda z: torch.func.jacfwd(lambda x: x * z)(ONES)),
-    "hessian": ("hessian", lambda z: torch.func.hessian(lambda x: (x**3).sum())(z)),
-    "hessian around a draw": (
-        "hessian",
-        lambda z: torch.func.hessian(lambda x: (x**3 * z).sum())(ONES),
-    ),
-    "vjp": ("vjp", lambda z: torch.func.vjp(torch.sin, z)),
-    "vjp around a draw": ("vjp", lambda z: torch.func.vjp(lambda x: x * z, ONES)),
-    "jvp": ("jvp", lambda z: torch.func.jvp(torch.sin, (z,), (ONES,))),
-    "jvp along a draw": ("jvp", lambda z: torch.func.jvp(torch.sin, (ONES,), (z,))),
-    "linearize": ("linearize", lambda z: torch.func.linearize(torch.sin, z)),
-    "linearize around a draw": (
-        "linearize",
-        lambda z: torch.func.linearize(lambda x: x * z, ONES),
-    ),
-    "functionalize": ("functionalize", lambda z: torch.func.functionalize(torch.sin)(z)),
-    "functionalize around a draw": (
-        "functionalize",
-        lambda z: torch.func.functionalize(lambda x: x * z)(ONES),
-    ),
-    "a module that is frozen": (r"torch\.jit\.freeze", lambda z: torch.jit.freeze(holding(z))),
-    "a trace": (r"torch\.jit\.trace", lambda z: torch.jit.trace(lambda x: x * z, ONES)),
+TRANSFORMS: dict[str, Callable[[Tensor], object]] = {
+    "grad": lambda z: torch.func.grad(lambda x: (x**2).sum())(z),
+    "grad around a draw": lambda z: torch.func.grad(lambda x: (x * z).sum())(ONES),
+    "grad of a module": weights,
+    "grad_and_value": lambda z: torch.func.grad_and_value(lambda x: (x * z).sum())(ONES),
+    "jacrev": lambda z: torch.func.jacrev(lambda x: x * 2)(z),
+    "jacrev around a draw": lambda z: torch.func.jacrev(lambda x: x * z)(ONES),
+    "jacfwd": lambda z: torch.func.jacfwd(lambda x: x * 2)(z),
+    "jacfwd around a draw": lambda z: torch.func.jacfwd(lambda x: x * z)(ONES),
+    "hessian": lambda z: torch.func.hessian(lambda x: (x**3).sum())(z),
+    "hessian around a draw": lambda z: torch.func.hessian(lambda x: (x**3 * z).sum())(ONES),
+    "vjp": lambda z: torch.func.vjp(torch.sin, z),
+    "vjp around a draw": lambda z: torch.func.vjp(lambda x: x * z, ONES),
+    "jvp": lambda z: torch.func.jvp(torch.sin, (z,), (ONES,)),
+    "jvp along a draw": lambda z: torch.func.jvp(torch.sin, (ONES,), (z,)),
+    "linearize": lambda z: torch.func.linearize(torch.sin, z),
+    "linearize around a draw": lambda z: torch.func.linearize(lambda x: x * z, ONES),
+    "functionalize": lambda z: torch.func.functionalize(torch.sin)(z),
+    "functionalize around a draw": lambda z: torch.func.functionalize(lambda x: x * z)(ONES),
+    "torch.jit.freeze of a module": lambda z: torch.jit.freeze(holding(z)),
+    "torch.jit.trace around a draw": lambda z: torch.jit.trace(lambda x: x * z, ONES),
 }
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: tracing is deprecated
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_transform_refuses_a_draw_and_names_the_line(name: str, z: Tensor) -> None:
-    shown, transform = TRANSFORMS[name]
+    shown = re.escape(name.split()[0])
     with pytest.raises(TransformError, match=rf"^{shown} at .*test_functorch.py:\d+ .*'z'"):
-        transform(z)
+        TRANSFORMS[name](z)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: linearize folds constants
@@ -143,14 +98,6 @@ def test_a_transform_of_plain_tensors_runs(z: Tensor) -> None:
     assert type(doubled) is Tensor
     assert torch.func.grad(lambda x: x**2)(torch.tensor(3.0)).item() == 6.0
     assert z.shape == (3,)
-
-
-def test_a_compiled_function_runs_eagerly_while_recording() -> None:
-    double = torch.compile(lambda x: x * 2, backend="eager")
-    with an.record():
-        z = Bernoulli(torch.full((3,), 0.4, requires_grad=True)).sample()
-        assert an.provenance_of(double(z)) == {"z"}
-    assert type(double(torch.ones(3))) is Tensor
 
 
 def doors() -> list[object]:
@@ -284,15 +231,9 @@ def written_by_ops(x: Tensor) -> Any:
 def called_ops(x: Tensor) -> Any:
     ops = torch.ops
     return (
-        ops.ancestral_tests.double(x),
-        double(x=x),
-        ops.ancestral_tests.double.default(x),
-        scale_all([torch.ones(2), x], 3.0),
-        ops.aten.add(x, 1),
-        ops.aten.mul.Tensor(x, other=x),
-        ops.aten.sum.dim_IntList(x, [0]),
-        ops.aten.cat([x, x]),
-        ops.prims.mul(x, x),
+        *(ops.ancestral_tests.double(x), double(x=x), ops.ancestral_tests.double.default(x)),
+        *(scale_all([torch.ones(2), x], 3.0), ops.aten.add(x, 1), ops.aten.mul.Tensor(x, other=x)),
+        *(ops.aten.sum.dim_IntList(x, [0]), ops.aten.cat([x, x]), ops.prims.mul(x, x)),
         ops.aten.sort(x, 0),
     )
 
@@ -352,11 +293,8 @@ def scripted(x: Tensor) -> Any:
     torch.jit.save(inner, buffer)
     buffer.seek(0)
     return (
-        Holding(inner)(x),
-        inner.forward(x),
-        torch.jit.trace(nn.Tanh(), torch.ones(3))(x),
-        torch.jit.freeze(inner.eval())(x),
-        torch.jit.load(buffer)(x),
+        *(Holding(inner)(x), inner.forward(x), torch.jit.trace(nn.Tanh(), torch.ones(3))(x)),
+        *(torch.jit.freeze(inner.eval())(x), torch.jit.load(buffer)(x)),
         torch.jit.wait(torch.jit.fork(lambda y: y * 2, x)),
     )
 
@@ -380,31 +318,16 @@ def given(x: Tensor) -> Any:
     value, pull = torch.func.vjp(torch.sin, torch.ones(3))[:2]
     return (
         torch.func.functional_call(layers[0], {"weight": x[:2]}, torch.ones(3)),
-        [tensor.shape for tensor in stacked.values()],
-        push(x[0]),
-        pull(x[0]),
-        value,
+        *([tensor.shape for tensor in stacked.values()], push(x[0]), pull(x[0]), value),
     )
 
 
 FOLLOWED: dict[str, Callable[[Tensor], Any]] = {
     function.__name__.replace("_", " "): function
     for function in (
-        scripted,
-        scripted_write,
-        scripted_buffers,
-        scripted_given,
-        scripted_attributes,
-        scripted_mapping,
-        written_by_ops,
-        called_ops,
-        conditions,
-        loops,
-        compiled_early,
-        compiled,
-        graphs,
-        differentiated,
-        given,
+        *(scripted, scripted_write, scripted_buffers, scripted_given, scripted_attributes),
+        *(scripted_mapping, written_by_ops, called_ops, conditions, loops, compiled_early),
+        *(compiled, graphs, differentiated, given),
     )
 }
 LETTING_OUT = {"loops", "graphs"}  # the tests of while_loop, the guards of export

@@ -1,8 +1,5 @@
 """Parameters: every tensor that a draw may depend on is found, in whatever hides it."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,27 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import (
-    AffineTransform,
-    Bernoulli,
-    Beta,
-    Binomial,
-    Categorical,
-    Dirichlet,
-    Distribution,
-    Gamma,
-    Independent,
-    LowRankMultivariateNormal,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-    RelaxedBernoulli,
-    SigmoidTransform,
-    StudentT,
-    TransformedDistribution,
-    Uniform,
-    VonMises,
-)
+from torch import distributions as d
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import Dims
@@ -45,12 +22,12 @@ from ancestral.trace.nodes.distribution_params import (
 )
 
 
-def tensors(fn: Distribution) -> list[Tensor]:
+def tensors(fn: d.Distribution) -> list[Tensor]:
     """Return the tensors that are found."""
     return [held.tensor for held in parameters(fn)]
 
 
-def events(fn: Distribution) -> list[int]:
+def events(fn: d.Distribution) -> list[int]:
     """Return the numbers of event dimensions that are found."""
     return [held.event for held in parameters(fn)]
 
@@ -59,18 +36,18 @@ def logits() -> Tensor:
     return torch.zeros(4, 3)
 
 
-DECLARED: dict[str, tuple[Callable[[Tensor], Distribution], int]] = {
-    "Bernoulli of probs": (lambda x: Bernoulli(x.sigmoid()), 0),
-    "Bernoulli of logits": (lambda x: Bernoulli(logits=x), 0),
-    "Categorical": (lambda x: Categorical(logits=x), 1),
-    "Normal": (lambda x: Normal(x, 1.0), 0),
-    "Binomial": (lambda x: Binomial(3, logits=x), 0),
-    "Independent": (lambda x: Independent(Normal(x, 1.0), 1), 0),
-    "Uniform": (lambda x: Uniform(x, x + 1), 0),
-    "Gamma": (lambda x: Gamma(x.exp(), 1.0), 0),
-    "VonMises": (lambda x: VonMises(x, torch.ones(())), 0),
-    "Beta": (lambda x: Beta(x.exp(), 1.0), 1),
-    "Dirichlet": (lambda x: Dirichlet(x.exp()), 1),
+DECLARED: dict[str, tuple[Callable[[Tensor], d.Distribution], int]] = {
+    "Bernoulli of probs": (lambda x: d.Bernoulli(x.sigmoid()), 0),
+    "Bernoulli of logits": (lambda x: d.Bernoulli(logits=x), 0),
+    "Categorical": (lambda x: d.Categorical(logits=x), 1),
+    "Normal": (lambda x: d.Normal(x, 1.0), 0),
+    "Binomial": (lambda x: d.Binomial(3, logits=x), 0),
+    "Independent": (lambda x: d.Independent(d.Normal(x, 1.0), 1), 0),
+    "Uniform": (lambda x: d.Uniform(x, x + 1), 0),
+    "Gamma": (lambda x: d.Gamma(x.exp(), 1.0), 0),
+    "VonMises": (lambda x: d.VonMises(x, torch.ones(())), 0),
+    "Beta": (lambda x: d.Beta(x.exp(), 1.0), 1),
+    "Dirichlet": (lambda x: d.Dirichlet(x.exp()), 1),
 }
 
 
@@ -83,47 +60,10 @@ def test_what_a_class_of_torch_declares_is_found_once(name: str) -> None:
     assert set(events(fn)) == {found}
 
 
-REACHED: dict[str, Callable[[Tensor], Distribution]] = {
-    "the scale of a multivariate normal": lambda x: MultivariateNormal(
-        torch.zeros(3), scale_tril=torch.eye(3) * x[0].exp()
-    ),
-    "its covariance": lambda x: MultivariateNormal(torch.zeros(3), torch.eye(3) * x[0].exp()),
-    "its precision": lambda x: MultivariateNormal(
-        torch.zeros(3), precision_matrix=torch.eye(3) * x[0].exp()
-    ),
-    "a low-rank factor": lambda x: LowRankMultivariateNormal(
-        torch.zeros(4), x[:, :1], torch.ones(4)
-    ),
-    "a low-rank diagonal": lambda x: LowRankMultivariateNormal(
-        torch.zeros(4), torch.ones(4, 1), x[:, 0].exp()
-    ),
-    "the base of a transformed one": lambda x: TransformedDistribution(
-        Normal(x, 1.0), SigmoidTransform()
-    ),
-    "its transform": lambda x: TransformedDistribution(
-        Normal(torch.zeros(4, 3), 1.0), AffineTransform(x, 2.0)
-    ),
-    "a transform's scale": lambda x: TransformedDistribution(
-        Normal(torch.zeros(4, 3), 1.0), [SigmoidTransform(), AffineTransform(0.0, x.exp())]
-    ),
-    "the weights of a mixture": lambda x: MixtureSameFamily(
-        Categorical(logits=x), Normal(torch.zeros(4, 3), 1.0)
-    ),
-    "its components": lambda x: MixtureSameFamily(
-        Categorical(logits=torch.zeros(4, 3)), Normal(x, 1.0)
-    ),
-    "a relaxed coin": lambda x: RelaxedBernoulli(torch.tensor(0.5), logits=x),
-    "a temperature": lambda x: RelaxedBernoulli(x.exp(), logits=torch.zeros(4, 3)),
-    "Student's degrees": lambda x: StudentT(x.exp() + 2, 0.0, 1.0),
-}
-
-
-@pytest.mark.parametrize("name", REACHED)
-def test_a_parameter_within_a_class_of_torch_is_a_parent(name: str) -> None:
+def test_a_temperature_is_a_parent() -> None:
     with an.record() as trace:
-        x = Normal(logits(), 1.0).sample()
-        fn = REACHED[name](x)
-        y = fn.sample()
+        x = d.Normal(logits(), 1.0).sample()
+        y = d.RelaxedBernoulli(x.exp(), logits=torch.zeros(4, 3)).sample()
     assert trace["y"].parents == {"x"}
     assert an.provenance_of(y) == {"y"}
 
@@ -131,7 +71,7 @@ def test_a_parameter_within_a_class_of_torch_is_a_parent(name: str) -> None:
 NO_SHAPE = torch.Size()
 
 
-class Hiding(Distribution):
+class Hiding(d.Distribution):
     """A user's distribution that keeps its parameter somewhere."""
 
     arg_constraints = {}  # noqa: RUF012 (as torch writes it)
@@ -174,8 +114,8 @@ PLACES: dict[str, Callable[[Tensor], object]] = {
     "an object": Owner,
     "a method": lambda x: Owner(x).method,
     "an object with slots": Slots,
-    "a distribution": lambda x: Normal(x, 1.0),
-    "a distribution in a list": lambda x: [Hiding([Bernoulli(logits=x)])],
+    "a distribution": lambda x: d.Normal(x, 1.0),
+    "a distribution in a list": lambda x: [Hiding([d.Bernoulli(logits=x)])],
     "a partial": lambda x: partial(torch.add, x),
     "a partial's keywords": lambda x: partial(torch.add, other=x),
 }
@@ -187,7 +127,7 @@ def test_a_parameter_of_a_users_class_is_found_wherever_it_is(
     name: str, kind: type[Hiding]
 ) -> None:
     with an.record() as trace:
-        x = Normal(logits(), 1.0).sample()
+        x = d.Normal(logits(), 1.0).sample()
         hidden = kind(PLACES[name](x)).sample()
     assert trace["hidden"].parents == {"x"}
     assert an.provenance_of(hidden) == {"hidden"}
@@ -208,7 +148,7 @@ def test_an_object_that_holds_itself_is_searched_once() -> None:
 
 
 def test_a_users_class_that_declares_some_is_searched_for_the_rest() -> None:
-    class Shifted(Normal):
+    class Shifted(d.Normal):
         def __init__(self, loc: Tensor, shift: Tensor) -> None:
             super().__init__(loc, 1.0)
             self.shift = [shift]
@@ -219,11 +159,13 @@ def test_a_users_class_that_declares_some_is_searched_for_the_rest() -> None:
     assert {h.event for h in held if h.tensor is not shift} == {0}
 
 
-class Own(Normal):
+class Own(d.Normal):
     """A class of the user, which may do with its parameters what it likes."""
 
 
-def over(tensor: Tensor, event: int, shape: tuple[int, ...], kind: type[Normal] = Normal) -> Dims:
+def over(
+    tensor: Tensor, event: int, shape: tuple[int, ...], kind: type[d.Normal] = d.Normal
+) -> Dims:
     """Return the alignment of a draw of this shape with the source of a parameter."""
     fn = kind(torch.zeros(shape), 1.0)
     found = param_provenance(fn, [Held(tensor, event)], shape, None)
@@ -246,7 +188,7 @@ def test_draws_are_aligned_with_the_batch_of_a_parameter() -> None:
 
 
 def test_untracked_parameters_flow_in_from_nowhere() -> None:
-    fn = Normal(torch.zeros(3), 1.0)
+    fn = d.Normal(torch.zeros(3), 1.0)
     assert param_provenance(fn, parameters(fn), (3,), None) is None
 
 
@@ -268,7 +210,7 @@ def test_the_table_of_a_class_tells_what_a_look_at_all_that_it_holds_does(family
 
 
 def test_a_parameter_under_two_names_is_held_once() -> None:
-    q = Bernoulli(logits=torch.zeros(3))
+    q = d.Bernoulli(logits=torch.zeros(3))
     assert [(held.tensor is q.logits, held.event) for held in parameters(q)] == [(True, 0)]
     q.logits = torch.ones(3)  # of which `_param` knows nothing
     assert len(parameters(q)) == 2

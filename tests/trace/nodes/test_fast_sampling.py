@@ -1,8 +1,5 @@
 """Simple families: what is drawn untracked shows all that it did when it was followed."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,28 +7,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Exponential,
-    Normal,
-    Poisson,
-    Uniform,
-)
+from torch import distributions as d
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
-from ancestral.provenance.tensor.tensor import provenance, site_of
+from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.nodes.fast_sampling import drawing
 
-FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
-    "Bernoulli of probs": lambda x: Bernoulli(x * 0.5 + 0.1),
-    "Bernoulli of logits": lambda x: Bernoulli(logits=x),
-    "Exponential": lambda x: Exponential(x + 1),
-    "Normal": lambda x: Normal(x, x + 1),
-    "Poisson": lambda x: Poisson(x + 1),
-    "Uniform": lambda x: Uniform(x, x + 1),
+FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
+    "Bernoulli of probs": lambda x: d.Bernoulli(x * 0.5 + 0.1),
+    "Bernoulli of logits": lambda x: d.Bernoulli(logits=x),
+    "Exponential": lambda x: d.Exponential(x + 1),
+    "Normal": lambda x: d.Normal(x, x + 1),
+    "Poisson": lambda x: d.Poisson(x + 1),
+    "Uniform": lambda x: d.Uniform(x, x + 1),
 }
 PAIRS = [
     (name, method)
@@ -43,7 +32,7 @@ PAIRS = [
 
 def coin(*size: int) -> Tensor:
     """Draw fair coins, learned."""
-    z: Tensor = Bernoulli(torch.full(size, 0.5, requires_grad=True)).sample()
+    z: Tensor = d.Bernoulli(torch.full(size, 0.5, requires_grad=True)).sample()
     return z
 
 
@@ -67,7 +56,7 @@ def test_a_draw_has_the_parents_and_alignments_of_its_parameters(
 @pytest.mark.parametrize("arguments", [(), ((3,),)])
 @pytest.mark.parametrize("change", [lambda fn: fn, lambda fn: fn.expand((5, 4, 2))])
 def test_a_draw_is_the_one_that_plain_torch_makes(
-    family: str, method: str, arguments: Any, change: Callable[[Distribution], Distribution]
+    family: str, method: str, arguments: Any, change: Callable[[d.Distribution], d.Distribution]
 ) -> None:
     x = torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(0)
@@ -87,11 +76,11 @@ def test_a_draw_is_the_one_that_plain_torch_makes(
 def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_provenance() -> None:
     with an.record():
         z = coin(4)
-        q = Bernoulli(logits=3 * z)
+        q = d.Bernoulli(logits=3 * z)
         q.sample()
-        assert an.provenance_of(q.probs) == {"z"}
         found = provenance(q.probs)
         assert found is not None
+        assert {source.name for source in found.sources} == {"z"}
         assert [alignment.dims for alignment, _ in found.entries] == [(0,)]
         assert q.probs.requires_grad is z.requires_grad
 
@@ -100,7 +89,7 @@ def test_a_parameter_that_a_draw_computed_for_itself_is_computed_once_as_in_plai
     """Whoever reads it after a write into the other gets what was drawn from."""
 
     def read(logits: Tensor) -> tuple[Tensor, bool]:
-        q = Bernoulli(logits=logits)
+        q = d.Bernoulli(logits=logits)
         q.sample()
         with torch.no_grad():
             logits.fill_(7)
@@ -116,40 +105,18 @@ def test_a_parameter_that_a_draw_computed_for_itself_is_computed_once_as_in_plai
 def test_a_parameter_that_a_draw_computed_for_itself_keeps_its_history() -> None:
     logits = torch.zeros(3, requires_grad=True)
     with an.record():
-        q = Bernoulli(logits=logits)
+        q = d.Bernoulli(logits=logits)
         q.sample()
     q.probs.sum().backward()
     torch.testing.assert_close(logits.grad, torch.full((3,), 0.25))
 
 
-def test_the_gradient_of_a_cost_of_a_parameter_read_after_a_draw_has_the_score_of_its_parent() -> (
-    None
-):
-    """A cost of probs that had lost its source would leave the score of z out."""
-    p = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    mean = torch.zeros((), dtype=torch.float64)
-    for outcome in (0.0, 1.0):
-        with an.record():
-            z = Bernoulli(p).sample()
-            with torch.no_grad():  # every outcome in turn
-                an.untrack(z).fill_(outcome)
-            q = Bernoulli(logits=3 * an.untrack(z).clone() + 0 * z)
-            q.sample()
-            cost = q.probs
-        node = site_of(z)
-        node.value.fill_(outcome)
-        (gradient,) = torch.autograd.grad(an.surrogate(cost), p)
-        mean += gradient * (p if outcome else 1 - p).detach()
-    true = torch.sigmoid(torch.tensor(3.0, dtype=torch.float64)) - 0.5
-    torch.testing.assert_close(mean, true)
-
-
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda z: Bernoulli(z + 2, validate_args=False).sample(),
-        lambda z: Normal(z, z - 2, validate_args=False).sample(),
-        lambda z: Poisson(z - 2, validate_args=False).sample(),
+        lambda z: d.Bernoulli(z + 2, validate_args=False).sample(),
+        lambda z: d.Normal(z, z - 2, validate_args=False).sample(),
+        lambda z: d.Poisson(z - 2, validate_args=False).sample(),
     ],
 )
 def test_a_draw_that_values_make_raise_is_noted(draw: Callable[[Tensor], Tensor]) -> None:
@@ -165,7 +132,7 @@ def test_a_draw_that_shapes_make_raise_is_no_escape() -> None:
     with an.record(control="error"):
         z = coin(2)
         with pytest.raises(RuntimeError):
-            Bernoulli(0.5 * z).sample((-1,))
+            d.Bernoulli(0.5 * z).sample((-1,))
         an.backward(z.sum())
 
 
@@ -175,8 +142,8 @@ def test_what_was_written_into_the_memory_of_a_parameter_is_a_parent_of_its_draw
         whole = probs[:]
         z = coin(3)
         whole.copy_(0.5 * z)
-        drawn = Bernoulli(probs).sample()
-        q = Bernoulli(logits=probs)
+        drawn = d.Bernoulli(probs).sample()
+        q = d.Bernoulli(logits=probs)
         q.sample()
     assert trace["drawn"].parents == {"z"}
     assert an.provenance_of(drawn) == {"drawn"}
@@ -188,7 +155,7 @@ def test_a_decision_is_a_parent_of_the_draws_after_it() -> None:
         z = coin()
         if z > 0.5:
             pass
-        q = Bernoulli(logits=torch.zeros(2, requires_grad=True))
+        q = d.Bernoulli(logits=torch.zeros(2, requires_grad=True))
         drawn = q.sample()
         assert "z" in an.provenance_of(q.probs)
     assert trace["drawn"].parents == {"z"}
@@ -199,26 +166,28 @@ def test_a_number_of_samples_that_depends_on_a_value_is_an_escape() -> None:
     with an.record() as trace:
         z = coin()
         count = (z + 1).long()
-        Bernoulli(torch.full((2,), 0.5, requires_grad=True)).sample((count,))
+        d.Bernoulli(torch.full((2,), 0.5, requires_grad=True)).sample((count,))
         assert [escape.sources for escape in trace.escapes] == [frozenset({"z"})]
 
 
 def test_a_draw_of_integers_stops_the_gradient_of_what_it_depends_on() -> None:
     """Under no_grad nothing else tells that the score of x is needed."""
+    torch.manual_seed(1)
     loc = torch.zeros(3, requires_grad=True)
     with an.record() as trace:
-        x = Normal(loc, 1.0).rsample()
+        x = d.Normal(loc, 1.0).rsample()
         with torch.no_grad():
-            k = Categorical(logits=x).sample()
+            k = d.Categorical(logits=x).sample()
         an.backward((k + 1.0).sum())
     gate = trace["x"].gate
     assert gate is not None
     assert gate.is_shut
+    assert trace["k"].value > 0
     assert loc.grad is not None
     assert loc.grad.any()
 
 
-class Doubled(Bernoulli):
+class Doubled(d.Bernoulli):
     """A class of the user, whose draws depend on a value that it does not declare."""
 
     def __init__(self, hidden: Tensor) -> None:
@@ -226,7 +195,7 @@ class Doubled(Bernoulli):
         self.hidden = hidden
 
     def sample(self, sample_shape: Any = ()) -> Any:
-        return super().sample(sample_shape) * self.hidden
+        return super().sample(sample_shape) * self.hidden  # type: ignore[no-untyped-call]
 
 
 def test_a_class_of_the_user_is_followed() -> None:
@@ -248,7 +217,7 @@ class _Calls(TorchFunctionMode):
 
 def test_a_mode_of_the_user_still_sees_what_is_drawn() -> None:
     with an.record(), _Calls() as calls:
-        Bernoulli(0.5 * coin()).sample()
+        d.Bernoulli(0.5 * coin()).sample()
     assert calls.names.count("bernoulli") == 2
 
 
@@ -260,12 +229,12 @@ class _Foreign(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.calls.append(func.__name__)
-        return super().__torch_function__(func, types, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
 
 
 def test_a_parameter_of_another_kind_of_tensor_is_left_to_its_own_library() -> None:
     with an.record():
-        q = Bernoulli(torch.full((2,), 0.5))
+        q = d.Bernoulli(torch.full((2,), 0.5))
         q.probs = torch.full((2,), 0.5).as_subclass(_Foreign)
         _Foreign.calls.clear()
         q.sample()
@@ -273,4 +242,4 @@ def test_a_parameter_of_another_kind_of_tensor_is_left_to_its_own_library() -> N
 
 
 def test_a_method_that_nobody_has_read_is_run_as_it_is() -> None:
-    assert drawing(Categorical.sample) is Categorical.sample
+    assert drawing(d.Categorical.sample) is d.Categorical.sample

@@ -1,8 +1,5 @@
 """Integers: what is observed of a discrete site may be of any dtype that holds it."""
 
-# torch.distributions and Pyro are not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,8 +1,5 @@
 """Lazy attributes: what a distribution keeps has the sources of what it is computed from."""
 
-# torch.distributions and Pyro are not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -29,39 +26,36 @@ from oracles import exact_gradient, moments
 PROBABILITY: dict[str, Callable[[], Tensor]] = {
     "probs": lambda: torch.rand(*BATCH, dtype=torch.float64) * 0.8 + 0.1
 }
+SIMPLEX = {"probs": simplex(4)}
+OF_PROBABILITIES: dict[str, Callable[..., Any]] = {
+    "Bernoulli": d.Bernoulli,
+    "Binomial": lambda probs: d.Binomial(5, probs),
+    "ContinuousBernoulli": d.ContinuousBernoulli,
+    "Geometric": d.Geometric,
+    "NegativeBinomial": lambda probs: d.NegativeBinomial(5, probs),
+    "RelaxedBernoulli": lambda probs: d.RelaxedBernoulli(torch.tensor(0.5), probs),
+}
+OF_VECTORS: dict[str, Callable[..., Any]] = {
+    "Multinomial of probabilities": lambda probs: d.Multinomial(5, probs),
+    "OneHotCategorical of probabilities": d.OneHotCategorical,
+    "RelaxedOneHotCategorical of probabilities": lambda probs: d.RelaxedOneHotCategorical(
+        torch.tensor(0.5), probs
+    ),
+    "Independent of OneHotCategorical": lambda probs: d.Independent(d.OneHotCategorical(probs), 1),
+    "Pyro's OneHotCategorical": pd.OneHotCategorical,
+    "Pyro's ExpandedDistribution": lambda probs: pd.OneHotCategorical(probs).expand_by([2]),
+}
 OTHERWISE = {
-    "Bernoulli of probabilities": Family(d.Bernoulli, PROBABILITY),
-    "Binomial of probabilities": Family(lambda probs: d.Binomial(5, probs), PROBABILITY),
-    "ContinuousBernoulli of probabilities": Family(d.ContinuousBernoulli, PROBABILITY),
-    "Geometric of probabilities": Family(d.Geometric, PROBABILITY),
-    "NegativeBinomial of probabilities": Family(
-        lambda probs: d.NegativeBinomial(5, probs), PROBABILITY
-    ),
-    "RelaxedBernoulli of probabilities": Family(
-        lambda probs: d.RelaxedBernoulli(torch.tensor(0.5), probs), PROBABILITY
-    ),
-    "Multinomial of probabilities": Family(
-        lambda probs: d.Multinomial(5, probs), {"probs": simplex(4)}
-    ),
-    "OneHotCategorical of probabilities": Family(d.OneHotCategorical, {"probs": simplex(4)}),
+    **{f"{n} of probabilities": Family(f, PROBABILITY) for n, f in OF_PROBABILITIES.items()},
+    **{name: Family(make, SIMPLEX) for name, make in OF_VECTORS.items()},
     "OneHotCategoricalStraightThrough of logits": Family(
         lambda logits: d.OneHotCategoricalStraightThrough(logits=logits), {"logits": real(4)}
-    ),
-    "RelaxedOneHotCategorical of probabilities": Family(
-        lambda probs: d.RelaxedOneHotCategorical(torch.tensor(0.5), probs), {"probs": simplex(4)}
-    ),
-    "Independent of OneHotCategorical": Family(
-        lambda probs: d.Independent(d.OneHotCategorical(probs), 1), {"probs": simplex(4)}
     ),
     "Mixture of OneHotCategorical": Family(
         lambda logits, probs: d.MixtureSameFamily(
             d.Categorical(logits=logits), d.OneHotCategorical(probs)
         ),
         {"logits": real(3), "probs": lambda: torch.rand(*BATCH, 3, 4).double().softmax(-1)},
-    ),
-    "Pyro's OneHotCategorical": Family(pd.OneHotCategorical, {"probs": simplex(4)}),
-    "Pyro's ExpandedDistribution": Family(
-        lambda probs: pd.OneHotCategorical(probs).expand_by([2]), {"probs": simplex(4)}
     ),
 }
 KNOWN = {**FAMILIES, **OTHERWISE}

@@ -1,8 +1,5 @@
 """Distributions of Pyro: every class is a site, data, and a guide, as those of torch are."""
 
-# Pyro is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,8 +1,5 @@
 """Supports: a message tells which element of a value is wrong, events included."""
 
-# torch.distributions and Pyro are not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import re
 from math import nan
 from typing import Any

@@ -1,8 +1,5 @@
 """Versions: a density is that of the draw, or there is none."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import re
 from collections.abc import Callable
 
@@ -61,11 +58,7 @@ def computed_parameter() -> None:
 @pytest.mark.parametrize(
     "program",
     [
-        reparameterized_value,
-        view_of_a_value,
-        data,
-        value_of_a_handler,
-        plain_parameter,
+        *(reparameterized_value, view_of_a_value, data, value_of_a_handler, plain_parameter),
         computed_parameter,
     ],
 )

@@ -1,8 +1,5 @@
 """Dependencies: those of Pyro where it is right, those of the precision matrix everywhere."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 import random
 from collections.abc import Callable

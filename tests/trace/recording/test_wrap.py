@@ -1,8 +1,5 @@
 """Wrapping: every call of a module is recorded, and nothing else about it changes."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import copy
 import gc
 import inspect
@@ -58,7 +55,7 @@ class Fails(nn.Module):
         z = Bernoulli(p).sample()
         if z.shape:
             raise ZeroDivisionError
-        return z
+        return z  # type: ignore[no-any-return]
 
 
 X = torch.ones(2, 3)
@@ -96,16 +93,12 @@ def test_the_original_is_not_recorded() -> None:
     wrapped = an.wrap(original)
     value = original(X)
     assert type(value) is Tensor
-    with pytest.raises(NotRecordedError, match="this Coins has not been called yet"):
+    with pytest.raises(
+        NotRecordedError, match=r"this Coins has not been called yet.*call it, then read its trace"
+    ):
         _ = trace_of(wrapped)
     assert not hasattr(original, "trace")
     assert type(original) is Coins
-
-
-def test_a_trace_before_the_first_call_is_an_error_that_says_what_to_do() -> None:
-    model = an.wrap(Coins())
-    with pytest.raises(NotRecordedError, match="call it, then read its trace"):
-        _ = trace_of(model)
 
 
 def test_class_name_signature_and_documentation_are_the_modules() -> None:
@@ -309,7 +302,7 @@ def test_a_wrapped_module_records_with_the_control_it_was_given() -> None:
 
         def forward(self) -> Tensor:
             z = Bernoulli(logits=self.logits).sample()
-            return z.sum() * (2 if z[0] > 0 else 1)
+            return z.sum() * (2 if z[0] > 0 else 1)  # type: ignore[no-any-return]
 
     with pytest.raises(an.errors.EscapeError, match="'z'"):
         an.wrap(Branching(), control="error")()
