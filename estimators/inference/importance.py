@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.batched.layout import Layout, Run
+from ancestral.estimators.batched.run import Run
 from ancestral.estimators.batched.run_many import Key, many
 from ancestral.estimators.inference.pyro_names import SAMPLES, refuse
 from ancestral.trace.context.arguments import first_of
@@ -236,7 +236,7 @@ def importance(
         check_program("importance", "guide (None for the prior)", guide)
     refuse("importance", (model, guide), kwargs, SAMPLES)
 
-    def program(_: Layout) -> tuple[Trace, Trace]:
+    def program() -> tuple[Trace, Trace]:
         with record() as guided:
             if guide is not None:
                 guide(*args, **kwargs)
@@ -261,10 +261,9 @@ def _read(run: Run) -> dict[Key, Tensor]:
     weighed = [n for n in modelled.values() if n.type == "sample" and not n.is_drawn]
     parts = [_weight(run, node, "model") for node in weighed]
     parts += [-_weight(run, n, "guide") for n in guided.values() if _is_weighed(n, modelled)]
-    nothing = torch.zeros(run.layout.samples if run.layout.turn is None else ())
-    total = sum(parts[1:], parts[0]) if parts else nothing
+    total = sum(parts[1:], parts[0]) if parts else torch.zeros(run.samples)
     free = {node.name: node for node in modelled.stochastic_nodes if node.is_declared}
-    return {_WEIGHT: total} | {("value", name): run.value(node) for name, node in free.items()}
+    return {_WEIGHT: total} | {("value", name): run.rows(node) for name, node in free.items()}
 
 
 def _weight(run: Run, node: Node, role: str) -> Tensor:

@@ -21,8 +21,8 @@ from torch.distributions import (
 )
 
 import ancestral as an
+from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
-from ancestral.estimators.batched.verify import NotVectorizableError
 from ancestral.estimators.inference.importance import (
     GuideSiteError,
     NoWeightError,
