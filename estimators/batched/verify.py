@@ -52,6 +52,7 @@ def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
             many = Run(recorded(None, nesting_of(first)), first, samples)
         for problem in _sharing(many, hidden):
             raise NotVectorizableError(problem)
+        torch.rand(())  # a seed that is set before the runs, and in them, shall be seen to move
         values = {node.name: many.rows(node)[turn] for node in many.nodes if node.is_drawn}
         with substitute(values), watching() as guard:
             alone = recorded(turn, 0)
