@@ -24,14 +24,12 @@ from torch import Tensor
 
 from ancestral.estimators.batched.run import Run
 from ancestral.estimators.batched.run_many import Key, many
+from ancestral.estimators.inference.model_guide import run
 from ancestral.estimators.inference.pyro_names import SAMPLES, refuse
 from ancestral.trace.context.arguments import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.graph.expect import check_program
-from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.effects import unchecked
-from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 
@@ -237,12 +235,9 @@ def importance(
     refuse("importance", (model, guide), kwargs, SAMPLES)
 
     def program() -> tuple[Trace, Trace]:
-        with record() as guided:
-            if guide is not None:
-                guide(*args, **kwargs)
-        with record() as modelled, unchecked(replay(guided)):
-            model(*args, **kwargs)
-        return guided, modelled
+        drawing = (lambda *_, **__: None) if guide is None else guide
+        pair = run(model, drawing, *args, **kwargs)
+        return pair.guide, pair.model
 
     found = many("importance", program, _read, samples, vectorized)
     weights = found.values[_WEIGHT]
