@@ -125,12 +125,12 @@ class Given(Handler):
             return message
         assert message.fn is not None
         expected, shape = message.fn.batch_shape + message.fn.event_shape, stacked.shape[1:]
-        if self._turn is None:
+        if self._turn is None:  # a wrong shape the site itself refuses
             ones = (1,) * (len(expected) - stacked.dim())
             value = stacked.reshape(len(stacked), *ones, *shape)
-        else:
+        elif shape == expected:
             value = stacked[self._turn]
-        if value.shape != expected:
+        else:
             raise StackedValuesError(
                 message.name,
                 f"each of them has shape {list(shape)}; expected {list(expected)}, as at "

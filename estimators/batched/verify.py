@@ -124,7 +124,8 @@ def _other_sites(many: Run, other: Run) -> Iterator[str]:
     """Yield a site that only some runs have, or in another place."""
     ours, theirs = ([(node.name, node.type) for node in run.nodes] for run in (many, other))
     if ours != theirs:
-        name, _ = next(iter({*ours} ^ {*theirs}), ("in another order", ""))
+        odd = {*ours} ^ {*theirs}
+        name, _ = next((k for k in (*ours, *theirs) if k in odd), ("in another order", ""))
         yield f"its runs differ in their sites: {name!r}"
 
 
