@@ -6,10 +6,13 @@ True
 """
 
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
-from ancestral.estimators.batched.layout import EnumeratedRunError
 from ancestral.estimators.batched.outer_plate import OuterEscapeError
+from ancestral.estimators.batched.run import (
+    EnumeratedRunError,
+    NotVectorizableError,
+    StackedValuesError,
+)
 from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
-from ancestral.estimators.batched.verify import NotVectorizableError
 from ancestral.estimators.elimination.eliminate import IntractablePlatesError, ScaleError
 from ancestral.estimators.elimination.factors import (
     DrawnSiteError,
@@ -48,7 +51,6 @@ from ancestral.estimators.inference.model_guide import (
     PlateMismatchError,
 )
 from ancestral.estimators.inference.particles import PlateNestingError
-from ancestral.estimators.inference.predictive import StackedValuesError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.failure import InferenceTensorError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ancestral.estimators.batched.layout import Layout, Run
+from ancestral.estimators.batched.run import Run, StackedValuesError, plain
 from ancestral.estimators.batched.run_many import Key, Stacked, many
-from ancestral.estimators.inference.predictive import Given, StackedValuesError, number_of, plain
 from ancestral.estimators.inference.pyro_names import CHAINS, refuse
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.arguments import short
@@ -90,8 +89,7 @@ def to_inference_data(
     check_program("to_inference_data", "model", model)
     refuse("to_inference_data", (model,), kwargs, CHAINS)
     arviz = _arviz()
-    given = {name: plain(name, value) for name, value in posterior.items()}
-    samples = number_of(given)
+    given, samples = plain(posterior)
     if samples is None:
         raise ValueError(
             "the posterior of to_inference_data is empty; expected the draws of one site at least, "
@@ -100,28 +98,26 @@ def to_inference_data(
     if not isinstance(chains, int) or chains < 1 or samples % chains:
         problem = f"there are {samples} of them, which are not {short(chains)} chains of one length"
         raise StackedValuesError(next(iter(given)), problem)
-    number_of(prior or {})
-    number_of(posterior_predictive or {}, samples)
+    before, _ = plain(prior)
+    predicted, _ = plain(posterior_predictive, samples)
     single: list[Trace] = []
 
-    def program(layout: Layout) -> tuple[Trace]:
-        handler = Given(given, layout)
-        with record() as trace, handler:
+    def program() -> tuple[Trace]:
+        with record() as trace:
             model(*args, **kwargs)
-        handler.refuse_unmet()
         return (trace,)
 
     def read(run: Run) -> dict[Key, Tensor]:
         single[:] = run.single
         return _read(run, given)
 
-    found = many("to_inference_data", program, read, samples, vectorized)
+    found = many("to_inference_data", program, read, samples, vectorized, given)
     groups = _groups(found, given, chains)
     observed = {n.name: n for n in single[0].observation_nodes if _is_data(n)}
     groups["observed_data"] = {name: _observed(node) for name, node in observed.items()}
     groups["constant_data"] = {n: _array(value) for n, value in (constant_data or {}).items()}
-    _add(groups, "prior", prior or {}, 1, single[0])
-    _add(groups, "posterior", posterior_predictive or {}, chains, single[0])
+    _add(groups, "prior", before, 1, single[0])
+    _add(groups, "posterior", predicted, chains, single[0])
     filled = {group: values for group, values in groups.items() if values}
     return arviz.from_dict(**filled, **_axes(single[0]))
 
@@ -152,9 +148,9 @@ def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
         if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
             raise SubsampledDataError(node)
         if node.type == "sample" and node.is_observed and _is_data(node):
-            found["log_likelihood", node.name] = run.pointwise(node)
+            found["log_likelihood", node.name] = run.rows(node, "masked_log_prob")
         elif node.name not in given and _is_of_posterior(node):
-            found["posterior", node.name] = run.value(node)
+            found["posterior", node.name] = run.rows(node)
     return found
 
 
@@ -171,7 +167,7 @@ def _groups(found: Stacked, given: Mapping[str, Tensor], chains: int) -> Groups:
 def _add(groups: Groups, word: str, draws: Mapping[str, Tensor], chains: int, trace: Trace) -> None:
     """Add draws to the group of their word, or to its predictive group if they are of data."""
     for name, value in draws.items():
-        shape = list(plain(name, value).shape[1:])
+        shape = list(value.shape[1:])
         if name in trace and shape != list(trace[name].value.shape):
             raise StackedValuesError(
                 name,
@@ -179,7 +175,7 @@ def _add(groups: Groups, word: str, draws: Mapping[str, Tensor], chains: int, tr
                 f"{list(trace[name].value.shape)}, as the model has it with the arguments given",
             )
         group = f"{word}_predictive" if name in groups["observed_data"] else word
-        array = _array(plain(name, value).reshape(chains, -1, *value.shape[1:]))
+        array = _array(value.reshape(chains, -1, *value.shape[1:]))
         groups.setdefault(group, {}).setdefault(name, array)
 
 

@@ -8,21 +8,15 @@ differs among them.
 >>> from torch.distributions import Normal
 >>> from ancestral.trace.program.primitives import sample
 >>> from ancestral.trace.recording.record import record
->>> def program():
-...     with record() as trace:
-...         z = sample("z", Normal(torch.zeros(2), 1.0))
-...         sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
-...     return (trace,)
->>> nesting = nesting_of(program())
 >>> with record():
-...     traces = along("runs", 5, nesting, program)
->>> [node.fn.batch_shape for node in traces[0].values()]
-[torch.Size([5, 2]), torch.Size([5, 2])]
+...     along("runs", 5, 1, lambda: sample("z", Normal(torch.zeros(2), 1.0))).shape
+torch.Size([5, 2])
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
-from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.tensor.control_flow import decisions_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.enumerated import trailing
@@ -32,7 +26,9 @@ from ancestral.trace.recording.plate_checks import Ledger
 from ancestral.trace.recording.record import current
 from ancestral.trace.recording.trace import Trace
 
+T = TypeVar("T")
 Traces = tuple[Trace, ...]
+OUTER = "the runs of a vectorized program"
 
 
 class OuterEscapeError(SiteError):
@@ -61,7 +57,7 @@ def nesting_of(traces: Traces) -> int:
     return max((width(node) for trace in traces for node in trace.values()), default=0)
 
 
-def along(name: str, size: int, nesting: int, program: Callable[[], Traces]) -> Traces:
+def along(name: str, size: int, nesting: int, program: Callable[[], T]) -> T:
     """Run a program within a plate of this name, to the left of `nesting` dimensions.
 
     There must be a recording around it.
@@ -72,25 +68,30 @@ def along(name: str, size: int, nesting: int, program: Callable[[], Traces]) -> 
     """
     around = current()
     assert around is not None
-    before = len(decisions_of(around.universe).noted)
+    noted = decisions_of(around.universe).noted
+    before, ledger = len(noted), ledger_of(around.universe)
+
+    def refuse_escapes(cause: Exception | None) -> None:
+        for each in noted[before:]:
+            if any(ledger.reaches(source, name) for source in each.sources):
+                raise OuterEscapeError(f"{each.escape.filename}:{each.escape.line}") from cause
+
     with plate(name, size, dim=-1 - nesting):
         try:
-            traces = program()
+            found = program()
         except Exception as error:
-            _refuse_escapes(around.universe, before, name, error)
+            refuse_escapes(error)
             raise
-    _refuse_escapes(around.universe, before, name)
-    return traces
+    refuse_escapes(None)
+    return found
 
 
-def _refuse_escapes(
-    universe: Universe, before: int, name: str, cause: Exception | None = None
-) -> None:
-    """Raise if a value escaped that is in a plate of this name; `before` are those of before."""
-    for noted in decisions_of(universe).noted[before:]:
-        if any(ledger_of(universe).reaches(source, name) for source in noted.sources):
-            place = f"{noted.escape.filename}:{noted.escape.line}"
-            raise OuterEscapeError(place) from cause
+def apart(found: Provenance | None, name: str) -> frozenset[int] | None:
+    """Return which dimensions of a tensor index a plate; None if nothing in it reaches it.
+
+    Its recording must not be settled.
+    """
+    return None if found is None else ledger_of(found.universe).apart(found, name)
 
 
 def ledger_of(universe: Universe) -> Ledger:

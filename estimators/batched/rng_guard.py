@@ -1,8 +1,15 @@
-"""RNG guard: a check that a block draws no random numbers outside its sites."""
+"""RNG guard: a check that no random numbers are drawn in a block whose sites are all given values.
+
+>>> with watching() as guard:
+...     x = torch.rand(2)
+>>> guard.has_drawn
+True
+"""
 
 import random
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,83 +18,66 @@ from torch.overrides import TorchFunctionMode
 from ancestral.trace.recording.message import Handler, Message
 
 
-class Watch(Handler):
-    """Looks whether random numbers are drawn between the statements of a block.
+class Guard(Handler):
+    """Looks whether a generator of torch, of numpy or of Python moves.
 
-    The generators of torch, of numpy and of Python are looked at where a statement begins and where
-    it has been answered: what moved in between was drawn by nobody who says so. What is drawn by
-    torch with its own generator shows by that. Other generators of numpy, or of Python, are
-    not seen.
-
-    >>> with Watch() as watch:
-    ...     x = torch.rand(2)
-    >>> watch.has_drawn
-    True
+    What is drawn by torch with its own generator shows by that. Other generators of numpy, or of
+    Python, are not seen.
     """
 
     def __init__(self) -> None:
-        """Have seen nothing."""
-        self.has_drawn = False
-        self.is_answering = False
-        self._before: Any = None
-        self._calls: Any = _Calls(self)
-
-    def __enter__(self) -> Self:
         """Begin to look."""
-        self._before = _states()
-        self._calls.__enter__()
-        return super().__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Look a last time."""
-        super().__exit__(kind, error, traceback)
-        self._calls.__exit__(kind, error, traceback)
-        self._look()
+        self.has_drawn = False
+        self._torchs, self._others = _of_torch(), _of_others()
 
     def process(self, message: Message) -> Message:
         """Look before a statement."""
-        self._look()
-        self.is_answering = True
+        self.look()
         return message
 
-    def postprocess(self, message: Message) -> None:
-        """Go on from after it: what it has drawn is its own."""
-        self.is_answering = False
-        self._before = _states()
+    def look(self) -> None:
+        """Note whether a generator has moved."""
+        self.look_at_torch()
+        self.has_drawn = self.has_drawn or _of_others() != self._others
 
-    def _look(self) -> None:
-        self.has_drawn = self.has_drawn or _states() != self._before
+    def look_at_torch(self) -> None:
+        """Note whether one of torch has."""
+        self.has_drawn = self.has_drawn or _of_torch() != self._torchs
 
 
 class _Calls(TorchFunctionMode):
-    """Sees the functions of torch that are given a generator."""
+    """Lets a guard look after each function of torch: later a generator may be set back."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, guard: Guard) -> None:
         super().__init__()
-        self._watch = watch
+        self._guard = guard
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         given = {} if kwargs is None else kwargs
-        if given.get("generator") is not None and not self._watch.is_answering:
-            self._watch.has_drawn = True
-        return func(*args, **given)
+        found = func(*args, **given)
+        self._guard.has_drawn = self._guard.has_drawn or given.get("generator") is not None
+        self._guard.look_at_torch()
+        return found
 
 
-def _states() -> tuple[Any, ...]:
-    """Return what the generators of this process stand at."""
-    torchs = [torch.get_rng_state()]
+@contextmanager
+def watching() -> Generator[Guard]:
+    """Give a guard that looks at the block until its end."""
+    calls: Any = _Calls(guard := Guard())  # torch does not annotate that it can be entered
+    with calls, guard:
+        yield guard
+    guard.look()
+
+
+def _of_torch() -> list[bytes]:
+    states = [torch.get_rng_state()]
     if torch.cuda.is_initialized():
-        torchs.extend(torch.cuda.get_rng_state_all())
+        states.extend(torch.cuda.get_rng_state_all())
+    return [state.numpy().tobytes() for state in states]
+
+
+def _of_others() -> tuple[Any, ...]:
     numpys: Any = np.random.get_state()
-    return (
-        *(state.numpy().tobytes() for state in torchs),
-        (numpys[1].tobytes(), *numpys[2:]),
-        random.getstate(),
-    )
+    return numpys[1].tobytes(), *numpys[2:], random.getstate()

@@ -1,27 +1,28 @@
 """Many runs of a program: at once where it allows that, else one after the other."""
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.batched.layout import Layout, Program, Run
-from ancestral.estimators.batched.outer_plate import Traces
-from ancestral.estimators.batched.verify import NotVectorizableError, Recorder, at_once
+from ancestral.estimators.batched.outer_plate import OUTER, Traces, along
+from ancestral.estimators.batched.run import EnumeratedRunError, Given, NotVectorizableError, Run
+from ancestral.estimators.batched.verify import Recorder, at_once
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.trace.context.arguments import short
 from ancestral.trace.recording.record import current, record
-from ancestral.trace.recording.trace import Trace
+
+Program = Callable[[], Traces]
+"""Runs a program, and returns its traces, parts of one recording."""
 
 Key = tuple[str, str]
 """A value read of a run: a word for its kind, and the name of the site."""
 
 Read = Callable[[Run], Mapping[Key, Tensor]]
-"""Returns what there is to know of one run, or of all at once."""
+"""Returns what there is to know of one run, or of all at once: tensors [samples, ...]."""
 
 
 class OpenRecordingError(RuntimeError):
@@ -61,7 +62,14 @@ class Stacked:
     in_turn: str = ""
 
 
-def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool | None) -> Stacked:
+def many(
+    verb: str,
+    program: Program,
+    read: Read,
+    samples: int,
+    vectorized: bool | None,
+    given: Mapping[str, Tensor] | None = None,
+) -> Stacked:
     """Run a program many times, and return what is read of the runs.
 
     An error of the program in its first run, which is by itself, is raised. One that comes only
@@ -69,76 +77,66 @@ def many(verb: str, program: Program, read: Read, samples: int, vectorized: bool
 
     Args:
         verb: what asks for it, for messages.
-        program: runs the program as a layout says.
+        program: runs the program once.
         read: reads the runs.
         samples: how many runs.
         vectorized: whether to make them at once; by default, where that can be shown to be right.
+        given: values of its sites, each [samples, *shape].
 
     Raises:
-        ValueError: if `samples` is no positive number.
-        OpenRecordingError: if a recording is open.
+        StackedValuesError: if a value is given to no site, or to one of another shape.
         NotVectorizableError: if they cannot be made at once, and must.
     """
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"{verb}: samples must be an int greater than 0, not {short(samples)}")
     if current() is not None:
         raise OpenRecordingError(verb)
+    found: list[Mapping[Key, Tensor]] = []
+    reason = "vectorized=False" if vectorized is False else "there is only one"
     with torch.no_grad():
-        reason = "vectorized=False" if vectorized is False else "there is only one"
         if vectorized is not False and samples > 1:
             try:
-                return _at_once(program, read, samples)
+                with _recordings(program, given or {}, samples) as recorded:
+                    first = recorded(0, 0)
+                    return Stacked(dict(read(at_once(recorded, samples, first))))
             except NotVectorizableError as error:
                 if vectorized:
                     raise
                 reason = error.problem
-        turns = _turns(program, read, samples)
-        found = [next(turns)]  # what is wrong with the program at all comes before the warning
-        if vectorized is None and samples > 1:
-            warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
-        return _stacked([*found, *turns], reason)
-
-
-def _at_once(program: Program, read: Read, samples: int) -> Stacked:
-    first = Layout(samples, turn=0)
-    with _recordings() as recorded:
-        alone = recorded(partial(program, first))
-        Run(alone, alone, first)  # refuses what is enumerated
-        return Stacked(dict(read(at_once(program, samples, alone, recorded))))
-
-
-def _turns(program: Program, read: Read, samples: int) -> Iterator[Mapping[Key, Tensor]]:
-    """Run a program one time after the other, and yield what is read of each run."""
-    for turn in range(samples):
-        layout = Layout(samples, turn=turn)
-        with _recordings() as recorded:
-            traces = recorded(partial(program, layout))
-            found = read(Run(traces, traces, layout))
-        yield found
+        for turn in range(samples):
+            with _recordings(program, given or {}, samples) as recorded:
+                traces = recorded(turn, 0)
+                found.append(read(Run(traces, traces)))
+            # What is wrong with the program at all comes before the warning.
+            if vectorized is None and samples > 1 and turn == 0:
+                warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
+    return _stacked(found, reason)
 
 
 @contextmanager
-def _recordings() -> Generator[Recorder]:
+def _recordings(program: Program, given: Mapping[str, Tensor], samples: int) -> Generator[Recorder]:
     """Give what records runs, and let go of the recordings at the end of the block.
 
     What autograd saves knows its recording, in a circle that Python cannot see through.
     """
-    opened: list[Trace] = []
+    with ExitStack() as ending:
 
-    def recorded(run: Callable[[], Traces]) -> Traces:
-        with record() as around:
-            opened.append(around)
-            return run()
+        def recorded(turn: int | None, nesting: int) -> Traces:
+            values = Given(given, turn)
+            with record() as around, values:
+                ending.callback(settle, around)
+                traces = program() if turn is not None else along(OUTER, samples, nesting, program)
+            values.refuse_unmet(traces)
+            for node in (node for trace in traces for node in trace.values()):
+                if node.enumeration is not None:
+                    raise EnumeratedRunError(node)
+            return traces
 
-    try:
         yield recorded
-    finally:
-        for trace in opened:
-            settle(trace)
 
 
 def _stacked(found: Sequence[Mapping[Key, Tensor]], reason: str) -> Stacked:
     keys = list(dict.fromkeys(key for values in found for key in values))
     whole = [key for key in keys if len({v[key].shape if key in v else None for v in found}) == 1]
-    values = {key: torch.stack([v[key] for v in found]) for key in whole}
+    values = {key: torch.cat([v[key] for v in found]) for key in whole}
     return Stacked(values, tuple(key for key in keys if key not in values), reason)

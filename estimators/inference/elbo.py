@@ -22,8 +22,9 @@ It is maximized by minimizing the surrogate, in four lines of torch:
 True
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,14 +136,14 @@ def elbo(
         raise ValueError(
             f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
         )
+    once = partial(run, model, guide, *args, **kwargs)
     if vectorized:
-        if dims is None:
-            dims = nesting(model, guide, args, kwargs)
+        dims = nesting(once) if dims is None else dims
         with record(control="after") as trace:
-            pair = together(model, guide, args, kwargs, particles, dims)
+            pair = together(once, particles, dims)
         loss = negative_elbo(pair.model, pair.guide) / particles
         return _estimate(trace, loss, baseline, estimator)
-    found = [_single(model, guide, args, kwargs, baseline, estimator) for _ in range(particles)]
+    found = [_single(once, baseline, estimator) for _ in range(particles)]
     if particles == 1:
         return found[0]
     return Elbo(
@@ -183,17 +184,10 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     return loss
 
 
-def _single(
-    model: Program,
-    guide: Program,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    baseline: Baseline | None,
-    estimator: Choice,
-) -> Elbo:
+def _single(once: Callable[[], Pair], baseline: Baseline | None, estimator: Choice) -> Elbo:
     # All sites count, whatever Python decides later: what was said before is not blurred.
     with record(control="after") as trace:
-        pair = run(model, guide, *args, **kwargs)
+        pair = once()
     return _estimate(trace, negative_elbo(pair.model, pair.guide), baseline, estimator)
 
 

@@ -22,16 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.batched.layout import Layout, Run
+from ancestral.estimators.batched.run import Run
 from ancestral.estimators.batched.run_many import Key, many
+from ancestral.estimators.inference.model_guide import run
 from ancestral.estimators.inference.pyro_names import SAMPLES, refuse
 from ancestral.trace.context.arguments import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.graph.expect import check_program
-from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.effects import unchecked
-from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 
@@ -236,13 +234,10 @@ def importance(
         check_program("importance", "guide (None for the prior)", guide)
     refuse("importance", (model, guide), kwargs, SAMPLES)
 
-    def program(_: Layout) -> tuple[Trace, Trace]:
-        with record() as guided:
-            if guide is not None:
-                guide(*args, **kwargs)
-        with record() as modelled, unchecked(replay(guided)):
-            model(*args, **kwargs)
-        return guided, modelled
+    def program() -> tuple[Trace, Trace]:
+        drawing = (lambda *_, **__: None) if guide is None else guide
+        pair = run(model, drawing, *args, **kwargs)
+        return pair.guide, pair.model
 
     found = many("importance", program, _read, samples, vectorized)
     weights = found.values[_WEIGHT]
@@ -261,10 +256,9 @@ def _read(run: Run) -> dict[Key, Tensor]:
     weighed = [n for n in modelled.values() if n.type == "sample" and not n.is_drawn]
     parts = [_weight(run, node, "model") for node in weighed]
     parts += [-_weight(run, n, "guide") for n in guided.values() if _is_weighed(n, modelled)]
-    nothing = torch.zeros(run.layout.samples if run.layout.turn is None else ())
-    total = sum(parts[1:], parts[0]) if parts else nothing
+    total = sum(parts[1:], parts[0]) if parts else torch.zeros(run.samples)
     free = {node.name: node for node in modelled.stochastic_nodes if node.is_declared}
-    return {_WEIGHT: total} | {("value", name): run.value(node) for name, node in free.items()}
+    return {_WEIGHT: total} | {("value", name): run.rows(node) for name, node in free.items()}
 
 
 def _weight(run: Run, node: Node, role: str) -> Tensor:

@@ -1,22 +1,19 @@
 """Particles: several draws of a guide at once, in an outer plate.
 
-What they must be is less than what `ancestral.estimators.batched.verify` proves of runs. A bound is
+What they must be is less than what `ancestral.estimators.batched.verify` asks of runs. A bound is
 a mean over particles, and its expectation that of one of them: noise, a subsample of the data, or a
 counter that they share leaves it unbiased, where draws to be taken for independent ones may share
 nothing. And a particle is not compared with a run by itself, which would double the cost of each
 step of training; so a size that Python reads off a tensor (``len(z)``) is taken as it is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 from ancestral.estimators.batched.outer_plate import along, nesting_of, width
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.estimators.inference.model_guide import GuideError, Pair, Program, run
+from ancestral.estimators.inference.model_guide import GuideError, Pair
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import record
-from ancestral.trace.recording.trace import Trace
 
 NAME = "particles"
 
@@ -33,55 +30,25 @@ class PlateNestingError(GuideError):
         )
 
 
-def nesting(model: Program, guide: Program, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Return how many dimensions the batches of the programs have, as one run of them tells."""
+def nesting(once: Callable[[], Pair]) -> int:
+    """Return how many dimensions the batches of two programs have, as one run of them tells."""
     with record() as around:
-        pair = run(model, guide, *args, **kwargs)
+        pair = once()
     if around.universe.owner is around:
         settle(around)  # nobody will ask for its gradient, which would keep it alive
     return nesting_of((pair.guide, pair.model))
 
 
-def together(
-    model: Program,
-    guide: Program,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    particles: int,
-    nesting: int,
-) -> Pair:
-    """Run both programs for all particles at once, to the left of `nesting` dimensions.
+def together(once: Callable[[], Pair], particles: int, nesting: int) -> Pair:
+    """Run two programs for all particles at once, to the left of `nesting` dimensions.
 
     Raises:
         PlateError: if a site has not one value for each particle, or mixes them.
         OuterEscapeError: if Python reads a value that differs among them.
         PlateNestingError: if the programs have more dimensions.
     """
-
-    def program() -> tuple[Trace, Trace]:
-        pair = run(model, guide, *args, **kwargs)
-        return pair.guide, pair.model
-
-    with _explained():
-        guided, modelled = along(NAME, particles, nesting, program)
-    for node in (*guided.values(), *modelled.values()):
-        needed = _inner(node)
-        if needed > nesting:
-            raise PlateNestingError(node, nesting, needed)
-    return Pair(modelled, guided)
-
-
-def _inner(node: Node) -> int:
-    """Return how many dimensions a site would use without the particles."""
-    plates = (-p.dim for p in node.cond_indep_stack if p.dim is not None and p.name != NAME)
-    return max(*plates, width(node) - 1, 0)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say of an error of the programs that it may be for the additional dimension."""
     try:
-        yield
+        pair = along(NAME, particles, nesting, once)
     except Exception as error:
         error.add_note(
             f"The programs ran for all particles at once, within plate {NAME!r}: each site must "
@@ -90,3 +57,9 @@ def _explained() -> Iterator[None]:
             "the other."
         )
         raise
+    for node in (*pair.guide.values(), *pair.model.values()):
+        plates = (-p.dim for p in node.cond_indep_stack if p.dim is not None and p.name != NAME)
+        needed = max(*plates, width(node) - 1, 0)
+        if needed > nesting:
+            raise PlateNestingError(node, nesting, needed)
+    return pair

@@ -13,33 +13,20 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, Never
 
 from torch import Tensor
 
-from ancestral.estimators.batched.layout import Layout, Run
+from ancestral.estimators.batched.run import Run, StackedValuesError, plain
 from ancestral.estimators.batched.run_many import Key, many
 from ancestral.estimators.inference.pyro_names import PREDICTIVE, refuse
-from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import kind_of
-from ancestral.trace.context.errors import SiteError
 from ancestral.trace.graph.expect import check_program
 from ancestral.trace.handlers.condition import uncondition
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.recording.effects import unchecked
-from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
-
-
-class StackedValuesError(SiteError):
-    """Values that are stacked for many runs do not fit each other, or the program."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        """Name the site and say what is wrong."""
-        super().__init__(f"the values of site {name!r}: {problem}")
 
 
 class Predictive:
@@ -90,9 +77,7 @@ class Predictive:
         if posterior is not None and guide is not None:
             raise ValueError("Predictive takes a posterior or a guide, not both")
         self.model, self.guide, self.vectorized = model, guide, vectorized
-        given = {} if posterior is None else dict(posterior)
-        self.posterior = {name: plain(name, value) for name, value in given.items()}
-        found = number_of(self.posterior, samples)
+        self.posterior, found = plain(posterior, samples)
         if found is None:
             begin = "the posterior names no site" if posterior is not None else "nothing is given"
             raise ValueError(
@@ -112,17 +97,17 @@ class Predictive:
         """Return the values of the sites that were not given, each [samples, *shape]."""
         refuse("a call of Predictive", (self.model, self.guide), kwargs, PREDICTIVE)
 
-        def program(layout: Layout) -> tuple[Trace, Trace]:
+        def program() -> tuple[Trace, Trace]:
             with record() as guided:
                 if self.guide is not None:
                     self.guide(*args, **kwargs)
-            given = Given(self.posterior, layout)
-            with record() as modelled, uncondition(), given, unchecked(replay(guided)):
+            with record() as modelled, uncondition(), unchecked(replay(guided)):
                 self.model(*args, **kwargs)
-            given.refuse_unmet()
             return guided, modelled
 
-        found = many("Predictive", program, self._read, self.samples, self.vectorized)
+        found = many(
+            "Predictive", program, self._read, self.samples, self.vectorized, self.posterior
+        )
         self.in_turn = found.in_turn
         for word, name in found.ragged:
             raise StackedValuesError(
@@ -132,7 +117,7 @@ class Predictive:
 
     def _read(self, run: Run) -> dict[Key, Tensor]:
         return {
-            (node.type, node.name): run.value(node)
+            (node.type, node.name): run.rows(node)
             for node in run.traces[-1].values()
             if node.is_declared
             and node.type in ("sample", "deterministic")
@@ -143,72 +128,3 @@ class Predictive:
 
 def _shown(program: Callable[..., Any]) -> str:
     return getattr(program, "__qualname__", type(program).__name__)
-
-
-class Given(Handler):
-    """Gives the sites of a run, or of many at once, the values that are stacked for them."""
-
-    def __init__(self, stacked: Mapping[str, Tensor], layout: Layout) -> None:
-        """Take the values, each [samples, *batch, *event]."""
-        self._stacked, self._layout = stacked, layout
-        self._met: list[str] = []
-
-    def process(self, message: Message) -> Message:
-        """Give a sample its values, observed or not."""
-        if message.kind != "sample" or message.is_intervened:
-            return message
-        self._met.append(message.name)
-        stacked = self._stacked.get(message.name)
-        if stacked is None:
-            return message
-        assert message.fn is not None
-        event = len(message.fn.event_shape)
-        batch = tuple(message.fn.batch_shape)
-        if self._layout.turn is None:
-            batch = batch[len(batch) - (stacked.dim() - 1 - event) :]
-        if tuple(stacked.shape[1:]) != (*batch, *message.fn.event_shape):
-            raise StackedValuesError(
-                message.name,
-                f"each of them has shape {list(stacked.shape[1:])}; expected "
-                f"{[*batch, *message.fn.event_shape]}, as at {message.where.location}, after the "
-                "first dimension, of the samples",
-            )
-        value = self._layout.given(stacked, event)
-        return replace(message, value=value, is_observed=False, origin=None)
-
-    def refuse_unmet(self) -> None:
-        """Raise if a value was given to a site that the program has not."""
-        for name in self._stacked:
-            if name not in self._met:
-                met = ", ".join(map(repr, dict.fromkeys(self._met))) or "none"
-                raise StackedValuesError(name, f"the program has no such site; it has {met}")
-
-
-def number_of(stacked: Mapping[str, Tensor], samples: int | None = None) -> int | None:
-    """Return how many values are stacked, None if nobody says.
-
-    Raises:
-        StackedValuesError: if they differ in it, or from `samples`.
-    """
-    for name, value in stacked.items():
-        if samples is None:
-            samples = len(value)
-        if len(value) == 0:
-            raise StackedValuesError(name, "there are none; expected one at least")
-        if len(value) != samples:
-            raise StackedValuesError(
-                name, f"there are {len(value)} of them; expected {samples}, as of the others"
-            )
-    return samples
-
-
-def plain(name: str, value: object) -> Tensor:
-    """Return stacked values as plain data.
-
-    Raises:
-        StackedValuesError: if they are no tensor with a first dimension.
-    """
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        shown = "a number" if isinstance(value, Tensor) else kind_of(value)
-        raise StackedValuesError(name, f"expected a tensor [samples, *shape], not {shown}")
-    return untrack(value).detach()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 import ancestral as an
-from ancestral.estimators.inference.predictive import StackedValuesError
+from ancestral.estimators.batched.run import StackedValuesError
 from ancestral.tools.arviz import MissingArvizError, SubsampledDataError
 
 with warnings.catch_warnings():

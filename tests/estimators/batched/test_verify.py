@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
 import ancestral as an
-from ancestral.estimators.batched.verify import NotVectorizableError
+from ancestral.estimators.batched.run import NotVectorizableError
 
 SAMPLES = 6
+MIXED = "mixed by (sum|mean)"
+READ = "Python reads a value that differs from run to run"
+HIDDEN = "untrack hides what differs"
+DRAWN = "random numbers outside its sites"
+OTHER = "at '[yfc]' .* not what it is alone"
+PART = "plate 'rows' .* is subsampled"
 Model = Callable[[], Any]
 
 
@@ -21,30 +27,18 @@ def z(loc: float | Tensor = 0.0) -> Tensor:
     return an.sample("z", Normal(loc, 1.0))
 
 
-def y(loc: float | Tensor) -> None:
-    an.sample("y", Normal(loc, 1.0))
+def y(loc: float | Tensor) -> Tensor:
+    return an.sample("y", Normal(loc, 1.0))
 
 
 def coin() -> Tensor:
     return an.sample("z", Bernoulli(0.5))
 
 
-def sums_all() -> None:
-    y(an.sample("z", Independent(Normal(torch.zeros(2), 1.0), 1)).sum())
-
-
-def takes_the_mean() -> None:
-    y(z().mean())
-
-
 def normalizes_the_batch() -> None:
     layer = nn.BatchNorm1d(1)
     drawn = an.sample("z", Independent(Normal(torch.zeros(4, 1), 1.0), 2))
     an.sample("y", Independent(Normal(layer(drawn.reshape(-1, 1)).reshape(drawn.shape), 1.0), 2))
-
-
-def weighs_the_sum() -> None:
-    an.factor("f", z().sum())
 
 
 def branches() -> None:
@@ -60,12 +54,10 @@ def branches_and_swallows() -> None:
     y(loc)
 
 
-def reads_a_text() -> None:
-    y(float(len(repr(coin().sum()))))
-
-
-def shares_memory_with_numpy() -> None:
-    y(float(coin().detach().numpy().max()))
+def reads_for_a_log() -> None:
+    drawn = z()
+    with an.control_scope():
+        drawn.mean().item()
 
 
 def looks_into_a_trace() -> None:
@@ -74,25 +66,7 @@ def looks_into_a_trace() -> None:
     y(trace["z"].value.mean())
 
 
-def reads_for_a_log() -> None:
-    drawn = z()
-    with an.control_scope():
-        drawn.mean().item()
-
-
-def branches_out_of_sight() -> None:
-    y(3.0 if an.untrack(coin()).sum() > 0 else 0.0)
-
-
-def mixes_out_of_sight() -> None:
-    an.deterministic("m", an.untrack(coin()).max())
-
-
-def counts_elements() -> None:
-    y(float(z().numel()))
-
-
-def counts_elements_behind_a_mask() -> None:
+def counts_behind_a_mask() -> None:
     drawn = z()
     with an.handlers.mask(torch.tensor(False)):
         y(float(drawn.numel()))
@@ -104,43 +78,26 @@ def scales_by_elements() -> None:
         y(drawn)
 
 
-def weighs_elements() -> None:
-    an.factor("f", torch.tensor(float(z().numel())))
+def repeats_by_elements() -> None:
+    an.deterministic("c", torch.arange(float(z().numel())))
 
 
-def draws_noise() -> None:
-    y(z() + torch.randn(()))
-
-
-def drops_out() -> None:
-    y(z() * nn.Dropout(0.5)(torch.ones(())))
-
-
-def draws_discrete_noise_of_its_own() -> None:
-    y(z() + torch.randint(2, (), generator=GENERATOR))
-
-
-def draws_of_numpy() -> None:
-    y(z() + float(np.random.rand()))
-
-
-def draws_of_python() -> None:
-    y(z() + random.random())
-
-
-def draws_of_a_generator_of_numpy() -> None:
-    y(z() + float(RNG.normal()))
-
-
-def draws_aside() -> None:
+def draws_aside(noise: Callable[[], Tensor]) -> None:
+    drawn = z()
     with torch.random.fork_rng():
-        noise = torch.randn(())
-    y(z() + noise)
+        shared = noise()
+    y(drawn + shared)
 
 
-def seeds() -> None:
-    torch.manual_seed(0)
-    z()
+def opens_a_seed() -> None:
+    with an.handlers.seed(0):
+        an.sample("z", STANDARD)
+
+
+def hides_a_draw() -> None:
+    with an.handlers.block():
+        drawn = z()
+    y(drawn)
 
 
 def counts_calls() -> None:
@@ -148,81 +105,59 @@ def counts_calls() -> None:
     y(z() + COUNTER[0])
 
 
-def changes_data() -> None:
-    BUFFER.add_(1)
-    y(z() + BUFFER.sum())
+def changes_its_size() -> None:
+    SIZES.append(SIZES.pop(0))
+    an.deterministic("c", torch.ones(SIZES[0]))
 
 
 def names_by_calls() -> None:
     COUNTER[0] += 1
-    an.sample(f"z_{COUNTER[0]}", Normal(0.0, 1.0))
+    an.sample(f"z_{COUNTER[0]}", STANDARD)
 
 
-def subsamples() -> None:
-    with an.plate("rows", 10, 2) as index:
-        y(index.float())
+def is_computed_at_times() -> None:
+    COUNTER[0] += 1
+    an.sample("z", STANDARD) if COUNTER[0] % 2 else an.deterministic("z", torch.zeros(()))
 
 
-def subsamples_without_a_site() -> None:
-    with an.plate("rows", 10, 9):
-        pass
+def subsamples(size: int, model: Callable[[Tensor], Any] = lambda index: None) -> None:
+    with an.plate("rows", 10, size) as index:
+        model(index)
 
 
 def subsamples_in_turn() -> None:
     for index in an.plate("rows", 3, 2):
-        an.sample(f"z_{index}", Normal(0.0, 1.0))
+        an.sample(f"z_{index}", STANDARD)
 
 
-def draws_for_all() -> None:
-    y(Normal(0.0, 1.0).sample())
-
-
-def draws_as_many_by_chance() -> None:
-    y(Normal(0.0, 1.0).sample((SAMPLES,)).sum())
-
-
-class Shared(Distribution):
-    """A distribution whose draws are one value, whatever its batch is."""
+class Odd(Distribution):
+    """A distribution on the real numbers that is given how it draws, and what its density is."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as in torch)
     support = constraints.real
 
-    def __init__(self, batch: Any = ()) -> None:
+    def __init__(self, draw: Any, log_prob: Any, batch: Any = ()) -> None:
         super().__init__(torch.Size(batch), validate_args=False)
+        self._draw, self._log_prob = draw, log_prob
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Shared":
-        return Shared(batch_shape)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return torch.rand(()).expand((*sample_shape, *self.batch_shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.zeros(value.shape)
-
-
-def draws_one_for_its_batch() -> None:
-    an.sample("z", Shared())
-
-
-class WithoutDensity(Shared):
-    """A distribution that cannot be compared."""
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "WithoutDensity":
-        return WithoutDensity(batch_shape)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Odd":
+        return Odd(self._draw, self._log_prob, batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        return torch.rand((*sample_shape, *self.batch_shape))
+        found: Tensor = self._draw((*sample_shape, *self.batch_shape))
+        return found
 
     def log_prob(self, value: Tensor) -> Tensor:
-        raise NotImplementedError
+        found: Tensor = self._log_prob(value)
+        return found
 
 
-def has_no_density() -> None:
-    an.sample("z", WithoutDensity())
+def raises(_: Tensor) -> Tensor:
+    raise NotImplementedError
 
 
 def lifts() -> None:
-    with an.handlers.lift(Normal(0.0, 1.0)):
+    with an.handlers.lift(STANDARD):
         weight = an.param("weight", torch.zeros(3))
     y(weight)
 
@@ -232,57 +167,91 @@ def fails_at_more_dimensions() -> None:
         raise RuntimeError("my own error")
 
 
-REFUSED: list[tuple[Any, str]] = [
-    (sums_all, "mixed by sum"),
-    (takes_the_mean, "mixed by mean"),
-    (normalizes_the_batch, "other elements of site 'z'"),
-    (weighs_the_sum, "mixed by sum"),
-    (branches, "Python reads a value that differs from run to run"),
-    (branches_and_swallows, "Python reads a value that differs from run to run"),
-    (reads_a_text, "Python reads a value that differs from run to run"),
-    (shares_memory_with_numpy, "Python reads a value that differs from run to run"),
-    (looks_into_a_trace, "at 'y' .* not what it is alone"),
-    (reads_for_a_log, "Python reads a value that differs from run to run"),
-    (branches_out_of_sight, "untrack hides what differs"),
-    (mixes_out_of_sight, "untrack hides what differs"),
-    (counts_elements, "at 'y' .* not what it is alone"),
-    (counts_elements_behind_a_mask, "at 'y' .* not what it is alone"),
-    (scales_by_elements, "at 'y' .* not what it is alone"),
-    (weighs_elements, "at 'f' .* not what it is alone"),
-    (draws_noise, "random numbers outside its sites"),
-    (drops_out, "random numbers outside its sites"),
-    (draws_discrete_noise_of_its_own, "random numbers outside its sites"),
-    (draws_of_numpy, "random numbers outside its sites"),
-    (draws_of_python, "random numbers outside its sites"),
-    (draws_of_a_generator_of_numpy, "at 'y' .* not what it is alone"),
-    (draws_aside, "at 'y' .* not what it is alone"),
-    (seeds, "random numbers outside its sites"),
-    (counts_calls, "at 'y' .* not what it is alone"),
-    (changes_data, "at 'y' .* not what it is alone"),
-    (names_by_calls, "its runs differ in their sites: 'z_"),
-    (subsamples, "plate 'rows' .* is subsampled"),
-    (subsamples_without_a_site, "plate 'rows' .* is subsampled"),
-    (subsamples_in_turn, "plate 'rows' .* is subsampled"),
-    (draws_for_all, "there is no dimension -1"),
-    (draws_as_many_by_chance, "dimension -2"),
-    (draws_one_for_its_batch, "Shared of site 'z' .* draws one value for all of its batch"),
-    (has_no_density, "nothing can be said of site 'z' .* raises NoDensityError"),
-    (lifts, "site 'weight'"),
-    (fails_at_more_dimensions, r"at .*test_verify.py:\d+ it raises RuntimeError: my own error"),
-]
+STANDARD = Normal(0.0, 1.0)
 GENERATOR, RNG = torch.Generator(), np.random.default_rng(0)
 COUNTER, BUFFER = [0], torch.zeros(1)
+SIZES = [1, 3, 3]  # the last of three runs has one
+REFUSED: dict[str, tuple[Model, str]] = {
+    # The ledger of plates: a run depends on others.
+    "sum": (lambda: y(an.sample("z", Independent(Normal(torch.zeros(2), 1.0), 1)).sum()), MIXED),
+    "mean": (lambda: y(z().mean()), MIXED),
+    "sum in a factor": (lambda: an.factor("f", z().sum()), MIXED),
+    "batch norm": (normalizes_the_batch, "other elements of site 'z'"),
+    "mean that is named": (lambda: an.deterministic("m", coin().mean()), "'m' .* mixes the runs"),
+    "centred value": (lambda: an.deterministic("m", (d := coin()) - d.mean()), "'m' .* mixes"),
+    "density of all": (
+        lambda: an.sample("z", Odd(torch.rand, lambda value: value.cumsum(0))),
+        "'z' .* mixes the runs",
+    ),
+    "draw of one for all": (lambda: y(Normal(0.0, 1.0).sample()), "there is no dimension -1"),
+    "as many by chance": (lambda: y(Normal(0.0, 1.0).sample((SAMPLES,)).sum()), "dimension -2"),
+    # Values that leave the tensors, or their provenance.
+    "branch": (branches, READ),
+    "branch in a try": (branches_and_swallows, READ),
+    "text": (lambda: y(float(len(repr(coin().sum())))), READ),
+    "numpy": (lambda: y(float(coin().detach().numpy().max())), READ),
+    "log": (reads_for_a_log, READ),
+    "branch on what is hidden": (lambda: y(3.0 if an.untrack(coin()).sum() > 0 else 0.0), HIDDEN),
+    "what is hidden": (lambda: an.deterministic("m", an.untrack(coin()).max()), HIDDEN),
+    # Random numbers, and parts of plates, that all runs share.
+    "noise": (lambda: y(z() + torch.randn(())), DRAWN),
+    "dropout": (lambda: y(z() * nn.Dropout(0.5)(torch.ones(()))), DRAWN),
+    "generator": (lambda: y(z() + torch.randint(2, (), generator=GENERATOR)), DRAWN),
+    "numpy's noise": (lambda: y(z() + float(np.random.rand())), DRAWN),
+    "Python's noise": (lambda: y(z() + random.random()), DRAWN),
+    "noise aside": (lambda: draws_aside(lambda: torch.randn(())), DRAWN),
+    "coin aside": (lambda: draws_aside(lambda: torch.randint(2, ())), DRAWN),
+    "seed": (lambda: (torch.manual_seed(0), z()), DRAWN),
+    "block with a seed": (opens_a_seed, DRAWN),
+    "hidden draw": (hides_a_draw, DRAWN),
+    "subsample": (lambda: subsamples(2, lambda index: y(index.float())), PART),
+    "subsample without a site": (lambda: subsamples(9), PART),
+    "subsample in turn": (subsamples_in_turn, PART),
+    "one draw for a batch": (
+        lambda: an.sample("z", Odd(lambda size: torch.rand(()).expand(size), torch.zeros_like)),
+        "Odd of site 'z' .* draws one value for all of its batch",
+    ),
+    # A run by itself is another: sizes, positions, values of a trace.
+    "number of elements": (lambda: y(float(z().numel())), OTHER),
+    "number behind a mask": (counts_behind_a_mask, OTHER),
+    "number as a scale": (scales_by_elements, OTHER),
+    "number as a factor": (lambda: an.factor("f", torch.tensor(float(z().numel()))), OTHER),
+    "whole number": (lambda: an.deterministic("c", torch.tensor(z().numel())), OTHER),
+    "number of rows": (repeats_by_elements, OTHER),
+    "place from the left": (lambda: y((d := z()) + torch.ones(d.shape).cumsum(0)), OTHER),
+    "place from the right": (lambda: y((d := z()) + torch.ones(d.shape).cumsum(0).flip(0)), OTHER),
+    "shape": (lambda: y(torch.zeros(2, *z().shape)), "'y' .* has shape .*; expected"),
+    "values of a trace": (looks_into_a_trace, OTHER),
+    # State that changes from call to call.
+    "counter": (counts_calls, OTHER),
+    "data": (lambda: (BUFFER.add_(1), y(z() + BUFFER.sum())), OTHER),
+    "generator of numpy": (lambda: y(z() + float(RNG.normal())), OTHER),
+    "size": (changes_its_size, OTHER),
+    "names": (names_by_calls, "its runs differ in their sites: 'z_"),
+    "kinds": (is_computed_at_times, "its runs differ in their sites: 'z'"),
+    # Nothing can be said, or it fails.
+    "no density": (lambda: an.sample("z", Odd(torch.rand, raises)), "of site 'z' .* no density"),
+    "lift": (lifts, "site 'weight'"),
+    "error": (fails_at_more_dimensions, r"at .*test_verify.py:\d+ it raises RuntimeError: my own"),
+}
 
 
-@pytest.mark.parametrize(("model", "reason"), REFUSED, ids=[m.__name__ for m, _ in REFUSED])
+@pytest.mark.parametrize(("model", "reason"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("seed", range(3))
 def test_what_could_be_another_distribution_is_refused(
     model: Model, reason: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
     predictive = an.infer.Predictive(model, samples=SAMPLES, vectorized=True)
-    with pytest.raises(NotVectorizableError, match=f"(?s){reason}"):
+    with pytest.raises(NotVectorizableError, match=f"(?s){reason}") as error:
         predictive()
+    assert "leave the plate" not in str(error.value)  # of which the user knows nothing
+
+
+def test_discrete_draws_that_are_equal_by_chance_are_not_shared() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        an.infer.Predictive(coin, samples=2, vectorized=True)()
 
 
 def broadcasts() -> None:

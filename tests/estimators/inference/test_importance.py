@@ -21,8 +21,8 @@ from torch.distributions import (
 )
 
 import ancestral as an
+from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
-from ancestral.estimators.batched.verify import NotVectorizableError
 from ancestral.estimators.inference.importance import (
     GuideSiteError,
     NoWeightError,
@@ -174,36 +174,23 @@ def test_at_once_and_in_turn_give_equal_weights_at_equal_values() -> None:
 
 
 def test_a_program_that_mixes_the_runs_is_run_in_turn() -> None:
-    def mixing() -> None:
-        z = an.sample("z", Normal(0.0, 1.0))
-        an.sample("x", Normal(z.mean(), 1.0), obs=torch.tensor(0.5))
-
     def branching() -> None:
         z = an.sample("z", Normal(0.0, 1.0))
         if z > 0:
             an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
-
-    def noisy() -> None:
-        z = an.sample("z", Normal(0.0, 1.0))
-        an.sample("x", Normal(z + torch.randn(()), 1.0), obs=torch.tensor(0.5))
 
     def positional() -> None:
         z = an.sample("z", Independent(Normal(torch.zeros(3, 3), 1.0), 2))
         an.sample("x", Independent(Normal(z.sum(1), 1.0), 1), obs=torch.ones(3))
 
     for program, reason in (
-        (mixing, r"depends on other elements of site 'z' .* too; mixed by mean at"),
         (branching, r"at .*test_importance.py:\d+ Python reads a value"),
-        (noisy, "it draws random numbers outside its sites"),
         (positional, "at 'x' .* a run among others is not what it is alone"),
     ):
         told = f"(?s)importance runs the program 4 times.*{reason}.*if this is meant"
         with pytest.warns(InTurnWarning, match=told):
             found = an.infer.importance(program, samples=4)
         assert re.search(reason, found.in_turn)
-        assert (
-            an.infer.importance(program, samples=4, vectorized=False).in_turn == "vectorized=False"
-        )
         with pytest.raises(NotVectorizableError, match=f"(?s){reason}"):
             an.infer.importance(program, samples=4, vectorized=True)
 

@@ -6,9 +6,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 import ancestral as an
+from ancestral.estimators.batched.run import NotVectorizableError, StackedValuesError
 from ancestral.estimators.batched.run_many import InTurnWarning
-from ancestral.estimators.batched.verify import NotVectorizableError
-from ancestral.estimators.inference.predictive import StackedValuesError
 
 
 def model(x: Tensor, y: Tensor | None = None) -> None:
