@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.linear.transpose import transposed
-from ancestral.provenance.rules.operands import Args, Kwargs
+from ancestral.provenance.rules.operands import Args, Kwargs, argument
 from ancestral.provenance.tensor.linear_form import Adjoint, Call, Hole, Operand, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance, run
 from ancestral.provenance.tensor.torch_internals import read_device
@@ -142,8 +142,8 @@ class Row:
 
 
 def first(args: Args, kwargs: Kwargs) -> Any:
-    """Return the first operand, which may be given as ``input=``."""
-    return args[0] if args else kwargs["input"]
+    """Return the first operand, which may be given by name."""
+    return args[0] if args else argument(args, kwargs, 0, "input", "self", "tensor")
 
 
 def _is_value(holder: Any, key: Any) -> bool:
