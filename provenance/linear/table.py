@@ -146,6 +146,8 @@ def _is_kept(args: Args, kwargs: Kwargs) -> bool:
 
 def _is_total(args: Args, kwargs: Kwargs) -> bool:
     """Return whether a sum is over dimensions that are known by number."""
+    if len(args) == 1 and not kwargs:  # the most frequent
+        return True
     dims = argument(args, kwargs, 1, "dim", "axis")
     listed = dims if isinstance(dims, (tuple, list)) else [dims]
     return all(dim is None or type(dim) is int for dim in listed) and _is_kept(args, kwargs)

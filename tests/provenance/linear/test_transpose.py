@@ -130,13 +130,14 @@ def test_a_cast_that_rounds_has_no_form() -> None:
 
 
 def test_a_dimension_that_was_drawn_is_no_constant() -> None:
-    x, dim = an.track(torch.randn(3), "x"), an.track(torch.tensor(0), "dim")
+    x = an.track(torch.randn(3), "x")
+    dim: Any = an.track(torch.tensor(0), "dim")
     for result in (torch.stack([x, x], dim), torch.cat([x, x], dim), torch.cumsum(x, dim)):
         assert result._form is None  # type: ignore[attr-defined]
         assert an.provenance_of(result) == {"x", "dim"}
 
 
-ZERO = torch.tensor(0)  # a number, given as a tensor
+ZERO: Any = torch.tensor(0)  # a number, given as a tensor
 
 
 @pytest.mark.parametrize(
@@ -146,9 +147,9 @@ ZERO = torch.tensor(0)  # a number, given as a tensor
         lambda s: torch.flip(s.x(), [ZERO]),
         lambda s: torch.diagonal_scatter(s.x(2, 2), s.x(2), ZERO),
         lambda s: torch.diff(s.x(), prepend=s.c(), append=s.x()),
-        lambda s: torch.where(s.mask(), *[s.x()] * 2),
-        lambda s: torch.lerp(*[s.x()] * 2, 0.25),
-        lambda s: torch.addcmul(*[s.x()] * 2, s.c(), value=ZERO + 2),
+        lambda s: (lambda x: torch.where(s.mask(), x, x))(s.x()),
+        lambda s: (lambda x: torch.lerp(x, x, 0.25))(s.x()),
+        lambda s: (lambda x: torch.addcmul(x, x, s.c(), value=ZERO + 2))(s.x()),
         lambda s: torch.cat(tensors=[s.x()] * 3),
         lambda s: torch.einsum("ij,jk", [s.c(), s.x(s.columns, 2)]),
         lambda s: torch.einsum(s.c(), [0, 1], s.x(), [0, 1]),
@@ -163,9 +164,9 @@ def test_an_operand_is_found_however_it_is_given(call: Callable[[Source], Tensor
 
 
 def test_a_sum_over_dimensions_that_are_tensors_is_one_cost() -> None:
-    x = an.track(torch.randn(3, 2), "x")
-    assert x.sum(ZERO)._form is None  # type: ignore[attr-defined]
-    assert x.mean([0, ZERO + 1])._form is None  # type: ignore[attr-defined]
+    x: Any = an.track(torch.randn(3, 2), "x")
+    assert x.sum(ZERO)._form is None
+    assert x.mean([0, ZERO + 1])._form is None
 
 
 class Twice:
