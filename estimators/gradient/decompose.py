@@ -5,6 +5,7 @@ of its operands by the adjoint of its step. What has no form is a leaf: a cost, 
 """
 
 import heapq
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +85,7 @@ class Walk:
         self.constant = 0.0
         self.constants: list[Constant] = []
 
-    def run(self, loss: Tensor, weight: Weight) -> None:
+    def run(self, loss: Tensor | Form, weight: Weight) -> None:
         """Take a loss apart.
 
         Raises:
@@ -161,72 +162,51 @@ class Blame(NamedTuple):
 def blamed(loss: Tensor, weight: Weight) -> Blame:
     """Return the first step that does not add up, and the size of what was added."""
     walk = Walk()
-    steps: list[Step] = []
     walk.visit(resolve(loss), weight, -1)
+    steps: list[Step] = []
     while walk.heap:
         steps.append(walk.step())
-    values: dict[int, Tensor] = {}
+    known: dict[int, Tensor] = {}
     largest = 0.0
-    for step in sorted(steps, key=lambda step: step.form[0]):
-        operands = [_value(operand, values, walk) for operand in step.form[2]]
-        value = values[id(step.form)] = value_of(step.form, operands)
-        given, size = _product(step.weight, value)
-        got = [_product(share, x) for share, x in zip(step.shares, operands, strict=True)]
-        largest = max(largest, size + sum(part for _, part in got))
-        if not abs(given - sum(part for part, _ in got)) <= 1e-6 * largest:
-            return Blame(_described(step.form, value), largest)
+    for form, share_of_form, shares in sorted(steps, key=lambda step: step.form[0]):
+        operands = [
+            known[id(x)] if x.__class__ is tuple else _value(x, walk.computed) for x in form[2]
+        ]
+        value = known[id(form)] = value_of(form, operands)
+        given = _weighted(share_of_form, value)
+        got = [_weighted(share, x) for share, x in zip(shares, operands, strict=True)]
+        largest = max(largest, sum(float(part.abs().sum()) for part in (given, *got)))
+        if not abs(float(given.sum()) - sum(float(part.sum()) for part in got)) <= 1e-6 * largest:
+            sources = ", ".join(sorted(set(_sources(form)))) or "no site"
+            shape = list(value.shape)
+            text = f"{name_of(form)}, of shape {shape}, depending on {sources},"
+            return Blame(text, largest)
     return Blame(None, largest)
 
 
-def _value(operand: Any, values: dict[int, Tensor], walk: Walk) -> Tensor:
-    if operand.__class__ is tuple:
-        return values[id(operand)]
+def _value(operand: Any, computed: dict[int, tuple[Unreduced, Tensor]]) -> Tensor:
+    """Return the value of a leaf in double precision."""
     if isinstance(operand, Unreduced):
-        each = walk.computed[id(operand)][1]
-        return _double(each) * operand.scale(each)
-    return (
-        _double(operand)
-        if isinstance(operand, Tensor)
-        else torch.as_tensor(float(operand)).double()
-    )
+        _, each = computed[id(operand)]
+        return _value(each, computed) * operand.scale(each)
+    plain = raw(Tensor.detach, operand) if isinstance(operand, Tensor) else float(operand)
+    return torch.as_tensor(plain, dtype=torch.float64)
 
 
-def _double(tensor: Tensor) -> Tensor:
-    plain: Tensor = raw(Tensor.detach, tensor)
-    return plain.double()
-
-
-def _product(share: Share, value: Tensor) -> tuple[float, float]:
-    """Return the sum of the weighted elements, and that of their sizes."""
+def _weighted(share: Share, value: Tensor) -> Tensor:
     if isinstance(share, Placed):
         value, share = share.part(value), share.weight
-    weighted = value.detach() * (share.detach() if isinstance(share, Tensor) else share)
-    return float(weighted.sum()), float(weighted.abs().sum())
+    return value.detach() * (share.detach() if isinstance(share, Tensor) else share)
 
 
-def _described(form: Form, value: Tensor) -> str:
-    sources = ", ".join(sorted(_sources(form))) or "no site"
-    return f"{name_of(form)}, of shape {list(value.shape)}, depending on {sources},"
-
-
-def _sources(form: Form) -> set[str]:
-    """Return the sources of all that a form was made of, with the lines where they were drawn."""
-    found: set[str] = set()
-    pending: list[Any] = [form]
-    seen: set[int] = set()
-    while pending:
-        operand = pending.pop()
-        if id(operand) in seen:
-            continue
-        seen.add(id(operand))
-        if operand.__class__ is tuple:
-            pending.extend(operand[2])
-        elif isinstance(operand, Unreduced):
-            pending.extend(tensor for tensor, _ in operand.versions)
-        else:
-            known = provenance(operand)
-            owner = None if known is None else known.universe.owner
-            for source in () if known is None else known.sources:
-                node = owner.get(source.name) if isinstance(owner, Trace) else None
-                found.add(repr(source.name) + (f" ({node.location})" if node else ""))
-    return found
+def _sources(form: Form) -> Iterator[str]:
+    """Yield the sources of all that a form was made of, with the lines where they were drawn."""
+    walk = Walk()
+    walk.run(form, 1.0)
+    for leaf in walk.leaves.values():
+        known = provenance(leaf.operand)
+        assert known is not None
+        owner = known.universe.owner
+        for source in known.sources:
+            node = owner.get(source.name) if isinstance(owner, Trace) else None
+            yield repr(source.name) + (f" ({node.location})" if node else "")

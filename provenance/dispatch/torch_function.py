@@ -26,8 +26,7 @@ from ancestral.provenance.dispatch.inplace import (
     targets,
 )
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
-from ancestral.provenance.linear.moves import SPLITS
-from ancestral.provenance.linear.registry import LINEAR, form_of, forms_of
+from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
 from ancestral.provenance.rules.mutation import writes_besides, written_besides
 from ancestral.provenance.rules.registry import operands_of, tensors_in
 from ancestral.provenance.rules.slicing import pieces_of

@@ -14,17 +14,12 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.linear.build import (
-    FIRST,
-    Linear,
-    Table,
-    is_tracked,
-)
-from ancestral.provenance.linear.transpose import same
+from ancestral.provenance.linear.build import Builder, Linear, is_tracked
+from ancestral.provenance.linear.transpose import reshaped
 from ancestral.provenance.rules.operands import Args, Kwargs, tensors_in
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import controlling
-from ancestral.provenance.tensor.linear_form import Call, OverwrittenError, version_of
+from ancestral.provenance.tensor.linear_form import Call, Hole, OverwrittenError, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
 
 Divisor = Callable[[Tensor], float | Tensor]
@@ -84,7 +79,7 @@ def _loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs
     unreduced = Unreduced(
         function, tuple(args), dict(kwargs), divisor, versions, held, torch.is_grad_enabled()
     )
-    return same, (unreduced,), Call(torch.sum, (FIRST,), NO_KEYWORDS, ())
+    return partial(reshaped, ()), (unreduced,), _SUM
 
 
 def _divisor(function: Callable[..., Any], given: dict[str, Any]) -> Divisor | None:
@@ -137,29 +132,17 @@ def _never(target: Tensor, ignored: int) -> bool:
     return ignored < 0 and isinstance(lowest, int) and lowest >= 0
 
 
+_SUM = Call(torch.sum, (Hole(0),), NO_KEYWORDS, ())
 _MOVING = (torch.reshape, Tensor.expand)
 _OF_CLASSES = (F.cross_entropy, F.nll_loss)
+_NAMES = """
+    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy
+    gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
+    multi_margin_loss multilabel_soft_margin_loss nll_loss poisson_nll_loss smooth_l1_loss
+    soft_margin_loss triplet_margin_loss
+"""
 _SIGNATURES = {
     function: inspect.signature(function)
-    for function in (
-        F.binary_cross_entropy,
-        F.binary_cross_entropy_with_logits,
-        F.cosine_embedding_loss,
-        F.cross_entropy,
-        F.gaussian_nll_loss,
-        F.hinge_embedding_loss,
-        F.huber_loss,
-        F.kl_div,
-        F.l1_loss,
-        F.margin_ranking_loss,
-        F.mse_loss,
-        F.multi_margin_loss,
-        F.multilabel_soft_margin_loss,
-        F.nll_loss,
-        F.poisson_nll_loss,
-        F.smooth_l1_loss,
-        F.soft_margin_loss,
-        F.triplet_margin_loss,
-    )
+    for function in (getattr(F, name) for name in _NAMES.split())
 }
-LOSSES: Table = {function: partial(_loss, function) for function in _SIGNATURES}
+LOSSES: dict[Callable[..., Any], Builder] = dict.fromkeys(_SIGNATURES, _loss)

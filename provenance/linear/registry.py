@@ -1,8 +1,7 @@
 """Registry of linear forms: the form that the result of an op gets, so that a loss can be undone.
 
-`LINEAR` is the table of the ops that are linear, gathered from the modules of their families.
-Everything that is missing in it is one separate cost; that is always right and costs variance
-only.
+Everything that is missing in the table of linear ops is one separate cost; that is always right and
+costs variance only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,40 +12,33 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.linear.build import Table, call_of, device_of, shape_of
-from ancestral.provenance.linear.loss import LOSSES
-from ancestral.provenance.linear.moves import REARRANGEMENTS, SPLITS
-from ancestral.provenance.linear.products import CONTRACTIONS
-from ancestral.provenance.linear.reductions import REDUCTIONS
-from ancestral.provenance.linear.sums import SUMS
-from ancestral.provenance.linear.transpose import placed, transposed
-from ancestral.provenance.rules.operands import Args, Kwargs, argument, positional
+from ancestral.provenance.linear.build import first, shape_of
+from ancestral.provenance.linear.table import LINEAR, SPLITS
+from ancestral.provenance.linear.transpose import placed
+from ancestral.provenance.rules.operands import Args, Kwargs, argument
 from ancestral.provenance.tensor import storage as watching
-from ancestral.provenance.tensor.linear_form import Form, Operand, serials
-from ancestral.provenance.tensor.tensor import attach, raw
+from ancestral.provenance.tensor.linear_form import Call, Form, Hole, Operand, serials
+from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, raw
 
-LINEAR: Table = {**SUMS, **REDUCTIONS, **CONTRACTIONS, **REARRANGEMENTS, **LOSSES}
+__all__ = [
+    "LINEAR",
+    "SPLITS",
+    "form_of",
+    "forms_of",
+    "resolve",
+    "when_cut",
+    "without_history",
+    "written_since",
+]
 
 
 def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Form | None:
     """Return the form of the result of an op, or None where the op is not linear."""
     builder = LINEAR.get(function)
-    if builder is None:
-        return None
-    if not args:
-        args, kwargs = positional(args, kwargs)
-    built = builder(shape, args, kwargs) if args else None
+    built = None if builder is None else builder(function, shape, args, kwargs)
     if built is None:
         return None
     adjoint, operands, call = built
-    if call is None:
-        call = call_of(function, args, kwargs, operands)
-        if call is None:
-            return None
-    if adjoint is None:
-        held = call.versions[0][0] if call.versions else None
-        device = held.device if held is not None and held.ndim else device_of(operands)
-        adjoint = partial(transposed, call, [shape_of(x) for x in operands], device)
     made_of = resolve if torch.is_grad_enabled() else without_history
     return (next(serials), adjoint, tuple([made_of(x) for x in operands]), call, function)
 
@@ -55,13 +47,29 @@ def forms_of(
     function: Callable[..., Any], results: Sequence[Tensor], args: Args, kwargs: Kwargs
 ) -> Iterator[Form]:
     """Yield the forms of the results of an op that returns the parts of its operand."""
-    args, kwargs = positional(args, kwargs)
-    parts, dim_of = SPLITS[function]
-    x = args[0] if args else argument(args, kwargs, 0, "self", "tensor")
+    x = first(args, kwargs)
     operand = resolve(x) if torch.is_grad_enabled() else without_history(x)
     shape = shape_of(x)
-    for call in parts(results, x, dim_of(x, args, kwargs)):
+    if function.__name__ == "unbind":
+        parts = _rows(len(results), argument(args, kwargs, 1, "dim", "axis", default=0))
+    else:
+        parts = _sections(shape, [shape_of(result) for result in results])
+    for call in parts:
         yield (next(serials), partial(placed, call, shape), (operand,), call, function)
+
+
+def _rows(count: int, dim: int) -> Iterator[Call]:
+    for index in range(count):
+        yield Call(torch.select, (Hole(0), dim, index), NO_KEYWORDS, ())
+
+
+def _sections(shape: Shape, sizes: Sequence[Shape]) -> Iterator[Call]:
+    """Yield how the parts of these sizes are taken, along the dimension that was cut."""
+    cut = (d for d, whole in enumerate(shape) if any(size[d] != whole for size in sizes))
+    dim, start = next(cut, 0), 0
+    for size in sizes:
+        yield Call(torch.narrow, (Hole(0), dim, start, size[dim]), NO_KEYWORDS, ())
+        start += size[dim]
 
 
 def resolve(operand: Operand) -> Operand:

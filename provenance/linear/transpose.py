@@ -4,8 +4,7 @@ The transpose of an op that is linear in its operands is what autograd multiplie
 back, wherever the operands are: `transposed` asks it, at zero and in double precision. The frequent
 steps are written out, because they keep a weight that is one number a number.
 
->>> adjoint = uniform(0.5, (4,), (1,))  # half a sum of four
->>> adjoint(2.0)
+>>> uniform(0.5, (4,), None, 2.0)  # half a sum of four
 (1.0,)
 """
 
@@ -17,8 +16,6 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.linear_form import (
-    ALL,
-    Adjoint,
     Call,
     Form,
     Hole,
@@ -29,11 +26,6 @@ from ancestral.provenance.tensor.linear_form import (
     version_of,
 )
 from ancestral.provenance.tensor.tensor import raw
-
-
-def same(weight: Weight) -> tuple[Weight]:
-    """Adjoint of a step that changes no value and no shape."""
-    return (weight,)
 
 
 def both(weight: Weight) -> tuple[Weight, Weight]:
@@ -111,30 +103,22 @@ def divided(
     return (reduced(weight * inverse, result, operand),)
 
 
-def uniform(scale: float, operand: Sequence[int], unsqueezed: Sequence[int]) -> Adjoint:
-    """Return the adjoint of a sum over dimensions, times `scale`.
-
-    `unsqueezed` is the result's shape with the summed dimensions kept as ones.
-    """
-
-    def adjoint(weight: Weight) -> tuple[Weight]:
-        if isinstance(weight, Tensor):
-            return ((weight * scale).reshape(tuple(unsqueezed)).expand(tuple(operand)),)
+def uniform(
+    scale: float, operand: Sequence[int], dims: int | Sequence[int] | None, weight: Weight
+) -> tuple[Weight]:
+    """Adjoint of a sum over dimensions, all for None, times a number."""
+    if not isinstance(weight, Tensor):
         return (weight * scale,)
-
-    return adjoint
+    rank = len(operand)
+    listed = (dims,) if isinstance(dims, int) else dims or range(rank)
+    gone = {dim % rank for dim in listed} if rank else set[int]()
+    kept = [1 if dim in gone else size for dim, size in enumerate(operand)]
+    return ((weight * scale).reshape(kept).expand(tuple(operand)),)
 
 
 def reshaped(operand: Sequence[int], weight: Weight) -> tuple[Weight]:
-    """Adjoint of a reshape."""
+    """Adjoint of a reshape, and of a step that changes neither value nor shape."""
     return (weight.reshape(tuple(operand)) if isinstance(weight, Tensor) else weight,)
-
-
-def joined(dim: int, sizes: Sequence[int], weight: Weight) -> Sequence[Weight]:
-    """Adjoint of `torch.cat` along `dim` of tensors of these sizes."""
-    if isinstance(weight, Tensor):
-        return torch.split(weight, list(sizes), dim)
-    return [weight] * len(sizes)
 
 
 def stacked(dim: int, count: int, weight: Weight) -> Sequence[Weight]:
@@ -147,11 +131,13 @@ def placed(call: Call, operand: tuple[int, ...], weight: Weight) -> tuple[Placed
     return (Placed(partial(replayed, call), weight, operand),)
 
 
-def permuted(call: Call, operand: tuple[int, ...], weight: Weight) -> Sequence[Weight]:
-    """Adjoint of a step that gives every element its own place."""
+def permuted(
+    call: Call, operands: Sequence[tuple[int, ...]], device: torch.device, weight: Weight
+) -> Sequence[Weight]:
+    """Adjoint of a step that gives every element of its operands its own place."""
     if not isinstance(weight, Tensor):
-        return (weight,)
-    return transposed(call, (operand,), weight.device, weight)
+        return [weight] * len(operands)
+    return transposed(call, operands, device, weight)
 
 
 def transposed(
@@ -182,9 +168,11 @@ def replayed(call: Call, *operands: Tensor) -> Tensor:
 def _filled(value: Any, operands: Sequence[Tensor]) -> Any:
     """Return arguments with operands in their holes, and constants in double precision."""
     if isinstance(value, Hole):
-        return list(operands) if value is ALL else operands[value.number]
+        return operands[value.number]
     if type(value) in (tuple, list):
         return type(value)(_filled(item, operands) for item in value)
+    if isinstance(value, torch.dtype):
+        return torch.float64
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.double()
     return value
@@ -208,14 +196,16 @@ def _sum(factors: Sequence[float], *operands: Tensor) -> Tensor:
     return sum(terms[1:], terms[0])
 
 
-_NAMES: dict[Any, str] = {
-    both: "add",
-    difference: "sub",
-    negative: "neg",
-    summed: "add or sub",
-    scaled: "mul",
-    divided: "div",
+_FAST: dict[Any, tuple[str, Callable[..., Tensor]]] = {
+    both: ("add", torch.add),
+    difference: ("sub", torch.sub),
+    negative: ("neg", torch.neg),
+    summed: ("add or sub", lambda *given: _sum(given[-1], *given[:-1])),
+    scaled: ("mul", torch.mul),
+    divided: ("div", torch.div),
 }
+"""The steps of the fast path, which keep no call: the name, and the function of the operands and
+the third argument of the adjoint."""
 
 
 def name_of(form: Form) -> str:
@@ -224,7 +214,7 @@ def name_of(form: Form) -> str:
         function = form[4]
         owner = getattr(function, "__self__", None)  # of an attribute, such as T
         return str(getattr(owner if function.__name__ == "__get__" else function, "__name__", "?"))
-    return _NAMES[getattr(form[1], "func", form[1])]
+    return _FAST[getattr(form[1], "func", form[1])][0]
 
 
 def value_of(form: Form, operands: Sequence[Tensor]) -> Tensor:
@@ -232,19 +222,5 @@ def value_of(form: Form, operands: Sequence[Tensor]) -> Tensor:
     if len(form) == 5:
         return replayed(form[3], *operands)
     adjoint: Any = form[1]
-    arguments: tuple[Any, ...] = getattr(adjoint, "args", ())
-    first, *rest = operands
-    match _NAMES[getattr(adjoint, "func", adjoint)]:
-        case "add":
-            result = first + rest[0]
-        case "sub":
-            result = first - rest[0]
-        case "neg":
-            result = -first
-        case "mul":
-            result = first * exact(arguments[2])
-        case "div":
-            result = first / exact(arguments[2])
-        case _:
-            result = _sum(arguments[2], *operands)
-    return result
+    _, function = _FAST[getattr(adjoint, "func", adjoint)]
+    return function(*operands, *map(exact, getattr(adjoint, "args", ())[2:3]))

@@ -42,10 +42,6 @@ class Hole(NamedTuple):
     number: int
 
 
-ALL = Hole(-1)
-"""Where all operands stood, as a list."""
-
-
 class Call(NamedTuple):
     """An op as it was called, with holes for its operands and the constants that it was given.
 

@@ -26,8 +26,7 @@ import ancestral as an
 from ancestral.estimators.gradient.decompose import Walk
 from ancestral.estimators.gradient.loss_terms import LossMismatchError, terms_of
 from ancestral.provenance.linear.loss import LOSSES
-from ancestral.provenance.linear.moves import SPLITS
-from ancestral.provenance.linear.registry import LINEAR
+from ancestral.provenance.linear.registry import LINEAR, SPLITS
 from ancestral.provenance.linear.transpose import name_of as name_of_form
 from ancestral.provenance.tensor.linear_form import Placed, Weight
 
@@ -128,6 +127,46 @@ def test_a_cast_that_rounds_has_no_form() -> None:
     x = an.track(torch.randn(3, dtype=torch.float64), "x")
     for rounded in (x.float(), x.to(torch.float32), x.sum(dtype=torch.float32), x.to(torch.int64)):
         assert rounded._form is None  # type: ignore[attr-defined]
+
+
+def test_a_dimension_that_was_drawn_is_no_constant() -> None:
+    x = an.track(torch.randn(3), "x")
+    dim: Any = an.track(torch.tensor(0), "dim")
+    for result in (torch.stack([x, x], dim), torch.cat([x, x], dim), torch.cumsum(x, dim)):
+        assert result._form is None  # type: ignore[attr-defined]
+        assert an.provenance_of(result) == {"x", "dim"}
+
+
+ZERO: Any = torch.tensor(0)  # a number, given as a tensor
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: s.x().select(ZERO, ZERO),
+        lambda s: torch.flip(s.x(), [ZERO]),
+        lambda s: torch.diagonal_scatter(s.x(2, 2), s.x(2), ZERO),
+        lambda s: torch.diff(s.x(), prepend=s.c(), append=s.x()),
+        lambda s: (lambda x: torch.where(s.mask(), x, x))(s.x()),
+        lambda s: (lambda x: torch.lerp(x, x, 0.25))(s.x()),
+        lambda s: (lambda x: torch.addcmul(x, x, s.c(), value=ZERO + 2))(s.x()),
+        lambda s: torch.cat(tensors=[s.x()] * 3),
+        lambda s: torch.einsum("ij,jk", [s.c(), s.x(s.columns, 2)]),
+        lambda s: torch.einsum(s.c(), [0, 1], s.x(), [0, 1]),
+        lambda s: s.x().sum(0, dtype=torch.float64).cumsum(0, dtype=torch.float64),
+        lambda s: torch.addmm(s.c(s.rows, 2), mat1=s.x(), mat2=s.c(s.columns, 2)),
+    ],
+)
+def test_an_operand_is_found_however_it_is_given(call: Callable[[Source], Tensor]) -> None:
+    result = call(Source(3, 3, 11))
+    assert_is_transposed(result, torch.rand(result.shape, dtype=torch.float64))
+    assert_is_transposed(result, 0.75)
+
+
+def test_a_sum_over_dimensions_that_are_tensors_is_one_cost() -> None:
+    x: Any = an.track(torch.randn(3, 2), "x")
+    assert x.sum(ZERO)._form is None
+    assert x.mean([0, ZERO + 1])._form is None
 
 
 class Twice:
