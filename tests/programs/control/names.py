@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
 written = control(escapes=False)
 
@@ -59,19 +59,24 @@ def an_untyped_storage_read(theta: Tensor) -> Tensor:
     return theta[1] * (1.3 if last else 0.2)
 
 
-@control()
-def an_equality_method(theta: Tensor) -> Tensor:
-    return theta[1] * (1.3 if coin(theta).equal(torch.zeros(2, dtype=torch.float64)) else 0.2)
-
-
-@control()
-def unique_consecutive_of_a_method(theta: Tensor) -> Tensor:
-    return theta[1] * coins(theta[0], 3).unique_consecutive().numel()
-
-
-@control()
-def an_array_by_its_protocol(theta: Tensor) -> Tensor:
-    return theta[1] * float(coin(theta).__array__()[0])
+rows(
+    control(),
+    {
+        "an_equality_method": lambda theta: (
+            theta[1] * (1.3 if coin(theta).equal(torch.zeros(2, dtype=torch.float64)) else 0.2)
+        ),
+        "unique_consecutive_of_a_method": lambda theta: (
+            theta[1] * coins(theta[0], 3).unique_consecutive().numel()
+        ),
+        "an_array_by_its_protocol": lambda theta: theta[1] * float(coin(theta).__array__()[0]),
+        "a_symbolic_float": lambda theta: theta[1] * torch.sym_float(coin(theta[0])),
+        "a_symbolic_integer": lambda theta: theta[1] * torch.sym_int(coin(theta[0])),
+        "a_symbolic_negation": lambda theta: (
+            theta[1] * (1.5 if torch.sym_not(coin(theta[0]) > 0) else 0.3)
+        ),
+        "a_symbolic_root": lambda theta: theta[1] * torch._sym_sqrt(coin(theta[0])),
+    },
+)
 
 
 @control(escapes=None, decides=False)
@@ -180,19 +185,24 @@ def irshift(theta: Tensor) -> Tensor:
     return before.double() @ theta
 
 
-@control(escapes=None, decides=False)
-def a_logarithmic_range(theta: Tensor) -> Tensor:
-    return torch.logspace(0, coin(theta[0]), 3).double()[1] * theta[1]
-
-
-@control(escapes=None, decides=False)
-def a_linear_range(theta: Tensor) -> Tensor:
-    return torch.linspace(0, coin(theta[0]) + 1, 3).double()[1] * theta[1]
-
-
-@control(escapes=None, decides=False)
-def a_range_with_a_start(theta: Tensor) -> Tensor:
-    return torch.arange(coin(theta[0]), 3).double().sum() * theta[1]
+rows(
+    control(escapes=None, decides=False),
+    {
+        "a_logarithmic_range": lambda theta: (
+            torch.logspace(0, coin(theta[0]), 3).double()[1] * theta[1]
+        ),
+        "a_linear_range": lambda theta: (
+            torch.linspace(0, coin(theta[0]) + 1, 3).double()[1] * theta[1]
+        ),
+        "a_range_with_a_start": lambda theta: (
+            torch.arange(coin(theta[0]), 3).double().sum() * theta[1]
+        ),
+        "a_new_tensor": lambda theta: TABLE.new_tensor([coin(theta[0]), 0.5]) @ theta,
+        "a_scripted_function": lambda theta: _scripted()(coin(theta), TABLE[:2]) @ theta,
+        "a_scripted_method": lambda theta: _script_module()(coin(theta)) @ theta,
+        "a_symbolic_sum": lambda theta: theta[1] * torch.sym_sum([coin(theta[0]), 1]),
+    },
+)
 
 
 @control(escapes=None, decides=False)
@@ -201,49 +211,9 @@ def a_sparse_tensor_of_places(theta: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(places, coin(theta), check_invariants=True).to_dense() @ theta
 
 
-@control(escapes=None, decides=False)
-def a_new_tensor(theta: Tensor) -> Tensor:
-    return TABLE.new_tensor([coin(theta[0]), 0.5]) @ theta
-
-
-@control(escapes=None, decides=False)
-def a_scripted_function(theta: Tensor) -> Tensor:
-    return _scripted()(coin(theta), TABLE[:2]) @ theta
-
-
-@control(escapes=None, decides=False)
-def a_scripted_method(theta: Tensor) -> Tensor:
-    return _script_module()(coin(theta)) @ theta
-
-
 @control()
 def a_string_of_digits(theta: Tensor) -> Tensor:
     return theta[1] * int("%d" % roll(theta)) + num(0.3)  # noqa: UP031 (what is tested)
-
-
-@control()
-def a_symbolic_float(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_float(coin(theta[0]))
-
-
-@control()
-def a_symbolic_integer(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_int(coin(theta[0]))
-
-
-@control()
-def a_symbolic_negation(theta: Tensor) -> Tensor:
-    return theta[1] * (1.5 if torch.sym_not(coin(theta[0]) > 0) else 0.3)
-
-
-@control()
-def a_symbolic_root(theta: Tensor) -> Tensor:
-    return theta[1] * torch._sym_sqrt(coin(theta[0]))
-
-
-@control(escapes=None, decides=False)
-def a_symbolic_sum(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_sum([coin(theta[0]), 1])
 
 
 @control(decides=False)
