@@ -465,16 +465,6 @@ def test_a_coin_of_a_reparameterized_draw_may_decide(estimator: Any, logits: Ten
         torch.testing.assert_close(moments(program, [logits], estimate).mean, exact)
 
 
-def test_the_lines_of_the_decisions_are_listed(logits: Tensor) -> None:
-    with an.record() as trace:
-        z = coins(logits)
-        if z[0] > 0:
-            z = z + 1
-    (found,) = trace.escapes
-    assert found.sources == {"z"}
-    assert found.filename == __file__
-
-
 def declares_then_escapes(logits: Tensor) -> Tensor:
     """Declare the cost of the first coin, then branch on the second, and pay for that."""
     first = Bernoulli(logits=logits[0]).sample()

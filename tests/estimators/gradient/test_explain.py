@@ -184,6 +184,6 @@ def test_a_site_that_is_none_and_a_cost_without_it_are_errors() -> None:
         an.explain("nobody", cost)
     with pytest.raises(LossError, match="no draw gave"):
         an.explain(z * 1, cost)
-    with pytest.raises(LossError, match=r"does not depend on site 'z' \(.*test_explanation"):
+    with pytest.raises(LossError, match=r"does not depend on site 'z' \(.*test_explain"):
         an.explain(z, cost)
     assert [line.site for line in an.explain("w", cost).lines] == ["w", "w"]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from programs.estimates import fresh, gradients
 from torch import Tensor
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.estimators.gradient.nested_loss import LossError
-from oracles import derivatives, exact_gradient, flat, moments, paths, replaying
+from oracles import derivatives, exact_gradient, moments, paths, replaying
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 THETA = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
@@ -37,13 +38,13 @@ def summed(theta: Tensor, prior: Tensor) -> Tensor:
 
 def estimate(is_nested: bool, is_surrogate: bool, _: Any, given: Any) -> Tensor:
     """Estimate the gradient of the nested losses, or of their sum."""
-    leaves = [p.detach().clone().requires_grad_() for p in given]
+    leaves = fresh(given)
     with an.record():
         loss = parts(*leaves) if is_nested else summed(*leaves)
     if is_surrogate:
         return derivatives(an.surrogate(loss), leaves)
     an.backward(loss)
-    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+    return gradients(leaves)
 
 
 @pytest.mark.parametrize("is_surrogate", [False, True])

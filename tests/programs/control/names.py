@@ -1,18 +1,18 @@
 """One program for each of the names that let a value out, or write in place, and no other has."""
 
 # torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type, attr-defined"
+# mypy: disable-error-code="no-any-return, call-overload, arg-type, attr-defined, no-untyped-call"
 
 import functools
+import operator
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from programs.control.register import TABLE, coin, coins, control, num, roll, rows
-
-written = control(escapes=False)
 
 
 def _select(z: Tensor, table: Tensor) -> Tensor:
@@ -85,104 +85,32 @@ def an_array_wrapped(theta: Tensor) -> Tensor:
     return z.__array_wrap__(TABLE[:2].numpy()).sum() * theta[1] + z.sum() * theta[0]
 
 
-@written
-def iadd(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer += coin(theta)
-    return buffer @ theta
+def seen(write: Callable[[Tensor, Tensor], object], operand: Tensor) -> Tensor:
+    """Return whole numbers through a view that was there before they were written into."""
+    buffer = torch.tensor([5, 6])
+    before = buffer.view(2)
+    write(buffer, operand)
+    return before.double()
 
 
-@written
-def isub(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer -= coin(theta)
-    return buffer @ theta
-
-
-@written
-def imul(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer *= coin(theta)
-    return buffer @ theta
-
-
-@written
-def itruediv(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer /= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def idiv(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer.__idiv__(coin(theta) + 1)
-    return buffer @ theta
-
-
-@written
-def ifloordiv(theta: Tensor) -> Tensor:
-    buffer = 3 * TABLE[:2]
-    buffer //= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def imod(theta: Tensor) -> Tensor:
-    buffer = 3 * TABLE[:2]
-    buffer %= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def ipow(theta: Tensor) -> Tensor:
-    buffer = TABLE[2:].clone()
-    buffer **= coin(theta) + 1
-    return buffer @ theta
-
-
-def numbers() -> Tensor:
-    return torch.tensor([5, 6])
-
-
-def seen(buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a buffer, and a view that shows what is written into it."""
-    return buffer, buffer.view(2)
-
-
-@written
-def iand(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer &= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ior(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer |= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ixor(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer ^= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ilshift(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer <<= coin(theta).long()
-    return before.double() @ theta
-
-
-@written
-def irshift(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer >>= coin(theta).long()
-    return before.double() @ theta
+rows(
+    control(escapes=False),
+    {
+        "iadd": lambda theta: operator.iadd(TABLE[:2].clone(), coin(theta)) @ theta,
+        "isub": lambda theta: operator.isub(TABLE[:2].clone(), coin(theta)) @ theta,
+        "imul": lambda theta: operator.imul(TABLE[:2].clone(), coin(theta)) @ theta,
+        "itruediv": lambda theta: operator.itruediv(TABLE[:2].clone(), coin(theta) + 1) @ theta,
+        "idiv": lambda theta: TABLE[:2].clone().__idiv__(coin(theta) + 1) @ theta,
+        "ifloordiv": lambda theta: operator.ifloordiv(3 * TABLE[:2], coin(theta) + 1) @ theta,
+        "imod": lambda theta: operator.imod(3 * TABLE[:2], coin(theta) + 1) @ theta,
+        "ipow": lambda theta: operator.ipow(TABLE[2:].clone(), coin(theta) + 1) @ theta,
+        "iand": lambda theta: seen(operator.iand, coin(theta).long() + 1) @ theta,
+        "ior": lambda theta: seen(operator.ior, coin(theta).long() + 1) @ theta,
+        "ixor": lambda theta: seen(operator.ixor, coin(theta).long() + 1) @ theta,
+        "ilshift": lambda theta: seen(operator.ilshift, coin(theta).long()) @ theta,
+        "irshift": lambda theta: seen(operator.irshift, coin(theta).long()) @ theta,
+    },
+)
 
 
 rows(
