@@ -330,9 +330,7 @@ LAYERS: dict[str, list[Case]] = {
         ),
     ],
     "GroupNorm": [of("GroupNorm", (2, 4, 5), 2, 4)],
-    "HingeEmbeddingLoss": [
-        *loss("HingeEmbeddingLoss", lambda: signs(4, 3)),
-    ],
+    "HingeEmbeddingLoss": [*loss("HingeEmbeddingLoss", lambda: signs(4, 3))],
     "HuberLoss": [
         *loss("HuberLoss", lambda: numbers(4, 3)),
         target("HuberLoss", lambda: numbers(4, 3)),
@@ -415,11 +413,7 @@ LAYERS: dict[str, list[Case]] = {
     "Softmin": [case("Softmin", dim=-1)],
     "Threshold": [case("Threshold", 0.1, 2.0), case("Threshold", 0.1, 2.0)],
     "Transformer": [
-        Case(
-            lambda: nn.Transformer(6, 2, 1, 1, 8, batch_first=True),
-            (4, 3, 6),
-            decoder,
-        )
+        Case(lambda: nn.Transformer(6, 2, 1, 1, 8, batch_first=True), (4, 3, 6), decoder)
     ],
     "TransformerDecoder": [
         case(

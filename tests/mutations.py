@@ -16,15 +16,7 @@ from torch import Tensor
 
 from ancestral.provenance.dispatch import readings, torch_function
 from ancestral.trace.intercept import tensor_reads
-from oracles import (
-    Path,
-    Program,
-    derivatives,
-    estimates_on,
-    expectation,
-    moments_of,
-    paths,
-)
+from oracles import Path, Program, derivatives, estimates_on, expectation, moments_of, paths
 
 Outcome = str
 """Exact, biased, or the name of the error that is raised."""

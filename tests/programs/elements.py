@@ -1,8 +1,5 @@
 """Single elements: read in loops, shifted, stacked, joined, merged, and written into buffers."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli

@@ -1,8 +1,5 @@
 """Reparameterized draws among the others: a pathwise derivative beside the scores."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
@@ -36,6 +33,6 @@ def coin_normal_coin(logit: Tensor, shift: Tensor, slope: Tensor) -> Weighed:
     b = q_b.sample()
     c_b, c_y = (b - 0.3) ** 2, 0.1 * y**3
     return (
-        (b - 0.3) ** 2 + 0.1 * y** 3 + 2.0 * a,
+        (b - 0.3) ** 2 + 0.1 * y**3 + 2.0 * a,
         lambda: weigh(q_a.log_prob(a), c_b + c_y + 2.0 * a) + weigh(q_b.log_prob(b), c_b),
     )

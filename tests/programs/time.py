@@ -1,8 +1,5 @@
 """Time: costs that are accumulated step by step."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli

@@ -1,8 +1,5 @@
 """Baselines: what they subtract, and that it never depends on the draw itself."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,10 +27,7 @@ def test_a_running_mean_is_zero_at_the_first_step() -> None:
 
 
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(
-    values=st.lists(st.floats(-100, 100), min_size=1, max_size=8),
-    decay=st.floats(0, 0.99),
-)
+@given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=8), decay=st.floats(0, 0.99))
 def test_a_running_mean_is_the_weighted_mean_of_the_steps_before(
     values: list[float], decay: float
 ) -> None:

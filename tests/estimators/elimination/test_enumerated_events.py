@@ -3,9 +3,6 @@
 Every sum is compared with that over runs which have one joint value each, in float64.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 from collections.abc import Callable, Iterator
 

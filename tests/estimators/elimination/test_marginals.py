@@ -1,8 +1,5 @@
 """Marginals and posteriors, against brute force, recursions, and another library."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import warnings
 from typing import Any
 
@@ -13,9 +10,7 @@ from torch.distributions import Categorical
 
 import ancestral as an
 from ancestral.trace.handlers import enumerate as enumeration
-from ancestral.trace.handlers import (
-    markov,
-)
+from ancestral.trace.handlers import markov
 from ancestral.trace.handlers import mask as masked
 
 torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """Coefficients that are no constants: overwritten since, on shared memory, or of drawn classes."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 import functools
 from collections.abc import Callable

@@ -5,7 +5,7 @@ cost, that of `an.backward` has.
 """
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 import warnings
 from collections.abc import Callable

@@ -4,7 +4,7 @@ By enumeration, in float64: a baseline that the draw does not reach leaves the m
 """
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 
 import warnings
 from collections.abc import Callable

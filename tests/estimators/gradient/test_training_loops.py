@@ -1,7 +1,7 @@
 """How losses are used in training: scaled, accumulated, divided, over several recordings."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,8 +1,5 @@
 """Errors of sites: one family, each with the site, the user's line, what was expected and found."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import inspect
 from collections.abc import Callable
 
@@ -128,12 +125,7 @@ def non_finite_gradient() -> None:
 
 # Of each: the site, where the line is, and what the text says was expected, came, and may be done.
 ERRORS: list[tuple[Callable[[], None], str, tuple[Callable[[], None], str], str]] = [
-    (
-        duplicate_site,
-        "z",
-        (duplicate_site, "# here"),
-        r"twice.*expected its own name.*f'z_{i}",
-    ),
+    (duplicate_site, "z", (duplicate_site, "# here"), r"twice.*expected its own name.*f'z_{i}"),
     (
         outside_the_support,
         "z",
@@ -225,10 +217,7 @@ ERRORS: list[tuple[Callable[[], None], str, tuple[Callable[[], None], str], str]
     ("program", "site", "place", "words"), ERRORS, ids=[row[0].__name__ for row in ERRORS]
 )
 def test_an_error_names_the_site_the_line_and_what_was_expected(
-    program: Callable[[], None],
-    site: str,
-    place: tuple[Callable[[], None], str],
-    words: str,
+    program: Callable[[], None], site: str, place: tuple[Callable[[], None], str], words: str
 ) -> None:
     runs_by_itself = program in (non_finite_weight, non_finite_gradient)
     with pytest.raises(an.errors.SiteError, match=words) as caught:

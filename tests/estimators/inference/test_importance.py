@@ -88,9 +88,7 @@ def weight_of_prior(a: float, b: float) -> float:
 
 
 @pytest.mark.parametrize("guide", [None, switch_guide])
-def test_the_mean_weight_over_all_outcomes_is_the_evidence(
-    guide: Callable[[], Any] | None,
-) -> None:
+def test_the_mean_weight_over_all_outcomes_is_the_evidence(guide: Callable[[], Any] | None) -> None:
     evidence = sum(
         math.exp(weight_of_prior(a, b) + weight_of({"a": a, "b": b, "k": k}, None))
         * [0.2, 0.5, 0.3][k]

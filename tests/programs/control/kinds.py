@@ -1,8 +1,5 @@
 """Draws turned into sparse and quantized tensors, and factories that take them."""
 
-# torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
-
 import warnings
 
 import torch
@@ -37,7 +34,7 @@ rows(
         "a_number_by_its_op": lambda theta: (
             theta[1] * torch.ops.aten._local_scalar_dense(coin(theta[0]))
         ),
-        "full_like": lambda theta: torch.full_like(TABLE[:2], fill_value=coin(theta[0])) @ theta,
+        "full_like": lambda theta: torch.full_like(TABLE[:2], fill_value=coin(theta[0])) @ theta,  # type: ignore[arg-type]
     },
 )
 
@@ -56,7 +53,7 @@ def as_array(theta: Tensor) -> Tensor:
 @either
 def a_range_with_its_end(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of its age
-        return torch.range(0, coin(theta[0]) + 1).double()[-1] * theta[1]
+        return torch.range(0, coin(theta[0]) + 1).double()[-1] * theta[1]  # type: ignore[arg-type]
 
 
 def quantized(scale: Tensor, zero: Tensor) -> Tensor:

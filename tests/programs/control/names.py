@@ -1,7 +1,7 @@
 """One program for each of the names that let a value out, or write in place, and no other has."""
 
 # torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type, attr-defined, no-untyped-call"
+# mypy: disable-error-code="no-any-return, attr-defined, call-overload, no-untyped-call"
 
 import functools
 import operator

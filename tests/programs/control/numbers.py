@@ -1,7 +1,7 @@
 """Draws given where torch takes a number: a plain operand does not show what it was given."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+# mypy: disable-error-code="no-any-return, arg-type, call-overload"
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)

@@ -1,7 +1,7 @@
 """Values that go through what torch runs by itself: passes of autograd, threads, attributes."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return, no-untyped-call, attr-defined, index"
+# mypy: disable-error-code="no-any-return, attr-defined, index"
 
 import threading
 import warnings

@@ -64,9 +64,7 @@ CONTROL: dict[str, Control] = {}
 
 
 def control(
-    escapes: bool | None = True,
-    decides: bool | None = None,
-    is_regardless: bool = True,
+    escapes: bool | None = True, decides: bool | None = None, is_regardless: bool = True
 ) -> Callable[[Program], Program]:
     """Register a program; by default it escapes, and what it does depends on that."""
 

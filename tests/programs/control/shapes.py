@@ -1,7 +1,7 @@
 """Values that become a size: of a result, or of what is read from it."""
 
 # torch.distributions is not annotated, and a tensor is no int to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+# mypy: disable-error-code="no-any-return, arg-type, call-overload"
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)

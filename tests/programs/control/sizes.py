@@ -1,7 +1,7 @@
 """Sizes that functions compute in Python from the numbers that they are given."""
 
 # torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+# mypy: disable-error-code="no-any-return, arg-type"
 
 import warnings
 from collections.abc import Callable

@@ -1,8 +1,5 @@
 """Writes: values put into tensors, lists and arrays, and read from elsewhere."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
-
 from collections.abc import Callable
 
 import numpy as np
@@ -41,7 +38,7 @@ rows(
         "foreach_copy": lambda theta: (
             written(lambda b: torch._foreach_copy_([b], [coin(theta)])) @ theta
         ),
-        "a_set": lambda theta: written(lambda b: b.set_(coin(theta))) @ theta,
+        "a_set": lambda theta: written(lambda b: b.set_(coin(theta))) @ theta,  # type: ignore[call-overload]
         "a_scatter": lambda theta: (
             written(lambda b: b.scatter_(0, roll(theta).reshape(1), 1.4), 3) @ TABLE[:3] * theta[1]
         ),
@@ -65,7 +62,7 @@ rows(
             written(lambda b: b.split(2)[1].copy_(coin(theta)), 4)[2:] @ theta
         ),
         "an_initialization": lambda theta: (
-            written(lambda b: torch.nn.init.constant_(b, coin(theta[0]))) @ theta
+            written(lambda b: torch.nn.init.constant_(b, coin(theta[0]))) @ theta  # type: ignore[arg-type]
         ),
         "a_diagonal_written": lambda theta: (
             theta @ written(lambda b: b.diagonal().copy_(coin(theta)), 2, 2) @ theta
@@ -77,7 +74,7 @@ rows(
     {
         "a_set_of_the_storage": lambda theta: (
             written(lambda b: b.set_(coin(theta).untyped_storage(), 0, (2,), (1,))) @ theta
-        ),
+        )
     },
 )
 rows(
@@ -85,7 +82,7 @@ rows(
     {
         "numpy_written_by_copy": lambda theta: (
             written(lambda b: np.copyto(b.numpy(), np.asarray(coin(theta)))).square() @ theta
-        ),
+        )
     },
 )
 
