@@ -23,6 +23,7 @@ rows(
             ((torch.tensor([coin(theta[0]), 1.0]) - 0.4) ** 2).sum() * theta[1]
         ),
         "a_constructor_that_shares": lambda theta: torch.DoubleTensor(coin(theta)) @ theta,
+        "a_pickle": lambda theta: pickle.loads(pickle.dumps(coin(theta[0]))) * theta[1],
     },
 )
 
@@ -32,13 +33,6 @@ def a_tensor_of_an_item(theta: Tensor) -> Tensor:
     z = coin(theta[0])
     again = torch.tensor(z.item(), dtype=torch.float64)
     return again * theta[1] + 0.3 * again
-
-
-@control()
-def a_tensor_of_a_list(theta: Tensor) -> Tensor:
-    z = coins(theta, 2)
-    again = torch.tensor(z.tolist(), dtype=torch.float64)
-    return (again.sum(1) - theta).square().sum()
 
 
 rows(
@@ -92,6 +86,29 @@ rows(
             * (1.3 if torch.equal(coin(theta), torch.ones(2, dtype=torch.float64)) else 0.1)
         ),
         "is_nonzero": lambda theta: theta[1] * (1.3 if torch.is_nonzero(coin(theta[0])) else 0.1),
+        "a_tensor_of_a_list": lambda theta: (
+            (torch.tensor(coins(theta, 2).tolist(), dtype=torch.float64).sum(1) - theta)
+            .square()
+            .sum()
+        ),
+        "numpy_by_asarray": lambda theta: (
+            theta[1] * float(np.asarray(coin(theta)).dot([0.4, -1.2]))
+        ),
+        "numpy_argmax": lambda theta: (
+            TABLE[int(np.argmax(coins(theta, 1)[0].numpy() * [1.0, 2.0]))] * theta[1] + theta[0]
+        ),
+        "numpy_bytes": lambda theta: (
+            torch.frombuffer(bytearray(coin(theta).numpy().tobytes()), dtype=torch.float64) @ theta
+        ),
+        "json_and_back": lambda theta: (
+            theta @ torch.tensor(json.loads(json.dumps(coin(theta).tolist())), dtype=torch.float64)
+        ),
+        "an_untyped_storage": lambda theta: (
+            torch.empty(0, dtype=torch.float64).set_(coin(theta).untyped_storage()) @ theta
+        ),
+        "complex_and_index": lambda theta: (
+            theta[1] * (complex(coin(theta[0])) * 1j).imag + theta[0]
+        ),
     },
 )
 
@@ -116,28 +133,10 @@ def integer_arithmetic(theta: Tensor) -> Tensor:
     return theta[1] * (int(n) & 3) + num(0.1) * (int(n) << 1)
 
 
-@control()
-def numpy_by_asarray(theta: Tensor) -> Tensor:
-    z = np.asarray(coin(theta))
-    return theta[1] * float(z.dot([0.4, -1.2]))
-
-
 @control(escapes=None)
 def a_ufunc(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of the way torch answers numpy
         return torch.as_tensor(np.exp(coin(theta))).sum() * theta[1]
-
-
-@control()
-def numpy_argmax(theta: Tensor) -> Tensor:
-    z = coins(theta, 1)[0]
-    return TABLE[int(np.argmax(z.numpy() * [1.0, 2.0]))] * theta[1] + theta[0]
-
-
-@control()
-def numpy_bytes(theta: Tensor) -> Tensor:
-    z = coin(theta).numpy().tobytes()
-    return torch.frombuffer(bytearray(z), dtype=torch.float64) @ theta
 
 
 @control()
@@ -191,18 +190,6 @@ def a_log_line(theta: Tensor) -> Tensor:
     return (z - 0.4) ** 2 + 2 * w
 
 
-@control()
-def json_and_back(theta: Tensor) -> Tensor:
-    z = json.loads(json.dumps(coin(theta).tolist()))
-    return theta @ torch.tensor(z, dtype=torch.float64)
-
-
-@control(escapes=None, decides=False)
-def a_pickle(theta: Tensor) -> Tensor:
-    z = pickle.loads(pickle.dumps(coin(theta[0])))
-    return z * theta[1]
-
-
 @control(escapes=None, decides=False)
 def a_saved_tensor(theta: Tensor) -> Tensor:
     file = io.BytesIO()
@@ -219,13 +206,6 @@ def a_storage(theta: Tensor) -> Tensor:
 
 
 @control()
-def an_untyped_storage(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    again = torch.empty(0, dtype=torch.float64).set_(z.untyped_storage())
-    return again @ theta
-
-
-@control()
 def a_function_applied_to_each(theta: Tensor) -> Tensor:
     seen: list[float] = []
     coin(theta).clone().apply_(lambda v: seen.append(v) or v)  # type: ignore[func-returns-value]
@@ -237,12 +217,6 @@ def a_gradient_of_the_draw(theta: Tensor) -> Tensor:
     x = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(coin(theta[0]) * x**2, x)
     return slope * theta[1]
-
-
-@control()
-def complex_and_index(theta: Tensor) -> Tensor:
-    z = complex(coin(theta[0]))
-    return theta[1] * (z * 1j).imag + theta[0]
 
 
 @control()

@@ -35,6 +35,16 @@ rows(
         "a_divisor_of_integers": lambda theta: (
             0.6 * (coin(theta) / torch.tensor([3, 7])).sum() + 0.1 * theta.sum()
         ),
+        "a_cast_to_int": lambda theta: (coin(theta).to(torch.int32) << 1 | 1).double() @ theta,
+        "searching": lambda theta: (
+            TABLE[torch.bucketize(coin(theta[0]) * 1.4, TABLE.sort().values)] * theta[1]
+        ),
+        "a_dictionary_of_terms_regardless": lambda theta: torch.stack(
+            list({"a": coin(theta[0]) * 0.4, "b": (coin(theta[1]) - 0.7) ** 2}.values())
+        ).sum(),
+        "reward_to_go": lambda theta: (
+            torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])]).flip(0).cumsum(0).flip(0).prod()
+        ),
     },
 )
 
@@ -43,12 +53,6 @@ rows(
 def sorting(theta: Tensor) -> Tensor:
     values, order = torch.sort(coins(theta[0], 3) * TABLE[:3])
     return (values * TABLE[1:]).sum() * theta[1] + order[0] * theta[0]
-
-
-@followed
-def a_cast_to_int(theta: Tensor) -> Tensor:
-    z = coin(theta).to(torch.int32)
-    return ((z << 1) | 1).double() @ theta
 
 
 @followed
@@ -103,24 +107,6 @@ def a_coin_of_a_reparameterized_draw(theta: Tensor) -> Tensor:
 def counting(theta: Tensor) -> Tensor:
     z = coins(theta[0], 3)
     return z.count_nonzero() * theta[1] + z.any() * 0.3 + z.bool().all() * theta[0]
-
-
-@followed
-def searching(theta: Tensor) -> Tensor:
-    places = torch.bucketize(coin(theta[0]) * 1.4, TABLE.sort().values)
-    return TABLE[places] * theta[1]
-
-
-@followed
-def a_dictionary_of_terms_regardless(theta: Tensor) -> Tensor:
-    losses = {"a": coin(theta[0]) * 0.4, "b": (coin(theta[1]) - 0.7) ** 2}
-    return torch.stack(list(losses.values())).sum()
-
-
-@followed
-def reward_to_go(theta: Tensor) -> Tensor:
-    rewards = torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])])
-    return rewards.flip(0).cumsum(0).flip(0).prod()
 
 
 @followed

@@ -61,16 +61,17 @@ def quantized(scale: Tensor, zero: Tensor) -> Tensor:
         return torch.quantize_per_tensor(TABLE.float(), scale, zero, torch.qint8)
 
 
-@control()
-def the_scale_of_a_quantized_tensor(theta: Tensor) -> Tensor:
-    scale = coin(theta[0]).float() * 0.5 + 0.1
-    return theta[1] * quantized(scale, torch.tensor(0)).q_scale()
-
-
-@control()
-def the_zero_of_a_quantized_tensor(theta: Tensor) -> Tensor:
-    zero = coin(theta[0]).int() + 1
-    return theta[1] * quantized(torch.tensor(0.1), zero).q_zero_point()
+rows(
+    control(),
+    {
+        "the_scale_of_a_quantized_tensor": lambda theta: (
+            theta[1] * quantized(coin(theta[0]).float() * 0.5 + 0.1, torch.tensor(0)).q_scale()
+        ),
+        "the_zero_of_a_quantized_tensor": lambda theta: (
+            theta[1] * quantized(torch.tensor(0.1), coin(theta[0]).int() + 1).q_zero_point()
+        ),
+    },
+)
 
 
 _ENDS, _PLACES = torch.tensor([0, 1, 2]), torch.tensor([0, 1])

@@ -111,6 +111,10 @@ rows(
         "a_lookup_that_is_learned": lambda theta: F.embedding(
             coin(theta).long(), theta.reshape(2, 1)
         ).prod(),
+        "gates_of_experts": lambda theta: (
+            F.one_hot(roll(theta), 3).double()
+            @ torch.stack([theta[1].tanh(), theta[0] ** 2, num(0.7)])
+        ),
     },
 )
 
@@ -170,13 +174,6 @@ def a_module_in_place(theta: Tensor) -> Tensor:
     alias = x[:1]
     nn.ReLU(inplace=True)(x)
     return alias.sum() * theta[1]
-
-
-@state
-def gates_of_experts(theta: Tensor) -> Tensor:
-    gate = F.one_hot(roll(theta), 3).double()
-    experts = torch.stack([theta[1].tanh(), theta[0] ** 2, num(0.7)])
-    return gate @ experts
 
 
 @control(escapes=False)

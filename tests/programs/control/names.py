@@ -36,15 +36,17 @@ def _script_module() -> Any:
         return torch.jit.script(_Chosen())
 
 
-@control(decides=False)
-def nonzero_static(theta: Tensor) -> Tensor:
-    places = torch.nonzero_static(coin(theta), size=2, fill_value=-1)
-    return (places + 1).sum() * theta[1]
-
-
-@control(decides=False)
-def a_histogram(theta: Tensor) -> Tensor:
-    return torch.histc(coins(theta[0], 2), bins=2, min=0, max=1)[0] * theta[1]
+rows(
+    control(decides=False),
+    {
+        "nonzero_static": lambda theta: (
+            (torch.nonzero_static(coin(theta), size=2, fill_value=-1) + 1).sum() * theta[1]
+        ),
+        "a_histogram": lambda theta: (
+            torch.histc(coins(theta[0], 2), bins=2, min=0, max=1)[0] * theta[1]
+        ),
+    },
+)
 
 
 @control()

@@ -49,6 +49,9 @@ rows(
         "a_random_seedless_choice": lambda theta: (
             TABLE.index_select(0, roll(theta).reshape(1)).sum() * theta[1]
         ),
+        "a_triangle": lambda theta: (
+            torch.ones(2, 2, dtype=torch.float64).tril(coin(theta[0]).long()).sum() * theta[1]
+        ),
     },
 )
 
@@ -57,12 +60,6 @@ rows(
 def a_factor_of_matrix_products(theta: Tensor) -> Tensor:
     row = theta.reshape(1, 2)
     return torch.addmm(row, row, torch.eye(2, dtype=torch.float64), beta=coin(theta[0])).prod()
-
-
-@number
-def a_triangle(theta: Tensor) -> Tensor:
-    square = torch.ones(2, 2, dtype=torch.float64).tril(coin(theta[0]).long())
-    return square.sum() * theta[1]
 
 
 @number

@@ -94,6 +94,16 @@ rows(
         "a_view_as_a_careless_class": lambda theta: (
             (coin(theta).as_subclass(Careless) * 2).as_subclass(Tensor).sum() * theta[1]
         ),
+        "a_traced_function": lambda theta: torch.jit.trace(
+            function_of(theta), (TABLE[:2],), check_trace=False
+        )(theta),
+        "a_traced_module": lambda theta: torch.jit.trace_module(
+            _Summed(coin(theta[0])), {"forward": TABLE[:2]}, check_trace=False
+        )(theta),
+        "a_nested_tensor": lambda theta: (
+            torch.nested.nested_tensor([coin(theta), TABLE[:1]]).to_padded_tensor(0.0).sum()
+            * theta[1]
+        ),
     },
 )
 
@@ -120,12 +130,6 @@ class _Drawn(torch.autograd.Function):
         return gradients[0] * 0
 
 
-@refused
-def a_traced_function(theta: Tensor) -> Tensor:
-    traced = torch.jit.trace(function_of(theta), (TABLE[:2],), check_trace=False)
-    return traced(theta)
-
-
 class _Summed(torch.nn.Module):
     def __init__(self, z: Tensor) -> None:
         super().__init__()
@@ -133,19 +137,6 @@ class _Summed(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * (self.z + 0.4)).sum()
-
-
-@refused
-def a_traced_module(theta: Tensor) -> Tensor:
-    module = _Summed(coin(theta[0]))
-    traced = torch.jit.trace_module(module, {"forward": TABLE[:2]}, check_trace=False)
-    return traced(theta)
-
-
-@refused
-def a_nested_tensor(theta: Tensor) -> Tensor:
-    nested = torch.nested.nested_tensor([coin(theta), TABLE[:1]])
-    return nested.to_padded_tensor(0.0).sum() * theta[1]
 
 
 @refused

@@ -35,6 +35,12 @@ rows(
         ),
         "one_hot_of_unknown_width": lambda theta: theta[1] * F.one_hot(roll(theta)).shape[-1],
         "a_sparse_tensor": lambda theta: theta[1] * coin(theta).to_sparse().indices().shape[1],
+        "repeat_interleave": lambda theta: (
+            torch.repeat_interleave(theta, coin(theta).long() * 2 + 1).numel() * theta[1]
+        ),
+        "split_at_sampled_places": lambda theta: (
+            theta[1] * len(torch.tensor_split(torch.arange(4.0), coin(theta[:1]).long() + 1)[0])
+        ),
     },
 )
 
@@ -70,12 +76,6 @@ def unique_with_counts(theta: Tensor) -> Tensor:
 
 
 @control()
-def repeat_interleave(theta: Tensor) -> Tensor:
-    counts = coin(theta).long() * 2 + 1
-    return torch.repeat_interleave(theta, counts).numel() * theta[1]
-
-
-@control()
 def bincount(theta: Tensor) -> Tensor:
     counts = torch.bincount(coins(theta[0], 2).long())
     return theta[1] * len(counts) + counts[0] * theta[0]
@@ -101,21 +101,15 @@ rows(
         "a_slice": lambda theta: theta[: coin(theta[0]).long() + 1].exp().sum() * theta[1],
         "padded": lambda theta: len(F.pad(theta, (0, roll(theta)), value=1.0)) * theta[1],
         "chunks": lambda theta: theta[1] * len(torch.arange(4.0).chunk(roll(theta) + 1)),
+        "split_into_pieces": lambda theta: (
+            theta[1] * len(torch.arange(4.0).split(coin(theta[0]).long() + 1))
+        ),
+        "the_largest": lambda theta: (
+            torch.tensor([0.4, 1.9]).double().topk(coin(theta[0]).long() + 1).values.sum()
+            * theta[1]
+        ),
     },
 )
-
-
-@control()
-def split_at_sampled_places(theta: Tensor) -> Tensor:
-    at = coin(theta[:1]).long() + 1
-    first = torch.tensor_split(torch.arange(4.0), at)[0]
-    return theta[1] * len(first)
-
-
-@control(escapes=None)
-def split_into_pieces(theta: Tensor) -> Tensor:
-    pieces = torch.arange(4.0).split(coin(theta[0]).long() + 1)
-    return theta[1] * len(pieces)
 
 
 @control(escapes=None)
@@ -138,12 +132,6 @@ def resized(theta: Tensor) -> Tensor:
     buffer = torch.zeros(3)
     buffer.resize_(roll(theta))
     return theta[1] * buffer.numel()
-
-
-@control(escapes=None)
-def the_largest(theta: Tensor) -> Tensor:
-    n = coin(theta[0]).long() + 1
-    return torch.tensor([0.4, 1.9]).double().topk(n).values.sum() * theta[1]
 
 
 @control()
