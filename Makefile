@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-torch lint bench fuzz clean
+.PHONY: demo test quick test-torch lint bench fuzz clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -12,6 +12,21 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The tests to run while one works: all but those that take the longest.
+SLOW := estimators/exact estimators/elimination tools provenance/rules/test_op_database.py \
+	provenance/rules/test_mutations_of_rules.py provenance/algebra/test_alignments.py \
+	provenance/algebra/test_alignment.py trace/intercept/test_memory_reads.py \
+	trace/intercept/test_processes.py trace/nodes/test_lazy.py trace/context/test_messages.py \
+	trace/graph/test_networks.py trace/graph/test_independence_in_numbers.py \
+	estimators/gradient/test_pathwise.py estimators/gradient/test_retention.py \
+	estimators/gradient/test_subtraction.py estimators/gradient/test_inner_gradients.py \
+	estimators/gradient/test_loss_terms.py estimators/gradient/test_coefficients.py \
+	estimators/inference/test_elbo_exact.py estimators/inference/test_elbo_enumerated.py \
+	test_mutations.py test_mutations_of_doors.py test_examples.py test_readme.py test_fuzz.py
+
+quick: .venv/ready
+	$(BIN)/python -m pytest -n auto --dist worksteal -q $(addprefix --ignore=tests/,$(SLOW))
 
 # What is promised, with another version of torch, in an environment beside .venv that is as it is
 # but for that: make test-torch TORCH=2.15.0

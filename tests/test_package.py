@@ -84,8 +84,27 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(kind: str, tree: Path, into: Path) -> None:
     """Build an sdist or a wheel."""
+    done = building(kind, tree, into)
+    assert done.returncode == 0, done.stderr
+
+
+def building(kind: str, tree: Path, into: Path) -> subprocess.CompletedProcess[str]:
+    """Try to build."""
     code = f"from setuptools import build_meta; build_meta.build_{kind}({str(into)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=tree, check=True, capture_output=True)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True)
+
+
+def test_an_editable_install_without_links_says_what_it_needs(built: Path, tmp_path: Path) -> None:
+    """As where git makes text files of them, and in a source distribution, which has none."""
+    (unpacked,) = (built / "unpacked").iterdir()
+    tree = shutil.copytree(unpacked, tmp_path / "tree")
+    (tree / "ancestral" / "provenance").write_text("../provenance")
+    done = building("editable", tree, tmp_path)
+    assert done.returncode != 0
+    assert "an editable install needs symbolic links" in done.stderr
+    assert "install without -e" in done.stderr
+    assert not list(tmp_path.glob("*.whl"))
 
 
 def metadata(built: Path) -> email.message.Message:

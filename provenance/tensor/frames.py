@@ -1,23 +1,22 @@
 """Frames: the owner of the code that runs, user, torch or library, by the name of its module.
 
-The name stays right wherever a file is moved to, and for code that dataclasses make.
+The name stays right wherever a file is moved to. That of a module of torch or ours counts for the
+code of its file alone: users run generated code, whose names are what they give it.
 """
 
+import os
+import sys
 from functools import lru_cache
 from types import FrameType
 from typing import Literal
 
 Owner = Literal["user", "python", "torch", "distributions", "library"]
 _LAYERS = ("provenance", "trace", "estimators")  # models in ancestral.tools are the user's
-_IMPORTERS = frozenset(
-    "importlib._bootstrap importlib._bootstrap_external _frozen_importlib runpy zipimport "
-    "_frozen_importlib_external".split()
-)
 
 
 def owner_of(frame: FrameType) -> Owner:
     """Return whose code a frame runs."""
-    return owner_of_module(module_of(frame))
+    return _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename)
 
 
 def module_of(frame: FrameType) -> str:
@@ -27,7 +26,7 @@ def module_of(frame: FrameType) -> str:
 
 def is_user(frame: FrameType) -> bool:
     """Return whether a frame runs neither torch's code nor ours."""
-    return _is_user(frame.f_globals.get("__name__"))
+    return _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user"
 
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
@@ -38,11 +37,15 @@ def user_frame(frame: FrameType | None) -> FrameType | None:
 
 
 @lru_cache(maxsize=4096)
-def _is_user(module: object) -> bool:
-    return owner_of_module(str(module)) == "user"
+def _owner(module: object, filename: str) -> Owner:
+    if filename.startswith("<frozen"):  # on the way to an import
+        return "python"
+    named = owner_of_module(str(module))
+    file = getattr(sys.modules.get(str(module)), "__file__", None)
+    is_its_file = file is not None and os.path.realpath(file) == os.path.realpath(filename)
+    return named if is_its_file else "user"
 
 
-@lru_cache(maxsize=4096)
 def owner_of_module(module: str) -> Owner:
     """Return whose a module is.
 
@@ -52,7 +55,5 @@ def owner_of_module(module: str) -> Owner:
     parts = module.split(".")
     if parts[0] == "torch":
         return "distributions" if parts[1:2] == ["distributions"] else "torch"
-    if module in _IMPORTERS:
-        return "python"
     is_ours = parts[0] == "ancestral" and parts[1:2] and parts[1] in _LAYERS
     return "library" if is_ours else "user"

@@ -97,7 +97,7 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if _local.is_paused:
+        if local.is_paused:
             return func(*args, **(kwargs or {}))
         return self._handler(func, types, args, kwargs or {})
 
@@ -109,7 +109,7 @@ class _Local(threading.local):
         self.is_paused = False
 
 
-_local = _Local()
+local = _Local()
 _handlers: list[_Handler] = []
 
 
@@ -125,49 +125,40 @@ Guard = Callable[[Any, Any, Any], None]
 @contextmanager
 def guard(refuse: Guard) -> Generator[None]:
     """Hand all calls within the block to a function that may raise."""
-    _local.guards.append(refuse)
+    local.guards.append(refuse)
     watch()
     try:
         yield
     finally:
-        _local.guards.remove(refuse)
-        if not (_local.guards or table or controlling()):
+        local.guards.remove(refuse)
+        if not (local.guards or table or controlling()):
             unwatch()
 
 
 def is_guarded() -> bool:
     """Return whether this thread is within a block whose calls are handed to a guard."""
-    return bool(_local.guards)
+    return bool(local.guards)
 
 
 def check(func: Any, args: Any, kwargs: Any) -> None:
     """Hand a call to the guards, the innermost first."""
-    for each in reversed(_local.guards):
+    for each in reversed(local.guards):
         each(func, args, kwargs)
 
 
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
-    if _local.mode is None and (table or _local.guards or controlling() is not None):
-        _local.mode = _Watch(_handlers[0])
+    if local.mode is None and (table or local.guards or controlling() is not None):
+        local.mode = _Watch(_handlers[0])
         # Below the modes that are open: a block that ends takes its own mode from the top.
-        _restack(lambda modes: [_local.mode, *modes])
+        _restack(lambda modes: [local.mode, *modes])
 
 
 def unwatch() -> None:
     """Stop looking operands up."""
-    if _local.mode is not None:
-        ours, _local.mode = _local.mode, None
+    if local.mode is not None:
+        ours, local.mode = local.mode, None
         _restack(lambda modes: [mode for mode in modes if mode is not ours])
-
-
-def unwatched(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function without looking at the operands of what it does."""
-    before, _local.is_paused = _local.is_paused, True
-    try:
-        return function(*args)
-    finally:
-        _local.is_paused = before
 
 
 def _restack(change: Callable[[list[Any]], list[Any]]) -> None:

@@ -198,7 +198,12 @@ def alias(tensor: Tensor) -> Tensor:
 
 def raw(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function with tracking off: results are plain tensors."""
-    return storage.unwatched(run, function, TYPES, args, kwargs)
+    watching = storage.local
+    before, watching.is_paused = watching.is_paused, True
+    try:
+        return run(function, TYPES, args, kwargs)
+    finally:
+        watching.is_paused = before
 
 
 def _attributes_of(tensor: Tensor) -> dict[str, Any]:

@@ -255,9 +255,13 @@ class OutOfSight(Replacing):
 
     _stance: Any = None
 
+    def enter(self) -> None:
+        """Replace, when torch has listed the constructors that a default device is for."""
+        device_constructors()  # it remembers what it finds there at first
+        super().enter()
+
     def begin(self) -> None:
         """Take the places of what cannot be followed inside."""
-        device_constructors()  # it remembers what it finds there at first
         for kind in (ScriptFunction, ScriptMethod):
             self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
