@@ -76,17 +76,13 @@ from ancestral.trace.enumeration.errors import (
     UnboundedSupportError,
 )
 from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
-from ancestral.trace.handlers.by_name import DeterministicSiteError, UnknownSiteError
-from ancestral.trace.handlers.condition import DeterministicValueError, ObservedInterventionError
-from ancestral.trace.handlers.infer_config import ConfigError
-from ancestral.trace.handlers.lift import PriorShapeError
-from ancestral.trace.handlers.reparam import ReparamError, ReparamValueError
-from ancestral.trace.handlers.replay import (
-    ReplayedValuesError,
-    ReplayKindError,
-    ReplayPlateError,
-    ReplayShapeError,
+from ancestral.trace.handlers.by_name import (
+    DeterministicSiteError,
+    HandlerError,
+    UnknownSiteError,
 )
+from ancestral.trace.handlers.reparam import ReparamError
+from ancestral.trace.handlers.replay import ReplayShapeError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
@@ -97,20 +93,7 @@ from ancestral.trace.nodes.plate import (
     PlateError,
     SubsampleError,
 )
-from ancestral.trace.params.dotted_names import HiddenLeafError
-from ancestral.trace.params.errors import (
-    BoundCallError,
-    LateParamWarning,
-    NoStoreError,
-    NotLoadedWarning,
-    ParamError,
-    ParamInitError,
-    ParamMismatchError,
-    ParamValueError,
-    ParamWarning,
-    UnboundParamError,
-    UnknownParamError,
-)
+from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import (
     FactorTypeError,
     InferKeyError,
@@ -144,17 +127,14 @@ __all__ = [
     "AuditError",
     "BaselineError",
     "BaselineWarning",
-    "BoundCallError",
     "CaughtError",
     "CheckpointedDrawError",
     "CollisionError",
-    "ConfigError",
     "ConfinedError",
     "CostInPairError",
     "CycleError",
     "DependentBaselineError",
     "DeterministicSiteError",
-    "DeterministicValueError",
     "DrawnSiteError",
     "DuplicateNameError",
     "EnumerateChoiceError",
@@ -168,8 +148,8 @@ __all__ = [
     "FunctionDrawError",
     "GuideError",
     "GuideSiteError",
+    "HandlerError",
     "HeldScoreWarning",
-    "HiddenLeafError",
     "ImpossibleDataError",
     "InTurnWarning",
     "InferKeyError",
@@ -177,7 +157,6 @@ __all__ = [
     "InferenceTensorError",
     "IntractablePlatesError",
     "KinkWarning",
-    "LateParamWarning",
     "LayoutError",
     "LayoutTimeoutError",
     "LossError",
@@ -197,17 +176,14 @@ __all__ = [
     "NoEffectWarning",
     "NoEngineError",
     "NoScoreError",
-    "NoStoreError",
     "NoWeightError",
     "NonFiniteCostError",
     "NonFiniteDensityError",
     "NotEnumeratedWarning",
-    "NotLoadedWarning",
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
     "ObservedInGuideError",
-    "ObservedInterventionError",
     "ObservedMaskError",
     "OpenRecordingError",
     "OtherRecordingError",
@@ -218,9 +194,6 @@ __all__ = [
     "OverwrittenError",
     "PackError",
     "ParamError",
-    "ParamInitError",
-    "ParamMismatchError",
-    "ParamValueError",
     "ParamWarning",
     "PlateArgumentError",
     "PlateCollisionError",
@@ -230,14 +203,9 @@ __all__ = [
     "PlateNestingError",
     "PlateReuseError",
     "PlateShapeError",
-    "PriorShapeError",
     "ReparamError",
-    "ReparamValueError",
-    "ReplayKindError",
-    "ReplayPlateError",
     "ReplayShapeError",
     "ReplayedDimensionError",
-    "ReplayedValuesError",
     "ScaleError",
     "ScoredLossError",
     "SettledError",
@@ -247,6 +215,7 @@ __all__ = [
     "SiteNameError",
     "SpreadError",
     "StackedValuesError",
+    "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
     "SubsampleError",
@@ -260,11 +229,9 @@ __all__ = [
     "TorchVersionWarning",
     "TransformError",
     "TransformedDrawError",
-    "UnboundParamError",
     "UnboundedSupportError",
     "UndeterminedSiteError",
     "UnknownNodeError",
-    "UnknownParamError",
     "UnknownSiteError",
     "UnknownVertexError",
     "UnloadedDistributionError",

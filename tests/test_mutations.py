@@ -31,6 +31,7 @@ from ancestral.provenance.dispatch import escape, failure, inplace, readings, to
 from ancestral.provenance.linear import registry
 from ancestral.provenance.rules import mutation
 from ancestral.provenance.tensor import control_flow, storage, tensor
+from ancestral.trace.context.patch import interceptors
 from ancestral.trace.intercept import functorch, tensor_reads
 from ancestral.trace.recording import record_site
 from ancestral.trace.recording.record import record
@@ -174,7 +175,14 @@ def without_control(*others: tuple[Any, str, Any]) -> Disable:
 
 def without_sizes(name: str) -> Disable:
     real = functorch._SIZES  # pyright: ignore[reportPrivateUsage]
-    return replaced(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
+
+    def disable(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
+        for each in interceptors:
+            if isinstance(each, functorch.OutOfSight):
+                patch.setattr(each, "_plan", [])  # what it replaced before, with the sizes
+
+    return disable
 
 
 def said(name: str) -> tuple[str, ...]:

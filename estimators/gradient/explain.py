@@ -21,6 +21,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import site_of
 from ancestral.trace.context.arguments import kind_of
 from ancestral.trace.context.errors import guessed, listed
+from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms, term_set
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
@@ -90,17 +91,9 @@ class Explanation:
     def __str__(self) -> str:
         """Show one screen of aligned columns."""
         rows = [row for line in self.lines for row in _rows(line)]
-        shown = [_HEADER, *rows[:MOST_LINES]]
-        widths = [max(len(row[i]) for row in shown) for i in range(len(_HEADER))]
-        texts = [
-            "  ".join(
-                cell.rjust(width) if i in (1, 2) else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in shown
-        ]
+        table = aligned([_HEADER, *rows[:MOST_LINES]], right={1, 2})
         left = len(rows) - MOST_LINES
-        return "\n".join([*texts, *([f"... and {left:,} more"] if left > 0 else [])])
+        return f"{table}\n... and {left:,} more" if left > 0 else table
 
     __repr__ = __str__
 

@@ -33,6 +33,7 @@ from ancestral.estimators.inference.model_guide import (
 )
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.arguments import short
+from ancestral.trace.display.text_table import aligned
 from ancestral.trace.handlers.replay import fits, replay
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.factor import shown_shape
@@ -101,12 +102,7 @@ class GuideReport:
         names = dict.fromkeys([*self._sites(self.pair.model), *self._sites(self.pair.guide)])
         rows = [("site", "model", "guide")]
         rows += [(n, _shown(self.pair.model.get(n)), _shown(self.pair.guide.get(n))) for n in names]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*table, *(f"- {problem}" for problem in self.problems)])
+        return "\n".join([aligned(rows), *(f"- {problem}" for problem in self.problems)])
 
     @staticmethod
     def _sites(trace: Any) -> list[str]:

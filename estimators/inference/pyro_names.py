@@ -14,15 +14,13 @@ from typing import Any
 
 from torch import nn
 
+_OF_PARTICLES = "say particles=, how many draws of the guide are averaged"
 PARTICLES = {
-    "num_particles": "say particles=, how many draws of the guide are averaged",
-    "num_samples": "say particles=, how many draws of the guide are averaged",
+    "num_particles": _OF_PARTICLES,
+    "num_samples": _OF_PARTICLES,
     "vectorize_particles": "say vectorized=, whether all particles run at once",
 }
-SAMPLES = {
-    "num_samples": "say samples=, how many runs there are",
-    "num_particles": "say samples=, how many runs there are",
-}
+SAMPLES = dict.fromkeys(("num_samples", "num_particles"), "say samples=, how many runs there are")
 PREDICTIVE = {
     **SAMPLES,
     "posterior_samples": "say posterior=, the values that the runs start from",
@@ -55,9 +53,7 @@ def _takes(program: Callable[..., Any], name: str) -> bool:
     """Return whether a program has a parameter of this name, not only a place for any."""
     function = program.forward if isinstance(program, nn.Module) else program
     try:
-        parameters = inspect.signature(function).parameters
+        found = inspect.signature(function).parameters.get(name)
     except (TypeError, ValueError):  # a builtin, of which nothing is known
         return True
-    found = parameters.get(name)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return found is not None and found.kind in named
+    return found is not None and found.kind in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY)

@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.display.shapes import density_of
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.expect import check_trace
-from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityError
+from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate import Plate
 
 
@@ -94,15 +95,9 @@ def _differences(a: Node, b: Node) -> Iterator[Difference]:
     for what, of in _FACTS.items():
         if of(a) != of(b):
             yield Difference(a.name, what, of(a), of(b))
-    for what, of_tensor in (("value", _value), ("log_prob", _log_prob)):
-        x, y = of_tensor(a), of_tensor(b)
-        if x is None or y is None:
-            if x is not y:
-                yield Difference(a.name, what, _presence(x), _presence(y))
-        elif x.shape == y.shape:
+    for what, x, y in (("value", a.value, b.value), ("log_prob", density_of(a), density_of(b))):
+        if x is not None and y is not None and x.shape == y.shape:
             yield from _of_elements(a.name, what, x, y)
-        elif what == "log_prob":
-            yield Difference(a.name, what, str(list(x.shape)), str(list(y.shape)))
 
 
 _FACTS: Mapping[str, Callable[[Node], str]] = {
@@ -112,6 +107,7 @@ _FACTS: Mapping[str, Callable[[Node], str]] = {
     "plates": lambda node: ", ".join(map(_plate, node.cond_indep_stack)) or "-",
     "shape": lambda node: str(list(node.value.shape)),
     "dtype": lambda node: str(node.value.dtype),
+    "log_prob": lambda node: _shape(density_of(node)),
 }
 
 
@@ -128,39 +124,27 @@ def _plate(plate: Plate) -> str:
     return f"{plate.name} ({part}{plate.size}, {place})"
 
 
-def _value(node: Node) -> Tensor:
-    return node.value
-
-
-def _log_prob(node: Node) -> Tensor | None:
-    try:
-        return None if node.fn is None else node.log_prob
-    except (NoDensityError, ModifiedParameterError):
-        return None
-
-
-def _presence(tensor: Tensor | None) -> str:
+def _shape(tensor: Tensor | None) -> str:
     return "none" if tensor is None else str(list(tensor.shape))
 
 
 def _of_elements(site: str, what: str, x: Tensor, y: Tensor) -> Iterator[Difference]:
     """Yield the largest difference of two tensors of one shape, unless they are equal."""
-    a, b = (untrack(tensor).detach().cpu() for tensor in (x, y))
+    a, b = (untrack(tensor).detach().cpu().reshape(-1) for tensor in (x, y))
     is_equal = _are_equal(a, b)
     if bool(is_equal.all()):
         return
     apart = (_wide(a) - _wide(b)).abs().nan_to_num(torch.inf, torch.inf)
-    distances = apart.masked_fill(is_equal, -1).reshape(-1)  # what is not equal comes before
-    first = int(distances.argmax())
-    at = [int(i) for i in torch.unravel_index(torch.tensor(first), a.shape)]
+    first = int(apart.masked_fill(is_equal, -1).argmax())  # what is not equal comes before
+    at = [int(i) for i in torch.unravel_index(torch.tensor(first), x.shape)]
     place = f" at {at}" if at else ""
-    one, other = (tensor.reshape(-1)[first].item() for tensor in (a, b))
-    texts = [f"{number:.6g}" for number in (one, other)]
-    if texts[0] == texts[1]:
-        texts = [repr(one), repr(other)]
+    one, other = a[first].item(), b[first].item()
+    here, there = f"{one:.6g}", f"{other:.6g}"
+    if here == there:
+        here, there = repr(one), repr(other)
     largest = float(abs(one - other))  # of integers exactly
-    here, there = (text + place for text in texts)
-    yield Difference(site, what, here, there, math.inf if math.isnan(largest) else largest)
+    largest = math.inf if math.isnan(largest) else largest
+    yield Difference(site, what, here + place, there + place, largest)
 
 
 def _are_equal(a: Tensor, b: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def pack(nodes: Mapping[str, Node], names: Iterable[str] | None) -> Tensor:
         return torch.zeros(0)
     dtype = functools.reduce(torch.promote_types, (node.value.dtype for node in found))
     for node in found:
-        if not _is_exact(node.value, dtype):
+        if not _holds(dtype, node.value):
             raise PackError(
                 f"site {node.name!r} ({node.location}) holds {node.value.dtype} values that "
                 f"{dtype}, to which the dtypes of the sites promote, cannot; pack it by itself"
@@ -102,8 +102,7 @@ def unpack(
 
 def _as_of(node: Node, part: Tensor) -> Tensor:
     dtype = node.value.dtype
-    is_rounded = dtype.is_complex or (dtype.is_floating_point and not part.dtype.is_complex)
-    if not (_is_within(part, dtype) if is_rounded else _is_exact(part, dtype)):
+    if not _holds(dtype, part):
         first = untrack(part).detach()[:3].tolist()
         raise PackError(
             f"site {node.name!r} ({node.location}) has values of {dtype}, which cannot hold its "
@@ -112,16 +111,11 @@ def _as_of(node: Node, part: Tensor) -> Tensor:
     return part.to(dtype)
 
 
-def _is_within(value: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether values that are finite are so in another dtype too, to which they round."""
+def _holds(dtype: torch.dtype, value: Tensor) -> bool:
+    """Return whether a dtype holds values as they are; floats may be rounded, to finite ones."""
     plain = untrack(value).detach()
-    return bool(torch.equal(plain.isfinite(), plain.to(dtype).isfinite()))
-
-
-def _is_exact(value: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a dtype holds values as they are."""
-    plain = untrack(value).detach()
-    if plain.dtype == dtype:
-        return True
     there = plain.to(dtype)
+    is_wide = dtype.is_complex or (dtype.is_floating_point and not plain.is_complex())
+    if is_wide and (plain.is_floating_point() or plain.is_complex()):
+        return bool(torch.equal(plain.isfinite(), there.isfinite()))
     return bool(torch.equal(there.to(plain.dtype).nan_to_num(), plain.nan_to_num()))

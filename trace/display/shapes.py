@@ -21,8 +21,10 @@ x     dist      4  3  |  data
 """
 
 import html
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.display.text_table import aligned
@@ -31,50 +33,52 @@ from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityEr
 from ancestral.trace.nodes.plate import Plate
 
 
-class Row(NamedTuple):
-    """One line of a table of shapes; the batch is all of it where nobody says otherwise."""
+class _Row(NamedTuple):
+    """One line of a table of shapes."""
 
     site: str
     what: str
     batch: Shape
-    event: Shape
+    event: Shape = ()
     note: str = ""
-
-
-HEADER = ("site", "what", "shape", "plates")
-
-
-def rows_of(nodes: Iterable[Node]) -> Iterator[Row]:
-    """Yield the shapes of each node: of its distribution, its value and its log-probability."""
-    for node in nodes:
-        if node.fn is None:
-            what = node.type if node.type != "deterministic" else "value"
-            shape, cut = tuple(node.value.shape), node.value.dim() - node.event_dims
-            yield Row(node.name, what, shape[:cut], shape[cut:], _note(node))
-            continue
-        batch, event = tuple(node.fn.batch_shape), tuple(node.fn.event_shape)
-        density = _density_shape(node)
-        weight = Row("", "log_prob", density or (), (), "none" if density is None else "")
-        if isinstance(node.fn, Factor):  # it has no value
-            yield Row(node.name, "factor", batch, (), _note(node))
-            yield weight
-            continue
-        yield Row(node.name, "dist", batch, event, _note(node))
-        value = tuple(node.value.shape)
-        cut = len(value) - len(event)
-        yield Row("", "observed" if node.is_observed else "value", value[:cut], value[cut:])
-        yield weight
 
 
 def format_shapes(nodes: Mapping[str, Node]) -> str:
     """Return the shapes of all nodes as lines of aligned columns, the batch before the bar."""
-    rows = list(rows_of(nodes.values()))
-    shapes = _shapes(rows)
-    cells = [(row.site, row.what, s, row.note) for row, s in zip(rows, shapes, strict=True)]
-    return aligned([HEADER, *cells])
+    rows = [row for node in nodes.values() for row in _rows(node)]
+    shapes = zip(rows, _shapes(rows), strict=True)
+    cells = [(row.site, row.what, shape, row.note) for row, shape in shapes]
+    return aligned([("site", "what", "shape", "plates"), *cells])
 
 
-def _shapes(rows: list[Row]) -> list[str]:
+def html_of(nodes: Mapping[str, Node]) -> str:
+    """Return the same table for a notebook."""
+    return f"<pre>{html.escape(format_shapes(nodes))}</pre>"
+
+
+def _rows(node: Node) -> Iterator[_Row]:
+    """Yield the shapes of a node: of its distribution, its value and its log-probability."""
+    shape = tuple(node.value.shape)
+    if node.fn is None:
+        what = node.type if node.type != "deterministic" else "value"
+        cut = len(shape) - node.event_dims
+        yield _Row(node.name, what, shape[:cut], shape[cut:], _note(node))
+        return
+    batch, event = tuple(node.fn.batch_shape), tuple(node.fn.event_shape)
+    if isinstance(node.fn, Factor):  # it has no value
+        yield _Row(node.name, "factor", batch, (), _note(node))
+    else:
+        yield _Row(node.name, "dist", batch, event, _note(node))
+        cut = len(shape) - len(event)
+        yield _Row("", "observed" if node.is_observed else "value", shape[:cut], shape[cut:])
+    density = density_of(node)
+    if density is None:
+        yield _Row("", "log_prob", (), note="none")
+    else:
+        yield _Row("", "log_prob", tuple(density.shape))
+
+
+def _shapes(rows: list[_Row]) -> list[str]:
     """Return the shapes as texts whose sizes stand below each other, each dimension in its column.
 
     Those of the batch are counted from the bar to the left, as those of plates are.
@@ -94,22 +98,6 @@ def _shapes(rows: list[Row]) -> list[str]:
     return aligned(cells, right=range(batch + 1 + event)).split("\n") if cells else []
 
 
-def html_of(nodes: Mapping[str, Node]) -> str:
-    """Return the same table for a notebook, every text escaped."""
-    lines = ["<table>", "<tr>" + "".join(f"<th>{name}</th>" for name in HEADER) + "</tr>"]
-    for row in rows_of(nodes.values()):
-        event = f" | {' '.join(map(str, row.event))}" if row.event else ""
-        shape = f"{' '.join(map(str, row.batch))}{event}"
-        cells = (
-            f"<td>{html.escape(row.site)}</td>",
-            f"<td>{html.escape(row.what)}</td>",
-            f'<td style="text-align: right; font-family: monospace">{shape}</td>',
-            f"<td>{html.escape(row.note)}</td>",
-        )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</table>"])
-
-
 def _note(node: Node) -> str:
     if node.type == "plate":
         dim = node.infer.get("dim")
@@ -123,9 +111,9 @@ def _plate_note(plate: Plate) -> str:
     return plate.name if plate.turn is None else f"{plate.name}[{plate.turn}]"
 
 
-def _density_shape(node: Node) -> Shape | None:
-    """Return the shape of the log-probability, None where there is none to be had."""
+def density_of(node: Node) -> Tensor | None:
+    """Return the log-probability of a node, None where there is none to be had."""
     try:
-        return tuple(node.log_prob.shape)
+        return None if node.fn is None else node.log_prob
     except (NoDensityError, ModifiedParameterError):
         return None

@@ -19,14 +19,12 @@ from ancestral.trace.enumeration.markov import markov
 from ancestral.trace.handlers.block import block, expose
 from ancestral.trace.handlers.by_name import UnknownSiteError
 from ancestral.trace.handlers.condition import condition, do, uncondition
-from ancestral.trace.handlers.gumbel import GumbelSoftmax
 from ancestral.trace.handlers.infer_config import infer_config
-from ancestral.trace.handlers.lift import PriorShapeError, lift
-from ancestral.trace.handlers.locscale import LocScale
+from ancestral.trace.handlers.lift import lift
 from ancestral.trace.handlers.reparam import ReparamError, Strategy, reparam
 from ancestral.trace.handlers.replay import ReplayShapeError, replay, substitute
 from ancestral.trace.handlers.seed import seed
-from ancestral.trace.handlers.unpushing import Transform
+from ancestral.trace.handlers.strategies import GumbelSoftmax, LocScale, Transform
 from ancestral.trace.handlers.weight import mask, scale
 from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
@@ -36,7 +34,6 @@ __all__ = [
     "Handler",
     "LocScale",
     "Message",
-    "PriorShapeError",
     "ReparamError",
     "ReplayShapeError",
     "Strategy",

@@ -33,13 +33,20 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
                 "block: where must be a function of a message, which returns whether to hide it, "
                 f"not {kind_of(where)}"
             )
-        super().__init__(_texts("block", names))
+        verb = type(self).__name__
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(
+                    f"{verb} takes names one by one, as in {verb}('a', 'b'), not {kind_of(name)}: "
+                    "unpack a list of them with a star"
+                )
+        super().__init__(names)
         self.where = where
 
     def __repr__(self) -> str:
-        """Show what it hides."""
+        """Show what it hides, or not."""
         shown = map(repr, self._names) if self.where is None else [f"where={short(self.where)}"]
-        return f"block({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def process(self, message: Message) -> Message:
         """Stop a message that is to be hidden."""
@@ -52,7 +59,7 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
         return not self._names or message.name in self._names
 
 
-class expose(ByName):  # noqa: N801
+class expose(block):  # noqa: N801
     """Hide all statements of a block but those named from the handlers and recordings around it.
 
     Args:
@@ -65,23 +72,7 @@ class expose(ByName):  # noqa: N801
 
     def __init__(self, *names: str) -> None:
         """Take what is seen."""
-        super().__init__(_texts("expose", names))
+        super().__init__(*names)
 
-    def __repr__(self) -> str:
-        """Show what is seen."""
-        return f"expose({', '.join(map(repr, self._names))})"
-
-    def process(self, message: Message) -> Message:
-        """Stop a message that is not exposed."""
-        self.meet(message.name)
-        return message if message.name in self._names else replace(message, is_stopped=True)
-
-
-def _texts(verb: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(
-                f"{verb} takes names one by one, as in {verb}('a', 'b'), not {kind_of(name)}: "
-                "unpack a list of them with a star"
-            )
-    return names
+    def _is_hidden(self, message: Message) -> bool:
+        return message.name not in self._names

@@ -7,10 +7,15 @@ from typing import Self
 
 from torch import Tensor
 
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.place import Location, place
 from ancestral.trace.recording.message import Handler, Message
+
+
+class HandlerError(SiteError):
+    """A handler cannot do to a site what it is to do."""
 
 
 class UnknownSiteError(SiteError):
@@ -41,7 +46,7 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(values)
 
 
-class DeterministicSiteError(SiteError):
+class DeterministicSiteError(HandlerError):
     """A value that the program computes is to be given as that of a random choice."""
 
     def __init__(self, message: Message, verb: str) -> None:
@@ -53,6 +58,16 @@ class DeterministicSiteError(SiteError):
             "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
             "reparam made so is given its value within that handler"
         )
+
+
+def broadcasts(shape: Shape, whole: Shape) -> bool:
+    """Return whether a shape broadcasts to another, which stays as it is.
+
+    >>> broadcasts((3,), (2, 3)), broadcasts((2, 3), (1, 3))
+    (True, False)
+    """
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(ours in (1, theirs) for ours, theirs in pairs)
 
 
 class ByName(Handler):

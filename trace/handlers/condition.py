@@ -7,36 +7,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from ancestral.trace.context.arguments import kind_of
-from ancestral.trace.context.errors import SiteError
-from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, by_name
+from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.program.checks import ValueTypeError
 from ancestral.trace.recording.message import Handler, Message
-
-
-class ObservedInterventionError(SiteError):
-    """A site is to be observed that is set from outside."""
-
-    def __init__(self, message: Message) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}) is set by do, within a block that "
-            "is to condition it; expected a random choice, which what is set is not: leave it out "
-            "of one of the two"
-        )
-
-
-class DeterministicValueError(SiteError):
-    """A value that the program computes is to be set to one of another shape."""
-
-    def __init__(self, message: Message, value: Tensor) -> None:
-        """Name the site, its line, what was expected and what came."""
-        assert message.value is not None
-        super().__init__(
-            f"do sets {message.name!r} ({message.where.location}) to a value of shape "
-            f"{list(value.shape)}; expected one that broadcasts to {list(message.value.shape)}, "
-            "the shape of what the program computes there"
-        )
 
 
 class _Given(ByName, ABC):
@@ -79,11 +53,14 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
         """Return the message, observed.
 
         Raises:
-            ObservedInterventionError: if a handler within has set it from outside.
-            DeterministicSiteError: if the program computes it.
+            HandlerError: if a handler within has set it from outside, or the program computes it.
         """
         if message.is_intervened:
-            raise ObservedInterventionError(message)
+            raise HandlerError(
+                f"site {message.name!r} ({message.where.location}) is set by do, within a block "
+                "that is to condition it; expected a random choice, which what is set is not: "
+                "leave it out of one of the two"
+            )
         if message.kind == "deterministic":
             raise DeterministicSiteError(message, "condition")
         return replace(message, value=value, is_observed=True, origin=None)
@@ -110,7 +87,7 @@ class do(_Given):  # noqa: N801
 
         Raises:
             ValueTypeError: if the value is no tensor.
-            DeterministicValueError: if it does not fit the one that the program computes.
+            HandlerError: if it does not fit the one that the program computes.
         """
         if not isinstance(value, Tensor):
             raise ValueTypeError(message, "a torch.Tensor", kind_of(value))
@@ -118,7 +95,11 @@ class do(_Given):  # noqa: N801
             try:
                 value = value.expand(message.value.shape)
             except RuntimeError as error:
-                raise DeterministicValueError(message, value) from error
+                raise HandlerError(
+                    f"do sets {message.name!r} ({message.where.location}) to a value of shape "
+                    f"{list(value.shape)}; expected one that broadcasts to "
+                    f"{list(message.value.shape)}, the shape of what the program computes there"
+                ) from error
         return replace(message, value=value, is_intervened=True, is_observed=False, origin=None)
 
 

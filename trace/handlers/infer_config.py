@@ -5,22 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from ancestral.trace.context.arguments import kind_of
-from ancestral.trace.context.errors import SiteError
+from ancestral.trace.handlers.by_name import HandlerError
 from ancestral.trace.program.checks import check_infer
 from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
-
-
-class ConfigError(SiteError):
-    """What is to be added to the `infer` of a site is no mapping."""
-
-    def __init__(self, message: Message, came: object) -> None:
-        """Name the site, its line, and what came."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}): the function of infer_config "
-            f"returned {kind_of(came)}; expected a mapping of what to add to its infer, {{}} for "
-            "nothing"
-        )
 
 
 class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
@@ -31,7 +19,7 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
 
     Raises:
         TypeError: if it is no function.
-        ConfigError: within the block, if it returns no mapping.
+        HandlerError: within the block, if it returns no mapping.
         InferKeyError: within it, if it returns a key that nothing reads.
     """
 
@@ -53,6 +41,10 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
         self._is_used = True
         added: object = self.config(message)
         if not isinstance(added, Mapping):
-            raise ConfigError(message, added)
+            raise HandlerError(
+                f"site {message.name!r} ({message.where.location}): the function of infer_config "
+                f"returned {kind_of(added)}; expected a mapping of what to add to its infer, {{}} "
+                "for nothing"
+            )
         check_infer(message.name, added, message.where)
         return replace(message, infer={**message.infer, **added})

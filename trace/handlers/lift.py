@@ -21,9 +21,9 @@ from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import kind_of, short
-from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.handlers.by_name import ByName, broadcasts
 from ancestral.trace.params.constraints import initial, outside
-from ancestral.trace.params.errors import ParamError, ParamValueError
+from ancestral.trace.params.errors import ParamError, misfit
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
 from ancestral.trace.recording.effects import Effective
@@ -32,18 +32,6 @@ from ancestral.trace.recording.record import current
 from ancestral.trace.recording.trace import Trace
 
 Prior = Distribution | Mapping[str, Distribution] | Callable[[Message], Distribution | None]
-
-
-class PriorShapeError(ParamError):
-    """A prior does not fit the parameter that it is given to."""
-
-    def __init__(self, message: Message, fn: Distribution, shape: Shape) -> None:
-        """Name the prior, its shapes and that of the parameter."""
-        super().__init__(
-            message,
-            f"its prior {type(fn).__name__} has batch {list(fn.batch_shape)} and event "
-            f"{list(fn.event_shape)}; expected shapes that expand to the parameter's {list(shape)}",
-        )
 
 
 class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): ...)
@@ -121,7 +109,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         problem = outside(message.value, constraint)
         if problem is not None:
             drawn = f"by its prior a value {problem}"
-            raise ParamValueError(message, drawn, f"a prior within {short(constraint)}")
+            raise misfit(message, drawn, f"a prior within {short(constraint)}")
         self._drawn[-1][current(), message.name] = message.value
 
     def _prior_of(self, message: Message) -> Distribution | None:
@@ -141,15 +129,15 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         shape = self._shape_of(message)
         if shape is None:
             shape = (*fn.batch_shape, *fn.event_shape)
-        batch = shape[: len(shape) - event]
-        if event > len(shape) or tuple(fn.event_shape) != shape[len(shape) - event :]:
-            raise PriorShapeError(message, fn, shape)
-        try:
-            whole = torch.broadcast_shapes(fn.batch_shape, batch)
-        except RuntimeError as error:
-            raise PriorShapeError(message, fn, shape) from error
-        if tuple(whole) != batch:
-            raise PriorShapeError(message, fn, shape)
+        batch = shape[: max(len(shape) - event, 0)]
+        is_event = tuple(fn.event_shape) == shape[len(batch) :]
+        if not is_event or not broadcasts(tuple(fn.batch_shape), batch):
+            raise ParamError(
+                message,
+                f"its prior {type(fn).__name__} has batch {list(fn.batch_shape)} and event "
+                f"{list(fn.event_shape)}; expected shapes that expand to the parameter's "
+                f"{list(shape)}",
+            )
         expanded = fn.expand(torch.Size(batch))
         return Independent(expanded, len(batch)) if batch else expanded
 

@@ -7,7 +7,7 @@ Gorinova, Moore and Hoffman (2020), "Automatic reparameterisation of probabilist
 
 >>> import torch
 >>> from torch.distributions import Normal
->>> from ancestral.trace.handlers.locscale import LocScale
+>>> from ancestral.trace.handlers.strategies import LocScale
 >>> from ancestral.trace.program.primitives import sample
 >>> from ancestral.trace.recording.record import record
 >>> with record() as trace, reparam({"x": LocScale()}):
@@ -23,12 +23,10 @@ from types import FunctionType
 from typing import Protocol
 
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ancestral.trace.context.arguments import kind_of, short
-from ancestral.trace.context.errors import SiteError
 from ancestral.trace.enumeration.enumerate import open_room
-from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.handlers.by_name import ByName, HandlerError
 from ancestral.trace.recording.message import Message
 
 
@@ -43,30 +41,20 @@ class Strategy(Protocol):
 Config = Mapping[str, Strategy] | Callable[[Message], Strategy | None]
 
 
-class ReparamError(SiteError):
+class ReparamError(HandlerError):
     """A site cannot be drawn in the way that it is to be."""
 
-    def __init__(self, message: Message, fn: Distribution, strategy: str, expected: str) -> None:
+    def __init__(self, message: Message, strategy: str, problem: str, expected: str) -> None:
         """Name the site, its line, what was expected and what came."""
         super().__init__(
-            f"site {message.name!r} ({message.where.location}): {strategy} cannot draw a "
-            f"{type(fn).__name__}; expected {expected}"
+            f"site {message.name!r} ({message.where.location}): {strategy} {problem}; "
+            f"expected {expected}"
         )
 
 
-class ReparamValueError(SiteError):
-    """What a strategy made is no value of its site."""
-
-    def __init__(
-        self, message: Message, strategy: Strategy, came: str, expected: tuple[int, ...]
-    ) -> None:
-        """Name the site, its line, what was expected and what came."""
-        name = getattr(strategy, "__name__", type(strategy).__name__)
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}): {name} made {came}; "
-            f"expected a torch.Tensor of shape {list(expected)}, the batch and the event of "
-            f"{type(message.fn).__name__}"
-        )
+def cannot_draw(message: Message, fn: object, strategy: str, expected: str) -> ReparamError:
+    """Return the error of a strategy that does not know the distribution of a site."""
+    return ReparamError(message, strategy, f"cannot draw a {type(fn).__name__}", expected)
 
 
 class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
@@ -110,10 +98,10 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
             return message
         if isinstance(strategy, type):
             kind = strategy.__name__
-            raise ReparamError(message, message.fn, f"the class {kind}", f"one of it, {kind}()")
+            raise cannot_draw(message, message.fn, f"the class {kind}", f"one of it, {kind}()")
         if not callable(strategy):
             expected = "a strategy such as LocScale(), or None to leave the site as it is"
-            raise ReparamError(message, message.fn, kind_of(strategy), expected)
+            raise cannot_draw(message, message.fn, kind_of(strategy), expected)
         token = _drawing.set((*_drawing.get(), (self, _kind_of(strategy))))
         try:
             value = strategy(message)
@@ -146,11 +134,15 @@ _drawing: "ContextVar[tuple[tuple[reparam, object], ...]]" = ContextVar("drawing
 def _check_value(message: Message, strategy: Strategy, value: object) -> None:
     """Raise unless what a strategy made is a value of its site."""
     assert message.fn is not None
-    expected = (*message.fn.batch_shape, *message.fn.event_shape)
-    if not isinstance(value, Tensor):
-        raise ReparamValueError(message, strategy, kind_of(value), expected)
-    if tuple(value.shape) != expected and open_room() is None:
-        raise ReparamValueError(message, strategy, f"one of shape {list(value.shape)}", expected)
+    shape = [*message.fn.batch_shape, *message.fn.event_shape]
+    came = kind_of(value)
+    if isinstance(value, Tensor):
+        if list(value.shape) == shape or open_room() is not None:
+            return
+        came = f"one of shape {list(value.shape)}"
+    name = getattr(strategy, "__name__", type(strategy).__name__)
+    expected = f"a torch.Tensor of shape {shape}, the batch and the event of "
+    raise ReparamError(message, name, f"made {came}", expected + type(message.fn).__name__)
 
 
 def _check_config(config: object) -> None:

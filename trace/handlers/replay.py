@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.arguments import kind_of
-from ancestral.trace.context.errors import EnumerationError, SiteError
+from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.enumerate import open_room
-from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, by_name
+from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
 from ancestral.trace.nodes.enumerated import trailing
 from ancestral.trace.nodes.node import ModifiedParameterError, Node
 from ancestral.trace.nodes.versions import is_written
@@ -19,7 +19,7 @@ from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.trace import Trace
 
 
-class ReplayShapeError(SiteError):
+class ReplayShapeError(HandlerError):
     """A site is replayed from one of another shape."""
 
     def __init__(self, message: Message, node: Node, expected: Shape) -> None:
@@ -28,42 +28,6 @@ class ReplayShapeError(SiteError):
             f"site {message.name!r} ({message.where.location}) is replayed from the site of that "
             f"name at {node.location}, whose value has shape {list(node.value.shape)}; expected "
             f"{list(expected)}: give both the same plates and events"
-        )
-
-
-class ReplayedValuesError(EnumerationError):
-    """A site is replayed from one that has all its values at once, which it cannot have."""
-
-    def __init__(self, message: Message, node: Node) -> None:
-        """Name both sites and their lines."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}) is replayed from the site of that "
-            f"name at {node.location}, which was enumerated; run the program within "
-            "an.handlers.enumerate too, with the same first_dim"
-        )
-
-
-class ReplayPlateError(SiteError):
-    """A part of a plate is replayed from one of another size."""
-
-    def __init__(self, message: Message, node: Node) -> None:
-        """Name both plates, their lines and their sizes."""
-        super().__init__(
-            f"plate {message.name!r} ({message.where.location}) is replayed from the plate of that "
-            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(message.infer)}"
-        )
-
-
-class ReplayKindError(SiteError):
-    """A site would be drawn anew that is no random choice in the trace that is replayed."""
-
-    def __init__(self, message: Message, node: Node) -> None:
-        """Name both sites and their lines."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}) is to be replayed from "
-            f"{node.location}, where it is a computed value, no random choice; expected the same "
-            "handlers around both runs, such as reparam or do; to give it that value, use "
-            f"an.handlers.substitute({{{message.name!r}: trace[{message.name!r}].value}})"
         )
 
 
@@ -82,8 +46,8 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
         ReplayShapeError: within the block, if a site has another shape than in the trace.
         EnumerationError: within it, if a site was enumerated, and the block is not.
         ModifiedParameterError: within it, if a value was written into in place since.
-        ReplayPlateError: within it, if a subsampled plate has another size than in the trace.
-        ReplayKindError: within it, if a site is drawn that is a computed value in the trace.
+        HandlerError: within it, if a subsampled plate has another size than in the trace, or a site
+            is drawn that is a computed value there.
     """
 
     missing = "its block has none of the sites that were drawn in the trace"
@@ -124,7 +88,11 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
         assert message.fn is not None
         expected = (*message.fn.batch_shape, *message.fn.event_shape)
         if node.is_enumerated and open_room() is None:
-            raise ReplayedValuesError(message, node)
+            raise EnumerationError(
+                f"site {message.name!r} ({message.where.location}) is replayed from the site of "
+                f"that name at {node.location}, which was enumerated; run the program within "
+                "an.handlers.enumerate too, with the same first_dim"
+            )
         if not fits(tuple(node.value.shape), expected, len(message.fn.event_shape)):
             raise ReplayShapeError(message, node, expected)
         return replace(message, value=node.tracked_value, origin=node)
@@ -132,7 +100,13 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
     def _refuse_draw(self, message: Message) -> Message:
         """Raise if what the trace has a computed value of is about to be drawn."""
         if message.kind == "sample" and message.value is None:
-            raise ReplayKindError(message, self.trace[message.name])
+            raise HandlerError(
+                f"site {message.name!r} ({message.where.location}) is to be replayed from "
+                f"{self.trace[message.name].location}, where it is a computed value, no random "
+                "choice; expected the same handlers around both runs, such as reparam or do; to "
+                "give it that value, use an.handlers.substitute("
+                f"{{{message.name!r}: trace[{message.name!r}].value}})"
+            )
         return message
 
 
@@ -141,7 +115,10 @@ def _replayed_plate(message: Message, node: Node) -> Message:
     if _sizes(message.infer) == _sizes(node.infer):
         return replace(message, value=node.value, origin=node)
     if message.infer["subsample_size"] < message.infer["size"]:
-        raise ReplayPlateError(message, node)
+        raise HandlerError(
+            f"plate {message.name!r} ({message.where.location}) is replayed from the plate of that "
+            f"name at {node.location}, with {_sizes(node.infer)}; expected {_sizes(message.infer)}"
+        )
     return message
 
 

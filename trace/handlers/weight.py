@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.handlers.by_name import broadcasts
 from ancestral.trace.program.checks import WeightShapeError
 from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
@@ -107,10 +107,5 @@ def together(message: Message, word: str, inner: T, outer: T, combine: Callable[
         assert message.fn is not None
         batch = tuple(message.fn.batch_shape)
         sizes = [tuple(each.shape) for each in (inner, outer) if isinstance(each, Tensor)]
-        odd = next((size for size in sizes if not _broadcasts(size, batch)), sizes[-1])
+        odd = next((size for size in sizes if not broadcasts(size, batch)), sizes[-1])
         raise WeightShapeError(message, word, odd, batch) from error
-
-
-def _broadcasts(size: Shape, batch: Shape) -> bool:
-    pairs = zip(reversed(size), reversed(batch), strict=False)
-    return len(size) <= len(batch) and all(ours in (1, theirs) for ours, theirs in pairs)

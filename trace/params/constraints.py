@@ -13,7 +13,7 @@ from ancestral.trace.context.arguments import kind_of, short
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.support import wrong_of
-from ancestral.trace.params.errors import ParamInitError, ParamMismatchError, ParamValueError
+from ancestral.trace.params.errors import ParamError, misfit
 from ancestral.trace.recording.message import Message
 
 
@@ -37,10 +37,10 @@ def check_constraint(constraint: Constraint, message: Message) -> None:
     """Raise unless a parameter can have a constraint.
 
     Raises:
-        ParamInitError: if it is no constraint, or torch knows no transform to it.
+        ParamError: if it is no constraint, or torch knows no transform to it.
     """
     if not isinstance(constraint, Constraint):
-        raise ParamInitError(
+        raise ParamError(
             message,
             f"its constraint is {short(constraint)}; expected an instance of a constraint of "
             "torch.distributions.constraints, such as constraints.positive",
@@ -48,7 +48,7 @@ def check_constraint(constraint: Constraint, message: Message) -> None:
     try:
         transform_of(constraint)
     except NotImplementedError as error:
-        raise ParamInitError(
+        raise ParamError(
             message,
             f"its constraint is {short(constraint)}, to which torch.distributions has no "
             "transform; expected one of continuous values, such as constraints.positive",
@@ -61,82 +61,78 @@ def initial(message: Message) -> Tensor:
     What a function draws or computes to make it is no part of the run.
 
     Raises:
-        ParamInitError: if there is none, or none that a parameter can begin with.
+        ParamError: if there is none, or none that a parameter can begin with.
     """
     init = message.options["init"]
     if init is None:
-        raise ParamInitError(
+        raise ParamError(
             message,
             "the store does not have it and it has no init; give a tensor, or a function of no "
             "argument that returns one, where it is asked for first",
         )
     if not isinstance(init, Tensor) and callable(init):
-        init = _called(init)
+        was_inside, local.is_inside = local.is_inside, True
+        try:
+            with torch.no_grad():
+                init = init()
+        finally:
+            local.is_inside = was_inside
     if not isinstance(init, Tensor):
-        raise ParamInitError(message, f"its init is a {type(init).__name__}; expected a Tensor")
+        raise ParamError(message, f"its init is a {type(init).__name__}; expected a Tensor")
     if init.is_meta:
-        raise ParamInitError(message, "its init has no values, on the device meta; give it some")
+        raise ParamError(message, "its init has no values, on the device meta; give it some")
     if not (init.is_floating_point() or init.is_complex()):
-        raise ParamInitError(
-            message, f"its init is of {init.dtype}; expected a floating dtype, such as float32"
-        )
+        expected = "a floating dtype, such as float32"
+        raise ParamError(message, f"its init is of {init.dtype}; expected {expected}")
     if provenance_of(init):
-        raise ParamInitError(
+        sites = ", ".join(map(repr, sorted(provenance_of(init))))
+        raise ParamError(
             message,
-            f"its init depends on {', '.join(map(repr, sorted(provenance_of(init))))}; a parameter "
-            "is no function of what the program draws; cut the dependency with an.untrack",
+            f"its init depends on {sites}; a parameter is no function of what the program draws; "
+            "cut the dependency with an.untrack",
         )
     return init.detach()
-
-
-def _called(init: Any) -> Any:
-    was_inside, local.is_inside = local.is_inside, True
-    try:
-        with torch.no_grad():
-            return init()
-    finally:
-        local.is_inside = was_inside
 
 
 def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
     """Return the unconstrained numbers of an initial value, in their own memory.
 
     Raises:
-        ParamInitError: if the value is outside the constraint, or on its boundary, or has fewer
+        ParamError: if the value is outside the constraint, or on its boundary, or has fewer
             elements than its bounds.
     """
-    problem = outside(value, constraint)
+    problem, shown = outside(value, constraint), short(constraint)
     if problem is not None:
-        raise ParamInitError(message, f"its init is {problem}; expected {short(constraint)}")
-    leaf: Tensor = raw(_inverse, value, constraint, message)
-    if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
-        raise ParamInitError(
+        raise ParamError(message, f"its init is {problem}; expected {shown}")
+    try:
+        leaf: Tensor = raw(_inverse, value, constraint)
+    except RuntimeError as error:  # of a matrix that is singular, or not square
+        raise ParamError(
             message,
-            f"its init lies on the boundary of its constraint {short(constraint)}, which no finite "
+            f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
+            f"transform of its constraint {shown}: {error}",
+        ) from error
+    if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
+        raise ParamError(
+            message,
+            f"its init lies on the boundary of its constraint {shown}, which no finite "
             "unconstrained number reaches; expected a value inside",
         )
     back = tuple(transform_of(constraint).forward_shape(leaf.shape))
     if back != tuple(value.shape):
-        raise ParamInitError(
+        raise ParamError(
             message,
-            f"its init has shape {list(value.shape)}, and bounds of its constraint "
-            f"{short(constraint)} have more: {list(back)}; expand the init to that",
+            f"its init has shape {list(value.shape)}, and bounds of its constraint {shown} have "
+            f"more: {list(back)}; expand the init to that",
         )
     return leaf
 
 
-def _inverse(value: Tensor, constraint: Constraint, message: Message) -> Tensor:
-    try:
-        # A leaf that is made in inference mode could never be learned.
-        with torch.inference_mode(False), torch.no_grad():
-            leaf: Tensor = transform_of(constraint).inv(value.clone())
-            return leaf.clone(memory_format=torch.contiguous_format)
-    except RuntimeError as error:  # of a matrix that is singular, or not square
-        raise ParamInitError(
-            message,
-            f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
-            f"transform of its constraint {short(constraint)}: {error}",
-        ) from error
+def _inverse(value: Tensor, constraint: Constraint) -> Tensor:
+    # A leaf that is made in inference mode could never be learned.
+    with torch.inference_mode(False), torch.no_grad():
+        leaf: Tensor = transform_of(constraint).inv(value.clone())
+        return leaf.clone(memory_format=torch.contiguous_format)
 
 
 def _is_on_bound(value: Tensor, constraint: Constraint) -> bool:
@@ -172,17 +168,17 @@ def check_value(message: Message, shape: Shape | None, constraint: Constraint) -
     """Raise unless a parameter can have the value that a handler gave it.
 
     Raises:
-        ParamValueError: if it cannot.
+        ParamError: if it cannot.
     """
     value = message.value
     if not isinstance(value, Tensor):
-        raise ParamValueError(message, kind_of(value), "a torch.Tensor")
+        raise misfit(message, kind_of(value), "a torch.Tensor")
     size = tuple(raw(Tensor.size, value))
     if shape is not None and size != shape:
-        raise ParamValueError(message, f"a value of shape {list(size)}", f"shape {list(shape)}")
+        raise misfit(message, f"a value of shape {list(size)}", f"shape {list(shape)}")
     problem = outside(value, constraint)
     if problem is not None:
-        raise ParamValueError(message, f"a value {problem}", short(constraint))
+        raise misfit(message, f"a value {problem}", short(constraint))
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -193,23 +189,5 @@ def is_same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, Constraint) and type(one) is type(other):
-        ours, theirs = vars(one), vars(other)
-        return ours.keys() == theirs.keys() and all(is_same(ours[k], theirs[k]) for k in ours)
+        return is_same(list(vars(one).items()), list(vars(other).items()))
     return not isinstance(one, (Tensor, Constraint)) and bool(one == other)
-
-
-def check_leaf(message: Message, leaf: Shape, init: Shape, constraint: Constraint) -> None:
-    """Raise unless a leaf that was loaded is of the shape that the program begins with.
-
-    Raises:
-        ParamMismatchError: if it is not.
-    """
-    expected = tuple(transform_of(constraint).inverse_shape(torch.Size(init)))
-    if expected != leaf:
-        raise ParamMismatchError(
-            message,
-            "its shape",
-            f"{list(init)}, which is {list(expected)} unconstrained",
-            f"{list(leaf)} unconstrained",
-            None,
-        )

@@ -18,32 +18,20 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ancestral.provenance.tensor.torch_internals import NamedMemberAccessor
-from ancestral.trace.context.errors import SiteError
+from ancestral.trace.params.errors import StoreError
 
 V = TypeVar("V")
 
 
-class HiddenLeafError(SiteError):
-    """A parameter cannot be reached by its name, since a module comes first."""
-
-    def __init__(self, module: str, leaves: list[str]) -> None:
-        """Name both, and say what to do."""
-        listed = ", ".join(repr(f"{module}.{leaf}") for leaf in leaves)
-        super().__init__(
-            f"functional_call cannot reach {listed} in the module {module!r}, which has none; "
-            "give an.param a name that does not begin with that of a module, with _ for the dot"
-        )
-
-
 class Branching(nn.Module):
-    """A module in which names with dots are paths too."""
+    """A module in which names with dots are paths too, or what of one begins with a path."""
 
     def __getattr__(self, name: str) -> Any:
         """Return a leaf or a module by its name, or the branch of those whose names it begins.
 
         Raises:
             AttributeError: if there is none.
-            HiddenLeafError: if torch would look in a module for what is beside it.
+            StoreError: if torch would look in a module for what is beside it.
         """
         leaves = _Within(vars(self).get("_parameters", {}), f"{name}.")
         modules = _Within(vars(self).get("_modules", {}), f"{name}.")
@@ -52,25 +40,18 @@ class Branching(nn.Module):
         except AttributeError:
             if not leaves and not modules:
                 raise
-            return Branch(leaves, modules)
+            branch = Branching()
+            vars(branch).update(_parameters=leaves, _modules=modules)
+            return branch
         # What torch does not find in a module it would set there, and no program would see it.
         is_called = sys._getframe(1).f_code is NamedMemberAccessor.get_submodule.__code__
         if is_called and leaves and isinstance(found, nn.Module):
-            raise HiddenLeafError(name, list(leaves))
+            listed = ", ".join(repr(f"{name}.{leaf}") for leaf in leaves)
+            raise StoreError(
+                f"functional_call cannot reach {listed} in the module {name!r}, which has none; "
+                "give an.param a name that does not begin with that of a module, with _ for the dot"
+            )
         return found
-
-
-class Branch(Branching):
-    """What of a store has names that begin with a path, by the rest of their names."""
-
-    def __init__(
-        self,
-        leaves: MutableMapping[str, nn.Parameter | None],
-        modules: MutableMapping[str, nn.Module | None],
-    ) -> None:
-        """Take leaves and modules by the rest of their names."""
-        super().__init__()
-        vars(self).update(_parameters=leaves, _modules=modules)
 
 
 class _Within(MutableMapping[str, V]):

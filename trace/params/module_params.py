@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ancestral.trace.params.errors import ParamError, ParamMismatchError
+from ancestral.trace.params.errors import ParamError, mismatch
 from ancestral.trace.recording.message import Message
 
 
@@ -46,8 +46,7 @@ def adopt(
     of them goes on; the buffers take over the values.
 
     Raises:
-        ParamMismatchError: if a tensor has another shape than in the module.
-        ParamError: if only some of the parameters were loaded.
+        ParamError: if only some of the parameters were loaded, or a tensor of another shape.
     """
     slots = list(slots_of(name, module))
     buffers = {_joined(name, path): each for path, each in module.named_buffers()}
@@ -62,7 +61,7 @@ def adopt(
         )
     for key, leaf in known.items():
         if leaf.shape != wanted[key].shape:
-            raise ParamMismatchError(
+            raise mismatch(
                 message, f"the shape of {key!r}", list(wanted[key].shape), list(leaf.shape), None
             )
     placed: dict[nn.Parameter, nn.Parameter] = {}

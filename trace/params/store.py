@@ -17,6 +17,7 @@ copies, pickles and devices work as ever.
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,15 +33,7 @@ from ancestral.trace.context.arguments import short
 from ancestral.trace.context.place import Location
 from ancestral.trace.params import constraints as constraining
 from ancestral.trace.params.dotted_names import Branching
-from ancestral.trace.params.errors import (
-    BoundCallError,
-    NoStoreError,
-    ParamError,
-    ParamMismatchError,
-    UnboundParamError,
-    UnknownParamError,
-)
-from ancestral.trace.params.lateness import Beginnings
+from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError, mismatch
 from ancestral.trace.params.module_params import Slot, adopt, slots_of
 from ancestral.trace.recording.message import Handler, Message, handlers
 
@@ -79,16 +72,20 @@ class ParamStore(Handler, Branching):
         """Make an empty store."""
         super().__init__()
         self._declared: dict[str, Declared] = {}
-        self._beginnings = Beginnings()
+        self._is_loaded = False
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with the store open around every call.
 
         Raises:
-            BoundCallError: if torch calls, with values that are gone when the function is called.
+            StoreError: if torch calls, with values that are gone when the function is called.
         """
         if sys._getframe(1).f_code is functional_call.__code__:
-            raise BoundCallError
+            raise StoreError(
+                "functional_call of a store would bind a function, and run it with other values "
+                "than given; make the store a submodule of a network whose forward opens it, as in "
+                "`with self.store: ...`, and give functional_call that network"
+            )
         return super().__call__(function)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -99,12 +96,15 @@ class ParamStore(Handler, Branching):
         """Return the constrained value of a parameter, differentiable in its leaf.
 
         Raises:
-            UnknownParamError: if there is none of this name.
-            UnboundParamError: if it was loaded and no program has asked for it yet.
+            StoreError: if there is none of this name, or no program has asked for it yet.
         """
         leaf = self.unconstrained(name)
         if name not in self._declared:
-            raise UnboundParamError(name)
+            raise StoreError(
+                f"parameter {name!r} was loaded, and no program has asked for it yet, so that "
+                "its constraint is unknown; run the program first, or take "
+                f"store.unconstrained({name!r})"
+            )
         value: Tensor = constraining.transform_of(self._declared[name].constraint)(leaf)
         return value
 
@@ -112,11 +112,12 @@ class ParamStore(Handler, Branching):
         """Return the leaf of a parameter, which is what an optimizer changes.
 
         Raises:
-            UnknownParamError: if there is none of this name.
+            StoreError: if there is none of this name.
         """
         leaf = self._leaf(name)
         if leaf is None:
-            raise UnknownParamError(name, list(self))
+            known = ", ".join(map(repr, self)) or "none"
+            raise StoreError(f"the store has no parameter {name!r}; it has {known}")
         return leaf
 
     @property
@@ -133,16 +134,10 @@ class ParamStore(Handler, Branching):
         return (name for name, _ in self.named_parameters(remove_duplicate=False))
 
     def _leaf(self, name: str) -> nn.Parameter | None:
-        found = self._parameters.get(name)
-        if found is not None:
-            return found
-        for key, module in self._modules.items():
-            if module is not None and name.startswith(f"{key}."):
-                within = dict(module.named_parameters(remove_duplicate=False))
-                found = within.get(name[len(key) + 1 :])
-                if found is not None:
-                    return found
-        return None
+        own = self._parameters.get(name)
+        if own is not None or not self._modules:
+            return own
+        return dict(self.named_parameters(remove_duplicate=False)).get(name)
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """Return the leaf of this name, as any module does.
@@ -190,12 +185,15 @@ class ParamStore(Handler, Branching):
         if leaf is None:
             value = constraining.initial(message)
             begun = constraining.unconstrained(value, constraint, message)
-            self._beginnings.warn_if_late(message, self._parameters)
+            self._warn_if_late(message)
             self._parameters[name] = nn.Parameter(begun)
-            self._beginnings.note(self._parameters, [name])
         elif init is not None:
-            size = tuple(constraining.initial(message).shape)
-            constraining.check_leaf(message, tuple(leaf.shape), size, constraint)
+            size = constraining.initial(message).shape
+            expected = list(constraining.transform_of(constraint).inverse_shape(size))
+            found = f"{list(size)}, which is {expected} unconstrained"
+            if expected != list(leaf.shape):
+                held = f"{list(leaf.shape)} unconstrained"
+                raise mismatch(message, "its shape", found, held, None)
         self._declared[name] = Declared(constraint, message.where.location)
 
     def _check(self, message: Message, known: Declared) -> None:
@@ -207,17 +205,44 @@ class ParamStore(Handler, Branching):
         if asked is None and init is not None:
             asked = constraints.real
         if asked is not None and not constraining.is_same(asked, known.constraint):
-            raise ParamMismatchError(
-                message,
-                "its constraint",
-                short(asked),
-                short(known.constraint),
-                known.location,
-            )
+            found, expected = short(asked), short(known.constraint)
+            raise mismatch(message, "its constraint", found, expected, known.location)
         shape = self.shape_of(message.name, known.constraint)
         if isinstance(init, Tensor) and tuple(init.shape) != shape:
-            found, expected = list(init.shape), list(shape or ())
-            raise ParamMismatchError(message, "its shape", found, expected, known.location)
+            raise mismatch(
+                message, "its shape", list(init.shape), list(shape or ()), known.location
+            )
+
+    def _warn_if_late(self, message: Message) -> None:
+        """Warn of a parameter that is made now, though a state was loaded, or others were trained.
+
+        An optimizer that has changed others already does not know it. The leaves of an.param are
+        made with a version of zero, which whatever writes into them raises.
+        """
+        name, where = message.name, message.where.location
+        leaves = {known: self._parameters.get(known) for known in self._declared}
+        trained = [
+            known
+            for known, leaf in leaves.items()
+            if leaf is not None and not leaf.is_inference() and leaf._version > 0
+        ]
+        if self._is_loaded:
+            problem = (
+                "begins with its init: the state that the store has loaded lacks it; load the "
+                "state of the same program, or, if the rest is to be new, run the program before "
+                "the state is loaded, with strict=False"
+            )
+        elif trained:
+            problem = (
+                f"is new to the store, in which {trained[0]!r} has changed already: an optimizer "
+                "that was made before does not train it; run the program once before the "
+                "optimizer is made, or tell it, with optimizer.add_param_group({'params': "
+                f"[store.unconstrained({name!r})]}})"
+            )
+        else:
+            return
+        warning = ParamWarning(f"parameter {name!r} ({where}) {problem}")
+        warnings.warn_explicit(warning, None, where.filename, where.line)
 
     def module_of(self, name: str) -> nn.Module | None:
         """Return the module that the store has of this name."""
@@ -236,47 +261,29 @@ class ParamStore(Handler, Branching):
                 f"{first.location}; give one of them another name",
             )
         if message.name not in self._parameters:
-            self._beginnings.warn_if_late(message, self._parameters)
+            self._warn_if_late(message)
         adopt(name, module, self._parameters, message)
         self._modules[name] = module
         for each in slots_of(name, module):
             self._declared[each.name] = Declared(constraints.real, message.where.location)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
         """Make the parameters that are new, and load: no name is unexpected."""
-        within = {
-            f"{name}.{key}"
-            for name, module in self._modules.items()
-            if module is not None
-            for key in module.state_dict()
-        }
+        metadata, strict, missing, _, errors = options
+        within = self.state_dict().keys() - self._parameters.keys()  # what the modules have
         given = {key[len(prefix) :]: key for key in state_dict if key.startswith(prefix)}
         ours = {name: key for name, key in given.items() if name not in within}
-        for name, key in ours.items():
-            tensor = state_dict[key]
-            if name in self._parameters:
-                continue
+        for name in [name for name in ours if name not in self._parameters]:
+            tensor = state_dict[ours[name]]
             if isinstance(tensor, Tensor):
                 is_learned = tensor.is_floating_point() or tensor.is_complex()
                 fresh = tensor.detach().clone()
                 self._parameters[name] = nn.Parameter(fresh, requires_grad=is_learned)
             else:
                 kind = type(tensor).__name__
-                error_msgs.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, [], error_msgs
-        )
-        if given:
-            self._beginnings.note_loaded(self._parameters, ours)
+                errors.append(f"parameter {name!r} is a {kind}; expected a torch.Tensor.")
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, [], errors)
+        self._is_loaded = self._is_loaded or bool(given)
         for key in ours.values():  # a module of the store would not expect those of its prefix
             del state_dict[key]
 
@@ -312,13 +319,17 @@ def valued(message: Message) -> Tensor:
     """Return the value of a parameter: given by a handler, or kept by the open store.
 
     Raises:
-        NoStoreError: if neither is there.
-        ParamError: if the value is none that the parameter can have.
+        ParamError: if neither is there, or the value is none that the parameter can have.
     """
     store = open_store()
     if message.value is None:
         if store is None:
-            raise NoStoreError(message)
+            raise ParamError(
+                message,
+                "no store is open that could keep it; make one, store = an.ParamStore(), and run "
+                "the program within it, as in `with store: model()`, or give the value with "
+                "an.handlers.substitute or an.handlers.lift",
+            )
         return store.value_of(message)
     known = None if store is None else store.constraints.get(message.name)
     asked = message.options["constraint"]

@@ -6,7 +6,7 @@ computes with them, tracked as they are.
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -143,7 +143,9 @@ def twin(module: M, values: Mapping[nn.Parameter, Tensor]) -> M:
         for name, leaf in module.named_parameters(remove_duplicate=False)
         if leaf in values
     }
-    calling = _Calling(module, found.forward)
+    calling = nn.Module()
+    calling.module = module  # which has the values too while it calls
+    calling.forward = found.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return torch.func.functional_call(calling, named, args, kwargs)
@@ -152,39 +154,27 @@ def twin(module: M, values: Mapping[nn.Parameter, Tensor]) -> M:
     return found
 
 
-class _Calling(nn.Module):
-    """Calls a function; what it reaches of a module has the values of a functional call."""
-
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.module = module
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self.function(*args, **kwargs)
-
-
 def _replaced(value: Any, memo: dict[int, Any]) -> Any:
     """Return an attribute with what `memo` has in the place of all that it reaches."""
     if id(value) in memo:
         return memo[id(value)]
     kind = type(value)
+    parts: list[Any] = []
     if kind in (dict, OrderedDict):
-        items = {key: _replaced(item, memo) for key, item in value.items()}
-        return _same_or(value, value.values(), items.values(), lambda: kind(items))
-    if kind in (list, tuple, set):
-        parts = [_replaced(item, memo) for item in value]
-        return _same_or(value, value, parts, lambda: kind(parts))
-    if kind is MethodType and id(value.__self__) in memo:
-        return MethodType(value.__func__, memo[id(value.__self__)])
+        parts = list(value.values())
+    elif kind in (list, tuple, set):
+        parts = list(value)
+    elif kind is MethodType:
+        parts = [value.__self__]
+    elif kind is functools.partial:
+        parts = [value.func, value.args, value.keywords]
+    new = [_replaced(part, memo) for part in parts]
+    if all(a is b for a, b in zip(parts, new, strict=True)):
+        return value
+    if kind in (dict, OrderedDict):
+        return kind(zip(value, new, strict=True))
+    if kind is MethodType:
+        return MethodType(value.__func__, *new)
     if kind is functools.partial:
-        own = (value.func, value.args, value.keywords)
-        func, args, keywords = _replaced(own, memo)
-        return _same_or(value, own, (func, args, keywords), lambda: kind(func, *args, **keywords))
-    return value
-
-
-def _same_or(value: Any, own: Any, new: Any, make: Callable[[], Any]) -> Any:
-    """Return the container itself where nothing in it was replaced, else a new one."""
-    return value if all(a is b for a, b in zip(own, new, strict=True)) else make()
+        return functools.partial(new[0], *new[1], **new[2])
+    return kind(new)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,12 +14,8 @@ from ancestral.trace.context.arguments import kind_of
 
 
 def run(fn: Distribution, value: Tensor, name: str = "x", plate: int | None = None) -> an.Trace:
-    with an.record() as trace:
-        if plate is None:
-            an.sample(name, fn, obs=value)
-        else:
-            with an.plate("rows", plate):
-                an.sample(name, fn, obs=value)
+    with an.record() as trace, nullcontext() if plate is None else an.plate("rows", plate):
+        an.sample(name, fn, obs=value)
     return trace
 
 
@@ -58,28 +55,20 @@ def test_each_difference_is_told_by_its_name() -> None:
 def test_the_largest_difference_is_told_with_its_place() -> None:
     found = A.compare(run(Normal(torch.zeros(2), 1.0), torch.tensor([1.0, 5.0])))
     value, density = found.differences
-    assert (value.what, value.here, value.there, value.largest) == (
-        "value",
-        "2 at [1]",
-        "5 at [1]",
-        3.0,
-    )
-    assert density.largest == 10.5
-
-
-def test_numbers_that_are_none_are_equal_and_infinitely_far_from_others() -> None:
-    with an.record() as a:
-        an.deterministic("n", torch.tensor([torch.nan, torch.inf]))
-    with an.record() as b:
-        an.deterministic("n", torch.tensor([torch.nan, 1.0]))
-    assert a.compare(a).is_equal
-    assert a.compare(b).differences[0].largest is not None
+    assert (value.what, value.here, value.there) == ("value", "2 at [1]", "5 at [1]")
+    assert (value.largest, density.largest) == (3.0, 10.5)
 
 
 def named(value: Tensor) -> an.Trace:
     with an.record() as trace:
         an.deterministic("n", value)
     return trace
+
+
+def test_numbers_that_are_none_are_equal_and_infinitely_far_from_others() -> None:
+    here, there = (named(torch.tensor([torch.nan, number])) for number in (torch.inf, 1.0))
+    assert here.compare(here).is_equal
+    assert here.compare(there).differences[0].largest == torch.inf
 
 
 def test_integers_that_floats_do_not_hold_are_told_apart() -> None:

@@ -78,3 +78,5 @@ def test_an_integer_that_floats_cannot_hold_is_refused() -> None:
     with pytest.raises(PackError, match=r"site 'n' .* holds torch\.int64 values"):
         trace.pack(["z", "n"])
     assert int(trace.pack(["n"])) == 2**24 + 1
+    with pytest.raises(PackError, match=r"site 'z' .* cannot hold its part .* torch\.int64"):
+        trace.unpack(trace.pack(["n"]), ["z"])

@@ -15,7 +15,6 @@ from torch import distributions as d
 from torch.distributions import constraints
 
 import ancestral as an
-from ancestral.trace.params.errors import ParamInitError
 from ancestral.trace.program.checks import SupportError
 
 T, TWO, THREE = torch.tensor, torch.zeros(2), torch.ones(3)
@@ -87,7 +86,7 @@ def test_the_element_that_is_wrong_is_named_in_a_plate(
 def test_the_element_of_a_parameter_that_is_wrong_is_named(
     constraint: Any, value: Tensor, words: str, first: str
 ) -> None:
-    with an.ParamStore(), pytest.raises(ParamInitError, match=told(words, first)):
+    with an.ParamStore(), pytest.raises(an.errors.ParamError, match=told(words, first)):
         an.param("w", value, constraint=constraint)
 
 

@@ -112,19 +112,24 @@ def test_a_parameter_may_have_any_name(name: str) -> None:
 
 
 class Network(nn.Module):
-    """A network that opens its own store."""
+    """A network that runs a program in its own store."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Callable[..., Tensor]) -> None:
         super().__init__()
         self.store = an.ParamStore()
+        self.program = program
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Tensor) -> Tensor:
         with self.store:
-            return x * an.param("encoder.gain", torch.ones(2), constraints.positive)
+            return self.program(*args)
+
+
+def gained(x: Tensor) -> Tensor:
+    return x * an.param("encoder.gain", torch.ones(2), constraints.positive)
 
 
 def test_a_network_with_a_store_is_trained_in_parallel(tmp_path: Path) -> None:
-    network, x = Network(), torch.tensor([1.0, 3.0])
+    network, x = Network(gained), torch.tensor([1.0, 3.0])
     network(x)
     file = f"file://{tmp_path / 'rendezvous'}"
     torch.distributed.init_process_group("gloo", init_method=file, rank=0, world_size=1)
@@ -157,14 +162,19 @@ def test_a_state_of_another_shape_is_an_error_where_the_program_asks(is_function
         assert part in str(caught.value)
 
 
-def test_a_state_of_another_shape_is_an_error_where_it_is_loaded() -> None:
-    with pytest.raises(RuntimeError, match=r"size mismatch for encoder.mean"):
-        filled().load_state_dict({"encoder.mean": torch.zeros(3), "spread": torch.zeros(())})
-
-
-def test_a_state_that_lacks_a_parameter_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\).*"spread"'):
-        filled().load_state_dict({"encoder.mean": torch.zeros(())})
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ({"encoder.mean": torch.zeros(3), "spread": torch.zeros(())}, "mismatch for encoder.mean"),
+        ({"encoder.mean": torch.zeros(())}, r'Missing key\(s\).*"spread"'),
+        ({"w": 3}, r"parameter 'w' is a int; expected a torch\.Tensor"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_an_error_where_it_is_loaded(
+    state: dict[str, Tensor], problem: str
+) -> None:
+    with pytest.raises(RuntimeError, match=problem):
+        filled().load_state_dict(state)
 
 
 def test_a_parameter_that_no_program_asked_for_has_no_constrained_value() -> None:
@@ -191,29 +201,8 @@ def weighed() -> Tensor:
     return weight * an.param("encoder.bias", torch.tensor(3.0)) + an.param("plain", torch.zeros(()))
 
 
-class Weighed(nn.Module):
-    """A network whose store has names with dots."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = an.ParamStore()
-
-    def forward(self, x: Tensor) -> Tensor:
-        with self.store:
-            return (x * weighed()).sum()
-
-
-class Holder(nn.Module):
-    """A network that runs a program in its store."""
-
-    program: Callable[[], Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.store = an.ParamStore()
-
-    def forward(self) -> Tensor:
-        return self.store(self.program)()
+def summed(x: Tensor) -> Tensor:
+    return (x * weighed()).sum()
 
 
 def test_a_name_with_dots_is_a_path_too() -> None:
@@ -243,15 +232,15 @@ def test_a_name_that_begins_another_is_a_parameter_still() -> None:
 
 
 def test_a_functional_call_gives_leaves_other_values() -> None:
-    network, x = Weighed(), torch.tensor([1.0, 2.0])
+    network, x = Network(summed), torch.tensor([1.0, 2.0])
     before = network(x)
     values = {
         "store.encoder.layer.weight": torch.tensor([0.5, -1.0]),
         "store.encoder.bias": torch.tensor(2.0),
     }
 
-    def called(values: dict[str, Tensor]) -> Tensor:
-        found: Tensor = torch.func.functional_call(network, values, (x,), strict=False)
+    def called(values: dict[str, Tensor], strict: bool = False) -> Tensor:
+        found: Tensor = torch.func.functional_call(network, values, (x,), strict=strict)
         return found
 
     expected = (x * values["store.encoder.layer.weight"].exp()).sum() * 2
@@ -260,15 +249,13 @@ def test_a_functional_call_gives_leaves_other_values() -> None:
     torch.testing.assert_close(gradient["store.encoder.bias"], expected / 2)
     torch.testing.assert_close(network(x), before)  # which has its own values again
     whole: dict[str, Tensor] = dict(network.named_parameters())
-    torch.testing.assert_close(
-        torch.func.functional_call(network, whole, (x,), strict=True), before
-    )
+    torch.testing.assert_close(called(whole, strict=True), before)
     assert all(isinstance(leaf, nn.Parameter) for leaf in network.parameters())
 
 
 def test_a_functional_call_reaches_modules_whose_names_have_dots() -> None:
-    network, inner = Holder(), nn.Linear(2, 1)
-    network.program = lambda: an.module("encoder.net", inner)(torch.ones(2))
+    inner = nn.Linear(2, 1)
+    network = Network(lambda: an.module("encoder.net", inner)(torch.ones(2)))
     network()
     zeros: dict[str, Tensor] = {n: torch.zeros_like(p) for n, p in network.named_parameters()}
     assert list(zeros) == ["store.encoder.net.weight", "store.encoder.net.bias"]
@@ -280,9 +267,9 @@ def test_a_functional_call_reaches_modules_whose_names_have_dots() -> None:
 
 @pytest.mark.parametrize("name", ["net", "encoder.net"])
 def test_a_functional_call_refuses_a_leaf_that_it_would_look_for_in_a_module(name: str) -> None:
-    network, inner = Holder(), nn.Linear(2, 1)
-    network.program = lambda: (
-        an.module(name, inner)(torch.ones(2)) * an.param(f"{name}.gain", torch.ones(()))
+    inner = nn.Linear(2, 1)
+    network = Network(
+        lambda: an.module(name, inner)(torch.ones(2)) * an.param(f"{name}.gain", torch.ones(()))
     )
     network()
     with pytest.raises(
@@ -294,7 +281,7 @@ def test_a_functional_call_refuses_a_leaf_that_it_would_look_for_in_a_module(nam
 
 
 def test_an_ensemble_is_mapped_over() -> None:
-    networks, x = [Weighed() for _ in range(3)], torch.tensor([1.0, 2.0])
+    networks, x = [Network(summed) for _ in range(3)], torch.tensor([1.0, 2.0])
     for number, network in enumerate(networks):
         network(x)
         with torch.no_grad():
@@ -371,21 +358,14 @@ def test_a_parameter_that_comes_before_training_or_was_loaded_does_not_warn() ->
 
 
 def test_a_parameter_that_the_loaded_state_lacks_warns() -> None:
-    store, network = an.ParamStore(), Holder()
+    store, network = an.ParamStore(), Network(weighed)
     store(weighed)()
     network.load_state_dict({f"store.{name}": leaf for name, leaf in store.state_dict().items()})
-    network.program = weighed
     network()
-    network.program = lambda: an.param("late", torch.zeros(()))
     with pytest.warns(
         an.errors.ParamWarning, match=r"'late' \(.*py:\d+\) begins with its init.*strict=False"
     ):
-        network()
-    network()
+        network.store(late)()
+    network.store(late)()
     with pytest.warns(an.errors.ParamWarning, match=r"'net.weight' .* begins with its init"):
         network.store(lambda: an.module("net", nn.Linear(1, 1)))()
-
-
-def test_a_state_of_no_tensors_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match=r"parameter 'w' is a int; expected a torch\.Tensor"):
-        an.ParamStore().load_state_dict({"w": 3})
