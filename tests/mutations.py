@@ -11,24 +11,12 @@ import pytest
 import torch
 from programs.control.refused import REFUSED
 from programs.control.register import CONTROL
+from programs.estimates import by
 from torch import Tensor
 
-from ancestral.estimators.gradient.surrogate import backward
 from ancestral.provenance.dispatch import readings, torch_function
 from ancestral.trace.intercept import tensor_reads
-from ancestral.trace.recording.record import record
-from oracles import (
-    Estimate,
-    Parameters,
-    Path,
-    Program,
-    derivatives,
-    estimates_on,
-    expectation,
-    flat,
-    moments_of,
-    paths,
-)
+from oracles import Path, Program, derivatives, estimates_on, expectation, moments_of, paths
 
 Outcome = str
 """Exact, biased, or the name of the error that is raised."""
@@ -45,24 +33,11 @@ def outcomes(name: str) -> tuple[list[Path], Tensor]:
     return runs, derivatives(expectation(runs), PARAMETERS)
 
 
-def estimate(setting: str) -> Estimate:
-    """Return what `backward` leaves in ``.grad`` under a setting."""
-
-    def run(program: Program, parameters: Parameters) -> Tensor:
-        leaves = [p.detach().clone().requires_grad_() for p in parameters]
-        with record(control=setting):
-            loss = program(*leaves)
-        backward(loss)
-        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
-
-    return run
-
-
 def outcome(name: str, setting: str = "strict") -> Outcome:
     """Return what becomes of a program: the mean is the exact gradient or not, or it raises."""
     runs, gradient = outcomes(name)
     try:
-        found = estimates_on(runs, PROGRAMS[name], PARAMETERS, estimate(setting))
+        found = estimates_on(runs, PROGRAMS[name], PARAMETERS, by(control=setting))
     except Exception as error:
         return type(error).__name__
     is_exact = torch.allclose(moments_of(*found).mean, gradient, rtol=1e-6, atol=1e-6)

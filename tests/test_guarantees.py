@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from programs.estimates import library
+from programs.estimates import by, library
 from torch import Tensor, bernoulli, nn
 from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Independent, Normal
@@ -72,19 +72,8 @@ def leaves() -> list[Tensor]:
 
 def assert_exact(program: Any, control: str) -> None:
     """Check the mean against the exact gradient, all outcomes enumerated."""
-    mean = moments(program, leaves(), controlled(control)).mean
+    mean = moments(program, leaves(), by(control=control)).mean
     torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-6, atol=1e-9)
-
-
-def controlled(control: str) -> Any:
-    def estimate(program: Any, parameters: Any) -> Tensor:
-        fresh = [p.detach().clone().requires_grad_() for p in parameters]
-        with an.record(control=control):
-            loss = program(*fresh)
-        an.backward(loss)
-        return torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in fresh])
-
-    return estimate
 
 
 def test_held_scores() -> None:
@@ -103,21 +92,13 @@ def test_held_scores() -> None:
             found: Tensor = (Bernoulli(logits=theta).log_prob(z) * reward(z)).sum()
             return found
 
-        def plain(program: Any, parameters: Any) -> Tensor:
-            theta = parameters[0].detach().clone().requires_grad_()
-            with an.record():
-                value = program(theta)
-            value.backward()  # without a warning
-            return torch.cat([theta.grad])
-
-        fresh = leaves()
         with an.record():
-            value = loss(*fresh)
+            value = loss(*leaves())
         with pytest.warns(HeldScoreWarning, match=r"'z' \(.*test_guarantees.py:\d+") as caught:
             an.backward(value)
         assert len(caught) == 1
         exact = exact_gradient(lambda theta: 2 * drawn(theta).sum(), leaves())
-        torch.testing.assert_close(moments(loss, leaves(), plain).mean, exact)
+        torch.testing.assert_close(moments(loss, leaves(), by(Tensor.backward)).mean, exact)
 
 
 def test_straight_through() -> None:
@@ -148,14 +129,10 @@ def test_baselines() -> None:
     def program(theta: Tensor) -> Tensor:
         return ((drawn(theta) - 0.3) ** 2).sum()
 
-    def estimate(program: Any, parameters: Any) -> Tensor:
-        (theta,) = fresh = [p.detach().clone().requires_grad_() for p in parameters]
-        with an.record():
-            loss = program(*fresh)
+    def ask(loss: Tensor) -> None:
         an.backward(loss, baseline=lambda credit: credit.of_others(0) + learned)
-        return torch.cat([theta.grad])
 
-    mean = moments(program, leaves(), estimate).mean
+    mean = moments(program, leaves(), by(ask)).mean
     torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-9, atol=1e-9)
     assert learned.grad is None
     for illegal in (lambda credit: credit.total, lambda credit: credit.total.sum().item()):
@@ -438,11 +415,11 @@ def test_after() -> None:
     reward-to-go.
     """
     assert_exact(rollout, "after")
-    ours = moments(rollout, leaves(), controlled("after"))
+    ours = moments(rollout, leaves(), by(control="after"))
     theirs = moments_of(*estimates(rollout_by_hand, leaves(), autograd))
     torch.testing.assert_close(ours.mean, theirs.mean)
     torch.testing.assert_close(ours.variance, theirs.variance)
-    strict = moments(rollout, leaves(), controlled("strict"))
+    strict = moments(rollout, leaves(), by(control="strict"))
     assert ours.variance[1] < strict.variance[1] / 6
     with pytest.raises(AssertionError):  # it chooses among finished terms
         assert_exact(branching, "after")
@@ -496,7 +473,7 @@ def unscoped(theta: Tensor) -> Tensor:
 def test_scope() -> None:
     """`with an.control_scope():` ends, with the block, the taint of what escaped within it."""
     assert_exact(scoped, "strict")
-    variances = [moments(p, leaves(), controlled("strict")).variance for p in (scoped, unscoped)]
+    variances = [moments(p, leaves(), by(control="strict")).variance for p in (scoped, unscoped)]
     assert variances[0][0] < variances[1][0]
 
 

@@ -172,6 +172,9 @@ def close(door: Door, patch: pytest.MonkeyPatch) -> None:
             real(self, owner, name, replacement)
 
     patch.setattr(Replacing, "replace", replace)
+    for each in interceptors:
+        if isinstance(each, Replacing):
+            patch.setattr(each, "_plan", [])  # what it replaced before, at this door too
     if door.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)
         patch.setattr(torch_function, "escape", lambda *_, **__: None)

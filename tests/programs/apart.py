@@ -1,8 +1,5 @@
 """Ops that mix the features of a batch and keep its examples apart."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Callable
 
 import torch

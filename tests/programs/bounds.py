@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal, kl_
 
 from programs.batches import INPUTS, LABELS, WEIGHTS
 from programs.distributions import BATCH_LOGITS
-from programs.example import const, credits_of, weigh
+from programs.example import Weighed, const, credits_of, example, weigh
 
 
 def elbo(logits: Tensor, prior: Tensor, readout: Tensor) -> Tensor:
@@ -56,21 +56,14 @@ def _(weight: Tensor, readout: Tensor) -> Tensor:
     return -seen.sum() / 2 + weigh(log_q, credit)
 
 
-def elbo_of_many_particles(weight: Tensor, readout: Tensor) -> Tensor:
+@example((0.6, -0.4), 1.3)
+def elbo_of_many_particles(weight: Tensor, readout: Tensor) -> Weighed:
     """Nonlinear in the particles, linear in the examples; the densities are inside one term."""
     q = Bernoulli(logits=INPUTS @ weight)
     z = q.sample((2,))
     log_ratio = Bernoulli(logits=readout * z).log_prob(LABELS) - q.log_prob(z)
-    return -(torch.logsumexp(log_ratio, dim=0) - math.log(2.0)).mean()
-
-
-@credits_of(elbo_of_many_particles, (0.6, -0.4), 1.3)
-def _(weight: Tensor, readout: Tensor) -> Tensor:
-    q = Bernoulli(logits=INPUTS @ weight)
-    z = q.sample((2,))
-    log_ratio = Bernoulli(logits=readout * z).log_prob(LABELS) - q.log_prob(z)
-    bound = -torch.logsumexp(log_ratio, dim=0) / 2
-    return bound.sum() + weigh(q.log_prob(z), bound)
+    loss = -(torch.logsumexp(log_ratio, dim=0) - math.log(2.0)).mean()
+    return loss, lambda: weigh(q.log_prob(z), -torch.logsumexp(log_ratio, dim=0) / 2)
 
 
 def elbo_of_a_categorical(logits: Tensor, table: Tensor) -> Tensor:
@@ -132,35 +125,22 @@ def _(logits: Tensor, temperature: Tensor) -> Tensor:
     return bonus.sum() + weigh(log_q, (z - LABELS) ** 2 + bonus)
 
 
-def elbo_of_a_twin(logits: Tensor, prior: Tensor) -> Tensor:
+@example((0.3, -0.8), (0.1, 0.5))
+def elbo_of_a_twin(logits: Tensor, prior: Tensor) -> Weighed:
     """The density is asked of another distribution object: an ordinary cost, differentiated."""
-    z = Bernoulli(logits=logits).sample()
-    log_q = Bernoulli(logits=logits.clone()).log_prob(z)
-    return (log_q - Bernoulli(logits=prior).log_prob(z)).sum()
-
-
-@credits_of(elbo_of_a_twin, (0.3, -0.8), (0.1, 0.5))
-def _(logits: Tensor, prior: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()
-    cost = q.log_prob(z) - Bernoulli(logits=prior).log_prob(z)
-    return cost.sum() + weigh(q.log_prob(z), cost)
+    cost = Bernoulli(logits=logits.clone()).log_prob(z) - Bernoulli(logits=prior).log_prob(z)
+    return cost.sum(), lambda: weigh(q.log_prob(z), cost)
 
 
-def elbo_with_exact_divergence(logits: Tensor, slope: Tensor) -> Tensor:
+@example((0.3, -0.8), 1.2)
+def elbo_with_exact_divergence(logits: Tensor, slope: Tensor) -> Weighed:
     """The divergence of the second layer depends on the first draw only."""
-    z = Bernoulli(logits=logits).sample()
-    q = Normal(slope * z, 0.7)
-    y = q.rsample()
-    divergence = kl_divergence(q, Normal(0.0, 1.0))
-    return ((y - 0.4) ** 2).mean() + 0.3 * divergence.mean()
-
-
-@credits_of(elbo_with_exact_divergence, (0.3, -0.8), 1.2)
-def _(logits: Tensor, slope: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()
-    y = Normal(slope * z, 0.7).rsample()
-    divergence = (slope * z) ** 2 / 2
-    cost = ((y - 0.4) ** 2 + 0.3 * divergence) / 2
-    return cost.sum() + weigh(q.log_prob(z), cost)
+    p = Normal(slope * z, 0.7)
+    y = p.rsample()
+    loss = ((y - 0.4) ** 2).mean() + 0.3 * kl_divergence(p, Normal(0.0, 1.0)).mean()
+    credit = ((y - 0.4) ** 2 + 0.3 * (slope * z) ** 2 / 2) / 2
+    return loss, lambda: weigh(q.log_prob(z), credit)

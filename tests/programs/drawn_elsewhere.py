@@ -1,8 +1,5 @@
 """Draws of random programs that are written into memory, or made in another thread."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import threading
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
@@ -40,7 +37,7 @@ class _Forced(TorchDispatchMode):
     """Lets a draw that torch writes into memory, below the library, be a value."""
 
     def __init__(self, value: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._value = value
 
     def __torch_dispatch__(

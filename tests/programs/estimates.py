@@ -1,6 +1,8 @@
 """The library's estimates on a program, in the form that the oracles take."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +16,33 @@ from oracles import Estimate, Parameters, Path, Program, derivatives, flat, path
 from programs.example import Example
 
 
-def library(estimator: Estimator = by_element, baseline: Baseline | None = None) -> Estimate:
-    """Return what `backward` leaves in the parameters' ``.grad``."""
+def fresh(parameters: Parameters) -> list[Tensor]:
+    """Return new leaves with the values of the parameters."""
+    return [p.detach().clone().requires_grad_() for p in parameters]
+
+
+def gradients(leaves: Parameters) -> Tensor:
+    """Return the ``.grad`` of all leaves as one vector, zeros where there is none."""
+    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+
+
+def by(ask: Callable[[Tensor], object] = backward, **options: Any) -> Estimate:
+    """Return what asking for the gradient of a recorded loss leaves in the ``.grad``."""
 
     def estimate(program: Program, parameters: Parameters) -> Tensor:
-        leaves = [p.detach().clone().requires_grad_() for p in parameters]
-        with record():
+        leaves = fresh(parameters)
+        with record(**options):
             loss = program(*leaves)
-        # A baseline that learns must meet every path in the same state.
-        backward(loss, estimator=estimator, baseline=copy.deepcopy(baseline))
-        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+        ask(loss)
+        return gradients(leaves)
 
     return estimate
+
+
+def library(estimator: Estimator = by_element, baseline: Baseline | None = None) -> Estimate:
+    """Return what `backward` leaves in the ``.grad`` by this estimator, less this baseline."""
+    # A baseline that learns must meet every path in the same state.
+    return by(lambda loss: backward(loss, estimator=estimator, baseline=copy.deepcopy(baseline)))
 
 
 def higher_derivatives(order: int, baseline: Baseline | None = None) -> Estimate:

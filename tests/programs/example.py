@@ -1,26 +1,28 @@
 """An example: a small program in plain torch, and its surrogate by hand from its known graph.
 
-A program knows nothing of estimators. Its surrogate draws the same values in the same order and
-returns what the library should find: each element's log-probability times the detached sum of
-exactly those cost elements that lie downstream of that element, plus the loss itself for what
-autograd reaches. A constant that is only added to a cost lies downstream of nothing.
+A program knows nothing of estimators. Beside its loss it returns the score part of its surrogate:
+each element's log-probability times the detached sum of exactly those cost elements that lie
+downstream of that element. The surrogate is that plus the loss itself, for what autograd reaches.
+A constant that is only added to a cost lies downstream of nothing.
 
-    def coin(logit: Tensor) -> Tensor:
-        z = Bernoulli(logits=logit).sample()
-        return (z - 0.45) ** 2
-
-    @credits_of(coin, 0.3)
-    def _(logit: Tensor) -> Tensor:
+    @example(0.3)
+    def coin(logit: Tensor) -> Weighed:
         q = Bernoulli(logits=logit)
         z = q.sample()
-        return weigh(q.log_prob(z), (z - 0.45) ** 2)
+        cost = (z - 0.45) ** 2
+        return cost, lambda: weigh(q.log_prob(z), cost)
+
+Where the log-probability of a draw is itself a cost, autograd of the loss is no part of the
+surrogate: there it is a function of its own, under `credits_of`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from oracles import Program
 
@@ -33,6 +35,12 @@ def const(*rows: object) -> Tensor:
 def weigh(log_prob: Tensor, credit: Tensor | float) -> Tensor:
     """Return the sum of log-probabilities, each times its credit, which is held constant."""
     return (log_prob * torch.as_tensor(credit).detach()).sum()
+
+
+def weigh_to_go(draws: Sequence[tuple[Distribution, Tensor]], costs: Sequence[Tensor]) -> Tensor:
+    """Return the scores of draws in turn, each weighed with the costs from then on."""
+    to_go = torch.stack(list(costs)).flip(0).cumsum(0).flip(0)
+    return weigh(torch.stack([q.log_prob(z) for q, z in draws]), to_go)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,28 @@ def credits_of(
         at = tuple(torch.tensor(value, dtype=torch.float64) for value in values)
         EXAMPLES[program.__name__] = Example(program, by_hand, at, **claims)
         return by_hand
+
+    return register
+
+
+Weighed = tuple[Tensor, Callable[[], Tensor]]
+"""A loss, and the score part of its surrogate, which is computed by hand only."""
+
+
+def example(*values: Sequence[object] | float) -> Callable[[Callable[..., Weighed]], Program]:
+    """Register a program together with the score part of its surrogate, at these values."""
+
+    def register(both: Callable[..., Weighed]) -> Program:
+        @functools.wraps(both)
+        def program(*parameters: Tensor) -> Tensor:
+            return both(*parameters)[0]
+
+        @credits_of(program, *values)
+        def by_hand(*parameters: Tensor) -> Tensor:
+            loss, scores = both(*parameters)
+            return loss + scores()
+
+        return program
 
     return register
 

@@ -1,44 +1,36 @@
 """Graphs of several sites, and losses that cannot be taken apart."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from programs.example import const, credits_of, site_credits_of, weigh
+from programs.example import EXAMPLES, Weighed, const, credits_of, example, site_credits_of, weigh
 from programs.sites import LOGITS, TARGET
 
 
-def two_costs_of_one_loss(first: Tensor, second: Tensor) -> Tensor:
+@example(0.4, -0.7)
+def two_costs_of_one_loss(first: Tensor, second: Tensor) -> Weighed:
     """The first cost does not know the second site."""
-    a = Bernoulli(logits=first).sample()
-    b = Bernoulli(logits=second * (1 + a)).sample()
-    return 5.0 * (a - 0.3) ** 2 - (b - 0.8) ** 2 / 4
-
-
-@credits_of(two_costs_of_one_loss, 0.4, -0.7)
-def _(first: Tensor, second: Tensor) -> Tensor:
     q_a = Bernoulli(logits=first)
     a = q_a.sample()
     q_b = Bernoulli(logits=second * (1 + a))
     b = q_b.sample()
     early, late = 5.0 * (a - 0.3) ** 2, -((b - 0.8) ** 2) / 4
-    return weigh(q_a.log_prob(a), early + late) + weigh(q_b.log_prob(b), late)
+    loss = 5.0 * (a - 0.3) ** 2 - (b - 0.8) ** 2 / 4
+    return loss, lambda: weigh(q_a.log_prob(a), early + late) + weigh(q_b.log_prob(b), late)
 
 
-def independent_sites(first: Tensor, second: Tensor) -> Tensor:
-    a = Bernoulli(logits=first).sample()
-    b = Bernoulli(logits=second).sample()
-    return const(2.0, -1.0)[0] * (a - 0.3) ** 2 + (b - TARGET).square().sum()
-
-
-@credits_of(independent_sites, 0.4, LOGITS)
-def _(first: Tensor, second: Tensor) -> Tensor:
+@example(0.4, LOGITS)
+def independent_sites(first: Tensor, second: Tensor) -> Weighed:
     q_a, q_b = Bernoulli(logits=first), Bernoulli(logits=second)
     a, b = q_a.sample(), q_b.sample()
-    return weigh(q_a.log_prob(a), 2.0 * (a - 0.3) ** 2) + weigh(q_b.log_prob(b), (b - TARGET) ** 2)
+    loss = const(2.0, -1.0)[0] * (a - 0.3) ** 2 + (b - TARGET).square().sum()
+    return (
+        loss,
+        lambda: (
+            weigh(q_a.log_prob(a), 2.0 * (a - 0.3) ** 2) + weigh(q_b.log_prob(b), (b - TARGET) ** 2)
+        ),
+    )
 
 
 @site_credits_of(independent_sites)
@@ -49,121 +41,88 @@ def _(first: Tensor, second: Tensor) -> Tensor:
     return weigh(q_a.log_prob(a), 2.0 * (a - 0.3) ** 2) + weigh(q_b.log_prob(b), c_b)
 
 
-def diamond(root: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    a = Bernoulli(logits=root).sample()
-    b = Bernoulli(logits=left * a + 0.2).sample()
-    c = Bernoulli(logits=right * (1 - a)).sample()
-    d = Bernoulli(logits=left * b - right * c).sample()
-    return (d - 0.3) ** 2 + 2.0 * b * right - 0.5 * c.exp()
-
-
-@site_credits_of(diamond)
-@credits_of(diamond, 0.4, 0.8, -0.6)
-def _(root: Tensor, left: Tensor, right: Tensor) -> Tensor:
+@example(0.4, 0.8, -0.6)
+def diamond(root: Tensor, left: Tensor, right: Tensor) -> Weighed:
     q_a = Bernoulli(logits=root)
     a = q_a.sample()
-    q_b = Bernoulli(logits=left * a + 0.2)
-    b = q_b.sample()
-    q_c = Bernoulli(logits=right * (1 - a))
-    c = q_c.sample()
+    q_b, q_c = Bernoulli(logits=left * a + 0.2), Bernoulli(logits=right * (1 - a))
+    b, c = q_b.sample(), q_c.sample()
     q_d = Bernoulli(logits=left * b - right * c)
     d = q_d.sample()
     c_b, c_c, c_d = 2.0 * b * right, -0.5 * c.exp(), (d - 0.3) ** 2
     return (
-        (c_b + c_c + c_d)
-        + weigh(q_a.log_prob(a), c_b + c_c + c_d)
-        + weigh(q_b.log_prob(b), c_b + c_d)
-        + weigh(q_c.log_prob(c), c_c + c_d)
-        + weigh(q_d.log_prob(d), c_d)
+        (d - 0.3) ** 2 + 2.0 * b * right - 0.5 * c.exp(),
+        lambda: (
+            weigh(q_a.log_prob(a), c_b + c_c + c_d)
+            + weigh(q_b.log_prob(b), c_b + c_d)
+            + weigh(q_c.log_prob(c), c_c + c_d)
+            + weigh(q_d.log_prob(d), c_d)
+        ),
     )
 
 
-def tree(root: Tensor, branch: Tensor) -> Tensor:
-    a = Bernoulli(logits=root).sample()
-    b = Bernoulli(logits=branch[0] * a).sample()
-    c = Bernoulli(logits=branch[1] * a).sample()
-    leaves = Bernoulli(logits=torch.stack([b, b - 1, c]) * branch[2]).sample()
-    return ((leaves - TARGET) ** 2).sum() + (b - 0.1) ** 2 + a
+site_credits_of(diamond)(EXAMPLES["diamond"].by_hand)
 
 
-@credits_of(tree, 0.4, (0.9, -0.5, 1.2))
-def _(root: Tensor, branch: Tensor) -> Tensor:
+@example(0.4, (0.9, -0.5, 1.2))
+def tree(root: Tensor, branch: Tensor) -> Weighed:
     q_a = Bernoulli(logits=root)
     a = q_a.sample()
     q_b, q_c = Bernoulli(logits=branch[0] * a), Bernoulli(logits=branch[1] * a)
     b, c = q_b.sample(), q_c.sample()
     q_leaves = Bernoulli(logits=torch.stack([b, b - 1, c]) * branch[2])
     leaves = q_leaves.sample()
-    ends = (leaves - TARGET) ** 2
-    c_b = (b - 0.1) ** 2
+    ends, c_b = (leaves - TARGET) ** 2, (b - 0.1) ** 2
     return (
-        weigh(q_a.log_prob(a), a + c_b + ends.sum())
-        + weigh(q_b.log_prob(b), c_b + ends[:2].sum())
-        + weigh(q_c.log_prob(c), ends[2])
-        + weigh(q_leaves.log_prob(leaves), ends)
+        ((leaves - TARGET) ** 2).sum() + (b - 0.1) ** 2 + a,
+        lambda: (
+            weigh(q_a.log_prob(a), a + c_b + ends.sum())
+            + weigh(q_b.log_prob(b), c_b + ends[:2].sum())
+            + weigh(q_c.log_prob(c), ends[2])
+            + weigh(q_leaves.log_prob(leaves), ends)
+        ),
     )
 
 
-def product_of_costs(first: Tensor, second: Tensor) -> Tensor:
+@example(0.4, -0.7)
+def product_of_costs(first: Tensor, second: Tensor) -> Weighed:
     """One term: a product cannot be taken apart."""
-    a = Bernoulli(logits=first).sample()
-    b = Bernoulli(logits=second).sample()
-    return (a - 0.3) ** 2 * (b + 0.8) + 2 * a
-
-
-@credits_of(product_of_costs, 0.4, -0.7)
-def _(first: Tensor, second: Tensor) -> Tensor:
     q_a, q_b = Bernoulli(logits=first), Bernoulli(logits=second)
     a, b = q_a.sample(), q_b.sample()
     both = (a - 0.3) ** 2 * (b + 0.8)
-    return weigh(q_a.log_prob(a), both + 2 * a) + weigh(q_b.log_prob(b), both)
+    return both + 2 * a, lambda: weigh(q_a.log_prob(a), both + 2 * a) + weigh(q_b.log_prob(b), both)
 
 
-def logsumexp_of_costs(logits: Tensor) -> Tensor:
-    z = Bernoulli(logits=logits).sample()
-    return -torch.logsumexp((z - TARGET) ** 2 * logits, 0) + z.square().sum() / 2
-
-
-@credits_of(logsumexp_of_costs, LOGITS)
-def _(logits: Tensor) -> Tensor:
+@example(LOGITS)
+def logsumexp_of_costs(logits: Tensor) -> Weighed:
     q = Bernoulli(logits=logits)
     z = q.sample()
     bound = -torch.logsumexp((z - TARGET) ** 2 * logits, 0)
-    return bound + weigh(q.log_prob(z), bound + z**2 / 2)
+    return bound + z.square().sum() / 2, lambda: weigh(q.log_prob(z), bound + z**2 / 2)
 
 
-def term_of_no_site(logits: Tensor) -> Tensor:
-    z = Bernoulli(logits=logits).sample()
-    return (z * TARGET).exp().sum() + 0.7 * (logits**2).sum() + 3.0
-
-
-@credits_of(term_of_no_site, LOGITS)
-def _(logits: Tensor) -> Tensor:
+@example(LOGITS)
+def term_of_no_site(logits: Tensor) -> Weighed:
     q = Bernoulli(logits=logits)
     z = q.sample()
-    return 0.7 * (logits**2).sum() + weigh(q.log_prob(z), (z * TARGET).exp())
+    loss = (z * TARGET).exp().sum() + 0.7 * (logits**2).sum() + 3.0
+    return loss, lambda: weigh(q.log_prob(z), (z * TARGET).exp())
 
 
-def detached(logits: Tensor, scale: Tensor) -> Tensor:
+@example(LOGITS, 0.8)
+def detached(logits: Tensor, scale: Tensor) -> Weighed:
     """To detach stops autograd only: the value still depends on the draw."""
-    z = Bernoulli(logits=logits).sample()
-    held = (scale * (z - TARGET)).exp().detach()
-    return (held * scale + z.detach()).sum()
-
-
-@credits_of(detached, LOGITS, 0.8)
-def _(logits: Tensor, scale: Tensor) -> Tensor:
     q = Bernoulli(logits=logits)
     z = q.sample()
-    cost = (scale * (z - TARGET)).exp().detach() * scale
-    return cost.sum() + weigh(q.log_prob(z), cost + z)
+    held = (scale * (z - TARGET)).exp().detach()
+    return (held * scale + z.detach()).sum(), lambda: weigh(q.log_prob(z), held * scale + z)
 
 
 def surprise_as_reward(logits: Tensor) -> Tensor:
     """What is detached has no derivative that could be dropped."""
     q = Bernoulli(logits=logits)
     z = q.sample()
-    return ((z - TARGET) ** 2 + 0.2 * q.log_prob(z).detach()).sum()
+    return ((z - TARGET) ** 2 + 0.2 * q.log_prob(z).detach()).sum()  # type: ignore[no-any-return]
 
 
 @credits_of(surprise_as_reward, LOGITS, scores_are_costs=True)

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, MultivariateNormal, kl_d
 from torch.func import vmap
 
 from programs.batches import INPUTS, LABELS, WEIGHTS
-from programs.example import const, credits_of, weigh
+from programs.example import Weighed, const, example, weigh
 
 
 def built(kind: Callable[..., nn.Module], *args: Any, **options: Any) -> Any:
@@ -35,40 +35,32 @@ def decoded(h: Tensor, scale: Tensor) -> Tensor:
     return (scale * (h @ MIXING)).tanh().cumsum(0).square().sum()
 
 
-def mapped_decoder(weight: Tensor, scale: Tensor) -> Tensor:
-    z = Bernoulli(logits=INPUTS @ weight).sample()
-    return vmap(lambda h: decoded(h, scale))(z).mean()
+@example(WEIGHTS, 0.7)
+def mapped_decoder(weight: Tensor, scale: Tensor) -> Weighed:
+    q = Bernoulli(logits=INPUTS @ weight)
+    z = q.sample()
+    row = (scale * (z @ MIXING)).tanh().cumsum(1).square().sum(1) / 2
+    loss = vmap(lambda h: decoded(h, scale))(z).mean()
+    return loss, lambda: weigh(q.log_prob(z), row[:, None])
 
 
-def batched_decoder(weight: Tensor, scale: Tensor) -> Tensor:
+@example(WEIGHTS, 0.7)
+def batched_decoder(weight: Tensor, scale: Tensor) -> Weighed:
     """The same, written with a batch."""
-    z = Bernoulli(logits=INPUTS @ weight).sample()
-    return (scale * (z @ MIXING)).tanh().cumsum(1).square().sum(1).mean()
+    q = Bernoulli(logits=INPUTS @ weight)
+    z = q.sample()
+    row = (scale * (z @ MIXING)).tanh().cumsum(1).square().sum(1)
+    return row.mean(), lambda: weigh(q.log_prob(z), row[:, None] / 2)
 
 
-for _program in (mapped_decoder, batched_decoder):
-
-    @credits_of(_program, WEIGHTS, 0.7)
-    def _(weight: Tensor, scale: Tensor) -> Tensor:
-        q = Bernoulli(logits=INPUTS @ weight)
-        z = q.sample()
-        row = (scale * (z @ MIXING)).tanh().cumsum(1).square().sum(1) / 2
-        return row.sum() + weigh(q.log_prob(z), row[:, None])
-
-
-def mapped_around_a_shared_site(logit: Tensor, weight: Tensor) -> Tensor:
+@example(0.4, WEIGHTS)
+def mapped_around_a_shared_site(logit: Tensor, weight: Tensor) -> Weighed:
     """What the function holds, all examples share; what is mapped, none does."""
-    g = Bernoulli(logits=logit).sample()
-    z = Bernoulli(logits=INPUTS @ weight).sample()
-    return vmap(lambda h, y: (h.sum() + g - y) ** 2, in_dims=(1, 0))(z.T, LABELS).sum()
-
-
-@credits_of(mapped_around_a_shared_site, 0.4, WEIGHTS)
-def _(logit: Tensor, weight: Tensor) -> Tensor:
     q_g, q = Bernoulli(logits=logit), Bernoulli(logits=INPUTS @ weight)
     g, z = q_g.sample(), q.sample()
     row = (z.sum(1) + g - LABELS) ** 2
-    return weigh(q_g.log_prob(g), row.sum()) + weigh(q.log_prob(z), row[:, None])
+    loss = vmap(lambda h, y: (h.sum() + g - y) ** 2, in_dims=(1, 0))(z.T, LABELS).sum()
+    return loss, lambda: weigh(q_g.log_prob(g), row.sum()) + weigh(q.log_prob(z), row[:, None])
 
 
 def _attended(z: Tensor) -> Tensor:
@@ -104,17 +96,14 @@ def _of_equal_means() -> Tensor:
 
 
 def _example(name: str, cost: Callable[[Tensor], Tensor]) -> None:
-    def program(weight: Tensor) -> Tensor:
-        return cost(Bernoulli(logits=INPUTS @ weight).sample()).mean()
-
-    program.__name__ = name
-
-    @credits_of(program, WEIGHTS)
-    def _(weight: Tensor) -> Tensor:
+    def both(weight: Tensor) -> Weighed:
         q = Bernoulli(logits=INPUTS @ weight)
         z = q.sample()
-        credit = cost(z) - _of_equal_means() if cost is _diverged else cost(z)
-        return weigh(q.log_prob(z), credit[:, None] / 2)
+        less = _of_equal_means() if cost is _diverged else 0.0
+        return cost(z).mean(), lambda: weigh(q.log_prob(z), (cost(z) - less)[:, None] / 2)
+
+    both.__name__ = name
+    example(WEIGHTS)(both)
 
 
 for _name, _cost in {

@@ -25,10 +25,7 @@ PARAMETERS = (
     torch.tensor([0.3, -0.8], dtype=torch.float64),
     torch.tensor([[0.5, -0.2], [-0.9, 0.7]], dtype=torch.float64),
 )
-CONSTANTS = (
-    WEIGHTS,
-    torch.tensor([[0.2, 1.1], [-0.7, 0.4]], dtype=torch.float64),
-)
+CONSTANTS = (WEIGHTS, torch.tensor([[0.2, 1.1], [-0.7, 0.4]], dtype=torch.float64))
 INPUTS = len(PARAMETERS) + len(CONSTANTS)
 
 

@@ -1,8 +1,5 @@
 """Losses of torch.nn.functional, whose reductions are linear."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from programs.example import const, credits_of, weigh
+from programs.example import Weighed, const, example, weigh
 from programs.sites import LOGITS
 
 
@@ -133,18 +130,16 @@ REDUCED = [
 def _register(reduced: Reduced) -> None:
     """Add the program of one draw an example, whose scores a loss of torch reduces."""
 
-    def program(logits: Tensor, readout: Tensor) -> Tensor:
-        z = Bernoulli(logits=logits).sample()
-        return reduced.loss((1 + z[:, None]) * readout)
-
-    program.__name__ = reduced.name
-
-    @credits_of(program, LOGITS, (0.8, -0.5, 0.3))
-    def _(logits: Tensor, readout: Tensor) -> Tensor:
+    def both(logits: Tensor, readout: Tensor) -> Weighed:
         q = Bernoulli(logits=logits)
         z = q.sample()
-        cost = reduced.elements((1 + z[:, None]) * readout)
-        return cost.sum() + weigh(q.log_prob(z), cost.reshape(3, -1).sum(1))
+        scores = (1 + z[:, None]) * readout
+        return reduced.loss(scores), lambda: weigh(
+            q.log_prob(z), reduced.elements(scores).reshape(3, -1).sum(1)
+        )
+
+    both.__name__ = reduced.name
+    example(LOGITS, (0.8, -0.5, 0.3))(both)
 
 
 for _reduced in REDUCED:

@@ -1,8 +1,5 @@
 """Random programs of named statements, for the laws that hold of all of them."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from dataclasses import dataclass
 
 import torch

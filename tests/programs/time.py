@@ -1,13 +1,18 @@
 """Time: costs that are accumulated step by step."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from programs.example import const, credits_of, site_credits_of, weigh
+from programs.example import (
+    Weighed,
+    const,
+    credits_of,
+    example,
+    site_credits_of,
+    weigh,
+    weigh_to_go,
+)
 from programs.sites import LOGITS
 
 TRANSITIONS = (-0.4, 0.9)
@@ -25,16 +30,13 @@ def chain_steps(logits: Tensor, length: int) -> list[Tensor]:
 
 def chain_by_hand(logits: Tensor) -> Tensor:
     """Return the surrogate that gives every draw the costs from then on."""
-    z = const(0.0)[0]
-    log_probs: list[Tensor] = []
-    costs: list[Tensor] = []
+    z, draws, costs = const(0.0)[0], [], []
     for _ in range(4):
         q = Bernoulli(logits=logits[0] * (1 - z) + logits[1] * z)
         z = q.sample()
-        log_probs.append(q.log_prob(z))
+        draws.append((q, z))
         costs.append((z - 0.45) ** 2)
-    to_go = torch.stack(costs).flip(0).cumsum(0).flip(0)
-    return weigh(torch.stack(log_probs), to_go)
+    return weigh_to_go(draws, costs)
 
 
 def chain_that_adds(logits: Tensor) -> Tensor:
@@ -79,16 +81,13 @@ def batch_of_chains(stay: Tensor, leave: Tensor) -> list[Tensor]:
 
 def batch_of_chains_by_hand(stay: Tensor, leave: Tensor) -> Tensor:
     """Return the surrogate that gives every draw its own example's costs from then on."""
-    z = const(0.0, 1.0)
-    log_probs: list[Tensor] = []
-    costs: list[Tensor] = []
+    z, draws, costs = const(0.0, 1.0), [], []
     for t in range(3):
         q = Bernoulli(logits=stay * z + leave * (1 - z))
         z = q.sample()
-        log_probs.append(q.log_prob(z))
+        draws.append((q, z))
         costs.append((0.9**t * (z - 0.3) ** 2) / 2 if t % 2 == 0 else torch.zeros_like(z))
-    to_go = torch.stack(costs).flip(0).cumsum(0).flip(0)
-    return weigh(torch.stack(log_probs), to_go)
+    return weigh_to_go(draws, costs)
 
 
 def batch_that_adds(stay: Tensor, leave: Tensor) -> Tensor:
@@ -119,44 +118,27 @@ credits_of(batch_that_stacks, 0.8, -0.5)(batch_of_chains_by_hand)
 credits_of(batch_that_concatenates, 0.8, -0.5)(batch_of_chains_by_hand)
 
 
-def in_place_onto_the_first_cost(logits: Tensor, scale: Tensor) -> Tensor:
-    a = Bernoulli(logits=logits[0]).sample()
-    b = Bernoulli(logits=logits[1] * a).sample()
-    loss = (scale * (a - 0.3)) ** 2
-    loss += (b - 0.8) ** 2
-    return loss
-
-
-@credits_of(in_place_onto_the_first_cost, (0.3, -0.8), 1.3)
-def _(logits: Tensor, scale: Tensor) -> Tensor:
+@example((0.3, -0.8), 1.3)
+def in_place_onto_the_first_cost(logits: Tensor, scale: Tensor) -> Weighed:
     q_a = Bernoulli(logits=logits[0])
     a = q_a.sample()
     q_b = Bernoulli(logits=logits[1] * a)
     b = q_b.sample()
     early, late = (scale * (a - 0.3)) ** 2, (b - 0.8) ** 2
-    return early + weigh(q_a.log_prob(a), early + late) + weigh(q_b.log_prob(b), late)
+    loss = (scale * (a - 0.3)) ** 2
+    loss += (b - 0.8) ** 2
+    return loss, lambda: weigh(q_a.log_prob(a), early + late) + weigh(q_b.log_prob(b), late)
 
 
-def costs_and_rewards(logits: Tensor) -> Tensor:
+@example(LOGITS)
+def costs_and_rewards(logits: Tensor) -> Weighed:
     """Terms are subtracted in place, and scaled by what they are divided by."""
-    loss = torch.zeros((), dtype=torch.float64)
-    z = const(0.0, 0.0)
-    for t in range(3):
-        z = Bernoulli(logits=logits[t] + z).sample()
-        loss -= (z * const(1.0, 2.0)).sum() / (t + 1)
-        loss = torch.add(loss, z.square().mean(), alpha=0.3)
-    return loss
-
-
-@credits_of(costs_and_rewards, LOGITS)
-def _(logits: Tensor) -> Tensor:
-    z = const(0.0, 0.0)
-    log_probs: list[Tensor] = []
-    costs: list[Tensor] = []
+    loss, z, draws, costs = torch.zeros((), dtype=torch.float64), const(0.0, 0.0), [], []
     for t in range(3):
         q = Bernoulli(logits=logits[t] + z)
         z = q.sample()
-        log_probs.append(q.log_prob(z))
+        loss -= (z * const(1.0, 2.0)).sum() / (t + 1)
+        loss = torch.add(loss, z.square().mean(), alpha=0.3)
+        draws.append((q, z))
         costs.append(0.15 * z - z * const(1.0, 2.0) / (t + 1))
-    to_go = torch.stack(costs).flip(0).cumsum(0).flip(0)
-    return weigh(torch.stack(log_probs), to_go)
+    return loss, lambda: weigh_to_go(draws, costs)

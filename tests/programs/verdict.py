@@ -17,10 +17,10 @@ from oracles import (
     derivatives,
     estimates_on,
     expectation,
-    flat,
     moments_of,
     paths,
 )
+from programs.estimates import fresh, gradients
 
 MOST_PATHS = 64
 
@@ -58,21 +58,6 @@ class Verdict:
 _OF_TORCH = (RuntimeError, ValueError, IndexError, AssertionError)
 
 
-@dataclass
-class Watcher:
-    """Estimates as `backward` does, and remembers whether a value escaped."""
-
-    is_escaping: bool = False
-
-    def __call__(self, program: Program, parameters: Parameters) -> Tensor:
-        leaves = [p.detach().clone().requires_grad_() for p in parameters]
-        with record() as trace:
-            loss = program(*leaves)
-        self.is_escaping |= bool(trace.escapes)
-        backward(loss)
-        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
-
-
 def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
     """Return the verdict on a program, part of whose gradient is that of the coin beside it."""
     parameters = program.parameters
@@ -89,16 +74,23 @@ def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
         by_scores = by_scores - beside
     if float(by_scores.abs().max()) < 1e-9:
         return Verdict("trivial", len(runs))
-    watcher = Watcher()
+    escaping: list[bool] = []
+
+    def estimate(program: Program, parameters: Parameters) -> Tensor:
+        leaves = fresh(parameters)
+        with record() as trace:
+            loss = program(*leaves)
+        escaping.append(bool(trace.escapes))
+        backward(loss)
+        return gradients(leaves)
+
     try:
-        mean = moments_of(*estimates_on(runs, program, parameters, watcher)).mean
+        mean = moments_of(*estimates_on(runs, program, parameters, estimate)).mean
     except Exception as error:
         if isinstance(error, CaughtError) and "rescue" in getattr(program, "features", ()):
-            return Verdict("caught", len(runs), watcher.is_escaping)
-        return Verdict(
-            "refused", len(runs), watcher.is_escaping, f"{type(error).__name__}: {error}"
-        )
+            return Verdict("caught", len(runs), any(escaping))
+        return Verdict("refused", len(runs), any(escaping), f"{type(error).__name__}: {error}")
     scale = max(1.0, float(truth.abs().max()))
     is_exact = torch.allclose(mean, truth, rtol=1e-6, atol=1e-6 * scale)
     text = "" if is_exact else f"the mean is {mean.tolist()}, the gradient {truth.tolist()}"
-    return Verdict("exact" if is_exact else "biased", len(runs), watcher.is_escaping, text)
+    return Verdict("exact" if is_exact else "biased", len(runs), any(escaping), text)

@@ -1,11 +1,8 @@
 """Baselines: what they subtract, and that it never depends on the draw itself."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Bernoulli
@@ -24,16 +21,10 @@ def number(value: float, name: str = "z") -> Credit:
     return credit(torch.tensor(value, dtype=torch.float64), name=name, shape=())
 
 
-def test_a_running_mean_is_zero_at_the_first_step() -> None:
-    assert an.estimators.RunningMean(0.9)(number(5.0)).item() == 0.0
-    assert an.estimators.RunningMean()(credit(torch.ones(4, 3))).shape == ()
-
-
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(
-    values=st.lists(st.floats(-100, 100), min_size=1, max_size=8),
-    decay=st.floats(0, 0.99),
-)
+@given(values=st.lists(st.floats(-100, 100), min_size=1, max_size=8), decay=st.floats(0, 0.99))
+@example(values=[1.0, 2.0, 3.0], decay=0.0)
+@example(values=[3.0, 3.0, 3.0], decay=0.99)
 def test_a_running_mean_is_the_weighted_mean_of_the_steps_before(
     values: list[float], decay: float
 ) -> None:
@@ -44,23 +35,6 @@ def test_a_running_mean_is_the_weighted_mean_of_the_steps_before(
         known = sum(w * v for w, v in zip(weights, values, strict=False))
         expected = known / sum(weights) if weights else 0.0
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-def test_a_running_mean_of_equal_costs_is_that_cost_from_the_second_step_on() -> None:
-    baseline = an.estimators.RunningMean(0.99)
-    found = [baseline(number(3.0)).item() for _ in range(4)]
-    assert found == pytest.approx([0.0, 3.0, 3.0, 3.0])
-
-
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_running_mean_never_uses_the_step_itself(steps: int) -> None:
-    found: list[float] = []
-    for now in (0.0, 1e6):
-        baseline = an.estimators.RunningMean(0.5)
-        for before in range(steps):
-            baseline(number(before))
-        found.append(baseline(number(now)).item())
-    assert found[0] == found[1]
 
 
 def test_a_running_mean_keeps_the_sites_apart() -> None:
@@ -76,12 +50,9 @@ def test_a_running_mean_averages_over_the_elements_and_parts() -> None:
     baseline = an.estimators.RunningMean()
     parts = (torch.arange(4.0).reshape(4, 1), torch.full((1, 1), 10.0))
     baseline(credit(*parts))
-    assert baseline(credit(*parts)).item() == pytest.approx(11.5)
-
-
-def test_a_running_mean_of_decay_zero_is_the_last_step() -> None:
-    baseline = an.estimators.RunningMean(0.0)
-    assert [baseline(number(v)).item() for v in (1.0, 2.0, 3.0)] == [0.0, 1.0, 2.0]
+    found = baseline(credit(*parts))
+    assert found.dim() == 0
+    assert found.item() == pytest.approx(11.5)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan"), float("inf")])

@@ -3,9 +3,6 @@
 Every sum is compared with that over runs which have one joint value each, in float64.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -52,9 +49,12 @@ def vectors(name: str, mean: Tensor, data: Tensor, event: int = 1) -> None:
     an.observe(name, Independent(Normal(mean, 0.5), event), data)
 
 
-def mixture(chosen: Callable[[Tensor, Tensor], Tensor]) -> Run:
+def mixture(
+    chosen: Callable[[Tensor, Tensor], Tensor] = lambda locs, z: locs[z],
+    centers: Callable[[], Tensor] = lambda: normal((K, D)),
+) -> Run:
     def program(logits: Tensor) -> None:
-        locs = normal((K, D))
+        locs = centers()
         with an.plate("data", N):
             z = an.sample("z", Categorical(logits=logits))
             vectors("x", chosen(locs, z), DATA[:N])
@@ -130,38 +130,22 @@ def of_components_in_a_plate(logits: Tensor) -> None:
         an.observe("x", MultivariateNormal(locs[z], torch.eye(D).double()), DATA[:N])
 
 
-def of_an_observed_site(logits: Tensor) -> None:
-    locs = an.observe("locs", Independent(Normal(ZEROS, 1.0), 2), DATA)
-    with an.plate("data", N):
-        z = an.sample("z", Categorical(logits=logits))
-        vectors("x", locs[z], DATA[:N])
-
-
 def of_a_lifted_parameter(logits: Tensor) -> None:
     with an.ParamStore(), lift(Normal(torch.zeros(()).double(), 1.0)):
-        locs = an.param("locs", ZEROS)
-        with an.plate("data", N):
-            z = an.sample("z", Categorical(logits=logits))
-            vectors("x", locs[z], DATA[:N])
+        mixture(centers=lambda: an.param("locs", ZEROS))(logits)
 
 
-def of_a_tracked_tensor(logits: Tensor) -> None:
-    locs = an.track(DATA, "locs")
-    with an.plate("data", N):
-        z = an.sample("z", Categorical(logits=logits))
-        vectors("x", locs[z], DATA[:N])
+def observed() -> Tensor:
+    return an.observe("locs", Independent(Normal(ZEROS, 1.0), 2), DATA)
 
 
-def of_a_named_value(logits: Tensor) -> None:
-    locs = an.deterministic("locs", 2 * normal((K, D), "w"))
-    with an.plate("data", N):
-        z = an.sample("z", Categorical(logits=logits))
-        vectors("x", an.deterministic("mean", locs[z], event_dim=1), DATA[:N])
+def named() -> Tensor:
+    return an.deterministic("locs", 2 * normal((K, D), "w"))
 
 
 Z: Places = {"z": (K, (N,))}
 PROGRAMS: dict[str, tuple[Run, Places, int]] = {
-    "indexed": (mixture(lambda locs, z: locs[z]), Z, -2),
+    "indexed": (mixture(), Z, -2),
     "indexed from the left": (mixture(lambda locs, z: locs[z, :]), Z, -2),
     "one-hot": (mixture(lambda locs, z: one_hot(z, K).double() @ locs), Z, -2),
     "einsum": (
@@ -184,10 +168,14 @@ PROGRAMS: dict[str, tuple[Run, Places, int]] = {
     "several": (several, {"a": (2, (N,)), "z": (K, (N,))}, -2),
     "nested plates": (nested, {"a": (2, (2, 1)), "b": (2, (2, 2))}, -3),
     "components in a plate": (of_components_in_a_plate, Z, -2),
-    "observed": (of_an_observed_site, Z, -2),
+    "observed": (mixture(centers=observed), Z, -2),
     "lifted": (of_a_lifted_parameter, Z, -2),
-    "tracked": (of_a_tracked_tensor, Z, -2),
-    "named": (of_a_named_value, Z, -2),
+    "tracked": (mixture(centers=lambda: an.track(DATA, "locs")), Z, -2),
+    "named": (
+        mixture(lambda locs, z: an.deterministic("mean", locs[z], event_dim=1), named),
+        Z,
+        -2,
+    ),
 }
 
 
@@ -274,7 +262,7 @@ def test_the_bound_of_an_enumerated_guide_beside_events_is_exact() -> None:
             an.sample("z", Categorical(logits=logits))
 
     def model() -> None:
-        mixture(lambda locs, z: locs[z])(PI.log())
+        mixture()(PI.log())
 
     torch.manual_seed(0)
     with enumeration(first_dim=-2):

@@ -1,8 +1,5 @@
 """The elimination order: no site is forgotten, and no order that is known is cheaper."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 import math
 import random

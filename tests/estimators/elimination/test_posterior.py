@@ -1,8 +1,5 @@
 """Draws of enumerated sites from their posterior: all outcomes, with their exact probabilities."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections import defaultdict
 from typing import Any
 

@@ -1,35 +1,24 @@
 """Coefficients that are no constants: overwritten since, on shared memory, or of drawn classes."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
+from programs.estimates import by
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
 from ancestral.estimators.gradient.loss_terms import NonFiniteCostError, terms_of
-from oracles import Program, autograd, exact_gradient, flat, moments
+from oracles import Program, autograd, exact_gradient, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)
 THETA = torch.tensor([0.3, -0.6, 0.9], dtype=torch.float64, requires_grad=True)
-
-
-def estimate(control: str, program: Program, parameters: Sequence[Tensor]) -> Tensor:
-    """Estimate by `an.backward`, under a setting of control."""
-    leaves = [p.detach().clone().requires_grad_() for p in parameters]
-    with an.record(control=control):
-        loss = program(*leaves)
-    an.backward(loss)
-    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
-
-
-backward = functools.partial(estimate, "strict")
 
 
 def coins(theta: Tensor) -> Tensor:
@@ -135,7 +124,7 @@ WRONG: dict[str, Program] = {
 @pytest.mark.parametrize("control", ["strict", "after"])
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_constant_is_no_coefficient(name: str, control: str) -> None:
-    found = moments(WRONG[name], [THETA], functools.partial(estimate, control))
+    found = moments(WRONG[name], [THETA], by(control=control))
     close(found.mean, exact_gradient(WRONG[name], [THETA]))
 
 
@@ -150,9 +139,7 @@ def test_classes_that_cannot_be_ignored_are_costs_of_their_own() -> None:
         cost = F.cross_entropy(LOGITS[:2], z, reduction="none") / 2
         return cost.sum() + (Categorical(logits=theta).log_prob(z) * cost.detach()).sum()
 
-    found, expected = (
-        moments(p, [THETA], e) for p, e in ((program, backward), (by_hand, autograd))
-    )
+    found, expected = (moments(p, [THETA], e) for p, e in ((program, by()), (by_hand, autograd)))
     close(found.mean, expected.mean)
     close(found.variance, expected.variance)
 
@@ -169,7 +156,7 @@ def test_a_number_that_was_chosen_by_a_draw_taints_a_reduced_loss(name: str) -> 
         )
 
     for control in ("strict", "after"):
-        found = moments(program, [THETA], functools.partial(estimate, control))
+        found = moments(program, [THETA], by(control=control))
         close(found.mean, exact_gradient(program, [THETA]))
 
 

@@ -63,14 +63,12 @@ def test_mean_is_the_exact_gradient(name: str) -> None:
     close(mean_of(name, by_element), outcomes(name)[1])
 
 
-@pytest.mark.parametrize("name", list(CONTROL)[::3])
-def test_mean_of_by_site_is_the_exact_gradient(name: str) -> None:
-    close(mean_of(name, by_site), outcomes(name)[1])
-
-
-@pytest.mark.parametrize("name", list(CONTROL)[1::3])
-def test_mean_of_total_cost_is_the_exact_gradient(name: str) -> None:
-    close(mean_of(name, total_cost), outcomes(name)[1])
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [(e, n) for at, e in enumerate((by_site, total_cost)) for n in list(CONTROL)[at::3]],
+)
+def test_mean_of_coarser_credit_is_the_exact_gradient(estimator: Estimator, name: str) -> None:
+    close(mean_of(name, estimator), outcomes(name)[1])
 
 
 @pytest.mark.parametrize("name", list(CONTROL)[::5])

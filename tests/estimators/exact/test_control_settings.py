@@ -2,13 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import programs.control  # noqa: F401 (registers the programs)
 import pytest
 import torch
 from programs.control.register import CONTROL, Control, coin, num
 from programs.control.rollouts import BY_HAND
-from programs.estimates import is_refusal
+from programs.estimates import by, fresh, gradients, is_refusal
 from torch import Tensor
 
 from ancestral.estimators.gradient.nested_loss import LossError
@@ -27,30 +29,27 @@ from oracles import (
     estimates_on,
     exact_gradient,
     expectation,
-    flat,
     moments,
     moments_of,
     paths,
     replaying,
 )
 
+PARAMETERS = CONTROL["a_log_line"].parameters
 close = functools.partial(torch.testing.assert_close, rtol=1e-6, atol=1e-9)
 
 
+def taken(loss: Tensor) -> None:
+    """Take the gradient; the plain one of a loss that nothing followed, as a user would."""
+    try:
+        backward(loss)
+    except LossError:
+        loss.backward()
+
+
 def estimate(control: str) -> Estimate:
-    """Return what `backward` leaves in ``.grad`` under this setting."""
-
-    def run(program: Program, parameters: Parameters) -> Tensor:
-        leaves = [p.detach().clone().requires_grad_() for p in parameters]
-        with record(control=control):
-            loss = program(*leaves)
-        try:
-            backward(loss)
-        except LossError:  # nothing followed the loss: its plain gradient is what one would take
-            loss.backward()
-        return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
-
-    return run
+    """Return what is left in ``.grad`` under this setting."""
+    return by(taken, control=control)
 
 
 def outcome(control: Control, setting: str) -> tuple[Moments, Tensor]:
@@ -66,35 +65,23 @@ def is_exact(found: Tensor, expected: Tensor) -> bool:
     return torch.allclose(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", [n for n, c in CONTROL.items() if c.is_regardless])
-def test_after_is_exact_where_finished_terms_count_regardless(name: str) -> None:
-    found, expected = outcome(CONTROL[name], "after")
-    assert is_exact(found.mean, expected)
+# Of each setting: the programs for which it is exact, and those for which it must not be.
+# "after" is exact where finished terms count regardless, "ignore" where nothing is decided.
+PROMISES: dict[str, Callable[[Control], bool | None]] = {
+    "after": lambda c: c.is_regardless,
+    "ignore": lambda c: c.escapes is False or (not c.decides if c.escapes else None),
+}
 
 
-@pytest.mark.parametrize("name", [n for n, c in CONTROL.items() if not c.is_regardless])
-def test_after_is_biased_where_python_chooses_among_finished_terms(name: str) -> None:
-    found, expected = outcome(CONTROL[name], "after")
-    assert not is_exact(found.mean, expected)
-
-
-@pytest.mark.parametrize("name", [n for n, c in CONTROL.items() if c.escapes is False])
-def test_ignore_is_exact_where_nothing_escapes(name: str) -> None:
-    found, expected = outcome(CONTROL[name], "ignore")
-    assert is_exact(found.mean, expected)
-
-
-@pytest.mark.parametrize("name", [n for n, c in CONTROL.items() if c.escapes and c.decides])
-def test_ignore_is_biased_where_something_is_decided(name: str) -> None:
-    """Of each program that escapes, the escape is what makes it hard."""
-    found, expected = outcome(CONTROL[name], "ignore")
-    assert not is_exact(found.mean, expected)
-
-
-@pytest.mark.parametrize("name", [n for n, c in CONTROL.items() if c.escapes and not c.decides])
-def test_ignore_is_exact_where_nothing_is_decided(name: str) -> None:
-    found, expected = outcome(CONTROL[name], "ignore")
-    assert is_exact(found.mean, expected)
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [(s, n) for s, exact in PROMISES.items() for n, c in CONTROL.items() if exact(c) is not None],
+)
+def test_a_setting_is_exact_where_it_promises_so_and_biased_where_it_does_not(
+    setting: str, name: str
+) -> None:
+    found, expected = outcome(CONTROL[name], setting)
+    assert is_exact(found.mean, expected) is PROMISES[setting](CONTROL[name])
 
 
 def refusals(control: Control) -> list[bool]:
@@ -145,36 +132,28 @@ def silent(theta: Tensor) -> Tensor:
     return (z - 0.4) ** 2 + 2 * w
 
 
-def logged(theta: Tensor) -> Tensor:
+def logged(
+    theta: Tensor, around: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Tensor:
     z, w = coin(theta[0]), coin(theta[1])
-    assert z.item() < 2
-    return (z - 0.4) ** 2 + 2 * w
-
-
-def logged_in_a_scope(theta: Tensor) -> Tensor:
-    z, w = coin(theta[0]), coin(theta[1])
-    with control_scope():
+    with around():
         assert z.item() < 2
     return (z - 0.4) ** 2 + 2 * w
 
 
-def test_a_log_line_costs_nothing_under_ignore() -> None:
-    parameters = CONTROL["a_log_line"].parameters
-    without = estimates(silent, parameters, estimate("strict"))
-    close(estimates(logged, parameters, estimate("ignore")), without)
-
-
-def test_a_log_line_costs_nothing_in_a_scope() -> None:
-    parameters = CONTROL["a_log_line"].parameters
-    without = estimates(silent, parameters, estimate("strict"))
-    close(estimates(logged_in_a_scope, parameters, estimate("strict")), without)
+@pytest.mark.parametrize(
+    ("around", "setting"), [(nullcontext, "ignore"), (control_scope, "strict")]
+)
+def test_a_log_line_costs_nothing_under_ignore_and_in_a_scope(around: Any, setting: str) -> None:
+    program = functools.partial(logged, around=around)
+    without = estimates(silent, PARAMETERS, estimate("strict"))
+    close(estimates(program, PARAMETERS, estimate(setting)), without)
 
 
 def test_a_log_line_costs_variance_under_strict() -> None:
-    parameters = CONTROL["a_log_line"].parameters
-    without = moments(silent, parameters, estimate("strict"))
-    found = moments(logged, parameters, estimate("strict"))
-    close(found.mean, exact_gradient(logged, parameters))
+    without = moments(silent, PARAMETERS, estimate("strict"))
+    found = moments(logged, PARAMETERS, estimate("strict"))
+    close(found.mean, exact_gradient(logged, PARAMETERS))
     assert found.variance.sum() > without.variance.sum()
 
 
@@ -191,21 +170,20 @@ def rollout(theta: Tensor, finished: Callable[[str, Tensor], Tensor]) -> Tensor:
 
 def declared(_: Program, parameters: Parameters) -> Tensor:
     """Estimate under "strict" from costs that are declared when they are finished."""
-    leaves = [p.detach().clone().requires_grad_() for p in parameters]
+    leaves = fresh(parameters)
     with record() as trace:
         rollout(leaves[0], cost)
     trace.backward()
-    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+    return gradients(leaves)
 
 
 def test_after_treats_finished_terms_on_every_path_as_declared_costs() -> None:
     def summed(theta: Tensor) -> Tensor:
         return rollout(theta, lambda _, term: term)
 
-    parameters = CONTROL["a_walk"].parameters
-    _, after = estimates(summed, parameters, estimate("after"))
-    _, strict = estimates(summed, parameters, estimate("strict"))
-    _, costs = estimates(summed, parameters, declared)
+    _, after = estimates(summed, PARAMETERS, estimate("after"))
+    _, strict = estimates(summed, PARAMETERS, estimate("strict"))
+    _, costs = estimates(summed, PARAMETERS, declared)
     assert len(after) == 4
     close(after, costs)
     assert not torch.allclose(after, strict)

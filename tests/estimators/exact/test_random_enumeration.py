@@ -1,8 +1,5 @@
 """What random programs of finite sites say exactly, against the sum over all joint values."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 from collections.abc import Iterator
 

@@ -1,8 +1,5 @@
 """A loss without provenance that Python chose is one of the outcomes of the choice."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from programs.estimates import by, fresh, gradients, higher_derivatives
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
 from ancestral.estimators.gradient.nested_loss import LossError
-from oracles import Parameters, Program, exact_gradient, flat, moments
+from oracles import Parameters, Program, exact_gradient, moments
 
 GLOBAL = torch.tensor(2.0, dtype=torch.float64)
 
@@ -64,7 +62,7 @@ def of_a_list(theta: Tensor) -> Tensor:
 
 def of_an_object(theta: Tensor) -> Tensor:
     held = SimpleNamespace(low=num(0.3), high=num(-2.0))
-    return held.low if coin(theta[0]) > coin(theta[1]) else held.high
+    return held.low if coin(theta[0]) > coin(theta[1]) else held.high  # type: ignore[no-any-return]
 
 
 def of_a_loop(theta: Tensor) -> Tensor:
@@ -111,62 +109,45 @@ def leaf() -> Tensor:
     return torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
 
 
-def after_the_block(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
-    with an.record():
-        loss = program(theta)
-    an.backward(loss)
-    return flat([torch.zeros_like(theta) if theta.grad is None else theta.grad])
-
-
 def within_the_block(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
+    leaves = fresh(parameters)
     with an.record():
-        loss = program(theta)
-        an.backward(loss)
-    return flat([torch.zeros_like(theta) if theta.grad is None else theta.grad])
+        an.backward(program(*leaves))
+    return gradients(leaves)
 
 
 def of_a_recorded_function(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
-    recorded = an.record()(program)
-    an.backward(recorded(theta))
-    return flat([torch.zeros_like(theta) if theta.grad is None else theta.grad])
-
-
-def by_the_surrogate(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = parameters
-    with an.record():
-        loss = program(theta)
-    return flat(torch.autograd.grad(an.surrogate(loss), theta, materialize_grads=True))
+    leaves = fresh(parameters)
+    an.backward(an.record()(program)(*leaves))
+    return gradients(leaves)
 
 
 def in_a_dictionary(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
+    leaves = fresh(parameters)
     with an.record():
-        loss, beside = program(theta), num(0.4)
+        loss, beside = program(*leaves), num(0.4)
     an.backward({"a": loss, "b": [beside]})
-    return flat([torch.zeros_like(theta) if theta.grad is None else theta.grad])
+    return gradients(leaves)
 
 
 def declared(program: Program, parameters: Parameters) -> Tensor:
-    (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
+    leaves = fresh(parameters)
     with an.record() as trace:
-        an.cost("loss", program(theta))
+        an.cost("loss", program(*leaves))
     trace.backward()
-    return flat([torch.zeros_like(theta) if theta.grad is None else theta.grad])
+    return gradients(leaves)
 
 
 def in_another_thread(program: Program, parameters: Parameters) -> Tensor:
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(after_the_block, program, parameters).result()
+        return pool.submit(by(), program, parameters).result()
 
 
 WAYS = [
-    after_the_block,
+    by(),
     within_the_block,
     of_a_recorded_function,
-    by_the_surrogate,
+    higher_derivatives(1),
     in_a_dictionary,
     declared,
     in_another_thread,
@@ -186,19 +167,17 @@ def test_a_loss_that_python_chose_among_finished_tensors_is_unbiased(
 
 def test_a_loss_that_python_did_not_choose_gets_a_score_of_mean_zero() -> None:
     def estimate(program: Program, parameters: Parameters) -> Tensor:
-        (theta,) = (p.detach().clone().requires_grad_() for p in parameters)
+        leaves = fresh(parameters)
         with an.record():
-            program(theta)
-        an.backward((theta**2).sum())
-        return flat([theta.grad]) if theta.grad is not None else torch.zeros(2)
+            program(*leaves)
+        an.backward((leaves[0] ** 2).sum())
+        return gradients(leaves)
 
     theta = leaf()
     torch.testing.assert_close(moments(constant, [theta], estimate).mean, 2 * theta.detach())
 
 
-def test_a_loss_of_no_recording_in_which_a_value_escaped_is_refused(
-    nothing_recorded: None,
-) -> None:
+def test_a_loss_of_no_recording_in_which_a_value_escaped_is_refused(nothing_recorded: None) -> None:
     theta = leaf()
     with an.record() as trace:
         coin(theta[0])

@@ -1,8 +1,5 @@
 """Explanations: what stays separate by perturbation, what mixed the rest, and what that costs."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 
 import pytest

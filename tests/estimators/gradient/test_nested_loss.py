@@ -1,20 +1,18 @@
 """Nested losses count with their sum, and what is wrong in them is named by its keys."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import functools
 import re
 from typing import Any
 
 import pytest
 import torch
+from programs.estimates import fresh, gradients
 from torch import Tensor
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.estimators.gradient.nested_loss import LossError
-from oracles import derivatives, exact_gradient, flat, moments, paths, replaying
+from oracles import derivatives, exact_gradient, moments, paths, replaying
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 THETA = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
@@ -32,18 +30,18 @@ def summed(theta: Tensor, prior: Tensor) -> Tensor:
     """Return their sum."""
     found = parts(theta, prior)
     a, (b, c) = found["kl"]["a"], found["kl"]["b"]
-    return found["nll"] + a + b + c.sum()
+    return found["nll"] + a + b + c.sum()  # type: ignore[no-any-return]
 
 
 def estimate(is_nested: bool, is_surrogate: bool, _: Any, given: Any) -> Tensor:
     """Estimate the gradient of the nested losses, or of their sum."""
-    leaves = [p.detach().clone().requires_grad_() for p in given]
+    leaves = fresh(given)
     with an.record():
         loss = parts(*leaves) if is_nested else summed(*leaves)
     if is_surrogate:
         return derivatives(an.surrogate(loss), leaves)
     an.backward(loss)
-    return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
+    return gradients(leaves)
 
 
 @pytest.mark.parametrize("is_surrogate", [False, True])

@@ -7,10 +7,9 @@ gradient is a closed form in the normal distribution function.
 
 import itertools
 import math
-import re
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -48,18 +47,27 @@ def normal(theta: Tensor) -> Tensor:
     return z
 
 
+def at(noise: float) -> Any:
+    """Return what lets every draw of a normal be of this noise."""
+
+    def forced(self: Normal, shape: object = ()) -> Tensor:
+        return self.loc + noise * self.scale
+
+    return mock.patch.object(Normal, "rsample", forced)
+
+
+def leaf() -> Tensor:
+    return torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+
+
 def mean(
     program: Callable[[Tensor], Tensor], jumps: Sequence[float], choice: Choice = "auto"
 ) -> float:
     """Return the exact mean of the estimate of d E[loss] / d loc."""
     total = 0.0
     for noise, mass in zip(*nodes(jumps), strict=True):
-        theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
-
-        def forced(self: Normal, shape: object = (), at: float = noise) -> Tensor:
-            return self.loc + at * self.scale
-
-        with mock.patch.object(Normal, "rsample", forced), an.record():
+        theta = leaf()
+        with at(noise), an.record():
             loss = program(theta)
         an.backward(loss, estimator=choice)
         assert theta.grad is not None
@@ -134,7 +142,7 @@ def test_rounding_jumps_at_every_half() -> None:
 
 
 def test_a_smooth_cost_stays_pathwise() -> None:
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+    theta = leaf()
     with an.record():
         z = normal(theta)
         loss = z.square() + torch.relu(z)
@@ -145,7 +153,7 @@ def test_a_smooth_cost_stays_pathwise() -> None:
 
 
 def test_a_kink_that_no_cost_sees_changes_nothing() -> None:
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+    theta = leaf()
     with an.record():
         z = normal(theta)
         accuracy = (z > 0).double()  # a metric
@@ -164,7 +172,7 @@ def test_only_the_site_before_the_kink_changes() -> None:
         second = Normal(first, SCALE).rsample()  # the same noise, forced
         return (second > 0).double() + 0.0 * first
 
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+    theta = leaf()
     with an.record() as trace:
         loss = program(theta)
     an.backward(loss)
@@ -198,14 +206,11 @@ def test_what_a_decision_rests_on_is_scored_on_every_path(setting: str) -> None:
             return torch.full((), at, dtype=torch.float64)
 
         for noise, mass in zip(*nodes([]), strict=True):
-            theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
-
-            def forced(self: Normal, shape: object = (), at: float = noise) -> Tensor:
-                return self.loc + at * self.scale
+            theta = leaf()
 
             control = "strict" if setting == "declared" else "after"
             with (
-                mock.patch.object(Normal, "rsample", forced),
+                at(noise),
                 mock.patch.object(Bernoulli, "sample", drawn),
                 an.record(control=control) as trace,
             ):
@@ -221,30 +226,13 @@ def test_what_a_decision_rests_on_is_scored_on_every_path(setting: str) -> None:
     assert total == pytest.approx(truth, rel=1e-7)
 
 
-def test_a_forced_pathwise_gradient_warns_once_with_the_line() -> None:
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
-    with an.record():
-        z = normal(theta)
-        loss = (z > 0).double() + z  # the line
-    lines = Path(__file__).read_text().splitlines()
-    line = next(i for i, text in enumerate(lines, 1) if text.endswith("+ z  # the line"))
-    place = rf"{re.escape(__file__)}:{line}"
-    with pytest.warns(an.errors.KinkWarning, match=place) as caught:
-        an.backward(loss, estimator="pathwise")
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-
-
 def test_second_derivatives_use_the_score_too() -> None:
     """Of the surrogate: E = P(z > 0), whose second derivative by loc is -x phi(x) / scale^2."""
     total = 0.0
     for noise, mass in zip(*nodes([0.0]), strict=True):
-        theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+        theta = leaf()
 
-        def forced(self: Normal, shape: object = (), at: float = noise) -> Tensor:
-            return self.loc + at * self.scale
-
-        with mock.patch.object(Normal, "rsample", forced), an.record():
+        with at(noise), an.record():
             loss = (normal(theta) > 0).double()
         (slope,) = torch.autograd.grad(an.surrogate(loss), theta, create_graph=True)
         (bend,) = torch.autograd.grad(slope, theta)
@@ -253,16 +241,8 @@ def test_second_derivatives_use_the_score_too() -> None:
     assert total == pytest.approx(-x * phi(x) / SCALE**2, rel=1e-9)
 
 
-def test_an_estimator_that_says_nothing_names_those_that_do() -> None:
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
-    with an.record():
-        loss = normal(theta)
-    with pytest.raises(ValueError, match=r"'auto', 'pathwise', 'score'.*not 'best'"):
-        an.backward(loss, estimator="best")  # type: ignore[arg-type]
-
-
 def test_a_plain_backward_through_a_kink_warns() -> None:
-    theta = torch.tensor(LOC, dtype=torch.float64, requires_grad=True)
+    theta = leaf()
     with an.record():
         z = normal(theta)
         loss = (z > 0).double() + z

@@ -1,8 +1,5 @@
 """Scores: densities that are evaluated together give the gradient that each by itself gives."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Callable
 from typing import Any
 

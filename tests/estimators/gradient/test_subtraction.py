@@ -4,9 +4,8 @@ By enumeration, in float64: a baseline that the draw does not reach leaves the m
 """
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return, no-untyped-call"
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from programs.estimates import by, fresh, gradients
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.errors import BaselineError, BaselineWarning, DependentBaselineError
 from ancestral.estimators.gradient.credit import Credit
-from oracles import exact_gradient, flat, moments
+from oracles import derivatives, exact_gradient, moments
 
 LOGITS = torch.tensor([[0.3, -0.5], [0.1, 0.7]], dtype=torch.float64, requires_grad=True)
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -164,15 +164,14 @@ def test_a_baseline_that_the_draw_reaches_is_refused(name: str, by_surrogate: bo
 @pytest.mark.parametrize("name", LEGAL)
 def test_a_baseline_that_the_draw_does_not_reach_keeps_the_mean(name: str) -> None:
     def backward(_: Any, parameters: Any) -> Tensor:
-        leaf = parameters[0].detach().clone().requires_grad_()
-        run = recorded(leaf)
+        leaves = fresh(parameters)
+        run = recorded(*leaves)
         an.backward(run.loss, baseline=LEGAL[name](run))
-        return flat([leaf.grad])
+        return gradients(leaves)
 
     def surrogate(_: Any, parameters: Any) -> Tensor:
-        leaf = parameters[0].detach().clone().requires_grad_()
-        run = recorded(leaf)
-        return flat(torch.autograd.grad(an.surrogate(run.loss, baseline=LEGAL[name](run)), leaf))
+        run = recorded(*parameters)
+        return derivatives(an.surrogate(run.loss, baseline=LEGAL[name](run)), parameters)
 
     exact = exact_gradient(program, [LOGITS])
     is_of_both = name in ("by row", "the others", "leave one out")
@@ -256,13 +255,12 @@ def test_a_running_mean_holds_earlier_recordings_only_whatever_is_asked_of_this_
     exact = exact_gradient(program, [LOGITS])
 
     def twice(_: Any, parameters: Any) -> Tensor:
-        leaf = parameters[0].detach().clone().requires_grad_()
-        run, baseline = recorded(leaf), an.estimators.RunningMean()
-        baseline = copy.deepcopy(baseline)
+        leaves = fresh(parameters)
+        run, baseline = recorded(*leaves), an.estimators.RunningMean()
         an.backward(run.loss, baseline=baseline, retain_graph=True)
-        leaf.grad = None
+        leaves[0].grad = None
         an.backward(run.loss, baseline=baseline)
-        return flat([leaf.grad])
+        return gradients(leaves)
 
     torch.testing.assert_close(moments(program, [LOGITS], twice).mean, exact)
 
@@ -312,19 +310,15 @@ def test_elements_of_a_density_that_is_one_number_have_no_others() -> None:
     def run(logits: Tensor) -> Tensor:
         return ((OneNumber(logits=logits).sample() - 0.3) ** 2 * WEIGHTS).sum()
 
-    def estimate(program: Callable[..., Tensor], parameters: Any) -> Tensor:
-        leaf = parameters[0].detach().clone().requires_grad_()
-        with an.record():
-            loss = program(leaf)
+    def ask(loss: Tensor) -> None:
         with pytest.warns(BaselineWarning):
             an.backward(loss, baseline=an.estimators.LeaveOneOut())
-        return flat([leaf.grad])
 
     given = [LOGITS.detach()[0].clone().requires_grad_()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         exact = exact_gradient(run, given)
-    torch.testing.assert_close(moments(run, given, estimate).mean, exact)
+    torch.testing.assert_close(moments(run, given, by(ask)).mean, exact)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,21 @@
 """How losses are used in training: scaled, accumulated, divided, over several recordings."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
+# mypy: disable-error-code="no-any-return"
 
 import functools
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from programs.estimates import by, fresh, gradients, higher_derivatives
 from torch import Tensor
 from torch.distributions import Bernoulli
 from torch.nn import functional
 
 import ancestral as an
 from ancestral.estimators.gradient.loss_terms import terms_of
-from oracles import autograd, derivatives, exact_derivatives, exact_gradient, flat, moments
+from oracles import autograd, exact_derivatives, exact_gradient, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 THETA = torch.tensor([0.3, -0.6], dtype=torch.float64, requires_grad=True)
@@ -51,19 +52,18 @@ def scaled(loss: Callable[[], Tensor], theta: Tensor) -> Tensor:
 
 def by_scaler(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate with a scaler."""
-    theta = given[0].detach().clone().requires_grad_()
+    (theta,) = fresh(given)
     return scaled(lambda: program(theta), theta)
 
 
 def accumulated(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
     """Estimate by half the loss of each of two recordings, the gradients added up."""
-    theta = given[0].detach().clone().requires_grad_()
+    leaves = fresh(given)
     for _ in range(2):
         with an.record():
-            loss = program(theta) / 2
+            loss = loss_of(*leaves) / 2
         an.backward(loss)
-    assert theta.grad is not None
-    return flat([theta.grad])
+    return gradients(leaves)
 
 
 def test_a_scaled_loss_has_the_estimate_that_it_has_unscaled() -> None:
@@ -87,16 +87,9 @@ def test_gradients_of_several_recordings_add_up() -> None:
     def twice(theta: Tensor) -> Tensor:
         return (loss_of(theta) + loss_of(theta)) / 2
 
-    def program(theta: Tensor) -> Tensor:
-        return loss_of(theta)
-
     single = moments(by_hand, [THETA], autograd)
-
-    def run(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
-        return accumulated(loss_of, given)
-
-    found = moments(twice, [THETA], run)
-    close(found.mean, exact_gradient(program, [THETA]))
+    found = moments(twice, [THETA], accumulated)
+    close(found.mean, exact_gradient(loss_of, [THETA]))
     close(found.variance, single.variance / 2)
 
 
@@ -127,7 +120,7 @@ def test_a_cost_whose_own_gradient_is_cut_counts_with_its_value(is_cut: bool) ->
         cost = ((z - 0.45) ** 2 * theta.exp()).detach()
         return (Bernoulli(logits=theta).log_prob(z) * cost).sum()
 
-    for estimate in (backward, surrogate):
+    for estimate in (by(), higher_derivatives(1)):
         found = moments(program, [THETA], estimate)
         close(found.mean, moments(expected, [THETA], autograd).mean)
 
@@ -152,12 +145,10 @@ def test_what_is_computed_without_gradients_has_none_in_higher_derivatives(name:
             cut = CUT[name](cost)
         return cut + 0.1 * cost.sum()
 
-    def second(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
-        with an.record():
-            loss = program(*given)
-        return derivatives(an.surrogate(loss), given, 2)
-
-    close(moments(program, [THETA], second).mean, exact_derivatives(program, [THETA], 2))
+    close(
+        moments(program, [THETA], higher_derivatives(2)).mean,
+        exact_derivatives(program, [THETA], 2),
+    )
 
 
 def test_costs_computed_without_gradients_are_taken_apart() -> None:
@@ -168,20 +159,3 @@ def test_costs_computed_without_gradients_are_taken_apart() -> None:
     (term,) = terms_of(reward).terms
     assert term.value.shape == (3,)
     assert not term.live.requires_grad
-
-
-def backward(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
-    """Estimate by `an.backward`."""
-    theta = given[0].detach().clone().requires_grad_()
-    with an.record():
-        loss = program(theta)
-    an.backward(loss)
-    assert theta.grad is not None
-    return flat([theta.grad])
-
-
-def surrogate(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) -> Tensor:
-    """Estimate by the derivative of `an.surrogate`."""
-    with an.record():
-        loss = program(*given)
-    return flat(torch.autograd.grad(an.surrogate(loss), given))

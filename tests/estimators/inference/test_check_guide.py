@@ -1,8 +1,5 @@
 """The check of a pair names every site that does not fit, with both lines."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-
 import re
 from collections.abc import Callable
 from typing import Any

@@ -1,10 +1,8 @@
 """Errors of sites: one family, each with the site, the user's line, what was expected and found."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,6 +19,31 @@ def line_of(function: Callable[[], object], text: str) -> str:
     lines, first = inspect.getsourcelines(function)
     (found,) = (number for number, line in enumerate(lines) if text in line)
     return f"{__file__}:{first + found}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """A program, and the site, the words and the line that its error has."""
+
+    program: Callable[[], None]
+    site: str
+    words: str
+    place: tuple[Callable[[], None], str]
+
+
+ERRORS: list[Said] = []
+
+
+def says(
+    site: str, words: str, place: tuple[Callable[[], None], str] | None = None
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a program with what its error says; the line is its own that ends with "# here"."""
+
+    def register(program: Callable[[], None]) -> Callable[[], None]:
+        ERRORS.append(Said(program, site, words, place or (program, "# here")))
+        return program
+
+    return register
 
 
 def recorded(program: Callable[[], None]) -> Callable[[], None]:
@@ -54,15 +77,18 @@ def infinite() -> None:
     an.sample("bad", Normal(z, torch.tensor(float("inf")), validate_args=False), obs=ZERO)
 
 
+@says("z", r"twice.*expected its own name.*f'z_{i}")
 def duplicate_site() -> None:
     an.sample("z", Normal(0.0, 1.0))
     an.sample("z", Normal(1.0, 1.0))  # here
 
 
+@says("z", r"outside the support of Beta: 1 of 2 elements.*1\.5; expected Interval")
 def outside_the_support() -> None:
     an.sample("z", Beta(1.0, 1.0), obs=torch.tensor([0.5, 1.5]))  # here
 
 
+@says("z", r"replayed from 'z' \(.*outside the support of Beta.*; expected Interval")
 def draw_outside_the_support_of_the_model() -> None:
     an.infer.elbo(lambda: an.sample("z", Beta(1.0, 1.0)), larger_than_one)  # here
 
@@ -71,53 +97,90 @@ def larger_than_one() -> None:
     an.sample("z", Normal(7.0, 0.1))
 
 
+@says("z", r"observed value has shape \[2\]; expected \[3\]: the batch \[3\]")
 def observed_of_wrong_shape() -> None:
     an.sample("z", Normal(torch.zeros(3), 1.0), obs=torch.zeros(2))  # here
 
 
+@says("z", r"observed value must be of a floating dtype, such as torch.float32, not torch.int64")
 def observed_of_wrong_dtype() -> None:
     an.sample("z", Normal(torch.tensor(0.5), 1.0), obs=torch.tensor(1))  # here
 
 
+@says(
+    "zz", r"condition at .* no site 'zz'; the others that it has are 'z', 'x'; did you mean 'z'\?"
+)
 def unknown_name_in_condition() -> None:
     handlers.condition({"zz": ZERO})(model)()  # here
 
 
+@says(
+    "z",
+    r"replayed from .*has shape \[3\]; expected \[\]: give both the same plates and events",
+    (model, '"z"'),
+)
 def replay_of_another_shape() -> None:
     with an.record() as trace:
         wide()
     handlers.replay(trace)(model)()
 
 
+@says("zz", r"do at .* no site 'zz'; the others that it has are 'z', 'x'; did you mean 'z'\?")
 def do_on_a_missing_site() -> None:
     handlers.do({"zz": ZERO})(model)()  # here
 
 
+@says(
+    "columns",
+    r"dimension -1 is that of plate 'rows', which is open; expected a free one, such as dim=-2",
+)
 def two_plates_on_one_dimension() -> None:
     with an.plate("rows", 3, dim=-1), an.plate("columns", 2, dim=-1):  # here
         an.sample("z", Normal(0.0, 1.0))
 
 
+@says(
+    "extra",
+    r'expected the model to draw it, but .*\'z\'.*infer={"is_auxiliary": True}',
+    (larger, '"extra"'),
+)
 def guide_site_that_the_model_lacks() -> None:
     an.infer.elbo(model, larger)
 
 
+@says(
+    "z",
+    r'expected the guide to draw it, but .*nothing.*infer={"is_auxiliary": True}',
+    (model, '"z"'),
+)
 def model_site_that_the_guide_lacks() -> None:
     an.infer.elbo(model, nothing)
 
 
+@says(
+    "extra",
+    r'expected the model to draw it, but .*\'z\'.*infer={"is_auxiliary": True}',
+    (larger, '"extra"'),
+)
 def checked_site_that_the_model_lacks() -> None:
     an.infer.check_guide(model, larger).require()
 
 
+@says(
+    "bad",
+    r"1 of 1 elements of its log-probability are not finite.*-inf.*; expected finite numbers",
+    (infinite, '"bad"'),
+)
 def non_finite_bound() -> None:
     an.infer.elbo(infinite, lambda: an.sample("z", Normal(0.0, 1.0)))
 
 
+@says("bad", r"in 2 of 2 runs its log-probability under the model is nan")
 def non_finite_weight() -> None:
     an.infer.importance(lambda: an.factor("bad", ZERO.log() * 0), samples=2)  # here
 
 
+@says("bad", r"1 of 1 elements of its log-probability are not finite.*; expected finite numbers")
 def non_finite_gradient() -> None:
     weight = torch.tensor(0.5, requires_grad=True)
     with an.record() as trace:
@@ -126,112 +189,10 @@ def non_finite_gradient() -> None:
     trace.backward()
 
 
-# Of each: the site, where the line is, and what the text says was expected, came, and may be done.
-ERRORS: list[tuple[Callable[[], None], str, tuple[Callable[[], None], str], str]] = [
-    (
-        duplicate_site,
-        "z",
-        (duplicate_site, "# here"),
-        r"twice.*expected its own name.*f'z_{i}",
-    ),
-    (
-        outside_the_support,
-        "z",
-        (outside_the_support, "# here"),
-        r"outside the support of Beta: 1 of 2 elements.*1\.5; expected Interval",
-    ),
-    (
-        draw_outside_the_support_of_the_model,
-        "z",
-        (draw_outside_the_support_of_the_model, "# here"),
-        r"replayed from 'z' \(.*outside the support of Beta.*; expected Interval",
-    ),
-    (
-        observed_of_wrong_shape,
-        "z",
-        (observed_of_wrong_shape, "# here"),
-        r"observed value has shape \[2\]; expected \[3\]: the batch \[3\]",
-    ),
-    (
-        observed_of_wrong_dtype,
-        "z",
-        (observed_of_wrong_dtype, "# here"),
-        r"observed value must be of a floating dtype, such as torch.float32, not torch.int64",
-    ),
-    (
-        unknown_name_in_condition,
-        "zz",
-        (unknown_name_in_condition, "# here"),
-        r"condition at .* no site 'zz'; the others that it has are 'z', 'x'; did you mean 'z'\?",
-    ),
-    (
-        replay_of_another_shape,
-        "z",
-        (model, '"z"'),
-        r"replayed from .*has shape \[3\]; expected \[\]: give both the same plates and events",
-    ),
-    (
-        do_on_a_missing_site,
-        "zz",
-        (do_on_a_missing_site, "# here"),
-        r"do at .* no site 'zz'; the others that it has are 'z', 'x'; did you mean 'z'\?",
-    ),
-    (
-        two_plates_on_one_dimension,
-        "columns",
-        (two_plates_on_one_dimension, "# here"),
-        r"dimension -1 is that of plate 'rows', which is open; expected a free one, such as dim=-2",
-    ),
-    (
-        guide_site_that_the_model_lacks,
-        "extra",
-        (larger, '"extra"'),
-        r'expected the model to draw it, but .*\'z\'.*infer={"is_auxiliary": True}',
-    ),
-    (
-        checked_site_that_the_model_lacks,
-        "extra",
-        (larger, '"extra"'),
-        r'expected the model to draw it, but .*\'z\'.*infer={"is_auxiliary": True}',
-    ),
-    (
-        model_site_that_the_guide_lacks,
-        "z",
-        (model, '"z"'),
-        r'expected the guide to draw it, but .*nothing.*infer={"is_auxiliary": True}',
-    ),
-    (
-        non_finite_bound,
-        "bad",
-        (infinite, '"bad"'),
-        r"1 of 1 elements of its log-probability are not finite.*-inf.*; expected finite numbers",
-    ),
-    (
-        non_finite_weight,
-        "bad",
-        (non_finite_weight, "# here"),
-        r"in 2 of 2 runs its log-probability under the model is nan",
-    ),
-    (
-        non_finite_gradient,
-        "bad",
-        (non_finite_gradient, "# here"),
-        r"1 of 1 elements of its log-probability are not finite.*; expected finite numbers",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("program", "site", "place", "words"), ERRORS, ids=[row[0].__name__ for row in ERRORS]
-)
-def test_an_error_names_the_site_the_line_and_what_was_expected(
-    program: Callable[[], None],
-    site: str,
-    place: tuple[Callable[[], None], str],
-    words: str,
-) -> None:
-    runs_by_itself = program in (non_finite_weight, non_finite_gradient)
-    with pytest.raises(an.errors.SiteError, match=words) as caught:
-        (program if runs_by_itself else recorded(program))()
-    assert repr(site) in str(caught.value)
-    assert line_of(*place) in str(caught.value)
+@pytest.mark.parametrize("error", ERRORS, ids=[error.program.__name__ for error in ERRORS])
+def test_an_error_names_the_site_the_line_and_what_was_expected(error: Said) -> None:
+    runs_by_itself = error.program in (non_finite_weight, non_finite_gradient)
+    with pytest.raises(an.errors.SiteError, match=error.words) as caught:
+        (error.program if runs_by_itself else recorded(error.program))()
+    assert repr(error.site) in str(caught.value)
+    assert line_of(*error.place) in str(caught.value)

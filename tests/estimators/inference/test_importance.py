@@ -88,9 +88,7 @@ def weight_of_prior(a: float, b: float) -> float:
 
 
 @pytest.mark.parametrize("guide", [None, switch_guide])
-def test_the_mean_weight_over_all_outcomes_is_the_evidence(
-    guide: Callable[[], Any] | None,
-) -> None:
+def test_the_mean_weight_over_all_outcomes_is_the_evidence(guide: Callable[[], Any] | None) -> None:
     evidence = sum(
         math.exp(weight_of_prior(a, b) + weight_of({"a": a, "b": b, "k": k}, None))
         * [0.2, 0.5, 0.3][k]
@@ -231,37 +229,46 @@ def test_a_weight_that_is_no_number_names_the_site() -> None:
         an.infer.importance(wrong, samples=20)
 
 
-def test_a_guide_draws_free_sites_of_the_model() -> None:
-    def other(_: Tensor) -> None:
-        an.sample("q", Beta(2.0, 2.0))
-
-    def observing(_: Tensor) -> None:
-        an.sample("p", Beta(2.0, 2.0), obs=torch.tensor(0.5))
-
-    with pytest.raises(GuideSiteError, match=r"'q' .* is no free site"):
-        an.infer.importance(coin, other, DATA, samples=3)
-    with pytest.raises(GuideSiteError, match=r"'p' .* is observed"):
-        an.infer.importance(coin, observing, DATA, samples=3)
+def other(_: Tensor) -> None:
+    an.sample("q", Beta(2.0, 2.0))
 
 
-def test_a_part_of_the_data_is_not_weighed() -> None:
-    def part() -> None:
-        z = an.sample("z", Normal(0.0, 1.0))
-        with an.plate("rows", 10, 2):
-            an.sample("x", Normal(z, 1.0), obs=torch.zeros(2))
+def observing(_: Tensor) -> None:
+    an.sample("p", Beta(2.0, 2.0), obs=torch.tensor(0.5))
 
-    with pytest.raises(SubsampleWeightError, match="plate 'rows', which is subsampled"):
-        an.infer.importance(part, samples=3)
+
+def part(_: Tensor) -> None:
+    z = an.sample("z", Normal(0.0, 1.0))
+    with an.plate("rows", 10, 2):
+        an.sample("x", Normal(z, 1.0), obs=torch.zeros(2))
+
+
+def enumerated(_: Tensor) -> None:
+    z = an.sample("z", Bernoulli(0.5), infer={"enumerate": "parallel"})
+    an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
+
+
+# A model and a guide, how many samples, the error and what it says.
+REFUSED: list[tuple[Any, Any, int, type[Exception], str]] = [
+    (coin, other, 3, GuideSiteError, r"'q' .* is no free site"),
+    (coin, observing, 3, GuideSiteError, r"'p' .* is observed"),
+    (part, None, 3, SubsampleWeightError, "plate 'rows', which is subsampled"),
+    (an.handlers.enumerate()(enumerated), None, 3, ValueError, "is enumerated"),
+    (coin, None, 0, ValueError, "samples must be an int greater than 0, not 0"),
+]
+
+
+@pytest.mark.parametrize(("model", "guide", "samples", "error", "text"), REFUSED)
+def test_what_cannot_be_weighed_is_refused(
+    model: Any, guide: Any, samples: int, error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        an.infer.importance(model, guide, DATA, samples=samples)
 
 
 def test_a_recording_around_is_refused() -> None:
     with an.record(), pytest.raises(OpenRecordingError, match="call it outside"):
         an.infer.importance(coin, None, DATA, samples=3)
-
-
-def test_samples_must_be_a_number() -> None:
-    with pytest.raises(ValueError, match="samples must be an int greater than 0, not 0"):
-        an.infer.importance(coin, None, DATA, samples=0)
 
 
 def test_sites_of_some_runs_only_are_left_out_of_the_values() -> None:
@@ -283,15 +290,6 @@ def test_an_expectation_needs_a_row_for_each_draw() -> None:
     found = an.infer.importance(coin, None, DATA, samples=5)
     with pytest.raises(ValueError, match="one row for each of the 5 draws"):
         found.expectation(lambda v: v["p"].mean())
-
-
-def test_an_enumerated_site_is_refused() -> None:
-    def program() -> None:
-        z = an.sample("z", Bernoulli(0.5), infer={"enumerate": "parallel"})
-        an.sample("x", Normal(z, 1.0), obs=torch.tensor(0.5))
-
-    with pytest.raises(ValueError, match="is enumerated"):
-        an.infer.importance(an.handlers.enumerate()(program), samples=3)
 
 
 @pytest.mark.parametrize("keyword", ["num_samples", "num_particles"])

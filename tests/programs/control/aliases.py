@@ -1,14 +1,11 @@
 """Plain views of what a draw was written into: every way to read them."""
 
-# torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
-
 import copy
 
 import torch
 from torch import Tensor
 
-from programs.control.register import TABLE, coin, control, num
+from programs.control.register import TABLE, coin, control, num, rows
 
 alias = control(escapes=False)
 
@@ -21,34 +18,21 @@ def written(theta: Tensor) -> Tensor:
     return view
 
 
-@control()
-def an_item_of_a_view(theta: Tensor) -> Tensor:
-    return written(theta).item() * theta[1]
-
-
-@control()
-def a_branch_on_a_view(theta: Tensor) -> Tensor:
-    return theta[1] * (2.0 if written(theta) > 0 else 1.0)
-
-
-@control()
-def an_array_of_a_view(theta: Tensor) -> Tensor:
-    return float(written(theta).numpy()) * theta[1]
-
-
-@control()
-def a_list_of_a_view(theta: Tensor) -> Tensor:
-    return written(theta).reshape(1).tolist()[0] * theta[1]
-
-
-@control()
-def a_mask_of_a_view(theta: Tensor) -> Tensor:
-    return theta[1] * len(TABLE[:1][written(theta).reshape(1) > 0])
+rows(
+    control(),
+    {
+        "an_item_of_a_view": lambda theta: written(theta).item() * theta[1],
+        "a_branch_on_a_view": lambda theta: theta[1] * (2.0 if written(theta) > 0 else 1.0),
+        "an_array_of_a_view": lambda theta: float(written(theta).numpy()) * theta[1],
+        "a_list_of_a_view": lambda theta: written(theta).reshape(1).tolist()[0] * theta[1],
+        "a_mask_of_a_view": lambda theta: theta[1] * len(TABLE[:1][written(theta).reshape(1) > 0]),
+    },
+)
 
 
 @control(escapes=None)
 def a_factor_in_a_view(theta: Tensor) -> Tensor:
-    return torch.add(theta, TABLE[:2], alpha=written(theta)).prod()
+    return torch.add(theta, TABLE[:2], alpha=written(theta)).prod()  # type: ignore[call-overload, no-any-return]
 
 
 @control(escapes=None, decides=False)
@@ -56,21 +40,16 @@ def a_tensor_of_a_view(theta: Tensor) -> Tensor:
     return torch.tensor([written(theta)]).double().sum() * theta[1]
 
 
-@alias
-def a_deep_copy_of_a_view(theta: Tensor) -> Tensor:
-    return copy.deepcopy(written(theta)) * theta[1]
-
-
-@alias
-def a_draw_from_a_view(theta: Tensor) -> Tensor:
-    return 2 * coin(written(theta)) + theta[1]
-
-
-@alias
-def a_draw_from_a_multiple_of_a_view(theta: Tensor) -> Tensor:
-    return 2 * coin(written(theta) * num(1.3)) + theta[1]
-
-
-@alias
-def the_bits_of_a_view(theta: Tensor) -> Tensor:
-    return (written(theta).reshape(1).view(torch.int64) != 0).sum() * theta[1]
+rows(
+    alias,
+    {
+        "a_deep_copy_of_a_view": lambda theta: copy.deepcopy(written(theta)) * theta[1],
+        "a_draw_from_a_view": lambda theta: 2 * coin(written(theta)) + theta[1],
+        "a_draw_from_a_multiple_of_a_view": lambda theta: (
+            2 * coin(written(theta) * num(1.3)) + theta[1]
+        ),
+        "the_bits_of_a_view": lambda theta: (
+            (written(theta).reshape(1).view(torch.int64) != 0).sum() * theta[1]
+        ),
+    },
+)

@@ -14,13 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
-
-@control(escapes=None, decides=False)
-def a_tensor_of_a_draw(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return ((torch.tensor([z, 1.0]) - 0.4) ** 2).sum() * theta[1]
+rows(
+    control(escapes=None, decides=False),
+    {
+        "a_tensor_of_a_draw": lambda theta: (
+            ((torch.tensor([coin(theta[0]), 1.0]) - 0.4) ** 2).sum() * theta[1]
+        ),
+        "a_constructor_that_shares": lambda theta: torch.DoubleTensor(coin(theta)) @ theta,
+        "a_pickle": lambda theta: pickle.loads(pickle.dumps(coin(theta[0]))) * theta[1],
+    },
+)
 
 
 @control()
@@ -30,17 +35,15 @@ def a_tensor_of_an_item(theta: Tensor) -> Tensor:
     return again * theta[1] + 0.3 * again
 
 
-@control()
-def a_tensor_of_a_list(theta: Tensor) -> Tensor:
-    z = coins(theta, 2)
-    again = torch.tensor(z.tolist(), dtype=torch.float64)
-    return (again.sum(1) - theta).square().sum()
-
-
-@control(escapes=False)
-def as_tensor(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return (torch.as_tensor(z) - theta[1]) ** 2
+rows(
+    control(escapes=False),
+    {
+        "as_tensor": lambda theta: (torch.as_tensor(coin(theta[0])) - theta[1]) ** 2,
+        "a_deep_copy": lambda theta: (
+            copy.deepcopy([coin(theta[0])])[0] * theta[1] + copy.copy(coin(theta[1]))
+        ),
+    },
+)
 
 
 @control(escapes=None)
@@ -55,15 +58,59 @@ def a_constructor(theta: Tensor) -> Tensor:
     return torch.Tensor([z, 0.5]).double().prod() + theta[1] * torch.DoubleTensor([z])[0]
 
 
-@control(escapes=None, decides=False)
-def a_constructor_that_shares(theta: Tensor) -> Tensor:
-    return torch.DoubleTensor(coin(theta)) @ theta
-
-
-@control()
-def a_number_times_a_term(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return z.item() * theta[1].exp()
+rows(
+    control(),
+    {
+        "a_number_times_a_term": lambda theta: coin(theta[0]).item() * theta[1].exp(),
+        "a_mathematical_function": lambda theta: (
+            theta[1] * math.exp(coin(theta[0])) - math.floor(coin(theta[1]) + 0.5)
+        ),
+        "a_hexadecimal": lambda theta: num(float(int(hex(roll(theta)), 16))) * theta[1].cos(),
+        "numpy_of_a_draw": lambda theta: torch.from_numpy(coin(theta).numpy()).sum() * theta[1],
+        "numpy_arithmetic": lambda theta: (
+            torch.as_tensor((coins(theta, 2).numpy() ** 2 + 0.3).mean(0)) @ theta
+        ),
+        "numpy_where": lambda theta: (
+            torch.from_numpy(np.where(coin(theta).numpy() > 0, 1.4, -0.2)) @ theta
+        ),
+        "a_format_parsed_back": lambda theta: theta[1] * float(f"{coin(theta[0])}") + num(0.2),
+        "a_format_with_digits": lambda theta: theta[1] * float(f"{coin(theta[0]):.3f}"),
+        "a_text": lambda theta: theta[1] * (0.3 if "1." in str(coin(theta[0])) else 1.9),
+        "dlpack": lambda theta: torch.utils.dlpack.from_dlpack(coin(theta)) @ theta,
+        "a_repeated_list": lambda theta: (
+            torch.ones(len([0] * (roll(theta) + 1)), dtype=torch.float64).sum() * theta[1]
+        ),
+        "contained": lambda theta: theta[1] * (1.3 if 1.0 in coins(theta[0], 2) else 0.1),
+        "equal": lambda theta: (
+            theta[1]
+            * (1.3 if torch.equal(coin(theta), torch.ones(2, dtype=torch.float64)) else 0.1)
+        ),
+        "is_nonzero": lambda theta: theta[1] * (1.3 if torch.is_nonzero(coin(theta[0])) else 0.1),
+        "a_tensor_of_a_list": lambda theta: (
+            (torch.tensor(coins(theta, 2).tolist(), dtype=torch.float64).sum(1) - theta)
+            .square()
+            .sum()
+        ),
+        "numpy_by_asarray": lambda theta: (
+            theta[1] * float(np.asarray(coin(theta)).dot([0.4, -1.2]))
+        ),
+        "numpy_argmax": lambda theta: (
+            TABLE[int(np.argmax(coins(theta, 1)[0].numpy() * [1.0, 2.0]))] * theta[1] + theta[0]
+        ),
+        "numpy_bytes": lambda theta: (
+            torch.frombuffer(bytearray(coin(theta).numpy().tobytes()), dtype=torch.float64) @ theta
+        ),
+        "json_and_back": lambda theta: (
+            theta @ torch.tensor(json.loads(json.dumps(coin(theta).tolist())), dtype=torch.float64)
+        ),
+        "an_untyped_storage": lambda theta: (
+            torch.empty(0, dtype=torch.float64).set_(coin(theta).untyped_storage()) @ theta
+        ),
+        "complex_and_index": lambda theta: (
+            theta[1] * (complex(coin(theta[0])) * 1j).imag + theta[0]
+        ),
+    },
+)
 
 
 @control()
@@ -71,11 +118,6 @@ def arithmetic_on_numbers(theta: Tensor) -> Tensor:
     z = coin(theta)
     total = float(z[0]) * 0.7 - float(z[1]) ** 2 / 3
     return theta[1] * total + num(total)
-
-
-@control()
-def a_mathematical_function(theta: Tensor) -> Tensor:
-    return theta[1] * math.exp(coin(theta[0])) - math.floor(coin(theta[1]) + 0.5)
 
 
 @control()
@@ -91,51 +133,10 @@ def integer_arithmetic(theta: Tensor) -> Tensor:
     return theta[1] * (int(n) & 3) + num(0.1) * (int(n) << 1)
 
 
-@control()
-def a_hexadecimal(theta: Tensor) -> Tensor:
-    return num(float(int(hex(roll(theta)), 16))) * theta[1].cos()
-
-
-@control()
-def numpy_of_a_draw(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    return torch.from_numpy(z.numpy()).sum() * theta[1]
-
-
-@control()
-def numpy_arithmetic(theta: Tensor) -> Tensor:
-    z = coins(theta, 2).numpy()
-    return torch.as_tensor((z**2 + 0.3).mean(0)) @ theta
-
-
-@control()
-def numpy_by_asarray(theta: Tensor) -> Tensor:
-    z = np.asarray(coin(theta))
-    return theta[1] * float(z.dot([0.4, -1.2]))
-
-
 @control(escapes=None)
 def a_ufunc(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of the way torch answers numpy
         return torch.as_tensor(np.exp(coin(theta))).sum() * theta[1]
-
-
-@control()
-def numpy_argmax(theta: Tensor) -> Tensor:
-    z = coins(theta, 1)[0]
-    return TABLE[int(np.argmax(z.numpy() * [1.0, 2.0]))] * theta[1] + theta[0]
-
-
-@control()
-def numpy_where(theta: Tensor) -> Tensor:
-    z = coin(theta).numpy()
-    return torch.from_numpy(np.where(z > 0, 1.4, -0.2)) @ theta
-
-
-@control()
-def numpy_bytes(theta: Tensor) -> Tensor:
-    z = coin(theta).numpy().tobytes()
-    return torch.frombuffer(bytearray(z), dtype=torch.float64) @ theta
 
 
 @control()
@@ -163,26 +164,8 @@ def a_tensor_on_an_array(theta: Tensor) -> Tensor:
 
 
 @control()
-def a_format_parsed_back(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return theta[1] * float(f"{z}") + num(0.2)
-
-
-@control()
-def a_format_with_digits(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return theta[1] * float(f"{z:.3f}")
-
-
-@control()
 def a_percent_format(theta: Tensor) -> Tensor:
     return theta[1] * float("%.2f" % coin(theta[0]))  # noqa: UP031 (what is tested)
-
-
-@control()
-def a_text(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return theta[1] * (0.3 if "1." in str(z) else 1.9)
 
 
 @control()
@@ -207,18 +190,6 @@ def a_log_line(theta: Tensor) -> Tensor:
     return (z - 0.4) ** 2 + 2 * w
 
 
-@control()
-def json_and_back(theta: Tensor) -> Tensor:
-    z = json.loads(json.dumps(coin(theta).tolist()))
-    return theta @ torch.tensor(z, dtype=torch.float64)
-
-
-@control(escapes=None, decides=False)
-def a_pickle(theta: Tensor) -> Tensor:
-    z = pickle.loads(pickle.dumps(coin(theta[0])))
-    return z * theta[1]
-
-
 @control(escapes=None, decides=False)
 def a_saved_tensor(theta: Tensor) -> Tensor:
     file = io.BytesIO()
@@ -227,28 +198,11 @@ def a_saved_tensor(theta: Tensor) -> Tensor:
     return torch.load(file, weights_only=False)["z"] * theta[1]
 
 
-@control(escapes=False)
-def a_deep_copy(theta: Tensor) -> Tensor:
-    return copy.deepcopy([coin(theta[0])])[0] * theta[1] + copy.copy(coin(theta[1]))
-
-
-@control()
-def dlpack(theta: Tensor) -> Tensor:
-    return torch.utils.dlpack.from_dlpack(coin(theta)) @ theta
-
-
 @control()
 def a_storage(theta: Tensor) -> Tensor:
     z = coin(theta)
     with warnings.catch_warnings(action="ignore"):  # of its age
         return theta[1] * z.storage()[0] + theta[0]
-
-
-@control()
-def an_untyped_storage(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    again = torch.empty(0, dtype=torch.float64).set_(z.untyped_storage())
-    return again @ theta
 
 
 @control()
@@ -266,29 +220,6 @@ def a_gradient_of_the_draw(theta: Tensor) -> Tensor:
 
 
 @control()
-def complex_and_index(theta: Tensor) -> Tensor:
-    z = complex(coin(theta[0]))
-    return theta[1] * (z * 1j).imag + theta[0]
-
-
-@control()
-def a_repeated_list(theta: Tensor) -> Tensor:
-    return torch.ones(len([0] * (roll(theta) + 1)), dtype=torch.float64).sum() * theta[1]
-
-
-@control()
-def contained(theta: Tensor) -> Tensor:
-    z = coins(theta[0], 2)
-    return theta[1] * (1.3 if 1.0 in z else 0.1)
-
-
-@control()
-def equal(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    return theta[1] * (1.3 if torch.equal(z, torch.ones(2, dtype=torch.float64)) else 0.1)
-
-
-@control()
 def allclose(theta: Tensor) -> Tensor:
     z = coin(theta)
     return theta[1] * (1.3 if z.allclose(z.new_zeros(2)) else 0.1)
@@ -299,11 +230,6 @@ def allclose_to_a_draw(theta: Tensor) -> Tensor:
     """The draw is the second operand."""
     zeros = torch.zeros(2, dtype=torch.float64)
     return theta[1] * (1.3 if torch.allclose(zeros, coin(theta)) else 0.1)
-
-
-@control()
-def is_nonzero(theta: Tensor) -> Tensor:
-    return theta[1] * (1.3 if torch.is_nonzero(coin(theta[0])) else 0.1)
 
 
 @control()

@@ -1,70 +1,58 @@
 """Programs that keep every value in tensors: nothing escapes, whatever the ops."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 from torch.distributions import Binomial, Normal
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
 followed = control(escapes=False)
 
 
-@followed
-def where(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    return torch.where(z > 0, theta * 2, theta.exp()).sum()
-
-
-@followed
-def gather(theta: Tensor) -> Tensor:
-    return TABLE.gather(0, roll(theta).reshape(1)).sum() * theta[1]
-
-
-@followed
-def a_table(theta: Tensor) -> Tensor:
-    return TABLE[roll(theta)] * theta[1]
-
-
-@followed
-def a_learned_table(theta: Tensor) -> Tensor:
-    return theta[coin(theta).long()].prod()
+rows(
+    followed,
+    {
+        "where": lambda theta: torch.where(coin(theta) > 0, theta * 2, theta.exp()).sum(),
+        "gather": lambda theta: TABLE.gather(0, roll(theta).reshape(1)).sum() * theta[1],
+        "a_table": lambda theta: TABLE[roll(theta)] * theta[1],
+        "a_learned_table": lambda theta: theta[coin(theta).long()].prod(),
+        "argmax": lambda theta: TABLE[coins(theta[0], 3).argmax()] * theta[1],
+        "cumsum": lambda theta: (coins(theta[0], 3).cumsum(0) * TABLE[:3]).sum() * theta[1],
+        "one_hot": lambda theta: (F.one_hot(roll(theta), 3).double() * TABLE[:3]).sum() * theta[1],
+        "a_cast_to_bool": lambda theta: (
+            (coin(theta).bool() & torch.tensor([True, True])).double() @ theta
+        ),
+        "an_iteration": lambda theta: sum(
+            (z * k for k, z in enumerate(coins(theta[0], 3))), theta[1]
+        ),
+        "a_stack_in_a_comprehension": lambda theta: (
+            torch.stack([coin(theta[k]) * (k + 0.3) for k in (0, 1, 1)]).prod() + theta[1]
+        ),
+        "a_factor_of_integers": lambda theta: (
+            0.6 * (torch.tensor(3) * coin(theta[0])) * 1.4 + 0.1 * theta.sum()
+        ),
+        "a_divisor_of_integers": lambda theta: (
+            0.6 * (coin(theta) / torch.tensor([3, 7])).sum() + 0.1 * theta.sum()
+        ),
+        "a_cast_to_int": lambda theta: (coin(theta).to(torch.int32) << 1 | 1).double() @ theta,
+        "searching": lambda theta: (
+            TABLE[torch.bucketize(coin(theta[0]) * 1.4, TABLE.sort().values)] * theta[1]
+        ),
+        "a_dictionary_of_terms_regardless": lambda theta: torch.stack(
+            list({"a": coin(theta[0]) * 0.4, "b": (coin(theta[1]) - 0.7) ** 2}.values())
+        ).sum(),
+        "reward_to_go": lambda theta: (
+            torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])]).flip(0).cumsum(0).flip(0).prod()
+        ),
+    },
+)
 
 
 @followed
 def sorting(theta: Tensor) -> Tensor:
     values, order = torch.sort(coins(theta[0], 3) * TABLE[:3])
     return (values * TABLE[1:]).sum() * theta[1] + order[0] * theta[0]
-
-
-@followed
-def argmax(theta: Tensor) -> Tensor:
-    z = coins(theta[0], 3)
-    return TABLE[z.argmax()] * theta[1]
-
-
-@followed
-def cumsum(theta: Tensor) -> Tensor:
-    return (coins(theta[0], 3).cumsum(0) * TABLE[:3]).sum() * theta[1]
-
-
-@followed
-def one_hot(theta: Tensor) -> Tensor:
-    return (F.one_hot(roll(theta), 3).double() * TABLE[:3]).sum() * theta[1]
-
-
-@followed
-def a_cast_to_bool(theta: Tensor) -> Tensor:
-    return (coin(theta).bool() & torch.tensor([True, True])).double() @ theta
-
-
-@followed
-def a_cast_to_int(theta: Tensor) -> Tensor:
-    z = coin(theta).to(torch.int32)
-    return ((z << 1) | 1).double() @ theta
 
 
 @followed
@@ -100,17 +88,7 @@ def an_accumulator_in_place(theta: Tensor) -> Tensor:
 @followed
 def an_unpacking(theta: Tensor) -> Tensor:
     first, second = coin(theta)
-    return first * theta[1] - second * 2
-
-
-@followed
-def an_iteration(theta: Tensor) -> Tensor:
-    return sum((z * k for k, z in enumerate(coins(theta[0], 3))), theta[1])
-
-
-@followed
-def a_stack_in_a_comprehension(theta: Tensor) -> Tensor:
-    return torch.stack([coin(theta[k]) * (k + 0.3) for k in (0, 1, 1)]).prod() + theta[1]
+    return first * theta[1] - second * 2  # type: ignore[no-any-return]
 
 
 @followed
@@ -132,34 +110,6 @@ def counting(theta: Tensor) -> Tensor:
 
 
 @followed
-def searching(theta: Tensor) -> Tensor:
-    places = torch.bucketize(coin(theta[0]) * 1.4, TABLE.sort().values)
-    return TABLE[places] * theta[1]
-
-
-@followed
-def a_dictionary_of_terms_regardless(theta: Tensor) -> Tensor:
-    losses = {"a": coin(theta[0]) * 0.4, "b": (coin(theta[1]) - 0.7) ** 2}
-    return torch.stack(list(losses.values())).sum()
-
-
-@followed
-def reward_to_go(theta: Tensor) -> Tensor:
-    rewards = torch.stack([coin(theta[0]) - 0.2, 2 * coin(theta[1])])
-    return rewards.flip(0).cumsum(0).flip(0).prod()
-
-
-@followed
-def a_factor_of_integers(theta: Tensor) -> Tensor:
-    return 0.6 * (torch.tensor(3) * coin(theta[0])) * 1.4 + 0.1 * theta.sum()
-
-
-@followed
-def a_divisor_of_integers(theta: Tensor) -> Tensor:
-    return 0.6 * (coin(theta) / torch.tensor([3, 7])).sum() + 0.1 * theta.sum()
-
-
-@followed
 def a_number_of_heads(theta: Tensor) -> Tensor:
     heads = Binomial(2, logits=theta[0]).sample()
-    return (heads - 0.7) ** 2 * theta[1]
+    return (heads - 0.7) ** 2 * theta[1]  # type: ignore[no-any-return]

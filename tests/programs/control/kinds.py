@@ -1,72 +1,47 @@
 """Draws turned into sparse and quantized tensors, and factories that take them."""
 
-# torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
-
 import warnings
 
 import torch
 from torch import Tensor
 
 from ancestral import control_scope
-from programs.control.register import TABLE, coin, control
+from programs.control.register import TABLE, coin, control, rows
 
 either = control(escapes=None, decides=False)
 
 
-@either
-def indices(theta: Tensor) -> Tensor:
-    return theta[1] * coin(theta).to_sparse().indices().shape[1]
-
-
-@either
-def values(theta: Tensor) -> Tensor:
-    return theta[1] * len(coin(theta).to_sparse().values())
-
-
-@either
-def indices_before_they_are_merged(theta: Tensor) -> Tensor:
-    return theta[1] * coin(theta).to_sparse()._indices().shape[1]
-
-
-@either
-def values_before_they_are_merged(theta: Tensor) -> Tensor:
-    return theta[1] * len(coin(theta).to_sparse()._values())
-
-
-@either
-def the_number_that_is_kept(theta: Tensor) -> Tensor:
-    return theta[1] * coin(theta).to_sparse()._nnz()
+rows(
+    either,
+    {
+        "indices": lambda theta: theta[1] * coin(theta).to_sparse().indices().shape[1],
+        "values": lambda theta: theta[1] * len(coin(theta).to_sparse().values()),
+        "indices_before_they_are_merged": lambda theta: (
+            theta[1] * coin(theta).to_sparse()._indices().shape[1]
+        ),
+        "values_before_they_are_merged": lambda theta: (
+            theta[1] * len(coin(theta).to_sparse()._values())
+        ),
+        "the_number_that_is_kept": lambda theta: theta[1] * coin(theta).to_sparse()._nnz(),
+        "columns": lambda theta: theta[1] * len(compressed(theta, torch.sparse_csr).col_indices()),
+        "rows": lambda theta: theta[1] * len(compressed(theta, torch.sparse_csc).row_indices()),
+        "places_of_columns": lambda theta: (
+            theta[1] * compressed(theta, torch.sparse_csc).ccol_indices()[-1]
+        ),
+        "places_of_rows": lambda theta: (
+            theta[1] * compressed(theta, torch.sparse_csr).crow_indices()[-1]
+        ),
+        "a_number_by_its_op": lambda theta: (
+            theta[1] * torch.ops.aten._local_scalar_dense(coin(theta[0]))
+        ),
+        "full_like": lambda theta: torch.full_like(TABLE[:2], fill_value=coin(theta[0])) @ theta,  # type: ignore[arg-type]
+    },
+)
 
 
 def compressed(theta: Tensor, layout: torch.layout) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of their youth
         return coin(theta).reshape(1, 2).to_sparse(layout=layout)
-
-
-@either
-def columns(theta: Tensor) -> Tensor:
-    return theta[1] * len(compressed(theta, torch.sparse_csr).col_indices())
-
-
-@either
-def rows(theta: Tensor) -> Tensor:
-    return theta[1] * len(compressed(theta, torch.sparse_csc).row_indices())
-
-
-@either
-def places_of_columns(theta: Tensor) -> Tensor:
-    return theta[1] * compressed(theta, torch.sparse_csc).ccol_indices()[-1]
-
-
-@either
-def places_of_rows(theta: Tensor) -> Tensor:
-    return theta[1] * compressed(theta, torch.sparse_csr).crow_indices()[-1]
-
-
-@either
-def a_number_by_its_op(theta: Tensor) -> Tensor:
-    return theta[1] * torch.ops.aten._local_scalar_dense(coin(theta[0]))
 
 
 @either
@@ -76,14 +51,9 @@ def as_array(theta: Tensor) -> Tensor:
 
 
 @either
-def full_like(theta: Tensor) -> Tensor:
-    return torch.full_like(TABLE[:2], fill_value=coin(theta[0])) @ theta
-
-
-@either
 def a_range_with_its_end(theta: Tensor) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # of its age
-        return torch.range(0, coin(theta[0]) + 1).double()[-1] * theta[1]
+        return torch.range(0, coin(theta[0]) + 1).double()[-1] * theta[1]  # type: ignore[arg-type]
 
 
 def quantized(scale: Tensor, zero: Tensor) -> Tensor:
@@ -91,16 +61,17 @@ def quantized(scale: Tensor, zero: Tensor) -> Tensor:
         return torch.quantize_per_tensor(TABLE.float(), scale, zero, torch.qint8)
 
 
-@control()
-def the_scale_of_a_quantized_tensor(theta: Tensor) -> Tensor:
-    scale = coin(theta[0]).float() * 0.5 + 0.1
-    return theta[1] * quantized(scale, torch.tensor(0)).q_scale()
-
-
-@control()
-def the_zero_of_a_quantized_tensor(theta: Tensor) -> Tensor:
-    zero = coin(theta[0]).int() + 1
-    return theta[1] * quantized(torch.tensor(0.1), zero).q_zero_point()
+rows(
+    control(),
+    {
+        "the_scale_of_a_quantized_tensor": lambda theta: (
+            theta[1] * quantized(coin(theta[0]).float() * 0.5 + 0.1, torch.tensor(0)).q_scale()
+        ),
+        "the_zero_of_a_quantized_tensor": lambda theta: (
+            theta[1] * quantized(torch.tensor(0.1), coin(theta[0]).int() + 1).q_zero_point()
+        ),
+    },
+)
 
 
 _ENDS, _PLACES = torch.tensor([0, 1, 2]), torch.tensor([0, 1])
@@ -169,25 +140,32 @@ class Weight(torch.nn.Parameter):
 passive = control(escapes=False)
 
 
-@passive
-def a_passive_class_that_is_met(theta: Tensor) -> Tensor:
-    return (Passive(TABLE[:2]) * coin(theta)).sum() * theta[1]
+rows(
+    passive,
+    {
+        "a_passive_class_that_is_met": lambda theta: (
+            (Passive(TABLE[:2]) * coin(theta)).sum() * theta[1]
+        ),
+        "a_passive_class_of_a_draw": lambda theta: (
+            (Passive(coin(theta)) * TABLE[:2]).sum() * theta[1]
+        ),
+        "a_view_as_a_passive_class": lambda theta: (
+            (coin(theta).as_subclass(Passive) * 2 + TABLE[:2]).square().sum() * theta[1]
+        ),
+        "a_tagged_class_that_is_met": lambda theta: (
+            coin(theta).lerp(Tagged(TABLE[:2]), 0.3).sum() * theta[1]
+        ),
+        "a_weight_that_is_met": lambda theta: (
+            torch.nn.functional.linear(coin(theta), Weight(TABLE.reshape(2, 2))).sum() * theta[1]
+        ),
+    },
+)
 
 
 @passive
 def a_passive_class_beside_a_draw(theta: Tensor) -> Tensor:
     both = torch.stack([coin(theta), Passive(TABLE[:2])])
     return torch.where(both > 0.5, both, both * 3).sum() * theta[1]
-
-
-@passive
-def a_passive_class_of_a_draw(theta: Tensor) -> Tensor:
-    return (Passive(coin(theta)) * TABLE[:2]).sum() * theta[1]
-
-
-@passive
-def a_view_as_a_passive_class(theta: Tensor) -> Tensor:
-    return (coin(theta).as_subclass(Passive) * 2 + TABLE[:2]).square().sum() * theta[1]
 
 
 @control(escapes=None, decides=False)
@@ -203,21 +181,11 @@ def a_tagged_class_of_a_draw(theta: Tensor) -> Tensor:
 
 
 @passive
-def a_tagged_class_that_is_met(theta: Tensor) -> Tensor:
-    return coin(theta).lerp(Tagged(TABLE[:2]), 0.3).sum() * theta[1]
-
-
-@passive
 def a_passive_class_on_memory_that_is_written(theta: Tensor) -> Tensor:
     buffer = torch.zeros(2, dtype=torch.float64)
     seen = Passive(buffer)
     buffer.copy_(coin(theta))
     return (seen * 2).sum() * theta[1]
-
-
-@passive
-def a_weight_that_is_met(theta: Tensor) -> Tensor:
-    return torch.nn.functional.linear(coin(theta), Weight(TABLE.reshape(2, 2))).sum() * theta[1]
 
 
 @control()

@@ -3,9 +3,6 @@
 Each way turns a draw, 0 or 1, into bytes; the program branches on whether those hold a one.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import ctypes
 import functools
 import hashlib
@@ -23,9 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from programs.control.register import coin, control
+from programs.control.register import coin, control, rows
 
 Way = Callable[[Tensor], bytes]
+_END, _BLOCK = torch.tensor([0, 1]), torch.zeros(1, 1, 1, dtype=torch.float64)
 ONE = struct.pack("d", 1.0)
 WAYS: dict[str, Way] = {}
 
@@ -84,14 +82,43 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-@way
-def a_pickle_in_bytes(z: Tensor) -> bytes:
-    return pickle.dumps(z)
-
-
-@way
-def a_pickle_of_a_container(z: Tensor) -> bytes:
-    return pickle.dumps({"a": [z, (z,)]}, protocol=5)
+rows(
+    way,
+    {
+        "a_pickle_in_bytes": lambda z: pickle.dumps(z),
+        "a_pickle_of_a_container": lambda z: pickle.dumps({"a": [z, (z,)]}, protocol=5),
+        "a_hash_by_torch": lambda z: (
+            ONE if torch.hash_tensor(z).item() == torch.hash_tensor(z * 0 + 1).item() else b""
+        ),
+        "a_file_of_safetensors": lambda z: safetensors.torch.save({"z": z.clone()}),
+        "bytes_of_an_array": lambda z: z.numpy().tobytes(),
+        "bytes_of_a_storage": lambda z: bytes(z.untyped_storage().tolist()),
+        "an_address": lambda z: at(z.data_ptr()),
+        "an_array_through_dlpack": lambda z: np.from_dlpack(z).tobytes(),
+        "a_capsule_that_was_there_before": lambda z: _through(torch._C._to_dlpack, z),
+        "a_versioned_capsule_that_was_there_before": lambda z: _through(
+            torch._C._to_dlpack_versioned, z
+        ),
+        "the_size_of_a_sparse_tensor": lambda z: _size(
+            torch.sparse_coo_tensor(z.long()[None], zeros())
+        ),
+        "the_size_of_a_tensor_of_rows": lambda z: _size(
+            torch.sparse_csr_tensor(_END, z.long(), zeros())
+        ),
+        "the_size_of_a_tensor_of_columns": lambda z: _size(
+            torch.sparse_csc_tensor(_END, z.long(), zeros())
+        ),
+        "the_size_of_a_tensor_of_blocks_in_rows": lambda z: _size(
+            torch.sparse_bsr_tensor(_END, z.long(), _BLOCK)
+        ),
+        "the_size_of_a_tensor_of_blocks_in_columns": lambda z: _size(
+            torch.sparse_bsc_tensor(_END, z.long(), _BLOCK)
+        ),
+        "the_size_of_a_compressed_tensor": lambda z: _size(
+            torch.sparse_compressed_tensor(_END, z.long(), zeros(), layout=torch.sparse_csr)
+        ),
+    },
+)
 
 
 @way
@@ -127,11 +154,6 @@ def a_hash_of_content(z: Tensor) -> bytes:
 
 
 @way
-def a_hash_by_torch(z: Tensor) -> bytes:
-    return ONE if torch.hash_tensor(z).item() == torch.hash_tensor(z * 0 + 1).item() else b""
-
-
-@way
 def a_file_of_torch(z: Tensor) -> bytes:
     path = file()
     torch.save([z], path)
@@ -153,15 +175,10 @@ def a_file_of_numpy(z: Tensor) -> bytes:
 
 
 @way
-def a_file_of_safetensors(z: Tensor) -> bytes:
-    return safetensors.torch.save({"z": z.clone()})
-
-
-@way
 def a_file_of_a_script(z: Tensor) -> bytes:
     module = torch.jit.script(Scaled())
     module.scale.copy_(z)
-    return module.save_to_buffer()
+    return module.save_to_buffer()  # type: ignore[no-any-return]
 
 
 @way
@@ -179,16 +196,6 @@ def a_mapped_file(z: Tensor) -> bytes:
     path.write_bytes(bytes(8))
     torch.from_file(str(path), shared=True, size=1, dtype=torch.float64).copy_(z)
     return path.read_bytes()
-
-
-@way
-def bytes_of_an_array(z: Tensor) -> bytes:
-    return z.numpy().tobytes()
-
-
-@way
-def bytes_of_a_storage(z: Tensor) -> bytes:
-    return bytes(z.untyped_storage().tolist())
 
 
 def written_later(
@@ -248,11 +255,6 @@ def bytes_that_share_the_memory(z: Tensor) -> bytes:
 
 
 @way
-def an_address(z: Tensor) -> bytes:
-    return at(z.data_ptr())
-
-
-@way
 def an_address_to_read_only(z: Tensor) -> bytes:
     return at(z.const_data_ptr())  # type: ignore[attr-defined]
 
@@ -266,26 +268,11 @@ def an_address_of_a_view(z: Tensor) -> bytes:
 
 
 @way
-def an_array_through_dlpack(z: Tensor) -> bytes:
-    return np.from_dlpack(z).tobytes()
-
-
-@way
 def an_array_through_dlpack_that_was_there_before(z: Tensor) -> bytes:
     buffer = zeros()
     array = np.from_dlpack(buffer)
     buffer.copy_(z)
     return array.tobytes()
-
-
-@way
-def a_capsule_that_was_there_before(z: Tensor) -> bytes:
-    return _through(torch._C._to_dlpack, z)
-
-
-@way
-def a_versioned_capsule_that_was_there_before(z: Tensor) -> bytes:
-    return _through(torch._C._to_dlpack_versioned, z)
 
 
 @way
@@ -315,7 +302,7 @@ def _through(export: Callable[[Tensor], Any], z: Tensor) -> bytes:
     buffer = zeros()
     array: Any = np.from_dlpack(_Capsule(export(buffer)))
     buffer.copy_(z)
-    return array.tobytes()
+    return array.tobytes()  # type: ignore[no-any-return]
 
 
 @way
@@ -326,38 +313,5 @@ def a_text_of_an_older_view(z: Tensor) -> bytes:
     return ONE if "1." in repr(view) else b""
 
 
-_END, _BLOCK = torch.tensor([0, 1]), torch.zeros(1, 1, 1, dtype=torch.float64)
-
-
 def _size(made: Tensor) -> bytes:
     return ONE if max(made.shape) == 2 else b""
-
-
-@way
-def the_size_of_a_sparse_tensor(z: Tensor) -> bytes:
-    return _size(torch.sparse_coo_tensor(z.long()[None], zeros()))
-
-
-@way
-def the_size_of_a_tensor_of_rows(z: Tensor) -> bytes:
-    return _size(torch.sparse_csr_tensor(_END, z.long(), zeros()))
-
-
-@way
-def the_size_of_a_tensor_of_columns(z: Tensor) -> bytes:
-    return _size(torch.sparse_csc_tensor(_END, z.long(), zeros()))
-
-
-@way
-def the_size_of_a_tensor_of_blocks_in_rows(z: Tensor) -> bytes:
-    return _size(torch.sparse_bsr_tensor(_END, z.long(), _BLOCK))
-
-
-@way
-def the_size_of_a_tensor_of_blocks_in_columns(z: Tensor) -> bytes:
-    return _size(torch.sparse_bsc_tensor(_END, z.long(), _BLOCK))
-
-
-@way
-def the_size_of_a_compressed_tensor(z: Tensor) -> bytes:
-    return _size(torch.sparse_compressed_tensor(_END, z.long(), zeros(), layout=torch.sparse_csr))

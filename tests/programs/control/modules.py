@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
 state = control(escapes=False)
 
@@ -102,9 +102,21 @@ def an_embedding(theta: Tensor) -> Tensor:
     return table(roll(theta)).sum() * theta[1]
 
 
-@state
-def an_embedding_of_a_function(theta: Tensor) -> Tensor:
-    return F.embedding(roll(theta), TABLE[:3].reshape(3, 1)).sum() * theta[1]
+rows(
+    state,
+    {
+        "an_embedding_of_a_function": lambda theta: (
+            F.embedding(roll(theta), TABLE[:3].reshape(3, 1)).sum() * theta[1]
+        ),
+        "a_lookup_that_is_learned": lambda theta: F.embedding(
+            coin(theta).long(), theta.reshape(2, 1)
+        ).prod(),
+        "gates_of_experts": lambda theta: (
+            F.one_hot(roll(theta), 3).double()
+            @ torch.stack([theta[1].tanh(), theta[0] ** 2, num(0.7)])
+        ),
+    },
+)
 
 
 @state
@@ -162,18 +174,6 @@ def a_module_in_place(theta: Tensor) -> Tensor:
     alias = x[:1]
     nn.ReLU(inplace=True)(x)
     return alias.sum() * theta[1]
-
-
-@state
-def a_lookup_that_is_learned(theta: Tensor) -> Tensor:
-    return F.embedding(coin(theta).long(), theta.reshape(2, 1)).prod()
-
-
-@state
-def gates_of_experts(theta: Tensor) -> Tensor:
-    gate = F.one_hot(roll(theta), 3).double()
-    experts = torch.stack([theta[1].tanh(), theta[0] ** 2, num(0.7)])
-    return gate @ experts
 
 
 @control(escapes=False)

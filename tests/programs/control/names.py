@@ -1,18 +1,18 @@
 """One program for each of the names that let a value out, or write in place, and no other has."""
 
 # torch.distributions is not annotated, and a tensor is no number to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type, attr-defined"
+# mypy: disable-error-code="no-any-return, attr-defined, call-overload, no-untyped-call"
 
 import functools
+import operator
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
-
-written = control(escapes=False)
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
 
 def _select(z: Tensor, table: Tensor) -> Tensor:
@@ -36,15 +36,17 @@ def _script_module() -> Any:
         return torch.jit.script(_Chosen())
 
 
-@control(decides=False)
-def nonzero_static(theta: Tensor) -> Tensor:
-    places = torch.nonzero_static(coin(theta), size=2, fill_value=-1)
-    return (places + 1).sum() * theta[1]
-
-
-@control(decides=False)
-def a_histogram(theta: Tensor) -> Tensor:
-    return torch.histc(coins(theta[0], 2), bins=2, min=0, max=1)[0] * theta[1]
+rows(
+    control(decides=False),
+    {
+        "nonzero_static": lambda theta: (
+            (torch.nonzero_static(coin(theta), size=2, fill_value=-1) + 1).sum() * theta[1]
+        ),
+        "a_histogram": lambda theta: (
+            torch.histc(coins(theta[0], 2), bins=2, min=0, max=1)[0] * theta[1]
+        ),
+    },
+)
 
 
 @control()
@@ -59,19 +61,24 @@ def an_untyped_storage_read(theta: Tensor) -> Tensor:
     return theta[1] * (1.3 if last else 0.2)
 
 
-@control()
-def an_equality_method(theta: Tensor) -> Tensor:
-    return theta[1] * (1.3 if coin(theta).equal(torch.zeros(2, dtype=torch.float64)) else 0.2)
-
-
-@control()
-def unique_consecutive_of_a_method(theta: Tensor) -> Tensor:
-    return theta[1] * coins(theta[0], 3).unique_consecutive().numel()
-
-
-@control()
-def an_array_by_its_protocol(theta: Tensor) -> Tensor:
-    return theta[1] * float(coin(theta).__array__()[0])
+rows(
+    control(),
+    {
+        "an_equality_method": lambda theta: (
+            theta[1] * (1.3 if coin(theta).equal(torch.zeros(2, dtype=torch.float64)) else 0.2)
+        ),
+        "unique_consecutive_of_a_method": lambda theta: (
+            theta[1] * coins(theta[0], 3).unique_consecutive().numel()
+        ),
+        "an_array_by_its_protocol": lambda theta: theta[1] * float(coin(theta).__array__()[0]),
+        "a_symbolic_float": lambda theta: theta[1] * torch.sym_float(coin(theta[0])),
+        "a_symbolic_integer": lambda theta: theta[1] * torch.sym_int(coin(theta[0])),
+        "a_symbolic_negation": lambda theta: (
+            theta[1] * (1.5 if torch.sym_not(coin(theta[0]) > 0) else 0.3)
+        ),
+        "a_symbolic_root": lambda theta: theta[1] * torch._sym_sqrt(coin(theta[0])),
+    },
+)
 
 
 @control(escapes=None, decides=False)
@@ -80,119 +87,52 @@ def an_array_wrapped(theta: Tensor) -> Tensor:
     return z.__array_wrap__(TABLE[:2].numpy()).sum() * theta[1] + z.sum() * theta[0]
 
 
-@written
-def iadd(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer += coin(theta)
-    return buffer @ theta
+def seen(write: Callable[[Tensor, Tensor], object], operand: Tensor) -> Tensor:
+    """Return whole numbers through a view that was there before they were written into."""
+    buffer = torch.tensor([5, 6])
+    before = buffer.view(2)
+    write(buffer, operand)
+    return before.double()
 
 
-@written
-def isub(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer -= coin(theta)
-    return buffer @ theta
+rows(
+    control(escapes=False),
+    {
+        "iadd": lambda theta: operator.iadd(TABLE[:2].clone(), coin(theta)) @ theta,
+        "isub": lambda theta: operator.isub(TABLE[:2].clone(), coin(theta)) @ theta,
+        "imul": lambda theta: operator.imul(TABLE[:2].clone(), coin(theta)) @ theta,
+        "itruediv": lambda theta: operator.itruediv(TABLE[:2].clone(), coin(theta) + 1) @ theta,
+        "idiv": lambda theta: TABLE[:2].clone().__idiv__(coin(theta) + 1) @ theta,
+        "ifloordiv": lambda theta: operator.ifloordiv(3 * TABLE[:2], coin(theta) + 1) @ theta,
+        "imod": lambda theta: operator.imod(3 * TABLE[:2], coin(theta) + 1) @ theta,
+        "ipow": lambda theta: operator.ipow(TABLE[2:].clone(), coin(theta) + 1) @ theta,
+        "iand": lambda theta: seen(operator.iand, coin(theta).long() + 1) @ theta,
+        "ior": lambda theta: seen(operator.ior, coin(theta).long() + 1) @ theta,
+        "ixor": lambda theta: seen(operator.ixor, coin(theta).long() + 1) @ theta,
+        "ilshift": lambda theta: seen(operator.ilshift, coin(theta).long()) @ theta,
+        "irshift": lambda theta: seen(operator.irshift, coin(theta).long()) @ theta,
+    },
+)
 
 
-@written
-def imul(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer *= coin(theta)
-    return buffer @ theta
-
-
-@written
-def itruediv(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer /= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def idiv(theta: Tensor) -> Tensor:
-    buffer = TABLE[:2].clone()
-    buffer.__idiv__(coin(theta) + 1)
-    return buffer @ theta
-
-
-@written
-def ifloordiv(theta: Tensor) -> Tensor:
-    buffer = 3 * TABLE[:2]
-    buffer //= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def imod(theta: Tensor) -> Tensor:
-    buffer = 3 * TABLE[:2]
-    buffer %= coin(theta) + 1
-    return buffer @ theta
-
-
-@written
-def ipow(theta: Tensor) -> Tensor:
-    buffer = TABLE[2:].clone()
-    buffer **= coin(theta) + 1
-    return buffer @ theta
-
-
-def numbers() -> Tensor:
-    return torch.tensor([5, 6])
-
-
-def seen(buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a buffer, and a view that shows what is written into it."""
-    return buffer, buffer.view(2)
-
-
-@written
-def iand(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer &= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ior(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer |= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ixor(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer ^= coin(theta).long() + 1
-    return before.double() @ theta
-
-
-@written
-def ilshift(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer <<= coin(theta).long()
-    return before.double() @ theta
-
-
-@written
-def irshift(theta: Tensor) -> Tensor:
-    buffer, before = seen(numbers())
-    buffer >>= coin(theta).long()
-    return before.double() @ theta
-
-
-@control(escapes=None, decides=False)
-def a_logarithmic_range(theta: Tensor) -> Tensor:
-    return torch.logspace(0, coin(theta[0]), 3).double()[1] * theta[1]
-
-
-@control(escapes=None, decides=False)
-def a_linear_range(theta: Tensor) -> Tensor:
-    return torch.linspace(0, coin(theta[0]) + 1, 3).double()[1] * theta[1]
-
-
-@control(escapes=None, decides=False)
-def a_range_with_a_start(theta: Tensor) -> Tensor:
-    return torch.arange(coin(theta[0]), 3).double().sum() * theta[1]
+rows(
+    control(escapes=None, decides=False),
+    {
+        "a_logarithmic_range": lambda theta: (
+            torch.logspace(0, coin(theta[0]), 3).double()[1] * theta[1]
+        ),
+        "a_linear_range": lambda theta: (
+            torch.linspace(0, coin(theta[0]) + 1, 3).double()[1] * theta[1]
+        ),
+        "a_range_with_a_start": lambda theta: (
+            torch.arange(coin(theta[0]), 3).double().sum() * theta[1]
+        ),
+        "a_new_tensor": lambda theta: TABLE.new_tensor([coin(theta[0]), 0.5]) @ theta,
+        "a_scripted_function": lambda theta: _scripted()(coin(theta), TABLE[:2]) @ theta,
+        "a_scripted_method": lambda theta: _script_module()(coin(theta)) @ theta,
+        "a_symbolic_sum": lambda theta: theta[1] * torch.sym_sum([coin(theta[0]), 1]),
+    },
+)
 
 
 @control(escapes=None, decides=False)
@@ -201,49 +141,9 @@ def a_sparse_tensor_of_places(theta: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(places, coin(theta), check_invariants=True).to_dense() @ theta
 
 
-@control(escapes=None, decides=False)
-def a_new_tensor(theta: Tensor) -> Tensor:
-    return TABLE.new_tensor([coin(theta[0]), 0.5]) @ theta
-
-
-@control(escapes=None, decides=False)
-def a_scripted_function(theta: Tensor) -> Tensor:
-    return _scripted()(coin(theta), TABLE[:2]) @ theta
-
-
-@control(escapes=None, decides=False)
-def a_scripted_method(theta: Tensor) -> Tensor:
-    return _script_module()(coin(theta)) @ theta
-
-
 @control()
 def a_string_of_digits(theta: Tensor) -> Tensor:
     return theta[1] * int("%d" % roll(theta)) + num(0.3)  # noqa: UP031 (what is tested)
-
-
-@control()
-def a_symbolic_float(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_float(coin(theta[0]))
-
-
-@control()
-def a_symbolic_integer(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_int(coin(theta[0]))
-
-
-@control()
-def a_symbolic_negation(theta: Tensor) -> Tensor:
-    return theta[1] * (1.5 if torch.sym_not(coin(theta[0]) > 0) else 0.3)
-
-
-@control()
-def a_symbolic_root(theta: Tensor) -> Tensor:
-    return theta[1] * torch._sym_sqrt(coin(theta[0]))
-
-
-@control(escapes=None, decides=False)
-def a_symbolic_sum(theta: Tensor) -> Tensor:
-    return theta[1] * torch.sym_sum([coin(theta[0]), 1])
 
 
 @control(decides=False)

@@ -15,7 +15,7 @@ from torch._higher_order_ops import associative_scan, scan, while_loop
 from torch._higher_order_ops.map import map as _map
 
 from ancestral.trace.context.stack import local
-from programs.control.register import TABLE, coin, control
+from programs.control.register import TABLE, coin, control, rows
 
 followed = control(escapes=False)
 looped = control(escapes=None, decides=False)
@@ -42,22 +42,32 @@ def mapped(function: _Function, xs: Tensor) -> Tensor:
     return torch.stack([function(x) for x in xs])
 
 
-@followed
-def a_condition_on_a_draw(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return cond(z > 0, lambda t: t.exp(), lambda t: 3 * t**2, (theta[1],))
+rows(
+    followed,
+    {
+        "a_condition_on_a_draw": lambda theta: cond(
+            coin(theta[0]) > 0, lambda t: t.exp(), lambda t: 3 * t**2, (theta[1],)
+        ),
+        "a_condition_around_a_parameter": lambda theta: cond(
+            coin(theta[0]) > 0, lambda t: t * theta[1], lambda t: t + theta.prod(), (TABLE[0],)
+        ),
+        "a_condition_that_draws": lambda theta: cond(
+            coin(theta[0]) > 0,
+            lambda t: coin(t) * 1.3 + t,
+            lambda t: 2 * coin(t - 0.4),
+            (theta[1],),
+        ),
+        "a_map_over_a_draw": lambda theta: mapped(
+            lambda x: x.exp() * theta[1], theta * coin(theta)
+        ).sum(),
+    },
+)
 
 
 @followed
 def a_condition_whose_operand_is_a_draw(theta: Tensor) -> Tensor:
     z = coin(theta)
     return cond(z[0] > 0, lambda t: (t * TABLE[:2]).sum(), lambda t: t[1].cos(), (theta * z,))
-
-
-@followed
-def a_condition_around_a_parameter(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return cond(z > 0, lambda t: t * theta[1], lambda t: t + theta.prod(), (TABLE[0],))
 
 
 @followed
@@ -78,12 +88,6 @@ def a_condition_within_a_condition(theta: Tensor) -> Tensor:
     )
 
 
-@followed
-def a_condition_that_draws(theta: Tensor) -> Tensor:
-    z = coin(theta[0])
-    return cond(z > 0, lambda t: coin(t) * 1.3 + t, lambda t: 2 * coin(t - 0.4), (theta[1],))
-
-
 @looped
 def a_loop_of_torch(theta: Tensor) -> Tensor:
     z = coin(theta[0])
@@ -99,11 +103,6 @@ def a_loop_that_is_decided_by_a_draw(theta: Tensor) -> Tensor:
         lambda i, x: i < z.sum(), lambda i, x: (i + 1, x * 1.7), (TABLE[0] * 0, theta[1])
     )
     return counted[1]
-
-
-@followed
-def a_map_over_a_draw(theta: Tensor) -> Tensor:
-    return mapped(lambda x: x.exp() * theta[1], theta * coin(theta)).sum()
 
 
 @followed

@@ -1,7 +1,7 @@
 """Values that go through what torch runs by itself: passes of autograd, threads, attributes."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return, no-untyped-call, attr-defined, index"
+# mypy: disable-error-code="no-any-return, attr-defined, index"
 
 import threading
 import warnings
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from programs.control.register import TABLE, coin, control
+from programs.control.register import TABLE, coin, control, rows
 
 followed = control(escapes=False)
 
@@ -138,15 +138,17 @@ def a_tensor_made_like_another(theta: Tensor) -> Tensor:
     return TABLE.new([coin(theta[0]), 0.5]) @ theta
 
 
-@control()
-def a_capsule(theta: Tensor) -> Tensor:
-    z = torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(coin(theta)))
-    return z @ theta
-
-
-@control()
-def a_capsule_of_torch(theta: Tensor) -> Tensor:
-    return torch.utils.dlpack.from_dlpack(torch.to_dlpack(coin(theta))) @ theta
+rows(
+    control(),
+    {
+        "a_capsule": lambda theta: (
+            torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(coin(theta))) @ theta
+        ),
+        "a_capsule_of_torch": lambda theta: (
+            torch.utils.dlpack.from_dlpack(torch.to_dlpack(coin(theta))) @ theta
+        ),
+    },
+)
 
 
 class _Kept(nn.Module):

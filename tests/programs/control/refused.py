@@ -1,7 +1,7 @@
 """Programs that cannot be followed: on some path, or on all, the library raises and says why."""
 
 # torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return, no-untyped-call, attr-defined, misc"
+# mypy: disable-error-code="no-any-return, attr-defined, misc, no-untyped-call"
 
 import functools
 import warnings
@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli
 
 from oracles import Program
 from programs.control.memory import Scaled
-from programs.control.register import TABLE, coin, num
+from programs.control.register import TABLE, coin, num, rows
 
 REFUSED: dict[str, Program] = {}
 """By name; beside each, as beside the others, another coin is drawn."""
@@ -73,14 +73,39 @@ def vmap(theta: Tensor) -> Tensor:
     return torch.vmap(lambda x: (x * 1.0).mul_(z + 0.4))(theta).sum()
 
 
-@refused
-def a_gradient_of_func(theta: Tensor) -> Tensor:
-    return torch.func.grad(function_of(theta))(TABLE[:2]) @ theta
-
-
-@refused
-def a_product_with_the_jacobian(theta: Tensor) -> Tensor:
-    return torch.func.jvp(function_of(theta), (TABLE[:2],), (TABLE[2:],))[1] * theta[1]
+rows(
+    refused,
+    {
+        "a_gradient_of_func": lambda theta: torch.func.grad(function_of(theta))(TABLE[:2]) @ theta,
+        "a_product_with_the_jacobian": lambda theta: (
+            torch.func.jvp(function_of(theta), (TABLE[:2],), (TABLE[2:],))[1] * theta[1]
+        ),
+        "a_functionalization": lambda theta: torch.func.functionalize(function_of(theta))(theta),
+        "a_functionalization_of_a_draw": lambda theta: (
+            torch.func.functionalize(torch.exp)(coin(theta)) @ theta
+        ),
+        "a_draw_in_a_custom_function": lambda theta: _Drawn.apply(theta) @ theta,
+        "a_meeting_with_a_careless_class": lambda theta: (
+            (Careless(TABLE[:2]) * coin(theta)).as_subclass(Tensor).sum() * theta[1]
+        ),
+        "a_careless_class_that_is_met": lambda theta: (
+            torch.stack([coin(theta), Careless(TABLE[:2])]).as_subclass(Tensor).sum() * theta[1]
+        ),
+        "a_view_as_a_careless_class": lambda theta: (
+            (coin(theta).as_subclass(Careless) * 2).as_subclass(Tensor).sum() * theta[1]
+        ),
+        "a_traced_function": lambda theta: torch.jit.trace(
+            function_of(theta), (TABLE[:2],), check_trace=False
+        )(theta),
+        "a_traced_module": lambda theta: torch.jit.trace_module(
+            _Summed(coin(theta[0])), {"forward": TABLE[:2]}, check_trace=False
+        )(theta),
+        "a_nested_tensor": lambda theta: (
+            torch.nested.nested_tensor([coin(theta), TABLE[:1]]).to_padded_tensor(0.0).sum()
+            * theta[1]
+        ),
+    },
+)
 
 
 @refused
@@ -95,16 +120,6 @@ def a_linearization(theta: Tensor) -> Tensor:
     return push(TABLE[2:]) * theta[1]
 
 
-@refused
-def a_functionalization(theta: Tensor) -> Tensor:
-    return torch.func.functionalize(function_of(theta))(theta)
-
-
-@refused
-def a_functionalization_of_a_draw(theta: Tensor) -> Tensor:
-    return torch.func.functionalize(torch.exp)(coin(theta)) @ theta
-
-
 class _Drawn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
@@ -115,17 +130,6 @@ class _Drawn(torch.autograd.Function):
         return gradients[0] * 0
 
 
-@refused
-def a_draw_in_a_custom_function(theta: Tensor) -> Tensor:
-    return _Drawn.apply(theta) @ theta
-
-
-@refused
-def a_traced_function(theta: Tensor) -> Tensor:
-    traced = torch.jit.trace(function_of(theta), (TABLE[:2],), check_trace=False)
-    return traced(theta)
-
-
 class _Summed(torch.nn.Module):
     def __init__(self, z: Tensor) -> None:
         super().__init__()
@@ -133,19 +137,6 @@ class _Summed(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * (self.z + 0.4)).sum()
-
-
-@refused
-def a_traced_module(theta: Tensor) -> Tensor:
-    module = _Summed(coin(theta[0]))
-    traced = torch.jit.trace_module(module, {"forward": TABLE[:2]}, check_trace=False)
-    return traced(theta)
-
-
-@refused
-def a_nested_tensor(theta: Tensor) -> Tensor:
-    nested = torch.nested.nested_tensor([coin(theta), TABLE[:1]])
-    return nested.to_padded_tensor(0.0).sum() * theta[1]
 
 
 @refused
@@ -224,16 +215,6 @@ class Wrapping(Tensor):
 
 
 @refused
-def a_meeting_with_a_careless_class(theta: Tensor) -> Tensor:
-    return (Careless(TABLE[:2]) * coin(theta)).as_subclass(Tensor).sum() * theta[1]
-
-
-@refused
-def a_careless_class_that_is_met(theta: Tensor) -> Tensor:
-    return torch.stack([coin(theta), Careless(TABLE[:2])]).as_subclass(Tensor).sum() * theta[1]
-
-
-@refused
 def a_careless_class_that_is_defined_late(theta: Tensor) -> Tensor:
     class Late(Tensor):
         @classmethod
@@ -242,11 +223,6 @@ def a_careless_class_that_is_defined_late(theta: Tensor) -> Tensor:
                 return func(*args, **(kw or {}))
 
     return (Late(TABLE[:2]) * coin(theta)).as_subclass(Tensor).sum() * theta[1]
-
-
-@refused
-def a_view_as_a_careless_class(theta: Tensor) -> Tensor:
-    return (coin(theta).as_subclass(Careless) * 2).as_subclass(Tensor).sum() * theta[1]
 
 
 @refused

@@ -7,6 +7,10 @@ its expectation can be enumerated.
     def a_branch(theta: Tensor) -> Tensor:
         z = coin(theta[0])
         return const(0.3) * theta[1] if z > 0 else const(-1.1) + z
+
+Those of one expression are the rows of a table:
+
+    rows(control(), {"an_item": lambda theta: coin(theta[0]).item() * theta[1]})
 """
 
 # torch.distributions is not annotated.
@@ -14,6 +18,7 @@ its expectation can be enumerated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +26,7 @@ from torch.distributions import Bernoulli, Categorical
 
 from oracles import Program
 
+P = TypeVar("P", bound=Callable[..., object])
 LOGITS = (0.3, -0.8)
 TABLE = torch.tensor([0.4, -1.3, 0.9, 2.1], dtype=torch.float64)
 
@@ -58,9 +64,7 @@ CONTROL: dict[str, Control] = {}
 
 
 def control(
-    escapes: bool | None = True,
-    decides: bool | None = None,
-    is_regardless: bool = True,
+    escapes: bool | None = True, decides: bool | None = None, is_regardless: bool = True
 ) -> Callable[[Program], Program]:
     """Register a program; by default it escapes, and what it does depends on that."""
 
@@ -71,6 +75,13 @@ def control(
         return program
 
     return register
+
+
+def rows(register: Callable[[P], object], programs: dict[str, P]) -> None:
+    """Register programs of one expression, by name."""
+    for name, program in programs.items():
+        program.__name__ = name
+        register(program)
 
 
 def coin(logit: Tensor) -> Tensor:

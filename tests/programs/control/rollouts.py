@@ -3,9 +3,6 @@
 Each of `BY_HAND` weighs every action with the rewards that come after it.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical

@@ -1,29 +1,48 @@
 """Values that become a size: of a result, or of what is read from it."""
 
 # torch.distributions is not annotated, and a tensor is no int to mypy.
-# mypy: disable-error-code="no-any-return, call-overload, arg-type"
+# mypy: disable-error-code="no-any-return, arg-type, call-overload"
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 from torch.distributions import Binomial
 
-from programs.control.register import coin, coins, control, roll
+from programs.control.register import coin, coins, control, roll, rows
 
-
-@control()
-def nonzero(theta: Tensor) -> Tensor:
-    return theta[1] * coins(theta[0], 2).nonzero().shape[0]
-
-
-@control()
-def nonzero_numel(theta: Tensor) -> Tensor:
-    return theta[1].exp() * torch.nonzero(coin(theta)).numel()
-
-
-@control()
-def argwhere(theta: Tensor) -> Tensor:
-    return theta[1] * len(torch.argwhere(coin(theta)))
+rows(
+    control(),
+    {
+        "nonzero": lambda theta: theta[1] * coins(theta[0], 2).nonzero().shape[0],
+        "nonzero_numel": lambda theta: theta[1].exp() * torch.nonzero(coin(theta)).numel(),
+        "argwhere": lambda theta: theta[1] * len(torch.argwhere(coin(theta))),
+        "masked_select": lambda theta: (
+            theta[1] * torch.masked_select(torch.ones_like(theta), coin(theta).bool()).numel()
+        ),
+        "masked_select_of_a_draw": lambda theta: (
+            theta[1] * (1.5 - coin(theta).masked_select(coin(theta) > 0).shape[0])
+        ),
+        "unique": lambda theta: theta[1] * coins(theta[0], 3).unique().numel(),
+        "unique_consecutive": lambda theta: (
+            theta[1] * torch.unique_consecutive(coins(theta[0], 3)).shape[0] ** 2
+        ),
+        # The counts are the only operand.
+        "repeat_interleave_of_counts": lambda theta: (
+            len(torch.repeat_interleave(coin(theta).long())) * theta[1]
+        ),
+        "repeat_interleave_by_keyword": lambda theta: (
+            len(torch.ones(2).repeat_interleave(repeats=coin(theta).long())) * theta[1]
+        ),
+        "one_hot_of_unknown_width": lambda theta: theta[1] * F.one_hot(roll(theta)).shape[-1],
+        "a_sparse_tensor": lambda theta: theta[1] * coin(theta).to_sparse().indices().shape[1],
+        "repeat_interleave": lambda theta: (
+            torch.repeat_interleave(theta, coin(theta).long() * 2 + 1).numel() * theta[1]
+        ),
+        "split_at_sampled_places": lambda theta: (
+            theta[1] * len(torch.tensor_split(torch.arange(4.0), coin(theta[:1]).long() + 1)[0])
+        ),
+    },
+)
 
 
 @control()
@@ -51,47 +70,9 @@ def a_mask_of_constants(theta: Tensor) -> Tensor:
 
 
 @control()
-def masked_select(theta: Tensor) -> Tensor:
-    z = coin(theta)
-    return theta[1] * torch.masked_select(torch.ones_like(theta), z.bool()).numel()
-
-
-@control()
-def masked_select_of_a_draw(theta: Tensor) -> Tensor:
-    return theta[1] * (1.5 - coin(theta).masked_select(coin(theta) > 0).shape[0])
-
-
-@control()
-def unique(theta: Tensor) -> Tensor:
-    return theta[1] * coins(theta[0], 3).unique().numel()
-
-
-@control()
 def unique_with_counts(theta: Tensor) -> Tensor:
     values, counts = torch.unique(coins(theta[0], 3), return_counts=True)
     return theta[1] * len(values) + counts.max() * theta[0]
-
-
-@control()
-def unique_consecutive(theta: Tensor) -> Tensor:
-    return theta[1] * torch.unique_consecutive(coins(theta[0], 3)).shape[0] ** 2
-
-
-@control()
-def repeat_interleave(theta: Tensor) -> Tensor:
-    counts = coin(theta).long() * 2 + 1
-    return torch.repeat_interleave(theta, counts).numel() * theta[1]
-
-
-@control()
-def repeat_interleave_of_counts(theta: Tensor) -> Tensor:
-    """The counts are the only operand."""
-    return len(torch.repeat_interleave(coin(theta).long())) * theta[1]
-
-
-@control()
-def repeat_interleave_by_keyword(theta: Tensor) -> Tensor:
-    return len(torch.ones(2).repeat_interleave(repeats=coin(theta).long())) * theta[1]
 
 
 @control()
@@ -100,96 +81,35 @@ def bincount(theta: Tensor) -> Tensor:
     return theta[1] * len(counts) + counts[0] * theta[0]
 
 
-@control()
-def one_hot_of_unknown_width(theta: Tensor) -> Tensor:
-    return theta[1] * F.one_hot(roll(theta)).shape[-1]
-
-
-@control(escapes=None)
-def a_range(theta: Tensor) -> Tensor:
-    return theta[1] * len(torch.arange(roll(theta)))
-
-
-@control(escapes=None)
-def a_number_of_points(theta: Tensor) -> Tensor:
-    return theta[1] * torch.linspace(0, 1, roll(theta)).numel()
-
-
-@control(escapes=None)
-def a_number_of_points_apart(theta: Tensor) -> Tensor:
-    return theta[1] * torch.logspace(0, 1, roll(theta)).numel()
-
-
-@control(escapes=None)
-def zeros_of_a_size(theta: Tensor) -> Tensor:
-    return theta[1] * len(torch.zeros(roll(theta)))
-
-
-@control(escapes=None)
-def ones_of_a_size(theta: Tensor) -> Tensor:
-    n = roll(theta)
-    return torch.ones(n, 2, dtype=torch.float64).sum() * theta[1]
-
-
-@control(escapes=None)
-def new_ones_of_a_size(theta: Tensor) -> Tensor:
-    return theta.new_ones(roll(theta)).sum() * theta[1]
-
-
-@control(escapes=None)
-def an_identity_of_a_size(theta: Tensor) -> Tensor:
-    return torch.eye(roll(theta)).double().sum() * theta[1]
-
-
-@control(escapes=None)
-def expanded_to_a_size(theta: Tensor) -> Tensor:
-    n = roll(theta)
-    return theta[1:].expand(n).shape[0] * theta[0]
-
-
-@control(escapes=None)
-def repeated(theta: Tensor) -> Tensor:
-    return len(theta.repeat(roll(theta))) * theta[1]
-
-
-@control(escapes=None)
-def narrowed(theta: Tensor) -> Tensor:
-    z = coin(theta[0]).long()
-    return theta.narrow(0, 0, z + 1).sum() * theta[1]
-
-
-@control(escapes=None)
-def a_slice(theta: Tensor) -> Tensor:
-    z = coin(theta[0]).long()
-    return theta[: z + 1].exp().sum() * theta[1]
-
-
-@control(escapes=None)
-def padded(theta: Tensor) -> Tensor:
-    return len(F.pad(theta, (0, roll(theta)), value=1.0)) * theta[1]
-
-
-@control()
-def split_at_sampled_places(theta: Tensor) -> Tensor:
-    at = coin(theta[:1]).long() + 1
-    first = torch.tensor_split(torch.arange(4.0), at)[0]
-    return theta[1] * len(first)
-
-
-@control(escapes=None)
-def split_into_pieces(theta: Tensor) -> Tensor:
-    pieces = torch.arange(4.0).split(coin(theta[0]).long() + 1)
-    return theta[1] * len(pieces)
-
-
-@control(escapes=None)
-def chunks(theta: Tensor) -> Tensor:
-    return theta[1] * len(torch.arange(4.0).chunk(roll(theta) + 1))
-
-
-@control()
-def a_sparse_tensor(theta: Tensor) -> Tensor:
-    return theta[1] * coin(theta).to_sparse().indices().shape[1]
+rows(
+    control(escapes=None),
+    {
+        "a_range": lambda theta: theta[1] * len(torch.arange(roll(theta))),
+        "a_number_of_points": lambda theta: theta[1] * torch.linspace(0, 1, roll(theta)).numel(),
+        "a_number_of_points_apart": lambda theta: (
+            theta[1] * torch.logspace(0, 1, roll(theta)).numel()
+        ),
+        "zeros_of_a_size": lambda theta: theta[1] * len(torch.zeros(roll(theta))),
+        "ones_of_a_size": lambda theta: (
+            torch.ones(roll(theta), 2, dtype=torch.float64).sum() * theta[1]
+        ),
+        "new_ones_of_a_size": lambda theta: theta.new_ones(roll(theta)).sum() * theta[1],
+        "an_identity_of_a_size": lambda theta: torch.eye(roll(theta)).double().sum() * theta[1],
+        "expanded_to_a_size": lambda theta: theta[1:].expand(roll(theta)).shape[0] * theta[0],
+        "repeated": lambda theta: len(theta.repeat(roll(theta))) * theta[1],
+        "narrowed": lambda theta: theta.narrow(0, 0, coin(theta[0]).long() + 1).sum() * theta[1],
+        "a_slice": lambda theta: theta[: coin(theta[0]).long() + 1].exp().sum() * theta[1],
+        "padded": lambda theta: len(F.pad(theta, (0, roll(theta)), value=1.0)) * theta[1],
+        "chunks": lambda theta: theta[1] * len(torch.arange(4.0).chunk(roll(theta) + 1)),
+        "split_into_pieces": lambda theta: (
+            theta[1] * len(torch.arange(4.0).split(coin(theta[0]).long() + 1))
+        ),
+        "the_largest": lambda theta: (
+            torch.tensor([0.4, 1.9]).double().topk(coin(theta[0]).long() + 1).values.sum()
+            * theta[1]
+        ),
+    },
+)
 
 
 @control(escapes=None)
@@ -212,12 +132,6 @@ def resized(theta: Tensor) -> Tensor:
     buffer = torch.zeros(3)
     buffer.resize_(roll(theta))
     return theta[1] * buffer.numel()
-
-
-@control(escapes=None)
-def the_largest(theta: Tensor) -> Tensor:
-    n = coin(theta[0]).long() + 1
-    return torch.tensor([0.4, 1.9]).double().topk(n).values.sum() * theta[1]
 
 
 @control()

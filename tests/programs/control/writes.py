@@ -1,20 +1,90 @@
 """Writes: values put into tensors, lists and arrays, and read from elsewhere."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 
-from programs.control.register import TABLE, coin, coins, control, num, roll
+from programs.control.register import TABLE, coin, coins, control, num, roll, rows
 
 write = control(escapes=False)
 
 
 def zeros(*size: int) -> Tensor:
     return torch.zeros(*size, dtype=torch.float64)
+
+
+def written(write: Callable[[Tensor], object], *size: int) -> Tensor:
+    """Return zeros that were written into: [2], or of this size."""
+    buffer = zeros(*(size or (2,)))
+    write(buffer)
+    return buffer
+
+
+rows(
+    write,
+    {
+        "the_base_of_a_view": lambda theta: (
+            written(lambda b: b[0].copy_(coin(theta)), 2, 2).sum(0) * theta
+        ).sum(),
+        "the_data": lambda theta: written(lambda b: b.data.copy_(coin(theta))) @ theta,
+        "a_detached_alias": lambda theta: written(lambda b: b.detach().add_(coin(theta))) @ theta,
+        "out": lambda theta: written(lambda b: torch.exp(coin(theta), out=b)) @ theta,
+        "out_through_a_view": lambda theta: (
+            written(lambda b: torch.add(coin(theta), 1.0, out=b[1]), 2, 2).sum() * theta[1]
+        ),
+        "foreach_copy": lambda theta: (
+            written(lambda b: torch._foreach_copy_([b], [coin(theta)])) @ theta
+        ),
+        "a_set": lambda theta: written(lambda b: b.set_(coin(theta))) @ theta,  # type: ignore[call-overload]
+        "a_scatter": lambda theta: (
+            written(lambda b: b.scatter_(0, roll(theta).reshape(1), 1.4), 3) @ TABLE[:3] * theta[1]
+        ),
+        "a_scattered_sum": lambda theta: (
+            written(lambda b: b.scatter_add_(0, torch.tensor([1, 0]), coin(theta))) @ theta
+        ),
+        "an_index_put": lambda theta: (
+            written(lambda b: b.index_put_((roll(theta).reshape(1),), num(1.2), accumulate=True), 3)
+            @ TABLE[:3]
+            * theta[1]
+        ),
+        "an_index_add": lambda theta: (
+            written(lambda b: b.index_add_(0, roll(theta).reshape(1), TABLE[:1]), 3)
+            @ TABLE[:3]
+            * theta[1]
+        ),
+        "a_masked_fill": lambda theta: (
+            written(lambda b: b.masked_fill_(coin(theta).bool(), 1.4)) @ theta
+        ),
+        "split_pieces": lambda theta: (
+            written(lambda b: b.split(2)[1].copy_(coin(theta)), 4)[2:] @ theta
+        ),
+        "an_initialization": lambda theta: (
+            written(lambda b: torch.nn.init.constant_(b, coin(theta[0]))) @ theta  # type: ignore[arg-type]
+        ),
+        "a_diagonal_written": lambda theta: (
+            theta @ written(lambda b: b.diagonal().copy_(coin(theta)), 2, 2) @ theta
+        ),
+    },
+)
+rows(
+    control(escapes=None),
+    {
+        "a_set_of_the_storage": lambda theta: (
+            written(lambda b: b.set_(coin(theta).untyped_storage(), 0, (2,), (1,))) @ theta
+        )
+    },
+)
+rows(
+    control(),
+    {
+        "numpy_written_by_copy": lambda theta: (
+            written(lambda b: np.copyto(b.numpy(), np.asarray(coin(theta)))).square() @ theta
+        )
+    },
+)
 
 
 @write
@@ -87,13 +157,6 @@ def a_view_that_was_there_before(theta: Tensor) -> Tensor:
 
 
 @write
-def the_base_of_a_view(theta: Tensor) -> Tensor:
-    buffer = zeros(2, 2)
-    buffer[0].copy_(coin(theta))
-    return (buffer.sum(0) * theta).sum()
-
-
-@write
 def a_sibling_view(theta: Tensor) -> Tensor:
     buffer = zeros(2, 2)
     column = buffer[:, 0]
@@ -102,30 +165,9 @@ def a_sibling_view(theta: Tensor) -> Tensor:
 
 
 @write
-def the_data(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.data.copy_(coin(theta))
-    return buffer @ theta
-
-
-@write
 def the_data_replaced(theta: Tensor) -> Tensor:
     buffer = zeros(2)
     buffer.data = coin(theta)
-    return buffer @ theta
-
-
-@write
-def a_detached_alias(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.detach().add_(coin(theta))
-    return buffer @ theta
-
-
-@write
-def out(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    torch.exp(coin(theta), out=buffer)
     return buffer @ theta
 
 
@@ -137,24 +179,10 @@ def out_of_two(theta: Tensor) -> Tensor:
 
 
 @write
-def out_through_a_view(theta: Tensor) -> Tensor:
-    buffer = zeros(2, 2)
-    torch.add(coin(theta), 1.0, out=buffer[1])
-    return buffer.sum() * theta[1]
-
-
-@write
 def foreach(theta: Tensor) -> Tensor:
     buffers = [zeros(2), zeros(2)]
     torch._foreach_add_(buffers, [coin(theta), coin(theta) * 2])  # pyright: ignore[reportPrivateUsage]
     return (buffers[0] * buffers[1]) @ theta
-
-
-@write
-def foreach_copy(theta: Tensor) -> Tensor:
-    buffers = [zeros(2)]
-    torch._foreach_copy_(buffers, [coin(theta)])  # pyright: ignore[reportPrivateUsage]
-    return buffers[0] @ theta
 
 
 @write
@@ -166,59 +194,10 @@ def foreach_of_one_draw(theta: Tensor) -> Tensor:
 
 
 @write
-def a_set(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.set_(coin(theta))  # type: ignore[call-overload]
-    return buffer @ theta
-
-
-@control(escapes=None)
-def a_set_of_the_storage(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.set_(coin(theta).untyped_storage(), 0, (2,), (1,))
-    return buffer @ theta
-
-
-@write
 def swapped(theta: Tensor) -> Tensor:
     buffer, z = zeros(2), coin(theta)
     torch.utils.swap_tensors(buffer, z)
     return buffer @ theta + z.sum()
-
-
-@write
-def a_scatter(theta: Tensor) -> Tensor:
-    buffer = zeros(3)
-    buffer.scatter_(0, roll(theta).reshape(1), 1.4)
-    return buffer @ TABLE[:3] * theta[1]
-
-
-@write
-def a_scattered_sum(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.scatter_add_(0, torch.tensor([1, 0]), coin(theta))
-    return buffer @ theta
-
-
-@write
-def an_index_put(theta: Tensor) -> Tensor:
-    buffer = zeros(3)
-    buffer.index_put_((roll(theta).reshape(1),), num(1.2), accumulate=True)
-    return buffer @ TABLE[:3] * theta[1]
-
-
-@write
-def an_index_add(theta: Tensor) -> Tensor:
-    buffer = zeros(3)
-    buffer.index_add_(0, roll(theta).reshape(1), TABLE[:1])
-    return buffer @ TABLE[:3] * theta[1]
-
-
-@write
-def a_masked_fill(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    buffer.masked_fill_(coin(theta).bool(), 1.4)
-    return buffer @ theta
 
 
 @write
@@ -236,20 +215,6 @@ def unbound_rows(theta: Tensor) -> Tensor:
     first.copy_(coin(theta))
     second.copy_(first)
     return buffer[1] @ theta
-
-
-@write
-def split_pieces(theta: Tensor) -> Tensor:
-    buffer = zeros(4)
-    buffer.split(2)[1].copy_(coin(theta))
-    return buffer[2:] @ theta
-
-
-@write
-def an_initialization(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    torch.nn.init.constant_(buffer, coin(theta[0]))  # type: ignore[arg-type]
-    return buffer @ theta
 
 
 @write
@@ -296,20 +261,6 @@ def numpy_written_in_place(theta: Tensor) -> Tensor:
     buffer = zeros(2)
     buffer.numpy()[:] = coin(theta).numpy()
     return buffer @ theta
-
-
-@control()
-def numpy_written_by_copy(theta: Tensor) -> Tensor:
-    buffer = zeros(2)
-    np.copyto(buffer.numpy(), np.asarray(coin(theta)))
-    return buffer.square() @ theta
-
-
-@write
-def a_diagonal_written(theta: Tensor) -> Tensor:
-    buffer = zeros(2, 2)
-    buffer.diagonal().copy_(coin(theta))
-    return theta @ buffer @ theta
 
 
 @write

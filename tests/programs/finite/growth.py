@@ -47,10 +47,7 @@ class Around:
     def within(self, *plates: Block, turns: int = 1, is_chain: bool = False) -> "Around":
         """Return what is around a statement within one more block."""
         return Around(
-            (*self.plates, *plates),
-            self.turns * turns,
-            self.depth + 1,
-            self.is_chain or is_chain,
+            (*self.plates, *plates), self.turns * turns, self.depth + 1, self.is_chain or is_chain
         )
 
 

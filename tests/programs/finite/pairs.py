@@ -3,9 +3,6 @@
 What is exact of them is written once more, with an axis for each element that is summed out.
 """
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,5 @@
 """Programs of finite sites as the library runs them."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-untyped-call"
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
