@@ -25,15 +25,15 @@ from ancestral.trace.graph.graph import Graph
 from ancestral.trace.graph.graph import install as _install
 from ancestral.trace.intercept import INTERCEPTORS as _INTERCEPTORS
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.params.store import ParamStore
-from ancestral.trace.program.module import module
+from ancestral.trace.program.module_statement import module
 from ancestral.trace.program.plate import plate, subsample
 from ancestral.trace.program.primitives import cost, deterministic, factor, observe, param, sample
+from ancestral.trace.recording.module_wrapper import wrap
 from ancestral.trace.recording.record import record, track
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.untrack import untrack
-from ancestral.trace.recording.wrap import wrap
 
 __version__ = "0.1.0"
 __all__ = [

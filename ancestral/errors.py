@@ -22,15 +22,18 @@ from ancestral.estimators.elimination.factors import (
     UnseenSiteError,
 )
 from ancestral.estimators.elimination.marginals import ImpossibleDataError, InferenceModeError
-from ancestral.estimators.gradient.held_scores import HeldScoreWarning, StraightThroughWarning
-from ancestral.estimators.gradient.left_out import ForgottenRecordingError, OtherRecordingError
+from ancestral.estimators.gradient.estimator_choice import KinkWarning
+from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import (
     LossMismatchError,
     NonFiniteCostError,
     NonFiniteDensityError,
 )
-from ancestral.estimators.gradient.nested_loss import LossError
-from ancestral.estimators.gradient.pathwise import KinkWarning
+from ancestral.estimators.gradient.missing_scores import (
+    ForgottenRecordingError,
+    OtherRecordingError,
+)
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
@@ -51,17 +54,17 @@ from ancestral.estimators.inference.model_guide import (
     PlateMismatchError,
 )
 from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
-from ancestral.provenance.dispatch.failure import InferenceTensorError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchInternalsError, TorchVersionWarning
 from ancestral.tools.arviz import MissingArvizError, SubsampledDataError
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.trace.audit.tables import AuditError
-from ancestral.trace.context.apart import UnrecordedDrawError
 from ancestral.trace.context.errors import EnumerationError, SiteError, UnknownNodeError
-from ancestral.trace.display.pack import PackError
+from ancestral.trace.context.other_threads import UnrecordedDrawError
+from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.errors import (
     CollisionError,
     EnumerateChoiceError,
@@ -87,9 +90,9 @@ from ancestral.trace.handlers.reparam import ReparamError
 from ancestral.trace.handlers.replay import ReplayShapeError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
+from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
-from ancestral.trace.nodes.plate import (
+from ancestral.trace.nodes.plate_frame import (
     NestedPlateError,
     PlateArgumentError,
     PlateError,
@@ -108,10 +111,10 @@ from ancestral.trace.program.checks import (
     WeightDeviceError,
     WeightShapeError,
 )
-from ancestral.trace.program.module import ModuleError
-from ancestral.trace.recording.effects import NoEffectWarning
+from ancestral.trace.program.module_statement import ModuleError
+from ancestral.trace.recording.constant_draws import TransformedDrawError
+from ancestral.trace.recording.enumerated_log_prob import SpreadError
 from ancestral.trace.recording.leaf_writes import SettledError
-from ancestral.trace.recording.noise import TransformedDrawError
 from ancestral.trace.recording.plate_checks import (
     PlateDependenceError,
     PlateReuseError,
@@ -120,7 +123,7 @@ from ancestral.trace.recording.plate_checks import (
 from ancestral.trace.recording.record import NotRecordedError
 from ancestral.trace.recording.record_site import UnsupportedDrawError
 from ancestral.trace.recording.trace import DuplicateNameError
-from ancestral.trace.recording.unsummed import SpreadError
+from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
 from ancestral.trace.serialize.nodes import EnumeratedNodeError, UnstorableNodeError
 from ancestral.trace.serialize.plain import NotPlainError, StoredTraceError

@@ -19,7 +19,7 @@ from ancestral.estimators.inference.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.inference.importance import Importance, importance
 from ancestral.estimators.inference.predictive import Predictive
 from ancestral.tools.arviz import to_inference_data
-from ancestral.trace.recording.dependencies import (
+from ancestral.trace.recording.get_dependencies import (
     posterior_dependencies,
     prior_dependencies,
     suggest_guide_order,

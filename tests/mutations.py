@@ -14,7 +14,7 @@ from programs.control.register import CONTROL
 from programs.estimates import by
 from torch import Tensor
 
-from ancestral.provenance.dispatch import readings, torch_function
+from ancestral.provenance.dispatch import implicit_reads, torch_function
 from ancestral.trace.intercept import tensor_reads
 from oracles import Path, Program, derivatives, estimates_on, expectation, moments_of, paths
 
@@ -66,7 +66,7 @@ def naming(pattern: str) -> list[str]:
 def blind_to_numbers(patch: pytest.MonkeyPatch) -> None:
     """Let torch take numbers out of tensors unseen, which else is a second line of defence."""
     patch.setattr(tensor_reads, "escape", lambda found: None)
-    patch.setattr(readings, "note", lambda found: None)
+    patch.setattr(implicit_reads, "note", lambda found: None)
 
 
 def forget_traits(patch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ from ancestral.errors import (
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.intercept.tensor_subclasses import UnsupportedTensorError
+from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from oracles import autograd, estimates, exact_gradient, moments, moments_of
 
 LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)

@@ -9,7 +9,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from ancestral.trace.audit import callers
+from ancestral.trace.audit import call_sites
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["provenance", "trace", "estimators", "tools"]
@@ -96,10 +96,12 @@ def test_every_package_is_installed_but_the_benchmarks() -> None:
     assert set(listed.split()) == {"ancestral", *found} - {"ancestral.tools.bench"}
 
 
-@pytest.mark.parametrize("name", sorted({*callers.PASSING, *callers.RUNNING, callers.READING}))
+@pytest.mark.parametrize(
+    "name", sorted({*call_sites.PASSING, *call_sites.RUNNING, call_sites.READING})
+)
 def test_the_modules_that_an_audit_looks_through_are_there(name: str) -> None:
     module = importlib.import_module(name)
-    functions = callers.RUNNING.get(name, frozenset())
+    functions = call_sites.RUNNING.get(name, frozenset())
     codes = {
         code.co_name
         for found in vars(module).values()

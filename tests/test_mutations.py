@@ -27,9 +27,15 @@ from programs.estimates import is_refusal
 from torch import Tensor
 
 from ancestral.estimators.gradient import decompose, loss_terms, problem
-from ancestral.provenance.dispatch import escape, failure, inplace, readings, torch_function
+from ancestral.provenance.dispatch import (
+    error_leaks,
+    escape,
+    implicit_reads,
+    inplace,
+    torch_function,
+)
 from ancestral.provenance.linear import registry
-from ancestral.provenance.rules import mutation
+from ancestral.provenance.rules import mutated_args
 from ancestral.provenance.tensor import control_flow, storage, tensor
 from ancestral.trace.context.patch import interceptors
 from ancestral.trace.intercept import functorch, tensor_reads
@@ -155,8 +161,8 @@ def without_keyword(keyword: str) -> Disable:
 
 def without_row(name: str) -> Disable:
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.delitem(mutation._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
-        patch.delitem(mutation._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
+        patch.delitem(mutated_args._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
+        patch.delitem(mutated_args._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
         forget_traits(patch)
 
     return disable
@@ -222,14 +228,16 @@ HANDLERS = [
     *(Handler(f"keyword {name}", without_keyword(name)) for name in ("out", "inplace")),
     *(
         Handler(f"besides {name}", without_row(name))
-        for name in mutation._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
+        for name in mutated_args._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
     ),
     *(
         Handler(f"sizes {name}", without_sizes(name), programs=said(name))
         for name in functorch._SIZES  # pyright: ignore[reportPrivateUsage]
     ),
     Handler("numbers", blind_to_numbers, programs=of("numbers")),
-    Handler("readings", replaced(readings, "note", lambda found: None), programs=of("shapes")),
+    Handler(
+        "readings", replaced(implicit_reads, "note", lambda found: None), programs=of("shapes")
+    ),
     Handler("text", replaced(tensor, "before_reading", []), programs=("a_text", "a_print")),
     Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
@@ -239,7 +247,7 @@ HANDLERS = [
     ),
     Handler(
         "errors of ops",
-        replaced(failure, "fail", lambda found, text: None),
+        replaced(error_leaks, "fail", lambda found, text: None),
         programs=("an_index_that_is_too_large",),
     ),
     Handler(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ancestral.estimators.batched.run import Run, StackedValuesError, plain
 from ancestral.estimators.batched.run_many import Key, Stacked, many
-from ancestral.estimators.inference.pyro_names import CHAINS, refuse
+from ancestral.estimators.inference.pyro_hints import CHAINS, refuse
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.graph.expect import check_program
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import record

@@ -19,7 +19,7 @@ from typing import TypeVar
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.tensor.control_flow import decisions_of
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.nodes.enumerated import trailing
+from ancestral.trace.nodes.enum_dims import trailing
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.program.plate import plate
 from ancestral.trace.recording.plate_checks import Ledger

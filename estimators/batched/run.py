@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ancestral.estimators.batched.outer_plate import OUTER, Traces, apart
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.message import Handler, Message

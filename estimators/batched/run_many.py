@@ -12,7 +12,7 @@ from ancestral.estimators.batched.outer_plate import OUTER, Traces, along
 from ancestral.estimators.batched.run import EnumeratedRunError, Given, NotVectorizableError, Run
 from ancestral.estimators.batched.verify import Recorder, at_once
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.recording.record import current, record
 
 Program = Callable[[], Traces]

@@ -26,7 +26,7 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import line_of
 from ancestral.trace.handlers.replay import substitute
 from ancestral.trace.nodes.node import Node, NoDensityError
-from ancestral.trace.nodes.plate import PlateError
+from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.nodes.support import support_of
 from ancestral.trace.recording.untrack import Vouched, listening
 

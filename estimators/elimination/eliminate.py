@@ -15,7 +15,7 @@ from ancestral.estimators.elimination.factors import LogFactor, Repetition, is_s
 from ancestral.estimators.elimination.log_table import Table, along, multiplied, product, summed
 from ancestral.estimators.elimination.order import steps_of
 from ancestral.trace.context.errors import EnumerationError
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 
 Note = Callable[[Variable, Table], None]
 """Is told of each site that is summed out, with the product that is summed along it."""

@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, TransformedDistribution
 
 from ancestral.estimators.elimination.log_table import Table, along
-from ancestral.provenance.algebra.claims import claimed
 from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import attach, provenance, untrack
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.dims import is_kept_at
 from ancestral.trace.nodes.distribution_params import factorized, is_of_torch
-from ancestral.trace.nodes.enumerated import Variable, trailing
+from ancestral.trace.nodes.enum_dims import Variable, trailing
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.log_prob import tracked_density
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import scale_of
+from ancestral.trace.nodes.plate_frame import scale_of
+from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.trace import Trace
-from ancestral.trace.recording.unsummed import Spread
 
 Repetition = int | tuple[str, int]
 """A dimension of repetitions, counted from the right, or a plate in turn and the turn."""

@@ -24,7 +24,7 @@ from ancestral.estimators.elimination.factors import LogFactor, all_factors_of, 
 from ancestral.estimators.elimination.log_table import log_of, product
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.errors import EnumerationError
-from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 

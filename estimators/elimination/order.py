@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from opt_einsum import get_symbol
 from opt_einsum.paths import greedy
 
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 
 Axes = frozenset[Hashable]
 """A variable that a table has an axis for."""

@@ -24,9 +24,9 @@ from ancestral.estimators.elimination.factors import LogFactor, all_factors_of, 
 from ancestral.estimators.elimination.log_table import Table, along
 from ancestral.estimators.elimination.marginals import ImpossibleDataError
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import short
-from ancestral.trace.graph.expect import check_trace
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.context.argument_checks import short
+from ancestral.trace.graph.argument_types import check_trace
+from ancestral.trace.nodes.enum_dims import Variable
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.program.site import unseen
 from ancestral.trace.recording.trace import Trace

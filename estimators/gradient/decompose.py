@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ancestral.provenance.linear.loss import Unreduced
+from ancestral.provenance.linear.loss_functions import Unreduced
 from ancestral.provenance.linear.registry import resolve, written_since
 from ancestral.provenance.linear.transpose import name_of, value_of
 from ancestral.provenance.tensor.linear_form import (

@@ -13,13 +13,13 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
 from ancestral.provenance.algebra.alignment import Alignment
 from ancestral.provenance.algebra.alignment_loss import Mix, kept, mixes_of, separate
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import site_of
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import guessed, listed
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms, term_set

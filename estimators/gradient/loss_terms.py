@@ -21,7 +21,7 @@ from ancestral.estimators.gradient.decompose import Constant, Walk, blamed
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.trace.context.arguments import first_of
+from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Vertex

@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.left_out import (
-    ForgottenRecordingError,
-    refuse_kinked,
-    refuse_others,
-)
+from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
     NonFiniteDensityError,
@@ -21,19 +17,23 @@ from ancestral.estimators.gradient.loss_terms import (
     terms_of,
     vertices_of,
 )
-from ancestral.estimators.gradient.nested_loss import Loss, LossError, total_of
+from ancestral.estimators.gradient.missing_scores import (
+    ForgottenRecordingError,
+    refuse_kinked,
+    refuse_others,
+)
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
-from ancestral.trace.context.apart import Apart
+from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.chosen import choosing
+from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.leaf_writes import SettledError, refuse_writes
 from ancestral.trace.recording.trace import Trace
-from ancestral.trace.recording.unsummed import Spread
+from ancestral.trace.recording.untracked_loss import choosing
 
 
 class CaughtError(RuntimeError):

@@ -22,7 +22,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import attach, provenance, untrack
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import is_of_torch

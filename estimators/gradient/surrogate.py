@@ -9,25 +9,25 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.gradient.credit import Baseline, Estimator
+from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
-from ancestral.estimators.gradient.held_scores import (
+from ancestral.estimators.gradient.log_probs_in_loss import (
     HeldScores,
     HeldScoreWarning,
     StraightThroughWarning,
 )
-from ancestral.estimators.gradient.left_out import left_out
+from ancestral.estimators.gradient.loss_pytree import Loss, LossError
 from ancestral.estimators.gradient.loss_terms import owned
-from ancestral.estimators.gradient.nested_loss import Loss, LossError
-from ancestral.estimators.gradient.pathwise import Choice, chosen
+from ancestral.estimators.gradient.missing_scores import left_out
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.scores import products
+from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Subtraction, check_baseline
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling
 from ancestral.provenance.tensor.tensor import alias, provenance, untrack
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
 from ancestral.trace.nodes.node import Node

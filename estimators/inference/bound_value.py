@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, run
 
 

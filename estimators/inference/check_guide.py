@@ -32,7 +32,7 @@ from ancestral.estimators.inference.model_guide import (
     observed,
 )
 from ancestral.provenance.tensor.tensor import alias, untrack
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.handlers.replay import fits, replay
 from ancestral.trace.nodes.distribution_params import plainly
@@ -40,9 +40,9 @@ from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import lies_within, support_of
 from ancestral.trace.program.site import unseen
-from ancestral.trace.recording.effects import unchecked
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
+from ancestral.trace.recording.unused_handlers import unchecked
 
 
 class ShapeMismatchError(GuideError):

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.credit import Baseline
+from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
-from ancestral.estimators.gradient.pathwise import Choice, chosen
 from ancestral.estimators.gradient.problem import problem_of
 from ancestral.estimators.gradient.subtraction import check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate_of
@@ -46,11 +46,11 @@ from ancestral.estimators.inference.model_guide import (
     run,
 )
 from ancestral.estimators.inference.particles import nesting, together
-from ancestral.estimators.inference.pyro_names import PARTICLES, refuse
+from ancestral.estimators.inference.pyro_hints import PARTICLES, refuse
 from ancestral.provenance.tensor.tensor import provenance, untrack
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.compile import eagerly
-from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ancestral.estimators.elimination.eliminate import summed_out, whole
 from ancestral.estimators.elimination.factors import LogFactor, factors_of, own_of, variables_of
-from ancestral.estimators.elimination.joint import Listed
+from ancestral.estimators.elimination.guide_probs import Listed
 from ancestral.estimators.elimination.log_table import Table, along
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.unsummed import Spread
+from ancestral.trace.recording.enumerated_log_prob import Spread
 
 
 @dataclass(frozen=True)

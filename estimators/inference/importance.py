@@ -25,10 +25,10 @@ from torch import Tensor
 from ancestral.estimators.batched.run import Run
 from ancestral.estimators.batched.run_many import Key, many
 from ancestral.estimators.inference.model_guide import run
-from ancestral.estimators.inference.pyro_names import SAMPLES, refuse
-from ancestral.trace.context.arguments import first_of
+from ancestral.estimators.inference.pyro_hints import SAMPLES, refuse
+from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.graph.expect import check_program
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 

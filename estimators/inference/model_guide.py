@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.graph.expect import check_program
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.effects import unchecked
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.unused_handlers import unchecked
 
 Program = Callable[..., Any]
 

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from ancestral.estimators.batched.run import Run, StackedValuesError, plain
 from ancestral.estimators.batched.run_many import Key, many
-from ancestral.estimators.inference.pyro_names import PREDICTIVE, refuse
-from ancestral.trace.graph.expect import check_program
+from ancestral.estimators.inference.pyro_hints import PREDICTIVE, refuse
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.handlers.condition import uncondition
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.factor import Factor
-from ancestral.trace.recording.effects import unchecked
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.unused_handlers import unchecked
 
 
 class Predictive:

@@ -38,8 +38,8 @@ from ancestral.provenance.algebra.alignment import (
     shown,
     whole,
 )
-from ancestral.provenance.algebra.entries import add, broadcast_shape, by_index, leading
-from ancestral.provenance.algebra.lifetime import Lifetime
+from ancestral.provenance.algebra.alignment_map import add, broadcast_shape, by_index, leading
+from ancestral.provenance.algebra.universe_state import Lifetime
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
-from ancestral.provenance.tensor.frames import module_of, owner_of
+from ancestral.provenance.tensor.frame_owner import module_of, owner_of
 
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 

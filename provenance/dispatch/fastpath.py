@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch.failure import refuse_inference
-from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.error_leaks import refuse_inference
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import names_of
 from ancestral.provenance.linear.registry import LINEAR, form_of
 from ancestral.provenance.linear.transpose import (

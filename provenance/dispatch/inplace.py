@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.dispatch.infer import infer, tracked
+from ancestral.provenance.dispatch.propagate import infer, tracked
 from ancestral.provenance.linear.registry import form_of
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage

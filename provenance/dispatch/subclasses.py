@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.provenance import Universe
-from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
 
 

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch import implicit_reads
+from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape, may_escape
-from ancestral.provenance.dispatch.failure import note_failure
 from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
-from ancestral.provenance.dispatch.infer import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.inplace import (
     is_write,
     mark_besides,
@@ -25,9 +24,10 @@ from ancestral.provenance.dispatch.inplace import (
     run_write,
     targets,
 )
+from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
-from ancestral.provenance.rules.mutation import writes_besides, written_besides
+from ancestral.provenance.rules.mutated_args import writes_besides, written_besides
 from ancestral.provenance.rules.registry import operands_of, tensors_in
 from ancestral.provenance.rules.slicing import pieces_of
 from ancestral.provenance.tensor import storage
@@ -44,7 +44,7 @@ from ancestral.provenance.tensor.tensor import (
 )
 
 _Function = Callable[..., Any]
-_readings = readings.local
+_readings = implicit_reads.local
 _OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 
@@ -75,7 +75,7 @@ def propagate(
             kwargs = NO_KEYWORDS
         result = run(func, types, args, kwargs)
         if _readings.found:
-            escape(readings.take(func))
+            escape(implicit_reads.take(func))
         if result.__class__ is not _Plain or storage.table:
             return _follow(func, args, kwargs, result)
         # The most frequent case, a known call of tensors and numbers, written out for speed.
@@ -190,7 +190,7 @@ def dispatch(
 
 def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: Any) -> None:
     """Note the values that an op gives to Python, and the numbers that decided its shape."""
-    read = readings.take(func)
+    read = implicit_reads.take(func)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
         escape(tracked(args, kwargs), is_check_passed=result is True)
     elif read:

@@ -26,7 +26,7 @@ from ancestral.provenance.linear.build import (
     is_tracked,
     shape_of,
 )
-from ancestral.provenance.linear.loss import LOSSES
+from ancestral.provenance.linear.loss_functions import LOSSES
 from ancestral.provenance.linear.transpose import (
     divided,
     permuted,

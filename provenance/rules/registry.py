@@ -2,7 +2,7 @@
 
 The families stand in their own modules; each has a table with one row for a rule, and the names
 in torch, Tensor and torch.nn.functional that the rule is for. The engine in
-`ancestral.provenance.dispatch.infer` joins the pairs that a rule answers with; a tracked tensor
+`ancestral.provenance.dispatch.propagate` joins the pairs that a rule answers with; a tracked tensor
 that no pair names, and every op that has no rule, loses its alignments and never its sources.
 """
 

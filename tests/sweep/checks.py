@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, keeps
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import SETTINGS, Decisions
 from ancestral.provenance.tensor.tensor import (
@@ -150,16 +150,16 @@ def spying(findings: Findings) -> Iterator[None]:
         findings.functions.add(func)
         return known.__func__(cls, func, types, args, kwargs)
 
-    take = readings.take
+    take = implicit_reads.take
 
     def taken(func: Any) -> list[Provenance]:
-        if readings.local.found:
+        if implicit_reads.local.found:
             findings.readers.add(func.__name__.split(".")[0])
         return take(func)
 
     ProvenanceTensor.__torch_function__ = classmethod(spy)  # type: ignore[assignment, method-assign]
     try:
-        with mock.patch.object(readings, "take", taken):
+        with mock.patch.object(implicit_reads, "take", taken):
             yield
     finally:
         ProvenanceTensor.__torch_function__ = known  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.provenance import Source, Universe
 from ancestral.provenance.tensor.tensor import alias, attach
 from ancestral.tools.bench.agreement import agreement_rows
 from ancestral.tools.bench.chain import Chain, pyro_chain
-from ancestral.tools.bench.dependencies import dependency_rows
+from ancestral.tools.bench.dependency_time import dependency_rows
 from ancestral.tools.bench.recording import recording_rows
 from ancestral.tools.bench.rows import Row, Step, ratios
 from ancestral.tools.bench.scale import SIZES, report

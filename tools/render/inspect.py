@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ancestral.estimators.gradient.loss_terms import terms_of, vertices_of
 from ancestral.provenance.tensor.tensor import provenance, untrack
-from ancestral.trace.graph.expect import check_program
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace

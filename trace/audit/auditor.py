@@ -35,7 +35,7 @@ from ancestral.provenance.tensor.torch_internals import (
     current_graph_task_id,
     is_torch_function_enabled,
 )
-from ancestral.trace.audit.callers import call, is_metadata, spelled
+from ancestral.trace.audit.call_sites import call, is_metadata, spelled
 from ancestral.trace.audit.tables import (
     DRAWS,
     FLOWS_UNSEEN,
@@ -49,7 +49,7 @@ from ancestral.trace.audit.tables import (
     is_shaped,
     read_of,
 )
-from ancestral.trace.context.apart import refuse_apart
+from ancestral.trace.context.other_threads import refuse_apart
 from ancestral.trace.context.patch import pop_dispatch_mode, pop_function_mode
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import Held

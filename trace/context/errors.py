@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 
 _SHOWN = 20
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch.autograd.functional
 from torch import nn
 
-from ancestral.provenance.tensor.frames import is_user, user_frame
+from ancestral.provenance.tensor.frame_owner import is_user, user_frame
 
 
 @dataclass(frozen=True)

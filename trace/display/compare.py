@@ -27,9 +27,9 @@ from torch.distributions import Distribution, Independent
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.display.shapes import density_of
 from ancestral.trace.display.text_table import aligned
-from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityError
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 
 
 class _Row(NamedTuple):

@@ -13,8 +13,8 @@ from typing import NamedTuple, NoReturn
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape
-from ancestral.provenance.algebra.claims import claimed
 from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.trace.context.stack import local
 from ancestral.trace.enumeration.errors import (
@@ -29,11 +29,11 @@ from ancestral.trace.enumeration.errors import (
 from ancestral.trace.enumeration.markov import Scope, is_in_sight, scope
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.distribution_params import UNKNOWN, event_dims, parameters
-from ancestral.trace.nodes.enumerated import Enumeration, Variable
+from ancestral.trace.nodes.enum_dims import Enumeration, Variable
+from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.plate_checks import mixed_by
 from ancestral.trace.recording.trace import Trace
-from ancestral.trace.recording.unsummed import Spread
 
 MOST_DIMS = 64  # that a tensor of torch can have
 

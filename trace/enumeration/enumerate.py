@@ -20,7 +20,7 @@ from typing import Self
 
 from torch import Tensor
 
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.enumeration.dims import Dimensions
 from ancestral.trace.enumeration.errors import (
     EnumerateChoiceError,
@@ -31,9 +31,9 @@ from ancestral.trace.enumeration.errors import (
     UnboundedSupportError,
 )
 from ancestral.trace.enumeration.values import has_values, values_of
-from ancestral.trace.nodes.enumerated import Enumeration, Variable, trailing
-from ancestral.trace.recording.effects import warn_of
+from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
 from ancestral.trace.recording.message import Handler, Message, handlers
+from ancestral.trace.recording.unused_handlers import warn_of
 
 
 class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)

@@ -1,9 +1,9 @@
 """Errors of enumeration: unbounded supports, and dependencies on enumerated sites."""
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import EnumerationError
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 from ancestral.trace.recording.message import Message
 
 

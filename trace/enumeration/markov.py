@@ -7,8 +7,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from ancestral.trace.context.arguments import kind_of, short
-from ancestral.trace.nodes.plate import open_plates
+from ancestral.trace.context.argument_checks import kind_of, short
+from ancestral.trace.nodes.plate_frame import open_plates
 from ancestral.trace.recording.message import Handler, handlers
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import Any
 
 import networkx as nx
 
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError, guessed, listed
 
 Names = str | Iterable[str]

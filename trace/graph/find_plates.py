@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import networkx as nx
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape
-from ancestral.provenance.algebra.claims import claimed
 from ancestral.provenance.algebra.provenance import Provenance, Source, union
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph import d_separation
@@ -30,7 +30,7 @@ from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node, place_in
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 
 
 @dataclass(frozen=True)

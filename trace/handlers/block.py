@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import ByName
 from ancestral.trace.recording.message import Message
 

@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.place import Location, place
 from ancestral.trace.recording.message import Handler, Message

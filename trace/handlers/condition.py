@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.program.checks import ValueTypeError

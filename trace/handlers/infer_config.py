@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.handlers.by_name import HandlerError
 from ancestral.trace.program.checks import check_infer
-from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
+from ancestral.trace.recording.unused_handlers import Effective
 
 
 class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)

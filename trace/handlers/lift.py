@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import ByName, broadcasts
 from ancestral.trace.params.constraints import initial, outside
 from ancestral.trace.params.errors import ParamError, misfit
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
-from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import current
 from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.unused_handlers import Effective
 
 Prior = Distribution | Mapping[str, Distribution] | Callable[[Message], Distribution | None]
 

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.handlers.by_name import ByName, HandlerError
 from ancestral.trace.recording.message import Message

@@ -7,16 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
-from ancestral.trace.nodes.enumerated import trailing
+from ancestral.trace.nodes.enum_dims import trailing
 from ancestral.trace.nodes.node import ModifiedParameterError, Node
 from ancestral.trace.nodes.versions import is_written
-from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.unused_handlers import Effective
 
 
 class ReplayShapeError(HandlerError):

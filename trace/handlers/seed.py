@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.torch_internals import is_in_bad_fork
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.recording.message import Handler, handlers
 
 

@@ -17,7 +17,7 @@ from torch.distributions import (
 from torch.distributions.utils import clamp_probs
 
 from ancestral.provenance.tensor.tensor import provenance
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import broadcasts
 from ancestral.trace.handlers.reparam import Strategy, cannot_draw
 from ancestral.trace.nodes.distribution_params import event_dims, factorized

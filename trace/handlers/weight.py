@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import broadcasts
 from ancestral.trace.program.checks import WeightShapeError
-from ancestral.trace.recording.effects import Effective
 from ancestral.trace.recording.message import Message
+from ancestral.trace.recording.unused_handlers import Effective
 
 T = TypeVar("T")
 _NO_SITE = (

@@ -11,9 +11,9 @@ from ancestral.trace.intercept.functorch import OutOfSight
 from ancestral.trace.intercept.random_ops import Dispatcher
 from ancestral.trace.intercept.straight_through import CUTS
 from ancestral.trace.intercept.tensor_reads import Attributes, Constructors, Scalars, Storages
-from ancestral.trace.intercept.tensor_subclasses import Kinds
 from ancestral.trace.intercept.threads import Threads
-from ancestral.trace.intercept.unrecorded import Unrecorded
+from ancestral.trace.intercept.unrecorded_threads import Unrecorded
+from ancestral.trace.intercept.wrapper_subclasses import Kinds
 
 INTERCEPTORS: tuple[Interceptor, ...] = (
     CUTS,

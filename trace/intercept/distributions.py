@@ -35,19 +35,19 @@ from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
 from ancestral.trace.context.patch import Replacing, subclasses, unmet
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
-from ancestral.trace.intercept.batch_semantics import keep_of_density, keep_of_draw, keep_of_pair
-from ancestral.trace.intercept.unrecorded import unrecorded
+from ancestral.trace.intercept.batch_shape import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.fast_sampling import drawing
 from ancestral.trace.program.site import found, size_of
-from ancestral.trace.recording.message import is_handled
-from ancestral.trace.recording.noise import (
+from ancestral.trace.recording.constant_draws import (
     TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
 )
+from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record_site import draw, observe
 
 _Method = Callable[..., Any]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.rules.registry import argument
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.torch_internals import (
@@ -46,7 +46,7 @@ from ancestral.trace.intercept.opaque import (
     opaque,
     tensors_within,
 )
-from ancestral.trace.recording.noise import transform_around
+from ancestral.trace.recording.constant_draws import transform_around
 
 _Function = Callable[..., Any]
 

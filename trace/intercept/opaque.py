@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.dispatch.infer import tracked
 from ancestral.provenance.dispatch.inplace import mark_shared
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
@@ -80,12 +80,12 @@ def call(
     versions = [_version(tensor) for tensor in given]
     depth = len(local.around)
     local.around.extend(found)
-    readings.local.is_decided = False
+    implicit_reads.local.is_decided = False
     try:
         result = original(*plain(args), **plain(kwargs))
     finally:
         del local.around[depth:]
-    is_decided = is_program and readings.local.is_decided
+    is_decided = is_program and implicit_reads.local.is_decided
     written = [
         tensor
         for tensor, version in zip(given, versions, strict=True)

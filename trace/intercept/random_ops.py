@@ -35,16 +35,16 @@ from ancestral.provenance.tensor.torch_internals import (
 from ancestral.trace.context.patch import KEY, KEY_NAME, Interceptor, unmet
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
-from ancestral.trace.intercept.unrecorded import refuse_away
+from ancestral.trace.intercept.unrecorded_threads import refuse_away
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.program.site import found
-from ancestral.trace.recording.message import is_handled
-from ancestral.trace.recording.noise import (
+from ancestral.trace.recording.constant_draws import (
     TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
 )
+from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record_site import draw
 
 # Untyped in torch.

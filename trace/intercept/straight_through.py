@@ -21,7 +21,7 @@ from torch import Tensor
 from ancestral.provenance.linear.registry import when_cut
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data
-from ancestral.provenance.tensor.frames import is_user
+from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.linear_form import Form, Placed, Weight
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled

@@ -13,10 +13,10 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor, nn
 
-from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.dispatch.infer import tracked
 from ancestral.provenance.dispatch.inplace import run_write
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
@@ -48,14 +48,14 @@ def _number(tensor: Any) -> Any:
     with unmet():
         value = raw(_op, tensor)
     if local.around:
-        readings.local.is_decided = True
+        implicit_reads.local.is_decided = True
         return value
     found = provenance(tensor) if local.traces else None
     if found is not None:
         if _is_tracking():
             escape([found])
         else:
-            readings.note(found)  # an op that is followed, whose results carry the source
+            implicit_reads.note(found)  # an op that is followed, whose results carry the source
     return value
 
 
@@ -76,7 +76,7 @@ _SHAPED = tuple(
 
 def _shaping(op: Any) -> Callable[..., Any]:
     def shape(*args: Any, **kwargs: Any) -> Any:
-        readings.local.is_decided = True
+        implicit_reads.local.is_decided = True
         with unmet():
             return raw(op, *args, **kwargs)
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance
-from ancestral.trace.context.apart import UnrecordedDrawError, lost_away
+from ancestral.trace.context.other_threads import UnrecordedDrawError, lost_away
 from ancestral.trace.context.patch import Replacing, interceptors, joined, subclasses
 from ancestral.trace.context.stack import is_recorded, local
 from ancestral.trace.intercept.opaque import tensors_within
-from ancestral.trace.intercept.unrecorded import working_for
+from ancestral.trace.intercept.unrecorded_threads import working_for
 from ancestral.trace.recording.trace import Trace
 
 _Function = Callable[..., Any]

@@ -22,7 +22,7 @@ from ancestral.trace.nodes.distribution_params import (
     parameters,
     parts_of,
 )
-from ancestral.trace.nodes.enumerated import Enumeration
+from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.mask import replaced
 

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.algebra.claims import NAMED
 from ancestral.provenance.algebra.provenance import Provenance, Source
-from ancestral.provenance.dispatch.failure import refuse_inference
+from ancestral.provenance.algebra.source_alignments import NAMED
+from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, plainly
-from ancestral.trace.nodes.enumerated import Enumeration
+from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.nodes.support import is_possible
 from ancestral.trace.nodes.versions import Versions, are_written
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ancestral.provenance.tensor.tensor import alias, raw
-from ancestral.trace.context.arguments import first_of
+from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.nodes.distribution_params import is_of_torch, parameters, plainly
 from ancestral.trace.nodes.mask import over
 

@@ -9,7 +9,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import alias, provenance_of, raw
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.support import wrong_of

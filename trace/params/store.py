@@ -29,7 +29,7 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.torch_internals import functional_call
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.place import Location
 from ancestral.trace.params import constraints as constraining
 from ancestral.trace.params.dotted_names import Branching

@@ -14,11 +14,11 @@ from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import alias, raw
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.distribution_params import plainly
-from ancestral.trace.nodes.enumerated import trailing
+from ancestral.trace.nodes.enum_dims import trailing
 from ancestral.trace.nodes.mask import over
 from ancestral.trace.nodes.support import takes, wrong_of
 from ancestral.trace.recording.message import Message

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import raw
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import place
-from ancestral.trace.nodes.plate import (
+from ancestral.trace.nodes.plate_frame import (
     NestedPlateError,
     Plate,
     PlateArgumentError,

@@ -20,13 +20,13 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.nodes.factor import Factor
-from ancestral.trace.nodes.plate import open_plates, scale_of
+from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.params.store import valued
 from ancestral.trace.program.checks import (
     check_factor,

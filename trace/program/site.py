@@ -22,16 +22,16 @@ from ancestral.trace.nodes.distribution_params import (
 )
 from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import open_plates, scale_of
+from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.program.checks import fitting, supported, weighable
-from ancestral.trace.recording.message import Message, apply_stack
-from ancestral.trace.recording.noise import (
+from ancestral.trace.recording.constant_draws import (
     TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
 )
+from ancestral.trace.recording.message import Message, apply_stack
 from ancestral.trace.recording.record_site import base_name, controlled, draw, independent
 
 

@@ -16,12 +16,12 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.context.arguments import check_function, explained, short
+from ancestral.trace.context.argument_checks import check_function, explained, short
 from ancestral.trace.context.place import Place
 from ancestral.trace.context.stack import Recording
-from ancestral.trace.nodes.enumerated import Enumeration
+from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 
 P = ParamSpec("P")
 R = TypeVar("R")

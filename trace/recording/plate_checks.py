@@ -15,7 +15,7 @@ from ancestral.provenance.algebra.alignment_loss import mixes_of, running
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.node import Node, place_in
-from ancestral.trace.nodes.plate import Plate, PlateError, is_same
+from ancestral.trace.nodes.plate_frame import Plate, PlateError, is_same
 
 
 class PlateShapeError(PlateError):

@@ -26,7 +26,7 @@ from ancestral.provenance.tensor.control_flow import (
 )
 from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
-from ancestral.trace.context.arguments import check_function
+from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
 from ancestral.trace.context.patch import interceptors, joined
 from ancestral.trace.context.stack import local

@@ -36,11 +36,11 @@ from ancestral.trace.nodes.distribution_params import (
     parameters,
 )
 from ancestral.trace.nodes.node import Gate, Node
-from ancestral.trace.nodes.plate import open_plates, scale_of
+from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
+from ancestral.trace.recording.constant_draws import TransformedDrawError, has_tangent
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.message import Message
-from ancestral.trace.recording.noise import TransformedDrawError, has_tangent
 
 
 class UnsupportedDrawError(TypeError):

@@ -24,7 +24,7 @@ from ancestral.trace.audit.tables import Audited
 from ancestral.trace.context.errors import SiteError, UnknownNodeError
 from ancestral.trace.context.place import Location
 from ancestral.trace.display.compare import Comparison, compare
-from ancestral.trace.display.pack import pack, unpack
+from ancestral.trace.display.flat_vector import pack, unpack
 from ancestral.trace.display.shapes import format_shapes, html_of
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.find_plates import Extent
@@ -32,8 +32,8 @@ from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_ord
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.versions import Leaf
+from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.plate_checks import Ledger
-from ancestral.trace.recording.unsummed import Spread
 from ancestral.trace.serialize.file import load, save
 from ancestral.trace.serialize.nodes import Content, from_dict, to_dict
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape
-from ancestral.provenance.algebra.claims import NAMED, claimed
 from ancestral.provenance.algebra.provenance import Entries, Provenance, Source, Universe
+from ancestral.provenance.algebra.source_alignments import NAMED, claimed
 from ancestral.provenance.tensor.tensor import alias, attach, provenance
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Vertex
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.serialize.distributions import Unloaded, loaded, stored
 from ancestral.trace.serialize.plain import (
     NotPlainError,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 
 T = TypeVar("T")
 Plain = Any

@@ -16,7 +16,7 @@ from ancestral.estimators.elimination import order as elimination_order
 from ancestral.estimators.elimination.order import Axes, Step, steps_of
 from ancestral.trace.context.place import Location
 from ancestral.trace.handlers import enumerate as enumeration
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 
 HERE = Location("here.py", 1, "here")
 

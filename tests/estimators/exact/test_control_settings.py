@@ -13,7 +13,7 @@ from programs.control.rollouts import BY_HAND
 from programs.estimates import by, fresh, gradients, is_refusal
 from torch import Tensor
 
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.trace.program.primitives import cost

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.gradient.left_out import OtherRecordingError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import NonFiniteCostError
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.missing_scores import OtherRecordingError
 from ancestral.trace.nodes.node import NoDensityError
 from ancestral.trace.recording.leaf_writes import SettledError
 from oracles import Program, estimates, exact_gradient, moments, moments_of, probabilities

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from oracles import Parameters, Program, exact_gradient, moments
 
 GLOBAL = torch.tensor(2.0, dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
 from ancestral.estimators.gradient.explain import Line
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.provenance.algebra.alignment_loss import Mix
 
 B, N = 4, 3

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators.gradient.nested_loss import LossError
+from ancestral.estimators.gradient.loss_pytree import LossError
 from oracles import derivatives, exact_gradient, moments, paths, replaying
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.gradient.pathwise import Choice
+from ancestral.estimators.gradient.estimator_choice import Choice
 
 LOC, SCALE = 0.3, 0.8
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
 import ancestral as an
-from ancestral.estimators.gradient import scores
+from ancestral.estimators.gradient import score_function
 from ancestral.trace.nodes.node import ModifiedParameterError, Node
 
 Family = Callable[[Tensor], Distribution]
@@ -34,8 +34,8 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sites = 0
-        self._stacked = scores._stacked
-        monkeypatch.setattr(scores, "_stacked", self)
+        self._stacked = score_function._stacked
+        monkeypatch.setattr(score_function, "_stacked", self)
 
     def __call__(self, nodes: list[Node]) -> Tensor | None:
         """Evaluate them."""
@@ -76,7 +76,7 @@ def test_together_or_one_by_one_the_gradient_is_the_same(
     counted = Counted(monkeypatch)
     together = gradient(FAMILIES[family], shape, baseline=BASELINES[baseline]())
     assert counted.sites == 6
-    monkeypatch.setattr(scores, "_MANY", 1000)
+    monkeypatch.setattr(score_function, "_MANY", 1000)
     apart = gradient(FAMILIES[family], shape, baseline=BASELINES[baseline]())
     assert counted.sites == 6
     torch.testing.assert_close(together, apart)
@@ -90,7 +90,7 @@ def test_every_credit_is_given_to_its_own_site(
 ) -> None:
     family = FAMILIES["Bernoulli of logits"]
     together = gradient(family, (5,), estimator=estimator)
-    monkeypatch.setattr(scores, "_MANY", 1000)
+    monkeypatch.setattr(score_function, "_MANY", 1000)
     torch.testing.assert_close(together, gradient(family, (5,), estimator=estimator))
 
 
@@ -108,7 +108,7 @@ def test_the_surrogate_has_the_second_derivatives_of_sites_one_by_one(
     counted = Counted(monkeypatch)
     together = hessian()
     assert counted.sites == 6
-    monkeypatch.setattr(scores, "_MANY", 1000)
+    monkeypatch.setattr(score_function, "_MANY", 1000)
     torch.testing.assert_close(together, hessian())
 
 
@@ -135,7 +135,7 @@ def test_sites_of_several_types_and_shapes_are_evaluated_by_kind(
     counted = Counted(monkeypatch)
     together = estimate()
     assert counted.sites == 20  # those with more draws than parameters, and of integers, are not
-    monkeypatch.setattr(scores, "_MANY", 1000)
+    monkeypatch.setattr(score_function, "_MANY", 1000)
     torch.testing.assert_close(together, estimate())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
-from ancestral.estimators.elimination import joint
+from ancestral.estimators.elimination import guide_probs
 from ancestral.estimators.elimination.eliminate import summed_each
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import markov, scale
@@ -306,7 +306,7 @@ def test_the_probabilities_of_a_chain_take_as_many_tables_as_it_has_steps(
         an.infer.elbo(*both(lambda: program(True, steps), lambda: program(False, steps)))
         return sum(met)
 
-    monkeypatch.setattr(joint, "summed_each", counting)
+    monkeypatch.setattr(guide_probs, "summed_each", counting)
     assert tables(12) - tables(8) == tables(8) - tables(4)
 
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
-from ancestral.provenance.algebra.claims import claimed
-from ancestral.provenance.algebra.entries import add, broadcast_shape
+from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.overlap import meet
 from ancestral.provenance.algebra.provenance import (
     MOST_SOURCES,
@@ -15,6 +14,7 @@ from ancestral.provenance.algebra.provenance import (
     Universe,
     union,
 )
+from ancestral.provenance.algebra.source_alignments import claimed
 
 RANK = 2
 SHAPE = (3, 4)

@@ -25,7 +25,7 @@ from torch import Tensor
 import ancestral as an
 from ancestral.estimators.gradient.decompose import Walk
 from ancestral.estimators.gradient.loss_terms import LossMismatchError, terms_of
-from ancestral.provenance.linear.loss import LOSSES
+from ancestral.provenance.linear.loss_functions import LOSSES
 from ancestral.provenance.linear.registry import LINEAR, SPLITS
 from ancestral.provenance.linear.transpose import name_of as name_of_form
 from ancestral.provenance.tensor.linear_form import Placed, Weight

@@ -10,7 +10,7 @@ from layer_batches import BATCH_SECOND, IN_TRAINING, LOST_BATCHES, cases
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment import factors_of
-from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 from layers import LAYERS, REASONS, Case, labels
 from perturbation import check, gradients, leaves, numbers

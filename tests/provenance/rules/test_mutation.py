@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from ancestral.provenance.rules.mutation import _IN_TORCH
+from ancestral.provenance.rules.mutated_args import _IN_TORCH
 from perturbation import check, numbers
 
 

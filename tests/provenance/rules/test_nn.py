@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment
-from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance, track
 from perturbation import changed, dense, differs, leaves, reachable, seeded, spread
 

@@ -10,7 +10,7 @@ import torch.distributions as td
 
 import ancestral as an
 import ancestral.trace.recording.record as recording
-from ancestral.provenance.tensor.frames import is_user, owner_of
+from ancestral.provenance.tensor.frame_owner import is_user, owner_of
 
 CODE = """
 def program(logits):

@@ -13,7 +13,7 @@ from torch.distributions import constraints as c
 
 import ancestral as an
 from ancestral.trace import handlers as h
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError
 
 HUGE = 10**6

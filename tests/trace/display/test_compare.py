@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Laplace, Normal
 
 import ancestral as an
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 
 
 def run(fn: Distribution, value: Tensor, name: str = "x", plate: int | None = None) -> an.Trace:

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
-from ancestral.trace.display.pack import PackError
+from ancestral.trace.display.flat_vector import PackError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import ancestral as an
 from ancestral.trace import handlers as h
 from ancestral.trace.handlers import enumerate as enumeration
 from ancestral.trace.handlers import mask as masked
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 
 Mixed = Callable[[Tensor], Tensor]
 

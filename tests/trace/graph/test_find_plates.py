@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.alignment import LOST, Alignment, compose, rel
 from ancestral.provenance.algebra.overlap import meet
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 from relations import alignments, elements
 
 LOGITS = torch.linspace(-1.0, 1.0, 12).reshape(4, 3).requires_grad_()

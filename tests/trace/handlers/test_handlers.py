@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral import handlers
-from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.trace.recording.message import handlers as open_handlers
 
 

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, kl, kl_divergence, transforms
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST
-from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 from perturbation import dense, differs, reachable
 

@@ -11,7 +11,7 @@ from torch.distributions.transforms import ComposeTransform
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST
-from ancestral.provenance.algebra.claims import claimed
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 
 KEPT, MIXED = (0,), (LOST,)

@@ -20,7 +20,7 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.recording.noise import TransformedDrawError
+from ancestral.trace.recording.constant_draws import TransformedDrawError
 from oracles import Program, exact_gradient, moments
 from perturbation import check, seeded
 

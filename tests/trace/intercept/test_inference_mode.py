@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Gamma, Normal
 
 import ancestral as an
-from ancestral.provenance.dispatch.failure import InferenceTensorError
+from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 
 Mode = Callable[[], Any]
 

@@ -15,7 +15,7 @@ from torch import distributions as dist
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.random_ops import WithoutReplacement
-from ancestral.trace.recording.noise import TransformedDrawError
+from ancestral.trace.recording.constant_draws import TransformedDrawError
 
 SHAPE = (4, 3)
 

@@ -14,7 +14,7 @@ import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST, Alignment
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.recording.noise import TransformedDrawError
+from ancestral.trace.recording.constant_draws import TransformedDrawError
 from perturbation import changed, check, gradients, leaves, numbers, seeded, spread
 
 Call = Callable[[Tensor], Any]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
-from ancestral.trace.nodes.plate import NestedPlateError, PlateArgumentError, open_plates
+from ancestral.trace.nodes.plate_frame import NestedPlateError, PlateArgumentError, open_plates
 from ancestral.trace.recording.plate_checks import PlateReuseError, PlateShapeError
 from oracles import Parameters, Program, exact_gradient, flat, moments
 

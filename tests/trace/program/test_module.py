@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Normal, constraints
 
 import ancestral as an
 from ancestral.trace.handlers import block, lift, seed, substitute
-from ancestral.trace.program.module import twin
+from ancestral.trace.program.module_statement import twin
 from oracles import derivatives, exact_gradient, moments
 
 

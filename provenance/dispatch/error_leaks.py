@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Universe
-from ancestral.provenance.dispatch import readings
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import EscapeError, escape, fail, is_escape, may_escape
-from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import names_of
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 
@@ -43,7 +43,7 @@ def note_failure(
 
     An index was too large, a matrix singular, an integer divided by zero.
     """
-    readings.local.found.clear()
+    implicit_reads.local.found.clear()
     if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
         return
     refuse_inference(error, names_of(args, kwargs))

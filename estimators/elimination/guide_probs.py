@@ -10,7 +10,7 @@ from dataclasses import replace
 from ancestral.estimators.elimination.eliminate import summed_each
 from ancestral.estimators.elimination.factors import LogFactor
 from ancestral.estimators.elimination.log_table import Table, product
-from ancestral.trace.nodes.enumerated import Variable
+from ancestral.trace.nodes.enum_dims import Variable
 
 
 class Listed:

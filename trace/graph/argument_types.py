@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ancestral.trace.context.arguments import kind_of
+from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.nodes.node import Node
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 

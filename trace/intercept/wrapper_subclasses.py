@@ -19,7 +19,7 @@ from torch.masked.maskedtensor.core import MaskedTensor
 
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.escape import escape, may_escape
-from ancestral.provenance.dispatch.infer import tracked
+from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import (
     PASSIVE,
     UnsupportedTensorError,

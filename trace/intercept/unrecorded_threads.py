@@ -2,7 +2,7 @@
 
 While any thread records, torch's random functions and distributions are replaced for all of them.
 A draw with something to learn in a thread without a recording is noted as a draw apart, see
-`ancestral.trace.context.apart`; to that thread, its value is data as before.
+`ancestral.trace.context.other_threads`; to that thread, its value is data as before.
 """
 
 import functools
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.rules.registry import tensors_in
-from ancestral.trace.context.apart import Apart, UnrecordedDrawError, lost_away
+from ancestral.trace.context.other_threads import Apart, UnrecordedDrawError, lost_away
 from ancestral.trace.context.patch import Replacing, joined
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.recording.constant_draws import is_noise
 from ancestral.trace.recording.message import unhandled
-from ancestral.trace.recording.noise import is_noise
 from ancestral.trace.recording.trace import Trace
 
 T = TypeVar("T")

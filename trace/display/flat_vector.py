@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.node import Node
 

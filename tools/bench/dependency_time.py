@@ -16,7 +16,7 @@ from torch.distributions import Normal
 from ancestral.tools.bench.rows import Row
 from ancestral.tools.bench.scale import chain, layered
 from ancestral.trace.program.primitives import sample
-from ancestral.trace.recording.dependencies import posterior_dependencies, prior_dependencies
+from ancestral.trace.recording.get_dependencies import posterior_dependencies, prior_dependencies
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 

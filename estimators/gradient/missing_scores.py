@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.held_scores import HeldScores
+from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
-from ancestral.trace.context.apart import refuse_apart
+from ancestral.trace.context.other_threads import refuse_apart
 from ancestral.trace.context.stack import MOST_KEPT
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters

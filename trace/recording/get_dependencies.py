@@ -28,11 +28,11 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Alignment, by_dim
 from ancestral.provenance.tensor.tensor import provenance, raw
-from ancestral.trace.graph.expect import check_trace
+from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.graph.graph import direct_edges
 from ancestral.trace.nodes.node import Node, place_in
-from ancestral.trace.nodes.plate import Plate
+from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.recording.trace import Trace
 
 Dependencies = dict[str, dict[str, frozenset[str]]]

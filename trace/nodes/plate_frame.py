@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import raw
-from ancestral.trace.context.arguments import short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import place
 

@@ -1,6 +1,6 @@
 """Trips: the calls of the library's functions, and the files they lie in, for one operation.
 
-    python -m ancestral.tools.bench.trips
+    python -m ancestral.tools.bench.call_counts
 
 Each line has the calls, the files, and how often a call leads from one file to another. What an
 operation keeps for later calls is there already, unless it says that it is the first.
@@ -18,7 +18,7 @@ from torch.distributions import Bernoulli, Normal
 
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.estimators.inference.elbo import elbo
-from ancestral.provenance.tensor.frames import module_of, owner_of
+from ancestral.provenance.tensor.frame_owner import module_of, owner_of
 from ancestral.trace.handlers.seed import seed
 from ancestral.trace.handlers.weight import scale
 from ancestral.trace.program.primitives import sample

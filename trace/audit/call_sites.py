@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.overrides import resolve_name
 
-from ancestral.provenance.tensor.frames import module_of, owner_of
+from ancestral.provenance.tensor.frame_owner import module_of, owner_of
 from ancestral.provenance.tensor.tensor import alias
 from ancestral.trace.context.place import Location
 
@@ -17,9 +17,9 @@ PASSING = frozenset(
         "ancestral.provenance.dispatch.shadow_memory",
         "ancestral.provenance.dispatch.torch_function",
         "ancestral.trace.audit.auditor",
-        "ancestral.trace.audit.callers",
+        "ancestral.trace.audit.call_sites",
         "ancestral.trace.intercept.distributions",
-        "ancestral.trace.recording.wrap",
+        "ancestral.trace.recording.module_wrapper",
     }
 )
 # Those in which only some functions do: what runs the user's op.

@@ -18,7 +18,7 @@ from typing import Literal
 from ancestral.estimators.gradient.credit import Estimator, by_element
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.provenance import Source
-from ancestral.trace.context.arguments import kind_of, short
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
