@@ -2,9 +2,12 @@
 
 The oracle changes one repetition of a draw and looks which others of the result move.
 """
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return"
 
 import itertools
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -322,3 +325,59 @@ def test_an_escape_in_a_turn_ties_the_turns_after_it() -> None:
     run(is_ended=True)
     with pytest.raises(PlateDependenceError, match="through the decision at"):
         run(is_ended=False)
+
+
+def negative_elbo(theta: Tensor, normalized: Step, z: Tensor) -> Tensor:
+    """Return log q(z) - log p(z) - log p(x | z) [3] at x = 1."""
+    prior = Bernoulli(logits=torch.zeros(3, dtype=torch.float64))
+    likelihood = Normal(normalized(z), torch.tensor(1.0, dtype=torch.float64))
+    log_q = Bernoulli(logits=theta).log_prob(z)
+    return log_q - prior.log_prob(z) - likelihood.log_prob(torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_batch_norm_in_a_plate_biases_pyro_unseen_and_raises_here(is_mixed: bool) -> None:
+    """Both expectations run over all eight outcomes: they are exact."""
+    pyro = pytest.importorskip("pyro", reason="pyro is compared with where it is installed")
+
+    def normalized(z: Tensor) -> Tensor:
+        column = z[:, None]
+        return (batch_norm(column, None, None, training=True) if is_mixed else column * 2)[:, 0]
+
+    start = torch.tensor([0.3, -0.8, 0.1], dtype=torch.float64)
+    ones, zeros = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    pyro.clear_param_store()
+
+    def guide() -> Tensor:
+        theta = pyro.param("theta", start.clone())
+        with pyro.plate("data", 3):
+            return pyro.sample("z", pyro.distributions.Bernoulli(logits=theta))
+
+    def model() -> None:
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", pyro.distributions.Bernoulli(logits=zeros))
+            pyro.sample("x", pyro.distributions.Normal(normalized(z), ones), obs=ones)
+
+    theta = start.clone().requires_grad_()
+    mean, exact = torch.zeros(3, dtype=torch.float64), torch.zeros(())
+    for bits in itertools.product((0.0, 1.0), repeat=3):
+        z = torch.tensor(bits, dtype=torch.float64)
+        probability = Bernoulli(logits=theta).log_prob(z).sum().exp()
+        exact = exact + probability * negative_elbo(theta, normalized, z).sum()
+        with mock.patch.object(Bernoulli, "sample", lambda self, shape=(), z=z: z.clone()):
+            pyro.infer.TraceGraph_ELBO().loss_and_grads(model, guide)
+        leaf = pyro.param("theta").unconstrained()
+        mean, leaf.grad = mean + probability.detach() * leaf.grad, None
+    truth = torch.autograd.grad(exact, theta)[0]
+    assert torch.allclose(mean, truth) == (not is_mixed)
+
+    def ours() -> None:
+        with an.record(), an.plate("data", 3):
+            z = Bernoulli(logits=theta).sample()
+            Normal(normalized(z), ones).log_prob(ones)
+
+    if is_mixed:
+        with pytest.raises(PlateDependenceError, match="plate 'data'"):
+            ours()
+    else:
+        ours()
