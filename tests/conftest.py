@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.provenance import alive
 from ancestral.provenance.tensor import storage
+from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
 torch.set_num_threads(1)
@@ -57,3 +58,12 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     monkeypatch.setenv("PATH", "")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print which ops were checked, and which are not applicable and why."""
+    lines = list(table.lines())
+    if lines:
+        terminalreporter.section("ops against brute force")
+        for line in lines:
+            terminalreporter.write_line(line)

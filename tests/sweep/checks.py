@@ -50,6 +50,7 @@ class Findings:
     calls: int = 0  # that ran
     undefined: int = 0  # of which two equal ones differ
     follows: bool = False  # some result carried a source
+    aligns: bool = False  # some result kept an alignment
     takes_tensors: bool = False
     gives_tensors: bool = False
     refusals: set[str] = field(default_factory=set)  # why calls did not run
@@ -236,6 +237,7 @@ class Check:
                         if all(map(keeps, found_claims)) and not is_sparse:
                             claims.add((leaf, index, found_claims))
             self.findings.follows |= any(found)
+        self.findings.aligns |= bool(claims)
         for index in range(count):
             leaves = missing.get(index, set())
             leaves = {n for n in leaves if self._is_due("sources", index, n)}

@@ -86,7 +86,8 @@ REASONS: dict[str, str] = {
         torch.Tensor.is_ipu.__get__ torch.Tensor.is_leaf.__get__
         torch.Tensor.is_maia.__get__ torch.Tensor.is_meta.__get__
         torch.Tensor.is_mkldnn.__get__ torch.Tensor.is_mps.__get__
-        torch.Tensor.is_mtia.__get__ torch.Tensor.is_sparse.__get__
+        torch.Tensor.is_mtia.__get__ torch.Tensor.is_nested.__get__
+        torch.Tensor.is_quantized.__get__ torch.Tensor.is_sparse.__get__
         torch.Tensor.is_sparse_csr.__get__ torch.Tensor.is_vulkan.__get__
         torch.Tensor.is_xla.__get__ torch.Tensor.is_xpu.__get__
         torch.Tensor.size torch.Tensor.dim torch.Tensor.numel

@@ -13,6 +13,7 @@ from ancestral.provenance.rules import pointwise, registry
 from sweep import overridables
 from sweep.database import OPS, UNDEFINED, reason, sweep
 from sweep.reasons import GIVES_NO_TENSOR, NOT_IN_ALL, REASONS
+from sweep.table import table
 
 SEEN = """
     __getitem add addbmm addcdiv addcmul addmm addmv addr baddbmm dropout full_like hardshrink
@@ -26,7 +27,14 @@ SEEN = """
 def test_an_op_keeps_values_and_sources_and_claims_no_more_than_brute_force_shows(
     name: str,
 ) -> None:
-    assert sweep(name).problems == []
+    findings = sweep(name)
+    why = reason(name)
+    if why is not None:
+        heading = f"not applicable: {why}"
+    else:
+        heading = "with an alignment" if findings.aligns else "sources without an alignment"
+    table.put("ops of the database", heading, name)
+    assert findings.problems == []
 
 
 def test_every_op_is_followed_unless_it_gives_or_takes_nothing_to_follow() -> None:
@@ -45,12 +53,18 @@ def test_an_overridable_called_by_name_keeps_values_and_sources(initial: str) ->
 
 def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
     reached = {function for name in OPS for function in sweep(name).functions}
-    assert [
-        name
-        for name, function in overridables.overridables().items()
-        if overridables.reason(name) is None
-        if not overridables.called(name).follows and function not in reached
-    ] == []
+    missing = []
+    for name, function in overridables.overridables().items():
+        why = overridables.reason(name)
+        if overridables.called(name).follows:
+            table.put("overridables", "called by name", name.removeprefix("torch."))
+        elif function in reached:
+            table.put("overridables", "called by an op of the database", name)
+        elif why is not None:
+            table.put("overridables", f"not applicable: {why}", name)
+        else:
+            missing.append(name)
+    assert missing == []
 
 
 def test_no_reason_stands_for_an_overridable_that_is_exercised() -> None:
