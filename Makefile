@@ -22,8 +22,10 @@ SLOW := estimators/exact estimators/elimination tools provenance/rules/test_op_d
 	estimators/gradient/test_pathwise.py estimators/gradient/test_retention.py \
 	estimators/gradient/test_subtraction.py estimators/gradient/test_inner_gradients.py \
 	estimators/gradient/test_loss_terms.py estimators/gradient/test_coefficients.py \
-	estimators/inference/test_elbo_exact.py estimators/inference/test_elbo_enumerated.py \
-	test_mutations.py test_mutations_of_doors.py test_examples.py test_readme.py test_fuzz.py
+	estimators/inference estimators/batched test_documents.py trace/nodes/test_masks.py trace/nodes/test_integers.py \
+	trace/intercept/test_batch_semantics.py provenance/rules/test_layers.py \
+	provenance/rules/test_nn.py test_mutations.py test_mutations_of_doors.py test_examples.py \
+	test_readme.py test_fuzz.py
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(addprefix --ignore=tests/,$(SLOW))
