@@ -14,18 +14,17 @@ test: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The tests to run while one works: all but those that take the longest.
-SLOW := estimators/exact estimators/elimination tools provenance/rules/test_op_database.py \
-	provenance/rules/test_mutations_of_rules.py provenance/algebra/test_alignments.py \
-	provenance/algebra/test_alignment.py trace/intercept/test_memory_reads.py \
-	trace/intercept/test_processes.py trace/nodes/test_lazy.py trace/context/test_messages.py \
-	trace/graph/test_networks.py trace/graph/test_independence_in_numbers.py \
-	estimators/gradient/test_pathwise.py estimators/gradient/test_retention.py \
-	estimators/gradient/test_subtraction.py estimators/gradient/test_inner_gradients.py \
-	estimators/gradient/test_loss_terms.py estimators/gradient/test_coefficients.py \
-	estimators/inference estimators/batched test_documents.py trace/nodes/test_masks.py trace/nodes/test_integers.py \
-	trace/intercept/test_batch_semantics.py provenance/rules/test_layers.py \
-	provenance/rules/test_nn.py test_mutations.py test_mutations_of_doors.py test_examples.py \
-	test_readme.py test_fuzz.py
+SLOW := estimators/exact estimators/elimination estimators/inference estimators/batched tools \
+	provenance/linear provenance/rules/test_op_database.py provenance/rules/test_layers.py \
+	provenance/rules/test_mutations_of_rules.py provenance/rules/test_nn.py \
+	provenance/algebra/test_alignments.py provenance/algebra/test_alignment.py trace/intercept \
+	trace/nodes/test_lazy.py trace/nodes/test_masks.py trace/nodes/test_integers.py \
+	trace/context/test_messages.py trace/graph/test_networks.py \
+	trace/graph/test_independence_in_numbers.py estimators/gradient/test_pathwise.py \
+	estimators/gradient/test_retention.py estimators/gradient/test_subtraction.py \
+	estimators/gradient/test_inner_gradients.py estimators/gradient/test_loss_terms.py \
+	estimators/gradient/test_coefficients.py test_documents.py test_mutations.py \
+	test_mutations_of_doors.py test_examples.py test_readme.py test_fuzz.py
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(addprefix --ignore=tests/,$(SLOW))
