@@ -24,7 +24,7 @@ SLOW := estimators/exact estimators/elimination estimators/inference estimators/
 	estimators/gradient/test_retention.py estimators/gradient/test_subtraction.py \
 	estimators/gradient/test_inner_gradients.py estimators/gradient/test_loss_terms.py \
 	estimators/gradient/test_coefficients.py test_documents.py test_mutations.py \
-	test_mutations_of_doors.py test_examples.py test_readme.py test_fuzz.py
+	test_mutations_of_patches.py test_examples.py test_readme.py test_fuzz.py
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(addprefix --ignore=tests/,$(SLOW))
@@ -33,7 +33,7 @@ quick: .venv/ready
 # but for that: make test-torch TORCH=2.15.0
 TORCH ?= 2.15.0
 OTHER := .venv-torch-$(TORCH)
-SMOKE := test_readme.py test_guarantees.py test_mutations_of_doors.py \
+SMOKE := test_readme.py test_guarantees.py test_mutations_of_patches.py \
 	provenance/tensor/test_torch_internals.py provenance/rules/test_op_database.py \
 	provenance/rules/test_functions.py trace/intercept/test_random_ops.py \
 	trace/context/test_patch.py estimators/exact/test_exact.py
@@ -56,7 +56,8 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/mypy examples
-	! grep -rnEf tests/banned_words.txt --include='*.py' provenance trace estimators tools ancestral
+	! grep -rnEf tests/banned_words.txt --include='*.py' --include='*.md' \
+		provenance trace estimators tools ancestral examples docs README.md CONTRIBUTING.md CHANGELOG.md
 
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there

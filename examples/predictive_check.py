@@ -27,7 +27,7 @@ Program = Callable[..., None]
 
 @dataclass(frozen=True)
 class Check:
-    """What a model says of the skewness of the data: how often a data set of its own has more."""
+    """What a model says of the skewness of the data: how often its data sets have more."""
 
     name: str
     replicas: Tensor  # [samples, 442]
@@ -62,7 +62,7 @@ def skewed(x: Tensor, y: Tensor) -> None:
 
 
 def guide(x: Tensor, y: Tensor) -> None:
-    """Draw weights and noise each from a distribution of its own, to be learned."""
+    """Draw weights and noise each from a separate distribution, to be learned."""
     loc = an.param("loc", torch.tensor([0.5, 0.0, 0.0]))
     scale = an.param("scale", torch.full((3,), 0.05), constraints.positive)
     an.sample("weights", Independent(Normal(loc, scale), 1))
@@ -78,7 +78,7 @@ def skewness(data: Tensor) -> Tensor:
 
 
 def checked(name: str, model: Program, steps: int) -> Check:
-    """Fit a model, and draw data sets of its own."""
+    """Fit a model, and draw data sets from it."""
     x, y = patients()
     store = an.ParamStore()
     with store:

@@ -789,7 +789,7 @@ def test_numbers_of_other_threads_and_processes() -> None:
     assert list(trace) == ["z"]
 
 
-def test_memory_out_of_sight() -> None:
+def test_memory_untracked() -> None:
     """Memory that ctypes reads at an address that was taken before the draw, or that a subprocess
     of your own reads, is untracked, and so is what Python reads from an array of numpy between
     two writes by hand.

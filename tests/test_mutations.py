@@ -1,6 +1,6 @@
 """Each handler of escapes and writes is needed: without it, some program comes out otherwise.
 
-The handlers are those in the tables of the code, so that a new one asks for a program of its own.
+The handlers are those in the tables of the code, so that a new one asks for a separate program.
 """
 
 import functools
@@ -185,7 +185,7 @@ def without_sizes(name: str) -> Disable:
     def disable(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
         for each in interceptors:
-            if isinstance(each, functorch.OutOfSight):
+            if isinstance(each, functorch.FunctionTransforms):
                 patch.setattr(each, "_plan", [])  # what it replaced before, with the sizes
 
     return disable

@@ -28,7 +28,7 @@ from ancestral.trace.handlers.replay import substitute
 from ancestral.trace.nodes.node import Node, NoDensityError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.nodes.support import support_of
-from ancestral.trace.recording.untrack import Vouched, listening
+from ancestral.trace.recording.untrack import Untracked, listening
 
 Recorder = Callable[[int | None, int], Traces]
 """Records the run of a number or, without one, all to the left of that many dimensions."""
@@ -45,7 +45,7 @@ def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
     Raises:
         NotVectorizableError: if the runs were not those that runs in turn would have been.
     """
-    hidden: list[Vouched] = []
+    hidden: list[Untracked] = []
     turn = samples // 2  # in the middle, lest it is what a position from either end would give
     with _explained():
         with listening(hidden.append):
@@ -79,7 +79,7 @@ def _explained() -> Generator[None]:
         raise NotVectorizableError(problem) from error
 
 
-def _sharing(many: Run, hidden: list[Vouched]) -> Iterator[str]:
+def _sharing(many: Run, hidden: list[Untracked]) -> Iterator[str]:
     """Yield where runs share, out of the plate's sight, what each of them would have for itself."""
     for each in hidden:
         if apart(each.provenance, OUTER) is not None:

@@ -3,7 +3,7 @@
         L = log q(z) · ⊥(r)        ∇ L = r · ∇ log q(z),   and E[r] is what is meant
 
 Such a loss is a surrogate, whose plain `backward` is right; as a cost it would get a second score.
-It is told by its graph: from a product with something that has no gradient and lies downstream of
+Its graph shows it: from a product with something that has no gradient and lies downstream of
 a draw, a chain of steps that densities are made of leads past the draw itself to the parameters
 that it was drawn from. In a bound, E[log q(z) - log p(x, z)], nothing downstream is multiplied.
 """

@@ -85,7 +85,7 @@ class _Cell:
 
 @dataclass(eq=False)
 class _View:
-    """How one tensor differs from what its bytes say: what was vouched away, what was claimed."""
+    """How one tensor differs from what its bytes say: sources taken away by untrack, and claims."""
 
     removed: frozenset[Source]
     added: Sources

@@ -1,7 +1,7 @@
 """Private names of torch: all that the library uses of torch besides its public interface.
 
 They are there, and do what the library needs, in the versions from `FIRST` to `LAST`. One that is
-missing is told by name when the library is imported. Names of ops in the tables of rules are not
+missing is named when the library is imported. Names of ops in the tables of rules are not
 listed here: an op whose name a version does not know is one without a rule, which keeps every
 source.
 """

@@ -127,7 +127,7 @@ def _(logits: Tensor, temperature: Tensor) -> Tensor:
 
 @example((0.3, -0.8), (0.1, 0.5))
 def elbo_of_a_twin(logits: Tensor, prior: Tensor) -> Weighed:
-    """The density is asked of another distribution object: an ordinary cost, differentiated."""
+    """The density is that of another distribution object: an ordinary cost, differentiated."""
     q = Bernoulli(logits=logits)
     z = q.sample()
     cost = Bernoulli(logits=logits.clone()).log_prob(z) - Bernoulli(logits=prior).log_prob(z)

@@ -13,7 +13,7 @@ A constant that is only added to a cost lies downstream of nothing.
         return cost, lambda: weigh(q.log_prob(z), cost)
 
 Where the log-probability of a draw is itself a cost, autograd of the loss is no part of the
-surrogate: there it is a function of its own, under `credits_of`.
+surrogate: there it is a separate function, under `credits_of`.
 """
 
 import functools

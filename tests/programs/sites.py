@@ -70,7 +70,7 @@ def rearranged_costs(logits: Tensor) -> Weighed:
 
 @example(LOGITS, (0.5, 1.5, -0.8), 0.7)
 def learned_coefficients(logits: Tensor, scale: Tensor, width: Tensor) -> Weighed:
-    """The coefficients of the costs are parameters: they have derivatives of their own."""
+    """The coefficients of the costs are parameters: they have derivatives too."""
     q = Bernoulli(logits=logits)
     z = q.sample()
     cost = (z - TARGET) ** 2

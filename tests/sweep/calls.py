@@ -30,7 +30,7 @@ class Call:
         return tuple(found.values())
 
     def run(self, given: Sequence[Tensor]) -> "Outcome":
-        """Call the function with other tensors in the place of its own, and the same seed."""
+        """Call the function with other tensors than those it was made with, and the same seed."""
         places = {id(tensor): new for tensor, new in zip(self.tensors, given, strict=True)}
 
         def placed(item: Any) -> Any:

@@ -36,8 +36,8 @@ ROUNDING = {torch.float64: 1e-9, torch.complex128: 1e-9}
 """What a sum may change by when it is taken in another order, or elsewhere in memory."""
 
 MOST = {"sources": 8, "structure": 4, "alignment": 3, "single elements": 2, "repeated": 4}
-"""How often one question is asked of one way to call an op, on its first samples. That a result
-carries its sources is seen without perturbing anything, and asked of every sample."""
+"""How often one way to call an op is checked for one thing, on its first samples. That a result
+carries its sources is seen without perturbing anything, and checked for every sample."""
 
 _LARGE = 2000  # elements: of large samples, a quarter
 
@@ -329,7 +329,7 @@ class Check:
                 continue
             visible = moved.visible(self.written)
             if leaf >= len(visible) or visible[leaf].shape != before.shape:
-                continue  # a shape that a value decides: that it was let out is checked above
+                continue  # a shape that a value decides: that it was read is checked above
             where = changed(before, dense(visible[leaf]), rounding(before))
             if (where & ~claimed).any():
                 return False

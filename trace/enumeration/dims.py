@@ -21,7 +21,7 @@ from ancestral.trace.enumeration.errors import (
     CollisionError,
     MixedRepetitionsError,
     MixedValuesError,
-    OutOfSightError,
+    OutOfScopeError,
     ReplayedDimensionError,
     TakenDimensionError,
     TooManyDimensionsError,
@@ -140,14 +140,14 @@ class Dimensions:
             return
         own, behind = standing.enumeration.own, standing.enumeration.variables
         if own is not None and variables.get(own.dim) is not own:
-            raise OutOfSightError(message, own)
+            raise OutOfScopeError(message, own)
         batch = source.shape[: len(source.shape) - standing.event_dims]
         for i, size in enumerate(batch):
             dim = i - len(batch)
             if size == 1 or (own is None and dim > self.first_dim):
                 continue
             if dim in behind and variables.get(dim) is not behind[dim]:
-                raise OutOfSightError(message, behind[dim])
+                raise OutOfScopeError(message, behind[dim])
             if not is_kept_at(part.batch, alignments, i, dim, size):
                 self._refuse(message, group, part, source, i, dim)
             elif dim <= self.first_dim:

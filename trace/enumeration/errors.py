@@ -136,7 +136,7 @@ class PlateCollisionError(EnumerationError):
         )
 
 
-class OutOfSightError(EnumerationError):
+class OutOfScopeError(EnumerationError):
     """A site depends on one whose dimension may stand for another by now."""
 
     def __init__(self, message: Message, variable: Variable) -> None:

@@ -77,7 +77,7 @@ _mimes: list[Callable[["Graph"], dict[str, str]]] = []
 
 
 def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None:
-    """Say what draws graphs; the front door does, so that this layer knows nothing of pictures."""
+    """Set the functions that draw graphs, of which this layer knows nothing."""
     _drawings[:] = [drawing]
     _mimes[:] = [mime]
 

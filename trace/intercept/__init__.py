@@ -5,28 +5,28 @@
 
 from ancestral.trace.context.patch import Interceptor
 from ancestral.trace.intercept.autograd import Gradients
-from ancestral.trace.intercept.checkpoint import Saved
+from ancestral.trace.intercept.checkpoint import Checkpoints
 from ancestral.trace.intercept.distributions import Distributions
-from ancestral.trace.intercept.functorch import OutOfSight
+from ancestral.trace.intercept.functorch import FunctionTransforms
 from ancestral.trace.intercept.random_ops import Dispatcher
 from ancestral.trace.intercept.straight_through import CUTS
 from ancestral.trace.intercept.tensor_reads import Attributes, Constructors, Scalars, Storages
 from ancestral.trace.intercept.threads import Threads
 from ancestral.trace.intercept.unrecorded_threads import Unrecorded
-from ancestral.trace.intercept.wrapper_subclasses import Kinds
+from ancestral.trace.intercept.wrapper_subclasses import TensorSubclasses
 
 INTERCEPTORS: tuple[Interceptor, ...] = (
     CUTS,
     Attributes(),
     Constructors(),
     Gradients(),
-    Saved(),
+    Checkpoints(),
     Unrecorded(),
     Distributions(),
     Dispatcher(),
-    Kinds(),
+    TensorSubclasses(),
     Scalars(),
     Storages(),
     Threads(),
-    OutOfSight(),
+    FunctionTransforms(),
 )

@@ -1,7 +1,7 @@
 """Autograd passes: gradients that carry the sources of the tensors they were computed from.
 
 Autograd runs in C++ and hands plain tensors to whoever looks. While a recording is open, every pass
-is met at its door: what it returns, the ``.grad`` that it accumulates, what hooks are handed and
+is followed: what it returns, the ``.grad`` that it accumulates, what hooks are handed and
 what a custom ``backward`` computes carry the sources of the tensors that the pass began from, those
 met on the way included. A gradient of `ancestral.backward` is an estimate and a constant.
 """

@@ -156,7 +156,7 @@ def _everything(universe: Universe) -> Provenance:
     return known
 
 
-class Saved(Replacing):
+class Checkpoints(Replacing):
     """Meets checkpoints, and the hooks of what is saved."""
 
     def begin(self) -> None:

@@ -65,14 +65,14 @@ class TransformError(NotImplementedError):
 
 
 @functools.cache  # one for all recordings
-def _refusing(original: _Function, door: str) -> _Function:
+def _refusing(original: _Function, name: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
         if not local.traces:
             return original(*args, **kwargs)
-        refuse = _refuser(door)
+        refuse = _refuser(name)
         refuse(original, args, kwargs)
         with storage.guard(refuse):
             result = original(*args, **kwargs)
@@ -106,7 +106,7 @@ class _Local(threading.local):
 _local = _Local()
 
 
-def _refuser(door: str) -> Callable[[Any, Any, Any], None]:
+def _refuser(name: str) -> Callable[[Any, Any, Any], None]:
     # What all depends on since an escape, what comes out of the transform will depend on too.
     if not storage.is_guarded():
         _local.decision = decision_of_now()
@@ -116,7 +116,7 @@ def _refuser(door: str) -> Callable[[Any, Any, Any], None]:
         refused = [each for each in tracked(args, kwargs) if not _is_covered(each, decision)]
         names = frozenset(source.name for each in refused for source in each.sources)
         if names:
-            raise TransformError(transform_around(door), names, place().location)
+            raise TransformError(transform_around(name), names, place().location)
 
     return refuse
 
@@ -250,7 +250,7 @@ def _script_call(kind: Any) -> _Function:
     return captured(kind.__call__) if kind is ScriptMethod else opaque(kind.__call__)
 
 
-class OutOfSight(Replacing):
+class FunctionTransforms(Replacing):
     """Replaces them."""
 
     _stance: Any = None

@@ -130,7 +130,7 @@ def _classes() -> Iterator[type]:
             yield kind
 
 
-class Kinds(Replacing):
+class TensorSubclasses(Replacing):
     """Replaces the methods of the classes."""
 
     def begin(self) -> None:

@@ -199,8 +199,8 @@ def suggest_guide_order(trace: Trace) -> dict[str, frozenset[str]]:
     """Return the latent sites in an order for a guide, each with those it must be conditional on.
 
     With these parents, and the data, a guide can be the posterior exactly; in this order none of
-    them can be left out. A conditional is one of all elements of a site together: along which
-    plates they are dependent is told by `posterior_dependencies`.
+    them can be left out. A conditional is one of all elements of a site together:
+    `posterior_dependencies` tells along which plates they are dependent.
 
     Latent sites that no data depends on come last, conditional on their parents in the model, whose
     posterior is what the model says.

@@ -24,14 +24,14 @@ from ancestral.trace.context.place import Location, place
 
 
 @dataclass(frozen=True)
-class Vouched:
+class Untracked:
     """What was hidden, and where."""
 
     provenance: Provenance
     location: Location
 
 
-_Listener = Callable[[Vouched], None]
+_Listener = Callable[[Untracked], None]
 _listeners: "ContextVar[tuple[_Listener, ...]]" = ContextVar("listeners", default=())
 
 
@@ -41,7 +41,7 @@ def untrack(tensor: Tensor) -> Tensor:
         found = tensors.provenance(tensor)
         if found is not None:
             for listener in _listeners.get():
-                listener(Vouched(found, place().location))
+                listener(Untracked(found, place().location))
     return tensors.untrack(tensor)
 
 

@@ -138,7 +138,7 @@ def by(call: str, *caught: type[Warning], even_of_zeros: bool = True) -> Estimat
 
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_straight_through_estimator_by_hand_is_noticed(name: str) -> None:
-    """Alone it has the gradient of its own, with the score function twice the exact one."""
+    """Alone it has its biased gradient, with the score function twice the exact one."""
     run, of_zeros = program(TRICKS[name]), name not in BY_VALUE
     exact = exact_gradient(program(lambda z, p: z), [LOGITS])
     plain = moments(run, [LOGITS], by("theirs", even_of_zeros=of_zeros)).mean

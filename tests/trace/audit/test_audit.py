@@ -242,7 +242,7 @@ def a_custom_op_that_is_not_followed(z: Tensor, patch: pytest.MonkeyPatch) -> An
     return lost + 1  # some versions of torch show no mode such a call itself
 
 
-def out_of_sight(probs: Callable[[Tensor], Tensor]) -> Leak:
+def untracked(probs: Callable[[Tensor], Tensor]) -> Leak:
     def leak(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
         torch._C._dispatch_tls_set_dispatch_key_included(KEY, False)
         try:
@@ -269,7 +269,7 @@ def a_source_from_nowhere(z: Tensor, patch: pytest.MonkeyPatch) -> Any:
     return torch.cumsum(an.track(torch.ones(3), "other"), 0)  # leak
 
 
-a_learned_draw_out_of_sight = out_of_sight(lambda z: ones())
+a_learned_draw_untracked = untracked(lambda z: ones())
 LEAKS: list[tuple[Leak, str]] = [
     (stripped_by_hand, r"the draw of 'z'"),
     (run_with_tracking_off, r"torch\.Tensor\.cumsum"),
@@ -282,8 +282,8 @@ LEAKS: list[tuple[Leak, str]] = [
     (a_number_of_an_op_that_is_not_noted, r"torch\.add"),
     (a_factory_without_its_door, r"torch\.tensor"),
     (a_custom_op_that_is_not_followed, "ancestral_tests.*doubled"),
-    (out_of_sight(lambda z: z), r"aten\.bernoulli"),
-    (a_learned_draw_out_of_sight, r"aten\.bernoulli"),
+    (untracked(lambda z: z), r"aten\.bernoulli"),
+    (a_learned_draw_untracked, r"aten\.bernoulli"),
     (a_parent_that_is_lost, "the site 'bernoulli'"),
     (a_cost_that_is_lost, "the cost 'c'"),
     (a_source_from_nowhere, r"torch\.cumsum"),
@@ -320,7 +320,7 @@ def test_a_leak_is_named_with_its_op_and_line(
     else:
         assert found.location.line == line
     assert found.names <= {"z", "bernoulli"}
-    assert bool(found.names) is (leak is not a_learned_draw_out_of_sight)
+    assert bool(found.names) is (leak is not a_learned_draw_untracked)
 
 
 @every_leak

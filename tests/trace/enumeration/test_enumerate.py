@@ -159,7 +159,7 @@ def test_an_enumerated_site_is_replayed_with_its_dimension() -> None:
     assert own(model, "w").dim == -6
 
 
-def test_a_blocked_site_is_drawn_out_of_sight() -> None:
+def test_a_blocked_site_is_drawn_out_of_scope() -> None:
     with an.record() as trace, enumeration(), h.block("z"):
         z = an.sample("z", d.Categorical(P))
         an.sample("w", d.Bernoulli(P[z]))
@@ -314,7 +314,7 @@ def test_two_enumerations_of_one_block_raise() -> None:
         pass
 
 
-def test_a_site_of_an_earlier_block_is_out_of_sight() -> None:
+def test_a_site_of_an_earlier_block_is_out_of_scope() -> None:
     with an.record():
         with enumeration():
             z = finite()

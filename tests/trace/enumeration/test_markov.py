@@ -106,7 +106,7 @@ def test_to_look_into_a_loop_that_has_ended_raises() -> None:
     )
 
 
-def test_a_draw_for_each_value_of_a_site_is_out_of_sight_with_it() -> None:
+def test_a_draw_for_each_value_of_a_site_is_out_of_scope_with_it() -> None:
     def program() -> None:
         drawn = torch.zeros(())
         for t in markov(range(2), history=0):
@@ -119,7 +119,7 @@ def test_a_draw_for_each_value_of_a_site_is_out_of_sight_with_it() -> None:
     refused(program, r"site 'x' .* 'z0' .*out of scope")
 
 
-def test_a_loop_that_is_left_early_is_out_of_sight() -> None:
+def test_a_loop_that_is_left_early_is_out_of_scope() -> None:
     with an.record() as trace, enumeration(first_dim=-1):
         for t in markov(range(5)):
             an.sample(f"z{t}", Categorical(START))

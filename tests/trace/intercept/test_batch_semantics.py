@@ -18,7 +18,7 @@ from perturbation import dense, differs, reachable
 
 METHODS = "log_prob cdf icdf entropy mean variance stddev mode perplexity".split()
 MASKED = "elements are chosen by a mask, whose number is an escape"
-# What loses the batch: by a parameter where the family is made, or by what is asked of it.
+# What loses the batch: by a parameter where the family is made, or by what is computed of it.
 LOSING = {
     ("Beta", "concentration1", "mode"): MASKED,
     ("Beta", "concentration0", "mode"): MASKED,

@@ -100,16 +100,16 @@ def test_a_transform_of_plain_tensors_runs(z: Tensor) -> None:
     assert z.shape == (3,)
 
 
-def doors() -> list[object]:
+def patched() -> list[object]:
     vmap = vars(torch._functorch.apis)["vmap_impl"]
     return [torch.tensor, torch.jit.ScriptFunction.__call__, vmap]
 
 
 def test_outside_a_recording_every_door_is_torchs_own() -> None:
-    before = doors()
+    before = patched()
     with an.record():
-        assert all(a is not b for a, b in zip(before, doors(), strict=True))
-    assert all(a is b for a, b in zip(before, doors(), strict=True))
+        assert all(a is not b for a, b in zip(before, patched(), strict=True))
+    assert all(a is b for a, b in zip(before, patched(), strict=True))
     assert "new_tensor" not in vars(Tensor)
 
 
@@ -335,7 +335,7 @@ LETTING_OUT = {"loops", "graphs"}  # the tests of while_loop, the guards of expo
 
 @pytest.mark.filterwarnings("ignore")  # of torch: scripting is deprecated
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_runs_out_of_sight_follows_its_input(name: str) -> None:
+def test_what_runs_untracked_follows_its_input(name: str) -> None:
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
     with an.record() as trace:
         seeded(FOLLOWED[name], an.track(x, "x"))

@@ -49,7 +49,7 @@ def test_a_value_without_the_dimensions_of_plates_is_that_of_each_repetition(
                 plates.enter_context(an.plate(f"p{number}", size))
             an.sample("x", fn, obs=obs)
 
-    is_whole = way is replays and prod(sizes) > 1  # a draw of its own is replayed for each
+    is_whole = way is replays and prod(sizes) > 1  # a separate draw is replayed for each
     value = VALUE.expand(sizes[::-1]) if is_whole else VALUE
     with an.record() as trace, an.handlers.enumerate(first_dim=first_dim):
         z = an.sample("z", Categorical(WEIGHTS))

@@ -1,4 +1,4 @@
-"""What a plate claims is checked: what mixes repetitions raises, and what does not is let through.
+"""What a plate claims is checked: what mixes repetitions raises, and what does not passes.
 
 The oracle changes one repetition of a draw and looks which others of the result move.
 """

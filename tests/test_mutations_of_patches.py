@@ -1,6 +1,6 @@
-"""Each door at which a recording stands is needed: without it, some program comes out otherwise.
+"""Each patch of a recording is needed: without it, some program comes out otherwise.
 
-The doors are those that the interceptors replace, so that a new one asks for a program of its own.
+They are those of the interceptors, so that a new one asks for a separate program.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from ancestral.trace.context.patch import Replacing, interceptors
 from ancestral.trace.intercept import autograd, functorch
 from ancestral.trace.recording.record import record
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its door
+pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its patch
 
 
 _BEGINS = "torch._functorch.eager_transforms._func_increment_nesting"
@@ -24,7 +24,7 @@ _ENDS = "torch._functorch.eager_transforms._func_decrement_nesting"
 
 
 @dataclass(frozen=True)
-class Door:
+class Patched:
     """An attribute of torch that is replaced while a recording is open."""
 
     owner: Any
@@ -38,7 +38,7 @@ class Door:
     def is_factory(self) -> bool:
         """Whether it makes tensors of numbers."""
         made = ("new", "new_tensor", "new_full", *functorch._FACTORIES.split())
-        return self.kind == "OutOfSight" and self.name in made
+        return self.kind == "FunctionTransforms" and self.name in made
 
     @property
     def pattern(self) -> str:
@@ -48,7 +48,7 @@ class Door:
         return SPOKEN.get(str(self), self.name)
 
 
-# What a program says instead of the name of the door.
+# What a program says instead of the name of the attribute.
 SPOKEN = {
     "ScriptFunction.__call__": "_scripted",
     "ScriptMethod.__call__": r"jit\.script",
@@ -82,7 +82,7 @@ SPOKEN = {
     "Tensor.__init_subclass__": "Late",
     "Careless.__torch_function__": "Careless",
 }
-# Other doors that the same values come by afterwards, and are stopped at as well; what begins must
+# Other patches that see the same values afterwards, and are undone as well; what begins must
 # end.
 BEHIND = {
     _BEGINS: (_ENDS,),
@@ -133,34 +133,40 @@ ENUMERATED = ("Bernoulli.sample", "Categorical.sample", "Binomial.sample")
 _OTHERS = ("tests.", "test_", "pyro.", "joblib.")
 
 
-def doors() -> list[Door]:
-    """Return every door; of the distributions, those of the draws that an oracle enumerates."""
+def patched_attributes() -> list[Patched]:
+    """Return every patch; of the distributions, those of the draws that an oracle enumerates."""
     with record():
         found = [
-            Door(owner, name, type(each).__name__)
+            Patched(owner, name, type(each).__name__)
             for each in interceptors
             if isinstance(each, Replacing)
             for owner, name, _ in each._originals
         ]
     return [
-        door
-        for door in found
-        if (str(door) in ENUMERATED if door.kind == "Distributions" else str(door) not in ELSEWHERE)
+        patched
+        for patched in found
+        if _is_here(patched)
         # Classes that other tests define, or libraries that they import.
-        and not getattr(door.owner, "__module__", "torch").startswith(_OTHERS)
+        and not getattr(patched.owner, "__module__", "torch").startswith(_OTHERS)
     ]
 
 
-def _order(door: Door) -> tuple[str, str]:
-    return str(door), str(getattr(door.owner, "__module__", ""))
+def _is_here(patched: Patched) -> bool:
+    if patched.kind == "Distributions":
+        return str(patched) in ENUMERATED
+    return str(patched) not in ELSEWHERE
 
 
-DOORS = sorted(doors(), key=_order)  # each process that runs tests must find the same
+def _order(patched: Patched) -> tuple[str, str]:
+    return str(patched), str(getattr(patched.owner, "__module__", ""))
 
 
-def close(door: Door, patch: pytest.MonkeyPatch) -> None:
-    """Let nobody stand at a door, nor at those behind it."""
-    shut = (str(door), *BEHIND.get(str(door), ()))
+PATCHED = sorted(patched_attributes(), key=_order)  # the same in each process that runs tests
+
+
+def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
+    """Undo a patch, and those that see the same values."""
+    shut = (str(patched), *BEHIND.get(str(patched), ()))
     real = Replacing.replace
 
     def replace(self: Replacing, owner: Any, name: str, replacement: Any) -> None:
@@ -174,18 +180,18 @@ def close(door: Door, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replacing, "replace", replace)
     for each in interceptors:
         if isinstance(each, Replacing):
-            patch.setattr(each, "_plan", [])  # what it replaced before, at this door too
-    if door.is_factory:  # numbers are met in the dispatcher as well
+            patch.setattr(each, "_plan", [])  # what it replaced before, also for this patch
+    if patched.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)
         patch.setattr(torch_function, "escape", lambda *_, **__: None)
-    if door.name == "register_hook":
+    if patched.name == "register_hook":
         patch.setattr(autograd, "_hooks_of", lambda nodes: contextlib.nullcontext())
 
 
-def candidates(door: Door) -> list[str]:
-    """Return the programs that come by a door, and are right with it."""
-    named = naming(door.pattern)
-    if door.is_factory:
+def candidates(patched: Patched) -> list[str]:
+    """Return the programs that use what is patched, and are right with the patch."""
+    named = naming(patched.pattern)
+    if patched.is_factory:
         named = [n for n in named if n not in CONTROL or not CONTROL[n].escapes]
     return [name for name in named[:MOST] if healthy(name) != "biased"]
 
@@ -193,11 +199,11 @@ def candidates(door: Door) -> list[str]:
 MOST = 40
 
 
-@pytest.mark.parametrize("door", DOORS, ids=str)
-def test_without_a_door_some_program_comes_out_otherwise(door: Door) -> None:
-    found = candidates(door)
-    assert found, "no program that is right comes by this door: write one"
+@pytest.mark.parametrize("patched", PATCHED, ids=str)
+def test_without_a_patch_some_program_comes_out_otherwise(patched: Patched) -> None:
+    found = candidates(patched)
+    assert found, "no program that is right uses this attribute: write one"
     with pytest.MonkeyPatch.context() as patch:
-        close(door, patch)
+        close(patched, patch)
         changed = next((name for name in found if outcome(name) != healthy(name)), None)
     assert changed is not None, f"none of {found} notices"
