@@ -73,6 +73,37 @@ def test_an_attribute_of_any_kind_is_put_back_as_it_was(name: str) -> None:
     assert all(after[each] is before[each] for each in before)
 
 
+class Counting(Replacing):
+    """Replaces a method by one more than it, and counts how often it sets out to."""
+
+    begun = 0
+
+    def begin(self) -> None:
+        self.begun += 1
+        original = vars(_Everything)["method"]
+        self.replace(_Everything, "method", lambda each: original(each) + 1)
+
+
+def test_what_was_replaced_is_replaced_again_and_anew_where_somebody_changed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def value() -> int:
+        return int(_Everything().method())
+
+    replacing, before = Counting(), value()
+    for _ in range(3):
+        replacing.enter()
+        assert value() == before + 1
+        replacing.leave()
+        assert value() == before
+    assert replacing.begun == 1
+    monkeypatch.setattr(_Everything, "method", lambda _: 40)
+    replacing.enter()
+    assert value() == 41
+    replacing.leave()
+    assert (value(), replacing.begun) == (40, 2)
+
+
 def test_torch_is_left_as_it_was() -> None:
     places = replaced()
     before = [vars(owner).get(name, "absent") for owner, name in places]
