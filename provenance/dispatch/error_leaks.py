@@ -58,7 +58,7 @@ def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool
     try:
         with DisableTorchFunction():
             func(*_without_values(args), **_without_values(kwargs))
-    except NotImplementedError:
+    except NotImplementedError:  # it has no kernel for meta tensors, which tells nothing
         return False
     except _OF_VALUES as error:
         return "meta" not in str(error)  # that it asked for a value is no matter of shapes

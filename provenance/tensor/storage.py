@@ -174,7 +174,7 @@ def storage_of(tensor: Tensor) -> _Storage | None:
     try:
         with DisableTorchFunction():  # it is no escape that we look
             return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper without memory
         return None
 
 

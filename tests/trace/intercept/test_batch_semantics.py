@@ -50,7 +50,7 @@ def computed(fn: Any, method: str, value: Tensor) -> Any:
             if callable(found)
             else found
         )
-    except (NotImplementedError, AttributeError):
+    except (NotImplementedError, AttributeError):  # the family has no such method
         return None
 
 
