@@ -3,39 +3,44 @@
 They lie along an outer plate, see `ancestral.estimators.batched.outer_plate`, whose ledger proves
 that no run depends on another: it checks alignments, no value may escape, and none may be hidden
 with `untrack`. Nothing random may be shared: no plate is subsampled, and no random numbers are
-drawn outside the sites. And one run by itself, at the values that it has among the others, must
+drawn outside the sites. And runs by themselves, at the values that they have among the others, must
 have the same sites, log-probabilities and computed values, for a program may count elements or
-dimensions. What fails any of these is refused.
+dimensions. They are chosen so that each site which varies takes two values in them: the largest of
+all values, say, is that of one run, and not of another. What fails any of these is refused.
 
 What is left is state of the program itself that changes from call to call, such as a counter or a
-separate generator of numpy: it is found where it shows in the run that is compared.
+separate generator of numpy: it is found where it shows in the runs that are compared.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ancestral.estimators.batched.outer_plate import OUTER, Traces, apart, nesting_of
 from ancestral.estimators.batched.rng_guard import watching
 from ancestral.estimators.batched.run import NotVectorizableError, Run
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import provenance, raw, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import line_of
 from ancestral.trace.handlers.replay import substitute
+from ancestral.trace.nodes.distribution_params import is_of_torch
 from ancestral.trace.nodes.node import Node, NoDensityError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.nodes.support import support_of
 from ancestral.trace.recording.untrack import Untracked, listening
+
+_DRAWS = 100  # that tell whether a discrete distribution draws one value for all of its batch
 
 Recorder = Callable[[int | None, int], Traces]
 """Records the run of a number or, without one, all to the left of that many dimensions."""
 
 
 def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
-    """Run a program many times at once, and one time by itself.
+    """Run a program many times at once, and a few times by itself.
 
     Args:
         recorded: makes the runs.
@@ -46,21 +51,45 @@ def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
         NotVectorizableError: if the runs were not those that runs in turn would have been.
     """
     hidden: list[Untracked] = []
-    turn = samples // 2  # in the middle, lest it is what a position from either end would give
     with _explained():
         with listening(hidden.append):
             many = Run(recorded(None, nesting_of(first)), first, samples)
         for problem in _sharing(many, hidden):
             raise NotVectorizableError(problem)
         torch.rand(())  # a seed that is set before the runs, and in them, shall be seen to move
-        values = {node.name: many.rows(node)[turn] for node in many.nodes if node.is_drawn}
-        with substitute(values), watching() as guard:
-            alone = recorded(turn, 0)
-        if guard.has_drawn:
-            raise NotVectorizableError("it draws random numbers outside its sites")
-        for problem in _differing(many, Run(alone, alone), turn):
-            raise NotVectorizableError(problem)
+        values = {node.name: many.rows(node) for node in many.nodes if node.is_drawn}
+        sites = [many.rows(node) for node in many.nodes if node.type == "sample"]
+        for turn in compared(sites, samples):
+            own = {name: rows[turn] for name, rows in values.items()}
+            with substitute(own), watching() as guard:
+                alone = recorded(turn, 0)
+            if guard.has_drawn:
+                raise NotVectorizableError("it draws random numbers outside its sites")
+            for problem in _differing(many, Run(alone, alone), turn):
+                raise NotVectorizableError(problem)
     return many
+
+
+def compared(sites: Iterable[Tensor], samples: int) -> list[int]:
+    """Return which runs are compared with runs by themselves.
+
+    One in the middle, lest it is what a position from either end would give; and more, until each
+    site has two values in them, if it has two in any.
+
+    Args:
+        sites: the values of each, [samples, *shape].
+        samples: how many runs.
+
+    >>> compared([torch.tensor([1.0, 1.0, 1.0, 2.0]), torch.arange(4.0)], 4)
+    [2, 3]
+    """
+    turns = [samples // 2]
+    for rows in sites:
+        is_other = (rows != rows[turns[0]]).reshape(samples, -1).any(1)
+        others = is_other.nonzero().flatten().tolist()
+        if others and not {*others} & {*turns}:
+            turns.append(others[0])
+    return turns
 
 
 @contextmanager
@@ -92,10 +121,24 @@ def _sharing(many: Run, hidden: list[Untracked]) -> Iterator[str]:
         if node.fn is None or not node.is_drawn:
             continue
         rows, other = many.rows(node), untrack(many.of_one(node).value)
-        is_one = bool((rows == rows[:1]).all()) and not torch.equal(rows[0], other)
-        if is_one and not getattr(support_of(node.fn), "is_discrete", False):
+        if _is_one(rows) and _is_shared(node.fn, rows[0], other):
             word = f"{type(node.fn).__name__} of site {_placed(node)}"
             yield f"{word} draws one value for all of its batch"
+
+
+def _is_shared(fn: Distribution, value: Tensor, other: Tensor) -> bool:
+    """Return whether it is no chance that all runs drew one value, [*shape], and one by itself."""
+    if not getattr(support_of(fn), "is_discrete", False):
+        return not torch.equal(value, other)
+    if is_of_torch(fn):
+        return False
+    draws = [raw(fn.sample) for _ in range(_DRAWS)]
+    return all(_is_one(drawn) for drawn in draws) and not _is_one(torch.stack(draws))
+
+
+def _is_one(rows: Tensor) -> bool:
+    """Return whether all rows are the same."""
+    return bool((rows == rows[:1]).all())
 
 
 def _differing(many: Run, alone: Run, turn: int) -> Iterator[str]:

@@ -55,6 +55,8 @@ def replaced(fn: Distribution, value: Tensor, keep: Tensor) -> tuple[Distributio
         A distribution of the same class that checks no arguments, and the value. No gradient goes
         back to what was replaced; what is kept is the same to the bit.
     """
+    if not getattr(fn, "is_computed", True):  # its density is stored, for one value
+        return fn, value
     found: tuple[Distribution, Tensor] = raw(_replaced, fn, value, keep)
     return found
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Transform
 
@@ -47,6 +46,7 @@ class Unloaded(Distribution):
     """
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+    is_computed = False  # so that no element is to be replaced where a mask hides it
 
     def __init__(self, fn: Distribution, density: Tensor | None, reason: str) -> None:
         """Take the log-probability [*batch] of the value that is stored with the site."""
@@ -62,7 +62,7 @@ class Unloaded(Distribution):
         Raises:
             UnloadedDistributionError: if it is another, or had none.
         """
-        if self.density is None or self.value is None or not torch.equal(self.value, value):
+        if self.density is None or self.value is None or not _is_same(self.value, value):
             raise UnloadedDistributionError(self)
         return self.density
 
@@ -75,6 +75,13 @@ class Unloaded(Distribution):
     mode: Any = property(_unknown)
     variance: Any = property(_unknown)
     support: Any = property(_unknown)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same; NaN, as of missing data, is the same as NaN."""
+    if one.shape != other.shape:
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def stored(node: Node) -> Plain:

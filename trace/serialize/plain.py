@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.trace.context.argument_checks import kind_of
 
 T = TypeVar("T")
 Plain = Any
 """A dictionary, a list, a tuple, a text, a number, None or a tensor."""
+
+_BITS = 2000  # torch reads no more than 255 bytes of a whole number
 
 
 class StoredTraceError(ValueError):
@@ -40,13 +42,10 @@ def plain(value: object) -> Plain:
     Raises:
         NotPlainError: if it is, or holds, anything else than what can be stored.
     """
-    if value is None or type(value) in (str, bool, int, float):
+    if value is None or type(value) in (str, bool, float):
         return value
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            kind = "on the device meta" if value.is_meta else f"of layout {value.layout}"
-            raise NotPlainError(f"a tensor {kind} is no plain data")
-        return untrack(value).detach().clone(memory_format=torch.contiguous_format)
+        return _tensor(untrack(value))
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {str.__str__(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -54,10 +53,33 @@ def plain(value: object) -> Plain:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Integral):
+        if int(value).bit_length() > _BITS:
+            raise NotPlainError(f"a number of more than {_BITS} bits is no plain data")
         return int(value)
     if isinstance(value, Real):
         return float(value)
     raise NotPlainError(f"{kind_of(value)} is no plain data")
+
+
+def _tensor(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor that is of no other class, for a file with that could not be read.
+
+    Raises:
+        NotPlainError: if it has not all its numbers side by side.
+    """
+    # What computes for itself may keep its numbers anywhere.
+    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise NotPlainError(f"{kind_of(tensor)} is no plain data")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        layout = "quantized" if tensor.is_quantized else str(tensor.layout)
+        kind = "on the device meta" if tensor.is_meta else f"of layout {layout}"
+        raise NotPlainError(f"a tensor {kind} is no plain data")
+
+    def copied() -> Tensor:
+        return tensor.detach().clone(memory_format=torch.contiguous_format).as_subclass(Tensor)
+
+    found: Tensor = raw(copied)
+    return found
 
 
 def each(function: Callable[[Any], Any], items: Sequence[Any]) -> Sequence[Any]:
@@ -72,7 +94,7 @@ def plain_only(values: Mapping[str, Any]) -> dict[str, Plain]:
     for key, value in values.items():
         try:
             found |= plain({key: value})
-        except (NotPlainError, RecursionError):
+        except (NotPlainError, OverflowError, RecursionError):
             continue  # a function, say, which would be code, or a list that holds itself
     return found
 

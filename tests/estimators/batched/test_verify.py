@@ -12,6 +12,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal, co
 
 import ancestral as an
 from ancestral.estimators.batched.run import NotVectorizableError
+from ancestral.estimators.batched.verify import compared
 
 SAMPLES = 6
 MIXED = "mixed by (sum|mean)"
@@ -64,6 +65,13 @@ def looks_into_a_trace() -> None:
     with an.record() as trace:
         z()
     y(trace["z"].value.mean())
+
+
+def reads_the_largest_of_a_trace() -> None:
+    """Read a value, without provenance, that is right for one of the runs."""
+    with an.record() as trace:
+        z()
+    y(trace["z"].value.max())
 
 
 def counts_behind_a_mask() -> None:
@@ -134,14 +142,14 @@ class Odd(Distribution):
     """A distribution on the real numbers that is given how it draws, and what its density is."""
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as in torch)
-    support = constraints.real
+    support: Any = constraints.real
 
     def __init__(self, draw: Any, log_prob: Any, batch: Any = ()) -> None:
         super().__init__(torch.Size(batch), validate_args=False)
         self._draw, self._log_prob = draw, log_prob
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Odd":
-        return Odd(self._draw, self._log_prob, batch_shape)
+        return type(self)(self._draw, self._log_prob, batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         found: Tensor = self._draw((*sample_shape, *self.batch_shape))
@@ -150,6 +158,16 @@ class Odd(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         found: Tensor = self._log_prob(value)
         return found
+
+
+class Coin(Odd):
+    """Another, on 0 and 1."""
+
+    support = constraints.boolean
+
+
+def one_coin() -> Tensor:
+    return torch.randint(2, ()).float()
 
 
 def raises(_: Tensor) -> Tensor:
@@ -207,6 +225,10 @@ REFUSED: dict[str, tuple[Model, str]] = {
     "subsample": (lambda: subsamples(2, lambda index: y(index.float())), PART),
     "subsample without a site": (lambda: subsamples(9), PART),
     "subsample in turn": (subsamples_in_turn, PART),
+    "one coin for a batch": (
+        lambda: an.sample("z", Coin(lambda size: one_coin().expand(size), torch.zeros_like)),
+        "Coin of site 'z' .* draws one value for all of its batch",
+    ),
     "one draw for a batch": (
         lambda: an.sample("z", Odd(lambda size: torch.rand(()).expand(size), torch.zeros_like)),
         "Odd of site 'z' .* draws one value for all of its batch",
@@ -222,6 +244,7 @@ REFUSED: dict[str, tuple[Model, str]] = {
     "place from the right": (lambda: y((d := z()) + torch.ones(d.shape).cumsum(0).flip(0)), OTHER),
     "shape": (lambda: y(torch.zeros(2, *z().shape)), "'y' .* has shape .*; expected"),
     "values of a trace": (looks_into_a_trace, OTHER),
+    "largest of a trace": (reads_the_largest_of_a_trace, OTHER),
     # State that changes from call to call.
     "counter": (counts_calls, OTHER),
     "data": (lambda: (BUFFER.add_(1), y(z() + BUFFER.sum())), OTHER),
@@ -248,10 +271,38 @@ def test_what_could_be_another_distribution_is_refused(
     assert "leave the plate" not in str(error.value)  # of which the user knows nothing
 
 
-def test_discrete_draws_that_are_equal_by_chance_are_not_shared() -> None:
+def half(size: Any) -> Tensor:
+    return torch.rand(size).round()
+
+
+def own_coin(draw: Callable[[Any], Tensor]) -> None:
+    an.sample("z", Coin(draw, lambda value: value * 0))
+
+
+@pytest.mark.parametrize("model", [coin, lambda: own_coin(half), lambda: own_coin(torch.ones)])
+def test_discrete_draws_that_are_equal_by_chance_are_not_shared(model: Model) -> None:
     for seed in range(20):
         torch.manual_seed(seed)
-        an.infer.Predictive(coin, samples=2, vectorized=True)()
+        an.infer.Predictive(model, samples=2, vectorized=True)()
+
+
+def test_the_runs_that_are_compared_differ_in_each_site_that_varies() -> None:
+    one, rows = torch.ones(6, 2), torch.arange(6.0)
+    last = (rows > 4).float()
+    assert compared([], 6) == [3]
+    assert compared([one], 6) == [3]
+    assert compared([rows[:2]], 2) == [1, 0]
+    assert compared([last, rows, 1 - last], 6) == [3, 5]
+    assert compared([rows, last], 6) == [3, 0, 5]
+    assert compared([one * last[:, None], torch.full((6,), torch.nan)], 6) == [3, 5]
+
+
+def test_a_value_that_is_given_is_not_read_as_that_of_another_run() -> None:
+    for largest in range(SAMPLES):
+        given = {"z": torch.arange(6.0).roll(largest)}
+        predictive = an.infer.Predictive(reads_the_largest_of_a_trace, given, vectorized=True)
+        with pytest.raises(NotVectorizableError, match=OTHER):
+            predictive()
 
 
 def broadcasts() -> None:
@@ -272,6 +323,11 @@ def is_partly_observed() -> None:
         an.sample("y", Normal(z(), 1.0), obs=torch.zeros(3), obs_mask=seen)
 
 
+def has_no_data() -> None:
+    an.sample("y", Normal(z() + torch.zeros(0, 1), 1.0), obs=torch.zeros(0, 1))
+    an.sample("x", Normal(torch.zeros(0), 1.0))
+
+
 def shows_a_constant() -> None:
     an.untrack(an.deterministic("constant", torch.ones(()))).item()
     z()
@@ -288,6 +344,7 @@ def repeats() -> None:
         broadcasts,
         is_set_from_outside,
         is_partly_observed,
+        has_no_data,
         shows_a_constant,
         repeats,
     ],

@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, parameters_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -22,6 +23,7 @@ from torch.distributions import (
     Independent,
     MixtureSameFamily,
     Normal,
+    constraints,
 )
 
 import ancestral as an
@@ -238,6 +240,39 @@ def test_functions_and_a_list_that_holds_itself_are_left_out_of_infer() -> None:
     assert again(trace)["z"].infer == {"rank": 1}
 
 
+class Kind(Tensor):
+    """A tensor of a class of the user."""
+
+
+class Stand(Tensor):
+    """A tensor of a class of the user that computes for itself."""
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_tensor_of_another_class_is_stored_as_one_of_torch(path: Path) -> None:
+    value = torch.arange(3.0).as_subclass(Kind)
+    infer = {"a": value, "b": [nn.Parameter(value)]}
+    trace = run(lambda: (an.deterministic("d", value), an.sample("z", STANDARD, infer=infer)))
+    trace.save(path)
+    loaded = an.Trace.load(path)
+    found: Any = loaded["z"].infer
+    for each in (loaded["d"].value, found["a"], found["b"][0]):
+        assert type(each) is Tensor
+        assert each.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_what_no_file_could_give_back_is_left_out_of_infer(path: Path) -> None:
+    large = 2**2000 - 1
+    stand = Tensor._make_wrapper_subclass(Stand, (2,))
+    infer = {"a": large, "b": -large, "c": large + 1, "d": Fraction(10**400), "e": stand}
+    run(lambda: an.sample("z", STANDARD, infer=infer)).save(path)
+    assert an.Trace.load(path)["z"].infer == {"a": large, "b": -large}
+
+
+STANDARD = Normal(0.0, 1.0)
 NAMESAKE, NOTED = type("Normal", (Normal,), {})(0.0, 1.0), Normal(0.0, 1.0)
 NOTED.notes = {"class": "Normal"}  # type: ignore[attr-defined]
 MIXTURE = MixtureSameFamily(Categorical(torch.ones(2)), triangle(2, 3), validate_args=False)
@@ -272,6 +307,40 @@ def test_a_distribution_not_of_torch_keeps_its_name_and_the_density_of_its_value
                 getattr(found, method)()
         with pytest.raises(UnloadedDistributionError, match=f"^{message}"):
             found.log_prob(value + 1)
+
+
+class Narrow(Triangle):
+    """A distribution of the user that says which values it can take."""
+
+    support = constraints.unit_interval
+
+
+@pytest.mark.parametrize("family", [Triangle, Narrow])
+@pytest.mark.parametrize("keep", [(True, False, True), (False, True, True), (False,) * 3], ids=str)
+@pytest.mark.parametrize("hidden", [0.2, 7.0, torch.nan])
+def test_the_density_that_is_stored_is_masked_as_it_was(
+    family: type[Triangle], keep: tuple[bool, ...], hidden: float
+) -> None:
+    def masked() -> None:
+        fn = family(torch.Size((3, 2)), validate_args=False)
+        value = torch.full((3, 2), 0.5)
+        value[~torch.tensor(keep)] = hidden
+        with an.handlers.mask(torch.tensor(keep)), an.handlers.scale(2.0):
+            an.sample("x", Independent(fn, 1), obs=value)
+            an.sample("z", Independent(fn, 1))
+
+    trace = run(masked)
+    loaded = again(trace)
+    for after in (loaded, again(loaded)):
+        assert trace.compare(after).is_equal, str(trace.compare(after))
+        assert after.format_shapes() == trace.format_shapes()
+        assert torch.equal(after.log_prob_sum(), trace.log_prob_sum())
+
+
+def test_missing_data_have_the_density_that_is_stored() -> None:
+    value = torch.tensor([0.5, torch.nan, 0.2])
+    trace = run(lambda: an.sample("x", triangle(3), obs=value))
+    assert trace.compare(again(trace)).is_equal
 
 
 @pytest.mark.parametrize("is_asked", [False, True])
