@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ancestral.provenance.linear.loss_functions import Unreduced
 from ancestral.provenance.linear.registry import resolve, written_since
-from ancestral.provenance.linear.transpose import name_of, value_of
+from ancestral.provenance.linear.transpose import exact, name_of, value_of
 from ancestral.provenance.tensor.linear_form import (
     Form,
     OverwrittenError,
@@ -121,7 +121,7 @@ class Walk:
     def add_leaf(self, leaf: Tensor, share: Share, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""
         if provenance(leaf) is None:
-            plain = untrack(leaf)
+            plain = exact(untrack(leaf))
             if isinstance(share, Placed):
                 plain, share = share.part(plain), share.weight
             if isinstance(share, Tensor):  # what is left out may be infinite
@@ -152,11 +152,13 @@ class Walk:
 class Blame(NamedTuple):
     """What was taken apart wrong: the op, its shape, its sources; None if all is right.
 
-    `size` is the largest sum of sizes on the way, to which rounding errors are relative.
+    `size` is the largest sum of sizes on the way, to which rounding errors are relative, and
+    `tensors` are those that were added or multiplied with, whose types tell how it was rounded.
     """
 
     text: str | None
     size: float
+    tensors: list[Tensor]
 
 
 def blamed(loss: Tensor, weight: Weight) -> Blame:
@@ -168,6 +170,7 @@ def blamed(loss: Tensor, weight: Weight) -> Blame:
         steps.append(walk.step())
     known: dict[int, Tensor] = {}
     largest = 0.0
+    tensors = [x for step in steps for x in _tensors_of(step.form)]
     for form, share_of_form, shares in sorted(steps, key=lambda step: step.form[0]):
         operands = [
             known[id(x)] if x.__class__ is tuple else _value(x, walk.computed) for x in form[2]
@@ -180,8 +183,17 @@ def blamed(loss: Tensor, weight: Weight) -> Blame:
             sources = ", ".join(sorted(set(_sources(form)))) or "no site"
             shape = list(value.shape)
             text = f"{name_of(form)}, of shape {shape}, depending on {sources},"
-            return Blame(text, largest)
-    return Blame(None, largest)
+            return Blame(text, largest, tensors)
+    return Blame(None, largest, tensors)
+
+
+def _tensors_of(form: Form) -> Iterator[Tensor]:
+    """Yield the tensors that a form was made of, constants included."""
+    if len(form) == 5:
+        constants: Any = [held for held, _ in form[3].versions]
+    else:
+        constants = getattr(form[1], "args", ())
+    return (x for x in (*form[2], *constants) if isinstance(x, Tensor))
 
 
 def _value(operand: Any, computed: dict[int, tuple[Unreduced, Tensor]]) -> Tensor:

@@ -9,7 +9,7 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -265,27 +265,24 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
             if not torch.isfinite(term.value).all():
                 raise NonFiniteCostError.of_term(number, term)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
-    coarsest = max(_rounding(dtype) for dtype in {_floating(t) for t in (loss, *_leaves(costs))})
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    rounding = (64 + len(terms)) * coarsest
+    rounding = (64 + len(terms)) * _coarsest((loss, *(cost.leaf for cost in costs)))
     if not math.isfinite(whole):
         raise NonFiniteCostError.of_loss(whole, blamed(loss, start).text)
     error = abs(total + constant - whole)
     if not error <= rounding * max(size + abs(constant), abs(whole)):
         blame = blamed(loss, start)
-        # Weights that cancel leave rounding errors of what they were before.
+        # Weights that cancel leave rounding errors of what they were before, and a number that is
+        # added to constants in single, in place or as a scalar, is rounded to it.
+        rounding = max(rounding, (64 + len(terms)) * _coarsest(blame.tensors))
         if blame.text or not error <= rounding * blame.size:
             raise LossMismatchError(whole, total + constant, blame.text)
     return terms
 
 
-def _leaves(costs: list[_Cost]) -> Iterator[Tensor]:
-    return (cost.leaf for cost in costs)
-
-
-def _rounding(dtype: torch.dtype) -> float:
-    """Return the relative error of one rounding."""
-    return torch.finfo(dtype).eps
+def _coarsest(tensors: Iterable[Tensor]) -> float:
+    """Return the relative error of one rounding in the coarsest type of some tensors."""
+    return max((torch.finfo(dtype).eps for dtype in set(map(_floating, tensors))), default=0.0)
 
 
 def _floating(tensor: Tensor) -> torch.dtype:

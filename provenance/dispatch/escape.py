@@ -38,7 +38,7 @@ ESCAPES = frozenset(
 def may_escape(name: str) -> bool:
     """Return whether a function of this name can give values away."""
     name = name.split(".")[0]  # without its overload
-    return name in ESCAPES or name in _BY_SECOND or name in ("__getitem__", "where", "one_hot")
+    return name in ESCAPES or name in _BY_SECOND or name in _BY_ARGUMENTS
 
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -52,6 +52,8 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
             if isinstance(item, slice)
             for end in (item.start, item.stop, item.step)
         )
+    if name == "select":  # its index only tells where to read, its dimension what is left
+        return _is_tracked(args[1] if len(args) > 1 else kwargs.get("dim"))
     if name == "one_hot":
         return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)
     if name == "repeat_interleave" and len(args) + len(kwargs) == 1:
@@ -62,6 +64,7 @@ def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool
 
 
 _MASKS = (torch.bool, torch.uint8)
+_BY_ARGUMENTS = ("__getitem__", "where", "one_hot", "select")
 # Functions whose result has a shape that the values after their first operand decide.
 _BY_SECOND = frozenset(
     "masked_select repeat_interleave tensor_split _pack_padded_sequence "

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.propagate import infer, tracked
-from ancestral.provenance.linear.registry import form_of
+from ancestral.provenance.linear.registry import form_of, requires_grad
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import is_constant, recording
@@ -118,6 +119,8 @@ def _prepare(
     found = provenance(target)
     if found is not None and found.universe.state != "open":
         return None  # the form of a recording that is over would be held on to
+    if not torch.is_grad_enabled() and raw(requires_grad, target):
+        return None  # its value changes, its gradient does not: no linear step
     form = getattr(target, "_form", None)
     if form is not None:
         return form
@@ -165,6 +168,9 @@ def _mark(
 ) -> None:
     """Give what was written the union of what it had and what came in."""
     for target in written:
+        old, shape = getattr(target, "_provenance", None), tuple(raw(Tensor.size, target))
+        if old is not None and old.shape != shape:
+            attach(target, old.lost(shape))  # as an `out` that was too small is
         found, known = infer(func, target, args, kwargs), provenance(target)
         if found is None or found.universe.state == "settled":
             continue

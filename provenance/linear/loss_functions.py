@@ -92,6 +92,8 @@ def _divisor(function: Callable[..., Any], given: dict[str, Any]) -> Divisor | N
             return lambda each: size
         case "mean" if function in _OF_CLASSES:
             return _of_classes(given)
+        case "mean" if function in _OF_WEIGHTS and given.get("weight") is not None:
+            return None  # divided by the sum of the weights
         case "mean":
             return lambda each: each.numel()
         case _:
@@ -134,6 +136,7 @@ def _never(target: Tensor, ignored: int) -> bool:
 
 _SUM = Call(torch.sum, (Hole(0),), NO_KEYWORDS, ())
 _MOVING = (torch.reshape, Tensor.expand)
+_OF_WEIGHTS = (F.mse_loss, F.l1_loss)
 _OF_CLASSES = (F.cross_entropy, F.nll_loss)
 _NAMES = """
     binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy

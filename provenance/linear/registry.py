@@ -25,6 +25,7 @@ __all__ = [
     "SPLITS",
     "form_of",
     "forms_of",
+    "requires_grad",
     "resolve",
     "when_cut",
     "without_history",
@@ -93,7 +94,7 @@ def without_history(operand: Operand) -> Operand:
     if not isinstance(operand, Tensor):
         return operand
     plain = raw(Tensor.detach, operand)
-    if not raw(_requires_grad, operand):
+    if not raw(requires_grad, operand):
         return resolve(operand)
     for note in when_cut:
         note()
@@ -101,7 +102,7 @@ def without_history(operand: Operand) -> Operand:
     return plain if found is None or found.universe.state == "settled" else attach(plain, found)
 
 
-_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
 def written_since(tensor: Tensor, serial: int) -> bool:

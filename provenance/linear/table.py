@@ -95,8 +95,7 @@ def _part(shape: Shape, operands: _Operands, call: Call) -> Adjoint:
 
 def _is_sum(args: Args, kwargs: Kwargs) -> bool:
     """Of truth values, a sum is an or."""
-    given = (*args, kwargs.get("other"))
-    is_logical = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in given)
+    is_logical = any(x.dtype == torch.bool for x in tensors_in(args, kwargs))
     return not is_logical and is_number(kwargs.get("alpha", 1))
 
 
@@ -116,6 +115,15 @@ def _is_quotient(args: Args, kwargs: Kwargs) -> bool:
 
 def _is_floating(args: Args, kwargs: Kwargs) -> bool:
     return is_floating(first(args, kwargs))
+
+
+def _are_floating(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether all factors are real: autograd multiplies no integers with doubles."""
+    factors = (*args, *(kwargs[name] for name in kwargs if name not in _NUMBERS))
+    return all(is_floating(x) for x in tensors_in(factors))
+
+
+_NUMBERS = ("value", "alpha", "beta")
 
 
 def is_rounding(old: torch.dtype, new: torch.dtype) -> bool:
@@ -141,7 +149,9 @@ def _is_kept(args: Args, kwargs: Kwargs) -> bool:
     old, new = first(args, kwargs).dtype, kwargs.get("dtype")
     if new is None or new is old:
         return True
-    return not is_rounding(old, new) if old.is_floating_point else new in _WIDE
+    if old.is_floating_point:
+        return not is_rounding(old, new)
+    return not old.is_complex and new in _WIDE
 
 
 def _is_total(args: Args, kwargs: Kwargs) -> bool:
@@ -157,8 +167,12 @@ _WIDE = (torch.int64, torch.float64)
 
 
 def _is_exact(args: Args, kwargs: Kwargs) -> bool:
-    """Return whether products of matrices are computed in the precision of their type."""
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+    """Return whether products of matrices are of real numbers, in the precision of their type."""
+    if (
+        not _are_floating(args, kwargs)
+        or torch.is_autocast_enabled("cpu")
+        or torch.is_autocast_enabled("cuda")
+    ):
         return False
     is_highest = torch.get_float32_matmul_precision() == "highest"
     return is_highest or device_of(tensors_in(args, kwargs)).type == "cpu"
@@ -173,6 +187,11 @@ def _is_of_constant(args: Args, kwargs: Kwargs) -> bool:
 def _is_map(args: Args, kwargs: Kwargs) -> bool:
     weight = argument(args, kwargs, 1, "weight")
     return (is_tracked(weight) or not weight.requires_grad) and _is_exact(args, kwargs)
+
+
+def _is_choice(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether the operands may be tensors: one that is named `self` is a number."""
+    return "self" not in kwargs
 
 
 def _is_same_type(args: Args, kwargs: Kwargs) -> bool:
@@ -223,10 +242,10 @@ TABLE: dict[str, Row] = {
     "div divide true_divide __truediv__ __itruediv__ div_": Row(
         "input [other]", _is_quotient, partial(_times, divided)
     ),
-    "addcmul": Row("input + tensor1 * tensor2", _is_floating),
-    "addcdiv": Row("input + tensor1 [tensor2]", _is_floating),
+    "addcmul": Row("input + tensor1 * tensor2", _are_floating),
+    "addcdiv": Row("input + tensor1 [tensor2]", _are_floating),
     "lerp": Row("input + end [weight]"),
-    "torch.where": Row("[condition] + input|self + other"),
+    "torch.where": Row("[condition] + input + other", _is_choice),
     "Tensor.where": Row("input [condition] + other"),
     "masked_fill": Row("input [mask] + value", _is_floating),
     # Casts that round nothing.
@@ -265,8 +284,8 @@ TABLE: dict[str, Row] = {
     "index_select gather take take_along_dim masked_select unfold repeat tile tril triu diag "
     "diag_embed diagflat": Row(),
     "repeat_interleave": Row(condition=_is_repeated),
-    "scatter_add": Row("input [dim] [index] + src"),
-    "index_add": Row("input [dim] [index] + source"),
+    "scatter_add": Row("input [dim] [index] + src", _is_sum),
+    "index_add": Row("input [dim] [index] + source", _is_sum),
     "select_scatter": Row("input + src [dim] [index]"),
     "slice_scatter": Row("input + src [dim] [start] [end] [step]"),
     "diagonal_scatter": Row("input + src [offset] [dim1] [dim2]"),

@@ -56,11 +56,9 @@ def reduced(weight: Weight, result: Sequence[int], operand: Sequence[int]) -> We
 
 
 def exact(factor: Any) -> Any:
-    """Return a factor of integers in double: a number times it would be in single precision."""
-    is_whole = isinstance(factor, Tensor) and not (
-        factor.is_floating_point() or factor.is_complex()
-    )
-    return factor.double() if is_whole else factor
+    """Return a factor in double: a number times it would be in no more than its own precision."""
+    is_real = isinstance(factor, Tensor) and not factor.is_complex()
+    return factor.double() if is_real else factor
 
 
 def summed(

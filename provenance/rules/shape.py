@@ -77,7 +77,7 @@ def movedim(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     if any(True for _ in tensors_in(source, destination)):
         return None
     moved, places = (
-        [d % rank for d in ([given] if isinstance(given, int) else given)]
+        [d % max(rank, 1) for d in ([given] if isinstance(given, int) else given)]
         for given in (source, destination)
     )
     rest = iter(d for d in range(rank) if d not in moved)

@@ -9,6 +9,7 @@ the estimator that is written by hand for these weights.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ from oracles import (
 close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)
 THETA = torch.tensor([0.3, -0.6, 0.9], dtype=torch.float64, requires_grad=True)
 W = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
+SINGLE = torch.tensor([0.1, 0.7, 1.3])
+COUNTS = torch.tensor([3, 7, 11])
 MASK = torch.tensor([True, False, True])
 M = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 4.0]], dtype=torch.float64)
 
@@ -120,6 +123,11 @@ LINEAR: dict[str, tuple[Loss, list[float]]] = {
     "pad": (lambda c: F.pad(c, (1, 2)).sum(), ONES),
     "diff": (lambda c: c.diff().sum(), [-1, 0, 1]),
     "tril": (lambda c: c.expand(3, 3).tril().sum(), [3, 2, 1]),
+    "a whole number in it": (lambda c: 0.3 * (c + COUNTS).sum(), [0.3] * 3),
+    "a constant in single": (lambda c: 0.3 * (c + SINGLE).sum(), [0.3] * 3),
+    "a weight in single": (lambda c: 0.3 * (c * SINGLE).sum(), [0.3 * x for x in SINGLE.tolist()]),
+    "a divisor in single": (lambda c: 3 * (c / SINGLE).sum(), [3 / x for x in SINGLE.tolist()]),
+    "a scalar moved": (lambda c: c.sum().movedim(0, -1) * 2, [2] * 3),
     "divided twice": (lambda c: c.sum() / 4 / torch.tensor(2.0), [0.125] * 3),
 }
 
@@ -138,6 +146,13 @@ def test_what_is_linear_has_the_variance_of_the_estimator_by_hand(name: str) -> 
         found = moments(program, [THETA], estimate)
         close(found.mean, expected.mean)
         close(found.variance, expected.variance)
+
+
+def written_without_gradient(x: Tensor, write: Callable[..., Tensor], value: Any) -> Tensor:
+    """Return the sum of a tensor that was written in place while autograd did not look."""
+    with torch.no_grad():
+        write(x, value)
+    return x.sum()
 
 
 NONLINEAR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -162,6 +177,28 @@ NONLINEAR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cumprod": lambda z, c: c.cumprod(0).sum(),
     "bilinear": lambda z, c: F.linear(c, z.expand(2, 3)).sum(),
     "lerp by a draw": lambda z, c: torch.lerp(c, c.flip(0), z).sum(),
+    "a product of counts": lambda z, c: torch.dot(z.long(), COUNTS) + (COUNTS @ z.long()) * c[0],
+    "counts divided": lambda z, c: torch.addcdiv(c[0], z[1], COUNTS[2]) + c[1],
+    "truth values scattered": lambda z, c: (
+        (
+            torch.zeros(2, dtype=torch.bool).scatter_add(0, torch.tensor([0, 0, 1]), z > 0).sum()
+            + torch.zeros(2, dtype=torch.bool).index_add(0, torch.tensor([0, 0, 1]), z > 0).sum()
+        )
+        * c[0]
+    ),
+    "a number chosen by a mask": lambda z, c: torch.where(MASK, self=2.0, other=c).sum(),
+    "a weighted mean square": lambda z, c: F.mse_loss(c, W, weight=W.square()) + c[0],
+    "a mean square with drawn weights": lambda z, c: F.mse_loss(c, W, weight=z + 0.5) + c[0],
+    "added without its gradient": lambda z, c: written_without_gradient(c * 2, Tensor.add_, z),
+    "scaled without its gradient": lambda z, c: written_without_gradient(c * 2, Tensor.mul_, 3),
+    "a size by a drawn dimension": lambda z, c: (
+        len(torch.outer(c, W[:2]).select(z[0].long(), 0)) * c[1] + len(c)
+    ),
+    "resized after a decision": lambda z, c: (
+        (torch.add(z, z, out=torch.empty(0).double()) if z.sum() > 1 else z).sum() * c[0].detach()
+    ),
+    "rounded into single": lambda z, c: torch.zeros(()).add_(c.sum()) + c[0],
+    "rounded by vectors": lambda z, c: (torch.ones(3) * c[0] + c[1]).double().sum() + c[2],
     "rounded sum": lambda z, c: c.sum(dtype=torch.float32).double(),
 }
 
