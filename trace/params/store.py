@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
+from torch.nn.parameter import is_lazy
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.torch_internals import functional_call
@@ -43,10 +45,39 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Declared:
-    """What a program said of a parameter where it asked first."""
+    """What a program said of a parameter where it asked first, and what its leaf was then.
+
+    Attributes:
+        version: how often the leaf had been written into.
+        begun: some of its numbers, which tell too if it changed where torch counts nothing: a
+            fused optimizer, `.data`, a copy. Empty if it had none yet.
+    """
 
     constraint: Constraint
     location: Location
+    version: int
+    begun: Tensor
+
+    def has_changed(self, leaf: Tensor) -> bool:
+        """Return whether the leaf is another than it was."""
+        if leaf.is_inference() or not self.begun.numel():  # nothing changes the one, or it is new
+            return False
+        begun = self.begun.to(leaf.device, leaf.dtype)
+        return leaf._version > self.version or not torch.equal(begun, _some(leaf))
+
+
+def _declared(constraint: Constraint, location: Location, leaf: Tensor) -> Declared:
+    """Return what is said of a leaf, as it is now."""
+    version = 0 if leaf.is_inference() else leaf._version
+    return Declared(constraint, location, version, _some(leaf))
+
+
+def _some(leaf: Tensor) -> Tensor:
+    """Return at most 64 of the numbers of a leaf, in their own memory."""
+    if is_lazy(leaf):
+        return torch.empty(0)
+    numbers = leaf.detach().reshape(-1)
+    return torch.nan_to_num(numbers[:: max(1, numbers.numel() // 64)][:64])
 
 
 class ParamStore(Handler, Branching):
@@ -194,7 +225,8 @@ class ParamStore(Handler, Branching):
             if expected != list(leaf.shape):
                 held = f"{list(leaf.shape)} unconstrained"
                 raise mismatch(message, "its shape", found, held, None)
-        self._declared[name] = Declared(constraint, message.where.location)
+        leaf = self.unconstrained(name)
+        self._declared[name] = _declared(constraint, message.where.location, leaf)
 
     def _check(self, message: Message, known: Declared) -> None:
         """Raise unless a parameter is asked for again as it is.
@@ -216,15 +248,14 @@ class ParamStore(Handler, Branching):
     def _warn_if_late(self, message: Message) -> None:
         """Warn of a parameter that is made now, though a state was loaded, or others were trained.
 
-        An optimizer that has changed others already does not know it. The leaves of an.param are
-        made with a version of zero, which whatever writes into them raises.
+        An optimizer that has changed others already does not know it.
         """
         name, where = message.name, message.where.location
-        leaves = {known: self._parameters.get(known) for known in self._declared}
+        leaves = dict(self.named_parameters(remove_duplicate=False))
         trained = [
             known
-            for known, leaf in leaves.items()
-            if leaf is not None and not leaf.is_inference() and leaf._version > 0
+            for known, declared in self._declared.items()
+            if known in leaves and declared.has_changed(leaves[known])
         ]
         if self._is_loaded:
             problem = (
@@ -265,7 +296,9 @@ class ParamStore(Handler, Branching):
         adopt(name, module, self._parameters, message)
         self._modules[name] = module
         for each in slots_of(name, module):
-            self._declared[each.name] = Declared(constraints.real, message.where.location)
+            self._declared[each.name] = _declared(
+                constraints.real, message.where.location, each.leaf
+            )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *options: Any) -> None:
         """Make the parameters that are new, and load: no name is unexpected."""

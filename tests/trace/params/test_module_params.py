@@ -317,10 +317,11 @@ def late() -> None:
     an.param("late", torch.zeros(()))
 
 
-def test_a_parameter_that_an_optimizer_cannot_know_warns() -> None:
+@pytest.mark.parametrize("fused", [False, True])  # a fused step counts no version
+def test_a_parameter_that_an_optimizer_cannot_know_warns(fused: bool) -> None:
     store = an.ParamStore()
     store(weighed)()
-    optimizer = torch.optim.Adam(store.parameters())
+    optimizer = torch.optim.Adam(store.parameters(), fused=fused)
     store(weighed)().sum().backward()
     optimizer.step()
     with pytest.warns(
