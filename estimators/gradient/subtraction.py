@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -114,8 +114,10 @@ class Subtraction:
         baseline: Any = _AUTO if chosen == "auto" else chosen
         if _is_one(node):
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
-        credit = replace(credit, recording=self._universe.token)
+        credit = replace(credit, recording=self._universe.token, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
+            if hasattr(baseline, "inputs_of"):
+                credit = replace(credit, inputs=self._inputs(node, credit, baseline))
             found: Tensor | None = baseline(credit)
             return None if found is None else found.detach()
         _check(baseline, f"site {node.name!r} ({node.location}): ")
@@ -126,6 +128,15 @@ class Subtraction:
         plain = _fitting(node, credit.shape, result)
         self._refuse_dependent(node, baseline, result)
         return plain.to(credit.total)
+
+    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor:
+        """Return the inputs that a baseline asks for, plain, none of which any draw reaches."""
+        with _resumed(self._universe), self._shown_values():
+            result: Any = baseline.inputs_of(self._tracked(node, credit))
+        if not isinstance(result, Tensor):
+            raise BaselineError(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
+        self._refuse_dependent(node, baseline, result, lawful=frozenset())
+        return untrack(result).detach()
 
     def _tracked(self, node: Node, credit: Credit) -> Credit:
         """Return a credit that carries what it depends on: all that the loss does."""
@@ -175,14 +186,24 @@ class Subtraction:
                 found |= term.provenance.members
         return self._universe.depending(found, ())
 
-    def _refuse_dependent(self, node: Node, baseline: object, result: Tensor) -> None:
+    def _refuse_dependent(
+        self,
+        node: Node,
+        baseline: object,
+        result: Tensor,
+        lawful: Collection[Source] | None = None,
+    ) -> None:
+        """Raise if the draw reaches a result, other than through sources that are lawful."""
         found = provenance(result)
         if found is not None and found.universe is not self._universe:
             found = self._universe.adopt(found)  # None if it is constant by now
         reached = self._downstream(node)
         if found is not None:
-            lawful = {s for s in self._others if s in found.members and self._is_along(found, s)}
-            closure = self._universe.closure(found.members - lawful)
+            if lawful is None:
+                lawful = [
+                    s for s in self._others if s in found.members and self._is_along(found, s)
+                ]
+            closure = self._universe.closure(found.members - set(lawful))
             names = [repr(s.name) for s in self._problem.sources if s in closure & reached]
             if names:
                 raise DependentBaselineError(node, baseline, f"through {', '.join(names[:5])}")
