@@ -13,15 +13,6 @@ from ancestral.estimators.batched.run import (
     StackedValuesError,
 )
 from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
-from ancestral.estimators.elimination.eliminate import IntractablePlatesError, ScaleError
-from ancestral.estimators.elimination.factors import (
-    DrawnSiteError,
-    MixedDensityError,
-    OutsideBlockError,
-    UndeterminedSiteError,
-    UnseenSiteError,
-)
-from ancestral.estimators.elimination.marginals import ImpossibleDataError, InferenceModeError
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -125,7 +116,6 @@ __all__ = [
     "CycleError",
     "DependentBaselineError",
     "DeterministicSiteError",
-    "DrawnSiteError",
     "DuplicateNameError",
     "EnumeratedNodeError",
     "EnumeratedRunError",
@@ -138,12 +128,9 @@ __all__ = [
     "GuideSiteError",
     "HandlerError",
     "HeldScoreWarning",
-    "ImpossibleDataError",
     "InTurnWarning",
     "InferKeyError",
-    "InferenceModeError",
     "InferenceTensorError",
-    "IntractablePlatesError",
     "KinkWarning",
     "LayoutError",
     "LayoutTimeoutError",
@@ -153,7 +140,6 @@ __all__ = [
     "MissingInGuideError",
     "MissingInModelError",
     "MissingScoreWarning",
-    "MixedDensityError",
     "ModifiedParameterError",
     "ModuleError",
     "NestedPlateError",
@@ -174,7 +160,6 @@ __all__ = [
     "OtherRecordingError",
     "OtherValueError",
     "OuterEscapeError",
-    "OutsideBlockError",
     "OverwrittenError",
     "PackError",
     "ParamError",
@@ -188,7 +173,6 @@ __all__ = [
     "PlateShapeError",
     "ReparamError",
     "ReplayShapeError",
-    "ScaleError",
     "ScoredLossError",
     "SettledError",
     "ShapeMismatchError",
@@ -209,13 +193,11 @@ __all__ = [
     "TorchVersionWarning",
     "TransformError",
     "TransformedDrawError",
-    "UndeterminedSiteError",
     "UnknownNodeError",
     "UnknownSiteError",
     "UnknownVertexError",
     "UnloadedDistributionError",
     "UnrecordedDrawError",
-    "UnseenSiteError",
     "UnstorableNodeError",
     "UnsupportedDrawError",
     "UnsupportedTensorError",
