@@ -6,13 +6,10 @@ True
 """
 
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
-from ancestral.estimators.batched.outer_plate import OuterEscapeError
 from ancestral.estimators.batched.run import (
-    EnumeratedRunError,
     NotVectorizableError,
-    StackedValuesError,
 )
-from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
+from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -118,7 +115,6 @@ __all__ = [
     "DeterministicSiteError",
     "DuplicateNameError",
     "EnumeratedNodeError",
-    "EnumeratedRunError",
     "EnumerationError",
     "EscapeError",
     "FactorTypeError",
@@ -156,10 +152,8 @@ __all__ = [
     "NotVectorizableError",
     "ObservedInGuideError",
     "ObservedMaskError",
-    "OpenRecordingError",
     "OtherRecordingError",
     "OtherValueError",
-    "OuterEscapeError",
     "OverwrittenError",
     "PackError",
     "ParamError",
@@ -180,7 +174,6 @@ __all__ = [
     "SiteError",
     "SiteNameError",
     "SpreadError",
-    "StackedValuesError",
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",

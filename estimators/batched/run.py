@@ -37,25 +37,6 @@ class NotVectorizableError(SiteError):
         )
 
 
-class EnumeratedRunError(SiteError):
-    """A program is to be drawn many times, and enumerates a site."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is; runs "
-            "of a program need draws of it: take the enumeration away"
-        )
-
-
-class StackedValuesError(SiteError):
-    """Values that are stacked for many runs do not fit each other, or the program."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        """Name the site and say what is wrong."""
-        super().__init__(f"the values of site {name!r}: {problem}")
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run of a program, or many at once.
@@ -131,10 +112,10 @@ class Given(Handler):
         elif shape == expected:
             value = stacked[self._turn]
         else:
-            raise StackedValuesError(
-                message.name,
-                f"each of them has shape {list(shape)}; expected {list(expected)}, as at "
-                f"{message.where.location}, after the first dimension, of the samples",
+            raise SiteError(
+                f"the values of site {message.name!r}: each of them has shape {list(shape)}; "
+                f"expected {list(expected)}, as at {message.where.location}, after the first "
+                "dimension, of the samples"
             )
         return replace(message, value=value, is_observed=False, origin=None)
 
@@ -144,7 +125,9 @@ class Given(Handler):
         for name in self._stacked:
             if name not in met:
                 has = ", ".join(map(repr, dict.fromkeys(met))) or "none"
-                raise StackedValuesError(name, f"the program has no such site; it has {has}")
+                raise SiteError(
+                    f"the values of site {name!r}: the program has no such site; it has {has}"
+                )
 
 
 def plain(
@@ -153,20 +136,21 @@ def plain(
     """Return stacked values as plain data, and their number, None if nobody says.
 
     Raises:
-        StackedValuesError: if they are no tensors with a first dimension, or differ in it, or from
+        SiteError: if they are no tensors with a first dimension, or differ in it, or from
             `samples`.
     """
     found: dict[str, Tensor] = {}
     for name, value in (values or {}).items():
+        of_site = f"the values of site {name!r}:"
         if not isinstance(value, Tensor) or value.dim() == 0:
             shown = "a number" if isinstance(value, Tensor) else kind_of(value)
-            raise StackedValuesError(name, f"expected a tensor [samples, *shape], not {shown}")
+            raise SiteError(f"{of_site} expected a tensor [samples, *shape], not {shown}")
         samples = len(value) if samples is None else samples
         if len(value) == 0:
-            raise StackedValuesError(name, "there are none; expected one at least")
+            raise SiteError(f"{of_site} there are none; expected one at least")
         if len(value) != samples:
-            raise StackedValuesError(
-                name, f"there are {len(value)} of them; expected {samples}, as of the others"
+            raise SiteError(
+                f"{of_site} there are {len(value)} of them; expected {samples}, as of the others"
             )
         found[name] = untrack(value).detach()
     return found, samples

@@ -221,13 +221,13 @@ def importance(
         **kwargs: what both are called with.
 
     Raises:
-        TypeError: if a program is no function.
+        TypeError: if a program is no function; for a keyword that is Pyro's name of one of these,
+            and no parameter of a program.
         WeightError: if a log-probability is NaN, or infinite where that is no weight of zero.
         GuideSiteError: if the guide draws what the model does not.
         SubsampleWeightError: if a plate is subsampled.
         NotVectorizableError: if the programs must run at once and cannot.
-        OpenRecordingError: within a recording.
-        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
+        RuntimeError: within a recording.
     """
     check_program("importance", "model", model)
     if guide is not None:

@@ -44,7 +44,7 @@ def together(once: Callable[[], Pair], particles: int, nesting: int) -> Pair:
 
     Raises:
         PlateError: if a site has not one value for each particle, or mixes them.
-        OuterEscapeError: if Python reads a value that differs among them.
+        SiteError: if Python reads a value that differs among them.
         PlateNestingError: if the programs have more dimensions.
     """
     try:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.batched.outer_plate import OuterEscapeError
 from ancestral.estimators.inference.particles import PlateNestingError
 from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.context.errors import SiteError
 from ancestral.trace.recording.plate_checks import PlateDependenceError, PlateShapeError, direct
 from oracles import derivatives, exact_gradient, moments
 
@@ -306,7 +306,7 @@ def test_python_may_not_decide_for_all_particles() -> None:
             an.factor("f", z)
 
     an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2)
-    with pytest.raises(OuterEscapeError, match=r"test_elbo.py:\d+ Python reads") as error:
+    with pytest.raises(SiteError, match=r"test_elbo.py:\d+ Python reads") as error:
         an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 

@@ -22,7 +22,7 @@ from torch.distributions import (
 
 import ancestral as an
 from ancestral.estimators.batched.run import NotVectorizableError
-from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
+from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.inference.importance import (
     GuideSiteError,
     NoWeightError,
@@ -267,7 +267,7 @@ def test_what_cannot_be_weighed_is_refused(
 
 
 def test_a_recording_around_is_refused() -> None:
-    with an.record(), pytest.raises(OpenRecordingError, match="call it outside"):
+    with an.record(), pytest.raises(RuntimeError, match="call it outside"):
         an.infer.importance(coin, None, DATA, samples=3)
 
 
