@@ -25,23 +25,10 @@ from ancestral.estimators.gradient.missing_scores import (
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
-from ancestral.estimators.inference.check_guide import ShapeMismatchError, SupportMismatchError
-from ancestral.estimators.inference.importance import (
-    GuideSiteError,
-    NoWeightError,
-    SubsampleWeightError,
-    WeightError,
-)
+from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import (
-    CostInPairError,
     GuideError,
-    MissingInGuideError,
-    MissingInModelError,
-    ObservedInGuideError,
-    OtherValueError,
-    PlateMismatchError,
 )
-from ancestral.estimators.inference.particles import PlateNestingError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -109,7 +96,6 @@ __all__ = [
     "CaughtError",
     "CheckpointedDrawError",
     "ConfinedError",
-    "CostInPairError",
     "CycleError",
     "DependentBaselineError",
     "DeterministicSiteError",
@@ -121,7 +107,6 @@ __all__ = [
     "ForgottenRecordingError",
     "FunctionDrawError",
     "GuideError",
-    "GuideSiteError",
     "HandlerError",
     "HeldScoreWarning",
     "InTurnWarning",
@@ -133,8 +118,6 @@ __all__ = [
     "LossError",
     "LossMismatchError",
     "MissingArvizError",
-    "MissingInGuideError",
-    "MissingInModelError",
     "MissingScoreWarning",
     "ModifiedParameterError",
     "ModuleError",
@@ -143,17 +126,14 @@ __all__ = [
     "NoEffectWarning",
     "NoEngineError",
     "NoScoreError",
-    "NoWeightError",
     "NonFiniteCostError",
     "NonFiniteDensityError",
     "NotEnumeratedWarning",
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
-    "ObservedInGuideError",
     "ObservedMaskError",
     "OtherRecordingError",
-    "OtherValueError",
     "OverwrittenError",
     "PackError",
     "ParamError",
@@ -161,15 +141,12 @@ __all__ = [
     "PlateArgumentError",
     "PlateDependenceError",
     "PlateError",
-    "PlateMismatchError",
-    "PlateNestingError",
     "PlateReuseError",
     "PlateShapeError",
     "ReparamError",
     "ReplayShapeError",
     "ScoredLossError",
     "SettledError",
-    "ShapeMismatchError",
     "SiteDistributionError",
     "SiteError",
     "SiteNameError",
@@ -178,10 +155,8 @@ __all__ = [
     "StoredTraceError",
     "StraightThroughWarning",
     "SubsampleError",
-    "SubsampleWeightError",
     "SubsampledDataError",
     "SupportError",
-    "SupportMismatchError",
     "TorchInternalsError",
     "TorchVersionWarning",
     "TransformError",

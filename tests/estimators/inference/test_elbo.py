@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.errors import GuideError
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.recording.plate_checks import PlateDependenceError, PlateShapeError, direct
@@ -208,7 +208,7 @@ def test_a_nesting_that_is_too_small_is_refused() -> None:
         with an.plate("data", 3, dim=-2):
             an.sample("z", Normal(0.0, 1.0))
 
-    with pytest.raises(PlateNestingError, match="max_plate_nesting=2"):
+    with pytest.raises(GuideError, match="max_plate_nesting=2"):
         an.infer.elbo(plated, plated, particles=3, vectorized=True, max_plate_nesting=0)
 
 
