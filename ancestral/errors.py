@@ -53,26 +53,11 @@ from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, Function
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
-from ancestral.trace.nodes.plate_frame import (
-    NestedPlateError,
-    PlateArgumentError,
-    PlateError,
-    SubsampleError,
-)
+from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import (
-    FactorTypeError,
-    InferKeyError,
-    ObservedMaskError,
-    SiteDistributionError,
-    SiteNameError,
     SupportError,
-    ValueShapeError,
-    ValueTypeError,
-    WeightDeviceError,
-    WeightShapeError,
 )
-from ancestral.trace.program.module_statement import ModuleError
 from ancestral.trace.recording.constant_draws import TransformedDrawError
 from ancestral.trace.recording.enumerated_log_prob import SpreadError
 from ancestral.trace.recording.leaf_writes import SettledError
@@ -103,14 +88,12 @@ __all__ = [
     "EnumeratedNodeError",
     "EnumerationError",
     "EscapeError",
-    "FactorTypeError",
     "ForgottenRecordingError",
     "FunctionDrawError",
     "GuideError",
     "HandlerError",
     "HeldScoreWarning",
     "InTurnWarning",
-    "InferKeyError",
     "InferenceTensorError",
     "KinkWarning",
     "LayoutError",
@@ -120,8 +103,6 @@ __all__ = [
     "MissingArvizError",
     "MissingScoreWarning",
     "ModifiedParameterError",
-    "ModuleError",
-    "NestedPlateError",
     "NoDensityError",
     "NoEffectWarning",
     "NoEngineError",
@@ -132,13 +113,11 @@ __all__ = [
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
-    "ObservedMaskError",
     "OtherRecordingError",
     "OverwrittenError",
     "PackError",
     "ParamError",
     "ParamWarning",
-    "PlateArgumentError",
     "PlateDependenceError",
     "PlateError",
     "PlateReuseError",
@@ -147,14 +126,11 @@ __all__ = [
     "ReplayShapeError",
     "ScoredLossError",
     "SettledError",
-    "SiteDistributionError",
     "SiteError",
-    "SiteNameError",
     "SpreadError",
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
-    "SubsampleError",
     "SubsampledDataError",
     "SupportError",
     "TorchInternalsError",
@@ -169,10 +145,6 @@ __all__ = [
     "UnstorableNodeError",
     "UnsupportedDrawError",
     "UnsupportedTensorError",
-    "ValueShapeError",
-    "ValueTypeError",
-    "WeightDeviceError",
     "WeightError",
-    "WeightShapeError",
     "WriteIntoParameterError",
 ]

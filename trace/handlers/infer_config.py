@@ -20,7 +20,7 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
     Raises:
         TypeError: if it is no function.
         HandlerError: within the block, if it returns no mapping.
-        InferKeyError: within it, if it returns a key that nothing reads.
+        SiteError: within it, if it returns a key that nothing reads.
     """
 
     missing = "its block has no site"

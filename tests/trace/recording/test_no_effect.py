@@ -128,7 +128,7 @@ def test_a_key_of_infer_that_nothing_reads_is_refused(
     infer = {} if is_configured else {key: True}
     config = h.infer_config(lambda _: {key: True} if is_configured else {})
     pattern = rf"site 'z' \(.*\): nothing reads '{key}' in its infer: .*{advice}"
-    with pytest.raises(an.errors.InferKeyError, match=pattern), config:
+    with pytest.raises(an.errors.SiteError, match=pattern), config:
         an.sample("z", Categorical(P), infer=infer)
 
 
