@@ -42,13 +42,8 @@ from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
-from ancestral.trace.handlers.by_name import (
-    DeterministicSiteError,
-    HandlerError,
-    UnknownSiteError,
-)
+from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
-from ancestral.trace.handlers.replay import ReplayShapeError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
@@ -83,7 +78,6 @@ __all__ = [
     "ConfinedError",
     "CycleError",
     "DependentBaselineError",
-    "DeterministicSiteError",
     "DuplicateNameError",
     "EnumeratedNodeError",
     "EnumerationError",
@@ -123,7 +117,6 @@ __all__ = [
     "PlateReuseError",
     "PlateShapeError",
     "ReparamError",
-    "ReplayShapeError",
     "ScoredLossError",
     "SettledError",
     "SiteError",

@@ -46,18 +46,15 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(values)
 
 
-class DeterministicSiteError(HandlerError):
-    """A value that the program computes is to be given as that of a random choice."""
-
-    def __init__(self, message: Message, verb: str) -> None:
-        """Name the site and its line, and say what it is."""
-        super().__init__(
-            f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
-            "deterministic, computed by the program, with no density; set it from "
-            "outside with handlers.do, give values to the sites that it is computed from, or state "
-            "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
-            "reparam made so is given its value within that handler"
-        )
+def no_random_choice(message: Message, verb: str) -> HandlerError:
+    """Return the error that a value is to be given to what the program computes."""
+    return HandlerError(
+        f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
+        "deterministic, computed by the program, with no density; set it from "
+        "outside with handlers.do, give values to the sites that it is computed from, or state "
+        "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
+        "reparam made so is given its value within that handler"
+    )
 
 
 def broadcasts(shape: Shape, whole: Shape) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
+from ancestral.trace.handlers.by_name import ByName, HandlerError, by_name, no_random_choice
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.program.checks import no_tensor
 from ancestral.trace.recording.message import Handler, Message
@@ -61,7 +61,7 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
                 "leave it out of one of the two"
             )
         if message.kind == "deterministic":
-            raise DeterministicSiteError(message, "condition")
+            raise no_random_choice(message, "condition")
         return replace(message, value=value, is_observed=True, origin=None)
 
 
