@@ -34,14 +34,12 @@ from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchInternalsError, TorchVersionWarning
-from ancestral.tools.arviz import MissingArvizError, SubsampledDataError
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import EnumerationError, SiteError, UnknownNodeError
 from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
-from ancestral.trace.graph.d_separation import CycleError, UnknownVertexError
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
@@ -66,7 +64,6 @@ from ancestral.trace.recording.record_site import UnsupportedDrawError
 from ancestral.trace.recording.trace import DuplicateNameError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
-from ancestral.trace.serialize.nodes import EnumeratedNodeError, UnstorableNodeError
 from ancestral.trace.serialize.plain import NotPlainError, StoredTraceError
 
 __all__ = [
@@ -76,10 +73,8 @@ __all__ = [
     "CaughtError",
     "CheckpointedDrawError",
     "ConfinedError",
-    "CycleError",
     "DependentBaselineError",
     "DuplicateNameError",
-    "EnumeratedNodeError",
     "EnumerationError",
     "EscapeError",
     "ForgottenRecordingError",
@@ -94,7 +89,6 @@ __all__ = [
     "LayoutTimeoutError",
     "LossError",
     "LossMismatchError",
-    "MissingArvizError",
     "MissingScoreWarning",
     "ModifiedParameterError",
     "NoDensityError",
@@ -124,7 +118,6 @@ __all__ = [
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
-    "SubsampledDataError",
     "SupportError",
     "TorchInternalsError",
     "TorchVersionWarning",
@@ -132,10 +125,8 @@ __all__ = [
     "TransformedDrawError",
     "UnknownNodeError",
     "UnknownSiteError",
-    "UnknownVertexError",
     "UnloadedDistributionError",
     "UnrecordedDrawError",
-    "UnstorableNodeError",
     "UnsupportedDrawError",
     "UnsupportedTensorError",
     "WeightError",

@@ -26,27 +26,6 @@ from ancestral.trace.recording.trace import Trace
 Groups = dict[str, dict[str, np.ndarray]]
 
 
-class MissingArvizError(ImportError):
-    """ArviZ is not installed."""
-
-    def __init__(self) -> None:
-        """Say what to install."""
-        super().__init__(
-            "to_inference_data needs ArviZ, which is not installed: pip install ancestral[arviz]"
-        )
-
-
-class SubsampledDataError(SiteError):
-    """Draws are to be exported with a part of the data, which differs from draw to draw."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the plate and its line."""
-        super().__init__(
-            f"plate {node.name!r} ({node.location}) is subsampled: each draw would have the "
-            "log-likelihood of other cases; give the plate no subsample_size here"
-        )
-
-
 def to_inference_data(
     model: Callable[..., Any],
     *args: Any,
@@ -80,10 +59,10 @@ def to_inference_data(
     Raises:
         TypeError: if `model` is no function; for a keyword that is Pyro's name of one of these, and
             no parameter of the model.
-        MissingArvizError: if ArviZ is not installed.
+        ImportError: if ArviZ is not installed.
         ValueError: if the posterior is empty.
-        SiteError: if the draws do not fit each other, the chains, or the model.
-        SubsampledDataError: if a plate is subsampled.
+        SiteError: if the draws do not fit each other, the chains, or the model; if a plate is
+            subsampled.
         RuntimeError: within a recording.
     """
     check_program("to_inference_data", "model", model)
@@ -128,7 +107,9 @@ def _arviz() -> ModuleType:
             warnings.simplefilter("ignore", FutureWarning)  # it announces its next version
             import arviz
     except ImportError as error:
-        raise MissingArvizError from error
+        raise ImportError(
+            "to_inference_data needs ArviZ, which is not installed: pip install ancestral[arviz]"
+        ) from error
     found: ModuleType = arviz
     return found
 
@@ -146,7 +127,10 @@ def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
     found: dict[Key, Tensor] = {}
     for node in run.traces[0].values():
         if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
-            raise SubsampledDataError(node)
+            raise SiteError(
+                f"plate {node.name!r} ({node.location}) is subsampled: each draw would have the "
+                "log-likelihood of other cases; give the plate no subsample_size here"
+            )
         if node.type == "sample" and node.is_observed and _is_data(node):
             found["log_likelihood", node.name] = run.rows(node, "masked_log_prob")
         elif node.name not in given and _is_of_posterior(node):

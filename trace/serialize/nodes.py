@@ -33,28 +33,6 @@ from ancestral.trace.serialize.plain import (
 )
 
 
-class EnumeratedNodeError(SiteError):
-    """A trace is to be stored whose sites are enumerated."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is, and "
-            "a stored trace holds one value of each site; store the trace of a run that draws them"
-        )
-
-
-class UnstorableNodeError(SiteError):
-    """A trace is to be stored of which a node has what no file can hold."""
-
-    def __init__(self, node: Node, problem: str) -> None:
-        """Name the node and its line, and say what is wrong."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) cannot be stored: {problem}; make its tensors "
-            "dense, with to_dense(), on a device that has memory"
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Content:
     """What is stored of a trace: all nodes, the names of the hidden ones, the terms of its loss."""
@@ -82,8 +60,8 @@ def to_dict(content: Content) -> dict[str, Plain]:
     """Return a trace as plain data.
 
     Raises:
-        EnumeratedNodeError: if a node takes all its values at once, or depends on such a node.
-        UnstorableNodeError: if the value of one is no tensor of numbers side by side.
+        SiteError: if a node takes all its values at once, or depends on such a node; if the value
+            of one is no tensor of numbers side by side.
     """
     writer = _Writer()
     return writer.record(content, sources=writer.sources)
@@ -120,7 +98,11 @@ class _Writer:
 
     def _node(self, node: Node) -> dict[str, Plain]:
         if node.enumeration is not None:
-            raise EnumeratedNodeError(node)
+            raise SiteError(
+                f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is, "
+                "and a stored trace holds one value of each site; store the trace of a run that "
+                "draws them"
+            )
         try:
             scale = node.scale if isinstance(node.scale, Tensor) else float(node.scale)
             return self.record(
@@ -131,7 +113,10 @@ class _Writer:
                 infer=plain_only(node.infer),
             )
         except NotPlainError as error:
-            raise UnstorableNodeError(node, str(error)) from error
+            raise SiteError(
+                f"site {node.name!r} ({node.location}) cannot be stored: {error}; make its tensors "
+                "dense, with to_dense(), on a device that has memory"
+            ) from error
 
     def _provenance(self, found: Provenance) -> dict[str, Plain]:
         """Return its shape, and how its elements depend on those of each source."""
