@@ -6,9 +6,7 @@ True
 """
 
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
-from ancestral.estimators.batched.run import (
-    NotVectorizableError,
-)
+from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
@@ -26,9 +24,7 @@ from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
-from ancestral.estimators.inference.model_guide import (
-    GuideError,
-)
+from ancestral.estimators.inference.model_guide import GuideError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -36,22 +32,22 @@ from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchInternalsError, TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.trace.audit.tables import AuditError
-from ancestral.trace.context.errors import EnumerationError, SiteError, UnknownNodeError
+from ancestral.trace.context.errors import (
+    EnumerationError,
+    SiteError,
+    TransformError,
+    UnknownNodeError,
+)
 from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
-from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
-from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
-from ancestral.trace.program.checks import (
-    SupportError,
-)
-from ancestral.trace.recording.constant_draws import TransformedDrawError
+from ancestral.trace.program.checks import SupportError
 from ancestral.trace.recording.enumerated_log_prob import SpreadError
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.plate_checks import (
@@ -71,14 +67,12 @@ __all__ = [
     "BaselineError",
     "BaselineWarning",
     "CaughtError",
-    "CheckpointedDrawError",
     "ConfinedError",
     "DependentBaselineError",
     "DuplicateNameError",
     "EnumerationError",
     "EscapeError",
     "ForgottenRecordingError",
-    "FunctionDrawError",
     "GuideError",
     "HandlerError",
     "HeldScoreWarning",
@@ -122,7 +116,6 @@ __all__ = [
     "TorchInternalsError",
     "TorchVersionWarning",
     "TransformError",
-    "TransformedDrawError",
     "UnknownNodeError",
     "UnknownSiteError",
     "UnloadedDistributionError",

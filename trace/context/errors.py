@@ -29,6 +29,14 @@ class UnknownNodeError(SiteError, KeyError):
     __str__ = ValueError.__str__  # that of a KeyError quotes
 
 
+class TransformError(NotImplementedError):
+    """A draw, or a tracked tensor, is where torch computes what cannot be followed.
+
+    Within a transform of `torch.func`, a trace of `torch.jit`, a reentrant checkpoint, or the
+    forward of a `torch.autograd.Function`.
+    """
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names as a text, those beyond the first twenty by their number.
 

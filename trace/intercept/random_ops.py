@@ -39,10 +39,10 @@ from ancestral.trace.intercept.unrecorded_threads import refuse_away
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.program.site import found
 from ancestral.trace.recording.constant_draws import (
-    TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
+    transformed_draw,
 )
 from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record_site import draw
@@ -157,7 +157,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             if (is_transformed or isinstance(target, nn.Parameter)) and is_noise(tensors):
                 return value
             if is_transformed:
-                raise TransformedDrawError(op.name(), place())
+                raise transformed_draw(op.name(), place())
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing
             try:

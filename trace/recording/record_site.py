@@ -38,7 +38,7 @@ from ancestral.trace.nodes.distribution_params import (
 from ancestral.trace.nodes.node import Gate, Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
-from ancestral.trace.recording.constant_draws import TransformedDrawError, has_tangent
+from ancestral.trace.recording.constant_draws import has_tangent, transformed_draw
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.message import Message
 
@@ -83,7 +83,7 @@ def draw(
     is_learned = any([tensor.requires_grad for tensor, _ in held])
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
-        raise TransformedDrawError(type(fn).__name__, where)
+        raise transformed_draw(type(fn).__name__, where)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
             raise UnsupportedDrawError(fn, value, where)
