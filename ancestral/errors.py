@@ -48,15 +48,8 @@ from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, N
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import SupportError
-from ancestral.trace.recording.enumerated_log_prob import SpreadError
 from ancestral.trace.recording.leaf_writes import SettledError
-from ancestral.trace.recording.plate_checks import (
-    PlateDependenceError,
-    PlateReuseError,
-    PlateShapeError,
-)
-from ancestral.trace.recording.record import NotRecordedError
-from ancestral.trace.recording.record_site import UnsupportedDrawError
+from ancestral.trace.recording.plate_checks import PlateDependenceError
 from ancestral.trace.recording.trace import DuplicateNameError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
@@ -93,7 +86,6 @@ __all__ = [
     "NonFiniteDensityError",
     "NotEnumeratedWarning",
     "NotPlainError",
-    "NotRecordedError",
     "NotVectorizableError",
     "OtherRecordingError",
     "OverwrittenError",
@@ -102,13 +94,10 @@ __all__ = [
     "ParamWarning",
     "PlateDependenceError",
     "PlateError",
-    "PlateReuseError",
-    "PlateShapeError",
     "ReparamError",
     "ScoredLossError",
     "SettledError",
     "SiteError",
-    "SpreadError",
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
@@ -120,7 +109,6 @@ __all__ = [
     "UnknownSiteError",
     "UnloadedDistributionError",
     "UnrecordedDrawError",
-    "UnsupportedDrawError",
     "UnsupportedTensorError",
     "WeightError",
     "WriteIntoParameterError",

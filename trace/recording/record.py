@@ -46,12 +46,9 @@ def current() -> Trace | None:
     return found
 
 
-class NotRecordedError(RuntimeError):
-    """A model or a function is asked for its trace before it was called."""
-
-    def __init__(self, name: str) -> None:
-        """Name the model."""
-        super().__init__(f"this {name} has not been called yet: call it, then read its trace")
+def not_called(name: str) -> RuntimeError:
+    """Return the error that a model or a function is asked for its trace before a call."""
+    return RuntimeError(f"this {name} has not been called yet: call it, then read its trace")
 
 
 class Recorded(Generic[P, R]):
@@ -93,10 +90,10 @@ class Recorded(Generic[P, R]):
         """The recording of the last call.
 
         Raises:
-            NotRecordedError: if there was none.
+            RuntimeError: if there was none.
         """
         if self._trace is None:
-            raise NotRecordedError(getattr(self._function, "__name__", "function"))
+            raise not_called(getattr(self._function, "__name__", "function"))
         return self._trace
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.errors import GuideError
+from ancestral.errors import GuideError, PlateError
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.recording.plate_checks import PlateDependenceError, PlateShapeError, direct
+from ancestral.trace.recording.plate_checks import PlateDependenceError, direct
 from oracles import derivatives, exact_gradient, moments
 
 X = torch.tensor([0.3, -1.2, 0.8, 1.7], dtype=torch.float64)
@@ -231,7 +231,7 @@ def test_a_draw_of_torch_that_has_no_particles_says_how_to_run_them() -> None:
         noise = torch.bernoulli(torch.tensor(0.5, requires_grad=True))
         an.sample("x", Normal(noise, 1.0), obs=torch.tensor(0.0))
 
-    with pytest.raises(PlateShapeError, match="plate 'particles'") as error:
+    with pytest.raises(PlateError, match="plate 'particles'") as error:
         an.infer.elbo(model, lambda: None, particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
