@@ -29,7 +29,7 @@ from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
-from ancestral.provenance.tensor.torch_internals import TorchInternalsError, TorchVersionWarning
+from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import (
@@ -39,7 +39,6 @@ from ancestral.trace.context.errors import (
     UnknownNodeError,
 )
 from ancestral.trace.context.other_threads import UnrecordedDrawError
-from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
@@ -49,8 +48,6 @@ from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import SupportError
 from ancestral.trace.recording.leaf_writes import SettledError
-from ancestral.trace.recording.plate_checks import PlateDependenceError
-from ancestral.trace.recording.trace import DuplicateNameError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
 from ancestral.trace.serialize.plain import NotPlainError, StoredTraceError
@@ -62,7 +59,6 @@ __all__ = [
     "CaughtError",
     "ConfinedError",
     "DependentBaselineError",
-    "DuplicateNameError",
     "EnumerationError",
     "EscapeError",
     "ForgottenRecordingError",
@@ -89,10 +85,8 @@ __all__ = [
     "NotVectorizableError",
     "OtherRecordingError",
     "OverwrittenError",
-    "PackError",
     "ParamError",
     "ParamWarning",
-    "PlateDependenceError",
     "PlateError",
     "ReparamError",
     "ScoredLossError",
@@ -102,7 +96,6 @@ __all__ = [
     "StoredTraceError",
     "StraightThroughWarning",
     "SupportError",
-    "TorchInternalsError",
     "TorchVersionWarning",
     "TransformError",
     "UnknownNodeError",

@@ -31,17 +31,6 @@ class TorchVersionWarning(UserWarning):
         )
 
 
-class TorchInternalsError(ImportError):
-    """This version of torch lacks a private name that the library needs."""
-
-    def __init__(self, version: str, missing: Exception) -> None:
-        """Name the versions, and what is missing."""
-        super().__init__(
-            f"ancestral was tried with torch {_SPAN}, and cannot run with torch {version}, which "
-            f"lacks a private name that it needs ({missing}): install one of those"
-        )
-
-
 _SPAN = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
 
 
@@ -189,4 +178,7 @@ try:
         for _name in _names.split():
             getattr(_owner, _name)
 except (AttributeError, ImportError, KeyError, RuntimeError) as error:
-    raise TorchInternalsError(torch.__version__, error) from error
+    raise ImportError(
+        f"ancestral was tried with torch {_SPAN}, and cannot run with torch {torch.__version__}, "
+        f"which lacks a private name that it needs ({error}): install one of those"
+    ) from error

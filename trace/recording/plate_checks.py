@@ -18,41 +18,6 @@ from ancestral.trace.nodes.node import Node, place_in
 from ancestral.trace.nodes.plate_frame import Plate, PlateError, is_same
 
 
-class PlateDependenceError(PlateError):
-    """The repetitions of a plate depend on each other."""
-
-    def __init__(
-        self, node: Node, plate: Plate, member: Node, through: Source | None, mixed: str
-    ) -> None:
-        """Name the two sites, the plate, what lies between them and what mixed it."""
-        way = "" if through is None else f", through {_source_named(through)}"
-        step = f"; mixed by {mixed}" if mixed else ""
-        if plate.dim is None:
-            claim = f"it is of turn {plate.turn} and may depend on no other turn"
-            found = f"it depends on {_named(member)}, of another turn"
-            advice = "carry no drawn value from one turn to another, or leave the plate before"
-        else:
-            claim = (
-                f"element n along dimension {plate.dim} (size {plate.subsample_size}) may depend "
-                "on elements n alone of what is in the plate"
-            )
-            found = f"it depends on other elements of {_named(member)} too"
-            advice = (
-                "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
-                "sort along the plate), or leave the plate before"
-            )
-        cure = (
-            "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
-            "decide before the plate"
-            if through is not None and through.is_decision
-            else advice
-        )
-        super().__init__(
-            f"{_named(node)} is within plate {plate.name!r}, where {claim}; but {found}"
-            f"{way}{step}; {cure}"
-        )
-
-
 def mixed_by(provenance: Provenance, source: Source, dim: int) -> str:
     """Return the op and the line that mixed dimension `dim` of a source, "" where unknown."""
     mixes = mixes_of(provenance, source, dim) or mixes_of(provenance, source, dim, running)
@@ -153,9 +118,8 @@ class Ledger:
                 if name in claimed and self._is_broken(name, claimed[name], now):
                     plate = next(p for p in node.cond_indep_stack if p.name == name)
                     is_direct = before.member.source is source
-                    raise PlateDependenceError(
-                        node, plate, before.member, None if is_direct else source, now.mixed
-                    )
+                    through = None if is_direct else source
+                    raise PlateError(_dependence(node, plate, before.member, through, now.mixed))
                 found[name] = now if name not in found else _joined(found[name], now)
         return found
 
@@ -207,6 +171,36 @@ def _is_reordered(first: Plate, second: Plate) -> bool:
     assert first.indices is not None
     assert second.indices is not None
     return not is_same(first.indices, second.indices)
+
+
+def _dependence(node: Node, plate: Plate, member: Node, through: Source | None, mixed: str) -> str:
+    """Say that repetitions of a plate depend on each other, through what, and what mixed them."""
+    way = "" if through is None else f", through {_source_named(through)}"
+    step = f"; mixed by {mixed}" if mixed else ""
+    if plate.dim is None:
+        claim = f"it is of turn {plate.turn} and may depend on no other turn"
+        found = f"it depends on {_named(member)}, of another turn"
+        advice = "carry no drawn value from one turn to another, or leave the plate before"
+    else:
+        claim = (
+            f"element n along dimension {plate.dim} (size {plate.subsample_size}) may depend "
+            "on elements n alone of what is in the plate"
+        )
+        found = f"it depends on other elements of {_named(member)} too"
+        advice = (
+            "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
+            "sort along the plate), or leave the plate before"
+        )
+    cure = (
+        "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
+        "decide before the plate"
+        if through is not None and through.is_decision
+        else advice
+    )
+    return (
+        f"{_named(node)} is within plate {plate.name!r}, where {claim}; but {found}"
+        f"{way}{step}; {cure}"
+    )
 
 
 def _missized(node: Node, plate: Plate) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
+from ancestral.errors import SiteError
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.node import NoDensityError
-from ancestral.trace.recording.trace import DuplicateNameError
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def test_a_settled_recording_is_freed_without_the_collector(p: Tensor) -> None:
 def test_costs_are_declared_once() -> None:
     with an.record() as trace:
         an.cost("energy", torch.ones(2))
-        with pytest.raises(DuplicateNameError, match="'energy' is declared twice"):
+        with pytest.raises(SiteError, match="'energy' is declared twice"):
             an.cost("energy", torch.ones(2))
     assert trace["energy"].type == "cost"
     with pytest.raises(TypeError, match="cost 'x' is a float"):
