@@ -12,7 +12,6 @@ class BaselineWarning(UserWarning):
     """A baseline has no effect."""
 
     def __init__(self, credit: Credit) -> None:
-        """Name the site."""
         super().__init__(
             f"LeaveOneOut subtracts nothing from the credit of site {credit.name!r}, of shape "
             f"{list(credit.shape)}: no cost is kept apart along its first dimension, so that no "

@@ -28,7 +28,6 @@ class NotVectorizableError(SiteError):
     """A program cannot be run many times at once along the dimension of an outer plate."""
 
     def __init__(self, problem: str) -> None:
-        """Say what is in the way."""
         self.problem = problem
         super().__init__(
             f"the program cannot be run many times at once: {problem}; write it so that it "
@@ -96,7 +95,6 @@ class Given(Handler):
     """
 
     def __init__(self, stacked: Mapping[str, Tensor], turn: int | None) -> None:
-        """Take the values."""
         self._stacked, self._turn = stacked, turn
 
     def process(self, message: Message) -> Message:

@@ -30,7 +30,6 @@ class InTurnWarning(UserWarning):
     """A program is run one time after the other, which nobody has asked for."""
 
     def __init__(self, verb: str, samples: int, reason: str) -> None:
-        """Say why, and what to do."""
         super().__init__(
             f"{verb} runs the program {samples} times, one after the other, because not all runs "
             f"can be made at once: {reason}; if this is meant, say vectorized=False"

@@ -68,7 +68,6 @@ class ScoredNodes:
     def __init__(
         self, universe: Universe, factors: Sources = frozenset(), *, is_read: bool
     ) -> None:
-        """Take the recording whose draws are scored."""
         self._universe = universe
         self._factors = factors
         self._is_read = is_read
@@ -192,7 +191,6 @@ class HeldScoreWarning(UserWarning):
     """A loss that holds a score function already gets a second one."""
 
     def __init__(self, nodes: Iterable[Node]) -> None:
-        """Name the sites."""
         names = ", ".join(f"{node.name!r} ({node.location})" for node in nodes)
         super().__init__(
             f"the loss multiplies the log-density of {names} at its own draw by what is detached "
@@ -206,7 +204,6 @@ class StraightThroughWarning(UserWarning):
     """A site has a straight-through gradient, and gets a score function besides."""
 
     def __init__(self, node: Node, line: Location) -> None:
-        """Name the site and the line."""
         super().__init__(
             f"what is computed at {line} has the value of site {node.name!r} ({node.location}) and "
             "a gradient to the very parameters of it by a path that adds nothing to the value (a "

@@ -303,7 +303,6 @@ class NonFiniteDensityError(SiteError):
     """The log-probability of a site is NaN or infinite."""
 
     def __init__(self, node: Node, program: str) -> None:
-        """Name the site, its line, its program, how many elements are bad, and their values."""
         density = node.log_prob.detach()
         bad = ~torch.isfinite(density)
         cases = _cases(node)

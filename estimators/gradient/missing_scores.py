@@ -27,7 +27,6 @@ class OtherRecordingError(ValueError):
     """A loss depends on a site of another recording whose gradient was never taken."""
 
     def __init__(self, node: Node) -> None:
-        """Name the site."""
         super().__init__(
             f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
             "score would be lost; compute both within one an.record(), take the gradient of the "
@@ -39,7 +38,6 @@ class ForgottenRecordingError(RuntimeError):
     """A loss depends on a recording that nobody has kept, and whose gradient was never taken."""
 
     def __init__(self, universe: Universe) -> None:
-        """Name the sites."""
         names = [repr(source.name) for source in universe.sources if source.stands_for is None]
         super().__init__(
             f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "

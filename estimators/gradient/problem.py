@@ -40,7 +40,6 @@ class CaughtError(RuntimeError):
     """Something raised because of drawn values, and the program went on."""
 
     def __init__(self, escape: Escape, text: str) -> None:
-        """Name the line, the sources and what was raised."""
         names = ", ".join(repr(name) for name in sorted(escape.sources))
         super().__init__(
             f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
@@ -58,7 +57,6 @@ class ScoredLossError(ValueError):
     """A loss holds a surrogate of the same recording, or the graph of its gradient."""
 
     def __init__(self, place: str) -> None:
-        """Name the line of the surrogate."""
         super().__init__(
             f"the loss is computed from an.surrogate at {place}, or from its gradient with "
             "create_graph=True: the derivatives of both hold the scores of the draws already, "

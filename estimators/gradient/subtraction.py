@@ -33,7 +33,6 @@ class BaselineError(SiteError):
     """A baseline is none: it is of a wrong type or shape, or not finite."""
 
     def __init__(self, node: Node, problem: str) -> None:
-        """Name the site, its line and what is wrong."""
         super().__init__(f"site {node.name!r} ({node.location}): its baseline{problem}")
 
 
@@ -41,7 +40,6 @@ class DependentBaselineError(BaselineError):
     """A baseline depends on the very draw that it is subtracted for."""
 
     def __init__(self, node: Node, baseline: object, why: str) -> None:
-        """Name the site, its line, and how the draw reaches the baseline."""
         code = getattr(baseline, "__code__", None)
         line = "" if code is None else f", {code.co_filename}:{code.co_firstlineno},"
         super().__init__(
@@ -75,7 +73,6 @@ class Subtraction:
     """A baseline that is asked for the sites of one gradient."""
 
     def __init__(self, problem: Problem, baseline: Baseline) -> None:
-        """Take the problem whose credits it is asked for."""
         self._problem = problem
         self._baseline = baseline
         self._universe = problem.trace.universe

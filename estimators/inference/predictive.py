@@ -68,7 +68,6 @@ class Predictive:
         vectorized: bool | None = None,
         **others: Never,
     ) -> None:
-        """Take the program, and what it starts from."""
         check_program("Predictive", "model", model)
         if guide is not None:
             check_program("Predictive", "guide", guide)

@@ -19,7 +19,6 @@ class InferenceTensorError(RuntimeError):
     """A value of `torch.inference_mode` is used where a gradient is asked for."""
 
     def __init__(self, names: frozenset[str], location: object) -> None:
-        """Name the sources and the line."""
         listed = ", ".join(repr(name) for name in sorted(names))
         super().__init__(
             f"{location}: a value that depends on {listed} was computed under "

@@ -82,7 +82,6 @@ class EscapeError(RuntimeError):
     """A tracked value leaves tensor land in a recording that refuses it."""
 
     def __init__(self, escape: Escape) -> None:
-        """Name the line, the sources, and the ways to mend it."""
         names = ", ".join(repr(name) for name in sorted(escape.sources))
         super().__init__(
             f"{escape.filename}:{escape.line}: a value that depends on {names} leaves tensor land, "
@@ -96,7 +95,6 @@ class ConfinedError(RuntimeError):
     """Python is to decide on a tensor that has many values of a source at once."""
 
     def __init__(self, names: Iterable[str], frame: FrameType) -> None:
-        """Name the line, the sources, and the ways to mend it."""
         line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         super().__init__(
             f"{line}: a value that depends on {', '.join(map(repr, sorted(names)))}, which has all "

@@ -32,7 +32,6 @@ class WriteIntoParameterError(TypeError):
     """A tracked value would be written into a parameter, or into a tensor of another class."""
 
     def __init__(self, function: str, names: frozenset[str], kind: type = nn.Parameter) -> None:
-        """Name the op, the sources whose value would be written, and the class."""
         listed = ", ".join(repr(name) for name in sorted(names))
         shown = "an nn.Parameter" if issubclass(kind, nn.Parameter) else f"a {kind.__name__}"
         super().__init__(

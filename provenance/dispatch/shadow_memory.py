@@ -95,7 +95,6 @@ class Memory:
     """The sources of every storage that was met, and of the tensors that differ from theirs."""
 
     def __init__(self) -> None:
-        """Remember nothing."""
         self._cells: dict[int, _Cell] = {}
         self._views: Any = WeakTensorKeyDictionary()
 
@@ -279,7 +278,6 @@ class Calling(TorchFunctionMode):
     def __init__(
         self, before: Callable[..., Callable[[Any], None]], failed: Callable[[], None]
     ) -> None:
-        """Show calls to `before`."""
         super().__init__()
         self._before, self._failed = before, failed
 

@@ -19,7 +19,6 @@ class UnsupportedTensorError(NotImplementedError):
     """A tracked tensor would enter a kind of tensor that cannot carry provenance."""
 
     def __init__(self, kind: str, names: frozenset[str], location: object) -> None:
-        """Name the kind, the sources and the line."""
         listed = ", ".join(repr(name) for name in sorted(names))
         super().__init__(
             f"a {kind} at {location} would hold or meet a value that depends on {listed}, and a "

@@ -24,7 +24,6 @@ class TorchVersionWarning(UserWarning):
     """The library was not tried with this version of torch."""
 
     def __init__(self, version: str) -> None:
-        """Name both, and say what to do."""
         super().__init__(
             f"ancestral was tried with torch {_SPAN}, and this is torch {version}, where a "
             "dependency could be lost without notice: install one of those"

@@ -41,7 +41,6 @@ class NoEngineError(RuntimeError):
     """Nothing that is installed can draw the format."""
 
     def __init__(self, form: str) -> None:
-        """Say how to get an engine for the format."""
         super().__init__(
             f"no engine that draws {form.upper()} was found; get one with {_INSTALL[form]}, or "
             f"install Graphviz so that its command `dot` is on the PATH "

@@ -17,7 +17,6 @@ class AuditError(RuntimeError):
     def __init__(
         self, op: str, location: Location, sources: Iterable[Source], fact: str, loss: str
     ) -> None:
-        """Name the op, the line, the sources and what happened to them."""
         self.op = op
         self.location = location
         self.names = frozenset(source.name for source in sources)

@@ -20,7 +20,6 @@ class UnknownNodeError(SiteError, KeyError):
     """A trace is asked for a site that it does not have."""
 
     def __init__(self, name: object, known: Iterable[str]) -> None:
-        """Name what is missing, and what there is."""
         known = list(known)
         super().__init__(
             f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"

@@ -56,7 +56,6 @@ class Dimensions:
     """The dimensions of a block."""
 
     def __init__(self, first_dim: int) -> None:
-        """Give none away."""
         self.first_dim = first_dim
         self._held: dict[int, tuple[Variable, Scope]] = {}
         # None for what has one value, whichever those of others are.

@@ -38,7 +38,6 @@ class NotEnumeratedWarning(UserWarning):
     """A draw of plain torch is drawn where all finite sites are enumerated."""
 
     def __init__(self, message: Message) -> None:
-        """Name the draw, its line, and the ways to mend it."""
         super().__init__(
             f"{named(message)} is drawn, though it is within an.handlers.enumerate and has "
             "finitely many values: a draw of plain torch is never enumerated; write "
@@ -71,7 +70,6 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     """
 
     def __init__(self, first_dim: int = -5) -> None:
-        """Take the dimension."""
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
                 "enumerate: first_dim must be a negative int, counted from the right, left of "

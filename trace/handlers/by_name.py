@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Self
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.place import Location, place
-from ancestral.trace.recording.message import Handler, Message
+from ancestral.trace.recording.message import Handler, Message, Raised
 
 
 class HandlerError(SiteError):
@@ -22,7 +21,6 @@ class UnknownSiteError(SiteError):
     """Something is said of a site that the program has not."""
 
     def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
-        """Name the sites that were not met, and those that were."""
         super().__init__(
             f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
             f"others that it has are {listed(met)}{guessed(missing, met)}"
@@ -71,7 +69,6 @@ class ByName(Handler):
     """Raises at the end of a block that did not ask for all of some names."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Take the names."""
         self._names = tuple(names)
         self._where = place().location
 
@@ -80,23 +77,18 @@ class ByName(Handler):
         _open.set((*_open.get(), (self, [])))
         return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the block.
 
         Raises:
             UnknownSiteError: if a name was not asked for.
         """
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*raised)
         block = self._block()
         _open.set(tuple(other for other in _open.get() if other is not block))
         met = dict.fromkeys(block[1])
         missing = [name for name in self._names if name not in met]
-        if missing and error is None:
+        if missing and raised[1] is None:
             free = [name for name in met if name not in self._names]
             raise UnknownSiteError(type(self).__name__, missing, free, self._where)
 

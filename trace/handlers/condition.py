@@ -16,7 +16,6 @@ class _Given(ByName, ABC):
     """Gives samples, and what the program computes, values by name."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
-        """Take the values."""
         self.values = by_name(type(self).__name__, values)
         super().__init__(self.values)
 

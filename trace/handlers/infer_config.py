@@ -26,7 +26,6 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
     missing = "its block has no site"
 
     def __init__(self, config: Callable[[Message], Mapping[str, Any]]) -> None:
-        """Take the function."""
         if not callable(config):
             raise TypeError(
                 "infer_config takes a function of a message, which returns what to add to its "

@@ -45,7 +45,6 @@ class ReparamError(HandlerError):
     """A site cannot be drawn in the way that it is to be."""
 
     def __init__(self, message: Message, strategy: str, problem: str, expected: str) -> None:
-        """Name the site, its line, what was expected and what came."""
         super().__init__(
             f"site {message.name!r} ({message.where.location}): {strategy} {problem}; "
             f"expected {expected}"
@@ -80,7 +79,6 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
     """
 
     def __init__(self, config: Config) -> None:
-        """Take the strategies."""
         _check_config(config)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config

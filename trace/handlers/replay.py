@@ -40,7 +40,6 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
     missing = "its block has none of the sites that were drawn in the trace"
 
     def __init__(self, trace: Trace) -> None:
-        """Take the trace."""
         if not isinstance(trace, Trace):
             raise TypeError(
                 f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
@@ -146,7 +145,6 @@ class substitute(ByName):  # noqa: N801
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
-        """Take the values."""
         self.values = by_name("substitute", values)
         super().__init__(self.values)
 

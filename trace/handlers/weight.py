@@ -39,7 +39,6 @@ class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
     missing = _NO_SITE
 
     def __init__(self, factor: float | Tensor) -> None:
-        """Take the factor."""
         if isinstance(factor, bool) or not isinstance(factor, (int, float, Tensor)):
             raise TypeError(f"scale must be a number, or a tensor of them, not {kind_of(factor)}")
         # To check is not to decide: the value does not escape.
@@ -76,7 +75,6 @@ class mask(Effective):  # noqa: N801
     missing = _NO_SITE
 
     def __init__(self, which: bool | Tensor) -> None:
-        """Take the mask."""
         if isinstance(which, bool):
             which = torch.tensor(which)
         if not isinstance(which, Tensor) or which.dtype != torch.bool:

@@ -219,7 +219,6 @@ class Dispatcher(Interceptor):
     """Switches the dispatch key on for this thread."""
 
     def __init__(self) -> None:
-        """Make one that is switched off."""
         self._libraries: list[Any] = []
 
     def enter(self) -> None:

@@ -87,7 +87,6 @@ class Scalars(Interceptor):
     """Meets the numbers; the key of the dispatcher is switched with the draws."""
 
     def __init__(self) -> None:
-        """Make one that is switched off."""
         self._libraries: list[Any] = []
 
     def enter(self) -> None:
@@ -117,7 +116,6 @@ class Constructors(Interceptor):
     """Meets the aliases; the key of the dispatcher is switched with the draws."""
 
     def __init__(self) -> None:
-        """Make one that is switched off."""
         self._libraries: list[Any] = []
 
     def enter(self) -> None:

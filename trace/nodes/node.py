@@ -30,7 +30,6 @@ class ModifiedParameterError(RuntimeError):
     """A parameter, or the value, of a site changed between the draw and a question for it."""
 
     def __init__(self, name: str, location: Location) -> None:
-        """Name the site and its line."""
         super().__init__(
             f"site {name!r} ({location}): a parameter of its distribution, what that is computed "
             "from, or its value, was written into in place after the draw (by an optimizer, "
@@ -44,7 +43,6 @@ class NoDensityError(NotImplementedError):
     """A score is needed of a distribution that has no density."""
 
     def __init__(self, name: str, fn: Distribution, location: Location) -> None:
-        """Name the site, its distribution and its line."""
         super().__init__(
             f"site {name!r} ({location}): {type(fn).__name__} has no log_prob, but a cost depends "
             "on its value, so its score is needed; implement log_prob, draw with rsample, or "
@@ -56,7 +54,6 @@ class NoScoreError(NotImplementedError):
     """A score is needed of a distribution whose density has no derivative in its parameters."""
 
     def __init__(self, name: str, fn: Distribution, location: Location) -> None:
-        """Name the site, its distribution and its line."""
         super().__init__(
             f"site {name!r} ({location}): a cost depends on its value by a step without a useful "
             "derivative (a comparison, a rounding), so its score is needed, but the log_prob of "
@@ -74,7 +71,6 @@ class Gate:
     __slots__ = ("is_shut",)
 
     def __init__(self) -> None:
-        """Make an open gate."""
         self.is_shut = False
 
     def __call__(self, gradient: Tensor) -> Tensor | None:

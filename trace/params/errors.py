@@ -9,7 +9,6 @@ class ParamError(SiteError):
     """Something is wrong with a parameter of a program."""
 
     def __init__(self, message: Message, problem: str) -> None:
-        """Name the parameter and its line, and say what is wrong."""
         super().__init__(f"parameter {message.name!r} ({message.where.location}): {problem}")
 
 

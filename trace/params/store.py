@@ -100,7 +100,6 @@ class ParamStore(Handler, Branching):
     __repr__ = nn.Module.__repr__
 
     def __init__(self) -> None:
-        """Make an empty store."""
         super().__init__()
         self._declared: dict[str, Declared] = {}
         self._is_loaded = False

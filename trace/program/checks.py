@@ -28,7 +28,6 @@ class SupportError(SiteError):
     """A value is none that the distribution of a site can take."""
 
     def __init__(self, message: Message, support: Constraint, wrong: str) -> None:
-        """Name the site, its line, the support, and what is outside it."""
         super().__init__(
             f"{described(message)} is outside the support of {type(message.fn).__name__}: "
             f"{wrong}; expected {short(support)}; hide what is missing with an.handlers.mask; if "

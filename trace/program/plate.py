@@ -15,7 +15,6 @@ tensor([0, 1, 2, 3])
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from ancestral.trace.nodes.plate_frame import (
     push,
 )
 from ancestral.trace.program.site import named
-from ancestral.trace.recording.message import Message, apply_stack
+from ancestral.trace.recording.message import Message, Raised, apply_stack
 
 _serials = itertools.count()
 
@@ -117,12 +116,7 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         self._push(dim, None)
         return indices
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the plate."""
         pop(self._serial)
 

@@ -51,7 +51,6 @@ class Ledger:
     """The plates of a recording, and how its sources stand to them."""
 
     def __init__(self) -> None:
-        """Know no plate."""
         self._plates: dict[str, Plate] = {}
         self._standings: dict[Source, _Standings] = {}
 

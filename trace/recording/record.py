@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -31,7 +30,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.patch import interceptors, joined
 from ancestral.trace.context.stack import local
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
-from ancestral.trace.recording.message import Handler, Message
+from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
 
 P = ParamSpec("P")
@@ -164,19 +163,14 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             self._ending = ending.pop_all()
         return trace
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """End, and leave torch as it was; the trace stays readable."""
         trace = self._trace
         is_outermost = trace is not None and trace.universe.owner is trace
         if trace is not None and is_outermost and trace.universe.state != "settled":
             trace.leaves = leaves_of_scores(trace.everything)
         try:
-            if self._auditor is not None and self._trace is not None and error is None:
+            if self._auditor is not None and self._trace is not None and raised[1] is None:
                 self._trace.audited = self._auditor.finish()
         finally:
             self._ending.close()

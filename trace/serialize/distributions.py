@@ -30,7 +30,6 @@ class UnloadedDistributionError(SiteError, NoDensityError):
     """Something of a distribution is needed that is not in the file it was loaded from."""
 
     def __init__(self, fn: "Unloaded") -> None:
-        """Name the class, and say why it was not stored."""
         known = "" if fn.density is None else ", and the log-probability of the value it drew"
         Exception.__init__(
             self,

@@ -71,7 +71,6 @@ class _Writer:
     """Writes what a trace holds, and numbers the sources that it depends on."""
 
     def __init__(self) -> None:
-        """Begin without a source."""
         self.sources: list[Plain] = []
         self._numbers: dict[Source, int] = {}
 
@@ -174,7 +173,6 @@ class _Reader:
     """Makes objects of what was written, in a new universe."""
 
     def __init__(self, sources: list[Plain]) -> None:
-        """Take the sources."""
         self.universe = Universe()
         self._sources: list[Source] = []
         for row in sources:

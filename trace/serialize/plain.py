@@ -24,7 +24,6 @@ class StoredTraceError(ValueError):
     """What should be a stored trace is none."""
 
     def __init__(self, problem: str, file: str = "this") -> None:
-        """Say what is wrong, and with which file."""
         super().__init__(f"{file} is no trace that can be read: {problem}")
         self.problem = problem
 
