@@ -20,6 +20,7 @@ from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
     OtherRecordingError,
 )
+from ancestral.estimators.gradient.per_site import PatternWarning
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
@@ -87,6 +88,7 @@ __all__ = [
     "OverwrittenError",
     "ParamError",
     "ParamWarning",
+    "PatternWarning",
     "PlateError",
     "ReparamError",
     "ScoredLossError",

@@ -18,7 +18,6 @@ class PatternWarning(UserWarning):
     """A pattern of names matches no site."""
 
     def __init__(self, keyword: str, pattern: str, names: Iterable[str]) -> None:
-        """Name the argument, the pattern and the sites."""
         known = ", ".join(map(repr, names)) or "none"
         super().__init__(
             f"{keyword}= has a choice for {pattern!r}, which matches no site of this recording: "
@@ -36,7 +35,6 @@ class Choices(Generic[T]):
     """
 
     def __init__(self, keyword: str, given: PerSite[T], default: T) -> None:
-        """Take the argument as it was given."""
         is_one = not isinstance(given, Mapping)
         self._keyword = keyword
         self._patterns: Mapping[str, T] = {} if is_one else given  # type: ignore[assignment]

@@ -7,7 +7,7 @@ a site, constants included; memory that is filled by numbers alone, as dropout d
 ``bernoulli_(0.5)`` and initial weights are with ``normal_()``, is noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -215,10 +215,27 @@ def _written(op: Any, target: Tensor, value: Tensor, drawn: Tensor) -> Tensor:
     return drawn
 
 
-class Dispatcher(Interceptor):
-    """Switches the dispatch key on for this thread."""
+def _kernels() -> Iterator[tuple[Any, Callable[..., Tensor]]]:
+    for names, described in _CAUGHT.items():
+        for name in names.split():
+            packet, _, overload = name.partition(".")
+            op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            yield op, _kernel(op, described)
 
-    def __init__(self) -> None:
+
+KERNELS = tuple(_kernels())
+"""The ops that draw, each with its kernel."""
+
+
+class Dispatcher(Interceptor):
+    """Switches the dispatch key on for this thread.
+
+    Args:
+        kernels: the ops that it meets, each with its kernel.
+    """
+
+    def __init__(self, kernels: Iterable[tuple[Any, Callable[..., Any]]]) -> None:
+        self._kernels = kernels
         self._libraries: list[Any] = []
 
     def enter(self) -> None:
@@ -227,11 +244,8 @@ class Dispatcher(Interceptor):
             through = _Library("_", "IMPL", KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
             library = _Library("aten", "IMPL", KEY_NAME)
-            for names, described in _CAUGHT.items():
-                for name in names.split():
-                    packet, _, overload = name.partition(".")
-                    op = getattr(getattr(torch.ops.aten, packet), overload or "default")
-                    library.impl(op.name(), _kernel(op, described))
+            for op, kernel in self._kernels:
+                library.impl(op.name(), kernel)
             self._libraries = [through, library]
 
     def enter_thread(self) -> None:
