@@ -29,6 +29,7 @@ from ancestral.estimators.inference.model_guide import GuideError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.provenance.dispatch.subclasses import UnsupportedTensorError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
@@ -43,7 +44,6 @@ from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
-from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError

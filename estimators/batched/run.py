@@ -27,13 +27,18 @@ from ancestral.trace.recording.message import Handler, Message
 class NotVectorizableError(SiteError):
     """A program cannot be run many times at once along the dimension of an outer plate."""
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        super().__init__(
-            f"the program cannot be run many times at once: {problem}; write it so that it "
-            "broadcasts over dimensions to the left (negative dims, no positions counted from the "
-            "left), or run it one time after the other with vectorized=False"
-        )
+    problem = ""
+
+
+def not_vectorizable(problem: str) -> NotVectorizableError:
+    """Return the error that a program cannot be run many times at once, and why."""
+    error = NotVectorizableError(
+        f"the program cannot be run many times at once: {problem}; write it so that it "
+        "broadcasts over dimensions to the left (negative dims, no positions counted from the "
+        "left), or run it one time after the other with vectorized=False"
+    )
+    error.problem = problem
+    return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +80,7 @@ class Run:
         if node is one or (found.shape == shape and not self.varies(node)):
             return found.expand(self.samples, *shape)
         if found.shape[:1] != (self.samples,) or found.numel() != self.samples * shape.numel():
-            raise NotVectorizableError(
+            raise not_vectorizable(
                 f"the {form} of site {node.name!r} ({node.location}) has shape "
                 f"{list(found.shape)} for all runs; expected {[self.samples, *shape]}"
             )

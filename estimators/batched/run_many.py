@@ -29,12 +29,6 @@ Read = Callable[[Run], Mapping[Key, Tensor]]
 class InTurnWarning(UserWarning):
     """A program is run one time after the other, which nobody has asked for."""
 
-    def __init__(self, verb: str, samples: int, reason: str) -> None:
-        super().__init__(
-            f"{verb} runs the program {samples} times, one after the other, because not all runs "
-            f"can be made at once: {reason}; if this is meant, say vectorized=False"
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Stacked:
@@ -101,7 +95,14 @@ def many(
                 found.append(read(Run(traces, traces)))
             # What is wrong with the program at all comes before the warning.
             if vectorized is None and samples > 1 and turn == 0:
-                warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
+                warnings.warn(
+                    InTurnWarning(
+                        f"{verb} runs the program {samples} times, one after the other, because "
+                        f"not all runs can be made at once: {reason}; if this is meant, say "
+                        "vectorized=False"
+                    ),
+                    stacklevel=3,
+                )
     return _stacked(found, reason)
 
 

@@ -13,8 +13,8 @@ from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
     HeldScores,
-    HeldScoreWarning,
-    StraightThroughWarning,
+    held_score_warning,
+    straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError
 from ancestral.estimators.gradient.loss_terms import owned
@@ -176,11 +176,11 @@ def _decided(
     scored = [node for node in problem.nodes.values() if node in is_scored]
     held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
     if held:
-        warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
+        warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
     for node in scored:
         if node.name in lines and node not in held:
-            warnings.warn(StraightThroughWarning(node, lines[node.name]), stacklevel=stacklevel())
+            warnings.warn(straight_through_warning(node, lines[node.name]), stacklevel=stacklevel())
     return problem, estimate
 
 

@@ -23,12 +23,6 @@ FIRST, LAST = (2, 10), (2, 15)
 class TorchVersionWarning(UserWarning):
     """The library was not tried with this version of torch."""
 
-    def __init__(self, version: str) -> None:
-        super().__init__(
-            f"ancestral was tried with torch {_SPAN}, and this is torch {version}, where a "
-            "dependency could be lost without notice: install one of those"
-        )
-
 
 _SPAN = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
 
@@ -46,7 +40,13 @@ def _door(owner: Any, name: str) -> tuple[Any, str]:
 
 
 if not _is_tried(torch.__version__):
-    warnings.warn(TorchVersionWarning(torch.__version__), stacklevel=1)
+    warnings.warn(
+        TorchVersionWarning(
+            f"ancestral was tried with torch {_SPAN}, and this is torch {torch.__version__}, where "
+            "a dependency could be lost without notice: install one of those"
+        ),
+        stacklevel=1,
+    )
 try:
     from torch import _VF as VF
     from torch import _ops

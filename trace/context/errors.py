@@ -19,13 +19,15 @@ class EnumerationError(SiteError):
 class UnknownNodeError(SiteError, KeyError):
     """A trace is asked for a site that it does not have."""
 
-    def __init__(self, name: object, known: Iterable[str]) -> None:
-        known = list(known)
-        super().__init__(
-            f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"
-        )
-
     __str__ = ValueError.__str__  # that of a KeyError quotes
+
+
+def unknown_node(name: object, known: Iterable[str]) -> UnknownNodeError:
+    """Return the error that a trace has no site of a name, and which it has."""
+    known = list(known)
+    return UnknownNodeError(
+        f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"
+    )
 
 
 class TransformError(NotImplementedError):

@@ -37,13 +37,6 @@ _TO_DRAW = (
 class NotEnumeratedWarning(UserWarning):
     """A draw of plain torch is drawn where all finite sites are enumerated."""
 
-    def __init__(self, message: Message) -> None:
-        super().__init__(
-            f"{named(message)} is drawn, though it is within an.handlers.enumerate and has "
-            "finitely many values: a draw of plain torch is never enumerated; write "
-            f"an.sample({message.name!r}, fn), or {_TO_DRAW}"
-        )
-
 
 class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     """Let the latent sites of a block whose distribution has finitely many values take them all.
@@ -148,7 +141,14 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                     f"{named(message)} cannot be enumerated: it is a draw of plain torch, which "
                     f"has one value; write an.sample({message.name!r}, fn), or {_TO_DRAW}"
                 )
-            warn_of(message.where.location, NotEnumeratedWarning(message))
+            warn_of(
+                message.where.location,
+                NotEnumeratedWarning(
+                    f"{named(message)} is drawn, though it is within an.handlers.enumerate and has "
+                    "finitely many values: a draw of plain torch is never enumerated; write "
+                    f"an.sample({message.name!r}, fn), or {_TO_DRAW}"
+                ),
+            )
         return is_finite and not message.is_found
 
 

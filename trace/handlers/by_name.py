@@ -9,7 +9,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
-from ancestral.trace.context.place import Location, place
+from ancestral.trace.context.place import place
 from ancestral.trace.recording.message import Handler, Message, Raised
 
 
@@ -19,12 +19,6 @@ class HandlerError(SiteError):
 
 class UnknownSiteError(SiteError):
     """Something is said of a site that the program has not."""
-
-    def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
-        super().__init__(
-            f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"others that it has are {listed(met)}{guessed(missing, met)}"
-        )
 
 
 def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +84,11 @@ class ByName(Handler):
         missing = [name for name in self._names if name not in met]
         if missing and raised[1] is None:
             free = [name for name in met if name not in self._names]
-            raise UnknownSiteError(type(self).__name__, missing, free, self._where)
+            raise UnknownSiteError(
+                f"{type(self).__name__} at {self._where}: the program has no site "
+                f"{', '.join(map(repr, missing))}; the others that it has are "
+                f"{listed(free)}{guessed(missing, free)}"
+            )
 
     def meet(self, name: str) -> None:
         """Note that the program has a site of this name."""

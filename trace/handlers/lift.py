@@ -22,7 +22,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import ByName, broadcasts
 from ancestral.trace.params.constraints import initial, outside
-from ancestral.trace.params.errors import ParamError, misfit
+from ancestral.trace.params.errors import misfit, wrong_param
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
 from ancestral.trace.recording.message import Message, Raised
@@ -125,7 +125,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         batch = shape[: max(len(shape) - event, 0)]
         is_event = tuple(fn.event_shape) == shape[len(batch) :]
         if not is_event or not broadcasts(tuple(fn.batch_shape), batch):
-            raise ParamError(
+            raise wrong_param(
                 message,
                 f"its prior {type(fn).__name__} has batch {list(fn.batch_shape)} and event "
                 f"{list(fn.event_shape)}; expected shapes that expand to the parameter's "

@@ -12,7 +12,7 @@ from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.handlers.by_name import ByName, HandlerError, by_name, no_random_choice
 from ancestral.trace.nodes.enum_dims import trailing
-from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from ancestral.trace.nodes.node import Node, modified
 from ancestral.trace.nodes.versions import is_written
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.trace import Trace
@@ -70,7 +70,7 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
         if message.kind != "sample" or message.is_intervened:
             return message
         if is_written(node.versions, node.value):
-            raise ModifiedParameterError(node.name, node.location)
+            raise modified(node.name, node.location)
         assert message.fn is not None
         expected = (*message.fn.batch_shape, *message.fn.event_shape)
         if node.is_enumerated and open_room() is None:

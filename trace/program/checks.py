@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import alias, raw
@@ -26,14 +25,6 @@ from ancestral.trace.recording.message import Message
 
 class SupportError(SiteError):
     """A value is none that the distribution of a site can take."""
-
-    def __init__(self, message: Message, support: Constraint, wrong: str) -> None:
-        super().__init__(
-            f"{described(message)} is outside the support of {type(message.fn).__name__}: "
-            f"{wrong}; expected {short(support)}; hide what is missing with an.handlers.mask; if "
-            "its density is meant for such values too, make the distribution, and an Independent "
-            "around it, with validate_args=False"
-        )
 
 
 def described(message: Message) -> str:
@@ -222,7 +213,12 @@ def supported(message: Message) -> Message:
     if message.mask is not None:
         is_inside = is_inside | ~over(message.mask, tuple(is_inside.shape))
     if not bool(is_inside.all()):
-        raise SupportError(message, support, wrong_of(support, plain, is_inside))
+        raise SupportError(
+            f"{described(message)} is outside the support of {type(message.fn).__name__}: "
+            f"{wrong_of(support, plain, is_inside)}; expected {short(support)}; hide what is "
+            "missing with an.handlers.mask; if its density is meant for such values too, make the "
+            "distribution, and an Independent around it, with validate_args=False"
+        )
     return message
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.tensor.control_flow import Escape, escapes_of
 from ancestral.trace.audit.tables import Audited
-from ancestral.trace.context.errors import SiteError, UnknownNodeError
+from ancestral.trace.context.errors import SiteError, unknown_node
 from ancestral.trace.context.place import Location
 from ancestral.trace.display.compare import Comparison, compare
 from ancestral.trace.display.flat_vector import pack, unpack
@@ -90,7 +90,7 @@ class Trace(Mapping[str, Node]):
         try:
             return self._nodes[name]
         except KeyError:
-            raise UnknownNodeError(name, self._nodes) from None
+            raise unknown_node(name, self._nodes) from None
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is a node of this name."""

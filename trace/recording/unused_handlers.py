@@ -10,12 +10,6 @@ from ancestral.trace.recording.message import Handler, Raised
 class NoEffectWarning(UserWarning):
     """A handler was open around a block in which it changed nothing."""
 
-    def __init__(self, verb: str, missing: str, where: Location) -> None:
-        super().__init__(
-            f"{verb} at {where} had no effect: {missing}; open it around the statements that it is "
-            "to change, or take it away"
-        )
-
 
 class Effective(Handler):
     """Warns at the end of a block, once a line, if there was nothing for it to change.
@@ -33,7 +27,13 @@ class Effective(Handler):
         if self._is_used or raised[1] is not None:
             return
         where = place().location
-        warn_of(where, NoEffectWarning(type(self).__name__, self.missing, where))
+        warn_of(
+            where,
+            NoEffectWarning(
+                f"{type(self).__name__} at {where} had no effect: {self.missing}; open it around "
+                "the statements that it is to change, or take it away"
+            ),
+        )
 
 
 def warn_of(where: Location, warning: Warning) -> None:

@@ -30,6 +30,7 @@ from ancestral.trace.serialize.plain import (
     as_kind,
     plain,
     plain_only,
+    unreadable,
 )
 
 
@@ -148,21 +149,21 @@ def from_dict(data: Plain, file: str = "this") -> Content:
     try:
         return _content(as_kind(data, dict, "it"))
     except StoredTraceError as error:
-        raise StoredTraceError(error.problem, file) from error.__cause__
+        raise unreadable(error.problem, file) from error.__cause__
     except KeyError as error:
-        raise StoredTraceError(f"{error} is missing", file) from error
+        raise unreadable(f"{error} is missing", file) from error
     except Exception as error:  # whatever goes wrong with data is wrong with the data
-        raise StoredTraceError(f"{type(error).__name__}: {error}", file) from error
+        raise unreadable(f"{type(error).__name__}: {error}", file) from error
 
 
 def _content(data: dict[str, Plain]) -> Content:
     reader = _Reader(as_kind(data["sources"], list, "sources"))
     content: Content = reader.record(Content, data, universe=reader.universe)
     if len({node.name for node in content.nodes}) < len(content.nodes):
-        raise StoredTraceError("two nodes have one name")
+        raise unreadable("two nodes have one name")
     for node in content.nodes:
         if node.type not in _TYPES:
-            raise StoredTraceError(f"there is no node of type {node.type!r}")
+            raise unreadable(f"there is no node of type {node.type!r}")
         if node.fn is not None and isinstance(fn := factorized(node.fn), Unloaded):
             fn.value = node.value
     reader.universe.state = "settled"  # the values are constants to whoever goes on with them
@@ -218,13 +219,13 @@ class _Reader:
         claims = self._read(tuple[tuple[Alignment, Source], ...], data["claims"], "claims")
         for alignment, source in claims:
             if len(alignment.dims) != len(shape):
-                raise StoredTraceError(f"an alignment of {len(shape)} dimensions has others")
+                raise unreadable(f"an alignment of {len(shape)} dimensions has others")
             entries[alignment] = entries.get(alignment, frozenset()) | {source}
         if not entries:
-            raise StoredTraceError("a dependency has no source")
+            raise unreadable("a dependency has no source")
         return self.universe.intern(shape, entries)
 
     def _source(self, number: int) -> Source:
         if not 0 <= number < len(self._sources):
-            raise StoredTraceError(f"there is no source of number {number}")
+            raise unreadable(f"there is no source of number {number}")
         return self._sources[number]
