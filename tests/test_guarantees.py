@@ -35,9 +35,9 @@ from ancestral.errors import (
     ScoredLossError,
     StraightThroughWarning,
     TransformError,
+    UnsupportedTensorError,
 )
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from oracles import autograd, estimates, exact_gradient, moments, moments_of
 
 LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)
