@@ -106,11 +106,6 @@ class Memory:
             return dict(found)
         return {**{s: at for s, at in found.items() if s not in view.removed}, **view.added}
 
-    def knows(self, tensor: Tensor) -> bool:
-        """Return whether the bytes of a tensor, or it itself, were met before."""
-        storage = storage_of(tensor)
-        return tensor in self._views or (storage is not None and storage._cdata in self._cells)
-
     def add(self, tensor: Tensor, sources: Sources) -> None:
         """Let sources into the bytes of a tensor, and so into all that shares them."""
         cell, view = self._cell(tensor), self._views.get(tensor)
