@@ -17,16 +17,9 @@ import torch.nested
 from torch import Tensor
 from torch.masked.maskedtensor.core import MaskedTensor
 
-from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.escape import escape, may_escape
 from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.subclasses import (
-    PASSIVE,
-    is_passive,
-    names_of,
-    refuse,
-    unsupported,
-)
+from ancestral.provenance.dispatch.subclasses import PASSIVE, is_passive, refuse
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage as watching
@@ -111,8 +104,9 @@ def _made(kind: type, make: Callable[[], Tensor], *given: Any) -> Tensor:
     storage = raw(watching.storage_of, made) if found else None
     for each in found:
         if storage is None:
-            raise unsupported(kind.__name__, names_of(given), Universe.locate())
-        watching.taint(storage, each, holders=0, is_held=True)
+            refuse(kind.__name__, *given)
+        else:
+            watching.taint(storage, each, holders=0, is_held=True)
     return made
 
 
