@@ -173,7 +173,7 @@ class Universe(Lifetime):
         found = self._interned.get(key)
         if found is None:
             found = Provenance(self, shape, pairs)
-            if any(len(members) > MOST_SOURCES for members in entries.values()):
+            if entries and max(map(len, entries.values())) > MOST_SOURCES:
                 found = self._gathered(found)
             self._interned[key] = found
         return found

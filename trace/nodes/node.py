@@ -156,7 +156,7 @@ class Node:
     @property
     def is_drawn(self) -> bool:
         """Whether its value was drawn in this run."""
-        return self.is_stochastic and not self.is_given
+        return self.type == "sample" and not (self.is_observed or self.is_given)
 
     @property
     def is_score(self) -> bool:

@@ -1,7 +1,6 @@
 """Checks of the statements of a program, before anything is recorded."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -13,9 +12,10 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.tensor.tensor import alias, raw
+from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.errors import SiteError
+from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.enum_dims import trailing
@@ -188,15 +188,15 @@ def fitting(message: Message) -> Message:
             message, f"of a floating dtype, such as {torch.get_default_dtype()}", str(value.dtype)
         )
     event = len(fn.event_shape)
-    size = tuple(raw(Tensor.size, value))
+    size = tuple(value.shape)
     batch, events = size[: len(size) - event], size[len(size) - event :]
     if event > len(size) or events != tuple(fn.event_shape):
         raise ValueShapeError(message)
     # Where sites are enumerated, one value is given for all of theirs.
-    room = sys.maxsize if message.enumeration is None else message.enumeration.room
-    ours, theirs = trailing(batch, room), trailing(fn.batch_shape, room)
-    head = batch[: len(batch) - len(ours)]
+    ours, theirs = batch, tuple(fn.batch_shape)
     if message.enumeration is not None:
+        room = message.enumeration.room
+        ours, theirs = trailing(ours, room), trailing(theirs, room)
         plates = max((-plate.dim for plate in message.plates if plate.dim is not None), default=0)
         while len(theirs) > max(len(ours), plates) and theirs[0] == 1:
             theirs = theirs[1:]
@@ -209,6 +209,7 @@ def fitting(message: Message) -> Message:
         return message
     if whole != theirs:
         raise ValueShapeError(message)
+    head = batch[: len(batch) - len(ours)]
     return replace(message, value=value.expand(*head, *whole, *events))
 
 
@@ -247,6 +248,9 @@ def _check_weight(message: Message, word: str, weight: Tensor) -> None:
         raise WeightShapeError(message, word, size, batch)
 
 
+_detach = Tensor.detach  # torch's own, which a recording replaces
+
+
 def supported(message: Message) -> Message:
     """Return a message whose value its distribution can take.
 
@@ -259,7 +263,7 @@ def supported(message: Message) -> Message:
     assert value is not None
     if not getattr(fn, "_validate_args", False):
         return message
-    plain = alias(value).detach()
+    plain: Tensor = raw(_detach, value)
     if plain.is_meta:
         return message
     try:
@@ -273,7 +277,9 @@ def supported(message: Message) -> Message:
         raise ValueTypeError(message, expected, str(plain.dtype)) from error
     if message.mask is not None:
         is_inside = is_inside | ~over(message.mask, tuple(is_inside.shape))
-    if not bool(is_inside.all()):
+    with unmet():
+        is_supported = bool(is_inside.all())
+    if not is_supported:
         raise SupportError(message, support, wrong_of(support, plain, is_inside))
     return message
 

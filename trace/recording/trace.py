@@ -226,25 +226,16 @@ class Trace(Mapping[str, Node]):
         """Keep the terms of a loss for the graph."""
         self._costs = tuple(costs)
 
-    def add(self, node: Node) -> None:
-        """Append a node.
+    def add(self, node: Node, *, is_hidden: bool = False) -> None:
+        """Append a node; of a draw that is not to be seen, the score counts, under its own name.
 
         Raises:
             DuplicateNameError: if its name is taken.
         """
-        self._refuse_taken(node)
-        self._nodes[node.name] = node
-        self._order.append(node.name)
-
-    def _refuse_taken(self, node: Node) -> None:
         known = self._nodes.get(node.name) or self._hidden.get(node.name)
         if known is not None:
             raise DuplicateNameError(node.name, known.location, node.location)
-
-    def hide(self, node: Node) -> None:
-        """Take in a draw that is not to be seen: its score counts, under its own name."""
-        self._refuse_taken(node)
-        self._hidden[node.name] = node
+        (self._hidden if is_hidden else self._nodes)[node.name] = node
         self._order.append(node.name)
 
     def __str__(self) -> str:
