@@ -71,15 +71,17 @@ def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
         return claim, value
     for i, first, end in claim.here:
         value = value.narrow(i, first, end - first)
-    if not all(isinstance(dim, int) for dim in dims):
+    if {*map(type, dims)} != {int}:
         factors = [
             f for dim, size in zip(dims, value.shape, strict=True) for f in factors_of(dim, size)
         ]
         value = value.reshape([size for _, size in factors])
         dims = tuple(d for d, _ in factors)
-    first_of = {d: i for i, d in reversed(list(enumerate(dims))) if d != LOST}
+    kept = tuple(sorted({*dims} - {LOST}))
+    if kept == dims:
+        return Alignment(kept, there=claim.there), value
+    first_of = {d: dims.index(d) for d in kept}
     gone = [i for i, d in enumerate(dims) if first_of.get(d) != i]
-    kept = tuple(sorted(first_of))
     total = value.sum(gone) if gone else value
     left = [d for i, d in enumerate(dims) if first_of.get(d) == i]
     order = [left.index(d) for d in kept]

@@ -283,7 +283,7 @@ class Node:
 
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
-        if self.is_modified:
+        if are_written(self.versions):
             raise ModifiedParameterError(self.name, self.location)
 
     def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:

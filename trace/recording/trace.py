@@ -161,7 +161,7 @@ class Trace(Mapping[str, Node]):
     def everything(self) -> tuple[Node, ...]:
         """The nodes in program order, also those that a handler hid: their scores count."""
         known = self._nodes | self._hidden if self._hidden else self._nodes
-        return tuple([known[name] for name in self._order])
+        return tuple(map(known.__getitem__, self._order))
 
     @property
     def stochastic_nodes(self) -> list[Node]:
