@@ -51,7 +51,8 @@ def are_written(versions: Versions) -> bool:
 
 def is_written(versions: Versions, value: Tensor) -> bool:
     """Return whether a value was written into since its version was noted."""
-    return are_written(tuple((t, version) for t, version in versions if t is value))
+    noted = [each for each in versions if each[0] is value]
+    return are_written(tuple(noted))
 
 
 Leaf = tuple[Tensor, int, bytes | Tensor | None]

@@ -10,7 +10,7 @@
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
@@ -114,6 +114,10 @@ class Trace(Mapping[str, Node]):
     def get(self, name: str, /, default: Any = None) -> Any:
         """Return the node with this name, `default` where there is none."""
         return self._nodes.get(name, default)
+
+    def values(self) -> ValuesView[Node]:
+        """Return the nodes in program order."""
+        return self._nodes.values()
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names in program order."""
