@@ -143,7 +143,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
         raise CaughtError(*decisions.failures[0])
     parts = terms_of(loss, gradient)
     whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
-    terms = [*parts.terms, *_constants(parts, decisions)]
+    terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
     if decisions.finished is not None:
         terms = [tainted(term, decisions.finished) for term in terms]
     return _assemble(trace, terms, whole, decisions, blurred=decisions.finished)

@@ -225,7 +225,8 @@ def _misread(pair: Pair) -> Iterator[GuideError]:
     for ours, theirs in pair.shared:
         if ours.source is not theirs.source and not torch.equal(ours.value, theirs.value):
             yield OtherValueError(ours, theirs)
-        if _thinned(ours) != _thinned(theirs):
+        is_same = ours.cond_indep_stack == theirs.cond_indep_stack
+        if not is_same and _thinned(ours) != _thinned(theirs):
             yield PlateMismatchError(ours, theirs)
 
 
