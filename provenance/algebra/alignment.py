@@ -89,6 +89,7 @@ def merged(factors: Iterable[tuple[int, int]]) -> Dim:
     return kept[0][0] if len(kept) == 1 else kept
 
 
+@lru_cache(maxsize=65536)
 def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
     """Return the relation of a result of shape `new` to its operand of shape `old`.
 

@@ -28,10 +28,15 @@ NOWHERE = sys.maxsize
 """The position of an argument that is given by its name alone, or not at all."""
 
 
+_ATOMS = frozenset({int, float, bool, str, type(None), type(Ellipsis)})
+
+
 def tensors_in(*nested: Any) -> list[Tensor]:
     """Return the tensors in arguments, at any depth of sequences and mappings."""
     found: list[Tensor] = []
     for item in nested:
+        if item.__class__ in _ATOMS:
+            continue
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (tuple, list, set, frozenset)):
