@@ -15,14 +15,14 @@ from torch import Tensor
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
-    NonFiniteDensityError,
     Parts,
     Term,
+    non_finite_density,
     terms_of,
     vertices_of,
 )
 from ancestral.estimators.gradient.missing_scores import (
-    ForgottenRecordingError,
+    forgotten_recording,
     refuse_kinked,
     refuse_others,
 )
@@ -43,15 +43,16 @@ from ancestral.trace.recording.untracked_loss import choosing
 class CaughtError(RuntimeError):
     """Something raised because of drawn values, and the program went on."""
 
-    def __init__(self, escape: Escape, text: str) -> None:
-        """Name the line, the sources and what was raised."""
-        names = ", ".join(repr(name) for name in sorted(escape.sources))
-        super().__init__(
-            f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
-            f"{names}, and the error was caught: the runs in which it does not raise show no such "
-            "dependency, so that no gradient of either would be unbiased; test the values with an "
-            "`if` before instead of catching the error"
-        )
+
+def _caught(escape: Escape, text: str) -> CaughtError:
+    """Return the error, with the line, the sources and what was raised."""
+    names = ", ".join(repr(name) for name in sorted(escape.sources))
+    return CaughtError(
+        f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
+        f"{names}, and the error was caught: the runs in which it does not raise show no such "
+        "dependency, so that no gradient of either would be unbiased; test the values with an "
+        "`if` before instead of catching the error"
+    )
 
 
 SURROGATE = "ancestral.surrogate"
@@ -60,16 +61,6 @@ SURROGATE = "ancestral.surrogate"
 
 class ScoredLossError(ValueError):
     """A loss holds a surrogate of the same recording, or the graph of its gradient."""
-
-    def __init__(self, place: str) -> None:
-        """Name the line of the surrogate."""
-        super().__init__(
-            f"the loss is computed from an.surrogate at {place}, or from its gradient with "
-            "create_graph=True: the derivatives of both hold the scores of the draws already, "
-            "which would count twice; take that gradient without create_graph, so that it is a "
-            "constant, or write the surrogate of that step as "
-            "(d.log_prob(z) * cost.detach()).sum()"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +113,13 @@ def _refuse_scored(problem: Problem) -> None:
     for node in nodes_of([problem.loss, *(t for t in learned if t.requires_grad)]):
         found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
         if found is not None and found[0] == token:
-            raise ScoredLossError(found[1])
+            raise ScoredLossError(
+                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
+                "create_graph=True: the derivatives of both hold the scores of the draws already, "
+                "which would count twice; take that gradient without create_graph, so that it is a "
+                "constant, or write the surrogate of that step as "
+                "(d.log_prob(z) * cost.detach()).sum()"
+            )
 
 
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
@@ -135,12 +132,12 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     trace, decisions = universe.owner, decisions_of(universe)
     if not isinstance(trace, Trace):
         if universe.is_orphaned:
-            raise ForgottenRecordingError(universe)
+            raise forgotten_recording(universe)
         if isinstance(trace, Apart):
             trace.refuse()
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
     if decisions.failures:
-        raise CaughtError(*decisions.failures[0])
+        raise _caught(*decisions.failures[0])
     parts = terms_of(loss, gradient)
     whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
@@ -163,7 +160,7 @@ def examined_costs(trace: Trace) -> Problem:
         )
     decisions = decisions_of(trace.universe)
     if decisions.failures:
-        raise CaughtError(*decisions.failures[0])
+        raise _caught(*decisions.failures[0])
     Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
     for node in costs:
@@ -182,7 +179,7 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
         return terms_of(value, counts)
     except NonFiniteCostError as error:
         if node.fn is not None:
-            raise NonFiniteDensityError(node, "program") from None
+            raise non_finite_density(node, "program") from None
         error.add_note(f"It is cost {node.name!r} ({node.location}).")
         raise
 
