@@ -116,6 +116,8 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         ConfinedError: if they stand for many values at once.
     """
     given = [each for found in provenances for each in concerned(found)]
+    if not given:
+        return
     confined = _confined(given)
     found = [p for p in given if not _is_known(p)]
     if not found and not confined:

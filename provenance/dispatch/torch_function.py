@@ -133,10 +133,9 @@ def _follow_and_keep(
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
     _follow(func, args, kwargs, result)
-    if first is not None and result.__class__ is ProvenanceTensor:
-        mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
-        if not mixed:
-            first.calls[tuple(key)] = result._provenance
+    met = {k.universe for k in key if k.__class__ is Provenance}
+    if first is not None and met == {first.universe} and result.__class__ is ProvenanceTensor:
+        first.calls[tuple(key)] = result._provenance
     return result
 
 
