@@ -108,6 +108,10 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "masked_fill": lambda z: torch.full((), 0.5).double().masked_fill(z > 0, 2.0),
     "sign": lambda z: 1.25 + 0.75 * torch.sign(z),
     "sign in place": in_place,
+    "a comparison in place": lambda z: 0.5 + 1.5 * z.clone().gt_(0),
+    "a comparison with an out": lambda z: (
+        0.5 + 1.5 * torch.gt(z, 0, out=torch.empty((), dtype=torch.float64))
+    ),
     "argmax": lambda z: 0.5 + 1.5 * torch.stack([z.new_zeros(()), z]).argmax().double(),
     "an index": indexed,
     "a cast": lambda z: 0.5 + 1.5 * (torch.sigmoid(z) * 2).to(torch.int64).double(),

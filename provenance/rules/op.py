@@ -1,4 +1,4 @@
-"""Operands: the arguments that a rule of alignment takes, and the pairs that it returns.
+"""Ops: one row for what is known of each, and the pairs that its rule of alignment returns.
 
 A rule answers with one pair for each operand that it knows: the tensor, and for every dimension of
 the result the dimension of the operand whose index it shares (`LOST` where there is none), or None
@@ -9,51 +9,85 @@ care for broadcasting ones or for slices.
 """
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape, Step
+from ancestral.provenance.linear.build import Builder
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
 
-Function = Callable[..., Any]
-Args = Sequence[Any]
-Kwargs = Mapping[str, Any]
 Pair = tuple[Tensor, Step | None]
 Rule = Callable[[Shape, Args, Kwargs], Iterable[Pair] | None]
-
-NOWHERE = sys.maxsize
-"""The position of an argument that is given by its name alone, or not at all."""
+Place = tuple[int, str]
 
 
-def tensors_in(*nested: Any) -> Iterator[Tensor]:
-    """Yield the tensors in arguments, at any depth of sequences and mappings."""
-    for item in nested:
-        if isinstance(item, Tensor):
-            yield item
-        elif isinstance(item, (tuple, list, set, frozenset)):
-            yield from tensors_in(*item)
-        elif isinstance(item, Mapping):
-            yield from tensors_in(*item.values())
-        elif isinstance(item, slice):
-            yield from tensors_in(item.start, item.stop, item.step)
+class Written(NamedTuple):
+    """Where the arguments stand that an op writes into, and what says whether it does."""
+
+    places: tuple[Place, ...]
+    condition: tuple[int, str, bool] | None = None  # place, name and default
 
 
-def argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
-    """Return an argument by its position or by one of its names."""
-    for name in names:
-        if name in kwargs:
-            return kwargs[name]
-    return args[position] if len(args) > position else default
+FIRST = Written(((0, "self"),))
+"""Of an op that writes into its first operand though its name does not end with an underscore."""
 
 
-def positional(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-    """Return the arguments with the operand at its place, even if it was given as ``input=``."""
-    if args or "input" not in kwargs:
-        return args, kwargs
-    return (kwargs["input"],), {name: kwargs[name] for name in kwargs if name != "input"}
+@dataclass(frozen=True)
+class Op:
+    """All that is known of an op, or of some that are alike; what is not said holds of none.
+
+    `names` are looked up in torch, Tensor, torch.nn.functional and torch.special, or in the
+    namespace that they are written with; `get.` stands before an attribute of a tensor. Where an op
+    has a kink or is elementwise, so is the one in place, whose name has an underscore more.
+
+    `rule` is that of alignment. `linear` is the row of the operands in which the op is linear, or
+    "parts" for one that returns the parts of its operand in order. `kink` says that derivatives of
+    the results are zero or not defined: always, or where this keyword is given. `written` are the
+    arguments that it writes into though its name does not say so. `escapes` says that it gives
+    values away, to Python or into the shape of its result: always, or with these arguments. With
+    `reads_numbers`, a number that torch takes out of a tensor while it runs becomes a value or a
+    place to read one at, and no shape. `operands` are the arguments that one of its results comes
+    from, by its number, where these are not all. `cut_along` is the position of the dimension along
+    which it takes its first operand apart.
+    """
+
+    names: str
+    rule: Rule | None = None
+    linear: Builder | Literal["parts"] | None = None
+    kink: bool | str = False
+    written: Written | None = None
+    escapes: bool | Callable[[Args, Kwargs], bool] = False
+    reads_numbers: bool = False
+    operands: Callable[[int, Args], Args] | None = None
+    cut_along: int | None = None
+
+
+def carries(value: Any) -> bool:
+    """Return whether a value is a tensor that is tracked itself."""
+    return isinstance(value, Tensor) and getattr(value, "_provenance", None) is not None
+
+
+def besides_first(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether anything after the first operand is tracked: the values there make a shape."""
+    return any(map(carries, tensors_in(args[1:], kwargs)))
+
+
+def numbered(index: int, args: Args) -> Args:
+    """Put the number of the result before the arguments: the shapes may be the same."""
+    return (index, *args)
+
+
+def listed(args: Args) -> Args:
+    """Return the operands of an op that takes them in a list, or one by one."""
+    return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+
+
+def own(index: int, args: Args) -> Args:
+    """Return the operand of the same number as the result."""
+    return (listed(args)[index],)
 
 
 def rank_of(tensor: Tensor) -> int:
