@@ -25,7 +25,7 @@ from ancestral.provenance.linear.transpose import (
     scaled,
     summed,
 )
-from ancestral.provenance.rules.pointwise import pointwise
+from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant
@@ -240,7 +240,7 @@ _ELEMENTWISE = frozenset(
     for function, rule in RULES.items()
     if rule is pointwise
     and (function not in LINEAR or function in _LINEAR_FUNCTIONS)
-    and KINKS.get(function) is not True
+    and KINKS.get(function) in (None, is_rounded)  # by a keyword
     and not function.__name__.endswith("_")
     and getattr(function, "__module__", None) != "torch.nn.functional"
     and function.__name__ not in ("expand", "repeat", "tile", "narrow")

@@ -76,7 +76,7 @@ def _past_kinks(
     kwargs: Mapping[str, Any],
 ) -> Provenance | None:
     found = _by_rule(func, shape, args, kwargs)
-    return found.kinked() if found is not None and is_kink(func, dtype, kwargs) else found
+    return found.kinked() if found is not None and is_kink(func, dtype, args, kwargs) else found
 
 
 def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:

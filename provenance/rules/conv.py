@@ -99,6 +99,12 @@ def is_zero_padding(args: Args, kwargs: Kwargs) -> bool:
     return mode != "constant" or not argument(args, kwargs, 3, "value")
 
 
+def is_nearest(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether places on a grid are rounded."""
+    mode = argument(args, kwargs, 2, "mode", "interpolation_mode", default="bilinear")
+    return mode in ("nearest", 1)
+
+
 OPS = (
     Op("conv1d conv2d conv3d", convolution),
     Op("conv_transpose1d conv_transpose2d conv_transpose3d", transposed_convolution),
@@ -122,7 +128,7 @@ OPS = (
         """,
         resized,
     ),
-    Op("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d", grid_sample),
+    Op("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d", grid_sample, kink=is_nearest),
     Op("affine_grid affine_grid_generator", affine_grid),
     Op(
         """

@@ -96,8 +96,7 @@ def is_counted(args: Args, kwargs: Kwargs) -> bool:
 def embedding(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Every element picks a row of a table; the rows are scaled first where a norm is given."""
     x, table = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
-    is_scaled = argument(args, kwargs, 3, "max_norm") is not None
-    column = LOST if is_scaled else 1
+    column = LOST if has_max_norm(args, kwargs) else 1
     return [(x, (*range(rank_of(x)), LOST)), (table, (*(LOST,) * rank_of(x), column))]
 
 
@@ -115,6 +114,11 @@ def embedding_bag(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | 
     return [(t, (0, LOST)) for t in (x, weights) if isinstance(t, Tensor)]
 
 
+def has_max_norm(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether rows are scaled, of which autograd does not know."""
+    return argument(args, kwargs, 3, "max_norm") is not None
+
+
 _RENORMALIZED = Written(((1, "weight"),), (3, "max_norm", False))
 
 OPS = (
@@ -130,9 +134,9 @@ OPS = (
     Op("masked_select", linear=PLAIN, escapes=besides_first),
     Op("masked_scatter masked_scatter_ put put_", put),
     Op("one_hot", appended, escapes=is_counted),
-    Op("functional.embedding", embedding, written=_RENORMALIZED),
+    Op("functional.embedding", embedding, kink=has_max_norm, written=_RENORMALIZED),
     Op("torch.embedding", table_first),
-    Op("functional.embedding_bag", embedding_bag, written=_RENORMALIZED),
+    Op("functional.embedding_bag", embedding_bag, kink=has_max_norm, written=_RENORMALIZED),
     Op("nonzero nonzero_static argwhere", escapes=True),
     Op("unique unique_consecutive", kink=True, escapes=True),
 )

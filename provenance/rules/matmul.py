@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
 from ancestral.provenance.linear.build import ONE, Row, is_tracked
 from ancestral.provenance.linear.rows import CONTRACTION, is_exact, is_of_constant
-from ancestral.provenance.rules.op import Op, Pair, Signature, Written, rank_of
+from ancestral.provenance.rules.op import Op, Pair, Signature, Written, is_count_of_pairs, rank_of
 from ancestral.provenance.rules.pointwise import pointwise
 from ancestral.provenance.rules.scan import Mixed
 from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
@@ -224,7 +224,7 @@ OPS = (
     Op("linalg.multi_dot", chain, Row(ONE, is_exact)),
     Op("linear", linear, Row("input * weight + bias", is_map)),
     Op("einsum", einsum, Row(ONE, is_exact)),
-    Op("cdist", Signature("x1(Pm) x2(Rm) -> (PR)")),
+    Op("cdist", Signature("x1(Pm) x2(Rm) -> (PR)"), kink=is_count_of_pairs),
     Op("bilinear", Signature("input1(i) input2(j) weight(Oij) bias(O) -> (O)")),
     Op(
         "fbgemm_linear_fp16_weight fbgemm_linear_fp16_weight_fp32_activation",

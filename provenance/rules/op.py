@@ -21,6 +21,7 @@ from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensor
 
 Pair = tuple[Tensor, Step | None]
 Rule = Callable[[Shape, Args, Kwargs], Iterable[Pair] | None]
+Condition = Callable[[Args, Kwargs], bool]
 Place = tuple[int, str]
 
 
@@ -44,12 +45,12 @@ class Op:
     has a kink or is elementwise, so is the one in place, whose name has an underscore more.
 
     `rule` is that of alignment. `linear` is the row of the operands in which the op is linear, or
-    "parts" for one that returns the parts of its operand in order. `kink` says that derivatives of
-    the results are zero or not defined: always, or where this keyword is given. `written` are the
-    arguments that it writes into though its name does not say so. `escapes` says that it gives
-    values away, to Python or into the shape of its result: always, or with these arguments. With
-    `reads_numbers`, a number that torch takes out of a tensor while it runs becomes a value or a
-    place to read one at, and no shape. `operands` are the arguments that one of its results comes
+    "parts" for one that returns the parts of its operand in order. `kink` says that its results
+    jump, or have other derivatives than autograd's, and `escapes` that it gives values away, to
+    Python or into the shape of its result: always, or with these arguments. `written` are the
+    arguments that it writes into though its name does not say so. With `reads_numbers`, a number
+    that torch takes out of a tensor while it runs becomes a value or a place to read one at, and no
+    shape. `operands` are the arguments that one of its results comes
     from, by its number, where these are not all. `cut_along` is the position of the dimension along
     which it takes its first operand apart.
     """
@@ -57,9 +58,9 @@ class Op:
     names: str
     rule: Rule | None = None
     linear: Builder | Literal["parts"] | None = None
-    kink: bool | str = False
+    kink: bool | Condition = False
     written: Written | None = None
-    escapes: bool | Callable[[Args, Kwargs], bool] = False
+    escapes: bool | Condition = False
     reads_numbers: bool = False
     operands: Callable[[int, Args], Args] | None = None
     cut_along: int | None = None
@@ -73,6 +74,17 @@ def carries(value: Any) -> bool:
 def besides_first(args: Args, kwargs: Kwargs) -> bool:
     """Return whether anything after the first operand is tracked: the values there make a shape."""
     return any(map(carries, tensors_in(args[1:], kwargs)))
+
+
+def is_count(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether a norm is of order zero: it counts what is not zero."""
+    order = argument(args, kwargs, 1, "p", "ord")
+    return isinstance(order, Tensor) or order == 0
+
+
+def is_count_of_pairs(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether the norm of a difference is of order zero."""
+    return is_count(args[1:], kwargs)
 
 
 def numbered(index: int, args: Args) -> Args:

@@ -107,11 +107,22 @@ def by_channel(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     ]
 
 
+def is_rounded(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether a quotient is rounded."""
+    return kwargs.get("rounding_mode") is not None
+
+
+def is_cut_early(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether `softplus` is the identity from where the two differ."""
+    threshold = argument(args, kwargs, 2, "threshold", default=20)
+    return isinstance(threshold, Tensor) or threshold < 20
+
+
 OPS = (
     Op(
         """
-        abs absolute acos acosh airy_ai alpha_dropout_ arccos arccosh arcsin arcsinh arctan arctan2
-        arctanh asin asinh atan atan2 atanh bessel_j0 bessel_j1 bessel_y0 bessel_y1 bitwise_and
+        abs absolute acos acosh airy_ai alpha_dropout_ arccos arccosh arcsin arcsinh arctan
+        arctanh asin asinh atan atanh bessel_j0 bessel_j1 bessel_y0 bessel_y1 bitwise_and
         bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
         chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
         clamp_max clamp_min complex conj_physical copy cos cosh deg2rad digamma entr erf erfc erfcx
@@ -132,7 +143,7 @@ OPS = (
     ),
     Op(
         """
-        celu clamp clip dropout elu fill float_power hardtanh leaky_relu pow softplus softshrink
+        celu clamp clip dropout elu fill float_power hardtanh leaky_relu pow softshrink
         __pow__ __rpow__
         """,
         pointwise,
@@ -140,8 +151,9 @@ OPS = (
     ),
     Op(
         """
-        angle ceil copysign eq fix floor floor_divide fmod frac ge greater greater_equal gt
-        heaviside isclose isfinite isinf isnan isneginf isposinf isreal le less less_equal
+        angle arctan2 atan2 ceil copysign eq fix floor floor_divide fmod frac ge greater
+        greater_equal gt heaviside isclose isfinite isinf isnan isneginf isposinf isreal le less
+        less_equal
         logical_and logical_not logical_or logical_xor lt ne nextafter not_equal remainder round sgn
         sign signbit trunc __eq__ __floordiv__ __ge__ __gt__ __ifloordiv__ __imod__ __le__ __lt__
         __mod__ __ne__ __rfloordiv__ __rmod__
@@ -149,6 +161,7 @@ OPS = (
         pointwise,
         kink=True,
     ),
+    Op("softplus", pointwise, kink=is_cut_early, reads_numbers=True),
     Op("hardshrink threshold _threshold", pointwise, kink=True, reads_numbers=True),
     Op("__iand__ __ior__ __ixor__", pointwise, written=FIRST),
     Op("__ilshift__ __irshift__ __set__", written=FIRST),
@@ -177,7 +190,7 @@ OPS = (
         Row("input * other", is_product, partial(times, scaled)),
         reads_numbers=True,
     ),
-    Op("div div_ divide", pointwise, QUOTIENT, kink="rounding_mode"),
+    Op("div div_ divide", pointwise, QUOTIENT, kink=is_rounded),
     Op("true_divide __truediv__ __itruediv__ __idiv__", pointwise, QUOTIENT),
     Op("addcmul", pointwise, Row("input + tensor1 * tensor2", are_floating), reads_numbers=True),
     Op("addcdiv", pointwise, Row("input + tensor1 [tensor2]", are_floating), reads_numbers=True),
@@ -220,7 +233,8 @@ OPS = (
     Op("float", first_pointwise, SINGLE),
     Op("expand_as", first_pointwise, EXPANSION),
     Op("broadcast_to", first_alone, EXPANSION),
-    Op("frexp unravel_index", first_alone),
+    Op("frexp", first_alone, kink=True),
+    Op("unravel_index", first_alone),
     Op("VF.broadcast_tensors broadcast_tensors", separately, operands=own),
     Op(
         """
@@ -235,6 +249,7 @@ OPS = (
     Op("fake_quantize_per_channel_affine", kink=True),
     Op(
         "fused_moving_avg_obs_fake_quant _fused_moving_avg_obs_fq_helper",
+        kink=True,
         written=Written(((3, "running_min"), (4, "running_max"), (5, "scale"), (6, "zero_point"))),
     ),
 )

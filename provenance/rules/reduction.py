@@ -13,7 +13,16 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
 from ancestral.provenance.linear.build import Row
 from ancestral.provenance.linear.rows import CONTRACTION, PLAIN, averaged, is_total
-from ancestral.provenance.rules.op import Op, Pair, Signature, identity, lost, rank_of
+from ancestral.provenance.rules.op import (
+    Op,
+    Pair,
+    Signature,
+    identity,
+    is_count,
+    is_count_of_pairs,
+    lost,
+    rank_of,
+)
 from ancestral.provenance.rules.pointwise import pointwise
 from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
 
@@ -129,12 +138,14 @@ OPS = (
     Op("sum mean", reduction, Row("input", is_total, averaged)),
     Op("mode", Reduced(1, (-1,)), kink=True),
     Op("kthvalue", Reduced(2, (-1,))),
-    Op("norm linalg.norm linalg.vector_norm", Reduced(2)),
+    Op("norm linalg.norm linalg.vector_norm", Reduced(2), kink=is_count),
     Op("linalg.matrix_norm", Reduced(2, (-2, -1))),
     Op("nanquantile quantile", quantile),
     Op("cosine_similarity", PairReduced(2, 1)),
     Op("linalg.vecdot", PairReduced(NOWHERE, -1), CONTRACTION),
-    Op("pairwise_distance", Signature("x1(d) x2(d)")),
+    Op("pairwise_distance", Signature("x1(d) x2(d)"), kink=is_count_of_pairs),
+    Op("pdist", kink=is_count),
+    Op("dist", kink=is_count_of_pairs),
     Op("trapezoid trapz", trapezoid),
     Op("sum_to_size", summed_to_size, PLAIN),
     Op("trace", linear=PLAIN),

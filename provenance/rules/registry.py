@@ -97,12 +97,12 @@ WRITTEN: dict[str, Written] = {
 }
 
 
-def is_kink(func: Function, dtype: torch.dtype, kwargs: Kwargs) -> bool:
+def is_kink(func: Function, dtype: torch.dtype, args: Args, kwargs: Kwargs) -> bool:
     """Return whether a result of this type of a function has no useful derivative."""
     if not (dtype.is_floating_point or dtype.is_complex):
         return True
     kink = KINKS.get(func, False)
-    return kink if isinstance(kink, bool) else kwargs.get(kink) is not None
+    return kink if isinstance(kink, bool) else kink(args, kwargs)
 
 
 def operands_of(function: Function, index: int, args: Args) -> Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.linear.build import Row
 from ancestral.provenance.linear.rows import MOVE, has_floating, is_kept
-from ancestral.provenance.rules.op import Op, Pair, Written, identity, lost, rank_of
+from ancestral.provenance.rules.op import Op, Pair, Written, identity, is_count, lost, rank_of
 from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
 
 
@@ -153,6 +153,11 @@ def gradient(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return Mixed(1)(shape, (args[0], dims), {})
 
 
+def is_hard(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether `gumbel_softmax` is one-hot, with the derivative of what is not."""
+    return bool(argument(args, kwargs, 2, "hard", default=False))
+
+
 _LATER = ((3, "running_mean"), (4, "running_var"))
 _IN_TRAINING = Written(_LATER, (5, "training", False))
 
@@ -164,8 +169,8 @@ OPS = (
     Op("roll", Mixed(2), MOVE, reads_numbers=True),
     Op("topk", Mixed(2, (-1,))),
     Op("rot90", Mixed(2, (0, 1)), MOVE),
-    Op("normalize", Mixed(2, (1,))),
-    Op("gumbel_softmax", Mixed(4, (-1,))),
+    Op("normalize", Mixed(2, (1,)), kink=is_count),
+    Op("gumbel_softmax", Mixed(4, (-1,)), kink=is_hard),
     Op("flipud", Mixed(NOWHERE, (0,)), MOVE),
     Op("msort", Mixed(NOWHERE, (0,))),
     Op("fliplr", Mixed(NOWHERE, (1,)), MOVE),
@@ -197,7 +202,7 @@ OPS = (
     ),
     Op("torch.instance_norm", instance_norm, written=Written(_LATER, (5, "use_input_stats", True))),
     Op("group_norm", group_norm),
-    Op("renorm renorm_", renorm),
+    Op("renorm renorm_", renorm, kink=is_count),
     Op("diff", difference, Row("input [n] [dim] + prepend + append", has_floating)),
     Op("cumulative_trapezoid", summed_up),
     Op("gradient", gradient),
