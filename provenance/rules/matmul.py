@@ -13,7 +13,15 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
 from ancestral.provenance.linear.build import ONE, Row, is_tracked
 from ancestral.provenance.linear.rows import CONTRACTION, is_exact, is_of_constant
-from ancestral.provenance.rules.op import Op, Pair, Signature, Written, is_count_of_pairs, rank_of
+from ancestral.provenance.rules.op import (
+    Op,
+    Pair,
+    Signature,
+    Written,
+    is_count_of_pairs,
+    numbered,
+    rank_of,
+)
 from ancestral.provenance.rules.pointwise import pointwise
 from ancestral.provenance.rules.scan import Mixed
 from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
@@ -166,6 +174,7 @@ def _labels(text: str, rank: int) -> list[str | int]:
     return [*before, *range(-width, 0), *after]
 
 
+_OF_A_MATRIX = Signature("A(mn)")
 _OF_MATRICES = Signature("A(mm) B(mK) -> (mK)")
 _OF_VECTORS = Signature("A(mm) B(m)")
 _FROM_THE_RIGHT = Signature("A(mm) B(Km) -> (Km)")
@@ -182,6 +191,16 @@ def solve(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     if rank_of(b) == 1 or (is_alike and rank_of(b) == len(shape)):
         return _OF_VECTORS(shape, (a, b), {})
     return (_OF_MATRICES if is_left else _FROM_THE_RIGHT)(shape, (a, b), {})
+
+
+def of_determinant(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """The sign, result number 0, and the logarithm of a determinant for each matrix."""
+    return None if type(args[0]) is not int else _OF_A_MATRIX(shape, args[1:], kwargs)
+
+
+def is_sign(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether it is the sign that is looked at, or both may be."""
+    return type(args[0]) is not int or args[0] == 0
 
 
 def fourier(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -234,14 +253,15 @@ OPS = (
     Op(
         """
         cholesky cholesky_inverse det eig geqrf inverse logdet lu matrix_exp matrix_power
-        matrix_rank pinverse qr slogdet svd linalg.cholesky linalg.cholesky_ex linalg.cond
+        matrix_rank pinverse qr svd linalg.cholesky linalg.cholesky_ex linalg.cond
         linalg.det linalg.eig linalg.eigh linalg.eigvals linalg.eigvalsh linalg.inv linalg.inv_ex
         linalg.ldl_factor linalg.ldl_factor_ex linalg.lu linalg.lu_factor linalg.lu_factor_ex
         linalg.matrix_exp linalg.matrix_power linalg.matrix_rank linalg.pinv linalg.qr
-        linalg.slogdet linalg.svd linalg.svdvals
+        linalg.svd linalg.svdvals
         """,
-        Signature("A(mn)"),
+        _OF_A_MATRIX,
     ),
+    Op("slogdet linalg.slogdet", of_determinant, kink=is_sign, operands=numbered),
     Op("linalg_lstsq", escapes=True),
     Op("lu_unpack", Signature("LU(mn) pivots(k)")),
     Op("cholesky_solve", Signature("B(mK) A(mm) -> (mK)")),

@@ -123,21 +123,18 @@ OPS = (
         """
         abs absolute acos acosh airy_ai alpha_dropout_ arccos arccosh arcsin arcsinh arctan
         arctanh asin asinh atan atanh bessel_j0 bessel_j1 bessel_y0 bessel_y1 bitwise_and
-        bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
-        chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
-        clamp_max clamp_min complex conj_physical copy cos cosh deg2rad digamma entr erf erfc erfcx
-        erfinv exp exp2 expit expm1 feature_alpha_dropout_ feature_dropout_ fill_diagonal fmax fmin
-        gammainc gammaincc gammaln gcd gelu hardsigmoid hardswish hermite_polynomial_h
-        hermite_polynomial_he hypot i0 i0e i1 i1e igamma igammac laguerre_polynomial_l lcm ldexp
-        legendre_polynomial_p lgamma log log10 log1p log2 log_ndtr logaddexp logaddexp2 logit
-        logsigmoid maximum minimum mish modified_bessel_i0 modified_bessel_i1 modified_bessel_k0
-        modified_bessel_k1 multigammaln mvlgamma nan_to_num ndtr ndtri nn.log_sigmoid polar
-        polygamma positive psi rad2deg reciprocal relu relu6 rsqrt scaled_modified_bessel_k0
-        scaled_modified_bessel_k1 selu shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u
-        shifted_chebyshev_polynomial_v shifted_chebyshev_polynomial_w sigmoid silu sin sinc sinh
-        softsign spherical_bessel_j0 sqrt square tan tanh tanhshrink xlog1py xlogy zeta __abs__
-        __and__ __div__ __invert__ __ipow__ __or__ __pos__ __rand__ __rdiv__ __ror__
-        __rtruediv__ __rxor__ __xor__
+        bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor clamp_max
+        clamp_min complex conj_physical copy cos cosh deg2rad digamma entr erf erfc erfcx
+        erfinv exp exp2 expit expm1 feature_alpha_dropout_ feature_dropout_ fill_diagonal
+        fmax fmin gammainc gammaincc gammaln gcd gelu hardsigmoid hardswish hypot i0 i0e i1
+        i1e igamma igammac lcm ldexp lgamma log log10 log1p log2 log_ndtr logaddexp
+        logaddexp2 logit logsigmoid maximum minimum mish modified_bessel_i0
+        modified_bessel_i1 modified_bessel_k0 modified_bessel_k1 multigammaln mvlgamma
+        nan_to_num ndtr ndtri nn.log_sigmoid polar polygamma positive psi rad2deg reciprocal
+        relu relu6 rsqrt scaled_modified_bessel_k0 scaled_modified_bessel_k1 selu sigmoid
+        silu sin sinc sinh softsign spherical_bessel_j0 sqrt square tan tanh tanhshrink
+        xlog1py xlogy zeta __abs__ __and__ __div__ __invert__ __ipow__ __or__ __pos__
+        __rand__ __rdiv__ __ror__ __rtruediv__ __rxor__ __xor__
         """,
         pointwise,
     ),
@@ -151,12 +148,16 @@ OPS = (
     ),
     Op(
         """
-        angle arctan2 atan2 ceil copysign eq fix floor floor_divide fmod frac ge greater
-        greater_equal gt heaviside isclose isfinite isinf isnan isneginf isposinf isreal le less
-        less_equal
-        logical_and logical_not logical_or logical_xor lt ne nextafter not_equal remainder round sgn
-        sign signbit trunc __eq__ __floordiv__ __ge__ __gt__ __ifloordiv__ __imod__ __le__ __lt__
-        __mod__ __ne__ __rfloordiv__ __rmod__
+        angle arctan2 atan2 ceil chebyshev_polynomial_t chebyshev_polynomial_u
+        chebyshev_polynomial_v chebyshev_polynomial_w copysign eq fix floor floor_divide
+        fmod frac ge greater greater_equal gt heaviside hermite_polynomial_h
+        hermite_polynomial_he isclose isfinite isinf isnan isneginf isposinf isreal
+        laguerre_polynomial_l le legendre_polynomial_p less less_equal logical_and
+        logical_not logical_or logical_xor lt ne nextafter not_equal remainder round sgn
+        shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u
+        shifted_chebyshev_polynomial_v shifted_chebyshev_polynomial_w sign signbit trunc
+        __eq__ __floordiv__ __ge__ __gt__ __ifloordiv__ __imod__ __le__ __lt__ __mod__
+        __ne__ __rfloordiv__ __rmod__
         """,
         pointwise,
         kink=True,
