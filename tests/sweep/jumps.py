@@ -92,7 +92,7 @@ def jumps(call: Call, moved: Container[int]) -> bool:
             return False
         width /= _CELLS
         start += errors.index(found[-1]) * width
-    return 0.5 * found[1] < found[-1] < 2 * found[1]
+    return 0.5 * found[-2] < found[-1] < 2 * min(found)
 
 
 def _is_finite(value: float) -> bool:
