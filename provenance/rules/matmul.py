@@ -195,12 +195,17 @@ def solve(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 def of_determinant(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """The sign, result number 0, and the logarithm of a determinant for each matrix."""
-    return None if type(args[0]) is not int else _OF_A_MATRIX(shape, args[1:], kwargs)
+    return _OF_A_MATRIX(shape, args[1:], kwargs) if _is_numbered(args) else None
+
+
+def _is_numbered(args: Args) -> bool:
+    """Return whether this is a result, and no tensor that was given for one."""
+    return len(args) > 0 and type(args[0]) is int
 
 
 def is_sign(args: Args, kwargs: Kwargs) -> bool:
     """Return whether it is the sign that is looked at, or both may be."""
-    return type(args[0]) is not int or args[0] == 0
+    return not _is_numbered(args) or args[0] == 0
 
 
 def fourier(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
