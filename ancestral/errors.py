@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
@@ -94,6 +95,7 @@ __all__ = [
     "ScoredLossError",
     "SettledError",
     "SiteError",
+    "StateError",
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
