@@ -32,6 +32,7 @@ from ancestral.estimators.gradient.loss_terms import (
 )
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
+    NothingToLearnError,
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
@@ -188,6 +189,7 @@ __all__ = [
     "NotPlainError",
     "NotRecordedError",
     "NotVectorizableError",
+    "NothingToLearnError",
     "ObservedInGuideError",
     "ObservedMaskError",
     "OpenRecordingError",

@@ -4,13 +4,14 @@ The gradient with respect to some tensors lacks the score function of a site ups
 those reach the parameters of the site.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.rules.registry import tensors_in
@@ -21,6 +22,22 @@ from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
+
+
+class NothingToLearnError(LossError):
+    """No gradient reaches a loss, nor the draws that it depends on."""
+
+    def __init__(self, draws: Sequence[Node]) -> None:
+        """Name these draws and their lines."""
+        shown = ", ".join(f"{node.name!r} ({node.location})" for node in draws[:3])
+        more = f" and {len(draws) - 3} more" if len(draws) > 3 else ""
+        names = f"those of {shown}{more} " if draws else "there is none, or its parameters "
+        super().__init__(
+            "nothing that the loss is computed from has requires_grad=True, nor has a parameter of "
+            f"any draw that it depends on: {names}are constants, or were computed under "
+            "torch.no_grad() or torch.inference_mode(); draw with gradients on, or score the same "
+            "draws in a second pass: an.rescore"
+        )
 
 
 class OtherRecordingError(ValueError):
