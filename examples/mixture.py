@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal, constraints
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import Estimator
+from ancestral.estimators.credit.credit import Estimator
 
 KINDS = 3
 NETWORK = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, KINDS))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import Estimator
+from ancestral.estimators.credit.credit import Estimator
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.stack import MOST_KEPT
 from oracles import forcing

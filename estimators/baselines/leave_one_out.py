@@ -4,7 +4,7 @@ import warnings
 
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 from ancestral.trace.context.place import stacklevel
 
 

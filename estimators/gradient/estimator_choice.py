@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from ancestral.estimators.gradient.credit import Estimator, by_element
+from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short

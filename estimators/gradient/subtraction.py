@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Baseline, Credit
+from ancestral.estimators.credit.credit import Baseline, Credit
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ancestral.estimators.gradient.credit import Baseline, Estimator
+from ancestral.estimators.credit.credit import Baseline, Estimator
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Baseline
+from ancestral.estimators.credit.credit import Baseline
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
 from ancestral.estimators.gradient.problem import problem_of

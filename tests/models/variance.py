@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import by_element, by_site, total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.variance import Estimate, measure
 from ancestral.trace.recording.record import record

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.gradient.credit import Baseline, Estimator, by_element
+from ancestral.estimators.credit.credit import Baseline, Estimator, by_element
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.provenance.dispatch.escape import EscapeError
 from ancestral.trace.recording.record import record

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # has no annotations
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import by_element, by_site, total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.digits import Digits, load

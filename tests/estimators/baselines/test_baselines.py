@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 
 
 def credit(*parts: Tensor, name: str = "z", shape: tuple[int, ...] = (4, 3)) -> Credit:

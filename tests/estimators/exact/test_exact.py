@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.gradient.credit import (
+from ancestral.estimators.credit.credit import (
     Baseline,
     Estimator,
     by_element,

@@ -10,7 +10,7 @@ from models.reference import Setting, seeded
 from models.variance import BY_HAND, variances
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Estimator, by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record
 from oracles import autograd, exact_gradient, flat, moments

@@ -13,7 +13,7 @@ from programs.random import PARAMETERS, RandomProgram, program_around, programs
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import (
+from ancestral.estimators.credit.credit import (
     Baseline,
     Estimator,
     by_element,

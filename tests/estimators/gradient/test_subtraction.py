@@ -19,7 +19,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.errors import BaselineError, BaselineWarning, DependentBaselineError
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 from oracles import derivatives, exact_gradient, moments
 
 LOGITS = torch.tensor([[0.3, -0.5], [0.1, 0.7]], dtype=torch.float64, requires_grad=True)

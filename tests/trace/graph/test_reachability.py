@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import by_element
+from ancestral.estimators.credit.credit import by_element
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex

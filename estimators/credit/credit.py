@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.cost_sums import Stacks, is_apart, put, reduced, room, spread
+from ancestral.estimators.credit.cost_sums import Stacks, is_apart, put, reduced, room, spread
 from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import Reach, TermSet, downstream, reaches
