@@ -36,6 +36,7 @@ from ancestral.estimators.gradient.missing_scores import (
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
+from ancestral.estimators.gradient.rescore import RescoreError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.check_guide import ShapeMismatchError, SupportMismatchError
@@ -213,6 +214,7 @@ __all__ = [
     "ReparamError",
     "ReplayShapeError",
     "ReplayedDimensionError",
+    "RescoreError",
     "ScaleError",
     "ScoredLossError",
     "SettledError",

@@ -18,7 +18,7 @@ from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart
 from ancestral.trace.context.stack import MOST_KEPT
-from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.autograd_graph import edge_of, nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
@@ -113,7 +113,7 @@ class _Inputs:
     """The tensors by which a loss is differentiated."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        self._nodes = {_node(tensor) for tensor in tensors}
+        self._nodes = {edge_of(tensor) for tensor in tensors}
         # `torch.autograd.functional` differentiates by copies on the same memory.
         self._addresses = {_address(tensor) for tensor in tensors}
 
@@ -129,12 +129,6 @@ class _Inputs:
             if each in self._nodes or (leaf is not None and _address(leaf) in self._addresses):
                 return True
         return False
-
-
-def _node(tensor: Tensor) -> Any:
-    with DisableTorchFunction():
-        edge = torch.autograd.graph.get_gradient_edge
-        return edge(tensor).node if tensor.requires_grad else None
 
 
 def _address(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
 from ancestral.trace.context.place import Place, module_path
 from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
     Held,
     event_dims,
@@ -114,7 +115,7 @@ def given(message: Message) -> Message:
         module_path=module_path(message.where.modules),
         is_observed=message.is_observed,
         is_reparameterized=message.origin is not None and message.origin.is_reparameterized,
-        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_learned=has_gradient(held),
         is_given=True,
         is_declared=True,
         held=_held(value, source, size),

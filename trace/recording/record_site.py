@@ -26,6 +26,7 @@ from ancestral.provenance.tensor.tensor import (
 from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place, module_path, place
 from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
     Held,
     declares_all,
@@ -80,7 +81,7 @@ def draw(
         infer: what the program says of how to infer it.
         message: what handlers made of it, None where none is open.
     """
-    is_learned = any([tensor.requires_grad for tensor, _ in held])
+    is_learned = has_gradient(held)
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
         raise TransformedDrawError(type(fn).__name__, where)
@@ -182,7 +183,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         location=where.location,
         module_path=module_path(where.modules),
         is_observed=True,
-        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_learned=has_gradient(held),
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
         event_dims=local.event_dims,

@@ -247,6 +247,13 @@ class Trace(Mapping[str, Node]):
         self._hidden[node.name] = node
         self._order.append(node.name)
 
+    def revise(self, nodes: Mapping[str, Node]) -> None:
+        """Put other nodes in the places of those with their names, which it may not have."""
+        for name, node in nodes.items():
+            for known in (self._nodes, self._hidden):
+                if name in known:
+                    known[name] = node
+
     def __str__(self) -> str:
         """Show the nodes as an aligned table."""
         header = ("name", "distribution", "shape", "parents", "where")
