@@ -106,8 +106,7 @@ def again(
     return estimate
 
 
-@pytest.mark.parametrize("is_followed", [False, True])
-@pytest.mark.parametrize("is_inside", [False, True])
+@pytest.mark.parametrize(("is_inside", "is_followed"), [(False, False), (True, True)])
 @pytest.mark.parametrize("second", [stacked, by_pattern, by_name, rerun])
 def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     second: Callable[..., Second], is_inside: bool, is_followed: bool
@@ -450,8 +449,8 @@ def test_a_trace_without_draws_is_told_from_the_one_that_is_meant() -> None:
     torch.manual_seed(0)
     model = an.wrap(Decoder(), methods=("forward", "generate"))
     words = an.untrack(model.generate(torch.zeros(3, 1, dtype=torch.long), 2))
+    second = Categorical(logits=model(words)[:, :-1])
     with pytest.raises(RescoreError, match=r"draws nothing; .* hold model.trace before a second"):
-        second = Categorical(logits=model(words)[:, :-1])
         an.rescore(model.trace, second)  # type: ignore[arg-type]
 
 
