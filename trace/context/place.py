@@ -4,7 +4,6 @@ All three are read from the frames of the call, so that no model has to say them
 """
 
 import ast
-import dis
 import linecache
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch.autograd.functional
 from torch import nn
 
 from ancestral.provenance.tensor.frame_owner import is_user, user_frame
+from ancestral.trace.context.variable import assigned
 
 
 @dataclass(frozen=True)
@@ -95,25 +95,6 @@ def line_of(error: BaseException) -> Location | None:
 def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
     """Return the place of a call, and the variable that it is assigned to."""
     return Location(code.co_filename, line, code.co_name), assigned(code, offset)
-
-
-@lru_cache(maxsize=4096)
-def assigned(code: CodeType, offset: int) -> str | None:
-    """Return the variable that the call at this offset of the bytecode is assigned to.
-
-    >>> assigned((lambda: None).__code__, 0) is None
-    True
-    """
-    after = [i for i in dis.get_instructions(code) if i.offset > offset and i.opname != "CACHE"]
-    for instruction in after[:3]:
-        if instruction.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
-            return str(instruction.argval)
-        if instruction.opname == "STORE_ATTR":
-            return str(instruction.argval)
-        # self.z = ... loads self between the call and the store; z = z2 = ... copies.
-        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP"):
-            return None
-    return None
 
 
 def module_path(modules: tuple[nn.Module, ...]) -> str:

@@ -28,6 +28,7 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph import d_separation
 from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node, place_in
 from ancestral.trace.nodes.plate_frame import Plate
@@ -254,7 +255,7 @@ def vertex_of(node: Node) -> Vertex:
     return Vertex(
         node.name,
         _kind_of(node),
-        "" if node.fn is None else type(node.fn).__name__,
+        family_name(node.fn),
         shown_shape(node.fn, node.value),
         node.location,
         node.module_path,

@@ -62,6 +62,15 @@ def factorized(fn: Distribution) -> Distribution:
     return fn
 
 
+def family_name(fn: Distribution | None) -> str:
+    """Return what the independent elements of a distribution are called by, "" for none.
+
+    >>> family_name(Independent(torch.distributions.Poisson(torch.ones(3)), 1))
+    'Poisson'
+    """
+    return "" if fn is None else type(factorized(fn)).__name__
+
+
 def event_dims(fn: Distribution) -> int:
     """Return how many dimensions of its elements' batch `Independent` makes events of."""
     inner = factorized(fn)

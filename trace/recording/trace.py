@@ -29,6 +29,7 @@ from ancestral.trace.display.shapes import format_shapes, html_of
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.versions import Leaf
@@ -260,7 +261,7 @@ class Trace(Mapping[str, Node]):
         rows = [
             (
                 node.name,
-                ("" if node.fn is None else type(node.fn).__name__)
+                family_name(node.fn)
                 + (" (observed)" if node.is_observed else "")
                 + ("cost" if node.type == "cost" else ""),
                 str(list(shown_shape(node.fn, node.value))),

@@ -20,6 +20,7 @@ from torch.distributions import (
 import ancestral as an
 from ancestral.errors import RescoreError
 from ancestral.estimators.gradient.rescore import Second
+from ancestral.trace.nodes.distribution_params import family_name
 from oracles import Estimate, Parameters, Program, estimates_on, exact_gradient, moments_of, paths
 
 WORDS, TEXTS = 3, 2
@@ -247,7 +248,7 @@ def test_a_draw_of_any_family_gets_the_score_of_its_density(
         loss = sum((i + 1) * z.square().sum() for i, z in enumerate(draws))
     an.rescore(trace, {"z*": all_(p)})
     assert all(node.is_learned and node.is_score for node in trace.values())
-    assert trace.graph.vertices[0].distribution == type(one(p)).__name__
+    assert trace.graph.vertices[0].distribution == family_name(one(p))
     an.backward(loss, estimator=an.estimators.total_cost)
     density = sum(one(p).log_prob(node.value).sum() for node in trace.values())
     by_hand = torch.autograd.grad(density * an.untrack(loss).clone(), p)[0]
