@@ -81,8 +81,8 @@ def again(
     *,
     is_inside: bool = False,
     is_followed: bool = True,
-    baseline: Any = None,
-    estimator: Any = "auto",
+    baseline: Any = "auto",
+    credit: Any = an.estimators.by_element,
 ) -> Estimate:
     """Return the estimate by draws without a gradient, and a second pass."""
 
@@ -101,7 +101,7 @@ def again(
                 rescored()
         if not is_inside:
             rescored()
-        an.backward(loss, baseline=copy.deepcopy(baseline), estimator=estimator)
+        an.backward(loss, baseline=copy.deepcopy(baseline), credit=credit)
         return gradients(leaves)
 
     return estimate
@@ -126,13 +126,13 @@ def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     "options",
     [
         {"baseline": an.estimators.LeaveOneOut()},
-        {"estimator": an.estimators.by_site},
-        {"estimator": an.estimators.total_cost},
+        {"credit": an.estimators.by_site},
+        {"credit": an.estimators.total_cost},
     ],
 )
 def test_two_passes_take_the_baselines_and_credits_of_one(options: dict[str, Any]) -> None:
     runs = paths(whole, [TABLE.requires_grad_()])
-    one = library(options.get("estimator", an.estimators.by_element), options.get("baseline"))
+    one = library(options.get("credit", an.estimators.by_element), options.get("baseline", "auto"))
     weights, once = estimates_on(runs, whole, [TABLE], one)
     _, twice = estimates_on(runs, whole, [TABLE], again(generate, stacked, **options))
     torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
@@ -249,7 +249,7 @@ def test_a_draw_of_any_family_gets_the_score_of_its_density(
     an.rescore(trace, {"z*": all_(p)})
     assert all(node.is_learned and node.is_score for node in trace.values())
     assert trace.graph.vertices[0].distribution == family_name(one(p))
-    an.backward(loss, estimator=an.estimators.total_cost)
+    an.backward(loss, credit=an.estimators.total_cost)
     density = sum(one(p).log_prob(node.value).sum() for node in trace.values())
     by_hand = torch.autograd.grad(density * an.untrack(loss).clone(), p)[0]
     torch.testing.assert_close(p.grad, by_hand)

@@ -94,7 +94,7 @@ def test_a_parameter_that_has_a_gradient_counts_beside_one_that_has_none() -> No
             y = dist.Normal(z + scale.view(1, 2), loc.expand(2)).sample()
         loss = (z * y).sum()
     assert [node.is_learned for node in trace.values()] == [True, False]
-    an.backward(loss, estimator=an.estimators.total_cost)
+    an.backward(loss, credit=an.estimators.total_cost)
     density = dist.Normal(loc, scale.detach()).log_prob(trace["z"].value).sum()
     by_hand = torch.autograd.grad(density * an.untrack(loss), loc)[0]
     torch.testing.assert_close(loc.grad, by_hand)
