@@ -30,7 +30,7 @@ _NIGHT = {
 
 
 def render(
-    graph: Graph, path: str | Path, *, limit: float = LIMIT, is_folded: bool = False
+    graph: Graph, path: str | Path, *, limit: float = LIMIT, is_folded: bool | None = None
 ) -> Path:
     """Draw a graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
 
@@ -38,7 +38,8 @@ def render(
         graph: What to draw.
         path: Where to write; what was there stays if anything fails.
         limit: Seconds that a layout may take; after them a coarser picture is tried for as long.
-        is_folded: Draw the repeats of a loop as one node to begin with.
+        is_folded: Draw the repeats of a loop as one node to begin with, or none of them; by
+            default, those of a loop of four steps or more are.
 
     Raises:
         ValueError: if the suffix is none of the four.
@@ -65,7 +66,9 @@ def mimebundle(graph: Graph, *, limit: float = LIMIT) -> dict[str, str]:
     return bundle
 
 
-def picture(graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool = False) -> bytes:
+def picture(
+    graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool | None = None
+) -> bytes:
     """Return the picture of a graph as "svg", "png", "pdf" or "dot"."""
     if form == "dot":
         return dot(graph, is_folded=is_folded).encode()
@@ -74,8 +77,9 @@ def picture(graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool = 
     except LayoutTimeoutError:
         if is_folded:
             raise
+        is_folded = True
         drawn = lay_out(dot(graph, is_folded=True, note=_apology(graph, limit)), form, limit)
-    return _dressed(drawn.decode(), graph).encode() if form == "svg" else drawn
+    return _dressed(drawn.decode(), graph, is_folded).encode() if form == "svg" else drawn
 
 
 def _apology(graph: Graph, limit: float) -> str:
@@ -86,10 +90,10 @@ def _apology(graph: Graph, limit: float) -> str:
     )
 
 
-def _dressed(svg: str, graph: Graph) -> str:
+def _dressed(svg: str, graph: Graph, is_folded: bool | None) -> str:
     """Give an SVG its title, description, tooltips that all viewers show, and a night side."""
     title = f"Graph of {len(graph.vertices)} sites and costs"
-    shapes = ", ".join(legend(graph))
+    shapes = ", ".join(legend(graph, is_folded=is_folded))
     about = f"Arrows go from each site to what depends on it directly. Shapes: {shapes}."
     head = (
         f"<title>{title}</title>\n<desc>{about}</desc>\n<style>\n{_style(prefix(graph))}\n</style>"

@@ -67,7 +67,7 @@ class Drawing(Protocol):
     """What draws a graph: see `ancestral.tools.render.render`."""
 
     def __call__(
-        self, graph: "Graph", path: str | Path, /, *, limit: float, is_folded: bool
+        self, graph: "Graph", path: str | Path, /, *, limit: float, is_folded: bool | None
     ) -> Path:
         """Write the picture to `path` and return it."""
         ...
@@ -179,13 +179,16 @@ class Graph:
         """
         return d_separation.d_separated(self._digraph, a, b, given)
 
-    def render(self, path: str | Path, *, limit: float = 20.0, is_folded: bool = False) -> Path:
+    def render(
+        self, path: str | Path, *, limit: float = 20.0, is_folded: bool | None = None
+    ) -> Path:
         """Draw the graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
 
         Args:
             path: where to write; what was there before stays if the drawing fails.
             limit: the seconds a layout may take; after them a coarser picture is drawn.
-            is_folded: draw the repeats of a loop as one vertex from the start.
+            is_folded: draw the repeats of a loop as one vertex, in a frame with the steps; or, if
+                False, one by one. By default, loops of four steps or more are folded.
 
         Raises:
             ValueError: if the suffix is none of the four.
