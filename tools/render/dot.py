@@ -73,6 +73,9 @@ LOOKS = {
         "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
     ),
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
+    "param": Look(
+        "plaintext", "#ffffff", "#ffffff", "no outline = parameter", "parameter", "parameters"
+    ),
 }
 _DASHED = "dashed = no dimension aligned"
 _FRAME = "frame with a number = plate"
@@ -330,6 +333,8 @@ def _within(plates: Sequence[Extent]) -> dict[str, list[str]]:
 
 def _shape(group: Group) -> str:
     shapes = {vertex.shape for vertex in group.members}
+    if group.members[0].kind == "param" and group.members[0].distribution:
+        return ""  # of several tensors
     if len(shapes) > 1:
         return "various shapes"
     return str(list(group.members[0].shape)) if group.members[0].shape else "scalar"
@@ -348,7 +353,8 @@ def _source(group: Group) -> tuple[str, ...]:
 
 def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
     parent, child = sketch.groups[arrow.parent], sketch.groups[arrow.child]
-    kept = sorted({_alignment(edge) for edge in arrow.edges})
+    is_param = parent.members[0].kind == "param"
+    kept = () if is_param else sorted({_alignment(edge) for edge in arrow.edges})
     return {
         "id": f"{ids}-n{arrow.parent}-n{arrow.child}",
         "class": "dependency",
@@ -361,8 +367,9 @@ def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
 
 
 def _is_dashed(sketch: Sketch, arrow: Arrow) -> bool:
-    shapes = {vertex.name: vertex.shape for vertex in sketch.groups[arrow.parent].members}
-    return all(_mixes(edge, shapes) for edge in arrow.edges)
+    members = sketch.groups[arrow.parent].members
+    shapes = {vertex.name: vertex.shape for vertex in members}
+    return members[0].kind != "param" and all(_mixes(edge, shapes) for edge in arrow.edges)
 
 
 def _alignment(edge: Edge) -> str:

@@ -18,13 +18,27 @@ from dataclasses import replace
 
 import networkx as nx
 
+from ancestral.provenance.algebra.alignment import Alignment
 from ancestral.tools.render.fold_loops import Sketch, folded, unfolded
-from ancestral.trace.graph.graph import Graph
+from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 _STEPS = 4
 """The steps of a loop from which on it is folded."""
 _NODES, _ARROWS = 12, 2
 """A picture of more nodes, and more arrows for each node, leaves out those that are implied."""
+
+
+def with_or_without(graph: Graph, with_params: bool) -> Graph:
+    """Return a graph whose parameters are vertices, or none of it."""
+    names = {vertex.name for vertex in graph.vertices}
+    vertices, edges = [], []
+    for param in graph.params if with_params else ():
+        name = param.name if param.name not in names else f"{param.name} (parameters)"
+        several = f"{param.count} tensors" if param.count > 1 else ""
+        shape = () if several else param.shape
+        vertices.append(Vertex(name, "param", several, shape, param.location))
+        edges += [Edge(name, child, Alignment(())) for child in param.children]
+    return Graph((*vertices, *graph.vertices), (*edges, *graph.edges), graph.plates)
 
 
 def sketched(graph: Graph, is_folded: bool | None = None) -> tuple[Sketch, int]:
