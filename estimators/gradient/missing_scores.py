@@ -24,47 +24,46 @@ from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 
 
-class NothingToLearnError(LossError):
-    """No gradient reaches a loss, nor the draws that it depends on."""
-
-    def __init__(self, draws: Sequence[Node]) -> None:
-        """Name these draws and their lines."""
-        shown = ", ".join(f"{node.name!r} ({node.location})" for node in draws[:3])
-        more = f" and {len(draws) - 3} more" if len(draws) > 3 else ""
-        names = f"those of {shown}{more} " if draws else "there is none, or its parameters "
-        super().__init__(
-            "nothing that the loss is computed from has requires_grad=True, nor has a parameter of "
-            f"any draw that it depends on: {names}are constants, or were computed under "
-            "torch.no_grad() or torch.inference_mode(); draw with gradients on, or score the same "
-            "draws in a second pass: an.rescore"
-        )
+def nothing_to_learn(draws: Sequence[Node]) -> LossError:
+    """Return the error that no gradient reaches a loss, nor the draws that it depends on."""
+    shown = ", ".join(f"{node.name!r} ({node.location})" for node in draws[:3])
+    more = f" and {len(draws) - 3} more" if len(draws) > 3 else ""
+    names = f"those of {shown}{more} " if draws else "there is none, or its parameters "
+    return LossError(
+        "nothing that the loss is computed from has requires_grad=True, nor has a parameter of "
+        f"any draw that it depends on: {names}are constants, or were computed under "
+        "torch.no_grad() or torch.inference_mode(); draw with gradients on, or score the same "
+        "draws in a second pass: an.rescore"
+    )
 
 
 class OtherRecordingError(ValueError):
     """A loss depends on a site of another recording whose gradient was never taken."""
 
-    def __init__(self, node: Node) -> None:
-        """Name the site."""
-        super().__init__(
-            f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
-            "score would be lost; compute both within one an.record(), take the gradient of the "
-            "other recording first, or cut the dependency with an.untrack"
-        )
+
+def _of_other_recording(node: Node) -> OtherRecordingError:
+    """Return the error, with the site."""
+    return OtherRecordingError(
+        f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
+        "score would be lost; compute both within one an.record(), take the gradient of the "
+        "other recording first, or cut the dependency with an.untrack"
+    )
 
 
 class ForgottenRecordingError(RuntimeError):
     """A loss depends on a recording that nobody has kept, and whose gradient was never taken."""
 
-    def __init__(self, universe: Universe) -> None:
-        """Name the sites."""
-        names = [repr(source.name) for source in universe.sources if source.stands_for is None]
-        super().__init__(
-            f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
-            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
-            "ended since whose gradient was not taken either; hold the trace until the gradient is "
-            "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
-            "with an.untrack"
-        )
+
+def forgotten_recording(universe: Universe) -> ForgottenRecordingError:
+    """Return the error, with the sites."""
+    names = [repr(source.name) for source in universe.sources if source.stands_for is None]
+    return ForgottenRecordingError(
+        f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
+        f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
+        "ended since whose gradient was not taken either; hold the trace until the gradient is "
+        "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
+        "with an.untrack"
+    )
 
 
 def left_out(loss: Tensor, found: Provenance, inputs: Any, gradient: Any) -> list[str]:
@@ -163,7 +162,7 @@ def refuse_kinked(source: Source, ours: Universe) -> None:
     met = other.closure([source])
     for node in other.owner.everything if isinstance(other.owner, Trace) else ():
         if node.source in met and node.is_learned:
-            raise OtherRecordingError(node)
+            raise _of_other_recording(node)
 
 
 def _refuse_other(other: Universe | None, ours: Universe) -> None:
@@ -171,8 +170,8 @@ def _refuse_other(other: Universe | None, ours: Universe) -> None:
     if other is None or other is ours or other.state != "open":
         return
     if other.is_orphaned:
-        raise ForgottenRecordingError(other)
+        raise forgotten_recording(other)
     if isinstance(other.owner, Trace):
         for node in other.owner.everything:
             if node.is_score and node.is_learned:
-                raise OtherRecordingError(node)
+                raise _of_other_recording(node)

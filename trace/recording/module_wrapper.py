@@ -14,7 +14,7 @@ from ancestral.provenance.tensor.control_flow import setting
 from ancestral.trace.context.argument_checks import check_function, kind_of, short
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.stack import local
-from ancestral.trace.recording.record import NotRecordedError, record
+from ancestral.trace.recording.record import not_called, record
 from ancestral.trace.recording.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
@@ -109,7 +109,7 @@ def _recorded(kind: type, names: tuple[str, ...]) -> Any:
     def trace_of(self: nn.Module) -> Trace:
         trace = _traces.get(self)
         if trace is None:
-            raise NotRecordedError(kind.__name__)
+            raise not_called(kind.__name__)
         return trace
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
