@@ -72,6 +72,7 @@ def rescore(trace: Trace, second: Second, *, atol: float | None = None) -> None:
 
     Raises:
         TypeError: if one of the arguments is something else.
+        ValueError: if `atol` is no number, or negative.
         RescoreError: if no draw lacks a score; if a site is left out, is unknown, has another
             shape, was not replayed, has a score already, gets no gradient, or differs in its
             log-probability: what drew it is not what was computed anew.
@@ -79,6 +80,8 @@ def rescore(trace: Trace, second: Second, *, atol: float | None = None) -> None:
     """
     if not isinstance(trace, Trace):
         raise TypeError(f"rescore takes the Trace of the draws, not {kind_of(trace)}")
+    if atol is not None and not (isinstance(atol, (int, float)) and atol >= 0):
+        raise ValueError(f"atol must be a number of at least 0, not {short(atol)}")
     owner = trace.universe.owner
     if trace.universe.state == "settled" or not isinstance(owner, Trace):
         raise SettledError.loaded() if trace.is_loaded else SettledError.taken()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from programs.estimates import fresh, gradients, library
+from programs.estimates import fresh, gradients, higher_derivatives, library
 from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
@@ -21,7 +21,16 @@ import ancestral as an
 from ancestral.errors import RescoreError
 from ancestral.estimators.gradient.rescore import Second
 from ancestral.trace.nodes.distribution_params import family_name
-from oracles import Estimate, Parameters, Program, estimates_on, exact_gradient, moments_of, paths
+from oracles import (
+    Estimate,
+    Parameters,
+    Program,
+    derivatives,
+    estimates_on,
+    exact_gradient,
+    moments_of,
+    paths,
+)
 
 WORDS, TEXTS = 3, 2
 TABLE = torch.tensor([[0.4, -0.2], [0.1, 0.5]], dtype=torch.float64)
@@ -520,3 +529,42 @@ def test_torchs_own_backward_leaves_the_scores_out_and_says_so() -> None:
     an.rescore(trace, Categorical(logits=model(an.untrack(drawn))[:, :-1]))
     with pytest.warns(an.errors.MissingScoreWarning, match="'word', 'word_1'"):
         loss.backward()
+
+
+def test_second_derivatives_are_those_of_one_pass() -> None:
+    table = TABLE.clone().requires_grad_()
+
+    def twice(_: Program, parameters: Parameters) -> Tensor:
+        with an.record() as trace:
+            with torch.no_grad():
+                words = generate(*parameters)
+            loss = cost(words).mean()
+        an.rescore(trace, stacked(*parameters, an.untrack(words), trace))  # type: ignore[call-arg]
+        return derivatives(an.surrogate(loss), parameters, 2)
+
+    runs = paths(whole, [table])[::12]
+    _, found = estimates_on(runs, whole, [table], twice)
+    _, once = estimates_on(runs, whole, [table], higher_derivatives(2))
+    torch.testing.assert_close(found, once, rtol=1e-9, atol=1e-12)
+
+
+def test_a_rescored_trace_is_shown_copied_explained_and_stored(tmp_path: Any) -> None:
+    model, trace, words, loss = recorded()
+    before = (str(trace), trace.format_shapes(), str(trace.graph))
+    an.rescore(trace, Categorical(logits=model(words)[:, :-1]))
+    assert (str(trace), trace.format_shapes(), str(trace.graph)) == before
+    assert trace.copy()["word"].is_learned
+    assert "word_3" in str(trace.explain(loss))
+    trace.save(tmp_path / "t")
+    stored = an.Trace.load(tmp_path / "t")
+    torch.testing.assert_close(stored["word"].log_prob, trace["word"].log_prob.detach())
+    assert stored.graph.vertices[0].distribution == "Categorical"
+    an.backward(loss)
+
+
+@pytest.mark.parametrize("atol", [-1.0, "1", torch.ones(())])
+def test_a_tolerance_that_is_none_is_refused(atol: Any) -> None:
+    model, trace, words, _ = recorded()
+    second = Categorical(logits=model(words)[:, :-1])
+    with pytest.raises(ValueError, match="atol must be a number of at least 0, not"):
+        an.rescore(trace, second, atol=atol)
