@@ -6,6 +6,7 @@ All three are read from the frames of the call, so that no model has to say them
 import ast
 import linecache
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType
@@ -32,14 +33,15 @@ class Location:
 
 
 class Place(NamedTuple):
-    """What the frames of a call tell: its location, the variable assigned, the modules around.
+    """What the frames of a call tell: its location, the variable assigned, the module around.
 
-    `is_differentiated` is whether a function of `torch.autograd.functional` is among them.
+    `module_path` is its path within the outermost module that holds it. `is_differentiated` is
+    whether a function of `torch.autograd.functional` is among them.
     """
 
     location: Location
     variable: str | None
-    modules: tuple[nn.Module, ...]  # innermost first
+    module_path: str
     is_differentiated: bool = False
 
 
@@ -47,8 +49,8 @@ def place() -> Place:
     """Return where the user's code called us."""
     frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
     if frame is None:  # called from torch's own threads
-        return Place(Location("<unknown>", 0, "<unknown>"), None, ())
-    location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
+        return Place(Location("<unknown>", 0, "<unknown>"), None, "")
+    location, variable = called(frame.f_code, frame.f_lasti, frame.f_lineno)
     modules: list[nn.Module] = []
     outer: FrameType | None = frame
     is_differentiated = False
@@ -62,7 +64,8 @@ def place() -> Place:
         elif code.co_name in DERIVATIVES and code.co_filename == _FUNCTIONAL:
             is_differentiated = True
         outer = outer.f_back
-    return Place(location, variable, tuple(modules), is_differentiated)
+    path = module_path(modules) if modules else ""
+    return Place(location, variable, path, is_differentiated)
 
 
 _FUNCTIONAL = torch.autograd.functional.__file__
@@ -92,13 +95,17 @@ def line_of(error: BaseException) -> Location | None:
 
 
 @lru_cache(maxsize=4096)
-def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
-    """Return the place of a call, and the variable that it is assigned to."""
+def called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
+    """Return the place of the call at an offset of the bytecode, and what it is assigned to.
+
+    >>> called((lambda: None).__code__, 0, 7)[1] is None
+    True
+    """
     return Location(code.co_filename, line, code.co_name), assigned(code, offset)
 
 
-def module_path(modules: tuple[nn.Module, ...]) -> str:
-    """Return the dotted path of the innermost module within the outermost one that holds it."""
+def module_path(modules: Sequence[nn.Module]) -> str:
+    """Return the dotted path of the innermost module, the first, within the outermost around it."""
     if len(modules) < 2:
         return ""
     inner = modules[0]
