@@ -4,6 +4,8 @@ Found in autograd's graph, from the parameters of a distribution down to the lea
 values of other sites. What is drawn, or computed, under `torch.no_grad` shows no parameters.
 """
 
+import functools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.place import Location
-from ancestral.trace.nodes.autograd_graph import edge_of
+from ancestral.trace.nodes.autograd_graph import edge_of, visited
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 
@@ -47,58 +49,71 @@ def params_of(
     holders = [(node.name, tuple(node.value.shape), node.location) for node in asked]
     leaves: dict[Any, int] = {}
     for place, node in enumerate(asked):
-        for leaf in _leaves([edge_of(node.value)], frozenset()):
-            leaves.setdefault(leaf, place)
+        for each in visited([edge_of(node.value)], None):
+            if hasattr(each, "variable"):
+                leaves.setdefault(each, place)
     for name, tensor in named:
         if (leaf := edge_of(tensor)) is not None and leaf not in leaves:
             leaves[leaf] = len(holders)
             holders.append((name, tuple(tensor.shape), _NOWHERE))
     children: list[list[str]] = [[] for _ in holders]
-    for child, starts, others in _consumers(nodes, costs or {}) if leaves else ():
-        for place in {leaves[leaf] for leaf in _leaves(starts, others) if leaf in leaves}:
-            children[place].append(child)
+    for child, reached in _reached(nodes, costs or {}, leaves) if leaves else ():
+        for place in range(len(holders)):
+            if reached >> place & 1:
+                children[place].append(child)
     found = [Param(*held, tuple(names)) for held, names in zip(holders, children, strict=True)]
     return tuple(_joined([param for param in found if param.children]))
 
 
-def _consumers(
-    nodes: Sequence[Node], costs: Mapping[str, Tensor]
-) -> Iterator[tuple[str, list[Any], frozenset[Any]]]:
-    """Yield vertices, the nodes of autograd that they come out of, and those of other values."""
-    values = {n.name: _made(n.value) for n in nodes if n.type in ("sample", "deterministic")}
-    all_ = frozenset[Any]().union(*values.values())
+def _reached(
+    nodes: Sequence[Node], costs: Mapping[str, Tensor], leaves: Mapping[Any, int]
+) -> Iterator[tuple[str, int]]:
+    """Yield vertices, and which parameters reach them, as the bits of an integer."""
+    made = {n.name: _made(n.value) for n in nodes if n.type in ("sample", "deterministic")}
+    # By the node of autograd; those that values come out of end what is below them.
+    known: dict[Any, int] = {step: 0 for steps in made.values() for step in steps}
+    known |= {leaf: 1 << place for leaf, place in leaves.items()}
     for node in nodes:
         if node.type == "sample" and node.fn is not None:
-            starts = [edge_of(tensor) for tensor, _ in parameters(node.fn)]
-        elif node.type in ("deterministic", "cost"):
-            starts = [edge_of(node.value)]
-        else:
-            continue
-        yield node.name, starts, all_ - values.get(node.name, frozenset())
+            yield node.name, _union([edge_of(tensor) for tensor, _ in parameters(node.fn)], known)
+        elif node.type == "deterministic":
+            below = [step for own in made[node.name] for step, _ in own.next_functions]
+            yield node.name, _union(below or [edge_of(node.value)], known)
+        elif node.type == "cost":
+            yield node.name, _union([edge_of(node.value)], known)
     for name, tensor in costs.items():
-        yield name, [edge_of(tensor)], all_
+        yield name, _union([edge_of(tensor)], known)
 
 
-def _made(value: Tensor) -> frozenset[Any]:
-    """Return what a value came out of, of which that of a node is an alias."""
+def _made(value: Tensor) -> tuple[Any, ...]:
+    """Return the nodes of autograd that a value came out of, of which that of a node is an alias.
+
+    The program goes on with the value itself, or with another alias of it.
+    """
     made = edge_of(value)
     if made is None or hasattr(made, "variable"):
-        return frozenset()
-    return frozenset({made, *(step for step, _ in made.next_functions[:1])} - {None})
+        return ()
+    below = next((step for step, _ in made.next_functions), None)
+    is_alias = made.name() == "AliasBackward0" and not hasattr(below, "variable")
+    return (made, below) if is_alias and below is not None else (made,)
 
 
-def _leaves(starts: Sequence[Any], stops: frozenset[Any]) -> list[Any]:
-    """Return the leaves below some nodes of autograd, but for those below others."""
-    seen: dict[Any, None] = {}
-    pending, found = list(starts), list[Any]()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen or node in stops:
-            continue
-        seen[node] = None
-        if hasattr(node, "variable"):
-            found.append(node)
-        pending.extend(step for step, _ in node.next_functions)
+def _union(starts: Iterable[Any], known: dict[Any, int]) -> int:
+    """Return the bits of all that is below some nodes of autograd, and keep those of each."""
+    found = 0
+    for start in starts:
+        pending = [] if start is None else [start]
+        while pending:
+            node = pending[-1]
+            below = [step for step, _ in node.next_functions if step is not None]
+            missing = [step for step in below if step not in known]
+            if node not in known and missing:
+                pending += missing
+                continue
+            if node not in known:
+                known[node] = functools.reduce(operator.or_, map(known.__getitem__, below), 0)
+            pending.pop()
+        found |= 0 if start is None else known[start]
     return found
 
 
