@@ -260,8 +260,7 @@ def _scored(node: Node, density: Tensor, atol: float | None) -> Node:
     Raises:
         RescoreError: if that is another density, or has no gradient.
     """
-    with torch.no_grad():
-        known = node.elementwise_log_prob
+    known = node.elementwise_log_prob.detach()
     if tuple(density.shape) != tuple(known.shape) or tuple(known.shape) != node.shape:
         raise RescoreError(
             f"site {node.name!r} ({node.location}) has log-probabilities of shape "

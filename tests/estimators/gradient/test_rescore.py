@@ -568,3 +568,40 @@ def test_a_tolerance_that_is_none_is_refused(atol: Any) -> None:
     second = Categorical(logits=model(words)[:, :-1])
     with pytest.raises(ValueError, match="atol must be a number of at least 0, not"):
         an.rescore(trace, second, atol=atol)
+
+
+def test_named_sites_within_a_plate_keep_its_scale_and_the_declared_costs() -> None:
+    data = torch.tensor([0.5, -1.0, 2.0, 0.1], dtype=torch.float64)
+
+    def program(logits: Tensor) -> None:
+        with an.plate("data", 8, subsample_size=4, dim=-1) as index:
+            z = an.sample("z", Bernoulli(logits=logits.expand(4)))
+            y = an.sample("y", Bernoulli(logits=logits * z - 0.3))
+            an.cost("error", (z + y - data[index % 4]).square())
+
+    def estimate(is_second: bool) -> Estimate:
+        def ask(_: Program, parameters: Parameters) -> Tensor:
+            (logits,) = leaves = fresh(parameters)
+            with an.handlers.seed(3), an.record() as trace, torch.set_grad_enabled(not is_second):
+                program(logits)
+            if is_second:
+                with an.record() as again, an.handlers.replay(trace):
+                    program(logits)
+                an.rescore(trace, again)
+                assert trace["z"].scale == 2
+            trace.backward()
+            return gradients(leaves)
+
+        return ask
+
+    def whole_program(logits: Tensor) -> Tensor:
+        with an.handlers.seed(3):
+            program(logits)
+        return logits.sum()
+
+    given = [torch.tensor(0.4, dtype=torch.float64, requires_grad=True)]
+    runs = paths(whole_program, given)[::17]
+    _, once = estimates_on(runs, whole_program, given, estimate(is_second=False))
+    _, twice = estimates_on(runs, whole_program, given, estimate(is_second=True))
+    assert bool(once.any())
+    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
