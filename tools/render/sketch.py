@@ -62,12 +62,20 @@ def _reduced(sketch: Sketch) -> tuple[Sketch, int]:
     Aho, Garey and Ullman (1972), "The transitive reduction of a directed graph". One with a cycle,
     as two loops may have, is left as it is.
     """
-    ends = [(arrow.parent, arrow.child) for arrow in sketch.arrows]
-    between = nx.DiGraph([pair for pair in ends if pair[0] != pair[1]])
+    between = nx.DiGraph([(a.parent, a.child) for a in sketch.arrows if a.parent != a.child])
     if not nx.is_directed_acyclic_graph(between):
         return sketch, 0
-    kept = set(nx.transitive_reduction(between).edges)
-    arrows = tuple(
-        a for a, pair in zip(sketch.arrows, ends, strict=True) if pair[0] == pair[1] or pair in kept
-    )
+    order = {place: number for number, place in enumerate(nx.topological_sort(between))}
+    implied: set[tuple[int, int]] = set()
+    reached: dict[
+        int, int
+    ] = {}  # by place: what is below it, and itself, as the bits of an integer
+    for parent in reversed(order):
+        found = 1 << order[parent]
+        for child in sorted(between[parent], key=order.__getitem__):
+            if found >> order[child] & 1:
+                implied.add((parent, child))
+            found |= reached[child]
+        reached[parent] = found
+    arrows = tuple(a for a in sketch.arrows if (a.parent, a.child) not in implied)
     return replace(sketch, arrows=arrows), len(sketch.arrows) - len(arrows)
