@@ -23,6 +23,7 @@ from ancestral.estimators.gradient.missing_scores import (
 )
 from ancestral.estimators.gradient.per_site import PatternWarning
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
+from ancestral.estimators.gradient.rescore import RescoreError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
@@ -92,6 +93,7 @@ __all__ = [
     "PatternWarning",
     "PlateError",
     "ReparamError",
+    "RescoreError",
     "ScoredLossError",
     "SettledError",
     "SiteError",

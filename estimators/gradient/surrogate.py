@@ -17,9 +17,9 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     held_score_warning,
     straight_through_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import Loss, LossError
+from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.loss_terms import owned
-from ancestral.estimators.gradient.missing_scores import left_out
+from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
 from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
@@ -236,10 +236,7 @@ def _descend(
         parts.append(-(untrack(term.leaf) * weight).sum())
     parts = [*filter(attrgetter("requires_grad"), parts)]
     if not parts:
-        raise LossError(
-            "neither the loss nor any site that it depends on has a parameter with "
-            "requires_grad=True; was the model run under torch.no_grad()?"
-        )
+        raise nothing_to_learn(problem.upstream)
     total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
