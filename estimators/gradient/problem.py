@@ -4,6 +4,7 @@ These are the terms of the loss, the sites that they depend on, and which depend
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.other_threads import Apart
+from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
@@ -73,8 +75,8 @@ class Problem:
     """A loss taken apart.
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
-    derivative, the source that stands for that step. `decided` are the names of the sites that a
-    decision of Python rests on which some term does not depend on.
+    derivative, the source that stands for that step. Of those that reach other terms by smooth
+    routes only, `partly` has the terms behind such a step: the only ones that need their score.
     """
 
     trace: Trace
@@ -84,7 +86,7 @@ class Problem:
     loss: Tensor  # [], plain, with its history
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
-    decided: frozenset[str]
+    partly: dict[str, TermSet]
 
     @property
     def scored(self) -> frozenset[Node]:
@@ -142,7 +144,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     decisions = decisions_of(universe)
     terms = [*parts.terms, *_constants(parts, decisions)]
     terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(trace, terms, whole, blurred=decisions.finished)
+    return _assemble(trace, terms, whole)
 
 
 def examined_costs(trace: Trace) -> Problem:
@@ -167,7 +169,7 @@ def examined_costs(trace: Trace) -> Problem:
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([_total(node) for node in costs]).sum()
-    return _assemble(_outermost(trace), terms, loss, blurred=None)
+    return _assemble(_outermost(trace), terms, loss)
 
 
 def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
@@ -292,10 +294,8 @@ def _outermost(trace: Trace) -> Trace:
     return owner if isinstance(owner, Trace) else trace
 
 
-def _assemble(
-    trace: Trace, terms: list[Term], loss: Tensor, *, blurred: Provenance | None
-) -> Problem:
-    """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
+def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
+    """Make the problem of these terms."""
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
@@ -317,26 +317,29 @@ def _assemble(
     for source in kinked:
         refuse_kinked(source, universe)
     kinks = {source.name: kink for source, kink in kinked.items()}
-    covered = set[Source]() if blurred is None else universe.closure(blurred.members)
-    decided = _before_decisions(
-        structure,
-        [source.is_decision and source not in covered for source in kept],
-        [source.name for source in kept],
-    )
-    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
+    partly = _partly_kinked(structure, kept, universe) if kinks else {}
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, partly)
 
 
-def _before_decisions(
-    structure: Structure, is_decision: list[bool], names: list[str]
-) -> frozenset[str]:
-    """Return the names of the sources that a decision rests on, directly or not."""
-    found: set[int] = set()
-    if any(is_decision):
-        for number in reversed(range(len(names))):
-            children = structure.children[number]
-            if is_decision[number] or any(child in found for child, _ in children):
-                found.add(number)
-    return frozenset(names[number] for number in found)
+def _partly_kinked(
+    structure: Structure, kept: list[Source], universe: Universe
+) -> dict[str, TermSet]:
+    """Return the terms behind a kink of each site that reaches others by smooth routes only.
+
+    What they are depends on what was read before each term was computed, and so on values that the
+    term itself depends on: a run that goes another way makes its own choice for its own terms.
+    """
+    kinked: dict[str, TermSet] = {}
+    partly: dict[str, TermSet] = {}
+    nothing = no_terms(len(structure.terms))
+    for number, closure, _ in reaches(structure):  # a kink comes after its site, and is met before
+        source, terms = kept[number], reduce(TermSet.union, closure.values(), nothing)
+        if source.kink_of is not None:
+            for site in universe.kinked([source]) if terms else ():
+                kinked[site.name] = terms.union(kinked.get(site.name, terms))
+        elif source.name in kinked and terms.without(kinked[source.name]):
+            partly[source.name] = kinked[source.name]
+    return partly
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:

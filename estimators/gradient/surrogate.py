@@ -1,14 +1,14 @@
 """Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ancestral.estimators.credit.credit import Baseline, Estimator
+from ancestral.estimators.credit.credit import Baseline, Credit, Estimator
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -17,11 +17,12 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     StraightThroughWarning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError
-from ancestral.estimators.gradient.loss_terms import owned
 from ancestral.estimators.gradient.missing_scores import left_out
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
+from ancestral.estimators.gradient.routes import Part, joined, routed, routes_of
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Subtraction, check_baseline
+from ancestral.estimators.gradient.term_groups import groups_of, merged
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -84,24 +85,47 @@ def surrogate(
 
 def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baseline | None) -> Tensor:
     """Return the surrogate of a problem in which each site is decided."""
-    costs = [term.value.detach().requires_grad_() for term in problem.terms]
-    total, universe = problem.loss, problem.trace.universe
-    given = estimate(problem.structure, costs)
-    pairs = [(problem.nodes[credit.name], credit) for credit in given]
-    if pairs and costs:
-        bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
-        upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
-        for term, scores in zip(problem.terms, upstream, strict=True):
-            if scores is not None:
-                total = total + (_box(scores, universe) * term.live).sum()
-    for term in owned(problem.terms, problem.scored):
-        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+    groups, universe = groups_of(problem), problem.trace.universe
+    given: list[list[Credit]] = []
+    totals: list[Tensor] = []
+    for group in groups:
+        costs = [term.value.detach().requires_grad_() for term in group.terms]
+        total = group.loss
+        given.append(estimate(group.structure, costs))
+        pairs = [(problem.nodes[credit.name], credit) for credit in given[-1]]
+        if pairs and costs:
+            bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
+            upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
+            for term, scores in zip(group.terms, upstream, strict=True):
+                if scores is not None:
+                    total = total + (_box(scores, universe) * term.live).sum()
+        for term in group.owned:
+            total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+        totals.append(total)
     if baseline is not None:
-        subtraction = Subtraction(problem, baseline)
-        for node, credit in pairs:
-            less = subtraction.of(credit)
-            total = total - _against(_box(node.score, universe), less, node)
-    return _followed(total, problem)
+        for (at, name), less in _subtracted(problem, baseline, given).items():
+            node = problem.nodes[name]
+            totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
+    parts = [Part(total, group.held) for total, group in zip(totals, groups, strict=True)]
+    return _followed(joined(routes_of(parts)), problem)
+
+
+def _subtracted(
+    problem: Problem, baseline: Baseline, given: Sequence[Sequence[Credit]]
+) -> dict[tuple[int, str], Tensor]:
+    """Return what is subtracted for each site, by the number of the group that it counts in.
+
+    A baseline is asked once for a site, whatever groups of terms give it credit.
+    """
+    places: dict[str, list[tuple[int, Credit]]] = {}
+    for at, of_group in enumerate(given):
+        for credit in of_group:
+            places.setdefault(credit.name, []).append((at, credit))
+    subtraction = Subtraction(problem, baseline)
+    return {
+        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
+        for name, found in places.items()
+    }
 
 
 @eagerly
@@ -181,9 +205,12 @@ def _decided(
     problem, estimate = chosen(problem, estimator)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
-    is_scored = problem.scored
+    is_scored, held = problem.scored, dict[Node, None]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
+    for group in groups_of(problem):
+        its = [node for node in scored if node in group.scored]
+        found = HeldScores(problem.trace.universe, its, group.terms, gradient).found
+        held.update(dict.fromkeys(found))
     if held:
         warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
@@ -233,26 +260,34 @@ def _descend(
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
-    given = estimator(problem.structure, [term.value for term in problem.terms])
-    parts = [problem.loss] if problem.loss.requires_grad else []
-    subtraction = None if baseline is None else Subtraction(problem, baseline)
-    less = [None if subtraction is None else subtraction.of(credit) for credit in given]
-    parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
-    for term in owned(problem.terms, problem.scored):
-        # The score has mean zero; a learned coefficient of it has its own gradient.
-        weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
-        parts.append(-(untrack(term.leaf) * weight).sum())
-    parts = [part for part in parts if part.requires_grad]
-    if not parts:
+    groups = groups_of(problem)
+    given = [estimator(group.structure, [t.value for t in group.terms]) for group in groups]
+    less = {} if baseline is None else _subtracted(problem, baseline, given)
+    found: list[Part] = []
+    for at, group in enumerate(groups):
+        pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
+        parts = [group.loss, *products(pairs, [less.get((at, c.name)) for c in given[at]])]
+        for term in group.owned:
+            # The score has mean zero; a learned coefficient of it has its own gradient.
+            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+            parts.append(-(untrack(term.leaf) * weight).sum())
+        parts = [part for part in parts if part.requires_grad]
+        if parts:
+            total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+            found.append(Part(total, group.held))
+    if not found:
         raise LossError(
             "neither the loss nor any site that it depends on has a parameter with "
             "requires_grad=True; was the model run under torch.no_grad()?"
         )
-    total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+    routes = routes_of(found)
+    totals = list(routes.values())
+    total = sum(totals[1:], totals[0])
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
-        torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
+        with routed(routes):
+            torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)
         raise

@@ -1,0 +1,196 @@
+"""Routes: parts of a loss that hold different draws fixed, differentiated as one scalar.
+
+        T = Σ_g T_g(⊥z_g, ·),   z_g the draws that part g holds fixed
+
+A gate at a draw lets the whole gradient through, or none of it. Where one part is to pass and
+another is not, what the first sends there is found beforehand, and goes on in place of the sum. For
+a scalar that is differentiated later, and more than once, what the second would send there is taken
+off, order by order, by its Taylor polynomial in the draws:
+
+        T_g(⊥z, u) = T_g - ⟨∂T_g, δ⟩ + 1/2 ⟨∂²T_g, δδ⟩ - ...,   δ = z - ⊥z
+"""
+
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from ancestral.trace.nodes.node import Gate, Node
+
+HIGHEST = 2
+"""The highest derivatives of a surrogate whose parts hold different draws fixed."""
+
+
+class HigherDerivativeError(NotImplementedError):
+    """A derivative of a surrogate is asked for that it does not have."""
+
+    def __init__(self) -> None:
+        """Say why, and what to do."""
+        super().__init__(
+            "some terms of the loss depend on a draw of rsample by smooth routes only, others by a "
+            f"step without a useful derivative: such a surrogate has derivatives up to order "
+            f"{HIGHEST}, and a higher one was asked for; pass estimator='score' to an.surrogate, "
+            "whose derivatives of all orders are right"
+        )
+
+
+class Part(NamedTuple):
+    """A scalar, and the draws that it holds fixed, if it reaches them."""
+
+    total: Tensor  # []
+    held: frozenset[Node]
+
+
+Routes = Mapping[frozenset[Node], Tensor]
+"""Sums of parts, by the draws that they would reach and hold fixed."""
+
+
+def routes_of(parts: Iterable[Part]) -> Routes:
+    """Return the sums of the parts that can be differentiated at once."""
+    sums: dict[frozenset[Node], Tensor] = {}
+    for total, held in parts:
+        route = _reached(total, held)
+        sums[route] = sums[route] + total.to(sums[route]) if route in sums else total
+    return sums
+
+
+def _reached(total: Tensor, held: Collection[Node]) -> frozenset[Node]:
+    """Return the nodes whose values autograd would reach from a scalar, and hold fixed there."""
+    if not held or not total.requires_grad:
+        return frozenset()
+    nodes = {node.gate: node for node in held}
+    at = {(edge.node, edge.output_nr): nodes[gate] for gate, edge in _edges(held).items()}
+    found: set[Node] = set()
+    seen: set[Any] = set()
+    start = get_gradient_edge(total)
+    pending: list[Any] = [(start.node, start.output_nr)]
+    while pending and len(found) < len(at):
+        edge = pending.pop()
+        if edge in at:
+            found.add(at[edge])
+        elif edge[0] is not None and edge not in seen:
+            seen.add(edge)
+            pending.extend(edge[0].next_functions)
+    return frozenset(found)
+
+
+@contextmanager
+def routed(routes: Routes) -> Generator[None]:
+    """Let one pass from the sum of all parts be the sum of the passes from each, in the block."""
+    edges = _edges(frozenset[Node]().union(*routes))
+    if len(routes) == 1:
+        _shut(edges)
+        yield
+        return
+    sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
+    for route, total in routes.items():
+        shut = _edges(route)
+        if total.requires_grad and len(shut) < len(edges):
+            for gate, gradient in _sent(total, edges, shut).items():
+                if gate not in shut:
+                    sent[gate].append(gradient)
+    for gate, gradients in sent.items():
+        gate.is_shut = not gradients
+        gate.instead = sum(gradients[1:], gradients[0]) if gradients else None
+    try:
+        yield
+    finally:
+        for gate in sent:
+            gate.is_shut, gate.instead = False, None
+
+
+def joined(routes: Routes) -> Tensor:
+    """Return the sum of all parts, whose derivatives up to the highest hold fixed what each does.
+
+    Those of one part alone do in every order.
+    """
+    if len(routes) == 1:
+        ((route, total),) = routes.items()
+        _shut(_edges(route))
+        return total
+    parts = [_holding(total, route) for route, total in routes.items()]
+    return sum(parts[1:], parts[0])
+
+
+def _holding(total: Tensor, route: frozenset[Node]) -> Tensor:
+    """Return a scalar whose derivatives are those with the values of some draws held fixed.
+
+        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩
+
+    What is left of S_n has a derivative of order n + 1 at least.
+    """
+    edges = _edges(route)
+    for order in range(1, HIGHEST + 1) if route else ():
+        slopes = _sent(total, edges, edges, is_followed=True)
+        for node in route:
+            slope = slopes.get(node.gate) if node.gate is not None else None
+            if slope is not None:
+                total = total - (slope * (node.value - node.value.detach())).sum() / order
+    for node in route:
+        total = total + _Beyond.apply(node.value, HIGHEST).sum()  # type: ignore[no-untyped-call]
+    return total
+
+
+def _sent(
+    total: Tensor,
+    edges: Mapping[Gate, GradientEdge],
+    shut: Collection[Gate],
+    *,
+    is_followed: bool = False,
+) -> dict[Gate, Tensor]:
+    """Return what a pass from a scalar sends to gates, of which some are shut meanwhile.
+
+    If it `is_followed`, that has derivatives itself. A gate is the first to see it: the hooks of
+    the user come after, in the pass that counts.
+    """
+    for gate in edges:
+        gate.is_shut, gate.came = gate in shut, []
+    try:
+        torch.autograd.grad(
+            total,
+            list(edges.values()),
+            retain_graph=True,
+            create_graph=is_followed,
+            allow_unused=True,
+        )
+        return {gate: gate.came[0] for gate in edges if gate.came}
+    finally:
+        for gate in edges:
+            gate.is_shut, gate.came = False, None
+
+
+def _shut(gates: Iterable[Gate]) -> None:
+    for gate in gates:
+        gate.is_shut = True
+
+
+def _edges(nodes: Iterable[Node]) -> dict[Gate, GradientEdge]:
+    """Return the gates of values, and the edges of autograd's graph that they hang on."""
+    found: dict[Gate, GradientEdge] = {}
+    for node in nodes:
+        if node.gate is not None and node.value.grad_fn is not None:
+            # The value that a node keeps is an alias of what the gate was hung on.
+            made, number = node.value.grad_fn.next_functions[0]
+            assert made is not None
+            found[node.gate] = GradientEdge(made, number)
+    return found
+
+
+class _Beyond(torch.autograd.Function):
+    """Zeros whose derivatives are zero up to an order, and an error beyond."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, left: int) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.left = left
+        return torch.zeros_like(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        if not ctx.left:
+            raise HigherDerivativeError
+        (value,) = ctx.saved_tensors
+        return _Beyond.apply(value, ctx.left - 1), None  # type: ignore[no-untyped-call]
