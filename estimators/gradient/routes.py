@@ -10,7 +10,7 @@ off, order by order, by its Taylor polynomial in the draws:
         T_g(⊥z, u) = T_g - ⟨∂T_g, δ⟩ + 1/2 ⟨∂²T_g, δδ⟩ - ...,   δ = z - ⊥z
 """
 
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from ancestral.trace.nodes.autograd_graph import step_of
 from ancestral.trace.nodes.node import Gate, Node
+
+_FLAT = frozenset("ceil floor round sign trunc".split())  # their derivative is zero
 
 HIGHEST = 2
 """The highest derivatives of a surrogate whose parts hold different draws fixed."""
@@ -62,19 +65,30 @@ def _reached(total: Tensor, held: Collection[Node]) -> frozenset[Node]:
     if not held or not total.requires_grad:
         return frozenset()
     nodes = {node.gate: node for node in held}
-    at = {(edge.node, edge.output_nr): nodes[gate] for gate, edge in _edges(held).items()}
-    found: set[Node] = set()
-    seen: set[Any] = set()
-    start = get_gradient_edge(total)
+    edges = {(edge.node, edge.output_nr): gate for gate, edge in _edges(held).items()}
+    return frozenset(nodes[edges[edge]] for edge in _visited(total, edges) if edge in edges)
+
+
+def is_constant(tensor: Tensor, held: Collection[Node]) -> bool:
+    """Return whether a tensor has no derivative where the values of some draws are held fixed."""
+    if not tensor.requires_grad:
+        return True
+    edges = {(edge.node, edge.output_nr) for edge in _edges(held).values()}
+    return not any(hasattr(node, "variable") for node, _ in _visited(tensor, edges))
+
+
+def _visited(tensor: Tensor, stops: Container[Any]) -> Iterator[tuple[Any, int]]:
+    """Yield the edges of autograd's graph below a tensor, and nothing below some of them."""
+    start = get_gradient_edge(tensor)
     pending: list[Any] = [(start.node, start.output_nr)]
-    while pending and len(found) < len(at):
+    seen: set[Any] = set()
+    while pending:
         edge = pending.pop()
-        if edge in at:
-            found.add(at[edge])
-        elif edge[0] is not None and edge not in seen:
+        if edge[0] is not None and edge not in seen:
             seen.add(edge)
-            pending.extend(edge[0].next_functions)
-    return frozenset(found)
+            yield edge
+            if edge not in stops and step_of(edge[0]) not in _FLAT:
+                pending.extend(edge[0].next_functions)
 
 
 @contextmanager
