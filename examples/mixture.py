@@ -62,7 +62,7 @@ def gradients(store: an.ParamStore, estimator: Estimator, petals: Tensor) -> Ten
     found = []
     for _ in range(50):
         store.zero_grad()
-        an.infer.elbo(model, guide, petals, estimator=estimator).surrogate.backward()
+        an.infer.elbo(model, guide, petals, credit=estimator, baseline=None).surrogate.backward()
         found.append(
             torch.cat([p.grad.flatten() for p in NETWORK.parameters() if p.grad is not None])
         )

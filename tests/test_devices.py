@@ -55,7 +55,7 @@ def gradients(device: str, estimator: Estimator) -> list[Tensor]:
     with forcing(fixed(device)), an.record() as trace:
         loss = net(x).mean()
     assert [node.value.device.type for node in trace.values()] == [device] * 2
-    an.backward(loss, estimator=estimator)
+    an.backward(loss, credit=estimator)
     return [p.grad.cpu() for p in net.parameters() if p.grad is not None]
 
 

@@ -13,11 +13,14 @@ sections 4 and 5.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ancestral.estimators.credit.credit import Estimator, by_element
+from torch import Tensor
+
+from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.gradient.per_site import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
@@ -26,8 +29,8 @@ from ancestral.trace.graph.reachability import TermSet
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
 
-Choice = Estimator | Literal["auto", "pathwise", "score"]
-"""The costs that each site is given credit for, or how reparameterized sites get their gradient."""
+Choice = Literal["auto", "pathwise", "score"]
+"""How a reparameterized site gets its gradient; "auto" is pathwise where that is unbiased."""
 
 
 class KinkWarning(UserWarning):
@@ -48,32 +51,70 @@ class KinkWarning(UserWarning):
         )
 
 
-def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
+def chosen(
+    problem: Problem, estimator: PerSite[Choice], credit: PerSite[Estimator]
+) -> tuple[Problem, Estimator]:
     """Return the problem with each reparameterized site decided, and the estimator of credit.
 
     Raises:
-        ValueError: if `choice` is none.
+        ValueError: if one of `estimator` is none.
+        TypeError: if one of `credit` is no function.
     """
     stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
-    needed = {name: problem.partly.get(name) if kink else None for name, kink in stepped.items()}
-    if getattr(choice, "is_proven", False):
-        raise ValueError(f"{kind_of(choice)} is a baseline: pass it as baseline=, not estimator=")
-    if callable(choice):
-        return _decided(problem, needed), choice
-    if choice == "auto":
-        return _decided(problem, needed), by_element
-    if choice == "score":
-        return _decided(problem, dict.fromkeys(problem.nodes)), by_element
-    if choice == "pathwise":
-        for name, kink in stepped.items():
-            node = problem.nodes[name]
-            if node.is_learned:
+    choices = Choices("estimator", estimator, "auto")
+    for each in choices.values():
+        _check(each, "")
+    choices.warn_of_unused(problem.nodes)
+    needed: dict[str, TermSet | None] = {}
+    for node in problem.nodes.values():
+        if node.is_reparameterized and node.is_learned:
+            choice, kink = choices.of(node), stepped.get(node.name)
+            _check(choice, f"site {node.name!r} ({node.location}): ")
+            if choice == "score" or (choice == "auto" and node.name in stepped):
+                is_whole = choice == "score" or kink is None
+                needed[node.name] = None if is_whole else problem.partly.get(node.name)
+            elif node.name in stepped:
                 warnings.warn(KinkWarning(node, kink), stacklevel=stacklevel())
-        return _decided(problem, {}), by_element
+    problem = _decided(problem, needed)
+    return problem, _crediting(problem, credit)
+
+
+def _check(choice: object, where: str) -> None:
+    """Raise unless a choice is one."""
+    if choice in ("auto", "pathwise", "score"):
+        return
+    hint = ""
+    if getattr(choice, "is_proven", False):
+        hint = "; a baseline is passed as baseline="
+    elif callable(choice):
+        hint = "; which costs count is said with credit="
     raise ValueError(
-        f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "
-        f"an.estimators.by_element, not {short(choice)}"
+        f"{where}estimator must be 'auto', 'pathwise' or 'score', not {short(choice)}{hint}"
     )
+
+
+def _crediting(problem: Problem, credit: PerSite[Estimator]) -> Estimator:
+    """Return the function that gives each site the credit that is chosen for it."""
+    choices = Choices("credit", credit, by_element)
+    choices.warn_of_unused(problem.nodes)
+    of_site = {
+        v.name: choices.of(problem.nodes[v.name]) for v in problem.structure.sites if v.needs_score
+    }
+    for each in (*choices.values(), *of_site.values()):
+        if not callable(each) or getattr(each, "is_proven", False):
+            raise TypeError(
+                "credit must be a function of structure and costs, such as "
+                f"an.estimators.by_element, not {kind_of(each)}"
+            )
+    functions = list(dict.fromkeys(of_site.values())) or [by_element]
+    if len(functions) == 1:
+        return functions[0]
+
+    def mixed(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
+        found = ((each, credit) for each in functions for credit in each(structure, values))
+        return [credit for each, credit in found if of_site[credit.name] is each]
+
+    return mixed
 
 
 def _discrete(problem: Problem) -> list[str]:
@@ -88,18 +129,13 @@ def _discrete(problem: Problem) -> list[str]:
 
 def _decided(problem: Problem, needed: Mapping[str, TermSet | None]) -> Problem:
     """Let sites have a score: for some terms, or for all, where the gate of the site is shut."""
-    scored: dict[str, TermSet | None] = {}
     for node in problem.nodes.values():
-        if node.is_reparameterized:
-            if node.is_learned and node.name in needed:
-                scored[node.name] = needed[node.name]
-            if node.gate is not None:
-                node.gate.is_shut = node.name in scored and scored[node.name] is None
-    if not scored:
-        return replace(problem, partly={})
+        if node.gate is not None:
+            node.gate.is_shut = node.name in needed and needed[node.name] is None
     sites = tuple(
-        replace(site, needs_score=site.needs_score or site.name in scored)
+        replace(site, needs_score=True) if site.name in needed else site
         for site in problem.structure.sites
     )
-    partly = {name: terms for name, terms in scored.items() if terms is not None}
-    return replace(problem, structure=Structure(sites, problem.structure.terms), partly=partly)
+    structure = Structure(sites, problem.structure.terms) if needed else problem.structure
+    partly = {name: terms for name, terms in needed.items() if terms is not None}
+    return replace(problem, structure=structure, partly=partly)

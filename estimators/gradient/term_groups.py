@@ -16,7 +16,7 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.gradient.loss_terms import Term, owned
 from ancestral.estimators.gradient.problem import Problem
-from ancestral.estimators.gradient.routes import is_constant
+from ancestral.estimators.pathwise.routes import is_constant
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.structure import Structure
@@ -133,10 +133,9 @@ def merged(given: Sequence[Credit]) -> Credit:
     first, *rest = given
     if not rest:
         return first
-    is_counted = any(credit.count_once is not None or credit.shared for credit in given)
+    is_counted = any(credit.count_once is not None for credit in given)
     return replace(
         first,
         parts=tuple(part for credit in given for part in credit.parts),
-        shared=tuple(part for credit in given for part in credit.shared),
         count_once=(lambda: torch.stack([c.joint for c in given]).sum()) if is_counted else None,
     )

@@ -46,13 +46,13 @@ class Method:
 
 
 METHODS = (
-    Method("a", "total cost (REINFORCE)", partial(backward, estimator=total_cost)),
-    Method("b", "site-level downstream costs", partial(backward, estimator=by_site)),
-    Method("c", "element-wise downstream costs", partial(backward, estimator=by_element)),
+    Method("a", "total cost (REINFORCE)", partial(backward, credit=total_cost)),
+    Method("b", "site-level downstream costs", partial(backward, credit=by_site)),
+    Method("c", "element-wise downstream costs", partial(backward, credit=by_element)),
     Method(
         "d",
         "element-wise downstream costs, leave-one-out baseline",
-        partial(backward, estimator=by_element, baseline=LeaveOneOut()),
+        partial(backward, credit=by_element, baseline=LeaveOneOut()),
     ),
 )
 

@@ -34,7 +34,7 @@ def library(setting: Setting, estimator: Estimator = by_element) -> Tensor:
     """Return the surrogate that the library finds for the loss of a model."""
     with record():
         loss = setting.model(*setting.batch)
-    return surrogate(loss, estimator=estimator)
+    return surrogate(loss, credit=estimator, baseline=None)
 
 
 def hand_written(name: str, setting: Setting) -> Tensor:

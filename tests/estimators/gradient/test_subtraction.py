@@ -89,7 +89,7 @@ ILLEGAL: dict[str, Callable[[Run], Any]] = {
     "the total": lambda run: lambda c: c.total,
     "the mean of the total": lambda run: lambda c: c.total.mean(),
     "the joint cost": lambda run: lambda c: c.joint,
-    "a part": lambda run: lambda c: c.parts[0],
+    "a part": lambda run: lambda c: c.parts[0].value,
     "detached": lambda run: lambda c: c.total.detach(),
     "a clone": lambda run: lambda c: c.total.clone().detach() * 0.5,
     "the loss": lambda run: lambda c: run.loss,
