@@ -21,11 +21,10 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.gradient.per_site import Choices, PerSite
-from ancestral.estimators.gradient.problem import Problem
+from ancestral.estimators.gradient.problem import Partly, Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
-from ancestral.trace.graph.reachability import TermSet
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
 
@@ -65,7 +64,7 @@ def chosen(
     for each in choices.values():
         _check(each, "")
     choices.warn_of_unused(problem.nodes)
-    needed: dict[str, TermSet | None] = {}
+    needed: dict[str, Partly | None] = {}
     for node in problem.nodes.values():
         if node.is_reparameterized and node.is_learned:
             choice, kink = choices.of(node), stepped.get(node.name)
@@ -127,7 +126,7 @@ def _discrete(problem: Problem) -> list[str]:
     ]
 
 
-def _decided(problem: Problem, needed: Mapping[str, TermSet | None]) -> Problem:
+def _decided(problem: Problem, needed: Mapping[str, Partly | None]) -> Problem:
     """Let sites have a score: for some terms, or for all, where the gate of the site is shut."""
     for node in problem.nodes.values():
         if node.gate is not None:

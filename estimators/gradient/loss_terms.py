@@ -9,7 +9,7 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -292,11 +292,6 @@ def _floating(tensor: Tensor) -> torch.dtype:
 
 
 _dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
-
-
-def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:
-    """Return the terms that are the own log-density, at its own draw, of a site with a score."""
-    return [term for term in terms if getattr(term.leaf, "_scored", None) in scored]
 
 
 class NonFiniteDensityError(SiteError):

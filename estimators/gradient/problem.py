@@ -5,6 +5,7 @@ These are the terms of the loss, the sites that they depend on, and which depend
 
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,13 +71,24 @@ class ScoredLossError(ValueError):
         )
 
 
+class Partly(NamedTuple):
+    """The terms that a site reaches: those behind a kink, for which alone it is scored, and others.
+
+    What they are depends on what was read before each term was computed, and so on values that the
+    term itself depends on: a run that goes another way makes its own choice for its own terms.
+    """
+
+    scored: TermSet
+    pathwise: TermSet
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A loss taken apart.
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
-    derivative, the source that stands for that step. Of those that reach other terms by smooth
-    routes only, `partly` has the terms behind such a step: the only ones that need their score.
+    derivative, the source that stands for that step; `partly`, of those that reach other terms by
+    smooth routes only, the terms of both kinds.
     """
 
     trace: Trace
@@ -86,7 +98,7 @@ class Problem:
     loss: Tensor  # [], plain, with its history
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
-    partly: dict[str, TermSet]
+    partly: dict[str, Partly]
 
     @property
     def scored(self) -> frozenset[Node]:
@@ -323,22 +335,21 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor) -> Problem:
 
 def _partly_kinked(
     structure: Structure, kept: list[Source], universe: Universe
-) -> dict[str, TermSet]:
-    """Return the terms behind a kink of each site that reaches others by smooth routes only.
-
-    What they are depends on what was read before each term was computed, and so on values that the
-    term itself depends on: a run that goes another way makes its own choice for its own terms.
-    """
+) -> dict[str, Partly]:
+    """Return the terms of each site that reaches some through kinks, and others not."""
     kinked: dict[str, TermSet] = {}
-    partly: dict[str, TermSet] = {}
+    partly: dict[str, Partly] = {}
     nothing = no_terms(len(structure.terms))
     for number, closure, _ in reaches(structure):  # a kink comes after its site, and is met before
         source, terms = kept[number], reduce(TermSet.union, closure.values(), nothing)
         if source.kink_of is not None:
             for site in universe.kinked([source]) if terms else ():
                 kinked[site.name] = terms.union(kinked.get(site.name, terms))
-        elif source.name in kinked and terms.without(kinked[source.name]):
-            partly[source.name] = kinked[source.name]
+        elif source.name in kinked:
+            scored = kinked[source.name]
+            others = terms.without(scored)
+            if others:
+                partly[source.name] = Partly(scored, others)
     return partly
 
 

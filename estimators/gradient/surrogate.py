@@ -22,8 +22,8 @@ from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
-from ancestral.estimators.gradient.term_groups import groups_of, merged
-from ancestral.estimators.pathwise.routes import Part, joined, routed, routes_of
+from ancestral.estimators.gradient.term_groups import fixed_terms, groups_of, merged
+from ancestral.estimators.pathwise.routes import joined, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -98,7 +98,7 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> 
     for group in groups:
         costs = [term.value.detach().requires_grad_() for term in group.terms]
         total = group.loss
-        given.append(estimate(group.structure, costs))
+        given.append(group.credits(estimate, costs))
         pairs = [(problem.nodes[credit.name], credit) for credit in given[-1]]
         if pairs and costs:
             bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
@@ -113,8 +113,8 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> 
         node = problem.nodes[name]
         if less is not None:
             totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
-    parts = [Part(total, group.held) for total, group in zip(totals, groups, strict=True)]
-    return _followed(joined(routes_of(parts)), problem)
+    routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
+    return _followed(joined(routes), problem)
 
 
 def _subtracted(
@@ -218,12 +218,11 @@ def _decided(
     problem, estimate = chosen(problem, estimator, credit)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
-    is_scored, held = problem.scored, dict[Node, None]()
+    is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    for group in groups_of(problem):
-        its = [node for node in scored if node in group.scored]
-        found = HeldScores(problem.trace.universe, its, group.terms, gradient).found
-        held.update(dict.fromkeys(found))
+    for is_partly, terms in ((False, problem.terms), (True, fixed_terms(problem))):
+        nodes = [node for node in scored if (node.name in problem.partly) is is_partly]
+        held.extend(HeldScores(problem.trace.universe, nodes, terms, gradient).found)
     if held:
         warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
@@ -274,9 +273,9 @@ def _descend(
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
     groups = groups_of(problem)
-    given = [estimator(group.structure, [t.value for t in group.terms]) for group in groups]
+    given = [group.credits(estimator, [t.value for t in group.terms]) for group in groups]
     less = _subtracted(problem, baseline, given)
-    found: list[Part] = []
+    routes: dict[frozenset[Node], Tensor] = {}
     for at, group in enumerate(groups):
         pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
         parts = [group.loss, *products(pairs, [less.get((at, c.name)) for c in given[at]])]
@@ -286,16 +285,15 @@ def _descend(
             parts.append(-(untrack(term.leaf) * weight).sum())
         parts = [part for part in parts if part.requires_grad]
         if parts:
-            total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
-            found.append(Part(total, group.held))
-    if not found:
+            dtype = parts[0].dtype
+            routes[group.held] = torch.stack([part.to(dtype) for part in parts]).sum()
+    if not routes:
         raise LossError(
             "neither the loss nor any site that it depends on has a parameter with "
             "requires_grad=True; was the model run under torch.no_grad()?"
         )
-    routes = routes_of(found)
-    totals = list(routes.values())
-    total = sum(totals[1:], totals[0])
+    first, *rest = routes.values()
+    total = sum(rest, first)
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:

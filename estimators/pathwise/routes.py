@@ -10,9 +10,9 @@ off, order by order, by its Taylor polynomial in the draws:
         T_g(⊥z, u) = T_g - ⟨∂T_g, δ⟩ + 1/2 ⟨∂²T_g, δδ⟩ - ...,   δ = z - ⊥z
 """
 
-from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,55 +40,77 @@ class HigherDerivativeError(NotImplementedError):
         )
 
 
-class Part(NamedTuple):
-    """A scalar, and the draws that it holds fixed, if it reaches them."""
+class Reached:
+    """The draws, of some, whose values autograd reaches: as bits, in the order of the draws.
 
-    total: Tensor  # []
-    held: frozenset[Node]
+    `LEAF` is the bit of a leaf that is reached through none of them.
+    """
+
+    def __init__(self, draws: Sequence[Node]) -> None:
+        """Take the draws, with a gate each."""
+        self._draws = draws
+        gates = {node.gate: number for number, node in enumerate(draws)}
+        self._bits: dict[Any, int] = {
+            (edge.node, edge.output_nr): 1 << gates[gate] for gate, edge in _edges(draws).items()
+        }
+        self._below: dict[Any, int] = {}
+        self.leaf = 1 << len(draws)
+        self._beyond = [0] * len(draws)
+        for (made, _), bit in self._bits.items():
+            self._beyond[bit.bit_length() - 1] = self._under(made)
+
+    def by(self, tensors: Iterable[Tensor]) -> int:
+        """Return what is reached from tensors, and not through another of the draws."""
+        found = 0
+        for tensor in tensors:
+            if tensor.requires_grad:
+                start = get_gradient_edge(tensor)
+                bit = self._bits.get((start.node, start.output_nr))
+                found |= self._under(start.node) if bit is None else bit
+        return found
+
+    def held(self, found: int, fixed: int) -> frozenset[Node]:
+        """Return the draws among those held `fixed` that are reached, through the others too."""
+        fresh = found & ~fixed & ~self.leaf
+        seen = 0
+        while fresh:
+            seen |= fresh
+            for number in numbers_of(fresh):
+                found |= self._beyond[number]
+            fresh = found & ~fixed & ~self.leaf & ~seen
+        return frozenset(self._draws[number] for number in numbers_of(found & fixed))
+
+    def _under(self, start: Any) -> int:
+        """Return what is reached from below a node of autograd's graph."""
+        pending = [start]
+        while pending:
+            node = pending[-1]
+            if node in self._below:
+                pending.pop()
+                continue
+            edges: Any = () if step_of(node) in _FLAT else node.next_functions
+            after = [edge for edge in edges if edge[0] is not None]
+            wanted = [e[0] for e in after if e not in self._bits and e[0] not in self._below]
+            if wanted:
+                pending.extend(wanted)
+                continue
+            found = self.leaf if hasattr(node, "variable") else 0
+            for edge in after:
+                found |= self._bits[edge] if edge in self._bits else self._below[edge[0]]
+            self._below[node] = found
+        return self._below[start]
+
+
+def numbers_of(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 Routes = Mapping[frozenset[Node], Tensor]
-"""Sums of parts, by the draws that they would reach and hold fixed."""
-
-
-def routes_of(parts: Iterable[Part]) -> Routes:
-    """Return the sums of the parts that can be differentiated at once."""
-    sums: dict[frozenset[Node], Tensor] = {}
-    for total, held in parts:
-        route = _reached(total, held)
-        sums[route] = sums[route] + total.to(sums[route]) if route in sums else total
-    return sums
-
-
-def _reached(total: Tensor, held: Collection[Node]) -> frozenset[Node]:
-    """Return the nodes whose values autograd would reach from a scalar, and hold fixed there."""
-    if not held or not total.requires_grad:
-        return frozenset()
-    nodes = {node.gate: node for node in held}
-    edges = {(edge.node, edge.output_nr): gate for gate, edge in _edges(held).items()}
-    return frozenset(nodes[edges[edge]] for edge in _visited(total, edges) if edge in edges)
-
-
-def is_constant(tensor: Tensor, held: Collection[Node]) -> bool:
-    """Return whether a tensor has no derivative where the values of some draws are held fixed."""
-    if not tensor.requires_grad:
-        return True
-    edges = {(edge.node, edge.output_nr) for edge in _edges(held).values()}
-    return not any(hasattr(node, "variable") for node, _ in _visited(tensor, edges))
-
-
-def _visited(tensor: Tensor, stops: Container[Any]) -> Iterator[tuple[Any, int]]:
-    """Yield the edges of autograd's graph below a tensor, and nothing below some of them."""
-    start = get_gradient_edge(tensor)
-    pending: list[Any] = [(start.node, start.output_nr)]
-    seen: set[Any] = set()
-    while pending:
-        edge = pending.pop()
-        if edge[0] is not None and edge not in seen:
-            seen.add(edge)
-            yield edge
-            if edge not in stops and step_of(edge[0]) not in _FLAT:
-                pending.extend(edge[0].next_functions)
+"""Scalars, by the draws that they reach and hold fixed."""
 
 
 @contextmanager
@@ -125,7 +147,9 @@ def joined(routes: Routes) -> Tensor:
         ((route, total),) = routes.items()
         _shut(_edges(route))
         return total
-    parts = [_holding(total, route) for route, total in routes.items()]
+    parts = [
+        _holding(total, route) if total.requires_grad else total for route, total in routes.items()
+    ]
     return sum(parts[1:], parts[0])
 
 
