@@ -11,6 +11,8 @@ are in other groups than those for which it is not.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
@@ -69,26 +71,31 @@ def groups_of(problem: Problem) -> list[Group]:
         found = [problem.terms[number] for number in own]
         return [Group(problem.terms, problem.structure, problem.loss, frozenset(), found)]
     routes, terms = _Routes(problem), list(problem.terms)
+    fixed = _by_term(problem, is_scored=True)
     members: dict[frozenset[Node], list[int]] = {}
-    for number, fixed in enumerate(_fixed(problem)):
-        terms[number], held = routes.of(terms[number], fixed)
+    for number, bits in enumerate(fixed):
+        terms[number], held = routes.of(terms[number], bits)
         members.setdefault(held, []).append(number)
-    places = {source.name: number for number, source in enumerate(problem.sources)}
-    return [_group(problem, terms, numbers, held, own, places) for held, numbers in members.items()]
+    grouped = _Grouped(problem, terms, own, fixed)
+    return [grouped.by(numbers, held) for held, numbers in members.items()]
 
 
 def fixed_terms(problem: Problem) -> list[Term]:
     """Return the terms for which a site is scored that others are pathwise through."""
-    return [term for term, bits in zip(problem.terms, _fixed(problem), strict=True) if bits]
+    by_term = zip(problem.terms, _by_term(problem, is_scored=True), strict=True)
+    return [term for term, bits in by_term if bits]
 
 
-def _fixed(problem: Problem) -> list[int]:
-    """Return for each term, as bits, the sites that are scored for it and not for others."""
-    fixed = [0] * len(problem.terms)
-    for bit, (scored, _) in enumerate(problem.partly.values()):
-        for number in scored.numbers().tolist():
-            fixed[number] |= 1 << bit
-    return fixed
+def _by_term(problem: Problem, *, is_scored: bool) -> list[int]:
+    """Return for each term, as bits, the sites that are scored for it, and not for some others.
+
+    Or those that it is pathwise through, and some others are not.
+    """
+    found = [0] * len(problem.terms)
+    for bit, partly in enumerate(problem.partly.values()):
+        for number in (partly.scored if is_scored else partly.pathwise).numbers().tolist():
+            found[number] |= 1 << bit
+    return found
 
 
 class _Routes:
@@ -125,65 +132,73 @@ class _Routes:
         return self._reached.by(t for t, _ in (() if node.fn is None else parameters(node.fn)))
 
 
-def _group(
-    problem: Problem,
-    terms: list[Term],
-    numbers: list[int],
-    held: frozenset[Node],
-    own: set[int],
-    places: Mapping[str, int],
-) -> Group:
-    """Return the group of the terms of these numbers."""
-    local = {number: at for at, number in enumerate(numbers)}
-    shapes = tuple(problem.structure.terms[number] for number in numbers)
-    unscored: set[int] = set()
-    limits: list[Limit] = []
-    for name, partly in problem.partly.items():
-        scored, pathwise = (
-            tuple(local[n] for n in part.numbers().tolist() if n in local) for part in partly
+class _Grouped:
+    """A problem whose terms are put in groups; `own` are those whose own gradient has mean zero."""
+
+    def __init__(
+        self, problem: Problem, terms: list[Term], own: set[int], fixed: list[int]
+    ) -> None:
+        self._problem, self._terms, self._own, self._fixed = problem, terms, own, fixed
+        self._passed = _by_term(problem, is_scored=False)
+        places = {source.name: number for number, source in enumerate(problem.sources)}
+        self._places = [places[name] for name in problem.partly]
+        sites = problem.structure.sites
+        self._scored = [number for number, site in enumerate(sites) if site.needs_score]
+
+    def by(self, numbers: list[int], held: frozenset[Node]) -> Group:
+        """Return the group of the terms of these numbers."""
+        everything = self._problem.structure
+        shapes = [everything.terms[number] for number in numbers]
+        fixed, passed = (
+            reduce(or_, (bits[number] for number in numbers))
+            for bits in (self._fixed, self._passed)
         )
-        is_all_but = len(pathwise) < len(scored)
-        if scored and pathwise:
-            some = pathwise if is_all_but else scored
-            limits.append(_limit(problem.structure.sites, places[name], shapes, some))
-        if not is_all_but:
-            unscored.add(places[name])
-    sites = tuple(
-        replace(site, needs_score=False) if at in unscored else site
-        for at, site in enumerate(problem.structure.sites)
-    )
-    return Group(
-        [terms[number] for number in numbers],
-        Structure(sites, shapes),
-        torch.stack([terms[number].live.sum().to(problem.loss) for number in numbers]).sum(),
-        held,
-        [problem.terms[number] for number in numbers if number in own],
-        tuple(limits),
-    )
+        unscored = {self._places[bit] for bit in numbers_of(passed & ~fixed)}
+        limits: list[Limit] = []
+        for bit in numbers_of(passed & fixed):
+            scored, pathwise = (
+                tuple(at for at, number in enumerate(numbers) if bits[number] >> bit & 1)
+                for bits in (self._fixed, self._passed)
+            )
+            if len(pathwise) >= len(scored):
+                unscored.add(self._places[bit])
+                some = scored
+            else:
+                some = pathwise
+            few = [shapes[at] for at in some]
+            limits.append(Limit(some, _between(everything.sites, [self._places[bit]], few)))
+        needing = [number for number in self._scored if number not in unscored]
+        lives = [self._terms[number].live.sum().to(self._problem.loss) for number in numbers]
+        return Group(
+            [self._terms[number] for number in numbers],
+            _between(everything.sites, needing, shapes),
+            torch.stack(lives).sum(),
+            held,
+            [self._problem.terms[number] for number in numbers if number in self._own],
+            tuple(limits),
+        )
 
 
-def _limit(
-    sites: Sequence[Vertex], first: int, shapes: Sequence[TermShape], some: tuple[int, ...]
-) -> Limit:
-    """Return a limit to some terms, with the part of the structure between the site and them."""
-    kept = {first}
-    pending = [site for n in some for _, members in shapes[n].entries for site in members]
+def _between(
+    sites: Sequence[Vertex], scored: Sequence[int], terms: Sequence[TermShape]
+) -> Structure:
+    """Return the part of a structure between the first of the sites with a score and some terms."""
+    first, needing = min(scored, default=len(sites)), frozenset(scored)
+    kept = set[int]()
+    pending = [site for term in terms for _, members in term.entries for site in members]
     while pending:
         number = pending.pop()
-        if number > first and number not in kept:
+        if number >= first and number not in kept:
             kept.add(number)
             pending.extend(site for _, members in sites[number].incoming for site in members)
     numbers = {number: at for at, number in enumerate(sorted(kept))}
-    between = [
-        replace(
-            sites[number],
-            incoming=_renumbered(sites[number].incoming, numbers),
-            needs_score=number == first,
-        )
+    between = (
+        Vertex(v.name, v.shape, _renumbered(v.incoming, numbers), needs_score=number in needing)
         for number in numbers
-    ]
-    terms = [TermShape(shapes[n].shape, _renumbered(shapes[n].entries, numbers)) for n in some]
-    return Limit(some, Structure(tuple(between), tuple(terms)))
+        for v in (sites[number],)
+    )
+    shapes = (TermShape(term.shape, _renumbered(term.entries, numbers)) for term in terms)
+    return Structure(tuple(between), tuple(shapes))
 
 
 def _renumbered(entries: Entries, numbers: Mapping[int, int]) -> Entries:
