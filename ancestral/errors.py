@@ -54,6 +54,7 @@ from ancestral.estimators.inference.model_guide import (
     PlateMismatchError,
 )
 from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.estimators.pathwise.routes import HigherDerivativeError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -155,6 +156,7 @@ __all__ = [
     "GuideSiteError",
     "HandlerError",
     "HeldScoreWarning",
+    "HigherDerivativeError",
     "ImpossibleDataError",
     "InTurnWarning",
     "InferKeyError",

@@ -7,10 +7,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
-from noises import NOISES, SCALE, box, derivatives, double, forced, gradient_of, leaf, nodes
+from noises import NOISES, SCALE, THETA, box, derivatives, double, forced, gradient_of, leaf, nodes
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
@@ -190,3 +191,161 @@ def test_under_strict_a_coin_that_was_read_is_credited_and_a_normal_that_was_not
         expected = on_path(path, noise, coin, hand, is_coin_credited=True)
         found = an.surrogate(run(sides, noise, coin, theta, "strict"))
         torch.testing.assert_close(derivatives(found, theta), derivatives(expected, hand))
+
+
+# --- passes, hooks, baselines, orders -------------------------------------------------------------
+
+
+def mixed(theta: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """Return a draw, and a loss of which one term holds it fixed and reaches it."""
+    with forced([noise]), an.record():
+        z = Normal(theta[0], SCALE).rsample()
+        loss = (torch.sign(z) * z * theta[1]).exp() + z.square()
+    return z, loss
+
+
+def mixed_by_hand(theta: Tensor, noise: float, factor: float = 1.0) -> Tensor:
+    live = theta[0] + SCALE * noise
+    fixed = live.detach()
+    ratio = box(Normal(theta[0], SCALE).log_prob(fixed))
+    passed = factor * live.square() + (1 - factor) * fixed.square()
+    return ratio * (torch.sign(fixed) * fixed * theta[1]).exp() + passed
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_hooks_of_the_user_see_what_passes_and_leaves_are_accumulated_once(noise: float) -> None:
+    theta, hand = leaf(), leaf()
+    sent: list[Tensor] = []
+    calls: list[Tensor] = []
+    theta.register_post_accumulate_grad_hook(calls.append)
+    z, loss = mixed(theta, noise)
+
+    def thrice(gradient: Tensor) -> Tensor:
+        sent.append(gradient)
+        return 3 * gradient
+
+    z.register_hook(thrice)
+    (expected,) = torch.autograd.grad(mixed_by_hand(hand, noise, 3.0), hand)
+    torch.testing.assert_close(gradient_of(loss, theta), expected)
+    assert len(calls) == 1
+    for each in sent:
+        torch.testing.assert_close(each, 2 * an.untrack(z).detach())
+
+
+def test_a_gradient_by_a_value_upstream_is_whole() -> None:
+    theta, hand = leaf(), leaf()
+    inner, inner_by_hand = theta * 1.5, hand * 1.5
+    _, loss = mixed(inner, 0.4)
+    expected = derivatives(mixed_by_hand(inner_by_hand, 0.4), inner_by_hand)
+    torch.testing.assert_close(derivatives(an.surrogate(loss), inner), expected)
+
+
+def test_within_the_block_a_gradient_is_that_of_the_block() -> None:
+    theta, hand = leaf(), leaf()
+    with forced([0.4]), an.record():
+        z = Normal(theta[0], SCALE).rsample()
+        loss = (torch.sign(z) * z * theta[1]).exp() + z.square()
+        found = derivatives(an.surrogate(loss), theta)
+        an.backward(loss, inputs=[theta])
+    expected = derivatives(mixed_by_hand(hand, 0.4), hand)
+    torch.testing.assert_close(an.untrack(found), expected)
+    assert theta.grad is not None
+    torch.testing.assert_close(an.untrack(theta.grad), expected[0])
+
+
+def test_the_third_derivative_is_refused_where_it_is_not_there_and_right_where_it_is() -> None:
+    theta = leaf()
+    _, loss = mixed(theta, 0.4)
+
+    def third(scalar: Tensor) -> Tensor:
+        for _ in range(3):
+            scalar = torch.autograd.grad(scalar, theta, create_graph=True)[0].sum()
+        return scalar.detach()
+
+    with pytest.raises(an.errors.HigherDerivativeError, match="order 2"):
+        third(an.surrogate(loss))
+    third(an.surrogate(loss, estimator="score"))
+    # A cost that reaches the draw through a step alone leaves nothing to take off.
+    with forced([0.4]), an.record():
+        z = Normal(theta[0], SCALE).rsample()
+        loss = torch.round(z) * z * theta[1] + (z * theta[1]).sin()
+    hand = leaf()
+    live = hand[0] + SCALE * 0.4
+    fixed = live.detach()
+    ratio = box(Normal(hand[0], SCALE).log_prob(fixed))
+    expected = ratio * torch.round(fixed) * fixed * hand[1] + (live * hand[1]).sin()
+    for _ in range(3):
+        expected = torch.autograd.grad(expected, hand, create_graph=True)[0].sum()
+    torch.testing.assert_close(third(an.surrogate(loss)), expected.detach())
+
+
+@pytest.mark.parametrize("call", ["backward", "surrogate"])
+def test_a_derivative_behind_a_step_that_is_no_number_is_held_back(call: str) -> None:
+    theta = torch.tensor([-1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    with an.record():
+        z = Normal(theta, 0.1).rsample()
+        loss = torch.where(z > 0, z.sqrt(), 0.0).sum() + z.square().sum()
+    if call == "backward":
+        an.backward(loss)
+    else:
+        an.surrogate(loss).backward()
+    assert theta.grad is not None
+    assert torch.isfinite(theta.grad).all()
+
+
+def test_a_baseline_is_asked_once_for_all_terms_of_a_site() -> None:
+    theta = leaf()
+    asked: list[tuple[str, float]] = []
+
+    def baseline(credit: an.estimators.Credit) -> float:
+        asked.append((credit.name, float(an.untrack(credit.joint))))
+        return 0.7
+
+    def recorded() -> tuple[Tensor, Tensor, Tensor]:
+        with forced([0.4], [1.0]), an.record():
+            z = Normal(theta[0], SCALE).rsample()
+            w = Bernoulli(logits=theta[1]).sample()
+            behind = w * (torch.sign(z) * z * theta[1]).exp()
+            smooth = w * z.square()
+            return behind + smooth, behind, smooth
+
+    loss, behind, smooth = recorded()
+    plain = gradient_of(loss, theta, baseline=None)
+    theta.grad = None
+    loss, *_ = recorded()
+    found = gradient_of(loss, theta, baseline=baseline)
+    assert dict(asked) == pytest.approx(
+        {"z": an.untrack(behind).item(), "w": an.untrack(behind + smooth).item()}
+    )
+    assert len(asked) == 2
+    hand = leaf()
+    z = double(THETA[0] + SCALE * 0.4)
+    scores = Normal(hand[0], SCALE).log_prob(z) + Bernoulli(logits=hand[1]).log_prob(double(1.0))
+    torch.testing.assert_close(plain - found, 0.7 * torch.autograd.grad(scores, hand)[0])
+
+
+@pytest.mark.parametrize("credit", ["by_element", "by_site", "total_cost"])
+@pytest.mark.parametrize("baseline", ["auto", None])
+def test_whatever_counts_for_a_site_it_counts_for_the_terms_that_need_the_score(
+    credit: str, baseline: str | None
+) -> None:
+    """Two elements: by quadrature over both, the mean is that of scores alone."""
+    mean, truth = torch.zeros(2).double(), torch.zeros(2).double()
+    noises = [*nodes([0.0], points=12)]
+    for (first, p), (second, q) in itertools.product(noises, noises):
+        hand, theta = leaf(), leaf()
+        noise = torch.tensor([first, second], dtype=torch.float64)
+        fixed = (hand[0] + SCALE * noise).detach()
+        cost = (torch.sign(fixed) * fixed.cos() * hand[1]).sum() + (fixed.square() * hand[1]).sum()
+        whole = box(Normal(hand[0], SCALE).log_prob(fixed).sum()) * cost
+        truth += p * q * torch.autograd.grad(whole, hand)[0]
+
+        def rsample(self: Normal, shape: object = (), at: Tensor = noise) -> Tensor:
+            return self.loc + at * self.scale
+
+        with mock.patch.object(Normal, "rsample", rsample), an.record():
+            z = Normal(theta[0].expand(2), SCALE).rsample()
+            loss = (torch.sign(z) * z.cos() * theta[1]).sum() + (z.square() * theta[1]).sum()
+        counting = getattr(an.estimators, credit)
+        mean += p * q * gradient_of(loss, theta, credit=counting, baseline=baseline)
+    torch.testing.assert_close(mean, truth, rtol=1e-4, atol=1e-4)
