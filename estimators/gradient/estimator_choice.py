@@ -35,20 +35,6 @@ Choice = Literal["auto", "pathwise", "score"]
 class KinkWarning(UserWarning):
     """The pathwise gradient of a site is biased."""
 
-    def __init__(self, node: Node, kink: Source | None) -> None:
-        """Name the site, and the step that has no useful derivative: the draw itself, if None."""
-        why = (
-            f"one of finitely many values, by {type(node.fn).__name__}"
-            if kink is None
-            else "and its value reaches a cost through a step without a useful derivative, "
-            + kink.name
-        )
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
-            "gradient is biased; leave estimator='auto', which uses its score function, or soften "
-            "the step"
-        )
-
 
 def chosen(
     problem: Problem, estimator: PerSite[Choice], credit: PerSite[Estimator]
@@ -73,9 +59,25 @@ def chosen(
                 is_whole = choice == "score" or kink is None
                 needed[node.name] = None if is_whole else problem.partly.get(node.name)
             elif node.name in stepped:
-                warnings.warn(KinkWarning(node, kink), stacklevel=stacklevel())
+                _warn_of_kink(node, kink)
     problem = _decided(problem, needed)
     return problem, _crediting(problem, credit)
+
+
+def _warn_of_kink(node: Node, kink: Source | None) -> None:
+    why = (
+        f"one of finitely many values, by {type(node.fn).__name__}"
+        if kink is None
+        else f"and its value reaches a cost through a step without a useful derivative, {kink.name}"
+    )
+    warnings.warn(
+        KinkWarning(
+            f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
+            "gradient is biased; leave estimator='auto', which uses its score function, or soften "
+            "the step"
+        ),
+        stacklevel=stacklevel(),
+    )
 
 
 def _check(choice: object, where: str) -> None:

@@ -27,19 +27,6 @@ HIGHEST = 2
 """The highest derivatives of a surrogate whose parts hold different draws fixed."""
 
 
-class HigherDerivativeError(NotImplementedError):
-    """A derivative of a surrogate is asked for that it does not have."""
-
-    def __init__(self) -> None:
-        """Say why, and what to do."""
-        super().__init__(
-            "some terms of the loss depend on a draw of rsample by smooth routes only, others by a "
-            f"step without a useful derivative: such a surrogate has derivatives up to order "
-            f"{HIGHEST}, and a higher one was asked for; pass estimator='score' to an.surrogate, "
-            "whose derivatives of all orders are right"
-        )
-
-
 class Reached:
     """The draws, of some, whose values autograd reaches: as bits, in the order of the draws.
 
@@ -229,6 +216,11 @@ class _Beyond(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         if not ctx.left:
-            raise HigherDerivativeError
+            raise NotImplementedError(
+                "some terms of the loss depend on a draw of rsample by smooth routes only, others "
+                "by a step without a useful derivative: such a surrogate has derivatives up to "
+                f"order {HIGHEST}, and a higher one was asked for; pass estimator='score' to "
+                "an.surrogate, whose derivatives of all orders are right"
+            )
         (value,) = ctx.saved_tensors
         return _Beyond.apply(value, ctx.left - 1), None  # type: ignore[no-untyped-call]
