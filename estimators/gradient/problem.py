@@ -339,15 +339,15 @@ def _partly_kinked(
     partly: dict[str, Partly] = {}
     nothing = no_terms(len(structure.terms))
     for number, closure, _ in reaches(structure):  # a kink comes after its site, and is met before
-        source, terms = kept[number], reduce(TermSet.union, closure.values(), nothing)
+        source = kept[number]
+        if source.kink_of is None and source.name not in kinked:
+            continue
+        terms = reduce(TermSet.union, closure.values(), nothing)
         if source.kink_of is not None:
             for site in universe.kinked([source]) if terms else ():
                 kinked[site.name] = terms.union(kinked.get(site.name, terms))
-        elif source.name in kinked:
-            scored = kinked[source.name]
-            others = terms.without(scored)
-            if others:
-                partly[source.name] = Partly(scored, others)
+        elif others := terms.without(kinked[source.name]):
+            partly[source.name] = Partly(kinked[source.name], others)
     return partly
 
 

@@ -57,6 +57,10 @@ def surrogate(
     zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
     Carlo estimator", equation 5, with every element as a node.
 
+    Where a draw of ``rsample`` is scored for some terms only, and these have a derivative besides
+    that by the draw, orders above the second raise a NotImplementedError; ``estimator="score"`` has
+    all.
+
     The arguments are those of `backward`, and what it raises is raised here.
     """
     check_baseline(baseline)
@@ -126,7 +130,8 @@ def backward(
 
     Takes the place of ``loss.backward()``. Pathwise through ``rsample``, score function through
     ``sample``; with `gradient`, `retain_graph` and `inputs` as there. A term that is a site's own
-    log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out.
+    log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out,
+    unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
     Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
@@ -141,10 +146,10 @@ def backward(
         baseline: what is subtracted from the downstream costs of each site: a function of its
             credit that does not depend on its draw. By default, "auto", what the other elements
             foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
-        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise,
-            unless its value reaches a cost through a step without a useful derivative: then its
-            score function is used. "pathwise" forces the former, and warns of such a step; "score"
-            forces the latter.
+        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise
+            for the terms that its value reaches by smooth routes only, and by its score function
+            for those behind a step without a useful derivative. "pathwise" forces the former, and
+            warns of such a step; "score" forces the latter.
         credit: which costs count for a site: by default, `by_element`, for each element the cost
             elements downstream of it.
         retain_graph: keep the recording, for another gradient.
