@@ -527,9 +527,9 @@ def test_no_escapes() -> None:
 
 
 def test_kinks() -> None:
-    """A site drawn by `rsample` whose value reaches a cost through a comparison, a rounding, an
-    argmax, a cast to integers or an escape gets its score function, on the same draw, and
-    `estimator="pathwise"` warns there once, with the line of the step.
+    """A site drawn by `rsample` gets its score function, on the same draw, for the terms that its
+    value reaches through a comparison, a rounding, an argmax, a cast to integers or an escape, and
+    for these alone; `estimator="pathwise"` warns there once, with the line of the step.
     """
     steps: list[Any] = [
         lambda z: (z > 0).double(),
@@ -540,15 +540,17 @@ def test_kinks() -> None:
     ]
     for step in steps:
         theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-        with an.record():
+        with an.record(control="after"):
             z = Normal(theta, 1.0).rsample()
+            smooth = 3 * z
             cost = step(z)
         with pytest.warns(an.errors.KinkWarning, match=r"test_guarantees.py:\d+") as caught:
-            an.backward(cost + 0 * z, estimator="pathwise", retain_graph=True)
+            an.backward(cost + smooth, estimator="pathwise", retain_graph=True)
         assert len(caught) == 1
-        assert theta.grad == 0
-        an.backward(cost + 0 * z)
-        expected = an.untrack(cost) * (an.untrack(z) - theta).detach()  # the score of a normal
+        assert theta.grad == 3
+        theta.grad = None
+        an.backward(cost + smooth)
+        expected = 3 + an.untrack(cost) * (an.untrack(z) - theta).detach()  # the score of a normal
         torch.testing.assert_close(theta.grad, expected)
 
 

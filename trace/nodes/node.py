@@ -52,17 +52,22 @@ class Gate:
     """Lets the pathwise gradient through the value of a site, or shuts it out.
 
     It hangs on the value as a hook, and is shut where the site's score function is used instead.
+    What goes on `instead` of what came may be given; what `came` is kept if there is a list for it.
     """
 
-    __slots__ = ("is_shut",)
+    __slots__ = ("came", "instead", "is_shut")
 
     def __init__(self) -> None:
         self.is_shut = False
+        self.instead: Tensor | None = None
+        self.came: list[Tensor] | None = None
 
     def __call__(self, gradient: Tensor | None) -> Tensor | None:
         """Return the gradient that goes on, None for what came."""
+        if self.came is not None and gradient is not None:
+            self.came.append(gradient)
         # Torch has none where the derivative is zero everywhere: of a count, say.
-        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else None
+        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else self.instead
 
 
 @dataclass(frozen=True, eq=False, repr=False)
