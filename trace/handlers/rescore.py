@@ -287,7 +287,7 @@ def _refuse_other(node: Node, known: Tensor, density: Tensor, atol: float | None
     """Raise if the log-probabilities of two passes differ."""
     dtypes = (known.dtype, density.dtype)
     limit = max(_TOLERANCE.get(dtype, 1e-3) for dtype in dtypes) if atol is None else atol
-    apart = (known.double() - density.to(known.device).double()).abs().nan_to_num(torch.inf)
+    apart = (known.cpu().double() - density.cpu().double()).abs().nan_to_num(torch.inf)
     if not apart.numel() or float(apart.max()) <= limit:
         return
     worst = int(apart.argmax())
