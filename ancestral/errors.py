@@ -23,7 +23,6 @@ from ancestral.estimators.gradient.missing_scores import (
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
-from ancestral.estimators.gradient.rescore import RescoreError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
@@ -46,6 +45,7 @@ from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
+from ancestral.trace.handlers.rescore import RescoreError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
