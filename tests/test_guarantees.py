@@ -99,6 +99,28 @@ def test_held_scores() -> None:
         torch.testing.assert_close(moments(loss, leaves(), by(Tensor.backward)).mean, exact)
 
 
+def test_draws_without_gradient() -> None:
+    """A draw with parameters is a site where no gradient reaches them too, under `torch.no_grad` or
+    of constants: the trace and the graph of a text that is generated are whole. It has no score,
+    and a gradient that cannot be taken for that reason names it.
+    """
+    (theta,) = leaves()
+    with an.record() as trace, torch.no_grad():
+        words = torch.zeros(3, 1, dtype=torch.long)
+        for _ in range(3):
+            chances = torch.softmax(theta.expand(3, 2) + words.sum(1, keepdim=True), 1)
+            word = torch.multinomial(chances, 1)
+            words = torch.cat([words, word], 1)
+        loss = words.double().mean()
+    assert {n: trace.graph.parents(n) for n in trace} == {
+        "word": set(),
+        "word_1": {"word"},
+        "word_2": {"word", "word_1"},
+    }
+    with pytest.raises(an.errors.LossError, match=r"'word' \(.*test_guarantees.py:\d+"):
+        an.backward(loss)
+
+
 def test_straight_through() -> None:
     """A value that is that of a draw, with a gradient to its parameters by a path that adds zero,
     is a straight-through estimator: `an.backward` warns once with the line, and `loss.backward()`

@@ -98,6 +98,12 @@ class Problem:
         """The sites that get a score."""
         return frozenset([self.nodes[v.name] for v in self.structure.sites if v.needs_score])
 
+    @property
+    def upstream(self) -> list[Node]:
+        """The draws that some term depends on, in program order."""
+        known = zip(self.structure.sites, self.structure.reaches, strict=True)
+        return [self.nodes[v.name] for v, reaches in known if reaches and v.name in self.nodes]
+
 
 def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     """Check a loss and take it apart; see `ancestral.estimators.gradient.surrogate.backward`."""

@@ -17,8 +17,8 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     held_score_warning,
     straight_through_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import Loss, LossError
-from ancestral.estimators.gradient.missing_scores import left_out
+from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
 from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
@@ -274,10 +274,7 @@ def _descend(
             dtype = parts[0].dtype
             routes[group.held] = torch.stack([part.to(dtype) for part in parts]).sum()
     if not routes:
-        raise LossError(
-            "neither the loss nor any site that it depends on has a parameter with "
-            "requires_grad=True; was the model run under torch.no_grad()?"
-        )
+        raise nothing_to_learn(problem.upstream)
     first, *rest = routes.values()
     total = sum(rest, first)
     if retain_graph:  # else what is accumulated is a constant at once

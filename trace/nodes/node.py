@@ -17,7 +17,7 @@ from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, plainly
+from ancestral.trace.nodes.distribution_params import factorized, family_name, plainly
 from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
@@ -114,7 +114,7 @@ class Node:
 
     def __repr__(self) -> str:
         """Show what it is, and not its values."""
-        kind = self.type if self.fn is None else f"{self.type} of {type(self.fn).__name__}"
+        kind = self.type if self.fn is None else f"{self.type} of {family_name(self.fn)}"
         state = ", observed" if self.is_observed else ", given" if self.is_given else ""
         parents = f", parents {', '.join(sorted(self.parents))}" if self.parents else ""
         shape = list(self.value.shape)
