@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import ctypes
+import functools
 import gc
 import inspect
 import multiprocessing
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from programs.estimates import by, library
+from programs.estimates import by, fresh, gradients, library
 from torch import Tensor, bernoulli, nn
 from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Independent, Normal
@@ -40,7 +41,16 @@ from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from ancestral.trace.intercept.functorch import TransformError
 from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
-from oracles import autograd, estimates, exact_gradient, moments, moments_of
+from oracles import (
+    Estimate,
+    Parameters,
+    Program,
+    autograd,
+    estimates,
+    exact_gradient,
+    moments,
+    moments_of,
+)
 
 LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -456,6 +466,92 @@ def test_ignore() -> None:
     with an.record(control="ignore") as trace:
         an.backward(logged(theta))
     assert [e.terms_blurred for e in trace.escapes] == [0]
+
+
+def around_the_block(after: Callable[[Tensor, Tensor], Tensor], control: str) -> Estimate:
+    """Return the estimate of what is drawn in a block, or by a wrapped model, and goes on after."""
+
+    def estimate(_: Program, parameters: Parameters) -> Tensor:
+        leaves = fresh(parameters)
+        with an.record(control=control):
+            z, losses = terms(leaves[0])
+        an.backward(after(z, losses))
+        return gradients(leaves)
+
+    return estimate
+
+
+class Terms(nn.Module):
+    def __init__(self, theta: Tensor) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(theta.detach().clone())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return terms(self.theta)
+
+
+def by_call(after: Callable[[Tensor, Tensor], Tensor], control: str) -> Estimate:
+    def estimate(_: Program, parameters: Parameters) -> Tensor:
+        model = an.wrap(Terms(parameters[0]), control=control)
+        an.backward(after(*model()))
+        return gradients([model.theta])
+
+    return estimate
+
+
+def terms(theta: Tensor) -> tuple[Tensor, Tensor]:
+    z = drawn(theta)
+    return z, (z - 0.3) ** 2 * theta.exp()
+
+
+def printed_and_scaled(z: Tensor, losses: Tensor) -> Tensor:
+    repr(losses)
+    assert z.mean().item() < 2
+    return losses.mean() * 0.5 / 4
+
+
+def rewarded(z: Tensor, losses: Tensor) -> Tensor:
+    reward = torch.as_tensor(1.3 - z.numpy()[0] * 2.1)
+    return losses.sum() + reward
+
+
+def test_reads_after_the_block() -> None:
+    """The block is the program, and so is the call of a wrapped model: a read after it
+    (`loss.item()`, a print, a metric) acts as under `"after"`, whatever the setting. Finished terms
+    keep their sources, also divided or scaled; what is computed after the read depends on it, such
+    as the reward that a simulator returns for an action.
+    """
+    for control in ("strict", "after", "error", "ignore"):
+        for way in (around_the_block, by_call):
+            found = moments(lambda t: rewarded(*terms(t)), leaves(), way(rewarded, control))
+            torch.testing.assert_close(
+                found.mean, exact_gradient(lambda t: rewarded(*terms(t)), leaves())
+            )
+            looked = moments(
+                lambda t: printed_and_scaled(*terms(t)), leaves(), way(printed_and_scaled, control)
+            )
+            silent = moments(lambda t: terms(t)[1].mean() * 0.5 / 4, leaves(), library())
+            torch.testing.assert_close(looked.mean, silent.mean)
+            torch.testing.assert_close(looked.variance, silent.variance)
+
+
+def one_of_two(z: Tensor, losses: Tensor) -> Tensor:
+    return losses[0] if z[1] > 0 else losses[1]
+
+
+def weighed(z: Tensor, losses: Tensor) -> Tensor:
+    return losses[0] * (1 + z[1].item())
+
+
+def test_choices_belong_in_the_block() -> None:
+    """To choose between finished losses by a value, or to weigh one by it, belongs in the block:
+    after it, they count regardless.
+    """
+    for choice in (one_of_two, weighed):
+        whole = functools.partial(lambda choice, t: choice(*terms(t)), choice)
+        assert_exact(whole, "strict")
+        found = moments(whole, leaves(), around_the_block(choice, "strict")).mean
+        assert not torch.allclose(found, exact_gradient(whole, leaves()))
 
 
 def scoped(theta: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from ancestral.provenance.rules.mutated_args import writes_besides, written_besi
 from ancestral.provenance.rules.registry import operands_of, tensors_in
 from ancestral.provenance.rules.slicing import pieces_of
 from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.control_flow import controlling, lasting, now
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -100,8 +100,8 @@ def propagate(
         known = None if first is None else first.calls.get(tuple(key))
         if known is None:
             return _follow_and_keep(func, args, kwargs, result, first, key)
-        if known.universe.state == "settled":
-            return result  # a constant by now
+        if known.universe.is_past:
+            return _follow(func, args, kwargs, result)
         result.__class__ = ProvenanceTensor
         result._provenance = known
         if func in LINEAR:
@@ -135,7 +135,7 @@ def _follow_and_keep(
     _follow(func, args, kwargs, result)
     if first is not None and result.__class__ is ProvenanceTensor:
         mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
-        if not mixed:
+        if not mixed and not first.universe.is_past:
             first.calls[tuple(key)] = result._provenance
     return result
 
@@ -215,10 +215,10 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         if _is_any(result, args, kwargs):
             return _returned(func, args, kwargs, result)
         if type(result) is Tensor:
-            found = infer(func, result, args, kwargs)
-            if found is not None and found.universe.state != "settled":
+            found = now(infer(func, result, args, kwargs))
+            if found is not None:
                 attach(result, found)
-                form = form_of(func, found.shape, args, kwargs)
+                form = lasting(form_of(func, found.shape, args, kwargs), found.universe)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, Tensor):
         _refuse_foreign(result, args, kwargs)
@@ -230,8 +230,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(pieces[index], item, own, kwargs)
-                    if found is not None and found.universe.state != "settled":
+                    found = now(infer(pieces[index], item, own, kwargs))
+                    if found is not None:
                         attach(item, found)._form = form  # type: ignore[attr-defined]
             elif isinstance(item, Tensor):
                 _refuse_foreign(item, args, kwargs)

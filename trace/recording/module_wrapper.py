@@ -24,7 +24,8 @@ def wrap(module: M, *, control: str | None = None) -> M:
     The result shares everything with `module`: parameters, buffers, sub-modules, hooks, training
     mode, every attribute that is set on either later. Its class is a subclass of the module's, of
     the same name. `module` itself is left as it is, and is not recorded. `control` is that of its
-    recordings, see `record`.
+    recordings, see `record`. The call is the block: what is read of its results blurs no finished
+    term, and a choice between them by a value belongs in `forward`.
 
     Raises:
         ValueError: if `control` is none of the settings.

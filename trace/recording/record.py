@@ -119,6 +119,13 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
     Within another recording the default is that one's.
 
+    The block is the program. A read after it has ended is that of the loop that trains it (a log, a
+    print, a metric, a skipped step), and acts as under "after" whatever the setting: finished terms
+    keep their sources, also divided or scaled, and what is computed after the read depends on it,
+    such as the reward that a simulator returns for an action. So a choice between finished losses
+    by a value belongs in the block, and what no draw has a part in (a weight penalty) is added to
+    the loss there, or before the read.
+
     `audit` follows every op of the block a second time, below the tensors: through scripted code,
     backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
     model does anything that the recording loses; where it does, `AuditError` names the op and the
@@ -217,7 +224,7 @@ def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) ->
         yield
     finally:
         if is_outermost:
-            decisions.is_recording = False
+            decisions.end(universe)
             if decisions.setting.raises:  # what was recorded works as data from now on
                 decisions.setting = SETTINGS["strict"]
             if recording.get() is universe:
