@@ -24,6 +24,7 @@ from ancestral.provenance.dispatch.inplace import (
     run_write,
     targets,
 )
+from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
@@ -192,7 +193,7 @@ def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: A
     """Note the values that an op gives to Python, and the numbers that decided its shape."""
     read = implicit_reads.take(func)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
-        escape(tracked(args, kwargs), is_check_passed=result is True)
+        escape(tracked(args, kwargs), Read(func, result))
     elif read:
         escape(read)
 

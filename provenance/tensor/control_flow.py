@@ -89,6 +89,7 @@ class Decisions:
 
     setting: Setting = SETTINGS["strict"]
     is_recording: bool = False
+    frame: int | None = None  # the id of the one that began the recording, while it is open
     thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None
     finished: Provenance | None = None
@@ -140,7 +141,7 @@ class Decisions:
 
         Unless all terms depend on that anyway.
         """
-        self.is_recording = False
+        self.is_recording, self.frame = False, None
         if self.current is not self.finished:
             universe.later = self.current
 

@@ -8,10 +8,11 @@
 """
 
 import functools
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Generic, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -24,6 +25,7 @@ from ancestral.provenance.tensor.control_flow import (
     recording,
     setting,
 )
+from ancestral.provenance.tensor.frame_owner import module_of, user_frame
 from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
@@ -165,7 +167,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 interceptor.enter()
                 ending.callback(interceptor.leave)
             ending.enter_context(_Recorder(trace))
-            ending.enter_context(_governed(trace.universe, self._setting, outer is None))
+            frame = _opening(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+            ending.enter_context(_governed(trace.universe, self._setting, outer is None, frame))
             ending.enter_context(joined())
             if self._is_audited and local.audit is None:
                 self._auditor = Auditor(trace.universe)
@@ -211,14 +214,25 @@ class _Recorder(Handler):
         return replace(message, traces=(self._trace, *message.traces))
 
 
+def _opening(frame: FrameType | None) -> int:
+    """Return the `id` of the frame of the user that opens a recording."""
+    frame = user_frame(frame)
+    while frame is not None and module_of(frame) == "contextlib":
+        frame = frame.f_back
+    return id(frame)
+
+
 @contextmanager
-def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) -> Generator[None]:
-    """Let a setting decide what an escape does within a recording."""
+def _governed(
+    universe: Universe, chosen: Setting | None, is_outermost: bool, frame: int
+) -> Generator[None]:
+    """Let a setting decide what an escape does within a recording that a frame has opened."""
     decisions = decisions_of(universe)
     before = decisions.setting
     decisions.setting = before if chosen is None else chosen
     if is_outermost:
         decisions.is_recording = True
+        decisions.frame = frame
         recording.set(universe)
     try:
         yield
