@@ -1,6 +1,6 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +89,45 @@ def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
     )
 
 
-def is_apart(alignment: Alignment) -> bool:
-    """Return whether a sum is for one element only along each dimension that it does not index."""
-    return all(end - first == 1 or d in alignment.dims for d, first, end in alignment.there)
+def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
+    """Return the dimensions of a site along which each cost depends on one element only.
+
+    Args:
+        claims: how the costs depend on the site. Of several, all must index a dimension alike.
+
+    >>> apart_dims([Alignment((0, 1)), Alignment((0, 1), here=((1, 1, 3),), there=((1, 0, 2),))])
+    frozenset({0})
+    """
+    first, *rest = map(_places, claims)
+    return frozenset(d for d, place in first.items() if all(place == o.get(d) for o in rest))
+
+
+def apart_through(edge: Alignment, apart: frozenset[int]) -> frozenset[int]:
+    """Return the dimensions of a site along which costs are apart that are so along its child's.
+
+    Args:
+        edge: how the child depends on the site.
+        apart: the dimensions of the child along which each cost depends on one element only.
+    """
+    return frozenset(d for d, (dim, _, _) in _places(edge).items() if dim is None or dim in apart)
+
+
+def _places(claim: Alignment) -> dict[int, tuple[int | None, int, int]]:
+    """Return for each dimension of a site of which one element is depended on which that is.
+
+    It is told by the dimension that indexes it, the factor of that, and the offset; or is the one
+    of a number.
+    """
+    starts = {d: first for d, first, _ in claim.there}
+    found: dict[int, tuple[int | None, int, int]] = {
+        d: (None, 0, first) for d, first, end in claim.there if end - first == 1
+    }
+    heres = {i: first for i, first, _ in claim.here}
+    for i, dim in reversed(list(enumerate(claim.dims))):
+        for j, (d, _) in enumerate(factors_of(dim, 1)):
+            if d != LOST:
+                found[d] = (i, j, starts.get(d, 0) - heres.get(i, 0))
+    return found
 
 
 def spread(total: Tensor, alignment: Alignment, shape: Shape) -> Tensor:
