@@ -64,6 +64,7 @@ from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEn
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import EnumerationError, SiteError, UnknownNodeError
 from ancestral.trace.context.other_threads import UnrecordedDrawError
+from ancestral.trace.context.trust import TrustError
 from ancestral.trace.display.flat_vector import PackError
 from ancestral.trace.enumeration.errors import (
     CollisionError,
@@ -234,6 +235,7 @@ __all__ = [
     "TorchVersionWarning",
     "TransformError",
     "TransformedDrawError",
+    "TrustError",
     "UnboundedSupportError",
     "UndeterminedSiteError",
     "UnknownNodeError",

@@ -609,14 +609,32 @@ def caught(theta: Tensor) -> Tensor:
 
 def test_checks() -> None:
     """Checks of your own and of libraries are none either: reads whose only other outcome is an
-    exception (`assert ok`, `if bad: raise`), found in the bytecode of Python 3.11 and 3.12. Where an
-    `except` of the program would catch the error, or it cannot be told, the read stays an escape.
+    exception (`assert ok`, `if bad: raise`), found in the bytecode of Python 3.11 and 3.12. Where
+    an `except` of the program would catch the error, or it cannot be told, the read stays an
+    escape.
     """
     for program, escapes in ((checked, 0), (caught, 1)):
         assert_exact(program, "strict")
         with an.record() as trace:
             program(*leaves())
         assert len(trace.escapes) == escapes
+
+
+def test_trust() -> None:
+    """`an.record(trust=("package",))` and `an.wrap(model, trust=...)`: reads that code of these
+    modules makes are checks or logging, on your word.
+    """
+    for trust in ("test_guarantees", (__name__,), ["torch", __name__]):
+        with an.record(control="error", trust=trust if __name__ in trust else __name__) as trace:
+            z = drawn(leaves()[0])
+            z.tolist()
+        assert trace.escapes == ()
+    model = an.wrap(Terms(leaves()[0]), trust=("pytest", __name__))
+    model.register_forward_hook(lambda *_: model.theta.grad is None and print(_[-1]))
+    model()
+    assert model.trace.escapes == ()
+    with pytest.raises(an.errors.TrustError, match="did you mean 'pytest'"):
+        an.wrap(Terms(leaves()[0]), trust=("pytst",))
 
 
 def test_no_escapes() -> None:

@@ -45,7 +45,7 @@ class ComputedError(Exception):
 _UNKNOWN: Any = object()
 _NOTHING = Slot(_UNKNOWN)
 _NULL: Any = object()
-"""What stands on the stack beside a function that is no method."""
+"""The other slot of a function that is no method."""
 
 
 class StackMachine:

@@ -89,6 +89,7 @@ class Decisions:
 
     setting: Setting = SETTINGS["strict"]
     is_recording: bool = False
+    trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
     frame: int | None = None  # the id of the one that began the recording, while it is open
     thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None

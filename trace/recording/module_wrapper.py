@@ -8,27 +8,29 @@ import torch
 from torch import nn
 
 from ancestral.provenance.tensor.control_flow import setting
+from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.record import NotRecordedError, record
 from ancestral.trace.recording.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
 
 _traces: "WeakKeyDictionary[nn.Module, Trace]" = WeakKeyDictionary()
-_controls: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
+_options: "WeakKeyDictionary[nn.Module, dict[str, Any]]" = WeakKeyDictionary()
 _classes: "WeakKeyDictionary[type, type]" = WeakKeyDictionary()
 
 
-def wrap(module: M, *, control: str | None = None) -> M:
+def wrap(module: M, *, control: str | None = None, trust: Trust = ()) -> M:
     """Return a module that records each of its calls, its trace in ``.trace``.
 
     The result shares everything with `module`: parameters, buffers, sub-modules, hooks, training
     mode, every attribute that is set on either later. Its class is a subclass of the module's, of
-    the same name. `module` itself is left as it is, and is not recorded. `control` is that of its
-    recordings, see `record`. The call is the block: what is read of its results blurs no finished
-    term, and a choice between them by a value belongs in `forward`.
+    the same name. `module` itself is left as it is, and is not recorded. `control` and `trust`
+    are those of its recordings, see `record`. The call is the block: what is read of its results
+    blurs no finished term, and a choice between them by a value belongs in `forward`.
 
     Raises:
         ValueError: if `control` is none of the settings.
+        TrustError: if there is no module of a name in `trust`.
         TypeError: if `module` is no `torch.nn.Module`, or a scripted one.
     """
     if not isinstance(module, nn.Module):
@@ -40,16 +42,17 @@ def wrap(module: M, *, control: str | None = None) -> M:
         raise TypeError("a scripted module cannot be recorded: wrap the module it was made from")
     if control is not None:
         setting(control)  # raises here, not at the first call
+    options = {"control": control, "trust": trusted(trust)}
     kind = type(module)
     if getattr(kind, "_is_recorded", False):
-        _controls[module] = control
+        _options[module] = options
         return module
     recorded = _classes.get(kind)
     if recorded is None:
         recorded = _classes[kind] = _recorded(kind)
     wrapped: M = object.__new__(recorded)
     object.__setattr__(wrapped, "__dict__", module.__dict__)
-    _controls[wrapped] = control
+    _options[wrapped] = options
     return wrapped
 
 
@@ -57,7 +60,7 @@ def _recorded(kind: type) -> Any:
     """Return the subclass of a module's class that records its calls."""
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with record(control=_controls.get(self)) as trace:
+        with record(**_options.get(self, {})) as trace:
             _traces[self] = trace  # at once: it is readable if the model raises
             return super(recorded, self).__call__(*args, **kwargs)
 
@@ -70,7 +73,7 @@ def _recorded(kind: type) -> Any:
     def reduce(self: nn.Module, protocol: Any) -> Any:
         twin: nn.Module = object.__new__(kind)
         twin.__dict__ = self.__dict__
-        return functools.partial(wrap, control=_controls.get(self)), (twin,)
+        return functools.partial(wrap, **_options.get(self, {})), (twin,)
 
     recorded: Any = type(
         kind.__name__,

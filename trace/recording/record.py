@@ -20,7 +20,6 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
-    Setting,
     decisions_of,
     recording,
     setting,
@@ -32,6 +31,7 @@ from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
 from ancestral.trace.context.patch import interceptors, joined
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.trace import Trace
@@ -128,6 +128,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     by a value belongs in the block, and what no draw has a part in (a weight penalty) is added to
     the loss there, or before the read.
 
+    `trust` names modules, such as packages that are imported, whose code reads values for checks
+    and logs only: their reads are no escapes.
+
     `audit` follows every op of the block a second time, below the tensors: through scripted code,
     backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
     model does anything that the recording loses; where it does, `AuditError` names the op and the
@@ -138,13 +141,17 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
-    def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
+    def __init__(
+        self, *, control: str | None = None, trust: Trust = (), audit: bool = False
+    ) -> None:
         """Make a recording that has not begun.
 
         Raises:
             ValueError: if `control` is none of the four.
+            TrustError: if there is no module of a name in `trust`.
         """
         self._control = control
+        self._trust = trusted(trust)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
@@ -168,7 +175,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 ending.callback(interceptor.leave)
             ending.enter_context(_Recorder(trace))
             frame = _opening(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-            ending.enter_context(_governed(trace.universe, self._setting, outer is None, frame))
+            ending.enter_context(self._governed(trace.universe, outer is None, frame))
             ending.enter_context(joined())
             if self._is_audited and local.audit is None:
                 self._auditor = Auditor(trace.universe)
@@ -196,7 +203,33 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
     def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
         """Return the function, each call of it within its own recording."""
-        return Recorded(function, lambda: record(control=self._control, audit=self._is_audited))
+        return Recorded(
+            function,
+            lambda: record(control=self._control, trust=self._trust, audit=self._is_audited),
+        )
+
+    @contextmanager
+    def _governed(self, universe: Universe, is_outermost: bool, frame: int) -> Generator[None]:
+        """Decide what an escape does within the recording, which a frame has opened."""
+        decisions = decisions_of(universe)
+        before = decisions.setting, decisions.trust
+        decisions.setting = before[0] if self._setting is None else self._setting
+        decisions.trust = before[1] + self._trust
+        if is_outermost:
+            decisions.is_recording = True
+            decisions.frame = frame
+            recording.set(universe)
+        try:
+            yield
+        finally:
+            if is_outermost:
+                decisions.end(universe)
+                if decisions.setting.raises:  # what was recorded works as data from now on
+                    decisions.setting = SETTINGS["strict"]
+                if recording.get() is universe:
+                    recording.set(None)
+            else:
+                decisions.setting, decisions.trust = before
 
 
 class _Recorder(Handler):
@@ -220,31 +253,6 @@ def _opening(frame: FrameType | None) -> int:
     while frame is not None and module_of(frame) == "contextlib":
         frame = frame.f_back
     return id(frame)
-
-
-@contextmanager
-def _governed(
-    universe: Universe, chosen: Setting | None, is_outermost: bool, frame: int
-) -> Generator[None]:
-    """Let a setting decide what an escape does within a recording that a frame has opened."""
-    decisions = decisions_of(universe)
-    before = decisions.setting
-    decisions.setting = before if chosen is None else chosen
-    if is_outermost:
-        decisions.is_recording = True
-        decisions.frame = frame
-        recording.set(universe)
-    try:
-        yield
-    finally:
-        if is_outermost:
-            decisions.end(universe)
-            if decisions.setting.raises:  # what was recorded works as data from now on
-                decisions.setting = SETTINGS["strict"]
-            if recording.get() is universe:
-                recording.set(None)
-        else:
-            decisions.setting = before
 
 
 def track(tensor: Tensor, name: str) -> Tensor:
