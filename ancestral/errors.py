@@ -13,6 +13,7 @@ from ancestral.estimators.batched.run import (
     StackedValuesError,
 )
 from ancestral.estimators.batched.run_many import InTurnWarning, OpenRecordingError
+from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.elimination.eliminate import IntractablePlatesError, ScaleError
 from ancestral.estimators.elimination.factors import (
     DrawnSiteError,
@@ -112,6 +113,7 @@ from ancestral.trace.program.checks import (
     WeightDeviceError,
     WeightShapeError,
 )
+from ancestral.trace.program.external import ExternalError
 from ancestral.trace.program.module_statement import ModuleError
 from ancestral.trace.recording.constant_draws import TransformedDrawError
 from ancestral.trace.recording.enumerated_log_prob import SpreadError
@@ -133,6 +135,7 @@ __all__ = [
     "AuditError",
     "BaselineError",
     "BaselineWarning",
+    "BlurredCreditWarning",
     "CaughtError",
     "CheckpointedDrawError",
     "CollisionError",
@@ -148,6 +151,7 @@ __all__ = [
     "EnumeratedRunError",
     "EnumerationError",
     "EscapeError",
+    "ExternalError",
     "FactorTypeError",
     "ForgottenRecordingError",
     "FoundDrawError",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.blur import Blur
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
@@ -74,7 +75,8 @@ class Problem:
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
     derivative, the source that stands for that step. `decided` are the names of the sites that a
-    decision of Python rests on which some term does not depend on.
+    decision of Python rests on which some term does not depend on. `blurring` are the decisions
+    that every term depends on, whenever it was finished.
     """
 
     trace: Trace
@@ -85,6 +87,7 @@ class Problem:
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
     decided: frozenset[str]
+    blurring: frozenset[Source]
 
     @property
     def scored(self) -> frozenset[Node]:
@@ -308,8 +311,9 @@ def _assemble(
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
     trace.note_costs(vertices_of(ours))
-    decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
     structure = Structure(sites, shapes)
+    learned = {node.name for node in nodes.values() if node.is_learned}
+    decisions_of(universe).blurred = Blur(structure, tuple(kept), learned).count
     reaching = [s for s in kept if structure.reaches[numbers[s]]]
     upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
     refuse_others(universe, [*(t.provenance for t in terms), *upstream])
@@ -323,7 +327,8 @@ def _assemble(
         [source.is_decision and source not in covered for source in kept],
         [source.name for source in kept],
     )
-    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
+    blurring = frozenset[Source]() if blurred is None else blurred.members
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided, blurring)
 
 
 def _before_decisions(

@@ -139,7 +139,8 @@ def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
         raise ConfinedError(confined, frame)
     for provenance in found:
         names = frozenset(source.name for source in provenance.sources)
-        noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
+        line = (frame.f_code.co_filename, frame.f_lineno)
+        noted = Escape(names, *line, module=module_of(frame))
         decisions = decisions_of(provenance.universe)
         if decisions.setting.raises and decisions.is_recording:
             raise EscapeError(noted)

@@ -8,10 +8,10 @@ before, because Python may have chosen among them.
 
 import bisect
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ancestral.provenance.algebra.provenance import Provenance, Source, Sources, Universe
 from ancestral.provenance.tensor.linear_form import Form, serials
@@ -59,6 +59,7 @@ class Escape:
     filename: str
     line: int
     terms_blurred: int | None = None
+    module: str = ""
 
     def __str__(self) -> str:
         """Show the place, the sources and what it costs."""
@@ -70,12 +71,16 @@ NONE: Sources = frozenset()
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """An escape, the sources that left, and the decision that stands for it."""
+class Noted:
+    """An escape, the sources that left, and the decision that stands for it.
+
+    `is_after` says that the recording had ended.
+    """
 
     escape: Escape
     sources: Sources
     decision: Sources
+    is_after: bool = False
 
 
 @dataclass
@@ -94,9 +99,12 @@ class Decisions:
     thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None
     finished: Provenance | None = None
-    noted: list[_Noted] = field(default_factory=list[_Noted])
+    noted: list[Noted] = field(default_factory=list[Noted])
     failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
-    terms: tuple[Sources, ...] | None = None  # the sources of each term of the loss
+    # What went into each external function so far.
+    external: dict[object, Provenance] = field(default_factory=dict[object, Provenance])
+    # How many terms of the loss a decision blurs that was read from some sources.
+    blurred: Callable[[Sources, Sources], int] | None = None
     _known: Sources = frozenset()  # what the current decision stands for already
     # From which linear form on a decision was in force.
     _since: list[tuple[int, Provenance | None]] = field(
@@ -121,7 +129,8 @@ class Decisions:
             elif self.setting.blurs or is_elsewhere:
                 known = self.finished
                 self.finished = self.current if known is None else known.union(self.current)
-        self.noted.append(_Noted(escape, frozenset(universe.origins(found.members)), decision))
+        read = frozenset(universe.origins(found.members))
+        self.noted.append(Noted(escape, read, decision, is_after))
 
     def _extend(self, found: Provenance, place: str) -> None:
         """Make the decision that stands for the current one and for a value that escaped."""
@@ -173,26 +182,13 @@ def decisions_of(universe: Universe) -> Decisions:
 def escapes_of(universe: Universe) -> tuple[Escape, ...]:
     """Return the escapes from a universe, in their order, with the number of terms blurred."""
     decisions = decisions_of(universe)
-    if decisions.terms is None:
+    count = decisions.blurred
+    if count is None:
         return tuple(noted.escape for noted in decisions.noted)
-    terms = [_Term(universe, members) for members in decisions.terms]
     return tuple(
-        Escape(
-            noted.escape.sources,
-            noted.escape.filename,
-            noted.escape.line,
-            sum(1 for t in terms if t.decisions & noted.decision and noted.sources - t.data),
-        )
+        replace(noted.escape, terms_blurred=count(noted.sources, noted.decision))
         for noted in decisions.noted
     )
-
-
-class _Term:
-    """What a term of a loss depends on as data, and by decisions, directly or not."""
-
-    def __init__(self, universe: Universe, members: Sources) -> None:
-        self.data = frozenset(as_data(universe, members))
-        self.decisions = frozenset(s for s in universe.closure(members) if s.is_decision)
 
 
 def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
