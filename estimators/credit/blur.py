@@ -6,6 +6,7 @@ and keeps no dimension apart. Without the decisions the structure tells what was
 
 import linecache
 import math
+import sys
 import warnings
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Credit, by_element
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
 from ancestral.provenance.tensor.control_flow import Noted, decisions_of
+from ancestral.provenance.tensor.frame_owner import user_frame
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms
 from ancestral.trace.graph.structure import Entries, Structure
@@ -189,7 +191,17 @@ def warn_of_blur(
         for where, found in lines.items():
             if counts[where]:
                 warning = BlurredCreditWarning(found[0][0], counts[where], len(values), ratio)
-                warnings.warn(warning, stacklevel=stacklevel())
+                warnings.warn(_as_shown(warning), stacklevel=stacklevel())
+
+
+def _as_shown(warning: BlurredCreditWarning) -> BlurredCreditWarning:
+    """Return a warning with the text that the line had before: Python shows each text once."""
+    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+    shown = {} if frame is None else frame.f_globals.get("__warningregistry__", {})
+    start = f"{warning.filename}:{warning.line} "
+    texts = (key[0] for key in shown if isinstance(key, tuple) and key[1] is BlurredCreditWarning)
+    warning.args = (next((text for text in texts if text.startswith(start)), warning.args[0]),)
+    return warning
 
 
 def _count(found: Iterable[tuple[Noted, TermSet]], zero: Collection[int]) -> int:

@@ -10,24 +10,12 @@ from ancestral.trace.context.errors import guessed
 Trust = str | Iterable[str]
 
 
-class TrustError(ValueError):
-    """A name that is to be trusted is that of no module."""
-
-    def __init__(self, name: str) -> None:
-        """Name it, and what it should be."""
-        known = [each for each in sys.modules if not each.startswith("_")]
-        super().__init__(
-            f"trust has {name!r}, and there is no module of that name{guessed([name], known)}; "
-            "expected what `import` takes, such as trust=('rl4co',), for a package and all in it"
-        )
-
-
 def trusted(trust: Trust) -> tuple[str, ...]:
     """Return the names of modules that are trusted.
 
     Raises:
         TypeError: if they are no texts.
-        TrustError: if there is no module of a name.
+        ValueError: if there is no module of a name.
     """
     names = (trust,) if isinstance(trust, str) else trust
     if not isinstance(names, Iterable):
@@ -39,7 +27,12 @@ def trusted(trust: Trust) -> tuple[str, ...]:
                 f"trust takes the names of modules, such as ('rl4co',); {kind_of(name)} is none"
             )
         if not _is_module(name):
-            raise TrustError(name)
+            known = [each for each in sys.modules if not each.startswith("_")]
+            raise ValueError(
+                f"trust has {name!r}, and there is no module of that name"
+                f"{guessed([name], known)}; expected what `import` takes, such as "
+                "trust=('rl4co',), for a package and all in it"
+            )
     return found
 
 

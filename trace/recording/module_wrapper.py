@@ -9,7 +9,7 @@ from torch import nn
 
 from ancestral.provenance.tensor.control_flow import setting
 from ancestral.trace.context.trust import Trust, trusted
-from ancestral.trace.recording.record import NotRecordedError, record
+from ancestral.trace.recording.record import not_called, record
 from ancestral.trace.recording.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,8 +29,7 @@ def wrap(module: M, *, control: str | None = None, trust: Trust = ()) -> M:
     blurs no finished term, and a choice between them by a value belongs in `forward`.
 
     Raises:
-        ValueError: if `control` is none of the settings.
-        TrustError: if there is no module of a name in `trust`.
+        ValueError: if `control` is none of the settings, or `trust` has the name of no module.
         TypeError: if `module` is no `torch.nn.Module`, or a scripted one.
     """
     if not isinstance(module, nn.Module):
@@ -67,7 +66,7 @@ def _recorded(kind: type) -> Any:
     def trace_of(self: nn.Module) -> Trace:
         trace = _traces.get(self)
         if trace is None:
-            raise NotRecordedError(kind.__name__)
+            raise not_called(kind.__name__)
         return trace
 
     def reduce(self: nn.Module, protocol: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from programs.estimates import fresh, gradients
+from programs.estimates import blurring, fresh, gradients
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 from torch.nn import functional
@@ -129,7 +129,8 @@ def by_record(
         with an.record(control=control):
             made = drawn(*leaves)
             loss = after(made) if is_inside else None
-        an.backward(after(made) if loss is None else loss)
+        with blurring():
+            an.backward(after(made) if loss is None else loss)
         return gradients(leaves)
 
     return estimate
@@ -151,7 +152,8 @@ def by_wrap(control: str, after: Callable[[Drawn], Tensor]) -> Estimate:
 
     def estimate(_: Any, parameters: Parameters) -> Tensor:
         model = an.wrap(Model(parameters[0].detach().clone()), control=control)
-        an.backward(after(model()))
+        with blurring():
+            an.backward(after(model()))
         return gradients([model.theta])
 
     return estimate
@@ -161,7 +163,9 @@ def by_surrogate(order: int, after: Callable[[Drawn], Tensor]) -> Estimate:
     def estimate(_: Any, parameters: Parameters) -> Tensor:
         with an.record():
             made = drawn(*parameters)
-        return derivatives(an.surrogate(after(made)), parameters, order)
+        with blurring():
+            surrogate = an.surrogate(after(made))
+        return derivatives(surrogate, parameters, order)
 
     return estimate
 
@@ -286,7 +290,8 @@ def test_what_is_computed_after_the_block_depends_on_what_was_read_in_it_under_a
         with an.record(control="after"):
             made = drawn(*leaves)
             r = env(made.a[0].item())
-        an.backward((made.a[1] - r) ** 2)
+        with blurring():
+            an.backward((made.a[1] - r) ** 2)
         return gradients(leaves)
 
     def program(theta: Tensor) -> Tensor:

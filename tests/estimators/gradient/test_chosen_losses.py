@@ -15,6 +15,9 @@ import ancestral as an
 from ancestral.estimators.gradient.loss_pytree import LossError
 from oracles import Parameters, Program, exact_gradient, moments
 
+# The programs decide by what they read, for what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 GLOBAL = torch.tensor(2.0, dtype=torch.float64)
 
 
