@@ -108,7 +108,7 @@ def test_held_scores() -> None:
             value = loss(*leaves())
         with pytest.warns(HeldScoreWarning, match=r"'z' \(.*test_guarantees.py:\d+") as caught:
             an.backward(value)
-        assert len(caught) == 1
+        assert len([each for each in caught if each.category is HeldScoreWarning]) == 1
         exact = exact_gradient(lambda theta: 2 * drawn(theta).sum(), leaves())
         torch.testing.assert_close(moments(loss, leaves(), by(Tensor.backward)).mean, exact)
 
@@ -584,7 +584,7 @@ def test_blurred_credit() -> None:
         if is_read:
             with pytest.warns(
                 an.errors.BlurredCreditWarning,
-                match=r"guarantees.py:\d+ .*1 of 1 terms.* times what it was.*untrack.*trust=.*cost",
+                match=r"guarantees.py:\d+ .*1 of 1 terms.* what it was.*untrack.*trust=.*cost",
             ) as caught:
                 an.backward(losses.mean())
             assert len(caught) == 1

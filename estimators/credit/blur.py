@@ -27,12 +27,24 @@ class Blur:
     """The terms that decisions add to what each site reaches, or tie to all of its elements."""
 
     def __init__(
-        self, structure: Structure, sources: Sequence[Source], counted: Container[str]
+        self,
+        structure: Structure,
+        sources: Sequence[Source],
+        counted: Container[str],
+        nothing: Collection[int] = (),
     ) -> None:
-        """Take a structure, the sources of its sites, and the names of those that count."""
+        """Take a structure and the sources of its sites.
+
+        Args:
+            structure: the sites and terms.
+            sources: of the sites.
+            counted: the names of the sites that count.
+            nothing: the numbers of the terms that are zero, which do not.
+        """
         self._structure = structure
         self._sources = sources
         self._counted = counted
+        self._nothing = frozenset(nothing)
         self._end = len(structure.terms)
 
     @cached_property
@@ -89,7 +101,11 @@ class Blur:
 
     def count(self, read: Sources, decision: Sources) -> int:
         """Return how many terms a decision blurs."""
-        return self.terms(read, decision).size
+        return len(self.numbers(read, decision))
+
+    def numbers(self, read: Sources, decision: Sources) -> frozenset[int]:
+        """Return the numbers of the terms that a decision blurs."""
+        return frozenset(self.terms(read, decision).numbers().tolist()) - self._nothing
 
     @cached_property
     def _numbers(self) -> dict[Source, int]:
@@ -176,22 +192,20 @@ def warn_of_blur(
     if not noted:
         return
     scored = {site.name for site in structure.sites if site.needs_score}
-    blur = Blur(structure, sources, scored)
     zero = [number for number, value in enumerate(values) if not value.any()]
-    lines: dict[tuple[str, int], list[tuple[Noted, TermSet]]] = {}
+    blur = Blur(structure, sources, scored, zero)
+    lines: dict[tuple[str, int], tuple[Noted, set[int]]] = {}
     for each in noted:
-        terms = blur.terms(each.sources, each.decision)
+        terms = blur.numbers(each.sources, each.decision)
         is_whole = each.is_after or each.decision <= frozenset(blurring)
-        if is_whole or _could_be_apart(structure, blur.upstream(each.sources), terms):
+        if terms and (is_whole or _could_be_apart(structure, blur.upstream(each.sources), terms)):
             where = (each.escape.filename, each.escape.line)
-            lines.setdefault(where, []).append((each, terms))
-    counts = {where: _count(found, zero) for where, found in lines.items()}
-    if any(counts.values()):
+            lines.setdefault(where, (each, set()))[1].update(terms)
+    if lines:
         ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
-        for where, found in lines.items():
-            if counts[where]:
-                warning = BlurredCreditWarning(found[0][0], counts[where], len(values), ratio)
-                warnings.warn(_as_shown(warning), stacklevel=stacklevel())
+        for each, found in lines.values():
+            warning = BlurredCreditWarning(each, len(found), len(values) - len(zero), ratio)
+            warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
 
 def _as_shown(warning: BlurredCreditWarning) -> BlurredCreditWarning:
@@ -204,16 +218,11 @@ def _as_shown(warning: BlurredCreditWarning) -> BlurredCreditWarning:
     return warning
 
 
-def _count(found: Iterable[tuple[Noted, TermSet]], zero: Collection[int]) -> int:
-    numbers = frozenset[int]().union(*(terms.numbers().tolist() for _, terms in found))
-    return len(numbers.difference(zero))
-
-
-def _could_be_apart(structure: Structure, sites: Iterable[int], terms: TermSet) -> bool:
+def _could_be_apart(structure: Structure, sites: Iterable[int], terms: Iterable[int]) -> bool:
     """Return whether some term has as many elements along a dimension as some site."""
     sizes = {n for number in sites for n in structure.sites[number].shape if n > 1}
     return bool(sizes) and any(
-        sizes.intersection(structure.terms[number].shape) for number in terms.numbers().tolist()
+        sizes.intersection(structure.terms[number].shape) for number in terms
     )
 
 

@@ -246,10 +246,10 @@ class _Explaining:
             for found, consumer, mix in self._consumers(at, lost):
                 source = self._account.sources[at]
                 dims = kept(found).get(source, frozenset())
-                if d not in dims and consumer is not None and self._is_decision(consumer):
-                    yield mix
-                elif d not in dims:
-                    yield from mixes_of(found, source, d) or (mix,)
+                if d not in dims:
+                    mixes = mixes_of(found, source, d)
+                    is_decided = consumer is not None and self._is_decision(consumer)
+                    yield from (mix, *mixes) if is_decided else mixes or (mix,)
                 elif consumer is not None:
                     for i in _indexing(found, source, d):
                         if (consumer, i) not in seen:

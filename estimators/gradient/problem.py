@@ -310,7 +310,10 @@ def _assemble(
     trace.note_costs(vertices_of(ours))
     structure = Structure(sites, shapes)
     learned = {node.name for node in nodes.values() if node.is_learned}
-    decisions_of(universe).blurred = Blur(structure, tuple(kept), learned).count
+    decisions = decisions_of(universe)
+    has_read = bool(decisions.noted)
+    nothing = [n for n, t in enumerate(terms) if has_read and t.value.numel() == 1 and not t.value]
+    decisions.blurred = Blur(structure, tuple(kept), learned, frozenset(nothing)).count
     reaching = [s for s in kept if structure.reaches[numbers[s]]]
     upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
     refuse_others(universe, [*(t.provenance for t in terms), *upstream])
