@@ -1,6 +1,7 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -70,15 +71,17 @@ def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
         return claim, value
     for i, first, end in claim.here:
         value = value.narrow(i, first, end - first)
-    if not all(isinstance(dim, int) for dim in dims):
+    if {*map(type, dims)} != {int}:
         factors = [
             f for dim, size in zip(dims, value.shape, strict=True) for f in factors_of(dim, size)
         ]
         value = value.reshape([size for _, size in factors])
         dims = tuple(d for d, _ in factors)
-    first_of = {d: i for i, d in reversed(list(enumerate(dims))) if d != LOST}
+    kept = tuple(sorted({*dims} - {LOST}))
+    if kept == dims:
+        return Alignment(kept, there=claim.there), value
+    first_of = {d: dims.index(d) for d in kept}
     gone = [i for i, d in enumerate(dims) if first_of.get(d) != i]
-    kept = tuple(sorted(first_of))
     total = value.sum(gone) if gone else value
     left = [d for i, d in enumerate(dims) if first_of.get(d) == i]
     order = [left.index(d) for d in kept]
@@ -98,6 +101,8 @@ def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
     frozenset({0})
     """
     first, *rest = map(_places, claims)
+    if not rest:
+        return frozenset(first)
     return frozenset(d for d, place in first.items() if all(place == o.get(d) for o in rest))
 
 
@@ -117,11 +122,12 @@ def _places(claim: Alignment) -> dict[int, tuple[int | None, int, int]]:
     It is told by the dimension that indexes it, the factor of that, and the offset; or is the one
     of a number.
     """
-    starts = {d: first for d, first, _ in claim.there}
-    found: dict[int, tuple[int | None, int, int]] = {
-        d: (None, 0, first) for d, first, end in claim.there if end - first == 1
-    }
-    heres = {i: first for i, first, _ in claim.here}
+    starts: dict[int, int] = dict(map(itemgetter(0, 1), claim.there))
+    heres: dict[int, int] = dict(map(itemgetter(0, 1), claim.here))
+    found: dict[int, tuple[int | None, int, int]] = {}
+    for d, first, end in claim.there:
+        if end - first == 1:
+            found[d] = (None, 0, first)
     for i, dim in reversed(list(enumerate(claim.dims))):
         for j, (d, _) in enumerate(factors_of(dim, 1)):
             if d != LOST:

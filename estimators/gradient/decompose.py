@@ -49,13 +49,17 @@ class Pending:
 
     __slots__ = ("operand", "parts", "weight")
 
-    def __init__(self, operand: Any) -> None:
+    def __init__(self, operand: Any, share: Share) -> None:
         self.operand = operand
         self.weight: Weight | None = None
         self.parts: Tensor | None = None  # weights of parts, put together
+        if isinstance(share, Placed):
+            self.add(share)
+        else:
+            self.weight = share
 
     def add(self, share: Share) -> None:
-        """Add the share of one use."""
+        """Add the share of a further use."""
         if isinstance(share, Placed):
             if self.parts is None:
                 device = share.weight.device if isinstance(share.weight, Tensor) else None
@@ -100,8 +104,9 @@ class Walk:
             known = self.forms.get(key)
             if known is None:
                 heapq.heappush(self.heap, (-operand[0], key))
-                known = self.forms[key] = Pending(operand)
-            known.add(share)
+                self.forms[key] = Pending(operand, share)
+            else:
+                known.add(share)
         elif isinstance(operand, Tensor):
             if serial >= 0 and written_since(operand, serial):
                 raise OverwrittenError
@@ -129,8 +134,9 @@ class Walk:
             return
         known = self.leaves.get(id(leaf))
         if known is None:
-            known = self.leaves[id(leaf)] = Pending(leaf)
-        known.add(share)
+            self.leaves[id(leaf)] = Pending(leaf, share)
+        else:
+            known.add(share)
 
     def _add_constant(self, live: Tensor, serial: int) -> None:
         self.constant += float(live.detach())
@@ -140,8 +146,9 @@ class Walk:
         """Take the newest form apart."""
         pending = self.forms.pop(heapq.heappop(self.heap)[1])
         form, weight = pending.operand, pending.total
-        if len(form) == 5 and any(version_of(held) != v for held, v in form[3].versions):
-            raise OverwrittenError
+        for held, version in form[3].versions if len(form) == 5 else ():
+            if version_of(held) != version:
+                raise OverwrittenError
         shares = tuple(form[1](weight))
         for operand, share in zip(reversed(form[2]), reversed(shares), strict=True):
             self.visit(operand, share, form[0])

@@ -138,7 +138,7 @@ def refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None
             members.setdefault(found.universe, set()).update(found.members)
     for universe, some in members.items():
         others = [s for s in universe.closure(some) if s.universe is not ours]
-        for source in universe.in_order(others):
+        for source in sorted(others, key=universe.number):
             refuse_apart(source)
             _refuse_other(source.universe, ours)
             if source.kink_of is not None:

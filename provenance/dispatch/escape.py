@@ -118,6 +118,8 @@ def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
         ConfinedError: if they stand for many values at once.
     """
     given = [each for found in provenances for each in concerned(found)]
+    if not given:
+        return
     confined = _confined(given)
     found = [p for p in given if not _is_known(p)]
     if not found and not confined:

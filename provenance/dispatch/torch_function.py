@@ -134,10 +134,10 @@ def _follow_and_keep(
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
     _follow(func, args, kwargs, result)
-    if first is not None and result.__class__ is ProvenanceTensor:
-        mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
-        if not mixed and not first.universe.is_past:
-            first.calls[tuple(key)] = result._provenance
+    met = {k.universe for k in key if k.__class__ is Provenance}
+    is_one = first is not None and met == {first.universe} and not first.universe.is_past
+    if is_one and first is not None and result.__class__ is ProvenanceTensor:
+        first.calls[tuple(key)] = result._provenance
     return result
 
 

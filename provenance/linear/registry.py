@@ -82,7 +82,9 @@ def resolve(operand: Operand) -> Operand:
     if found is not None and found.universe.state == "settled":
         return raw(Tensor.detach, operand)  # a constant, that holds on to no recording
     form: Form | None = getattr(operand, "_form", None)
-    return operand if form is None or _written_elsewhere(operand, form[0]) else form
+    if form is None or (watching.table and _written_elsewhere(operand, form[0])):
+        return operand
+    return form
 
 
 when_cut: list[Callable[[], None]] = []
@@ -107,11 +109,10 @@ requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 def written_since(tensor: Tensor, serial: int) -> bool:
     """Return whether a tensor was written into after the linear form of this number was made."""
-    return getattr(tensor, "_written", -1) > serial or _written_elsewhere(tensor, serial)
+    is_written = getattr(tensor, "_written", -1) > serial
+    return is_written or bool(watching.table and _written_elsewhere(tensor, serial))
 
 
 def _written_elsewhere(tensor: Tensor, serial: int) -> bool:
-    if not watching.table:
-        return False
     storage = raw(watching.storage_of, tensor)
     return storage is not None and watching.written(storage) > serial

@@ -10,7 +10,7 @@ care for broadcasting ones or for slices.
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +28,24 @@ NOWHERE = sys.maxsize
 """The position of an argument that is given by its name alone, or not at all."""
 
 
-def tensors_in(*nested: Any) -> Iterator[Tensor]:
-    """Yield the tensors in arguments, at any depth of sequences and mappings."""
+_ATOMS = frozenset({int, float, bool, str, type(None), type(Ellipsis)})
+
+
+def tensors_in(*nested: Any) -> list[Tensor]:
+    """Return the tensors in arguments, at any depth of sequences and mappings."""
+    found: list[Tensor] = []
     for item in nested:
+        if item.__class__ in _ATOMS:
+            continue
         if isinstance(item, Tensor):
-            yield item
+            found.append(item)
         elif isinstance(item, (tuple, list, set, frozenset)):
-            yield from tensors_in(*item)
+            found += tensors_in(*item) if item else ()
         elif isinstance(item, Mapping):
-            yield from tensors_in(*item.values())
+            found += tensors_in(*item.values()) if item else ()
         elif isinstance(item, slice):
-            yield from tensors_in(item.start, item.stop, item.step)
+            found += tensors_in(item.start, item.stop, item.step)
+    return found
 
 
 def argument(args: Args, kwargs: Kwargs, position: int, *names: str, default: Any = None) -> Any:
@@ -74,13 +81,12 @@ def lost(shape: Shape, *operands: Any) -> list[Pair]:
 
 def unnamed(pairs: Iterable[Pair], args: Args, kwargs: Kwargs) -> list[Tensor]:
     """Return the operands that a rule does not name as often as they are given."""
-    named = [id(tensor) for tensor, _ in pairs]
-    found = []
-    for tensor in tensors_in(args, kwargs):
-        if id(tensor) in named:
-            named.remove(id(tensor))
-        else:
-            found.append(tensor)
+    found = tensors_in(args, kwargs)
+    for named, _ in pairs:
+        for place, tensor in enumerate(found):
+            if tensor is named:
+                del found[place]
+                break
     return found
 
 

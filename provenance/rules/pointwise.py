@@ -29,10 +29,13 @@ from ancestral.provenance.rules.operands import (
 
 def pointwise(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Element by element, with broadcasting: dimensions meet at the right."""
-    found = list(tensors_in(args, kwargs))
-    if any(rank_of(tensor) > len(shape) for tensor in found):
-        return None  # a reduction was asked for as well
-    return [(t, (LOST,) * (len(shape) - rank_of(t)) + tuple(range(rank_of(t)))) for t in found]
+    pairs: list[Pair] = []
+    for tensor in tensors_in(args, kwargs):
+        rank = rank_of(tensor)
+        if rank > len(shape):
+            return None  # a reduction was asked for as well
+        pairs.append((tensor, (LOST,) * (len(shape) - rank) + tuple(range(rank))))
+    return pairs
 
 
 def where(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:

@@ -139,7 +139,7 @@ class Node:
     @property
     def is_drawn(self) -> bool:
         """Whether its value was drawn in this run."""
-        return self.is_stochastic and not self.is_given
+        return self.type == "sample" and not (self.is_observed or self.is_given)
 
     @property
     def is_score(self) -> bool:
@@ -273,7 +273,7 @@ class Node:
 
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
-        if self.is_modified:
+        if are_written(self.versions):
             raise modified(self.name, self.location)
 
     def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:

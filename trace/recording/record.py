@@ -29,7 +29,7 @@ from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
-from ancestral.trace.context.patch import interceptors, joined
+from ancestral.trace.context.patch import joined, switch
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
@@ -166,9 +166,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             ending.callback(local.pop, trace)
             trace.is_open = True
             local.push(trace)
-            for interceptor in interceptors:
-                interceptor.enter()
-                ending.callback(interceptor.leave)
+            switch.enter()
+            ending.callback(switch.leave)
             ending.enter_context(_Recorder(trace))
             frame = _opening(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
             ending.enter_context(self._governed(trace.universe, outer is None, frame))
