@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import compress
 
 from torch import Tensor
 
@@ -189,7 +190,7 @@ def warn_of_blur(
         blurring: the decisions that all terms depend on, whenever they were finished.
     """
     noted = [each for each in decisions_of(universe).noted if each.decision]
-    if not noted:
+    if not noted or not any(compress(map(_is_decision, sources), structure.reaches)):
         return
     scored = {site.name for site in structure.sites if site.needs_score}
     zero = [number for number, value in enumerate(values) if not value.any()]
@@ -206,6 +207,10 @@ def warn_of_blur(
         for each, found in lines.values():
             warning = BlurredCreditWarning(each, len(found), len(values) - len(zero), ratio)
             warnings.warn(_as_shown(warning), stacklevel=stacklevel())
+
+
+def _is_decision(source: Source) -> bool:
+    return source.is_decision
 
 
 def _as_shown(warning: BlurredCreditWarning) -> BlurredCreditWarning:

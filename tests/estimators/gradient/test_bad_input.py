@@ -188,7 +188,12 @@ WITHOUT_GRADIENT: list[tuple[Program, type[Exception], str]] = [
     ],
 )
 def test_a_loss_that_has_no_estimate_is_refused(
-    ask: Callable[..., object], program: Program, error: type[Exception], text: str, logits: Tensor
+    ask: Callable[..., object],
+    program: Program,
+    error: type[Exception],
+    text: str,
+    logits: Tensor,
+    nothing_recorded: None,
 ) -> None:
     with an.record():
         loss = program(logits)
