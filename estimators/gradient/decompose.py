@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ancestral.provenance.dispatch.linear_forms import resolve, written_since
 from ancestral.provenance.linear.loss_functions import Unreduced
-from ancestral.provenance.linear.registry import resolve, written_since
 from ancestral.provenance.linear.transpose import exact, name_of, value_of
 from ancestral.provenance.tensor.linear_form import (
     Form,

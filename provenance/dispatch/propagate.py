@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, union
-from ancestral.provenance.rules.pointwise import is_kink
-from ancestral.provenance.rules.registry import RULES, positional, reads_values, tensors_in, unnamed
+from ancestral.provenance.rules.indexing import reads_values
+from ancestral.provenance.rules.op import unnamed
+from ancestral.provenance.rules.registry import RULES, is_kink
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import positional, tensors_in
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
@@ -73,7 +75,7 @@ def _past_kinks(
     kwargs: Mapping[str, Any],
 ) -> Provenance | None:
     found = _by_rule(func, shape, args, kwargs)
-    return found.kinked() if found is not None and is_kink(func, dtype, kwargs) else found
+    return found.kinked() if found is not None and is_kink(func, dtype, args, kwargs) else found
 
 
 def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:

@@ -15,7 +15,7 @@ from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
-from ancestral.provenance.dispatch.escape import escape, is_escape, may_escape
+from ancestral.provenance.dispatch.escape import escape, is_escape
 from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
 from ancestral.provenance.dispatch.inplace import (
     is_write,
@@ -23,15 +23,16 @@ from ancestral.provenance.dispatch.inplace import (
     refuse_parameters,
     run_write,
     targets,
+    writes_besides,
+    written_besides,
 )
+from ancestral.provenance.dispatch.linear_forms import form_of, forms_of
 from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
-from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
-from ancestral.provenance.rules.mutated_args import writes_besides, written_besides
-from ancestral.provenance.rules.registry import operands_of, tensors_in
-from ancestral.provenance.rules.slicing import pieces_of
+from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling, lasting, now
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
@@ -156,7 +157,9 @@ _plain_results: set[_Function] = set()  # functions that write nothing and let n
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
+    found = _Traits(
+        name == "__get__", is_write(name), name.split(".")[0] in ESCAPES, writes_besides(func)
+    )
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
         if not any(found) and func not in PASSES:

@@ -21,23 +21,13 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Shape
-from ancestral.provenance.rules.operands import (
-    Args,
-    Function,
-    Kwargs,
-    Pair,
-    Rule,
-    argument,
-    identity,
-    lost,
-    rank_of,
-    tensors_in,
-)
+from ancestral.provenance.rules.op import Op, Pair, identity, lost, rank_of
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_functorch_wrapped_tensor
 
-_MASKS = (torch.bool, torch.uint8)
+MASKS = (torch.bool, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def reads_values(function: Function, args: Args, kwargs: Kwargs) -> bool:
         return False
     given = args[1] if len(args) > 1 else kwargs.get("indices")
     items = given if isinstance(given, (tuple, list)) else (given,)
-    if not any(type(t) is Tensor and t.dtype not in _MASKS for t in items):
+    if not any(type(t) is Tensor and t.dtype not in MASKS for t in items):
         return False
     # What nobody tracks keeps nothing of what is read from it, whatever the values are.
     return function is not _READ_ONLY or provenance(args[0]) is not None
@@ -128,7 +118,7 @@ def _parsed(index: Any, rank: int) -> _Subscript | None:
             indices.append((at, item))
             places.append(len(axes))
         at += _consumed(item)
-    width = max((1 if t.dtype in _MASKS else rank_of(t) for _, t in indices), default=0)
+    width = max((1 if t.dtype in MASKS else rank_of(t) for _, t in indices), default=0)
     start = places[0] if places and places[0] == places[-1] else 0
     axes[start:start] = [LOST] * width
     scalars = tuple(t for t in items if isinstance(t, Tensor) and not rank_of(t))
@@ -142,7 +132,7 @@ def _indices(items: list[Any]) -> Any:
 
 def _is_known(item: Any) -> bool:
     if isinstance(item, Tensor):
-        return rank_of(item) > 0 or item.dtype not in _MASKS
+        return rank_of(item) > 0 or item.dtype not in MASKS
     if isinstance(item, slice):
         return not any(True for _ in tensors_in(item))
     return item is None or item is Ellipsis or type(item) is int
@@ -152,7 +142,7 @@ def _consumed(item: Any) -> int:
     """Return how many dimensions an item of a subscript is for."""
     if item is None or item is Ellipsis:
         return 0
-    return rank_of(item) if isinstance(item, Tensor) and item.dtype in _MASKS else 1
+    return rank_of(item) if isinstance(item, Tensor) and item.dtype in MASKS else 1
 
 
 def _of_indices(shape: Shape, found: _Subscript) -> list[Pair]:
@@ -161,7 +151,7 @@ def _of_indices(shape: Shape, found: _Subscript) -> list[Pair]:
     pairs: list[Pair] = []
     for _, t in found.indices:
         dims = [LOST] * len(shape)
-        if t.dtype not in _MASKS:  # which place is the n-th of a mask, all before it decide
+        if t.dtype not in MASKS:  # which place is the n-th of a mask, all before it decide
             dims[end - rank_of(t) : end] = range(rank_of(t))
         pairs.append((t, tuple(dims)))
     return pairs
@@ -172,7 +162,7 @@ def _counted(x: Tensor, found: _Subscript) -> list[tuple[int, int]]:
     end = found.start + found.width
     pairs: list[tuple[int, int]] = []
     for dim, t in found.indices:
-        if not _is_constant(t) or t.dtype in _MASKS or _shares(t, x):
+        if not _is_constant(t) or t.dtype in MASKS or _shares(t, x):
             continue
         for axis, size in enumerate(t.shape):
             if size == x.shape[dim] and _counts(t, axis):
@@ -211,7 +201,7 @@ def _written(shape: Shape, x: Tensor, found: _Subscript, value: Any) -> list[Pai
         moved = ((along.get(d, LOST), rank_of(value) - rank) for d in range(len(shape)))
         pairs.append((value, tuple(_at_least(axis, axis + shift) for axis, shift in moved)))
     for dim, t in found.indices:
-        if t.dtype not in _MASKS:
+        if t.dtype not in MASKS:
             shift = rank_of(t) - end
             own = (along.get(d, LOST) for d in range(len(shape)))
             first = max(found.start, end - rank_of(t))
@@ -240,6 +230,4 @@ def _is_even(value: Any, reach: int, found: _Subscript) -> bool:
     return rank_of(value) < reach or value.shape[rank_of(value) - reach] == 1
 
 
-TABLE: dict[Rule, str] = {
-    index_put: "index_put index_put_",
-}
+OPS = (Op("index_put index_put_", index_put),)

@@ -19,8 +19,8 @@ from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.inplace import mark_shared
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, untrack
 from ancestral.provenance.tensor.torch_internals import (
     BufferDict,

@@ -60,9 +60,10 @@ class Gate:
     def __init__(self) -> None:
         self.is_shut = False
 
-    def __call__(self, gradient: Tensor) -> Tensor | None:
+    def __call__(self, gradient: Tensor | None) -> Tensor | None:
         """Return the gradient that goes on, None for what came."""
-        return torch.zeros_like(gradient) if self.is_shut else None
+        # Torch has none where the derivative is zero everywhere: of a count, say.
+        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else None
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,6 @@
-"""Registry of linear forms: the form that the result of an op gets, so that a loss can be undone.
+"""Linear forms: what the result of an op is made of, so that a loss can be undone.
 
-Everything that is missing in the table of linear ops is one separate cost; that is always right and
+The result of an op whose row says nothing of it is one separate cost; that is always right and
 costs variance only.
 """
 
@@ -13,24 +13,12 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.linear.build import first, shape_of
-from ancestral.provenance.linear.table import LINEAR, SPLITS
 from ancestral.provenance.linear.transpose import placed
-from ancestral.provenance.rules.operands import Args, Kwargs, argument
+from ancestral.provenance.rules.registry import LINEAR
 from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
 from ancestral.provenance.tensor.linear_form import Call, Form, Hole, Operand, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, raw
-
-__all__ = [
-    "LINEAR",
-    "SPLITS",
-    "form_of",
-    "forms_of",
-    "requires_grad",
-    "resolve",
-    "when_cut",
-    "without_history",
-    "written_since",
-]
 
 
 def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Form | None:
