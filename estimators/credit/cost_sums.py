@@ -119,8 +119,8 @@ def apart_through(edge: Alignment, apart: frozenset[int]) -> frozenset[int]:
 def _places(claim: Alignment) -> dict[int, tuple[int | None, int, int]]:
     """Return for each dimension of a site of which one element is depended on which that is.
 
-    It is told by the dimension that indexes it, the factor of that, and the offset; or is the one
-    of a number.
+    Each is given by the dimension that indexes it, the factor of that, and the offset; or by its
+    number alone.
     """
     starts: dict[int, int] = dict(map(itemgetter(0, 1), claim.there))
     heres: dict[int, int] = dict(map(itemgetter(0, 1), claim.here))
