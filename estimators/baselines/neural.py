@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, StateError, decayed
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Credit, Part
 from ancestral.trace.context.argument_checks import kind_of
-from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.node import Node
 
 Inputs = Tensor | Callable[[Credit], Tensor]
@@ -24,21 +25,22 @@ _ADAM = partial(torch.optim.Adam, lr=0.01)
 class Neural(Learned):
     """What a network foretells of the credit, and of the rest the other elements.
 
-        b[n] = m + d f(x[n]) + LOO(C - m - d f(x))[n],   f = argmin Σ_earlier (C - m - d f(x))²
+        b[n, k] = m + d f(x[n], z[n, others than k]) + LOO(what is left)[n, k]
+        f = argmin Σ_earlier (C - m - d f)²
 
-    By default, x is what the distribution of each example was given: its parameters. LOO is what
-    `LeaveOneOut` subtracts; m and d are mean and deviation of earlier credits. After each recording
-    the network takes a step towards it.
+    By default, x is what the distribution of each example was given: its parameters. Of the other
+    elements of the example, f is linear. LOO is what `LeaveOneOut` subtracts; m and d are mean and
+    deviation of earlier credits. After each recording the network takes a step towards it.
 
-    Unbiased, because x is there before the draw, which is checked, and m, d and f hold earlier
-    recordings only. Mnih and Gregor (2014), "Neural variational inference and learning in belief
+    Unbiased, because x is there before the draw, which is checked, the elements of a site are drawn
+    independently, and m, d and f hold earlier recordings only. Mnih and Gregor (2014), "Neural variational inference and learning in belief
     networks", section 2.3.
 
     Args:
         inputs: x, [N, ...] for a site of N examples along its first dimension, or of another shape
             for all of them; a tensor, or a function of the credit that returns one.
         net: maps [N, features] to one number for each example, [N, 1], or for each of its elements;
-            by default, a network of 64 hidden units for each site, or each number of features.
+            by default, a network of 64 hidden units for each site, which sees the other elements.
         optimizer: makes the optimizer of a network from its parameters, Adam at 0.01 by default.
             If None, its gradients are left in ``.grad``, for an optimizer of the user's.
 
@@ -117,7 +119,7 @@ class Neural(Learned):
         if self._shared is None:
             away = x - memory["inputs"] / memory["weight"]
             x = away / _deviation(memory, "inputs", "squared inputs")
-        found: Tensor = net(x)
+        found: Tensor = net(x) if self._shared is not None else net(x, _values(credit))
         size = (1,) * len(shape[1:]) if found.numel() == len(found) else shape[1:]
         found = found.reshape(*found.shape[: len(shape)][:1], *size) if shape else found.reshape(())
         return memory["mean"] / memory["weight"] + _deviation(memory, "mean", "square") * found
@@ -128,11 +130,8 @@ class Neural(Learned):
         if key not in self._nets:
             net = self._shared
             if net is None:
-                features = _features(credit).shape[-1]
-                outputs = math.prod(credit.shape[1:])
-                last = nn.Linear(64, outputs)
-                nn.init.zeros_(last.weight)  # to begin with the mean
-                net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), last).to(credit.total)
+                values = _values(credit)
+                net = _Network(_features(credit).shape[-1], *values.shape[1:]).to(credit.total)
             made = None if self._optimizer is None else self._optimizer(net.parameters())
             self._nets[key] = net, made
             if key in self._pending:
@@ -176,6 +175,36 @@ class Neural(Learned):
                 for each in zip(*(one.parameters() for one in same), strict=True):
                     each[0].copy_(torch.stack([p.to(each[0]) for p in each]).mean(0))
         return self
+
+
+class _Network(nn.Module):
+    """Foretells the credit of each element from inputs, and from the values of the others."""
+
+    def __init__(self, features: int, elements: int, width: int) -> None:
+        super().__init__()
+        last = nn.Linear(64, elements)
+        nn.init.zeros_(last.weight)  # to begin with the mean
+        self.inner = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), last)
+        self.others = nn.Parameter(torch.zeros(elements, width))
+
+    def forward(self, x: Tensor, values: Tensor) -> Tensor:
+        """Return what is foretold, [N, elements], of x [N, features], values [N, elements, width]."""
+        own = (values * self.others).sum(-1)
+        found: Tensor = self.inner(x) + own.sum(1, keepdim=True) - own
+        return found
+
+
+def _values(credit: Credit) -> Tensor:
+    """Return the values of each example, [N, elements, width], classes as ones among zeros."""
+    count = credit.shape[0] if credit.shape else 1
+    elements = math.prod(credit.shape[1:])
+    node: Node | None = credit.site
+    if node is None or node.shape != credit.shape:
+        return credit.total.new_zeros(count, elements, 0)
+    value, fn = node.value.detach(), factorized(node.fn) if node.fn is not None else None
+    if isinstance(fn, Categorical):
+        value = nn.functional.one_hot(value.long(), fn.param_shape[-1])
+    return value.reshape(count, elements, -1).to(credit.total)
 
 
 def _given_to(credit: Credit) -> Tensor:

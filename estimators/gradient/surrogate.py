@@ -10,6 +10,7 @@ from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -19,7 +20,6 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
-from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
