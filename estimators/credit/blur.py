@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, by_element
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
-from ancestral.provenance.tensor.control_flow import Noted, decisions_of
+from ancestral.provenance.tensor.control_flow import Escape, Noted, decisions_of
 from ancestral.provenance.tensor.frame_owner import user_frame
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms
@@ -144,7 +144,7 @@ class BlurredCreditWarning(UserWarning):
             f"{read.filename}:{read.line}{f' ({code[:80]})' if code else ''} reads a value that "
             f"depends on {listed}, and Python may decide on it: {count} of {total} terms of the "
             f"loss, which were apart from it, count for every element of it now{cost}; "
-            f"{_AFTER if noted.is_after else WAYS_OUT.format(package=_package(read.module))}"
+            f"{_AFTER if noted.is_after else WAYS_OUT.format(package=_package(read))}"
         )
 
 
@@ -161,9 +161,9 @@ _AFTER = (
 )
 
 
-def _package(module: str) -> str:
-    name = module.split(".")[0]
-    return "package" if name in ("", "__main__") else name
+def _package(read: Escape) -> str:
+    """Return the package that reads, a word in its place where that is the user's own code."""
+    return read.module.split(".")[0] if "-packages" in read.filename else "package"
 
 
 def _times(ratio: float) -> str:
@@ -192,20 +192,25 @@ def warn_of_blur(
     noted = [each for each in decisions_of(universe).noted if each.decision]
     if not noted or not any(compress(map(_is_decision, sources), structure.reaches)):
         return
-    scored = {site.name for site in structure.sites if site.needs_score}
-    zero = [number for number, value in enumerate(values) if not value.any()]
-    blur = Blur(structure, sources, scored, zero)
-    lines: dict[tuple[str, int], tuple[Noted, set[int]]] = {}
+    scored = [site for site in structure.sites if site.needs_score]
+    is_one = all(size == 1 for site in scored for size in site.shape)
+    lines: dict[tuple[str, int, bool], list[Noted]] = {}
     for each in noted:
-        terms = blur.numbers(each.sources, each.decision)
         is_whole = each.is_after or each.decision <= frozenset(blurring)
-        if terms and (is_whole or _could_be_apart(structure, blur.upstream(each.sources), terms)):
-            where = (each.escape.filename, each.escape.line)
-            lines.setdefault(where, (each, set()))[1].update(terms)
-    if lines:
+        if is_whole or not is_one:
+            lines.setdefault((each.escape.filename, each.escape.line, is_whole), []).append(each)
+    zero = [number for number, value in enumerate(values) if lines and not value.any()]
+    blur = Blur(structure, sources, {site.name for site in scored}, zero)
+    lost: dict[tuple[str, int], tuple[Noted, int]] = {}
+    for (filename, line, is_whole), reads in lines.items():
+        read = frozenset[Source]().union(*(each.sources for each in reads))
+        terms = blur.numbers(read, frozenset[Source]().union(*(each.decision for each in reads)))
+        if terms and (is_whole or _could_be_apart(structure, blur.upstream(read), terms)):
+            lost[filename, line] = reads[0], len(terms)
+    if lost:
         ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
-        for each, found in lines.values():
-            warning = BlurredCreditWarning(each, len(found), len(values) - len(zero), ratio)
+        for each, count in lost.values():
+            warning = BlurredCreditWarning(each, count, len(values) - len(zero), ratio)
             warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
 

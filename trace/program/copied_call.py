@@ -1,4 +1,4 @@
-"""Copied calls: functions with a state of their own, called twice with the same random numbers."""
+"""Copied calls: functions that hold a state, called twice with the same random numbers."""
 
 import copy
 import random

@@ -291,8 +291,8 @@ class _External:
                 self._name,
                 f"element {int(rows.nonzero()[0])} of result {number} changes with element {at} of "
                 f"the arguments; expected that along dimension {self._dim} element n depends on "
-                "elements n only; say dim=None, or give each element a state and a generator of "
-                "random numbers of its own",
+                "elements n only; say dim=None, or give each element its own state, and "
+                "its own generator of random numbers",
             )
 
 
