@@ -33,8 +33,8 @@ class Neural(Learned):
     deviation of earlier credits. After each recording the network takes a step towards it.
 
     Unbiased, because x is there before the draw, which is checked, the elements of a site are drawn
-    independently, and m, d and f hold earlier recordings only. Mnih and Gregor (2014), "Neural variational inference and learning in belief
-    networks", section 2.3.
+    independently, and m, d and f hold earlier recordings only. Mnih and Gregor (2014), "Neural
+    variational inference and learning in belief networks", section 2.3.
 
     Args:
         inputs: x, [N, ...] for a site of N examples along its first dimension, or of another shape
