@@ -717,7 +717,7 @@ def test_trust() -> None:
             z = drawn(leaves()[0])
             z.tolist()
         assert trace.escapes == ()
-    model = an.wrap(Terms(leaves()[0]), trust=("pytest", __name__))
+    model: Any = an.wrap(Terms(leaves()[0]), trust=("pytest", __name__))
     model.register_forward_hook(lambda *_: model.theta.grad is None and print(_[-1]))
     model()
     assert model.trace.escapes == ()

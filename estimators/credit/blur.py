@@ -132,20 +132,27 @@ class BlurredCreditWarning(UserWarning):
             does not tell.
     """
 
-    def __init__(self, noted: Noted, count: int, total: int, ratio: float | None) -> None:
-        """Name the line, what was read, what it costs, and the ways out."""
-        read = noted.escape
-        self.filename, self.line, self.terms, self.ratio = read.filename, read.line, count, ratio
-        code = linecache.getline(read.filename, read.line).strip()
-        names = sorted(read.sources)
-        listed = ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
-        cost = "" if ratio is None else f", and the squared credit is {_times(ratio)} what it was"
-        super().__init__(
-            f"{read.filename}:{read.line}{f' ({code[:80]})' if code else ''} reads a value that "
-            f"depends on {listed}, and Python may decide on it: {count} of {total} terms of the "
-            f"loss, which were apart from it, count for every element of it now{cost}; "
-            f"{_AFTER if noted.is_after else WAYS_OUT.format(package=_package(read))}"
-        )
+    filename: str = ""
+    line: int = 0
+    terms: int = 0
+    ratio: float | None = None
+
+
+def _warning(noted: Noted, count: int, total: int, ratio: float | None) -> BlurredCreditWarning:
+    """Return the warning, with the line, what was read, what it costs, and the ways out."""
+    read = noted.escape
+    code = linecache.getline(read.filename, read.line).strip()
+    names = sorted(read.sources)
+    listed = ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
+    cost = "" if ratio is None else f", and the squared credit is {_times(ratio)} what it was"
+    found = BlurredCreditWarning(
+        f"{read.filename}:{read.line}{f' ({code[:80]})' if code else ''} reads a value that "
+        f"depends on {listed}, and Python may decide on it: {count} of {total} terms of the loss, "
+        f"which were apart from it, count for every element of it now{cost}; "
+        f"{_AFTER if noted.is_after else WAYS_OUT.format(package=_package(read))}"
+    )
+    found.filename, found.line, found.terms, found.ratio = read.filename, read.line, count, ratio
+    return found
 
 
 WAYS_OUT = (
@@ -210,7 +217,7 @@ def warn_of_blur(
     if lost:
         ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
         for each, count in lost.values():
-            warning = BlurredCreditWarning(each, count, len(values) - len(zero), ratio)
+            warning = _warning(each, count, len(values) - len(zero), ratio)
             warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
 

@@ -34,12 +34,10 @@ class Name(NamedTuple):
     owner: Slot | None = None  # None for a variable
 
 
-class UnknownError(Exception):
-    """It cannot be told what the code does."""
-
-
-class ComputedError(Exception):
-    """The code raises because of what was read."""
+UnknownError = LookupError
+"""It cannot be told what the code does."""
+ComputedError = ArithmeticError
+"""The code raises because of what was read."""
 
 
 _UNKNOWN: Any = object()

@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 
-class CopyError(TypeError):
-    """A function, or what it uses, cannot be copied."""
-
-
 def copied(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with copies of what it holds: its object, closure, defaults and globals.
 
     Raises:
-        CopyError: if something cannot be copied.
+        TypeError: if something cannot be copied.
     """
     memo: dict[int, Any] = {}
     try:
@@ -28,7 +24,7 @@ def copied(function: Callable[..., Any]) -> Callable[..., Any]:
             return _copied(function, memo)
         return copy.deepcopy(function, memo)
     except Exception as error:  # of the user's objects, whatever they raise
-        raise CopyError(f"{type(error).__name__}: {error}") from error
+        raise TypeError(f"{type(error).__name__}: {error}") from error
 
 
 def _copied(function: FunctionType, memo: dict[int, Any]) -> FunctionType:

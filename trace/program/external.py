@@ -36,7 +36,7 @@ from ancestral.provenance.tensor.torch_internals import tree_flatten, tree_unfla
 from ancestral.trace.context.argument_checks import check_function, kind_of
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
-from ancestral.trace.program.copied_call import CopyError, copied, perturbed, same_randomness
+from ancestral.trace.program.copied_call import copied, perturbed, same_randomness
 
 _Result = np.ndarray | np.generic | bool | int | float
 
@@ -44,9 +44,10 @@ _Result = np.ndarray | np.generic | bool | int | float
 class ExternalError(ValueError):
     """What goes into an external function, or comes back from it, is not as was promised."""
 
-    def __init__(self, name: str, what: str) -> None:
-        """Name the function and the line, and say what was expected, what came, what to do."""
-        super().__init__(f"an.external({name}) at {place().location}: {what}")
+
+def _error(name: str, what: str) -> ExternalError:
+    """Return the error, with the function, the line, what was expected, what came, what to do."""
+    return ExternalError(f"an.external({name}) at {place().location}: {what}")
 
 
 class _Given(NamedTuple):
@@ -155,7 +156,7 @@ class _External:
         tensors = {n: leaf for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         for leaf in tensors.values():
             if leaf.requires_grad and site_of(leaf) is None and torch.is_grad_enabled():
-                raise ExternalError(
+                raise _error(
                     self._name,
                     f"an argument of shape {list(leaf.shape)} requires a gradient, which would be "
                     "lost, since none goes through code that torch cannot see; pass .detach() of "
@@ -168,7 +169,7 @@ class _External:
             if -leaf.ndim <= self._dim < leaf.ndim:
                 return _Given(tensors, leaf.shape[self._dim])
         if tracked:
-            raise ExternalError(
+            raise _error(
                 self._name,
                 f"no argument has a dimension {self._dim} (the first is of shape "
                 f"{list(tracked[0].shape)}); expected one of a batch, or dim=None",
@@ -223,7 +224,7 @@ class _External:
             has_dim = -len(shape) <= self._dim < len(shape)
             if not has_dim or shape[self._dim] != given.size:
                 came = f"a result of shape {list(shape)}" if shape else f"{kind_of(part)}"
-                raise ExternalError(
+                raise _error(
                     self._name,
                     f"expected results with {given.size} elements along dimension {self._dim}, as "
                     f"the arguments have; found {came}; return one for each element, or say "
@@ -262,8 +263,8 @@ class _External:
         others = [changed.get(n, leaf) for n, leaf in enumerate(leaves)]
         try:
             twins = copied(self._function), copied(self._function)
-        except CopyError as error:
-            raise ExternalError(
+        except TypeError as error:
+            raise _error(
                 self._name,
                 f"check=True calls a copy of the function, and it cannot be copied ({error}); "
                 "pass a method of an object that copy.deepcopy takes, or leave the check out",
@@ -287,7 +288,7 @@ class _External:
         rows = differs.movedim(self._dim, 0).reshape(size, -1).any(1)
         rows[at] = False
         if rows.any():
-            raise ExternalError(
+            raise _error(
                 self._name,
                 f"element {int(rows.nonzero()[0])} of result {number} changes with element {at} of "
                 f"the arguments; expected that along dimension {self._dim} element n depends on "

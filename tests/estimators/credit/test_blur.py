@@ -129,7 +129,7 @@ def test_the_default_filter_shows_a_line_once() -> None:
     shown: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = lambda *args: shown.append(str(args[0]))  # type: ignore[assignment]
+        warnings.showwarning = lambda *args: shown.append(str(args[0]))
         for _ in range(6):
             with an.record():
                 loss = costs(coins()).mean()

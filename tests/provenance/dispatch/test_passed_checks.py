@@ -500,7 +500,7 @@ def test_a_check_within_a_recorded_function_and_a_wrapped_model_is_none_either()
         def forward(self, source: str) -> Tensor:
             return drawn(self.theta, made(source))
 
-    model = an.wrap(Model())
+    model: Any = an.wrap(Model())
     model.register_forward_hook(lambda *_: None)  # which torch calls in a `try`
     function = an.record()(lambda source: drawn(THETA, made(source)))
     for each in (model, function):

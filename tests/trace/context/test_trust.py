@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ class Model(nn.Module):
 
 
 def test_a_wrapped_module_keeps_what_it_trusts(library: ModuleType) -> None:
-    model = an.wrap(Model(), trust=("library",))
+    model: Any = an.wrap(Model(), trust=("library",))
     for each in (model, pickle.loads(pickle.dumps(model)), an.wrap(model, trust="library")):
         each()
         assert each.trace.escapes == ()
@@ -126,7 +127,7 @@ def test_a_wrapped_module_keeps_what_it_trusts(library: ModuleType) -> None:
         (("torch", "z.item"), r"'z.item'"),
     ],
 )
-def test_a_name_that_no_module_has_is_refused_at_once(trust: object, text: str) -> None:
+def test_a_name_that_no_module_has_is_refused_at_once(trust: Any, text: str) -> None:
     for ask in (an.record, lambda trust: an.wrap(Model(), trust=trust)):
         with pytest.raises(ValueError, match=text):
             ask(trust=trust)

@@ -5,7 +5,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -374,17 +374,17 @@ class CartPoles:
         move = push - 0.05 * turn * cos / 1.1
         self.state = self.state + 0.02 * np.stack([v, move, speed, turn], 1)
         fallen = (abs(self.state[:, 0]) > 2.4) | (abs(self.state[:, 2]) > 0.2095)
-        for n in np.flatnonzero(fallen):
+        for n in np.flatnonzero(fallen).tolist():
             self.state[n] = self._start(n)
         return self.state, 1.0 - fallen
 
 
 def balance(
     weight: Tensor, step: Callable[[Tensor], Any], first: np.ndarray, horizon: int
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return the log-probabilities of the actions, and the rewards, of each step."""
     state = torch.from_numpy(first.copy())
-    scores, rewards = [], []
+    scores, rewards = list[Tensor](), list[Tensor]()
     for _ in range(horizon):
         fn = Bernoulli(logits=state @ weight)
         action = fn.sample()
@@ -397,7 +397,7 @@ def balance(
 def test_eight_cart_poles_reach_the_variance_of_reward_to_go_by_hand() -> None:
     """Draw by draw, the gradient is that of the estimator written for each environment."""
     start = torch.tensor([0.1, 0.2, 1.0, 0.5], dtype=torch.float64)
-    ours, theirs, looked = [], [], []
+    ours, theirs, looked = list[Any](), list[Any](), list[Any]()
     for seed in range(12):
         weight = start.clone().requires_grad_()
         torch.manual_seed(seed)
