@@ -14,7 +14,7 @@ from ancestral.estimators.baselines.learned import Learned, Memory, StateError, 
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Credit, Part
 from ancestral.trace.context.argument_checks import kind_of
-from ancestral.trace.nodes.distribution_params import factorized, parameters
+from ancestral.trace.nodes.distribution_params import Held, factorized, parameters
 from ancestral.trace.nodes.node import Node
 
 Inputs = Tensor | Callable[[Credit], Tensor]
@@ -72,11 +72,9 @@ class Neural(Learned):
         self._nets: dict[str, tuple[nn.Module, Any]] = {}
         self._pending: Mapping[str, Any] = {}
 
-    def inputs_of(self, credit: Credit) -> Tensor:
-        """Return x of a site, tracked."""
-        if self._inputs is None:
-            return _given_to(credit)
-        return self._inputs if isinstance(self._inputs, Tensor) else self._inputs(credit)
+    def inputs_of(self, credit: Credit) -> Tensor | None:
+        """Return the user's x for a site, tracked; None for the parameters of its distribution."""
+        return self._inputs(credit) if callable(self._inputs) else self._inputs
 
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
         net, _ = self._net_of(credit)
@@ -188,7 +186,7 @@ class _Network(nn.Module):
         self.others = nn.Parameter(torch.zeros(elements, width))
 
     def forward(self, x: Tensor, values: Tensor) -> Tensor:
-        """Return what is foretold, [N, elements], of x [N, features], values [N, elements, width]."""
+        """Return what [N, features] and values [N, elements, width] foretell, [N, elements]."""
         own = (values * self.others).sum(-1)
         found: Tensor = self.inner(x) + own.sum(1, keepdim=True) - own
         return found
@@ -208,17 +206,25 @@ def _values(credit: Credit) -> Tensor:
 
 
 def _given_to(credit: Credit) -> Tensor:
-    """Return the parameters of the distribution of each example, [N, features]."""
+    """Return the parameters of the distribution of each example, [N, features].
+
+    Raises:
+        TypeError: if it is not known.
+    """
     node: Node | None = credit.site
     if node is None or node.fn is None:
         raise TypeError(f"site {credit.name!r} has no distribution: pass inputs= to Neural")
-    shape = credit.shape[:1]
-    found = []
-    for tensor, event in parameters(node.fn):
-        if tensor.is_floating_point() and 0 <= event <= tensor.dim():
-            whole = tensor.detach().expand(node.shape + tensor.shape[tensor.dim() - event :])
-            found.append(whole.reshape(*shape, -1))
-    return torch.cat(found, -1)
+    fn: Any = factorized(node.fn)
+    if hasattr(type(fn), "logits"):  # the same, whichever were asked for
+        held = [Held(fn.logits, fn.logits.dim() - len(fn.batch_shape))]
+    else:
+        held = [each for each in parameters(fn) if each.tensor.is_floating_point()]
+    wholes = [
+        tensor.detach().expand(node.shape + tensor.shape[tensor.dim() - event :])
+        for tensor, event in held
+        if 0 <= event <= tensor.dim()
+    ]
+    return torch.cat([whole.reshape(*credit.shape[:1], -1) for whole in wholes], -1)
 
 
 def _features(credit: Credit) -> Tensor:

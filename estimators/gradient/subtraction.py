@@ -129,12 +129,14 @@ class Subtraction:
         self._refuse_dependent(node, baseline, result)
         return plain.to(credit.total)
 
-    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor:
+    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor | None:
         """Return the inputs that a baseline asks for, plain, none of which any draw reaches."""
         with _resumed(self._universe), self._shown_values():
             result: Any = baseline.inputs_of(self._tracked(node, credit))
+        if result is None:
+            return None
         if not isinstance(result, Tensor):
-            raise BaselineError(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
+            raise _wrong(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
         self._refuse_dependent(node, baseline, result, lawful=frozenset())
         return untrack(result).detach()
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -93,7 +94,9 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> 
         if less is not None:
             totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
     routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
-    return _followed(joined(routes), problem)
+    reaching = compress(problem.structure.sites, problem.structure.reaches)
+    gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
+    return _followed(joined(routes, gated), problem)
 
 
 def _subtracted(
@@ -287,6 +290,10 @@ def _descend(
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)
         raise
+    finally:
+        for node in problem.nodes.values():
+            if node.gate is not None and node.gate.is_kept is not None:
+                node.gate.is_shut = node.gate.is_kept
     if not retain_graph:
         settle(problem.trace)
 
