@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -241,6 +242,10 @@ def _decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
+    values = [term.value for term in problem.terms]
+    warn_of_blur(
+        problem.structure, problem.sources, values, problem.trace.universe, problem.blurring
+    )
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()

@@ -19,7 +19,7 @@ from ancestral.provenance.rules.op import Place, Written
 from ancestral.provenance.rules.registry import WRITES, WRITTEN
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
-from ancestral.provenance.tensor.control_flow import is_constant, recording
+from ancestral.provenance.tensor.control_flow import is_constant, lasting, now, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
@@ -229,8 +229,8 @@ def _mark(
         old, shape = getattr(target, "_provenance", None), tuple(raw(Tensor.size, target))
         if old is not None and old.shape != shape:
             attach(target, old.lost(shape))  # as an `out` that was too small is
-        found, known = infer(func, target, args, kwargs), provenance(target)
-        if found is None or found.universe.state == "settled":
+        found, known = now(infer(func, target, args, kwargs)), provenance(target)
+        if found is None:
             continue
         if is_constant(found.universe) and _kinds(target):
             continue  # it was not refused: a number like any other
@@ -238,6 +238,7 @@ def _mark(
         target._form = None  # type: ignore[attr-defined]
         mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
+        form = lasting(form, found.universe)
         if form is not None:  # the operand is what the target was, not what it became
             operands = tuple(before if x is target else x for x in form[2])
             form = (form[0], form[1], operands, *form[3:])
