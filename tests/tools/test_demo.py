@@ -37,33 +37,34 @@ def test_the_folder_holds_exactly_the_promised_files(out: Path) -> None:
 
 
 def test_every_layer_has_a_finite_positive_variance_for_each_method(table: Rows) -> None:
-    expected = [(letter, layer) for letter in "abcd" for layer in LAYERS]
+    expected = [(letter, layer) for letter in "abcde" for layer in LAYERS]
     assert sorted((row["estimator"], row["layer"]) for row in table) == sorted(expected)
     variances = [float(row["variance"]) for row in table]
     assert all(math.isfinite(v) and v > 0 for v in variances)
 
 
 def test_the_total_is_the_sum_of_the_layers(table: Rows) -> None:
-    for letter in "abcd":
+    for letter in "abcde":
         own = {row["layer"]: float(row["variance"]) for row in table if row["estimator"] == letter}
         total = own.pop("total")
         assert sum(own.values()) == pytest.approx(total, rel=1e-4)
 
 
-def test_the_total_variance_falls_thirtyfold_with_nothing_annotated(table: Rows) -> None:
+def test_the_default_has_less_variance_than_what_is_written_by_hand(table: Rows) -> None:
     fold = {
         row["estimator"]: float(row["fold_below_a"]) for row in table if row["layer"] == "total"
     }
     assert fold["a"] == 1
-    assert fold["c"] > 30
-    assert fold["d"] > fold["c"]
+    assert fold["c"] > 1.3 * fold["b"] > 30
+    assert fold["d"] > 0.9 * fold["c"]
+    assert fold["e"] < 1 / 30
 
 
 def test_the_generative_net_has_the_same_variance_under_every_method(table: Rows) -> None:
     """Its gradient has no score-function term, and the draws are the same."""
     for layer in ("prior_h2", "generate_h1", "generate_x"):
         found = [float(row["variance"]) for row in table if row["layer"] == layer]
-        assert found == pytest.approx([found[0]] * 4, rel=1e-3)
+        assert found == pytest.approx([found[0]] * 5, rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_table_and_another_gives_another(
@@ -84,7 +85,7 @@ def test_the_screen_shows_the_table_and_the_ratios_and_the_bar_stays_apart(
 ) -> None:
     run(tmp_path, steps=2, repeats=2)
     shown = capsys.readouterr()
-    for words in ("infer_h1", "total variance, a / c: ", "held-out ELBO after 2 steps of (d)"):
+    for words in ("infer_h1", "total variance, a / c: ", "held-out ELBO after 2 steps of (c)"):
         assert words in shown.out
     assert "step/s" in shown.err
     assert "step/s" not in shown.out

@@ -40,6 +40,15 @@ class BeliefNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the negative ELBO in nats per image, the mean over the batch.
 
+        Args:
+            x: [batch, pixels], zeros and ones.
+        """
+        loss: Tensor = self.per_image(x)[0].mean()
+        return loss
+
+    def per_image(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the negative ELBO of each image, [batch], and log q of what is drawn, [batch].
+
         The ELBO is log p(h2) + log p(h1 | h2) + log p(x | h1) - log q(h1 | x) - log q(h2 | h1) at
         one draw of h1 and h2.
 
@@ -55,5 +64,4 @@ class BeliefNet(nn.Module):
         log_p_h2 = Bernoulli(logits=self.prior_h2).log_prob(h2).sum(-1)
         log_p_h1 = Bernoulli(logits=self.generate_h1(h2)).log_prob(h1).sum(-1)
         log_p_x = Bernoulli(logits=self.generate_x(h1)).log_prob(x).sum(-1)
-        loss: Tensor = (log_q - log_p_h2 - log_p_h1 - log_p_x).mean()
-        return loss
+        return log_q - log_p_h2 - log_p_h1 - log_p_x, log_q

@@ -1,8 +1,8 @@
 """The demo: a sigmoid belief network learns real digits from plain torch code, in two minutes.
 
-Leaves in one folder the dependency graph (`belief_net.svg`), the gradient variance of four
+Leaves in one folder the dependency graph (`belief_net.svg`), the gradient variance of five
 estimators at the same parameters (`variance.csv`), and the ELBO against the step for the first and
-the last of them (`elbo.png`).
+the third of them (`elbo.png`): what one writes by hand, and `an.backward(loss)`.
 """
 
 import copy
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # has no annotations
 
-from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.credit.credit import by_element, by_site, total_cost
+from ancestral.estimators.baselines.optimal import Optimal
+from ancestral.estimators.credit.credit import total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.digits import Digits, load
@@ -36,25 +36,62 @@ HELD_OUT_DRAWS = 100
 """How many draws of the latent units the held-out ELBO of each image is the mean of."""
 
 
+Gradient = Callable[[BeliefNet, Tensor], Tensor]
+"""Leaves a gradient estimate in `.grad`; returns the loss of a model on images [batch, 64]."""
+
+
+def by_hand(model: BeliefNet, images: Tensor) -> Tensor:
+    """Weigh the score of each image's draws with its own cost: REINFORCE for each example."""
+    cost, log_q = model.per_image(images)
+    (cost.detach() * log_q + cost).mean().backward()
+    return cost.mean()
+
+
+def by_hand_less_others(model: BeliefNet, images: Tensor) -> Tensor:
+    """Take besides from each cost the mean of those of the other images."""
+    cost, log_q = model.per_image(images)
+    others = (cost.sum() - cost) / (len(cost) - 1)
+    ((cost - others).detach() * log_q + cost).mean().backward()
+    return cost.mean()
+
+
+def recorded(ask: Callable[[Tensor], None]) -> Gradient:
+    """Return what records the model, and asks for the gradient of its loss."""
+
+    def gradient(model: BeliefNet, images: Tensor) -> Tensor:
+        with record():
+            loss: Tensor = model(images)
+        ask(loss)
+        return loss
+
+    return gradient
+
+
 @dataclass(frozen=True)
 class Method:
-    """One way to turn the loss into a gradient."""
+    """One way to turn the loss into a gradient, made anew for each use, since some learn."""
 
     letter: str
     words: str
-    backward: Callable[[Tensor], None]
+    make: Callable[[], Gradient]
 
 
 METHODS = (
-    Method("a", "total cost (REINFORCE)", partial(backward, credit=total_cost)),
-    Method("b", "site-level downstream costs", partial(backward, credit=by_site)),
-    Method("c", "element-wise downstream costs", partial(backward, credit=by_element)),
+    Method("a", "REINFORCE for each example, by hand", lambda: by_hand),
+    Method("b", "the same with a leave-one-out baseline, by hand", lambda: by_hand_less_others),
+    Method("c", "an.backward(loss)", lambda: recorded(backward)),
     Method(
         "d",
-        "element-wise downstream costs, leave-one-out baseline",
-        partial(backward, credit=by_element, baseline=LeaveOneOut()),
+        "an.backward(loss, baseline=Optimal())",
+        lambda: recorded(partial(backward, baseline=Optimal())),
+    ),
+    Method(
+        "e",
+        "the whole batch's loss for every draw (REINFORCE)",
+        lambda: recorded(partial(backward, credit=total_cost, baseline=None)),
     ),
 )
+TRAINED = METHODS[0], METHODS[2]
 
 
 @dataclass(frozen=True)
@@ -85,14 +122,12 @@ def run(out: Path = Path("out"), steps: int = STEPS, seed: int = 0, repeats: int
         raise ValueError(f"a variance needs at least two repeats, got repeats={repeats}")
     out.mkdir(parents=True, exist_ok=True)
     digits = load()
-    bar = tqdm(total=2 * steps + len(METHODS) * repeats, unit="step", mininterval=0.5)
+    bar = tqdm(total=2 * steps + 2 * len(METHODS) * repeats, unit="step", mininterval=0.5)
     with bar, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         initial = BeliefNet()
         draw_graph(initial, digits.train[:BATCH], out / "belief_net.svg")
-        first, last = (
-            train(method, initial, digits, steps, seed, bar) for method in (METHODS[0], METHODS[-1])
-        )
+        first, last = (train(method, initial, digits, steps, seed, bar) for method in TRAINED)
         bar.set_description("variance")
         rows = gradient_variance(last.model, digits.train[:BATCH], repeats, seed, bar.update)
     write_rows(out / "variance.csv", rows)
@@ -101,19 +136,16 @@ def run(out: Path = Path("out"), steps: int = STEPS, seed: int = 0, repeats: int
     print(f"left in {out}: belief_net.svg, variance.csv, elbo.png")
 
 
-def estimate(model: BeliefNet, images: Tensor, method: Method) -> float:
+def estimate(model: BeliefNet, images: Tensor, gradient: Gradient) -> float:
     """Leave a gradient estimate in `.grad`; return the negative ELBO in nats per image.
 
     Args:
         model: the plain torch model.
         images: [batch, 64].
-        method: what the gradient is estimated with.
+        gradient: what the gradient is estimated with.
     """
     model.zero_grad()
-    with record():
-        loss = model(images)
-    method.backward(loss)
-    return float(loss.detach())
+    return float(gradient(model, images).detach())
 
 
 def train(
@@ -126,9 +158,10 @@ def train(
     batches = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     elbo: list[float] = []
+    gradient = method.make()
     for _ in range(steps):
         chosen = torch.randint(len(digits.train), (BATCH,), generator=batches)
-        elbo.append(-estimate(model, digits.train[chosen], method))
+        elbo.append(-estimate(model, digits.train[chosen], gradient))
         optimizer.step()
         bar.update()
     return Training(method, model, tuple(elbo), held_out_elbo(model, digits.held_out, seed))
@@ -144,9 +177,12 @@ def held_out_elbo(model: BeliefNet, images: Tensor, seed: int) -> float:
 def gradient_variance(
     model: BeliefNet, images: Tensor, repeats: int, seed: int, tick: Callable[[], object]
 ) -> list[VarianceRow]:
-    """Return the gradient variance of every method on one batch [64, 64], over the draws alone."""
-    estimators = {m.letter: partial(estimate, model, images, m) for m in METHODS}
-    return measure(model, estimators, repeats, seed=seed, tick=tick)
+    """Return the gradient variance of every method on one batch [64, 64], over the draws alone.
+
+    As many estimates go before, from which (d) learns.
+    """
+    estimators = {m.letter: partial(estimate, model, images, gradient=m.make()) for m in METHODS}
+    return measure(model, estimators, repeats, warm_up=repeats, seed=seed, tick=tick)
 
 
 def draw_graph(model: BeliefNet, images: Tensor, path: Path) -> None:
@@ -184,7 +220,7 @@ def report(rows: Sequence[VarianceRow], trainings: Sequence[Training], steps: in
     return "\n".join(
         [
             f"Gradient variance of the negative ELBO (nats, mean over {BATCH} images) per layer,",
-            f"over {rows[0].repeats} draws at the parameters that (d) reached after {steps} steps:",
+            f"over {rows[0].repeats} draws at the parameters that (c) reached after {steps} steps:",
             *(f"  ({method.letter}) {method.words}" for method in METHODS),
             "",
             aligned(table),
