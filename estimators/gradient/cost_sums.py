@@ -1,13 +1,15 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, factors_of
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape
+from ancestral.provenance.algebra.factors import Factor, factors_of, meets, merged, runs
 from ancestral.trace.graph.reachability import TermSet
 
 Numbers = npt.NDArray[np.int64]
@@ -63,30 +65,62 @@ class Stacks:
 def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
     """Sum a cost over the dimensions that index none of the site's, the others in its order.
 
-    Return how the dimensions of the sum index those of the site, and the sum. Of two dimensions
-    that index the same one of the site, the first is kept.
+    Return what the dimensions of the sum index of those of the site, a whole one or a part of one,
+    and the sum. Of two that index the same, the first is kept.
     """
-    dims = claim.dims
-    if not dims:
+    if not claim.dims:
         return claim, value
     for i, first, end in claim.here:
         value = value.narrow(i, first, end - first)
-    if not all(isinstance(dim, int) for dim in dims):
-        factors = [
-            f for dim, size in zip(dims, value.shape, strict=True) for f in factors_of(dim, size)
-        ]
-        value = value.reshape([size for _, size in factors])
-        dims = tuple(d for d, _ in factors)
-    first_of = {d: i for i, d in reversed(list(enumerate(dims))) if d != LOST}
-    gone = [i for i, d in enumerate(dims) if first_of.get(d) != i]
-    kept = tuple(sorted(first_of))
+    factors = [
+        f for dim, size in zip(claim.dims, value.shape, strict=True) for f in factors_of(dim, size)
+    ]
+    if len(factors) != value.ndim:
+        value = value.reshape([factor.size for factor in factors])
+    kept: list[int] = []
+    for i, factor in enumerate(factors):
+        if factor.dim != LOST and not any(meets(factor, factors[j]) for j in kept):
+            kept.append(i)
+    gone = [i for i in range(len(factors)) if i not in kept]
     total = value.sum(gone) if gone else value
-    left = [d for i, d in enumerate(dims) if first_of.get(d) == i]
-    order = [left.index(d) for d in kept]
-    return (
-        Alignment(kept, there=claim.there),
-        total if order == sorted(order) else total.permute(order),
-    )
+    order = sorted(range(len(kept)), key=lambda at: _place(factors[kept[at]]))
+    if order != list(range(len(kept))):
+        total = total.permute(order)
+    found = [factors[kept[at]] for at in order]
+    together = runs(found)  # parts that make up a dimension are one
+    if len(together) != len(found):
+        total = total.reshape([factor.size for factor in together])
+    return Alignment(tuple(merged([f]) for f in together), there=claim.there), total
+
+
+def _place(factor: Factor) -> tuple[int, int]:
+    return factor.dim, -factor.stride
+
+
+def filled(total: Tensor, alignment: Alignment) -> tuple[Alignment, Tensor]:
+    """Repeat a sum that indexes parts of dimensions of the site along the others of their parts."""
+    dims: list[Dim] = []
+    narrow: list[int] = []  # the sizes with ones where it is repeated
+    wide: list[int] = []
+    ends: list[int] = []  # of each dimension that results
+    for d, factors in groupby(
+        (f for dim, n in zip(alignment.dims, total.shape, strict=True) for f in factors_of(dim, n)),
+        key=lambda factor: factor.dim,
+    ):
+        left = whole = 0
+        for factor in factors:
+            whole = whole or factor.total or factor.size
+            left = left or whole
+            narrow += [1, factor.size]
+            wide += [left // (factor.stride * factor.size), factor.size]
+            left = factor.stride
+        narrow.append(1)
+        wide.append(left)
+        dims.append(d)
+        ends.append(whole)
+    if not any(isinstance(dim, tuple) for dim in alignment.dims):
+        return alignment, total
+    return alignment._replace(dims=tuple(dims)), total.reshape(narrow).expand(wide).reshape(ends)
 
 
 def is_apart(alignment: Alignment) -> bool:

@@ -12,7 +12,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.cost_sums import Stacks, is_apart, put, reduced, room, spread
+from ancestral.estimators.gradient.cost_sums import (
+    Stacks,
+    filled,
+    is_apart,
+    put,
+    reduced,
+    room,
+    spread,
+)
 from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import Reach, TermSet, downstream, reaches
@@ -174,20 +182,20 @@ class _Sums:
         parts: list[Tensor] = []
         placed: dict[tuple[bool, Shape], Tensor] = {}
         shared: list[Tensor] = []
-        for key, total in self.buckets[number].items():
-            if key.alignment.there:
-                kind = (
-                    not key.is_shared and is_apart(key.alignment),
-                    room(key.alignment, site.shape),
-                )
+        for key, found in self.buckets[number].items():
+            alignment, total = filled(found, key.alignment)
+            # What is for a part of a dimension is for several elements along it.
+            is_shared = key.is_shared or alignment is not key.alignment
+            if alignment.there:
+                kind = (not is_shared and is_apart(alignment), room(alignment, site.shape))
                 onto = placed.get(kind)
                 onto = total.new_zeros(kind[1]) if onto is None else onto
-                placed[kind] = put(total, key.alignment, onto)
+                placed[kind] = put(total, alignment, onto)
             else:
-                ones = spread(total, key.alignment, site.shape)
-                (shared if key.is_shared else parts).append(ones)
-        for (is_own, _), filled in placed.items():
-            (parts if is_own else shared).append(filled)
+                ones = spread(total, alignment, site.shape)
+                (shared if is_shared else parts).append(ones)
+        for (is_own, _), onto in placed.items():
+            (parts if is_own else shared).append(onto)
         once = (lambda: self._once(number)) if shared or placed else None
         return Credit(site.name, site.shape, tuple(parts), tuple(shared), once)
 

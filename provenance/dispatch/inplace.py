@@ -7,23 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
-from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.propagate import infer, tracked
+from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.linear.registry import form_of, requires_grad
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import is_constant, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
+from ancestral.provenance.tensor.memory_grid import base_of, view_of
 from ancestral.provenance.tensor.tensor import (
-    NO_KEYWORDS,
-    TYPES,
     ProvenanceTensor,
     attach,
     provenance,
     raw,
     run,
 )
-from ancestral.provenance.tensor.torch_internals import read_base
 
 _Function = Callable[..., Any]
 
@@ -95,6 +93,8 @@ def run_write(
     """Run an op that writes, and give what is written its provenance."""
     if func.__name__ == "__set__" and not _sets_data(func):
         return run(func, types, args, kwargs)  # grad, requires_grad, names: no value changes
+    if func is Tensor.__setitem__ and _is_there(*args):
+        return run(func, types, args, kwargs)
     before = _prepare(func.__name__, args, kwargs, written)
     known = [provenance(target) for target in written]
     result = run(func, types, args, kwargs)
@@ -102,6 +102,18 @@ def run_write(
     marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
     _mark(func, args, kwargs, marked, before)
     return result
+
+
+def _is_there(target: Tensor, index: Any, value: Any) -> bool:
+    """Return whether a value is the very part that it is written into: `t[i] += x` ends so."""
+    if not isinstance(value, Tensor) or base_of(value) is None:
+        return False
+    held = raw(storage.storage_of, value)
+    other = raw(storage.storage_of, target)
+    if held is None or other is None or held._cdata != other._cdata:
+        return False
+    part = raw(Tensor.__getitem__, target, index)
+    return part.dtype is value.dtype and view_of(part) == view_of(value)
 
 
 def _sets_data(func: _Function) -> bool:
@@ -145,7 +157,7 @@ def refuse_parameters(
 
 def _kinds(target: Tensor) -> set[type]:
     """Return the classes that cannot carry provenance of a tensor and of what it is a view of."""
-    base = _base_of(target)
+    base = base_of(target)
     return {type(target), type(target if base is None else base)} - _OURS
 
 
@@ -171,7 +183,8 @@ def _mark(
         old, shape = getattr(target, "_provenance", None), tuple(raw(Tensor.size, target))
         if old is not None and old.shape != shape:
             attach(target, old.lost(shape))  # as an `out` that was too small is
-        found, known = infer(func, target, args, kwargs), provenance(target)
+        known = provenance(target)
+        found = _inferred(func, target, args, kwargs, known)
         if found is None or found.universe.state == "settled":
             continue
         if is_constant(found.universe) and _kinds(target):
@@ -187,26 +200,16 @@ def _mark(
         target._written = next(serials)  # type: ignore[attr-defined]
 
 
-def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:
-    """Give its sources, without alignment, to all that shares the storage of what was written.
-
-    `before` is what the target depended on until then.
-    """
-    base = _base_of(target)
-    if base is not None:
-        known = provenance(base)
-        lost = found.lost(tuple(raw(Tensor.size, base)))
-        attach(base, lost if known is None else known.union(lost))
-        base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
-    is_held = raw(storage.is_held, target)
-    shared = raw(storage.storage_of, target)
-    if shared is not None:
-        storage.taint(shared, found, 1 if base is None else 2, is_held)
-        is_new = before is None or before.universe is not found.universe
-        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
-            escape([found])  # of memory that an array of numpy, or another library, reads as well
-
-
-def _base_of(tensor: Tensor) -> Tensor | None:
-    base: Tensor | None = run(read_base, TYPES, (tensor,), NO_KEYWORDS)
-    return base
+def _inferred(
+    func: _Function,
+    target: Tensor,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    known: Provenance | None,
+) -> Provenance | None:
+    """Return what a target depends on now; one that is given as `out` is no operand."""
+    if "out" not in kwargs:
+        return infer(func, target, args, kwargs)
+    operands = {name: item for name, item in kwargs.items() if name != "out"}
+    found = infer(func, target, args, operands)
+    return known if found is None else found if known is None else found.union(known)

@@ -25,10 +25,11 @@ from ancestral.provenance.dispatch.inplace import (
     targets,
 )
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
+from ancestral.provenance.dispatch.shared_memory import CHOOSING, note_chosen
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
 from ancestral.provenance.rules.mutated_args import writes_besides, written_besides
-from ancestral.provenance.rules.registry import operands_of, tensors_in
+from ancestral.provenance.rules.registry import READERS, operands_of, tensors_in
 from ancestral.provenance.rules.slicing import pieces_of
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import controlling
@@ -84,6 +85,8 @@ def propagate(
         for item in (*args, *kwargs.values()) if kwargs else args:
             kind = item.__class__
             if kind is ProvenanceTensor:
+                if item._chosen is not None:
+                    return _follow(func, args, kwargs, result)
                 if first is None:
                     first = item._provenance
                 key.append(item._provenance)
@@ -158,7 +161,7 @@ def _traits_of(func: _Function) -> _Traits:
     found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not any(found) and func not in PASSES:
+        if not any(found) and func not in PASSES | READERS | CHOOSING:
             _plain_results.add(func)
     return found
 
@@ -218,6 +221,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             found = infer(func, result, args, kwargs)
             if found is not None and found.universe.state != "settled":
                 attach(result, found)
+                note_chosen(func, result, args, kwargs)
                 form = form_of(func, found.shape, args, kwargs)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, Tensor):
@@ -233,6 +237,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = infer(pieces[index], item, own, kwargs)
                     if found is not None and found.universe.state != "settled":
                         attach(item, found)._form = form  # type: ignore[attr-defined]
+                        note_chosen(func, item, own, kwargs)
             elif isinstance(item, Tensor):
                 _refuse_foreign(item, args, kwargs)
             elif isinstance(item, (tuple, list, Mapping)):

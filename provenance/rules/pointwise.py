@@ -111,9 +111,9 @@ TABLE: dict[Rule, str] = {
         logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit logsigmoid lt
         masked_fill maximum minimum mish mul multigammaln multiply mvlgamma nan_to_num ndtr
         ndtri ne neg negative nextafter not_equal polygamma positive pow rad2deg reciprocal relu
-        relu6 remainder repeat round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
+        relu6 remainder round rsqrt rsub selu sgn sigmoid sign signbit silu sin sinc
         sinh softplus softshrink softsign sqrt square sub subtract tan tanh tanhshrink threshold
-        tile true_divide trunc xlog1py xlogy zeta __abs__ __add__ __and__ __div__ __eq__
+        true_divide trunc xlog1py xlogy zeta __abs__ __add__ __and__ __div__ __eq__
         __floordiv__ __ge__ __gt__ __iadd__ __iand__ __idiv__ __ifloordiv__ __imod__ __imul__
         __invert__ __ior__ __ipow__ __isub__ __itruediv__ __ixor__ __le__ __lt__ __mod__ __mul__
         __ne__ __neg__ __or__ __pos__ __pow__ __radd__ __rand__ __rdiv__ __rfloordiv__ __rmod__

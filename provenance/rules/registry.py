@@ -25,7 +25,7 @@ from ancestral.provenance.rules import (
     shape,
     slicing,
 )
-from ancestral.provenance.rules.indexing import reads_values
+from ancestral.provenance.rules.indexing import READERS, reads_values
 from ancestral.provenance.rules.operands import (
     Args,
     Function,
@@ -104,6 +104,7 @@ def _register() -> None:
 _register()
 
 __all__ = [
+    "READERS",
     "RULES",
     "Args",
     "Function",

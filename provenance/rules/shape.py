@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Regroup, Shape, Step
+from ancestral.provenance.algebra.factors import Dim, Factor, merged
 from ancestral.provenance.rules.operands import (
     Args,
     Kwargs,
@@ -179,12 +180,28 @@ def diagonal_scatter(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]
 
 def repeat_interleave(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Each element along one dimension is repeated; how often may be given for each."""
-    dim = argument(args, kwargs, 2, "dim")
-    if dim is None or rank_of(args[0]) != len(shape):
-        return None
+    x, dim = args[0], argument(args, kwargs, 2, "dim")
     counts = argument(args, kwargs, 1, "repeats")
-    gone = () if isinstance(counts, int) else (dim,)
-    return [(args[0], identity(len(shape), *gone)), *lost(shape, counts)]
+    if not isinstance(counts, int):
+        if dim is None or rank_of(x) != len(shape):
+            return None
+        return [(x, identity(len(shape), dim)), *lost(shape, counts)]
+    copies = Factor(LOST, counts)
+    if dim is None:  # of all elements, row by row
+        return [(x, (merged([*(Factor(d, n) for d, n in enumerate(x.shape)), copies]),))]
+    dims: list[Dim] = list(identity(len(shape)))
+    dims[dim] = merged([Factor(dim % len(shape), x.shape[dim]), copies])
+    return [(x, tuple(dims))]
+
+
+def repeated(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """All of the operand is repeated along its dimensions, and along new ones on the left."""
+    x, head = args[0], len(shape) - rank_of(args[0])
+    if 0 in shape or head < 0:
+        return None
+    copies = [n // size for n, size in zip(shape[head:], x.shape, strict=True)]
+    parts = [merged([Factor(LOST, copies[d]), Factor(d, n)]) for d, n in enumerate(x.shape)]
+    return [(x, (*(LOST,) * head, *parts))]
 
 
 TABLE: dict[Rule, str] = {
@@ -210,6 +227,7 @@ TABLE: dict[Rule, str] = {
     slice_scatter: "slice_scatter",
     diagonal_scatter: "diagonal_scatter",
     repeat_interleave: "repeat_interleave",
+    repeated: "repeat tile",
 }
 GETTERS: dict[Rule, str] = {
     last_two: "H mH mT",

@@ -21,24 +21,34 @@ from ancestral.provenance.rules.operands import (
     argument,
     identity,
     rank_of,
+    tensors_in,
 )
+from ancestral.provenance.tensor.known_index import as_number
 
 
 def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Numbers and slices take what they say; tensors of indices are read as subscripts are."""
     x, index = args
-    step = taken(tuple(x.shape), index if isinstance(index, tuple) else (index,))
-    return indexing.getitem(shape, args, kwargs) if step is None else [(x, step)]
+    step = taken(tuple(x.shape), _items(index, x))
+    if step is None:
+        return indexing.getitem(shape, args, kwargs)
+    return [(x, step), *((number, None) for number in tensors_in(index))]
 
 
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """What was there before stays where it was; what is written is where the index says."""
     index, value = args[1], args[2]
-    items = index if isinstance(index, tuple) else (index,)
-    step = put(shape, items, rank_of(value)) if isinstance(value, Tensor) else None
+    step = put(shape, _items(index, args[0]), rank_of(value)) if isinstance(value, Tensor) else None
     if step is None:
         return indexing.setitem(shape, args, kwargs)
-    return [(args[0], identity(len(shape))), (value, step)]
+    numbers: list[Pair] = [(number, None) for number in tensors_in(index)]
+    return [(args[0], identity(len(shape))), (value, step), *numbers]
+
+
+def _items(index: Any, operand: Tensor) -> list[Any]:
+    """Return the items of a subscript, with numbers for the tensors that are known to be one."""
+    items = index if isinstance(index, tuple) else (index,)
+    return [as_number(item, operand) for item in items]
 
 
 def select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:

@@ -1,18 +1,20 @@
 """Subscripts whose answer depends on values: what was found for some must not serve for others."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims
+from ancestral.provenance.algebra.overlap import meet
 from ancestral.provenance.tensor.tensor import provenance, track
 
 
 def alignment(tensor: Tensor) -> Dims:
     found = provenance(tensor)
     assert found is not None
-    ((alignment, _),) = found.entries
-    return alignment.dims
+    return functools.reduce(meet, (claim for claim, _ in found.entries)).dims
 
 
 @pytest.fixture
