@@ -2,7 +2,7 @@
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.gradient.credit import Baseline, Credit, by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import Baseline, Credit, by_element, by_site, total_cost
 
 __all__ = [
     "Baseline",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal, constraints
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import Estimator
+from ancestral.estimators.credit.credit import Estimator
 
 KINDS = 3
 NETWORK = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, KINDS))
@@ -62,7 +62,7 @@ def gradients(store: an.ParamStore, estimator: Estimator, petals: Tensor) -> Ten
     found = []
     for _ in range(50):
         store.zero_grad()
-        an.infer.elbo(model, guide, petals, estimator=estimator).surrogate.backward()
+        an.infer.elbo(model, guide, petals, credit=estimator, baseline=None).surrogate.backward()
         found.append(
             torch.cat([p.grad.flatten() for p in NETWORK.parameters() if p.grad is not None])
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import Estimator
+from ancestral.estimators.credit.credit import Estimator
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.stack import MOST_KEPT
 from oracles import forcing
@@ -55,7 +55,7 @@ def gradients(device: str, estimator: Estimator) -> list[Tensor]:
     with forcing(fixed(device)), an.record() as trace:
         loss = net(x).mean()
     assert [node.value.device.type for node in trace.values()] == [device] * 2
-    an.backward(loss, estimator=estimator)
+    an.backward(loss, credit=estimator)
     return [p.grad.cpu() for p in net.parameters() if p.grad is not None]
 
 

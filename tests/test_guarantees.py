@@ -290,7 +290,7 @@ def test_copies() -> None:
         for twin in (copy.copy(z), copy.deepcopy(z), pickle.loads(pickle.dumps(z))):
             loss = (twin * 2).sum() + z.sum()
             assert an.provenance_of(loss) == {"z"}
-        an.backward(loss, estimator=an.estimators.total_cost, retain_graph=True)
+        an.backward(loss, credit=an.estimators.total_cost, retain_graph=True)
         text = pickle.dumps(z)
     del z, twin, loss
     assert an.provenance_of(pickle.loads(text)) == {"z"}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 from ancestral.provenance.tensor.tensor import untrack
 
 

@@ -11,11 +11,14 @@ sections 4 and 5.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ancestral.estimators.gradient.credit import Estimator, by_element
+from torch import Tensor
+
+from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.gradient.per_site import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
@@ -23,8 +26,8 @@ from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
 
-Choice = Estimator | Literal["auto", "pathwise", "score"]
-"""The costs that each site is given credit for, or how reparameterized sites get their gradient."""
+Choice = Literal["auto", "pathwise", "score"]
+"""How a reparameterized site gets its gradient; "auto" is pathwise where that is unbiased."""
 
 
 class KinkWarning(UserWarning):
@@ -45,35 +48,71 @@ class KinkWarning(UserWarning):
         )
 
 
-def chosen(problem: Problem, choice: Choice) -> tuple[Problem, Estimator]:
+def chosen(
+    problem: Problem, estimator: PerSite[Choice], credit: PerSite[Estimator]
+) -> tuple[Problem, Estimator]:
     """Return the problem with each reparameterized site decided, and the estimator of credit.
 
     Raises:
-        ValueError: if `choice` is none.
+        ValueError: if one of `estimator` is none.
+        TypeError: if one of `credit` is no function.
     """
     # Whether a kink is met may depend on a decision, and so on what the decision rests on. Unless
     # every term is credited with the decision, a site that one run would score and another leave
     # pathwise is scored in both.
     stepped: dict[str, Source | None] = {**dict.fromkeys(_discrete(problem)), **problem.kinks}
     needed = stepped.keys() | problem.decided
+    choices = Choices("estimator", estimator, "auto")
+    for each in choices.values():
+        _check(each, "")
+    choices.warn_of_unused(problem.nodes)
+
+    def is_scored(node: Node) -> bool:
+        choice = choices.of(node)
+        _check(choice, f"site {node.name!r} ({node.location}): ")
+        if choice == "pathwise" and node.name in stepped:
+            warnings.warn(KinkWarning(node, stepped[node.name]), stacklevel=stacklevel())
+        return choice == "score" or (choice == "auto" and node.name in needed)
+
+    return _decided(problem, is_scored), _crediting(problem, credit)
+
+
+def _check(choice: object, where: str) -> None:
+    """Raise unless a choice is one."""
+    if choice in ("auto", "pathwise", "score"):
+        return
+    hint = ""
     if getattr(choice, "is_proven", False):
-        raise ValueError(f"{kind_of(choice)} is a baseline: pass it as baseline=, not estimator=")
-    if callable(choice):
-        return _decided(problem, lambda node: node.name in needed), choice
-    if choice == "auto":
-        return _decided(problem, lambda node: node.name in needed), by_element
-    if choice == "score":
-        return _decided(problem, lambda node: True), by_element
-    if choice == "pathwise":
-        for name, kink in stepped.items():
-            node = problem.nodes[name]
-            if node.is_learned:
-                warnings.warn(KinkWarning(node, kink), stacklevel=stacklevel())
-        return _decided(problem, lambda node: False), by_element
+        hint = "; a baseline is passed as baseline="
+    elif callable(choice):
+        hint = "; which costs count is said with credit="
     raise ValueError(
-        f"estimator must be 'auto', 'pathwise', 'score' or a function of credit such as "
-        f"an.estimators.by_element, not {short(choice)}"
+        f"{where}estimator must be 'auto', 'pathwise' or 'score', not {short(choice)}{hint}"
     )
+
+
+def _crediting(problem: Problem, credit: PerSite[Estimator]) -> Estimator:
+    """Return the function that gives each site the credit that is chosen for it."""
+    choices = Choices("credit", credit, by_element)
+    choices.warn_of_unused(problem.nodes)
+    of_site = {
+        v.name: choices.of(problem.nodes[v.name]) for v in problem.structure.sites if v.needs_score
+    }
+    for each in (*choices.values(), *of_site.values()):
+        if not callable(each) or getattr(each, "is_proven", False):
+            raise TypeError(
+                "credit must be a function of structure and costs, such as "
+                f"an.estimators.by_element, not {kind_of(each)}"
+            )
+    functions = list(dict.fromkeys(of_site.values())) or [by_element]
+    if len(functions) == 1:
+        return functions[0]
+
+    def mixed(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
+        found = ((each, credit) for each in functions for credit in each(structure, values))
+        return [credit for each, credit in found if of_site[credit.name] is each]
+
+    return mixed
 
 
 def _discrete(problem: Problem) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import factorized

@@ -10,12 +10,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Baseline, Credit
+from ancestral.estimators.baselines.leave_one_out import Auto
+from ancestral.estimators.credit.credit import Baseline, Credit, Part
+from ancestral.estimators.gradient.per_site import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
@@ -27,6 +29,8 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import is_of_torch
 from ancestral.trace.nodes.node import Node
+
+_AUTO = Auto()
 
 
 class BaselineError(SiteError):
@@ -54,54 +58,73 @@ class DependentBaselineError(BaselineError):
         )
 
 
-def check_baseline(baseline: object) -> None:
-    """Raise unless a baseline is None or can be asked.
+Baselines: TypeAlias = PerSite[Baseline | Literal["auto"] | None]
+"""What is subtracted: see `ancestral.estimators.gradient.surrogate.backward`."""
+
+
+def check_baseline(baseline: Baselines) -> None:
+    """Raise unless each baseline can be asked, is "auto" or None.
 
     Raises:
-        TypeError: if it is neither.
+        TypeError: if one is neither.
     """
-    if baseline is None or (callable(baseline) and not isinstance(baseline, type | Tensor)):
+    for each in Choices("baseline", baseline, None).values():
+        _check(each, "")
+
+
+def _check(baseline: object, where: str) -> None:
+    if baseline is None or baseline == "auto":
         return
     if isinstance(baseline, type):
         name = baseline.__name__
-        raise TypeError(f"baseline is the class {name}; expected an object of it: {name}()")
-    raise TypeError(
-        f"baseline must be a function of a credit, such as an.estimators.LeaveOneOut(), not "
-        f"{kind_of(baseline)}; a constant is `lambda credit: 0.5`"
-    )
+        raise TypeError(f"{where}baseline is the class {name}; expected an object of it: {name}()")
+    if not callable(baseline) or isinstance(baseline, Tensor):
+        raise TypeError(
+            f"{where}baseline must be 'auto', None or a function of a credit, such as "
+            f"an.estimators.LeaveOneOut(), not {kind_of(baseline)}; a constant is "
+            "`lambda credit: 0.5`"
+        )
 
 
 class Subtraction:
-    """A baseline that is asked for the sites of one gradient."""
+    """The baselines of the sites of one gradient."""
 
-    def __init__(self, problem: Problem, baseline: Baseline) -> None:
-        """Take the problem whose credits it is asked for."""
+    def __init__(self, problem: Problem, baseline: Baselines) -> None:
+        """Take the problem whose credits they are asked for."""
         self._problem = problem
-        self._baseline = baseline
+        self._choices = Choices("baseline", baseline, "auto")
+        self._choices.warn_of_unused(problem.nodes)
         self._universe = problem.trace.universe
         self._others: dict[Source, int] = {}  # with the dimension that the others are along
 
-    def of(self, credit: Credit) -> Tensor:
+    def of(self, credit: Credit) -> Tensor | None:
         """Return what is subtracted from the credit of a site, plain and without a gradient.
 
-        It has the shape [], or one that broadcasts to that of the site.
+        It has the shape [], or one that broadcasts to that of the site; None for nothing.
 
         Raises:
+            TypeError: if the site's `infer` has no baseline there.
             BaselineError: if it is no real tensor, does not fit the site, or is not finite.
             DependentBaselineError: if it depends on the draw.
         """
         node = self._problem.nodes[credit.name]
+        chosen = self._choices.of(node)
+        if chosen is None:
+            return None
+        baseline: Any = _AUTO if chosen == "auto" else chosen
         if _is_one(node):
-            credit = replace(credit, shape=(), parts=(credit.joint,), shared=(), count_once=None)
+            credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
         credit = replace(credit, recording=self._universe.token)
-        if vars(type(self._baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
-            return torch.as_tensor(self._baseline(credit)).detach()
+        if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
+            found: Tensor | None = baseline(credit)
+            return None if found is None else found.detach()
+        _check(baseline, f"site {node.name!r} ({node.location}): ")
         with _resumed(self._universe), self._shown_values():
-            result: Any = self._baseline(self._tracked(node, credit))
+            result: Any = baseline(self._tracked(node, credit))
             if isinstance(result, int | float) and not isinstance(result, bool):
                 result = torch.as_tensor(float(result))
         plain = _fitting(node, credit.shape, result)
-        self._refuse_dependent(node, result, plain.shape)
+        self._refuse_dependent(node, baseline, result)
         return plain.to(credit.total)
 
     def _tracked(self, node: Node, credit: Credit) -> Credit:
@@ -122,8 +145,7 @@ class Subtraction:
 
         return replace(
             credit,
-            parts=tuple(map(own, credit.parts)),
-            shared=tuple(map(own, credit.shared)),
+            parts=tuple(replace(part, value=own(part.value)) for part in credit.parts),
             count_once=None if once is None else lambda: own(once()),
             mark_others=mark,
         )
@@ -153,7 +175,7 @@ class Subtraction:
                 found |= term.provenance.members
         return self._universe.depending(found, ())
 
-    def _refuse_dependent(self, node: Node, result: Tensor, shape: Shape) -> None:
+    def _refuse_dependent(self, node: Node, baseline: object, result: Tensor) -> None:
         found = provenance(result)
         if found is not None and found.universe is not self._universe:
             found = self._universe.adopt(found)  # None if it is constant by now
@@ -163,15 +185,13 @@ class Subtraction:
             closure = self._universe.closure(found.members - lawful)
             names = [repr(s.name) for s in self._problem.sources if s in closure & reached]
             if names:
-                raise DependentBaselineError(
-                    node, self._baseline, f"through {', '.join(names[:5])}"
-                )
+                raise DependentBaselineError(node, baseline, f"through {', '.join(names[:5])}")
         # A plain tensor, or a number, may hold what Python read at any time.
         for noted in () if found is not None else decisions_of(self._universe).noted:
             if noted.decision and reached & self._universe.closure(noted.decision):
                 read = noted.escape
                 why = f"which Python may have read at {read.filename}:{read.line}"
-                raise DependentBaselineError(node, self._baseline, why)
+                raise DependentBaselineError(node, baseline, why)
 
     def _is_along(self, found: Provenance, others: Source) -> bool:
         """Return whether each element depends on what is for the same element of the site."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ancestral.estimators.gradient.credit import Baseline, Estimator
+from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -19,9 +19,10 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError
 from ancestral.estimators.gradient.loss_terms import owned
 from ancestral.estimators.gradient.missing_scores import left_out
+from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
-from ancestral.estimators.gradient.subtraction import Subtraction, check_baseline
+from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -40,8 +41,9 @@ def surrogate(
     loss: Loss,
     gradient: Loss | None = None,
     *,
-    baseline: Baseline | None = None,
-    estimator: Choice = "auto",
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
 ) -> Tensor:
     """Return the scalar whose autograd derivatives of every order estimate those of E[loss].
 
@@ -54,22 +56,27 @@ def surrogate(
     zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
     Carlo estimator", equation 5, with every element as a node.
 
+    Of the last three, each may be one for all sites, one for each pattern of names, as in
+    ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
+
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
             in any nesting, which count with their sum.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
             nesting as the loss.
         baseline: what is subtracted from the downstream costs of each site: a function of its
-            credit that does not depend on its draw, such as `LeaveOneOut()`.
-        estimator: which costs each site is given credit for. By default, "auto", each element
-            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            credit that does not depend on its draw. By default, "auto", what the other elements
+            foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
+        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise,
             unless its value reaches a cost through a step without a useful derivative: then its
             score function is used. "pathwise" forces the former, and warns of such a step; "score"
             forces the latter.
+        credit: which costs count for a site: by default, `by_element`, for each element the cost
+            elements downstream of it.
 
     Raises:
         ValueError: if `estimator` is none.
-        TypeError: if `baseline` is no function.
+        TypeError: if `baseline` or `credit` is no function.
         BaselineError: if what it returns does not fit a site, or depends on the very draw.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
@@ -78,11 +85,11 @@ def surrogate(
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     check_baseline(baseline)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
     return surrogate_of(problem, estimate, baseline)
 
 
-def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baseline | None) -> Tensor:
+def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> Tensor:
     """Return the surrogate of a problem in which each site is decided."""
     costs = [term.value.detach().requires_grad_() for term in problem.terms]
     total, universe = problem.loss, problem.trace.universe
@@ -96,10 +103,10 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baseline | Non
                 total = total + (_box(scores, universe) * term.live).sum()
     for term in owned(problem.terms, problem.scored):
         total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-    if baseline is not None:
-        subtraction = Subtraction(problem, baseline)
-        for node, credit in pairs:
-            less = subtraction.of(credit)
+    subtraction = Subtraction(problem, baseline)
+    for node, credit in pairs:
+        less = subtraction.of(credit)
+        if less is not None:
             total = total - _against(_box(node.score, universe), less, node)
     return _followed(total, problem)
 
@@ -109,8 +116,9 @@ def backward(
     loss: Loss,
     gradient: Loss | None = None,
     *,
-    baseline: Baseline | None = None,
-    estimator: Choice = "auto",
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
     retain_graph: bool = False,
     inputs: Iterable[Tensor] | Tensor | None = None,
 ) -> None:
@@ -129,18 +137,20 @@ def backward(
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
             nesting as the loss.
         baseline: what is subtracted from the downstream costs of each site: a function of its
-            credit that does not depend on its draw, such as `LeaveOneOut()`.
-        estimator: which costs each site is given credit for. By default, "auto", each element
-            gets the cost elements downstream of it, and a site drawn by ``rsample`` is pathwise,
+            credit that does not depend on its draw. By default, "auto", what the other elements
+            foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
+        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise,
             unless its value reaches a cost through a step without a useful derivative: then its
             score function is used. "pathwise" forces the former, and warns of such a step; "score"
             forces the latter.
+        credit: which costs count for a site: by default, `by_element`, for each element the cost
+            elements downstream of it.
         retain_graph: keep the recording, for another gradient.
         inputs: accumulate into these leaves only.
 
     Raises:
         ValueError: if `estimator` is none, or `inputs` has something that takes no gradient.
-        TypeError: if `baseline` is no function.
+        TypeError: if `baseline` or `credit` is no function.
         BaselineError: if what it returns does not fit a site, or depends on the very draw.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
@@ -150,7 +160,7 @@ def backward(
     """
     check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, gradient)
+    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, into)
 
@@ -175,10 +185,13 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
 
 
 def _decided(
-    problem: Problem, estimator: Choice, gradient: Loss | None = None
+    problem: Problem,
+    estimator: PerSite[Choice],
+    credit: PerSite[Estimator],
+    gradient: Loss | None = None,
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
-    problem, estimate = chosen(problem, estimator)
+    problem, estimate = chosen(problem, estimator, credit)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored = problem.scored
@@ -228,15 +241,15 @@ before_backward.append(_warn_of_missing_scores)
 
 def _descend(
     problem: Problem,
-    baseline: Baseline | None,
+    baseline: Baselines,
     estimator: Estimator,
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
     given = estimator(problem.structure, [term.value for term in problem.terms])
     parts = [problem.loss] if problem.loss.requires_grad else []
-    subtraction = None if baseline is None else Subtraction(problem, baseline)
-    less = [None if subtraction is None else subtraction.of(credit) for credit in given]
+    subtraction = Subtraction(problem, baseline)
+    less = [subtraction.of(credit) for credit in given]
     parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
     for term in owned(problem.terms, problem.scored):
         # The score has mean zero; a learned coefficient of it has its own gradient.
@@ -269,15 +282,16 @@ def settle(trace: Trace) -> None:
 def backward_of_costs(
     trace: Trace,
     *,
-    baseline: Baseline | None = None,
-    estimator: Choice = "auto",
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
     retain_graph: bool = False,
     inputs: Iterable[Tensor] | Tensor | None = None,
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of_costs(trace), estimator)
+    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
     problem.trace.account = account_of(problem)
     _descend(problem, baseline, estimate, retain_graph, into)
 

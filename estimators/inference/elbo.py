@@ -30,11 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Baseline
+from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import problem_of
-from ancestral.estimators.gradient.subtraction import check_baseline
+from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate_of
 from ancestral.estimators.inference.bound_value import bound_value
 from ancestral.estimators.inference.expected_terms import Term, terms_of
@@ -77,8 +78,9 @@ def elbo(
     particles: int = 1,
     vectorized: bool = False,
     max_plate_nesting: int | None = None,
-    baseline: Baseline | None = None,
-    estimator: Choice = "auto",
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
     **kwargs: Any,
 ) -> Elbo:
     """Run a guide, and a model under its values, and return the bound and what to minimize.
@@ -111,10 +113,10 @@ def elbo(
             value that differs among the particles.
         max_plate_nesting: how many dimensions, from the right, the batches of the programs have
             without the particles. Only if `vectorized`; by default one run without them tells.
-        baseline: what is subtracted from the costs of each site. `an.estimators.LeaveOneOut` uses
-        the other
-            particles, if `vectorized`.
-        estimator: which costs each site is given credit for; see `an.backward`.
+        baseline: what is subtracted from the costs of each site; the default uses the other
+            particles too, if `vectorized`. See `an.backward`, also for the next two.
+        estimator: how a site drawn by ``rsample`` gets its gradient.
+        credit: which costs count for a site.
         kwargs: what both are called with.
 
     Raises:
@@ -128,6 +130,7 @@ def elbo(
     """
     check_programs("elbo", model, guide)
     check_baseline(baseline)
+    choices = (estimator, credit, baseline)
     refuse("elbo", (model, guide), kwargs, PARTICLES)
     if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
         raise ValueError(f"particles must be an int greater than 0, not {short(particles)}")
@@ -142,8 +145,8 @@ def elbo(
         with record(control="after") as trace:
             pair = together(once, particles, dims)
         loss = negative_elbo(pair.model, pair.guide) / particles
-        return _estimate(trace, loss, baseline, estimator)
-    found = [_single(once, baseline, estimator) for _ in range(particles)]
+        return _estimate(trace, loss, choices)
+    found = [_single(once, choices) for _ in range(particles)]
     if particles == 1:
         return found[0]
     return Elbo(
@@ -184,18 +187,22 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     return loss
 
 
-def _single(once: Callable[[], Pair], baseline: Baseline | None, estimator: Choice) -> Elbo:
+_Choices = tuple[PerSite[Choice], PerSite[Estimator], Baselines]
+
+
+def _single(once: Callable[[], Pair], choices: _Choices) -> Elbo:
     # All sites count, whatever Python decides later: what was said before is not blurred.
     with record(control="after") as trace:
         pair = once()
-    return _estimate(trace, negative_elbo(pair.model, pair.guide), baseline, estimator)
+    return _estimate(trace, negative_elbo(pair.model, pair.guide), choices)
 
 
-def _estimate(trace: Trace, loss: Tensor, baseline: Baseline | None, estimator: Choice) -> Elbo:
+def _estimate(trace: Trace, loss: Tensor, choices: _Choices) -> Elbo:
     """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
     plain = untrack(loss)
     if provenance(loss) is not None and torch.is_grad_enabled():
-        plain = surrogate_of(*chosen(problem_of(loss, None), estimator), baseline)
+        estimator, credit, baseline = choices
+        plain = surrogate_of(*chosen(problem_of(loss, None), estimator, credit), baseline)
     if trace.universe.owner is trace:
         # What autograd saves knows its recording, in a circle that Python cannot see through.
         settle(trace)

@@ -61,7 +61,7 @@ class _Written(NamedTuple):
 
 
 table: dict[int, _Written] = {}
-"""What was written into the storages that other tensors share, by their address."""
+"""By the address of a storage that other tensors share, the values that were written into it."""
 
 
 def taint(

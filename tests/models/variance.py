@@ -14,8 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import by_site, total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.variance import Estimate, measure
 from ancestral.trace.recording.record import record
@@ -23,10 +22,10 @@ from models import REFERENCES
 from models.reference import Reference, Setting, seeded
 
 METHODS: dict[str, Callable[[Tensor], None]] = {
-    "REINFORCE": partial(backward, estimator=total_cost),
-    "by_site": partial(backward, estimator=by_site),
-    "by_element": partial(backward, estimator=by_element),
-    "leave-one-out": partial(backward, estimator=by_element, baseline=LeaveOneOut()),
+    "whole batch": partial(backward, credit=total_cost, baseline=None),
+    "by_site": partial(backward, credit=by_site, baseline=None),
+    "by_element": partial(backward, baseline=None),
+    "default": backward,
 }
 BY_HAND = "by hand"
 

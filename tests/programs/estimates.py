@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.gradient.credit import Baseline, Estimator, by_element
+from ancestral.estimators.credit.credit import Baseline, Estimator, by_element
+from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.provenance.dispatch.escape import EscapeError
 from ancestral.trace.recording.record import record
@@ -39,13 +40,13 @@ def by(ask: Callable[[Tensor], object] = backward, **options: Any) -> Estimate:
     return estimate
 
 
-def library(estimator: Estimator = by_element, baseline: Baseline | None = None) -> Estimate:
+def library(estimator: Estimator = by_element, baseline: Baselines = "auto") -> Estimate:
     """Return what `backward` leaves in the ``.grad`` by this estimator, less this baseline."""
     # A baseline that learns must meet every path in the same state.
-    return by(lambda loss: backward(loss, estimator=estimator, baseline=copy.deepcopy(baseline)))
+    return by(lambda loss: backward(loss, credit=estimator, baseline=copy.deepcopy(baseline)))
 
 
-def higher_derivatives(order: int, baseline: Baseline | None = None) -> Estimate:
+def higher_derivatives(order: int, baseline: Baselines = "auto") -> Estimate:
     """Return the derivatives of this order of the surrogate."""
 
     def estimate(program: Program, parameters: Parameters) -> Tensor:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ancestral.estimators.gradient.credit import by_element
+from ancestral.estimators.credit.credit import by_element
 from ancestral.provenance.algebra.alignment import Alignment
 from ancestral.tools.bench.chain import Chain
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # has no annotations
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import by_element, by_site, total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.digits import Digits, load
@@ -46,13 +46,13 @@ class Method:
 
 
 METHODS = (
-    Method("a", "total cost (REINFORCE)", partial(backward, estimator=total_cost)),
-    Method("b", "site-level downstream costs", partial(backward, estimator=by_site)),
-    Method("c", "element-wise downstream costs", partial(backward, estimator=by_element)),
+    Method("a", "total cost (REINFORCE)", partial(backward, credit=total_cost)),
+    Method("b", "site-level downstream costs", partial(backward, credit=by_site)),
+    Method("c", "element-wise downstream costs", partial(backward, credit=by_element)),
     Method(
         "d",
         "element-wise downstream costs, leave-one-out baseline",
-        partial(backward, estimator=by_element, baseline=LeaveOneOut()),
+        partial(backward, credit=by_element, baseline=LeaveOneOut()),
     ),
 )
 

@@ -288,9 +288,8 @@ class InferKeyError(SiteError):
         )
 
 
-_READ = ("enumerate", "is_auxiliary")
+_READ = ("enumerate", "is_auxiliary", "baseline", "estimator", "credit")
 _ELSEWHERE = {  # what Pyro reads there
-    "baseline": "give baseline= to an.infer.elbo, or to an.backward",
     "num_samples": "what an.handlers.enumerate sums over, it sums over exactly",
     "expand": "values stand along a dimension that an.handlers.enumerate(first_dim=...) gives them",
 }

@@ -9,7 +9,7 @@ from programs.control.register import CONTROL
 from programs.estimates import higher_derivatives, library
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Estimator, by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.loss_pytree import LossError
 from oracles import (
     Path,

@@ -16,13 +16,13 @@ from torch.distributions import Bernoulli
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.gradient.credit import (
-    Baseline,
+from ancestral.estimators.credit.credit import (
     Estimator,
     by_element,
     by_site,
     total_cost,
 )
+from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record
 from oracles import (
@@ -70,7 +70,7 @@ def truth(name: str) -> Tensor:
 def found(name: str, estimator: Estimator) -> tuple[Tensor, Tensor]:
     """Return the probability of every path of an example, and the library's estimate on it."""
     example = EXAMPLES[name]
-    return estimates(example.program, example.parameters, library(estimator))
+    return estimates(example.program, example.parameters, library(estimator, None))
 
 
 @functools.cache
@@ -111,7 +111,7 @@ def test_estimate_of_every_path_is_the_one_by_hand(name: str) -> None:
 @pytest.mark.parametrize("name", APART)
 def test_op_that_keeps_examples_apart_credits_each_with_its_own_cost(name: str) -> None:
     parameters = [torch.tensor(WEIGHTS, dtype=torch.float64, requires_grad=True)]
-    ours = estimates(functools.partial(apart, name), parameters, library())
+    ours = estimates(functools.partial(apart, name), parameters, library(baseline=None))
     close(ours, estimates(functools.partial(apart_by_hand, name), parameters, autograd))
 
 
@@ -135,8 +135,9 @@ def test_by_site_is_the_downstream_estimator_of_whole_sites_by_hand(name: str) -
 WITHOUT_EFFECT = pytest.mark.filterwarnings("ignore::ancestral.errors.BaselineWarning")
 
 
-Learned = Callable[[Example], Baseline]
+Learned = Callable[[Example], Baselines]
 BASELINES: dict[str, Learned] = {
+    "the default": lambda example: "auto",
     "leave one out": lambda example: LeaveOneOut(),
     "running mean": experienced,
 }
@@ -189,12 +190,12 @@ def test_surrogate_has_the_value_of_the_loss_and_the_gradient_of_backward(name: 
         leaves = example.parameters
         with replaying(path), record():
             loss = example.program(*leaves)
-        scalar = surrogate(loss)
+        scalar = surrogate(loss, baseline=None)
         close(scalar.detach(), path.loss.detach())
         close(derivatives(scalar, leaves), estimate)
 
 
-def assert_mean_is_exact(example: Example, order: int, baseline: Baseline | None = None) -> None:
+def assert_mean_is_exact(example: Example, order: int, baseline: Baselines = None) -> None:
     """Compare the mean of the surrogate's derivatives with those of the expected loss."""
     program, parameters = example.program, example.parameters
     mean = moments(program, parameters, higher_derivatives(order, baseline)).mean
@@ -223,7 +224,7 @@ def test_mean_of_the_third_derivatives_is_exact(name: str) -> None:
 def variance_of(program: Program, values: list[float] | float, estimator: Estimator) -> Tensor:
     """Return the variance of every coordinate."""
     theta = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    return moments(program, [theta], library(estimator)).variance
+    return moments(program, [theta], library(estimator, None)).variance
 
 
 @pytest.mark.parametrize(("count", "full"), [(1, 0.01594), (2, 0.06438), (4, 0.25690)])

@@ -10,7 +10,7 @@ from models.reference import Setting, seeded
 from models.variance import BY_HAND, variances
 from torch import Tensor
 
-from ancestral.estimators.gradient.credit import Estimator, by_element, by_site, total_cost
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record
 from oracles import autograd, exact_gradient, flat, moments
@@ -34,7 +34,7 @@ def library(setting: Setting, estimator: Estimator = by_element) -> Tensor:
     """Return the surrogate that the library finds for the loss of a model."""
     with record():
         loss = setting.model(*setting.batch)
-    return surrogate(loss, estimator=estimator)
+    return surrogate(loss, credit=estimator, baseline=None)
 
 
 def hand_written(name: str, setting: Setting) -> Tensor:

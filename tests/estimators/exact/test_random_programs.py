@@ -13,13 +13,13 @@ from programs.random import PARAMETERS, RandomProgram, program_around, programs
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.gradient.credit import (
-    Baseline,
+from ancestral.estimators.credit.credit import (
     Estimator,
     by_element,
     by_site,
     total_cost,
 )
+from ancestral.estimators.gradient.subtraction import Baselines
 from oracles import exact_derivatives, exact_gradient, moments
 
 
@@ -49,14 +49,14 @@ def test_mean_is_the_exact_gradient_with_every_op_between_two_draws(name: str) -
     for parameter, at in itertools.product(range(len(PARAMETERS)), range(-1, OPS[name].arity)):
         program = program_around(name, parameter, at)
         if program is not None:
-            mean = moments(program, leaves(), library(by_element, None)).mean
+            mean = moments(program, leaves(), library()).mean
             close(mean, exact_gradient(program, leaves()))
 
 
 @reproducible(60)
 @given(program=programs())
 def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
-    mean = moments(program, leaves(), library(by_element, None)).mean
+    mean = moments(program, leaves(), library()).mean
     close(mean, exact_gradient(program, leaves()))
 
 
@@ -64,13 +64,13 @@ def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
 @pytest.mark.filterwarnings("ignore::ancestral.errors.BaselineWarning")
 @pytest.mark.parametrize(
     ("estimator", "baseline"),
-    [(by_element, LeaveOneOut()), (by_site, None), (total_cost, None)],
-    ids=["leave one out", "by site", "total cost"],
+    [(by_element, None), (by_element, LeaveOneOut(0)), (by_site, "auto"), (total_cost, None)],
+    ids=["no baseline", "leave one out", "by site", "total cost"],
 )
 @reproducible(15)
 @given(program=programs())
 def test_mean_of_other_estimators_is_the_exact_gradient(
-    estimator: Estimator, baseline: Baseline | None, program: RandomProgram
+    estimator: Estimator, baseline: Baselines, program: RandomProgram
 ) -> None:
     mean = moments(program, leaves(), library(estimator, baseline)).mean
     close(mean, exact_gradient(program, leaves()))

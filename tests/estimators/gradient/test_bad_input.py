@@ -106,7 +106,7 @@ def test_explaining_what_is_no_site_names_the_sites(
     "given", [3, None, "other", an.estimators.LeaveOneOut(), an.estimators.RunningMean()]
 )
 def test_an_estimator_that_is_none_is_refused(given: object, run: tuple[an.Trace, Tensor]) -> None:
-    text = "baseline: pass it as baseline=" if callable(given) else "must be 'auto', 'pathwise'"
+    text = "a baseline is passed as baseline=" if callable(given) else "must be 'auto', 'pathwise'"
     for ask in (partial(an.backward, run[1]), run[0].backward):
         with pytest.raises(ValueError, match=text):
             ask(estimator=given)

@@ -76,7 +76,7 @@ def of_two_surrogates(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
 
 
 def by_site(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    total = an.surrogate(loss, estimator=an.estimators.by_element)
+    total = an.surrogate(loss, credit=an.estimators.by_element)
     return torch.autograd.grad(total, theta, retain_graph=True)[0]
 
 

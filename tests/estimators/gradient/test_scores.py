@@ -89,9 +89,9 @@ def test_every_credit_is_given_to_its_own_site(
     estimator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = FAMILIES["Bernoulli of logits"]
-    together = gradient(family, (5,), estimator=estimator)
+    together = gradient(family, (5,), credit=estimator)
     monkeypatch.setattr(score_function, "_MANY", 1000)
-    torch.testing.assert_close(together, gradient(family, (5,), estimator=estimator))
+    torch.testing.assert_close(together, gradient(family, (5,), credit=estimator))
 
 
 def test_the_surrogate_has_the_second_derivatives_of_sites_one_by_one(

@@ -19,7 +19,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.errors import BaselineError, BaselineWarning, DependentBaselineError
-from ancestral.estimators.gradient.credit import Credit
+from ancestral.estimators.credit.credit import Credit
 from oracles import derivatives, exact_gradient, moments
 
 LOGITS = torch.tensor([[0.3, -0.5], [0.1, 0.7]], dtype=torch.float64, requires_grad=True)
@@ -89,7 +89,7 @@ ILLEGAL: dict[str, Callable[[Run], Any]] = {
     "the total": lambda run: lambda c: c.total,
     "the mean of the total": lambda run: lambda c: c.total.mean(),
     "the joint cost": lambda run: lambda c: c.joint,
-    "a part": lambda run: lambda c: c.parts[0],
+    "a part": lambda run: lambda c: c.parts[0].value,
     "detached": lambda run: lambda c: c.total.detach(),
     "a clone": lambda run: lambda c: c.total.clone().detach() * 0.5,
     "the loss": lambda run: lambda c: run.loss,

@@ -138,8 +138,8 @@ def test_elements_of_a_plate_get_their_own_credit() -> None:
     values = parameters()
     reference = CASES["plated"].reference
     by_element = moments(reference, values, estimating(plated))
-    by_site = moments(reference, values, estimating(plated, estimator=an.estimators.by_site))
-    total = moments(reference, values, estimating(plated, estimator=an.estimators.total_cost))
+    by_site = moments(reference, values, estimating(plated, credit=an.estimators.by_site))
+    total = moments(reference, values, estimating(plated, credit=an.estimators.total_cost))
     torch.testing.assert_close(by_site.mean, by_element.mean, **EXACT)
     torch.testing.assert_close(total.mean, by_element.mean, **EXACT)
     local = slice(0, 3)  # the parameters of the guide within the plate

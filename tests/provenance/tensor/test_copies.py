@@ -88,7 +88,7 @@ def test_what_workers_load_belongs_to_the_recording() -> None:
             assert isinstance(loss, Tensor)
             assert an.provenance_of(loss) == {"z"}
             assert [source.universe for source in provenance(loss).sources] == [trace.universe]  # type: ignore[union-attr]
-        an.backward(loss, estimator=an.estimators.total_cost)
+        an.backward(loss, credit=an.estimators.total_cost)
         assert logits.grad is not None
         found.append(logits.grad.flatten().tolist())
     assert found[0] == found[1]

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
 from ancestral.errors import DeterministicSiteError, HandlerError
-from ancestral.estimators.gradient.credit import Estimator
+from ancestral.estimators.credit.credit import Estimator
 from oracles import exact_gradient, moments
 
 _Name = Callable[[str, Tensor], Tensor]

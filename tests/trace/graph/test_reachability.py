@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators.gradient.credit import by_element
+from ancestral.estimators.credit.credit import by_element
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
@@ -128,11 +128,12 @@ def test_a_part_that_is_kept_apart_reaches_no_other_element(structure: Structure
             site = structure.sites[at]
             if not (site.shape and site.name in found and number in claims):
                 continue
-            parts = [p for p in found[site.name].parts if p.shape[0] == site.shape[0] > 1]
-            if any(bool(part.any()) for part in parts):
+            parts = [part for part in found[site.name].parts if bool(part.value.any())]
+            pairs = set[tuple[Shape, Shape]]().union(*claims[number])
+            for dim in set[int]().union(*(part.apart for part in parts)):
                 reached: dict[Shape, set[int]] = {}
-                for x, y in set().union(*claims[number]):
-                    reached.setdefault(x, set()).add(y[0])
+                for x, y in pairs:
+                    reached.setdefault(x, set()).add(y[dim])
                 assert all(len(rows) == 1 for rows in reached.values())
         assert value.sum() > 0
 

@@ -99,6 +99,6 @@ def test_a_recording_within_inference_mode_has_densities() -> None:
         y = Bernoulli(logits=b).sample()
         loss = (y * 2).sum()
     torch.testing.assert_close(trace["y"].log_prob, Bernoulli(logits=b).log_prob(an.untrack(y)))
-    an.backward(loss, estimator=an.estimators.total_cost)
+    an.backward(loss, credit=an.estimators.total_cost)
     by_hand = torch.autograd.grad(Bernoulli(logits=b).log_prob(an.untrack(y)).sum(), b)[0]
     torch.testing.assert_close(b.grad, by_hand * an.untrack(loss).clone())

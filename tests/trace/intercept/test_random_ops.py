@@ -246,7 +246,7 @@ def test_a_draw_under_no_grad_is_as_learned_as_outside(name: str) -> None:
             value = call(p)
         loss = value.sum() * 1.0
     (node,) = trace.values()
-    an.backward(loss, estimator=an.estimators.total_cost)
+    an.backward(loss, credit=an.estimators.total_cost)
     (distribution(by_hand).log_prob(node.value).sum() * node.value.sum()).backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
 
@@ -365,7 +365,7 @@ def test_a_draw_into_a_result_is_a_site_whose_score_counts(name: str, seen: str)
         loss = (tensors[seen] * 2).square().sum()
     (node,) = trace.values()
     assert an.provenance_of(loss) == {node.name}
-    an.backward(loss, estimator=an.estimators.total_cost)
+    an.backward(loss, credit=an.estimators.total_cost)
     (distribution(by_hand).log_prob(node.value).sum() * 4 * node.value.square().sum()).backward()
     torch.testing.assert_close(p.grad, by_hand.grad)
 
@@ -407,7 +407,7 @@ def test_a_draw_of_gamma_is_reparameterized_and_knows_its_kinks() -> None:
     concentration.grad = None
     with an.record() as trace:
         above = (torch._standard_gamma(concentration) > 0.3).double().sum()
-    an.backward(above, estimator=an.estimators.total_cost)
+    an.backward(above, credit=an.estimators.total_cost)
     (node,) = trace.values()
     by_hand.grad = None
     count = (node.value > 0.3).sum()

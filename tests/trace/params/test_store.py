@@ -325,7 +325,7 @@ def test_a_parameter_that_is_a_drawn_value_keeps_its_dependency_element_by_eleme
     torch.testing.assert_close(found.mean, exact_gradient(substituted, theta))
 
     def whole(_: object, given: object) -> Tensor:
-        return derivatives(estimated(*given, estimator=an.estimators.total_cost), given)  # type: ignore
+        return derivatives(estimated(*given, credit=an.estimators.total_cost), given)  # type: ignore
 
     assert (found.variance < moments(substituted, theta, whole).variance).all()
 

@@ -323,7 +323,7 @@ def moments_of(program: Callable[[Tensor], Tensor], theta: list[Tensor], estimat
     def estimate(_: object, given: Any) -> Tensor:
         with an.record():
             loss = program(*given)
-        return derivatives(an.surrogate(loss, estimator=estimator), given)
+        return derivatives(an.surrogate(loss, credit=estimator, baseline=None), given)
 
     return moments(program, theta, estimate)
 

@@ -5,17 +5,19 @@ to the credit of every site that needs a score. All of them are unbiased: they d
 costs that the site cannot influence they leave in, and so in variance.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.cost_sums import (
+from ancestral.estimators.credit.cost_sums import (
     Stacks,
+    apart_dims,
+    apart_through,
     filled,
-    is_apart,
     put,
     reduced,
     room,
@@ -28,13 +30,29 @@ from ancestral.trace.graph.structure import Structure, flattened
 
 
 @dataclass(frozen=True, eq=False)
-class Credit:
-    """What the score of one site is multiplied with.
+class Part:
+    """A sum of costs downstream of the elements of a site.
 
-    `parts` and `shared` add up to it: each is the sum of some downstream costs, [*shape] with ones
-    along the dimensions of the site that do not index them. A cost within `parts` lies downstream
-    of no other element along a dimension that it is kept apart along; of those within `shared`
-    several elements may have the same. `joint` is the sum of all, each counted once, [].
+    Attributes:
+        value: the sum for each element, [*shape of the site], with ones along the dimensions along
+            which it is one for all.
+        apart: the dimensions of the site along which no cost in it lies downstream of two elements.
+    """
+
+    value: Tensor
+    apart: frozenset[int]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a cost in it may be in the sums of several elements."""
+        return any(n > 1 and dim not in self.apart for dim, n in enumerate(self.value.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Credit:
+    """What the score of one site is multiplied with: the sum of its parts.
+
+    `joint` is the sum of all downstream costs, each counted once, [].
 
     A baseline is given the credit as tracked tensors, which depend on the site, and `of_others`,
     which does not, element by element. `recording` tells recordings apart.
@@ -42,15 +60,14 @@ class Credit:
 
     name: str
     shape: Shape
-    parts: tuple[Tensor, ...]
-    shared: tuple[Tensor, ...] = ()
+    parts: tuple[Part, ...]
     count_once: Callable[[], Tensor] | None = field(default=None, repr=False)
     mark_others: Callable[[Tensor, int], Tensor] | None = field(default=None, repr=False)
     recording: Hashable = None
 
     def is_apart(self, dim: int = 0) -> bool:
         """Return whether any part of the credit is kept apart along a dimension of the site."""
-        return any(True for _ in self._apart(dim))
+        return self._apart(dim) is not None
 
     def of_others(self, dim: int = 0) -> Tensor:
         """Return the mean of the credits of the other elements along a dimension of the site.
@@ -64,27 +81,27 @@ class Credit:
         Raises:
             IndexError: if the site has no such dimension.
         """
-        costs = list(self._apart(dim))
-        if not costs:
+        total = self._apart(dim)
+        if total is None:
             return torch.zeros((), dtype=self.total.dtype, device=self.total.device)
-        total, at = sum(costs[1:], costs[0]), dim % len(self.shape)
+        at = dim % len(self.shape)
         mean = (total.sum(at, keepdim=True) - total) / (self.shape[at] - 1)
         return mean if self.mark_others is None else self.mark_others(mean, at)
 
-    def _apart(self, dim: int) -> Iterator[Tensor]:
-        """Yield the parts, untracked, that no other element along a dimension has a cost of."""
+    def _apart(self, dim: int) -> Tensor | None:
+        """Return the sum, untracked, of the parts that are kept apart along a dimension."""
         rank = len(self.shape)
         if not -rank <= dim < max(rank, 1):  # a single number has no others: as if of size 1
             raise IndexError(f"site {self.name!r} has {rank} dimensions of elements, no {dim}")
-        size = self.shape[dim] if rank else 1
-        for part in map(untrack, self.parts):
-            if part.ndim == rank and size > 1 and part.shape[dim] == size:
-                yield part
+        if not rank or self.shape[dim] < 2:
+            return None
+        at = dim % rank
+        return _sum(untrack(part.value) for part in self.parts if at in part.apart)
 
     @property
     def total(self) -> Tensor:
         """The sum of the downstream costs of every element, broadcastable to [*shape]."""
-        first, *rest = (*self.parts, *self.shared)
+        first, *rest = (part.value for part in self.parts)
         return sum(rest, first)
 
     @property
@@ -92,8 +109,15 @@ class Credit:
         """The sum of all downstream costs, each counted once, []."""
         if self.count_once is not None:
             return self.count_once()
-        first, *rest = (part.sum() for part in self.parts)
+        first, *rest = (part.value.sum() for part in self.parts)
         return sum(rest, first)
+
+
+def _sum(values: Iterable[Tensor]) -> Tensor | None:
+    found = None
+    for value in values:
+        found = value if found is None else found + value
+    return found
 
 
 Estimator = Callable[[Structure, Sequence[Tensor]], list[Credit]]
@@ -111,7 +135,7 @@ def total_cost(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
         return []
     whole = sum((value.sum() for value in values[1:]), values[0].sum())
     return [
-        Credit(site.name, site.shape, (whole.reshape((1,) * len(site.shape)),))
+        Credit(site.name, site.shape, (Part(whole.reshape((1,) * len(site.shape)), frozenset()),))
         for site in structure.sites
         if site.needs_score
     ]
@@ -151,12 +175,12 @@ def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
 class _Key:
     """What a sum of costs is the same for: the elements of the site that it is downstream of.
 
-    The dimensions of the sum index those of the site that `alignment` says. `is_shared` says that
-    some cost in it lies downstream of other elements of the site too, which this sum is not for.
+    The dimensions of the sum index those of the site that `alignment` says. Along those of `apart`
+    each cost in it lies downstream of one element of the site only.
     """
 
     alignment: Alignment
-    is_shared: bool
+    apart: frozenset[int]
 
 
 Buckets = dict[_Key, Tensor]
@@ -179,25 +203,22 @@ class _Sums:
     def credit(self, number: int) -> Credit:
         """Return the credit of a site."""
         site = self._structure.sites[number]
-        parts: list[Tensor] = []
-        placed: dict[tuple[bool, Shape], Tensor] = {}
-        shared: list[Tensor] = []
+        parts: list[Part] = []
+        placed: dict[tuple[frozenset[int], Shape], Tensor] = {}
         for key, found in self.buckets[number].items():
             alignment, total = filled(found, key.alignment)
-            # What is for a part of a dimension is for several elements along it.
-            is_shared = key.is_shared or alignment is not key.alignment
             if alignment.there:
-                kind = (not is_shared and is_apart(alignment), room(alignment, site.shape))
+                kind = (key.apart, room(alignment, site.shape))
                 onto = placed.get(kind)
                 onto = total.new_zeros(kind[1]) if onto is None else onto
                 placed[kind] = put(total, alignment, onto)
             else:
-                ones = spread(total, alignment, site.shape)
-                (shared if is_shared else parts).append(ones)
-        for (is_own, _), onto in placed.items():
-            (parts if is_own else shared).append(onto)
-        once = (lambda: self._once(number)) if shared or placed else None
-        return Credit(site.name, site.shape, tuple(parts), tuple(shared), once)
+                parts.append(Part(spread(total, alignment, site.shape), key.apart))
+        parts.extend(Part(onto, apart) for (apart, _), onto in placed.items())
+        once = None
+        if placed or any(part.is_shared for part in parts):
+            once = partial(self._once, number)
+        return Credit(site.name, site.shape, tuple(parts), once)
 
     def _once(self, number: int) -> Tensor:
         """Return the sum of all costs that a site reaches, each counted once."""
@@ -213,11 +234,13 @@ class _Sums:
                 step = compose(key.alignment, reach.edge)
                 if step is not None:
                     alignment, moved = reduced(total, step)
-                    _add(buckets, _Key(alignment, key.is_shared), moved)
+                    apart = apart_through(reach.edge, key.apart)
+                    _add(buckets, _Key(alignment, apart), moved)
         for claims, terms in reach.rest.items():
+            apart = apart_dims(claims)
             for claim in claims:
                 alignment, total = self._sum(claim, terms)
-                _add(buckets, _Key(alignment, len(claims) > 1), total)
+                _add(buckets, _Key(alignment, apart), total)
         return buckets
 
     def _sum(self, claim: Alignment, terms: TermSet) -> tuple[Alignment, Tensor]:

@@ -1,6 +1,6 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape
-from ancestral.provenance.algebra.factors import Factor, factors_of, meets, merged, runs
+from ancestral.provenance.algebra.factors import Factor, all_parts, factors_of, meets, merged, runs
 from ancestral.trace.graph.reachability import TermSet
 
 Numbers = npt.NDArray[np.int64]
@@ -123,9 +123,54 @@ def filled(total: Tensor, alignment: Alignment) -> tuple[Alignment, Tensor]:
     return alignment._replace(dims=tuple(dims)), total.reshape(narrow).expand(wide).reshape(ends)
 
 
-def is_apart(alignment: Alignment) -> bool:
-    """Return whether a sum is for one element only along each dimension that it does not index."""
-    return all(end - first == 1 or d in alignment.dims for d, first, end in alignment.there)
+def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
+    """Return the dimensions of a site along which each cost depends on one element only.
+
+    Args:
+        claims: how the costs depend on the site. Of several, all must index a dimension alike.
+
+    >>> apart_dims([Alignment((0, 1)), Alignment((0, 1), here=((1, 1, 3),), there=((1, 0, 2),))])
+    frozenset({0})
+    """
+    first, *rest = map(_places, claims)
+    return frozenset(d for d, place in first.items() if all(place == o.get(d) for o in rest))
+
+
+def apart_through(edge: Alignment, apart: frozenset[int]) -> frozenset[int]:
+    """Return the dimensions of a site along which costs are apart that are so along its child's.
+
+    Args:
+        edge: how the child depends on the site.
+        apart: the dimensions of the child along which each cost depends on one element only.
+    """
+    return frozenset(d for d, (dims, _) in _places(edge).items() if apart.issuperset(dims))
+
+
+def _places(claim: Alignment) -> dict[int, tuple[frozenset[int], Hashable]]:
+    """Return for each dimension of a site of which one element is depended on which that is.
+
+    It is told by the dimensions that index it, by the factors of those that do, and by the offset;
+    one of a number, by none.
+    """
+    starts = {d: first for d, first, _ in claim.there}
+    found: dict[int, tuple[frozenset[int], Hashable]] = {
+        d: (frozenset(), first) for d, first, end in claim.there if end - first == 1
+    }
+    heres = {i: first for i, first, _ in claim.here}
+    whole: dict[int, list[tuple[int, Hashable]]] = {}
+    for i, dim in reversed(list(enumerate(claim.dims))):  # of several that index it, the first
+        inner = 1
+        for factor in reversed(factors_of(dim, 1)):
+            shift = starts.get(factor.dim, 0) - heres.get(i, 0)
+            place = (i, (i, inner, factor.stride, shift))
+            if factor.total:
+                whole.setdefault(factor.dim, []).append(place)
+            else:
+                whole[factor.dim] = [place]
+            inner *= factor.size
+    for d in all_parts(claim.dims):
+        found[d] = (frozenset(i for i, _ in whole[d]), frozenset(place for _, place in whole[d]))
+    return found
 
 
 def spread(total: Tensor, alignment: Alignment, shape: Shape) -> Tensor:

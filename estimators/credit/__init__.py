@@ -1,0 +1,1 @@
+"""Credit: the costs that each score is multiplied with."""

@@ -1,0 +1,62 @@
+"""Choices for each site: one for all, by patterns of names, or in the `infer` of a site."""
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from ancestral.trace.context.place import stacklevel
+from ancestral.trace.nodes.node import Node
+
+T = TypeVar("T")
+
+PerSite: TypeAlias = T | Mapping[str, T]
+"""One choice for all sites, or one for each pattern of names, such as ``{"z*": ..., "*": ...}``."""
+
+
+class PatternWarning(UserWarning):
+    """A pattern of names matches no site."""
+
+    def __init__(self, keyword: str, pattern: str, names: Iterable[str]) -> None:
+        """Name the argument, the pattern and the sites."""
+        known = ", ".join(map(repr, names)) or "none"
+        super().__init__(
+            f"{keyword}= has a choice for {pattern!r}, which matches no site of this recording: "
+            f"its sites are {known}"
+        )
+
+
+class Choices(Generic[T]):
+    """What is chosen for each site: by the first pattern that matches, else by `infer`, else all.
+
+    Args:
+        keyword: the argument, and the key of `infer`.
+        given: the argument.
+        default: what holds for a site that no pattern matches.
+    """
+
+    def __init__(self, keyword: str, given: PerSite[T], default: T) -> None:
+        """Take the argument as it was given."""
+        is_one = not isinstance(given, Mapping)
+        self._keyword = keyword
+        self._patterns: Mapping[str, T] = {} if is_one else given  # type: ignore[assignment]
+        self._default: Any = given if is_one else default
+
+    def values(self) -> Iterator[T]:
+        """Yield what the argument chooses."""
+        yield from (*self._patterns.values(), self._default)
+
+    def of(self, node: Node) -> T:
+        """Return what is chosen for a site."""
+        for pattern, choice in self._patterns.items():
+            if fnmatchcase(node.name, pattern):
+                return choice
+        found: T = node.infer.get(self._keyword, self._default)
+        return found
+
+    def warn_of_unused(self, names: Collection[str]) -> None:
+        """Warn of patterns that match none of the sites of a recording."""
+        for pattern in self._patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                warning = PatternWarning(self._keyword, pattern, names)
+                warnings.warn(warning, stacklevel=stacklevel())
