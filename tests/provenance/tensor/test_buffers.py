@@ -213,7 +213,7 @@ CHOICES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "later": lambda b, at: b.detach()[at],
     "within": lambda b, at: b[at].view(2, 1)[0:, 0],
     "unbound": lambda b, at: torch.stack([b, b], 1)[at].unbind()[0],
-    "select": lambda b, at: b.select(0, at),
+    "select": lambda b, at: b.select(0, at),  # type: ignore[arg-type]  # torch takes it
     "narrow": lambda b, at: b.narrow(0, at, 1),
 }
 
