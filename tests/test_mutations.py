@@ -32,6 +32,7 @@ from ancestral.provenance.dispatch import (
     escape,
     implicit_reads,
     inplace,
+    shared_memory,
     torch_function,
 )
 from ancestral.provenance.linear import registry
@@ -242,7 +243,7 @@ HANDLERS = [
     Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
         "memory of others",
-        replaced(inplace, "escape", lambda found: None),
+        replaced(shared_memory, "escape", lambda found: None),
         programs=("numpy_that_was_there_before", "a_tensor_on_an_array"),
     ),
     Handler(

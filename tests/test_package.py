@@ -6,6 +6,7 @@ import email.message
 import importlib
 import importlib.metadata
 import importlib.resources
+import pickle
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributions import Bernoulli
 
 import ancestral
 
@@ -57,6 +60,23 @@ def test_every_error_and_warning_of_the_library_is_in_errors() -> None:
         if found.__module__ == module.__name__
     }
     assert defined - {"UsageError"} == set(ancestral.errors.__all__)  # which the CLI prints as text
+
+
+@pytest.mark.parametrize("name", ancestral.errors.__all__)
+def test_every_error_and_warning_comes_through_a_pickle_as_pools_send_them(name: str) -> None:
+    kind = getattr(ancestral.errors, name)
+    error = kind("site 'z': the problem")
+    error.line = 3
+    sent = pickle.loads(pickle.dumps(error))
+    assert type(sent) is kind
+    assert (str(sent), sent.line) == ("site 'z': the problem", 3)
+
+
+def test_an_error_of_another_process_says_what_it_said_there() -> None:
+    with pytest.raises(ancestral.errors.SupportError) as caught:
+        ancestral.sample("z", Bernoulli(0.5), obs=torch.tensor(2.0))
+    sent = pickle.loads(pickle.dumps(caught.value))
+    assert re.search(r"site 'z' .*test_package\.py:\d+.* outside the support", str(sent))
 
 
 def test_standard_library_trace_is_not_shadowed_at_the_root() -> None:

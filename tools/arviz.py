@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ancestral.estimators.batched.run import Run, StackedValuesError, plain
+from ancestral.estimators.batched.run import Run, plain
 from ancestral.estimators.batched.run_many import Key, Stacked, many
 from ancestral.estimators.inference.pyro_hints import CHAINS, refuse
 from ancestral.provenance.tensor.tensor import untrack
@@ -24,27 +24,6 @@ from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 Groups = dict[str, dict[str, np.ndarray]]
-
-
-class MissingArvizError(ImportError):
-    """ArviZ is not installed."""
-
-    def __init__(self) -> None:
-        """Say what to install."""
-        super().__init__(
-            "to_inference_data needs ArviZ, which is not installed: pip install ancestral[arviz]"
-        )
-
-
-class SubsampledDataError(SiteError):
-    """Draws are to be exported with a part of the data, which differs from draw to draw."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the plate and its line."""
-        super().__init__(
-            f"plate {node.name!r} ({node.location}) is subsampled: each draw would have the "
-            "log-likelihood of other cases; give the plate no subsample_size here"
-        )
 
 
 def to_inference_data(
@@ -78,13 +57,13 @@ def to_inference_data(
         **kwargs: what the model is called with.
 
     Raises:
-        TypeError: if `model` is no function.
-        MissingArvizError: if ArviZ is not installed.
+        TypeError: if `model` is no function; for a keyword that is Pyro's name of one of these, and
+            no parameter of the model.
+        ImportError: if ArviZ is not installed.
         ValueError: if the posterior is empty.
-        StackedValuesError: if the draws do not fit each other, the chains, or the model.
-        SubsampledDataError: if a plate is subsampled.
-        OpenRecordingError: within a recording.
-        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of the model.
+        SiteError: if the draws do not fit each other, the chains, or the model; if a plate is
+            subsampled.
+        RuntimeError: within a recording.
     """
     check_program("to_inference_data", "model", model)
     refuse("to_inference_data", (model,), kwargs, CHAINS)
@@ -97,7 +76,7 @@ def to_inference_data(
         )
     if not isinstance(chains, int) or chains < 1 or samples % chains:
         problem = f"there are {samples} of them, which are not {short(chains)} chains of one length"
-        raise StackedValuesError(next(iter(given)), problem)
+        raise SiteError(f"the values of site {next(iter(given))!r}: {problem}")
     before, _ = plain(prior)
     predicted, _ = plain(posterior_predictive, samples)
     single: list[Trace] = []
@@ -128,7 +107,9 @@ def _arviz() -> ModuleType:
             warnings.simplefilter("ignore", FutureWarning)  # it announces its next version
             import arviz
     except ImportError as error:
-        raise MissingArvizError from error
+        raise ImportError(
+            "to_inference_data needs ArviZ, which is not installed: pip install ancestral[arviz]"
+        ) from error
     found: ModuleType = arviz
     return found
 
@@ -146,7 +127,10 @@ def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
     found: dict[Key, Tensor] = {}
     for node in run.traces[0].values():
         if node.type == "plate" and node.infer["subsample_size"] < node.infer["size"]:
-            raise SubsampledDataError(node)
+            raise SiteError(
+                f"plate {node.name!r} ({node.location}) is subsampled: each draw would have the "
+                "log-likelihood of other cases; give the plate no subsample_size here"
+            )
         if node.type == "sample" and node.is_observed and _is_data(node):
             found["log_likelihood", node.name] = run.rows(node, "masked_log_prob")
         elif node.name not in given and _is_of_posterior(node):
@@ -156,7 +140,9 @@ def _read(run: Run, given: Mapping[str, Tensor]) -> dict[Key, Tensor]:
 
 def _groups(found: Stacked, given: Mapping[str, Tensor], chains: int) -> Groups:
     for word, name in found.ragged:
-        raise StackedValuesError(name, f"the {word} has one shape in some runs, and in others not")
+        raise SiteError(
+            f"the values of site {name!r}: the {word} has one shape in some runs, and in others not"
+        )
     groups: Groups = {"posterior": {}, "log_likelihood": {}}
     everything = {("posterior", name): value for name, value in given.items()} | dict(found.values)
     for (group, name), value in everything.items():
@@ -169,10 +155,10 @@ def _add(groups: Groups, word: str, draws: Mapping[str, Tensor], chains: int, tr
     for name, value in draws.items():
         shape = list(value.shape[1:])
         if name in trace and shape != list(trace[name].value.shape):
-            raise StackedValuesError(
-                name,
-                f"each of the {word} draws has shape {shape}; expected "
-                f"{list(trace[name].value.shape)}, as the model has it with the arguments given",
+            raise SiteError(
+                f"the values of site {name!r}: each of the {word} draws has shape {shape}; "
+                f"expected {list(trace[name].value.shape)}, as the model has it with the arguments "
+                "given"
             )
         group = f"{word}_predictive" if name in groups["observed_data"] else word
         array = _array(value.reshape(chains, -1, *value.shape[1:]))

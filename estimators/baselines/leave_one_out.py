@@ -13,16 +13,6 @@ from ancestral.trace.context.place import stacklevel
 class BaselineWarning(UserWarning):
     """A baseline has no effect."""
 
-    def __init__(self, credit: Credit, dim: int | None) -> None:
-        """Name the site."""
-        along = "any dimension" if dim is None else f"dimension {dim}"
-        super().__init__(
-            f"LeaveOneOut subtracts nothing from the credit of site {credit.name!r}, of shape "
-            f"{list(credit.shape)}: no cost is kept apart along {along}, so that no "
-            "element has others to learn from; trace.explain() names what mixes them; use "
-            "an.estimators.RunningMean(), or draw several examples at once"
-        )
-
 
 class LeaveOneOut:
     """The credit of an element as the other elements foretell it.
@@ -61,7 +51,16 @@ class LeaveOneOut:
         else:
             found = credit.of_others(self.dim) if credit.is_apart(self.dim) else None
         if found is None:
-            warnings.warn(BaselineWarning(credit, self.dim), stacklevel=stacklevel())
+            along = "any dimension" if self.dim is None else f"dimension {self.dim}"
+            warnings.warn(
+                BaselineWarning(
+                    f"LeaveOneOut subtracts nothing from the credit of site {credit.name!r}, of "
+                    f"shape {list(credit.shape)}: no cost is kept apart along {along}, so that no "
+                    "element has others to learn from; trace.explain() names what mixes them; use "
+                    "an.estimators.RunningMean(), or draw several examples at once"
+                ),
+                stacklevel=stacklevel(),
+            )
             return torch.zeros_like(credit.total.reshape(-1)[0])
         return found
 

@@ -31,17 +31,6 @@ Traces = tuple[Trace, ...]
 OUTER = "the runs of a vectorized program"
 
 
-class OuterEscapeError(SiteError):
-    """Python reads a value that differs among the repetitions of an outer plate."""
-
-    def __init__(self, place: str) -> None:
-        """Name the line."""
-        super().__init__(
-            f"at {place} Python reads a value that differs from run to run, and may decide by it "
-            "for all of them; decide with tensors (torch.where)"
-        )
-
-
 def width(node: Node) -> int:
     """Return how many dimensions of its batch a node uses, or the plates around it."""
     plates = (-plate.dim for plate in node.cond_indep_stack if plate.dim is not None)
@@ -64,7 +53,7 @@ def along(name: str, size: int, nesting: int, program: Callable[[], T]) -> T:
 
     Raises:
         PlateError: if a site has not one value for each repetition, or mixes them.
-        OuterEscapeError: if Python reads a value that differs among them.
+        SiteError: if Python reads a value that differs among them.
     """
     around = current()
     assert around is not None
@@ -74,7 +63,11 @@ def along(name: str, size: int, nesting: int, program: Callable[[], T]) -> T:
     def refuse_escapes(cause: Exception | None) -> None:
         for each in noted[before:]:
             if any(ledger.reaches(source, name) for source in each.sources):
-                raise OuterEscapeError(f"{each.escape.filename}:{each.escape.line}") from cause
+                raise SiteError(
+                    f"at {each.escape.filename}:{each.escape.line} Python reads a value that "
+                    "differs from run to run, and may decide by it for all of them; decide with "
+                    "tensors (torch.where)"
+                ) from cause
 
     with plate(name, size, dim=-1 - nesting):
         try:

@@ -26,7 +26,6 @@ class Guard(Handler):
     """
 
     def __init__(self) -> None:
-        """Begin to look."""
         self.has_drawn = False
         self._torchs, self._others = _of_torch(), _of_others()
 

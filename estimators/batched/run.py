@@ -27,33 +27,18 @@ from ancestral.trace.recording.message import Handler, Message
 class NotVectorizableError(SiteError):
     """A program cannot be run many times at once along the dimension of an outer plate."""
 
-    def __init__(self, problem: str) -> None:
-        """Say what is in the way."""
-        self.problem = problem
-        super().__init__(
-            f"the program cannot be run many times at once: {problem}; write it so that it "
-            "broadcasts over dimensions to the left (negative dims, no positions counted from the "
-            "left), or run it one time after the other with vectorized=False"
-        )
+    problem = ""
 
 
-class EnumeratedRunError(SiteError):
-    """A program is to be drawn many times, and enumerates a site."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is; runs "
-            "of a program need draws of it: take the enumeration away"
-        )
-
-
-class StackedValuesError(SiteError):
-    """Values that are stacked for many runs do not fit each other, or the program."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        """Name the site and say what is wrong."""
-        super().__init__(f"the values of site {name!r}: {problem}")
+def not_vectorizable(problem: str) -> NotVectorizableError:
+    """Return the error that a program cannot be run many times at once, and why."""
+    error = NotVectorizableError(
+        f"the program cannot be run many times at once: {problem}; write it so that it "
+        "broadcasts over dimensions to the left (negative dims, no positions counted from the "
+        "left), or run it one time after the other with vectorized=False"
+    )
+    error.problem = problem
+    return error
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +80,7 @@ class Run:
         if node is one or (found.shape == shape and not self.varies(node)):
             return found.expand(self.samples, *shape)
         if found.shape[:1] != (self.samples,) or found.numel() != self.samples * shape.numel():
-            raise NotVectorizableError(
+            raise not_vectorizable(
                 f"the {form} of site {node.name!r} ({node.location}) has shape "
                 f"{list(found.shape)} for all runs; expected {[self.samples, *shape]}"
             )
@@ -115,7 +100,6 @@ class Given(Handler):
     """
 
     def __init__(self, stacked: Mapping[str, Tensor], turn: int | None) -> None:
-        """Take the values."""
         self._stacked, self._turn = stacked, turn
 
     def process(self, message: Message) -> Message:
@@ -131,10 +115,10 @@ class Given(Handler):
         elif shape == expected:
             value = stacked[self._turn]
         else:
-            raise StackedValuesError(
-                message.name,
-                f"each of them has shape {list(shape)}; expected {list(expected)}, as at "
-                f"{message.where.location}, after the first dimension, of the samples",
+            raise SiteError(
+                f"the values of site {message.name!r}: each of them has shape {list(shape)}; "
+                f"expected {list(expected)}, as at {message.where.location}, after the first "
+                "dimension, of the samples"
             )
         return replace(message, value=value, is_observed=False, origin=None)
 
@@ -144,7 +128,9 @@ class Given(Handler):
         for name in self._stacked:
             if name not in met:
                 has = ", ".join(map(repr, dict.fromkeys(met))) or "none"
-                raise StackedValuesError(name, f"the program has no such site; it has {has}")
+                raise SiteError(
+                    f"the values of site {name!r}: the program has no such site; it has {has}"
+                )
 
 
 def plain(
@@ -153,20 +139,21 @@ def plain(
     """Return stacked values as plain data, and their number, None if nobody says.
 
     Raises:
-        StackedValuesError: if they are no tensors with a first dimension, or differ in it, or from
+        SiteError: if they are no tensors with a first dimension, or differ in it, or from
             `samples`.
     """
     found: dict[str, Tensor] = {}
     for name, value in (values or {}).items():
+        of_site = f"the values of site {name!r}:"
         if not isinstance(value, Tensor) or value.dim() == 0:
             shown = "a number" if isinstance(value, Tensor) else kind_of(value)
-            raise StackedValuesError(name, f"expected a tensor [samples, *shape], not {shown}")
+            raise SiteError(f"{of_site} expected a tensor [samples, *shape], not {shown}")
         samples = len(value) if samples is None else samples
         if len(value) == 0:
-            raise StackedValuesError(name, "there are none; expected one at least")
+            raise SiteError(f"{of_site} there are none; expected one at least")
         if len(value) != samples:
-            raise StackedValuesError(
-                name, f"there are {len(value)} of them; expected {samples}, as of the others"
+            raise SiteError(
+                f"{of_site} there are {len(value)} of them; expected {samples}, as of the others"
             )
         found[name] = untrack(value).detach()
     return found, samples

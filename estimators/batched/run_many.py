@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.batched.outer_plate import OUTER, Traces, along
-from ancestral.estimators.batched.run import EnumeratedRunError, Given, NotVectorizableError, Run
+from ancestral.estimators.batched.run import Given, NotVectorizableError, Run
 from ancestral.estimators.batched.verify import Recorder, at_once
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.trace.context.argument_checks import short
+from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.recording.record import current, record
 
 Program = Callable[[], Traces]
@@ -25,26 +26,8 @@ Read = Callable[[Run], Mapping[Key, Tensor]]
 """Returns what there is to know of one run, or of all at once: tensors [samples, ...]."""
 
 
-class OpenRecordingError(RuntimeError):
-    """Runs of a program are asked for within a recording."""
-
-    def __init__(self, verb: str) -> None:
-        """Say what to do."""
-        super().__init__(
-            f"{verb} runs a program many times, without gradients, and was called within an open "
-            "an.record(), whose dependencies would end there; call it outside"
-        )
-
-
 class InTurnWarning(UserWarning):
     """A program is run one time after the other, which nobody has asked for."""
-
-    def __init__(self, verb: str, samples: int, reason: str) -> None:
-        """Say why, and what to do."""
-        super().__init__(
-            f"{verb} runs the program {samples} times, one after the other, because not all runs "
-            f"can be made at once: {reason}; if this is meant, say vectorized=False"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +67,16 @@ def many(
         given: values of its sites, each [samples, *shape].
 
     Raises:
-        StackedValuesError: if a value is given to no site, or to one of another shape.
+        SiteError: if a value is given to no site, or to one of another shape.
         NotVectorizableError: if they cannot be made at once, and must.
     """
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise ValueError(f"{verb}: samples must be an int greater than 0, not {short(samples)}")
     if current() is not None:
-        raise OpenRecordingError(verb)
+        raise RuntimeError(
+            f"{verb} runs a program many times, without gradients, and was called within an open "
+            "an.record(), whose dependencies would end there; call it outside"
+        )
     found: list[Mapping[Key, Tensor]] = []
     reason = "vectorized=False" if vectorized is False else "there is only one"
     with torch.no_grad():
@@ -109,7 +95,14 @@ def many(
                 found.append(read(Run(traces, traces)))
             # What is wrong with the program at all comes before the warning.
             if vectorized is None and samples > 1 and turn == 0:
-                warnings.warn(InTurnWarning(verb, samples, reason), stacklevel=3)
+                warnings.warn(
+                    InTurnWarning(
+                        f"{verb} runs the program {samples} times, one after the other, because "
+                        f"not all runs can be made at once: {reason}; if this is meant, say "
+                        "vectorized=False"
+                    ),
+                    stacklevel=3,
+                )
     return _stacked(found, reason)
 
 
@@ -129,7 +122,10 @@ def _recordings(program: Program, given: Mapping[str, Tensor], samples: int) -> 
             values.refuse_unmet(traces)
             for node in (node for trace in traces for node in trace.values()):
                 if node.enumeration is not None:
-                    raise EnumeratedRunError(node)
+                    raise EnumerationError(
+                        f"site {node.name!r} ({node.location}) is enumerated, or depends on one "
+                        "that is; runs of a program need draws of it: take the enumeration away"
+                    )
             return traces
 
         yield recorded

@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 
 from ancestral.estimators.batched.outer_plate import OUTER, Traces, apart, nesting_of
 from ancestral.estimators.batched.rng_guard import watching
-from ancestral.estimators.batched.run import NotVectorizableError, Run
+from ancestral.estimators.batched.run import NotVectorizableError, Run, not_vectorizable
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import line_of
@@ -55,7 +55,7 @@ def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
         with listening(hidden.append):
             many = Run(recorded(None, nesting_of(first)), first, samples)
         for problem in _sharing(many, hidden):
-            raise NotVectorizableError(problem)
+            raise not_vectorizable(problem)
         torch.rand(())  # a seed that is set before the runs, and in them, shall be seen to move
         values = {node.name: many.rows(node) for node in many.nodes if node.is_drawn}
         sites = [many.rows(node) for node in many.nodes if node.type == "sample"]
@@ -64,9 +64,9 @@ def at_once(recorded: Recorder, samples: int, first: Traces) -> Run:
             with substitute(own), watching() as guard:
                 alone = recorded(turn, 0)
             if guard.has_drawn:
-                raise NotVectorizableError("it draws random numbers outside its sites")
+                raise not_vectorizable("it draws random numbers outside its sites")
             for problem in _differing(many, Run(alone, alone), turn):
-                raise NotVectorizableError(problem)
+                raise not_vectorizable(problem)
     return many
 
 
@@ -102,10 +102,10 @@ def _explained() -> Generator[None]:
     except SiteError as error:
         # The advice of a plate is for one that the user knows of.
         told = str(error).rsplit("; ", 1)[0] if isinstance(error, PlateError) else str(error)
-        raise NotVectorizableError(told) from error
+        raise not_vectorizable(told) from error
     except Exception as error:
         problem = f"at {line_of(error)} it raises {type(error).__name__}: {error}"
-        raise NotVectorizableError(problem) from error
+        raise not_vectorizable(problem) from error
 
 
 def _sharing(many: Run, hidden: list[Untracked]) -> Iterator[str]:

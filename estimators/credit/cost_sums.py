@@ -21,7 +21,6 @@ class Stacks:
     FEW = 8
 
     def __init__(self, values: Sequence[Tensor]) -> None:
-        """Take the costs by their numbers."""
         self._values = values
         self._rows: Numbers | None = None
         self._groups: Numbers | None = None

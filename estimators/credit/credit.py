@@ -27,6 +27,7 @@ from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import Reach, TermSet, downstream, reaches
 from ancestral.trace.graph.structure import Structure, flattened
+from ancestral.trace.nodes.node import Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,8 @@ class Credit:
     `joint` is the sum of all downstream costs, each counted once, [].
 
     A baseline is given the credit as tracked tensors, which depend on the site, and `of_others`,
-    which does not, element by element. `recording` tells recordings apart.
+    which does not, element by element. `recording` tells recordings apart; `site` is the node that
+    it is the credit of, and `inputs` what a baseline has asked for and may use.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Credit:
     count_once: Callable[[], Tensor] | None = field(default=None, repr=False)
     mark_others: Callable[[Tensor, int], Tensor] | None = field(default=None, repr=False)
     recording: Hashable = None
+    site: Node | None = field(default=None, repr=False)
+    inputs: Tensor | None = field(default=None, repr=False)
 
     def is_apart(self, dim: int = 0) -> bool:
         """Return whether any part of the credit is kept apart along a dimension of the site."""

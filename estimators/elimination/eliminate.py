@@ -29,43 +29,14 @@ Places = Mapping[Variable, frozenset[Repetition]]
 """The repetitions that each enumerated site is in."""
 
 
-class IntractablePlatesError(EnumerationError):
-    """The joint values of all repetitions would have to be listed."""
-
-    def __init__(self, factor: LogFactor, places: Places) -> None:
-        """Name the site, and those that it joins across plates."""
-        sites = ", ".join(map(str, factor.variables))
-        inner = ", ".join(str(sorted(map(str, places[v]))) for v in factor.variables)
-        super().__init__(
-            f"site {factor.name!r} joins the enumerated sites {sites}, whose repetitions are along "
-            f"{inner}, in each of {sorted(map(str, factor.repetitions))}: to sum them out is "
-            "exponential in the size of a plate (Obermeyer et al. 2019, section 3.3); put a site "
-            "within both plates between them, run one of the plates in turn, or draw one of the "
-            'sites: infer={"enumerate": False}'
-        )
-
-
-class ScaleError(EnumerationError):
-    """Sites that are summed out together count differently often."""
-
-    def __init__(self, first: LogFactor, second: LogFactor, variable: Variable) -> None:
-        """Name the sites."""
-        super().__init__(
-            f"to sum out the enumerated site {variable}, sites {first.name!r} and {second.name!r} "
-            "are multiplied, but their scales differ, and it does not count once either, so that "
-            "how often the sum counts is unclear; put all three within the same an.handlers.scale "
-            "and the same subsampled plates"
-        )
-
-
 def eliminated(factors: Sequence[LogFactor], note: Note = _nothing) -> Tensor:
     """Return the logarithm of the sum, over all enumerated sites, of the product of factors: [].
 
     What is noted of a site is its posterior, unnormalized, given those that are noted after it.
 
     Raises:
-        IntractablePlatesError: if that is exponential in the size of a plate.
-        ScaleError: if sites that are multiplied count differently often.
+        EnumerationError: if that is exponential in the size of a plate; if sites that are
+            multiplied count differently often.
     """
     left = [whole(factor) for factor in summed_out(factors, factors, note)]
     return torch.stack(left).sum() if left else torch.zeros(())
@@ -84,8 +55,8 @@ def summed_out(
     What each of them leaves is multiplied over no more repetitions than have to be.
 
     Raises:
-        IntractablePlatesError: if that is exponential in the size of a plate.
-        ScaleError: if sites that are multiplied count differently often.
+        EnumerationError: if that is exponential in the size of a plate; if sites that are
+            multiplied count differently often.
     """
     owners = {factor.own: factor for factor in own if factor.own is not None}
     places = {f.own: f.repetitions for f in factors if f.own is not None}
@@ -117,7 +88,15 @@ def _multiplied(
     outer = factor.repetitions - around
     kept = (v for v in factor.variables if v not in owners)
     if not around < factor.repetitions or any(places[v] & outer for v in kept):
-        raise IntractablePlatesError(factor, places)
+        sites = ", ".join(map(str, factor.variables))
+        inner = ", ".join(str(sorted(map(str, places[v]))) for v in factor.variables)
+        raise EnumerationError(
+            f"site {factor.name!r} joins the enumerated sites {sites}, whose repetitions are along "
+            f"{inner}, in each of {sorted(map(str, factor.repetitions))}: to sum them out is "
+            "exponential in the size of a plate (Obermeyer et al. 2019, section 3.3); put a site "
+            "within both plates between them, run one of the plates in turn, or draw one of the "
+            'sites: infer={"enumerate": False}'
+        )
     return _over(factor, outer)
 
 
@@ -151,7 +130,7 @@ def summed_each(
     """Return factors whose product is, in each repetition, the sum over some variables.
 
     Raises:
-        ScaleError: if sites that are multiplied count differently often.
+        EnumerationError: if sites that are multiplied count differently often.
     """
     sizes = {axis: size for factor in factors for axis, size in factor.table.sizes.items()}
     steps = steps_of([frozenset(f.table.axes) for f in factors], sizes, list(owners))
@@ -174,7 +153,12 @@ def _product_of(factors: Sequence[LogFactor], variable: Variable, owner: LogFact
         if not (is_same or is_same_scale(owner.scale, 1.0)) or not _is_within_same_plates(
             factor, owner
         ):
-            raise ScaleError(owner, factor, variable)
+            raise EnumerationError(
+                f"to sum out the enumerated site {variable}, sites {owner.name!r} and "
+                f"{factor.name!r} are multiplied, but their scales differ, and it does not count "
+                "once either, so that how often the sum counts is unclear; put all three within "
+                "the same an.handlers.scale and the same subsampled plates"
+            )
         tables.append(factor.table if is_same else _scaled(factor))
     tables.sort(key=lambda table: table.log.numel())
     return product(tables)

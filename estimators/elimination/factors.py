@@ -33,67 +33,6 @@ Repetition = int | tuple[str, int]
 """A dimension of repetitions, counted from the right, or a plate in turn and the turn."""
 
 
-class UndeterminedSiteError(EnumerationError):
-    """A latent site has not one value."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) was drawn once for each value of the enumerated "
-            "sites that it depends on, so that it has no one value at which to take the density; "
-            "observe it, replay it from a guide, or draw it before the enumerated sites"
-        )
-
-
-class UnseenSiteError(EnumerationError):
-    """A site depends on an enumerated one that is not in the trace."""
-
-    def __init__(self, node: Node, variable: Variable) -> None:
-        """Name both sites."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) depends on the enumerated site {variable}, "
-            "which is not in this trace, so that its probabilities are unknown; record both"
-        )
-
-
-class OutsideBlockError(EnumerationError):
-    """A site depends on an enumerated one, but out of the block."""
-
-    def __init__(self, node: Node, behind: str) -> None:
-        """Name both sites."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) depends on the enumerated site {behind}, but "
-            "the block of an.handlers.enumerate had ended, so that the values of the one look like "
-            "a batch of the other; let the block last until the end of the program"
-        )
-
-
-class DrawnSiteError(EnumerationError):
-    """A site that is to be enumerated was drawn."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is to be enumerated, as its infer says, but was "
-            "drawn, as no an.handlers.enumerate saw it: run the program within one, or take "
-            '"enumerate" away from its infer, and it is taken as given'
-        )
-
-
-class MixedDensityError(EnumerationError):
-    """The density of a user's class mixes the values, or the repetitions, of an enumerated site."""
-
-    def __init__(self, node: Node, behind: Node) -> None:
-        """Name both sites and their lines."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}): log_prob of {type(node.fn).__name__} mixes "
-            f"values or repetitions of the enumerated site {behind.name!r} ({behind.location}), or "
-            "computes with what is not followed; compute the density of each case of a batch from "
-            "its own parameters and value, with ops that broadcast, or draw the site: "
-            'infer={"enumerate": False}'
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class LogFactor:
     """A factor of the joint density.
@@ -132,7 +71,11 @@ def all_factors_of(trace: Trace) -> list[LogFactor]:
     sites = [node for node in nodes if node.is_declared or not node.is_observed]
     for node in sites:
         if node.infer.get("enumerate") and node.is_drawn:
-            raise DrawnSiteError(node)
+            raise EnumerationError(
+                f"site {node.name!r} ({node.location}) is to be enumerated, as its infer says, but "
+                "was drawn, as no an.handlers.enumerate saw it: run the program within one, or "
+                'take "enumerate" away from its infer, and it is taken as given'
+            )
     return factors_of(trace, sites, variables_of(sites))
 
 
@@ -149,23 +92,30 @@ def factors_of(
     may have been drawn once for each value of those.
 
     Raises:
-        UndeterminedSiteError: if a latent site was drawn once for each value of another.
-        UnseenSiteError: if a site depends on an enumerated one that is not known.
-        OutsideBlockError: if it does, but is out of the block that enumerates.
+        EnumerationError: if a latent site was drawn once for each value of another, or a site
+            depends on an enumerated one that is not known, or whose block had ended.
     """
     spread = Spread(trace)
     factors: list[LogFactor] = []
     for node in nodes:
         behind = None if node.enumeration is not None else spread.behind(node)
         if behind is not None:
-            raise OutsideBlockError(node, behind)
+            raise EnumerationError(
+                f"site {node.name!r} ({node.location}) depends on the enumerated site {behind}, "
+                "but the block of an.handlers.enumerate had ended, so that the values of the one "
+                "look like a batch of the other; let the block last until the end of the program"
+            )
         _refuse_mixed(node, spread.nodes)
         is_masked = not node.is_enumerated or own_of(node) in costs
         _refuse_undetermined(node, costs)
         factor = _factor_of(node, is_masked=is_masked)
         for variable in factor.variables:
             if variable not in known:
-                raise UnseenSiteError(node, variable)
+                raise EnumerationError(
+                    f"site {node.name!r} ({node.location}) depends on the enumerated site "
+                    f"{variable}, which is not in this trace, so that its probabilities are "
+                    "unknown; record both"
+                )
         factors.append(factor)
     return factors
 
@@ -248,7 +198,11 @@ def _refuse_undetermined(node: Node, listed: Set[Variable]) -> None:
     wide = (i - len(batch) for i, size in enumerate(batch) if size != 1)
     variables = node.enumeration.variables
     if any(dim <= node.enumeration.first_dim and variables[dim] not in listed for dim in wide):
-        raise UndeterminedSiteError(node)
+        raise EnumerationError(
+            f"site {node.name!r} ({node.location}) was drawn once for each value of the enumerated "
+            "sites that it depends on, so that it has no one value at which to take the density; "
+            "observe it, replay it from a guide, or draw it before the enumerated sites"
+        )
 
 
 def _refuse_mixed(node: Node, nodes: Mapping[Source, Node]) -> None:
@@ -265,7 +219,13 @@ def _refuse_mixed(node: Node, nodes: Mapping[Source, Node]) -> None:
         theirs = source.shape[: len(source.shape) - behind.event_dims]
         for i, size in enumerate(theirs):
             if size != 1 and not is_kept_at(batch, alignments, i, i - len(theirs), size):
-                raise MixedDensityError(node, behind)
+                raise EnumerationError(
+                    f"site {node.name!r} ({node.location}): log_prob of {type(node.fn).__name__} "
+                    f"mixes values or repetitions of the enumerated site {behind.name!r} "
+                    f"({behind.location}), or computes with what is not followed; compute the "
+                    "density of each case of a batch from its own parameters and value, with ops "
+                    'that broadcast, or draw the site: infer={"enumerate": False}'
+                )
 
 
 def _is_of_batches(fn: Distribution) -> bool:

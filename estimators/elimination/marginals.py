@@ -29,28 +29,6 @@ from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 
 
-class ImpossibleDataError(EnumerationError):
-    """The data of a trace has no posterior."""
-
-    def __init__(self, name: str) -> None:
-        """Name the site whose posterior was asked for."""
-        super().__init__(
-            f"site {name!r} has no posterior: the program gives its data the probability zero (or "
-            "no number) at some repetition; look at the log_prob of its observed sites"
-        )
-
-
-class InferenceModeError(EnumerationError):
-    """Posteriors are asked for where nothing has a derivative."""
-
-    def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__(
-            "the posteriors of enumerated sites are derivatives, which torch.inference_mode() does "
-            "not take; use torch.no_grad() around the program and the question"
-        )
-
-
 def log_marginal(trace: Trace) -> Tensor:
     """Return the log-density of a trace, its enumerated sites summed out: [].
 
@@ -88,13 +66,15 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
 
     Raises:
         TypeError: if `trace` is none.
-        ImpossibleDataError: if the data has probability zero.
-        InferenceModeError: within `torch.inference_mode`.
-        EnumerationError: if `log_marginal` does.
+        EnumerationError: if the data has probability zero; within `torch.inference_mode`; if
+            `log_marginal` does.
     """
     check_trace("marginals", trace)
     if torch.is_inference_mode_enabled():
-        raise InferenceModeError
+        raise EnumerationError(
+            "the posteriors of enumerated sites are derivatives, which torch.inference_mode() does "
+            "not take; use torch.no_grad() around the program and the question"
+        )
     factors = all_factors_of(trace)
     nodes = [trace[factor.name] for factor in factors if factor.own is not None]
     with torch.enable_grad():
@@ -103,7 +83,7 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
     if not nodes:
         return {}
     if not bool(untrack(total).isfinite()):
-        raise ImpossibleDataError(nodes[0].name)
+        raise impossible_data(nodes[0].name)
     found = torch.autograd.grad(
         untrack(total),
         list(probes.values()),
@@ -115,6 +95,14 @@ def marginals(trace: Trace) -> dict[str, Tensor]:
         factor.name: _normalized(factor, gradient)
         for factor, gradient in zip(owned, found, strict=True)
     }
+
+
+def impossible_data(name: str) -> EnumerationError:
+    """Return the error that a site has no posterior, as the data of its trace has none."""
+    return EnumerationError(
+        f"site {name!r} has no posterior: the program gives its data the probability zero (or "
+        "no number) at some repetition; look at the log_prob of its observed sites"
+    )
 
 
 def _probe(node: Node) -> Tensor:
@@ -136,6 +124,6 @@ def _normalized(factor: LogFactor, weights: Tensor) -> Tensor:
     """Return the logarithms of weights along the first dimension, whose sum is the scale."""
     total = weights.sum(0)
     if not bool((total > 0).all()):
-        raise ImpossibleDataError(factor.name)
+        raise impossible_data(factor.name)
     batch = batch_of(factor, tuple(weights.shape[1:]))
     return log_of(weights / total).reshape(weights.shape[0], *batch)

@@ -22,7 +22,7 @@ from torch.distributions import Categorical
 from ancestral.estimators.elimination.eliminate import eliminated
 from ancestral.estimators.elimination.factors import LogFactor, all_factors_of, batch_of
 from ancestral.estimators.elimination.log_table import Table, along
-from ancestral.estimators.elimination.marginals import ImpossibleDataError
+from ancestral.estimators.elimination.marginals import impossible_data
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.argument_checks import short
 from ancestral.trace.graph.argument_types import check_trace
@@ -49,8 +49,7 @@ def sample_posterior(trace: Trace, samples: int) -> dict[str, Tensor]:
 
     Raises:
         ValueError: if `samples` is no positive number.
-        ImpossibleDataError: if the data has probability zero.
-        EnumerationError: if `log_marginal` does.
+        EnumerationError: if the data has probability zero; if `log_marginal` does.
         TypeError: if `trace` is none.
     """
     check_trace("sample_posterior", trace)
@@ -62,7 +61,7 @@ def sample_posterior(trace: Trace, samples: int) -> dict[str, Tensor]:
         total = eliminated(factors, lambda variable, table: met.append((variable, table)))
         owned = [factor for factor in factors if factor.own is not None]
         if owned and not bool(untrack(total).isfinite()):
-            raise ImpossibleDataError(owned[0].name)
+            raise impossible_data(owned[0].name)
         found: dict[Hashable, Table] = {}
         for variable, table in reversed(met):
             found[variable] = _drawn(variable, table, found, samples)

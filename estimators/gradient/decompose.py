@@ -50,7 +50,6 @@ class Pending:
     __slots__ = ("operand", "parts", "weight")
 
     def __init__(self, operand: Any) -> None:
-        """Begin with no weight."""
         self.operand = operand
         self.weight: Weight | None = None
         self.parts: Tensor | None = None  # weights of parts, put together
@@ -77,7 +76,6 @@ class Walk:
     """The walk of one loss; `run` takes it to the end."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self.heap: list[tuple[int, int]] = []
         self.forms: dict[int, Pending] = {}
         self.leaves: dict[int, Pending] = {}

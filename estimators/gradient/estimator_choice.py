@@ -33,20 +33,6 @@ Choice = Literal["auto", "pathwise", "score"]
 class KinkWarning(UserWarning):
     """The pathwise gradient of a site is biased."""
 
-    def __init__(self, node: Node, kink: Source | None) -> None:
-        """Name the site, and the step that has no useful derivative: the draw itself, if None."""
-        why = (
-            f"one of finitely many values, by {type(node.fn).__name__}"
-            if kink is None
-            else "and its value reaches a cost through a step without a useful derivative, "
-            + kink.name
-        )
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
-            "gradient is biased; leave estimator='auto', which uses its score function, or soften "
-            "the step"
-        )
-
 
 def chosen(
     problem: Problem, estimator: PerSite[Choice], credit: PerSite[Estimator]
@@ -71,7 +57,21 @@ def chosen(
         choice = choices.of(node)
         _check(choice, f"site {node.name!r} ({node.location}): ")
         if choice == "pathwise" and node.name in stepped:
-            warnings.warn(KinkWarning(node, stepped[node.name]), stacklevel=stacklevel())
+            kink = stepped[node.name]
+            why = (
+                f"one of finitely many values, by {type(node.fn).__name__}"
+                if kink is None
+                else "and its value reaches a cost through a step without a useful derivative, "
+                + kink.name
+            )
+            warnings.warn(
+                KinkWarning(
+                    f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its "
+                    "pathwise gradient is biased; leave estimator='auto', which uses its score "
+                    "function, or soften the step"
+                ),
+                stacklevel=stacklevel(),
+            )
         return choice == "score" or (choice == "auto" and node.name in needed)
 
     return _decided(problem, is_scored), _crediting(problem, credit)

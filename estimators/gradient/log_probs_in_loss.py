@@ -68,7 +68,6 @@ class ScoredNodes:
     def __init__(
         self, universe: Universe, factors: Sources = frozenset(), *, is_read: bool
     ) -> None:
-        """Take the recording whose draws are scored."""
         self._universe = universe
         self._factors = factors
         self._is_read = is_read
@@ -191,29 +190,31 @@ def _slots(kind: Any) -> tuple[str, ...]:
 class HeldScoreWarning(UserWarning):
     """A loss that holds a score function already gets a second one."""
 
-    def __init__(self, nodes: Iterable[Node]) -> None:
-        """Name the sites."""
-        names = ", ".join(f"{node.name!r} ({node.location})" for node in nodes)
-        super().__init__(
-            f"the loss multiplies the log-density of {names} at its own draw by what is detached "
-            "or was read by Python: it holds the score function already, and gets a second one "
-            "here; call loss.backward() for it, or pass the costs themselves (without log_prob and "
-            "detach), from which an.backward makes the score function"
-        )
+
+def held_score_warning(nodes: Iterable[Node]) -> HeldScoreWarning:
+    """Return the warning, with the sites."""
+    names = ", ".join(f"{node.name!r} ({node.location})" for node in nodes)
+    return HeldScoreWarning(
+        f"the loss multiplies the log-density of {names} at its own draw by what is detached "
+        "or was read by Python: it holds the score function already, and gets a second one "
+        "here; call loss.backward() for it, or pass the costs themselves (without log_prob and "
+        "detach), from which an.backward makes the score function"
+    )
 
 
 class StraightThroughWarning(UserWarning):
     """A site has a straight-through gradient, and gets a score function besides."""
 
-    def __init__(self, node: Node, line: Location) -> None:
-        """Name the site and the line."""
-        super().__init__(
-            f"what is computed at {line} has the value of site {node.name!r} ({node.location}) and "
-            "a gradient to the very parameters of it by a path that adds nothing to the value (a "
-            "straight-through estimator, x - x.detach()); with the score function of the site, the "
-            "gradient is counted twice: call loss.backward() for the straight-through estimator "
-            "alone, which is biased, or drop that path for an.backward"
-        )
+
+def straight_through_warning(node: Node, line: Location) -> StraightThroughWarning:
+    """Return the warning, with the site and the line."""
+    return StraightThroughWarning(
+        f"what is computed at {line} has the value of site {node.name!r} ({node.location}) and "
+        "a gradient to the very parameters of it by a path that adds nothing to the value (a "
+        "straight-through estimator, x - x.detach()); with the score function of the site, the "
+        "gradient is counted twice: call loss.backward() for the straight-through estimator "
+        "alone, which is biased, or drop that path for an.backward"
+    )
 
 
 class HeldScores:

@@ -34,18 +34,6 @@ from ancestral.trace.nodes.node import Node
 class LossMismatchError(RuntimeError):
     """The terms that a loss was taken apart into do not add up to it."""
 
-    def __init__(self, loss: float, total: float, blamed: str | None) -> None:
-        """Give both numbers, and the op that was not taken apart right, if it was one."""
-        why = (
-            f"{blamed} was not taken apart right; that is a defect of the library, please report it"
-            if blamed
-            else "a tensor that the loss was computed from was overwritten since, through another "
-            "tensor on the same memory; clone it before the write, or take the gradient before"
-        )
-        super().__init__(
-            f"the terms of the loss add up to {total!r}, but the loss is {loss!r}: {why}"
-        )
-
 
 class NonFiniteCostError(SiteError):
     """A cost, or the loss that is made of the costs, is NaN or infinite."""
@@ -276,7 +264,18 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
         # added to constants in single, in place or as a scalar, is rounded to it.
         rounding = max(rounding, (64 + len(terms)) * _coarsest(blame.tensors))
         if blame.text or not error <= rounding * blame.size:
-            raise LossMismatchError(whole, total + constant, blame.text)
+            why = (
+                f"{blame.text} was not taken apart right; that is a defect of the library, please "
+                "report it"
+                if blame.text
+                else "a tensor that the loss was computed from was overwritten since, through "
+                "another tensor on the same memory; clone it before the write, or take the "
+                "gradient before"
+            )
+            raise LossMismatchError(
+                f"the terms of the loss add up to {total + constant!r}, but the loss is {whole!r}: "
+                f"{why}"
+            )
     return terms
 
 
@@ -302,18 +301,19 @@ def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:
 class NonFiniteDensityError(SiteError):
     """The log-probability of a site is NaN or infinite."""
 
-    def __init__(self, node: Node, program: str) -> None:
-        """Name the site, its line, its program, how many elements are bad, and their values."""
-        density = node.log_prob.detach()
-        bad = ~torch.isfinite(density)
-        cases = _cases(node)
-        value = cases[over(bad, tuple(cases.shape[:-1]))]
-        shown = f", the first at the value {first_of(value)}" if value.numel() else ""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
-            f"{density.numel()} elements of its log-probability are not finite, the first of them "
-            f"{first_of(density[bad])}{shown}; expected finite numbers: {_advice(node)}"
-        )
+
+def non_finite_density(node: Node, program: str) -> NonFiniteDensityError:
+    """Return the error of a site of a program: how many elements are bad, and their values."""
+    density = node.log_prob.detach()
+    bad = ~torch.isfinite(density)
+    cases = _cases(node)
+    value = cases[over(bad, tuple(cases.shape[:-1]))]
+    shown = f", the first at the value {first_of(value)}" if value.numel() else ""
+    return NonFiniteDensityError(
+        f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
+        f"{density.numel()} elements of its log-probability are not finite, the first of them "
+        f"{first_of(density[bad])}{shown}; expected finite numbers: {_advice(node)}"
+    )
 
 
 def _advice(node: Node) -> str:

@@ -26,28 +26,30 @@ from ancestral.trace.recording.trace import Trace
 class OtherRecordingError(ValueError):
     """A loss depends on a site of another recording whose gradient was never taken."""
 
-    def __init__(self, node: Node) -> None:
-        """Name the site."""
-        super().__init__(
-            f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
-            "score would be lost; compute both within one an.record(), take the gradient of the "
-            "other recording first, or cut the dependency with an.untrack"
-        )
+
+def _of_other_recording(node: Node) -> OtherRecordingError:
+    """Return the error, with the site."""
+    return OtherRecordingError(
+        f"the loss depends on site {node.name!r} ({node.location}) of another recording, whose "
+        "score would be lost; compute both within one an.record(), take the gradient of the "
+        "other recording first, or cut the dependency with an.untrack"
+    )
 
 
 class ForgottenRecordingError(RuntimeError):
     """A loss depends on a recording that nobody has kept, and whose gradient was never taken."""
 
-    def __init__(self, universe: Universe) -> None:
-        """Name the sites."""
-        names = [repr(source.name) for source in universe.sources if source.stands_for is None]
-        super().__init__(
-            f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
-            f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
-            "ended since whose gradient was not taken either; hold the trace until the gradient is "
-            "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
-            "with an.untrack"
-        )
+
+def forgotten_recording(universe: Universe) -> ForgottenRecordingError:
+    """Return the error, with the sites."""
+    names = [repr(source.name) for source in universe.sources if source.stands_for is None]
+    return ForgottenRecordingError(
+        f"the loss depends on {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} of a "
+        f"recording that is forgotten: nobody holds its trace, and {MOST_KEPT} others have "
+        "ended since whose gradient was not taken either; hold the trace until the gradient is "
+        "taken (with an.record() as trace:), take the gradient earlier, or cut the dependency "
+        "with an.untrack"
+    )
 
 
 def left_out(loss: Tensor, found: Provenance, inputs: Any, gradient: Any) -> list[str]:
@@ -152,7 +154,7 @@ def refuse_kinked(source: Source, ours: Universe) -> None:
     met = other.closure([source])
     for node in other.owner.everything if isinstance(other.owner, Trace) else ():
         if node.source in met and node.is_learned:
-            raise OtherRecordingError(node)
+            raise _of_other_recording(node)
 
 
 def _refuse_other(other: Universe | None, ours: Universe) -> None:
@@ -160,8 +162,8 @@ def _refuse_other(other: Universe | None, ours: Universe) -> None:
     if other is None or other is ours or other.state != "open":
         return
     if other.is_orphaned:
-        raise ForgottenRecordingError(other)
+        raise forgotten_recording(other)
     if isinstance(other.owner, Trace):
         for node in other.owner.everything:
             if node.is_score and node.is_learned:
-                raise OtherRecordingError(node)
+                raise _of_other_recording(node)

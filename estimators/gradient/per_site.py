@@ -1,7 +1,7 @@
 """Choices for each site: one for all, by patterns of names, or in the `infer` of a site."""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -17,14 +17,6 @@ PerSite: TypeAlias = T | Mapping[str, T]
 class PatternWarning(UserWarning):
     """A pattern of names matches no site."""
 
-    def __init__(self, keyword: str, pattern: str, names: Iterable[str]) -> None:
-        """Name the argument, the pattern and the sites."""
-        known = ", ".join(map(repr, names)) or "none"
-        super().__init__(
-            f"{keyword}= has a choice for {pattern!r}, which matches no site of this recording: "
-            f"its sites are {known}"
-        )
-
 
 class Choices(Generic[T]):
     """What is chosen for each site: by the first pattern that matches, else by `infer`, else all.
@@ -36,7 +28,6 @@ class Choices(Generic[T]):
     """
 
     def __init__(self, keyword: str, given: PerSite[T], default: T) -> None:
-        """Take the argument as it was given."""
         is_one = not isinstance(given, Mapping)
         self._keyword = keyword
         self._patterns: Mapping[str, T] = {} if is_one else given  # type: ignore[assignment]
@@ -58,5 +49,9 @@ class Choices(Generic[T]):
         """Warn of patterns that match none of the sites of a recording."""
         for pattern in self._patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
-                warning = PatternWarning(self._keyword, pattern, names)
+                known = ", ".join(map(repr, names)) or "none"
+                warning = PatternWarning(
+                    f"{self._keyword}= has a choice for {pattern!r}, which matches no site of this "
+                    f"recording: its sites are {known}"
+                )
                 warnings.warn(warning, stacklevel=stacklevel())

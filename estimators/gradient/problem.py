@@ -11,14 +11,14 @@ from torch import Tensor
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
-    NonFiniteDensityError,
     Parts,
     Term,
+    non_finite_density,
     terms_of,
     vertices_of,
 )
 from ancestral.estimators.gradient.missing_scores import (
-    ForgottenRecordingError,
+    forgotten_recording,
     refuse_kinked,
     refuse_others,
 )
@@ -39,15 +39,16 @@ from ancestral.trace.recording.untracked_loss import choosing
 class CaughtError(RuntimeError):
     """Something raised because of drawn values, and the program went on."""
 
-    def __init__(self, escape: Escape, text: str) -> None:
-        """Name the line, the sources and what was raised."""
-        names = ", ".join(repr(name) for name in sorted(escape.sources))
-        super().__init__(
-            f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
-            f"{names}, and the error was caught: the runs in which it does not raise show no such "
-            "dependency, so that no gradient of either would be unbiased; test the values with an "
-            "`if` before instead of catching the error"
-        )
+
+def _caught(escape: Escape, text: str) -> CaughtError:
+    """Return the error, with the line, the sources and what was raised."""
+    names = ", ".join(repr(name) for name in sorted(escape.sources))
+    return CaughtError(
+        f"{escape.filename}:{escape.line} raised ({text}) because of values that depend on "
+        f"{names}, and the error was caught: the runs in which it does not raise show no such "
+        "dependency, so that no gradient of either would be unbiased; test the values with an "
+        "`if` before instead of catching the error"
+    )
 
 
 SURROGATE = "ancestral.surrogate"
@@ -56,16 +57,6 @@ SURROGATE = "ancestral.surrogate"
 
 class ScoredLossError(ValueError):
     """A loss holds a surrogate of the same recording, or the graph of its gradient."""
-
-    def __init__(self, place: str) -> None:
-        """Name the line of the surrogate."""
-        super().__init__(
-            f"the loss is computed from an.surrogate at {place}, or from its gradient with "
-            "create_graph=True: the derivatives of both hold the scores of the draws already, "
-            "which would count twice; take that gradient without create_graph, so that it is a "
-            "constant, or write the surrogate of that step as "
-            "(d.log_prob(z) * cost.detach()).sum()"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +109,13 @@ def _refuse_scored(problem: Problem) -> None:
     for node in nodes_of([problem.loss, *(t for t in learned if t.requires_grad)]):
         found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
         if found is not None and found[0] == token:
-            raise ScoredLossError(found[1])
+            raise ScoredLossError(
+                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
+                "create_graph=True: the derivatives of both hold the scores of the draws already, "
+                "which would count twice; take that gradient without create_graph, so that it is a "
+                "constant, or write the surrogate of that step as "
+                "(d.log_prob(z) * cost.detach()).sum()"
+            )
 
 
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
@@ -130,7 +127,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
         raise SettledError.taken()
     trace = universe.owner
     if universe.is_orphaned:
-        raise ForgottenRecordingError(universe)
+        raise forgotten_recording(universe)
     if isinstance(trace, Apart):
         trace.refuse()
     if not isinstance(trace, Trace):
@@ -176,7 +173,7 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
         return terms_of(value, counts)
     except NonFiniteCostError as error:
         if node.fn is not None:
-            raise NonFiniteDensityError(node, "program") from None
+            raise non_finite_density(node, "program") from None
         error.add_note(f"It is cost {node.name!r} ({node.location}).")
         raise
 
@@ -211,7 +208,7 @@ def _counts(node: Node) -> Tensor:
 def _refuse_failures(universe: Universe) -> None:
     failures = decisions_of(universe).failures
     if failures:
-        raise CaughtError(*failures[0])
+        raise _caught(*failures[0])
 
 
 def _universe_of(loss: Tensor) -> Universe:

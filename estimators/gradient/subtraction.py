@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -36,26 +36,27 @@ _AUTO = Auto()
 class BaselineError(SiteError):
     """A baseline is none: it is of a wrong type or shape, or not finite."""
 
-    def __init__(self, node: Node, problem: str) -> None:
-        """Name the site, its line and what is wrong."""
-        super().__init__(f"site {node.name!r} ({node.location}): its baseline{problem}")
+
+def _wrong(node: Node, problem: str) -> BaselineError:
+    """Return the error of a baseline, with its site and line."""
+    return BaselineError(f"site {node.name!r} ({node.location}): its baseline{problem}")
 
 
 class DependentBaselineError(BaselineError):
     """A baseline depends on the very draw that it is subtracted for."""
 
-    def __init__(self, node: Node, baseline: object, why: str) -> None:
-        """Name the site, its line, and how the draw reaches the baseline."""
-        code = getattr(baseline, "__code__", None)
-        line = "" if code is None else f", {code.co_filename}:{code.co_firstlineno},"
-        super().__init__(
-            node,
-            f"{line} depends on the very draw that it is subtracted for, {why}: the gradient would "
-            "be biased; use an.estimators.LeaveOneOut() or credit.of_others(dim), the mean over "
-            "the other elements, element by element; an.estimators.RunningMean(), that of earlier "
-            "steps; or what was "
-            "there before the draw, such as the inputs (a log line reads an.untrack(loss))",
-        )
+
+def _dependent(node: Node, baseline: object, why: str) -> DependentBaselineError:
+    """Return the error of a baseline, with its site and line, and how the draw reaches it."""
+    code = getattr(baseline, "__code__", None)
+    line = "" if code is None else f", {code.co_filename}:{code.co_firstlineno},"
+    return DependentBaselineError(
+        f"site {node.name!r} ({node.location}): its baseline{line} depends on the very draw that "
+        f"it is subtracted for, {why}: the gradient would be biased; use "
+        "an.estimators.LeaveOneOut() or credit.of_others(dim), the mean over the other elements, "
+        "element by element; an.estimators.RunningMean(), that of earlier steps; or what was "
+        "there before the draw, such as the inputs (a log line reads an.untrack(loss))"
+    )
 
 
 Baselines: TypeAlias = PerSite[Baseline | Literal["auto"] | None]
@@ -90,7 +91,6 @@ class Subtraction:
     """The baselines of the sites of one gradient."""
 
     def __init__(self, problem: Problem, baseline: Baselines) -> None:
-        """Take the problem whose credits they are asked for."""
         self._problem = problem
         self._choices = Choices("baseline", baseline, "auto")
         self._choices.warn_of_unused(problem.nodes)
@@ -114,8 +114,10 @@ class Subtraction:
         baseline: Any = _AUTO if chosen == "auto" else chosen
         if _is_one(node):
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
-        credit = replace(credit, recording=self._universe.token)
+        credit = replace(credit, recording=self._universe.token, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
+            if hasattr(baseline, "inputs_of"):
+                credit = replace(credit, inputs=self._inputs(node, credit, baseline))
             found: Tensor | None = baseline(credit)
             return None if found is None else found.detach()
         _check(baseline, f"site {node.name!r} ({node.location}): ")
@@ -126,6 +128,15 @@ class Subtraction:
         plain = _fitting(node, credit.shape, result)
         self._refuse_dependent(node, baseline, result)
         return plain.to(credit.total)
+
+    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor:
+        """Return the inputs that a baseline asks for, plain, none of which any draw reaches."""
+        with _resumed(self._universe), self._shown_values():
+            result: Any = baseline.inputs_of(self._tracked(node, credit))
+        if not isinstance(result, Tensor):
+            raise BaselineError(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
+        self._refuse_dependent(node, baseline, result, lawful=frozenset())
+        return untrack(result).detach()
 
     def _tracked(self, node: Node, credit: Credit) -> Credit:
         """Return a credit that carries what it depends on: all that the loss does."""
@@ -175,23 +186,33 @@ class Subtraction:
                 found |= term.provenance.members
         return self._universe.depending(found, ())
 
-    def _refuse_dependent(self, node: Node, baseline: object, result: Tensor) -> None:
+    def _refuse_dependent(
+        self,
+        node: Node,
+        baseline: object,
+        result: Tensor,
+        lawful: Collection[Source] | None = None,
+    ) -> None:
+        """Raise if the draw reaches a result, other than through sources that are lawful."""
         found = provenance(result)
         if found is not None and found.universe is not self._universe:
             found = self._universe.adopt(found)  # None if it is constant by now
         reached = self._downstream(node)
         if found is not None:
-            lawful = {s for s in self._others if s in found.members and self._is_along(found, s)}
-            closure = self._universe.closure(found.members - lawful)
+            if lawful is None:
+                lawful = [
+                    s for s in self._others if s in found.members and self._is_along(found, s)
+                ]
+            closure = self._universe.closure(found.members - set(lawful))
             names = [repr(s.name) for s in self._problem.sources if s in closure & reached]
             if names:
-                raise DependentBaselineError(node, baseline, f"through {', '.join(names[:5])}")
+                raise _dependent(node, baseline, f"through {', '.join(names[:5])}")
         # A plain tensor, or a number, may hold what Python read at any time.
         for noted in () if found is not None else decisions_of(self._universe).noted:
             if noted.decision and reached & self._universe.closure(noted.decision):
                 read = noted.escape
                 why = f"which Python may have read at {read.filename}:{read.line}"
-                raise DependentBaselineError(node, baseline, why)
+                raise _dependent(node, baseline, why)
 
     def _is_along(self, found: Provenance, others: Source) -> bool:
         """Return whether each element depends on what is for the same element of the site."""
@@ -230,12 +251,12 @@ def _is_one(node: Node) -> bool:
 def _fitting(node: Node, shape: Shape, result: object) -> Tensor:
     """Return a baseline, plain, that broadcasts to the shape of a site in one way only."""
     if not isinstance(result, Tensor):
-        raise BaselineError(node, f" is {kind_of(result)}; expected a torch.Tensor or a number")
+        raise _wrong(node, f" is {kind_of(result)}; expected a torch.Tensor or a number")
     plain = untrack(result).detach()
     if plain.dtype is torch.bool or plain.dtype.is_complex:
-        raise BaselineError(node, f" is of {plain.dtype}; expected real numbers")
+        raise _wrong(node, f" is of {plain.dtype}; expected real numbers")
     if not torch.isfinite(plain).all():
-        raise BaselineError(node, " is NaN or infinite, and so would the gradient be")
+        raise _wrong(node, " is NaN or infinite, and so would the gradient be")
     size = tuple(plain.shape)
     if plain.numel() == 1:
         return plain.reshape(())
@@ -245,7 +266,7 @@ def _fitting(node: Node, shape: Shape, result: object) -> Tensor:
         if all(n in (1, shape[d]) for n, d in zip(size, dims, strict=True))
     ]
     if fits != [tuple(range(len(shape) - len(size), len(shape)))]:
-        raise BaselineError(
+        raise _wrong(
             node,
             f" has shape {list(size)}; expected that of the site, {list(shape)}, with ones where "
             "it is the same along a dimension, or []: " + _advice(shape, size),

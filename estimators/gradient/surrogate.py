@@ -13,8 +13,8 @@ from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
     HeldScores,
-    HeldScoreWarning,
-    StraightThroughWarning,
+    held_score_warning,
+    straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError
 from ancestral.estimators.gradient.loss_terms import owned
@@ -56,33 +56,7 @@ def surrogate(
     zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
     Carlo estimator", equation 5, with every element as a node.
 
-    Of the last three, each may be one for all sites, one for each pattern of names, as in
-    ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
-
-    Args:
-        loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
-            in any nesting, which count with their sum.
-        gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
-            nesting as the loss.
-        baseline: what is subtracted from the downstream costs of each site: a function of its
-            credit that does not depend on its draw. By default, "auto", what the other elements
-            foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
-        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise,
-            unless its value reaches a cost through a step without a useful derivative: then its
-            score function is used. "pathwise" forces the former, and warns of such a step; "score"
-            forces the latter.
-        credit: which costs count for a site: by default, `by_element`, for each element the cost
-            elements downstream of it.
-
-    Raises:
-        ValueError: if `estimator` is none.
-        TypeError: if `baseline` or `credit` is no function.
-        BaselineError: if what it returns does not fit a site, or depends on the very draw.
-        LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
-            message names the keys of the leaf that is wrong.
-        OtherRecordingError: if it depends on sites of another recording.
-        SettledError: if the recording's gradient was already taken.
-        NonFiniteCostError: if a cost is NaN or infinite.
+    The arguments are those of `backward`, and what it raises is raised here.
     """
     check_baseline(baseline)
     problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
@@ -130,6 +104,10 @@ def backward(
     ``sample``; with `gradient`, `retain_graph` and `inputs` as there. A term that is a site's own
     log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
+
+    Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
+    names, as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a
+    site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
@@ -198,11 +176,11 @@ def _decided(
     scored = [node for node in problem.nodes.values() if node in is_scored]
     held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
     if held:
-        warnings.warn(HeldScoreWarning(held), stacklevel=stacklevel())
+        warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
     for node in scored:
         if node.name in lines and node not in held:
-            warnings.warn(StraightThroughWarning(node, lines[node.name]), stacklevel=stacklevel())
+            warnings.warn(straight_through_warning(node, lines[node.name]), stacklevel=stacklevel())
     return problem, estimate
 
 

@@ -8,8 +8,8 @@
 >>> def guide():
 ...     sample("rate", Normal(0.0, 1.0))
 >>> report = check_guide(model, guide)
->>> report.is_consistent, [type(problem).__name__ for problem in report.problems]
-(False, ['SupportMismatchError'])
+>>> report.is_consistent, [str(problem).partition(" (")[0] for problem in report.problems]
+(False, ["site 'rate' is drawn from Normal in the guide"])
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.model_guide import (
     GuideError,
     Pair,
-    PlateMismatchError,
     Program,
     check_programs,
     declared_costs,
     is_site,
     missing,
     observed,
+    other_plates,
 )
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.argument_checks import short
@@ -43,34 +43,6 @@ from ancestral.trace.program.site import unseen
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.unused_handlers import unchecked
-
-
-class ShapeMismatchError(GuideError):
-    """A site has another shape in the guide than in the model."""
-
-    def __init__(self, ours: Node, theirs: Node) -> None:
-        """Name the site, both lines and both shapes."""
-        super().__init__(
-            f"site {ours.name!r} has shape {list(theirs.value.shape)} in the guide "
-            f"({theirs.location}); expected {list(ours.value.shape)}, as in the model "
-            f"({ours.location}): give both the same plates and events"
-        )
-
-
-class SupportMismatchError(GuideError):
-    """The guide draws values of a site that the model rules out."""
-
-    def __init__(self, ours: Node, theirs: Node) -> None:
-        """Name the site, both lines, distributions and supports."""
-        assert ours.fn is not None
-        assert theirs.fn is not None
-        super().__init__(
-            f"site {ours.name!r} is drawn from {type(theirs.fn).__name__} in the guide "
-            f"({theirs.location}), whose support is {short(support_of(theirs.fn))}; expected one "
-            f"within {short(support_of(ours.fn))}, that of {type(ours.fn).__name__} in the model "
-            f"({ours.location}): draw it from a distribution with that support, or transform it to "
-            "it"
-        )
 
 
 @dataclass(frozen=True)
@@ -168,11 +140,26 @@ def _fits(message: Message, node: Node | None) -> bool:
 def _differences(pair: Pair) -> Iterator[GuideError]:
     for ours, theirs in pair.shared:
         if ours.value.shape != theirs.value.shape:
-            yield ShapeMismatchError(ours, theirs)
+            yield GuideError(
+                f"site {ours.name!r} has shape {list(theirs.value.shape)} in the guide "
+                f"({theirs.location}); expected {list(ours.value.shape)}, as in the model "
+                f"({ours.location}): give both the same plates and events"
+            )
         elif not _is_supported(ours, theirs):
-            yield SupportMismatchError(ours, theirs)
+            yield GuideError(
+                f"site {ours.name!r} is drawn from {type(theirs.fn).__name__} in the guide "
+                f"({theirs.location}), whose support is {_support(theirs)}; expected one within "
+                f"{_support(ours)}, that of {type(ours.fn).__name__} in the model "
+                f"({ours.location}): draw it from a distribution with that support, or transform "
+                "it to it"
+            )
         if set(ours.cond_indep_stack) != set(theirs.cond_indep_stack):
-            yield PlateMismatchError(ours, theirs)
+            yield other_plates(ours, theirs)
+
+
+def _support(node: Node) -> str:
+    assert node.fn is not None
+    return short(support_of(node.fn))
 
 
 def _is_supported(ours: Node, theirs: Node) -> bool:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
-from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import problem_of
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
@@ -216,4 +216,4 @@ def _is_finite(value: Tensor) -> bool:
 def _refuse_non_finite(terms: Sequence[Term]) -> None:
     for term in terms:
         if not _is_finite(term.value):
-            raise NonFiniteDensityError(term.node, term.program)
+            raise non_finite_density(term.node, term.program)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ancestral.estimators.batched.run import Run
 from ancestral.estimators.batched.run_many import Key, many
-from ancestral.estimators.inference.model_guide import run
+from ancestral.estimators.inference.model_guide import GuideError, run
 from ancestral.estimators.inference.pyro_hints import SAMPLES, refuse
 from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
@@ -34,51 +34,7 @@ from ancestral.trace.recording.trace import Trace
 
 
 class WeightError(SiteError):
-    """A log-probability of a run is no number that can weigh it."""
-
-    def __init__(self, node: Node, role: str, log_prob: Tensor) -> None:
-        """Name the site, its line, and what came."""
-        bad = log_prob.reshape(-1)
-        bad = bad[bad.isnan() | bad.isinf()]
-        super().__init__(
-            f"site {node.name!r} ({node.location}): in {bad.numel()} of {log_prob.numel()} runs "
-            f"its log-probability under the {role} is {first_of(bad)}, so that they have no "
-            "weight; keep the parameters of its distribution finite, and its value in the support"
-        )
-
-
-class GuideSiteError(SiteError):
-    """A site of a guide does not stand for a free site of the model."""
-
-    def __init__(self, node: Node, problem: str) -> None:
-        """Name the site, its line, and what is wrong."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the guide {problem}; a guide draws free "
-            "sites of the model, under their names, or says infer={'is_auxiliary': True}"
-        )
-
-
-class SubsampleWeightError(SiteError):
-    """A model is weighed that has only a part of its data."""
-
-    def __init__(self, node: Node, plate: str) -> None:
-        """Name the site, its line and its plate."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is in plate {plate!r}, which is subsampled: "
-            "weights of a part of the data are no weights of the whole, not even on average; give "
-            "the plate no subsample_size here"
-        )
-
-
-class NoWeightError(ValueError):
-    """All weights are zero."""
-
-    def __init__(self) -> None:
-        """Say what to do."""
-        super().__init__(
-            "all weights are zero: no draw has a positive density under the model; draw more, or "
-            "from a guide that is nearer to the posterior"
-        )
+    """A run cannot be weighed, or no run has a weight."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,10 +73,9 @@ class Importance:
         """The weights, normalized to sum to one, [samples].
 
         Raises:
-            NoWeightError: if all are zero.
+            WeightError: if all are zero.
         """
-        if bool((self.log_weights == -math.inf).all()):
-            raise NoWeightError
+        _refuse_zeros(self.log_weights)
         return torch.softmax(self.log_weights, 0)
 
     @property
@@ -143,7 +98,7 @@ class Importance:
         `ancestral.estimators.inference.importance`.
 
         Raises:
-            NoWeightError: if all weights are zero.
+            WeightError: if all weights are zero.
         """
         return self._smoothed[1]
 
@@ -152,14 +107,13 @@ class Importance:
         """The logarithms of the normalized weights with a smoothed tail, [samples].
 
         Raises:
-            NoWeightError: if all weights are zero.
+            WeightError: if all weights are zero.
         """
         return self._smoothed[0].to(self.log_weights.dtype)
 
     @cached_property
     def _smoothed(self) -> tuple[Tensor, float]:
-        if bool((self.log_weights == -math.inf).all()):
-            raise NoWeightError
+        _refuse_zeros(self.log_weights)
         return pareto_smoothed(self.log_weights)
 
     def expectation(self, function: Callable[[Mapping[str, Tensor]], Tensor]) -> Tensor:
@@ -170,7 +124,7 @@ class Importance:
 
         Raises:
             ValueError: if what it returns has another number of rows.
-            NoWeightError: if all weights are zero.
+            WeightError: if all weights are zero.
         """
         found = function(self.values)
         if found.shape[:1] != self.log_weights.shape:
@@ -189,10 +143,18 @@ class Importance:
         They are drawn in proportion to the weights, with replacement.
 
         Raises:
-            NoWeightError: if all weights are zero.
+            WeightError: if all weights are zero.
         """
         chosen = torch.multinomial(self.weights, samples, replacement=True)
         return {name: value[chosen] for name, value in self.values.items()}
+
+
+def _refuse_zeros(log_weights: Tensor) -> None:
+    if bool((log_weights == -math.inf).all()):
+        raise WeightError(
+            "all weights are zero: no draw has a positive density under the model; draw more, or "
+            "from a guide that is nearer to the posterior"
+        )
 
 
 def importance(
@@ -221,13 +183,13 @@ def importance(
         **kwargs: what both are called with.
 
     Raises:
-        TypeError: if a program is no function.
-        WeightError: if a log-probability is NaN, or infinite where that is no weight of zero.
-        GuideSiteError: if the guide draws what the model does not.
-        SubsampleWeightError: if a plate is subsampled.
+        TypeError: if a program is no function; for a keyword that is Pyro's name of one of these,
+            and no parameter of a program.
+        WeightError: if a log-probability is NaN, or infinite where that is no weight of zero; if a
+            plate is subsampled.
+        GuideError: if the guide draws what the model does not.
         NotVectorizableError: if the programs must run at once and cannot.
-        OpenRecordingError: within a recording.
-        TypeError: for a keyword that is Pyro's name of one of these, and no parameter of a program.
+        RuntimeError: within a recording.
     """
     check_program("importance", "model", model)
     if guide is not None:
@@ -264,11 +226,20 @@ def _read(run: Run) -> dict[Key, Tensor]:
 def _weight(run: Run, node: Node, role: str) -> Tensor:
     for plate in node.cond_indep_stack:
         if plate.subsample_size < plate.size:
-            raise SubsampleWeightError(node, plate.name)
+            raise WeightError(
+                f"site {node.name!r} ({node.location}) is in plate {plate.name!r}, which is "
+                "subsampled: weights of a part of the data are no weights of the whole, not even "
+                "on average; give the plate no subsample_size here"
+            )
     found = run.total(node)
     is_bad = found.isnan() | (found.isinf() if role == "guide" else found == math.inf)
     if bool(is_bad.any()):
-        raise WeightError(node, role, found.where(is_bad, 0))
+        bad = found[is_bad]
+        raise WeightError(
+            f"site {node.name!r} ({node.location}): in {bad.numel()} of {found.numel()} runs "
+            f"its log-probability under the {role} is {first_of(bad)}, so that they have no "
+            "weight; keep the parameters of its distribution finite, and its value in the support"
+        )
     return found
 
 
@@ -277,7 +248,7 @@ def _is_weighed(node: Node, modelled: Trace) -> bool:
     if node.type != "sample":
         return False
     if node.is_observed:
-        raise GuideSiteError(node, "is observed")
+        raise _no_free_site(node, "is observed")
     own = modelled.get(node.name)
     if own is not None and own.is_given and own.source is node.source and not own.is_observed:
         return True
@@ -285,7 +256,14 @@ def _is_weighed(node: Node, modelled: Trace) -> bool:
         return False
     if node.infer.get("is_auxiliary"):
         return True
-    raise GuideSiteError(node, "is no free site of the model")
+    raise _no_free_site(node, "is no free site of the model")
+
+
+def _no_free_site(node: Node, problem: str) -> GuideError:
+    return GuideError(
+        f"site {node.name!r} ({node.location}) of the guide {problem}; a guide draws free "
+        "sites of the model, under their names, or says infer={'is_auxiliary': True}"
+    )
 
 
 _PRIOR_WEIGHT = 10  # of k = 1/2, in draws: Vehtari et al. (2024), appendix G

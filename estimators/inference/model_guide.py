@@ -36,95 +36,6 @@ class GuideError(SiteError):
     """A guide does not fit its model."""
 
 
-class MissingInGuideError(GuideError):
-    """A site of the model is neither data nor drawn by the guide."""
-
-    def __init__(self, node: Node, guide: Trace) -> None:
-        """Name the site, its line, and what the guide draws."""
-        drawn = ", ".join(f"{n.name!r} ({n.location})" for n in guide.values() if is_latent(n))
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the model is not observed; expected the "
-            f"guide to draw it, but the guide draws {drawn or 'nothing'}: draw {node.name!r} in "
-            "the guide, or give it obs= in the model, or mark it in the model by "
-            'infer={"is_auxiliary": True}: then it is drawn from its prior, and the bound is an '
-            "average over it; or, if it has finitely many values, sum it out by running the model "
-            "within an.handlers.enumerate"
-        )
-
-
-class MissingInModelError(GuideError):
-    """A site of the guide is not drawn by the model."""
-
-    def __init__(self, node: Node, model: Trace) -> None:
-        """Name the site, its line, and what the model has."""
-        other = model.get(node.name)
-        free = ", ".join(f"{n.name!r} ({n.location})" for n in model.values() if is_latent(n))
-        found = (
-            f"the model has {_kind(other)} of that name at {other.location}"
-            if other is not None
-            else f"the model draws {free or 'nothing'}"
-        )
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the guide has no counterpart; expected the "
-            f"model to draw it, but {found}: draw {node.name!r} in the model, or mark it in the "
-            'guide by infer={"is_auxiliary": True} if the guide needs it for itself'
-        )
-
-
-class ObservedInGuideError(GuideError):
-    """A guide observes data, which the bound would count against it."""
-
-    def __init__(self, node: Node, *, are_swapped: bool) -> None:
-        """Name the site and its line, and say whether the two programs seem to be swapped."""
-        mend = (
-            "the model observes nothing, so that the two seem to be swapped: the model comes first"
-            if are_swapped
-            else "observe it in the model alone, and take its obs=, or what conditions it, away "
-            "from the guide"
-        )
-        super().__init__(
-            f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide to "
-            "draw the latent sites of the model and nothing else, as the bound subtracts the "
-            f"log-probability of each of its sites: {mend}"
-        )
-
-
-class OtherValueError(GuideError):
-    """A site has one value in the guide and another in the model."""
-
-    def __init__(self, ours: Node, theirs: Node) -> None:
-        """Name the site and both lines."""
-        super().__init__(
-            f"site {ours.name!r}: the model ({ours.location}) does not use the value that the "
-            f"guide ({theirs.location}) draws; expected it to be replayed: run the model under "
-            "an.handlers.replay(guide_trace), and take away what sets the site within the model"
-        )
-
-
-class PlateMismatchError(GuideError):
-    """A site is in other plates in the guide than in the model."""
-
-    def __init__(self, ours: Node, theirs: Node) -> None:
-        """Name the site, both lines and the plates of both."""
-        super().__init__(
-            f"site {ours.name!r} is within {_plates(ours)} in the model ({ours.location}), but "
-            f"within {_plates(theirs)} in the guide ({theirs.location}); expected the same: its "
-            "log-probabilities would not count equally often; open the same plates around both"
-        )
-
-
-class CostInPairError(GuideError):
-    """A program declares a cost where only log-probabilities count."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the cost and its line."""
-        super().__init__(
-            f"cost {node.name!r} ({node.location}) is declared within a model or a guide, of which "
-            f"only log-probabilities count; write an.factor({node.name!r}, -cost) in the model if "
-            "it is a part of the joint density, or add it to the surrogate outside"
-        )
-
-
 @dataclass(frozen=True)
 class Pair:
     """The traces of a guide, and of a model under the values of the guide."""
@@ -189,10 +100,20 @@ def observed(pair: Pair) -> Iterator[GuideError]:
     A factor may be a part of its density, where the model has its own data.
     """
     are_swapped = not any(is_site(node) and node.is_observed for node in pair.model.values())
+    mend = (
+        "the model observes nothing, so that the two seem to be swapped: the model comes first"
+        if are_swapped
+        else "observe it in the model alone, and take its obs=, or what conditions it, away "
+        "from the guide"
+    )
     for node in pair.guide.values():
         is_data = is_site(node) and node.is_observed
         if is_data and (are_swapped or not isinstance(node.fn, Factor)):
-            yield ObservedInGuideError(node, are_swapped=are_swapped)
+            yield GuideError(
+                f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide "
+                "to draw the latent sites of the model and nothing else, as the bound subtracts "
+                f"the log-probability of each of its sites: {mend}"
+            )
 
 
 def missing(pair: Pair) -> Iterator[GuideError]:
@@ -202,28 +123,64 @@ def missing(pair: Pair) -> Iterator[GuideError]:
         is_summed_out = node.is_enumerated and node.name not in pair.guide
         may_lack = is_summed_out or _may_lack(node, pair.guide)
         if is_latent(node) and node.name not in both and not may_lack:
-            yield MissingInGuideError(node, pair.guide)
+            yield GuideError(
+                f"site {node.name!r} ({node.location}) of the model is not observed; expected the "
+                f"guide to draw it, but the guide draws {_drawn(pair.guide)}: draw {node.name!r} "
+                "in the guide, or give it obs= in the model, or mark it in the model by "
+                'infer={"is_auxiliary": True}: then it is drawn from its prior, and the bound is '
+                "an average over it; or, if it has finitely many values, sum it out by running the "
+                "model within an.handlers.enumerate"
+            )
     for node in pair.guide.values():
         if is_latent(node) and node.name not in both and not _may_lack(node, pair.model):
-            yield MissingInModelError(node, pair.model)
+            other = pair.model.get(node.name)
+            found = (
+                f"draws {_drawn(pair.model)}"
+                if other is None
+                else f"has {_kind(other)} of that name at {other.location}"
+            )
+            yield GuideError(
+                f"site {node.name!r} ({node.location}) of the guide has no counterpart; expected "
+                f"the model to draw it, but the model {found}: draw {node.name!r} in the model, or "
+                'mark it in the guide by infer={"is_auxiliary": True} if the guide needs it for '
+                "itself"
+            )
 
 
 def declared_costs(pair: Pair) -> Iterator[GuideError]:
     """Yield an error for each cost that one of the two declares."""
-    for trace in (pair.guide, pair.model):
-        yield from (CostInPairError(node) for node in trace.values() if node.type == "cost")
+    for node in (*pair.guide.values(), *pair.model.values()):
+        if node.type == "cost":
+            yield GuideError(
+                f"cost {node.name!r} ({node.location}) is declared within a model or a guide, of "
+                f"which only log-probabilities count; write an.factor({node.name!r}, -cost) in the "
+                "model if it is a part of the joint density, or add it to the surrogate outside"
+            )
 
 
 def _misread(pair: Pair) -> Iterator[GuideError]:
     for ours, theirs in pair.shared:
         if ours.source is not theirs.source and not torch.equal(ours.value, theirs.value):
-            yield OtherValueError(ours, theirs)
+            yield GuideError(
+                f"site {ours.name!r}: the model ({ours.location}) does not use the value that the "
+                f"guide ({theirs.location}) draws; expected it to be replayed: run the model under "
+                "an.handlers.replay(guide_trace), and take away what sets the site within the model"
+            )
         thinned = (
             {plate for plate in node.cond_indep_stack if plate.scale != 1}
             for node in (ours, theirs)
         )
         if next(thinned) != next(thinned):
-            yield PlateMismatchError(ours, theirs)
+            yield other_plates(ours, theirs)
+
+
+def other_plates(ours: Node, theirs: Node) -> GuideError:
+    """Return the error that a site is in other plates in the guide than in the model."""
+    return GuideError(
+        f"site {ours.name!r} is within {_plates(ours)} in the model ({ours.location}), but "
+        f"within {_plates(theirs)} in the guide ({theirs.location}); expected the same: its "
+        "log-probabilities would not count equally often; open the same plates around both"
+    )
 
 
 def is_site(node: Node) -> bool:
@@ -246,6 +203,11 @@ def is_auxiliary(node: Node) -> bool:
 
 def _may_lack(node: Node, other: Trace) -> bool:
     return is_auxiliary(node) and node.name not in other
+
+
+def _drawn(trace: Trace) -> str:
+    drawn = (f"{node.name!r} ({node.location})" for node in trace.values() if is_latent(node))
+    return ", ".join(drawn) or "nothing"
 
 
 def _kind(node: Node) -> str:

@@ -12,22 +12,9 @@ from collections.abc import Callable
 from ancestral.estimators.batched.outer_plate import along, nesting_of, width
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.model_guide import GuideError, Pair
-from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import record
 
 NAME = "particles"
-
-
-class PlateNestingError(GuideError):
-    """A site has more dimensions than the user says."""
-
-    def __init__(self, node: Node, claimed: int, needed: int) -> None:
-        """Name the site, its line, what was expected and what came."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) uses {needed} dimensions of its batch, but "
-            f"max_plate_nesting={claimed}, so that the particles would be mixed with one of them; "
-            f"say max_plate_nesting={needed}, or leave it out"
-        )
 
 
 def nesting(once: Callable[[], Pair]) -> int:
@@ -44,8 +31,8 @@ def together(once: Callable[[], Pair], particles: int, nesting: int) -> Pair:
 
     Raises:
         PlateError: if a site has not one value for each particle, or mixes them.
-        OuterEscapeError: if Python reads a value that differs among them.
-        PlateNestingError: if the programs have more dimensions.
+        SiteError: if Python reads a value that differs among them.
+        GuideError: if the programs have more dimensions.
     """
     try:
         pair = along(NAME, particles, nesting, once)
@@ -61,5 +48,9 @@ def together(once: Callable[[], Pair], particles: int, nesting: int) -> Pair:
         plates = (-p.dim for p in node.cond_indep_stack if p.dim is not None and p.name != NAME)
         needed = max(*plates, width(node) - 1, 0)
         if needed > nesting:
-            raise PlateNestingError(node, nesting, needed)
+            raise GuideError(
+                f"site {node.name!r} ({node.location}) uses {needed} dimensions of its batch, but "
+                f"max_plate_nesting={nesting}, so that the particles would be mixed with one of "
+                f"them; say max_plate_nesting={needed}, or leave it out"
+            )
     return pair

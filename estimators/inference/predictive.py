@@ -17,9 +17,10 @@ from typing import Any, Never
 
 from torch import Tensor
 
-from ancestral.estimators.batched.run import Run, StackedValuesError, plain
+from ancestral.estimators.batched.run import Run, plain
 from ancestral.estimators.batched.run_many import Key, many
 from ancestral.estimators.inference.pyro_hints import PREDICTIVE, refuse
+from ancestral.trace.context.errors import SiteError
 from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.handlers.condition import uncondition
 from ancestral.trace.handlers.replay import replay
@@ -51,10 +52,10 @@ class Predictive:
     Raises:
         TypeError: if a program is no function.
         ValueError: if both a posterior and a guide are given, or neither and no `samples`.
-        StackedValuesError: if the values differ in their number, or it is not `samples`; in a call,
+        SiteError: if the values differ in their number, or it is not `samples`; in a call,
             if the program has no such site, or one of another shape.
         NotVectorizableError: in a call, if the runs must be made at once and cannot.
-        OpenRecordingError: in a call, within a recording.
+        RuntimeError: in a call, within a recording.
     """
 
     def __init__(
@@ -67,7 +68,6 @@ class Predictive:
         vectorized: bool | None = None,
         **others: Never,
     ) -> None:
-        """Take the program, and what it starts from."""
         check_program("Predictive", "model", model)
         if guide is not None:
             check_program("Predictive", "guide", guide)
@@ -110,8 +110,9 @@ class Predictive:
         )
         self.in_turn = found.in_turn
         for word, name in found.ragged:
-            raise StackedValuesError(
-                name, f"this {word} is in some of the runs only, or in different shapes"
+            raise SiteError(
+                f"the values of site {name!r}: this {word} is in some of the runs only, or in "
+                "different shapes"
             )
         return {name: value for (_, name), value in found.values.items()}
 

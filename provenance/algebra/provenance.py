@@ -96,7 +96,6 @@ class Universe(Lifetime):
     """Tells the line of the user that is being run: a layer that knows frames does."""
 
     def __init__(self, owner: object = None) -> None:
-        """Make an empty universe."""
         super().__init__(owner)
         alive[self.token] = self
         self.sources: dict[Source, int] = {}

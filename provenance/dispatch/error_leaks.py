@@ -18,22 +18,18 @@ _Function = Callable[..., Any]
 class InferenceTensorError(RuntimeError):
     """A value of `torch.inference_mode` is used where a gradient is asked for."""
 
-    def __init__(self, names: frozenset[str], location: object) -> None:
-        """Name the sources and the line."""
-        listed = ", ".join(repr(name) for name in sorted(names))
-        super().__init__(
-            f"{location}: a value that depends on {listed} was computed under "
-            "torch.inference_mode(), and autograd cannot save it for a backward; use "
-            "torch.no_grad() there instead, or go on with value.clone()"
-        )
-
 
 def refuse_inference(
     error: Exception, names: frozenset[str], location: object | None = None
 ) -> None:
     """Raise an `InferenceTensorError` if torch raised because of inference mode."""
     if names and str(error).startswith(("Inference tensors cannot", "Inplace update to inference")):
-        raise InferenceTensorError(names, location or Universe.locate()) from error
+        listed = ", ".join(repr(name) for name in sorted(names))
+        raise InferenceTensorError(
+            f"{location or Universe.locate()}: a value that depends on {listed} was computed under "
+            "torch.inference_mode(), and autograd cannot save it for a backward; use "
+            "torch.no_grad() there instead, or go on with value.clone()"
+        ) from error
 
 
 def note_failure(

@@ -81,29 +81,29 @@ def _is_tracked(value: Any) -> bool:
 class EscapeError(RuntimeError):
     """A tracked value leaves tensor land in a recording that refuses it."""
 
-    def __init__(self, escape: Escape) -> None:
-        """Name the line, the sources, and the ways to mend it."""
-        names = ", ".join(repr(name) for name in sorted(escape.sources))
-        super().__init__(
-            f"{escape.filename}:{escape.line}: a value that depends on {names} leaves tensor land, "
+
+def _noted(provenance: Provenance, frame: FrameType) -> Escape:
+    """Return an escape at a line, for the recording that it happens in.
+
+    Raises:
+        EscapeError: if that refuses it.
+    """
+    names = frozenset(source.name for source in provenance.sources)
+    noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
+    decisions = decisions_of(provenance.universe)
+    if decisions.setting.raises and decisions.is_recording:
+        raise EscapeError(
+            f"{noted.filename}:{noted.line}: a value that depends on "
+            f"{', '.join(map(repr, sorted(names)))} leaves tensor land, "
             "and what Python decides on it no gradient sees; either keep the decision in tensors "
             "(torch.where, gather, a mask), or read an.untrack(value) where no decision follows "
             "(a log line); an.record(control='strict') follows it at the price of variance"
         )
+    return noted
 
 
 class ConfinedError(RuntimeError):
     """Python is to decide on a tensor that has many values of a source at once."""
-
-    def __init__(self, names: Iterable[str], frame: FrameType) -> None:
-        """Name the line, the sources, and the ways to mend it."""
-        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        super().__init__(
-            f"{line}: a value that depends on {', '.join(map(repr, sorted(names)))}, which has all "
-            "its values at once, leaves tensor land, where Python can decide on one alone; keep "
-            "the decision in tensors (torch.where, gather, a mask), read an.untrack(value) where "
-            'no decision follows, or draw the site: infer={"enumerate": False}'
-        )
 
 
 def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) -> None:
@@ -127,14 +127,15 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         fail(found, "a check of torch.distributions did not pass")
         return
     if confined:
-        raise ConfinedError(confined, frame)
+        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        raise ConfinedError(
+            f"{line}: a value that depends on {', '.join(map(repr, sorted(confined)))}, which has "
+            "all its values at once, leaves tensor land, where Python can decide on one alone; "
+            "keep the decision in tensors (torch.where, gather, a mask), read an.untrack(value) "
+            'where no decision follows, or draw the site: infer={"enumerate": False}'
+        )
     for provenance in found:
-        names = frozenset(source.name for source in provenance.sources)
-        noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
-        decisions = decisions_of(provenance.universe)
-        if decisions.setting.raises and decisions.is_recording:
-            raise EscapeError(noted)
-        decisions.decide(provenance, noted)
+        decisions_of(provenance.universe).decide(provenance, _noted(provenance, frame))
         storage.watch()
 
 
@@ -163,11 +164,7 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
     for provenance in [each for found in provenances for each in concerned(found)]:
         if frame is None or _is_known(provenance):
             continue
-        names = frozenset(source.name for source in provenance.sources)
-        noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
-        decisions = decisions_of(provenance.universe)
-        if decisions.setting.raises and decisions.is_recording:
-            raise EscapeError(noted)
+        noted, decisions = _noted(provenance, frame), decisions_of(provenance.universe)
         if decisions.setting.taints:
             decisions.failures.append((noted, text))
 

@@ -29,16 +29,6 @@ _Function = Callable[..., Any]
 class WriteIntoParameterError(TypeError):
     """A tracked value would be written into a parameter, or into a tensor of another class."""
 
-    def __init__(self, function: str, names: frozenset[str], kind: type = nn.Parameter) -> None:
-        """Name the op, the sources whose value would be written, and the class."""
-        listed = ", ".join(repr(name) for name in sorted(names))
-        shown = "an nn.Parameter" if issubclass(kind, nn.Parameter) else f"a {kind.__name__}"
-        super().__init__(
-            f"{Universe.locate()}: {function} would write a value that depends on {listed} into "
-            f"{shown}, which cannot carry provenance; write an.untrack(value), or use a buffer or "
-            "a plain tensor"
-        )
-
 
 # Torch calls the other operators in place by the names of their ops: add_, mul_ ...
 WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split())
@@ -152,7 +142,15 @@ def refuse_parameters(
             incoming = [p for p in _incoming(args, kwargs) if not is_constant(p.universe)]
             if incoming:
                 names = frozenset(source.name for found in incoming for source in found.sources)
-                raise WriteIntoParameterError(name, names, kind)
+                listed = ", ".join(repr(name) for name in sorted(names))
+                shown = (
+                    "an nn.Parameter" if issubclass(kind, nn.Parameter) else f"a {kind.__name__}"
+                )
+                raise WriteIntoParameterError(
+                    f"{Universe.locate()}: {name} would write a value that depends on {listed} "
+                    f"into {shown}, which cannot carry provenance; write an.untrack(value), or use "
+                    "a buffer or a plain tensor"
+                )
 
 
 def _kinds(target: Tensor) -> set[type]:

@@ -95,7 +95,6 @@ class Memory:
     """The sources of every storage that was met, and of the tensors that differ from theirs."""
 
     def __init__(self) -> None:
-        """Remember nothing."""
         self._cells: dict[int, _Cell] = {}
         self._views: Any = WeakTensorKeyDictionary()
 
@@ -106,11 +105,6 @@ class Memory:
         if view is None:
             return dict(found)
         return {**{s: at for s, at in found.items() if s not in view.removed}, **view.added}
-
-    def knows(self, tensor: Tensor) -> bool:
-        """Return whether the bytes of a tensor, or it itself, were met before."""
-        storage = storage_of(tensor)
-        return tensor in self._views or (storage is not None and storage._cdata in self._cells)
 
     def add(self, tensor: Tensor, sources: Sources) -> None:
         """Let sources into the bytes of a tensor, and so into all that shares them."""
@@ -279,7 +273,6 @@ class Calling(TorchFunctionMode):
     def __init__(
         self, before: Callable[..., Callable[[Any], None]], failed: Callable[[], None]
     ) -> None:
-        """Show calls to `before`."""
         super().__init__()
         self._before, self._failed = before, failed
 

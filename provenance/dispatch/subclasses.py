@@ -18,22 +18,18 @@ from ancestral.provenance.tensor.tensor import ProvenanceTensor
 class UnsupportedTensorError(NotImplementedError):
     """A tracked tensor would enter a kind of tensor that cannot carry provenance."""
 
-    def __init__(self, kind: str, names: frozenset[str], location: object) -> None:
-        """Name the kind, the sources and the line."""
-        listed = ", ".join(repr(name) for name in sorted(names))
-        super().__init__(
-            f"a {kind} at {location} would hold or meet a value that depends on {listed}, and a "
-            f"{kind} cannot carry provenance; use padded tensors and masks of your own, a plain "
-            "tensor (tensor.as_subclass(torch.Tensor)), or cut the dependency with an.untrack "
-            "where no gradient needs it"
-        )
-
 
 def refuse(kind: str, *given: Any) -> None:
     """Raise an `UnsupportedTensorError` if anything that is given is tracked."""
     names = names_of(*given)
     if names:
-        raise UnsupportedTensorError(kind, names, Universe.locate())
+        raise UnsupportedTensorError(
+            f"a {kind} at {Universe.locate()} would hold or meet a value that depends on "
+            f"{', '.join(map(repr, sorted(names)))}, and a {kind} cannot carry provenance; use "
+            "padded tensors and masks of your own, a plain tensor "
+            "(tensor.as_subclass(torch.Tensor)), or cut the dependency with an.untrack where no "
+            "gradient needs it"
+        )
 
 
 def names_of(*given: Any) -> frozenset[str]:

@@ -55,11 +55,6 @@ class _Subscript:
     indices: tuple[tuple[int, Tensor], ...]
     scalars: tuple[Tensor, ...]  # numbers, in tensors
 
-    @property
-    def masks(self) -> list[Tensor]:
-        """The tensors of truth values among those of indices."""
-        return [t for _, t in self.indices if t.dtype in MASKS]
-
 
 def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Slices keep a dimension, integers drop it, None inserts one; see above for tensors."""

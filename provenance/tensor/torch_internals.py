@@ -23,24 +23,6 @@ FIRST, LAST = (2, 10), (2, 15)
 class TorchVersionWarning(UserWarning):
     """The library was not tried with this version of torch."""
 
-    def __init__(self, version: str) -> None:
-        """Name both, and say what to do."""
-        super().__init__(
-            f"ancestral was tried with torch {_SPAN}, and this is torch {version}, where a "
-            "dependency could be lost without notice: install one of those"
-        )
-
-
-class TorchInternalsError(ImportError):
-    """This version of torch lacks a private name that the library needs."""
-
-    def __init__(self, version: str, missing: Exception) -> None:
-        """Name the versions, and what is missing."""
-        super().__init__(
-            f"ancestral was tried with torch {_SPAN}, and cannot run with torch {version}, which "
-            f"lacks a private name that it needs ({missing}): install one of those"
-        )
-
 
 _SPAN = f"{FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]}"
 
@@ -58,7 +40,13 @@ def _door(owner: Any, name: str) -> tuple[Any, str]:
 
 
 if not _is_tried(torch.__version__):
-    warnings.warn(TorchVersionWarning(torch.__version__), stacklevel=1)
+    warnings.warn(
+        TorchVersionWarning(
+            f"ancestral was tried with torch {_SPAN}, and this is torch {torch.__version__}, where "
+            "a dependency could be lost without notice: install one of those"
+        ),
+        stacklevel=1,
+    )
 try:
     from torch import _VF as VF
     from torch import _ops
@@ -189,4 +177,7 @@ try:
         for _name in _names.split():
             getattr(_owner, _name)
 except (AttributeError, ImportError, KeyError, RuntimeError) as error:
-    raise TorchInternalsError(torch.__version__, error) from error
+    raise ImportError(
+        f"ancestral was tried with torch {_SPAN}, and cannot run with torch {torch.__version__}, "
+        f"which lacks a private name that it needs ({error}): install one of those"
+    ) from error

@@ -8,7 +8,7 @@ from torch.distributions import Bernoulli
 
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.digits import load
-from models.reference import Reference, Setting
+from models.reference import PerExample, Reference, Setting
 
 
 def by_hand(model: BeliefNet, x: Tensor) -> Tensor:
@@ -37,9 +37,23 @@ def by_hand(model: BeliefNet, x: Tensor) -> Tensor:
     return total.mean()
 
 
+def per_example(model: BeliefNet, x: Tensor) -> PerExample:
+    """Return the negative ELBO of each image, and log q(h1, h2 | x)."""
+    q_h1 = Bernoulli(logits=model.infer_h1(x))
+    h1 = q_h1.sample()
+    q_h2 = Bernoulli(logits=model.infer_h2(h1))
+    h2 = q_h2.sample()
+    log_q = q_h1.log_prob(h1).sum(1) + q_h2.log_prob(h2).sum(1)
+    log_p_h2 = Bernoulli(logits=model.prior_h2).log_prob(h2).sum(1)
+    log_p_h1 = Bernoulli(logits=model.generate_h1(h2)).log_prob(h1).sum(1)
+    log_p_x = Bernoulli(logits=model.generate_x(h1)).log_prob(x).sum(1)
+    return log_q - log_p_h2 - log_p_h1 - log_p_x, log_q
+
+
 REFERENCE = Reference(
     "sigmoid belief net, 2 layers",
     by_hand,
+    per_example,
     learned=("infer_h1", "infer_h2"),
     usual=lambda: Setting(BeliefNet(), (load().train[:64],)),
     tiny=lambda: Setting(BeliefNet(pixels=3, units=2, causes=2), (load().train[:2, 18:21],)),

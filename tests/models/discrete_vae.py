@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 
 from ancestral.tools.demo.digits import load
-from models.reference import Reference, Setting
+from models.reference import PerExample, Reference, Setting
 
 
 class DiscreteVAE(nn.Module):
@@ -67,9 +67,19 @@ def by_hand(model: DiscreteVAE, x: Tensor) -> Tensor:
     return total.mean()
 
 
+def per_example(model: DiscreteVAE, x: Tensor) -> PerExample:
+    """Return the negative ELBO of each image, and log q(z | x)."""
+    q = model.posterior(x)
+    z = q.sample()
+    pixels = F.binary_cross_entropy_with_logits(model.reconstruct(z), x, reduction="none")
+    prior = Categorical(logits=torch.zeros_like(q.logits))
+    return pixels.sum((1, 2, 3)) + kl_divergence(q, prior).sum(1), q.log_prob(z).sum(1)
+
+
 REFERENCE = Reference(
     "discrete VAE, 20 variables of 10 classes",
     by_hand,
+    per_example,
     learned=("encoder",),
     usual=lambda: Setting(DiscreteVAE(), (load().train[:64].view(-1, 1, 8, 8),)),
     tiny=lambda: Setting(

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # has 
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from models.reference import Reference, Setting
+from models.reference import PerExample, Reference, Setting
 
 
 class HardAttention(nn.Module):
@@ -63,6 +63,19 @@ def by_hand(model: HardAttention, patches: Tensor, labels: Tensor) -> Tensor:
     return (scores + answer).mean()
 
 
+def per_example(model: HardAttention, patches: Tensor, labels: Tensor) -> PerExample:
+    """Return the cross entropy and the price of each digit, and log q of its glimpses."""
+    batch = len(patches)
+    h = patches.new_zeros(batch, model.hidden)
+    cost, log_q = patches.new_zeros(batch), patches.new_zeros(batch)
+    for _ in range(model.glimpses):
+        q = Categorical(logits=model.locate(h))
+        z = q.sample()
+        h = model.cell(patches[torch.arange(batch), z], h)
+        cost, log_q = cost + model.price[z], log_q + q.log_prob(z)
+    return cost + F.cross_entropy(model.classify(h), labels, reduction="none"), log_q
+
+
 def digits(count: int, places: int = 16) -> tuple[Tensor, Tensor]:
     """Return the first patches, 2 by 2 pixels, and the labels of some digits."""
     ink, labels = (torch.as_tensor(part[:count]) for part in load_digits(return_X_y=True))
@@ -74,6 +87,7 @@ def digits(count: int, places: int = 16) -> tuple[Tensor, Tensor]:
 REFERENCE = Reference(
     "hard attention, 4 glimpses",
     by_hand,
+    per_example,
     learned=("locate", "cell"),
     usual=lambda: Setting(HardAttention(), digits(64)),
     tiny=lambda: Setting(HardAttention(places=3, glimpses=2, hidden=4), digits(2, places=3)),

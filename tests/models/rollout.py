@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
-from models.reference import Reference, Setting
+from models.reference import PerExample, Reference, Setting
 
 SLIP = 0.1
 """How likely a step has no effect."""
@@ -78,6 +78,19 @@ def by_hand(model: Policy, start: Tensor, goal: Tensor) -> Tensor:
     return (torch.stack(log_probs) * to_go).sum(0).mean()
 
 
+def per_example(model: Policy, start: Tensor, goal: Tensor) -> PerExample:
+    """Return the cost of each walk, and log q of its actions."""
+    position, h = start, torch.zeros(len(start), model.hidden, dtype=model.act.weight.dtype)
+    walk, log_q = torch.zeros(len(start)), torch.zeros(len(start))
+    for _ in range(model.steps):
+        h = model.cell(model.see(position, goal), h)
+        q = Categorical(logits=model.act(h))
+        action = q.sample()
+        position, cost = model.world(position, action, goal)
+        walk, log_q = walk + cost, log_q + q.log_prob(action)
+    return walk, log_q
+
+
 def boards(count: int, size: int = 5) -> tuple[Tensor, Tensor]:
     """Return starts and goals, spread over the board."""
     cells = torch.arange(count) * 7 % size**2
@@ -86,9 +99,10 @@ def boards(count: int, size: int = 5) -> tuple[Tensor, Tensor]:
 
 
 REFERENCE = Reference(
-    "recurrent policy, 20 steps",
+    "recurrent policy, 16 walks of 8 steps",
     by_hand,
+    per_example,
     learned=("act", "cell"),
-    usual=lambda: Setting(Policy(), boards(64)),
+    usual=lambda: Setting(Policy(steps=8), boards(16)),
     tiny=lambda: Setting(Policy(size=3, moves=2, steps=2, hidden=3), boards(2, size=3)),
 )

@@ -3,51 +3,61 @@
     python -m models.variance --repeats 200
 
 Every estimate is at the same parameters, fresh ones, and the estimates of one number see the same
-draws, so that a difference of variance is the estimators' own.
+draws, so that a difference of variance is the estimators' own. Baselines that learn do so in some
+estimates before, and go on.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from ancestral.estimators.baselines.neural import Neural
+from ancestral.estimators.baselines.optimal import Optimal
+from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import by_site, total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.variance import Estimate, measure
 from ancestral.trace.recording.record import record
 from models import REFERENCES
-from models.reference import Reference, Setting, seeded
+from models.reference import Reference, Setting, reinforce, seeded, with_leave_one_out
 
-METHODS: dict[str, Callable[[Tensor], None]] = {
-    "whole batch": partial(backward, credit=total_cost, baseline=None),
-    "by_site": partial(backward, credit=by_site, baseline=None),
-    "by_element": partial(backward, baseline=None),
-    "default": backward,
+WARM_UP = 500
+
+METHODS: dict[str, Callable[[], dict[str, Any]]] = {
+    "default": dict,
+    "Optimal": lambda: {"baseline": Optimal()},
+    "Neural": lambda: {"baseline": Neural()},
+    "RunningMean": lambda: {"baseline": RunningMean()},
+    "bare": lambda: {"baseline": None},
+    "by_site": lambda: {"baseline": None, "credit": by_site},
+    "whole batch": lambda: {"baseline": None, "credit": total_cost},
 }
-BY_HAND = "by hand"
+"""What is said to `an.backward`, anew for each model."""
+PER_EXAMPLE, LEAVE_ONE_OUT, BY_HAND = "per example", "leave-one-out", "downstream"
 
 
-def variances(reference: Reference, repeats: int = 200) -> dict[str, float]:
-    """Return the variance of every estimator, in total over the parameters of the draws."""
+def variances(reference: Reference, repeats: int = 200, warm_up: int = 0) -> dict[str, float]:
+    """Return the variance of every estimator, in total over all parameters."""
     setting = seeded(reference.usual)
+    given = setting.model, *setting.batch
     estimates: dict[str, Estimate] = {
-        name: partial(_recorded, setting, method) for name, method in METHODS.items()
+        PER_EXAMPLE: lambda: reinforce(reference.per_example(*given)).backward(),
+        LEAVE_ONE_OUT: lambda: with_leave_one_out(reference.per_example(*given)).backward(),
+        BY_HAND: lambda: reference.by_hand(*given).backward(),
+        **{name: partial(_recorded, setting, options()) for name, options in METHODS.items()},
     }
-    estimates[BY_HAND] = lambda: reference.by_hand(setting.model, *setting.batch).backward()
-    totals = dict.fromkeys(estimates, 0.0)
-    for row in measure(setting.model, estimates, repeats):
-        if row.layer.partition(".")[0] in reference.learned:
-            totals[row.estimator] += row.variance
-    return totals
+    rows = measure(setting.model, estimates, repeats, warm_up)
+    return {row.estimator: row.variance for row in rows if row.layer == "total"}
 
 
-def _recorded(setting: Setting, method: Callable[[Tensor], None]) -> None:
+def _recorded(setting: Setting, options: dict[str, Any]) -> None:
     with record():
         loss = setting.model(*setting.batch)
-    method(loss)
+    backward(loss, **options)
 
 
 def main() -> int:
@@ -56,11 +66,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=200)
     repeats: int = parser.parse_args().repeats
     torch.set_num_threads(1)
-    columns = [*METHODS, BY_HAND]
+    columns = [PER_EXAMPLE, LEAVE_ONE_OUT, BY_HAND, *METHODS]
     width = max(len(reference.words) for reference in REFERENCES.values())
     print(" " * width, *(column.rjust(14) for column in columns))
     for reference in REFERENCES.values():
-        found = variances(reference, repeats)
+        found = variances(reference, repeats, WARM_UP)
         cells = (f"{found[column]:.4g}".rjust(14) for column in columns)
         print(reference.words.ljust(width), *cells, flush=True)
     return 0

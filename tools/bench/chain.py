@@ -20,7 +20,6 @@ class Chain:
     """A chain of coins, z_t ~ Bernoulli(sigmoid(a + b z_{t-1})), with a cost for each."""
 
     def __init__(self, length: int) -> None:
-        """Make a chain of this length."""
         self.length = length
         self.weights = torch.tensor([0.3, -0.2], requires_grad=True)
 

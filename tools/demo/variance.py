@@ -45,7 +45,6 @@ class Moments:
     """
 
     def __init__(self, coordinates: int) -> None:
-        """Start with nothing seen."""
         self.count = 0
         self.mean = torch.zeros(coordinates, dtype=torch.float64)
         self._squares = torch.zeros(coordinates, dtype=torch.float64)

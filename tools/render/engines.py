@@ -40,14 +40,6 @@ sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
 class NoEngineError(RuntimeError):
     """Nothing that is installed can draw the format."""
 
-    def __init__(self, form: str) -> None:
-        """Say how to get an engine for the format."""
-        super().__init__(
-            f"no engine that draws {form.upper()} was found; get one with {_INSTALL[form]}, or "
-            f"install Graphviz so that its command `dot` is on the PATH "
-            f"(a path that ends in .dot needs no engine)"
-        )
-
 
 class LayoutTimeoutError(RuntimeError):
     """A layout took longer than its limit."""
@@ -90,7 +82,11 @@ def lay_out(dot: str, form: str, limit: float = LIMIT) -> bytes:
     """
     commands = engines(form)
     if not commands:
-        raise NoEngineError(form)
+        raise NoEngineError(
+            f"no engine that draws {form.upper()} was found; get one with {_INSTALL[form]}, or "
+            f"install Graphviz so that its command `dot` is on the PATH "
+            f"(a path that ends in .dot needs no engine)"
+        )
     complaints: list[str] = []
     for command in commands:
         try:

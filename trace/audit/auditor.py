@@ -42,10 +42,10 @@ from ancestral.trace.audit.tables import (
     GRADIENTS,
     LEAVES,
     Audited,
-    AuditError,
     Finding,
     Made,
     Origin,
+    audit_error,
     is_shaped,
     read_of,
 )
@@ -139,7 +139,7 @@ class Auditor:
         self._compared |= needed
         lost = self._unexplained(needed - known - {node.source})
         if lost:
-            raise AuditError(
+            raise audit_error(
                 f"the {'cost' if node.type == 'cost' else 'site'} {node.name!r}",
                 node.location,
                 lost,
@@ -263,7 +263,7 @@ class Auditor:
             self._require_noted(escape)
         draws, self._draws = self._draws, []
         for draw in draws:
-            raise AuditError(
+            raise audit_error(
                 draw.op,
                 draw.location,
                 draw.sources,
@@ -282,7 +282,7 @@ class Auditor:
         sources = {s for s in escape.sources if s.universe is self._universe}
         lost = {s for s in sources if s.name not in noted}
         if lost and self._is_open():
-            raise AuditError(
+            raise audit_error(
                 escape.op,
                 here,
                 lost,
@@ -303,7 +303,7 @@ class Auditor:
         elif lost:
             origin = next(below[s] for s in lost) if made is None else made
             met = "" if made is not None else f" when it comes to {call().location}"
-            raise AuditError(
+            raise audit_error(
                 origin.op,
                 origin.location,
                 lost,
@@ -314,7 +314,7 @@ class Auditor:
         if extra and made is not None and made.op not in GRADIENTS:
             invented = self._unexplained(extra - made.claims - set(self._sites[made.drawn :]))
             if invented:
-                raise AuditError(
+                raise audit_error(
                     made.op,
                     made.location,
                     invented,

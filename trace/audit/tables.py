@@ -14,18 +14,23 @@ from ancestral.trace.context.place import Location
 class AuditError(RuntimeError):
     """An audit found a dependency that the recording lost, or one that it made up."""
 
-    def __init__(
-        self, op: str, location: Location, sources: Iterable[Source], fact: str, loss: str
-    ) -> None:
-        """Name the op, the line, the sources and what happened to them."""
-        self.op = op
-        self.location = location
-        self.names = frozenset(source.name for source in sources)
-        listed = ", ".join(repr(name) for name in sorted(self.names)) or "no source"
-        super().__init__(
-            f"{op} at {location} {fact} {listed}, {loss}: a gradient would be biased; use an op "
-            "that is followed there, or an.untrack its operands if no gradient needs the dependency"
-        )
+    op: str
+    location: Location
+    names: frozenset[str]
+
+
+def audit_error(
+    op: str, location: Location, sources: Iterable[Source], fact: str, loss: str
+) -> AuditError:
+    """Return the error of an op, with its line, the sources and what happened to them."""
+    names = frozenset(source.name for source in sources)
+    listed = ", ".join(repr(name) for name in sorted(names)) or "no source"
+    error = AuditError(
+        f"{op} at {location} {fact} {listed}, {loss}: a gradient would be biased; use an op "
+        "that is followed there, or an.untrack its operands if no gradient needs the dependency"
+    )
+    error.op, error.location, error.names = op, location, names
+    return error
 
 
 LEAVES: Mapping[str, str] = dict.fromkeys(

@@ -19,14 +19,23 @@ class EnumerationError(SiteError):
 class UnknownNodeError(SiteError, KeyError):
     """A trace is asked for a site that it does not have."""
 
-    def __init__(self, name: object, known: Iterable[str]) -> None:
-        """Name what is missing, and what there is."""
-        known = list(known)
-        super().__init__(
-            f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"
-        )
-
     __str__ = ValueError.__str__  # that of a KeyError quotes
+
+
+def unknown_node(name: object, known: Iterable[str]) -> UnknownNodeError:
+    """Return the error that a trace has no site of a name, and which it has."""
+    known = list(known)
+    return UnknownNodeError(
+        f"the trace has no site {short(name)}; it has {listed(known)}{guessed([name], known)}"
+    )
+
+
+class TransformError(NotImplementedError):
+    """A draw, or a tracked tensor, is where torch computes what cannot be followed.
+
+    Within a transform of `torch.func`, a trace of `torch.jit`, a reentrant checkpoint, or the
+    forward of a `torch.autograd.Function`.
+    """
 
 
 def listed(names: Iterable[str]) -> str:

@@ -49,7 +49,6 @@ class Replacing(Interceptor):
     """
 
     def __init__(self) -> None:
-        """Make an interceptor that has replaced nothing."""
         self._lock = threading.Lock()
         self._open = 0
         self._originals: list[tuple[Any, str, Any]] = []

@@ -25,29 +25,25 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.node import Node
 
 
-class PackError(SiteError):
-    """Values cannot be packed into a vector, or a vector cannot be taken apart."""
-
-
 def chosen(nodes: Mapping[str, Node], names: Iterable[str] | None) -> list[Node]:
     """Return the nodes with these names, in this order; without any, the free random choices.
 
     Raises:
-        PackError: if there is no such node, or if it is enumerated.
+        SiteError: if there is no such node, or if it is enumerated.
     """
     if names is None:
         return [n for n in nodes.values() if n.is_stochastic and not n.is_enumerated]
     if isinstance(names, str):
-        raise PackError(f"names must be several, as in [{short(names)}], not one text")
+        raise SiteError(f"names must be several, as in [{short(names)}], not one text")
     listed: list[Any] = [names] if isinstance(names, Tensor) else list(names)
     for name in listed:
         if not isinstance(name, str) or name not in nodes:
             known = ", ".join(map(repr, nodes)) or "none"
-            raise PackError(f"the trace has no site {short(name)}; it has {known}")
+            raise SiteError(f"the trace has no site {short(name)}; it has {known}")
         if listed.count(name) > 1:
-            raise PackError(f"site {name!r} is named twice; a vector holds it once")
+            raise SiteError(f"site {name!r} is named twice; a vector holds it once")
         if nodes[name].is_enumerated:
-            raise PackError(
+            raise SiteError(
                 f"site {name!r} ({nodes[name].location}) is enumerated: it has all its values at "
                 "once, and none that a vector could give it; leave it out"
             )
@@ -60,7 +56,7 @@ def pack(nodes: Mapping[str, Node], names: Iterable[str] | None) -> Tensor:
     Its dtype is the one that the dtypes of the values promote to.
 
     Raises:
-        PackError: if that dtype cannot hold a value, as float32 cannot large integers.
+        SiteError: if that dtype cannot hold a value, as float32 cannot large integers.
     """
     found = chosen(nodes, names)
     if not found:
@@ -68,7 +64,7 @@ def pack(nodes: Mapping[str, Node], names: Iterable[str] | None) -> Tensor:
     dtype = functools.reduce(torch.promote_types, (node.value.dtype for node in found))
     for node in found:
         if not _holds(dtype, node.value):
-            raise PackError(
+            raise SiteError(
                 f"site {node.name!r} ({node.location}) holds {node.value.dtype} values that "
                 f"{dtype}, to which the dtypes of the sites promote, cannot; pack it by itself"
             )
@@ -81,16 +77,16 @@ def unpack(
     """Return the parts of a vector, each with the shape and the dtype of its site.
 
     Raises:
-        PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+        SiteError: if the vector is no tensor or has another size, or the dtype of a site cannot
             hold its part.
     """
     if not isinstance(vector, Tensor):
-        raise PackError(f"the vector is a {type(vector).__name__}; expected a torch.Tensor")
+        raise SiteError(f"the vector is a {type(vector).__name__}; expected a torch.Tensor")
     found = chosen(nodes, names)
     sizes = [node.value.numel() for node in found]
     if tuple(vector.shape) != (sum(sizes),):
         listed = ", ".join(f"{n.name!r} {list(n.value.shape)}" for n in found) or "no site"
-        raise PackError(
+        raise SiteError(
             f"the vector has shape {list(vector.shape)}; expected [{sum(sizes)}], for {listed}"
         )
     parts = torch.split(vector, sizes) if sizes else ()
@@ -104,7 +100,7 @@ def _as_of(node: Node, part: Tensor) -> Tensor:
     dtype = node.value.dtype
     if not _holds(dtype, part):
         first = untrack(part).detach()[:3].tolist()
-        raise PackError(
+        raise SiteError(
             f"site {node.name!r} ({node.location}) has values of {dtype}, which cannot hold its "
             f"part of the vector, of {part.dtype}: {first}"
         )

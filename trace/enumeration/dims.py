@@ -16,16 +16,8 @@ from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance, raw
+from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.context.stack import local
-from ancestral.trace.enumeration.errors import (
-    CollisionError,
-    MixedRepetitionsError,
-    MixedValuesError,
-    OutOfScopeError,
-    ReplayedDimensionError,
-    TakenDimensionError,
-    TooManyDimensionsError,
-)
 from ancestral.trace.enumeration.markov import Scope, is_in_sight, scope
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.distribution_params import UNKNOWN, event_dims, parameters
@@ -64,7 +56,6 @@ class Dimensions:
     """The dimensions of a block."""
 
     def __init__(self, first_dim: int) -> None:
-        """Give none away."""
         self.first_dim = first_dim
         self._held: dict[int, tuple[Variable, Scope]] = {}
         # None for what has one value, whichever those of others are.
@@ -82,16 +73,29 @@ class Dimensions:
         taken = self._held.keys() | reserved
         dim = next(d for d in itertools.count(self.first_dim, -1) if d not in taken)
         if -dim > MOST_DIMS - len(message.fn.event_shape if message.fn else ()):
-            raise TooManyDimensionsError(message, len(self._held))
+            raise EnumerationError(
+                f"{named(message)} finds no dimension free: {len(self._held)} enumerated sites "
+                "have one, and a tensor has 64 at most; run the steps of a chain in `for t in "
+                "an.handlers.markov(range(n)):`, and repetitions in an.plate, which give "
+                "dimensions back"
+            )
         return self.take(message, Variable(message.name, message.where.location, dim, size))
 
     def take(self, message: Message, variable: Variable) -> Variable:
         """Let a dimension stand for the values of a site from now on."""
         if variable.dim > self.first_dim:
-            raise ReplayedDimensionError(message, variable, self.first_dim)
+            raise EnumerationError(
+                f"{_replayed(message, variable)}; but this block enumerates from dimension "
+                f"{self.first_dim} to the left, so that its values would look like repetitions; "
+                "give both blocks the same enumerate(first_dim=...), such as "
+                f"{min(variable.dim, self.first_dim)}"
+            )
         held = self._held.get(variable.dim)
         if held is not None and held[0] is not variable:
-            raise TakenDimensionError(message, variable, held[0])
+            raise EnumerationError(
+                f"{_replayed(message, variable)}; but that stands for the values of site {held[0]} "
+                "here; replay into a program that enumerates its own sites within the same block"
+            )
         self._held[variable.dim] = (variable, scope())
         return variable
 
@@ -123,7 +127,7 @@ class Dimensions:
                 variable = variables.get(dim)
                 is_explained = dim in explained or not local.traces
                 if variable is None or variable.size != size or not is_explained:
-                    raise CollisionError(message, group.what, group.batch, dim, variable)
+                    raise EnumerationError(_collision(message, group, dim, variable))
 
     def _checked(
         self,
@@ -140,14 +144,14 @@ class Dimensions:
             return
         own, behind = standing.enumeration.own, standing.enumeration.variables
         if own is not None and variables.get(own.dim) is not own:
-            raise OutOfScopeError(message, own)
+            raise EnumerationError(_out_of_scope(message, own))
         batch = source.shape[: len(source.shape) - standing.event_dims]
         for i, size in enumerate(batch):
             dim = i - len(batch)
             if size == 1 or (own is None and dim > self.first_dim):
                 continue
             if dim in behind and variables.get(dim) is not behind[dim]:
-                raise OutOfScopeError(message, behind[dim])
+                raise EnumerationError(_out_of_scope(message, behind[dim]))
             if not is_kept_at(part.batch, alignments, i, dim, size):
                 self._refuse(message, group, part, source, i, dim)
             elif dim <= self.first_dim:
@@ -179,18 +183,70 @@ class Dimensions:
     ) -> NoReturn:
         assert part.found is not None
         mixed = mixed_by(part.found, source, i)
+        by = f" (mixed by {mixed})" if mixed else ""
         if dim > self.first_dim:
-            raise MixedRepetitionsError(message, group.what, source.name, dim, mixed)
+            raise EnumerationError(
+                f"{named(message)} depends on several repetitions of the enumerated site "
+                f"{source.name!r}, those along dimension {dim}, each of which takes its values on "
+                f"its own; but {group.what} mixes or selects them{by}; keep the repetitions apart, "
+                "at the same dimension, or give each its own site"
+            )
         standing = self._standings[source]
         behind = None if standing is None else standing.enumeration.variables.get(dim)
+        enumerated = source.name if behind is None else behind.name
+        each = (
+            "" if enumerated == source.name else f", one for each of the enumerated site {behind}"
+        )
         further = 0 if part.batch is None else _too_far(part.found, part.batch, source, i, dim)
-        raise MixedValuesError(message, group.what, source.name, dim, mixed, behind, further)
+        event = (
+            f"if what stands along the last {further} of its dimensions is of one value, make it "
+            f"an event (Independent(fn, {further})); else "
+            if further
+            else ""
+        )
+        raise EnumerationError(
+            f"{named(message)} depends on site {source.name!r}, whose values stand along dimension "
+            f"{dim}{each}; but {group.what} mixes them, or moves them to another dimension{by}; "
+            f"{event}compute each from its own value, with ops that broadcast, or draw site "
+            f'{enumerated!r}: infer={{"enumerate": False}}'
+        )
 
     def _wide(self, batch: Shape) -> Iterator[tuple[int, int]]:
         """Yield the dimensions of a batch that stand for values, each with its size."""
         for i, size in enumerate(batch[: max(len(batch) + self.first_dim + 1, 0)]):
             if size != 1:
                 yield i - len(batch), size
+
+
+def named(message: Message) -> str:
+    """Return what an error calls a site that is on its way."""
+    return f"site {message.name!r} ({message.where.location})"
+
+
+def _replayed(message: Message, variable: Variable) -> str:
+    way = f"which was enumerated along dimension {variable.dim}"
+    return f"{named(message)} is replayed from site {variable}, {way}"
+
+
+def _collision(message: Message, group: Group, dim: int, variable: Variable | None) -> str:
+    """Say that a dimension stands for values, but something else uses it."""
+    owner = "no site" if variable is None else f"site {variable} ({variable.size} of them)"
+    batch = list(group.batch)
+    return (
+        f"{named(message)}: dimension {dim} of {group.what} {batch} has size {batch[dim]}; "
+        "but enumerate has given the dimensions from there to the left to the values of sites, "
+        f"this one to those of {owner}, on which {group.what} does not depend there; give "
+        f"enumerate(first_dim=...) a dimension left of all plates and batches, such as "
+        f"{-len(batch) - 1}"
+    )
+
+
+def _out_of_scope(message: Message, variable: Variable) -> str:
+    return (
+        f"{named(message)} depends on the enumerated site {variable}, which is out of scope: its "
+        "step is too far back, or its loop, plate or block has ended, and its dimension was given "
+        "back; give markov(steps, history=...) more history, or move the dependence into the loop"
+    )
 
 
 def is_kept_at(

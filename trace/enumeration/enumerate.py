@@ -21,19 +21,21 @@ from typing import Self
 from torch import Tensor
 
 from ancestral.trace.context.argument_checks import short
-from ancestral.trace.enumeration.dims import Dimensions
-from ancestral.trace.enumeration.errors import (
-    EnumerateChoiceError,
-    FoundDrawError,
-    NestedEnumerationError,
-    NotEnumeratedWarning,
-    PlateCollisionError,
-    UnboundedSupportError,
-)
+from ancestral.trace.context.errors import EnumerationError
+from ancestral.trace.enumeration.dims import Dimensions, named
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
 from ancestral.trace.recording.message import Handler, Message, handlers
 from ancestral.trace.recording.unused_handlers import warn_of
+
+_TO_DRAW = (
+    "say that such draws are to be drawn: an.handlers.infer_config(lambda message: "
+    '{"enumerate": False} if message.is_found else {})'
+)
+
+
+class NotEnumeratedWarning(UserWarning):
+    """A draw of plain torch is drawn where all finite sites are enumerated."""
 
 
 class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
@@ -61,7 +63,6 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     """
 
     def __init__(self, first_dim: int = -5) -> None:
-        """Take the dimension."""
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
                 "enumerate: first_dim must be a negative int, counted from the right, left of "
@@ -74,10 +75,13 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         """Open the block, with all dimensions free.
 
         Raises:
-            NestedEnumerationError: if another is open.
+            EnumerationError: if another is open.
         """
         if any(isinstance(handler, enumerate) for handler in handlers()):
-            raise NestedEnumerationError
+            raise EnumerationError(
+                "enumerate is open already, and its sites have their dimensions; open it once "
+                "around the whole program"
+            )
         self._dimensions = Dimensions(self.first_dim)
         return super().__enter__()
 
@@ -86,7 +90,13 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if message.kind == "plate":
             dim = message.infer["dim"]
             if dim is not None and dim <= self.first_dim:
-                raise PlateCollisionError(message, dim, self.first_dim)
+                first = self.first_dim
+                raise EnumerationError(
+                    f"plate {message.name!r} ({message.where.location}) has dimension {dim}; but "
+                    f"enumerate gives dimensions {first}, {first - 1} ... to the values of sites; "
+                    "give enumerate(first_dim=...) a dimension left of all plates, such as "
+                    f"{dim - 1}"
+                )
         return message.defer(self._closed) if message.kind == "sample" else message
 
     def postprocess(self, message: Message) -> None:
@@ -116,17 +126,29 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         choice = message.infer.get("enumerate")
         is_known = isinstance(choice, bool | str | None)
         if not is_known or choice not in (None, True, False, "parallel"):
-            raise EnumerateChoiceError(message, choice)
+            raise EnumerationError(
+                f'{named(message)}: infer["enumerate"] must be True ("parallel") or False, not '
+                f"{short(choice)}"
+            )
         assert message.fn is not None
         is_finite = choice is not False and has_values(message.fn)
         if choice and not is_finite:
-            raise UnboundedSupportError(
-                message, "has infinitely many values, or does not tell that they are finitely many"
-            )
+            problem = "has infinitely many values, or does not tell that they are finitely many"
+            raise EnumerationError(_unlisted(message, problem))
         if is_finite and message.is_found:
             if choice:
-                raise FoundDrawError(message)
-            warn_of(message.where.location, NotEnumeratedWarning(message))
+                raise EnumerationError(
+                    f"{named(message)} cannot be enumerated: it is a draw of plain torch, which "
+                    f"has one value; write an.sample({message.name!r}, fn), or {_TO_DRAW}"
+                )
+            warn_of(
+                message.where.location,
+                NotEnumeratedWarning(
+                    f"{named(message)} is drawn, though it is within an.handlers.enumerate and has "
+                    "finitely many values: a draw of plain torch is never enumerated; write "
+                    f"an.sample({message.name!r}, fn), or {_TO_DRAW}"
+                ),
+            )
         return is_finite and not message.is_found
 
 
@@ -150,7 +172,14 @@ def _values(message: Message) -> Tensor | None:
     try:
         return values_of(message.fn)
     except NotImplementedError as error:
-        raise UnboundedSupportError(message, str(error)) from error
+        raise EnumerationError(_unlisted(message, str(error))) from error
+
+
+def _unlisted(message: Message, problem: str) -> str:
+    return (
+        f"{named(message)} cannot be enumerated: {type(message.fn).__name__} {problem}; draw "
+        'it: infer={"enumerate": False}'
+    )
 
 
 def _spread(message: Message, values: Tensor, dim: int) -> Tensor:

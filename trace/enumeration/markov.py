@@ -23,7 +23,6 @@ class Window(Handler):
     is_recorder = True
 
     def __init__(self, history: int) -> None:
-        """Stand before the first step."""
         self.history = history
         self.step = -1
 
@@ -46,7 +45,6 @@ class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(
     """
 
     def __init__(self, steps: Iterable[T], history: int = 1) -> None:
-        """Take the steps."""
         if not isinstance(steps, Iterable):
             raise TypeError(
                 f"markov takes the steps to go through, such as range(10), not {kind_of(steps)}"

@@ -25,28 +25,6 @@ Names = str | Iterable[str]
 WITHOUT_DENSITY = ("deterministic", "cost")
 
 
-class UnknownVertexError(SiteError):
-    """A graph is asked for a vertex that it does not have."""
-
-    def __init__(self, missing: str, known: Iterable[str]) -> None:
-        """Name what is missing, and the vertices that there are."""
-        known = list(known)
-        super().__init__(
-            f"the graph has no vertex {short(missing)}; it has {listed(known)}"
-            f"{guessed([missing], known)}"
-        )
-
-
-class CycleError(SiteError):
-    """The vertices of a graph depend on each other in a circle."""
-
-    def __init__(self, cycle: Iterable[str]) -> None:
-        """Name the vertices of the circle."""
-        super().__init__(
-            f"the graph has no order, as these depend on each other: {' -> '.join(cycle)}"
-        )
-
-
 def parents(digraph: nx.DiGraph, name: str) -> frozenset[str]:
     """Return the names of the direct parents of a node."""
     return frozenset(digraph.pred[checked(digraph, name)])
@@ -71,13 +49,15 @@ def topological_order(digraph: nx.DiGraph) -> tuple[str, ...]:
     """Return the names, parents before children, in the order of the nodes where there is a choice.
 
     Raises:
-        CycleError: if there is no such order.
+        SiteError: if there is no such order.
     """
     places = {name: place for place, name in enumerate(digraph)}
     try:
         return tuple(nx.lexicographical_topological_sort(digraph, key=places.__getitem__))
     except nx.NetworkXUnfeasible as error:
-        raise CycleError(parent for parent, _ in nx.find_cycle(digraph)) from error
+        cycle = " -> ".join(parent for parent, _ in nx.find_cycle(digraph))
+        problem = f"the graph has no order, as these depend on each other: {cycle}"
+        raise SiteError(problem) from error
 
 
 def moralized(digraph: nx.DiGraph) -> nx.Graph:
@@ -140,10 +120,13 @@ def checked(digraph: nx.DiGraph, name: str) -> str:
     """Return a name.
 
     Raises:
-        UnknownVertexError: if the graph has no such node.
+        SiteError: if the graph has no such node.
     """
     if name not in digraph:
-        raise UnknownVertexError(name, digraph)
+        raise SiteError(
+            f"the graph has no vertex {short(name)}; it has {listed(digraph)}"
+            f"{guessed([name], digraph)}"
+        )
     return name
 
 

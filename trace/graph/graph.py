@@ -122,7 +122,7 @@ class Graph:
         """Return the names of the direct parents of a vertex.
 
         Raises:
-            UnknownVertexError: if the graph has no such vertex, as for all that follow.
+            SiteError: if the graph has no such vertex, as for all that follow.
         """
         return d_separation.parents(self._digraph, name)
 
@@ -142,7 +142,7 @@ class Graph:
         """Return the names, parents before children; in program order where that leaves a choice.
 
         Raises:
-            CycleError: if the vertices depend on each other in a circle.
+            SiteError: if the vertices depend on each other in a circle.
         """
         return d_separation.topological_order(self._digraph)
 

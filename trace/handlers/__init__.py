@@ -22,7 +22,7 @@ from ancestral.trace.handlers.condition import condition, do, uncondition
 from ancestral.trace.handlers.infer_config import infer_config
 from ancestral.trace.handlers.lift import lift
 from ancestral.trace.handlers.reparam import ReparamError, Strategy, reparam
-from ancestral.trace.handlers.replay import ReplayShapeError, replay, substitute
+from ancestral.trace.handlers.replay import replay, substitute
 from ancestral.trace.handlers.seed import seed
 from ancestral.trace.handlers.strategies import GumbelSoftmax, LocScale, Transform
 from ancestral.trace.handlers.weight import mask, scale
@@ -35,7 +35,6 @@ __all__ = [
     "LocScale",
     "Message",
     "ReparamError",
-    "ReplayShapeError",
     "Strategy",
     "Transform",
     "UnknownSiteError",

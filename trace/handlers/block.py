@@ -25,7 +25,6 @@ class block(ByName):  # noqa: N801 (used as a verb: with block("z"): ...)
     """
 
     def __init__(self, *names: str, where: Callable[[Message], bool] | None = None) -> None:
-        """Take what is to be hidden."""
         if names and where is not None:
             raise ValueError("block takes either names or where=, not both")
         if where is not None and not callable(where):
@@ -71,7 +70,6 @@ class expose(block):  # noqa: N801
     """
 
     def __init__(self, *names: str) -> None:
-        """Take what is seen."""
         super().__init__(*names)
 
     def _is_hidden(self, message: Message) -> bool:

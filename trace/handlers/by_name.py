@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Self
 
 from torch import Tensor
@@ -10,8 +9,8 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError, guessed, listed
-from ancestral.trace.context.place import Location, place
-from ancestral.trace.recording.message import Handler, Message
+from ancestral.trace.context.place import place
+from ancestral.trace.recording.message import Handler, Message, Raised
 
 
 class HandlerError(SiteError):
@@ -20,13 +19,6 @@ class HandlerError(SiteError):
 
 class UnknownSiteError(SiteError):
     """Something is said of a site that the program has not."""
-
-    def __init__(self, verb: str, missing: list[str], met: list[str], where: Location) -> None:
-        """Name the sites that were not met, and those that were."""
-        super().__init__(
-            f"{verb} at {where}: the program has no site {', '.join(map(repr, missing))}; the "
-            f"others that it has are {listed(met)}{guessed(missing, met)}"
-        )
 
 
 def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -46,18 +38,15 @@ def by_name(verb: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(values)
 
 
-class DeterministicSiteError(HandlerError):
-    """A value that the program computes is to be given as that of a random choice."""
-
-    def __init__(self, message: Message, verb: str) -> None:
-        """Name the site and its line, and say what it is."""
-        super().__init__(
-            f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
-            "deterministic, computed by the program, with no density; set it from "
-            "outside with handlers.do, give values to the sites that it is computed from, or state "
-            "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
-            "reparam made so is given its value within that handler"
-        )
+def no_random_choice(message: Message, verb: str) -> HandlerError:
+    """Return the error that a value is to be given to what the program computes."""
+    return HandlerError(
+        f"{verb} cannot give {message.name!r} ({message.where.location}) a value: it is "
+        "deterministic, computed by the program, with no density; set it from "
+        "outside with handlers.do, give values to the sites that it is computed from, or state "
+        "what is measured of it: an.sample(name, Normal(value, error), obs=data); a site that "
+        "reparam made so is given its value within that handler"
+    )
 
 
 def broadcasts(shape: Shape, whole: Shape) -> bool:
@@ -74,7 +63,6 @@ class ByName(Handler):
     """Raises at the end of a block that did not ask for all of some names."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Take the names."""
         self._names = tuple(names)
         self._where = place().location
 
@@ -83,25 +71,24 @@ class ByName(Handler):
         _open.set((*_open.get(), (self, [])))
         return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the block.
 
         Raises:
             UnknownSiteError: if a name was not asked for.
         """
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*raised)
         block = self._block()
         _open.set(tuple(other for other in _open.get() if other is not block))
         met = dict.fromkeys(block[1])
         missing = [name for name in self._names if name not in met]
-        if missing and error is None:
+        if missing and raised[1] is None:
             free = [name for name in met if name not in self._names]
-            raise UnknownSiteError(type(self).__name__, missing, free, self._where)
+            raise UnknownSiteError(
+                f"{type(self).__name__} at {self._where}: the program has no site "
+                f"{', '.join(map(repr, missing))}; the others that it has are "
+                f"{listed(free)}{guessed(missing, free)}"
+            )
 
     def meet(self, name: str) -> None:
         """Note that the program has a site of this name."""

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ancestral.trace.context.argument_checks import kind_of
-from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
+from ancestral.trace.handlers.by_name import ByName, HandlerError, by_name, no_random_choice
 from ancestral.trace.nodes.factor import Factor
-from ancestral.trace.program.checks import ValueTypeError
+from ancestral.trace.program.checks import no_tensor
 from ancestral.trace.recording.message import Handler, Message
 
 
@@ -17,7 +16,6 @@ class _Given(ByName, ABC):
     """Gives samples, and what the program computes, values by name."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
-        """Take the values."""
         self.values = by_name(type(self).__name__, values)
         super().__init__(self.values)
 
@@ -62,7 +60,7 @@ class condition(_Given):  # noqa: N801 (used as a verb: with condition({"x": dat
                 "leave it out of one of the two"
             )
         if message.kind == "deterministic":
-            raise DeterministicSiteError(message, "condition")
+            raise no_random_choice(message, "condition")
         return replace(message, value=value, is_observed=True, origin=None)
 
 
@@ -86,11 +84,11 @@ class do(_Given):  # noqa: N801
         """Return the message, intervened on.
 
         Raises:
-            ValueTypeError: if the value is no tensor.
+            SiteError: if the value is no tensor.
             HandlerError: if it does not fit the one that the program computes.
         """
         if not isinstance(value, Tensor):
-            raise ValueTypeError(message, "a torch.Tensor", kind_of(value))
+            raise no_tensor(message, value)
         if message.kind == "deterministic" and message.value is not None:
             try:
                 value = value.expand(message.value.shape)

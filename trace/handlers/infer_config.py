@@ -20,13 +20,12 @@ class infer_config(Effective):  # noqa: N801 (the name that users of Pyro know)
     Raises:
         TypeError: if it is no function.
         HandlerError: within the block, if it returns no mapping.
-        InferKeyError: within it, if it returns a key that nothing reads.
+        SiteError: within it, if it returns a key that nothing reads.
     """
 
     missing = "its block has no site"
 
     def __init__(self, config: Callable[[Message], Mapping[str, Any]]) -> None:
-        """Take the function."""
         if not callable(config):
             raise TypeError(
                 "infer_config takes a function of a message, which returns what to add to its "

@@ -12,7 +12,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -23,10 +22,10 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import ByName, broadcasts
 from ancestral.trace.params.constraints import initial, outside
-from ancestral.trace.params.errors import ParamError, misfit
+from ancestral.trace.params.errors import misfit, wrong_param
 from ancestral.trace.params.store import expected_shape
 from ancestral.trace.program.checks import check_fn
-from ancestral.trace.recording.message import Message
+from ancestral.trace.recording.message import Message, Raised
 from ancestral.trace.recording.record import current
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.unused_handlers import Effective
@@ -56,7 +55,6 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
     missing = "its block has no parameter (an.param, an.module)"
 
     def __init__(self, prior: Prior) -> None:
-        """Take the prior."""
         _check_prior(prior)
         super().__init__(prior if isinstance(prior, Mapping) else ())
         self.prior = prior
@@ -68,19 +66,14 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         self._drawn.append({})
         return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the block.
 
         Raises:
             UnknownSiteError: if a prior was not asked for.
         """
         self._drawn.pop()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*raised)
 
     def process(self, message: Message) -> Message:
         """Let a parameter be a sample."""
@@ -132,7 +125,7 @@ class lift(Effective, ByName):  # noqa: N801 (used as a verb: with lift(prior): 
         batch = shape[: max(len(shape) - event, 0)]
         is_event = tuple(fn.event_shape) == shape[len(batch) :]
         if not is_event or not broadcasts(tuple(fn.batch_shape), batch):
-            raise ParamError(
+            raise wrong_param(
                 message,
                 f"its prior {type(fn).__name__} has batch {list(fn.batch_shape)} and event "
                 f"{list(fn.event_shape)}; expected shapes that expand to the parameter's "

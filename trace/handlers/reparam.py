@@ -44,17 +44,18 @@ Config = Mapping[str, Strategy] | Callable[[Message], Strategy | None]
 class ReparamError(HandlerError):
     """A site cannot be drawn in the way that it is to be."""
 
-    def __init__(self, message: Message, strategy: str, problem: str, expected: str) -> None:
-        """Name the site, its line, what was expected and what came."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}): {strategy} {problem}; "
-            f"expected {expected}"
-        )
+
+def _cannot(message: Message, strategy: str, problem: str, expected: str) -> ReparamError:
+    """Return the error of a site, with its line, what was expected and what came."""
+    return ReparamError(
+        f"site {message.name!r} ({message.where.location}): {strategy} {problem}; "
+        f"expected {expected}"
+    )
 
 
 def cannot_draw(message: Message, fn: object, strategy: str, expected: str) -> ReparamError:
     """Return the error of a strategy that does not know the distribution of a site."""
-    return ReparamError(message, strategy, f"cannot draw a {type(fn).__name__}", expected)
+    return _cannot(message, strategy, f"cannot draw a {type(fn).__name__}", expected)
 
 
 class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
@@ -80,7 +81,6 @@ class reparam(ByName):  # noqa: N801 (used as a verb: with reparam(config): ...)
     """
 
     def __init__(self, config: Config) -> None:
-        """Take the strategies."""
         _check_config(config)
         super().__init__(config if isinstance(config, Mapping) else ())
         self.config = config
@@ -142,7 +142,7 @@ def _check_value(message: Message, strategy: Strategy, value: object) -> None:
         came = f"one of shape {list(value.shape)}"
     name = getattr(strategy, "__name__", type(strategy).__name__)
     expected = f"a torch.Tensor of shape {shape}, the batch and the event of "
-    raise ReparamError(message, name, f"made {came}", expected + type(message.fn).__name__)
+    raise _cannot(message, name, f"made {came}", expected + type(message.fn).__name__)
 
 
 def _check_config(config: object) -> None:

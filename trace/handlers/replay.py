@@ -10,25 +10,13 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.enumerate import open_room
-from ancestral.trace.handlers.by_name import ByName, DeterministicSiteError, HandlerError, by_name
+from ancestral.trace.handlers.by_name import ByName, HandlerError, by_name, no_random_choice
 from ancestral.trace.nodes.enum_dims import trailing
-from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from ancestral.trace.nodes.node import Node, modified
 from ancestral.trace.nodes.versions import is_written
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.unused_handlers import Effective
-
-
-class ReplayShapeError(HandlerError):
-    """A site is replayed from one of another shape."""
-
-    def __init__(self, message: Message, node: Node, expected: Shape) -> None:
-        """Name both sites, their lines and their shapes."""
-        super().__init__(
-            f"site {message.name!r} ({message.where.location}) is replayed from the site of that "
-            f"name at {node.location}, whose value has shape {list(node.value.shape)}; expected "
-            f"{list(expected)}: give both the same plates and events"
-        )
 
 
 class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
@@ -43,17 +31,15 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
 
     Raises:
         TypeError: if `trace` is none.
-        ReplayShapeError: within the block, if a site has another shape than in the trace.
         EnumerationError: within it, if a site was enumerated, and the block is not.
         ModifiedParameterError: within it, if a value was written into in place since.
-        HandlerError: within it, if a subsampled plate has another size than in the trace, or a site
-            is drawn that is a computed value there.
+        HandlerError: within it, if a site has another shape than in the trace, or a subsampled
+            plate another size, or if a site is drawn that is a computed value there.
     """
 
     missing = "its block has none of the sites that were drawn in the trace"
 
     def __init__(self, trace: Trace) -> None:
-        """Take the trace."""
         if not isinstance(trace, Trace):
             raise TypeError(
                 f"replay takes a Trace, not {kind_of(trace)}; a function comes afterwards, "
@@ -84,7 +70,7 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
         if message.kind != "sample" or message.is_intervened:
             return message
         if is_written(node.versions, node.value):
-            raise ModifiedParameterError(node.name, node.location)
+            raise modified(node.name, node.location)
         assert message.fn is not None
         expected = (*message.fn.batch_shape, *message.fn.event_shape)
         if node.is_enumerated and open_room() is None:
@@ -94,7 +80,11 @@ class replay(Effective):  # noqa: N801 (used as a verb: with replay(trace): ...)
                 "an.handlers.enumerate too, with the same first_dim"
             )
         if not fits(tuple(node.value.shape), expected, len(message.fn.event_shape)):
-            raise ReplayShapeError(message, node, expected)
+            raise HandlerError(
+                f"site {message.name!r} ({message.where.location}) is replayed from the site of "
+                f"that name at {node.location}, whose value has shape {list(node.value.shape)}; "
+                f"expected {list(expected)}: give both the same plates and events"
+            )
         return replace(message, value=node.tracked_value, origin=node)
 
     def _refuse_draw(self, message: Message) -> Message:
@@ -155,7 +145,6 @@ class substitute(ByName):  # noqa: N801
     """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
-        """Take the values."""
         self.values = by_name("substitute", values)
         super().__init__(self.values)
 
@@ -163,13 +152,13 @@ class substitute(ByName):  # noqa: N801
         """Give a sample or a parameter its value.
 
         Raises:
-            DeterministicSiteError: if the program computes it.
+            HandlerError: if the program computes it.
         """
         if message.kind == "deterministic" and message.name in self.values:
             if message.is_intervened:
                 self.meet(message.name)
                 return message
-            raise DeterministicSiteError(message, "substitute")
+            raise no_random_choice(message, "substitute")
         if message.kind not in ("sample", "param"):
             return message
         self.meet(message.name)

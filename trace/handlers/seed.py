@@ -1,6 +1,5 @@
 """Seed: draws of a block from a separate random stream."""
 
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from ancestral.provenance.tensor.torch_internals import is_in_bad_fork
 from ancestral.trace.context.argument_checks import kind_of, short
-from ancestral.trace.recording.message import Handler, handlers
+from ancestral.trace.recording.message import Handler, Raised, handlers
 
 
 class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
@@ -28,7 +27,6 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
     """
 
     def __init__(self, generator: torch.Generator | int) -> None:
-        """Take the generator."""
         if isinstance(generator, bool) or not isinstance(generator, (int, torch.Generator)):
             raise TypeError(f"seed takes an int, or a torch.Generator, not {kind_of(generator)}")
         if isinstance(generator, int) and not -(2**63) <= generator < 2**64:
@@ -52,14 +50,9 @@ class seed(Handler):  # noqa: N801 (used as a verb: with seed(0): ...)
         self._go()
         return super().__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Go back to those of the block around, or of torch."""
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*raised)
         outer = _innermost()
         self._keep()
         if outer is not None:  # what it draws on devices that are not ours went on

@@ -12,7 +12,7 @@ from torch import Tensor
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.handlers.by_name import broadcasts
-from ancestral.trace.program.checks import WeightShapeError
+from ancestral.trace.program.checks import too_wide
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.unused_handlers import Effective
 
@@ -39,7 +39,6 @@ class scale(Effective):  # noqa: N801 (used as a verb: with scale(0.1): ...)
     missing = _NO_SITE
 
     def __init__(self, factor: float | Tensor) -> None:
-        """Take the factor."""
         if isinstance(factor, bool) or not isinstance(factor, (int, float, Tensor)):
             raise TypeError(f"scale must be a number, or a tensor of them, not {kind_of(factor)}")
         # To check is not to decide: the value does not escape.
@@ -76,7 +75,6 @@ class mask(Effective):  # noqa: N801
     missing = _NO_SITE
 
     def __init__(self, which: bool | Tensor) -> None:
-        """Take the mask."""
         if isinstance(which, bool):
             which = torch.tensor(which)
         if not isinstance(which, Tensor) or which.dtype != torch.bool:
@@ -99,7 +97,7 @@ def together(message: Message, word: str, inner: T, outer: T, combine: Callable[
     """Return what two nested blocks say of a site together.
 
     Raises:
-        WeightShapeError: if they do not broadcast with each other.
+        SiteError: if they do not broadcast with each other.
     """
     try:
         return combine(inner, outer)
@@ -108,4 +106,4 @@ def together(message: Message, word: str, inner: T, outer: T, combine: Callable[
         batch = tuple(message.fn.batch_shape)
         sizes = [tuple(each.shape) for each in (inner, outer) if isinstance(each, Tensor)]
         odd = next((size for size in sizes if not broadcasts(size, batch)), sizes[-1])
-        raise WeightShapeError(message, word, odd, batch) from error
+        raise too_wide(message, word, odd, batch) from error

@@ -4,13 +4,14 @@
 """
 
 from ancestral.trace.context.patch import Interceptor
+from ancestral.trace.intercept import random_ops, tensor_reads
 from ancestral.trace.intercept.autograd import Gradients
 from ancestral.trace.intercept.checkpoint import Checkpoints
 from ancestral.trace.intercept.distributions import Distributions
 from ancestral.trace.intercept.functorch import FunctionTransforms
 from ancestral.trace.intercept.random_ops import Dispatcher
 from ancestral.trace.intercept.straight_through import CUTS
-from ancestral.trace.intercept.tensor_reads import Attributes, Constructors, Scalars, Storages
+from ancestral.trace.intercept.tensor_reads import Attributes, Storages
 from ancestral.trace.intercept.threads import Threads
 from ancestral.trace.intercept.unrecorded_threads import Unrecorded
 from ancestral.trace.intercept.wrapper_subclasses import TensorSubclasses
@@ -18,14 +19,12 @@ from ancestral.trace.intercept.wrapper_subclasses import TensorSubclasses
 INTERCEPTORS: tuple[Interceptor, ...] = (
     CUTS,
     Attributes(),
-    Constructors(),
     Gradients(),
     Checkpoints(),
     Unrecorded(),
     Distributions(),
-    Dispatcher(),
+    Dispatcher((*random_ops.KERNELS, *tensor_reads.KERNELS)),
     TensorSubclasses(),
-    Scalars(),
     Storages(),
     Threads(),
     FunctionTransforms(),

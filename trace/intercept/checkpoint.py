@@ -21,40 +21,15 @@ from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor.tensor import attach, provenance, raw
 from ancestral.provenance.tensor.torch_internals import CheckpointFrame, EnableTorchFunction
+from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import Replacing
-from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
 from ancestral.trace.intercept.straight_through import look_at
-from ancestral.trace.nodes.node import Node
 
 _Function = Callable[..., Any]
 
 
-class CheckpointedDrawError(NotImplementedError):
-    """A draw happens within a reentrant checkpoint."""
-
-    def __init__(self, name: str, location: Location) -> None:
-        """Name the site and the line."""
-        super().__init__(
-            f"site {name!r} at {location} is drawn within torch.utils.checkpoint, whose reentrant "
-            "variant runs without a graph, so that the score of the draw would be lost; pass "
-            "use_reentrant=False, or draw outside of the checkpoint"
-        )
-
-
-class FunctionDrawError(NotImplementedError):
-    """A draw happens within the forward of a `torch.autograd.Function`."""
-
-    def __init__(self, function: str, node: Node) -> None:
-        """Name the function, the site and the line."""
-        super().__init__(
-            f"site {node.name!r} at {node.location} is drawn within {function}.forward, which runs "
-            "without a graph, so that the score of the draw would be lost; draw before, and pass "
-            "the value in"
-        )
-
-
-def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) -> Any:
+def _without_draws(where: str, advice: str, call: Callable[[], Any]) -> Any:
     """Run a function without a graph, and raise if it drew."""
     trace = local.traces[-1]
     before = len(trace.everything)
@@ -65,7 +40,10 @@ def _without_draws(error: Callable[[Node], Exception], call: Callable[[], Any]) 
         local.without_graph -= 1
     for node in list(trace.everything)[before:]:
         if node.is_drawn:
-            raise error(node)
+            raise TransformError(
+                f"site {node.name!r} at {node.location} is drawn within {where} without a graph, "
+                f"so that the score of the draw would be lost; {advice}"
+            )
     return result
 
 
@@ -75,7 +53,8 @@ def _refusing(original: _Function) -> Any:
         if not local.traces or not torch.is_grad_enabled():
             return original(*args, **kwargs)
         return _without_draws(
-            lambda node: CheckpointedDrawError(node.name, node.location),
+            "torch.utils.checkpoint, whose reentrant variant runs",
+            "pass use_reentrant=False, or draw outside of the checkpoint",
             lambda: original(*args, **kwargs),
         )
 
@@ -95,7 +74,8 @@ def _custom(original: Any) -> Any:
         )
         if not local.traces or not is_learned:
             return call()
-        result = _without_draws(lambda node: FunctionDrawError(cls.__name__, node), call)
+        where = f"{cls.__name__}.forward, which runs"
+        result = _without_draws(where, "draw before, and pass the value in", call)
         look_at(result)
         return result
 

@@ -42,10 +42,10 @@ from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.fast_sampling import drawing
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
-    TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
+    transformed_draw,
 )
 from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record_site import draw, observe
@@ -84,7 +84,7 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
         if isinstance(value, Tensor) and is_within_transform(value):
             if is_noise(item.tensor for item in held):
                 return value
-            raise TransformedDrawError(type(self).__name__, place())
+            raise transformed_draw(type(self).__name__, place())
         return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
 
     return drawn

@@ -33,8 +33,9 @@ from ancestral.provenance.tensor.torch_internals import (
     ScriptMethod,
     device_constructors,
 )
+from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import KEY, Replacing
-from ancestral.trace.context.place import Location, place
+from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.intercept import vmap
 from ancestral.trace.intercept.opaque import (
@@ -49,19 +50,6 @@ from ancestral.trace.intercept.opaque import (
 from ancestral.trace.recording.constant_draws import transform_around
 
 _Function = Callable[..., Any]
-
-
-class TransformError(NotImplementedError):
-    """A tracked tensor would enter a transform of `torch.func`, or a trace of `torch.jit`."""
-
-    def __init__(self, transform: str, names: frozenset[str], location: Location) -> None:
-        """Name the transform, the sources and the line."""
-        listed = ", ".join(repr(name) for name in sorted(names))
-        super().__init__(
-            f"{transform} at {location} would compute with a value that depends on {listed}, and "
-            "what is computed within it cannot be followed; write it without "
-            f"{transform}, or cut the dependency with an.untrack where no gradient needs it"
-        )
 
 
 @functools.cache  # one for all recordings
@@ -116,7 +104,13 @@ def _refuser(name: str) -> Callable[[Any, Any, Any], None]:
         refused = [each for each in tracked(args, kwargs) if not _is_covered(each, decision)]
         names = frozenset(source.name for each in refused for source in each.sources)
         if names:
-            raise TransformError(transform_around(name), names, place().location)
+            transform = transform_around(name)
+            raise TransformError(
+                f"{transform} at {place().location} would compute with a value that depends on "
+                f"{', '.join(map(repr, sorted(names)))}, and what is computed within it cannot be "
+                f"followed; write it without {transform}, or cut the dependency with an.untrack "
+                "where no gradient needs it"
+            )
 
     return refuse
 

@@ -7,7 +7,7 @@ a site, constants included; memory that is filled by numbers alone, as dropout d
 ``bernoulli_(0.5)`` and initial weights are with ``normal_()``, is noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,10 +40,10 @@ from ancestral.trace.intercept.unrecorded_threads import refuse_away
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.program.site import found
 from ancestral.trace.recording.constant_draws import (
-    TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
+    transformed_draw,
 )
 from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record_site import draw
@@ -158,7 +158,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             if (is_transformed or isinstance(target, nn.Parameter)) and is_noise(tensors):
                 return value
             if is_transformed:
-                raise TransformedDrawError(op.name(), place())
+                raise transformed_draw(op.name(), place())
             options = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             local.is_inside = True  # building the distribution draws and scores nothing
             try:
@@ -216,11 +216,27 @@ def _written(op: Any, target: Tensor, value: Tensor, drawn: Tensor) -> Tensor:
     return drawn
 
 
-class Dispatcher(Interceptor):
-    """Switches the dispatch key on for this thread."""
+def _kernels() -> Iterator[tuple[Any, Callable[..., Tensor]]]:
+    for names, described in _CAUGHT.items():
+        for name in names.split():
+            packet, _, overload = name.partition(".")
+            op = getattr(getattr(torch.ops.aten, packet), overload or "default")
+            yield op, _kernel(op, described)
 
-    def __init__(self) -> None:
-        """Make one that is switched off."""
+
+KERNELS = tuple(_kernels())
+"""The ops that draw, each with its kernel."""
+
+
+class Dispatcher(Interceptor):
+    """Switches the dispatch key on for this thread.
+
+    Args:
+        kernels: the ops that it meets, each with its kernel.
+    """
+
+    def __init__(self, kernels: Iterable[tuple[Any, Callable[..., Any]]]) -> None:
+        self._kernels = kernels
         self._libraries: list[Any] = []
 
     def enter(self) -> None:
@@ -229,11 +245,8 @@ class Dispatcher(Interceptor):
             through = _Library("_", "IMPL", KEY_NAME)
             through.fallback(torch.library.fallthrough_kernel)
             library = _Library("aten", "IMPL", KEY_NAME)
-            for names, described in _CAUGHT.items():
-                for name in names.split():
-                    packet, _, overload = name.partition(".")
-                    op = getattr(getattr(torch.ops.aten, packet), overload or "default")
-                    library.impl(op.name(), _kernel(op, described))
+            for op, kernel in self._kernels:
+                library.impl(op.name(), kernel)
             self._libraries = [through, library]
 
     def enter_thread(self) -> None:

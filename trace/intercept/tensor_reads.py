@@ -32,13 +32,12 @@ from ancestral.provenance.tensor.torch_internals import (
     ScriptModule,
     is_torch_function_enabled,
 )
-from ancestral.trace.context.patch import KEY_NAME, Interceptor, Replacing, unmet
+from ancestral.trace.context.patch import Replacing, unmet
 from ancestral.trace.context.stack import local
 from ancestral.trace.intercept.opaque import of_script
 from ancestral.trace.intercept.straight_through import cut_off
 
 _is_tracking: Callable[[], bool] = is_torch_function_enabled
-_Library: Any = torch.library.Library  # untyped in torch
 _op = torch.ops.aten._local_scalar_dense.default
 
 
@@ -83,23 +82,6 @@ def _shaping(op: Any) -> Callable[..., Any]:
     return shape
 
 
-class Scalars(Interceptor):
-    """Meets the numbers; the key of the dispatcher is switched with the draws."""
-
-    def __init__(self) -> None:
-        """Make one that is switched off."""
-        self._libraries: list[Any] = []
-
-    def enter(self) -> None:
-        """Register the kernel the first time."""
-        if not self._libraries:
-            library = _Library("aten", "IMPL", KEY_NAME)
-            library.impl(_op.name(), _number)
-            for op in _SHAPED:
-                library.impl(op.name(), _shaping(op))
-            self._libraries = [library]
-
-
 _alias_op = torch.ops.aten.alias.default
 
 
@@ -113,19 +95,8 @@ def _alias(tensor: Tensor) -> Tensor:
     return made if found is None else attach(made, found)
 
 
-class Constructors(Interceptor):
-    """Meets the aliases; the key of the dispatcher is switched with the draws."""
-
-    def __init__(self) -> None:
-        """Make one that is switched off."""
-        self._libraries: list[Any] = []
-
-    def enter(self) -> None:
-        """Register the kernel the first time."""
-        if not self._libraries:
-            library = _Library("aten", "IMPL", KEY_NAME)
-            library.impl(_alias_op.name(), _alias)
-            self._libraries = [library]
+KERNELS = ((_op, _number), (_alias_op, _alias), *((op, _shaping(op)) for op in _SHAPED))
+"""The ops behind numbers, constructors, and shapes that values decide, each with its kernel."""
 
 
 class _Attribute:

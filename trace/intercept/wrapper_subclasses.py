@@ -17,16 +17,9 @@ import torch.nested
 from torch import Tensor
 from torch.masked.maskedtensor.core import MaskedTensor
 
-from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.escape import escape, may_escape
 from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.subclasses import (
-    PASSIVE,
-    UnsupportedTensorError,
-    is_passive,
-    names_of,
-    refuse,
-)
+from ancestral.provenance.dispatch.subclasses import PASSIVE, is_passive, refuse
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage as watching
@@ -36,7 +29,6 @@ from ancestral.trace.context.patch import Replacing, unmet
 from ancestral.trace.context.stack import local
 
 _Function = Callable[..., Any]
-__all__ = ["UnsupportedTensorError"]
 
 
 @functools.cache  # one for all recordings
@@ -112,8 +104,9 @@ def _made(kind: type, make: Callable[[], Tensor], *given: Any) -> Tensor:
     storage = raw(watching.storage_of, made) if found else None
     for each in found:
         if storage is None:
-            raise UnsupportedTensorError(kind.__name__, names_of(given), Universe.locate())
-        watching.taint(storage, each, holders=0, is_held=True)
+            refuse(kind.__name__, *given)
+        else:
+            watching.taint(storage, each, holders=0, is_held=True)
     return made
 
 

@@ -71,7 +71,6 @@ class Origin:
     """The nodes of the graph that the parameters of a distribution come out of."""
 
     def __init__(self, fn: Distribution | None) -> None:
-        """Take the distribution."""
         self._starts = [
             edge_of(tensor)
             for tensor, _ in (() if fn is None else parameters(fn))

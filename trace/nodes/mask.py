@@ -79,24 +79,24 @@ def _replaced(fn: Distribution, value: Tensor, keep: Tensor) -> tuple[Distributi
     }
     # Where nothing is kept, zero is at least an index.
     value, event = torch.where(keep.any(), value, torch.zeros_like(value)), len(fn.event_shape)
-    return _rebuilt(fn, known), mixed(value, event, _batch(value, event))
+    return rebuilt(fn, known), mixed(value, event, _batch(value, event))
 
 
 def _batch(tensor: Tensor, event: int) -> Shape:
     return tuple(tensor.shape[: tensor.dim() - event])
 
 
-def _rebuilt(part: Any, known: dict[int, Tensor]) -> Any:
+def rebuilt(part: Any, known: dict[int, Tensor]) -> Any:
     """Return a distribution, or what it is composed of, with other tensors in it."""
     if isinstance(part, Tensor):
         return known.get(id(part), part)
     if type(part) in (list, tuple):
-        return type(part)(_rebuilt(item, known) for item in part)
+        return type(part)(rebuilt(item, known) for item in part)
     if not isinstance(part, (Distribution, Transform)):
         return part
     twin: Any = object.__new__(type(part))
     held = {name: item for name, item in vars(part).items() if not is_passing(part, name)}
-    vars(twin).update({name: _rebuilt(item, known) for name, item in held.items()})
+    vars(twin).update({name: rebuilt(item, known) for name, item in held.items()})
     if isinstance(part, Distribution):
         vars(twin)["_validate_args"] = False  # the value was checked when it was given
     elif not isinstance(part, InverseTransform):

@@ -29,40 +29,23 @@ from ancestral.trace.nodes.versions import Versions, are_written
 class ModifiedParameterError(RuntimeError):
     """A parameter, or the value, of a site changed between the draw and a question for it."""
 
-    def __init__(self, name: str, location: Location) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {name!r} ({location}): a parameter of its distribution, what that is computed "
-            "from, or its value, was written into in place after the draw (by an optimizer, "
-            ".data, numpy), so its log_prob is no longer that of the draw; "
-            "take the gradient before the optimizer's step, or clone what is written into: "
-            "z = z + 1 for z += 1"
-        )
+
+def modified(name: str, location: Location) -> ModifiedParameterError:
+    """Return the error of a site that changed, with its line."""
+    return ModifiedParameterError(
+        f"site {name!r} ({location}): a parameter of its distribution, what that is computed from, "
+        "or its value, was written into in place after the draw (by an optimizer, .data, numpy), "
+        "so its log_prob is no longer that of the draw; take the gradient before the optimizer's "
+        "step, or clone what is written into: z = z + 1 for z += 1"
+    )
 
 
 class NoDensityError(NotImplementedError):
     """A score is needed of a distribution that has no density."""
 
-    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
-        """Name the site, its distribution and its line."""
-        super().__init__(
-            f"site {name!r} ({location}): {type(fn).__name__} has no log_prob, but a cost depends "
-            "on its value, so its score is needed; implement log_prob, draw with rsample, or "
-            "cut the dependency with an.untrack"
-        )
-
 
 class NoScoreError(NotImplementedError):
     """A score is needed of a distribution whose density has no derivative in its parameters."""
-
-    def __init__(self, name: str, fn: Distribution, location: Location) -> None:
-        """Name the site, its distribution and its line."""
-        super().__init__(
-            f"site {name!r} ({location}): a cost depends on its value by a step without a useful "
-            "derivative (a comparison, a rounding), so its score is needed, but the log_prob of "
-            f"{type(fn).__name__} has no derivative in its parameters; take a smooth cost, or name "
-            "the value by an.deterministic, if nothing is drawn"
-        )
 
 
 class Gate:
@@ -74,7 +57,6 @@ class Gate:
     __slots__ = ("is_shut",)
 
     def __init__(self) -> None:
-        """Make an open gate."""
         self.is_shut = False
 
     def __call__(self, gradient: Tensor) -> Tensor | None:
@@ -256,7 +238,13 @@ class Node:
             return self.elementwise_log_prob
         density = self._density(self.value.detach())
         if self.is_learned and self.fn is not None and not density.requires_grad:
-            raise NoScoreError(self.name, self.fn, self.location)
+            raise NoScoreError(
+                f"site {self.name!r} ({self.location}): a cost depends on its value by a step "
+                "without a useful derivative (a comparison, a rounding), so its score is needed, "
+                f"but the log_prob of {type(self.fn).__name__} has no derivative in its "
+                "parameters; take a smooth cost, or name the value by an.deterministic, if nothing "
+                "is drawn"
+            )
         return density
 
     @property
@@ -284,7 +272,7 @@ class Node:
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
         if self.is_modified:
-            raise ModifiedParameterError(self.name, self.location)
+            raise modified(self.name, self.location)
 
     def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.fn is None:
@@ -303,7 +291,11 @@ class Node:
             # Pyro's flows without an inverse look for the value among those that they have made.
             if isinstance(error, KeyError) and not isinstance(fn, TransformedDistribution):
                 raise
-            raise NoDensityError(self.name, self.fn, self.location) from error
+            raise NoDensityError(
+                f"site {self.name!r} ({self.location}): {type(self.fn).__name__} has no log_prob, "
+                "but a cost depends on its value, so its score is needed; implement log_prob, draw "
+                "with rsample, or cut the dependency with an.untrack"
+            ) from error
         except RuntimeError as error:
             refuse_inference(error, frozenset({self.name}), self.location)
             raise

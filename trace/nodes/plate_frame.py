@@ -12,44 +12,12 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import raw
-from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import place
 
 
 class PlateError(SiteError):
     """A plate is declared wrongly, or what it claims does not hold."""
-
-
-class PlateArgumentError(PlateError):
-    """A plate is made with an argument that makes no sense."""
-
-    def __init__(self, name: object, argument: str, expected: str, came: object) -> None:
-        """Name the plate, the argument, what was expected and what came."""
-        super().__init__(
-            f"plate {short(name)} ({place().location}): {argument} must be {expected}, "
-            f"not {short(came)}"
-        )
-
-
-class NestedPlateError(PlateError):
-    """A plate is opened where it cannot be."""
-
-    def __init__(self, name: str, problem: str) -> None:
-        """Name the plate and say what is in its way."""
-        super().__init__(f"plate {name!r} ({place().location}) cannot be opened here: {problem}")
-
-
-class SubsampleError(PlateError):
-    """Data has not the size of the plate that it is to be subsampled by."""
-
-    def __init__(self, plate: "Plate", dim: int, size: int) -> None:
-        """Name the plate, the dimension, what was expected and what came."""
-        super().__init__(
-            f"plate {plate.name!r} ({place().location}): dimension {dim} of the data must have "
-            f"the plate's size {plate.size}, or that of its subsample {plate.subsample_size}, not "
-            f"{size}"
-        )
 
 
 @dataclass(frozen=True)
@@ -98,11 +66,14 @@ def push(plate: Plate) -> None:
     """Open a plate.
 
     Raises:
-        NestedPlateError: if one of its name is open.
+        PlateError: if one of its name is open.
     """
     around = _open.get()
     if any(known.name == plate.name for known in around):
-        raise NestedPlateError(plate.name, "it is open already; give the inner plate its own name")
+        raise PlateError(
+            f"plate {plate.name!r} ({place().location}) cannot be opened here: it is open already; "
+            "give the inner plate its own name"
+        )
     _open.set((*around, plate))
 
 
@@ -114,12 +85,12 @@ def pop(serial: int) -> None:
 def free_dim(name: str, dim: int | None) -> int:
     """Return the dimension that a plate gets."""
     taken = {known.dim: known.name for known in _open.get() if known.dim is not None}
+    free = next(d for d in itertools.count(-1, -1) if d not in taken)
     if dim is None:
-        return next(d for d in itertools.count(-1, -1) if d not in taken)
+        return free
     if dim in taken:
-        raise NestedPlateError(
-            name,
-            f"its dimension {dim} is that of plate {taken[dim]!r}, which is open; expected a free "
-            f"one, such as dim={next(d for d in itertools.count(-1, -1) if d not in taken)}",
+        raise PlateError(
+            f"plate {name!r} ({place().location}) cannot be opened here: its dimension {dim} is "
+            f"that of plate {taken[dim]!r}, which is open; expected a free one, such as dim={free}"
         )
     return dim

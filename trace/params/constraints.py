@@ -13,7 +13,7 @@ from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.support import wrong_of
-from ancestral.trace.params.errors import ParamError, misfit
+from ancestral.trace.params.errors import misfit, wrong_param
 from ancestral.trace.recording.message import Message
 
 
@@ -40,7 +40,7 @@ def check_constraint(constraint: Constraint, message: Message) -> None:
         ParamError: if it is no constraint, or torch knows no transform to it.
     """
     if not isinstance(constraint, Constraint):
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its constraint is {short(constraint)}; expected an instance of a constraint of "
             "torch.distributions.constraints, such as constraints.positive",
@@ -48,7 +48,7 @@ def check_constraint(constraint: Constraint, message: Message) -> None:
     try:
         transform_of(constraint)
     except NotImplementedError as error:
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its constraint is {short(constraint)}, to which torch.distributions has no "
             "transform; expected one of continuous values, such as constraints.positive",
@@ -65,7 +65,7 @@ def initial(message: Message) -> Tensor:
     """
     init = message.options["init"]
     if init is None:
-        raise ParamError(
+        raise wrong_param(
             message,
             "the store does not have it and it has no init; give a tensor, or a function of no "
             "argument that returns one, where it is asked for first",
@@ -78,15 +78,15 @@ def initial(message: Message) -> Tensor:
         finally:
             local.is_inside = was_inside
     if not isinstance(init, Tensor):
-        raise ParamError(message, f"its init is a {type(init).__name__}; expected a Tensor")
+        raise wrong_param(message, f"its init is a {type(init).__name__}; expected a Tensor")
     if init.is_meta:
-        raise ParamError(message, "its init has no values, on the device meta; give it some")
+        raise wrong_param(message, "its init has no values, on the device meta; give it some")
     if not (init.is_floating_point() or init.is_complex()):
         expected = "a floating dtype, such as float32"
-        raise ParamError(message, f"its init is of {init.dtype}; expected {expected}")
+        raise wrong_param(message, f"its init is of {init.dtype}; expected {expected}")
     if provenance_of(init):
         sites = ", ".join(map(repr, sorted(provenance_of(init))))
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its init depends on {sites}; a parameter is no function of what the program draws; "
             "cut the dependency with an.untrack",
@@ -103,24 +103,24 @@ def unconstrained(value: Tensor, constraint: Constraint, message: Message) -> Te
     """
     problem, shown = outside(value, constraint), short(constraint)
     if problem is not None:
-        raise ParamError(message, f"its init is {problem}; expected {shown}")
+        raise wrong_param(message, f"its init is {problem}; expected {shown}")
     try:
         leaf: Tensor = raw(_inverse, value, constraint)
     except RuntimeError as error:  # of a matrix that is singular, or not square
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its init, of shape {list(value.shape)}, has no unconstrained numbers by the "
             f"transform of its constraint {shown}: {error}",
         ) from error
     if raw(_is_on_bound, value, constraint) or not bool(torch.isfinite(leaf).all()):
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its init lies on the boundary of its constraint {shown}, which no finite "
             "unconstrained number reaches; expected a value inside",
         )
     back = tuple(transform_of(constraint).forward_shape(leaf.shape))
     if back != tuple(value.shape):
-        raise ParamError(
+        raise wrong_param(
             message,
             f"its init has shape {list(value.shape)}, and bounds of its constraint {shown} have "
             f"more: {list(back)}; expand the init to that",

@@ -8,9 +8,10 @@ from ancestral.trace.recording.message import Message
 class ParamError(SiteError):
     """Something is wrong with a parameter of a program."""
 
-    def __init__(self, message: Message, problem: str) -> None:
-        """Name the parameter and its line, and say what is wrong."""
-        super().__init__(f"parameter {message.name!r} ({message.where.location}): {problem}")
+
+def wrong_param(message: Message, problem: str) -> ParamError:
+    """Return the error of a parameter, with its line."""
+    return ParamError(f"parameter {message.name!r} ({message.where.location}): {problem}")
 
 
 class StoreError(SiteError):
@@ -26,9 +27,9 @@ def mismatch(
 ) -> ParamError:
     """Return the error of a parameter that is asked for as another than it is."""
     known = "as it was loaded" if first is None else f"as it was first asked for at {first}"
-    return ParamError(message, f"{aspect} is {found}; expected {expected}, {known}")
+    return wrong_param(message, f"{aspect} is {found}; expected {expected}, {known}")
 
 
 def misfit(message: Message, found: str, expected: str) -> ParamError:
     """Return the error of a value that a handler gives, and that the parameter cannot have."""
-    return ParamError(message, f"it is given {found}; expected {expected}")
+    return wrong_param(message, f"it is given {found}; expected {expected}")

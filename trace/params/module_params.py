@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ancestral.trace.params.errors import ParamError, mismatch
+from ancestral.trace.params.errors import mismatch, wrong_param
 from ancestral.trace.recording.message import Message
 
 
@@ -54,7 +54,7 @@ def adopt(
     known = {key: leaf for key in wanted if (leaf := loaded.get(key)) is not None}
     missing = [slot.name for slot in slots if slot.name not in known]
     if known and missing:
-        raise ParamError(
+        raise wrong_param(
             message,
             f"module {name!r} was loaded without {', '.join(map(repr, missing))}; expected the "
             "state of a module with the same parameters",

@@ -35,7 +35,7 @@ from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.place import Location
 from ancestral.trace.params import constraints as constraining
 from ancestral.trace.params.dotted_names import Branching
-from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError, mismatch
+from ancestral.trace.params.errors import ParamWarning, StoreError, mismatch, wrong_param
 from ancestral.trace.params.module_params import Slot, adopt, slots_of
 from ancestral.trace.recording.message import Handler, Message, handlers
 
@@ -100,7 +100,6 @@ class ParamStore(Handler, Branching):
     __repr__ = nn.Module.__repr__
 
     def __init__(self) -> None:
-        """Make an empty store."""
         super().__init__()
         self._declared: dict[str, Declared] = {}
         self._is_loaded = False
@@ -286,7 +285,7 @@ class ParamStore(Handler, Branching):
             return
         first = self._declared.get(message.name)
         if first is not None:
-            raise ParamError(
+            raise wrong_param(
                 message,
                 f"module {name!r} has a parameter of a name that an.param asked for at "
                 f"{first.location}; give one of them another name",
@@ -357,7 +356,7 @@ def valued(message: Message) -> Tensor:
     store = open_store()
     if message.value is None:
         if store is None:
-            raise ParamError(
+            raise wrong_param(
                 message,
                 "no store is open that could keep it; make one, store = an.ParamStore(), and run "
                 "the program within it, as in `with store: model()`, or give the value with "

@@ -26,14 +26,6 @@ from ancestral.trace.recording.message import Message, apply_stack
 M = TypeVar("M", bound=nn.Module)
 
 
-class ModuleError(SiteError):
-    """A program names a module that it cannot have."""
-
-    def __init__(self, name: str, where: Place, problem: str) -> None:
-        """Name the module and its line, and say what is wrong."""
-        super().__init__(f"module {name!r} ({where.location}): {problem}")
-
-
 def module(name: str, nn_module: M) -> M:
     """Name a network, whose parameters the open store keeps as ``{name}.{parameter}``.
 
@@ -57,8 +49,9 @@ def module(name: str, nn_module: M) -> M:
     where = place()
     check_name(name, where)
     if not isinstance(nn_module, nn.Module):
-        raise ModuleError(
-            name, where, f"it is a {type(nn_module).__name__}; expected a torch.nn.Module"
+        raise SiteError(
+            f"module {name!r} ({where.location}): it is a {type(nn_module).__name__}; expected a "
+            "torch.nn.Module"
         )
     _check_made(name, nn_module, where)
     held = _held(name, nn_module, where)
@@ -71,11 +64,9 @@ def module(name: str, nn_module: M) -> M:
     if not other:
         return held
     if isinstance(held, torch.jit.ScriptModule):
-        raise ModuleError(
-            name,
-            where,
-            "its parameters are given other values, with which a scripted module cannot compute; "
-            "name the module that it was made from",
+        raise SiteError(
+            f"module {name!r} ({where.location}): its parameters are given other values, with "
+            "which a scripted module cannot compute; name the module that it was made from"
         )
     return twin(held, other)
 
@@ -83,11 +74,9 @@ def module(name: str, nn_module: M) -> M:
 def _check_made(name: str, fresh: nn.Module, where: Place) -> None:
     unmade = [slot.name for slot in slots_of(name, fresh) if is_lazy(slot.leaf)]
     if unmade:
-        raise ModuleError(
-            name,
-            where,
-            f"its parameters {', '.join(map(repr, unmade))} have no shape yet; call it once before "
-            "it is named, so that it makes them",
+        raise SiteError(
+            f"module {name!r} ({where.location}): its parameters {', '.join(map(repr, unmade))} "
+            "have no shape yet; call it once before it is named, so that it makes them"
         )
 
 
@@ -106,12 +95,10 @@ def _held(name: str, fresh: M, where: Place) -> M:
         return fresh
     found, expected = _shapes(name, fresh), _shapes(name, held)
     if type(held) is not type(fresh) or found != expected:
-        raise ModuleError(
-            name,
-            where,
-            f"it is a {type(fresh).__name__} with the parameters {found}; expected a "
-            f"{type(held).__name__} with {expected}, which the store has of this name; give "
-            "each module its own name",
+        raise SiteError(
+            f"module {name!r} ({where.location}): it is a {type(fresh).__name__} with the "
+            f"parameters {found}; expected a {type(held).__name__} with {expected}, which the "
+            "store has of this name; give each module its own name"
         )
     return held
 

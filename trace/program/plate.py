@@ -15,19 +15,16 @@ tensor([0, 1, 2, 3])
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.tensor import raw
-from ancestral.trace.context.argument_checks import kind_of
+from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import place
 from ancestral.trace.nodes.plate_frame import (
-    NestedPlateError,
     Plate,
-    PlateArgumentError,
-    SubsampleError,
+    PlateError,
     free_dim,
     is_same,
     open_plates,
@@ -35,7 +32,7 @@ from ancestral.trace.nodes.plate_frame import (
     push,
 )
 from ancestral.trace.program.site import named
-from ancestral.trace.recording.message import Message, apply_stack
+from ancestral.trace.recording.message import Message, Raised, apply_stack
 
 _serials = itertools.count()
 
@@ -86,22 +83,20 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
     ) -> None:
         """Make a plate, and draw its indices if it is a part of the whole."""
         if not isinstance(name, str) or not name:
-            raise PlateArgumentError(name, "its name", "a text that is not empty", name)
+            raise _wrong_argument(name, "its name", "a text that is not empty", name)
         if not _is_count(size):
-            raise PlateArgumentError(name, "size", "an int greater than 0", size)
+            raise _wrong_argument(name, "size", "an int greater than 0", size)
         if subsample is not None:
             subsample_size = _given_size(name, size, subsample_size, subsample)
         if subsample_size is not None and not _is_count(subsample_size):
-            raise PlateArgumentError(
-                name, "subsample_size", "an int greater than 0", subsample_size
-            )
+            raise _wrong_argument(name, "subsample_size", "an int greater than 0", subsample_size)
         if subsample_size is not None and subsample_size > size:
-            raise PlateArgumentError(
+            raise _wrong_argument(
                 name, "subsample_size", f"no greater than the size {size}", subsample_size
             )
         if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim >= 0):
             expected = "a negative int, counted from the right of the batch shape"
-            raise PlateArgumentError(name, "dim", expected, dim)
+            raise _wrong_argument(name, "dim", expected, dim)
         self.name, self.size, self.dim = name, size, dim
         self.subsample_size = size if subsample_size is None else subsample_size
         self._serial = next(_serials)
@@ -121,20 +116,16 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         self._push(dim, None)
         return indices
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the plate."""
         pop(self._serial)
 
     def __iter__(self) -> Iterator[int]:
         """Yield the indices, each within the plate."""
         if self.dim is not None:
-            raise NestedPlateError(
-                self.name, f"repetitions in turn have no dimension, but dim={self.dim} was given"
+            raise PlateError(
+                f"plate {self.name!r} ({place().location}) cannot be opened here: repetitions in "
+                f"turn have no dimension, but dim={self.dim} was given"
             )
         for turn, index in enumerate(raw(Tensor.tolist, self._asked(None))):
             self._push(None, turn)
@@ -157,7 +148,7 @@ class plate:  # noqa: N801 (used as in Pyro: with an.plate("data", 100) as index
         assert answered.value is not None
         if self._given is not None and not is_same(answered.value, self._given):
             replayed = raw(Tensor.tolist, answered.value)
-            raise PlateArgumentError(
+            raise _wrong_argument(
                 self.name,
                 "subsample",
                 f"the indices that it is replayed with, {replayed}",
@@ -207,7 +198,11 @@ def subsample(data: Tensor, event_dim: int = 0) -> Tensor:
         if size in (plate_.subsample_size, 1) and size != plate_.size:
             continue
         if size != plate_.size:
-            raise SubsampleError(plate_, dim, size)
+            raise PlateError(
+                f"plate {plate_.name!r} ({place().location}): dimension {dim} of the data must "
+                f"have the plate's size {plate_.size}, or that of its subsample "
+                f"{plate_.subsample_size}, not {size}"
+            )
         assert plate_.indices is not None
         if not is_same(plate_.indices, torch.arange(plate_.size)):
             data = data.index_select(dim, plate_.indices.to(data.device))
@@ -218,20 +213,27 @@ def _given_size(name: str, size: int, subsample_size: int | None, subsample: Ten
     """Return how many indices a plate is given.
 
     Raises:
-        PlateArgumentError: if they are no different indices of it, or not as many as is said.
+        PlateError: if they are no different indices of it, or not as many as is said.
     """
     expected = f"a tensor of different indices from 0 to {size - 1}, of one dimension"
     if not isinstance(subsample, Tensor):
-        raise PlateArgumentError(name, "subsample", expected, subsample)
+        raise _wrong_argument(name, "subsample", expected, subsample)
     is_whole = not (subsample.is_floating_point() or subsample.is_complex())
     if subsample.dim() != 1 or not is_whole or subsample.dtype == torch.bool:
-        raise PlateArgumentError(name, "subsample", expected, subsample)
+        raise _wrong_argument(name, "subsample", expected, subsample)
     indices = raw(Tensor.tolist, subsample)
     if not indices or len({*indices}) < len(indices) or min(indices) < 0 or max(indices) >= size:
-        raise PlateArgumentError(name, "subsample", expected, indices)
+        raise _wrong_argument(name, "subsample", expected, indices)
     if subsample_size not in (None, len(indices)):
-        raise PlateArgumentError(name, "subsample", f"{subsample_size} indices", indices)
+        raise _wrong_argument(name, "subsample", f"{subsample_size} indices", indices)
     return len(indices)
+
+
+def _wrong_argument(name: object, argument: str, expected: str, came: object) -> PlateError:
+    where = place().location
+    return PlateError(
+        f"plate {short(name)} ({where}): {argument} must be {expected}, not {short(came)}"
+    )
 
 
 def _is_count(value: object) -> bool:

@@ -267,7 +267,7 @@ def cost(name: str, value: Tensor) -> Tensor:
 
     Raises:
         TypeError: if `value` is no tensor.
-        DuplicateNameError: if the recording knows the name.
+        SiteError: if the recording knows the name.
     """
     if not isinstance(value, Tensor):
         raise TypeError(

@@ -26,10 +26,10 @@ from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.program.checks import fitting, supported, weighable
 from ancestral.trace.recording.constant_draws import (
-    TransformedDrawError,
     is_noise,
     is_within_transform,
     refuse_transformed,
+    transformed_draw,
 )
 from ancestral.trace.recording.message import Message, apply_stack
 from ancestral.trace.recording.record_site import base_name, controlled, draw, independent
@@ -78,7 +78,7 @@ def value_of(
     if isinstance(value, Tensor) and is_within_transform(value):
         if is_noise(item.tensor for item in held):
             return value
-        raise TransformedDrawError(type(fn).__name__, where)
+        raise transformed_draw(type(fn).__name__, where)
     return draw(
         fn,
         held,

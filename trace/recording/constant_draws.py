@@ -17,21 +17,18 @@ from ancestral.provenance.tensor.torch_internals import (
     get_unwrapped,
     is_functorch_wrapped_tensor,
 )
+from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.place import DERIVATIVES, Place, place
 from ancestral.trace.context.stack import local
 
 
-class TransformedDrawError(NotImplementedError):
-    """A draw with something to learn happens within a transform of torch, or in forward mode."""
-
-    def __init__(self, function: str, where: Place) -> None:
-        """Name the function, the line and the transform."""
-        super().__init__(
-            f"{function} at {where.location} draws within {transform_around('forward_ad')}, where "
-            "its value cannot be followed, and the derivative would leave out its score; draw "
-            "before, and pass the value in, or differentiate an.surrogate(loss) of a recording "
-            "around the draw"
-        )
+def transformed_draw(function: str, where: Place) -> TransformError:
+    """Return the error that a draw with something to learn is within a transform of torch."""
+    return TransformError(
+        f"{function} at {where.location} draws within {transform_around('forward_ad')}, where its "
+        "value cannot be followed, and the derivative would leave out its score; draw before, and "
+        "pass the value in, or differentiate an.surrogate(loss) of a recording around the draw"
+    )
 
 
 def transform_around(inner: str) -> str:
@@ -62,7 +59,7 @@ _PUBLIC = frozenset(
 def refuse_transformed(function: str, held: Iterable[Tensor], error: Exception) -> None:
     """Raise where torch itself draws nothing within a transform, of which there is to learn."""
     if transform_around("") and not is_noise(held):
-        raise TransformedDrawError(function, place()) from error
+        raise transformed_draw(function, place()) from error
 
 
 is_within_transform = is_functorch_wrapped_tensor

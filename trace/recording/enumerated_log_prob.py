@@ -8,19 +8,6 @@ from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.nodes.node import Node
 
 
-class SpreadError(EnumerationError):
-    """What stands for all values of a site is to be summed as if it were one."""
-
-    def __init__(self, what: str, site: str) -> None:
-        """Name what is to be summed and the site, and the ways to mend it."""
-        super().__init__(
-            f"{what} depends on the enumerated site {site}: it is there once for each of the "
-            "values, and their sum, which counts all of them alike, has no meaning; weigh each "
-            "with its probability, as ancestral.infer.log_marginal(trace) does, or draw the site: "
-            'infer={"enumerate": False}'
-        )
-
-
 class _Run(Protocol):
     """What is read of a trace."""
 
@@ -54,12 +41,18 @@ class Spread:
         """Raise if one of some nodes is to be summed; `what` says as a part of what.
 
         Raises:
-            SpreadError: if it is there once for each value of an enumerated site.
+            EnumerationError: if it is there once for each value of an enumerated site.
         """
         for node in nodes:
             behind = self.behind(node)
             if behind is not None:
-                raise SpreadError(what.format(node=f"{node.name!r} ({node.location})"), behind)
+                summed = what.format(node=f"{node.name!r} ({node.location})")
+                raise EnumerationError(
+                    f"{summed} depends on the enumerated site {behind}: it is there once for each "
+                    "of the values, and their sum, which counts all of them alike, has no meaning; "
+                    "weigh each with its probability, as ancestral.infer.log_marginal(trace) does, "
+                    'or draw the site: infer={"enumerate": False}'
+                )
 
     def _own(self, node: Node) -> str | None:
         return f"{node.name!r} ({node.location})" if node.is_enumerated else None

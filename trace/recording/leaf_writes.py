@@ -6,7 +6,7 @@ import torch
 
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import nodes_of
-from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from ancestral.trace.nodes.node import Node, modified
 from ancestral.trace.nodes.versions import Leaf, is_written_unseen, leaves_of
 
 _MOST_NODES, _A_SITE = 64, 8
@@ -83,4 +83,4 @@ def refuse_writes(
     for node, leaf in leaves:
         is_written = is_written_unseen(leaf) if error is None else leaf[0]._version != leaf[1]
         if is_written and node in scored:
-            raise ModifiedParameterError(node.name, node.location) from error
+            raise modified(node.name, node.location) from error

@@ -28,6 +28,9 @@ R = TypeVar("R")
 
 Kind = Literal["sample", "param", "plate", "deterministic"]
 
+Raised = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+"""The end of a block: the class of an error, the error and its traceback, or None thrice."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -125,12 +128,7 @@ class Handler:
         _stack.set((*_stack.get(), self))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the block, which need not be the innermost: generators end when they like."""
         held = list(_stack.get())
         for index in reversed(range(len(held))):

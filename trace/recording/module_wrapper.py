@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ancestral.provenance.tensor.control_flow import setting
-from ancestral.trace.recording.record import NotRecordedError, record
+from ancestral.trace.recording.record import not_called, record
 from ancestral.trace.recording.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
@@ -63,7 +63,7 @@ def _recorded(kind: type) -> Any:
     def trace_of(self: nn.Module) -> Trace:
         trace = _traces.get(self)
         if trace is None:
-            raise NotRecordedError(kind.__name__)
+            raise not_called(kind.__name__)
         return trace
 
     def reduce(self: nn.Module, protocol: Any) -> Any:

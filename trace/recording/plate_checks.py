@@ -18,79 +18,6 @@ from ancestral.trace.nodes.node import Node, place_in
 from ancestral.trace.nodes.plate_frame import Plate, PlateError, is_same
 
 
-class PlateShapeError(PlateError):
-    """Something within a plate has not the plate's size at the plate's dimension."""
-
-    def __init__(self, node: Node, plate: Plate) -> None:
-        """Name the site, the plate, what was expected and what came."""
-        assert plate.dim is not None
-        batch = node.shape[: len(node.shape) - node.event_dims]
-        has = (
-            f"dimension {plate.dim} has size {batch[plate.dim]}"
-            if -plate.dim <= len(batch)
-            else f"there is no dimension {plate.dim}"
-        )
-        words = "shape" if node.type == "cost" else "batch shape"
-        super().__init__(
-            f"{_named(node)} is within plate {plate.name!r}, so dimension {plate.dim} of its "
-            f"{words}, counted from the right, must have size {plate.subsample_size}; its {words} "
-            f"is {list(batch)}, where {has}; expand it, group the dimensions of one event with "
-            "torch.distributions.Independent, or give the plate another dim"
-        )
-
-
-class PlateReuseError(PlateError):
-    """Two plates of one name differ."""
-
-    def __init__(self, node: Node, first: Plate, second: Plate) -> None:
-        """Name the site, the plate and the difference."""
-        if first.size != second.size or first.subsample_size != second.subsample_size:
-            sizes = [
-                f"size {p.size} and subsample_size {p.subsample_size}" for p in (first, second)
-            ]
-            problem = f"was opened with {sizes[0]} before, and now with {sizes[1]}"
-        elif (first.dim is None) is not (second.dim is None):
-            problem = "was opened both with `with` and with `for`"
-        else:
-            problem = "has two subsamples; make the plate once, and open that again"
-        super().__init__(f"{_named(node)}: plate {first.name!r} {problem}")
-
-
-class PlateDependenceError(PlateError):
-    """The repetitions of a plate depend on each other."""
-
-    def __init__(
-        self, node: Node, plate: Plate, member: Node, through: Source | None, mixed: str
-    ) -> None:
-        """Name the two sites, the plate, what lies between them and what mixed it."""
-        way = "" if through is None else f", through {_source_named(through)}"
-        step = f"; mixed by {mixed}" if mixed else ""
-        if plate.dim is None:
-            claim = f"it is of turn {plate.turn} and may depend on no other turn"
-            found = f"it depends on {_named(member)}, of another turn"
-            advice = "carry no drawn value from one turn to another, or leave the plate before"
-        else:
-            claim = (
-                f"element n along dimension {plate.dim} (size {plate.subsample_size}) may depend "
-                "on elements n alone of what is in the plate"
-            )
-            found = f"it depends on other elements of {_named(member)} too"
-            advice = (
-                "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
-                "sort along the plate), or leave the plate before"
-            )
-        cure = (
-            "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
-            "decide before the plate"
-            if through is not None and through.is_decision
-            else advice
-        )
-        super().__init__(
-            f"{_named(node)} is within plate {plate.name!r}, where {claim}; but {found}"
-            f"{way}{step}; {cure}"
-        )
-
-
 def mixed_by(provenance: Provenance, source: Source, dim: int) -> str:
     """Return the op and the line that mixed dimension `dim` of a source, "" where unknown."""
     mixes = mixes_of(provenance, source, dim) or mixes_of(provenance, source, dim, running)
@@ -124,7 +51,6 @@ class Ledger:
     """The plates of a recording, and how its sources stand to them."""
 
     def __init__(self) -> None:
-        """Know no plate."""
         self._plates: dict[str, Plate] = {}
         self._standings: dict[Source, _Standings] = {}
 
@@ -168,13 +94,13 @@ class Ledger:
             or (first.dim is None) is not (plate.dim is None)
             or (first.serial != plate.serial and (is_part or _is_reordered(first, plate)))
         ):
-            raise PlateReuseError(node, first, plate)
+            raise PlateError(_reopened(node, first, plate))
         place = place_in(node, plate)
         if place is None:
             assert plate.turn is not None
             return plate.turn
         if place < 0 or node.shape[place] != plate.subsample_size:
-            raise PlateShapeError(node, plate)
+            raise PlateError(_missized(node, plate))
         return place
 
     def _inherited(self, node: Node, claimed: dict[str, int]) -> _Standings:
@@ -191,9 +117,8 @@ class Ledger:
                 if name in claimed and self._is_broken(name, claimed[name], now):
                     plate = next(p for p in node.cond_indep_stack if p.name == name)
                     is_direct = before.member.source is source
-                    raise PlateDependenceError(
-                        node, plate, before.member, None if is_direct else source, now.mixed
-                    )
+                    through = None if is_direct else source
+                    raise PlateError(_dependence(node, plate, before.member, through, now.mixed))
                 found[name] = now if name not in found else _joined(found[name], now)
         return found
 
@@ -245,6 +170,66 @@ def _is_reordered(first: Plate, second: Plate) -> bool:
     assert first.indices is not None
     assert second.indices is not None
     return not is_same(first.indices, second.indices)
+
+
+def _dependence(node: Node, plate: Plate, member: Node, through: Source | None, mixed: str) -> str:
+    """Say that repetitions of a plate depend on each other, through what, and what mixed them."""
+    way = "" if through is None else f", through {_source_named(through)}"
+    step = f"; mixed by {mixed}" if mixed else ""
+    if plate.dim is None:
+        claim = f"it is of turn {plate.turn} and may depend on no other turn"
+        found = f"it depends on {_named(member)}, of another turn"
+        advice = "carry no drawn value from one turn to another, or leave the plate before"
+    else:
+        claim = (
+            f"element n along dimension {plate.dim} (size {plate.subsample_size}) may depend "
+            "on elements n alone of what is in the plate"
+        )
+        found = f"it depends on other elements of {_named(member)} too"
+        advice = (
+            "keep the repetitions apart (LayerNorm for BatchNorm, no mean, roll, cumsum or "
+            "sort along the plate), or leave the plate before"
+        )
+    cure = (
+        "decide with tensors (torch.where), end the taint with `with an.control_scope():`, or "
+        "decide before the plate"
+        if through is not None and through.is_decision
+        else advice
+    )
+    return (
+        f"{_named(node)} is within plate {plate.name!r}, where {claim}; but {found}"
+        f"{way}{step}; {cure}"
+    )
+
+
+def _missized(node: Node, plate: Plate) -> str:
+    """Say that a node within a plate has not the plate's size at the plate's dimension."""
+    assert plate.dim is not None
+    batch = node.shape[: len(node.shape) - node.event_dims]
+    has = (
+        f"dimension {plate.dim} has size {batch[plate.dim]}"
+        if -plate.dim <= len(batch)
+        else f"there is no dimension {plate.dim}"
+    )
+    words = "shape" if node.type == "cost" else "batch shape"
+    return (
+        f"{_named(node)} is within plate {plate.name!r}, so dimension {plate.dim} of its "
+        f"{words}, counted from the right, must have size {plate.subsample_size}; its {words} "
+        f"is {list(batch)}, where {has}; expand it, group the dimensions of one event with "
+        "torch.distributions.Independent, or give the plate another dim"
+    )
+
+
+def _reopened(node: Node, first: Plate, second: Plate) -> str:
+    """Say how two plates of one name differ."""
+    if first.size != second.size or first.subsample_size != second.subsample_size:
+        sizes = [f"size {p.size} and subsample_size {p.subsample_size}" for p in (first, second)]
+        problem = f"was opened with {sizes[0]} before, and now with {sizes[1]}"
+    elif (first.dim is None) is not (second.dim is None):
+        problem = "was opened both with `with` and with `for`"
+    else:
+        problem = "has two subsamples; make the plate once, and open that again"
+    return f"{_named(node)}: plate {first.name!r} {problem}"
 
 
 def _named(node: Node) -> str:

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -31,7 +30,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.patch import interceptors, joined
 from ancestral.trace.context.stack import local
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
-from ancestral.trace.recording.message import Handler, Message
+from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
 
 P = ParamSpec("P")
@@ -46,12 +45,9 @@ def current() -> Trace | None:
     return found
 
 
-class NotRecordedError(RuntimeError):
-    """A model or a function is asked for its trace before it was called."""
-
-    def __init__(self, name: str) -> None:
-        """Name the model."""
-        super().__init__(f"this {name} has not been called yet: call it, then read its trace")
+def not_called(name: str) -> RuntimeError:
+    """Return the error that a model or a function is asked for its trace before a call."""
+    return RuntimeError(f"this {name} has not been called yet: call it, then read its trace")
 
 
 class Recorded(Generic[P, R]):
@@ -93,10 +89,10 @@ class Recorded(Generic[P, R]):
         """The recording of the last call.
 
         Raises:
-            NotRecordedError: if there was none.
+            RuntimeError: if there was none.
         """
         if self._trace is None:
-            raise NotRecordedError(getattr(self._function, "__name__", "function"))
+            raise not_called(getattr(self._function, "__name__", "function"))
         return self._trace
 
 
@@ -167,19 +163,14 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             self._ending = ending.pop_all()
         return trace
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """End, and leave torch as it was; the trace stays readable."""
         trace = self._trace
         is_outermost = trace is not None and trace.universe.owner is trace
         if trace is not None and is_outermost and trace.universe.state != "settled":
             trace.leaves = leaves_of_scores(trace.everything)
         try:
-            if self._auditor is not None and self._trace is not None and error is None:
+            if self._auditor is not None and self._trace is not None and raised[1] is None:
                 self._trace.audited = self._auditor.finish()
         finally:
             self._ending.close()

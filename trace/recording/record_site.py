@@ -38,21 +38,9 @@ from ancestral.trace.nodes.distribution_params import (
 from ancestral.trace.nodes.node import Gate, Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
-from ancestral.trace.recording.constant_draws import TransformedDrawError, has_tangent
+from ancestral.trace.recording.constant_draws import has_tangent, transformed_draw
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.message import Message
-
-
-class UnsupportedDrawError(TypeError):
-    """A distribution drew something that is no tensor."""
-
-    def __init__(self, fn: Distribution, value: object, where: Place) -> None:
-        """Name the distribution, the line and what came."""
-        super().__init__(
-            f"{type(fn).__name__} drew a {type(value).__name__} at {where.location}; a draw must "
-            "be one torch.Tensor for its dependencies to be followed"
-        )
-
 
 _register_hook = Tensor.register_hook  # torch's own: the gate is no hook of the user
 
@@ -83,10 +71,13 @@ def draw(
     is_learned = any([tensor.requires_grad for tensor, _ in held])
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
-        raise TransformedDrawError(type(fn).__name__, where)
+        raise transformed_draw(type(fn).__name__, where)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
-            raise UnsupportedDrawError(fn, value, where)
+            raise TypeError(
+                f"{type(fn).__name__} drew a {type(value).__name__} at {where.location}; a draw "
+                "must be one torch.Tensor for its dependencies to be followed"
+            )
         return value
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False):  # for autograd to save it

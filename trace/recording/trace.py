@@ -21,7 +21,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.tensor.control_flow import Escape, escapes_of
 from ancestral.trace.audit.tables import Audited
-from ancestral.trace.context.errors import SiteError, UnknownNodeError
+from ancestral.trace.context.errors import SiteError, unknown_node
 from ancestral.trace.context.place import Location
 from ancestral.trace.display.compare import Comparison, compare
 from ancestral.trace.display.flat_vector import pack, unpack
@@ -38,17 +38,6 @@ from ancestral.trace.serialize.file import load, save
 from ancestral.trace.serialize.nodes import Content, from_dict, to_dict
 
 T = TypeVar("T")
-
-
-class DuplicateNameError(SiteError):
-    """Two declarations of one run have the same name."""
-
-    def __init__(self, name: str, first: object, second: object) -> None:
-        """Name both places."""
-        super().__init__(
-            f"{name!r} is declared twice in one recording, at {first} and at {second}; expected "
-            f"its own name for each, for example f'{name}_{{i}}' in a loop"
-        )
 
 
 _backward: list[Callable[..., None]] = []
@@ -101,7 +90,7 @@ class Trace(Mapping[str, Node]):
         try:
             return self._nodes[name]
         except KeyError:
-            raise UnknownNodeError(name, self._nodes) from None
+            raise unknown_node(name, self._nodes) from None
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is a node of this name."""
@@ -230,7 +219,7 @@ class Trace(Mapping[str, Node]):
         """Append a node.
 
         Raises:
-            DuplicateNameError: if its name is taken.
+            SiteError: if its name is taken.
         """
         self._refuse_taken(node)
         self._nodes[node.name] = node
@@ -239,7 +228,11 @@ class Trace(Mapping[str, Node]):
     def _refuse_taken(self, node: Node) -> None:
         known = self._nodes.get(node.name) or self._hidden.get(node.name)
         if known is not None:
-            raise DuplicateNameError(node.name, known.location, node.location)
+            raise SiteError(
+                f"{node.name!r} is declared twice in one recording, at {known.location} and at "
+                f"{node.location}; expected its own name for each, for example "
+                f"f'{node.name}_{{i}}' in a loop"
+            )
 
     def hide(self, node: Node) -> None:
         """Take in a draw that is not to be seen: its score counts, under its own name."""
@@ -302,7 +295,7 @@ class Trace(Mapping[str, Node]):
             names: the nodes, in this order; by default the free random choices.
 
         Raises:
-            PackError: if there is no such node, or the dtype cannot hold a value.
+            SiteError: if there is no such node, or the dtype cannot hold a value.
         """
         return pack(self, names)
 
@@ -314,7 +307,7 @@ class Trace(Mapping[str, Node]):
             names: as for `pack`.
 
         Raises:
-            PackError: if the vector is no tensor or has another size, or the dtype of a site cannot
+            SiteError: if the vector is no tensor or has another size, or the dtype of a site cannot
                 hold its part.
         """
         return unpack(self, vector, names)

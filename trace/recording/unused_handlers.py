@@ -1,22 +1,14 @@
 """Handlers without effect: warnings where a block had nothing that they could change."""
 
 import warnings
-from types import TracebackType
 from typing import TypeVar
 
 from ancestral.trace.context.place import Location, place
-from ancestral.trace.recording.message import Handler
+from ancestral.trace.recording.message import Handler, Raised
 
 
 class NoEffectWarning(UserWarning):
     """A handler was open around a block in which it changed nothing."""
-
-    def __init__(self, verb: str, missing: str, where: Location) -> None:
-        """Name the handler and its line, and what its block lacks."""
-        super().__init__(
-            f"{verb} at {where} had no effect: {missing}; open it around the statements that it is "
-            "to change, or take it away"
-        )
 
 
 class Effective(Handler):
@@ -29,18 +21,19 @@ class Effective(Handler):
     missing = ""
     _is_used = False
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: *Raised) -> None:
         """Close the block."""
-        super().__exit__(kind, error, traceback)
-        if self._is_used or error is not None:
+        super().__exit__(*raised)
+        if self._is_used or raised[1] is not None:
             return
         where = place().location
-        warn_of(where, NoEffectWarning(type(self).__name__, self.missing, where))
+        warn_of(
+            where,
+            NoEffectWarning(
+                f"{type(self).__name__} at {where} had no effect: {self.missing}; open it around "
+                "the statements that it is to change, or take it away"
+            ),
+        )
 
 
 def warn_of(where: Location, warning: Warning) -> None:

@@ -19,24 +19,24 @@ from ancestral.trace.nodes.node import ModifiedParameterError, Node, NoDensityEr
 from ancestral.trace.serialize.plain import (
     NotPlainError,
     Plain,
-    StoredTraceError,
     as_kind,
     each,
     plain,
+    unreadable,
 )
 
 
 class UnloadedDistributionError(SiteError, NoDensityError):
     """Something of a distribution is needed that is not in the file it was loaded from."""
 
-    def __init__(self, fn: "Unloaded") -> None:
-        """Name the class, and say why it was not stored."""
-        known = "" if fn.density is None else ", and the log-probability of the value it drew"
-        Exception.__init__(
-            self,
-            f"{fn.reason}: of this {fn.family} a stored trace holds the name only{known}; "
-            "make the distribution again",
-        )
+
+def _not_loaded(fn: "Unloaded") -> UnloadedDistributionError:
+    """Return the error that something is not in the file of a trace, and why."""
+    known = "" if fn.density is None else ", and the log-probability of the value it drew"
+    return UnloadedDistributionError(
+        f"{fn.reason}: of this {fn.family} a stored trace holds the name only{known}; "
+        "make the distribution again",
+    )
 
 
 class Unloaded(Distribution):
@@ -63,12 +63,12 @@ class Unloaded(Distribution):
             UnloadedDistributionError: if it is another, or had none.
         """
         if self.density is None or self.value is None or not _is_same(self.value, value):
-            raise UnloadedDistributionError(self)
+            raise _not_loaded(self)
         return self.density
 
     def _unknown(self, *_: Any, **__: Any) -> Any:
         """Raise: there is nothing to compute it of."""
-        raise UnloadedDistributionError(self)
+        raise _not_loaded(self)
 
     sample = rsample = expand = entropy = cdf = icdf = enumerate_support = perplexity = _unknown
     mean: Any = property(_unknown)
@@ -152,7 +152,7 @@ def _loaded(data: Plain) -> Any:
     name = as_kind(as_kind(data, dict, "fn")["class"], str, "class")
     family = _classes().get(name)
     if family is None:
-        raise StoredTraceError(f"this torch has no distribution or transform called {name!r}")
+        raise unreadable(f"this torch has no distribution or transform called {name!r}")
     part: Any = object.__new__(family)
     if isinstance(part, Transform):
         part._cached_x_y, part._inv = (None, None), None
@@ -160,7 +160,7 @@ def _loaded(data: Plain) -> Any:
         text = as_kind(key, str, "state")
         known = inspect.getattr_static(family, text, None)
         if text.startswith("__") or isinstance(known, FunctionType | classmethod | staticmethod):
-            raise StoredTraceError(f"{name!r} cannot hold {text!r}")
+            raise unreadable(f"{name!r} cannot hold {text!r}")
         part.__dict__[text] = _loaded_item(item)
     if family is Unloaded:
         part.__class__ = type(part.family, (Unloaded,), {"__doc__": Unloaded.__doc__})

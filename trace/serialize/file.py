@@ -18,7 +18,7 @@ from typing import BinaryIO
 import torch
 
 from ancestral.trace.serialize.nodes import Content, from_dict, to_dict
-from ancestral.trace.serialize.plain import Plain, StoredTraceError
+from ancestral.trace.serialize.plain import Plain, unreadable
 
 FORMAT, VERSION = b"trace of ancestral, version ", b"4"
 
@@ -50,10 +50,10 @@ def _read(path: Path) -> Plain:
     """Return the plain data of a file."""
     found = path.read_bytes()
     if not found.startswith(FORMAT):
-        raise StoredTraceError("it was not written by Trace.save, or was damaged", str(path))
+        raise unreadable("it was not written by Trace.save, or was damaged", str(path))
     version, _, rest = found.removeprefix(FORMAT).partition(b"\n")
     if version != VERSION:
-        raise StoredTraceError(
+        raise unreadable(
             f"its version is {version[:9].decode(errors='replace')}; expected {VERSION.decode()}, "
             "the one that this version of ancestral writes; read it with the ancestral that wrote "
             "it",
@@ -61,13 +61,13 @@ def _read(path: Path) -> Plain:
         )
     digest, body = rest[:32], rest[32:]
     if digest != _digest(body):
-        raise StoredTraceError("it was damaged: its content does not fit its digest", str(path))
+        raise unreadable("it was damaged: its content does not fit its digest", str(path))
     try:
         return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:
         # Without the text of torch, which tells how to run the code that a file may hold.
         problem = f"it holds more than plain data ({type(error).__name__})"
-        raise StoredTraceError(problem, str(path)) from None
+        raise unreadable(problem, str(path)) from None
 
 
 @contextmanager

@@ -31,29 +31,8 @@ from ancestral.trace.serialize.plain import (
     as_kind,
     plain,
     plain_only,
+    unreadable,
 )
-
-
-class EnumeratedNodeError(SiteError):
-    """A trace is to be stored whose sites are enumerated."""
-
-    def __init__(self, node: Node) -> None:
-        """Name the site and its line."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is, and "
-            "a stored trace holds one value of each site; store the trace of a run that draws them"
-        )
-
-
-class UnstorableNodeError(SiteError):
-    """A trace is to be stored of which a node has what no file can hold."""
-
-    def __init__(self, node: Node, problem: str) -> None:
-        """Name the node and its line, and say what is wrong."""
-        super().__init__(
-            f"site {node.name!r} ({node.location}) cannot be stored: {problem}; make its tensors "
-            "dense, with to_dense(), on a device that has memory"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +62,8 @@ def to_dict(content: Content) -> dict[str, Plain]:
     """Return a trace as plain data.
 
     Raises:
-        EnumeratedNodeError: if a node takes all its values at once, or depends on such a node.
-        UnstorableNodeError: if the value of one is no tensor of numbers side by side.
+        SiteError: if a node takes all its values at once, or depends on such a node; if the value
+            of one is no tensor of numbers side by side.
     """
     writer = _Writer()
     return writer.record(content, sources=writer.sources)
@@ -94,7 +73,6 @@ class _Writer:
     """Writes what a trace holds, and numbers the sources that it depends on."""
 
     def __init__(self) -> None:
-        """Begin without a source."""
         self.sources: list[Plain] = []
         self._numbers: dict[Source, int] = {}
 
@@ -121,7 +99,11 @@ class _Writer:
 
     def _node(self, node: Node) -> dict[str, Plain]:
         if node.enumeration is not None:
-            raise EnumeratedNodeError(node)
+            raise SiteError(
+                f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is, "
+                "and a stored trace holds one value of each site; store the trace of a run that "
+                "draws them"
+            )
         try:
             scale = node.scale if isinstance(node.scale, Tensor) else float(node.scale)
             return self.record(
@@ -132,7 +114,10 @@ class _Writer:
                 infer=plain_only(node.infer),
             )
         except NotPlainError as error:
-            raise UnstorableNodeError(node, str(error)) from error
+            raise SiteError(
+                f"site {node.name!r} ({node.location}) cannot be stored: {error}; make its tensors "
+                "dense, with to_dense(), on a device that has memory"
+            ) from error
 
     def _provenance(self, found: Provenance) -> dict[str, Plain]:
         """Return its shape, and how its elements depend on those of each source."""
@@ -165,21 +150,21 @@ def from_dict(data: Plain, file: str = "this") -> Content:
     try:
         return _content(as_kind(data, dict, "it"))
     except StoredTraceError as error:
-        raise StoredTraceError(error.problem, file) from error.__cause__
+        raise unreadable(error.problem, file) from error.__cause__
     except KeyError as error:
-        raise StoredTraceError(f"{error} is missing", file) from error
+        raise unreadable(f"{error} is missing", file) from error
     except Exception as error:  # whatever goes wrong with data is wrong with the data
-        raise StoredTraceError(f"{type(error).__name__}: {error}", file) from error
+        raise unreadable(f"{type(error).__name__}: {error}", file) from error
 
 
 def _content(data: dict[str, Plain]) -> Content:
     reader = _Reader(as_kind(data["sources"], list, "sources"))
     content: Content = reader.record(Content, data, universe=reader.universe)
     if len({node.name for node in content.nodes}) < len(content.nodes):
-        raise StoredTraceError("two nodes have one name")
+        raise unreadable("two nodes have one name")
     for node in content.nodes:
         if node.type not in _TYPES:
-            raise StoredTraceError(f"there is no node of type {node.type!r}")
+            raise unreadable(f"there is no node of type {node.type!r}")
         if node.fn is not None and isinstance(fn := factorized(node.fn), Unloaded):
             fn.value = node.value
     reader.universe.state = "settled"  # the values are constants to whoever goes on with them
@@ -190,7 +175,6 @@ class _Reader:
     """Makes objects of what was written, in a new universe."""
 
     def __init__(self, sources: list[Plain]) -> None:
-        """Take the sources."""
         self.universe = Universe()
         self._sources: list[Source] = []
         for row in sources:
@@ -236,13 +220,13 @@ class _Reader:
         claims = self._read(tuple[tuple[Alignment, Source], ...], data["claims"], "claims")
         for alignment, source in claims:
             if len(alignment.dims) != len(shape):
-                raise StoredTraceError(f"an alignment of {len(shape)} dimensions has others")
+                raise unreadable(f"an alignment of {len(shape)} dimensions has others")
             entries[alignment] = entries.get(alignment, frozenset()) | {source}
         if not entries:
-            raise StoredTraceError("a dependency has no source")
+            raise unreadable("a dependency has no source")
         return self.universe.intern(shape, entries)
 
     def _source(self, number: int) -> Source:
         if not 0 <= number < len(self._sources):
-            raise StoredTraceError(f"there is no source of number {number}")
+            raise unreadable(f"there is no source of number {number}")
         return self._sources[number]

@@ -23,10 +23,14 @@ _BITS = 2000  # torch reads no more than 255 bytes of a whole number
 class StoredTraceError(ValueError):
     """What should be a stored trace is none."""
 
-    def __init__(self, problem: str, file: str = "this") -> None:
-        """Say what is wrong, and with which file."""
-        super().__init__(f"{file} is no trace that can be read: {problem}")
-        self.problem = problem
+    problem = ""
+
+
+def unreadable(problem: str, file: str = "this") -> StoredTraceError:
+    """Return the error that a file is no stored trace, and why."""
+    error = StoredTraceError(f"{file} is no trace that can be read: {problem}")
+    error.problem = problem
+    return error
 
 
 class NotPlainError(TypeError):
@@ -107,4 +111,4 @@ def as_kind(value: object, kind: type[T], key: str) -> T:
     """
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise StoredTraceError(f"{key!r} is a {type(value).__name__}; expected a {kind.__name__}")
+    raise unreadable(f"{key!r} is a {type(value).__name__}; expected a {kind.__name__}")

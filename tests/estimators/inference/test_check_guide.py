@@ -22,20 +22,22 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.estimators.inference.check_guide import ShapeMismatchError, SupportMismatchError
-from ancestral.estimators.inference.model_guide import (
-    CostInPairError,
-    MissingInGuideError,
-    MissingInModelError,
-    OtherValueError,
-    PlateMismatchError,
-)
+from ancestral.errors import GuideError
 from ancestral.trace.handlers import condition
 from ancestral.trace.nodes.support import lies_within
 
 STANDARD = Normal(0.0, 1.0)
 AUXILIARY = {"is_auxiliary": True}
 Draw = Callable[[], Any]
+
+MISSING_IN_GUIDE = r"site '\w+' \(.*\) of the model is not observed"
+MISSING_IN_MODEL = r"site '\w+' \(.*\) of the guide has no counterpart"
+SHAPE = r"site '\w+' has shape .* in the guide"
+SUPPORT = r"site '\w+' is drawn from .* whose support is"
+PLATES = r"site '\w+' is within .* open the same plates around both"
+OTHER_VALUE = r"site '\w+': the model .* expected it to be replayed"
+COST = r"cost '\w+' .* is declared within a model or a guide"
+KINDS = (MISSING_IN_GUIDE, MISSING_IN_MODEL, SHAPE, SUPPORT, PLATES, OTHER_VALUE, COST)
 
 
 def drawing(*names: str, fn: Distribution = STANDARD, infer: Any = None) -> Draw:
@@ -46,13 +48,19 @@ def drawing(*names: str, fn: Distribution = STANDARD, infer: Any = None) -> Draw
     return program
 
 
-def problems(model: Draw, guide: Draw) -> list[type]:
-    report = an.infer.check_guide(model, guide)
+def problems(model: Draw, guide: Draw) -> list[str]:
+    return kinds(an.infer.check_guide(model, guide))
+
+
+def kinds(report: Any) -> list[str]:
+    found = []
     for problem in report.problems:
-        assert isinstance(problem, an.errors.SiteError)
+        assert isinstance(problem, GuideError)
         assert f"{__file__}:" in str(problem)
-        assert "expected" in str(problem) or isinstance(problem, CostInPairError)
-    return [type(problem) for problem in report.problems]
+        (kind,) = (kind for kind in KINDS if re.match(kind, str(problem)))
+        assert "expected" in str(problem) or kind == COST
+        found.append(kind)
+    return found
 
 
 def test_a_pair_that_fits_has_no_problem() -> None:
@@ -64,20 +72,19 @@ def test_a_pair_that_fits_has_no_problem() -> None:
 
 def test_sites_that_one_of_both_lacks_are_found_at_once() -> None:
     report = an.infer.check_guide(drawing("a", "b"), drawing("b", "c"))
-    kinds = [type(p) for p in report.problems]
-    assert kinds == [MissingInGuideError, MissingInModelError]
+    assert kinds(report) == [MISSING_IN_GUIDE, MISSING_IN_MODEL]
     assert "'a'" in str(report.problems[0])
     assert "the guide draws 'b'" in str(report.problems[0])
     assert 'infer={"is_auxiliary": True}' in str(report.problems[1])
-    with pytest.raises(MissingInGuideError) as error:
+    with pytest.raises(GuideError, match=MISSING_IN_GUIDE) as error:
         report.require()
     assert error.value.__notes__ == [str(report.problems[1])]
 
 
 def test_the_bound_refuses_sites_that_one_of_both_lacks() -> None:
-    with pytest.raises(MissingInGuideError):
+    with pytest.raises(GuideError, match=MISSING_IN_GUIDE):
         an.infer.elbo(drawing("a", "b"), drawing("b"))
-    with pytest.raises(MissingInModelError):
+    with pytest.raises(GuideError, match=MISSING_IN_MODEL):
         an.infer.elbo(drawing("b"), drawing("a", "b"))
 
 
@@ -91,14 +98,14 @@ def test_a_site_that_the_model_observes_is_no_counterpart() -> None:
         an.sample("z", STANDARD, obs=torch.tensor(0.5))
 
     report = an.infer.check_guide(model, drawing("z"))
-    assert [type(p) for p in report.problems] == [MissingInModelError]
+    assert kinds(report) == [MISSING_IN_MODEL]
     assert "an observed site of that name" in str(report.problems[0])
 
 
 def test_a_shape_that_differs_is_named_with_both() -> None:
     model = drawing("z", fn=Independent(Normal(torch.zeros(3), 1.0), 1))
     report = an.infer.check_guide(model, drawing("z", fn=Normal(torch.zeros(2), 1.0)))
-    assert [type(p) for p in report.problems] == [ShapeMismatchError]
+    assert kinds(report) == [SHAPE]
     assert "has shape [2] in the guide" in str(report.problems[0])
     assert "expected [3]" in str(report.problems[0])
 
@@ -124,7 +131,7 @@ def test_the_support_of_the_guide_must_lie_within_that_of_the_model(
 ) -> None:
     assert lies_within(guide.support, model.support) is fits
     found = problems(drawing("z", fn=model), drawing("z", fn=guide))
-    assert found == ([] if fits else [SupportMismatchError])
+    assert found == ([] if fits else [SUPPORT])
 
 
 def plated(size: int | None, part: int | None = None) -> Draw:
@@ -139,20 +146,20 @@ def plated(size: int | None, part: int | None = None) -> Draw:
 
 
 def test_other_plates_are_found() -> None:
-    assert problems(plated(2), plated(None)) == [PlateMismatchError]
-    assert problems(plated(4, 2), plated(None)) == [PlateMismatchError]
+    assert problems(plated(2), plated(None)) == [PLATES]
+    assert problems(plated(4, 2), plated(None)) == [PLATES]
     assert not problems(plated(4, 2), plated(4, 2))
 
 
 def test_the_bound_refuses_plates_that_make_the_sites_count_unequally() -> None:
     an.infer.elbo(plated(2), plated(None))  # both count once
-    with pytest.raises(PlateMismatchError, match="within no plate in the guide"):
+    with pytest.raises(GuideError, match="within no plate in the guide"):
         an.infer.elbo(plated(4, 2), plated(None))
 
 
 def test_a_value_that_is_not_the_guides_is_refused() -> None:
     model = an.handlers.substitute({"z": torch.tensor(0.5)})(drawing("z"))
-    with pytest.raises(OtherValueError, match="expected it to be replayed"):
+    with pytest.raises(GuideError, match="expected it to be replayed"):
         an.infer.elbo(model, drawing("z"))
 
 
@@ -161,8 +168,8 @@ def test_a_cost_is_refused() -> None:
         z = an.sample("z", STANDARD)
         an.cost("c", z)
 
-    assert problems(model, drawing("z")) == [CostInPairError]
-    with pytest.raises(CostInPairError, match=r"an\.factor\('c', -cost\)"):
+    assert problems(model, drawing("z")) == [COST]
+    with pytest.raises(GuideError, match=r"an\.factor\('c', -cost\)"):
         an.infer.elbo(model, drawing("z"))
 
 
@@ -253,7 +260,7 @@ OBSERVING: dict[str, tuple[Callable[[], None], Callable[[], None], str]] = {
 def test_a_guide_that_observes_is_refused_and_reported(name: str, vectorized: bool) -> None:
     model, guide, pattern = OBSERVING[name]
     options: dict[str, Any] = {"vectorized": True, "max_plate_nesting": 1} if vectorized else {}
-    with pytest.raises(an.errors.ObservedInGuideError, match=pattern):
+    with pytest.raises(GuideError, match=pattern):
         an.infer.elbo(model, guide, particles=2, **options)
     report = an.infer.check_guide(model, guide)
     assert re.search(pattern, str(report.problems[0]), re.S)
@@ -261,7 +268,7 @@ def test_a_guide_that_observes_is_refused_and_reported(name: str, vectorized: bo
 
 def test_a_guide_that_is_data_by_a_handler_around_both_is_refused() -> None:
     around = condition({"z": torch.tensor(0.1)})
-    with pytest.raises(an.errors.ObservedInGuideError, match="site 'z'"), around:
+    with pytest.raises(GuideError, match="site 'z'"), around:
         an.infer.elbo(swapped_model, a_guide)
 
 

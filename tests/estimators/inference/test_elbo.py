@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.batched.outer_plate import OuterEscapeError
-from ancestral.estimators.inference.particles import PlateNestingError
+from ancestral.errors import GuideError, PlateError
 from ancestral.provenance.tensor.tensor import provenance
-from ancestral.trace.recording.plate_checks import PlateDependenceError, PlateShapeError, direct
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.recording.plate_checks import direct
 from oracles import derivatives, exact_gradient, moments
 
 X = torch.tensor([0.3, -1.2, 0.8, 1.7], dtype=torch.float64)
@@ -208,7 +208,7 @@ def test_a_nesting_that_is_too_small_is_refused() -> None:
         with an.plate("data", 3, dim=-2):
             an.sample("z", Normal(0.0, 1.0))
 
-    with pytest.raises(PlateNestingError, match="max_plate_nesting=2"):
+    with pytest.raises(GuideError, match="max_plate_nesting=2"):
         an.infer.elbo(plated, plated, particles=3, vectorized=True, max_plate_nesting=0)
 
 
@@ -221,7 +221,7 @@ def test_a_program_that_mixes_particles_says_how_to_run_them() -> None:
         an.sample("z", Normal(0.0, 1.0))
 
     an.infer.elbo(model, guide, particles=2)
-    with pytest.raises(PlateDependenceError) as error:
+    with pytest.raises(PlateError) as error:
         an.infer.elbo(model, guide, particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
@@ -231,7 +231,7 @@ def test_a_draw_of_torch_that_has_no_particles_says_how_to_run_them() -> None:
         noise = torch.bernoulli(torch.tensor(0.5, requires_grad=True))
         an.sample("x", Normal(noise, 1.0), obs=torch.tensor(0.0))
 
-    with pytest.raises(PlateShapeError, match="plate 'particles'") as error:
+    with pytest.raises(PlateError, match="plate 'particles'") as error:
         an.infer.elbo(model, lambda: None, particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 
@@ -306,7 +306,7 @@ def test_python_may_not_decide_for_all_particles() -> None:
             an.factor("f", z)
 
     an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2)
-    with pytest.raises(OuterEscapeError, match=r"test_elbo.py:\d+ Python reads") as error:
+    with pytest.raises(SiteError, match=r"test_elbo.py:\d+ Python reads") as error:
         an.infer.elbo(model, lambda: an.sample("z", Normal(0.0, 1.0)), particles=2, vectorized=True)
     assert "vectorized=False" in error.value.__notes__[0]
 

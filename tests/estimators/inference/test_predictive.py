@@ -6,8 +6,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 import ancestral as an
-from ancestral.estimators.batched.run import NotVectorizableError, StackedValuesError
+from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
+from ancestral.trace.context.errors import SiteError
 
 
 def model(x: Tensor, y: Tensor | None = None) -> None:
@@ -76,7 +77,7 @@ def test_a_guide_draws_what_the_model_goes_on_with() -> None:
     ],
 )
 def test_values_that_do_not_fit_are_refused(posterior: dict[str, Tensor], problem: str) -> None:
-    with pytest.raises(StackedValuesError, match=problem):
+    with pytest.raises(SiteError, match=problem):
         an.infer.Predictive(model, posterior)(X, Y)
 
 
@@ -87,7 +88,7 @@ def test_a_site_of_some_runs_only_is_refused() -> None:
             an.sample("x", Normal(z, 1.0))
 
     torch.manual_seed(0)
-    with pytest.raises(StackedValuesError, match="'x': this sample is in some of the runs only"):
+    with pytest.raises(SiteError, match="'x': this sample is in some of the runs only"):
         an.infer.Predictive(branching, samples=30, vectorized=False)()
 
 

@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import ancestral as an
+from ancestral.errors import TransformError
 from ancestral.provenance.tensor import storage
-from ancestral.trace.intercept.checkpoint import CheckpointedDrawError, FunctionDrawError
 from perturbation import check, gradients, numbers
 
 
@@ -396,7 +396,7 @@ def test_a_reentrant_checkpoint_refuses_a_draw(draw: Callable[[Tensor], Tensor])
     p = torch.zeros(3, requires_grad=True)
     with (
         an.record(),
-        pytest.raises(CheckpointedDrawError, match=r"test_functions.py:\d+ .*use_reentrant=False"),
+        pytest.raises(TransformError, match=r"test_functions.py:\d+ .*use_reentrant=False"),
     ):
         checkpoint(draw, p, use_reentrant=True)
     checkpoint(draw, p, use_reentrant=True)
@@ -423,7 +423,7 @@ class Binarized(Function):
 
 def test_a_draw_in_the_forward_of_a_function_is_refused_with_its_line() -> None:
     x = torch.ones(3, requires_grad=True)
-    with an.record(), pytest.raises(FunctionDrawError, match=r"test_functions.py:\d+ .*Binarized"):
+    with an.record(), pytest.raises(TransformError, match=r"test_functions.py:\d+ .*Binarized"):
         Binarized.apply(x)  # type: ignore[no-untyped-call]
     with an.record() as trace:
         Binarized.apply(x.detach())  # type: ignore[no-untyped-call]  # nothing to learn

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.masked import as_masked_tensor, masked_tensor
 
 import ancestral as an
+from ancestral.errors import UnsupportedTensorError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.opaque import plain
-from ancestral.trace.intercept.wrapper_subclasses import UnsupportedTensorError
 from perturbation import check, gradients, numbers
 
 COLUMNS, ROWS = torch.tensor([0, 1, 2]), torch.tensor([0, 2, 3])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.errors import FunctionDrawError
+from ancestral.errors import TransformError
 from ancestral.trace.context.patch import Replacing, interceptors
 
 
@@ -157,6 +157,6 @@ def test_a_function_is_applied_whatever_kind_of_attribute_that_is(
         apply, draw = Doubled.apply, Drawn.apply
         assert an.provenance_of(apply(z)) == {"z"}
         assert an.provenance_of(apply(torch.ones(2))) == frozenset()
-        with pytest.raises(FunctionDrawError, match=r"Drawn\.forward"):
+        with pytest.raises(TransformError, match=r"Drawn\.forward"):
             draw(logits)
     assert vars(torch.autograd.Function).get("apply") is was

@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import ancestral as an
-from ancestral.trace.display.flat_vector import PackError
+from ancestral.errors import SiteError
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def test_the_pathwise_gradient_goes_through() -> None:
 
 
 def test_what_does_not_fit_names_the_site(trace: an.Trace) -> None:
-    with pytest.raises(PackError, match="no site 'q'; it has 'z', 'k', 'b', 'x'"):
+    with pytest.raises(SiteError, match="no site 'q'; it has 'z', 'k', 'b', 'x'"):
         trace.pack(["q"])
-    with pytest.raises(PackError, match=r"has shape \[3\]; expected \[11\], for 'z' \[2, 3\]"):
+    with pytest.raises(SiteError, match=r"has shape \[3\]; expected \[11\], for 'z' \[2, 3\]"):
         trace.unpack(torch.zeros(3))
-    with pytest.raises(PackError, match=r"site 'k' .* which cannot hold its part"):
+    with pytest.raises(SiteError, match=r"site 'k' .* which cannot hold its part"):
         trace.unpack(torch.full((4,), 0.5), ["k"])
-    with pytest.raises(PackError, match="the vector is a dict; expected a torch"):
+    with pytest.raises(SiteError, match="the vector is a dict; expected a torch"):
         trace.unpack({})  # type: ignore[arg-type]
-    with pytest.raises(PackError, match="'z' is named twice"):
+    with pytest.raises(SiteError, match="'z' is named twice"):
         trace.pack(["z", "z"])
 
 
@@ -66,7 +66,7 @@ def test_a_number_that_a_narrow_float_cannot_hold_is_refused() -> None:
     with an.record() as trace:
         an.deterministic("h", torch.zeros(1, dtype=torch.float16))
     assert trace.unpack(torch.tensor([1 / 3]), ["h"])["h"].dtype == torch.float16
-    with pytest.raises(PackError, match=r"site 'h' .* torch\.float16, which cannot hold .*1000000"):
+    with pytest.raises(SiteError, match=r"site 'h' .* torch\.float16, which cannot hold .*1000000"):
         trace.unpack(torch.tensor([1e6]), ["h"])
     assert bool(trace.unpack(torch.tensor([torch.inf]), ["h"])["h"].isinf())
 
@@ -75,8 +75,8 @@ def test_an_integer_that_floats_cannot_hold_is_refused() -> None:
     with an.record() as trace:
         an.sample("z", Normal(0.0, 1.0))
         an.deterministic("n", torch.tensor(2**24 + 1))
-    with pytest.raises(PackError, match=r"site 'n' .* holds torch\.int64 values"):
+    with pytest.raises(SiteError, match=r"site 'n' .* holds torch\.int64 values"):
         trace.pack(["z", "n"])
     assert int(trace.pack(["n"])) == 2**24 + 1
-    with pytest.raises(PackError, match=r"site 'z' .* cannot hold its part .* torch\.int64"):
+    with pytest.raises(SiteError, match=r"site 'z' .* cannot hold its part .* torch\.int64"):
         trace.unpack(trace.pack(["n"]), ["z"])

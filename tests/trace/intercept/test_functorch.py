@@ -19,8 +19,7 @@ from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.recording.constant_draws import TransformedDrawError
+from ancestral.errors import TransformError
 from oracles import Program, exact_gradient, moments
 from perturbation import check, seeded
 
@@ -451,7 +450,7 @@ def test_a_derivative_of_a_program_that_draws_is_refused_by_its_name_and_line(
     with (
         an.record() if program is not of_its_own else nullcontext(),
         pytest.raises(
-            TransformedDrawError,
+            TransformError,
             match=rf" at .*test_functorch\.py:\d+ draws within {name}, .*score",
         ),
     ):

@@ -13,9 +13,9 @@ from torch import Tensor, bernoulli, nn
 from torch import distributions as dist
 
 import ancestral as an
+from ancestral.errors import TransformError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from ancestral.trace.intercept.random_ops import WithoutReplacement
-from ancestral.trace.recording.constant_draws import TransformedDrawError
 
 SHAPE = (4, 3)
 
@@ -314,7 +314,7 @@ def test_a_draw_with_something_to_learn_is_recorded_or_refused(name: str) -> Non
     with an.record() as trace:
         try:
             value = BY_OTHER_WAYS[name](parameter())
-        except TransformedDrawError:
+        except TransformError:
             return
     assert an.provenance_of(value) == set(trace)
     assert len(trace) == 1

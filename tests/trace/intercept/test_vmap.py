@@ -11,10 +11,9 @@ from torch.distributions import Bernoulli, Normal
 from torch.func import functional_call, grad, vmap
 
 import ancestral as an
+from ancestral.errors import TransformError
 from ancestral.provenance.algebra.alignment import LOST, Alignment
 from ancestral.provenance.tensor.tensor import provenance
-from ancestral.trace.intercept.functorch import TransformError
-from ancestral.trace.recording.constant_draws import TransformedDrawError
 from perturbation import changed, check, gradients, leaves, numbers, seeded, spread
 
 Call = Callable[[Tensor], Any]
@@ -174,14 +173,13 @@ def written(a: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore")  # of torch: scripting is deprecated
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_followed_within_is_refused_with_the_line(name: str) -> None:
-    error = TransformedDrawError if name.startswith("a draw") else TransformError
-    with an.record(), pytest.raises(error, match=r"test_vmap\.py:\d+ "):
+    with an.record(), pytest.raises(TransformError, match=r"test_vmap\.py:\d+ "):
         REFUSED[name](an.track(numbers(4, 3), "z"))
 
 
 def test_a_draw_of_plain_parameters_to_learn_is_refused_too() -> None:
     logits = torch.zeros(4, 3, requires_grad=True)
-    with an.record(), pytest.raises(TransformedDrawError, match=r"test_vmap\.py:\d+ "):
+    with an.record(), pytest.raises(TransformError, match=r"test_vmap\.py:\d+ "):
         vmap(lambda a: Bernoulli(logits=a).sample(), randomness="different")(logits)
 
 

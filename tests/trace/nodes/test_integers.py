@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
-from ancestral.trace.program.checks import ValueTypeError
+from ancestral.errors import SiteError
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 DTYPES = (*INTEGERS, torch.bool)
@@ -167,5 +167,5 @@ def test_integers_are_observed_in_plates(dtype: torch.dtype) -> None:
 def test_a_dtype_that_a_distribution_cannot_have_is_refused_by_name(
     fn: Any, value: Tensor, text: str
 ) -> None:
-    with an.record(), pytest.raises(ValueTypeError, match=rf"site 'x' .*{text}"):
+    with an.record(), pytest.raises(SiteError, match=rf"site 'x' .*{text}"):
         an.sample("x", fn, obs=value)

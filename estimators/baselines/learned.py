@@ -1,0 +1,108 @@
+"""Learned baselines: what they know is of earlier recordings."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ancestral.estimators.credit.credit import Credit
+from ancestral.provenance.tensor.tensor import raw
+
+Memory = dict[str, Tensor]
+"""What is known of one site: moments, each with the weight of what they were averaged over."""
+
+
+class StateError(ValueError):
+    """A state is none of this baseline."""
+
+
+class Learned(ABC):
+    """A baseline that learns from each recording for those after it.
+
+    Unbiased, because what is subtracted holds draws of earlier recordings only, and what a subclass
+    adds of this one; whatever the recording is used for, it has the baseline of before. What is
+    known of a site is found by its name, and lies where its credit does.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing known."""
+        self._memories: dict[str, Memory] = {}
+        self._latest: dict[str, tuple[object, Tensor]] = {}  # the recording, and its baseline
+
+    def __call__(self, credit: Credit, /) -> Tensor:
+        """Return the baseline of a site, broadcastable to its shape, and learn from its credit."""
+        recording, known = self._latest.get(credit.name, (None, None))
+        if known is not None and recording is not None and recording == credit.recording:
+            return known  # its own draws are in the memory by now
+        memory = {
+            k: v.to(credit.total.device) for k, v in self._memories.get(credit.name, {}).items()
+        }
+        found: Tensor = raw(self._foretell, credit, memory)
+        self._memories[credit.name] = raw(self._learn, credit, memory)
+        self._latest[credit.name] = (credit.recording, found)
+        return found
+
+    @abstractmethod
+    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
+        """Return the baseline of a site by what is known of it."""
+
+    @abstractmethod
+    def _learn(self, credit: Credit, memory: Memory) -> Memory:
+        """Return what is known of a site after this recording."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of all sites, as plain tensors."""
+        return {
+            name: {key: value.clone() for key, value in memory.items()}
+            for name, memory in self._memories.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what is known of all sites, in place of what was.
+
+        Raises:
+            StateError: if it is no such state.
+        """
+        self._memories = {str(name): _checked(name, memory) for name, memory in state.items()}
+        self._latest = {}
+
+    def merge_state(self, others: Iterable[Self]) -> Self:
+        """Take in what others have learned, as on other ranks, and return this one.
+
+        Each moment is weighed with what it was averaged over.
+        """
+        merged = [self, *others]
+        names = dict.fromkeys(name for each in merged for name in each._memories)
+        self._memories = {
+            name: _mean([m._memories[name] for m in merged if name in m._memories])
+            for name in names
+        }
+        self._latest = {}
+        return self
+
+
+def _checked(name: object, memory: object) -> Memory:
+    if not isinstance(memory, Mapping) or not all(isinstance(v, Tensor) for v in memory.values()):
+        raise StateError(
+            f"the state of site {name!r} is no dictionary of tensors; expected what state_dict() "
+            "of the same class returned"
+        )
+    return {str(key): value.detach().clone() for key, value in memory.items()}
+
+
+def _mean(memories: list[Memory]) -> Memory:
+    """Return the mean of what several know of a site: sums that are weighed as they are."""
+    same = [
+        m
+        for m in memories
+        if {k: v.shape for k, v in m.items()} == {k: v.shape for k, v in memories[0].items()}
+    ]
+    device = {key: value.device for key, value in memories[0].items()}
+    return {key: torch.stack([m[key].to(device[key]) for m in same]).mean(0) for key in memories[0]}
+
+
+def decayed(before: Tensor | None, now: Tensor, rate: Tensor | float) -> Tensor:
+    """Return a mean in which what was before loses the part that this comes in with."""
+    return now if before is None else (1 - rate) * before + rate * now

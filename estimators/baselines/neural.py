@@ -1,0 +1,203 @@
+"""Neural baseline: a network that foretells the credit of a site from what was there before it."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ancestral.estimators.baselines.learned import Learned, Memory, StateError, decayed
+from ancestral.estimators.baselines.leave_one_out import foretold
+from ancestral.estimators.credit.credit import Credit, Part
+from ancestral.trace.context.argument_checks import kind_of
+from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.node import Node
+
+Inputs = Tensor | Callable[[Credit], Tensor]
+_KEPT = 0.99
+
+
+class Neural(Learned):
+    """What a network foretells of the credit, and of the rest the other elements.
+
+        b[n] = m + d f(x[n]) + LOO(C - m - d f(x))[n],   f = argmin Σ_earlier (C - m - d f(x))²
+
+    By default, x is what the distribution of each example was given: its parameters. LOO is what
+    `LeaveOneOut` subtracts; m and d are mean and deviation of earlier credits. After each recording
+    the network takes a step towards it.
+
+    Unbiased, because x is there before the draw, which is checked, and m, d and f hold earlier
+    recordings only. Mnih and Gregor (2014), "Neural variational inference and learning in belief
+    networks", section 2.3.
+
+    Args:
+        inputs: x, [N, ...] for a site of N examples along its first dimension, or of another shape
+            for all of them; a tensor, or a function of the credit that returns one.
+        net: maps [N, features] to one number for each example, [N, 1], or for each of its elements;
+            by default, a network of 64 hidden units for each site, or each number of features.
+        optimizer: makes the optimizer of a network from its parameters, Adam at 0.01 by default.
+            If None, its gradients are left in ``.grad``, for an optimizer of the user's.
+
+    Raises:
+        TypeError: if `inputs` is no tensor or function, `net` no module, `optimizer` no function.
+    """
+
+    is_proven = True  # with its inputs checked
+
+    def __init__(
+        self,
+        inputs: Inputs | None = None,
+        net: nn.Module | None = None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Any] | None = partial(
+            torch.optim.Adam, lr=0.01
+        ),
+    ) -> None:
+        """Begin with nothing known."""
+        if inputs is not None and not isinstance(inputs, Tensor) and not callable(inputs):
+            raise TypeError(f"inputs must be a tensor or a function, not {kind_of(inputs)}")
+        if net is not None and not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, not {kind_of(net)}")
+        if optimizer is not None and not callable(optimizer):
+            raise TypeError(
+                f"optimizer must be a function of parameters, such as torch.optim.Adam, or None, "
+                f"not {kind_of(optimizer)}"
+            )
+        super().__init__()
+        self._inputs, self._optimizer = inputs, optimizer
+        self._shared = net
+        self._nets: dict[str, tuple[nn.Module, Any]] = {}
+        self._pending: Mapping[str, Any] = {}
+
+    def inputs_of(self, credit: Credit) -> Tensor:
+        """Return x of a site, tracked."""
+        if self._inputs is None:
+            return _given_to(credit)
+        return self._inputs if isinstance(self._inputs, Tensor) else self._inputs(credit)
+
+    def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
+        net, _ = self._net_of(credit)
+        with torch.no_grad():
+            known = _scaled(net(_features(credit)), credit, memory)
+        others = foretold(credit)
+        if others is None:
+            return known
+        rest = foretold(replace(credit, parts=(*credit.parts, Part(-known, frozenset({0})))))
+        return known if rest is None else known + rest
+
+    def _learn(self, credit: Credit, memory: Memory) -> Memory:
+        cost = credit.total.detach().expand(credit.shape)
+        now = {"mean": cost.mean(), "square": cost.square().mean(), "weight": cost.new_ones(())}
+        learned = {
+            key: decayed(memory.get(key, 0 * value), value, 1 - _KEPT) for key, value in now.items()
+        }
+        net, optimizer = self._net_of(credit)
+        if optimizer is not None:
+            optimizer.zero_grad()
+        with torch.enable_grad():
+            left = cost - _scaled(net(_features(credit)), credit, learned)
+            (left / _deviation(learned)).square().mean().backward()
+        if optimizer is not None:
+            optimizer.step()
+        return learned
+
+    def _net_of(self, credit: Credit) -> tuple[nn.Module, Any]:
+        """Return the network of a site, and its optimizer."""
+        key = "" if self._shared is not None else credit.name
+        if key not in self._nets:
+            net = self._shared
+            if net is None:
+                features = _features(credit).shape[-1]
+                outputs = math.prod(credit.shape[1:])
+                net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, outputs))
+                nn.init.zeros_(net[2].weight)
+                net.to(credit.total)
+            made = None if self._optimizer is None else self._optimizer(net.parameters())
+            self._nets[key] = net, made
+            if key in self._pending:
+                self._load(key, self._pending[key])
+        return self._nets[key]
+
+    def _load(self, key: str, state: Mapping[str, Any]) -> None:
+        net, optimizer = self._nets[key]
+        net.load_state_dict(state["net"])
+        if optimizer is not None and state["optimizer"] is not None:
+            optimizer.load_state_dict(state["optimizer"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of all sites, the networks, and their optimizers."""
+        nets = {
+            key: {"net": net.state_dict(), "optimizer": made and made.state_dict()}
+            for key, (net, made) in self._nets.items()
+        }
+        return {"sites": super().state_dict(), "nets": nets}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what is known of all sites, in place of what was; networks when they are met.
+
+        Raises:
+            StateError: if it is no such state.
+        """
+        if not isinstance(state, Mapping) or set(state) != {"sites", "nets"}:
+            raise StateError("the state has no 'sites' and 'nets'; expected that of a Neural")
+        super().load_state_dict(state["sites"])
+        self._pending = state["nets"]
+        for key in self._nets.keys() & self._pending.keys():
+            self._load(key, self._pending[key])
+
+    def merge_state(self, others: Iterable[Self]) -> Self:
+        """Take in what others have learned: means of moments, and of the networks' parameters."""
+        others = list(others)
+        super().merge_state(others)
+        for key, (net, _) in self._nets.items():
+            same = [net, *(other._nets[key][0] for other in others if key in other._nets)]
+            with torch.no_grad():
+                for each in zip(*(one.parameters() for one in same), strict=True):
+                    each[0].copy_(torch.stack([p.to(each[0]) for p in each]).mean(0))
+        return self
+
+
+def _given_to(credit: Credit) -> Tensor:
+    """Return the parameters of the distribution of each example, [N, features]."""
+    node: Node | None = credit.site
+    if node is None or node.fn is None:
+        raise TypeError(f"site {credit.name!r} has no distribution: pass inputs= to Neural")
+    shape = credit.shape[:1]
+    found = []
+    for tensor, event in parameters(node.fn):
+        if tensor.is_floating_point() and 0 <= event <= tensor.dim():
+            whole = tensor.detach().expand(node.shape + tensor.shape[tensor.dim() - event :])
+            found.append(whole.reshape(*shape, -1))
+    return torch.cat(found, -1)
+
+
+def _features(credit: Credit) -> Tensor:
+    """Return the inputs of each example, [N, features], or of a single one."""
+    x = credit.inputs
+    if x is None:
+        x = _given_to(credit)
+    x = x.detach().to(credit.total.device, credit.total.dtype)
+    if credit.shape and x.shape[:1] == credit.shape[:1]:
+        return x.reshape(len(x), -1)
+    return x.reshape(1, -1)
+
+
+def _scaled(output: Tensor, credit: Credit, memory: Memory) -> Tensor:
+    """Return what a network foretells, [*shape of the site] with ones."""
+    shape = credit.shape
+    if output.numel() == output.shape[0]:
+        output = output.reshape(*output.shape[:1], *(1 for _ in shape[1:]))
+    else:
+        output = output.reshape(*output.shape[:1], *shape[1:])
+    if not shape:
+        output = output.reshape(())
+    if not memory:
+        return output * 0
+    return memory["mean"] / memory["weight"] + _deviation(memory) * output
+
+
+def _deviation(memory: Memory) -> Tensor:
+    mean, square = memory["mean"] / memory["weight"], memory["square"] / memory["weight"]
+    return (square - mean.square()).clamp(min=1e-6 * square + 1e-12).sqrt()
