@@ -85,7 +85,7 @@ def reads_values(function: Function, args: Args, kwargs: Kwargs) -> bool:
     """Return whether the rule of a function reads the values of indices that nobody tracks."""
     if function not in READERS:
         return False
-    if not any(type(t) is Tensor and t.dtype not in MASKS for t in tensors_in(args[1:], kwargs)):
+    if not any(type(t) is Tensor for t in tensors_in(args[1:], kwargs)):
         return False
     # What nobody tracks keeps nothing of what is read from it, whatever the values are.
     return function not in _READ_ONLY or provenance(args[0]) is not None
@@ -191,17 +191,20 @@ def _known(x: Tensor, found: _Subscript) -> tuple[list[_Known], _Known | None]:
     known: list[_Known] = []
     several: _Known | None = None
     for dim, t in found.indices:
-        if t.dtype in MASKS:
+        is_mask = t.dtype in MASKS
+        if is_mask and rank_of(t) != 1:
             continue
         first, size, shape = found.start + found.width - rank_of(t), x.shape[dim], tuple(t.shape)
         runs = known_runs(t, x, size)
+        count = sum(run.size for run in runs)
+        shape = (count,) if is_mask else shape
         if len(runs) == 1:
             units = zip(shape, strides_of(shape), strict=True)
-            parts = [part(dim, n, unit, t.numel()) for n, unit in units]
+            parts = [part(dim, n, unit, count) for n, unit in units]
             known.append(_Known(dim, {first + axis: each for axis, each in enumerate(parts)}, runs))
         elif runs and rank_of(t) == 1:
-            several = several or _Known(dim, {first: Factor(dim, t.numel())}, runs)
-        elif is_known(t) and not shares(t, x):
+            several = several or _Known(dim, {first: Factor(dim, count)}, runs)
+        elif not is_mask and is_known(t) and not shares(t, x):
             counted = (a for a, n in enumerate(shape) if n == size and _counts(t, a))
             known += [_Known(dim, {first + a: Factor(dim, size)}, []) for a in islice(counted, 1)]
     if several is not None and any(axis in each.axes for each in known for axis in several.axes):

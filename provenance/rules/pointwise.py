@@ -63,8 +63,8 @@ def separately(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | Non
 
 
 def value_free(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Only the shape or the type of the operand matters; a size that is given is read."""
-    return [(t, None) for t in tensors_in(args[:1])]
+    """Only the shape or the type of the operand matters; a number that is given is read."""
+    return [*((t, None) for t in tensors_in(args[:1])), *lost(shape, args[1:], kwargs)]
 
 
 def binned(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -147,7 +147,8 @@ TABLE: dict[Rule, str] = {
     separately: "VF.broadcast_tensors broadcast_tensors",
     value_free: """
         empty_like ones_like rand_like randint_like randn_like zeros_like new_empty new_ones
-        new_zeros full_like is_floating_point is_complex result_type
+        new_zeros new_full new_tensor new_empty_strided full_like is_floating_point is_complex
+        result_type
     """,
 }
 GETTERS: dict[Rule, str] = {

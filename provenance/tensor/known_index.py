@@ -41,7 +41,8 @@ def runs_of(indices: Sequence[int]) -> list[Run]:
 def known_runs(index: Tensor, operand: Tensor, size: int) -> list[Run]:
     """Return the runs of an index, row by row, into `size` elements of an operand; none if unknown.
 
-    It is known if it depends on nothing, and no write into the operand can be seen in it.
+    A mask of one dimension stands for the places that it chooses. An index is known if it depends
+    on nothing, and no write into the operand can be seen in it.
     """
     if not is_known(index) or shares(index, operand):
         return []
@@ -50,9 +51,11 @@ def known_runs(index: Tensor, operand: Tensor, size: int) -> list[Run]:
 
 
 def _runs_in(index: Tensor, size: int) -> list[Run]:
-    if index.dtype.is_floating_point or not 0 < index.numel() <= _MOST_NUMBERS:
+    if index.dtype.is_floating_point or index.numel() > _MOST_NUMBERS:
         return []
-    numbers = index.flatten().long()
+    numbers = (index.nonzero() if index.dtype in MASKS else index).flatten().long()
+    if not numbers.numel():
+        return []
     numbers = torch.where(numbers < 0, numbers + size, numbers)
     breaks = int((numbers[1:] != numbers[:-1] + 1).sum())
     return runs_of(numbers.tolist()) if breaks < MOST_RUNS else []

@@ -109,6 +109,12 @@ INDICES: dict[str, Callable[[], Any]] = {
     "the second in parts": lambda: (slice(1, 5), torch.tensor([3, 1])),
     "a table of both": lambda: (torch.tensor([[0], [1]]), torch.tensor([2, 3])),
     "dots": lambda: (..., torch.tensor([0, 1])),
+    "a mask": lambda: torch.tensor([True, False, True, True, False, True]),
+    "a mask of all": lambda: torch.ones(6, dtype=torch.bool),
+    "a mask of none": lambda: torch.zeros(6, dtype=torch.bool),
+    "a mask of columns": lambda: (slice(1, 4), torch.tensor([False, True, True, False])),
+    "a mask of both": lambda: torch.eye(6, 4, dtype=torch.bool),
+    "a mask and numbers": lambda: (torch.arange(6) > 3, torch.tensor([2, 0])),
 }
 
 
@@ -175,3 +181,51 @@ def test_more_runs_than_are_told_apart_lose_the_dimension() -> None:
         found = provenance(x[index] if name == "subscript" else x.index_select(0, index))
         assert found is not None
         assert separate(claim for claim, _ in found.entries) == {1}
+
+
+def test_edges_that_a_constant_mask_chooses_stay_apart() -> None:
+    x = track(torch.rand(6, 2), "x")
+    edges = torch.tensor([[0, 1, 2, 2, 3, 0], [1, 2, 2, 3, 3, 2]])
+    found = provenance(x[edges[0] != edges[1]] * 2)
+    assert found is not None
+    assert separate(claim for claim, _ in found.entries) == {0, 1}
+
+
+LIKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "full_like": lambda x: torch.full_like(x, -1.0),
+    "new_full": lambda x: x.new_full((4, 2), -1.0),
+    "new_full by name": lambda x: x.new_full(size=(4,), fill_value=2),
+    "new_tensor": lambda x: x.new_tensor([1.0, 2.0]),
+    "zeros_like": lambda x: torch.zeros_like(input=x),
+    "new_ones": lambda x: x.new_ones(3),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_what_is_only_like_a_tensor_depends_on_nothing(name: str) -> None:
+    x = track(torch.rand(4, 2), "x")
+    assert provenance(LIKE[name](x)) is None
+    with an.record():
+        made = LIKE[name](x)
+    assert provenance(made) is None
+    assert torch.equal(made, LIKE[name](an.untrack(x)))
+
+
+def test_a_number_that_a_tensor_is_filled_with_is_read() -> None:
+    x, n = track(torch.rand(4, 2), "x"), track(torch.tensor(2.0), "n")
+    with an.record():
+        made = [torch.full_like(x, n), x.new_full((3,), n)]
+    for each in (torch.full_like(x, n), x.new_full((3,), n), *made):
+        assert an.provenance_of(each) == {"n"}
+
+
+def test_a_filter_of_the_largest_keeps_the_batch() -> None:
+    def filtered(x: Tensor) -> Tensor:
+        least = x.topk(2, -1).values[..., -1, None]
+        kept = x.masked_fill(x < least, -1e9)
+        best = torch.full_like(x, -1e9).scatter(1, *x.topk(1, -1)[::-1])
+        return (kept.softmax(-1) + best.softmax(-1)).log()
+
+    found = provenance(check(filtered, numbers(4, 5), elements=20))
+    assert found is not None
+    assert separate(claim for claim, _ in found.entries) == {0}
