@@ -99,7 +99,7 @@ def given(message: Message) -> Message:
         return message
     fn, value = message.fn, message.value
     size: Shape = tuple(raw(Tensor.size, value))
-    shape = independent(fn, size)
+    shape = independent(fn, value)
     held, plain = parameters(fn), untrack(value)
     source = _source(message, shape)
     node = Node(

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.tensor.control_flow import (
     controlling,
 )
@@ -32,6 +33,7 @@ from ancestral.trace.nodes.distribution_params import (
     event_dims,
     factorized,
     forget_noise,
+    is_of_torch,
     param_provenance,
     parameters,
 )
@@ -94,7 +96,7 @@ def draw(
     is_declared = name is not None or message is not None
     is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(raw(Tensor.size, value))
-    shape = independent(fn, size)
+    shape = independent(fn, value)
     found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
     traces, path, plates = local.traces, module_path(where.modules), open_plates()
     universe = traces[0].universe
@@ -221,10 +223,33 @@ def _admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, .
             trace.hide(node)
 
 
-def independent(fn: Distribution, size: Shape) -> Shape:
-    """Return the leading dimensions of a draw that are independent."""
-    event = len(factorized(fn).event_shape)
-    return size[: len(size) - event] if event <= len(size) else ()
+def independent(fn: Distribution, value: Tensor) -> Shape:
+    """Return the leading dimensions of a draw that are independent.
+
+    A class of the user may draw events of which its `event_shape` does not tell: its density does,
+    which then has fewer dimensions.
+    """
+    inner, size = factorized(fn), tuple(raw(Tensor.size, value))
+    event = len(inner.event_shape)
+    shape = size[: len(size) - event] if event <= len(size) else ()
+    if is_of_torch(inner) or len(shape) <= len(inner.batch_shape):
+        return shape
+    density = _density_shape(inner, value)
+    return shape if density is None or density != shape[: len(density)] else density
+
+
+def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
+    """Return the shape of a density, None where there is none."""
+    was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
+    reads = list(implicit_reads.local.found)
+    try:
+        with Unseen(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return tuple(fn.log_prob(value.detach().clone()).shape)
+    except Exception:  # whoever needs the density gets the error
+        return None
+    finally:
+        local.is_inside = was_inside
+        implicit_reads.local.found[:] = reads
 
 
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
