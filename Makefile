@@ -16,7 +16,7 @@ test: .venv/ready
 # The tests to run while one works: all but those that take the longest.
 SLOW := estimators/exact estimators/elimination estimators/inference estimators/batched tools \
 	provenance/linear provenance/rules/test_op_database.py provenance/rules/test_layers.py \
-	provenance/rules/test_mutations_of_rules.py provenance/rules/test_nn.py \
+	provenance/rules/test_kinks.py provenance/rules/test_mutations_of_rules.py provenance/rules/test_nn.py \
 	provenance/algebra/test_alignments.py provenance/algebra/test_alignment.py trace/intercept \
 	trace/nodes/test_lazy.py trace/nodes/test_masks.py trace/nodes/test_integers.py \
 	trace/context/test_messages.py trace/graph/test_networks.py \

@@ -14,7 +14,7 @@ from ancestral.trace.audit import call_sites
 ROOT = Path(__file__).parent.parent
 LAYERS = ["provenance", "trace", "estimators", "tools"]
 FLOORS = [
-    *("provenance.algebra", "provenance.tensor", "provenance.rules", "provenance.linear"),
+    *("provenance.algebra", "provenance.tensor", "provenance.linear", "provenance.rules"),
     "provenance.dispatch",
     *("trace.context", "trace.nodes", "trace.graph", "trace.display", "trace.audit"),
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),

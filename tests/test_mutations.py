@@ -32,11 +32,11 @@ from ancestral.provenance.dispatch import (
     escape,
     implicit_reads,
     inplace,
+    linear_forms,
     shared_memory,
     torch_function,
 )
-from ancestral.provenance.linear import registry
-from ancestral.provenance.rules import mutated_args
+from ancestral.provenance.rules import registry
 from ancestral.provenance.tensor import control_flow, storage, tensor
 from ancestral.trace.context.patch import interceptors
 from ancestral.trace.intercept import functorch, tensor_reads
@@ -162,8 +162,8 @@ def without_keyword(keyword: str) -> Disable:
 
 def without_row(name: str) -> Disable:
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.delitem(mutated_args._IN_FUNCTIONAL, name)  # pyright: ignore[reportPrivateUsage]
-        patch.delitem(mutated_args._IN_TORCH, name, raising=False)  # pyright: ignore[reportPrivateUsage]
+        patch.delitem(registry.WRITTEN, f"functional.{name}")
+        patch.delitem(registry.WRITTEN, name, raising=False)
         forget_traits(patch)
 
     return disable
@@ -212,7 +212,7 @@ def as_one_constant(
 def without_written_since(patch: pytest.MonkeyPatch) -> None:
     """Trust the linear form of what was written through another tensor since."""
     patch.setattr(decompose, "written_since", lambda tensor, serial: False)
-    patch.setattr(registry, "_written_elsewhere", lambda tensor, serial: False)
+    patch.setattr(linear_forms, "_written_elsewhere", lambda tensor, serial: False)
 
 
 def of(module: str) -> tuple[str, ...]:
@@ -220,16 +220,18 @@ def of(module: str) -> tuple[str, ...]:
     return tuple(n for n, c in CONTROL.items() if c.alone.__module__.endswith(f".{module}"))
 
 
-ESCAPING = sorted(escape.ESCAPES | escape._BY_SECOND | {"__getitem__", "where", "one_hot"})  # pyright: ignore[reportPrivateUsage]
+# Along a dimension that was drawn, torch takes a number out of it as well.
+ESCAPING = sorted(registry.ESCAPES.keys() - {"select"})
 
 HANDLERS = [
     *(Handler(f"escape {name}", without_escape(name)) for name in ESCAPING),
-    *(Handler(f"write {name}", without_write(name.__eq__)) for name in sorted(inplace.WRITES)),
+    *(Handler(f"write {name}", without_write(name.__eq__)) for name in sorted(registry.WRITES)),
     Handler("write _", without_write(lambda n: n.endswith("_") and not n.endswith("__"))),
     *(Handler(f"keyword {name}", without_keyword(name)) for name in ("out", "inplace")),
     *(
         Handler(f"besides {name}", without_row(name))
-        for name in mutated_args._IN_FUNCTIONAL  # pyright: ignore[reportPrivateUsage]
+        for space, _, name in (each.partition(".") for each in registry.WRITTEN)
+        if space == "functional"
     ),
     *(
         Handler(f"sizes {name}", without_sizes(name), programs=said(name))

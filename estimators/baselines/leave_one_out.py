@@ -79,7 +79,7 @@ def foretold(credit: Credit) -> Tensor | None:
     """Return what the other elements foretell of the credit of each, None if there are none."""
     groups: dict[tuple[int, ...], Tensor] = {}
     for part in credit.parts:
-        dims = tuple(sorted(d for d in part.apart if credit.shape[d] > 1))
+        dims = tuple(sorted([d for d in part.apart if credit.shape[d] > 1]))
         if dims:
             known = groups.get(dims)
             groups[dims] = part.value if known is None else known + part.value
@@ -89,7 +89,7 @@ def foretold(credit: Credit) -> Tensor | None:
 
 def _foretold(total: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return the baseline of a sum of costs, [*shape], that is apart along some dimensions."""
-    example = max(dims, key=lambda d: total.shape[d])
+    example = max(dims, key=total.shape.__getitem__)
     count = total.shape[example]
     siblings = [d for d in dims if d != example]
     if not siblings or count < 3:

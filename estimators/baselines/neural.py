@@ -18,6 +18,7 @@ from ancestral.trace.nodes.node import Node
 
 Inputs = Tensor | Callable[[Credit], Tensor]
 _KEPT = 0.99
+_ADAM = partial(torch.optim.Adam, lr=0.01)
 
 
 class Neural(Learned):
@@ -51,9 +52,7 @@ class Neural(Learned):
         self,
         inputs: Inputs | None = None,
         net: nn.Module | None = None,
-        optimizer: Callable[[Iterable[nn.Parameter]], Any] | None = partial(
-            torch.optim.Adam, lr=0.01
-        ),
+        optimizer: Callable[[Iterable[nn.Parameter]], Any] | None = _ADAM,
     ) -> None:
         """Begin with nothing known."""
         if inputs is not None and not isinstance(inputs, Tensor) and not callable(inputs):
@@ -80,7 +79,7 @@ class Neural(Learned):
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
         net, _ = self._net_of(credit)
         with torch.no_grad():
-            known = _scaled(net(_features(credit)), credit, memory)
+            known = self._ask(net, credit, memory)
         others = foretold(credit)
         if others is None:
             return known
@@ -89,7 +88,14 @@ class Neural(Learned):
 
     def _learn(self, credit: Credit, memory: Memory) -> Memory:
         cost = credit.total.detach().expand(credit.shape)
-        now = {"mean": cost.mean(), "square": cost.square().mean(), "weight": cost.new_ones(())}
+        x = _features(credit)
+        now = {
+            "mean": cost.mean(),
+            "square": cost.square().mean(),
+            "inputs": x.mean(0),
+            "squared inputs": x.square().mean(0),
+            "weight": cost.new_ones(()),
+        }
         learned = {
             key: decayed(memory.get(key, 0 * value), value, 1 - _KEPT) for key, value in now.items()
         }
@@ -97,11 +103,24 @@ class Neural(Learned):
         if optimizer is not None:
             optimizer.zero_grad()
         with torch.enable_grad():
-            left = cost - _scaled(net(_features(credit)), credit, learned)
-            (left / _deviation(learned)).square().mean().backward()
+            left = cost - self._ask(net, credit, learned)
+            (left / _deviation(learned, "mean", "square")).square().mean().backward()
         if optimizer is not None:
             optimizer.step()
         return learned
+
+    def _ask(self, net: nn.Module, credit: Credit, memory: Memory) -> Tensor:
+        """Return what a network foretells, [*shape of the site] with ones."""
+        x, shape = _features(credit), credit.shape
+        if not memory:
+            return x.new_zeros((1,) * len(shape))
+        if self._shared is None:
+            away = x - memory["inputs"] / memory["weight"]
+            x = away / _deviation(memory, "inputs", "squared inputs")
+        found: Tensor = net(x)
+        size = (1,) * len(shape[1:]) if found.numel() == len(found) else shape[1:]
+        found = found.reshape(*found.shape[: len(shape)][:1], *size) if shape else found.reshape(())
+        return memory["mean"] / memory["weight"] + _deviation(memory, "mean", "square") * found
 
     def _net_of(self, credit: Credit) -> tuple[nn.Module, Any]:
         """Return the network of a site, and its optimizer."""
@@ -111,9 +130,9 @@ class Neural(Learned):
             if net is None:
                 features = _features(credit).shape[-1]
                 outputs = math.prod(credit.shape[1:])
-                net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), nn.Linear(64, outputs))
-                nn.init.zeros_(net[2].weight)
-                net.to(credit.total)
+                last = nn.Linear(64, outputs)
+                nn.init.zeros_(last.weight)  # to begin with the mean
+                net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), last).to(credit.total)
             made = None if self._optimizer is None else self._optimizer(net.parameters())
             self._nets[key] = net, made
             if key in self._pending:
@@ -184,20 +203,7 @@ def _features(credit: Credit) -> Tensor:
     return x.reshape(1, -1)
 
 
-def _scaled(output: Tensor, credit: Credit, memory: Memory) -> Tensor:
-    """Return what a network foretells, [*shape of the site] with ones."""
-    shape = credit.shape
-    if output.numel() == output.shape[0]:
-        output = output.reshape(*output.shape[:1], *(1 for _ in shape[1:]))
-    else:
-        output = output.reshape(*output.shape[:1], *shape[1:])
-    if not shape:
-        output = output.reshape(())
-    if not memory:
-        return output * 0
-    return memory["mean"] / memory["weight"] + _deviation(memory) * output
-
-
-def _deviation(memory: Memory) -> Tensor:
-    mean, square = memory["mean"] / memory["weight"], memory["square"] / memory["weight"]
+def _deviation(memory: Memory, first: str, second: str) -> Tensor:
+    """Return the standard deviation by the means of a quantity and of its square."""
+    mean, square = memory[first] / memory["weight"], memory[second] / memory["weight"]
     return (square - mean.square()).clamp(min=1e-6 * square + 1e-12).sqrt()

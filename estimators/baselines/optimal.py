@@ -98,7 +98,8 @@ def _weights(memory: Memory, *, has_others: bool) -> Tensor:
     prior = (scale / memory["steps"] + torch.finfo(gram.dtype).eps * scale.max()).diag()
     prior = prior + torch.finfo(gram.dtype).tiny * torch.eye(len(gram)).to(gram)
     found: Tensor = torch.linalg.solve(gram + prior, memory["cross"] + prior @ begin)
-    return found
+    # Beyond what lies between, the fit would tell examples that come again by who is missing.
+    return torch.cat([found[:1], found[1:].clamp(0, 1)])
 
 
 def score_squares(credit: Credit) -> Tensor:

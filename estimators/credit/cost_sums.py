@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Hashable, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,9 @@ def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
         return claim, value
     for i, first, end in claim.here:
         value = value.narrow(i, first, end - first)
+    dims = claim.dims
+    if {*map(type, dims)} == {int} and dims == tuple(sorted({*dims} - {LOST})):
+        return Alignment(dims, there=claim.there), value
     factors = [
         f for dim, size in zip(claim.dims, value.shape, strict=True) for f in factors_of(dim, size)
     ]
@@ -132,6 +136,8 @@ def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
     frozenset({0})
     """
     first, *rest = map(_places, claims)
+    if not rest:
+        return frozenset(first)
     return frozenset(d for d, place in first.items() if all(place == o.get(d) for o in rest))
 
 
@@ -151,11 +157,12 @@ def _places(claim: Alignment) -> dict[int, tuple[frozenset[int], Hashable]]:
     It is told by the dimensions that index it, by the factors of those that do, and by the offset;
     one of a number, by none.
     """
-    starts = {d: first for d, first, _ in claim.there}
-    found: dict[int, tuple[frozenset[int], Hashable]] = {
-        d: (frozenset(), first) for d, first, end in claim.there if end - first == 1
-    }
-    heres = {i: first for i, first, _ in claim.here}
+    starts: dict[int, int] = dict(map(itemgetter(0, 1), claim.there))
+    heres: dict[int, int] = dict(map(itemgetter(0, 1), claim.here))
+    found: dict[int, tuple[frozenset[int], Hashable]] = {}
+    for d, first, end in claim.there:
+        if end - first == 1:
+            found[d] = (frozenset(), first)
     whole: dict[int, list[tuple[int, Hashable]]] = {}
     for i, dim in reversed(list(enumerate(claim.dims))):  # of several that index it, the first
         inner = 1

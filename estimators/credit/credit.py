@@ -8,6 +8,7 @@ costs that the site cannot influence they leave in, and so in variance.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Protocol
 
 import torch
@@ -46,7 +47,7 @@ class Part:
     @property
     def is_shared(self) -> bool:
         """Whether a cost in it may be in the sums of several elements."""
-        return any(n > 1 and dim not in self.apart for dim, n in enumerate(self.value.shape))
+        return any([n > 1 and dim not in self.apart for dim, n in enumerate(self.value.shape)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Credit:
     @property
     def total(self) -> Tensor:
         """The sum of the downstream costs of every element, broadcastable to [*shape]."""
-        first, *rest = (part.value for part in self.parts)
+        first, *rest = [part.value for part in self.parts]
         return sum(rest, first)
 
     @property
@@ -218,9 +219,10 @@ class _Sums:
                 placed[kind] = put(total, alignment, onto)
             else:
                 parts.append(Part(spread(total, alignment, site.shape), key.apart))
-        parts.extend(Part(onto, apart) for (apart, _), onto in placed.items())
+        for (apart, _), onto in placed.items():
+            parts.append(Part(onto, apart))
         once = None
-        if placed or any(part.is_shared for part in parts):
+        if placed or any(map(attrgetter("is_shared"), parts)):
             once = partial(self._once, number)
         return Credit(site.name, site.shape, tuple(parts), once)
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ancestral.provenance.dispatch.linear_forms import resolve, written_since
 from ancestral.provenance.linear.loss_functions import Unreduced
-from ancestral.provenance.linear.registry import resolve, written_since
 from ancestral.provenance.linear.transpose import exact, name_of, value_of
 from ancestral.provenance.tensor.linear_form import (
     Form,
@@ -49,13 +49,17 @@ class Pending:
 
     __slots__ = ("operand", "parts", "weight")
 
-    def __init__(self, operand: Any) -> None:
+    def __init__(self, operand: Any, share: Share) -> None:
         self.operand = operand
         self.weight: Weight | None = None
         self.parts: Tensor | None = None  # weights of parts, put together
+        if isinstance(share, Placed):
+            self.add(share)
+        else:
+            self.weight = share
 
     def add(self, share: Share) -> None:
-        """Add the share of one use."""
+        """Add the share of a further use."""
         if isinstance(share, Placed):
             if self.parts is None:
                 device = share.weight.device if isinstance(share.weight, Tensor) else None
@@ -100,8 +104,9 @@ class Walk:
             known = self.forms.get(key)
             if known is None:
                 heapq.heappush(self.heap, (-operand[0], key))
-                known = self.forms[key] = Pending(operand)
-            known.add(share)
+                self.forms[key] = Pending(operand, share)
+            else:
+                known.add(share)
         elif isinstance(operand, Tensor):
             if serial >= 0 and written_since(operand, serial):
                 raise OverwrittenError
@@ -128,8 +133,9 @@ class Walk:
             return
         known = self.leaves.get(id(leaf))
         if known is None:
-            known = self.leaves[id(leaf)] = Pending(leaf)
-        known.add(share)
+            self.leaves[id(leaf)] = Pending(leaf, share)
+        else:
+            known.add(share)
 
     def _add_constant(self, live: Tensor, serial: int) -> None:
         self.constant += float(live.detach())
@@ -139,8 +145,9 @@ class Walk:
         """Take the newest form apart."""
         pending = self.forms.pop(heapq.heappop(self.heap)[1])
         form, weight = pending.operand, pending.total
-        if len(form) == 5 and any(version_of(held) != v for held, v in form[3].versions):
-            raise OverwrittenError
+        for held, version in form[3].versions if len(form) == 5 else ():
+            if version_of(held) != version:
+                raise OverwrittenError
         shares = tuple(form[1](weight))
         for operand, share in zip(reversed(form[2]), reversed(shares), strict=True):
             self.visit(operand, share, form[0])

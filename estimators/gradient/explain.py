@@ -8,6 +8,7 @@ walking back from the cost, through the sites between, to the steps that lost th
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import PurePath
 
 import torch
@@ -49,9 +50,9 @@ def account_of(problem: Problem) -> Account:
         problem.nodes,
         problem.structure,
         problem.sources,
-        tuple(term.provenance for term in problem.terms),
+        tuple(map(attrgetter("provenance"), problem.terms)),
         tuple([t.value.detach() if t.value.requires_grad else t.value for t in problem.terms]),
-        tuple(term.made for term in problem.terms),
+        tuple(map(attrgetter("made"), problem.terms)),
     )
 
 

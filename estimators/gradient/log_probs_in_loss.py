@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch

@@ -9,9 +9,10 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -115,11 +116,11 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
     """
     start: Weight = 1.0 if weight is None else untrack(weight).detach()
     walk = _walked(loss, start)
-    precision = _floating(loss)
+    whole = _cost(loss, start, torch.get_default_dtype())
     # The newest were met first: a reader expects the order of the program.
     pending = reversed(walk.leaves.values())
-    costs = [_cost(each.operand, each.total, precision) for each in pending]
-    terms = _checked(costs, walk.constant, loss, start)
+    costs = [_cost(each.operand, each.total, whole.dtype) for each in pending]
+    terms = _checked(costs, walk.constant, whole)
     return Parts(terms, walk.constant, tuple(walk.constants))
 
 
@@ -170,19 +171,24 @@ _NOWHERE = Location("<loss>", 0, "")
 
 
 class _Cost(NamedTuple):
-    """A leaf in no less precision than the loss: it may have been counted in integers."""
+    """A leaf in no less precision than the loss: it may have been counted in integers.
+
+    `dtype` is that of one rounding of it.
+    """
 
     leaf: Tensor
     plain: Tensor
     weight: Weight
+    dtype: torch.dtype
 
 
 def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
-    exact = torch.promote_types(_floating(leaf), precision)
     plain: Tensor = raw(Tensor.detach, leaf)
+    dtype = _floating(plain)
+    exact = torch.promote_types(dtype, precision)
     if plain.dtype != exact:
         plain = plain.to(exact)
-    return _Cost(leaf, plain, weight.to(exact) if isinstance(weight, Tensor) else weight)
+    return _Cost(leaf, plain, weight.to(exact) if isinstance(weight, Tensor) else weight, dtype)
 
 
 _SMALL, _MANY = 16, 8
@@ -194,7 +200,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, (_, plain, weight) in enumerate(costs):
+    for number, (_, plain, weight, _) in enumerate(costs):
         is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
         size = plain.shape if is_small else number
         groups.setdefault((size, plain.dtype, plain.device, type(weight)), []).append(number)
@@ -236,17 +242,17 @@ def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
     return value.where(cost.weight != 0, 0) if isinstance(cost.weight, Tensor) else value
 
 
-def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -> list[Term]:
+def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
     """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
-    whole = float((raw(Tensor.detach, loss) * start).sum())
+    whole = float((loss.plain * loss.weight).sum())
     values, total, size = _weighted(costs)
     is_picked = math.isfinite(whole) and not math.isfinite(size)
     if is_picked:
         values = [_unpicked(*pair) for pair in zip(costs, values, strict=True)]
         total, size = torch.stack([_sums(value) for value in values]).sum(0).tolist()
     terms = [
-        Term(value, leaf, weight, provenance(leaf), is_picked)
-        for value, (leaf, _, weight) in zip(values, costs, strict=True)
+        Term(value, cost.leaf, cost.weight, provenance(cost.leaf), is_picked)
+        for value, cost in zip(values, costs, strict=True)
     ]
     if not math.isfinite(size):
         for number, term in enumerate(terms):
@@ -254,15 +260,15 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
                 raise NonFiniteCostError.of_term(number, term)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    rounding = (64 + len(terms)) * _coarsest((loss, *(cost.leaf for cost in costs)))
+    rounding = (64 + len(terms)) * _coarsest({loss.dtype, *map(attrgetter("dtype"), costs)})
     if not math.isfinite(whole):
-        raise NonFiniteCostError.of_loss(whole, blamed(loss, start).text)
+        raise NonFiniteCostError.of_loss(whole, blamed(loss.leaf, loss.weight).text)
     error = abs(total + constant - whole)
     if not error <= rounding * max(size + abs(constant), abs(whole)):
-        blame = blamed(loss, start)
+        blame = blamed(loss.leaf, loss.weight)
         # Weights that cancel leave rounding errors of what they were before, and a number that is
         # added to constants in single, in place or as a scalar, is rounded to it.
-        rounding = max(rounding, (64 + len(terms)) * _coarsest(blame.tensors))
+        rounding = max(rounding, (64 + len(terms)) * _coarsest(set(map(_floating, blame.tensors))))
         if blame.text or not error <= rounding * blame.size:
             why = (
                 f"{blame.text} was not taken apart right; that is a defect of the library, please "
@@ -279,18 +285,15 @@ def _checked(costs: list[_Cost], constant: float, loss: Tensor, start: Weight) -
     return terms
 
 
-def _coarsest(tensors: Iterable[Tensor]) -> float:
-    """Return the relative error of one rounding in the coarsest type of some tensors."""
-    return max((torch.finfo(dtype).eps for dtype in set(map(_floating, tensors))), default=0.0)
+def _coarsest(dtypes: Collection[torch.dtype]) -> float:
+    """Return the relative error of one rounding in the coarsest of some types."""
+    return max(map(attrgetter("eps"), map(torch.finfo, dtypes)), default=0.0)
 
 
 def _floating(tensor: Tensor) -> torch.dtype:
     """Return the type of a tensor, or what it becomes when it meets the loss."""
-    dtype: torch.dtype = raw(_dtype, tensor)
+    dtype = tensor.dtype
     return dtype if dtype.is_floating_point else torch.get_default_dtype()
-
-
-_dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
 def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart
 from ancestral.trace.context.stack import MOST_KEPT
@@ -138,7 +138,7 @@ def refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None
             members.setdefault(found.universe, set()).update(found.members)
     for universe, some in members.items():
         others = [s for s in universe.closure(some) if s.universe is not ours]
-        for source in universe.in_order(others):
+        for source in sorted(others, key=universe.number):
             refuse_apart(source)
             _refuse_other(source.universe, ours)
             if source.kink_of is not None:

@@ -1,7 +1,7 @@
 """Choices for each site: one for all, by patterns of names, or in the `infer` of a site."""
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -33,9 +33,9 @@ class Choices(Generic[T]):
         self._patterns: Mapping[str, T] = {} if is_one else given  # type: ignore[assignment]
         self._default: Any = given if is_one else default
 
-    def values(self) -> Iterator[T]:
-        """Yield what the argument chooses."""
-        yield from (*self._patterns.values(), self._default)
+    def values(self) -> tuple[T, ...]:
+        """Return what the argument chooses."""
+        return (*self._patterns.values(), self._default)
 
     def of(self, node: Node) -> T:
         """Return what is chosen for a site."""

@@ -3,7 +3,11 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -77,10 +81,10 @@ class Problem:
     kinks: dict[str, Source]
     decided: frozenset[str]
 
-    @property
+    @cached_property
     def scored(self) -> frozenset[Node]:
         """The sites that get a score."""
-        return frozenset(self.nodes[v.name] for v in self.structure.sites if v.needs_score)
+        return frozenset([self.nodes[v.name] for v in self.structure.sites if v.needs_score])
 
 
 def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
@@ -121,25 +125,25 @@ def _refuse_scored(problem: Problem) -> None:
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
     loss, gradient = total_of(loss, gradient)
-    universe = _universe_of(loss)
-    _check_shapes(loss, gradient)
+    universe, plain = _universe_of(loss), untrack(loss)
+    _check_shapes(plain, gradient)
     if universe.state == "settled":
         raise SettledError.taken()
-    trace = universe.owner
-    if universe.is_orphaned:
-        raise forgotten_recording(universe)
-    if isinstance(trace, Apart):
-        trace.refuse()
+    trace, decisions = universe.owner, decisions_of(universe)
     if not isinstance(trace, Trace):
+        if universe.is_orphaned:
+            raise forgotten_recording(universe)
+        if isinstance(trace, Apart):
+            trace.refuse()
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
-    _refuse_failures(universe)
+    if decisions.failures:
+        raise _caught(*decisions.failures[0])
     parts = terms_of(loss, gradient)
-    plain = untrack(loss)
     whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
-    decisions = decisions_of(universe)
-    terms = [*parts.terms, *_constants(parts, decisions)]
-    terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(trace, terms, whole, blurred=decisions.finished)
+    terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
+    if decisions.finished is not None:
+        terms = [tainted(term, decisions.finished) for term in terms]
+    return _assemble(trace, terms, whole, decisions, blurred=decisions.finished)
 
 
 def examined_costs(trace: Trace) -> Problem:
@@ -154,17 +158,19 @@ def examined_costs(trace: Trace) -> Problem:
             "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
             "with obs=; or pass the loss to an.backward"
         )
-    _refuse_failures(trace.universe)
+    decisions = decisions_of(trace.universe)
+    if decisions.failures:
+        raise _caught(*decisions.failures[0])
     Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
     for node in costs:
         value, counts = _cost_of(node)
         found = _terms_of(node, value, counts)
-        parts = [*found.terms, *_constants(found, decisions_of(trace.universe))]
+        parts = [*found.terms, *_constants(found, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([_total(node) for node in costs]).sum()
-    return _assemble(_outermost(trace), terms, loss, blurred=None)
+    return _assemble(_outermost(trace), terms, loss, decisions, blurred=None)
 
 
 def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
@@ -205,12 +211,6 @@ def _counts(node: Node) -> Tensor:
     return torch.ones_like(plain, dtype=exact) * node.scale
 
 
-def _refuse_failures(universe: Universe) -> None:
-    failures = decisions_of(universe).failures
-    if failures:
-        raise _caught(*failures[0])
-
-
 def _universe_of(loss: Tensor) -> Universe:
     found = provenance(loss)
     if found is not None:
@@ -238,10 +238,10 @@ def _universe_of(loss: Tensor) -> Universe:
 
 
 def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
-    size = tuple(untrack(loss).shape)
+    size = tuple(loss.shape)
     if loss.is_complex():
         raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
-    if gradient is None and untrack(loss).numel() != 1:
+    if gradient is None and loss.numel() != 1:
         raise LossError(
             f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
             "gradient= as to torch.Tensor.backward"
@@ -260,9 +260,7 @@ def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
     for serial, live in parts.constants:
         decision = decisions.at(serial)
         sums[decision] = sums[decision] + live if decision in sums else live
-    return [
-        tainted(Term(live.detach(), live, 1.0, None), decision) for decision, live in sums.items()
-    ]
+    return [tainted(Term(x.detach(), x, 1.0, None), decision) for decision, x in sums.items()]
 
 
 def tainted(term: Term, decision: Provenance | None) -> Term:
@@ -290,50 +288,56 @@ def _outermost(trace: Trace) -> Trace:
 
 
 def _assemble(
-    trace: Trace, terms: list[Term], loss: Tensor, *, blurred: Provenance | None
+    trace: Trace,
+    terms: list[Term],
+    loss: Tensor,
+    decisions: Decisions,
+    *,
+    blurred: Provenance | None,
 ) -> Problem:
     """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
-    numbers = {source: number for number, source in enumerate(kept)}
-    sites = tuple(_vertex(source, nodes, numbers) for source in kept)
-    shapes = tuple(
-        TermShape(tuple(t.value.shape), restricted(_native(t.provenance, universe), numbers))
-        for t in terms
-    )
+    numbers = dict(zip(kept, range(len(kept)), strict=True))
+    sites = tuple([_vertex(source, nodes, numbers) for source in kept])
     # Terms of earlier recordings are constants, and would keep those recordings alive.
-    ours = [t for t in terms if t.provenance is not None and t.provenance.universe is universe]
+    ours: list[Term] = []
+    shapes: list[TermShape] = []
+    for term in terms:
+        found = term.provenance
+        if found is not None and found.universe is universe:
+            ours.append(term)
+        elif found is not None:
+            found = universe.adopt(found)
+        shapes.append(TermShape(tuple(term.value.shape), restricted(found, numbers)))
     trace.note_costs(vertices_of(ours))
-    decisions_of(universe).terms = tuple(t.provenance.members for t in ours if t.provenance)
-    structure = Structure(sites, shapes)
-    reaching = [s for s in kept if structure.reaches[numbers[s]]]
+    decisions.terms = tuple([t.provenance.members for t in ours if t.provenance])
+    structure = Structure(sites, tuple(shapes))
+    reaching = [*compress(kept, structure.reaches)]
     upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
-    refuse_others(universe, [*(t.provenance for t in terms), *upstream])
-    kinked = universe.kinked(s for s in reaching if s.kink_of is not None)
-    for source in kinked:
+    refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])
+    kinks: dict[str, Source] = {}
+    stepped = [source for source in reaching if source.kink_of is not None]
+    for source, kink in universe.kinked(stepped).items() if stepped else ():
         refuse_kinked(source, universe)
-    kinks = {source.name: kink for source, kink in kinked.items()}
+        kinks[source.name] = kink
     covered = set[Source]() if blurred is None else universe.closure(blurred.members)
-    decided = _before_decisions(
-        structure,
-        [source.is_decision and source not in covered for source in kept],
-        [source.name for source in kept],
-    )
+    decided = _before_decisions(structure, kept, covered)
     return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
 
 
 def _before_decisions(
-    structure: Structure, is_decision: list[bool], names: list[str]
+    structure: Structure, sources: Sequence[Source], covered: Container[Source]
 ) -> frozenset[str]:
-    """Return the names of the sources that a decision rests on, directly or not."""
+    """Return the names of the sources that an uncovered decision rests on, directly or not."""
     found: set[int] = set()
-    if any(is_decision):
-        for number in reversed(range(len(names))):
-            children = structure.children[number]
-            if is_decision[number] or any(child in found for child, _ in children):
-                found.add(number)
-    return frozenset(names[number] for number in found)
+    for number, source in reversed([*enumerate(sources)]):
+        is_open = source.is_decision and source not in covered
+        children = structure.children[number]
+        if is_open or (found and any(child in found for child, _ in children)):
+            found.add(number)
+    return frozenset([sources[number].name for number in found])
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
@@ -343,14 +347,6 @@ def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) 
     if source.is_known:  # the value is given: what its density depends on does not reach it
         return Vertex(source.name, source.shape, (), needs_score=False)
     node = nodes[source.name]
-    needs_score = node.is_score and node.is_learned
-    return Vertex(
-        source.name, source.shape, restricted(node.param_provenance, numbers), needs_score
-    )
-
-
-def _native(found: Provenance | None, universe: Universe) -> Provenance | None:
-    """Return a provenance of another universe in ours."""
-    if found is None or found.universe is universe:
-        return found
-    return universe.adopt(found)
+    incoming = restricted(node.param_provenance, numbers)
+    needs_score = node.is_learned and not node.is_reparameterized
+    return Vertex(source.name, source.shape, incoming, needs_score)

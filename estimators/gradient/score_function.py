@@ -39,8 +39,9 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
         ModifiedParameterError: if a parameter was overwritten since the draw.
     """
     groups: dict[object, list[tuple[Node, Tensor]]] = {}
+    are_many = len(pairs) >= _MANY
     for (node, credit), baseline in zip(pairs, less, strict=True):
-        kind = _kind(node)
+        kind = _kind(node) if are_many else None
         total = None if kind is None else _total(credit, baseline)
         if kind is None or total is None or total.ndim != len(node.shape):
             yield product(node, credit, baseline)
@@ -82,18 +83,19 @@ def _kind(node: Node) -> object:
     names = _read(fn)
     if names is None or "log_prob" in vars(fn) or node.value.numel() > _SMALL:
         return None
-    given = [*(vars(fn)[name] for name in names), node.value]
-    # What broadcasts has a density of another shape than its parameters.
-    if all(item.__class__ in _PLAIN and item.shape == node.shape for item in given):
-        return (type(fn), names, node.shape, *((item.dtype, item.device) for item in given))
-    return None
+    given = [*map(vars(fn).__getitem__, names), node.value]
+    for item in given:  # what broadcasts has a density of another shape than its parameters
+        if item.__class__ not in _PLAIN or item.shape != node.shape:
+            return None
+    return (type(fn), names, node.shape, *[(item.dtype, item.device) for item in given])
 
 
 def _read(fn: Distribution) -> tuple[str, ...] | None:
     """Return the parameters that the density of a known family reads."""
-    held = vars(fn)
-    known = _ELEMENTWISE.get(type(fn), ())
-    return next((names for names in known if all(name in held for name in names)), None)
+    for names in _ELEMENTWISE.get(type(fn), ()):
+        if vars(fn).keys() >= {*names}:
+            return names
+    return None
 
 
 def _stacked(nodes: Sequence[Node]) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -224,16 +225,16 @@ def _descend(
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
-    given = estimator(problem.structure, [term.value for term in problem.terms])
+    given = estimator(problem.structure, [*map(attrgetter("value"), problem.terms)])
     parts = [problem.loss] if problem.loss.requires_grad else []
     subtraction = Subtraction(problem, baseline)
-    less = [subtraction.of(credit) for credit in given]
+    less = [*map(subtraction.of, given)]
     parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
     for term in owned(problem.terms, problem.scored):
         # The score has mean zero; a learned coefficient of it has its own gradient.
         weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
         parts.append(-(untrack(term.leaf) * weight).sum())
-    parts = [part for part in parts if part.requires_grad]
+    parts = [*filter(attrgetter("requires_grad"), parts)]
     if not parts:
         raise LossError(
             "neither the loss nor any site that it depends on has a parameter with "

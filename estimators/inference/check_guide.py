@@ -26,10 +26,10 @@ from ancestral.estimators.inference.model_guide import (
     Program,
     check_programs,
     declared_costs,
-    is_site,
     missing,
     observed,
     other_plates,
+    sites_of,
 )
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.argument_checks import short
@@ -78,7 +78,7 @@ class GuideReport:
 
     @staticmethod
     def _sites(trace: Any) -> list[str]:
-        return [node.name for node in trace.values() if is_site(node)]
+        return [node.name for node in sites_of(trace)]
 
 
 def check_guide(model: Program, guide: Program, *args: Any, **kwargs: Any) -> GuideReport:

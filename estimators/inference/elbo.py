@@ -199,14 +199,15 @@ def _single(once: Callable[[], Pair], choices: _Choices) -> Elbo:
 
 def _estimate(trace: Trace, loss: Tensor, choices: _Choices) -> Elbo:
     """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
-    plain = untrack(loss)
+    scalar = untrack(loss)
     if provenance(loss) is not None and torch.is_grad_enabled():
         estimator, credit, baseline = choices
-        plain = surrogate_of(*chosen(problem_of(loss, None), estimator, credit), baseline)
-    if trace.universe.owner is trace:
+        scalar = surrogate_of(*chosen(problem_of(loss, None), estimator, credit), baseline)
+    if trace.universe.owner is trace:  # else the value is tracked
         # What autograd saves knows its recording, in a circle that Python cannot see through.
         settle(trace)
-    return Elbo(bound_value(-loss.detach()), plain)  # within another recording, tracked
+        loss = untrack(loss)
+    return Elbo(bound_value(-loss.detach()), scalar)
 
 
 def _is_finite(value: Tensor) -> bool:

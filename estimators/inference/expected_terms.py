@@ -47,9 +47,10 @@ def terms_of(pair: Pair) -> Iterator[Term]:
 
 def _apart(spread: Spread, sites: Sequence[Node]) -> tuple[list[Node], list[Node]]:
     """Return the sites that have one density, and those that have one for each of some values."""
-    is_spread = [spread.behind(node) is not None for node in sites]
-    pairs = list(zip(sites, is_spread, strict=True))
-    return [node for node, is_ in pairs if not is_], [node for node, is_ in pairs if is_]
+    apart: tuple[list[Node], list[Node]] = [], []
+    for node in sites:
+        apart[spread.behind(node) is not None].append(node)
+    return apart
 
 
 def _expected(pair: Pair, ours: Sequence[Node], theirs: Sequence[Node]) -> Iterator[Term]:

@@ -16,6 +16,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.unused_handlers import unchecked
@@ -43,30 +45,34 @@ class Pair:
     model: Trace
     guide: Trace
 
-    @property
-    def model_sites(self) -> tuple[Node, ...]:
+    @cached_property
+    def model_sites(self) -> list[Node]:
         """The sites of the model whose log-probability counts, factors among them."""
-        guide = self.guide
-        return tuple(
+        return [
             node
-            for node in self.model.values()
-            if is_site(node)
-            and not (is_auxiliary(node) and not node.is_enumerated and node.name not in guide)
-        )
+            for node in self.all_of_model
+            if node.name in self.guide or not is_auxiliary(node) or node.is_enumerated
+        ]
 
-    @property
-    def guide_sites(self) -> tuple[Node, ...]:
-        """The sites of the guide whose log-probability counts."""
-        return tuple(node for node in self.guide.values() if is_site(node))
+    @cached_property
+    def all_of_model(self) -> list[Node]:
+        """The sites of the model, those too that are drawn from their prior."""
+        return sites_of(self.model)
 
-    @property
-    def shared(self) -> tuple[tuple[Node, Node], ...]:
+    @cached_property
+    def guide_sites(self) -> list[Node]:
+        """The sites of the guide, whose log-probability counts."""
+        return sites_of(self.guide)
+
+    @cached_property
+    def shared(self) -> list[tuple[Node, Node]]:
         """The sites that both draw, as they are in the model and in the guide."""
-        return tuple(
-            (node, self.guide[node.name])
-            for node in self.model.values()
-            if is_latent(node) and node.name in self.guide and is_latent(self.guide[node.name])
-        )
+        drawn = {node.name: node for node in self.guide_sites if not node.is_observed}
+        return [
+            (node, drawn[node.name])
+            for node in self.all_of_model
+            if not node.is_observed and node.name in drawn
+        ]
 
 
 def check_programs(verb: str, model: object, guide: object) -> None:
@@ -99,16 +105,16 @@ def observed(pair: Pair) -> Iterator[GuideError]:
 
     A factor may be a part of its density, where the model has its own data.
     """
-    are_swapped = not any(is_site(node) and node.is_observed for node in pair.model.values())
+    data = [node for node in pair.guide_sites if node.is_observed]
+    are_swapped = bool(data) and not any(node.is_observed for node in pair.all_of_model)
     mend = (
         "the model observes nothing, so that the two seem to be swapped: the model comes first"
         if are_swapped
         else "observe it in the model alone, and take its obs=, or what conditions it, away "
         "from the guide"
     )
-    for node in pair.guide.values():
-        is_data = is_site(node) and node.is_observed
-        if is_data and (are_swapped or not isinstance(node.fn, Factor)):
+    for node in data:
+        if are_swapped or not isinstance(node.fn, Factor):
             yield GuideError(
                 f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide "
                 "to draw the latent sites of the model and nothing else, as the bound subtracts "
@@ -119,10 +125,10 @@ def observed(pair: Pair) -> Iterator[GuideError]:
 def missing(pair: Pair) -> Iterator[GuideError]:
     """Yield an error for each site that one of the two has and the other lacks."""
     both = {node.name for node, _ in pair.shared}
-    for node in pair.model.values():
+    for node in pair.all_of_model:
         is_summed_out = node.is_enumerated and node.name not in pair.guide
-        may_lack = is_summed_out or _may_lack(node, pair.guide)
-        if is_latent(node) and node.name not in both and not may_lack:
+        is_missing = not node.is_observed and node.name not in both and not is_summed_out
+        if is_missing and not _may_lack(node, pair.guide):
             yield GuideError(
                 f"site {node.name!r} ({node.location}) of the model is not observed; expected the "
                 f"guide to draw it, but the guide draws {_drawn(pair.guide)}: draw {node.name!r} "
@@ -131,8 +137,8 @@ def missing(pair: Pair) -> Iterator[GuideError]:
                 "an average over it; or, if it has finitely many values, sum it out by running the "
                 "model within an.handlers.enumerate"
             )
-    for node in pair.guide.values():
-        if is_latent(node) and node.name not in both and not _may_lack(node, pair.model):
+    for node in pair.guide_sites:
+        if not node.is_observed and node.name not in both and not _may_lack(node, pair.model):
             other = pair.model.get(node.name)
             found = (
                 f"draws {_drawn(pair.model)}"
@@ -166,11 +172,8 @@ def _misread(pair: Pair) -> Iterator[GuideError]:
                 f"guide ({theirs.location}) draws; expected it to be replayed: run the model under "
                 "an.handlers.replay(guide_trace), and take away what sets the site within the model"
             )
-        thinned = (
-            {plate for plate in node.cond_indep_stack if plate.scale != 1}
-            for node in (ours, theirs)
-        )
-        if next(thinned) != next(thinned):
+        is_same = ours.cond_indep_stack == theirs.cond_indep_stack
+        if not is_same and _thinned(ours) != _thinned(theirs):
             yield other_plates(ours, theirs)
 
 
@@ -183,17 +186,22 @@ def other_plates(ours: Node, theirs: Node) -> GuideError:
     )
 
 
-def is_site(node: Node) -> bool:
-    """Return whether a node is a random choice, or data, that the program named.
+def _thinned(node: Node) -> set[Plate]:
+    """Return the plates around a node that are subsampled."""
+    return {plate for plate in node.cond_indep_stack if plate.scale != 1}
+
+
+def sites_of(trace: Trace) -> list[Node]:
+    """Return the random choices, and the data, that a program named.
 
     What torch itself draws within a program is noise that the bound is an average over.
     """
-    return node.type == "sample" and node.is_declared
+    return [node for node in trace.values() if node.type == "sample" and node.is_declared]
 
 
 def is_latent(node: Node) -> bool:
     """Return whether a node is a site that is no data."""
-    return is_site(node) and not node.is_observed
+    return node.type == "sample" and node.is_declared and not node.is_observed
 
 
 def is_auxiliary(node: Node) -> bool:

@@ -106,27 +106,26 @@ def as_alignment(step: Dims | Alignment) -> Alignment:
     return step if isinstance(step, Alignment) else Alignment(step)
 
 
+@lru_cache(maxsize=65536)
 def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
     """Return the relation of a result of shape `new` to its operand of shape `old`.
 
     A dimension that changes its size is lost: it no longer indexes element by element.
     """
-    here, there = by_dim(step.here), by_dim(step.there)
-
-    def is_kept(i: int, dim: Dim) -> bool:
-        if not isinstance(dim, int):
-            return True
-        if dim == LOST or new[i] == 1:
-            return False
-        ours, theirs = here.get(i, (0, new[i])), there.get(dim, (0, old[dim]))
-        return ours[1] - ours[0] == theirs[1] - theirs[0]
-
-    dims = tuple(d if is_kept(i, d) else LOST for i, d in enumerate(step.dims))
-    if not (here or there):
-        return Alignment(dims)
-    ours = tuple((i, a, b) for i, a, b in step.here if (a, b) != (0, new[i]))
-    theirs = tuple((d, a, b) for d, a, b in step.there if (a, b) != (0, old[d]))
-    return without_points(Alignment(dims, ours, theirs))
+    ours, theirs = list(new), list(old)  # the sizes that meet
+    for i, first, end in step.here:
+        ours[i] = end - first
+    for d, first, end in step.there:
+        theirs[d] = end - first
+    dims = list(step.dims)
+    for i, dim in enumerate(dims):
+        if isinstance(dim, int) and dim != LOST and (new[i] == 1 or ours[i] != theirs[dim]):
+            dims[i] = LOST
+    if not (step.here or step.there):
+        return Alignment(tuple(dims))
+    here = tuple((i, a, b) for i, a, b in step.here if (a, b) != (0, new[i]))
+    there = tuple((d, a, b) for d, a, b in step.there if (a, b) != (0, old[d]))
+    return without_points(Alignment(tuple(dims), here, there))
 
 
 @lru_cache(maxsize=65536)
@@ -137,7 +136,7 @@ def compose(outer: Alignment, inner: Alignment) -> Alignment | None:
     Alignment(dims=(1, -1), here=(), there=())
     """
     if not (outer.here or outer.there or inner.here or inner.there):
-        return Alignment(tuple(through(dim, inner.dims) for dim in outer.dims))
+        return Alignment(tuple([through(dim, inner.dims) for dim in outer.dims]))
     return _composed(outer, inner)
 
 

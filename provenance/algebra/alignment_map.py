@@ -23,6 +23,9 @@ def add(
 ) -> None:
     """Add sources of a tensor of this shape; where claims overlap, what both say is kept."""
     fresh = frozenset(members)
+    if fresh and not entries:
+        entries[alignment] = fresh
+        return
     known = [(claim, present & fresh) for claim, present in entries.items() if present & fresh]
     claims: dict[S, tuple[Alignment, ...]] = {}
     for claim, both in known:

@@ -70,6 +70,7 @@ class Source:
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
 MOST_SOURCES = 32
+_FEW = 8  # entries, which are looked at one by one
 
 alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
 """The universes that somebody still refers to, by their token."""
@@ -172,7 +173,7 @@ class Universe(Lifetime):
         found = self._interned.get(key)
         if found is None:
             found = Provenance(self, shape, pairs)
-            if any(len(members) > MOST_SOURCES for members in entries.values()):
+            if entries and max(map(len, entries.values())) > MOST_SOURCES:
                 found = self._gathered(found)
             self._interned[key] = found
         return found
@@ -278,7 +279,8 @@ class Provenance:
             return self._memo[key]
         fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
         entries: Entries = {}
-        for alignment, members in self._met(fitted):
+        met = self.entries if len(self.entries) < _FEW else self._met(fitted)
+        for alignment, members in met:
             moved = apply(fitted, alignment)
             if moved is not None:
                 add(entries, whole(moved, shape), members, shape)
@@ -288,9 +290,7 @@ class Provenance:
 
     def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Sources]]:
         """Return the entries that a step can meet: of many, those at the index that it selects."""
-        if len(self.entries) < 8 or isinstance(step, Regroup):
-            return self.entries
-        for d, first, end in step.there:
+        for d, first, end in () if isinstance(step, Regroup) else step.there:
             if end - first == 1:
                 at = self._at(d)
                 return [*at.get(first, ()), *at.get(-1, ())]

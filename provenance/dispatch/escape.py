@@ -10,72 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ancestral.provenance.algebra.provenance import Provenance, Universe
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
 from ancestral.provenance.tensor.frame_owner import module_of, owner_of
 
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
-ESCAPES = frozenset(
-    # to Python and to other libraries, as bytes and as an address too
-    "__bool__ __int__ __float__ __complex__ __index__ __contains__ item tolist numpy __array__ "
-    "__array_wrap__ is_nonzero equal allclose __dlpack__ untyped_storage storage "
-    "_local_scalar_dense __repr__ __reduce_ex__ data_ptr const_data_ptr q_scale q_zero_point "
-    "apply_ map_ map2_ _assert _assert_async "
-    # to a shape: how many elements of a sparse tensor are kept shows in those
-    "indices values _indices _values _nnz crow_indices col_indices ccol_indices row_indices "
-    "nonzero nonzero_static argwhere unique unique_consecutive bincount histc linalg_lstsq "
-    # what traces symbols computes with plain numbers
-    "sym_float sym_int sym_not _sym_sqrt sym_sum".split()
-)
-
-
-def may_escape(name: str) -> bool:
-    """Return whether a function of this name can give values away."""
-    name = name.split(".")[0]  # without its overload
-    return name in ESCAPES or name in _BY_SECOND or name in _BY_ARGUMENTS
-
 
 def is_escape(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function gives values away: to Python, or into the shape of its result."""
-    name = name.split(".")[0]
-    if name == "__getitem__":
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return any(_is_tracked(item) and item.dtype in _MASKS for item in index) or any(
-            _is_tracked(end)
-            for item in index
-            if isinstance(item, slice)
-            for end in (item.start, item.stop, item.step)
-        )
-    if name == "select":  # its index only tells where to read, its dimension what is left
-        return _is_tracked(args[1] if len(args) > 1 else kwargs.get("dim"))
-    if name == "one_hot":
-        return bool((args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) == -1)
-    if name == "repeat_interleave" and len(args) + len(kwargs) == 1:
-        return True  # the counts alone
-    if name in _BY_SECOND:
-        return any(map(_is_tracked, tensors_in(args[1:], kwargs)))
-    return name in ESCAPES or (name == "where" and len(args) + len(kwargs) == 1)
-
-
-_MASKS = (torch.bool, torch.uint8)
-_BY_ARGUMENTS = ("__getitem__", "where", "one_hot", "select")
-# Functions whose result has a shape that the values after their first operand decide.
-_BY_SECOND = frozenset(
-    "masked_select repeat_interleave tensor_split _pack_padded_sequence "
-    # in Python they compute sizes from the numbers that they are given
-    "interpolate fractional_max_pool2d fractional_max_pool3d fractional_max_pool2d_with_indices "
-    "fractional_max_pool3d_with_indices lp_pool1d lp_pool2d lp_pool3d".split()
-)
-
-
-def _is_tracked(value: Any) -> bool:
-    return isinstance(value, Tensor) and getattr(value, "_provenance", None) is not None
+    given = ESCAPES.get(name.split(".")[0], False)  # without its overload
+    return given if isinstance(given, bool) else given(args, kwargs)
 
 
 class EscapeError(RuntimeError):
@@ -116,6 +63,8 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
         ConfinedError: if they stand for many values at once.
     """
     given = [each for found in provenances for each in concerned(found)]
+    if not given:
+        return
     confined = _confined(given)
     found = [p for p in given if not _is_known(p)]
     if not found and not confined:

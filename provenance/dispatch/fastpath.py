@@ -14,9 +14,9 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
+from ancestral.provenance.dispatch.linear_forms import form_of
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import names_of
-from ancestral.provenance.linear.registry import LINEAR, form_of
 from ancestral.provenance.linear.transpose import (
     both,
     difference,
@@ -25,8 +25,9 @@ from ancestral.provenance.linear.transpose import (
     scaled,
     summed,
 )
-from ancestral.provenance.rules.pointwise import KINKS, pointwise
-from ancestral.provenance.rules.registry import RULES, tensors_in
+from ancestral.provenance.rules.pointwise import is_rounded, pointwise
+from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant
 from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
@@ -233,18 +234,13 @@ _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     }.items()
     for space in (torch, Tensor)
 }
-_PREDICATES = """
-    eq ge greater greater_equal gt isclose isfinite isinf isnan isneginf isposinf isreal le less
-    less_equal logical_and logical_not logical_or logical_xor lt ne not_equal signbit
-"""
 # The elementwise functions that write nothing and give back their own tensor.
 _ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()
     if rule is pointwise
     and (function not in LINEAR or function in _LINEAR_FUNCTIONS)
-    and function not in KINKS
-    and function.__name__ not in _PREDICATES.split()
+    and KINKS.get(function) in (None, is_rounded)  # by a keyword
     and not function.__name__.endswith("_")
     and getattr(function, "__module__", None) != "torch.nn.functional"
     and function.__name__ not in ("expand", "repeat", "tile", "narrow")

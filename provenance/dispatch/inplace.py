@@ -1,5 +1,10 @@
-"""In-place writes: the target, and all tensors on its memory, gain the sources of the operands."""
+"""In-place writes: the target, and all tensors on its memory, gain the sources of the operands.
 
+An op says by its name that it writes into its first argument; what else it writes (running
+statistics, noise, the states of an optimizer), its row says, or its schema where it has one.
+"""
+
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.dispatch.linear_forms import form_of, requires_grad
 from ancestral.provenance.dispatch.propagate import infer, tracked
 from ancestral.provenance.dispatch.shared_memory import mark_shared
-from ancestral.provenance.linear.registry import form_of, requires_grad
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.rules.op import Place, Written
+from ancestral.provenance.rules.registry import WRITES, WRITTEN
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
 from ancestral.provenance.tensor.memory_grid import base_of, view_of
@@ -22,6 +29,7 @@ from ancestral.provenance.tensor.tensor import (
     raw,
     run,
 )
+from ancestral.provenance.tensor.torch_internals import OpOverload, OpOverloadPacket
 
 _Function = Callable[..., Any]
 
@@ -30,8 +38,6 @@ class WriteIntoParameterError(TypeError):
     """A tracked value would be written into a parameter, or into a tensor of another class."""
 
 
-# Torch calls the other operators in place by the names of their ops: add_, mul_ ...
-WRITES = frozenset("__setitem__ __set__ __iand__ __ior__ __ixor__ __ilshift__ __irshift__".split())
 # A loss that is summed in place is a sum of costs still, for the price of a copy of its first.
 _ADDITIONS = frozenset("add_ sub_".split())
 _LARGEST_COPY = 2**20
@@ -39,10 +45,65 @@ _OURS = {Tensor, ProvenanceTensor}
 
 
 def is_write(name: str) -> bool:
-    """Return whether a function of this name writes into its first operand."""
+    """Return whether a function of this name writes into its first operand.
+
+    Torch calls most operators in place by the names of their ops: add_, mul_ ...
+    """
     return name in WRITES or (
         name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
     )
+
+
+def writes_besides(func: _Function) -> bool:
+    """Return whether an op may write into an argument that its name does not tell."""
+    return _row_of(func) is not None or (
+        isinstance(func, (OpOverload, OpOverloadPacket)) and bool(_declared(func))
+    )
+
+
+def written_besides(
+    func: _Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return the tensors that an op writes into though its name does not tell."""
+    found: list[Tensor] = []
+    if isinstance(func, (OpOverload, OpOverloadPacket)):
+        for place, name in _declared(func):
+            found.extend(tensors_in(argument(args, kwargs, place, name)))
+    row = _row_of(func)
+    if row is not None and (row.condition is None or _is_met(row.condition, args, kwargs)):
+        for place, name in row.places:
+            found.extend(tensors_in(argument(args, kwargs, place, name)))
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _declared(func: OpOverload[..., Any] | OpOverloadPacket[..., Any]) -> tuple[Place, ...]:
+    """Return the arguments that the schema of an op, or any of its packet, declares written."""
+    if isinstance(func, OpOverloadPacket):
+        overloads = (getattr(func, name) for name in func.overloads())
+        return tuple({place: None for each in overloads for place in _declared(each)})
+    return tuple(
+        (NOWHERE if given.kwarg_only else place, given.name)
+        for place, given in enumerate(func._schema.arguments)
+        if given.alias_info is not None and given.alias_info.is_write
+    )
+
+
+def _is_met(
+    condition: tuple[int, str, bool], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    place, name, default = condition
+    given = argument(args, kwargs, place, name, default=default)
+    # Something else than a truth value is what the op is asked to write: a largest norm.
+    return given is not None and given is not False
+
+
+def _row_of(func: _Function) -> Written | None:
+    name = func.__name__
+    if isinstance(func, (OpOverload, OpOverloadPacket)):
+        return WRITTEN.get(name.split(".")[0])
+    is_functional = getattr(func, "__module__", None) == "torch.nn.functional"
+    return WRITTEN.get(f"functional.{name}" if is_functional else name)
 
 
 def mark_besides(args: tuple[Any, ...], kwargs: Mapping[str, Any], written: list[Tensor]) -> None:

@@ -4,7 +4,8 @@ What a rule answers depends on shapes and numbers only, so that an answer is fou
 kind of call and remembered with the provenance of its first operand.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,29 +13,21 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, union
-from ancestral.provenance.rules.pointwise import is_kink
-from ancestral.provenance.rules.registry import (
-    RULES,
-    Rule,
-    positional,
-    reads_values,
-    tensors_in,
-    unnamed,
-)
+from ancestral.provenance.rules.indexing import reads_values
+from ancestral.provenance.rules.op import Rule, unnamed
+from ancestral.provenance.rules.registry import RULES, is_kink
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import positional, tensors_in
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
 ATOMS = frozenset({int, float, str, type(None), type(Ellipsis), torch.dtype, torch.memory_format})
 
 
-def tracked(*nested: Any) -> Iterator[Provenance]:
-    """Yield the provenances of the tensors in arguments, at any depth."""
-    for tensor in tensors_in(*nested):
-        found = provenance(tensor)
-        if found is not None:
-            yield found
+def tracked(*nested: Any) -> list[Provenance]:
+    """Return the provenances of the tensors in arguments, at any depth."""
+    return [*filter(None, map(provenance, tensors_in(*nested)))]
 
 
 def infer(
@@ -50,7 +43,7 @@ def infer(
     found: list[Provenance] = []
     is_of_values = bool(storage.table) or reads_values(func, args, kwargs)
     kind = None if is_of_values else _kind((*args, *kwargs.items()), found)
-    if kind is None or not found or any(p.universe is not found[0].universe for p in found):
+    if kind is None or len({*map(_universe_of, found)}) != 1:
         unknown = _past_kinks(func, shape, dtype, args, kwargs)
         if unknown is not None:
             note(name_of(func), unknown, tracked(args, kwargs))
@@ -70,6 +63,7 @@ def name_of(func: _Function) -> str:
     return name.strip("_")
 
 
+_universe_of = attrgetter("universe")
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
@@ -81,7 +75,7 @@ def _past_kinks(
     kwargs: Mapping[str, Any],
 ) -> Provenance | None:
     found = _by_rule(func, shape, args, kwargs)
-    return found.kinked() if found is not None and is_kink(func, dtype, kwargs) else found
+    return found.kinked() if found is not None and is_kink(func, dtype, args, kwargs) else found
 
 
 def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:
@@ -129,9 +123,9 @@ def _by_rule(
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
     rest = unnamed(pairs, args, kwargs)
-    if pairs and any(not tensor.shape for tensor in rest):
+    if pairs and rest and any(not tensor.shape for tensor in rest):
         # A dimension, perhaps, that was given as a tensor: no rule reads those.
-        pairs, rest = (), list(tensors_in(args, kwargs))
+        pairs, rest = (), tensors_in(args, kwargs)
     parts: list[Provenance] = []
     for tensor, step in pairs:
         ours = provenance(tensor)

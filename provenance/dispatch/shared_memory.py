@@ -9,8 +9,8 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, union
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.linear_form import serials
 from ancestral.provenance.tensor.memory_grid import Write, base_of, read, view_of, write_of
 from ancestral.provenance.tensor.tensor import attach, provenance, raw

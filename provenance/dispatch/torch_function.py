@@ -15,7 +15,7 @@ from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
-from ancestral.provenance.dispatch.escape import escape, is_escape, may_escape
+from ancestral.provenance.dispatch.escape import escape, is_escape
 from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
 from ancestral.provenance.dispatch.inplace import (
     is_write,
@@ -23,15 +23,17 @@ from ancestral.provenance.dispatch.inplace import (
     refuse_parameters,
     run_write,
     targets,
+    writes_besides,
+    written_besides,
 )
+from ancestral.provenance.dispatch.linear_forms import form_of, forms_of
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.shared_memory import CHOOSING, note_chosen
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
-from ancestral.provenance.linear.registry import LINEAR, SPLITS, form_of, forms_of
-from ancestral.provenance.rules.mutated_args import writes_besides, written_besides
-from ancestral.provenance.rules.registry import READERS, operands_of, tensors_in
-from ancestral.provenance.rules.slicing import pieces_of
+from ancestral.provenance.rules.indexing import READERS
+from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
@@ -136,10 +138,9 @@ def _follow_and_keep(
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
     _follow(func, args, kwargs, result)
-    if first is not None and result.__class__ is ProvenanceTensor:
-        mixed = any(k.__class__ is Provenance and k.universe is not first.universe for k in key)
-        if not mixed:
-            first.calls[tuple(key)] = result._provenance
+    met = {k.universe for k in key if k.__class__ is Provenance}
+    if first is not None and met == {first.universe} and result.__class__ is ProvenanceTensor:
+        first.calls[tuple(key)] = result._provenance
     return result
 
 
@@ -158,7 +159,9 @@ _plain_results: set[_Function] = set()  # functions that write nothing and let n
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(name == "__get__", is_write(name), may_escape(name), writes_besides(func))
+    found = _Traits(
+        name == "__get__", is_write(name), name.split(".")[0] in ESCAPES, writes_besides(func)
+    )
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
         if not any(found) and func not in PASSES | READERS | CHOOSING:

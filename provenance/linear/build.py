@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.linear.transpose import transposed
-from ancestral.provenance.rules.operands import Args, Kwargs, argument
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
 from ancestral.provenance.tensor.linear_form import Adjoint, Call, Hole, Operand, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, provenance, run
 from ancestral.provenance.tensor.torch_internals import read_device

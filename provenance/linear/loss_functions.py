@@ -3,6 +3,7 @@
 Such a loss is the sum of what it is without the reduction, which is computed when it is asked for.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.linear.build import Builder, Linear, is_tracked
+from ancestral.provenance.linear.build import Linear, is_tracked
 from ancestral.provenance.linear.transpose import reshaped
-from ancestral.provenance.rules.operands import Args, Kwargs, tensors_in
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import Args, Kwargs, tensors_in
 from ancestral.provenance.tensor.control_flow import controlling
 from ancestral.provenance.tensor.linear_form import Call, Hole, OverwrittenError, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
@@ -48,7 +49,7 @@ class Unreduced(NamedTuple):
         """
         if any(raw(version_of, tensor) != version for tensor, version in self.versions):
             raise OverwrittenError
-        bound = _SIGNATURES[self.function].bind(*self.args, **self.kwargs)
+        bound = _signature(self.function).bind(*self.args, **self.kwargs)
         bound.arguments |= {"reduction": "none"}
         with torch.set_grad_enabled(self.has_history):
             each = self.function(*bound.args, **bound.kwargs)
@@ -63,8 +64,12 @@ class Unreduced(NamedTuple):
         return 1 / max(divisor, 1) if isinstance(divisor, int) else divisor.reciprocal()  # type: ignore[union-attr]
 
 
-def _loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
-    names = _SIGNATURES[function].parameters
+_signature = functools.cache(inspect.signature)
+
+
+def loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
+    """Return the loss without its reduction, of which that is the sum, as a linear row does."""
+    names = _signature(function).parameters
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if any(given.get(name) is not None for name in ("size_average", "reduce")):
         return None
@@ -138,14 +143,3 @@ _SUM = Call(torch.sum, (Hole(0),), NO_KEYWORDS, ())
 _MOVING = (torch.reshape, Tensor.expand)
 _OF_WEIGHTS = (F.mse_loss, F.l1_loss)
 _OF_CLASSES = (F.cross_entropy, F.nll_loss)
-_NAMES = """
-    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy
-    gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
-    multi_margin_loss multilabel_soft_margin_loss nll_loss poisson_nll_loss smooth_l1_loss
-    soft_margin_loss triplet_margin_loss
-"""
-_SIGNATURES = {
-    function: inspect.signature(function)
-    for function in (getattr(F, name) for name in _NAMES.split())
-}
-LOSSES: dict[Callable[..., Any], Builder] = dict.fromkeys(_SIGNATURES, _loss)

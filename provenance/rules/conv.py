@@ -13,16 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Shape
-from ancestral.provenance.rules.operands import (
-    Args,
-    Kwargs,
-    Pair,
-    Rule,
-    Signature,
-    argument,
-    identity,
-    rank_of,
-)
+from ancestral.provenance.linear.build import Row
+from ancestral.provenance.rules.op import Op, Pair, Signature, besides_first, identity, rank_of
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
 
 
 def convolution(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -100,40 +93,78 @@ def affine_grid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(args[0], (0, *(LOST,) * (rank - 2), 1))]
 
 
-TABLE: dict[Rule, str] = {
-    convolution: "conv1d conv2d conv3d",
-    transposed_convolution: "conv_transpose1d conv_transpose2d conv_transpose3d",
-    general_convolution: "torch.convolution",
-    padded: """
-        pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+def is_zero_padding(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether nothing but zeros is put around."""
+    mode = argument(args, kwargs, 2, "mode", default="constant")
+    return mode != "constant" or not argument(args, kwargs, 3, "value")
+
+
+def is_nearest(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether places on a grid are rounded."""
+    mode = argument(args, kwargs, 2, "mode", "interpolation_mode", default="bilinear")
+    return mode in ("nearest", 1)
+
+
+OPS = (
+    Op("conv1d conv2d conv3d", convolution),
+    Op("conv_transpose1d conv_transpose2d conv_transpose3d", transposed_convolution),
+    Op("torch.convolution", general_convolution),
+    Op("functional.pad", padded, Row("input", is_zero_padding)),
+    Op(
+        """
+        nn.pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
         replication_pad2d replication_pad3d
-    """,
-    resized: """
-        interpolate upsample upsample_bilinear upsample_nearest nn._upsample_bicubic2d_aa
+        """,
+        padded,
+    ),
+    Op("interpolate", resized, escapes=besides_first),
+    Op(
+        """
+        upsample upsample_bilinear upsample_nearest nn._upsample_bicubic2d_aa
         nn._upsample_bilinear2d_aa nn._upsample_nearest_exact1d nn._upsample_nearest_exact2d
         nn._upsample_nearest_exact3d nn.upsample_bicubic2d nn.upsample_bilinear2d
         nn.upsample_linear1d nn.upsample_nearest1d nn.upsample_nearest2d nn.upsample_nearest3d
         nn.upsample_trilinear3d
-    """,
-    grid_sample: "grid_sample grid_sampler grid_sampler_2d grid_sampler_3d",
-    affine_grid: "affine_grid affine_grid_generator",
-    Signature("input(l)"): """
+        """,
+        resized,
+    ),
+    Op("grid_sample grid_sampler grid_sampler_2d grid_sampler_3d", grid_sample, kink=is_nearest),
+    Op("affine_grid affine_grid_generator", affine_grid),
+    Op(
+        """
         adaptive_avg_pool1d adaptive_max_pool1d adaptive_max_pool1d_with_indices avg_pool1d
-        lp_pool1d max_pool1d max_pool1d_with_indices
-    """,
-    Signature("input(hw)"): """
+        max_pool1d max_pool1d_with_indices
+        """,
+        Signature("input(l)"),
+    ),
+    Op("lp_pool1d", Signature("input(l)"), escapes=besides_first),
+    Op(
+        """
         adaptive_avg_pool2d adaptive_max_pool2d adaptive_max_pool2d_with_indices avg_pool2d
-        fractional_max_pool2d fractional_max_pool2d_with_indices lp_pool2d max_pool2d
-        max_pool2d_with_indices
-    """,
-    Signature("input(dhw)"): """
+        max_pool2d max_pool2d_with_indices
+        """,
+        Signature("input(hw)"),
+    ),
+    Op(
+        "fractional_max_pool2d fractional_max_pool2d_with_indices lp_pool2d",
+        Signature("input(hw)"),
+        escapes=besides_first,
+    ),
+    Op(
+        """
         adaptive_avg_pool3d adaptive_max_pool3d adaptive_max_pool3d_with_indices avg_pool3d
-        fractional_max_pool3d fractional_max_pool3d_with_indices lp_pool3d max_pool3d
-        max_pool3d_with_indices
-    """,
-    Signature("input(l) indices(l)"): "max_unpool1d",
-    Signature("input(hw) indices(hw)"): "max_unpool2d",
-    Signature("input(dhw) indices(dhw)"): "max_unpool3d",
-    Signature("input(chw)"): "functional.unfold nn.im2col pixel_shuffle pixel_unshuffle",
-    Signature("input(kl)"): "functional.fold nn.col2im",
-}
+        max_pool3d max_pool3d_with_indices
+        """,
+        Signature("input(dhw)"),
+    ),
+    Op(
+        "fractional_max_pool3d fractional_max_pool3d_with_indices lp_pool3d",
+        Signature("input(dhw)"),
+        escapes=besides_first,
+    ),
+    Op("max_unpool1d", Signature("input(l) indices(l)")),
+    Op("max_unpool2d", Signature("input(hw) indices(hw)")),
+    Op("max_unpool3d", Signature("input(dhw) indices(dhw)")),
+    Op("functional.unfold nn.im2col pixel_shuffle pixel_unshuffle", Signature("input(chw)")),
+    Op("functional.fold nn.col2im", Signature("input(kl)")),
+)

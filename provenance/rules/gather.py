@@ -10,17 +10,10 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, Step, Window
-from ancestral.provenance.rules.operands import (
-    Args,
-    Kwargs,
-    Pair,
-    Rule,
-    argument,
-    identity,
-    lost,
-    rank_of,
-    tensors_in,
-)
+from ancestral.provenance.linear.build import Row
+from ancestral.provenance.linear.rows import PLAIN, is_sum
+from ancestral.provenance.rules.op import Op, Pair, Written, besides_first, identity, lost, rank_of
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
 from ancestral.provenance.tensor.known_index import Run, known_runs
 
 
@@ -108,11 +101,15 @@ def appended(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(x, (*range(rank_of(x)), LOST))]
 
 
+def is_counted(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether the largest value tells how long the vectors are."""
+    return bool(argument(args, kwargs, 1, "num_classes", default=-1) == -1)
+
+
 def embedding(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Every element picks a row of a table; the rows are scaled first where a norm is given."""
     x, table = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
-    is_scaled = argument(args, kwargs, 3, "max_norm") is not None
-    column = LOST if is_scaled else 1
+    column = LOST if has_max_norm(args, kwargs) else 1
     return [(x, (*range(rank_of(x)), LOST)), (table, (*(LOST,) * rank_of(x), column))]
 
 
@@ -130,21 +127,29 @@ def embedding_bag(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | 
     return [(t, (0, LOST)) for t in (x, weights) if isinstance(t, Tensor)]
 
 
-TABLE: dict[Rule, str] = {
-    gather: "gather",
-    take_along_dim: "take_along_dim",
-    scatter: """
-        scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_
-    """,
-    index_select: "index_select",
-    index_add: """
-        index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_reduce
-        index_reduce_
-    """,
-    take: "take",
-    put: "masked_scatter masked_scatter_ put put_",
-    appended: "one_hot",
-    embedding: "functional.embedding",
-    table_first: "torch.embedding",
-    embedding_bag: "functional.embedding_bag",
-}
+def has_max_norm(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether rows are scaled, of which autograd does not know."""
+    return argument(args, kwargs, 3, "max_norm") is not None
+
+
+_RENORMALIZED = Written(((1, "weight"),), (3, "max_norm", False))
+
+OPS = (
+    Op("gather", gather, PLAIN),
+    Op("take_along_dim", take_along_dim, PLAIN),
+    Op("scatter scatter_ scatter_add_ scatter_reduce scatter_reduce_", scatter),
+    Op("scatter_add", scatter, Row("input [dim] [index] + src", is_sum)),
+    Op("index_select", index_select, PLAIN),
+    Op("index_add", index_add, Row("input [dim] [index] + source", is_sum), reads_numbers=True),
+    Op("index_copy index_fill", index_add, reads_numbers=True),
+    Op("index_add_ index_copy_ index_fill_ index_reduce index_reduce_", index_add),
+    Op("take", take, PLAIN),
+    Op("masked_select", linear=PLAIN, escapes=besides_first),
+    Op("masked_scatter masked_scatter_ put put_", put),
+    Op("one_hot", appended, escapes=is_counted),
+    Op("functional.embedding", embedding, kink=has_max_norm, written=_RENORMALIZED),
+    Op("torch.embedding", table_first),
+    Op("functional.embedding_bag", embedding_bag, kink=has_max_norm, written=_RENORMALIZED),
+    Op("nonzero nonzero_static argwhere", escapes=True),
+    Op("unique unique_consecutive", kink=True, escapes=True),
+)

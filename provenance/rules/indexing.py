@@ -24,18 +24,8 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, Step, windows_of
 from ancestral.provenance.algebra.factors import Dim, Factor, Span, merged, part
 from ancestral.provenance.algebra.strided_view import strides_of
-from ancestral.provenance.rules.operands import (
-    Args,
-    Function,
-    Kwargs,
-    Pair,
-    Rule,
-    argument,
-    identity,
-    lost,
-    rank_of,
-    tensors_in,
-)
+from ancestral.provenance.rules.op import Op, Pair, identity, lost, rank_of
+from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
 from ancestral.provenance.tensor.known_index import MASKS, Run, is_known, known_runs, shares
 from ancestral.provenance.tensor.tensor import provenance, raw
 
@@ -319,6 +309,4 @@ def _is_even(value: Any, reach: int, found: _Subscript) -> bool:
     return rank_of(value) < reach or value.shape[rank_of(value) - reach] == 1
 
 
-TABLE: dict[Rule, str] = {
-    index_put: "index_put index_put_",
-}
+OPS = (Op("index_put index_put_", index_put),)

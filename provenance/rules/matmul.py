@@ -11,18 +11,20 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
-from ancestral.provenance.rules.operands import (
-    NOWHERE,
-    Args,
-    Kwargs,
+from ancestral.provenance.linear.build import ONE, Row, is_tracked
+from ancestral.provenance.linear.rows import CONTRACTION, is_exact, is_of_constant
+from ancestral.provenance.rules.op import (
+    Op,
     Pair,
-    Rule,
     Signature,
-    argument,
+    Written,
+    is_count_of_pairs,
+    numbered,
     rank_of,
 )
 from ancestral.provenance.rules.pointwise import pointwise
 from ancestral.provenance.rules.scan import Mixed
+from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
 
 
 def matmul(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -172,24 +174,7 @@ def _labels(text: str, rank: int) -> list[str | int]:
     return [*before, *range(-width, 0), *after]
 
 
-TABLE: dict[Rule, str] = {
-    matmul: "bmm matmul linalg.matmul mm mv __matmul__",
-    reversed_matmul: "__rmatmul__",
-    add_matmul: "addmm addmv baddbmm",
-    add_outer: "addr",
-    add_summed_matmul: "addbmm",
-    outer: "ger outer",
-    kron: "kron",
-    inner: "inner",
-    tensordot: "tensordot",
-    chain: "VF.chain_matmul chain_matmul linalg.multi_dot",
-    linear: "linear",
-    einsum: "einsum",
-    Signature("x1(Pm) x2(Rm) -> (PR)"): "cdist",
-    Signature("input1(i) input2(j) weight(Oij) bias(O) -> (O)"): "bilinear",
-}
-
-
+_OF_A_MATRIX = Signature("A(mn)")
 _OF_MATRICES = Signature("A(mm) B(mK) -> (mK)")
 _OF_VECTORS = Signature("A(mm) B(m)")
 _FROM_THE_RIGHT = Signature("A(mm) B(Km) -> (Km)")
@@ -208,6 +193,21 @@ def solve(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return (_OF_MATRICES if is_left else _FROM_THE_RIGHT)(shape, (a, b), {})
 
 
+def of_determinant(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """The sign, result number 0, and the logarithm of a determinant for each matrix."""
+    return _OF_A_MATRIX(shape, args[1:], kwargs) if _is_numbered(args) else None
+
+
+def _is_numbered(args: Args) -> bool:
+    """Return whether this is a result, and no tensor that was given for one."""
+    return len(args) > 0 and type(args[0]) is int
+
+
+def is_sign(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether it is the sign that is looked at, or both may be."""
+    return not _is_numbered(args) or args[0] == 0
+
+
 def fourier(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Transforms along all dimensions, unless some are named or a length is given for the last."""
     x, sizes = args[0], argument(args, kwargs, 1, "s")
@@ -224,29 +224,63 @@ def shifted(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return Mixed(1)(shape, (args[0], dims), {})
 
 
-TABLE |= {
-    solve: "linalg.solve linalg.solve_ex linalg.solve_triangular",
-    Signature("A(mn)"): """
+def is_map(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether the weight is no layer's."""
+    weight = argument(args, kwargs, 1, "weight")
+    return (is_tracked(weight) or not weight.requires_grad) and is_exact(args, kwargs)
+
+
+OPS = (
+    Op("bmm matmul mm mv __matmul__", matmul, CONTRACTION),
+    Op("linalg.matmul", matmul),
+    Op("__rmatmul__", reversed_matmul, CONTRACTION),
+    Op("dot vdot", linear=CONTRACTION),
+    Op("addmm", add_matmul, Row("input + mat1 * mat2", is_exact), reads_numbers=True),
+    Op("addmv", add_matmul, Row("input + mat * vec", is_exact), reads_numbers=True),
+    Op("baddbmm", add_matmul, Row("input + batch1 * batch2", is_exact), reads_numbers=True),
+    Op("addbmm", add_summed_matmul, Row("input + batch1 * batch2", is_exact), reads_numbers=True),
+    Op("addr", add_outer, Row("input + vec1 * vec2", is_exact), reads_numbers=True),
+    Op("ger outer", outer, CONTRACTION),
+    Op("kron", kron, CONTRACTION),
+    Op("inner", inner, CONTRACTION),
+    Op("tensordot", tensordot, Row("a * b [dims]", is_of_constant)),
+    Op("VF.chain_matmul chain_matmul", chain),
+    Op("linalg.multi_dot", chain, Row(ONE, is_exact)),
+    Op("linear", linear, Row("input * weight + bias", is_map)),
+    Op("einsum", einsum, Row(ONE, is_exact)),
+    Op("cdist", Signature("x1(Pm) x2(Rm) -> (PR)"), kink=is_count_of_pairs),
+    Op("bilinear", Signature("input1(i) input2(j) weight(Oij) bias(O) -> (O)")),
+    Op(
+        "fbgemm_linear_fp16_weight fbgemm_linear_fp16_weight_fp32_activation",
+        written=Written(((3, "output"),)),
+    ),
+    Op("linalg.solve linalg.solve_ex linalg.solve_triangular", solve),
+    Op(
+        """
         cholesky cholesky_inverse det eig geqrf inverse logdet lu matrix_exp matrix_power
-        matrix_rank pinverse qr slogdet svd linalg.cholesky linalg.cholesky_ex linalg.cond
+        matrix_rank pinverse qr svd linalg.cholesky linalg.cholesky_ex linalg.cond
         linalg.det linalg.eig linalg.eigh linalg.eigvals linalg.eigvalsh linalg.inv linalg.inv_ex
         linalg.ldl_factor linalg.ldl_factor_ex linalg.lu linalg.lu_factor linalg.lu_factor_ex
         linalg.matrix_exp linalg.matrix_power linalg.matrix_rank linalg.pinv linalg.qr
-        linalg.slogdet linalg.svd linalg.svdvals
-    """,
-    Signature("LU(mn) pivots(k)"): "lu_unpack",
-    Signature("B(mK) A(mm) -> (mK)"): "cholesky_solve",
-    Signature("B(mk) A(mm)"): "triangular_solve",
-    Signature("B(mK) LU(mm) pivots(m) -> (mK)"): "torch.lu_solve Tensor.lu_solve",
-    Signature("LU(mm) pivots(m) B(mk)"): "linalg.lu_solve",
-    Signature("LD(mm) pivots(m) B(mk)"): "linalg.ldl_solve",
-    Signature("input(mn) tau(k)"): "orgqr linalg.householder_product",
-    Signature("input(mn) tau(k) other(mn)"): "ormqr",
-    Signature("x(N) -> (N.)"): "linalg.vander vander",
-    Signature("input(l)"): "stft",
-    Signature("input(ft)"): "istft",
-    Mixed(2, (-1,)): "fft.fft fft.ifft fft.rfft fft.irfft fft.hfft fft.ihfft",
-    Mixed(2, (-2, -1)): "fft.fft2 fft.ifft2 fft.rfft2 fft.irfft2 fft.hfft2 fft.ihfft2",
-    fourier: "fft.fftn fft.ifftn fft.rfftn fft.irfftn fft.hfftn fft.ihfftn",
-    shifted: "fft.fftshift fft.ifftshift",
-}
+        linalg.svd linalg.svdvals
+        """,
+        _OF_A_MATRIX,
+    ),
+    Op("slogdet linalg.slogdet", of_determinant, kink=is_sign, operands=numbered),
+    Op("linalg_lstsq", escapes=True),
+    Op("lu_unpack", Signature("LU(mn) pivots(k)")),
+    Op("cholesky_solve", Signature("B(mK) A(mm) -> (mK)")),
+    Op("triangular_solve", Signature("B(mk) A(mm)")),
+    Op("torch.lu_solve Tensor.lu_solve", Signature("B(mK) LU(mm) pivots(m) -> (mK)")),
+    Op("linalg.lu_solve", Signature("LU(mm) pivots(m) B(mk)")),
+    Op("linalg.ldl_solve", Signature("LD(mm) pivots(m) B(mk)")),
+    Op("orgqr linalg.householder_product", Signature("input(mn) tau(k)")),
+    Op("ormqr", Signature("input(mn) tau(k) other(mn)")),
+    Op("linalg.vander vander", Signature("x(N) -> (N.)")),
+    Op("stft", Signature("input(l)")),
+    Op("istft", Signature("input(ft)")),
+    Op("fft.fft fft.ifft fft.rfft fft.irfft fft.hfft fft.ihfft", Mixed(2, (-1,))),
+    Op("fft.fft2 fft.ifft2 fft.rfft2 fft.irfft2 fft.hfft2 fft.ihfft2", Mixed(2, (-2, -1))),
+    Op("fft.fftn fft.ifftn fft.rfftn fft.irfftn fft.hfftn fft.ihfftn", fourier),
+    Op("fft.fftshift fft.ifftshift", shifted),
+)

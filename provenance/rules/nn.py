@@ -15,18 +15,19 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
-from ancestral.provenance.rules.operands import (
-    Args,
-    Kwargs,
+from ancestral.provenance.linear.loss_functions import loss
+from ancestral.provenance.rules.op import (
+    Op,
     Pair,
-    Rule,
     Signature,
-    argument,
+    Written,
+    besides_first,
     identity,
+    numbered,
     rank_of,
-    tensors_in,
 )
 from ancestral.provenance.rules.pointwise import pointwise
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
 
 
 def attention(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -155,19 +156,9 @@ def dropped(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return pointwise(shape, args[:1], {})
 
 
-TABLE: dict[Rule, str] = {
-    attention: "scaled_dot_product_attention",
-    multi_head: "multi_head_attention_forward",
-    native_multi_head: "_native_multi_head_attention",
-    encoder: "_transformer_encoder_layer_fwd",
-    recurrent: "lstm gru rnn_tanh rnn_relu",
-    cell: "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell",
-    dropped: """
-        alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout
-        native_dropout
-    """,
-}
-NUMBERED = frozenset[Rule]({multi_head, native_multi_head, recurrent})
+def lengths_apart(index: int, args: Args) -> Args:
+    """Return the second argument for the second result, the sizes of the batch or the lengths."""
+    return args[1:2] if index == 1 else args
 
 
 def elementwise_loss(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -206,19 +197,48 @@ def ctc_loss(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return [(x, (1,)), *rows, *((t, (0,)) for t in lengths if isinstance(t, Tensor))]
 
 
-TABLE |= {
-    elementwise_loss: """
+OPS = (
+    Op("scaled_dot_product_attention", attention),
+    Op("multi_head_attention_forward", multi_head, operands=numbered),
+    Op("_native_multi_head_attention", native_multi_head, operands=numbered),
+    Op("_transformer_encoder_layer_fwd", encoder),
+    Op("lstm gru rnn_tanh rnn_relu", recurrent, operands=numbered),
+    Op("VF._pack_padded_sequence", escapes=besides_first, operands=lengths_apart),
+    Op("VF._pad_packed_sequence", operands=lengths_apart),
+    Op("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", cell),
+    Op(
+        """
+        alpha_dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout
+        native_dropout
+        """,
+        dropped,
+    ),
+    Op(
+        """
         binary_cross_entropy binary_cross_entropy_with_logits hinge_embedding_loss huber_loss
         kl_div l1_loss margin_ranking_loss mse_loss poisson_nll_loss smooth_l1_loss
         soft_margin_loss
-    """,
-    gaussian_loss: "gaussian_nll_loss",
-    class_loss: """
-        cross_entropy nll_loss nn.cross_entropy_loss nn.nll_loss2d nn.nll_loss_nd
-    """,
-    ctc_loss: "ctc_loss",
-    Signature("x1(d) x2(d) target() -> ()"): "cosine_embedding_loss",
-    Signature("anchor(d) positive(d) negative(d) -> ()"): "triplet_margin_loss",
-    Signature("input(c) target(c) -> ()"): "multilabel_margin_loss multilabel_soft_margin_loss",
-    Signature("input(c) target() -> ()"): "multi_margin_loss",
-}
+        """,
+        elementwise_loss,
+        loss,
+    ),
+    Op("gaussian_nll_loss", gaussian_loss, loss),
+    Op("cross_entropy nll_loss", class_loss, loss),
+    Op("nn.cross_entropy_loss nn.nll_loss2d nn.nll_loss_nd", class_loss),
+    Op("ctc_loss", ctc_loss),
+    Op("cosine_embedding_loss", Signature("x1(d) x2(d) target() -> ()"), loss),
+    Op("triplet_margin_loss", Signature("anchor(d) positive(d) negative(d) -> ()"), loss),
+    Op("multilabel_margin_loss", Signature("input(c) target(c) -> ()")),
+    Op("multilabel_soft_margin_loss", Signature("input(c) target(c) -> ()"), loss),
+    Op("multi_margin_loss", Signature("input(c) target() -> ()"), loss),
+    Op(
+        "_fused_adam_ _fused_adamw_",
+        written=Written(
+            ((1, "grads"), (2, "exp_avgs"), (3, "exp_avg_sqs"), (4, "max_exp_avg_sqs"))
+        ),
+    ),
+    Op("_fused_sgd_", written=Written(((1, "grads"), (2, "momentum_buffer_list")))),
+    Op("_fused_adagrad_", written=Written(((1, "grads"), (2, "state_sums"), (3, "state_steps")))),
+    Op("_amp_foreach_non_finite_check_and_unscale_", written=Written(((1, "found_inf"),))),
+    Op("_amp_update_scale_", written=Written(((1, "growth_tracker"),))),
+)

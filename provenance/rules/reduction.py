@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Shape
-from ancestral.provenance.rules.operands import (
-    NOWHERE,
-    Args,
-    Kwargs,
+from ancestral.provenance.linear.build import Row
+from ancestral.provenance.linear.rows import CONTRACTION, PLAIN, averaged, is_total
+from ancestral.provenance.rules.op import (
+    Op,
     Pair,
-    Rule,
     Signature,
-    argument,
     identity,
+    is_count,
+    is_count_of_pairs,
     lost,
     rank_of,
 )
 from ancestral.provenance.rules.pointwise import pointwise
+from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
 
 
 @dataclass(frozen=True)
@@ -126,19 +127,28 @@ def summed_to_size(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [(args[0], tuple(range(rank - len(shape), rank)))]
 
 
-TABLE: dict[Rule, str] = {
-    reduction: """
-        all amax amin aminmax any argmax argmin count_nonzero logsumexp max mean median min nanmean
-        nanmedian nansum prod std std_mean sum var var_mean frobenius_norm nuclear_norm
-    """,
-    Reduced(1, (-1,)): "mode",
-    Reduced(2, (-1,)): "kthvalue",
-    Reduced(2): "norm linalg.norm linalg.vector_norm",
-    Reduced(2, (-2, -1)): "linalg.matrix_norm",
-    quantile: "nanquantile quantile",
-    PairReduced(2, 1): "cosine_similarity",
-    PairReduced(NOWHERE, -1): "linalg.vecdot",
-    Signature("x1(d) x2(d)"): "pairwise_distance",
-    trapezoid: "trapezoid trapz",
-    summed_to_size: "sum_to_size",
-}
+OPS = (
+    Op(
+        """
+        all amax amin aminmax any argmax argmin count_nonzero logsumexp max median min nanmean
+        nanmedian nansum prod std std_mean var var_mean frobenius_norm nuclear_norm
+        """,
+        reduction,
+    ),
+    Op("sum mean", reduction, Row("input", is_total, averaged)),
+    Op("mode", Reduced(1, (-1,)), kink=True),
+    Op("kthvalue", Reduced(2, (-1,))),
+    Op("norm linalg.norm linalg.vector_norm", Reduced(2), kink=is_count),
+    Op("linalg.matrix_norm", Reduced(2, (-2, -1))),
+    Op("nanquantile quantile", quantile),
+    Op("cosine_similarity", PairReduced(2, 1)),
+    Op("linalg.vecdot", PairReduced(NOWHERE, -1), CONTRACTION),
+    Op("pairwise_distance", Signature("x1(d) x2(d)"), kink=is_count_of_pairs),
+    Op("pdist", kink=is_count),
+    Op("dist", kink=is_count_of_pairs),
+    Op("trapezoid trapz", trapezoid),
+    Op("sum_to_size", summed_to_size, PLAIN),
+    Op("trace", linear=PLAIN),
+    Op("histogram histogramdd", kink=True),
+    Op("histc bincount", kink=True, escapes=True),
+)

@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Shape
-from ancestral.provenance.rules.operands import (
-    NOWHERE,
-    Args,
-    Kwargs,
-    Pair,
-    Rule,
-    argument,
-    identity,
-    lost,
-    rank_of,
-)
+from ancestral.provenance.linear.build import Row
+from ancestral.provenance.linear.rows import MOVE, has_floating, is_kept
+from ancestral.provenance.rules.op import Op, Pair, Written, identity, is_count, lost, rank_of
+from ancestral.provenance.tensor.arguments import NOWHERE, Args, Kwargs, argument
 
 
 @dataclass(frozen=True)
@@ -160,25 +153,59 @@ def gradient(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return Mixed(1)(shape, (args[0], dims), {})
 
 
-TABLE: dict[Rule, str] = {
-    along: "cummax cummin cumprod cumsum flip log_softmax logcumsumexp softmax softmin",
-    Mixed(1, (-1,)): "argsort glu sort",
-    Mixed(2): "roll",
-    Mixed(2, (-1,)): "topk",
-    Mixed(2, (0, 1)): "rot90",
-    Mixed(2, (1,)): "normalize",
-    Mixed(4, (-1,)): "gumbel_softmax",
-    Mixed(NOWHERE, (0,)): "flipud msort",
-    Mixed(NOWHERE, (1,)): """
-        channel_shuffle fliplr local_response_norm native_channel_shuffle
-    """,
-    normalized: "layer_norm rms_norm",
-    batch_norm: "batch_norm",
-    instance_norm: "instance_norm",
-    group_norm: "group_norm",
-    renorm: "renorm renorm_",
-    difference: "diff",
-    summed_up: "cumulative_trapezoid",
-    gradient: "gradient",
-    cross: "cross linalg.cross",
-}
+def is_hard(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether `gumbel_softmax` is one-hot, with the derivative of what is not."""
+    return bool(argument(args, kwargs, 2, "hard", default=False))
+
+
+_LATER = ((3, "running_mean"), (4, "running_var"))
+_IN_TRAINING = Written(_LATER, (5, "training", False))
+
+OPS = (
+    Op("cummax cummin cumprod log_softmax logcumsumexp softmax softmin", along),
+    Op("cumsum", along, Row("input", is_kept)),
+    Op("flip", along, MOVE),
+    Op("argsort glu sort", Mixed(1, (-1,))),
+    Op("roll", Mixed(2), MOVE, reads_numbers=True),
+    Op("topk", Mixed(2, (-1,))),
+    Op("rot90", Mixed(2, (0, 1)), MOVE),
+    Op("normalize", Mixed(2, (1,)), kink=is_count),
+    Op("gumbel_softmax", Mixed(4, (-1,)), kink=is_hard),
+    Op("flipud", Mixed(NOWHERE, (0,)), MOVE),
+    Op("msort", Mixed(NOWHERE, (0,))),
+    Op("fliplr", Mixed(NOWHERE, (1,)), MOVE),
+    Op("channel_shuffle local_response_norm native_channel_shuffle", Mixed(NOWHERE, (1,))),
+    Op("layer_norm", normalized, reads_numbers=True),
+    Op("rms_norm", normalized),
+    Op(
+        "functional.batch_norm",
+        batch_norm,
+        written=Written(((1, "running_mean"), (2, "running_var")), (5, "training", False)),
+    ),
+    Op("torch.batch_norm", batch_norm, written=_IN_TRAINING),
+    Op(
+        """
+        native_batch_norm _native_batch_norm_legit _batch_norm_impl_index cudnn_batch_norm
+        miopen_batch_norm
+        """,
+        written=_IN_TRAINING,
+    ),
+    Op(
+        "_batch_norm_with_update batch_norm_gather_stats batch_norm_gather_stats_with_counts",
+        written=Written(_LATER),
+    ),
+    Op("batch_norm_update_stats", written=Written(((1, "running_mean"), (2, "running_var")))),
+    Op(
+        "functional.instance_norm",
+        instance_norm,
+        written=Written(((1, "running_mean"), (2, "running_var")), (5, "use_input_stats", True)),
+    ),
+    Op("torch.instance_norm", instance_norm, written=Written(_LATER, (5, "use_input_stats", True))),
+    Op("group_norm", group_norm),
+    Op("renorm renorm_", renorm, kink=is_count),
+    Op("diff", difference, Row("input [n] [dim] + prepend + append", has_floating)),
+    Op("cumulative_trapezoid", summed_up),
+    Op("gradient", gradient),
+    Op("cross linalg.cross", cross),
+    Op("_cummax_helper _cummin_helper", written=Written(((1, "values"), (2, "indices")))),
+)

@@ -12,18 +12,20 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Regroup, Shape, Step
 from ancestral.provenance.algebra.factors import Dim, Factor, merged
-from ancestral.provenance.rules.operands import (
-    Args,
-    Kwargs,
+from ancestral.provenance.linear.build import Row
+from ancestral.provenance.linear.rows import JOIN, MOVE, PART, PLAIN, VIEW
+from ancestral.provenance.rules.op import (
+    Op,
     Pair,
-    Rule,
-    argument,
+    besides_first,
     identity,
+    listed,
     lost,
+    own,
     rank_of,
-    tensors_in,
 )
-from ancestral.provenance.rules.pointwise import pointwise
+from ancestral.provenance.rules.pointwise import is_alone, pointwise
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
 
 
 def reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -204,37 +206,6 @@ def repeated(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     return [(x, (*(LOST,) * head, *parts))]
 
 
-TABLE: dict[Rule, str] = {
-    reshape: """
-        flatten ravel reshape reshape_as squeeze squeeze_copy unflatten unsqueeze unsqueeze_copy
-        view view_as view_copy
-    """,
-    alone: """
-        VF.atleast_1d VF.atleast_2d VF.atleast_3d atleast_1d atleast_2d atleast_3d
-    """,
-    transpose: "swapaxes swapdims transpose transpose_copy",
-    last_two: "adjoint t t_copy",
-    permute: "permute permute_copy",
-    movedim: "moveaxis movedim",
-    unfolded: "Tensor.unfold unfold_copy",
-    as_real: "view_as_real",
-    as_complex: "view_as_complex",
-    diagonal: "diagonal_copy torch.diagonal Tensor.diagonal",
-    linalg_diagonal: "linalg.diagonal",
-    embedded: "diag_embed",
-    diag: "diag diagflat",
-    select_scatter: "select_scatter",
-    slice_scatter: "slice_scatter",
-    diagonal_scatter: "diagonal_scatter",
-    repeat_interleave: "repeat_interleave",
-    repeated: "repeat tile",
-}
-GETTERS: dict[Rule, str] = {
-    last_two: "H mH mT",
-    all_reversed: "T",
-}
-
-
 def hstack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Side by side: along the second dimension, and vectors one after the other."""
     dim = 1 if len(shape) > 1 else 0
@@ -265,7 +236,7 @@ def column_stack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 def meshgrid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Each vector has its own dimension; the first two change places for ``"xy"``."""
-    given = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+    given = listed(args)
     places = list(range(len(shape)))
     if kwargs.get("indexing") == "xy" and len(places) > 1:
         places[:2] = [1, 0]
@@ -276,10 +247,48 @@ def meshgrid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     ]
 
 
-TABLE |= {
-    hstack: "hstack",
-    vstack: "row_stack vstack",
-    dstack: "dstack",
-    column_stack: "column_stack",
-    meshgrid: "VF.meshgrid meshgrid",
-}
+def own_alone(index: int, args: Args) -> Args:
+    """Return the operand of the same number as the result, at its place, and no other."""
+    return [item if place == index else None for place, item in enumerate(listed(args))]
+
+
+OPS = (
+    Op("flatten ravel reshape reshape_as squeeze unflatten unsqueeze view view_as", reshape, VIEW),
+    Op("squeeze_copy unsqueeze_copy view_copy", reshape),
+    Op("VF.atleast_1d VF.atleast_2d VF.atleast_3d", alone, operands=own),
+    Op("atleast_1d atleast_2d atleast_3d", alone, VIEW, operands=own),
+    Op("swapaxes swapdims transpose", transpose, MOVE),
+    Op("transpose_copy", transpose),
+    Op("adjoint t get.H get.mH get.mT", last_two, MOVE),
+    Op("t_copy", last_two),
+    Op("get.T", all_reversed, MOVE),
+    Op("permute", permute, MOVE),
+    Op("permute_copy", permute),
+    Op("moveaxis movedim", movedim, MOVE),
+    Op("Tensor.unfold", unfolded, PLAIN),
+    Op("unfold_copy", unfolded),
+    Op("view_as_real", as_real),
+    Op("view_as_complex", as_complex),
+    Op("diagonal", diagonal, PART),
+    Op("diagonal_copy", diagonal),
+    Op("linalg.diagonal", linalg_diagonal),
+    Op("diag_embed", embedded, PLAIN),
+    Op("diag diagflat", diag, PLAIN),
+    Op("select_scatter", select_scatter, Row("input + src [dim] [index]"), reads_numbers=True),
+    Op("slice_scatter", slice_scatter, Row("input + src [dim] [start] [end] [step]")),
+    Op("diagonal_scatter", diagonal_scatter, Row("input + src [offset] [dim1] [dim2]")),
+    Op(
+        "repeat_interleave",
+        repeat_interleave,
+        # The counts alone tell how many there are.
+        Row(condition=lambda args, kwargs: argument(args, kwargs, 1, "repeats") is not None),
+        escapes=lambda args, kwargs: is_alone(args, kwargs) or besides_first(args, kwargs),
+    ),
+    Op("repeat tile", repeated, PLAIN),
+    Op("hstack", hstack, JOIN),
+    Op("row_stack vstack", vstack, JOIN),
+    Op("dstack", dstack, JOIN),
+    Op("column_stack", column_stack, JOIN),
+    Op("block_diag", linear=JOIN),
+    Op("VF.meshgrid meshgrid", meshgrid, operands=own_alone),
+)

@@ -7,23 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window
+from ancestral.provenance.linear.build import EVERY, Row
+from ancestral.provenance.linear.rows import JOIN, PART, each_apart, part
 from ancestral.provenance.rules import indexing
-from ancestral.provenance.rules.operands import (
-    Args,
-    Function,
-    Kwargs,
-    Pair,
-    Rule,
-    argument,
-    identity,
-    rank_of,
-    tensors_in,
-)
-from ancestral.provenance.tensor.known_index import as_number
+from ancestral.provenance.rules.op import FIRST, Op, Pair, besides_first, carries, identity, rank_of
+from ancestral.provenance.rules.pointwise import first_alone
+from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
+from ancestral.provenance.tensor.known_index import MASKS, as_number
 
 
 def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -116,43 +109,6 @@ class Piece:
         return [(x, span(tuple(x.shape), self.dim, self.first, shape[self.dim]))]
 
 
-def pieces_of(function: Function, results: Sequence[Any], args: Args, kwargs: Kwargs) -> list[Any]:
-    """Return, for each result, the function that it is followed as."""
-    at = _DIMENSION.get(function)
-    if at is None or not args or not isinstance(args[0], Tensor):
-        return [function] * len(results)
-    dim = argument(args, kwargs, at, "dim", default=0)
-    if type(dim) is not int:
-        return [function] * len(results)
-    dim %= max(rank_of(args[0]), 1)
-    found: list[Any] = []
-    first = 0
-    for result in results:
-        found.append(Piece(function, dim, first))
-        first += result.shape[dim] if rank_of(result) == rank_of(args[0]) else 1
-    return found
-
-
-_DIMENSION: dict[Function, int] = {
-    getattr(space, name): at
-    for name, at in {
-        "unbind": 1,
-        "split": 2,
-        "chunk": 2,
-        "split_with_sizes": 2,
-        "tensor_split": 2,
-        "unsafe_split": 2,
-        "unsafe_chunk": 2,
-        "unsafe_split_with_sizes": 2,
-        "unbind_copy": 1,
-        "split_copy": 2,
-        "split_with_sizes_copy": 2,
-    }.items()
-    for space in (torch, Tensor)
-    if hasattr(space, name)
-}
-
-
 def taken(shape: Shape, index: Sequence[Any]) -> Alignment | None:
     """Return what a tensor of this shape gives at a basic index; None for any other index.
 
@@ -226,11 +182,40 @@ def dropped(shape: Shape, dim: int, at: int) -> Alignment:
     return Alignment(dims, there=((dim, at, at + 1),))
 
 
-TABLE: dict[Rule, str] = {
-    getitem: "__getitem__",
-    setitem: "__setitem__",
-    select: "select select_copy",
-    narrow: "narrow narrow_copy",
-    cat: "cat concat concatenate",
-    stack: "stack",
-}
+def is_shaped(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether a mask or the ends of a slice tell how much is taken."""
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    ends = (end for i in index if isinstance(i, slice) for end in (i.start, i.stop, i.step))
+    return any(map(carries, ends)) or any(carries(i) and i.dtype in MASKS for i in index)
+
+
+def is_along_tracked(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether the dimension is tracked: the index only tells where to read."""
+    return carries(argument(args, kwargs, 1, "dim"))
+
+
+def is_index(args: Args, kwargs: Kwargs) -> bool:
+    """Return whether an index holds nothing but tensors, slices and numbers."""
+    items = args[1] if isinstance(args[1], tuple) else (args[1],)
+    bounds = [x for i in items if type(i) is slice for x in (i.start, i.stop, i.step)]
+    others = [i for i in items if type(i) is not slice and not isinstance(i, Tensor)]
+    return all(x is None or x is Ellipsis or type(x) is int for x in (*bounds, *others))
+
+
+OPS = (
+    Op("__getitem__", getitem, Row("input", is_index, part), escapes=is_shaped, reads_numbers=True),
+    Op("__setitem__", setitem, written=FIRST, reads_numbers=True),
+    Op("select", select, PART, escapes=is_along_tracked, reads_numbers=True),
+    Op("select_copy", select),
+    Op("narrow", narrow, PART),
+    Op("narrow_copy", narrow),
+    Op("cat concat concatenate", cat, JOIN),
+    Op("stack", stack, Row(EVERY, None, each_apart)),  # the costs of a loop
+    Op("unbind", linear="parts", cut_along=1),
+    Op("unbind_copy", cut_along=1),
+    Op("chunk split split_with_sizes", first_alone, "parts", cut_along=2),
+    Op("tensor_split", first_alone, "parts", escapes=besides_first, cut_along=2),
+    Op("dsplit hsplit vsplit", first_alone, "parts"),
+    Op("unsafe_chunk unsafe_split", first_alone, cut_along=2),
+    Op("unsafe_split_with_sizes split_copy split_with_sizes_copy", cut_along=2),
+)

@@ -31,7 +31,9 @@ def is_user(frame: FrameType) -> bool:
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the user's from a frame outwards, None in torch's threads."""
-    while frame is not None and not is_user(frame):
+    while frame is not None:
+        if _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user":
+            break
         frame = frame.f_back
     return frame
 

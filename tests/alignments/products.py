@@ -71,7 +71,7 @@ MATRICES = [
     ),
     Case("A(mn)", lambda x: linalg.svd(x, full_matrices=False), "abmn", "ab__"),
     Case("A(mn)", lambda x: linalg.eigh(x)[0], "amm", "a_"),
-    Case("A(mn)", lambda x: torch.slogdet(x), "bmm", "b"),
+    Case("of_determinant", lambda x: torch.slogdet(x), "bmm", "b"),
     Case("A(mn)", lambda x: linalg.matrix_power(x, 3), "bmm", "b__"),
     Case("A(mn)", lambda x: torch.cholesky_inverse(x), "bmm", "b__"),
     Case("A(mn)", lambda x: linalg.lu_factor(x), "bmm", "b__"),

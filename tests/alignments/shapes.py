@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, linalg
 
 from alignments.case import Case
-from ancestral.provenance.rules.operands import NOWHERE
+from ancestral.provenance.tensor.arguments import NOWHERE
 
 
 def _mixed(position: str, default: str) -> str:

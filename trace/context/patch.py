@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -131,6 +131,42 @@ class _Writes(Interceptor):
 
 interceptors: list[Interceptor] = [_Writes()]
 """The interceptors of recordings, in the order in which they are switched on."""
+
+
+class _Switch:
+    """All interceptors, which are on while any thread records."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a recording may end within, by Python's collector
+        self._open = 0
+        self._leaving = ExitStack()
+
+    def enter(self) -> None:
+        """Switch them on, unless another recording has."""
+        with self._lock:
+            if not self._open:
+                with ExitStack() as leaving:
+                    for interceptor in interceptors:
+                        interceptor.enter()
+                        leaving.callback(interceptor.leave)
+                    self._leaving = leaving.pop_all()
+            self._open += 1
+
+    def leave(self) -> None:
+        """Switch them off with the last recording."""
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._leaving.close()
+
+    def abandon(self) -> None:
+        """Switch them off in a process that was forked, whatever its parent was recording."""
+        self.__init__()  # type: ignore[misc]
+        for interceptor in reversed(interceptors):
+            interceptor.abandon()
+
+
+switch = _Switch()
 
 
 def install(further: Iterable[Interceptor]) -> None:

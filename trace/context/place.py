@@ -7,6 +7,7 @@ import ast
 import dis
 import linecache
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType
@@ -32,14 +33,15 @@ class Location:
 
 
 class Place(NamedTuple):
-    """What the frames of a call tell: its location, the variable assigned, the modules around.
+    """What the frames of a call tell: its location, the variable assigned, the module around.
 
-    `is_differentiated` is whether a function of `torch.autograd.functional` is among them.
+    `module_path` is its path within the outermost module that holds it. `is_differentiated` is
+    whether a function of `torch.autograd.functional` is among them.
     """
 
     location: Location
     variable: str | None
-    modules: tuple[nn.Module, ...]  # innermost first
+    module_path: str
     is_differentiated: bool = False
 
 
@@ -47,8 +49,8 @@ def place() -> Place:
     """Return where the user's code called us."""
     frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
     if frame is None:  # called from torch's own threads
-        return Place(Location("<unknown>", 0, "<unknown>"), None, ())
-    location, variable = _called(frame.f_code, frame.f_lasti, frame.f_lineno)
+        return Place(Location("<unknown>", 0, "<unknown>"), None, "")
+    location, variable = called(frame.f_code, frame.f_lasti, frame.f_lineno)
     modules: list[nn.Module] = []
     outer: FrameType | None = frame
     is_differentiated = False
@@ -62,7 +64,8 @@ def place() -> Place:
         elif code.co_name in DERIVATIVES and code.co_filename == _FUNCTIONAL:
             is_differentiated = True
         outer = outer.f_back
-    return Place(location, variable, tuple(modules), is_differentiated)
+    path = module_path(modules) if modules else ""
+    return Place(location, variable, path, is_differentiated)
 
 
 _FUNCTIONAL = torch.autograd.functional.__file__
@@ -92,32 +95,30 @@ def line_of(error: BaseException) -> Location | None:
 
 
 @lru_cache(maxsize=4096)
-def _called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
-    """Return the place of a call, and the variable that it is assigned to."""
-    return Location(code.co_filename, line, code.co_name), assigned(code, offset)
+def called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
+    """Return the place of the call at an offset of the bytecode, and what it is assigned to.
 
-
-@lru_cache(maxsize=4096)
-def assigned(code: CodeType, offset: int) -> str | None:
-    """Return the variable that the call at this offset of the bytecode is assigned to.
-
-    >>> assigned((lambda: None).__code__, 0) is None
+    >>> called((lambda: None).__code__, 0, 7)[1] is None
     True
     """
-    after = [i for i in dis.get_instructions(code) if i.offset > offset and i.opname != "CACHE"]
-    for instruction in after[:3]:
-        if instruction.opname in ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF"):
-            return str(instruction.argval)
-        if instruction.opname == "STORE_ATTR":
-            return str(instruction.argval)
+    location, met = Location(code.co_filename, line, code.co_name), 0
+    for instruction in dis.get_instructions(code):
+        if instruction.offset <= offset or instruction.opname == "CACHE":
+            continue
+        if instruction.opname in _STORES:
+            return location, str(instruction.argval)
+        met += 1
         # self.z = ... loads self between the call and the store; z = z2 = ... copies.
-        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP"):
-            return None
-    return None
+        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP") or met == 3:
+            break
+    return location, None
 
 
-def module_path(modules: tuple[nn.Module, ...]) -> str:
-    """Return the dotted path of the innermost module within the outermost one that holds it."""
+_STORES = frozenset("STORE_FAST STORE_NAME STORE_GLOBAL STORE_DEREF STORE_ATTR".split())
+
+
+def module_path(modules: Sequence[nn.Module]) -> str:
+    """Return the dotted path of the innermost module, the first, within the outermost around it."""
     if len(modules) < 2:
         return ""
     inner = modules[0]

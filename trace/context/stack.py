@@ -38,12 +38,8 @@ class Recording(Protocol):
         """Return a name that is not taken."""
         ...
 
-    def add(self, node: Any, /) -> None:
-        """Append a node."""
-        ...
-
-    def hide(self, node: Any, /) -> None:
-        """Take in a draw that is not to be seen."""
+    def add(self, node: Any, /, *, is_hidden: bool = False) -> None:
+        """Append a node, or take in a draw that is not to be seen."""
         ...
 
 

@@ -43,4 +43,4 @@ def check_program(verb: str, role: str, program: object) -> None:
 
 
 def _is_trace(given: object) -> bool:
-    return isinstance(given, Mapping) and all(isinstance(node, Node) for node in given.values())
+    return isinstance(given, Mapping) and all([isinstance(node, Node) for node in given.values()])

@@ -179,7 +179,10 @@ def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
     """
     direct = _direct(structure)
     closures: dict[int, tuple[Closure, TermSet]] = {}
-    waiting = [sum(len(parents) for _, parents in site.incoming) for site in structure.sites]
+    waiting = [0] * len(structure.sites)  # for how many parents a closure is kept
+    for child, site in enumerate(structure.sites):
+        for _, parents in site.incoming:
+            waiting[child] += len(parents)
     for number in reversed(range(len(structure.sites))):
         children = [edge for edge in structure.children[number] if edge[0] in closures]
         built = _Built(direct[number], children, closures, len(structure.terms))
@@ -188,7 +191,7 @@ def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
             if not waiting[child]:
                 closures.pop(child, None)
         yield number, built.closure, built.reach
-        if built.all and waiting[number]:
+        if waiting[number] and built.all:
             closures[number] = (built.closure, built.all)
 
 
@@ -266,6 +269,9 @@ class _Built:
 
     def _take(self, claims: Claims, terms: TermSet) -> None:
         """Add terms that are reached by these claims."""
+        if not self.closure:  # the first
+            self.closure[claims] = self._rest[claims] = self.all = terms
+            return
         fresh, known = terms.without(self.all), terms.common(self.all)
         if fresh:
             for closure in (self.closure, self._rest):

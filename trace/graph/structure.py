@@ -49,7 +49,7 @@ class Structure:
             for alignment, parents in site.incoming:
                 for parent in parents:
                     found[parent].append((child, alignment))
-        return tuple(tuple(children) for children in found)
+        return tuple(map(tuple, found))
 
     @cached_property
     def reaches(self) -> tuple[bool, ...]:
@@ -68,11 +68,12 @@ def restricted(found: Provenance | None, numbers: dict[Source, int]) -> Entries:
     """Return the entries of a provenance with its sources numbered as sites; others left out."""
     if found is None:
         return ()
-    numbered = (
-        (alignment, frozenset(numbers[source] for source in members if source in numbers))
-        for alignment, members in found.entries
-    )
-    return tuple((alignment, sites) for alignment, sites in numbered if sites)
+    entries: list[tuple[Alignment, frozenset[int]]] = []
+    for alignment, members in found.entries:
+        sites = frozenset([numbers[source] for source in members if source in numbers])
+        if sites:
+            entries.append((alignment, sites))
+    return tuple(entries)
 
 
 def flattened(structure: Structure) -> Structure:

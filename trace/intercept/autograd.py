@@ -19,8 +19,8 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, raw
 from ancestral.provenance.tensor.torch_internals import (

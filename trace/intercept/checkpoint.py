@@ -18,7 +18,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import attach, provenance, raw
 from ancestral.provenance.tensor.torch_internals import CheckpointFrame, EnableTorchFunction
 from ancestral.trace.context.errors import TransformError

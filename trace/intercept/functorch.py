@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.rules.registry import argument
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import argument
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
 from ancestral.provenance.tensor.torch_internals import (
     COMPUTE_KEYSET,

@@ -19,8 +19,8 @@ from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.rules.registry import tensors_in
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, untrack
 from ancestral.provenance.tensor.torch_internals import (
     BufferDict,
@@ -71,9 +71,8 @@ def call(
 
     A program, unlike a factory, may branch, and have results of a shape that it computed.
     """
-    further = list(held)
-    given = [*tensors_within(args, kwargs), *further]
-    found = list(tracked(given))
+    given = [*tensors_within(args, kwargs), *held]
+    found = tracked(given)
     if not found:
         return decided(original(*args, **kwargs), given)
     storage.check(None if is_program else original, given, {})
@@ -103,18 +102,22 @@ def call(
     return result
 
 
-def tensors_within(*values: Any) -> Iterator[Tensor]:
-    """Yield the tensors in arguments, in dataclasses too."""
+def tensors_within(*values: Any) -> list[Tensor]:
+    """Return the tensors in arguments, in dataclasses too."""
+    found: list[Tensor] = []
     for value in values:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if hasattr(type(value), "__dataclass_fields__"):
             names = (field.name for field in dataclasses.fields(value))
-            yield from tensors_within(*(getattr(value, name) for name in names))
+            found += tensors_within(*(getattr(value, name) for name in names))
         elif isinstance(value, Mapping):
-            yield from tensors_within(*value.values())
+            found += tensors_within(*value.values()) if value else ()
         elif isinstance(value, (tuple, list, set, frozenset)):
-            yield from tensors_within(*value)
-        else:
-            yield from tensors_in(value)
+            found += tensors_within(*value) if value else ()
+        elif isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, slice):
+            found += tensors_in(value)
+    return found
 
 
 def decided(result: Any, given: Sequence[Tensor]) -> Any:

@@ -18,8 +18,8 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ancestral.provenance.linear.registry import when_cut
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.dispatch.linear_forms import when_cut
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data
 from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.linear_form import Form, Placed, Weight

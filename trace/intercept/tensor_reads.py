@@ -86,10 +86,11 @@ _alias_op = torch.ops.aten.alias.default
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    with unmet():
-        made: Tensor = raw(_alias_op, tensor)
     # Within an op that is followed tracking is off: its result is marked as a whole.
-    if not local.traces or not is_torch_function_enabled():
+    is_followed = is_torch_function_enabled()
+    with unmet():
+        made: Tensor = raw(_alias_op, tensor) if is_followed else _alias_op(tensor)
+    if not is_followed or not local.traces:
         return made
     found = provenance(tensor)
     return made if found is None else attach(made, found)

@@ -22,7 +22,7 @@ from typing import Any
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.other_threads import UnrecordedDrawError, lost_away
-from ancestral.trace.context.patch import Replacing, interceptors, joined, subclasses
+from ancestral.trace.context.patch import Replacing, joined, subclasses, switch
 from ancestral.trace.context.stack import is_recorded, local
 from ancestral.trace.intercept.opaque import tensors_within
 from ancestral.trace.intercept.unrecorded_threads import working_for
@@ -176,9 +176,8 @@ _WORKERS = {
 
 def _refuse(work: ExitStack) -> None:
     """Refuse draws with something to learn in this process until the work ends."""
-    for interceptor in interceptors:
-        interceptor.enter()
-        work.callback(interceptor.leave)
+    switch.enter()
+    work.callback(switch.leave)
     work.enter_context(joined())
     work.callback(working_for.set, working_for.get())
     working_for.set(work)
@@ -194,8 +193,7 @@ def _forked() -> None:
         decisions_of(trace.universe).is_recording = False
     recording.set(None)
     local.recordings = 0
-    for interceptor in reversed(interceptors):
-        interceptor.abandon()
+    switch.abandon()
     if traces:
         _refuse(ExitStack())
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.trace.context.other_threads import Apart, UnrecordedDrawError, lost_away
 from ancestral.trace.context.patch import Replacing, joined
 from ancestral.trace.context.place import place

@@ -15,10 +15,9 @@ from ancestral.provenance.algebra.alignment import LOST
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.algebra.refine import sharpened
-from ancestral.provenance.dispatch.inplace import is_write
-from ancestral.provenance.rules.mutated_args import writes_besides
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.dispatch.inplace import is_write, writes_besides
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,

@@ -17,12 +17,13 @@ import torch.nested
 from torch import Tensor
 from torch.masked.maskedtensor.core import MaskedTensor
 
-from ancestral.provenance.dispatch.escape import escape, may_escape
+from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import PASSIVE, is_passive, refuse
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import NestedTensor, disable_current_modes
 from ancestral.trace.context.patch import Replacing, unmet
@@ -54,7 +55,7 @@ def _answering(original: Any) -> Any:
         found = list(tracked(args, given)) if local.traces and result is not NotImplemented else []
         if found and not all(_carries(tensor, found) for tensor in tensors_in(result)):
             refuse(cls.__name__, args, given)
-        if found and may_escape(func.__name__):
+        if found and func.__name__.split(".")[0] in ESCAPES:
             escape(found)
         return result
 

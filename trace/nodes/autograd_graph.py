@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.provenance import Source, Universe
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, read_history
 from ancestral.trace.nodes.distribution_params import parameters

@@ -8,6 +8,7 @@ like where they like, are run with tracking on.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -53,6 +54,9 @@ class Held(NamedTuple):
 
     tensor: Tensor
     event: int
+
+
+requires_grad: Callable[[Held], bool] = attrgetter("tensor.requires_grad")
 
 
 def factorized(fn: Distribution) -> Distribution:
@@ -110,7 +114,8 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
         and isinstance(item, Tensor)
     ]
     yield from declared
-    if declared and _is_torchs_own(fn) and not isinstance(fn, TransformedDistribution):
+    kind: Any = type(fn)
+    if declared and _is_class_of_torch(kind) and not isinstance(fn, TransformedDistribution):
         return
     known = {id(held.tensor) for held in declared}
     for name, item in vars(fn).items():
@@ -161,45 +166,42 @@ def _of_object(value: Any, batch: torch.Size, seen: set[int]) -> Iterator[Held]:
         yield from _of_object(item, batch, seen)
 
 
-def _is_torchs_own(fn: Distribution) -> bool:
-    return type(fn).__module__.startswith("torch.distributions.")
-
-
 def is_of_torch(value: Any) -> bool:
     """Return whether a distribution, and all that it is composed of, is a class of torch.
 
     Only of those is it known that no element of a batch depends on another.
     """
-    return are_of_torch(parts_of(value))
+    return all(map(_is_class_of_torch, map(type, parts_of(value))))
 
 
-def are_of_torch(parts: Iterable[Any]) -> bool:
-    """Return whether all these objects are of classes of torch."""
-    return all([type(part).__module__.startswith("torch.distributions.") for part in parts])
+@functools.lru_cache(maxsize=1024)
+def _is_class_of_torch(kind: Any) -> bool:
+    return str(kind.__module__).startswith("torch.distributions.")
 
 
-def declares_all(fn: Distribution) -> bool:
+@functools.cache
+def declares_all(kind: Any) -> bool:
     """Return whether a class of torch keeps its parameters alone, and what it computes of them."""
-    kind: Any = type(fn)
     return bool(_events_of_torch(kind))
 
 
-def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[Any]:
-    """Yield the distributions, transforms and constraints that something is composed of."""
+def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> list[Any]:
+    """Return the distributions, transforms and constraints that something is composed of."""
+    found: list[Any] = []
+    inner: Iterable[Any] = ()
     if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from parts_of(item, seen)
+        inner = value
     elif isinstance(value, _PARTS) and id(value) not in seen:
-        yield value
-        inner = seen | {id(value)}
-        for item in vars(value).values():
-            if item.__class__ not in _PLAIN and isinstance(item, _COMPOSED):
-                yield from parts_of(item, inner)
+        found, inner, seen = [value], vars(value).values(), seen | {id(value)}
+    for item in inner:
+        if item.__class__ not in _PLAIN and isinstance(item, _COMPOSED):
+            found += parts_of(item, seen)
+    return found
 
 
 def _constraints(fn: Distribution) -> dict[str, Any]:
     kind: Any = type(fn)
-    known, is_all = _constraints_of_torch(kind) if _is_torchs_own(fn) else ({}, False)
+    known, is_all = _constraints_of_torch(kind) if _is_class_of_torch(kind) else ({}, False)
     if is_all:
         return known
     try:
@@ -287,9 +289,9 @@ def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
     What the owner keeps of the call is no plain tensor that others would take for a constant.
     """
-    parts = list(parts_of(owner))
-    if are_of_torch(parts):
-        before = [vars(part).copy() for part in parts]
+    parts = parts_of(owner)
+    if all(map(_is_class_of_torch, map(type, parts))):
+        before = [*map(dict, map(vars, parts))]
         try:
             return raw(method, *args, **kwargs)
         finally:
@@ -317,7 +319,8 @@ def forget_noise(fn: Distribution, drawn: Tensor, source: Source, *, is_pathwise
     that is held fixed, on their parameters. One that has no other inverse keeps that of a draw with
     a pathwise gradient, which flows through it; it depends on the source.
     """
-    if declares_all(factorized(fn)):
+    kind: Any = type(factorized(fn))
+    if declares_all(kind):
         return
     assert source.universe is not None
     kept = list(vars(drawn).values())
@@ -336,7 +339,7 @@ def _has_inverse(part: Transform) -> bool:
     _, value = part._cached_x_y
     if value is None or is_of_torch(part):
         return True
-    parts = list(parts_of(part))
+    parts = parts_of(part)
     before = [vars(each).copy() for each in parts]
     try:
         with torch.no_grad():

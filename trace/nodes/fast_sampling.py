@@ -79,18 +79,20 @@ def drawing(original: _Method) -> _Method:
     if known is None:
         return original
     kind, read, one = known
+    thread = storage.local
 
     def draws(fn: Distribution, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
-        if type(fn) is kind and _is_of_numbers(args, kwargs) and not storage.is_guarded():
+        is_once = not args and not kwargs
+        if type(fn) is kind and (is_once or _is_of_numbers(args, kwargs)) and not thread.guards:
             # Also what is computed at its first use, and kept by the distribution for later ones.
-            given = [getattr(fn, name) for name in read]
-            if all([item.__class__ in _PLAIN for item in given]):
+            given = [*map(fn.__getattribute__, read)]
+            if _PLAIN.issuperset(map(type, given)):
                 try:
                     with unmet():
-                        if one is not None and not args and not kwargs and not _is_overridden():
-                            with Unseen():
-                                if all([item.shape == fn._batch_shape for item in given]):
+                        if one is not None and is_once and not _is_overridden():
+                            with Unseen():  # one or two parameters
+                                if given[0].shape == fn._batch_shape == given[-1].shape:
                                     return one(*given)
                         return raw(original, fn, *args, **kwargs)
                 except _OF_VALUES:  # to be raised once more, and noted
@@ -101,9 +103,7 @@ def drawing(original: _Method) -> _Method:
 
 
 def _is_of_numbers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether the arguments are none, or a shape that is given in numbers."""
-    if not args and not kwargs:
-        return True
+    """Return whether the arguments are a shape that is given in numbers."""
     shape: Any = args[0] if args else kwargs.get("sample_shape")
     is_shape = type(shape) in (torch.Size, tuple, list) and len(args) + len(kwargs) == 1
     return is_shape and all(type(size) is int for size in shape)

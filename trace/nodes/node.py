@@ -59,9 +59,10 @@ class Gate:
     def __init__(self) -> None:
         self.is_shut = False
 
-    def __call__(self, gradient: Tensor) -> Tensor | None:
+    def __call__(self, gradient: Tensor | None) -> Tensor | None:
         """Return the gradient that goes on, None for what came."""
-        return torch.zeros_like(gradient) if self.is_shut else None
+        # Torch has none where the derivative is zero everywhere: of a count, say.
+        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,7 +139,7 @@ class Node:
     @property
     def is_drawn(self) -> bool:
         """Whether its value was drawn in this run."""
-        return self.is_stochastic and not self.is_given
+        return self.type == "sample" and not (self.is_observed or self.is_given)
 
     @property
     def is_score(self) -> bool:
@@ -271,7 +272,7 @@ class Node:
 
     def refuse_modified(self) -> None:
         """Raise a ModifiedParameterError if a parameter was overwritten since the draw."""
-        if self.is_modified:
+        if are_written(self.versions):
             raise modified(self.name, self.location)
 
     def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:

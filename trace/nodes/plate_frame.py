@@ -52,9 +52,8 @@ def is_same(indices: Tensor, others: Tensor) -> bool:
 _open: "ContextVar[tuple[Plate, ...]]" = ContextVar("open plates", default=())
 
 
-def open_plates() -> tuple[Plate, ...]:
-    """Return the plates that are open in this thread or task, outermost first."""
-    return _open.get()
+open_plates = _open.get
+"""Returns the plates that are open in this thread or task, outermost first."""
 
 
 def scale_of(plates: tuple[Plate, ...]) -> float:

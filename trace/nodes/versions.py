@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.tensor.linear_form import version_of
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.nodes.distribution_params import UNKNOWN
@@ -31,23 +30,29 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         held: the parameters of its distribution.
         shared: its value, unless it is a copy that nobody else has.
     """
+    found: list[tuple[Tensor, int]] = []
     with DisableTorchFunction():
-        asked = [t for t, event in held if event != UNKNOWN or (t.is_leaf and t.requires_grad)]
-        if shared is not None:
-            asked.append(shared)
-        # Of a tensor of inference, nobody counts the writes.
-        return tuple([(t, version) for t in asked if (version := version_of(t)) != -1])
+        for tensor, event in held if shared is None else (*held, (shared, 0)):
+            if event == UNKNOWN and not (tensor.is_leaf and tensor.requires_grad):
+                continue
+            if not tensor.is_inference():  # of which nobody counts the writes
+                found.append((tensor, tensor._version))
+    return tuple(found)
 
 
 def are_written(versions: Versions) -> bool:
     """Return whether any tensor was written into since its version was noted."""
     with DisableTorchFunction():
-        return any([tensor._version != version for tensor, version in versions])
+        found = False
+        for tensor, version in versions:
+            found = found or tensor._version != version
+    return found
 
 
 def is_written(versions: Versions, value: Tensor) -> bool:
     """Return whether a value was written into since its version was noted."""
-    return any(t is value and version_of(t) != version for t, version in versions)
+    noted = [each for each in versions if each[0] is value]
+    return are_written(tuple(noted))
 
 
 Leaf = tuple[Tensor, int, bytes | Tensor | None]

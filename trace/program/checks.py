@@ -1,7 +1,6 @@
 """Checks of the statements of a program, before anything is recorded."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -12,9 +11,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.tensor.tensor import alias, raw
+from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.errors import SiteError
+from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.enum_dims import trailing
@@ -95,15 +95,15 @@ def fitting(message: Message) -> Message:
         expected = f"of a floating dtype, such as {torch.get_default_dtype()}"
         raise SiteError(f"{described(message)} must be {expected}, not {value.dtype}")
     event = len(fn.event_shape)
-    size = tuple(raw(Tensor.size, value))
+    size = tuple(value.shape)
     batch, events = size[: len(size) - event], size[len(size) - event :]
     if event > len(size) or events != tuple(fn.event_shape):
         raise _misshapen(message)
     # Where sites are enumerated, one value is given for all of theirs.
-    room = sys.maxsize if message.enumeration is None else message.enumeration.room
-    ours, theirs = trailing(batch, room), trailing(fn.batch_shape, room)
-    head = batch[: len(batch) - len(ours)]
+    ours, theirs = batch, tuple(fn.batch_shape)
     if message.enumeration is not None:
+        room = message.enumeration.room
+        ours, theirs = trailing(ours, room), trailing(theirs, room)
         plates = max((-plate.dim for plate in message.plates if plate.dim is not None), default=0)
         while len(theirs) > max(len(ours), plates) and theirs[0] == 1:
             theirs = theirs[1:]
@@ -116,6 +116,7 @@ def fitting(message: Message) -> Message:
         return message
     if whole != theirs:
         raise _misshapen(message)
+    head = batch[: len(batch) - len(ours)]
     return replace(message, value=value.expand(*head, *whole, *events))
 
 
@@ -185,6 +186,9 @@ def _check_weight(message: Message, word: str, weight: Tensor) -> None:
         raise too_wide(message, word, size, batch)
 
 
+_detach = Tensor.detach  # torch's own, which a recording replaces
+
+
 def supported(message: Message) -> Message:
     """Return a message whose value its distribution can take.
 
@@ -197,7 +201,7 @@ def supported(message: Message) -> Message:
     assert value is not None
     if not getattr(fn, "_validate_args", False):
         return message
-    plain = alias(value).detach()
+    plain: Tensor = raw(_detach, value)
     if plain.is_meta:
         return message
     try:
@@ -212,7 +216,9 @@ def supported(message: Message) -> Message:
         raise SiteError(problem) from error
     if message.mask is not None:
         is_inside = is_inside | ~over(message.mask, tuple(is_inside.shape))
-    if not bool(is_inside.all()):
+    with unmet():
+        is_supported = bool(is_inside.all())
+    if not is_supported:
         raise SupportError(
             f"{described(message)} is outside the support of {type(message.fn).__name__}: "
             f"{wrong_of(support, plain, is_inside)}; expected {short(support)}; hide what is "

@@ -9,16 +9,17 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.algebra.provenance import Provenance, Source
-from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.trace.context.place import Place, module_path
-from ancestral.trace.context.stack import Recording, local
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.context.place import Place
+from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import (
     Held,
     event_dims,
     factorized,
     param_provenance,
     parameters,
+    requires_grad,
 )
 from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
@@ -95,13 +96,13 @@ def given(message: Message) -> Message:
     """Answer a message for a sample with a value from elsewhere: data, or another trace's."""
     assert message.fn is not None
     assert message.value is not None
-    if not local.traces:
+    traces = local.traces
+    if not traces:
         return message
-    fn, value = message.fn, message.value
-    size: Shape = tuple(raw(Tensor.size, value))
-    shape = independent(fn, value)
+    fn, value, universe = message.fn, message.value, traces[0].universe
+    shape, found = independent(factorized(fn), value), provenance(value)
     held, plain = parameters(fn), untrack(value)
-    source = _source(message, shape)
+    source = _source(message, found, shape, universe)
     node = Node(
         name=message.name,
         type="sample",
@@ -111,13 +112,13 @@ def given(message: Message) -> Message:
         source=source,
         param_provenance=controlled(_upstream(message, held, shape), shape),
         location=message.where.location,
-        module_path=module_path(message.where.modules),
+        module_path=message.where.module_path,
         is_observed=message.is_observed,
         is_reparameterized=message.origin is not None and message.origin.is_reparameterized,
-        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_learned=any(map(requires_grad, held)),
         is_given=True,
         is_declared=True,
-        held=_held(value, source, size),
+        held=_held(found, source, tuple(value.shape), universe),
         scale=message.scale,
         mask=message.mask,
         cond_indep_stack=message.plates,
@@ -126,7 +127,7 @@ def given(message: Message) -> Message:
         enumeration=message.enumeration,
         versions=versions_of(held, plain),
     )
-    local.traces[0].ledger.admit(node)
+    traces[0].ledger.admit(node)
     admit(node, message)
     return replace(message, value=node.tracked_value)
 
@@ -138,8 +139,10 @@ def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | 
     """
     fn = message.fn
     assert fn is not None
+    if message.enumeration is None:
+        return param_provenance(fn, held, shape, None)
     batch = factorized(fn).batch_shape
-    if message.enumeration is None or len(batch) <= len(shape):
+    if len(batch) <= len(shape):
         return param_provenance(fn, held, shape, None)
     whole = tuple(torch.broadcast_shapes(shape, batch))
     found = param_provenance(fn, held, whole, None)
@@ -150,15 +153,15 @@ def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | 
 def named(message: Message) -> Message:
     """Answer a message with the value that it came with: what was computed, set or asked for."""
     assert message.value is not None
-    if not local.traces or not message.traces:
+    traces = local.traces
+    if not traces or not message.traces:
         return message
-    value = message.value
-    size: Shape = tuple(raw(Tensor.size, value))
+    value, universe = message.value, traces[0].universe
+    size: Shape = tuple(value.shape)
     is_cut, found = message.is_intervened, provenance(value)
-    source = _source(message, size)
-    held = _held(value, source, size) if is_cut else found
+    source = _source(message, found, size, universe)
+    held = _held(found, source, size, universe) if is_cut else found
     if message.kind == "deterministic" and not is_cut:
-        universe = local.traces[0].universe
         if found is not None and found.universe is not universe:
             found = universe.adopt(found)
         source = universe.named(message.name, size, found)
@@ -172,7 +175,7 @@ def named(message: Message) -> Message:
         source=source,
         param_provenance=None if is_cut else controlled(found, size),
         location=message.where.location,
-        module_path=module_path(message.where.modules),
+        module_path=message.where.module_path,
         is_given=is_cut,
         is_declared=True,
         held=held,
@@ -183,7 +186,7 @@ def named(message: Message) -> Message:
         infer=message.infer,
     )
     if message.kind == "deterministic":
-        local.traces[0].ledger.admit(node)
+        traces[0].ledger.admit(node)
     admit(node, message)
     return replace(message, value=node.tracked_value)
 
@@ -219,25 +222,22 @@ def _events(message: Message, size: Shape) -> int:
     return max(range(len(size) + 1), key=placed)  # the first of the best
 
 
-def _source(message: Message, shape: Shape) -> Source:
+def _source(message: Message, found: Provenance | None, shape: Shape, universe: Universe) -> Source:
     """Return the source that a value from elsewhere is: its own, or one of a known value."""
-    origin = message.origin
-    if origin is not None and message.value is not None:
-        found = provenance(message.value)
-        if found is not None and origin.source in found.members:
-            return origin.source
-    enumeration = message.enumeration
+    origin, enumeration = message.origin, message.enumeration
+    if origin is not None and found is not None and origin.source in found.members:
+        return origin.source
     is_confined = enumeration is not None and enumeration.own is not None
-    universe = local.traces[0].universe
     return Source(message.name, shape, universe, is_known=True, is_confined=is_confined)
 
 
-def _held(value: Tensor, source: Source, size: Shape) -> Provenance | None:
+def _held(
+    found: Provenance | None, source: Source, size: Shape, universe: Universe
+) -> Provenance | None:
     """Return what a value from elsewhere depends on: a known source, and what it came with."""
-    found = provenance(value)
     if not source.is_known:
         return found
-    own = local.traces[0].universe.of(source, size)
+    own = universe.of(source, size)
     return own if found is None or found.universe.state == "settled" else own.union(found)
 
 
@@ -250,17 +250,11 @@ def admit(node: Node, message: Message) -> None:
     for trace in message.traces:
         if message.origin is not None and trace.get(message.origin.name) is message.origin:
             continue
-        if _is_known(trace, node):
-            continue
-        is_innermost = trace is message.traces[-1]
-        taken = node.name in trace and not is_innermost
-        trace.add(replace(node, name=trace.fresh_name(node.name)) if taken else node)
-
-
-def _is_known(trace: Recording, node: Node) -> bool:
-    """Return whether a trace has the parameter, or the plate, which a program may ask for often."""
-    known = trace.get(node.name)
-    return known is not None and known.type == node.type and node.type in ("param", "plate")
+        known = trace.get(node.name)
+        if known is not None and known.type == node.type and node.type in ("param", "plate"):
+            continue  # which a program may ask for often
+        is_taken = known is not None and trace is not message.traces[-1]
+        trace.add(replace(node, name=trace.fresh_name(node.name)) if is_taken else node)
 
 
 def spread(fn: Distribution, message_plates: tuple[Any, ...]) -> Distribution:
@@ -310,7 +304,7 @@ def found(
 
     message = Message(
         "sample",
-        local.traces[-1].fresh_name(base_name(fn, where, module_path(where.modules))),
+        local.traces[-1].fresh_name(base_name(factorized(fn), where)),
         where,
         _over(fn, sample_shape),
         is_reparameterized=is_reparameterized,

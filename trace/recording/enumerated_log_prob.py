@@ -27,15 +27,13 @@ class Spread:
         outermost = trace.universe.owner
         for node in (*getattr(outermost, "everything", ()), *trace.everything):
             self.nodes.setdefault(node.source, node)
-            behind = self._own(node) or self._among(
-                node.param_provenance if node.held is None else node.held
-            )
+            behind = self._first(node, node.param_provenance if node.held is None else node.held)
             if behind is not None:
                 self._sites.setdefault(node.source, behind)
 
     def behind(self, node: Node) -> str | None:
         """Return the enumerated site for each of whose values a density, or a cost, is there."""
-        return self._own(node) or self._among(node.param_provenance) or self._among(node.held)
+        return self._first(node, node.param_provenance, node.held)
 
     def refuse(self, nodes: Iterable[Node], what: str) -> None:
         """Raise if one of some nodes is to be summed; `what` says as a part of what.
@@ -54,9 +52,12 @@ class Spread:
                     'or draw the site: infer={"enumerate": False}'
                 )
 
-    def _own(self, node: Node) -> str | None:
-        return f"{node.name!r} ({node.location})" if node.is_enumerated else None
-
-    def _among(self, found: Provenance | None) -> str | None:
-        met = () if found is None or not self._sites else found.sources
-        return next((self._sites[source] for source in met if source in self._sites), None)
+    def _first(self, node: Node, *reaching: Provenance | None) -> str | None:
+        """Return the node itself, if it is enumerated, or a site that is among what reaches it."""
+        if node.is_enumerated:
+            return f"{node.name!r} ({node.location})"
+        for found in reaching if self._sites else ():
+            for source in () if found is None else found.sources:
+                if source in self._sites:
+                    return self._sites[source]
+        return None

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
@@ -168,20 +169,24 @@ def unhandled() -> None:
 
 def is_handled() -> bool:
     """Return whether any handler is open that may change what plain torch draws."""
-    return bool([handler for handler in _stack.get() if not handler.is_recorder])
+    return not all(map(_only_looks, _stack.get()))
+
+
+_only_looks: Callable[[Handler], bool] = attrgetter("is_recorder")
 
 
 def apply_stack(message: Message, settle: Callable[[Message], Message]) -> Message:
     """Return a message as the open handlers, and then `settle`, which gives a value, leave it."""
-    asked: list[Handler] = []
+    looking: list[Handler] = []
     for handler in reversed(_stack.get()):
         message = handler.process(message)
-        asked.append(handler)
+        if type(handler).postprocess is not Handler.postprocess:
+            looking.append(handler)
         if message.is_stopped:
             break
     if message.deferred is not None:
         message = message.deferred(message)
     message = settle(message)
-    for handler in reversed(asked):
+    for handler in reversed(looking):
         handler.postprocess(message)
     return message

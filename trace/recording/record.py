@@ -27,7 +27,7 @@ from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
-from ancestral.trace.context.patch import interceptors, joined
+from ancestral.trace.context.patch import joined, switch
 from ancestral.trace.context.stack import local
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
@@ -150,9 +150,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             ending.callback(local.pop, trace)
             trace.is_open = True
             local.push(trace)
-            for interceptor in interceptors:
-                interceptor.enter()
-                ending.callback(interceptor.leave)
+            switch.enter()
+            ending.callback(switch.leave)
             ending.enter_context(_Recorder(trace))
             ending.enter_context(_governed(trace.universe, self._setting, outer is None))
             ending.enter_context(joined())

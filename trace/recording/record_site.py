@@ -1,7 +1,7 @@
 """Site recording: a draw, an observation or a cost as a node of the open recordings."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import torch
@@ -25,7 +25,7 @@ from ancestral.provenance.tensor.tensor import (
     untrack,
 )
 from ancestral.trace.context.patch import unmet
-from ancestral.trace.context.place import Place, module_path, place
+from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.stack import Recording, local
 from ancestral.trace.nodes.distribution_params import (
     Held,
@@ -36,6 +36,7 @@ from ancestral.trace.nodes.distribution_params import (
     is_of_torch,
     param_provenance,
     parameters,
+    requires_grad,
 )
 from ancestral.trace.nodes.node import Gate, Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
@@ -70,7 +71,7 @@ def draw(
         infer: what the program says of how to infer it.
         message: what handlers made of it, None where none is open.
     """
-    is_learned = any([tensor.requires_grad for tensor, _ in held])
+    is_learned = any(map(requires_grad, held))
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
         raise transformed_draw(type(fn).__name__, where)
@@ -94,13 +95,17 @@ def draw(
                 message=message,
             )
     is_declared = name is not None or message is not None
-    is_plain = declares_all(fn)  # has no parts: groups nothing, and keeps nothing of a draw
-    size = tuple(raw(Tensor.size, value))
-    shape = independent(fn, value)
+    inner, kind = factorized(fn), cast(Any, type(fn))
+    is_plain = declares_all(kind)  # has no parts: groups nothing, and keeps nothing of a draw
+    size = tuple(value.shape)
+    shape = independent(inner, value)
     found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
-    traces, path, plates = local.traces, module_path(where.modules), open_plates()
+    traces, plates = local.traces, open_plates()
     universe = traces[0].universe
-    name = _site_name(traces[0], fn, where, path, name, message)
+    if message is not None:
+        name = _shown_name(traces[0], message)
+    elif name is None:
+        name = traces[0].fresh_name(base_name(inner, where))
     is_scored = is_learned and not is_reparameterized
     if universe.state == "settled" and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
@@ -122,7 +127,7 @@ def draw(
         source=source,
         param_provenance=found,
         location=where.location,
-        module_path=path,
+        module_path=where.module_path,
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         is_declared=is_declared,
@@ -135,7 +140,7 @@ def draw(
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
     )
-    _admit(node, traces, traces if message is None else message.traces)
+    admit(node, traces, traces if message is None else message.traces)
     attach(shown, universe.of(source, size))
     shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
     if not is_plain:
@@ -173,14 +178,14 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         source=Source(unique, shape, outermost.universe),
         param_provenance=found,
         location=where.location,
-        module_path=module_path(where.modules),
+        module_path=where.module_path,
         is_observed=True,
-        is_learned=any(tensor.requires_grad for tensor, _ in held),
+        is_learned=any(map(requires_grad, held)),
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
         event_dims=local.event_dims,
     )
-    _admit(node, local.traces, local.traces)
+    admit(node, local.traces, local.traces)
     if local.audit is not None:
         local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):
@@ -205,36 +210,32 @@ def declare(name: str, value: Tensor) -> None:
         cond_indep_stack=open_plates(),
         control=controlled(None, shape),
     )
-    _admit(node, local.traces, local.traces)
+    admit(node, local.traces, local.traces)
     if local.audit is not None:
         local.audit.declared(node)
 
 
-def _admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ...]) -> None:
+def admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ...]) -> None:
     """Take a node into the open recordings, unless a plate around it claims what does not hold.
 
     Those that are not among `seeing` take it in without showing it.
     """
     traces[0].ledger.admit(node)
     for trace in traces:
-        if trace in seeing:
-            trace.add(node)
-        else:
-            trace.hide(node)
+        trace.add(node, is_hidden=trace not in seeing)
 
 
 def independent(fn: Distribution, value: Tensor) -> Shape:
-    """Return the leading dimensions of a draw that are independent.
+    """Return the leading dimensions of a draw that are independent, given its `factorized`.
 
     A class of the user may draw events of which its `event_shape` does not tell: its density does,
     which then has fewer dimensions.
     """
-    inner, size = factorized(fn), tuple(raw(Tensor.size, value))
-    event = len(inner.event_shape)
+    size, event = tuple(raw(Tensor.size, value)), len(fn.event_shape)
     shape = size[: len(size) - event] if event <= len(size) else ()
-    if is_of_torch(inner) or len(shape) <= len(inner.batch_shape):
+    if is_of_torch(fn) or len(shape) <= len(fn.batch_shape):
         return shape
-    density = _density_shape(inner, value)
+    density = _density_shape(fn, value)
     return shape if density is None or density != shape[: len(density)] else density
 
 
@@ -261,30 +262,23 @@ def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     return found
 
 
-def _site_name(
-    outermost: Recording,
-    fn: Distribution,
-    where: Place,
-    path: str,
-    name: str | None,
-    message: Message | None,
-) -> str:
+def _shown_name(outermost: Recording, message: Message) -> str:
     """Return the name of a draw: the program's own, if any recording shows it."""
-    if message is None:
-        return outermost.fresh_name(base_name(fn, where, path)) if name is None else name
     if message.is_found and message.name in outermost:
         return outermost.fresh_name(message.name)
     return message.name if message.traces else outermost.fresh_name(f"{message.name} (hidden)")
 
 
-def base_name(fn: Distribution, where: Place, path: str) -> str:
-    """Return what a draw that the program does not name is called, before it is numbered."""
-    name = where.variable or type(factorized(fn)).__name__.lower()
-    return f"{path}.{name}" if path else name
+def base_name(fn: Distribution, where: Place) -> str:
+    """Return the name, not yet numbered, of a draw of a distribution of elements without one."""
+    name = where.variable or type(fn).__name__.lower()
+    return f"{where.module_path}.{name}" if where.module_path else name
 
 
 def _fresh(value: Tensor, held: list[Held]) -> Tensor:
     """Return a tensor on this value that nobody else holds."""
     is_leaf = value.requires_grad and value.is_leaf
     is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
-    return value if is_fresh and all(value is not tensor for tensor, _ in held) else alias(value)
+    for tensor, _ in held:
+        is_fresh = is_fresh and value is not tensor
+    return value if is_fresh else alias(value)

@@ -10,7 +10,7 @@
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, overload
@@ -104,6 +104,10 @@ class Trace(Mapping[str, Node]):
         """Return the node with this name, `default` where there is none."""
         return self._nodes.get(name, default)
 
+    def values(self) -> ValuesView[Node]:
+        """Return the nodes in program order."""
+        return self._nodes.values()
+
     def __iter__(self) -> Iterator[str]:
         """Yield the names in program order."""
         return iter(self._nodes)
@@ -150,7 +154,7 @@ class Trace(Mapping[str, Node]):
     def everything(self) -> tuple[Node, ...]:
         """The nodes in program order, also those that a handler hid: their scores count."""
         known = self._nodes | self._hidden if self._hidden else self._nodes
-        return tuple([known[name] for name in self._order])
+        return tuple(map(known.__getitem__, self._order))
 
     @property
     def stochastic_nodes(self) -> list[Node]:
@@ -215,17 +219,12 @@ class Trace(Mapping[str, Node]):
         """Keep the terms of a loss for the graph."""
         self._costs = tuple(costs)
 
-    def add(self, node: Node) -> None:
-        """Append a node.
+    def add(self, node: Node, *, is_hidden: bool = False) -> None:
+        """Append a node; of a draw that is not to be seen, the score counts, under its own name.
 
         Raises:
             SiteError: if its name is taken.
         """
-        self._refuse_taken(node)
-        self._nodes[node.name] = node
-        self._order.append(node.name)
-
-    def _refuse_taken(self, node: Node) -> None:
         known = self._nodes.get(node.name) or self._hidden.get(node.name)
         if known is not None:
             raise SiteError(
@@ -233,11 +232,7 @@ class Trace(Mapping[str, Node]):
                 f"{node.location}; expected its own name for each, for example "
                 f"f'{node.name}_{{i}}' in a loop"
             )
-
-    def hide(self, node: Node) -> None:
-        """Take in a draw that is not to be seen: its score counts, under its own name."""
-        self._refuse_taken(node)
-        self._hidden[node.name] = node
+        (self._hidden if is_hidden else self._nodes)[node.name] = node
         self._order.append(node.name)
 
     def __str__(self) -> str:

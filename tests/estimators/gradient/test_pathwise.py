@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
@@ -108,6 +109,29 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "masked_fill": lambda z: torch.full((), 0.5).double().masked_fill(z > 0, 2.0),
     "sign": lambda z: 1.25 + 0.75 * torch.sign(z),
     "sign in place": in_place,
+    "a comparison in place": lambda z: 0.5 + 1.5 * z.clone().gt_(0),
+    "a comparison with an out": lambda z: (
+        0.5 + 1.5 * torch.gt(z, 0, out=torch.empty((), dtype=torch.float64))
+    ),
+    "an angle": lambda z: 1.25 + 0.75 / torch.pi * torch.atan2(z, torch.tensor(-1e12).double()),
+    "a mantissa": lambda z: 3.5 - 3 * torch.frexp(2 + 1e-12 * z).mantissa,
+    "a count": lambda z: 0.5 + 1.5 * z.clamp(min=0).norm(p=0),
+    "a count of a difference": lambda z: (
+        0.5 + 1.5 * torch.dist(z.clamp(min=0), torch.zeros(()).double(), p=0)
+    ),
+    "a count along a dimension": lambda z: (
+        0.5 + 1.5 * torch.linalg.vector_norm(z.clamp(min=0).reshape(1, 1), 0, dim=1).sum()
+    ),
+    "a cut softplus": lambda z: 2 - 1.5 / math.log(2) * F.softplus(1e-12 * z, threshold=0.0),
+    "the nearest place": lambda z: F.grid_sample(
+        torch.tensor([[[[0.5, 2.0]]]]).double(),
+        torch.stack([z.tanh(), 0 * z]).reshape(1, 1, 1, 2),
+        mode="nearest",
+        align_corners=False,
+    ).sum(),
+    "one of two": lambda z: (
+        0.5 + 1.5 * F.gumbel_softmax(torch.stack([1e9 * z, 0 * z]), hard=True)[0]
+    ),
     "argmax": lambda z: 0.5 + 1.5 * torch.stack([z.new_zeros(()), z]).argmax().double(),
     "an index": indexed,
     "a cast": lambda z: 0.5 + 1.5 * (torch.sigmoid(z) * 2).to(torch.int64).double(),
@@ -133,6 +157,21 @@ def test_auto_is_unbiased_through_a_step_and_pathwise_is_not(name: str) -> None:
         assert mean(program, [0.0], "pathwise") == pytest.approx(0.3, rel=1e-9)
     assert any(issubclass(w.category, an.errors.KinkWarning) for w in caught)
     assert mean(program, [0.0], "score") == pytest.approx(truth, rel=1e-9)
+
+
+def test_a_step_without_any_derivative_may_be_the_whole_loss() -> None:
+    found = mean(lambda theta: normal(theta).clamp(min=0).norm(p=0), [0.0])
+    assert found == pytest.approx(upper(0.0), rel=1e-9)
+
+
+def test_a_row_that_is_scaled_has_another_derivative_than_autograds() -> None:
+    def program(theta: Tensor) -> Tensor:
+        table = normal(theta).reshape(1, 1).clone()
+        return F.embedding(torch.tensor([0]), table, max_norm=1.0).sum()
+
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    low, high = Normal(LOC, SCALE).cdf(ends)
+    assert mean(program, ends.tolist()) == pytest.approx(float(high - low), rel=1e-6)
 
 
 def test_rounding_jumps_at_every_half() -> None:

@@ -25,9 +25,9 @@ from torch import Tensor
 import ancestral as an
 from ancestral.estimators.gradient.decompose import Walk
 from ancestral.estimators.gradient.loss_terms import LossMismatchError, terms_of
-from ancestral.provenance.linear.loss_functions import LOSSES
-from ancestral.provenance.linear.registry import LINEAR, SPLITS
+from ancestral.provenance.linear.loss_functions import loss
 from ancestral.provenance.linear.transpose import name_of as name_of_form
+from ancestral.provenance.rules.registry import LINEAR, SPLITS
 from ancestral.provenance.tensor.linear_form import Placed, Weight
 
 Function = Callable[..., Any]
@@ -47,7 +47,7 @@ def title(function: Any) -> str:
 
 def case_of(function: Function, cases: dict[str, Case]) -> Case | None:
     """Return the case of a function, None where nobody has written one."""
-    if function in LOSSES:
+    if LINEAR.get(function) is loss:
         return functools.partial(loss_case, function)
     if name_of(function) == "where":
         return functools.partial(where_case, function)

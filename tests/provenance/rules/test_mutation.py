@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import ancestral as an
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
-from ancestral.provenance.rules.mutated_args import _IN_TORCH
+from ancestral.provenance.rules.registry import WRITTEN
 from perturbation import check, numbers
 
 
@@ -157,7 +157,7 @@ def written_elsewhere() -> Iterator[str]:
 def test_every_function_that_writes_elsewhere_is_in_the_table() -> None:
     found = set(written_elsewhere())
     assert len(found) > 8
-    assert found - set(_IN_TORCH) == set()
+    assert found - set(WRITTEN) == set()
 
 
 def test_every_function_with_running_statistics_is_in_the_table() -> None:
@@ -170,4 +170,4 @@ def test_every_function_with_running_statistics_is_in_the_table() -> None:
     writers = {
         name for name in statistics if not name.endswith(("_backward", "_elemt", "_no_training"))
     }
-    assert writers - set(_IN_TORCH) - {"quantized_batch_norm"} == set()
+    assert writers - set(WRITTEN) - {"quantized_batch_norm"} == set()

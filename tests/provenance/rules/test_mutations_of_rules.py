@@ -12,6 +12,8 @@ from alignments.case import Case, claims_too_much, follow
 from alignments.table import CASES
 from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.rules import registry
+from ancestral.provenance.rules.op import Pair, Rule
+from ancestral.provenance.tensor.arguments import Args, Kwargs, tensors_in
 from ancestral.provenance.tensor.tensor import provenance, track
 
 NAMES = sorted({case.rule for case in CASES.values()})
@@ -25,7 +27,7 @@ def of_rule(name: str) -> list[Case]:
     return [case for case in CASES.values() if case.rule == name]
 
 
-def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: registry.Rule | None) -> None:
+def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: Rule | None) -> None:
     """Put another rule, or none, in the place of a rule wherever it stands."""
     for function, rule in list(registry.RULES.items()):
         if rule.__name__ == name:
@@ -35,33 +37,28 @@ def _without(monkeypatch: pytest.MonkeyPatch, name: str, instead: registry.Rule 
                 monkeypatch.setitem(registry.RULES, function, instead)
 
 
-def stays_at_the_left(
-    shape: Shape, args: registry.Args, kwargs: registry.Kwargs
-) -> list[registry.Pair]:
+def stays_at_the_left(shape: Shape, args: Args, kwargs: Kwargs) -> list[Pair]:
     """Claim that each dimension of the result is that of every operand, counted from the left."""
     rank = range(len(shape))
     return [
-        (t, tuple(d if d < len(t.shape) else LOST for d in rank))
-        for t in registry.tensors_in(args, kwargs)
+        (t, tuple(d if d < len(t.shape) else LOST for d in rank)) for t in tensors_in(args, kwargs)
     ]
 
 
-def stays_at_the_right(
-    shape: Shape, args: registry.Args, kwargs: registry.Kwargs
-) -> list[registry.Pair]:
+def stays_at_the_right(shape: Shape, args: Args, kwargs: Kwargs) -> list[Pair]:
     """Claim the same, counted from the right."""
     return [
         (t, tuple(max(d + len(t.shape), LOST) for d in range(-len(shape), 0)))
-        for t in registry.tensors_in(args, kwargs)
+        for t in tensors_in(args, kwargs)
     ]
 
 
-def is_the_last(shape: Shape, args: registry.Args, kwargs: registry.Kwargs) -> list[registry.Pair]:
+def is_the_last(shape: Shape, args: Args, kwargs: Kwargs) -> list[Pair]:
     """Claim that each dimension of the result is the last of every operand."""
-    return [(t, (len(t.shape) - 1,) * len(shape)) for t in registry.tensors_in(args, kwargs)]
+    return [(t, (len(t.shape) - 1,) * len(shape)) for t in tensors_in(args, kwargs)]
 
 
-MUTANTS: tuple[registry.Rule, ...] = (stays_at_the_left, stays_at_the_right, is_the_last)
+MUTANTS: tuple[Rule, ...] = (stays_at_the_left, stays_at_the_right, is_the_last)
 
 
 def is_kept(case: Case) -> bool:

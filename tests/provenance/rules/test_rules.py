@@ -13,7 +13,7 @@ from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
 from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.rules import registry
-from ancestral.provenance.rules.registry import tensors_in
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import provenance, provenance_of, track, untrack
 from ancestral.trace.recording.record import record
 from perturbation import reachable
@@ -128,8 +128,8 @@ def test_a_function_of_linalg_that_is_new_is_not_taken_for_another_of_its_name(
         return x @ x
 
     monkeypatch.setattr(torch.linalg, name, new, raising=False)
-    assert new not in list(registry._named(name))
-    assert new in list(registry._named(f"linalg.{name}"))
+    assert new not in list(registry.functions(name))
+    assert new in list(registry.functions(f"linalg.{name}"))
 
 
 def test_tensors_are_found_at_any_depth() -> None:

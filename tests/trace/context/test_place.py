@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.context.place import Location, assigned, module_path, place
+from ancestral.trace.context.place import Location, called, module_path, place
 
 
 @pytest.fixture
@@ -216,6 +216,6 @@ def test_only_the_store_that_follows_the_call_counts() -> None:
         a = f
         return a
 
-    offsets = [i for i in range(0, 40, 2) if assigned(function.__code__, i) == "a"]
+    offsets = [i for i in range(0, 40, 2) if called(function.__code__, i, 0)[1] == "a"]
     assert offsets
-    assert assigned(function.__code__, 1000) is None
+    assert called(function.__code__, 1000, 0)[1] is None

@@ -1,6 +1,6 @@
-"""Registry of linear forms: the form that the result of an op gets, so that a loss can be undone.
+"""Linear forms: what the result of an op is made of, so that a loss can be undone.
 
-Everything that is missing in the table of linear ops is one separate cost; that is always right and
+The result of an op whose row says nothing of it is one separate cost; that is always right and
 costs variance only.
 """
 
@@ -13,24 +13,12 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.linear.build import first, shape_of
-from ancestral.provenance.linear.table import LINEAR, SPLITS
 from ancestral.provenance.linear.transpose import placed
-from ancestral.provenance.rules.operands import Args, Kwargs, argument
+from ancestral.provenance.rules.registry import LINEAR
 from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
 from ancestral.provenance.tensor.linear_form import Call, Form, Hole, Operand, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, raw
-
-__all__ = [
-    "LINEAR",
-    "SPLITS",
-    "form_of",
-    "forms_of",
-    "requires_grad",
-    "resolve",
-    "when_cut",
-    "without_history",
-    "written_since",
-]
 
 
 def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Form | None:
@@ -82,7 +70,9 @@ def resolve(operand: Operand) -> Operand:
     if found is not None and found.universe.state == "settled":
         return raw(Tensor.detach, operand)  # a constant, that holds on to no recording
     form: Form | None = getattr(operand, "_form", None)
-    return operand if form is None or _written_elsewhere(operand, form[0]) else form
+    if form is None or (watching.table and _written_elsewhere(operand, form[0])):
+        return operand
+    return form
 
 
 when_cut: list[Callable[[], None]] = []
@@ -107,11 +97,10 @@ requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 def written_since(tensor: Tensor, serial: int) -> bool:
     """Return whether a tensor was written into after the linear form of this number was made."""
-    return getattr(tensor, "_written", -1) > serial or _written_elsewhere(tensor, serial)
+    is_written = getattr(tensor, "_written", -1) > serial
+    return is_written or bool(watching.table and _written_elsewhere(tensor, serial))
 
 
 def _written_elsewhere(tensor: Tensor, serial: int) -> bool:
-    if not watching.table:
-        return False
     storage = raw(watching.storage_of, tensor)
     return storage is not None and watching.written(storage) > serial
