@@ -79,6 +79,17 @@ def value_free(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return [*((t, None) for t in tensors_in(args[:1])), *lost(shape, args[1:], kwargs)]
 
 
+def drawn(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Each element is drawn by its own parameters: within a class of the user, for one."""
+    return pointwise(shape, args, kwargs)
+
+
+def by_row(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Each row is drawn by its own weights, which stand along the last dimension."""
+    x = argument(args, kwargs, 0, "input")
+    return [(x, (*range(len(shape) - 1), *(LOST,) * min(len(shape), 1)))]
+
+
 def binned(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Element by element, each looked up among all that is given besides: bucketize, isin."""
     x = argument(args, kwargs, 0, "input", "elements")
@@ -223,6 +234,8 @@ OPS = (
     Op("searchsorted", searched, kink=True),
     Op("prelu", by_channel),
     Op("rrelu", rrelu),
+    Op("bernoulli binomial normal poisson _standard_gamma", drawn),
+    Op("multinomial _sample_dirichlet", by_row),
     Op("rrelu_with_noise rrelu_with_noise_", written=Written(((1, "noise"),))),
     Op(
         """

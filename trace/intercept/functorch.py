@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch.propagate import tracked
+from ancestral.provenance.dispatch.propagate import infer, tracked
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import argument
-from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
     COMPUTE_KEYSET,
     FREEZE_MODULE,
@@ -241,7 +241,26 @@ def _without_draws(original: _Function) -> _Function:
 def _made(original: _Function, name: str) -> _Function:
     """Return a factory; its results depend on what it is given, not on what they are only like."""
     factory = opaque(original, _SIZES.get(name, _nothing))
+    if name in ("as_tensor", "asarray"):
+        return _same(factory)
     return _like(factory, name) if name in _LIKE else factory
+
+
+def _same(factory: _Function) -> _Function:
+    """Return a factory that gives a tensor back, element by element, perhaps as another type."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        data = args[0] if args else None
+        if not local.traces or type(data) is not ProvenanceTensor:
+            return factory(*args, **kwargs)
+        made: Tensor = raw(factory.__wrapped__, *args, **kwargs)  # type: ignore[attr-defined]
+        if made is data:
+            return made
+        found = infer(Tensor.to, made, (data,), {})
+        return made if found is None or found.universe.state == "settled" else attach(made, found)
+
+    return make
 
 
 def _like(factory: _Function, name: str) -> _Function:

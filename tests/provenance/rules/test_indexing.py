@@ -229,3 +229,20 @@ def test_a_filter_of_the_largest_keeps_the_batch() -> None:
     found = provenance(check(filtered, numbers(4, 5), elements=20))
     assert found is not None
     assert separate(claim for claim, _ in found.entries) == {0}
+
+
+def test_a_tensor_taken_as_one_keeps_its_elements() -> None:
+    def call(x: Tensor) -> list[Tensor]:
+        return [
+            torch.as_tensor(x) * 2,
+            torch.as_tensor(x, dtype=torch.float64) * 2,
+            torch.asarray(x, copy=True),
+            torch.as_tensor(x, dtype=torch.long),
+        ]
+
+    check(call, numbers(3, 2))
+    with an.record():
+        for result in call(track(torch.rand(3, 2), "x")):
+            found = provenance(result)
+            assert found is not None
+            assert separate(claim for claim, _ in found.entries) == {0, 1}

@@ -205,3 +205,19 @@ def test_asking_for_the_shape_of_a_density_changes_no_draw() -> None:
         drawn = Noisy(logits=logits).sample(), torch.rand(2)
     assert all(map(torch.equal, plain, map(an.untrack, drawn)))
     assert not trace.escapes
+
+
+class Counts(d.NegativeBinomial):
+    """A class of the user that draws as torch does."""
+
+
+@pytest.mark.parametrize("name", ["counts", "rows"])
+def test_the_draws_within_a_class_of_a_user_keep_the_batch(name: str) -> None:
+    with an.record() as trace:
+        z = d.Bernoulli(logits=torch.zeros(3, 2)).sample() * 0.5
+        fn = Counts(2.0, logits=z) if name == "counts" else OneHot(logits=z)
+        y = fn.sample()
+        assert an.provenance_of(y) == {"y"}
+    found = trace["y"].param_provenance
+    assert found is not None
+    assert [claim.dims for claim, _ in found.entries] == [(0, 1) if name == "counts" else (0,)]
