@@ -13,6 +13,7 @@
 
 from ancestral import errors, estimators, infer
 from ancestral.estimators.gradient.explain import explain
+from ancestral.estimators.gradient.rescore import rescore
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
@@ -60,6 +61,7 @@ __all__ = [
     "plate",
     "provenance_of",
     "record",
+    "rescore",
     "sample",
     "subsample",
     "surrogate",

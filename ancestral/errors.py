@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
@@ -22,6 +23,7 @@ from ancestral.estimators.gradient.missing_scores import (
 )
 from ancestral.estimators.gradient.per_site import PatternWarning
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
+from ancestral.estimators.gradient.rescore import RescoreError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
@@ -91,9 +93,11 @@ __all__ = [
     "PatternWarning",
     "PlateError",
     "ReparamError",
+    "RescoreError",
     "ScoredLossError",
     "SettledError",
     "SiteError",
+    "StateError",
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",

@@ -99,6 +99,28 @@ def test_held_scores() -> None:
         torch.testing.assert_close(moments(loss, leaves(), by(Tensor.backward)).mean, exact)
 
 
+def test_draws_without_gradient() -> None:
+    """A draw with parameters is a site where no gradient reaches them too, under `torch.no_grad` or
+    of constants: the trace and the graph of a text that is generated are whole. It has no score,
+    and a gradient that cannot be taken for that reason names it.
+    """
+    (theta,) = leaves()
+    with an.record() as trace, torch.no_grad():
+        words = torch.zeros(3, 1, dtype=torch.long)
+        for _ in range(3):
+            chances = torch.softmax(theta.expand(3, 2) + words.sum(1, keepdim=True), 1)
+            word = torch.multinomial(chances, 1)
+            words = torch.cat([words, word], 1)
+        loss = words.double().mean()
+    assert {n: trace.graph.parents(n) for n in trace} == {
+        "word": set(),
+        "word_1": {"word"},
+        "word_2": {"word", "word_1"},
+    }
+    with pytest.raises(an.errors.LossError, match=r"'word' \(.*test_guarantees.py:\d+"):
+        an.backward(loss)
+
+
 def test_straight_through() -> None:
     """A value that is that of a draw, with a gradient to its parameters by a path that adds zero,
     is a straight-through estimator: `an.backward` warns once with the line, and `loss.backward()`
@@ -505,9 +527,9 @@ def test_no_escapes() -> None:
 
 
 def test_kinks() -> None:
-    """A site drawn by `rsample` whose value reaches a cost through a comparison, a rounding, an
-    argmax, a cast to integers or an escape gets its score function, on the same draw, and
-    `estimator="pathwise"` warns there once, with the line of the step.
+    """A site drawn by `rsample` gets its score function, on the same draw, for the terms that its
+    value reaches through a comparison, a rounding, an argmax, a cast to integers or an escape, and
+    for these alone; `estimator="pathwise"` warns there once, with the line of the step.
     """
     steps: list[Any] = [
         lambda z: (z > 0).double(),
@@ -518,15 +540,17 @@ def test_kinks() -> None:
     ]
     for step in steps:
         theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-        with an.record():
+        with an.record(control="after"):
             z = Normal(theta, 1.0).rsample()
+            smooth = 3 * z
             cost = step(z)
         with pytest.warns(an.errors.KinkWarning, match=r"test_guarantees.py:\d+") as caught:
-            an.backward(cost + 0 * z, estimator="pathwise", retain_graph=True)
+            an.backward(cost + smooth, estimator="pathwise", retain_graph=True)
         assert len(caught) == 1
-        assert theta.grad == 0
-        an.backward(cost + 0 * z)
-        expected = an.untrack(cost) * (an.untrack(z) - theta).detach()  # the score of a normal
+        assert theta.grad == 3
+        theta.grad = None
+        an.backward(cost + smooth)
+        expected = 3 + an.untrack(cost) * (an.untrack(z) - theta).detach()  # the score of a normal
         torch.testing.assert_close(theta.grad, expected)
 
 

@@ -19,7 +19,8 @@ FLOORS = [
     *("trace.context", "trace.nodes", "trace.graph", "trace.display", "trace.audit"),
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
     *("trace.program", "trace.handlers", "trace.intercept"),
-    *("estimators.credit", "estimators.baselines", "estimators.gradient", "estimators.batched"),
+    *("estimators.credit", "estimators.baselines", "estimators.pathwise", "estimators.gradient"),
+    "estimators.batched",
     *("estimators.elimination", "estimators.inference", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),
 ]

@@ -120,7 +120,7 @@ def draw_graph(options: argparse.Namespace) -> None:
     found = graph(load_model(options.model), *inputs)
     if not found.vertices:
         print("ancestral: the model drew nothing", file=sys.stderr)
-    print(found.render(options.output))
+    print(found.render(options.output, with_params=options.params))
 
 
 def audit_model(options: argparse.Namespace) -> None:
@@ -170,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument(
         "-o", "--output", type=Path, default=Path("graph.svg"), help=".svg, .png, .pdf or .dot"
     )
+    drawing.add_argument("--params", action="store_true", help="draw the parameters too")
     drawing.set_defaults(action=draw_graph)
     auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
     _take_model(auditing)

@@ -11,7 +11,7 @@ from ancestral.estimators.credit.credit import Credit
 from ancestral.provenance.tensor.tensor import raw
 
 Memory = dict[str, Tensor]
-"""What is known of one site: moments, each with the weight of what they were averaged over."""
+"""The moments of one site, each with the weight of the recordings that it is a mean of."""
 
 
 class StateError(ValueError):

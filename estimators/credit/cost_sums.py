@@ -154,8 +154,8 @@ def apart_through(edge: Alignment, apart: frozenset[int]) -> frozenset[int]:
 def _places(claim: Alignment) -> dict[int, tuple[frozenset[int], Hashable]]:
     """Return for each dimension of a site of which one element is depended on which that is.
 
-    It is told by the dimensions that index it, by the factors of those that do, and by the offset;
-    one of a number, by none.
+    Each is given by the dimensions that index it, the factors of those that do, and the offset; or
+    by its number alone.
     """
     starts: dict[int, int] = dict(map(itemgetter(0, 1), claim.there))
     heres: dict[int, int] = dict(map(itemgetter(0, 1), claim.here))

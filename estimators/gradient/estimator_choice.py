@@ -1,4 +1,4 @@
-"""Pathwise or score function: the choice of estimator for each reparameterized site.
+"""Pathwise or score function: the choice of estimator for each reparameterized site, term by term.
 
         pathwise         ∇ E[c(z)] = E[ c'(z) ∇z ],   z = g(ε, θ)
         score function   ∇ E[c(z)] = E[ c(z) ∇ log q(z) ]
@@ -6,12 +6,14 @@
 The first is wrong where c has a step without a useful derivative, a kink: E[c'(z)] misses what the
 step jumps by. The second needs a density only, and the same draw serves both, for the value is
 drawn from q either way: the gradient through the value is shut out, and the score takes its place.
+Since a loss is a sum of terms, a site may be scored for those behind a kink and be pathwise for the
+others.
 Mohamed, Rosca, Figurnov and Mnih (2020), "Monte Carlo gradient estimation in machine learning",
 sections 4 and 5.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.gradient.per_site import Choices, PerSite
-from ancestral.estimators.gradient.problem import Problem
+from ancestral.estimators.gradient.problem import Partly, Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
@@ -43,38 +45,39 @@ def chosen(
         ValueError: if one of `estimator` is none.
         TypeError: if one of `credit` is no function.
     """
-    # Whether a kink is met may depend on a decision, and so on what the decision rests on. Unless
-    # every term is credited with the decision, a site that one run would score and another leave
-    # pathwise is scored in both.
-    stepped: dict[str, Source | None] = {**dict.fromkeys(_discrete(problem)), **problem.kinks}
-    needed = stepped.keys() | problem.decided
+    stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
     choices = Choices("estimator", estimator, "auto")
     for each in choices.values():
         _check(each, "")
     choices.warn_of_unused(problem.nodes)
+    needed: dict[str, Partly | None] = {}
+    for node in problem.nodes.values():
+        if node.is_reparameterized and node.is_learned:
+            choice, kink = choices.of(node), stepped.get(node.name)
+            _check(choice, f"site {node.name!r} ({node.location}): ")
+            if choice == "score" or (choice == "auto" and node.name in stepped):
+                is_whole = choice == "score" or kink is None
+                needed[node.name] = None if is_whole else problem.partly.get(node.name)
+            elif node.name in stepped:
+                _warn_of_kink(node, kink)
+    problem = _decided(problem, needed)
+    return problem, _crediting(problem, credit)
 
-    def is_scored(node: Node) -> bool:
-        choice = choices.of(node)
-        _check(choice, f"site {node.name!r} ({node.location}): ")
-        if choice == "pathwise" and node.name in stepped:
-            kink = stepped[node.name]
-            why = (
-                f"one of finitely many values, by {type(node.fn).__name__}"
-                if kink is None
-                else "and its value reaches a cost through a step without a useful derivative, "
-                + kink.name
-            )
-            warnings.warn(
-                KinkWarning(
-                    f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its "
-                    "pathwise gradient is biased; leave estimator='auto', which uses its score "
-                    "function, or soften the step"
-                ),
-                stacklevel=stacklevel(),
-            )
-        return choice == "score" or (choice == "auto" and node.name in needed)
 
-    return _decided(problem, is_scored), _crediting(problem, credit)
+def _warn_of_kink(node: Node, kink: Source | None) -> None:
+    why = (
+        f"one of finitely many values, by {type(node.fn).__name__}"
+        if kink is None
+        else f"and its value reaches a cost through a step without a useful derivative, {kink.name}"
+    )
+    warnings.warn(
+        KinkWarning(
+            f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
+            "gradient is biased; leave estimator='auto', which uses its score function, or soften "
+            "the step"
+        ),
+        stacklevel=stacklevel(),
+    )
 
 
 def _check(choice: object, where: str) -> None:
@@ -125,20 +128,15 @@ def _discrete(problem: Problem) -> list[str]:
     ]
 
 
-def _decided(problem: Problem, is_scored: Callable[[Node], bool]) -> Problem:
-    """Shut the gates of the reparameterized sites that get a score, open those of the others."""
-    scored: set[str] = set()
+def _decided(problem: Problem, needed: Mapping[str, Partly | None]) -> Problem:
+    """Let sites have a score: for some terms, or for all, where the gate of the site is shut."""
     for node in problem.nodes.values():
-        if node.is_reparameterized:
-            is_shut = node.is_learned and is_scored(node)
-            if node.gate is not None:
-                node.gate.is_shut = is_shut
-            if is_shut:
-                scored.add(node.name)
-    if not scored:
-        return problem
+        if node.gate is not None:
+            node.gate.is_shut = node.name in needed and needed[node.name] is None
     sites = tuple(
-        replace(site, needs_score=site.needs_score or site.name in scored)
+        replace(site, needs_score=True) if site.name in needed else site
         for site in problem.structure.sites
     )
-    return replace(problem, structure=Structure(sites, problem.structure.terms))
+    structure = Structure(sites, problem.structure.terms) if needed else problem.structure
+    partly = {name: terms for name, terms in needed.items() if terms is not None}
+    return replace(problem, structure=structure, partly=partly)

@@ -296,11 +296,6 @@ def _floating(tensor: Tensor) -> torch.dtype:
     return dtype if dtype.is_floating_point else torch.get_default_dtype()
 
 
-def owned(terms: list[Term], scored: Collection[Node]) -> list[Term]:
-    """Return the terms that are the own log-density, at its own draw, of a site with a score."""
-    return [term for term in terms if getattr(term.leaf, "_scored", None) in scored]
-
-
 class NonFiniteDensityError(SiteError):
     """The log-probability of a site is NaN or infinite."""
 

@@ -4,23 +4,37 @@ The gradient with respect to some tensors lacks the score function of a site ups
 those reach the parameters of the site.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
+from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart
 from ancestral.trace.context.stack import MOST_KEPT
-from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.autograd_graph import edge_of, nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
+
+
+def nothing_to_learn(draws: Sequence[Node]) -> LossError:
+    """Return the error that no gradient reaches a loss, nor the draws that it depends on."""
+    shown = ", ".join(f"{node.name!r} ({node.location})" for node in draws[:3])
+    more = f" and {len(draws) - 3} more" if len(draws) > 3 else ""
+    names = f"those of {shown}{more} " if draws else "there is none, or its parameters "
+    return LossError(
+        "nothing that the loss is computed from has requires_grad=True, nor has a parameter of "
+        f"any draw that it depends on: {names}are constants, or were computed under "
+        "torch.no_grad() or torch.inference_mode(); draw with gradients on, or score the same "
+        "draws in a second pass: an.rescore"
+    )
 
 
 class OtherRecordingError(ValueError):
@@ -98,7 +112,7 @@ class _Inputs:
     """The tensors by which a loss is differentiated."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        self._nodes = {_node(tensor) for tensor in tensors}
+        self._nodes = {edge_of(tensor) for tensor in tensors}
         # `torch.autograd.functional` differentiates by copies on the same memory.
         self._addresses = {_address(tensor) for tensor in tensors}
 
@@ -114,12 +128,6 @@ class _Inputs:
             if each in self._nodes or (leaf is not None and _address(leaf) in self._addresses):
                 return True
         return False
-
-
-def _node(tensor: Tensor) -> Any:
-    with DisableTorchFunction():
-        edge = torch.autograd.graph.get_gradient_edge
-        return edge(tensor).node if tensor.requires_grad else None
 
 
 def _address(tensor: Tensor) -> int:

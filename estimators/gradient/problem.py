@@ -3,11 +3,11 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
-from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import compress
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.other_threads import Apart
+from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
@@ -63,13 +64,24 @@ class ScoredLossError(ValueError):
     """A loss holds a surrogate of the same recording, or the graph of its gradient."""
 
 
+class Partly(NamedTuple):
+    """The terms that a site reaches: those behind a kink, for which alone it is scored, and others.
+
+    What they are depends on what was read before each term was computed, and so on values that the
+    term itself depends on: a run that goes another way makes its own choice for its own terms.
+    """
+
+    scored: TermSet
+    pathwise: TermSet
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A loss taken apart.
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
-    derivative, the source that stands for that step. `decided` are the names of the sites that a
-    decision of Python rests on which some term does not depend on.
+    derivative, the source that stands for that step; `partly`, of those that reach other terms by
+    smooth routes only, the terms of both kinds.
     """
 
     trace: Trace
@@ -79,12 +91,18 @@ class Problem:
     loss: Tensor  # [], plain, with its history
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
-    decided: frozenset[str]
+    partly: dict[str, Partly]
 
     @cached_property
     def scored(self) -> frozenset[Node]:
         """The sites that get a score."""
         return frozenset([self.nodes[v.name] for v in self.structure.sites if v.needs_score])
+
+    @property
+    def upstream(self) -> list[Node]:
+        """The draws that some term depends on, in program order."""
+        known = zip(self.structure.sites, self.structure.reaches, strict=True)
+        return [self.nodes[v.name] for v, reaches in known if reaches and v.name in self.nodes]
 
 
 def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
@@ -143,7 +161,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
     if decisions.finished is not None:
         terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(trace, terms, whole, decisions, blurred=decisions.finished)
+    return _assemble(trace, terms, whole, decisions)
 
 
 def examined_costs(trace: Trace) -> Problem:
@@ -170,7 +188,7 @@ def examined_costs(trace: Trace) -> Problem:
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
     loss = torch.stack([_total(node) for node in costs]).sum()
-    return _assemble(_outermost(trace), terms, loss, decisions, blurred=None)
+    return _assemble(_outermost(trace), terms, loss, decisions)
 
 
 def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
@@ -287,15 +305,8 @@ def _outermost(trace: Trace) -> Trace:
     return owner if isinstance(owner, Trace) else trace
 
 
-def _assemble(
-    trace: Trace,
-    terms: list[Term],
-    loss: Tensor,
-    decisions: Decisions,
-    *,
-    blurred: Provenance | None,
-) -> Problem:
-    """Make the problem of these terms; `blurred` are the decisions that all of them depend on."""
+def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decisions) -> Problem:
+    """Make the problem of these terms."""
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
@@ -322,22 +333,28 @@ def _assemble(
     for source, kink in universe.kinked(stepped).items() if stepped else ():
         refuse_kinked(source, universe)
         kinks[source.name] = kink
-    covered = set[Source]() if blurred is None else universe.closure(blurred.members)
-    decided = _before_decisions(structure, kept, covered)
-    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, decided)
+    partly = _partly_kinked(structure, kept, universe) if kinks else {}
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, partly)
 
 
-def _before_decisions(
-    structure: Structure, sources: Sequence[Source], covered: Container[Source]
-) -> frozenset[str]:
-    """Return the names of the sources that an uncovered decision rests on, directly or not."""
-    found: set[int] = set()
-    for number, source in reversed([*enumerate(sources)]):
-        is_open = source.is_decision and source not in covered
-        children = structure.children[number]
-        if is_open or (found and any(child in found for child, _ in children)):
-            found.add(number)
-    return frozenset([sources[number].name for number in found])
+def _partly_kinked(
+    structure: Structure, kept: list[Source], universe: Universe
+) -> dict[str, Partly]:
+    """Return the terms of each site that reaches some through kinks, and others not."""
+    kinked: dict[str, TermSet] = {}
+    partly: dict[str, Partly] = {}
+    nothing = no_terms(len(structure.terms))
+    for number, closure, _ in reaches(structure):  # a kink comes after its site, and is met before
+        source = kept[number]
+        if source.kink_of is None and source.name not in kinked:
+            continue
+        terms = reduce(TermSet.union, closure.values(), nothing)
+        if source.kink_of is not None:
+            for site in universe.kinked([source]) if terms else ():
+                kinked[site.name] = terms.union(kinked.get(site.name, terms))
+        elif others := terms.without(kinked[source.name]):
+            partly[source.name] = Partly(kinked[source.name], others)
+    return partly
 
 
 def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:

@@ -60,7 +60,7 @@ def _dependent(node: Node, baseline: object, why: str) -> DependentBaselineError
 
 
 Baselines: TypeAlias = PerSite[Baseline | Literal["auto"] | None]
-"""What is subtracted: see `ancestral.estimators.gradient.surrogate.backward`."""
+"""The baselines of the sites: see `ancestral.estimators.gradient.surrogate.backward`."""
 
 
 def check_baseline(baseline: Baselines) -> None:

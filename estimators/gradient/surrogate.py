@@ -1,15 +1,14 @@
 """Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ancestral.estimators.credit.credit import Estimator, by_element
+from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -17,13 +16,14 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     held_score_warning,
     straight_through_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import Loss, LossError
-from ancestral.estimators.gradient.loss_terms import owned
-from ancestral.estimators.gradient.missing_scores import left_out
+from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
 from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
+from ancestral.estimators.gradient.term_groups import fixed_terms, groups_of, merged
+from ancestral.estimators.pathwise.routes import joined, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -57,6 +57,10 @@ def surrogate(
     zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
     Carlo estimator", equation 5, with every element as a node.
 
+    Where a draw of ``rsample`` is scored for some terms only, and these have a derivative besides
+    that by the draw, orders above the second raise a NotImplementedError; ``estimator="score"`` has
+    all.
+
     The arguments are those of `backward`, and what it raises is raised here.
     """
     check_baseline(baseline)
@@ -66,24 +70,47 @@ def surrogate(
 
 def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> Tensor:
     """Return the surrogate of a problem in which each site is decided."""
-    costs = [term.value.detach().requires_grad_() for term in problem.terms]
-    total, universe = problem.loss, problem.trace.universe
-    given = estimate(problem.structure, costs)
-    pairs = [(problem.nodes[credit.name], credit) for credit in given]
-    if pairs and costs:
-        bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
-        upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
-        for term, scores in zip(problem.terms, upstream, strict=True):
-            if scores is not None:
-                total = total + (_box(scores, universe) * term.live).sum()
-    for term in owned(problem.terms, problem.scored):
-        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-    subtraction = Subtraction(problem, baseline)
-    for node, credit in pairs:
-        less = subtraction.of(credit)
+    groups, universe = groups_of(problem), problem.trace.universe
+    given: list[list[Credit]] = []
+    totals: list[Tensor] = []
+    for group in groups:
+        costs = [term.value.detach().requires_grad_() for term in group.terms]
+        total = group.loss
+        given.append(group.credits(estimate, costs))
+        pairs = [(problem.nodes[credit.name], credit) for credit in given[-1]]
+        if pairs and costs:
+            bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
+            upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
+            for term, scores in zip(group.terms, upstream, strict=True):
+                if scores is not None:
+                    total = total + (_box(scores, universe) * term.live).sum()
+        for term in group.owned:
+            total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+        totals.append(total)
+    for (at, name), less in _subtracted(problem, baseline, given).items():
+        node = problem.nodes[name]
         if less is not None:
-            total = total - _against(_box(node.score, universe), less, node)
-    return _followed(total, problem)
+            totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
+    routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
+    return _followed(joined(routes), problem)
+
+
+def _subtracted(
+    problem: Problem, baseline: Baselines, given: Sequence[Sequence[Credit]]
+) -> dict[tuple[int, str], Tensor | None]:
+    """Return what is subtracted for each site, by the number of the group that it counts in.
+
+    A baseline is asked once for a site, whatever groups of terms give it credit.
+    """
+    places: dict[str, list[tuple[int, Credit]]] = {}
+    for at, of_group in enumerate(given):
+        for credit in of_group:
+            places.setdefault(credit.name, []).append((at, credit))
+    subtraction = Subtraction(problem, baseline)
+    return {
+        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
+        for name, found in places.items()
+    }
 
 
 @eagerly
@@ -103,7 +130,8 @@ def backward(
 
     Takes the place of ``loss.backward()``. Pathwise through ``rsample``, score function through
     ``sample``; with `gradient`, `retain_graph` and `inputs` as there. A term that is a site's own
-    log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out.
+    log q(z) at its own draw counts as a cost, and its own gradient, of mean zero, is left out,
+    unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
     Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
@@ -118,10 +146,10 @@ def backward(
         baseline: what is subtracted from the downstream costs of each site: a function of its
             credit that does not depend on its draw. By default, "auto", what the other elements
             foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
-        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise,
-            unless its value reaches a cost through a step without a useful derivative: then its
-            score function is used. "pathwise" forces the former, and warns of such a step; "score"
-            forces the latter.
+        estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise
+            for the terms that its value reaches by smooth routes only, and by its score function
+            for those behind a step without a useful derivative. "pathwise" forces the former, and
+            warns of such a step; "score" forces the latter.
         credit: which costs count for a site: by default, `by_element`, for each element the cost
             elements downstream of it.
         retain_graph: keep the recording, for another gradient.
@@ -173,9 +201,11 @@ def _decided(
     problem, estimate = chosen(problem, estimator, credit)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
-    is_scored = problem.scored
+    is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    held = HeldScores(problem.trace.universe, scored, problem.terms, gradient).found
+    for is_partly, terms in ((False, problem.terms), (True, fixed_terms(problem))):
+        nodes = [node for node in scored if (node.name in problem.partly) is is_partly]
+        held.extend(HeldScores(problem.trace.universe, nodes, terms, gradient).found)
     if held:
         warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
@@ -225,26 +255,30 @@ def _descend(
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
-    given = estimator(problem.structure, [*map(attrgetter("value"), problem.terms)])
-    parts = [problem.loss] if problem.loss.requires_grad else []
-    subtraction = Subtraction(problem, baseline)
-    less = [*map(subtraction.of, given)]
-    parts.extend(products([(problem.nodes[credit.name], credit) for credit in given], less))
-    for term in owned(problem.terms, problem.scored):
-        # The score has mean zero; a learned coefficient of it has its own gradient.
-        weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
-        parts.append(-(untrack(term.leaf) * weight).sum())
-    parts = [*filter(attrgetter("requires_grad"), parts)]
-    if not parts:
-        raise LossError(
-            "neither the loss nor any site that it depends on has a parameter with "
-            "requires_grad=True; was the model run under torch.no_grad()?"
-        )
-    total = torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+    groups = groups_of(problem)
+    given = [group.credits(estimator, [t.value for t in group.terms]) for group in groups]
+    less = _subtracted(problem, baseline, given)
+    routes: dict[frozenset[Node], Tensor] = {}
+    for at, group in enumerate(groups):
+        pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
+        parts = [group.loss, *products(pairs, [less.get((at, c.name)) for c in given[at]])]
+        for term in group.owned:
+            # The score has mean zero; a learned coefficient of it has its own gradient.
+            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+            parts.append(-(untrack(term.leaf) * weight).sum())
+        parts = [part for part in parts if part.requires_grad]
+        if parts:
+            dtype = parts[0].dtype
+            routes[group.held] = torch.stack([part.to(dtype) for part in parts]).sum()
+    if not routes:
+        raise nothing_to_learn(problem.upstream)
+    first, *rest = routes.values()
+    total = sum(rest, first)
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
-        torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
+        with routed(routes):
+            torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)
         raise

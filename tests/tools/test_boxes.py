@@ -63,7 +63,19 @@ def test_the_text_of_nested_plates_is_the_golden_one() -> None:
     assert text == (GOLDEN / "topics.dot").read_text()
 
 
-def test_a_plate_that_overlaps_a_larger_one_is_told_in_words() -> None:
+def test_a_found_plate_that_overlaps_a_declared_one_is_told_in_words() -> None:
+    graph = Graph(
+        tuple(map(vertex, "uvfr")),
+        (),
+        (extent("plate_0", "u", "v", "r", dim=1), extent("films", "f", "r", is_declared=True)),
+    )
+    assert around(graph) == {"u": [], "v": [], "f": ["films"], "r": ["films"]}
+    lines = [line for line in dot(graph).splitlines() if "dimension 1: plate_0<" in line]
+    assert [re.findall("<b>(.)</b>", line) for line in lines] == [["u"], ["v"], ["r"]]
+    assert "dimension 0: plate films<" not in dot(graph)
+
+
+def test_a_declared_plate_that_overlaps_a_larger_one_is_drawn_in_parts() -> None:
     graph = Graph(
         tuple(map(vertex, "uvfr")),
         (),
@@ -72,10 +84,14 @@ def test_a_plate_that_overlaps_a_larger_one_is_told_in_words() -> None:
             extent("films", "f", "r", is_declared=True, dim=1),
         ),
     )
-    assert around(graph) == {"u": ["users"], "v": ["users"], "f": [], "r": ["users"]}
-    lines = [line for line in dot(graph).splitlines() if "dimension 1: plate films<" in line]
-    assert [re.findall("<b>(.)</b>", line) for line in lines] == [["f"], ["r"]]
-    assert "dimension 0: plate users<" not in dot(graph)
+    assert around(graph) == {
+        "u": ["users"],
+        "v": ["users"],
+        "f": ["films"],
+        "r": ["users", "films"],
+    }
+    assert dot(graph).count("films  4<") == 2
+    assert "plate films<" not in dot(graph)
 
 
 def test_a_found_plate_of_one_node_has_no_frame_and_a_declared_one_has() -> None:
@@ -148,10 +164,10 @@ def test_the_engine_draws_each_frame_around_its_nodes() -> None:
 
 
 @given(st.lists(st.sets(st.sampled_from(NAMES), min_size=1), max_size=5), st.booleans())
-def test_frames_are_nested_or_apart_and_none_is_lost(sets: list[set[str]], deep: bool) -> None:
+def test_frames_that_were_found_are_nested_or_apart(sets: list[set[str]], deep: bool) -> None:
     vertices = [vertex(name, f"m.{name}" if deep and name != "a" else "") for name in NAMES]
     plates = tuple(
-        extent(f"p{i}", *sorted(members), is_declared=True) for i, members in enumerate(sets)
+        extent(f"p{i}", *sorted(members)) for i, members in enumerate(sets) if len(members) > 1
     )
     found = boxes(unfolded(Graph(tuple(vertices), (), plates)), plates)
     held = {
@@ -162,3 +178,19 @@ def test_frames_are_nested_or_apart_and_none_is_lost(sets: list[set[str]], deep:
         assert members == (set() if plate in found.undrawn else set(plate.sites))
         for other in held.values():
             assert not members & other or members <= other or other <= members
+
+
+@given(st.lists(st.sets(st.sampled_from(NAMES), min_size=1), max_size=5), st.data())
+def test_every_declared_plate_has_its_frame(sets: list[set[str]], data: st.DataObject) -> None:
+    plates = tuple(
+        extent(f"p{i}", *sorted(members), is_declared=data.draw(st.booleans()))
+        for i, members in enumerate(sets)
+    )
+    graph = Graph(tuple(map(vertex, NAMES)), (), plates)
+    frames = around(graph)
+    for plate in plates:
+        if plate.is_declared:
+            assert [n for n in NAMES if plate.name in frames[n]] == list(plate.sites)
+            assert f"plate {plate.name}<" not in dot(graph)
+    ids = re.findall(r'\bid="?([^"\s\]]*)', dot(graph))
+    assert len(ids) == len(set(ids))

@@ -133,6 +133,13 @@ def test_a_graph_is_drawn_and_its_path_printed(folder: Path, capsys: Shown, name
     assert {"heads", "tails"} <= set(" ".join(root.itertext()).split())
 
 
+def test_parameters_are_drawn_where_asked_for(folder: Path) -> None:
+    assert main(graph(target("Coins"), *INPUT, "--params")) == 0
+    text = (folder / "g.svg").read_text(encoding="utf-8")
+    assert "linear" in text
+    assert "no outline = parameter".replace(" ", "\xa0") in text.replace(" ", "\xa0")
+
+
 def test_a_graph_can_be_text_and_the_seed_does_not_change_it(folder: Path) -> None:
     for seed in ("0", "0", "5"):
         name = f"g{len(list(folder.glob('*.dot')))}.dot"

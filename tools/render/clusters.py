@@ -1,8 +1,8 @@
 """Clusters: frames that a picture nests around its nodes, modules and plates.
 
-Frames can only be drawn where each two are nested or apart. Larger plates come first, a plate that
-overlaps one before is none, and its sites say in words that they are in it. A module that a plate
-cuts is drawn on both sides of the cut.
+Frames can only be drawn where each two are nested or apart. A declared plate that overlaps another,
+and a module that a plate cuts, is drawn in parts. A plate that was found, or a loop, has no frame
+where it overlaps a declared one; the sites say in words that they are in it.
 
 >>> from ancestral.tools.render.fold_loops import unfolded
 >>> from ancestral.trace.graph.graph import Graph
@@ -37,18 +37,23 @@ class Boxes:
 def boxes(sketch: Sketch, plates: Sequence[Extent]) -> Boxes:
     """Return the frames around each group of a sketch.
 
-    A plate that nobody declared is worth a frame if it holds two groups.
+    A plate that was found in the alignments is worth a frame if it holds two groups.
     """
     places = {m.name: place for place, group in enumerate(sketch.groups) for m in group.members}
-    held = {plate: _held(plate, sketch, places) for plate in plates}
-    shown = [plate for plate in plates if len(held[plate]) > (0 if plate.is_declared else 1)]
+    declared = [plate for plate in plates if plate.is_declared]
+    found = [plate for plate in plates if not plate.is_declared]
+    held = {plate: _held(plate, sketch, places) for plate in (*plates, *sketch.loops)}
+    turns = [held[plate] for plate in declared if any(dim is None for _, dim in plate.dims)]
+    loops = [loop for loop in sketch.loops if not any(held[loop] <= turn for turn in turns)]
+    shown = [plate for plate in declared if held[plate]]
+    for plate in (*loops, *(plate for plate in found if len(held[plate]) > 1)):
+        if not any(_cross(held[plate], held[other]) for other in shown):
+            shown.append(plate)
     around: list[tuple[Extent, ...]] = [() for _ in sketch.groups]
-    drawn: list[Extent] = []
-    for plate in sorted(shown, key=lambda plate: -len(held[plate])):
-        if len({around[place] for place in held[plate]}) == 1:
-            drawn.append(plate)
-            for place in held[plate]:
-                around[place] = (*around[place], plate)
+    drawn = sorted(shown, key=lambda plate: -len(held[plate]))
+    for plate in drawn:
+        for place in held[plate]:
+            around[place] = (*around[place], plate)
     shared = {
         plate: len(common(_modules(sketch.groups[place]) for place in held[plate]))
         for plate in drawn
@@ -58,7 +63,7 @@ def boxes(sketch: Sketch, plates: Sequence[Extent]) -> Boxes:
             _path(_modules(group), around[place], shared)
             for place, group in enumerate(sketch.groups)
         ),
-        tuple(plate for plate in shown if plate not in drawn),
+        tuple(plate for plate in found if len(held[plate]) > 1 and plate not in shown),
     )
 
 
@@ -67,11 +72,18 @@ def common(paths: Iterable[Sequence[Box]]) -> tuple[Box, ...]:
     return tuple(p[0] for p in takewhile(lambda p: len(set(p)) == 1, zip(*paths, strict=False)))
 
 
-def _held(plate: Extent, sketch: Sketch, places: dict[str, int]) -> list[int]:
+def _held(plate: Extent, sketch: Sketch, places: dict[str, int]) -> frozenset[int]:
     """Return the groups that are in a plate with all of their members."""
     names = set(plate.sites)
-    found = dict.fromkeys(places[name] for name in plate.sites if name in places)
-    return [place for place in found if all(m.name in names for m in sketch.groups[place].members)]
+    found = {places[name] for name in plate.sites if name in places}
+    return frozenset(
+        place for place in found if all(m.name in names for m in sketch.groups[place].members)
+    )
+
+
+def _cross(a: frozenset[int], b: frozenset[int]) -> bool:
+    """Return whether two frames would overlap."""
+    return not (a.isdisjoint(b) or a <= b or b <= a)
 
 
 def _modules(group: Group) -> tuple[Box, ...]:

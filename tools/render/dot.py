@@ -23,16 +23,9 @@ from pathlib import PurePath
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
 from ancestral.provenance.algebra.alignment import Shape, keeps, shown
-from ancestral.tools.render.clusters import Box, boxes, common
-from ancestral.tools.render.fold_loops import (
-    Arrow,
-    Group,
-    Repeat,
-    Sketch,
-    folded,
-    repeat_of,
-    unfolded,
-)
+from ancestral.tools.render.clusters import Box, Boxes, boxes, common
+from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of, stem
+from ancestral.tools.render.sketch import sketched
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Edge, Graph
@@ -80,9 +73,13 @@ LOOKS = {
         "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
     ),
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
+    "param": Look(
+        "plaintext", "#ffffff", "#ffffff", "no outline = parameter", "parameter", "parameters"
+    ),
 }
 _DASHED = "dashed = no dimension aligned"
 _FRAME = "frame with a number = plate"
+_STEPS = "frame with t = steps of a loop"
 _PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
 _QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
 _NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}
@@ -98,27 +95,30 @@ _Node = tuple[tuple[Box, ...], str, dict[str, str]]
 """The boxes around it, a name and attributes."""
 
 
-def dot(graph: Graph, *, is_folded: bool = False, note: str = "") -> str:
+def dot(graph: Graph, *, is_folded: bool | None = None, note: str = "") -> str:
     """Return the DOT text of a graph.
 
     Args:
         graph: What to draw.
-        is_folded: Draw the repeats of a loop as one node, and lay out in less time.
+        is_folded: Draw the repeats of a loop as one node, and lay out in less time. By default,
+            those of a loop of four steps or more are.
         note: Lines to show below the picture.
     """
-    sketch = folded(graph) if is_folded else unfolded(graph)
+    sketch, implied = sketched(graph, is_folded)
     ids = prefix(graph)
     frames = boxes(sketch, graph.plates)
     within, unseen = _within(graph.plates), _within(frames.undrawn)
-    head = {"id": ids, "class": "ancestral", "label": _caption(graph, note), **_PAGE}
+    if implied:
+        note = f"{note}\n{implied} arrows are left out that others imply".lstrip("\n")
+    head = {"id": ids, "class": "ancestral", "label": _caption(sketch, frames, note), **_PAGE}
     if is_folded:
         head |= _QUICK
     text = graphviz.Digraph(graph_attr=head, node_attr=_NODE, edge_attr=_EDGE)
     repeats = Counter(repeat_of(vertex) for vertex in graph.vertices)
     loops = {repeat: f"loop{i}" for i, repeat in enumerate(repeats) if repeats[repeat] > 1}
     nodes = [
-        (frames.paths[place], f"n{place}", _node(group, f"{ids}-n{place}", loops, within, unseen))
-        for place, group in enumerate(sketch.groups)
+        (path, f"n{place}", _node(group, path, f"{ids}-n{place}", loops, within, unseen))
+        for place, (group, path) in enumerate(zip(sketch.groups, frames.paths, strict=True))
     ]
     _fill(text, nodes, 0, ids)
     for arrow in sketch.arrows:
@@ -141,15 +141,22 @@ def _beside(place: Location) -> Location:
     return replace(place, filename=PurePath(place.filename).name)
 
 
-def legend(graph: Graph) -> tuple[str, ...]:
+def legend(graph: Graph, *, is_folded: bool | None = None) -> tuple[str, ...]:
     """Say what the shapes and lines of a picture mean, those that occur in it."""
-    kinds = {vertex.kind for vertex in graph.vertices}
+    sketch, _ = sketched(graph, is_folded)
+    return _legend(sketch, boxes(sketch, graph.plates))
+
+
+def _legend(sketch: Sketch, frames: Boxes) -> tuple[str, ...]:
+    kinds = {group.members[0].kind for group in sketch.groups}
     words = [look.legend for kind, look in LOOKS.items() if kind in kinds]
-    shapes = {vertex.name: vertex.shape for vertex in graph.vertices}
-    if any(_mixes(edge, shapes) for edge in graph.edges if edge.parent in shapes):
+    if any(_is_dashed(sketch, arrow) for arrow in sketch.arrows):
         words.append(_DASHED)
-    if any(box.plate for path in boxes(unfolded(graph), graph.plates).paths for box in path):
+    plates = [box.plate for path in frames.paths for box in path if box.plate is not None]
+    if not all(map(is_loop, plates)):
         words.append(_FRAME)
+    if any(map(is_loop, plates)):
+        words.append(_STEPS)
     return tuple(words or ["no sites and no costs"])
 
 
@@ -168,9 +175,9 @@ def _markup(bold: str, *quiet: str) -> str:
     return f"<<b>{_escape(bold)}</b>{''.join(f'<br/>{_quiet(line, 10)}' for line in quiet)}>"
 
 
-def _caption(graph: Graph, note: str) -> str:
+def _caption(sketch: Sketch, frames: Boxes, note: str) -> str:
     said = [f'<font point-size="11">{_escape(line)}</font>' for line in note.splitlines()]
-    words = legend(graph)
+    words = _legend(sketch, frames)
     rows = [",  ".join(words[start : start + 3]) for start in range(0, len(words), 3)]
     return f"<{'<br/>'.join([*said, *(_quiet(row, 9) for row in rows)])}>"
 
@@ -234,12 +241,16 @@ def _module(path: Sequence[Box], depth: int) -> dict[str, str]:
 
 
 def _frame(plate: Extent) -> dict[str, str]:
-    """Return the looks of a plate: its name, if declared, and its size at the lower right."""
+    """Return the looks of a plate: its name, if declared, and its size at the lower right.
+
+    That of a loop says its steps.
+    """
     name = f"{_short(visible(plate.name))}  " if plate.is_declared else ""
+    label = plate.name if is_loop(plate) else name + _repetitions(plate)
     return {
         "class": "plate",
         "tooltip": _tooltip(_extent(plate), *(_place(site, dim) for site, dim in plate.dims[:20])),
-        "label": f"<{_quiet(name + _repetitions(plate), 11)}>",
+        "label": f"<{_quiet(label, 11)}>",
         "labelloc": "b",
         "labeljust": "r",
         "style": "solid",
@@ -256,6 +267,8 @@ def _repetitions(plate: Extent) -> str:
 
 
 def _extent(plate: Extent) -> str:
+    if is_loop(plate):
+        return f"{plate.size} steps of a loop, {plate.name}"
     how = "declared" if plate.is_declared else "found"
     return f"plate {plate.name}, {how}: {_repetitions(plate)}"
 
@@ -266,6 +279,7 @@ def _place(site: str, dim: int | None) -> str:
 
 def _node(
     group: Group,
+    path: tuple[Box, ...],
     identity: str,
     loops: Mapping[Repeat, str],
     within: Mapping[str, Sequence[str]],
@@ -274,7 +288,8 @@ def _node(
     first = group.members[0]
     look = LOOKS[first.kind]
     repeat = repeat_of(first)
-    title = visible(group.title)
+    is_step = any(box.plate is not None and is_loop(box.plate) for box in path)
+    title = visible(f"{stem(first.name)}[t]" if is_step else group.title)
     several = f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
     facts = [visible(fact) for fact in (first.distribution, _shape(group)) if fact]
     what = ", ".join(facts)
@@ -283,10 +298,18 @@ def _node(
         "id": identity,
         "class": first.kind,
         "label": _markup(
-            _short(title), *lines, *unseen.get(first.name, ()), *([several] if several else [])
+            _short(title),
+            *lines,
+            *unseen.get(first.name, ()),
+            *([several] if several and not is_step else []),
         ),
         "tooltip": _tooltip(
-            title, what, several, look.meaning, *within.get(first.name, ()), *_source(group)
+            visible(group.title),
+            what,
+            several,
+            look.meaning,
+            *within.get(first.name, ()),
+            *_source(group),
         ),
         "shape": look.shape,
         "peripheries": str(look.outlines),
@@ -310,6 +333,8 @@ def _within(plates: Sequence[Extent]) -> dict[str, list[str]]:
 
 def _shape(group: Group) -> str:
     shapes = {vertex.shape for vertex in group.members}
+    if group.members[0].kind == "param" and group.members[0].distribution:
+        return ""  # of several tensors
     if len(shapes) > 1:
         return "various shapes"
     return str(list(group.members[0].shape)) if group.members[0].shape else "scalar"
@@ -328,16 +353,23 @@ def _source(group: Group) -> tuple[str, ...]:
 
 def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
     parent, child = sketch.groups[arrow.parent], sketch.groups[arrow.child]
-    shapes = {vertex.name: vertex.shape for vertex in parent.members}
-    kept = sorted({_alignment(edge) for edge in arrow.edges})
+    is_param = parent.members[0].kind == "param"
+    kept = () if is_param else sorted({_alignment(edge) for edge in arrow.edges})
     return {
         "id": f"{ids}-n{arrow.parent}-n{arrow.child}",
         "class": "dependency",
         "tooltip": _tooltip(f"{parent.title} → {child.title}", *kept),
-        **({"style": "dashed"} if all(_mixes(edge, shapes) for edge in arrow.edges) else {}),
+        **({"style": "dashed"} if _is_dashed(sketch, arrow) else {}),
+        **({"label": f" {arrow.label}"} if arrow.label else {}),
         # Arrows back to the top of the loop do not say what is above what.
-        **({"label": f" {arrow.label}", "constraint": "false"} if arrow.label else {}),
+        **({"constraint": "false"} if arrow.label and 0 not in (arrow.lags or ()) else {}),
     }
+
+
+def _is_dashed(sketch: Sketch, arrow: Arrow) -> bool:
+    members = sketch.groups[arrow.parent].members
+    shapes = {vertex.name: vertex.shape for vertex in members}
+    return members[0].kind != "param" and all(_mixes(edge, shapes) for edge in arrow.edges)
 
 
 def _alignment(edge: Edge) -> str:

@@ -1,14 +1,16 @@
 """Inspection: the dependency graph of any callable, from one run of it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ancestral.estimators.gradient.loss_terms import terms_of, vertices_of
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.graph.graph import Graph
+from ancestral.trace.graph.param_edges import params_of
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
@@ -28,9 +30,15 @@ def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     check_program("graph", "model", model)
     with record() as trace:
         result = model(*args, **kwargs)
-        found = [term for output in _outputs(result) for term in vertices_of(_terms(output))]
-    trace.note_costs(found)
-    return trace.graph
+        terms = [term for output in _outputs(result) for term in _terms(output)]
+        found = [(term, *vertices_of([term])) for term in terms]
+    costs = [(term.live, vertex) for term, *vertices in found for vertex in vertices]
+    trace.note_costs([vertex for _, vertex in costs])
+    graph = trace.graph
+    names = [vertex.name for vertex in graph.vertices[len(graph.vertices) - len(costs) :]]
+    lives = {name: live for name, (live, _) in zip(names, costs, strict=True)}
+    named = model.named_parameters() if isinstance(model, nn.Module) else ()
+    return replace(graph, params=params_of(trace.everything, named, lives))
 
 
 def _terms(output: Tensor) -> Any:

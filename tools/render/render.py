@@ -16,6 +16,7 @@ from pathlib import Path
 from ancestral.tools.render.dot import dot, legend, prefix
 from ancestral.tools.render.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.render.fold_loops import folded
+from ancestral.tools.render.sketch import with_or_without
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.serialize.file import replacing
 
@@ -26,11 +27,17 @@ _NIGHT = {
     "observed": ("#4c5056", "#d5d8dc"),
     "deterministic": ("#33363a", "#a9adb2"),
     "cost": ("#43341a", "#e3b15c"),
+    "param": ("#1b1c1f", "#1b1c1f"),
 }
 
 
 def render(
-    graph: Graph, path: str | Path, *, limit: float = LIMIT, is_folded: bool = False
+    graph: Graph,
+    path: str | Path,
+    *,
+    limit: float = LIMIT,
+    is_folded: bool | None = None,
+    with_params: bool = False,
 ) -> Path:
     """Draw a graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
 
@@ -38,7 +45,9 @@ def render(
         graph: What to draw.
         path: Where to write; what was there stays if anything fails.
         limit: Seconds that a layout may take; after them a coarser picture is tried for as long.
-        is_folded: Draw the repeats of a loop as one node to begin with.
+        is_folded: Draw the repeats of a loop as one node to begin with, or none of them; by
+            default, those of a loop of four steps or more are.
+        with_params: Draw the parameters too.
 
     Raises:
         ValueError: if the suffix is none of the four.
@@ -53,7 +62,8 @@ def render(
             f"cannot draw {path.name!r}: its suffix must be one of {', '.join(_SUFFIXES)}"
         )
     with replacing(path) as file:
-        file.write(picture(graph, suffix[1:], limit, is_folded=is_folded))
+        drawn = with_or_without(graph, with_params)
+        file.write(picture(drawn, suffix[1:], limit, is_folded=is_folded))
     return path
 
 
@@ -61,11 +71,14 @@ def mimebundle(graph: Graph, *, limit: float = LIMIT) -> dict[str, str]:
     """Return what a notebook shows: the picture and the text, or the text where nothing draws."""
     bundle = {"text/plain": str(graph)}
     with suppress(Exception):  # a value that is shown must never raise, whatever engines do
-        bundle["image/svg+xml"] = picture(graph, "svg", limit).decode()
+        drawn = with_or_without(graph, with_params=False)
+        bundle["image/svg+xml"] = picture(drawn, "svg", limit).decode()
     return bundle
 
 
-def picture(graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool = False) -> bytes:
+def picture(
+    graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool | None = None
+) -> bytes:
     """Return the picture of a graph as "svg", "png", "pdf" or "dot"."""
     if form == "dot":
         return dot(graph, is_folded=is_folded).encode()
@@ -74,8 +87,9 @@ def picture(graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool = 
     except LayoutTimeoutError:
         if is_folded:
             raise
+        is_folded = True
         drawn = lay_out(dot(graph, is_folded=True, note=_apology(graph, limit)), form, limit)
-    return _dressed(drawn.decode(), graph).encode() if form == "svg" else drawn
+    return _dressed(drawn.decode(), graph, is_folded).encode() if form == "svg" else drawn
 
 
 def _apology(graph: Graph, limit: float) -> str:
@@ -86,10 +100,10 @@ def _apology(graph: Graph, limit: float) -> str:
     )
 
 
-def _dressed(svg: str, graph: Graph) -> str:
+def _dressed(svg: str, graph: Graph, is_folded: bool | None) -> str:
     """Give an SVG its title, description, tooltips that all viewers show, and a night side."""
     title = f"Graph of {len(graph.vertices)} sites and costs"
-    shapes = ", ".join(legend(graph))
+    shapes = ", ".join(legend(graph, is_folded=is_folded))
     about = f"Arrows go from each site to what depends on it directly. Shapes: {shapes}."
     head = (
         f"<title>{title}</title>\n<desc>{about}</desc>\n<style>\n{_style(prefix(graph))}\n</style>"

@@ -4,7 +4,6 @@ All three are read from the frames of the call, so that no model has to say them
 """
 
 import ast
-import dis
 import linecache
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch.autograd.functional
 from torch import nn
 
 from ancestral.provenance.tensor.frame_owner import is_user, user_frame
+from ancestral.trace.context.variable import assigned
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,7 @@ def called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None
     >>> called((lambda: None).__code__, 0, 7)[1] is None
     True
     """
-    location, met = Location(code.co_filename, line, code.co_name), 0
-    for instruction in dis.get_instructions(code):
-        if instruction.offset <= offset or instruction.opname == "CACHE":
-            continue
-        if instruction.opname in _STORES:
-            return location, str(instruction.argval)
-        met += 1
-        # self.z = ... loads self between the call and the store; z = z2 = ... copies.
-        if instruction.opname not in ("LOAD_FAST", "COPY", "NOP") or met == 3:
-            break
-    return location, None
-
-
-_STORES = frozenset("STORE_FAST STORE_NAME STORE_GLOBAL STORE_DEREF STORE_ATTR".split())
+    return Location(code.co_filename, line, code.co_name), assigned(code, offset)
 
 
 def module_path(modules: Sequence[nn.Module]) -> str:

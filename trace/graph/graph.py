@@ -28,6 +28,8 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph import d_separation
 from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
+from ancestral.trace.graph.param_edges import Param, params_of
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node, place_in
 from ancestral.trace.nodes.plate_frame import Plate
@@ -66,7 +68,14 @@ class Drawing(Protocol):
     """What draws a graph: see `ancestral.tools.render.render`."""
 
     def __call__(
-        self, graph: "Graph", path: str | Path, /, *, limit: float, is_folded: bool
+        self,
+        graph: "Graph",
+        path: str | Path,
+        /,
+        *,
+        limit: float,
+        is_folded: bool | None,
+        with_params: bool,
     ) -> Path:
         """Write the picture to `path` and return it."""
         ...
@@ -86,12 +95,14 @@ def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None
 class Graph:
     """The vertices of a trace in the order they were made, and the direct edges between them.
 
-    `plates` are the independent repetitions among them, declared or found.
+    `plates` are the independent repetitions among them, declared or found. `params` are the
+    parameters that reach them, of which there is no question but for a picture.
     """
 
     vertices: tuple[Vertex, ...] = ()
     edges: tuple[Edge, ...] = ()
     plates: tuple[Extent, ...] = ()
+    params: tuple[Param, ...] = ()
 
     @cached_property
     def _digraph(self) -> nx.DiGraph:
@@ -178,19 +189,29 @@ class Graph:
         """
         return d_separation.d_separated(self._digraph, a, b, given)
 
-    def render(self, path: str | Path, *, limit: float = 20.0, is_folded: bool = False) -> Path:
+    def render(
+        self,
+        path: str | Path,
+        *,
+        limit: float = 20.0,
+        is_folded: bool | None = None,
+        with_params: bool = False,
+    ) -> Path:
         """Draw the graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
 
         Args:
             path: where to write; what was there before stays if the drawing fails.
             limit: the seconds a layout may take; after them a coarser picture is drawn.
-            is_folded: draw the repeats of a loop as one vertex from the start.
+            is_folded: draw the repeats of a loop as one vertex, in a frame with the steps; or, if
+                False, one by one. By default, loops of four steps or more are folded.
+            with_params: draw the parameters too: those of `an.param` and `an.module`, and of the
+                module that `an.graph` ran.
 
         Raises:
             ValueError: if the suffix is none of the four.
             OSError: if the path cannot be written.
         """
-        return _drawings[0](self, path, limit=limit, is_folded=is_folded)
+        return _drawings[0](self, path, limit=limit, is_folded=is_folded, with_params=with_params)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show the graph in a notebook: the picture, or its text where nothing can draw it."""
@@ -254,7 +275,7 @@ def vertex_of(node: Node) -> Vertex:
     return Vertex(
         node.name,
         _kind_of(node),
-        "" if node.fn is None else type(node.fn).__name__,
+        family_name(node.fn),
         shown_shape(node.fn, node.value),
         node.location,
         node.module_path,
@@ -274,6 +295,7 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
 
     Costs of one name are numbered: ``cost``, ``cost_1`` ...
     """
+    params = params_of(nodes)
     nodes = [node for node in nodes if node.type not in ("param", "plate")]
     names = names_of(nodes)
     vertices = [vertex_of(node) for node in nodes]
@@ -288,7 +310,7 @@ def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] =
         sites.append(Site(name, vertex.shape, is_cost=True))
         edges.extend(edges_into(name, found, names))
     links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
-    return Graph(tuple(vertices), tuple(edges), extents(sites, links))
+    return Graph(tuple(vertices), tuple(edges), extents(sites, links), params)
 
 
 def site_of(node: Node) -> Site:

@@ -37,6 +37,7 @@ from ancestral.trace.context.patch import KEY, KEY_NAME, Interceptor, unmet
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.intercept.unrecorded_threads import refuse_away
+from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.program.site import found
 from ancestral.trace.recording.constant_draws import (
@@ -165,7 +166,7 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
                 # Called from an op that runs with tracking off, and perhaps under no_grad: the
                 # parameters need both on.
                 with EnableTorchFunction(), torch.inference_mode(False):
-                    fn, held = described(*given, **options)
+                    fn, held = described(*map(_alive, given), **options)
             finally:
                 local.is_inside = False
             if described is _dirichlet:  # torch knows no derivative of it
@@ -174,6 +175,15 @@ def _kernel(op: Any, described: Callable[..., _Draw]) -> Callable[..., Tensor]:
             return drawn if target is None else _written(op, target, value, drawn)
 
     return kernel
+
+
+def _alive(item: Any) -> Any:
+    """Return an argument without a gradient that ends nowhere, as a view of no_grad has one.
+
+    Within the kernel gradients are on, and what is computed of it would not show that.
+    """
+    is_view = isinstance(item, Tensor) and item.requires_grad and item.is_leaf and item._is_view()
+    return item.detach() if is_view and edge_of(item) is None else item
 
 
 def _before(args: tuple[Any, ...], target: Tensor, is_in_place: bool) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-import torch.autograd.graph
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -48,8 +47,26 @@ _KEY = "ancestral: the density of"
 
 
 def edge_of(tensor: Tensor) -> Any:
-    """Return the node of autograd's graph that the gradient of a tensor with one goes to."""
-    return raw(torch.autograd.graph.get_gradient_edge, tensor).node
+    """Return the node of autograd's graph that the gradient of a tensor goes to, None for none.
+
+    A view that was made under `torch.no_grad` requires a gradient, if what it is a view of does,
+    and lets none through.
+    """
+    with DisableTorchFunction():
+        if tensor.grad_fn is not None or not tensor.requires_grad:
+            return tensor.grad_fn
+        with torch.inference_mode(False), torch.enable_grad():
+            step = tensor.view_as(tensor).grad_fn
+        return None if step is None else step.next_functions[0][0]
+
+
+def has_gradient(held: Iterable[tuple[Tensor, int]]) -> bool:
+    """Return whether a gradient goes through any of some tensors, the first of each pair."""
+    found = [tensor for tensor, _ in held if tensor.requires_grad]
+    # Asked for each draw: what can end at a view of no_grad is looked at where there is one.
+    if any([tensor.is_leaf and tensor._is_view() for tensor in found]):
+        return any(is_learned(tensor) for tensor in found)
+    return bool(found)
 
 
 def mark_density(density: Tensor, universe: Universe, draws: Iterable[Source]) -> None:
@@ -72,9 +89,9 @@ class Origin:
 
     def __init__(self, fn: Distribution | None) -> None:
         self._starts = [
-            edge_of(tensor)
+            edge
             for tensor, _ in (() if fn is None else parameters(fn))
-            if raw(_requires_grad, tensor)
+            if (edge := edge_of(tensor)) is not None
         ]
 
     @cached_property
@@ -104,13 +121,7 @@ def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[An
 def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
     """Return the nodes of the graph of some tensors, those of leaves included; some of more."""
     seen: dict[Any, None] = {}
-    pending: list[Any] = []
-    for tensor in tensors_in(outputs):
-        with DisableTorchFunction():
-            is_leaf = tensor.requires_grad and tensor.grad_fn is None
-            pending.append(
-                torch.autograd.graph.get_gradient_edge(tensor).node if is_leaf else tensor.grad_fn
-            )
+    pending: list[Any] = [edge_of(tensor) for tensor in tensors_in(outputs)]
     while pending and len(seen) < most:
         node = pending.pop()
         if node is not None and node not in seen:
@@ -132,7 +143,7 @@ def is_learned(tensor: Tensor) -> bool:
     """
     start = history(tensor)
     if start is None or step_of(start) in _DRAWS:
-        return start is None and bool(raw(_requires_grad, tensor))
+        return start is None and edge_of(tensor) is not None
     seen: set[Any] = set()
     pending = [start]
     while pending:
@@ -158,6 +169,3 @@ def step_of(node: Any) -> str:
 def _spelt(name: str) -> str:
     camel = re.sub(r"Backward\d*(_copy)?$", "", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
-
-
-_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]

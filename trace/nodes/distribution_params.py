@@ -8,7 +8,6 @@ like where they like, are run with tracking on.
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -56,14 +55,20 @@ class Held(NamedTuple):
     event: int
 
 
-requires_grad: Callable[[Held], bool] = attrgetter("tensor.requires_grad")
-
-
 def factorized(fn: Distribution) -> Distribution:
     """Return the distribution of the independent elements that `Independent` groups."""
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn
+
+
+def family_name(fn: Distribution | None) -> str:
+    """Return what the independent elements of a distribution are called by, "" for none.
+
+    >>> family_name(Independent(torch.distributions.Poisson(torch.ones(3)), 1))
+    'Poisson'
+    """
+    return "" if fn is None else type(factorized(fn)).__name__
 
 
 def event_dims(fn: Distribution) -> int:

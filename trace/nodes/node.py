@@ -17,7 +17,7 @@ from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, plainly
+from ancestral.trace.nodes.distribution_params import factorized, family_name, plainly
 from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
@@ -52,17 +52,22 @@ class Gate:
     """Lets the pathwise gradient through the value of a site, or shuts it out.
 
     It hangs on the value as a hook, and is shut where the site's score function is used instead.
+    What goes on `instead` of what came may be given; what `came` is kept if there is a list for it.
     """
 
-    __slots__ = ("is_shut",)
+    __slots__ = ("came", "instead", "is_shut")
 
     def __init__(self) -> None:
         self.is_shut = False
+        self.instead: Tensor | None = None
+        self.came: list[Tensor] | None = None
 
     def __call__(self, gradient: Tensor | None) -> Tensor | None:
         """Return the gradient that goes on, None for what came."""
+        if self.came is not None and gradient is not None:
+            self.came.append(gradient)
         # Torch has none where the derivative is zero everywhere: of a count, say.
-        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else None
+        return torch.zeros_like(gradient) if self.is_shut and gradient is not None else self.instead
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,7 +112,7 @@ class Node:
 
     def __repr__(self) -> str:
         """Show what it is, and not its values."""
-        kind = self.type if self.fn is None else f"{self.type} of {type(self.fn).__name__}"
+        kind = self.type if self.fn is None else f"{self.type} of {family_name(self.fn)}"
         state = ", observed" if self.is_observed else ", given" if self.is_given else ""
         parents = f", parents {', '.join(sorted(self.parents))}" if self.parents else ""
         shape = list(self.value.shape)

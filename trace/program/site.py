@@ -13,13 +13,13 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.place import Place
 from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
     Held,
     event_dims,
     factorized,
     param_provenance,
     parameters,
-    requires_grad,
 )
 from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
@@ -115,7 +115,7 @@ def given(message: Message) -> Message:
         module_path=message.where.module_path,
         is_observed=message.is_observed,
         is_reparameterized=message.origin is not None and message.origin.is_reparameterized,
-        is_learned=any(map(requires_grad, held)),
+        is_learned=has_gradient(held),
         is_given=True,
         is_declared=True,
         held=_held(found, source, tuple(value.shape), universe),

@@ -1,6 +1,9 @@
 """Wrapped modules: each call is recorded, all else is the module itself."""
 
 import functools
+import inspect
+import weakref
+from collections.abc import Iterable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -8,27 +11,37 @@ import torch
 from torch import nn
 
 from ancestral.provenance.tensor.control_flow import setting
+from ancestral.trace.context.argument_checks import check_function, kind_of, short
+from ancestral.trace.context.compile import eagerly
+from ancestral.trace.context.stack import local
 from ancestral.trace.recording.record import not_called, record
 from ancestral.trace.recording.trace import Trace
 
 M = TypeVar("M", bound=nn.Module)
 
 _traces: "WeakKeyDictionary[nn.Module, Trace]" = WeakKeyDictionary()
+_owners: "WeakKeyDictionary[Trace, weakref.ref[nn.Module]]" = WeakKeyDictionary()
 _controls: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
-_classes: "WeakKeyDictionary[type, type]" = WeakKeyDictionary()
+_classes: "WeakKeyDictionary[type, dict[tuple[str, ...], type]]" = WeakKeyDictionary()
 
 
-def wrap(module: M, *, control: str | None = None) -> M:
+def wrap(module: M, *, control: str | None = None, methods: Iterable[str] = ("forward",)) -> M:
     """Return a module that records each of its calls, its trace in ``.trace``.
 
     The result shares everything with `module`: parameters, buffers, sub-modules, hooks, training
     mode, every attribute that is set on either later. Its class is a subclass of the module's, of
-    the same name. `module` itself is left as it is, and is not recorded. `control` is that of its
-    recordings, see `record`.
+    the same name. `module` itself is left as it is, and is not recorded.
+
+    Args:
+        module: the module.
+        control: that of its recordings, see `record`.
+        methods: the methods whose calls are recorded; "forward" is the call of the module itself.
+            What one of them calls of the same module is part of its recording.
 
     Raises:
-        ValueError: if `control` is none of the settings.
-        TypeError: if `module` is no `torch.nn.Module`, or a scripted one.
+        ValueError: if `control` is none of the settings, or the module has no such method.
+        TypeError: if `module` is no `torch.nn.Module`, or a scripted one; if `methods` are no
+            names, or one is a generator or a coroutine, whose body would run outside.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
@@ -39,26 +52,59 @@ def wrap(module: M, *, control: str | None = None) -> M:
         raise TypeError("a scripted module cannot be recorded: wrap the module it was made from")
     if control is not None:
         setting(control)  # raises here, not at the first call
-    kind = type(module)
-    if getattr(kind, "_is_recorded", False):
+    known: tuple[str, ...] | None = getattr(type(module), "_recorded_methods", None)
+    kind = type(module) if known is None else type(module).__mro__[1]
+    names = _method_names(kind, methods)
+    if names == known:
         _controls[module] = control
         return module
-    recorded = _classes.get(kind)
-    if recorded is None:
-        recorded = _classes[kind] = _recorded(kind)
-    wrapped: M = object.__new__(recorded)
+    classes = _classes.setdefault(kind, {})
+    if names not in classes:
+        classes[names] = _recorded(kind, names)
+    wrapped: M = object.__new__(classes[names])
     object.__setattr__(wrapped, "__dict__", module.__dict__)
     _controls[wrapped] = control
     return wrapped
 
 
-def _recorded(kind: type) -> Any:
-    """Return the subclass of a module's class that records its calls."""
+def _method_names(kind: type, methods: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of methods of a class, each once, in one order."""
+    if isinstance(methods, str) or not isinstance(methods, Iterable):
+        raise TypeError(
+            f"methods must be the names of methods, such as ('forward', 'generate'), not "
+            f"{short(methods)}"
+        )
+    names = tuple(methods)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"methods has {kind_of(name)} in it; expected names of methods")
+        found = inspect.getattr_static(kind, name, None)
+        if not inspect.isroutine(found) or isinstance(found, (staticmethod, classmethod)):
+            raise ValueError(
+                f"{kind.__name__} has no method {name!r} to record; expected the name of a "
+                "function that is defined in the class and takes self"
+            )
+        check_function("record", found)
+    if not names:
+        raise ValueError("methods is empty: expected one or more names, such as ('forward',)")
+    return tuple(sorted({"__call__" if name == "forward" else name for name in names}))
 
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with record(control=_controls.get(self)) as trace:
-            _traces[self] = trace  # at once: it is readable if the model raises
-            return super(recorded, self).__call__(*args, **kwargs)
+
+def _recorded(kind: type, names: tuple[str, ...]) -> Any:
+    """Return the subclass of a module's class that records calls of these methods."""
+
+    def recording(name: str) -> Any:
+        @functools.wraps(getattr(kind, name))
+        def call(self: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            method = getattr(super(recorded, self), name)
+            if _is_recorded(self):
+                return method(*args, **kwargs)
+            with record(control=_controls.get(self)) as trace:
+                _traces[self] = trace  # at once: it is readable if the model raises
+                _owners[trace] = weakref.ref(self)
+                return method(*args, **kwargs)
+
+        return call
 
     def trace_of(self: nn.Module) -> Trace:
         trace = _traces.get(self)
@@ -69,19 +115,27 @@ def _recorded(kind: type) -> Any:
     def reduce(self: nn.Module, protocol: Any) -> Any:
         twin: nn.Module = object.__new__(kind)
         twin.__dict__ = self.__dict__
-        return functools.partial(wrap, control=_controls.get(self)), (twin,)
+        methods = ["forward" if name == "__call__" else name for name in names]
+        return functools.partial(wrap, control=_controls.get(self), methods=methods), (twin,)
 
     recorded: Any = type(
         kind.__name__,
         (kind,),
         {
-            "__call__": call,
+            **{name: recording(name) for name in names},
             "__module__": kind.__module__,
             "__qualname__": kind.__qualname__,
             "__doc__": kind.__doc__,
             "__reduce_ex__": reduce,
-            "_is_recorded": True,
+            "_recorded_methods": names,
             "trace": property(trace_of),
         },
     )
     return recorded
+
+
+@eagerly
+def _is_recorded(module: nn.Module) -> bool:
+    """Return whether a recording of a call of this module is open here."""
+    owners = (_owners.get(trace) for trace in local.traces if isinstance(trace, Trace))
+    return any(owner is not None and owner() is module for owner in owners)

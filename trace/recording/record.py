@@ -166,9 +166,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """End, and leave torch as it was; the trace stays readable."""
         trace = self._trace
         is_outermost = trace is not None and trace.universe.owner is trace
-        if trace is not None and is_outermost and trace.universe.state != "settled":
-            trace.leaves = leaves_of_scores(trace.everything)
         try:
+            if trace is not None and is_outermost and trace.universe.state != "settled":
+                trace.leaves = leaves_of_scores(trace.everything)
             if self._auditor is not None and self._trace is not None and raised[1] is None:
                 self._trace.audited = self._auditor.finish()
         finally:

@@ -27,6 +27,7 @@ from ancestral.provenance.tensor.tensor import (
 from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
     Held,
     declares_all,
@@ -36,7 +37,6 @@ from ancestral.trace.nodes.distribution_params import (
     is_of_torch,
     param_provenance,
     parameters,
-    requires_grad,
 )
 from ancestral.trace.nodes.node import Gate, Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
@@ -71,7 +71,7 @@ def draw(
         infer: what the program says of how to infer it.
         message: what handlers made of it, None where none is open.
     """
-    is_learned = any(map(requires_grad, held))
+    is_learned = has_gradient(held)
     is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
     if is_forward or (is_learned and where.is_differentiated):
         raise transformed_draw(type(fn).__name__, where)
@@ -180,7 +180,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         location=where.location,
         module_path=where.module_path,
         is_observed=True,
-        is_learned=any(map(requires_grad, held)),
+        is_learned=has_gradient(held),
         scale=scale_of(open_plates()),
         cond_indep_stack=open_plates(),
         event_dims=local.event_dims,

@@ -29,6 +29,7 @@ from ancestral.trace.display.shapes import format_shapes, html_of
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.versions import Leaf
@@ -235,13 +236,20 @@ class Trace(Mapping[str, Node]):
         (self._hidden if is_hidden else self._nodes)[node.name] = node
         self._order.append(node.name)
 
+    def revise(self, nodes: Mapping[str, Node]) -> None:
+        """Put other nodes in the places of those with their names, which it may not have."""
+        for name, node in nodes.items():
+            for known in (self._nodes, self._hidden):
+                if name in known:
+                    known[name] = node
+
     def __str__(self) -> str:
         """Show the nodes as an aligned table."""
         header = ("name", "distribution", "shape", "parents", "where")
         rows = [
             (
                 node.name,
-                ("" if node.fn is None else type(node.fn).__name__)
+                family_name(node.fn)
                 + (" (observed)" if node.is_observed else "")
                 + ("cost" if node.type == "cost" else ""),
                 str(list(shown_shape(node.fn, node.value))),

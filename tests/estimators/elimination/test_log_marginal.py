@@ -226,7 +226,7 @@ def test_a_score_is_weighed_by_the_marginal_of_its_own_repetition_alone() -> Non
         drawn = an.sample("w", Bernoulli(logits=logits), infer={"enumerate": False})
         z = an.sample("z", Categorical(WEIGHTS))
         an.observe("x", Normal(MEANS[z] + drawn, 1.0), POINTS)
-    an.backward(an.infer.log_marginal(trace))
+    an.backward(an.infer.log_marginal(trace), baseline=None)
     w = trace["w"].value
     own = Bernoulli(logits=logits).log_prob(w)
     marginal = own + (

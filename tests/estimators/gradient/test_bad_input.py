@@ -172,8 +172,8 @@ REFUSED: list[tuple[Program, type[Exception], str]] = [
 
 # Of these there is a surrogate, but no gradient.
 WITHOUT_GRADIENT: list[tuple[Program, type[Exception], str]] = [
-    (without_gradients, LossError, r"requires_grad=True; was the model run under"),
-    (lambda x: coins(x.detach()).sum(), LossError, "neither the loss nor any site"),
+    (without_gradients, LossError, r"requires_grad=True.*or were computed under"),
+    (lambda x: coins(x.detach()).sum(), LossError, "those of .z. .* are constants"),
 ]
 
 
@@ -270,7 +270,7 @@ def test_a_value_of_a_recording_whose_gradient_was_taken_is_a_constant(logits: T
         second = coins(logits)
         loss = (first * second).sum()
     assert an.provenance_of(loss) == {"z"}
-    an.backward(loss)
+    an.backward(loss, baseline=None)
     expected = score(logits, trace["z"].value, (an.untrack(first) * trace["z"].value).detach())
     torch.testing.assert_close(logits.grad, expected)
 
@@ -280,7 +280,7 @@ def test_a_value_that_is_cut_from_another_recording_is_a_constant(logits: Tensor
         first = an.untrack(coins(logits))
     with an.record() as trace:
         loss = (first * coins(logits)).sum()
-    an.backward(loss)
+    an.backward(loss, baseline=None)
     expected = score(logits, trace["z"].value, first * trace["z"].value)
     torch.testing.assert_close(logits.grad, expected)
 
@@ -368,7 +368,7 @@ def test_a_distribution_without_density_that_no_cost_depends_on_is_no_error(logi
         hidden = NoDensity(logits.sigmoid()).sample()
         z = coins(logits)
         loss = (z * an.untrack(hidden)).sum()
-    an.backward(loss)
+    an.backward(loss, baseline=None)
     value = trace["z"].value
     torch.testing.assert_close(logits.grad, score(logits, value, value * an.untrack(hidden)))
 
@@ -418,7 +418,7 @@ def test_a_running_average_of_detached_losses_is_carried_over_the_steps(logits: 
             z = coins(logits)
             loss = ((z - 0.45) ** 2).sum()
             centred = loss - average
-        an.backward(centred)
+        an.backward(centred, baseline=None)
         expected = score(logits, trace["z"].value, (trace["z"].value - 0.45) ** 2)
         torch.testing.assert_close(logits.grad, expected)
         average = 0.9 * average + 0.1 * loss.detach()
@@ -434,7 +434,7 @@ def test_a_running_average_scales_a_later_loss(logits: Tensor) -> None:
         with an.record() as trace:
             z = coins(logits)
             loss = (z * 2 / average).sum()
-        an.backward(loss)
+        an.backward(loss, baseline=None)
         value = trace["z"].value
         torch.testing.assert_close(logits.grad, score(logits, value, value * 2 / factor))
         average = 0.9 * average + 0.1 * z.detach().sum()

@@ -31,23 +31,23 @@ def cost(z: Tensor) -> Tensor:
 
 
 def by_the_surrogate(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    return torch.autograd.grad(an.surrogate(loss), theta, retain_graph=True)[0]
+    return torch.autograd.grad(an.surrogate(loss, baseline=None), theta, retain_graph=True)[0]
 
 
 def by_backward_of_the_surrogate(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    an.surrogate(loss).backward(retain_graph=True)
+    an.surrogate(loss, baseline=None).backward(retain_graph=True)
     return taken(theta)
 
 
 def by_backward(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    an.backward(loss, retain_graph=True)
+    an.backward(loss, baseline=None, retain_graph=True)
     return taken(theta)
 
 
 def by_a_hook(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
     met: list[Tensor] = []
     handle = theta.register_hook(met.append)
-    an.surrogate(loss).backward(retain_graph=True)
+    an.surrogate(loss, baseline=None).backward(retain_graph=True)
     handle.remove()
     taken(theta)
     return met[0]
@@ -60,23 +60,23 @@ def by_a_hook_after_accumulation(loss: Tensor, z: Tensor, theta: Tensor) -> Tens
         met.append(taken(leaf))
 
     handle = theta.register_post_accumulate_grad_hook(meet)
-    an.backward(loss, retain_graph=True)
+    an.backward(loss, baseline=None, retain_graph=True)
     handle.remove()
     return met[0]
 
 
 def with_a_graph_that_is_cut(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    found = torch.autograd.grad(an.surrogate(loss), theta, create_graph=True)
+    found = torch.autograd.grad(an.surrogate(loss, baseline=None), theta, create_graph=True)
     return found[0].detach()
 
 
 def of_two_surrogates(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    total = an.surrogate(loss * 0.25) + an.surrogate(loss * 0.75)
+    total = an.surrogate(loss * 0.25, baseline=None) + an.surrogate(loss * 0.75, baseline=None)
     return torch.autograd.grad(total, theta, retain_graph=True)[0]
 
 
 def by_site(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
-    total = an.surrogate(loss, credit=an.estimators.by_element)
+    total = an.surrogate(loss, credit=an.estimators.by_element, baseline=None)
     return torch.autograd.grad(total, theta, retain_graph=True)[0]
 
 
@@ -84,6 +84,17 @@ def by_hand(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
     """Return the estimate that all of these are, of a loss that no parameter reaches otherwise."""
     costs = ((z - 0.3) ** 2 * WEIGHTS).detach()
     score = (Bernoulli(logits=theta).log_prob(z) * costs).sum()
+    return torch.autograd.grad(score, theta)[0]
+
+
+def by_default(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
+    return torch.autograd.grad(an.surrogate(loss), theta, retain_graph=True)[0]
+
+
+def by_hand_less_the_other(loss: Tensor, z: Tensor, theta: Tensor) -> Tensor:
+    """Return the estimate by default: less the cost of the other draw."""
+    costs = ((z - 0.3) ** 2 * WEIGHTS).detach()
+    score = (Bernoulli(logits=theta).log_prob(z) * (costs - costs.flip(0))).sum()
     return torch.autograd.grad(score, theta)[0]
 
 
@@ -102,6 +113,7 @@ GRADIENTS = [
     with_a_graph_that_is_cut,
     of_two_surrogates,
     by_site,
+    by_default,
 ]
 
 
@@ -216,7 +228,7 @@ def test_what_a_program_does_with_an_estimate_is_unbiased(
     program: Inner, gradient: Gradient
 ) -> None:
     def alone(theta: Tensor) -> Tensor:
-        return program(theta, by_hand)
+        return program(theta, by_hand_less_the_other if gradient is by_default else by_hand)
 
     theta = leaf()
     exact = exact_gradient(alone, [theta])
@@ -240,7 +252,7 @@ def bound(theta: Tensor, surrogate: Callable[[Tensor], tuple[Tensor, Tensor]]) -
 
 
 def bound_of_the_library(theta: Tensor) -> tuple[Tensor, Tensor]:
-    found = an.infer.elbo(model, lambda: an.sample("z", Bernoulli(logits=theta)))
+    found = an.infer.elbo(model, lambda: an.sample("z", Bernoulli(logits=theta)), baseline=None)
     return found.value, found.surrogate
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from programs.estimates import fresh, gradients
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
 import ancestral as an
 from ancestral.estimators.gradient import score_function
 from ancestral.trace.nodes.node import ModifiedParameterError, Node
+from oracles import exact_gradient, moments
 
 Family = Callable[[Tensor], Distribution]
 FAMILIES: dict[str, Family] = {
@@ -200,3 +202,77 @@ def test_parameters_that_broadcast_are_evaluated_one_by_one(
     an.backward(loss)
     assert counted.sites == 0
     assert theta.grad is not None
+
+
+def chosen_by_its_draw(p: Tensor) -> Tensor:
+    q = Bernoulli(probs=p)
+    z = q.sample()
+    loss = z * 0.3
+    if z.item() > 0:
+        loss = loss + q.log_prob(z)
+    return loss
+
+
+def chosen_by_a_draw_of_its_draw(p: Tensor) -> Tensor:
+    q = Bernoulli(probs=p)
+    z = q.sample()
+    w = Bernoulli(probs=0.2 + 0.6 * z).sample()
+    loss = w * 0.3
+    return loss + q.log_prob(z) if w.item() > 0 else loss
+
+
+def chosen_among_finished_terms(p: Tensor) -> Tensor:
+    q = Bernoulli(probs=p)
+    z = q.sample()
+    density, other = q.log_prob(z), z * 0.3
+    return density if z.item() > 0 else other
+
+
+def not_chosen(p: Tensor) -> Tensor:
+    q = Bernoulli(probs=p)
+    other = Bernoulli(probs=p.detach() * 0.5).sample()
+    factor = 2.0 if other.item() > 0 else 0.5
+    z = q.sample()
+    return z * factor + q.log_prob(z)
+
+
+@pytest.mark.parametrize("control", ["strict", "after"])
+@pytest.mark.parametrize(
+    "program",
+    [chosen_by_its_draw, chosen_by_a_draw_of_its_draw, chosen_among_finished_terms, not_chosen],
+)
+def test_a_density_at_its_own_draw_that_the_draw_decides_on_keeps_its_gradient(
+    program: Callable[[Tensor], Tensor], control: str
+) -> None:
+    """Its mean is zero over all draws, not over those for which the density is a term."""
+    if control == "after" and program is chosen_among_finished_terms:
+        return  # finished terms are to count regardless then
+    leaves = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)]
+
+    def estimate(run: Any, parameters: Any) -> Tensor:
+        (leaf,) = fresh(parameters)
+        with an.record(control=control):
+            loss = run(leaf)
+        an.backward(loss)
+        return gradients([leaf])
+
+    found = moments(program, leaves, estimate)
+    torch.testing.assert_close(found.mean, exact_gradient(program, leaves))
+
+
+def test_a_density_at_its_own_draw_that_another_draw_decided_on_has_none_left() -> None:
+    """Of mean zero given what was read before: of the term, only the credit is left."""
+    leaf = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    with an.record():
+        other = Bernoulli(probs=torch.tensor(0.5, dtype=torch.float64)).sample()
+        if other.item() > 0:
+            pass
+        q = Bernoulli(probs=leaf)
+        z = q.sample()
+        loss = q.log_prob(z) * 1.0
+    an.backward(loss)
+    assert leaf.grad is not None
+    value = an.untrack(z).item()
+    score = 1 / 0.3 if value else -1 / 0.7
+    density = torch.log(torch.tensor(0.3 if value else 0.7, dtype=torch.float64))
+    torch.testing.assert_close(leaf.grad, score * density)

@@ -41,7 +41,7 @@ def scaled(loss: Callable[[], Tensor], theta: Tensor) -> Tensor:
     optimizer = torch.optim.SGD([theta], lr=1.0)
     with an.record():
         value = loss()
-    an.backward(scaler.scale(value))
+    an.backward(scaler.scale(value), baseline=None)
     assert theta.grad is not None
     assert float(theta.grad.abs().max()) > 1  # it is scaled
     before = theta.detach().clone()
@@ -62,7 +62,7 @@ def accumulated(program: Callable[[Tensor], Tensor], given: Sequence[Tensor]) ->
     for _ in range(2):
         with an.record():
             loss = loss_of(*leaves) / 2
-        an.backward(loss)
+        an.backward(loss, baseline=None)
     return gradients(leaves)
 
 

@@ -65,7 +65,7 @@ def ours(model: Program, guide: Program, *args: Any, **options: Any) -> Found:
     store = an.ParamStore()
     torch.manual_seed(1)
     with store:
-        bound = an.infer.elbo(model, guide, *args, **options)
+        bound = an.infer.elbo(model, guide, *args, baseline=None, **options)
     bound.surrogate.backward()
     return -bound.value, dict(gradients(store))
 

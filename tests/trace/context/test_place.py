@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.trace.context.place import Location, called, module_path, place
+from ancestral.trace.context.place import Location, module_path, place
+from ancestral.trace.context.variable import assigned
 
 
 @pytest.fixture
@@ -42,6 +43,34 @@ NAMED: list[tuple[str, str]] = [
     ("c = [Bernoulli(p).sample() for _ in range(2)]", "bernoulli bernoulli_1"),
     ("d = {'key': Independent(Normal(p, 1.0), 1).sample()}", "normal"),
     ("abs(torch.poisson(p))", "poisson"),
+    ("z = Bernoulli(p).sample().flatten(1)", "z"),
+    ("z = Bernoulli(p).sample().view(-1, p.shape[0]).float().detach()", "z"),
+    ("z = torch.multinomial(p, num_samples=1).squeeze(1)", "z"),
+    ("z = torch.poisson(p).to(dtype=p.dtype)", "z"),
+    ("z = torch.poisson(p).reshape(p.size(1), p.size(0)).T", "z"),
+    ("z = torch.poisson(p)[..., None]", "z"),
+    ("z = torch.poisson(p)[:, :1].long()", "z"),
+    ("z = torch.poisson(p)[1:]", "z"),
+    ("z = torch.poisson(p)[(n := 0)]", "z"),
+    ("z = torch.poisson(p).view((n := 6))", "z"),
+    ("holder.z = torch.poisson(p).t()", "z"),
+    ("holder.a = SimpleNamespace()\nholder.a.z = torch.poisson(p).t()", "z"),
+    ("z = y = torch.poisson(p).t()", "z"),
+    ("def inner():\n    z = torch.poisson(p).t()\n    return z\ninner()", "z"),
+    ("total = torch.poisson(p).sum()", "poisson"),
+    ("total = torch.poisson(p).float().mean(0)", "poisson"),
+    ("a, _ = torch.poisson(p).t()[:2]", "poisson"),
+    ("a = torch.poisson(p).t() + 1", "poisson"),
+    ("a = -torch.poisson(p)", "poisson"),
+    ("a = torch.poisson(p).t() if len(p) else p", "poisson"),
+    ("a = abs(torch.poisson(p).t())", "poisson"),
+    ("a = torch.stack([torch.poisson(p).t(), p.t()])", "poisson"),
+    ("a = p.view_as(torch.poisson(p))", "poisson"),
+    ("a = p.mul(torch.poisson(p).view_as(p))", "poisson"),
+    ("p = p.clone()\np[0] = torch.poisson(p)[0]", "poisson"),
+    ("p = p.detach()\np += torch.poisson(p)", "poisson"),
+    ("a = {'z': torch.poisson(p).float()}", "poisson"),
+    ("def inner(): return torch.poisson(p).t()\na = inner()", "poisson"),
     ("z_1 = Bernoulli(p).sample()\nfor _ in range(3): z = Bernoulli(p).sample()", "z_1 z z_2 z_3"),
 ]
 
@@ -51,6 +80,7 @@ def test_a_site_is_called_as_what_is_assigned_or_as_its_distribution(
     source: str, names: str, p: Tensor
 ) -> None:
     space: dict[str, Any] = {**vars(torch.distributions), "torch": torch, "Tensor": Tensor}
+    space["SimpleNamespace"] = SimpleNamespace
     exec("def program(p, holder):\n" + textwrap.indent(source, "    "), space)
     with an.record() as trace:
         space["program"](p, SimpleNamespace())
@@ -216,6 +246,6 @@ def test_only_the_store_that_follows_the_call_counts() -> None:
         a = f
         return a
 
-    offsets = [i for i in range(0, 40, 2) if called(function.__code__, i, 0)[1] == "a"]
+    offsets = [i for i in range(0, 40, 2) if assigned(function.__code__, i) == "a"]
     assert offsets
-    assert called(function.__code__, 1000, 0)[1] is None
+    assert assigned(function.__code__, 1000) is None

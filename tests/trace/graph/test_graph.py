@@ -40,7 +40,7 @@ def test_a_vertex_knows_its_kind_distribution_shape_and_line() -> None:
     assert found == {
         "a": ("score", "Bernoulli", (4, 3)),
         "b": ("pathwise", "Normal", (4, 3)),
-        "c": ("score", "Independent", (4, 3)),
+        "c": ("score", "Bernoulli", (4, 3)),
         "pixels": ("observed", "Normal", (4, 3)),
     }
     assert {v.location.filename for v in graph.vertices} == {__file__}

@@ -144,7 +144,7 @@ def test_a_density_that_keeps_the_batch_is_one_cost() -> None:
     with an.record():
         z = torch.distributions.Bernoulli(logits=logits).sample()
         loss = -normal(z).log_prob(VALUE).sum()
-    an.backward(loss)
+    an.backward(loss, baseline=None)
     cost = -normal(an.untrack(z)).log_prob(VALUE)
     score = an.untrack(z) - 0.5
     torch.testing.assert_close(logits.grad, score * cost[:, None])

@@ -116,7 +116,6 @@ def test_a_block_that_raises_is_not_told_of() -> None:
         ("enumerat", "did you mean 'enumerate'"),
         ("enumerated", "did you mean 'enumerate'"),
         ("is_auxilary", "did you mean 'is_auxiliary'"),
-        ("baseline", "give baseline= to an.infer.elbo"),
         ("num_samples", "an.handlers.enumerate"),
         ("expand", "first_dim"),
     ],

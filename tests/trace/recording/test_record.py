@@ -370,3 +370,15 @@ def test_costs_are_declared_once() -> None:
     assert trace["energy"].type == "cost"
     with pytest.raises(TypeError, match="cost 'x' is a float"):
         an.cost("x", 1.0)  # type: ignore[arg-type]
+
+
+def test_a_recording_ends_though_its_end_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ancestral.trace.recording.record.leaves_of_scores", failing)
+        with pytest.raises(ZeroDivisionError), an.record() as trace:
+            pass
+    assert not trace.is_open
+    assert type(d.Bernoulli(torch.tensor(0.5)).sample()) is Tensor

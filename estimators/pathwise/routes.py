@@ -1,0 +1,226 @@
+"""Routes: parts of a loss that hold different draws fixed, differentiated as one scalar.
+
+        T = Σ_g T_g(⊥z_g, ·),   z_g the draws that part g holds fixed
+
+A gate at a draw lets the whole gradient through, or none of it. Where one part is to pass and
+another is not, what the first sends there is found beforehand, and goes on in place of the sum. For
+a scalar that is differentiated later, and more than once, what the second would send there is taken
+off, order by order, by its Taylor polynomial in the draws:
+
+        T_g(⊥z, u) = T_g - ⟨∂T_g, δ⟩ + 1/2 ⟨∂²T_g, δδ⟩ - ...,   δ = z - ⊥z
+"""
+
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from ancestral.trace.nodes.autograd_graph import step_of
+from ancestral.trace.nodes.node import Gate, Node
+
+_FLAT = frozenset("ceil floor round sign trunc".split())  # their derivative is zero
+
+HIGHEST = 2
+"""The highest derivatives of a surrogate whose parts hold different draws fixed."""
+
+
+class Reached:
+    """The draws, of some, whose values autograd reaches: as bits, in the order of the draws.
+
+    `LEAF` is the bit of a leaf that is reached through none of them.
+    """
+
+    def __init__(self, draws: Sequence[Node]) -> None:
+        """Take the draws, with a gate each."""
+        self._draws = draws
+        gates = {node.gate: number for number, node in enumerate(draws)}
+        self._bits: dict[Any, int] = {
+            (edge.node, edge.output_nr): 1 << gates[gate] for gate, edge in _edges(draws).items()
+        }
+        self._below: dict[Any, int] = {}
+        self.leaf = 1 << len(draws)
+        self._beyond = [0] * len(draws)
+        for (made, _), bit in self._bits.items():
+            self._beyond[bit.bit_length() - 1] = self._under(made)
+
+    def by(self, tensors: Iterable[Tensor]) -> int:
+        """Return what is reached from tensors, and not through another of the draws."""
+        found = 0
+        for tensor in tensors:
+            if tensor.requires_grad:
+                start = get_gradient_edge(tensor)
+                bit = self._bits.get((start.node, start.output_nr))
+                found |= self._under(start.node) if bit is None else bit
+        return found
+
+    def held(self, found: int, fixed: int) -> frozenset[Node]:
+        """Return the draws among those held `fixed` that are reached, through the others too."""
+        fresh = found & ~fixed & ~self.leaf
+        seen = 0
+        while fresh:
+            seen |= fresh
+            for number in numbers_of(fresh):
+                found |= self._beyond[number]
+            fresh = found & ~fixed & ~self.leaf & ~seen
+        return frozenset(self._draws[number] for number in numbers_of(found & fixed))
+
+    def _under(self, start: Any) -> int:
+        """Return what is reached from below a node of autograd's graph."""
+        pending = [start]
+        while pending:
+            node = pending[-1]
+            if node in self._below:
+                pending.pop()
+                continue
+            edges: Any = () if step_of(node) in _FLAT else node.next_functions
+            after = [edge for edge in edges if edge[0] is not None]
+            wanted = [e[0] for e in after if e not in self._bits and e[0] not in self._below]
+            if wanted:
+                pending.extend(wanted)
+                continue
+            found = self.leaf if hasattr(node, "variable") else 0
+            for edge in after:
+                found |= self._bits[edge] if edge in self._bits else self._below[edge[0]]
+            self._below[node] = found
+        return self._below[start]
+
+
+def numbers_of(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+Routes = Mapping[frozenset[Node], Tensor]
+"""Scalars, by the draws that they reach and hold fixed."""
+
+
+@contextmanager
+def routed(routes: Routes) -> Generator[None]:
+    """Let one pass from the sum of all parts be the sum of the passes from each, in the block."""
+    edges = _edges(frozenset[Node]().union(*routes))
+    if len(routes) == 1:
+        _shut(edges)
+        yield
+        return
+    sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
+    for route, total in routes.items():
+        shut = _edges(route)
+        if total.requires_grad and len(shut) < len(edges):
+            for gate, gradient in _sent(total, edges, shut).items():
+                if gate not in shut:
+                    sent[gate].append(gradient)
+    for gate, gradients in sent.items():
+        gate.is_shut = not gradients
+        gate.instead = sum(gradients[1:], gradients[0]) if gradients else None
+    try:
+        yield
+    finally:
+        for gate in sent:
+            gate.is_shut, gate.instead = False, None
+
+
+def joined(routes: Routes) -> Tensor:
+    """Return the sum of all parts, whose derivatives up to the highest hold fixed what each does.
+
+    Those of one part alone do in every order.
+    """
+    if len(routes) == 1:
+        ((route, total),) = routes.items()
+        _shut(_edges(route))
+        return total
+    parts = [
+        _holding(total, route) if total.requires_grad else total for route, total in routes.items()
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def _holding(total: Tensor, route: frozenset[Node]) -> Tensor:
+    """Return a scalar whose derivatives are those with the values of some draws held fixed.
+
+        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩
+
+    What is left of S_n has a derivative of order n + 1 at least.
+    """
+    edges = _edges(route)
+    for order in range(1, HIGHEST + 1) if route else ():
+        slopes = _sent(total, edges, edges, is_followed=True)
+        for node in route:
+            slope = slopes.get(node.gate) if node.gate is not None else None
+            if slope is not None:
+                total = total - (slope * (node.value - node.value.detach())).sum() / order
+    for node in route:
+        total = total + _Beyond.apply(node.value, HIGHEST).sum()  # type: ignore[no-untyped-call]
+    return total
+
+
+def _sent(
+    total: Tensor,
+    edges: Mapping[Gate, GradientEdge],
+    shut: Collection[Gate],
+    *,
+    is_followed: bool = False,
+) -> dict[Gate, Tensor]:
+    """Return what a pass from a scalar sends to gates, of which some are shut meanwhile.
+
+    If it `is_followed`, that has derivatives itself. A gate is the first to see it: the hooks of
+    the user come after, in the pass that counts.
+    """
+    for gate in edges:
+        gate.is_shut, gate.came = gate in shut, []
+    try:
+        torch.autograd.grad(
+            total,
+            list(edges.values()),
+            retain_graph=True,
+            create_graph=is_followed,
+            allow_unused=True,
+        )
+        return {gate: gate.came[0] for gate in edges if gate.came}
+    finally:
+        for gate in edges:
+            gate.is_shut, gate.came = False, None
+
+
+def _shut(gates: Iterable[Gate]) -> None:
+    for gate in gates:
+        gate.is_shut = True
+
+
+def _edges(nodes: Iterable[Node]) -> dict[Gate, GradientEdge]:
+    """Return the gates of values, and the edges of autograd's graph that they hang on."""
+    found: dict[Gate, GradientEdge] = {}
+    for node in nodes:
+        if node.gate is not None and node.value.grad_fn is not None:
+            # The value that a node keeps is an alias of what the gate was hung on.
+            made, number = node.value.grad_fn.next_functions[0]
+            assert made is not None
+            found[node.gate] = GradientEdge(made, number)
+    return found
+
+
+class _Beyond(torch.autograd.Function):
+    """Zeros whose derivatives are zero up to an order, and an error beyond."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, left: int) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.left = left
+        return torch.zeros_like(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        if not ctx.left:
+            raise NotImplementedError(
+                "some terms of the loss depend on a draw of rsample by smooth routes only, others "
+                "by a step without a useful derivative: such a surrogate has derivatives up to "
+                f"order {HIGHEST}, and a higher one was asked for; pass estimator='score' to "
+                "an.surrogate, whose derivatives of all orders are right"
+            )
+        (value,) = ctx.saved_tensors
+        return _Beyond.apply(value, ctx.left - 1), None  # type: ignore[no-untyped-call]
