@@ -1,4 +1,4 @@
-"""Gallery: packages that sample, each with a small model, in environments of their own.
+"""Gallery: packages that sample, each with a small model, in an environment apart.
 
     make gallery                       # all; `make gallery ONLY="zuko pfrl"` for some
 
