@@ -118,7 +118,7 @@ def torch_struct() -> tuple[nn.Module, Run]:
         chain = ts.LinearChainCRF(net(x).reshape(BATCH, 4, 3, 3))
         z = chain.sample((1,))[0]
         costs = (z * torch.arange(3.0)).flatten(1).sum(1).sub(4).square() / BATCH
-        return costs.sum(), [costs]
+        return costs.sum(), [costs[None]]
 
     return net, run
 
