@@ -13,7 +13,6 @@
 
 from ancestral import errors, estimators, infer
 from ancestral.estimators.gradient.explain import explain
-from ancestral.estimators.gradient.rescore import rescore
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
@@ -24,6 +23,7 @@ from ancestral.trace import handlers
 from ancestral.trace.context.patch import install as _install_interceptors
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.graph.graph import install as _install
+from ancestral.trace.handlers.rescore import rescore
 from ancestral.trace.intercept import INTERCEPTORS as _INTERCEPTORS
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate

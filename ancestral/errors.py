@@ -9,6 +9,7 @@ from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
+from ancestral.estimators.credit.per_site import PatternWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -21,9 +22,7 @@ from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
     OtherRecordingError,
 )
-from ancestral.estimators.gradient.per_site import PatternWarning
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
-from ancestral.estimators.gradient.rescore import RescoreError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
@@ -46,6 +45,7 @@ from ancestral.trace.context.other_threads import UnrecordedDrawError
 from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
+from ancestral.trace.handlers.rescore import RescoreError
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError

@@ -202,3 +202,26 @@ def test_recordings_that_nobody_asks_let_go_of_the_memory_of_the_gpu() -> None:
         gc.collect()
         sizes.append(torch.cuda.memory_allocated())
     assert max(sizes[2 * MOST_KEPT :]) <= max(sizes[: 2 * MOST_KEPT])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@on_each_device
+def test_draws_without_a_gradient_are_scored_by_a_second_pass(
+    device: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    table = torch.randn(4, 4, device=device, dtype=dtype, requires_grad=True)
+    with an.record() as trace:
+        with torch.no_grad():
+            words = torch.zeros(8, 1, dtype=torch.long, device=device)
+            for _ in range(3):
+                word = torch.multinomial(table[words[:, -1]].softmax(-1).float(), 1)
+                words = torch.cat([words, word], 1)
+        loss = words.float().sum(1).mean()
+    plain = an.untrack(words)
+    second = Categorical(logits=table[plain[:, :-1]].float())
+    an.rescore(trace, second, atol=None if dtype == torch.float32 else 0.1)
+    score = second.log_prob(plain[:, 1:]).sum() * an.untrack(loss)
+    by_hand = torch.autograd.grad(score, table, retain_graph=True)[0]
+    an.backward(loss, credit=an.estimators.total_cost, baseline=None)
+    torch.testing.assert_close(table.grad, by_hand)

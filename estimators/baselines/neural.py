@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, StateError, decayed
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Credit, Part
 from ancestral.trace.context.argument_checks import kind_of
-from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.distribution_params import Held, factorized, parameters
 from ancestral.trace.nodes.node import Node
 
 Inputs = Tensor | Callable[[Credit], Tensor]
@@ -24,21 +25,22 @@ _ADAM = partial(torch.optim.Adam, lr=0.01)
 class Neural(Learned):
     """What a network foretells of the credit, and of the rest the other elements.
 
-        b[n] = m + d f(x[n]) + LOO(C - m - d f(x))[n],   f = argmin Σ_earlier (C - m - d f(x))²
+        b[n, k] = m + d f(x[n], z[n, others than k]) + LOO(what is left)[n, k]
+        f = argmin Σ_earlier (C - m - d f)²
 
-    By default, x is what the distribution of each example was given: its parameters. LOO is what
-    `LeaveOneOut` subtracts; m and d are mean and deviation of earlier credits. After each recording
-    the network takes a step towards it.
+    By default, x is what the distribution of each example was given: its parameters. Of the other
+    elements of the example, f is linear. LOO is what `LeaveOneOut` subtracts; m and d are mean and
+    deviation of earlier credits. After each recording the network takes a step towards it.
 
-    Unbiased, because x is there before the draw, which is checked, and m, d and f hold earlier
-    recordings only. Mnih and Gregor (2014), "Neural variational inference and learning in belief
-    networks", section 2.3.
+    Unbiased, because x is there before the draw, which is checked, the elements of a site are drawn
+    independently, and m, d and f hold earlier recordings only. Mnih and Gregor (2014), "Neural
+    variational inference and learning in belief networks", section 2.3.
 
     Args:
         inputs: x, [N, ...] for a site of N examples along its first dimension, or of another shape
             for all of them; a tensor, or a function of the credit that returns one.
         net: maps [N, features] to one number for each example, [N, 1], or for each of its elements;
-            by default, a network of 64 hidden units for each site, or each number of features.
+            by default, a network of 64 hidden units for each site, which sees the other elements.
         optimizer: makes the optimizer of a network from its parameters, Adam at 0.01 by default.
             If None, its gradients are left in ``.grad``, for an optimizer of the user's.
 
@@ -70,11 +72,9 @@ class Neural(Learned):
         self._nets: dict[str, tuple[nn.Module, Any]] = {}
         self._pending: Mapping[str, Any] = {}
 
-    def inputs_of(self, credit: Credit) -> Tensor:
-        """Return x of a site, tracked."""
-        if self._inputs is None:
-            return _given_to(credit)
-        return self._inputs if isinstance(self._inputs, Tensor) else self._inputs(credit)
+    def inputs_of(self, credit: Credit) -> Tensor | None:
+        """Return the user's x for a site, tracked; None for the parameters of its distribution."""
+        return self._inputs(credit) if callable(self._inputs) else self._inputs
 
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
         net, _ = self._net_of(credit)
@@ -117,7 +117,7 @@ class Neural(Learned):
         if self._shared is None:
             away = x - memory["inputs"] / memory["weight"]
             x = away / _deviation(memory, "inputs", "squared inputs")
-        found: Tensor = net(x)
+        found: Tensor = net(x) if self._shared is not None else net(x, _values(credit))
         size = (1,) * len(shape[1:]) if found.numel() == len(found) else shape[1:]
         found = found.reshape(*found.shape[: len(shape)][:1], *size) if shape else found.reshape(())
         return memory["mean"] / memory["weight"] + _deviation(memory, "mean", "square") * found
@@ -128,11 +128,8 @@ class Neural(Learned):
         if key not in self._nets:
             net = self._shared
             if net is None:
-                features = _features(credit).shape[-1]
-                outputs = math.prod(credit.shape[1:])
-                last = nn.Linear(64, outputs)
-                nn.init.zeros_(last.weight)  # to begin with the mean
-                net = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), last).to(credit.total)
+                values = _values(credit)
+                net = _Network(_features(credit).shape[-1], *values.shape[1:]).to(credit.total)
             made = None if self._optimizer is None else self._optimizer(net.parameters())
             self._nets[key] = net, made
             if key in self._pending:
@@ -178,18 +175,56 @@ class Neural(Learned):
         return self
 
 
+class _Network(nn.Module):
+    """Foretells the credit of each element from inputs, and from the values of the others."""
+
+    def __init__(self, features: int, elements: int, width: int) -> None:
+        super().__init__()
+        last = nn.Linear(64, elements)
+        nn.init.zeros_(last.weight)  # to begin with the mean
+        self.inner = nn.Sequential(nn.Linear(features, 64), nn.Tanh(), last)
+        self.others = nn.Parameter(torch.zeros(elements, width))
+
+    def forward(self, x: Tensor, values: Tensor) -> Tensor:
+        """Return what [N, features] and values [N, elements, width] foretell, [N, elements]."""
+        own = (values * self.others).sum(-1)
+        found: Tensor = self.inner(x) + own.sum(1, keepdim=True) - own
+        return found
+
+
+def _values(credit: Credit) -> Tensor:
+    """Return the values of each example, [N, elements, width], classes as ones among zeros."""
+    count = credit.shape[0] if credit.shape else 1
+    elements = math.prod(credit.shape[1:])
+    node: Node | None = credit.site
+    if node is None or node.shape != credit.shape:
+        return credit.total.new_zeros(count, elements, 0)
+    value, fn = node.value.detach(), factorized(node.fn) if node.fn is not None else None
+    if isinstance(fn, Categorical):
+        value = nn.functional.one_hot(value.long(), fn.param_shape[-1])
+    return value.reshape(count, elements, -1).to(credit.total)
+
+
 def _given_to(credit: Credit) -> Tensor:
-    """Return the parameters of the distribution of each example, [N, features]."""
+    """Return the parameters of the distribution of each example, [N, features].
+
+    Raises:
+        TypeError: if it is not known.
+    """
     node: Node | None = credit.site
     if node is None or node.fn is None:
         raise TypeError(f"site {credit.name!r} has no distribution: pass inputs= to Neural")
-    shape = credit.shape[:1]
-    found = []
-    for tensor, event in parameters(node.fn):
-        if tensor.is_floating_point() and 0 <= event <= tensor.dim():
-            whole = tensor.detach().expand(node.shape + tensor.shape[tensor.dim() - event :])
-            found.append(whole.reshape(*shape, -1))
-    return torch.cat(found, -1)
+    fn: Any = factorized(node.fn)
+    if hasattr(type(fn), "logits"):  # the same, whichever were asked for
+        held = [Held(fn.logits, fn.logits.dim() - len(fn.batch_shape))]
+    else:
+        held = [each for each in parameters(fn) if each.tensor.is_floating_point()]
+    wholes = [
+        tensor.detach().expand(node.shape + tensor.shape[tensor.dim() - event :])
+        for tensor, event in held
+        if 0 <= event <= tensor.dim()
+    ]
+    return torch.cat([whole.reshape(*credit.shape[:1], -1) for whole in wholes], -1)
 
 
 def _features(credit: Credit) -> Tensor:

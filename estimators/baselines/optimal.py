@@ -1,7 +1,10 @@
 """Optimal baseline: that of least variance, of what is known without the draw itself."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, decayed
 from ancestral.estimators.baselines.leave_one_out import foretold
@@ -105,7 +108,8 @@ def _weights(memory: Memory, *, has_others: bool) -> Tensor:
 def score_squares(credit: Credit) -> Tensor:
     """Return the squared norm of each element's score in the parameters of its distribution.
 
-    [*shape of the site]; ones where its density says nothing of elements.
+    Those of classes and of coins are logits. [*shape of the site]; ones where its density says
+    nothing of elements.
     """
     node = credit.site
     if node is None or node.fn is None or node.shape != credit.shape:
@@ -115,7 +119,14 @@ def score_squares(credit: Credit) -> Tensor:
 
 def _score_squares(node: Node) -> Tensor:
     assert node.fn is not None
-    fn = factorized(node.fn)
+    fn: Any = factorized(node.fn)
+    if isinstance(fn, Bernoulli):
+        return (node.value - fn.probs).detach().square()
+    if isinstance(fn, Categorical):
+        chosen = torch.nn.functional.one_hot(node.value.long(), fn.param_shape[-1])
+        return (chosen - fn.probs).detach().square().sum(-1)
+    if isinstance(fn, OneHotCategorical):
+        return (node.value - fn.probs).detach().square().sum(-1)
     leaves: dict[int, Tensor] = {}
     for tensor, event in held_within(fn):
         if tensor.is_floating_point() and 0 <= event <= tensor.dim():

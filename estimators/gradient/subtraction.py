@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import Auto
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
-from ancestral.estimators.gradient.per_site import Choices, PerSite
+from ancestral.estimators.credit.per_site import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
@@ -129,12 +129,14 @@ class Subtraction:
         self._refuse_dependent(node, baseline, result)
         return plain.to(credit.total)
 
-    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor:
+    def _inputs(self, node: Node, credit: Credit, baseline: Any) -> Tensor | None:
         """Return the inputs that a baseline asks for, plain, none of which any draw reaches."""
         with _resumed(self._universe), self._shown_values():
             result: Any = baseline.inputs_of(self._tracked(node, credit))
+        if result is None:
+            return None
         if not isinstance(result, Tensor):
-            raise BaselineError(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
+            raise _wrong(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
         self._refuse_dependent(node, baseline, result, lawful=frozenset())
         return untrack(result).detach()
 

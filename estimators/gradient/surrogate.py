@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -18,7 +20,6 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
-from ancestral.estimators.gradient.per_site import PerSite
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
@@ -92,7 +93,9 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> 
         if less is not None:
             totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
     routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
-    return _followed(joined(routes), problem)
+    reaching = compress(problem.structure.sites, problem.structure.reaches)
+    gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
+    return _followed(joined(routes, gated), problem)
 
 
 def _subtracted(
@@ -282,6 +285,10 @@ def _descend(
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)
         raise
+    finally:
+        for node in problem.nodes.values():
+            if node.gate is not None and node.gate.is_kept is not None:
+                node.gate.is_shut = node.gate.is_kept
     if not retain_graph:
         settle(problem.trace)
 

@@ -122,25 +122,46 @@ def routed(routes: Routes) -> Generator[None]:
         yield
     finally:
         for gate in sent:
-            gate.is_shut, gate.instead = False, None
+            gate.is_shut, gate.instead = bool(gate.is_kept), None
 
 
-def joined(routes: Routes) -> Tensor:
+def joined(routes: Routes, gated: Iterable[Node]) -> Tensor:
     """Return the sum of all parts, whose derivatives up to the highest hold fixed what each does.
 
-    Those of one part alone do in every order.
+    Those of one part alone do in every order, if no surrogate before needs a gate open.
+
+    Args:
+        routes: the parts.
+        gated: the draws that reach them, with their gates shut if all parts hold them fixed.
+
+    Raises:
+        ValueError: if a surrogate before needs the gate of one shut that is to be open.
     """
-    if len(routes) == 1:
-        ((route, total),) = routes.items()
-        _shut(_edges(route))
-        return total
+    shared = frozenset[Node]() if len(routes) > 1 else next(iter(routes))
+    fixed: set[Node] = set()
+    for node in gated:
+        if node.gate is None:
+            continue
+        is_shut = node.gate.is_shut or node in shared
+        if node.gate.is_kept is None:
+            node.gate.is_kept = is_shut
+        elif node.gate.is_kept and not is_shut:
+            raise ValueError(
+                f"an.surrogate of another loss of this recording was taken before, for which site "
+                f"{node.name!r} ({node.location}) is scored, and pathwise for this one; take one "
+                "surrogate of the sum of both, or pass estimator='score' here"
+            )
+        elif is_shut and not node.gate.is_kept:
+            fixed.add(node)
+        node.gate.is_shut = node.gate.is_kept
     parts = [
-        _holding(total, route) if total.requires_grad else total for route, total in routes.items()
+        _holding(total, fixed | (route - shared)) if total.requires_grad else total
+        for route, total in routes.items()
     ]
     return sum(parts[1:], parts[0])
 
 
-def _holding(total: Tensor, route: frozenset[Node]) -> Tensor:
+def _holding(total: Tensor, route: Collection[Node]) -> Tensor:
     """Return a scalar whose derivatives are those with the values of some draws held fixed.
 
         S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩

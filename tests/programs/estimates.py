@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import Baseline, Estimator, by_element
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import backward, surrogate
@@ -64,9 +63,10 @@ def learn(baseline: Baseline, example: Example, path: Path) -> None:
     backward(loss, baseline=baseline)
 
 
-def experienced(example: Example) -> RunningMean:
-    """Return a running mean that has seen some steps with other draws."""
-    baseline = RunningMean()
+def experienced(make: Callable[[], Baseline], example: Example) -> Baseline:
+    """Return a baseline that has learned from some steps with other draws."""
+    torch.manual_seed(0)
+    baseline = make()
     for path in paths(example.program, example.parameters)[-3:]:
         learn(baseline, example, path)
     return baseline

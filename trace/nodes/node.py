@@ -53,12 +53,14 @@ class Gate:
 
     It hangs on the value as a hook, and is shut where the site's score function is used instead.
     What goes on `instead` of what came may be given; what `came` is kept if there is a list for it.
+    A surrogate relies on the gate being shut, or open, whenever it is differentiated: `is_kept`.
     """
 
-    __slots__ = ("came", "instead", "is_shut")
+    __slots__ = ("came", "instead", "is_kept", "is_shut")
 
     def __init__(self) -> None:
         self.is_shut = False
+        self.is_kept: bool | None = None
         self.instead: Tensor | None = None
         self.came: list[Tensor] | None = None
 

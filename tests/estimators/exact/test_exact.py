@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
+from ancestral.estimators.baselines.neural import Neural
+from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import (
     Estimator,
@@ -139,7 +141,9 @@ Learned = Callable[[Example], Baselines]
 BASELINES: dict[str, Learned] = {
     "the default": lambda example: "auto",
     "leave one out": lambda example: LeaveOneOut(),
-    "running mean": experienced,
+    "running mean": functools.partial(experienced, RunningMean),
+    "optimal": functools.partial(experienced, Optimal),
+    "neural": functools.partial(experienced, Neural),
 }
 every_baseline = pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 

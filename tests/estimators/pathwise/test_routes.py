@@ -264,6 +264,7 @@ def test_the_third_derivative_is_refused_where_it_is_not_there_and_right_where_i
 
     with pytest.raises(NotImplementedError, match="order 2"):
         third(an.surrogate(loss))
+    _, loss = mixed(theta, 0.4)
     third(an.surrogate(loss, estimator="score"))
     # A cost that reaches the draw through a step alone leaves nothing to take off.
     with forced([0.4]), an.record():
@@ -349,3 +350,32 @@ def test_whatever_counts_for_a_site_it_counts_for_the_terms_that_need_the_score(
         counting = getattr(an.estimators, credit)
         mean += p * q * gradient_of(loss, theta, credit=counting, baseline=baseline)
     torch.testing.assert_close(mean, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", ["smooth", "kinked"])
+def test_two_surrogates_of_one_recording_are_right_together_or_refused(first: str) -> None:
+    theta, hand = leaf(), leaf()
+    with forced([0.4]), an.record():
+        z = Normal(theta[0], SCALE).rsample()
+        losses = {"smooth": z.square(), "kinked": (torch.sign(z) * z * theta[1]).exp()}
+    second = "kinked" if first == "smooth" else "smooth"
+    found = an.surrogate(losses[first])
+    if second == "smooth":
+        with pytest.raises(ValueError, match=r"'z' .* estimator='score'"):
+            an.surrogate(losses[second])
+        an.surrogate(losses[second], estimator="score")
+        return
+    found = found + an.surrogate(losses[second])
+    expected = derivatives(mixed_by_hand(hand, 0.4), hand)
+    torch.testing.assert_close(derivatives(found, theta), expected)
+
+
+def test_a_gradient_that_is_taken_between_does_not_change_a_surrogate() -> None:
+    theta, hand = leaf(), leaf()
+    with forced([0.4]), an.record():
+        z = Normal(theta[0], SCALE).rsample()
+        smooth, kinked = z.square(), (torch.sign(z) * z * theta[1]).exp()
+    found = an.surrogate(smooth)
+    an.backward(kinked, retain_graph=True)
+    live = hand[0] + SCALE * 0.4
+    torch.testing.assert_close(derivatives(found, theta), derivatives(live.square(), hand))

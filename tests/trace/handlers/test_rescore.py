@@ -19,7 +19,7 @@ from torch.distributions import (
 
 import ancestral as an
 from ancestral.errors import RescoreError
-from ancestral.estimators.gradient.rescore import Second
+from ancestral.trace.handlers.rescore import Second
 from ancestral.trace.nodes.distribution_params import family_name
 from oracles import (
     Estimate,
