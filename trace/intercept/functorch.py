@@ -258,7 +258,9 @@ def _same(factory: _Function) -> _Function:
         if made is data:
             return made
         found = infer(Tensor.to, made, (data,), {})
-        return made if found is None or found.universe.state == "settled" else attach(made, found)
+        if found is not None and found.universe.state != "settled":
+            attach(made, found)
+        return decided(made, [data])
 
     return make
 

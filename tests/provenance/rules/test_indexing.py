@@ -246,3 +246,14 @@ def test_a_tensor_taken_as_one_keeps_its_elements() -> None:
             found = provenance(result)
             assert found is not None
             assert separate(claim for claim, _ in found.entries) == {0, 1}
+
+
+def test_a_tensor_taken_as_one_depends_on_what_python_read_before() -> None:
+    with an.record(control="after"):
+        coins = [torch.distributions.Bernoulli(torch.full((3,), 0.5)).sample() for _ in range(2)]
+        assert coins[0][0] >= 0 or coins[0][1] > 0
+        if coins[0][2] > 0.5:
+            coins.append(coins[1])
+        found = provenance(torch.as_tensor(coins[1], dtype=torch.float64))
+    assert found is not None
+    assert any(source.is_decision for source in found.members)
