@@ -28,6 +28,7 @@ from ancestral.trace.intercept import INTERCEPTORS as _INTERCEPTORS
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.params.store import ParamStore
+from ancestral.trace.program.external import external
 from ancestral.trace.program.module_statement import module
 from ancestral.trace.program.plate import plate, subsample
 from ancestral.trace.program.primitives import cost, deterministic, factor, observe, param, sample
@@ -51,6 +52,7 @@ __all__ = [
     "errors",
     "estimators",
     "explain",
+    "external",
     "factor",
     "graph",
     "handlers",

@@ -9,6 +9,7 @@ from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
+from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.per_site import PatternWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
@@ -50,6 +51,7 @@ from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, N
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import SupportError
+from ancestral.trace.program.external import ExternalError
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
@@ -59,11 +61,13 @@ __all__ = [
     "AuditError",
     "BaselineError",
     "BaselineWarning",
+    "BlurredCreditWarning",
     "CaughtError",
     "ConfinedError",
     "DependentBaselineError",
     "EnumerationError",
     "EscapeError",
+    "ExternalError",
     "ForgottenRecordingError",
     "GuideError",
     "HandlerError",

@@ -33,7 +33,6 @@ from ancestral.provenance.dispatch import (
     implicit_reads,
     inplace,
     linear_forms,
-    shared_memory,
     torch_function,
 )
 from ancestral.provenance.rules import registry
@@ -245,7 +244,7 @@ HANDLERS = [
     Handler("formats", replaced(tensor, "before_reading", []), programs=("a_format_parsed_back",)),
     Handler(
         "memory of others",
-        replaced(shared_memory, "escape", lambda found: None),
+        replaced(inplace, "escape", lambda found: None),
         programs=("numpy_that_was_there_before", "a_tensor_on_an_array"),
     ),
     Handler(

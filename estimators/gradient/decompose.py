@@ -119,7 +119,8 @@ class Walk:
             assert not isinstance(share, Placed)
             whole = share.detach().sum() if isinstance(share, Tensor) else share
             total = whole * float(operand) if whole != 0 else 0.0
-            self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
+            if total != 0:
+                self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
 
     def add_leaf(self, leaf: Tensor, share: Share, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""

@@ -5,6 +5,7 @@ on elements of one index only. Where it does not, some op mixed it: the ops on t
 walking back from the cost, through the sites between, to the steps that lost the dimension.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.blur import WAYS_OUT, Blur
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
 from ancestral.provenance.algebra.alignment import Alignment
@@ -60,13 +62,16 @@ def account_of(problem: Problem) -> Account:
 class Line:
     """One dimension of one site, and in how many of the costs downstream it stayed separate.
 
+    A site of one element has no dimension that could be mixed: `dim` is None, and separate are the
+    costs that it reaches by no decision of Python.
+
     `mixes` are the ops that mixed it in the others. `excess` is how many times the squared credit
     of an element was larger, at this draw, than if the dimension had stayed separate; None where no
     dimension of those costs has its size.
     """
 
     site: str
-    dim: int
+    dim: int | None
     size: int
     separate: int
     costs: int
@@ -94,14 +99,26 @@ class Explanation:
         rows = [row for line in self.lines for row in _rows(line)]
         table = aligned([_HEADER, *rows[:MOST_LINES]], right={1, 2})
         left = len(rows) - MOST_LINES
-        return f"{table}\n... and {left:,} more" if left > 0 else table
+        more = [f"... and {left:,} more"] if left > 0 else []
+        return "\n".join([table, *more, *self.advice])
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to do about each line whose read made a decision that mixed something."""
+        mixes = dict.fromkeys(mix for line in self.lines for mix in line.mixes)
+        return tuple(
+            f"{mix.op} at {_short(mix.place)}: {WAYS_OUT.format(package='package')}"
+            for mix in mixes
+            if mix.op == "the decision"
+        )
 
     __repr__ = __str__
 
 
 def _rows(line: Line) -> Iterator[tuple[str, ...]]:
     costs = f"{line.separate} of {line.costs} costs" if line.costs > 1 else "the cost"
-    head = (line.site, str(line.dim), str(line.size), costs if line.separate else "no cost")
+    dim = "" if line.dim is None else str(line.dim)
+    head = (line.site, dim, str(line.size), costs if line.separate else "no cost")
     excess = "" if line.excess is None else f"x {line.excess:,.3g}"
     first, *rest = line.mixes or (Mix("", ""),)
     yield (*head, first.op, _short(first.place), excess)
@@ -170,6 +187,7 @@ class _Explaining:
         self._closures = downstream(account.structure)
         self._end = len(account.structure.terms)
         self._reached = [_all(closure, self._end) for closure in self._closures]
+        self._blur = Blur(account.structure, account.sources, account.nodes)
 
     def lines(self) -> tuple[Line, ...]:
         """Return a line for each dimension of each site, the most expensive first."""
@@ -185,6 +203,8 @@ class _Explaining:
     def _of_site(self, number: int) -> Iterator[Line]:
         site = self._structure.sites[number]
         total = self._reached[number].size
+        if all(size == 1 for size in site.shape):
+            yield self._of_one(number)
         for dim, size in enumerate(site.shape):
             if size == 1:
                 continue
@@ -199,6 +219,26 @@ class _Explaining:
             excess = self._excess(lost, size)
             yield Line(site.name, dim, size, total - lost.size, total, mixes, excess)
 
+    def _of_one(self, number: int) -> Line:
+        """Return the line of a site of one element."""
+        name, reached = self._structure.sites[number].name, self._reached[number]
+        tied = self._blur.changed[number]
+        if not tied:
+            return Line(name, None, 1, reached.size, reached.size)
+        mixes = [
+            _drawing(other, None)
+            for at, other in enumerate(self._account.sources)
+            if other.is_decision and self._reached[at].common(tied)
+            if number in self._blur.upstream([other])
+        ]
+        excess = self._square(reached) / (self._square(reached.without(tied)) or math.nan)
+        left = None if math.isnan(excess) else excess
+        return Line(name, None, 1, reached.size - tied.size, reached.size, tuple(mixes), left)
+
+    def _square(self, terms: TermSet) -> float:
+        values = [self._account.values[term].double() for term in terms.numbers().tolist()]
+        return sum(float(value.sum()) for value in values) ** 2
+
     def _mixes(self, number: int, dim: int, lost: TermSet) -> Iterator[Mix]:
         """Yield the ops that mixed a dimension on the way to the terms in which it is lost."""
         pending, seen = [(number, dim)], {(number, dim)}
@@ -208,12 +248,17 @@ class _Explaining:
                 source = self._account.sources[at]
                 dims = kept(found).get(source, frozenset())
                 if d not in dims:
-                    yield from mixes_of(found, source, d) or (mix,)
+                    mixes = mixes_of(found, source, d)
+                    is_decided = consumer is not None and self._is_decision(consumer)
+                    yield from (mix, *mixes) if is_decided else mixes or (mix,)
                 elif consumer is not None:
                     for i in _indexing(found, source, d):
                         if (consumer, i) not in seen:
                             seen.add((consumer, i))
                             pending.append((consumer, i))
+
+    def _is_decision(self, number: int) -> bool:
+        return self._account.sources[number].is_decision
 
     def _consumers(self, at: int, lost: TermSet) -> Iterator[tuple[Provenance, int | None, Mix]]:
         """Yield what depends directly on a site, on the way to some terms."""

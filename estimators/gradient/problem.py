@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.blur import Blur
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
@@ -81,7 +82,8 @@ class Problem:
 
     `kinks` has, for each site whose value reaches a term through a step without a useful
     derivative, the source that stands for that step; `partly`, of those that reach other terms by
-    smooth routes only, the terms of both kinds.
+    smooth routes only, the terms of both kinds. `blurring` are the decisions that
+    every term depends on, whenever it was finished.
     """
 
     trace: Trace
@@ -92,6 +94,7 @@ class Problem:
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
     partly: dict[str, Partly]
+    blurring: frozenset[Source] = frozenset()
 
     @cached_property
     def scored(self) -> frozenset[Node]:
@@ -161,7 +164,9 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
     if decisions.finished is not None:
         terms = [tainted(term, decisions.finished) for term in terms]
-    return _assemble(trace, terms, whole, decisions)
+    problem = _assemble(trace, terms, whole, decisions)
+    finished = decisions.finished
+    return problem if finished is None else replace(problem, blurring=finished.members)
 
 
 def examined_costs(trace: Trace) -> Problem:
@@ -323,8 +328,11 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decision
             found = universe.adopt(found)
         shapes.append(TermShape(tuple(term.value.shape), restricted(found, numbers)))
     trace.note_costs(vertices_of(ours))
-    decisions.terms = tuple([t.provenance.members for t in ours if t.provenance])
     structure = Structure(sites, tuple(shapes))
+    if decisions.noted:
+        learned = {node.name for node in nodes.values() if node.is_learned}
+        nothing = [n for n, t in enumerate(terms) if t.value.numel() == 1 and not t.value]
+        decisions.blurred = Blur(structure, kept, learned, nothing).count
     reaching = [*compress(kept, structure.reaches)]
     upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
     refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])

@@ -1,7 +1,7 @@
 """Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -33,6 +34,7 @@ from ancestral.provenance.tensor.tensor import alias, provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
+from ancestral.trace.graph.structure import Structure, TermShape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.leaf_writes import refuse_writes
 from ancestral.trace.recording.trace import Trace, install_backward
@@ -49,14 +51,15 @@ def surrogate(
 ) -> Tensor:
     """Return the scalar whose autograd derivatives of every order estimate those of E[loss].
 
-        S = L + Σ_j Σ_t (□(τ_j[t]) - 1) · c_j[t] - Σ_i Σ_s (□(l_i[s]) - 1) · b_i[s]
+        S = L + Σ_j Σ_t (□(τ_j[t]) - 1) · c_j[t] - Σ_i Σ_s □(τ_i[s]) (□(l_i[s]) - 1) · b_i[s]
         □(x) = exp(x - ⊥(x)),   l_i = log q(z_i),
-        τ_j[t] = Σ of l_i[s] over (i, s) upstream of (j, t)
+        τ_j[t] = Σ of l_i[s] over (i, s) upstream of (j, t), and τ_i[s] of those upstream of (i, s)
 
     Its value is that of the loss. The first derivative is the estimator that `backward` uses, the
     higher ones are unbiased too. A term that is a site's own log q(z) at its own draw has its
     zero-mean gradient taken out. Foerster et al. (2018), "DiCE: the infinitely differentiable Monte
-    Carlo estimator", equation 5, with every element as a node.
+    Carlo estimator", equation 5, with every element as a node; Farquhar, Whiteson and Foerster
+    (2019), "Loaded DiCE", equation 13, whose differences are □(τ + l) - □(τ) = □(τ) (□(l) - 1).
 
     Where a draw of ``rsample`` is scored for some terms only, and these have a derivative besides
     that by the draw, orders above the second raise a NotImplementedError; ``estimator="score"`` has
@@ -66,11 +69,24 @@ def surrogate(
     """
     check_baseline(baseline)
     problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
-    return surrogate_of(problem, estimate, baseline)
+    return surrogate_of(problem, estimate, baseline, _scores_before)
 
 
-def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> Tensor:
-    """Return the surrogate of a problem in which each site is decided."""
+def surrogate_of(
+    problem: Problem,
+    estimate: Estimator,
+    baseline: Baselines,
+    before: Callable[[Problem, Collection[str]], Mapping[str, Tensor]] = lambda *_: {},
+) -> Tensor:
+    """Return the surrogate of a problem in which each site is decided.
+
+    Args:
+        problem: the problem.
+        estimate: the credit of each site.
+        baseline: what is subtracted from it.
+        before: returns the scores upstream of the elements of some sites: without them, derivatives
+            above the first have more variance, and the surrogate costs less.
+    """
     groups, universe = groups_of(problem), problem.trace.universe
     given: list[list[Credit]] = []
     totals: list[Tensor] = []
@@ -88,14 +104,38 @@ def surrogate_of(problem: Problem, estimate: Estimator, baseline: Baselines) -> 
         for term in group.owned:
             total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
         totals.append(total)
-    for (at, name), less in _subtracted(problem, baseline, given).items():
+    subtracted = _subtracted(problem, baseline, given).items()
+    less_of = {place: less for place, less in subtracted if less is not None}
+    scores_before = before(problem, [name for _, name in less_of])
+    for (at, name), less in less_of.items():
         node = problem.nodes[name]
-        if less is not None:
-            totals[at] = totals[at] - _against(_box(node.score, universe), less, node)
+        boxed = _box(node.score, universe)
+        if name in scores_before and tuple(boxed.shape) == node.shape:
+            boxed = boxed * (1 + _box(scores_before[name], universe))
+        totals[at] = totals[at] - _against(boxed, less, node)
     routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
     reaching = compress(problem.structure.sites, problem.structure.reaches)
     gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
     return _followed(joined(routes, gated), problem)
+
+
+def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor]:
+    """Return for each element of some sites the sum of log q over what is upstream of it.
+
+    As in a surrogate: the derivative of what adds up all products of a log-density with what lies
+    downstream of it, by the latter.
+    """
+    sites = [site for site in problem.structure.sites if site.name in names and site.incoming]
+    terms = tuple(TermShape(site.shape, site.incoming) for site in sites)
+    like = problem.loss.detach()
+    costs = [like.new_zeros(site.shape).requires_grad_() for site in sites]
+    given = by_element(Structure(problem.structure.sites, terms), costs)
+    pairs = [(problem.nodes[credit.name], credit) for credit in given]
+    bilinear = sum(products(pairs, [None] * len(pairs)), like * 0)
+    if not bilinear.requires_grad:
+        return {}
+    found = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
+    return {s.name: tau for s, tau in zip(sites, found, strict=True) if tau is not None}
 
 
 def _subtracted(
@@ -202,6 +242,10 @@ def _decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
+    values = [term.value for term in problem.terms]
+    warn_of_blur(
+        problem.structure, problem.sources, values, problem.trace.universe, problem.blurring
+    )
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()

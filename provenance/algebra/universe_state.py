@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+from typing import Any
 from weakref import ref
 
 _started = time.time_ns()
@@ -17,9 +18,13 @@ class Lifetime:
     taken for good. To other universes, the values of one that is "used" or "settled" are constants.
     The universe of a draw that no recording takes in is "apart": nothing comes of its values but
     that the recordings that they reach know of them.
+
+    `later` is what is computed from our values now depends on besides: what Python has read of them
+    by the end of the recording, or since. `is_past` says that it depends on less or more than they
+    do: it is "settled", or there is a `later`.
     """
 
-    __slots__ = ("_kept", "_owner", "serial", "state", "token")
+    __slots__ = ("_kept", "_later", "_owner", "_state", "is_past", "serial", "token")
 
     def __init__(self, owner: object) -> None:
         """Begin, in the state "open"."""
@@ -28,7 +33,28 @@ class Lifetime:
         self.token = (os.getpid(), self.serial, _started)
         self._kept = owner
         self._owner = None if owner is None else ref(owner)
+        self._later: Any = None
         self.state = "open"
+
+    @property
+    def state(self) -> str:
+        """The state: see the class."""
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+        self.is_past = state == "settled" or self._later is not None
+
+    @property
+    def later(self) -> Any:
+        """What is computed now depends on besides, of shape [], None if on nothing."""
+        return self._later
+
+    @later.setter
+    def later(self, later: Any) -> None:
+        self._later = later
+        self.state = self._state
 
     @property
     def owner(self) -> object:

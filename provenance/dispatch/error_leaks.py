@@ -8,6 +8,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import EscapeError, escape, fail, is_escape
+from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.subclasses import names_of
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
@@ -44,7 +45,7 @@ def note_failure(
         return
     refuse_inference(error, names_of(args, kwargs))
     if is_escape(func.__name__, args, kwargs or {}):
-        escape(tracked(args, kwargs))  # as it does where it returns
+        escape(tracked(args, kwargs), Read(func, error))  # as it does where it returns
     elif not _is_of_shapes(func, args, kwargs or {}):
         fail(tracked(args, kwargs), str(error))
 

@@ -1,8 +1,8 @@
 """Escapes: the moments at which a tracked value leaves tensor land and Python may branch on it.
 
 What Python does afterwards depends on the value though no tensor says so. Each escape is noted with
-its line; what it does then is said in `ancestral.provenance.tensor.control_flow`. The checks of
-`torch.distributions` on their own arguments are no escapes as long as they pass.
+its line; what it does then is said in `ancestral.provenance.tensor.control_flow`. Checks, and those
+of `torch.distributions` on their own arguments, are no escapes as long as they pass.
 """
 
 import sys
@@ -11,10 +11,11 @@ from types import FrameType
 from typing import Any
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.dispatch.passed_checks import Outcome, Read, outcome_of
 from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
-from ancestral.provenance.tensor.frame_owner import module_of, owner_of
+from ancestral.provenance.tensor.frame_owner import is_of, module_of, owner_of
 
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
@@ -36,7 +37,8 @@ def _noted(provenance: Provenance, frame: FrameType) -> Escape:
         EscapeError: if that refuses it.
     """
     names = frozenset(source.name for source in provenance.sources)
-    noted = Escape(names, frame.f_code.co_filename, frame.f_lineno)
+    line = (frame.f_code.co_filename, frame.f_lineno)
+    noted = Escape(names, *line, module=module_of(frame))
     decisions = decisions_of(provenance.universe)
     if decisions.setting.raises and decisions.is_recording:
         raise EscapeError(
@@ -53,10 +55,10 @@ class ConfinedError(RuntimeError):
     """Python is to decide on a tensor that has many values of a source at once."""
 
 
-def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) -> None:
+def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
     """Note that values with these provenances left tensor land in the caller's code.
 
-    `is_check_passed` says that what left is the truth that a check of `torch.distributions` wants.
+    A `read` of Python may be a check, which is no escape as long as it passes.
 
     Raises:
         EscapeError: if the recording refuses escapes.
@@ -69,11 +71,19 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
     found = [p for p in given if not _is_known(p)]
     if not found and not confined:
         return
-    frame, is_check = _caller(sys._getframe(1), is_check_passed)  # pyright: ignore[reportPrivateUsage]
+    here = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    frame, is_check = _caller(here, read is not None and read.result is True)
     if frame is None:
         return
     if is_check:
         fail(found, "a check of torch.distributions did not pass")
+        return
+    if all(is_of(frame, decisions_of(each.universe).trust) for each in given):
+        return
+    outcome = None if read is None else _checked(here, read, found)
+    if outcome == "raises":
+        fail(found, "a check did not pass")
+    if outcome is not None:
         return
     if confined:
         line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -86,6 +96,19 @@ def escape(provenances: Iterable[Provenance], *, is_check_passed: bool = False) 
     for provenance in found:
         decisions_of(provenance.universe).decide(provenance, _noted(provenance, frame))
         storage.watch()
+
+
+def _checked(
+    frame: FrameType | None, read: Read, provenances: Sequence[Provenance]
+) -> Outcome | None:
+    """Return what becomes of a check that reads a value, None if what reads it is none."""
+    began = [decisions_of(found.universe).frame for found in provenances]
+    own = getattr(read.function, "__code__", None)
+    while frame is not None and (
+        owner_of(frame) == "library" or module_of(frame) == "torch.overrides" or frame.f_code is own
+    ):
+        frame = frame.f_back
+    return None if frame is None else outcome_of(read, frame, began[0] if began else None)
 
 
 def _confined(provenances: Iterable[Provenance]) -> frozenset[str]:

@@ -28,9 +28,9 @@ from ancestral.provenance.linear.transpose import (
 from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
 from ancestral.provenance.tensor.arguments import tensors_in
-from ancestral.provenance.tensor.control_flow import is_constant
+from ancestral.provenance.tensor.control_flow import is_constant, lasting, now
 from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
-from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, run
+from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
 
 # Within a function that runs with tracking off, the operators must not follow either: they see a
@@ -83,10 +83,10 @@ def _operator(
                 ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
         elif kind is Tensor and ours.shape != result.shape:
             ours = ours.broadcast(tuple(result.shape))
-        if ours.universe.state == "settled":
-            return result  # a constant by now
         if is_kink:
             ours = ours.kinked()
+        if ours.universe.is_past:
+            return _past(plain_operator, result, ours, (self, other))
         form: Form | None = None
         if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
             if not has_history():
@@ -103,6 +103,17 @@ def _operator(
 
     operator.__name__ = name
     return operator
+
+
+def _past(func: _Function, result: Tensor, ours: Provenance, args: tuple[Any, ...]) -> Tensor:
+    """Give a result its provenance, of tensors of which there is more to say than theirs."""
+    found = now(ours)
+    if found is None:
+        return result  # a constant by now
+    is_sum = result.dtype is not torch.bool
+    form = form_of(func, found.shape, args, NO_KEYWORDS) if is_sum else None
+    attach(result, found)._form = lasting(form, found.universe)  # type: ignore[attr-defined]
+    return result
 
 
 def _sum_of(signs: str) -> _Linear:
@@ -184,10 +195,12 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
         elif kind not in _FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)
-    if found is None or result.__class__ is not _Plain or found.universe.state == "settled":
+    if found is None or result.__class__ is not _Plain:
         return result
     if found.shape != result.shape:
         found = found.broadcast(tuple(result.shape))
+    if found.universe.is_past:
+        return _past(func, result, found, args)
     result.__class__ = ProvenanceTensor
     result._provenance = found
     linear = _LINEAR_FUNCTIONS.get(func)
@@ -209,8 +222,8 @@ def _function(name: str) -> _Function:
         result: Any = run(plain_method, TYPES, (self,), NO_KEYWORDS)
         if result.__class__ is not _Plain or not _is_tracking():
             return result
-        if self._provenance.universe.state == "settled":
-            return result  # a constant by now
+        if self._provenance.universe.is_past:
+            return _past(plain_method, result, self._provenance, (self,))
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance
         if is_linear and torch.is_grad_enabled():

@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.provenance import Provenance, Universe, union
+from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.linear_forms import form_of, requires_grad
 from ancestral.provenance.dispatch.propagate import infer, tracked
-from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.rules.op import Place, Written
 from ancestral.provenance.rules.registry import WRITES, WRITTEN
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
-from ancestral.provenance.tensor.control_flow import is_constant, recording
+from ancestral.provenance.tensor.control_flow import is_constant, lasting, now, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
-from ancestral.provenance.tensor.memory_grid import base_of, view_of
+from ancestral.provenance.tensor.memory_grid import Write, base_of, read, view_of, write_of
 from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
     attach,
@@ -243,8 +244,8 @@ def _mark(
         if old is not None and old.shape != shape:
             attach(target, old.lost(shape))  # as an `out` that was too small is
         known = provenance(target)
-        found = _inferred(func, target, args, kwargs, known)
-        if found is None or found.universe.state == "settled":
+        found = now(_inferred(func, target, args, kwargs, known))
+        if found is None:
             continue
         if is_constant(found.universe) and _kinds(target):
             continue  # it was not refused: a number like any other
@@ -252,6 +253,7 @@ def _mark(
         target._form = None  # type: ignore[attr-defined]
         mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
+        form = lasting(form, found.universe)
         if form is not None:  # the operand is what the target was, not what it became
             operands = tuple(before if x is target else x for x in form[2])
             form = (form[0], form[1], operands, *form[3:])
@@ -272,3 +274,56 @@ def _inferred(
     operands = {name: item for name, item in kwargs.items() if name != "out"}
     found = infer(func, target, args, operands)
     return known if found is None else found if known is None else found.union(known)
+
+
+def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:
+    """Give its sources to all that shares the storage of what was written.
+
+    `before` is what the target depended on until then.
+    """
+    if not raw(Tensor.numel, target):
+        return
+    is_held = raw(storage.is_held, target)  # before we hold it
+    base, shared = base_of(target), raw(storage.storage_of, target)
+    write = None if shared is None else _write(target, found, shared)
+    if base is not None:
+        known = provenance(base)
+        seen = None if write is None else read(write.on(write.grid), view_of(base))
+        now = found.lost(tuple(raw(Tensor.size, base))) if seen is None else seen
+        now = now if known is None else known.union(now)
+        note("a write into a view", now, [found] if known is None else [known, found])
+        attach(base, now)
+        base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
+    if shared is not None:
+        storage.taint(shared, found, 1 if base is None else 2, is_held, write)
+        is_new = before is None or before.universe is not found.universe
+        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
+            escape([found])  # of memory that an array of numpy, or another library, reads as well
+
+
+def _write(target: Tensor, found: Provenance, shared: torch.UntypedStorage) -> Write | None:
+    """Return a write with what decided where it is; None where its memory does not tell."""
+    shape = tuple(raw(Tensor.size, target))
+    write = write_of(found if found.shape == shape else found.lost(shape), target, shared)
+    chosen = getattr(target, "_chosen", None)
+    decisions = [source for source in found.members if source.is_decision]
+    if write is None or (chosen is None and not decisions):
+        return write
+    parts = [] if chosen is None else [chosen]
+    parts += [found.universe.depending(decisions, ())] if decisions else []
+    return write._replace(chosen_by=union(parts))
+
+
+CHOOSING = frozenset({Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow})
+"""The functions that may be given a place in a tensor, a number that is tracked."""
+
+
+def note_chosen(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any) -> None:
+    """Note of a view what decided which part of the memory it is."""
+    known = (getattr(tensor, "_chosen", None) for tensor in tensors_in(args, kwargs))
+    found: list[Provenance] = [each for each in known if each is not None]
+    if func in CHOOSING:
+        given = (provenance(t) for t in tensors_in(args[1:], kwargs))
+        found += [each.lost(()) for each in given if each is not None]
+    if found:
+        result._chosen = union(found)  # type: ignore[attr-defined]

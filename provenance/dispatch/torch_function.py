@@ -18,8 +18,10 @@ from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
 from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
 from ancestral.provenance.dispatch.inplace import (
+    CHOOSING,
     is_write,
     mark_besides,
+    note_chosen,
     refuse_parameters,
     run_write,
     targets,
@@ -27,14 +29,14 @@ from ancestral.provenance.dispatch.inplace import (
     written_besides,
 )
 from ancestral.provenance.dispatch.linear_forms import form_of, forms_of
+from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
-from ancestral.provenance.dispatch.shared_memory import CHOOSING, note_chosen
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
-from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.control_flow import controlling, lasting, now
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -105,8 +107,8 @@ def propagate(
         known = None if first is None else first.calls.get(tuple(key))
         if known is None:
             return _follow_and_keep(func, args, kwargs, result, first, key)
-        if known.universe.state == "settled":
-            return result  # a constant by now
+        if known.universe.is_past:
+            return _follow(func, args, kwargs, result)
         result.__class__ = ProvenanceTensor
         result._provenance = known
         if func in LINEAR:
@@ -139,7 +141,8 @@ def _follow_and_keep(
     """Follow a call for the first time, and keep what came out for the next of its kind."""
     _follow(func, args, kwargs, result)
     met = {k.universe for k in key if k.__class__ is Provenance}
-    if first is not None and met == {first.universe} and result.__class__ is ProvenanceTensor:
+    is_one = first is not None and met == {first.universe} and not first.universe.is_past
+    if is_one and first is not None and result.__class__ is ProvenanceTensor:
         first.calls[tuple(key)] = result._provenance
     return result
 
@@ -198,7 +201,7 @@ def _let_out(func: _Function, traits: _Traits, args: Any, kwargs: Any, result: A
     """Note the values that an op gives to Python, and the numbers that decided its shape."""
     read = implicit_reads.take(func)
     if traits.may_escape and is_escape(func.__name__, args, kwargs):
-        escape(tracked(args, kwargs), is_check_passed=result is True)
+        escape(tracked(args, kwargs), Read(func, result))
     elif read:
         escape(read)
 
@@ -221,11 +224,11 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         if _is_any(result, args, kwargs):
             return _returned(func, args, kwargs, result)
         if type(result) is Tensor:
-            found = infer(func, result, args, kwargs)
-            if found is not None and found.universe.state != "settled":
+            found = now(infer(func, result, args, kwargs))
+            if found is not None:
                 attach(result, found)
                 note_chosen(func, result, args, kwargs)
-                form = form_of(func, found.shape, args, kwargs)
+                form = lasting(form_of(func, found.shape, args, kwargs), found.universe)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, Tensor):
         _refuse_foreign(result, args, kwargs)
@@ -237,8 +240,8 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             if type(item) is Tensor:
                 if not _is_any(item, args, kwargs):
                     own = operands_of(func, index, args)
-                    found = infer(pieces[index], item, own, kwargs)
-                    if found is not None and found.universe.state != "settled":
+                    found = now(infer(pieces[index], item, own, kwargs))
+                    if found is not None:
                         attach(item, found)._form = form  # type: ignore[attr-defined]
                         note_chosen(func, item, own, kwargs)
             elif isinstance(item, Tensor):

@@ -19,7 +19,7 @@ from ancestral.provenance.linear.build import Linear, is_tracked
 from ancestral.provenance.linear.transpose import reshaped
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import Args, Kwargs, tensors_in
-from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.control_flow import computed_anew, controlling, later_of
 from ancestral.provenance.tensor.linear_form import Call, Hole, OverwrittenError, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
 
@@ -51,7 +51,7 @@ class Unreduced(NamedTuple):
             raise OverwrittenError
         bound = _signature(self.function).bind(*self.args, **self.kwargs)
         bound.arguments |= {"reduction": "none"}
-        with torch.set_grad_enabled(self.has_history):
+        with torch.set_grad_enabled(self.has_history), computed_anew():
             each = self.function(*bound.args, **bound.kwargs)
         for found in self.besides:
             known, lost = provenance(each), found.lost(tuple(each.shape))
@@ -78,9 +78,12 @@ def loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs)
         return None
     versions = tuple((tensor, raw(version_of, tensor)) for tensor in tensors_in(args, kwargs))
     besides = [controlling()]
+    for tensor, _ in versions:
+        known = provenance(tensor)
+        besides.append(None if known is None else later_of(known.universe))
     if storage.table:
         besides += [provenance(tensor) for tensor, _ in versions]
-    held = tuple(found for found in besides if found is not None)
+    held = tuple(dict.fromkeys(found for found in besides if found is not None))
     unreduced = Unreduced(
         function, tuple(args), dict(kwargs), divisor, versions, held, torch.is_grad_enabled()
     )

@@ -8,13 +8,13 @@ before, because Python may have chosen among them.
 
 import bisect
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ancestral.provenance.algebra.provenance import Provenance, Source, Sources, Universe
-from ancestral.provenance.tensor.linear_form import serials
+from ancestral.provenance.tensor.linear_form import Form, serials
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Escape:
     filename: str
     line: int
     terms_blurred: int | None = None
+    module: str = ""
 
     def __str__(self) -> str:
         """Show the place, the sources and what it costs."""
@@ -70,12 +71,16 @@ NONE: Sources = frozenset()
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """An escape, the sources that left, and the decision that stands for it."""
+class Noted:
+    """An escape, the sources that left, and the decision that stands for it.
+
+    `is_after` says that the recording had ended.
+    """
 
     escape: Escape
     sources: Sources
     decision: Sources
+    is_after: bool = False
 
 
 @dataclass
@@ -89,12 +94,17 @@ class Decisions:
 
     setting: Setting = SETTINGS["strict"]
     is_recording: bool = False
+    trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
+    frame: int | None = None  # the id of the one that began the recording, while it is open
     thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None
     finished: Provenance | None = None
-    noted: list[_Noted] = field(default_factory=list[_Noted])
+    noted: list[Noted] = field(default_factory=list[Noted])
     failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
-    terms: tuple[Sources, ...] | None = None  # the sources of each term of the loss
+    # What went into each external function so far.
+    external: dict[object, Provenance] = field(default_factory=dict[object, Provenance])
+    # How many terms of the loss a decision blurs that was read from some sources.
+    blurred: Callable[[Sources, Sources], int] | None = None
     _known: Sources = frozenset()  # what the current decision stands for already
     # From which linear form on a decision was in force.
     _since: list[tuple[int, Provenance | None]] = field(
@@ -104,18 +114,23 @@ class Decisions:
     def decide(self, found: Provenance, escape: Escape) -> None:
         """Let what comes next depend on a value that escaped."""
         universe = found.universe
+        # After the block a value is read by what trains the program, not by the program.
+        is_after = universe.is_of_recording and not self.is_recording
         decision = NONE if self.current is None else self.current.members
-        if self.setting.taints:
+        if self.setting.taints or is_after:
             if found.members - self._known:
                 self._extend(found, f"{escape.filename}:{escape.line}")
             assert self.current is not None
             decision = self.current.members
             # The ops of another thread on plain tensors are not seen here.
             is_elsewhere = threading.get_ident() != self.thread
-            if self.setting.blurs or is_elsewhere:
+            if is_after:
+                universe.later = self.current
+            elif self.setting.blurs or is_elsewhere:
                 known = self.finished
                 self.finished = self.current if known is None else known.union(self.current)
-        self.noted.append(_Noted(escape, frozenset(universe.origins(found.members)), decision))
+        read = frozenset(universe.origins(found.members))
+        self.noted.append(Noted(escape, read, decision, is_after))
 
     def _extend(self, found: Provenance, place: str) -> None:
         """Make the decision that stands for the current one and for a value that escaped."""
@@ -130,6 +145,15 @@ class Decisions:
         self.current = current
         self._known = known if current is None else known | current.members
         self._since.append((next(serials), current))
+
+    def end(self, universe: Universe) -> None:
+        """End the recording: what was read in it decides on what is computed from now on as well.
+
+        Unless all terms depend on that anyway.
+        """
+        self.is_recording, self.frame = False, None
+        if self.current is not self.finished:
+            universe.later = self.current
 
     def at(self, serial: int) -> Provenance | None:
         """Return the decision that was in force when the linear form of this number was made."""
@@ -158,26 +182,13 @@ def decisions_of(universe: Universe) -> Decisions:
 def escapes_of(universe: Universe) -> tuple[Escape, ...]:
     """Return the escapes from a universe, in their order, with the number of terms blurred."""
     decisions = decisions_of(universe)
-    if decisions.terms is None:
+    count = decisions.blurred
+    if count is None:
         return tuple(noted.escape for noted in decisions.noted)
-    terms = [_Term(universe, members) for members in decisions.terms]
     return tuple(
-        Escape(
-            noted.escape.sources,
-            noted.escape.filename,
-            noted.escape.line,
-            sum(1 for t in terms if t.decisions & noted.decision and noted.sources - t.data),
-        )
+        replace(noted.escape, terms_blurred=count(noted.sources, noted.decision))
         for noted in decisions.noted
     )
-
-
-class _Term:
-    """What a term of a loss depends on as data, and by decisions, directly or not."""
-
-    def __init__(self, universe: Universe, members: Sources) -> None:
-        self.data = frozenset(as_data(universe, members))
-        self.decisions = frozenset(s for s in universe.closure(members) if s.is_decision)
 
 
 def as_data(universe: Universe, members: Sources) -> Iterator[Source]:
@@ -197,6 +208,51 @@ def is_constant(universe: Universe) -> bool:
     """Return whether a gradient of a recording was taken, and it has ended."""
     is_open = universe.decisions is not None and universe.decisions.is_recording
     return universe.state == "settled" or (universe.state == "used" and not is_open)
+
+
+_is_anew: ContextVar[bool] = ContextVar("is anew", default=False)
+
+
+@contextmanager
+def computed_anew() -> Generator[None]:
+    """Take what is computed in the block for what it was when it was first asked for."""
+    token = _is_anew.set(True)
+    try:
+        yield
+    finally:
+        _is_anew.reset(token)
+
+
+def now(found: Provenance | None) -> Provenance | None:
+    """Return what a value depends on that is computed now, from what depends on `found`.
+
+    That is nothing once a gradient was taken for good, and what Python read before as well, once
+    the recording has ended.
+    """
+    if found is None or not found.universe.is_past:
+        return found
+    if found.universe.state == "settled":
+        return None
+    later = later_of(found.universe)
+    return found if later is None else found.union(later.lost(found.shape))
+
+
+def later_of(universe: Universe) -> Provenance | None:
+    """Return what else depends on that is computed from values of a recording now, of shape []."""
+    later: Provenance | None = universe.later
+    return None if _is_anew.get() else later
+
+
+def lasting(form: Form | None, universe: Universe) -> Form | None:
+    """Return the linear form of what is computed now, None where it is to be a cost by itself.
+
+    After a read, Python may have chosen the numbers that each element counts with. One number for
+    all of them scales finished costs, which count regardless of the value.
+    """
+    if form is None or not universe.is_past or later_of(universe) is None or len(form) != 5:
+        return form
+    is_weighed = any(held.numel() > 1 for held, _ in form[3].versions)
+    return None if is_weighed else form
 
 
 recording: ContextVar[Universe | None] = ContextVar("recording", default=None)

@@ -6,6 +6,7 @@ code of its file alone: users run generated code, whose names are what they give
 
 import os
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from types import FrameType
 from typing import Literal
@@ -36,6 +37,25 @@ def user_frame(frame: FrameType | None) -> FrameType | None:
             break
         frame = frame.f_back
     return frame
+
+
+def is_of(frame: FrameType | None, modules: Collection[str]) -> bool:
+    """Return whether a frame runs code of some modules, or of what is in them.
+
+    Code of the standard library and of numpy works for whoever calls it.
+    """
+    while frame is not None and modules:
+        name = module_of(frame)
+        parts = name.split(".")
+        if any(".".join(parts[:end]) in modules for end in range(1, len(parts) + 1)):
+            return True
+        if parts[0] not in _SERVING:
+            return False
+        frame = frame.f_back
+    return False
+
+
+_SERVING = frozenset({*sys.stdlib_module_names, "numpy"}) - {"__main__"}
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
-from torch.distributions import Categorical, kl_divergence
+from torch.distributions import Categorical
 
 from ancestral.tools.demo.digits import load
 from models.reference import PerExample, Reference, Setting
@@ -50,20 +50,22 @@ class DiscreteVAE(nn.Module):
         z = q.sample()
         nll = F.binary_cross_entropy_with_logits(self.reconstruct(z), x, reduction="sum")
         prior = Categorical(logits=torch.zeros_like(q.logits))
-        loss: Tensor = (nll + kl_divergence(q, prior).sum()) / len(x)
+        loss: Tensor = (nll + (q.log_prob(z) - prior.log_prob(z)).sum()) / len(x)
         return loss
 
 
 def by_hand(model: DiscreteVAE, x: Tensor) -> Tensor:
-    """Return the surrogate: every variable changes the reconstruction of its own image."""
+    """Return the surrogate: a variable changes the reconstruction of its image, and its density.
+
+    The prior is the same for all classes.
+    """
     q = model.posterior(x)
     z = q.sample()
     pixels = F.binary_cross_entropy_with_logits(model.reconstruct(z), x, reduction="none")
-    nll = pixels.sum((1, 2, 3))
-    prior = Categorical(logits=torch.zeros_like(q.logits))
-    kl = kl_divergence(q, prior).sum(1)
-    scores = q.log_prob(z).sum(1) * nll.detach()
-    total: Tensor = scores + nll + kl
+    nll, log_q = pixels.sum((1, 2, 3)), q.log_prob(z)
+    prior = Categorical(logits=torch.zeros_like(q.logits)).log_prob(z)
+    costs = nll[:, None] + log_q - prior
+    total: Tensor = (log_q * costs.detach()).sum(1) + nll
     return total.mean()
 
 
@@ -73,7 +75,8 @@ def per_example(model: DiscreteVAE, x: Tensor) -> PerExample:
     z = q.sample()
     pixels = F.binary_cross_entropy_with_logits(model.reconstruct(z), x, reduction="none")
     prior = Categorical(logits=torch.zeros_like(q.logits))
-    return pixels.sum((1, 2, 3)) + kl_divergence(q, prior).sum(1), q.log_prob(z).sum(1)
+    log_q = q.log_prob(z).sum(1)
+    return pixels.sum((1, 2, 3)) + log_q - prior.log_prob(z).sum(1), log_q
 
 
 REFERENCE = Reference(

@@ -1,12 +1,15 @@
 """The library's estimates on a program, in the form that the oracles take."""
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.credit import Baseline, Estimator, by_element
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import backward, surrogate
@@ -26,6 +29,14 @@ def gradients(leaves: Parameters) -> Tensor:
     return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in leaves])
 
 
+@contextmanager
+def blurring() -> Iterator[None]:
+    """Ask for the gradient of programs that read on purpose, for what they decide on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BlurredCreditWarning)
+        yield
+
+
 def by(ask: Callable[[Tensor], object] = backward, **options: Any) -> Estimate:
     """Return what asking for the gradient of a recorded loss leaves in the ``.grad``."""
 
@@ -33,7 +44,8 @@ def by(ask: Callable[[Tensor], object] = backward, **options: Any) -> Estimate:
         leaves = fresh(parameters)
         with record(**options):
             loss = program(*leaves)
-        ask(loss)
+        with blurring():
+            ask(loss)
         return gradients(leaves)
 
     return estimate
@@ -51,7 +63,9 @@ def higher_derivatives(order: int, baseline: Baselines = "auto") -> Estimate:
     def estimate(program: Program, parameters: Parameters) -> Tensor:
         with record():
             loss = program(*parameters)
-        return derivatives(surrogate(loss, baseline=copy.deepcopy(baseline)), parameters, order)
+        with blurring():
+            made = surrogate(loss, baseline=copy.deepcopy(baseline))
+        return derivatives(made, parameters, order)
 
     return estimate
 
@@ -60,7 +74,8 @@ def learn(baseline: Baseline, example: Example, path: Path) -> None:
     """Take one step with these draws."""
     with replaying(path), record():
         loss = example.program(*example.parameters)
-    backward(loss, baseline=baseline)
+    with blurring():
+        backward(loss, baseline=baseline)
 
 
 def experienced(make: Callable[[], Baseline], example: Example) -> Baseline:

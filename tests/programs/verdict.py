@@ -20,7 +20,7 @@ from oracles import (
     moments_of,
     paths,
 )
-from programs.estimates import fresh, gradients
+from programs.estimates import blurring, fresh, gradients
 
 MOST_PATHS = 64
 
@@ -81,7 +81,8 @@ def verdict_on(program: Generated, beside: Tensor | None = None) -> Verdict:
         with record() as trace:
             loss = program(*leaves)
         escaping.append(bool(trace.escapes))
-        backward(loss)
+        with blurring():
+            backward(loss)
         return gradients(leaves)
 
     try:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch.inplace import mark_shared
 from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import tensors_in

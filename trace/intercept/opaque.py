@@ -16,8 +16,8 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import escape
+from ancestral.provenance.dispatch.inplace import mark_shared
 from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.shared_memory import mark_shared
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in

@@ -25,8 +25,7 @@ from torch.distributions import (
     constraints,
 )
 
-from ancestral.provenance.dispatch.inplace import refuse_parameters
-from ancestral.provenance.dispatch.shared_memory import mark_shared
+from ancestral.provenance.dispatch.inplace import mark_shared, refuse_parameters
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw
 from ancestral.provenance.tensor.torch_internals import (
     EnableTorchFunction,

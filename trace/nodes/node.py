@@ -13,6 +13,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import NAMED
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
+from ancestral.provenance.tensor.control_flow import computed_anew
 from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
@@ -270,7 +271,8 @@ class Node:
     @cached_property
     def tracked_log_prob(self) -> Tensor:
         """Log p(value | parents) as a term of a loss, [*shape]: masked, scaled, with provenance."""
-        return tracked_log_prob(self)
+        with computed_anew():
+            return tracked_log_prob(self)
 
     @property
     def is_modified(self) -> bool:

@@ -14,6 +14,7 @@ from ancestral.provenance.tensor.control_flow import setting
 from ancestral.trace.context.argument_checks import check_function, kind_of, short
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.record import not_called, record
 from ancestral.trace.recording.trace import Trace
 
@@ -21,25 +22,35 @@ M = TypeVar("M", bound=nn.Module)
 
 _traces: "WeakKeyDictionary[nn.Module, Trace]" = WeakKeyDictionary()
 _owners: "WeakKeyDictionary[Trace, weakref.ref[nn.Module]]" = WeakKeyDictionary()
-_controls: "WeakKeyDictionary[nn.Module, str | None]" = WeakKeyDictionary()
+_options: "WeakKeyDictionary[nn.Module, dict[str, Any]]" = WeakKeyDictionary()
 _classes: "WeakKeyDictionary[type, dict[tuple[str, ...], type]]" = WeakKeyDictionary()
 
 
-def wrap(module: M, *, control: str | None = None, methods: Iterable[str] = ("forward",)) -> M:
+def wrap(
+    module: M,
+    *,
+    control: str | None = None,
+    trust: Trust = (),
+    methods: Iterable[str] = ("forward",),
+) -> M:
     """Return a module that records each of its calls, its trace in ``.trace``.
 
     The result shares everything with `module`: parameters, buffers, sub-modules, hooks, training
     mode, every attribute that is set on either later. Its class is a subclass of the module's, of
-    the same name. `module` itself is left as it is, and is not recorded.
+    the same name. `module` itself is left as it is, and is not recorded. The call is the block:
+    what is read of its results blurs no finished term, and a choice between them by a value belongs
+    in `forward`.
 
     Args:
         module: the module.
         control: that of its recordings, see `record`.
+        trust: the modules whose reads are checks or logging, see `record`.
         methods: the methods whose calls are recorded; "forward" is the call of the module itself.
             What one of them calls of the same module is part of its recording.
 
     Raises:
-        ValueError: if `control` is none of the settings, or the module has no such method.
+        ValueError: if `control` is none of the settings, or the module has no such method, or
+            `trust` has the name of no module.
         TypeError: if `module` is no `torch.nn.Module`, or a scripted one; if `methods` are no
             names, or one is a generator or a coroutine, whose body would run outside.
     """
@@ -52,18 +63,19 @@ def wrap(module: M, *, control: str | None = None, methods: Iterable[str] = ("fo
         raise TypeError("a scripted module cannot be recorded: wrap the module it was made from")
     if control is not None:
         setting(control)  # raises here, not at the first call
+    options = {"control": control, "trust": trusted(trust)}
     known: tuple[str, ...] | None = getattr(type(module), "_recorded_methods", None)
     kind = type(module) if known is None else type(module).__mro__[1]
     names = _method_names(kind, methods)
     if names == known:
-        _controls[module] = control
+        _options[module] = options
         return module
     classes = _classes.setdefault(kind, {})
     if names not in classes:
         classes[names] = _recorded(kind, names)
     wrapped: M = object.__new__(classes[names])
     object.__setattr__(wrapped, "__dict__", module.__dict__)
-    _controls[wrapped] = control
+    _options[wrapped] = options
     return wrapped
 
 
@@ -99,7 +111,7 @@ def _recorded(kind: type, names: tuple[str, ...]) -> Any:
             method = getattr(super(recorded, self), name)
             if _is_recorded(self):
                 return method(*args, **kwargs)
-            with record(control=_controls.get(self)) as trace:
+            with record(**_options.get(self, {})) as trace:
                 _traces[self] = trace  # at once: it is readable if the model raises
                 _owners[trace] = weakref.ref(self)
                 return method(*args, **kwargs)
@@ -116,7 +128,7 @@ def _recorded(kind: type, names: tuple[str, ...]) -> Any:
         twin: nn.Module = object.__new__(kind)
         twin.__dict__ = self.__dict__
         methods = ["forward" if name == "__call__" else name for name in names]
-        return functools.partial(wrap, control=_controls.get(self), methods=methods), (twin,)
+        return functools.partial(wrap, **_options.get(self, {}), methods=methods), (twin,)
 
     recorded: Any = type(
         kind.__name__,

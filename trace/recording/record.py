@@ -8,9 +8,11 @@
 """
 
 import functools
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Generic, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -18,17 +20,18 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
-    Setting,
     decisions_of,
     recording,
     setting,
 )
+from ancestral.provenance.tensor.frame_owner import module_of, user_frame
 from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
 from ancestral.trace.context.patch import joined, switch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
@@ -115,6 +118,16 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
     Within another recording the default is that one's.
 
+    The block is the program. A read after it has ended is that of the loop that trains it (a log, a
+    print, a metric, a skipped step), and acts as under "after" whatever the setting: finished terms
+    keep their sources, also divided or scaled, and what is computed after the read depends on it,
+    such as the reward that a simulator returns for an action. So a choice between finished losses
+    by a value belongs in the block, and what no draw has a part in (a weight penalty) is added to
+    the loss there, or before the read.
+
+    `trust` names modules, such as packages that are imported, whose code reads values for checks
+    and logs only: their reads are no escapes.
+
     `audit` follows every op of the block a second time, below the tensors: through scripted code,
     backward passes, custom ops and shared memory. It is slow, and for finding out once whether a
     model does anything that the recording loses; where it does, `AuditError` names the op and the
@@ -125,13 +138,16 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
-    def __init__(self, *, control: str | None = None, audit: bool = False) -> None:
+    def __init__(
+        self, *, control: str | None = None, trust: Trust = (), audit: bool = False
+    ) -> None:
         """Make a recording that has not begun.
 
         Raises:
-            ValueError: if `control` is none of the four.
+            ValueError: if `control` is none of the four, or `trust` has the name of no module.
         """
         self._control = control
+        self._trust = trusted(trust)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
@@ -153,7 +169,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             switch.enter()
             ending.callback(switch.leave)
             ending.enter_context(_Recorder(trace))
-            ending.enter_context(_governed(trace.universe, self._setting, outer is None))
+            frame = _opening(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+            ending.enter_context(self._governed(trace.universe, outer is None, frame))
             ending.enter_context(joined())
             if self._is_audited and local.audit is None:
                 self._auditor = Auditor(trace.universe)
@@ -176,7 +193,33 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
 
     def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
         """Return the function, each call of it within its own recording."""
-        return Recorded(function, lambda: record(control=self._control, audit=self._is_audited))
+        return Recorded(
+            function,
+            lambda: record(control=self._control, trust=self._trust, audit=self._is_audited),
+        )
+
+    @contextmanager
+    def _governed(self, universe: Universe, is_outermost: bool, frame: int) -> Generator[None]:
+        """Decide what an escape does within the recording, which a frame has opened."""
+        decisions = decisions_of(universe)
+        before = decisions.setting, decisions.trust
+        decisions.setting = before[0] if self._setting is None else self._setting
+        decisions.trust = before[1] + self._trust
+        if is_outermost:
+            decisions.is_recording = True
+            decisions.frame = frame
+            recording.set(universe)
+        try:
+            yield
+        finally:
+            if is_outermost:
+                decisions.end(universe)
+                if decisions.setting.raises:  # what was recorded works as data from now on
+                    decisions.setting = SETTINGS["strict"]
+                if recording.get() is universe:
+                    recording.set(None)
+            else:
+                decisions.setting, decisions.trust = before
 
 
 class _Recorder(Handler):
@@ -194,26 +237,12 @@ class _Recorder(Handler):
         return replace(message, traces=(self._trace, *message.traces))
 
 
-@contextmanager
-def _governed(universe: Universe, chosen: Setting | None, is_outermost: bool) -> Generator[None]:
-    """Let a setting decide what an escape does within a recording."""
-    decisions = decisions_of(universe)
-    before = decisions.setting
-    decisions.setting = before if chosen is None else chosen
-    if is_outermost:
-        decisions.is_recording = True
-        recording.set(universe)
-    try:
-        yield
-    finally:
-        if is_outermost:
-            decisions.is_recording = False
-            if decisions.setting.raises:  # what was recorded works as data from now on
-                decisions.setting = SETTINGS["strict"]
-            if recording.get() is universe:
-                recording.set(None)
-        else:
-            decisions.setting = before
+def _opening(frame: FrameType | None) -> int:
+    """Return the `id` of the frame of the user that opens a recording."""
+    frame = user_frame(frame)
+    while frame is not None and module_of(frame) == "contextlib":
+        frame = frame.f_back
+    return id(frame)
 
 
 def track(tensor: Tensor, name: str) -> Tensor:

@@ -21,6 +21,9 @@ from ancestral.trace.recording.leaf_writes import SettledError
 from oracles import Program, estimates, exact_gradient, moments, moments_of, probabilities
 from oracles import paths as paths_of
 
+# What is read in some of the programs blurs credit, which is not what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 Size = torch.Size | list[int] | tuple[int, ...]
 CREDITS = (an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost)
 NO_SHAPE = torch.Size()
@@ -185,7 +188,12 @@ WITHOUT_GRADIENT: list[tuple[Program, type[Exception], str]] = [
     ],
 )
 def test_a_loss_that_has_no_estimate_is_refused(
-    ask: Callable[..., object], program: Program, error: type[Exception], text: str, logits: Tensor
+    ask: Callable[..., object],
+    program: Program,
+    error: type[Exception],
+    text: str,
+    logits: Tensor,
+    nothing_recorded: None,
 ) -> None:
     with an.record():
         loss = program(logits)

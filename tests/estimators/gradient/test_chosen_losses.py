@@ -15,6 +15,13 @@ import ancestral as an
 from ancestral.estimators.gradient.loss_pytree import LossError
 from oracles import Parameters, Program, exact_gradient, moments
 
+# The programs decide by what they read, for what is tested; recordings that other tests have left
+# may have chosen a loss as well.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning"),
+    pytest.mark.usefixtures("nothing_recorded"),
+]
+
 GLOBAL = torch.tensor(2.0, dtype=torch.float64)
 
 

@@ -106,7 +106,7 @@ def test_a_decision_of_python_is_named() -> None:
         loss = (w * 2.0).exp().sum()
     line = next(line for line in trace.explain(loss).lines if line.site == "z")
     assert not line.is_separate
-    assert [mix.op for mix in line.mixes] == ["any"]
+    assert [mix.op for mix in line.mixes] == ["the decision", "any"]
     with an.record() as trace:
         z = Bernoulli(logits=torch.zeros(3, requires_grad=True)).sample()
         sign = 1.0 if z[0] else -1.0

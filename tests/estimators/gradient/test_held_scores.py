@@ -36,6 +36,9 @@ import ancestral as an
 from ancestral.errors import HeldScoreWarning, MissingScoreWarning
 from oracles import exact_gradient, moments
 
+# Rewards of simulators are read on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 LOGITS = torch.tensor([[0.3, -0.5, 0.2], [0.9, 0.1, -0.4]], dtype=torch.float64, requires_grad=True)
 REWARDS = torch.tensor([1.3, -0.4, 0.7], dtype=torch.float64)
 ROWS = torch.arange(2)
@@ -183,6 +186,7 @@ def by(call: str, *caught: type[Warning]) -> Callable[[Callable[..., Tensor], An
     def ask(loss: Tensor) -> None:
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", an.errors.BlurredCreditWarning)
             if call == "ours":
                 an.backward(loss)
             elif loss.requires_grad:

@@ -13,6 +13,9 @@ from ancestral.estimators.gradient.problem import ScoredLossError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from oracles import Parameters, Program, exact_gradient, moments
 
+# Some of the programs decide by what they read, for what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Takes a loss, the draws and the parameters, and returns what a program goes on with."""

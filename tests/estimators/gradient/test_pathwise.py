@@ -22,6 +22,9 @@ from torch.distributions import Bernoulli, Normal
 import ancestral as an
 from ancestral.estimators.gradient.estimator_choice import Choice
 
+# Some of the steps are reads, which blur credit on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 LOC, SCALE = 0.3, 0.8
 
 

@@ -12,6 +12,9 @@ from torch.distributions import Bernoulli, Normal
 import ancestral as an
 from ancestral.trace.context.stack import MOST_KEPT
 
+# One of the programs reads its loss within the block.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 
 def _reparameterized(weight: Tensor) -> Tensor:
     return (Normal(weight, 1.0).rsample() ** 2).sum()

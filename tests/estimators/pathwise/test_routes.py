@@ -17,6 +17,9 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 
+# Some of the programs decide by what they read, for what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 # --- two sites that feed one another, and a coin that is drawn by the second ----------------------
 
 

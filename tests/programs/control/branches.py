@@ -188,7 +188,7 @@ def an_assertion(theta: Tensor) -> Tensor:
     return theta[1] * (2.0 if known == 1 else 0.5)
 
 
-@control(decides=False)
+@control(escapes=False)
 def an_assertion_alone(theta: Tensor) -> Tensor:
     z = coin(theta[0])
     assert z >= 0

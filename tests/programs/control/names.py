@@ -146,7 +146,7 @@ def a_string_of_digits(theta: Tensor) -> Tensor:
     return theta[1] * int("%d" % roll(theta)) + num(0.3)  # noqa: UP031 (what is tested)
 
 
-@control(decides=False)
+@control(escapes=False)
 def an_assertion_on_the_device(theta: Tensor) -> Tensor:
     z = coin(theta[0])
     torch._assert_async(z + 1)

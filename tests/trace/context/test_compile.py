@@ -10,6 +10,9 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 import ancestral as an
 
+# The programs branch by what is drawn, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 _Compile = Callable[[Any], Any]
 
 

@@ -11,6 +11,9 @@ from torch.distributions import Bernoulli, Gamma, Normal
 import ancestral as an
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 
+# The programs branch by what is drawn, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 Mode = Callable[[], Any]
 
 

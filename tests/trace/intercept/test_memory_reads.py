@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
@@ -9,6 +10,9 @@ from torch.distributions import Bernoulli
 import ancestral as an
 from ancestral.provenance.algebra.provenance import alive
 from ancestral.provenance.tensor import storage
+
+# The programs read what is drawn, on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
 
 
 class Net(nn.Module):

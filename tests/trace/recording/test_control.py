@@ -12,6 +12,9 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 
+# The programs read on purpose, for what control makes of it.
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
 
 @pytest.fixture
 def p() -> Tensor:

@@ -1,0 +1,520 @@
+"""Checks are no escapes: reads whose only other outcome is an exception, in the bytecode."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return"
+
+import linecache
+import math
+import textwrap
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from programs.estimates import by
+from torch import Tensor, nn
+from torch.distributions import Bernoulli
+
+import ancestral as an
+from ancestral.provenance.dispatch import bytecode
+from oracles import estimates, exact_gradient, moments
+
+THETA = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+
+@dataclass
+class Box:
+    """Something with attributes."""
+
+    most: float = 4.0
+    is_checked: bool = True
+
+
+class Layer(nn.Module):
+    """A module with attributes of Python, and one that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 4
+
+    @property
+    def computed(self) -> int:
+        return self.most
+
+
+def made(source: str) -> Callable[..., object]:
+    """Return a function with this body; pytest leaves its assertions as they are."""
+    text = f"def f(z, y, no, box, layer, seen):\n{textwrap.indent(source, '    ')}\n    return 1\n"
+    name = f"<{source}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    space: dict[str, Any] = {"math": math, "torch": torch, "most": 4.0, "suppress": suppress}
+    exec(compile(text, name, "exec"), space)
+    found: Callable[..., object] = space["f"]
+    return found
+
+
+def call(function: Callable[..., object], z: Tensor) -> object:
+    return function(z, True, False, Box(), Layer(), [])
+
+
+# These pass for 0 and 1 and raise for 10 and 11.
+CHECKS = """
+assert z.item() < 4
+---
+assert z.item() < 4, "too many"
+---
+assert (z < 4).all(), f"{z.item()} of {y}"
+---
+assert z < 4, ("a" if y else "b")
+---
+assert z.item() < 4, "a" if z.item() > 2 else "b"
+---
+if z.item() > 3:
+    raise ValueError
+---
+if not (z < 4).all():
+    raise ValueError("too many")
+---
+assert not z > 4
+---
+assert z.item() < 4 and y
+---
+assert y and z.item() < 4
+---
+assert y and not no and z.item() < 4 and y
+---
+if z.item() > 3 or no:
+    raise ValueError
+---
+if no or z.item() > 3:
+    raise ValueError
+---
+if z.item() > 3 and y:
+    raise ValueError
+---
+if y and z.item() > 3:
+    raise ValueError
+---
+assert z.item() < 4 or no
+---
+assert 0 <= z.item() < 4
+---
+assert 0 <= z < 4
+---
+assert -1 < float(z) <= most
+---
+if not 0 <= z.item() <= 1:
+    raise ValueError
+---
+assert z.item() in (0, 1)
+---
+assert z.item() not in [10, 11]
+---
+if bool(z > 3):
+    raise ValueError
+---
+assert int(z) <= 1
+---
+assert torch.equal(z, z.clamp(max=4))
+---
+if torch.is_nonzero(z > 4):
+    raise ValueError
+---
+assert torch.allclose(z, z.clamp(max=4))
+---
+assert (z < 4) is not None and z.item() + 1 < 4
+---
+if math.isinf(z.item() * 1e308):
+    raise OverflowError
+---
+assert abs(z.item() - 0.5) < 1
+---
+assert max(z.item(), 2) < 3
+---
+assert z.item() < box.most
+---
+assert z.item() < layer.most
+---
+assert box.most > z.item()
+---
+if box.is_checked and z.item() > 3:
+    raise ValueError
+---
+most = 4
+assert z.item() < most
+---
+ones = torch.ones(5)
+assert z.item() < ones.shape[0]
+---
+ones = torch.ones(5)
+assert z.item() < ones.size(0)
+---
+ones = [1, 2, 3]
+assert z.item() < len(ones)
+---
+assert z.item() < -most * -1
+---
+for v in (z, z):
+    if v > 3:
+        raise ValueError
+---
+for v in (z, z):
+    assert v.item() < 3
+    y = 1
+---
+for v in (z, z):
+    if v.item() < 3:
+        continue
+    raise ValueError
+---
+while z.item() > 4:
+    raise ValueError
+---
+try:
+    assert z.item() < 5
+finally:
+    y = 2
+---
+try:
+    assert z.item() < 5
+except ValueError:
+    seen.append(y)
+    raise
+---
+try:
+    assert z.item() < 5
+except AssertionError as error:
+    raise ValueError("too many") from error
+---
+with torch.no_grad():
+    assert z.item() < 5
+---
+if z.item() < 5:
+    y = 1
+else:
+    raise ValueError
+---
+if z.item() > 5:
+    raise ValueError
+elif y:
+    no = 2
+---
+if z.item() > 5:
+    raise ValueError
+elif z.item() < -2:
+    raise TypeError
+---
+if z.item() > 5:
+    seen.append("too many")
+    y = 2
+    raise ValueError(y)
+---
+if z.item() > 5:
+    for v in range(3):
+        seen.append(v)
+    raise ValueError(y)
+---
+if z.item() > 5:
+    if y:
+        raise ValueError
+    raise TypeError
+---
+if z.item() > 5:
+    if y:
+        raise ValueError
+    else:
+        raise TypeError
+---
+if z < 5:
+    return 2
+raise ValueError
+---
+def inner():
+    assert z.item() < 5
+inner()
+---
+def inner(v):
+    if not v.item() < 5:
+        raise ValueError
+    return v
+y = [inner(v) for v in (z, z)]
+---
+class Check:
+    def __call__(self):
+        assert z.item() < 5
+Check()()
+---
+torch._assert(z < 4, "too many")
+---
+assert 1 / (z.item() - 10) < -0.01
+---
+if z.item() > 3 and y and not no:
+    raise ValueError
+""".split("---\n")
+
+# These decide on something, keep what was read, or may do so for all that can be told.
+NO_CHECKS = """
+y = z.item()
+---
+z.item()
+---
+bool(z > 3)
+---
+if (y := z.item() > 3):
+    raise ValueError
+---
+if z.item() > 3:
+    y = 2
+---
+if z.item() > 0:
+    seen.append("more")
+---
+if z.item() > 3:
+    if no:
+        raise ValueError
+    y = 1
+---
+try:
+    assert z.item() < 5
+except AssertionError:
+    y = 1
+---
+try:
+    if z.item() > 3:
+        raise ValueError
+except (ValueError, KeyError):
+    pass
+---
+try:
+    try:
+        if z.item() > 3:
+            raise ValueError
+    finally:
+        y = 2
+except ValueError:
+    pass
+---
+try:
+    assert z.item() < 5
+finally:
+    return 3
+---
+for v in (z, z):
+    try:
+        assert v.item() < 5
+    except AssertionError:
+        continue
+---
+def inner():
+    assert z.item() < 5
+try:
+    inner()
+except AssertionError:
+    y = 1
+---
+try:
+    torch._assert(z < 5, "too many")
+except AssertionError:
+    y = 1
+---
+return z.item() > 3
+---
+def bad():
+    return z.item() > 3
+if bad():
+    raise ValueError
+---
+bad = lambda: z.item() > 3
+assert not bad()
+---
+y = z.item() or no
+---
+y = z.item() > 3 and no
+---
+if z.item() > 3:
+    return 0
+---
+if z.item() > 3 and seen.append(1):
+    raise ValueError
+---
+assert z.item() < 5 or seen.append(1)
+---
+if z.item() > 0 and y:
+    seen.append(1)
+---
+if z.item() > 9:
+    raise StopIteration
+---
+class Steps:
+    def __iter__(self):
+        return self
+    def __next__(self):
+        if z.item() < 5:
+            raise KeyError
+        return 1
+with suppress(KeyError):
+    list(Steps())
+---
+for v in (z, z):
+    if v > 3:
+        break
+---
+while z.item() > 3:
+    y = 1
+---
+if z.item() > 4:
+    for v in range(3):
+        if v:
+            return 3
+    raise ValueError
+---
+assert [y := z.item() > -1]
+---
+assert (lambda q: q)(z.item() < 4)
+---
+seen.append(z.item())
+assert seen[-1] < 4
+---
+assert seen.append(z.item()) is None
+---
+if z.item() > 3 and layer.computed:
+    raise ValueError
+---
+if z.item() < 3 and z:
+    pass
+---
+if z.item() > 0 and box:
+    y = 1
+---
+assert z.item() > 0 or box
+---
+assert max(z, z - 1) < 5
+---
+assert z.item() < layer.computed
+---
+assert any(v < 4 for v in (z, z))
+---
+y = f"{z.item()}"
+---
+if f"{z.item():.0f}" == "7":
+    raise ValueError
+---
+y = 1 if z > 3 else 2
+---
+match z.item():
+    case 1.0:
+        y = 2
+---
+global most
+most = z.item()
+assert most < 4
+---
+z[...] = z.item()
+""".split("---\n")
+
+
+def drawn(theta: Tensor, body: Callable[..., object] | None) -> Tensor:
+    """Return a loss of two draws, of which the first is looked at."""
+    z, w = Bernoulli(logits=theta[0]).sample(), Bernoulli(logits=theta[1]).sample()
+    cost = (w - 0.4) ** 2 * theta.exp().sum()
+    if body is not None:
+        call(body, z)
+    return cost + (z - 0.3) ** 2 + theta[0] ** 2
+
+
+def silent(theta: Tensor) -> Tensor:
+    return drawn(theta, None)
+
+
+@pytest.mark.parametrize("source", CHECKS)
+def test_a_check_that_passes_changes_nothing(source: str) -> None:
+    body = made(source)
+    for control in ("strict", "after", "error"):
+        found = estimates(lambda theta: drawn(theta, body), [THETA], by(control=control))
+        torch.testing.assert_close(found, estimates(silent, [THETA], by()), rtol=0, atol=0)
+    with an.record() as trace:
+        drawn(THETA, body)
+    assert trace.escapes == ()
+
+
+@pytest.mark.parametrize("source", CHECKS)
+def test_a_check_that_fails_and_is_caught_refuses_the_gradient(source: str) -> None:
+    body = made(source)
+    with an.record():
+        z = Bernoulli(logits=THETA[0]).sample()
+        with suppress(Exception):
+            call(body, z + 10)
+            pytest.fail("it passes")
+        loss = z * THETA[1]
+    with pytest.raises(an.errors.CaughtError, match="a check did not pass"):
+        an.backward(loss)
+
+
+@pytest.mark.parametrize("source", CHECKS)
+def test_a_check_that_fails_under_error_raises_what_names_the_line(source: str) -> None:
+    body = made(source)
+    with an.record(control="error"):
+        z = Bernoulli(logits=THETA[0]).sample()
+        with pytest.raises(Exception) as raised:  # noqa: PT011 (a finally may replace it)
+            call(body, z + 10)
+    errors = [raised.value, raised.value.__cause__, raised.value.__context__]
+    assert any(isinstance(error, an.errors.EscapeError) for error in errors)
+
+
+@pytest.mark.parametrize("source", NO_CHECKS)
+def test_what_is_not_surely_a_check_is_an_escape(source: str) -> None:
+    body = made(source)
+    with an.record() as trace:
+        drawn(THETA, body)
+    assert trace.escapes
+    found = moments(lambda theta: drawn(theta, body), [THETA], by())
+    torch.testing.assert_close(found.mean, exact_gradient(silent, [THETA]))
+
+
+def test_a_check_is_an_escape_on_an_interpreter_that_was_not_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = made(CHECKS[1])
+    monkeypatch.setattr(bytecode, "LAST", (3, 10))
+    with an.record() as trace:
+        drawn(THETA, body)
+    assert len(trace.escapes) == 1
+
+
+def test_a_check_after_the_block_is_no_escape_either() -> None:
+    body = made("if not torch.isfinite(z).all():\n    raise ValueError")
+    with an.record() as trace:
+        loss = silent(THETA)
+    call(body, loss)
+    assert trace.escapes == ()
+
+
+def test_a_check_within_a_recorded_function_and_a_wrapped_model_is_none_either() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = nn.Parameter(THETA.detach().clone())
+
+        def forward(self, source: str) -> Tensor:
+            return drawn(self.theta, made(source))
+
+    model: Any = an.wrap(Model())
+    model.register_forward_hook(lambda *_: None)  # which torch calls in a `try`
+    function = an.record()(lambda source: drawn(THETA, made(source)))
+    for each in (model, function):
+        each("assert z.item() < 4")
+        assert each.trace.escapes == ()
+        each("y = z.item() < 4")
+        assert len(each.trace.escapes) == 1
+
+
+def test_a_wrong_way_through_a_plate_is_no_check() -> None:
+    """A loop that stops by what was read is none, though an error may end it as well."""
+    body = made(
+        "for v in range(3):\n    if z.item() > 0:\n        break\nelse:\n    raise ValueError"
+    )
+    with an.record() as trace, suppress(ValueError):
+        drawn(THETA, body)
+    assert trace.escapes

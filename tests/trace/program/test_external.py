@@ -1,0 +1,434 @@
+"""External calls: one op of code that torch cannot see, element by element."""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return"
+
+import copy
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from programs.estimates import by, fresh, gradients
+from torch import Tensor
+from torch.distributions import Bernoulli, Normal
+
+import ancestral as an
+from oracles import Parameters, autograd, estimates, exact_gradient, moments, moments_of
+
+THETA = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+
+class Walks:
+    """Some walkers on a line, each with a place of its own, that pays and shows it."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.places = np.zeros(count)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.places += np.where(actions > 0.5, 1.0, -0.7)
+        return self.places, np.tanh(self.places) * (1 + np.arange(len(self.places)))
+
+
+def rollout(theta: Tensor, step: Callable[[Tensor], Any], horizon: int = 2) -> Tensor:
+    """Walk two lines at once; the second action depends on the place that the first has led to."""
+    place, total = torch.zeros(2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for _ in range(horizon):
+        action = Bernoulli(logits=theta[0] + theta[1] * place).sample()
+        place, reward = step(action)
+        total = total + reward.sum()
+    return total
+
+
+def by_external(theta: Tensor) -> Tensor:
+    walks = Walks()
+    return rollout(theta, an.external(lambda a: walks.step(a.numpy())))
+
+
+def by_tensors(theta: Tensor) -> Tensor:
+    place = torch.zeros(2, dtype=torch.float64)
+
+    def step(action: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal place
+        place = place + torch.where(action > 0.5, 1.0, -0.7)
+        return place, torch.tanh(place) * torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+    return rollout(theta, step)
+
+
+def by_numpy(theta: Tensor) -> Tensor:
+    walks = Walks()
+
+    def step(action: Tensor) -> Any:
+        place, reward = walks.step(action.numpy())
+        return torch.tensor(place), torch.tensor(reward)
+
+    return rollout(theta, step)
+
+
+@pytest.mark.parametrize("control", ["strict", "after", "error", "ignore"])
+def test_a_simulator_is_credited_as_if_it_were_written_in_tensors(control: str) -> None:
+    found = estimates(by_external, [THETA], by(control=control))
+    expected = estimates(by_tensors, [THETA], by())
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(moments_of(*found).mean, exact_gradient(by_external, [THETA]))
+
+
+def test_it_has_less_variance_than_a_simulator_that_python_looks_into() -> None:
+    after = by(lambda loss: an.backward(loss, baseline=None), control="after")
+    ours = moments(by_external, [THETA], after)
+    theirs = moments(by_numpy, [THETA], after)
+    torch.testing.assert_close(ours.mean, theirs.mean)
+    assert ours.variance.sum() < 0.7 * theirs.variance.sum()
+
+
+def test_after_the_block_it_is_followed_as_well() -> None:
+    def program(theta: Tensor, step: Callable[[Tensor], Any]) -> Tensor:
+        return step(Bernoulli(logits=theta).sample())[1].sum()
+
+    def estimate(_: Any, parameters: Parameters) -> Tensor:
+        (theta,) = fresh(parameters)
+        walks = Walks()
+        step = an.external(lambda a: walks.step(a.numpy()))
+        with an.record() as trace:
+            a = Bernoulli(logits=theta).sample()
+        an.backward(step(a)[1].sum(), baseline=None)
+        assert trace.escapes == ()
+        return gradients([theta])
+
+    def by_hand(theta: Tensor) -> Tensor:
+        fn = Bernoulli(logits=theta)
+        a = fn.sample()
+        rewards = torch.from_numpy(Walks().step(a.numpy())[1])
+        return (fn.log_prob(a) * rewards).sum()
+
+    found = moments(
+        lambda t: program(t, lambda a: list(map(torch.tensor, Walks().step(a.numpy())))),
+        [THETA],
+        estimate,
+    )
+    expected = moments_of(*estimates(by_hand, [THETA], autograd))
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.variance, expected.variance)
+
+
+def coins(count: int = 3) -> Tensor:
+    return Bernoulli(torch.full((count,), 0.4, requires_grad=True)).sample()
+
+
+Z, W = "bernoulli", "bernoulli_1"
+
+
+def names(tensor: Tensor) -> set[str]:
+    return set(an.provenance_of(tensor))
+
+
+def is_apart(tensor: Tensor, dim: int = 0) -> bool:
+    """Return whether elements along a dimension depend on those of the site, one on one."""
+    found = tensor._provenance  # type: ignore[attr-defined]
+    return any(claim.dims[dim] == 0 for claim, _ in found.entries)
+
+
+def test_results_of_all_kinds_come_back_in_their_containers_as_tracked_tensors() -> None:
+    def function(a: Tensor, more: dict[str, Tensor]) -> Any:
+        numbers = a.numpy()
+        return {"a": numbers, "b": (torch.ones(3, 2), [numbers > 0]), "none": None, "m": more["m"]}
+
+    with an.record() as trace:
+        z, w = coins(), coins()
+        result = an.external(function)(z, {"m": w})
+    assert type(result["b"]) is tuple
+    assert result["none"] is None
+    for each in (result["a"], result["b"][0], result["b"][1][0], result["m"]):
+        assert names(each) == {Z, W}
+        assert is_apart(each)
+    assert trace.escapes == ()
+
+
+def test_it_depends_on_what_went_into_earlier_calls_if_it_has_a_state() -> None:
+    with an.record():
+        z, w = coins(), coins()
+        for is_stateful in (True, False):
+            step = an.external(lambda a: a.numpy(), stateful=is_stateful)
+            step(z)
+            assert names(step(w)) == ({Z, W} if is_stateful else {W})
+            plain = step(torch.zeros(3))
+            assert names(plain) == ({Z, W} if is_stateful else set())
+    with an.record():  # another recording is another program
+        step(coins())
+        assert type(step(torch.zeros(3))) is Tensor
+
+
+def test_dimensions_that_are_no_batch_count_for_all() -> None:
+    with an.record():
+        z, shared = coins(3), coins(5)
+        assert is_apart(an.external(lambda a, b: a)(z, shared))
+        result = an.external(lambda a, b: a * b.sum())(z, shared)
+        claims = {
+            source.name: claim.dims
+            for claim, members in result._provenance.entries
+            for source in members
+        }
+        assert claims == {Z: (0,), W: (-1,)}
+        assert is_apart(an.external(lambda a: a.numpy(), dim=-1)(z.expand(2, 3)), 1)
+        assert not is_apart(an.external(lambda a: a.numpy())(z.expand(2, 3)), 1)
+        whole = an.external(lambda a: float(a.sum()), dim=None)(z)
+        assert whole.shape == ()
+        assert names(whole) == {Z}
+
+
+def test_what_it_is_given_and_what_it_returns_are_copies() -> None:
+    buffer = np.zeros(3)
+
+    def function(a: Tensor) -> np.ndarray:
+        assert type(a) is Tensor
+        a.add_(1)
+        buffer[:] = a.numpy()
+        return buffer
+
+    with an.record():
+        z = coins()
+        before = an.untrack(z).clone()
+        result = an.external(function)(z)
+        buffer[:] = 7
+    torch.testing.assert_close(an.untrack(z), before)
+    torch.testing.assert_close(an.untrack(result), (before + 1).double())
+
+
+def test_a_pathwise_draw_gets_its_score_function() -> None:
+    """By quadrature over the nodes of the oracle, the score alone: the simulator has no slope."""
+
+    def program(theta: Tensor) -> Tensor:
+        x = Normal(theta, 1.0).rsample()
+        return an.external(lambda a: np.sign(a.numpy()))(x).sum()
+
+    (theta,) = fresh([THETA])
+    with an.record() as trace:
+        loss = program(theta)
+    an.backward(loss, baseline=None)
+    x = trace["x"].value.detach()
+    torch.testing.assert_close(theta.grad, (x - theta.detach()) * x.sign())
+
+
+def test_a_gradient_that_would_be_lost_is_refused() -> None:
+    (theta,) = fresh([THETA])
+    with an.record():
+        z = Bernoulli(logits=theta).sample()
+        with pytest.raises(an.errors.ExternalError, match=r"requires a gradient.*\.detach\(\)"):
+            an.external(lambda a: a.numpy())(z * theta)
+        an.external(lambda a: a.numpy())((z * theta).detach())
+        with torch.no_grad():
+            an.external(lambda a: a.numpy())(z * theta)
+
+
+def test_what_is_drawn_in_it_depends_on_what_goes_in() -> None:
+    def function(a: Tensor) -> Tensor:
+        return Bernoulli(0.2 + 0.5 * a).sample()
+
+    with an.record() as trace:
+        z = coins()
+        an.external(function)(z)
+    assert trace[W].parents == {Z}
+
+
+def test_texts_that_come_back_are_an_escape() -> None:
+    with an.record() as trace:
+        an.external(lambda a: (a.numpy(), str(a.sum())))(coins())
+    assert len(trace.escapes) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (lambda a: a.numpy()[:2], r"expected results with 3 elements along dimension 0.*\[2\]"),
+        (lambda a: a.sum(), r"found .*; return one for each element, or say dim=None"),
+        (lambda a: 0.3, r"found a float"),
+        (lambda a: (a.numpy(), {"info": np.ones((1, 3))}), r"a result of shape \[1, 3\]"),
+    ],
+)
+def test_results_of_another_size_than_promised_are_refused_with_the_line(
+    function: Callable[[Tensor], Any], text: str
+) -> None:
+    with an.record():
+        z = coins()
+        with pytest.raises(an.errors.ExternalError, match=text) as raised:
+            an.external(function)(z)
+    assert f"{__file__}:" in str(raised.value).replace("test_external.py:", f"{__file__}:")
+
+
+@pytest.mark.parametrize(("function", "dim"), [(3, 0), (len, "0"), (len, True), (None, None)])
+def test_what_is_no_function_or_no_dimension_is_refused(function: Any, dim: Any) -> None:
+    with pytest.raises(TypeError):
+        an.external(function, dim)
+
+
+def test_no_argument_with_the_dimension_is_refused() -> None:
+    with an.record():
+        z = coins().sum()
+        with pytest.raises(an.errors.ExternalError, match="no argument has a dimension 0"):
+            an.external(lambda a: a.numpy())(z)
+
+
+class Mixing(Walks):
+    """Walkers who see each other."""
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places, rewards = super().step(actions)
+        return places, rewards - rewards.mean()
+
+
+class Sharing(Walks):
+    """Walkers whose steps are of one generator, and as long as the one before says."""
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for n, action in enumerate(actions):
+            steps = 1 + int(action)
+            self.places[n] += np.random.rand(steps).sum()
+        return self.places, self.places
+
+
+@pytest.mark.parametrize("kind", [Mixing, Sharing])
+@pytest.mark.parametrize("is_method", [False, True])
+def test_a_check_finds_what_mixes_elements(kind: type[Walks], is_method: bool) -> None:
+    walks = kind(3)
+    step = an.external((lambda a: walks.step(np.asarray(a))), check=True)
+    if is_method:
+        step = an.external(walks.step, check=True)
+
+    def run() -> None:
+        for _ in range(4):
+            step(coins())
+
+    with an.record(), pytest.raises(an.errors.ExternalError, match=r"element \d of result \d"):
+        run()
+
+
+def test_a_check_leaves_state_and_random_numbers_as_they_are() -> None:
+    results = []
+    for check in (True, False):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        walks = Walks(3)
+        step = an.external(lambda a, walks=walks: walks.step(a.numpy()), check=check)
+        with an.record():
+            last = [step(coins())[1] for _ in range(4)][-1]
+        results.append((an.untrack(last), torch.rand(1), np.random.rand()))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert results[0][2] == results[1][2]
+
+
+def test_a_function_that_cannot_be_copied_cannot_be_checked() -> None:
+    lock = threading.Lock()
+    with pytest.raises(TypeError):
+        copy.deepcopy(lock)
+    with (
+        an.record(),
+        pytest.raises(an.errors.ExternalError, match=r"cannot be copied.*leave the check out"),
+    ):
+        an.external(lambda a: (lock, a)[1], check=True)(coins())
+
+
+def test_an_error_of_the_function_that_is_caught_refuses_the_gradient() -> None:
+    def function(a: Tensor) -> None:
+        raise KeyError("no such action")
+
+    with an.record():
+        z = coins()
+        with suppress(KeyError):
+            an.external(function)(z)
+    with pytest.raises(an.errors.CaughtError, match="no such action"):
+        an.backward((z * 2).sum())
+
+
+def test_outside_a_recording_it_is_the_function_on_tensors() -> None:
+    result = an.external(lambda a: a.numpy() * 2)(torch.ones(3))
+    assert type(result) is Tensor
+    assert result.tolist() == [2, 2, 2]
+
+
+# CartPole of Barto, Sutton and Anderson (1983), many at once, with the numbers of gymnasium.
+
+
+class CartPoles:
+    """Carts with poles on them; one whose pole has fallen begins anew, with its own generator."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        seeds = np.random.SeedSequence(seed).spawn(count)
+        self.generators = [np.random.default_rng(each) for each in seeds]
+        self.state = np.stack([self._start(n) for n in range(count)])
+
+    def _start(self, n: int) -> np.ndarray:
+        return self.generators[n].uniform(-0.05, 0.05, 4)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Push each to the left or right: the state, and 1 where the pole has not fallen."""
+        _, v, angle, speed = self.state.T
+        force = np.where(action > 0.5, 10.0, -10.0)
+        cos, sin = np.cos(angle), np.sin(angle)
+        push = (force + 0.05 * speed**2 * sin) / 1.1
+        turn = (9.8 * sin - cos * push) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
+        move = push - 0.05 * turn * cos / 1.1
+        self.state = self.state + 0.02 * np.stack([v, move, speed, turn], 1)
+        fallen = (abs(self.state[:, 0]) > 2.4) | (abs(self.state[:, 2]) > 0.2095)
+        for n in np.flatnonzero(fallen).tolist():
+            self.state[n] = self._start(n)
+        return self.state, 1.0 - fallen
+
+
+def balance(
+    weight: Tensor, step: Callable[[Tensor], Any], first: np.ndarray, horizon: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the log-probabilities of the actions, and the rewards, of each step."""
+    state = torch.from_numpy(first.copy())
+    scores, rewards = list[Tensor](), list[Tensor]()
+    for _ in range(horizon):
+        fn = Bernoulli(logits=state @ weight)
+        action = fn.sample()
+        scores.append(fn.log_prob(action))
+        state, reward = step(action)
+        rewards.append(reward)
+    return scores, rewards
+
+
+def test_eight_cart_poles_reach_the_variance_of_reward_to_go_by_hand() -> None:
+    """Draw by draw, the gradient is that of the estimator written for each environment."""
+    start = torch.tensor([0.1, 0.2, 1.0, 0.5], dtype=torch.float64)
+    ours, theirs, looked = list[Any](), list[Any](), list[Any]()
+    for seed in range(12):
+        weight = start.clone().requires_grad_()
+        torch.manual_seed(seed)
+        poles = CartPoles(8, seed)
+        step = an.external(lambda a, poles=poles: poles.step(a.numpy()), check=seed == 0)
+        with an.record(control="after") as trace:
+            _, rewards = balance(weight, step, poles.state, 30)
+            loss = -torch.stack(rewards).sum()
+        an.backward(loss, baseline=None)
+        assert trace.escapes == ()
+        ours.append(weight.grad)
+
+        weight = start.clone().requires_grad_()
+        torch.manual_seed(seed)
+        poles = CartPoles(8, seed)
+        plain = lambda a, poles=poles: tuple(map(torch.tensor, poles.step(a.numpy())))  # noqa: E731
+        scores, rewards = balance(weight, plain, poles.state, 30)
+        to_go = torch.stack(rewards).flip(0).cumsum(0).flip(0)
+        (-(torch.stack(scores) * to_go).sum()).backward()
+        theirs.append(weight.grad)
+
+        weight = start.clone().requires_grad_()
+        torch.manual_seed(seed)
+        poles = CartPoles(8, seed)
+        plain = lambda a, poles=poles: tuple(map(torch.tensor, poles.step(a.numpy())))  # noqa: E731
+        with an.record(control="after"):
+            _, rewards = balance(weight, plain, poles.state, 30)
+            loss = -torch.stack(rewards).sum()
+        with pytest.warns(an.errors.BlurredCreditWarning, match=r"an.external\(function\)"):
+            an.backward(loss, baseline=None)
+        looked.append(weight.grad)
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs))
+    variances = [torch.stack(each).var(0).sum() for each in (ours, looked)]
+    assert variances[1] > 20 * variances[0]
