@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick test-torch lint bench fuzz clean
+.PHONY: demo test quick test-torch lint bench gallery fuzz clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -62,6 +62,10 @@ lint: .venv/ready
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
 
+# Packages that sample, each with a small model, in environments of their own: make gallery ONLY=zuko
+gallery: .venv/ready
+	$(BIN)/python -m ancestral.tools.bench.gallery $(ONLY)
+
 # Random programs, as many as one likes: make fuzz N=20000 SEED=1
 N ?= 2000
 SEED ?= 0
@@ -74,4 +78,4 @@ fuzz: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-torch-* out build dist *.egg-info
+	rm -rf .venv .venv-torch-* .gallery out build dist *.egg-info

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import ancestral as an
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, factors_of
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape
+from ancestral.provenance.algebra.factors import factors_of
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance
 
 Call = Callable[[Tensor], Any]
@@ -186,30 +187,23 @@ def reachable(claims: Iterable[Alignment], region: Tensor, shape: Shape) -> Tens
 
 
 def _reached(claim: Alignment, region: Tensor, shape: Shape) -> Tensor:
-    inside = torch.ones(shape, dtype=torch.bool)
-    for i, first, end in claim.here:
-        inside &= _along(i, shape).ge(first) & _along(i, shape).lt(end)
-    region = region.clone()
-    for d, first, end in claim.there:
-        place = torch.arange(region.shape[d])
-        outside = (place < first) | (place >= end)
-        region[(slice(None),) * d + (outside,)] = False
-    starts = {d: first for d, first, _ in claim.there}
-    starts_here = {i: first for i, first, _ in claim.here}
-    indices: dict[int, Tensor] = {}
+    """Compare all elements of the tensor with all of the source, by what the claim means."""
+    both = (*shape, *region.shape)
+    related = region.expand(both)
+    first, start = ({d: a for d, a, _ in windows} for windows in (claim.here, claim.there))
+    for at, windows in ((0, claim.here), (len(shape), claim.there)):
+        for d, a, b in windows:
+            related = related & _along(at + d, both).ge(a) & _along(at + d, both).lt(b)
     for i, dim in enumerate(claim.dims):
-        index = _along(i, shape) - starts_here.get(i, 0)
-        for d, size in reversed(factors_of(dim, shape[i])):
-            if d != LOST:
-                there = index % max(size, 1) + starts.get(d, 0)
-                inside = inside & (indices.setdefault(d, there) == there)
-            index = index // max(size, 1)
-    for d in range(region.ndim):
-        if d not in indices:
-            region = region.any(d, keepdim=True)
-            indices[d] = torch.zeros((), dtype=torch.long)
-    at = tuple(indices[d].clamp(0, max(region.shape[d] - 1, 0)) for d in range(region.ndim))
-    return inside & (region[at] if region.ndim else region)
+        index = _along(i, both) - first.get(i, 0)
+        for factor in reversed(factors_of(dim, max(shape[i], 1))):
+            if factor.dim != LOST:
+                other = _along(len(shape) + factor.dim, both) - start.get(factor.dim, 0)
+                if factor.total:
+                    other = other // factor.stride % factor.size
+                related = related & (index % max(factor.size, 1) == other)
+            index = index // max(factor.size, 1)
+    return related.flatten(len(shape)).any(-1) if region.ndim else related
 
 
 def _along(i: int, shape: Shape) -> Tensor:

@@ -5,6 +5,7 @@ import itertools
 from hypothesis import strategies as st
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window, relates
+from ancestral.provenance.algebra.factors import Factor, merged
 
 Pairs = set[tuple[Shape, Shape]]
 
@@ -28,31 +29,37 @@ def sorted_windows(found: dict[int, tuple[int, int]], shape: Shape) -> tuple[Win
     return tuple((d, *found[d]) for d in sorted(found) if found[d] != (0, shape[d]))
 
 
+def _pieces(draw: st.DrawFn, d: int, size: int) -> list[Factor]:
+    """Return a dimension as it is, or the parts of a split of it, of which some may be missing."""
+    inner = draw(st.sampled_from([n for n in range(1, size + 1) if size % n == 0]))
+    if inner in (1, size):
+        return [Factor(d, size)]
+    return [Factor(d, size // inner, inner, size), Factor(d, inner, 1, size)]
+
+
 @st.composite
 def alignments(draw: st.DrawFn, ours: Shape, theirs: Shape) -> Alignment:
     """Draw a relation of tensors of these shapes, of every kind that there is."""
     dims: list[Dim] = []
     here: dict[int, tuple[int, int]] = {}
-    there: dict[int, tuple[int, int]] = {}
-    free = [d for d, size in enumerate(theirs) if size > 1]
+    there = {d: draw(windows(n)) if draw(st.booleans()) else (0, n) for d, n in enumerate(theirs)}
+    lengths = {d: end - first for d, (first, end) in there.items()}
+    free = [f for d, n in lengths.items() if n > 1 for f in _pieces(draw, d, n)]
+    free = draw(st.permutations(free))
     for i, size in enumerate(ours):
-        kind = draw(st.sampled_from(["lost", "windowed", "aligned", "merged"]))
-        dims.append(LOST)
-        if kind == "windowed" and size > 1:
-            here[i] = draw(windows(size))
-        elif kind != "lost" and size > 1 and free:
-            d = draw(st.sampled_from(free))
-            if kind == "aligned":
-                length = draw(st.integers(1, min(size, theirs[d])))
-                first, start = (draw(st.integers(0, n - length)) for n in (size, theirs[d]))
-                here[i], there[d] = (first, first + length), (start, start + length)
-                dims[i] = d if length > 1 else LOST
-                free.remove(d)
-            elif size % theirs[d] == 0 and size > theirs[d]:
-                factors = [(d, theirs[d]), (LOST, size // theirs[d])]
-                dims[i] = tuple(draw(st.permutations(factors)))
-                free.remove(d)
-    for d in free:
-        if draw(st.booleans()):
-            there[d] = draw(windows(theirs[d]))
+        taken: list[Factor] = []
+        most = draw(st.sampled_from([0, 1, 1, 2]))
+        length = 1
+        for factor in [*free, Factor(LOST, 2)]:
+            if len(taken) < most and length * factor.size <= size:
+                taken.append(factor)
+                length *= factor.size
+        free = [factor for factor in free if factor not in taken]
+        dim = merged(taken)
+        if dim == LOST:
+            here[i] = draw(windows(size)) if draw(st.booleans()) else (0, size)
+        else:
+            first = draw(st.integers(0, size - length))
+            here[i] = (first, first + length)
+        dims.append(dim)
     return Alignment(tuple(dims), sorted_windows(here, ours), sorted_windows(there, theirs))

@@ -178,7 +178,7 @@ def test_baselines() -> None:
 
 def test_writes() -> None:
     """A write in place, through a view, `.data`, `out=`, `set_` or a foreach op, reaches every
-    tensor on that memory, older or newer, as long as the memory lives.
+    tensor that sees the elements, older or newer, as long as the memory lives.
     """
     with an.record():
         z = an.track(torch.ones(2), "z")
@@ -201,7 +201,7 @@ def test_writes() -> None:
             write(base)
             assert an.provenance_of(base * 1) == {"z"}
             assert an.provenance_of(older * 1) == {"z"}
-            assert an.provenance_of(base.detach()[1:] + 1) == {"z"}
+            assert an.provenance_of(base.detach()[:1] + 1) == {"z"}
         assert an.provenance_of(torch.zeros(2) + 1) == frozenset()
 
 

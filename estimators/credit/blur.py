@@ -19,6 +19,7 @@ from ancestral.estimators.credit.credit import Credit, by_element
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
 from ancestral.provenance.tensor.control_flow import Escape, Noted, decisions_of
 from ancestral.provenance.tensor.frame_owner import user_frame
+from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms
 from ancestral.trace.graph.structure import Entries, Structure
@@ -206,7 +207,7 @@ def warn_of_blur(
         is_whole = each.is_after or each.decision <= frozenset(blurring)
         if is_whole or not is_one:
             lines.setdefault((each.escape.filename, each.escape.line, is_whole), []).append(each)
-    zero = [number for number, value in enumerate(values) if lines and not value.any()]
+    zero = [number for number, value in enumerate(values) if lines and not raw(Tensor.any, value)]
     blur = Blur(structure, sources, {site.name for site in scored}, zero)
     lost: dict[tuple[str, int], tuple[Noted, int]] = {}
     for (filename, line, is_whole), reads in lines.items():
@@ -245,8 +246,8 @@ def _could_be_apart(structure: Structure, sites: Iterable[int], terms: Iterable[
 
 def _ratio(given: Iterable[Credit], apart: Iterable[Credit]) -> float | None:
     """Return how many times larger the squared credit is, summed over the elements of all sites."""
-    least = _square(apart)
-    return _square(given) / least if least else None
+    least: float = raw(_square, apart)
+    return float(raw(_square, given)) / least if least else None
 
 
 def _square(given: Iterable[Credit]) -> float:

@@ -1,6 +1,7 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
+from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
@@ -8,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, factors_of
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape
+from ancestral.provenance.algebra.factors import Factor, all_parts, factors_of, meets, merged, runs
 from ancestral.trace.graph.reachability import TermSet
 
 Numbers = npt.NDArray[np.int64]
@@ -63,32 +65,65 @@ class Stacks:
 def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
     """Sum a cost over the dimensions that index none of the site's, the others in its order.
 
-    Return how the dimensions of the sum index those of the site, and the sum. Of two dimensions
-    that index the same one of the site, the first is kept.
+    Return what the dimensions of the sum index of those of the site, a whole one or a part of one,
+    and the sum. Of two that index the same, the first is kept.
     """
-    dims = claim.dims
-    if not dims:
+    if not claim.dims:
         return claim, value
     for i, first, end in claim.here:
         value = value.narrow(i, first, end - first)
-    if {*map(type, dims)} != {int}:
-        factors = [
-            f for dim, size in zip(dims, value.shape, strict=True) for f in factors_of(dim, size)
-        ]
-        value = value.reshape([size for _, size in factors])
-        dims = tuple(d for d, _ in factors)
-    kept = tuple(sorted({*dims} - {LOST}))
-    if kept == dims:
-        return Alignment(kept, there=claim.there), value
-    first_of = {d: dims.index(d) for d in kept}
-    gone = [i for i, d in enumerate(dims) if first_of.get(d) != i]
+    dims = claim.dims
+    if {*map(type, dims)} == {int} and dims == tuple(sorted({*dims} - {LOST})):
+        return Alignment(dims, there=claim.there), value
+    factors = [
+        f for dim, size in zip(claim.dims, value.shape, strict=True) for f in factors_of(dim, size)
+    ]
+    if len(factors) != value.ndim:
+        value = value.reshape([factor.size for factor in factors])
+    kept: list[int] = []
+    for i, factor in enumerate(factors):
+        if factor.dim != LOST and not any(meets(factor, factors[j]) for j in kept):
+            kept.append(i)
+    gone = [i for i in range(len(factors)) if i not in kept]
     total = value.sum(gone) if gone else value
-    left = [d for i, d in enumerate(dims) if first_of.get(d) == i]
-    order = [left.index(d) for d in kept]
-    return (
-        Alignment(kept, there=claim.there),
-        total if order == sorted(order) else total.permute(order),
-    )
+    order = sorted(range(len(kept)), key=lambda at: _place(factors[kept[at]]))
+    if order != list(range(len(kept))):
+        total = total.permute(order)
+    found = [factors[kept[at]] for at in order]
+    together = runs(found)  # parts that make up a dimension are one
+    if len(together) != len(found):
+        total = total.reshape([factor.size for factor in together])
+    return Alignment(tuple(merged([f]) for f in together), there=claim.there), total
+
+
+def _place(factor: Factor) -> tuple[int, int]:
+    return factor.dim, -factor.stride
+
+
+def filled(total: Tensor, alignment: Alignment) -> tuple[Alignment, Tensor]:
+    """Repeat a sum that indexes parts of dimensions of the site along the others of their parts."""
+    dims: list[Dim] = []
+    narrow: list[int] = []  # the sizes with ones where it is repeated
+    wide: list[int] = []
+    ends: list[int] = []  # of each dimension that results
+    for d, factors in groupby(
+        (f for dim, n in zip(alignment.dims, total.shape, strict=True) for f in factors_of(dim, n)),
+        key=lambda factor: factor.dim,
+    ):
+        left = whole = 0
+        for factor in factors:
+            whole = whole or factor.total or factor.size
+            left = left or whole
+            narrow += [1, factor.size]
+            wide += [left // (factor.stride * factor.size), factor.size]
+            left = factor.stride
+        narrow.append(1)
+        wide.append(left)
+        dims.append(d)
+        ends.append(whole)
+    if not any(isinstance(dim, tuple) for dim in alignment.dims):
+        return alignment, total
+    return alignment._replace(dims=tuple(dims)), total.reshape(narrow).expand(wide).reshape(ends)
 
 
 def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
@@ -113,25 +148,34 @@ def apart_through(edge: Alignment, apart: frozenset[int]) -> frozenset[int]:
         edge: how the child depends on the site.
         apart: the dimensions of the child along which each cost depends on one element only.
     """
-    return frozenset(d for d, (dim, _, _) in _places(edge).items() if dim is None or dim in apart)
+    return frozenset(d for d, (dims, _) in _places(edge).items() if apart.issuperset(dims))
 
 
-def _places(claim: Alignment) -> dict[int, tuple[int | None, int, int]]:
+def _places(claim: Alignment) -> dict[int, tuple[frozenset[int], Hashable]]:
     """Return for each dimension of a site of which one element is depended on which that is.
 
-    Each is given by the dimension that indexes it, the factor of that, and the offset; or by its
-    number alone.
+    Each is given by the dimensions that index it, the factors of those that do, and the offset; or
+    by its number alone.
     """
     starts: dict[int, int] = dict(map(itemgetter(0, 1), claim.there))
     heres: dict[int, int] = dict(map(itemgetter(0, 1), claim.here))
-    found: dict[int, tuple[int | None, int, int]] = {}
+    found: dict[int, tuple[frozenset[int], Hashable]] = {}
     for d, first, end in claim.there:
         if end - first == 1:
-            found[d] = (None, 0, first)
-    for i, dim in reversed(list(enumerate(claim.dims))):
-        for j, (d, _) in enumerate(factors_of(dim, 1)):
-            if d != LOST:
-                found[d] = (i, j, starts.get(d, 0) - heres.get(i, 0))
+            found[d] = (frozenset(), first)
+    whole: dict[int, list[tuple[int, Hashable]]] = {}
+    for i, dim in reversed(list(enumerate(claim.dims))):  # of several that index it, the first
+        inner = 1
+        for factor in reversed(factors_of(dim, 1)):
+            shift = starts.get(factor.dim, 0) - heres.get(i, 0)
+            place = (i, (i, inner, factor.stride, shift))
+            if factor.total:
+                whole.setdefault(factor.dim, []).append(place)
+            else:
+                whole[factor.dim] = [place]
+            inner *= factor.size
+    for d in all_parts(claim.dims):
+        found[d] = (frozenset(i for i, _ in whole[d]), frozenset(place for _, place in whole[d]))
     return found
 
 

@@ -18,6 +18,7 @@ from ancestral.estimators.credit.cost_sums import (
     Stacks,
     apart_dims,
     apart_through,
+    filled,
     put,
     reduced,
     room,
@@ -209,16 +210,17 @@ class _Sums:
         site = self._structure.sites[number]
         parts: list[Part] = []
         placed: dict[tuple[frozenset[int], Shape], Tensor] = {}
-        for key, total in self.buckets[number].items():
-            if key.alignment.there:
-                kind = (key.apart, room(key.alignment, site.shape))
+        for key, found in self.buckets[number].items():
+            alignment, total = filled(found, key.alignment)
+            if alignment.there:
+                kind = (key.apart, room(alignment, site.shape))
                 onto = placed.get(kind)
                 onto = total.new_zeros(kind[1]) if onto is None else onto
-                placed[kind] = put(total, key.alignment, onto)
+                placed[kind] = put(total, alignment, onto)
             else:
-                parts.append(Part(spread(total, key.alignment, site.shape), key.apart))
-        for (apart, _), filled in placed.items():
-            parts.append(Part(filled, apart))
+                parts.append(Part(spread(total, alignment, site.shape), key.apart))
+        for (apart, _), onto in placed.items():
+            parts.append(Part(onto, apart))
         once = None
         if placed or any(map(attrgetter("is_shared"), parts)):
             once = partial(self._once, number)

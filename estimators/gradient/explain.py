@@ -314,7 +314,7 @@ def _indexing(found: Provenance, source: Source, d: int) -> Iterator[int]:
     claims: Sequence[Alignment] = [a for a, members in found.entries if source in members]
     for claim in claims:
         for i, dim in enumerate(claim.dims):
-            if dim == d or (isinstance(dim, tuple) and any(d == e for e, _ in dim)):
+            if dim == d or (isinstance(dim, tuple) and any(d == factor.dim for factor in dim)):
                 yield i
 
 

@@ -245,7 +245,7 @@ def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
 def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
     """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
     whole = float((loss.plain * loss.weight).sum())
-    values, total, size = _weighted(costs)
+    values, total, size = raw(_weighted, costs)
     is_picked = math.isfinite(whole) and not math.isfinite(size)
     if is_picked:
         values = [_unpicked(*pair) for pair in zip(costs, values, strict=True)]

@@ -17,18 +17,52 @@ Alignment(dims=(-1,), here=(), there=((0, 2, 3),))
 (True, False, False)
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-LOST = -1
-"""No dimension: in an alignment, this dimension of the tensor indexes none of the source's."""
+from ancestral.provenance.algebra.factors import (
+    LOST,
+    Dim,
+    Dims,
+    Factor,
+    Factors,
+    Span,
+    cut,
+    factors_of,
+    merged,
+    narrowed,
+    part,
+    through,
+    within,
+)
+
+__all__ = [
+    "LOST",
+    "Alignment",
+    "Dim",
+    "Dims",
+    "Regroup",
+    "Shape",
+    "Step",
+    "Window",
+    "apply",
+    "as_alignment",
+    "by_dim",
+    "compose",
+    "fit",
+    "keeps",
+    "nothing_kept",
+    "regroup",
+    "relates",
+    "shown",
+    "whole",
+    "windows_of",
+    "without_points",
+]
 
 Shape = tuple[int, ...]
-Factors = tuple[tuple[int, int], ...]
-"""The factors of a merged dimension: the dimension that each indexes, and its size."""
-Dim = int | Factors
-Dims = tuple[Dim, ...]
 Window = tuple[int, int, int]
 """A dimension, the first index within the window, the first beyond it."""
 
@@ -72,23 +106,6 @@ def as_alignment(step: Dims | Alignment) -> Alignment:
     return step if isinstance(step, Alignment) else Alignment(step)
 
 
-def factors_of(dim: Dim, size: int) -> Factors:
-    """Return the factors of a dimension of this size."""
-    return ((dim, size),) if isinstance(dim, int) else dim
-
-
-def merged(factors: Iterable[tuple[int, int]]) -> Dim:
-    """Return the dimension that is merged of factors.
-
-    >>> merged([(0, 2), (LOST, 3)]), merged([(1, 4), (LOST, 1)]), merged([(LOST, 2), (LOST, 3)])
-    (((0, 2), (-1, 3)), 1, -1)
-    """
-    kept = tuple((d, size) for d, size in factors if size != 1)
-    if all(d == LOST for d, _ in kept):
-        return LOST
-    return kept[0][0] if len(kept) == 1 else kept
-
-
 @lru_cache(maxsize=65536)
 def fit(step: Alignment, old: Shape, new: Shape) -> Alignment:
     """Return the relation of a result of shape `new` to its operand of shape `old`.
@@ -119,95 +136,157 @@ def compose(outer: Alignment, inner: Alignment) -> Alignment | None:
     Alignment(dims=(1, -1), here=(), there=())
     """
     if not (outer.here or outer.there or inner.here or inner.there):
-        return Alignment(tuple([_through(dim, inner.dims) for dim in outer.dims]))
+        return Alignment(tuple([through(dim, inner.dims) for dim in outer.dims]))
     return _composed(outer, inner)
-
-
-def _through(dim: Dim, inner: Dims) -> Dim:
-    if isinstance(dim, int):
-        return LOST if dim == LOST else inner[dim]
-    return merged(
-        factor for d, size in dim for factor in (factors_of(LOST if d == LOST else inner[d], size))
-    )
 
 
 def _composed(outer: Alignment, inner: Alignment) -> Alignment | None:
     """Compose relations with windows: on each dimension between, those of both sides meet."""
-    dims = [_through(dim, inner.dims) for dim in outer.dims]
-    here, there = by_dim(outer.here), by_dim(inner.there)
     left, right = by_dim(outer.there), by_dim(inner.here)
-    for d in {**left, **right}:
+    for d in sorted({**left, **right}):
         ours, theirs = left.get(d), right.get(d)
         both = _meet(ours, theirs)
         assert both is not None
         if both[0] >= both[1]:
             return None
-        if both != ours:  # narrower than what the tensor's own windows say
-            for i, dim in enumerate(outer.dims):
-                if dim == d:
-                    shift = here.get(i, (0,))[0] - (ours or (0,))[0]
-                    here[i] = (both[0] + shift, both[1] + shift)
-                elif not isinstance(dim, int) and any(d == e for e, _ in dim):
-                    dims[i] = LOST  # a merged dimension has no windows
+        if both != ours:
+            outer = _fewer_here(outer, d, _inside(both, ours))
         if both != theirs:
-            e = inner.dims[d]
-            if not isinstance(e, int):
-                for i, dim in enumerate(outer.dims):
-                    if dim == d or (not isinstance(dim, int) and any(d == f for f, _ in dim)):
-                        dims[i] = LOST
-            elif e != LOST:
-                shift = there.get(e, (0,))[0] - (theirs or (0,))[0]
-                there[e] = (both[0] + shift, both[1] + shift)
-    return without_points(Alignment(tuple(dims), windows_of(here), windows_of(there)))
+            inner = _fewer_there(inner, d, _inside(both, theirs))
+    dims = tuple(through(dim, inner.dims) for dim in outer.dims)
+    return without_points(Alignment(dims, outer.here, inner.there))
+
+
+def _inside(span: Span, window: Span | None) -> Span:
+    first = 0 if window is None else window[0]
+    return span[0] - first, span[1] - first
+
+
+def _fewer_here(outer: Alignment, d: int, span: Span) -> Alignment:
+    """Leave only a span of what a relation relates along dimension `d` of the other side."""
+    dims, here = list(outer.dims), by_dim(outer.here)
+    for i, dim in enumerate(dims):
+        if dim == d:
+            first = here.get(i, (0, 0))[0]
+            here[i] = (first + span[0], first + span[1])
+    merges = {i: list(dim) for i, dim in enumerate(dims) if not isinstance(dim, int)}
+    # The parts of the dimension, the one that counts slowest first: of it, a slice is left.
+    places = [(i, p) for i, dim in merges.items() for p, f in enumerate(dim) if f.dim == d]
+    places.sort(key=lambda place: -merges[place[0]][place[1]].stride)
+    first, end, total = *span, 0
+    is_cut = is_lost = False
+    for i, p in places:
+        factor = merges[i][p]
+        total = total or factor.total or factor.size
+        is_lost = is_lost or (not is_cut and factor.stride * factor.size != total)
+        size = factor.size
+        if not is_cut and not is_lost:
+            total, ahead = factor.stride, here.get(i, (0, 0))[0]
+            start, stop = first // total, (end - 1) // total + 1
+            is_lost = (stop - start > 1 and bool(first % total or end % total)) or p > 0
+            if not p:
+                inner = math.prod(other.size for other in merges[i][1:])
+                here[i] = (ahead + start * inner, ahead + stop * inner)
+                size = stop - start
+            is_cut = size > 1
+            first, end = first - start * total, end - start * total
+        left = Factor(LOST, size) if is_lost else part(d, size, factor.stride, span[1] - span[0])
+        merges[i][p] = left
+    for i, factors in merges.items():
+        dims[i] = merged(factors)
+    return Alignment(tuple(dims), windows_of(here), outer.there)
+
+
+def _fewer_there(inner: Alignment, d: int, span: Span) -> Alignment:
+    """Leave only a span of what a relation relates along dimension `d` of the tensor."""
+    dims, there = list(inner.dims), by_dim(inner.there)
+    dim = dims[d]
+    spans: dict[int, Span] = {}
+    if not isinstance(dim, int):
+        part, spans = narrowed(dim, *span)
+        dims[d] = merged(part)
+    elif dim != LOST:
+        spans = {dim: span}
+    for e, (first, end) in spans.items():
+        start = there.get(e, (0, 0))[0]
+        there[e] = (start + first, start + end)
+        for i, other in enumerate(dims):
+            if not isinstance(other, int):
+                dims[i] = merged(within(other, e, first, end))
+            elif other == e and i != d:
+                dims[i] = LOST
+    return Alignment(tuple(dims), inner.here, windows_of(there))
+
+
+class _Run(NamedTuple):
+    """A dimension on its way through a reshape: its size, its window if any, its factors there."""
+
+    size: int
+    window: Span | None
+    factors: Factors
+
+    def then(self, other: "_Run") -> "_Run":
+        """Return the dimension that is merged of this one and the next."""
+        size = self.size * other.size
+        if self.window is None and other.window is None:
+            return _Run(size, None, self.factors + other.factors)
+        first, end = self.window or (0, self.size)
+        if end - first == 1 and other.window is not None:
+            start = first * other.size
+            window = (start + other.window[0], start + other.window[1])
+            return _Run(size, window, other.factors)
+        after = (Factor(LOST, other.size),) if other.window is not None else other.factors
+        window = (first * other.size, end * other.size)
+        return _Run(size, None if window == (0, size) else window, self.factors + after)
+
+    def split(self, inner: int) -> "tuple[_Run, _Run]":
+        """Return the two dimensions, the second of this size, that make up this one."""
+        outer = self.size // inner
+        first, end = self.window or (0, self.size)
+        start, stop = first // inner, (end - 1) // inner + 1
+        lost = _Run(inner, None, (Factor(LOST, inner),))
+        window = None if (start, stop) == (0, outer) else (start, stop)
+        if stop - start == 1 and outer > 1:
+            span = (first - start * inner, end - start * inner)
+            rest = _Run(inner, None if span == (0, inner) else span, self.factors)
+            return _Run(outer, window, (Factor(LOST, 1),)), rest
+        halves = None if first % inner or end % inner else cut(self.factors, inner)
+        if halves is None:
+            return _Run(outer, window, (Factor(LOST, stop - start),)), lost
+        return _Run(outer, window, halves[0]), _Run(inner, None, halves[1])
 
 
 def regroup(step: Regroup, inner: Alignment) -> Alignment:
-    """Return the relation of a reshaped tensor: factors move, as they are or merged, or are lost.
+    """Return the relation of a reshaped tensor: factors move, merged or split, or are lost.
 
     >>> once = regroup(Regroup((2, 3, 4), (6, 4)), Alignment((0, LOST, 2)))
-    >>> once
-    Alignment(dims=(((0, 2), (-1, 3)), 2), here=(), there=())
-    >>> regroup(Regroup((6, 4), (2, 3, 2, 2)), once)
-    Alignment(dims=(0, -1, -1, -1), here=(), there=())
+    >>> shown(once), shown(regroup(Regroup((6, 4), (2, 3, 2, 2)), once))
+    ('0*- 2', '0 - 2//2 2%2')
     """
     old, new = step
-    here = by_dim(inner.here)
     if 0 in old or 0 in new:
         return Alignment((LOST,) * len(new), there=inner.there)
-    fine: list[tuple[int, int]] = []
-    starts: dict[int, int] = {}  # where, among the factors, each old dimension begins
+    here = by_dim(inner.here)
+    runs = []
     for i, size in enumerate(old):
-        starts[len(fine)] = i
-        dim = inner.dims[i]
-        whole = LOST if i in here else dim  # what has a window stays whole or is lost
-        fine.extend(f for f in factors_of(whole, size) if f[1] != 1)
-    dims: list[Dim] = []
-    windows: dict[int, tuple[int, int]] = {}
-    at = 0
-    for j, size in enumerate(new):
-        taken: list[tuple[int, int]] = []
-        start = starts.get(at)
-        if size != 1 and start is not None and start in here and old[start] == size:
-            dims.append(inner.dims[start])
-            windows[j] = here[start]
-            at += 1
-            continue
-        need = size
-        while need > 1:
-            d, has = fine[at]
-            if need % has == 0:
-                taken.append((d, has))
-                need //= has
-                at += 1
-            elif has % need == 0:  # split: the rest goes to the next dimension
-                taken.append((LOST, need))
-                fine[at] = (LOST, has // need)
-                starts.pop(at, None)
-                need = 1
-            else:
+        first, end = here.get(i, (0, size))
+        if size != 1:
+            runs.append(_Run(size, here.get(i), factors_of(inner.dims[i], end - first)))
+    found: list[_Run] = []
+    for size in new:
+        taken = _Run(1, None, ())
+        while taken.size < size:
+            run, need = runs.pop(0), size // taken.size
+            if run.size > need and run.size % need == 0:
+                run, rest = run.split(run.size // need)
+                runs.insert(0, rest)
+            if need % run.size:
                 return Alignment((LOST,) * len(new), there=inner.there)
-        dims.append(merged(taken))
-    return Alignment(tuple(dims), windows_of(windows), inner.there)
+            taken = taken.then(run)
+        found.append(taken)
+    windows = {j: run.window for j, run in enumerate(found) if run.window is not None}
+    dims = tuple(merged(run.factors) for run in found)
+    return Alignment(dims, windows_of(windows), inner.there)
 
 
 def apply(step: Step, inner: Alignment) -> Alignment | None:
@@ -228,25 +307,20 @@ def relates(alignment: Alignment, here: Shape, there: Shape) -> bool:
     if not all(a <= index < b for index, (a, b) in inside):
         return False
     for i, dim in enumerate(alignment.dims):
-        for d, index in _indexed(dim, here[i]):
-            shift = theirs.get(d, (0,))[0] - ours.get(i, (0,))[0]
-            if isinstance(dim, tuple):
-                shift = theirs.get(d, (0,))[0]
-            if there[d] != index + shift:
+        index = here[i] - ours.get(i, (0,))[0]
+        for factor, digit in _digits(dim, index):
+            other = there[factor.dim] - theirs.get(factor.dim, (0,))[0]
+            if digit != (other // factor.stride % factor.size if factor.total else other):
                 return False
     return True
 
 
-def _indexed(dim: Dim, index: int) -> Iterator[tuple[int, int]]:
-    """Yield the dimensions of the source that an index stands for, and the index along each."""
-    if isinstance(dim, int):
-        if dim != LOST:
-            yield dim, index
-        return
-    for d, size in reversed(dim):
-        if d != LOST:
-            yield d, index % size
-        index //= size
+def _digits(dim: Dim, index: int) -> Iterator[tuple[Factor, int]]:
+    """Yield what an index stands for: the factors of the dimension, and the index along each."""
+    for factor in reversed(factors_of(dim, index + 1)):
+        if factor.dim != LOST:
+            yield factor, index % factor.size
+        index //= factor.size
 
 
 def whole(alignment: Alignment, ours: Shape, theirs: Shape | None = None) -> Alignment:
@@ -296,12 +370,7 @@ def shown(alignment: Alignment, between: str = " ") -> str:
     >>> shown(Alignment((0, LOST), there=((1, 2, 3),)))
     '0 - of [:, 2]'
     """
-    dims = [
-        ("-" if dim == LOST else str(dim))
-        if isinstance(dim, int)
-        else "*".join("-" if d == LOST else str(d) for d, _ in dim)
-        for dim in alignment.dims
-    ]
+    dims = ["*".join(map(str, factors_of(dim, 0))) for dim in alignment.dims]
     text = between.join(dims) or "scalar"
     for word, windows in (("at", alignment.here), ("of", alignment.there)):
         if windows:

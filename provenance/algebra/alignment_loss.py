@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, keeps
+from ancestral.provenance.algebra.factors import all_parts
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 
 
@@ -36,8 +37,7 @@ def separate(claims: Iterable[Alignment]) -> frozenset[int]:
     found: frozenset[int] | None = None
     for claim in claims:
         kept = {d for d, first, end in claim.there if end - first == 1}
-        for dim in claim.dims:
-            kept.update((dim,) if isinstance(dim, int) else (d for d, _ in dim))
+        kept.update(all_parts(claim.dims))
         found = frozenset(kept) if found is None else found & kept
     return (found or frozenset()) - {LOST}
 

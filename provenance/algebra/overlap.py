@@ -8,15 +8,24 @@ are counted once. Those that overlap become what both claim, and neighbours beco
 (True, (Alignment(dims=(0,), here=((0, 0, 2),), there=((0, 0, 2),)),))
 """
 
+import math
+
 from ancestral.provenance.algebra.alignment import (
-    LOST,
     Alignment,
-    Dim,
     Window,
     by_dim,
-    merged,
+    compose,
     windows_of,
     without_points,
+)
+from ancestral.provenance.algebra.factors import (
+    LOST,
+    Dim,
+    Factor,
+    Factors,
+    factors_of,
+    merged,
+    side_by_side,
 )
 
 
@@ -50,6 +59,32 @@ def _shift_along(alignment: Alignment, i: int, d: int) -> int | None:
     return _first(alignment.there, d) - _first(alignment.here, i)
 
 
+def covers(a: Alignment, b: Alignment) -> bool:
+    """Return whether a relation has every pair of another; some that do are not noticed.
+
+    >>> row = Alignment((LOST, 1), here=((0, 2, 3),), there=((0, 2, 3),))
+    >>> covers(Alignment((0, 1)), row), covers(row, Alignment((0, 1)))
+    (True, False)
+    """
+    if b.here and not all(isinstance(dim, int) for dim in a.dims):
+        part = compose(Alignment(tuple(range(len(a.dims))), b.here, b.here), a)
+        if part is None:
+            return False
+        a = part
+    for ours, theirs in ((a.here, b.here), (a.there, b.there)):
+        known = by_dim(theirs)
+        for dim, first, end in ours:
+            within = known.get(dim)
+            if within is None or within[0] < first or end < within[1]:
+                return False
+    return all(
+        (dim == LOST or _shift_along(b, i, dim) == _shift(a, i))
+        if isinstance(dim, int)
+        else dim == b.dims[i] and _stand_alike(a, b, i, dim)
+        for i, dim in enumerate(a.dims)
+    )
+
+
 def meet(a: Alignment, b: Alignment) -> Alignment:
     """Return the least relation that has all pairs of two: what both claim."""
     dims = tuple(_agreed(a, b, i) for i in range(len(a.dims)))
@@ -59,16 +94,17 @@ def meet(a: Alignment, b: Alignment) -> Alignment:
 
 def _agreed(a: Alignment, b: Alignment, i: int) -> Dim:
     ours, theirs = a.dims[i], b.dims[i]
-    if isinstance(ours, int) or isinstance(theirs, int):
+    if isinstance(ours, int) and isinstance(theirs, int):
         if ours != theirs or ours == LOST:
             return LOST
         return ours if _shift(a, i) == _shift(b, i) else LOST
-    if [size for _, size in ours] != [size for _, size in theirs]:
+    if _window(a.here, i) != _window(b.here, i):
         return LOST
-    offsets = [{d: first for d, first, _ in claim.there} for claim in (a, b)]
+    merge = theirs if isinstance(ours, int) else ours
+    size = math.prod(factor.size for factor in factors_of(merge, 1))
     return merged(
-        (d if d == e and offsets[0].get(d, 0) == offsets[1].get(d, 0) else LOST, size)
-        for (d, size), (e, _) in zip(ours, theirs, strict=True)
+        f if f == g and _window(a.there, f.dim) == _window(b.there, f.dim) else Factor(LOST, f.size)
+        for f, g in side_by_side(factors_of(ours, size), factors_of(theirs, size))
     )
 
 
@@ -130,13 +166,13 @@ MOST_CLAIMS = 16
 
 def with_claim(claims: tuple[Alignment, ...], new: Alignment) -> tuple[Alignment, ...]:
     """Add a relation to disjoint ones; those that overlap become what both claim."""
-    if new in claims:
+    if any(covers(claim, new) for claim in claims):
         return claims
     kept = list(claims)
     at = 0
     while at < len(kept):
         known = kept[at]
-        both = joined(known, new)
+        both = new if covers(new, known) else joined(known, new)
         if both is None and not disjoint(known, new):
             both = meet(known, new)
         if both is None:
@@ -169,13 +205,25 @@ def _hull(a: tuple[Window, ...], b: tuple[Window, ...]) -> tuple[Window, ...]:
     )
 
 
+def _stand_alike(a: Alignment, b: Alignment, i: int, dim: Factors) -> bool:
+    """Return whether a merged dimension and what it indexes have the same windows in both."""
+    return _window(a.here, i) == _window(b.here, i) and all(
+        _window(a.there, factor.dim) == _window(b.there, factor.dim) for factor in dim
+    )
+
+
+def _window(windows: tuple[Window, ...], dim: int) -> tuple[int, int] | None:
+    return next(((first, end) for d, first, end in windows if d == dim), None)
+
+
 def _length(windows: tuple[Window, ...], dim: int) -> int:
     return next((end - first for d, first, end in windows if d == dim), -1)
 
 
 def _is_indexed(alignment: Alignment, d: int) -> bool:
     return any(
-        dim == d if isinstance(dim, int) else any(d == e for e, _ in dim) for dim in alignment.dims
+        dim == d if isinstance(dim, int) else any(d == factor.dim for factor in dim)
+        for dim in alignment.dims
     )
 
 

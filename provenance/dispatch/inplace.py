@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.algebra.provenance import Provenance, Universe
+from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.provenance import Provenance, Universe, union
 from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.linear_forms import form_of, requires_grad
 from ancestral.provenance.dispatch.propagate import infer, tracked
@@ -21,16 +22,15 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import NOWHERE, argument, tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant, lasting, now, recording
 from ancestral.provenance.tensor.linear_form import Operand, serials
+from ancestral.provenance.tensor.memory_grid import Write, base_of, read, view_of, write_of
 from ancestral.provenance.tensor.tensor import (
-    NO_KEYWORDS,
-    TYPES,
     ProvenanceTensor,
     attach,
     provenance,
     raw,
     run,
 )
-from ancestral.provenance.tensor.torch_internals import OpOverload, OpOverloadPacket, read_base
+from ancestral.provenance.tensor.torch_internals import OpOverload, OpOverloadPacket
 
 _Function = Callable[..., Any]
 
@@ -145,6 +145,8 @@ def run_write(
     """Run an op that writes, and give what is written its provenance."""
     if func.__name__ == "__set__" and not _sets_data(func):
         return run(func, types, args, kwargs)  # grad, requires_grad, names: no value changes
+    if func is Tensor.__setitem__ and _is_there(*args):
+        return run(func, types, args, kwargs)
     before = _prepare(func.__name__, args, kwargs, written)
     known = [provenance(target) for target in written]
     result = run(func, types, args, kwargs)
@@ -152,6 +154,18 @@ def run_write(
     marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
     _mark(func, args, kwargs, marked, before)
     return result
+
+
+def _is_there(target: Tensor, index: Any, value: Any) -> bool:
+    """Return whether a value is the very part that it is written into: `t[i] += x` ends so."""
+    if not isinstance(value, Tensor) or base_of(value) is None:
+        return False
+    held = raw(storage.storage_of, value)
+    other = raw(storage.storage_of, target)
+    if held is None or other is None or held._cdata != other._cdata:
+        return False
+    part = raw(Tensor.__getitem__, target, index)
+    return part.dtype is value.dtype and view_of(part) == view_of(value)
 
 
 def _sets_data(func: _Function) -> bool:
@@ -203,7 +217,7 @@ def refuse_parameters(
 
 def _kinds(target: Tensor) -> set[type]:
     """Return the classes that cannot carry provenance of a tensor and of what it is a view of."""
-    base = _base_of(target)
+    base = base_of(target)
     return {type(target), type(target if base is None else base)} - _OURS
 
 
@@ -229,7 +243,8 @@ def _mark(
         old, shape = getattr(target, "_provenance", None), tuple(raw(Tensor.size, target))
         if old is not None and old.shape != shape:
             attach(target, old.lost(shape))  # as an `out` that was too small is
-        found, known = now(infer(func, target, args, kwargs)), provenance(target)
+        known = provenance(target)
+        found = now(_inferred(func, target, args, kwargs, known))
         if found is None:
             continue
         if is_constant(found.universe) and _kinds(target):
@@ -246,26 +261,69 @@ def _mark(
         target._written = next(serials)  # type: ignore[attr-defined]
 
 
+def _inferred(
+    func: _Function,
+    target: Tensor,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    known: Provenance | None,
+) -> Provenance | None:
+    """Return what a target depends on now; one that is given as `out` is no operand."""
+    if "out" not in kwargs:
+        return infer(func, target, args, kwargs)
+    operands = {name: item for name, item in kwargs.items() if name != "out"}
+    found = infer(func, target, args, operands)
+    return known if found is None else found if known is None else found.union(known)
+
+
 def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) -> None:
-    """Give its sources, without alignment, to all that shares the storage of what was written.
+    """Give its sources to all that shares the storage of what was written.
 
     `before` is what the target depended on until then.
     """
-    base = _base_of(target)
+    if not raw(Tensor.numel, target):
+        return
+    is_held = raw(storage.is_held, target)  # before we hold it
+    base, shared = base_of(target), raw(storage.storage_of, target)
+    write = None if shared is None else _write(target, found, shared)
     if base is not None:
         known = provenance(base)
-        lost = found.lost(tuple(raw(Tensor.size, base)))
-        attach(base, lost if known is None else known.union(lost))
+        seen = None if write is None else read(write.on(write.grid), view_of(base))
+        now = found.lost(tuple(raw(Tensor.size, base))) if seen is None else seen
+        now = now if known is None else known.union(now)
+        note("a write into a view", now, [found] if known is None else [known, found])
+        attach(base, now)
         base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
-    is_held = raw(storage.is_held, target)
-    shared = raw(storage.storage_of, target)
     if shared is not None:
-        storage.taint(shared, found, 1 if base is None else 2, is_held)
+        storage.taint(shared, found, 1 if base is None else 2, is_held, write)
         is_new = before is None or before.universe is not found.universe
         if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
             escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 
-def _base_of(tensor: Tensor) -> Tensor | None:
-    base: Tensor | None = run(read_base, TYPES, (tensor,), NO_KEYWORDS)
-    return base
+def _write(target: Tensor, found: Provenance, shared: torch.UntypedStorage) -> Write | None:
+    """Return a write with what decided where it is; None where its memory does not tell."""
+    shape = tuple(raw(Tensor.size, target))
+    write = write_of(found if found.shape == shape else found.lost(shape), target, shared)
+    chosen = getattr(target, "_chosen", None)
+    decisions = [source for source in found.members if source.is_decision]
+    if write is None or (chosen is None and not decisions):
+        return write
+    parts = [] if chosen is None else [chosen]
+    parts += [found.universe.depending(decisions, ())] if decisions else []
+    return write._replace(chosen_by=union(parts))
+
+
+CHOOSING = frozenset({Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow})
+"""The functions that may be given a place in a tensor, a number that is tracked."""
+
+
+def note_chosen(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any) -> None:
+    """Note of a view what decided which part of the memory it is."""
+    known = (getattr(tensor, "_chosen", None) for tensor in tensors_in(args, kwargs))
+    found: list[Provenance] = [each for each in known if each is not None]
+    if func in CHOOSING:
+        given = (provenance(t) for t in tensors_in(args[1:], kwargs))
+        found += [each.lost(()) for each in given if each is not None]
+    if found:
+        result._chosen = union(found)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, union
 from ancestral.provenance.rules.indexing import reads_values
-from ancestral.provenance.rules.op import unnamed
+from ancestral.provenance.rules.op import Rule, unnamed
 from ancestral.provenance.rules.registry import RULES, is_kink
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
@@ -110,11 +110,16 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
     return tuple(parts)
 
 
+def _rule_of(func: _Function) -> Rule | None:
+    """Return the rule of a function, or of the one of torch that it takes the place of."""
+    return RULES.get(func) or RULES.get(getattr(func, "__wrapped__", func))
+
+
 def _by_rule(
     func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Provenance | None:
     """Join what the rule says of each operand; those it does not name lose their alignments."""
-    rule = func.rule if isinstance(func, Piece) else RULES.get(func)
+    rule = func.rule if isinstance(func, Piece) else _rule_of(func)
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
     rest = unnamed(pairs, args, kwargs)

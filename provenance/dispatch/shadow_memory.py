@@ -17,6 +17,7 @@ makes or writes.
 (['z'], ['z'])
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,33 @@ class _Cell:
     first: int
     size: int
     sources: Sources
+    spans: dict[Source, tuple[int, int]]  # the first and the last byte that each was let into
+
+    def widen(self, tensor: Tensor, sources: Sources) -> None:
+        """Let sources into the bytes of a tensor."""
+        first, last = _bytes_of(tensor, self.first)
+        for source, at in sources.items():
+            self.sources.setdefault(source, at)
+            start, end = self.spans.get(source, (first, last))
+            self.spans[source] = min(start, first), max(end, last)
+
+    def seen_by(self, tensor: Tensor) -> Sources:
+        """Return the sources that stand within the bytes of a tensor."""
+        first, last = _bytes_of(tensor, self.first)
+        spans = self.spans
+        return {
+            source: at
+            for source, at in self.sources.items()
+            if spans[source][0] <= last and first <= spans[source][1]
+        }
+
+
+def _bytes_of(tensor: Tensor, start: int) -> tuple[int, int]:
+    """Return the first and the last byte of a tensor whose memory begins at a place."""
+    with DisableTorchFunction():
+        size, steps = tensor.element_size(), zip(tensor.shape, tensor.stride(), strict=True)
+        first = start + int(tensor.storage_offset()) * size
+        return first, first + size * (1 + sum((n - 1) * step for n, step in steps if n)) - 1
 
 
 @dataclass(eq=False)
@@ -101,9 +129,9 @@ class Memory:
     def of(self, tensor: Tensor) -> Sources:
         """Return the sources that the value of a tensor depends on."""
         cell, view = self._cell(tensor), self._views.get(tensor)
-        found = {} if cell is None else cell.sources
+        found = {} if cell is None else cell.seen_by(tensor)
         if view is None:
-            return dict(found)
+            return found
         return {**{s: at for s, at in found.items() if s not in view.removed}, **view.added}
 
     def add(self, tensor: Tensor, sources: Sources) -> None:
@@ -112,8 +140,7 @@ class Memory:
         if cell is None:
             self.claim(tensor, sources)
             return
-        for source, at in sources.items():
-            cell.sources.setdefault(source, at)
+        cell.widen(tensor, sources)
         if view is not None:
             view.removed -= sources.keys()
 
@@ -126,7 +153,8 @@ class Memory:
         else:
             kept = dict(sources)
             cell.sources.clear()
-            cell.sources.update(kept)
+            cell.spans.clear()
+            cell.widen(tensor, kept)
 
     def claim(self, tensor: Tensor, sources: Sources) -> None:
         """Add sources to one tensor alone, and to views that are taken of it later."""
@@ -162,10 +190,14 @@ class Memory:
             around = self._around(first, size)
             # Another storage on the same bytes: they came back from numpy.
             sources = {} if around is None else around.sources
-            known = _Cell(_WeakRef(storage), first, size, sources)
+            spans = {} if around is None else around.spans
+            known = _Cell(_WeakRef(storage), first, size, sources, spans)
             self._cells[storage._cdata] = known
         else:
-            known.first, known.size = _extent(storage)  # it may have been resized
+            before = known.first, known.size
+            known.first, known.size = _extent(storage)
+            if before != (known.first, known.size):  # it was resized
+                known.spans.update(dict.fromkeys(known.sources, (0, sys.maxsize)))
         return known
 
     def _around(self, first: int, size: int) -> _Cell | None:

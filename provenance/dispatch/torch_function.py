@@ -18,8 +18,10 @@ from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
 from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
 from ancestral.provenance.dispatch.inplace import (
+    CHOOSING,
     is_write,
     mark_besides,
+    note_chosen,
     refuse_parameters,
     run_write,
     targets,
@@ -30,6 +32,7 @@ from ancestral.provenance.dispatch.linear_forms import form_of, forms_of
 from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
+from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
@@ -86,6 +89,8 @@ def propagate(
         for item in (*args, *kwargs.values()) if kwargs else args:
             kind = item.__class__
             if kind is ProvenanceTensor:
+                if item._chosen is not None:
+                    return _follow(func, args, kwargs, result)
                 if first is None:
                     first = item._provenance
                 key.append(item._provenance)
@@ -162,7 +167,7 @@ def _traits_of(func: _Function) -> _Traits:
     )
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not any(found) and func not in PASSES:
+        if not any(found) and func not in PASSES | READERS | CHOOSING:
             _plain_results.add(func)
     return found
 
@@ -222,6 +227,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
             found = now(infer(func, result, args, kwargs))
             if found is not None:
                 attach(result, found)
+                note_chosen(func, result, args, kwargs)
                 form = lasting(form_of(func, found.shape, args, kwargs), found.universe)
                 result._form = form  # type: ignore[attr-defined]
     elif isinstance(result, Tensor):
@@ -237,6 +243,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
                     found = now(infer(pieces[index], item, own, kwargs))
                     if found is not None:
                         attach(item, found)._form = form  # type: ignore[attr-defined]
+                        note_chosen(func, item, own, kwargs)
             elif isinstance(item, Tensor):
                 _refuse_foreign(item, args, kwargs)
             elif isinstance(item, (tuple, list, Mapping)):

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import LOST, Shape
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, Step, Window
 from ancestral.provenance.linear.build import Row
 from ancestral.provenance.linear.rows import PLAIN, is_sum
 from ancestral.provenance.rules.op import Op, Pair, Written, besides_first, identity, lost, rank_of
 from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
+from ancestral.provenance.tensor.known_index import Run, known_runs
 
 
 def gather(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -48,9 +49,11 @@ def index_select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     rank, index = len(shape), argument(args, kwargs, 2, "index")
     if not rank:
         return []
-    dim = argument(args, kwargs, 1, "dim") % rank
+    x, dim = args[0], argument(args, kwargs, 1, "dim") % rank
     chosen = tuple(0 if d == dim and rank_of(index) else LOST for d in range(rank))
-    return [(args[0], identity(rank, dim)), (index, chosen)]
+    runs = known_runs(index, x, x.shape[dim])
+    steps: list[Step] = [Alignment(identity(rank), *_windows(dim, run)) for run in runs]
+    return [*((x, step) for step in steps or [identity(rank, dim)]), (index, chosen)]
 
 
 def index_add(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -58,15 +61,25 @@ def index_add(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None
     rank, source = len(shape), argument(args, kwargs, 3, "source", "tensor2", "value")
     if not rank:
         return None
-    found: list[Pair] = [
-        (args[0], identity(rank)),
-        *lost(shape, argument(args, kwargs, 2, "index")),
-    ]
-    if isinstance(source, Tensor) and rank_of(source) == rank:
-        found.append((source, identity(rank, argument(args, kwargs, 1, "dim"))))
-    elif isinstance(source, Tensor):
-        found.extend(lost(shape, source))
+    x, dim = args[0], argument(args, kwargs, 1, "dim") % rank
+    index = argument(args, kwargs, 2, "index")
+    found: list[Pair] = [(x, identity(rank)), *lost(shape, index)]
+    if isinstance(source, Tensor):
+        is_alike = rank_of(source) == rank  # else it is one number for all
+        dims = identity(rank) if is_alike else (LOST,) * rank
+        steps: list[Step] = []
+        for run in known_runs(index, x, shape[dim]):
+            there, here = _windows(dim, run)
+            steps.append(Alignment(dims, here, there if is_alike else ()))
+        gone = identity(rank, dim) if is_alike else dims
+        found.extend((source, step) for step in steps or [gone])
     return found
+
+
+def _windows(dim: int, run: Run) -> tuple[tuple[Window], tuple[Window]]:
+    """Return where a run is along the dimension of the index, and where along that it is of."""
+    here, there = (dim, run.at, run.at + run.size), (dim, run.first, run.first + run.size)
+    return (here,), (there,)
 
 
 def take(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:

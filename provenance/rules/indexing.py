@@ -9,25 +9,25 @@ remembered by shapes: see `reads_values`.
 
 >>> from torch import arange, ones, tensor
 >>> x, rows, columns = ones(3, 4), arange(3), tensor([2, 0, 1])
->>> [dims for _, dims in getitem((3,), (x, (rows, columns)), {}) or ()]
-[(0,), (0,), (0,)]
+>>> [step for _, step in getitem((3,), (x, (rows, columns)), {}) or ()][1:]
+[(0,), (0,)]
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import LOST, Shape
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Shape, Step, windows_of
+from ancestral.provenance.algebra.factors import Dim, Factor, Span, merged, part
+from ancestral.provenance.algebra.strided_view import strides_of
 from ancestral.provenance.rules.op import Op, Pair, identity, lost, rank_of
-from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
+from ancestral.provenance.tensor.known_index import MASKS, Run, is_known, known_runs, shares
 from ancestral.provenance.tensor.tensor import provenance, raw
-from ancestral.provenance.tensor.torch_internals import is_functorch_wrapped_tensor
-
-MASKS = (torch.bool, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     found = _parsed(index, rank_of(x))
     if found is None or len(found.axes) != len(shape):
         return None
-    axes = list(found.axes)
-    for dim, place in _counted(x, found):
-        axes[place] = dim
-    return [(x, tuple(axes)), *_of_indices(shape, found), *lost(shape, found.scalars)]
+    steps = _taken(x, found)
+    return [*((x, step) for step in steps), *_of_indices(shape, found), *lost(shape, found.scalars)]
 
 
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -75,27 +73,33 @@ def index_put(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
 
 def reads_values(function: Function, args: Args, kwargs: Kwargs) -> bool:
     """Return whether the rule of a function reads the values of indices that nobody tracks."""
-    if function not in _READ:
+    if function not in READERS:
         return False
-    given = args[1] if len(args) > 1 else kwargs.get("indices")
-    items = given if isinstance(given, (tuple, list)) else (given,)
-    if not any(type(t) is Tensor and t.dtype not in MASKS for t in items):
+    if not any(type(t) is Tensor for t in tensors_in(args[1:], kwargs)):
         return False
     # What nobody tracks keeps nothing of what is read from it, whatever the values are.
-    return function is not _READ_ONLY or provenance(args[0]) is not None
+    return function not in _READ_ONLY or provenance(args[0]) is not None
 
 
-_READ_ONLY: Function = Tensor.__getitem__
-_READ = frozenset(
-    {_READ_ONLY, Tensor.__setitem__, torch.index_put, torch.index_put_}
-    | {Tensor.index_put, Tensor.index_put_}
+_READ_ONLY: frozenset[Function] = frozenset(
+    {Tensor.__getitem__, Tensor.index_select, torch.index_select}
 )
+READERS = _READ_ONLY | frozenset(
+    getattr(space, name)
+    for space in (torch, Tensor)
+    for name in """
+        __setitem__ index_put index_put_ index_add index_add_ index_copy index_copy_ index_fill
+        index_fill_ index_reduce index_reduce_
+    """.split()
+    if hasattr(space, name)
+)
+"""The functions whose rules read the values of indices: what they answer must not be remembered."""
 
 
 def _parsed(index: Any, rank: int) -> _Subscript | None:
     """Take a subscript of a tensor apart; None where it holds something unusual."""
     items: list[Any] = list(index) if isinstance(index, tuple) else [index]
-    items = [_indices(item) if isinstance(item, list) else item for item in items]
+    items = [_indices(item) if isinstance(item, (list, tuple, range)) else item for item in items]
     if not all(map(_is_known, items)):
         return None
     consumed = sum(map(_consumed, items))
@@ -125,8 +129,8 @@ def _parsed(index: Any, rank: int) -> _Subscript | None:
     return _Subscript(tuple(axes), start, width, tuple(indices), scalars)
 
 
-def _indices(items: list[Any]) -> Any:
-    """Return a list of integers as the tensor that it stands for; other lists as they are."""
+def _indices(items: Sequence[Any]) -> Any:
+    """Return integers in a sequence as the tensor that they stand for; others as they are."""
     return torch.tensor(items) if items and all(type(n) is int for n in items) else items
 
 
@@ -157,24 +161,69 @@ def _of_indices(shape: Shape, found: _Subscript) -> list[Pair]:
     return pairs
 
 
-def _counted(x: Tensor, found: _Subscript) -> list[tuple[int, int]]:
-    """Return the dimensions whose indices are known to be 0, 1, 2 ..., and where these stand."""
-    end = found.start + found.width
-    pairs: list[tuple[int, int]] = []
+class _Known(NamedTuple):
+    """A dimension of a tensor that is indexed by known numbers, and the axes that these stand on.
+
+    Along each axis stands the dimension or, of the only run of numbers, a part of it.
+    """
+
+    dim: int
+    axes: dict[int, Factor]
+    runs: list[Run]
+
+    def window(self, run: Run) -> dict[int, Span]:
+        """Return where a run is along the dimension."""
+        return {self.dim: (run.first, run.first + run.size)}
+
+
+def _known(x: Tensor, found: _Subscript) -> tuple[list[_Known], _Known | None]:
+    """Return the dimensions whose indices are known, and apart the first that has several runs."""
+    known: list[_Known] = []
+    several: _Known | None = None
     for dim, t in found.indices:
-        if not _is_constant(t) or t.dtype in MASKS or _shares(t, x):
+        is_mask = t.dtype in MASKS
+        if is_mask and rank_of(t) != 1:
             continue
-        for axis, size in enumerate(t.shape):
-            if size == x.shape[dim] and _counts(t, axis):
-                pairs.append((dim, end - rank_of(t) + axis))
-                break
-    return pairs
+        first, size, shape = found.start + found.width - rank_of(t), x.shape[dim], tuple(t.shape)
+        runs = known_runs(t, x, size)
+        count = sum(run.size for run in runs)
+        shape = (count,) if is_mask else shape
+        if len(runs) == 1:
+            units = zip(shape, strides_of(shape), strict=True)
+            parts = [part(dim, n, unit, count) for n, unit in units]
+            known.append(_Known(dim, {first + axis: each for axis, each in enumerate(parts)}, runs))
+        elif runs and rank_of(t) == 1:
+            several = several or _Known(dim, {first: Factor(dim, count)}, runs)
+        elif not is_mask and is_known(t) and not shares(t, x):
+            counted = (a for a, n in enumerate(shape) if n == size and _counts(t, a))
+            known += [_Known(dim, {first + a: Factor(dim, size)}, []) for a in islice(counted, 1)]
+    if several is not None and any(axis in each.axes for each in known for axis in several.axes):
+        several = None  # one dimension can stand along an axis
+    return known, several
 
 
-def _is_constant(t: Tensor) -> bool:
-    """Return whether the values of a tensor can be read, and depend on nothing."""
-    is_wrapped = is_functorch_wrapped_tensor(t)
-    return type(t) is Tensor and provenance(t) is None and not is_wrapped and not t.is_meta
+def _taken(x: Tensor, found: _Subscript) -> list[Step]:
+    """Return what is read, in one step for each run of an index that has several."""
+    known, several = _known(x, found)
+    dims: list[Dim] = list(found.axes)
+    there: dict[int, Span] = {}
+    for each in known:
+        for axis, factor in each.axes.items():
+            dims[axis] = dims[axis] if factor.size == 1 else merged([factor])
+        for run in each.runs:
+            there |= each.window(run)
+    if several is None:
+        return [Alignment(tuple(dims), there=windows_of(there))]
+    ((axis, factor),) = several.axes.items()
+    dims[axis] = factor.dim
+    return [
+        Alignment(
+            tuple(dims),
+            ((axis, run.at, run.at + run.size),),
+            windows_of(there | several.window(run)),
+        )
+        for run in several.runs
+    ]
 
 
 def _counts(t: Tensor, axis: int) -> bool:
@@ -184,22 +233,17 @@ def _counts(t: Tensor, axis: int) -> bool:
     return bool(raw(Tensor.equal, t, raw(Tensor.expand_as, index, t)))
 
 
-def _shares(t: Tensor, x: Tensor) -> bool:
-    """Return whether a write into one tensor may be seen in another."""
-    a, b = raw(storage.storage_of, t), raw(storage.storage_of, x)
-    return a is None or b is None or bool(a.data_ptr() == b.data_ptr())
-
-
 def _written(shape: Shape, x: Tensor, found: _Subscript, value: Any) -> list[Pair]:
     """Return the alignments of what is put in, and of the indices that say where."""
     end, rank = found.start + found.width, len(found.axes)
+    known, several = _known(x, found)
     # For each dimension of x, the axis of what is put in that runs along it.
     along = {dim: axis for axis, dim in enumerate(found.axes) if dim != LOST}
-    along.update(_counted(x, found))
+    along |= {k.dim: axis for k in known for axis, f in k.axes.items() if not f.total}
     pairs = lost(shape, found.scalars)
     if isinstance(value, Tensor):
-        moved = ((along.get(d, LOST), rank_of(value) - rank) for d in range(len(shape)))
-        pairs.append((value, tuple(_at_least(axis, axis + shift) for axis, shift in moved)))
+        steps = _put(shape, value, rank_of(value) - rank, along, known, several)
+        pairs += [(value, step) for step in steps]
     for dim, t in found.indices:
         if t.dtype not in MASKS:
             shift = rank_of(t) - end
@@ -217,8 +261,43 @@ def _written(shape: Shape, x: Tensor, found: _Subscript, value: Any) -> list[Pai
     return pairs
 
 
-def _at_least(axis: int, dim: int) -> int:
-    return dim if axis != LOST and dim >= 0 else LOST
+def _put(
+    shape: Shape,
+    value: Tensor,
+    shift: int,
+    along: Mapping[int, int],
+    known: list[_Known],
+    several: _Known | None,
+) -> list[Step]:
+    """Return what is written of a value, in one step for each run of an index that has several.
+
+    Its dimensions stand `shift` further to the right than the axes of the subscript.
+    """
+
+    def standing(axis: int, size: int) -> Factor:
+        is_all = axis + shift >= 0 and value.shape[axis + shift] == size  # it is not broadcast
+        return Factor(axis + shift if is_all else LOST, size)
+
+    dims: list[Dim] = [LOST] * len(shape)
+    for d, axis in along.items():
+        dims[d] = max(axis + shift, LOST)
+    here: dict[int, Span] = {}
+    for each in known:
+        for run in each.runs:
+            here |= each.window(run)
+            dims[each.dim] = merged(standing(axis, f.size) for axis, f in each.axes.items())
+    if several is None:
+        return [Alignment(tuple(dims), windows_of(here))]
+    ((axis, factor),) = several.axes.items()
+    place = dims[several.dim] = standing(axis, factor.size).dim
+    return [
+        Alignment(
+            tuple(dims),
+            windows_of(here | several.window(run)),
+            () if place == LOST else ((place, run.at, run.at + run.size),),
+        )
+        for run in several.runs
+    ]
 
 
 def _is_even(value: Any, reach: int, found: _Subscript) -> bool:

@@ -75,8 +75,19 @@ def separately(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | Non
 
 
 def value_free(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """Only the shape or the type of the operand matters; a size that is given is read."""
-    return [(t, None) for t in tensors_in(args[:1])]
+    """Only the shape or the type of the operand matters; a number that is given is read."""
+    return [*((t, None) for t in tensors_in(args[:1])), *lost(shape, args[1:], kwargs)]
+
+
+def drawn(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """Each element is drawn by its own parameters: within a class of the user, for one."""
+    return pointwise(shape, args, kwargs)
+
+
+def by_row(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """Each row is drawn by its own weights, which stand along the last dimension."""
+    x = argument(args, kwargs, 0, "input")
+    return [(x, (*range(len(shape) - 1), *(LOST,) * min(len(shape), 1)))]
 
 
 def binned(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -216,13 +227,15 @@ OPS = (
         reads_numbers=True,
     ),
     Op("expand", pointwise, EXPANSION),
-    Op("repeat tile tril triu", pointwise, PLAIN),
+    Op("tril triu", pointwise, PLAIN),
     Op("clone", pointwise, COPY),
     Op("bucketize", binned, kink=True),
     Op("isin", binned),
     Op("searchsorted", searched, kink=True),
     Op("prelu", by_channel),
     Op("rrelu", rrelu),
+    Op("bernoulli binomial normal poisson _standard_gamma", drawn),
+    Op("multinomial _sample_dirichlet", by_row),
     Op("rrelu_with_noise rrelu_with_noise_", written=Written(((1, "noise"),))),
     Op(
         """
@@ -243,7 +256,7 @@ OPS = (
     Op(
         """
         empty_like ones_like rand_like randint_like randn_like zeros_like new_empty new_ones
-        new_zeros is_floating_point is_complex result_type
+        new_zeros new_full new_tensor new_empty_strided is_floating_point is_complex result_type
         """,
         value_free,
     ),

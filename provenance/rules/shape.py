@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Dims, Regroup, Shape, Step
+from ancestral.provenance.algebra.factors import Dim, Factor, merged
 from ancestral.provenance.linear.build import Row
 from ancestral.provenance.linear.rows import JOIN, MOVE, PART, PLAIN, VIEW
 from ancestral.provenance.rules.op import (
@@ -181,12 +182,28 @@ def diagonal_scatter(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]
 
 def repeat_interleave(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Each element along one dimension is repeated; how often may be given for each."""
-    dim = argument(args, kwargs, 2, "dim")
-    if dim is None or rank_of(args[0]) != len(shape):
-        return None
+    x, dim = args[0], argument(args, kwargs, 2, "dim")
     counts = argument(args, kwargs, 1, "repeats")
-    gone = () if isinstance(counts, int) else (dim,)
-    return [(args[0], identity(len(shape), *gone)), *lost(shape, counts)]
+    if not isinstance(counts, int):
+        if dim is None or rank_of(x) != len(shape):
+            return None
+        return [(x, identity(len(shape), dim)), *lost(shape, counts)]
+    copies = Factor(LOST, counts)
+    if dim is None:  # of all elements, row by row
+        return [(x, (merged([*(Factor(d, n) for d, n in enumerate(x.shape)), copies]),))]
+    dims: list[Dim] = list(identity(len(shape)))
+    dims[dim] = merged([Factor(dim % len(shape), x.shape[dim]), copies])
+    return [(x, tuple(dims))]
+
+
+def repeated(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
+    """All of the operand is repeated along its dimensions, and along new ones on the left."""
+    x, head = args[0], len(shape) - rank_of(args[0])
+    if 0 in shape or head < 0:
+        return None
+    copies = [n // size for n, size in zip(shape[head:], x.shape, strict=True)]
+    parts = [merged([Factor(LOST, copies[d]), Factor(d, n)]) for d, n in enumerate(x.shape)]
+    return [(x, (*(LOST,) * head, *parts))]
 
 
 def hstack(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -267,6 +284,7 @@ OPS = (
         Row(condition=lambda args, kwargs: argument(args, kwargs, 1, "repeats") is not None),
         escapes=lambda args, kwargs: is_alone(args, kwargs) or besides_first(args, kwargs),
     ),
+    Op("repeat tile", repeated, PLAIN),
     Op("hstack", hstack, JOIN),
     Op("row_stack vstack", vstack, JOIN),
     Op("dstack", dstack, JOIN),

@@ -15,24 +15,33 @@ from ancestral.provenance.linear.rows import JOIN, PART, each_apart, part
 from ancestral.provenance.rules import indexing
 from ancestral.provenance.rules.op import FIRST, Op, Pair, besides_first, carries, identity, rank_of
 from ancestral.provenance.rules.pointwise import first_alone
-from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument
+from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
+from ancestral.provenance.tensor.known_index import MASKS, as_number
 
 
 def getitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
     """Numbers and slices take what they say; tensors of indices are read as subscripts are."""
     x, index = args
-    step = taken(tuple(x.shape), index if isinstance(index, tuple) else (index,))
-    return indexing.getitem(shape, args, kwargs) if step is None else [(x, step)]
+    step = taken(tuple(x.shape), _items(index, x))
+    if step is None:
+        return indexing.getitem(shape, args, kwargs)
+    return [(x, step), *((number, None) for number in tensors_in(index))]
 
 
 def setitem(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """What was there before stays where it was; what is written is where the index says."""
     index, value = args[1], args[2]
-    items = index if isinstance(index, tuple) else (index,)
-    step = put(shape, items, rank_of(value)) if isinstance(value, Tensor) else None
+    step = put(shape, _items(index, args[0]), rank_of(value)) if isinstance(value, Tensor) else None
     if step is None:
         return indexing.setitem(shape, args, kwargs)
-    return [(args[0], identity(len(shape))), (value, step)]
+    numbers: list[Pair] = [(number, None) for number in tensors_in(index)]
+    return [(args[0], identity(len(shape))), (value, step), *numbers]
+
+
+def _items(index: Any, operand: Tensor) -> list[Any]:
+    """Return the items of a subscript, with numbers for the tensors that are known to be one."""
+    items = index if isinstance(index, tuple) else (index,)
+    return [as_number(item, operand) for item in items]
 
 
 def select(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
@@ -177,7 +186,7 @@ def is_shaped(args: Args, kwargs: Kwargs) -> bool:
     """Return whether a mask or the ends of a slice tell how much is taken."""
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     ends = (end for i in index if isinstance(i, slice) for end in (i.start, i.stop, i.step))
-    return any(map(carries, ends)) or any(carries(i) and i.dtype in indexing.MASKS for i in index)
+    return any(map(carries, ends)) or any(carries(i) and i.dtype in MASKS for i in index)
 
 
 def is_along_tracked(args: Args, kwargs: Kwargs) -> bool:

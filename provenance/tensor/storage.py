@@ -7,22 +7,33 @@ A write is seen at the tensor that is written, but it changes every view of its 
 older view is a plain tensor whose ops nobody intercepts. From such a write on, the storage stands
 in a table until it dies or its sources are settled, and as long as the table has an entry a torch
 function mode of the thread looks every operand up in it. Programs without such writes pay nothing.
+What was written stands on a grid of the elements of the storage, so that any other view keeps apart
+what is apart.
 """
 
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
 from torch.overrides import TorchFunctionMode
 
-from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.provenance import Provenance, union
 from ancestral.provenance.tensor.control_flow import controlling
 from ancestral.provenance.tensor.linear_form import serials
+from ancestral.provenance.tensor.memory_grid import (
+    Row,
+    Write,
+    read,
+    regrouped,
+    row_of,
+    view_of,
+)
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
     len_torch_function_stack,
@@ -36,12 +47,26 @@ _Handler = Callable[[Any, tuple[type, ...], tuple[Any, ...], Mapping[str, Any]],
 
 _WeakRef: Any = reductions.StorageWeakRef  # untyped in torch
 
-table: dict[int, tuple[Any, Provenance, int]] = {}
-"""By the address of the storage: whether it lives, what was written into it, of shape [], and the
-number of the linear form that was last when it was."""
+
+class _Written(NamedTuple):
+    """What was written into a storage, on a grid of its elements; of shape [] if they have no row.
+
+    `serial` is the number of the linear form that was last when it was written.
+    """
+
+    alive: Any
+    found: Provenance
+    serial: int
+    row: Row | None
 
 
-def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> None:
+table: dict[int, _Written] = {}
+"""By the address of a storage that other tensors share, the values that were written into it."""
+
+
+def taint(
+    storage: _Storage, found: Provenance, holders: int, is_held: bool, write: Write | None = None
+) -> None:
     """Note a write of a value with this provenance, unless only `holders` tensors see it.
 
     `is_held` says that Python sees the storage itself.
@@ -49,37 +74,61 @@ def taint(storage: _Storage, found: Provenance, holders: int, is_held: bool) -> 
     # One more is the Python object of the storage itself.
     if not is_held and storage_use_count(storage._cdata) <= holders + 1:
         return
-    hold(storage, found)
+    hold(storage, found, write)
 
 
-def hold(storage: _Storage, found: Provenance) -> None:
-    """Note that what a storage holds depends on some sources, whoever reads it."""
-    lost = found.lost(())
+def hold(storage: _Storage, found: Provenance, write: Write | None = None) -> None:
+    """Note that what a storage holds depends on some sources, whoever reads it.
+
+    Without a write, which tells where they stand, all of it does.
+    """
     known = table.get(storage._cdata)
-    table[storage._cdata] = (
-        _WeakRef(storage),
-        lost if known is None else known[1].union(lost),
-        next(serials),
-    )
+    before = () if known is None else (known.found,)
+    row = None if write is None or (known is not None and known.row != write.row) else write.row
+    if write is None or row is None:
+        parts = [each.lost(()) for each in (*before, found)]
+    else:
+        fine = [regrouped(each, write.view) for each in before]
+        parts = [*fine, write.on(fine[0].shape if fine else write.grid)]
+    content = union(parts)
+    note("a write into shared memory", content, (*before, found))
+    table[storage._cdata] = _Written(_WeakRef(storage), content, next(serials), row)
     watch()
 
 
 def tainted(storage: _Storage) -> Provenance | None:
     """Return what was written into a storage, None where nothing was that is still of interest."""
     known = table.get(storage._cdata)
-    return None if known is None or known[1].universe.state == "settled" else known[1]
+    return None if known is None or known.found.universe.state == "settled" else known.found
+
+
+def seen_by(tensor: Tensor) -> Provenance | None:
+    """Return what was written into the storage of a tensor, as far as it sees it, None if nothing.
+
+    That is over and above what the tensor itself is known to depend on.
+    """
+    storage = storage_of(tensor)
+    content = None if storage is None else tainted(storage)
+    if storage is None or content is None:
+        return None
+    view, row = view_of(tensor), table[storage._cdata].row
+    if row is not None and row == row_of(storage, tensor):
+        return read(content, view)
+    lost = content.lost(view.shape)
+    note("a view of shared memory", lost, [content])
+    return lost
 
 
 def written(storage: _Storage) -> int:
     """Return the number of the form that was last when a storage was written into, -1 if never."""
     known = table.get(storage._cdata)
-    return -1 if known is None else known[2]
+    return -1 if known is None else known.serial
 
 
 def purge() -> None:
     """Forget the storages that died, and those whose sources are constants by now."""
-    for address, (weak, found, _) in list(table.items()):
-        if weak.expired() or found.universe.state == "settled":
+    for address, known in list(table.items()):
+        if known.alive.expired() or known.found.universe.state == "settled":
             table.pop(address, None)
 
 

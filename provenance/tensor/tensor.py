@@ -46,6 +46,8 @@ class ProvenanceTensor(Tensor):
     # and Python's collector does not see that a view holds what it is a view of.
     _site: "ReferenceType[Any] | None" = None
     _scored: Any = None  # the node of which it is the log-density
+    # Of a view, what decided which part of the memory it is.
+    _chosen: Provenance | None = None
     # Whether it is a sum with a part whose gradient was cut, and if so, what it was a sum of.
     _is_cut: bool = False
     _addends: Any = None
@@ -135,12 +137,10 @@ def provenance(tensor: object) -> Provenance | None:
 
 def _with_storage(tensor: Tensor, found: Provenance | None) -> Provenance | None:
     """Add what was written into the storage of a tensor through others that share it."""
-    shared = raw(storage.storage_of, tensor)
-    written = None if shared is None else storage.tainted(shared)
-    if written is None:
-        return found
-    lost = written.lost(tuple(raw(Tensor.size, tensor)))
-    return lost if found is None else found.union(lost)
+    written = raw(storage.seen_by, tensor)
+    if written is None or found is None:
+        return found if written is None else written
+    return found.union(written)
 
 
 def provenance_of(tensor: object) -> frozenset[str]:
@@ -211,7 +211,7 @@ def _attributes_of(tensor: Tensor) -> dict[str, Any]:
     return {name: value for name, value in vars(tensor).items() if name not in _OURS}
 
 
-_OURS = frozenset("_provenance _form _written _site _scored _addends _is_cut".split())
+_OURS = frozenset("_provenance _form _written _chosen _site _scored _addends _is_cut".split())
 
 
 def _rebuild(

@@ -3,9 +3,11 @@
 from programs import (
     batches,
     bounds,
+    buffers,
     distributions,
     elements,
     graphs,
+    groups,
     layers,
     pathwise,
     reductions,
@@ -17,9 +19,11 @@ from programs import (
 __all__ = [
     "batches",
     "bounds",
+    "buffers",
     "distributions",
     "elements",
     "graphs",
+    "groups",
     "layers",
     "pathwise",
     "reductions",

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch.propagate import tracked
+from ancestral.provenance.dispatch.propagate import infer, tracked
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import argument
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
     COMPUTE_KEYSET,
     FREEZE_MODULE,
@@ -236,7 +237,58 @@ def _without_draws(original: _Function) -> _Function:
     return found
 
 
-_factory = functools.cache(opaque)
+@functools.cache
+def _made(original: _Function, name: str) -> _Function:
+    """Return a factory; its results depend on what it is given, not on what they are only like."""
+    factory = opaque(original, _SIZES.get(name, _nothing))
+    if name in ("as_tensor", "asarray"):
+        return _same(factory)
+    return _like(factory, name) if name in _LIKE else factory
+
+
+def _same(factory: _Function) -> _Function:
+    """Return a factory that gives a tensor back, element by element, perhaps as another type."""
+
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        data = args[0] if args else None
+        if not local.traces or type(data) is not ProvenanceTensor:
+            return factory(*args, **kwargs)
+        made: Tensor = raw(factory.__wrapped__, *args, **kwargs)  # type: ignore[attr-defined]
+        if made is data:
+            return made
+        found = infer(Tensor.to, made, (data,), {})
+        if found is not None and found.universe.state != "settled":
+            attach(made, found)
+        return decided(made, [data])
+
+    return make
+
+
+def _like(factory: _Function, name: str) -> _Function:
+    @functools.wraps(factory)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if local.traces and args and isinstance(args[0], ProvenanceTensor):
+            args = (_LIKE[name](args[0]), *args[1:])
+        elif local.traces and isinstance(kwargs.get("input"), ProvenanceTensor):
+            kwargs = {**kwargs, "input": _LIKE[name](kwargs["input"])}
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _empty(tensor: Tensor) -> Tensor:
+    empty: Tensor = raw(Tensor.new_empty, tensor, (0,))
+    return empty
+
+
+# What stands for the operand of a factory that reads no value of it.
+_LIKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "full_like": lambda tensor: raw(torch.empty_like, tensor),
+    "new_full": _empty,
+    "new_tensor": _empty,
+    "new": _empty,
+}
 
 
 @functools.cache
@@ -259,9 +311,9 @@ class FunctionTransforms(Replacing):
         for kind in (ScriptFunction, ScriptMethod):
             self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
-            self.replace(torch, name, _factory(getattr(torch, name), _SIZES.get(name, _nothing)))
+            self.replace(torch, name, _made(getattr(torch, name), name))
         for name in ("new_tensor", "new_full", "new", "set_"):
-            self.replace(Tensor, name, _factory(getattr(Tensor, name), _SIZES.get(name, _nothing)))
+            self.replace(Tensor, name, _made(getattr(Tensor, name), name))
         self.replace(*VMAP, _mapping(getattr(*VMAP)))
         for transform, (module, name) in _TRANSFORMS.items():
             self.replace(module, name, _refusing(getattr(module, name), transform))

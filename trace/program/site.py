@@ -100,8 +100,7 @@ def given(message: Message) -> Message:
     if not traces:
         return message
     fn, value, universe = message.fn, message.value, traces[0].universe
-    size: Shape = tuple(value.shape)
-    shape, found = independent(factorized(fn), size), provenance(value)
+    shape, found = independent(factorized(fn), value), provenance(value)
     held, plain = parameters(fn), untrack(value)
     source = _source(message, found, shape, universe)
     node = Node(
@@ -119,7 +118,7 @@ def given(message: Message) -> Message:
         is_learned=has_gradient(held),
         is_given=True,
         is_declared=True,
-        held=_held(found, source, size, universe),
+        held=_held(found, source, tuple(value.shape), universe),
         scale=message.scale,
         mask=message.mask,
         cond_indep_stack=message.plates,

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.tensor.control_flow import (
     controlling,
 )
@@ -33,6 +34,7 @@ from ancestral.trace.nodes.distribution_params import (
     event_dims,
     factorized,
     forget_noise,
+    is_of_torch,
     param_provenance,
     parameters,
 )
@@ -96,7 +98,7 @@ def draw(
     inner, kind = factorized(fn), cast(Any, type(fn))
     is_plain = declares_all(kind)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(value.shape)
-    shape = independent(inner, size)
+    shape = independent(inner, value)
     found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
     traces, plates = local.traces, open_plates()
     universe = traces[0].universe
@@ -223,10 +225,32 @@ def admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ..
         trace.add(node, is_hidden=trace not in seeing)
 
 
-def independent(fn: Distribution, size: Shape) -> Shape:
-    """Return the leading dimensions of a draw that are independent, given its `factorized`."""
-    event = len(fn.event_shape)
-    return size[: len(size) - event] if event <= len(size) else ()
+def independent(fn: Distribution, value: Tensor) -> Shape:
+    """Return the leading dimensions of a draw that are independent, given its `factorized`.
+
+    A class of the user may draw events of which its `event_shape` does not tell: its density does,
+    which then has fewer dimensions.
+    """
+    size, event = tuple(raw(Tensor.size, value)), len(fn.event_shape)
+    shape = size[: len(size) - event] if event <= len(size) else ()
+    if is_of_torch(fn) or len(shape) <= len(fn.batch_shape):
+        return shape
+    density = _density_shape(fn, value)
+    return shape if density is None or density != shape[: len(density)] else density
+
+
+def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
+    """Return the shape of a density, None where there is none."""
+    was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
+    reads = list(implicit_reads.local.found)
+    try:
+        with Unseen(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return tuple(fn.log_prob(value.detach().clone()).shape)
+    except Exception:  # whoever needs the density gets the error
+        return None
+    finally:
+        local.is_inside = was_inside
+        implicit_reads.local.found[:] = reads
 
 
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:

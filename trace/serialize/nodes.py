@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape
+from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.algebra.provenance import Entries, Provenance, Source, Universe
 from ancestral.provenance.algebra.source_alignments import NAMED, claimed
 from ancestral.provenance.tensor.tensor import alias, attach, provenance
@@ -52,7 +53,7 @@ _LEFT_OUT = {
 }
 _STORED: dict[Any, dict[str, Any]] = {
     record: {name: kind for name, kind in get_type_hints(record).items() if name not in _LEFT_OUT}
-    for record in (Alignment, Content, Location, Node, Plate, Source, Vertex)
+    for record in (Alignment, Content, Factor, Location, Node, Plate, Source, Vertex)
 }
 """The types of the attributes that are stored, by name, of each class."""
 

@@ -16,6 +16,7 @@ from ancestral.provenance.algebra.alignment import (
     fit,
     regroup,
 )
+from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.algebra.overlap import MOST_CLAIMS, disjoint, joined, meet, with_claim
 from relations import Pairs, alignments, pairs
 
@@ -122,7 +123,7 @@ def test_a_reshape_has_every_pair_at_its_new_place(data: st.DataObject) -> None:
 def test_merging_dimensions_and_splitting_them_again_loses_nothing() -> None:
     start = Alignment((0, LOST, 2))
     there = regroup(Regroup((2, 3, 4), (24,)), start)
-    assert there.dims == (((0, 2), (LOST, 3), (2, 4)),)
+    assert there.dims == ((Factor(0, 2), Factor(LOST, 3), Factor(2, 4)),)
     assert regroup(Regroup((24,), (2, 3, 4)), there) == start
 
 

@@ -9,7 +9,7 @@ import torch
 from layer_batches import BATCH_SECOND, IN_TRAINING, LOST_BATCHES, cases
 from torch import Tensor, nn
 
-from ancestral.provenance.algebra.alignment import factors_of
+from ancestral.provenance.algebra.factors import factors_of
 from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 from layers import LAYERS, REASONS, Case, labels
@@ -33,7 +33,7 @@ def keeps_batch(result: Any, batch: int) -> bool:
     found = next(p for _, leaf in leaves(result) if (p := provenance(leaf)) is not None)
     claims = [c for s, claims in claimed(found).items() if s.name == "x" for c in claims]
     return all(
-        any(d == batch for dim in claim.dims for d, _ in factors_of(dim, 0)) for claim in claims
+        any(f.dim == batch for dim in claim.dims for f in factors_of(dim, 0)) for claim in claims
     )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
+from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.rules import registry
 from ancestral.provenance.tensor.arguments import tensors_in
@@ -41,9 +42,12 @@ KEPT: dict[str, tuple[Op, Dims | Alignment]] = {
     "argmax": (lambda x, y: x.argmax(-1), (0, 1)),
     "log_softmax": (lambda x, y: F.log_softmax(x, dim=1), (0, LOST, 2)),
     "mm": (lambda x, y: torch.mm(x[0], y[0].T), (1, LOST)),
-    "reshape splits none": (lambda x, y: x.reshape(x.shape[0], -1), (0, ((1, 5), (2, 4)))),
+    "reshape splits none": (
+        lambda x, y: x.reshape(x.shape[0], -1),
+        (0, (Factor(1, 5), Factor(2, 4))),
+    ),
     "view inserts ones": (lambda x, y: x.view(x.shape[0], 1, *x.shape[1:]), (0, LOST, 1, 2)),
-    "flatten": (lambda x, y: x.flatten(), (((0, 3), (1, 5), (2, 4)),)),
+    "flatten": (lambda x, y: x.flatten(), ((Factor(0, 3), Factor(1, 5), Factor(2, 4)),)),
     "squeeze": (lambda x, y: x[:, None].squeeze(1), (0, 1, 2)),
     "unsqueeze": (lambda x, y: x.unsqueeze(-1), (0, 1, 2, LOST)),
     "expand": (lambda x, y: x[None].expand(2, -1, -1, -1), (LOST, 0, 1, 2)),

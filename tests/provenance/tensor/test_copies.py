@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST, Dims
+from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.tensor.tensor import provenance
 from perturbation import check, gradients, numbers
 
@@ -200,12 +201,15 @@ def test_a_capsule_lets_the_values_out() -> None:
 
 EINOPS: dict[str, tuple[Callable[[Tensor], Tensor], Dims]] = {
     "rearrange": (lambda x: einops.rearrange(x, "a b c -> c a b"), (2, 0, 1)),
-    "merge": (lambda x: einops.rearrange(x, "a b c -> b (a c)"), (1, ((0, 2), (2, 4)))),
-    "split": (lambda x: einops.rearrange(x, "a b (c d) -> a b c d", d=2), (0, 1, LOST, LOST)),
+    "merge": (lambda x: einops.rearrange(x, "a b c -> b (a c)"), (1, (Factor(0, 2), Factor(2, 4)))),
+    "split": (
+        lambda x: einops.rearrange(x, "a b (c d) -> a b c d", d=2),
+        (0, 1, (Factor(2, 2, 2, 4),), (Factor(2, 2, 1, 4),)),
+    ),
     "reduce": (lambda x: einops.reduce(x, "a b c -> a c", "mean"), (0, 2)),
     "repeat": (lambda x: einops.repeat(x, "a b c -> a b r c", r=2), (0, 1, LOST, 2)),
     "einsum": (lambda x: einops.einsum(x, numbers(4, 5), "a b c, c d -> a d b"), (0, LOST, 1)),
-    "a layer": (lambda x: Rearrange("a b c -> a (b c)")(x), (0, ((1, 3), (2, 4)))),
+    "a layer": (lambda x: Rearrange("a b c -> a (b c)")(x), (0, (Factor(1, 3), Factor(2, 4)))),
 }
 
 

@@ -36,7 +36,7 @@ WRITES: dict[str, Callable[[Tensor, dict[str, Tensor], Tensor], object]] = {
     "into the base": lambda b, v, z: b.add_(z),
     "by item": lambda b, v, z: b.__setitem__(0, z[0]),
     "into a view": lambda b, v, z: v["row"].copy_(z[0]),
-    "into a fresh view": lambda b, v, z: b[1].copy_(z[0]),
+    "into a fresh view": lambda b, v, z: b[0].copy_(z[0]),
     "into a detached alias": lambda b, v, z: v["detached"].mul_(z),
     "by a tracked index": lambda b, v, z: b.__setitem__(z[0, 0].long().clamp(0, 0), 0.0),
     "by a tracked mask": lambda b, v, z: b.masked_fill_(z > 0, 1.0),

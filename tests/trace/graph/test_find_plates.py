@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.provenance.algebra.alignment import LOST, Alignment, compose, relates
+from ancestral.provenance.algebra.factors import Factor
 from ancestral.provenance.algebra.overlap import meet
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
@@ -228,7 +229,7 @@ def test_a_window_is_kept_where_it_is_not_moved() -> None:
     assert kept(Alignment((0,), (), ((0, 1, 3),))) == (LOST,)
     assert kept(Alignment((LOST,), ((0, 2, 3),), ((1, 2, 3),))) == (1,)
     assert kept(Alignment((LOST,), ((0, 2, 3),), ((1, 1, 2),))) == (LOST,)
-    assert kept(Alignment((((0, 2), (1, 3)),))) == (LOST,)
+    assert kept(Alignment(((Factor(0, 2), Factor(1, 3)),))) == (LOST,)
 
 
 def test_a_chain_takes_steps_in_proportion() -> None:

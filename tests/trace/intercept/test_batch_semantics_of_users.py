@@ -158,3 +158,66 @@ def test_a_distribution_that_holds_itself_is_looked_through_once() -> None:
     assert found is not None
     assert isinstance(fn, d.Distribution)
     assert [alignment.dims for alignment, _ in found.entries] == [KEPT]
+
+
+class OneHot(d.Categorical):
+    """Classes as rows of zeros and a one, of which `event_shape` does not tell."""
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        drawn = super().sample(torch.Size(sample_shape))  # type: ignore[no-untyped-call]
+        return torch.nn.functional.one_hot(drawn, self._num_events).to(self.logits)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value.argmax(-1))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("batch", [(4, 3), (3, 3)], ids=str)
+@pytest.mark.parametrize("sample", [(), (2,), (3,)], ids=str)
+def test_a_dimension_that_the_density_has_not_is_an_event(
+    sample: tuple[int, ...], batch: tuple[int, int]
+) -> None:
+    logits = torch.randn(batch, dtype=torch.float64, requires_grad=True)
+    prices = torch.rand(batch[1], dtype=torch.float64)
+    with an.record() as trace:
+        z = OneHot(logits=logits).sample(sample)
+        costs = ((z * prices).sum(-1) - 0.3).exp()
+        loss = costs.sum()
+    assert trace["z"].shape == (*sample, batch[0])
+    assert {(line.dim, line.is_separate) for line in trace.explain(loss).lines} <= {
+        (0, True),
+        (1, True),
+    }
+    (found,) = torch.autograd.grad(an.surrogate(loss, baseline=None), [logits])
+    score = OneHot(logits=logits).log_prob(an.untrack(z)) * an.untrack(costs).detach()
+    torch.testing.assert_close(found, torch.autograd.grad(score.sum(), [logits])[0])
+
+
+def test_asking_for_the_shape_of_a_density_changes_no_draw() -> None:
+    class Noisy(OneHot):
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) + torch.rand(()) * 0
+
+    logits = torch.zeros(4, 3)
+    torch.manual_seed(0)
+    plain = Noisy(logits=logits).sample(), torch.rand(2)
+    torch.manual_seed(0)
+    with an.record() as trace:
+        drawn = Noisy(logits=logits).sample(), torch.rand(2)
+    assert all(map(torch.equal, plain, map(an.untrack, drawn)))
+    assert not trace.escapes
+
+
+class Counts(d.NegativeBinomial):
+    """A class of the user that draws as torch does."""
+
+
+@pytest.mark.parametrize("name", ["counts", "rows"])
+def test_the_draws_within_a_class_of_a_user_keep_the_batch(name: str) -> None:
+    with an.record() as trace:
+        z = d.Bernoulli(logits=torch.zeros(3, 2)).sample() * 0.5
+        fn = Counts(2.0, logits=z) if name == "counts" else OneHot(logits=z)
+        y = fn.sample()
+        assert an.provenance_of(y) == {"y"}
+    found = trace["y"].param_provenance
+    assert found is not None
+    assert [claim.dims for claim, _ in found.entries] == [(0, 1) if name == "counts" else (0,)]

@@ -1,0 +1,88 @@
+"""Known indices: those whose values depend on nothing, as the runs of neighbours that they take.
+
+>>> runs_of([4, 5, 6, 0])
+[Run(at=0, first=4, size=3), Run(at=3, first=0, size=1)]
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.tensor import provenance, raw
+from ancestral.provenance.tensor.torch_internals import is_functorch_wrapped_tensor
+
+MOST_RUNS = 8
+"""Of one index: with more, what is taken is not told apart."""
+_MOST_NUMBERS = 2**20
+MASKS = (torch.bool, torch.uint8)
+"""The types of truth values."""
+
+
+class Run(NamedTuple):
+    """Neighbours that are taken side by side: where in the index, and where in what it is of."""
+
+    at: int
+    first: int
+    size: int
+
+
+def runs_of(indices: Sequence[int]) -> list[Run]:
+    """Return the runs of indices that follow each other."""
+    starts = [n for n, i in enumerate(indices) if n == 0 or i != indices[n - 1] + 1]
+    ends = [*starts[1:], len(indices)]
+    return [
+        Run(start, indices[start], end - start) for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def known_runs(index: Tensor, operand: Tensor, size: int) -> list[Run]:
+    """Return the runs of an index, row by row, into `size` elements of an operand; none if unknown.
+
+    A mask of one dimension stands for the places that it chooses. An index is known if it depends
+    on nothing, and no write into the operand can be seen in it.
+    """
+    if not is_known(index) or shares(index, operand):
+        return []
+    found: list[Run] = raw(_runs_in, index, size)
+    return found
+
+
+def _runs_in(index: Tensor, size: int) -> list[Run]:
+    if index.dtype.is_floating_point or index.numel() > _MOST_NUMBERS:
+        return []
+    numbers = (index.nonzero() if index.dtype in MASKS else index).flatten().long()
+    if not numbers.numel():
+        return []
+    numbers = torch.where(numbers < 0, numbers + size, numbers)
+    breaks = int((numbers[1:] != numbers[:-1] + 1).sum())
+    return runs_of(numbers.tolist()) if breaks < MOST_RUNS else []
+
+
+def as_number(item: object, operand: Tensor) -> object:
+    """Return the number that an index of no dimensions is known to be, anything else as it is."""
+    if not isinstance(item, Tensor) or item.dtype in MASKS or not is_known(item):
+        return item
+    if raw(Tensor.dim, item) or shares(item, operand):
+        return item
+    return int(raw(Tensor.item, item))
+
+
+def is_known(index: Tensor) -> bool:
+    """Return whether the values of a tensor can be read, and depend on nothing."""
+    is_wrapped = is_functorch_wrapped_tensor(index)
+    return (
+        type(index) is Tensor and provenance(index) is None and not is_wrapped and not index.is_meta
+    )
+
+
+def shares(index: Tensor, operand: Tensor) -> bool:
+    """Return whether a write into one tensor may be seen in another."""
+    return bool(raw(_share, index, operand))
+
+
+def _share(index: Tensor, operand: Tensor) -> bool:
+    a, b = storage.storage_of(index), storage.storage_of(operand)
+    return a is None or b is None or a.data_ptr() == b.data_ptr()

@@ -1,0 +1,275 @@
+"""The gallery's models: one of each package that samples, with the credit that one gives by hand.
+
+A model returns its loss and, for each of its sites in turn, the costs that the log-probability of
+each element is multiplied with in the usual estimator: those of its own example, from then on.
+"""
+
+# mypy: ignore-errors
+# The packages are installed in environments of the gallery alone, and most are not typed.
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Outcome = tuple[Tensor, list[Tensor]]
+"""The loss, [], and for each site the costs that its elements are credited with."""
+Run = Callable[[], Outcome]
+Case = Callable[[], tuple[nn.Module, Run]]
+BATCH, STEPS = 8, 5
+
+
+def to_go(costs: Sequence[Tensor]) -> list[Tensor]:
+    """Return for each time the costs from then on, [batch]."""
+    return list(torch.stack(list(costs)).flip(0).cumsum(0).flip(0))
+
+
+def rollout(act: Callable[[Tensor], Tensor], width: int = 3) -> Outcome:
+    """Roll a policy out in a batch of environments; `act` draws actions, [batch, ...]."""
+    state = torch.linspace(-1, 1, BATCH * width).reshape(BATCH, width)
+    costs = []
+    for _ in range(STEPS):
+        action = act(state).to(state).reshape(BATCH, -1).sum(1, keepdim=True)
+        state = torch.tanh(state.roll(1, -1) * 0.8 + 0.3 * action)
+        costs.append(state.square().sum(-1) / BATCH)
+    return torch.stack(costs).sum(), to_go(costs)
+
+
+def autoregressive(next_logits: Callable[[Tensor], Tensor]) -> Outcome:
+    """Draw tokens one by one, and judge each sequence as it stands."""
+    tokens, costs = torch.zeros(BATCH, 1, dtype=torch.long), []
+    for _ in range(STEPS):
+        token = torch.distributions.Categorical(logits=next_logits(tokens)).sample()
+        tokens = torch.cat([tokens, token[:, None]], 1)
+        costs.append((tokens.float().mean(1) - 3).square() / BATCH)
+    return torch.stack(costs).sum(), to_go(costs)
+
+
+def latent(net: nn.Module, cost: Callable[[Tensor, Tensor], Tensor]) -> Outcome:
+    """Draw bits for each example, and judge the example under what they say of it."""
+    x = torch.linspace(-2, 2, BATCH * 2).reshape(BATCH, 2)
+    z = torch.distributions.Bernoulli(logits=net(x)).sample()
+    costs = cost(x, z) / BATCH
+    return costs.sum(), [costs]
+
+
+def zuko() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    import zuko
+
+    net, flow = nn.Linear(2, 3), zuko.flows.MAF(features=2, context=3, hidden_features=(16,))
+    return net, lambda: latent(net, lambda x, z: -flow(z).log_prob(x))
+
+
+def normflows() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    import normflows as nf
+
+    flows = [nf.flows.AffineCouplingBlock(nf.nets.MLP([1, 8, 2])), nf.flows.Permute(2)]
+    model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), flows)
+    net = nn.Linear(2, 2)
+    return net, lambda: latent(net, lambda x, z: -model.log_prob(x + z))
+
+
+def torch_geometric() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from torch_geometric.data import Batch, Data
+    from torch_geometric.nn import GCNConv, global_mean_pool
+
+    edges = torch.tensor([[0, 1, 2, 3, 1], [1, 2, 3, 0, 3]])
+    graphs = Batch.from_data_list([Data(torch.randn(4, 3), edges) for _ in range(BATCH)])
+    net, conv = nn.Linear(3, 1), GCNConv(3, 2)
+
+    def run() -> Outcome:
+        keep = torch.distributions.Bernoulli(logits=net(graphs.x)).sample()
+        hidden = conv(graphs.x * keep, graphs.edge_index).tanh()
+        costs = global_mean_pool(hidden, graphs.batch).square().sum(1) / BATCH
+        return costs.sum(), [costs[graphs.batch]]
+
+    return net, run
+
+
+def x_transformers() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from x_transformers import Decoder, TransformerWrapper
+
+    layers = Decoder(dim=16, depth=1, heads=2)
+    model = TransformerWrapper(num_tokens=7, max_seq_len=STEPS + 1, attn_layers=layers)
+    return model, lambda: autoregressive(lambda tokens: model(tokens)[:, -1])
+
+
+def transformers() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": STEPS + 1, "vocab_size": 7}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
+    return model, lambda: autoregressive(lambda tokens: model(tokens).logits[:, -1])
+
+
+def torch_struct() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    import torch_struct as ts
+
+    net = nn.Linear(2, 4 * 3 * 3)
+
+    def run() -> Outcome:
+        x = torch.linspace(-2, 2, BATCH * 2).reshape(BATCH, 2)
+        chain = ts.LinearChainCRF(net(x).reshape(BATCH, 4, 3, 3))
+        z = chain.sample((1,))[0]
+        costs = (z * torch.arange(3.0)).flatten(1).sum(1).sub(4).square() / BATCH
+        return costs.sum(), [costs[None]]
+
+    return net, run
+
+
+def botorch() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from botorch.test_functions import Branin
+
+    branin, net = Branin(), nn.Linear(2, 2 * 5)
+
+    def run() -> Outcome:
+        x = torch.linspace(-2, 2, BATCH * 2).reshape(BATCH, 2)
+        z = torch.distributions.Categorical(logits=net(x).reshape(BATCH, 2, 5)).sample()
+        costs = branin(z * 2.5) / 100 / BATCH
+        return costs.sum(), [costs]
+
+    return net, run
+
+
+def diffusers() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    sizes = {"sample_size": 4, "in_channels": 1, "out_channels": 1, "layers_per_block": 1}
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    model = UNet2DModel(
+        block_out_channels=(8,), norm_num_groups=2, add_attention=False, **sizes, **blocks
+    )
+    scheduler = DDIMScheduler(num_train_timesteps=20)
+    scheduler.set_timesteps(3)
+
+    def run() -> Outcome:
+        x = torch.linspace(-1, 1, BATCH * 16).reshape(BATCH, 1, 4, 4)
+        for t in scheduler.timesteps:
+            mean = scheduler.step(model(x, t).sample, t, x).prev_sample
+            x = torch.distributions.Normal(mean, 0.3).sample()
+        costs = (x - 0.5).square().mean((1, 2, 3)) / BATCH
+        return costs.sum(), [costs] * 3
+
+    return model, run
+
+
+def torchrl() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from torchrl.modules import MLP, OneHotCategorical
+
+    net = MLP(in_features=3, out_features=4, num_cells=[16])
+    return net, lambda: rollout(lambda s: OneHotCategorical(logits=net(s)).sample().argmax(-1))
+
+
+def stable_baselines3() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    import gymnasium as gym
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    space = gym.spaces.Box(-1, 1, (3,))
+    policy = ActorCriticPolicy(space, gym.spaces.Discrete(3), lambda _: 1e-3)
+    return policy, lambda: rollout(lambda s: policy.get_distribution(s).get_actions())
+
+
+def pfrl() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    import pfrl
+
+    policy = nn.Sequential(nn.Linear(3, 4), pfrl.policies.SoftmaxCategoricalHead())
+    return policy, lambda: rollout(lambda s: policy(s).sample())
+
+
+def tianshou() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from tianshou.utils.net.common import Net
+    from tianshou.utils.net.discrete import DiscreteActor
+
+    net = Net(state_shape=3, hidden_sizes=[16])
+    actor = DiscreteActor(preprocess_net=net, action_shape=4, softmax_output=False)
+    draw = lambda s: torch.distributions.Categorical(logits=actor(s)[0]).sample()  # noqa: E731
+    return actor, lambda: rollout(draw)
+
+
+def rl4co() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from rl4co.envs import TSPEnv
+    from rl4co.models import AttentionModelPolicy
+
+    env = TSPEnv(generator_params={"num_loc": 5})
+    policy = AttentionModelPolicy(env_name=env.name, embed_dim=16, num_heads=2,
+                                  num_encoder_layers=1)  # fmt: skip
+    start = env.reset(batch_size=[BATCH])
+
+    def run() -> Outcome:
+        out = policy(start.clone(), env, phase="train", decode_type="sampling")
+        costs = -out["reward"] / BATCH
+        return costs.sum(), [costs] * 5
+
+    return policy, run
+
+
+def gluonts() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from gluonts.torch.distributions import NegativeBinomialOutput
+
+    output, cell = NegativeBinomialOutput(), nn.GRUCell(1, 8)
+    model = nn.ModuleDict({"cell": cell, "args": output.get_args_proj(8)})
+    scale = torch.linspace(1, 2, BATCH)
+
+    def run() -> Outcome:
+        y, hidden, costs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), []
+        for t in range(STEPS):
+            hidden = cell(y / scale[:, None], hidden)
+            y = output.distribution(model["args"](hidden), scale=scale).sample()[:, None]
+            costs.append((y[:, 0] - t).abs() / BATCH)
+        return torch.stack(costs).sum(), to_go(costs)
+
+    return model, run
+
+
+def pytorch_forecasting() -> tuple[nn.Module, Run]:
+    """Return the model of this package."""
+    from pytorch_forecasting.metrics import NegativeBinomialDistributionLoss
+
+    loss, cell, head = NegativeBinomialDistributionLoss(), nn.GRUCell(1, 8), nn.Linear(8, 2)
+    model = nn.ModuleDict({"cell": cell, "head": head})
+
+    def run() -> Outcome:
+        y, hidden, costs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), []
+        for t in range(STEPS):
+            hidden = cell(y, hidden)
+            y = loss.map_x_to_distribution(nn.functional.softplus(head(hidden))[:, None]).sample()
+            costs.append((y[:, 0] - t).abs() / BATCH)
+        return torch.stack(costs).sum(), to_go(costs)
+
+    return model, run
+
+
+CASES: dict[str, Case] = {
+    case.__name__: case
+    for case in (
+        zuko,
+        normflows,
+        torch_geometric,
+        x_transformers,
+        transformers,
+        torch_struct,
+        botorch,
+        diffusers,
+        torchrl,
+        stable_baselines3,
+        pfrl,
+        tianshou,
+        rl4co,
+        gluonts,
+        pytorch_forecasting,
+    )
+}
