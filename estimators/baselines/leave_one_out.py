@@ -9,6 +9,8 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Credit
 from ancestral.trace.context.place import stacklevel
 
+_FEW = 8
+
 
 class BaselineWarning(UserWarning):
     """A baseline has no effect."""
@@ -19,12 +21,13 @@ class LeaveOneOut:
 
         b[n] = 1/(N-1) Σ_{m≠n} C[m]                                         along one dimension
         b[n, k] = 1/(N-1) Σ_{m≠n} C[m, k] + β_n (r[n, k] - 1/(N-1) Σ_{m≠n} r[m, k])
-        r[n, k] = 1/(K-1) Σ_{l≠k} C[n, l]                                    along more
+        r[n, k] = 1/(K-1) Σ_{l≠k} c[n, l]                                    along more
 
-    The longest dimension along which costs are apart has the examples; where they are apart along
-    others too, r is the mean of the others of the same example, and its slope β_n, in [0, 1], the
-    least-squares fit to the other examples: 1 where samples of one input are alike, 0 where they
-    tell nothing of each other.
+    The longest dimension along which all costs that are apart are so has the examples. Where some
+    of them, c, are apart along others too, r is their mean over the rest of the same example, and
+    its slope β_n the least-squares fit to the other examples, shrunk: near 1 where samples of one
+    input are alike, 0 where they tell nothing, and negative where they cancel, as the densities of
+    the other units of a layer do in a bound that is nearly reached.
 
     Unbiased, because each part of the credit counts along the dimensions only that it is kept apart
     along: there, no other element's C holds a cost downstream of this one. Parts that all elements
@@ -77,36 +80,61 @@ class Auto:
 
 def foretold(credit: Credit) -> Tensor | None:
     """Return what the other elements foretell of the credit of each, None if there are none."""
-    groups: dict[tuple[int, ...], Tensor] = {}
+    groups: dict[frozenset[int], Tensor] = {}
     for part in credit.parts:
-        dims = tuple(sorted([d for d in part.apart if credit.shape[d] > 1]))
+        dims = frozenset(d for d in part.apart if credit.shape[d] > 1)
         if dims:
             known = groups.get(dims)
             groups[dims] = part.value if known is None else known + part.value
-    found = [_foretold(total, dims) for dims, total in groups.items()]
-    return sum(found[1:], found[0]) if found else None
+    if not groups:
+        return None
+    shared = frozenset.intersection(*groups)
+    if not shared:  # apart along dimensions of their own
+        means = [_of_others(total, min(dims)) for dims, total in groups.items()]
+        return sum(means[1:], means[0])
+    example = max(sorted(shared), key=lambda d: credit.shape[d])
+    first, *rest = groups.values()
+    total = sum(rest, first)
+    deepest = max(groups, key=len)
+    siblings = [*(deepest - {example})]
+    if not siblings or credit.shape[example] < 4:
+        return _of_others(total, example)
+    others = math.prod(credit.shape[d] for d in siblings) - 1
+    own = groups[deepest]
+    return _fitted(total, (own.sum(siblings, keepdim=True) - own) / others, example)
 
 
-def _foretold(total: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return the baseline of a sum of costs, [*shape], that is apart along some dimensions."""
-    example = max(dims, key=total.shape.__getitem__)
+def _of_others(total: Tensor, dim: int) -> Tensor:
+    """Return the mean of the other elements along a dimension."""
+    return (total.sum(dim, keepdim=True) - total) / (total.shape[dim] - 1)
+
+
+def _fitted(total: Tensor, siblings: Tensor, example: int) -> Tensor:
+    """Return the mean of the other examples, and what siblings foretell by a fit to them."""
     count = total.shape[example]
-    siblings = [d for d in dims if d != example]
-    if not siblings or count < 3:
-        return (total.sum(example, keepdim=True) - total) / (count - 1)
-    others = math.prod(total.shape[d] for d in siblings) - 1
-    fit = (total.sum(siblings, keepdim=True) - total) / others
     # Away from the mean of all by x, an example is away from that of the others by N/(N-1) x, and
     # without it their sum of squares is less by N/(N-1) x².
     ratio = count / (count - 1)
-    away = total - total.mean(example, keepdim=True, dtype=fit.dtype)
-    fit = fit - fit.mean(example, keepdim=True)
+    away = total - total.mean(example, keepdim=True, dtype=siblings.dtype)
+    fit = siblings - siblings.mean(example, keepdim=True)
     all_but = [d for d in range(total.ndim) if d != example]
-    squares, products = (
-        ((fit * x).sum(example, keepdim=True) - ratio * fit * x).sum(all_but, keepdim=True)
-        for x in (fit, away)
+
+    def without_own(x: Tensor, y: Tensor) -> Tensor:
+        both = (x * y).sum(all_but, keepdim=True)
+        return both.sum(example, keepdim=True) - ratio * both
+
+    squares, products, all_squares = (
+        without_own(fit, fit),
+        without_own(fit, away),
+        without_own(away, away) * (fit.numel() / away.numel()),
     )
     # What rounding leaves of the squares of others that are alike is no slope.
-    least = 64 * torch.finfo(fit.dtype).eps * (fit * fit).sum()
-    slope = torch.where(squares > least, products / squares, 0).clamp(0, 1)
+    least = 64 * torch.finfo(fit.dtype).eps
+    is_sloped = (squares > least * (fit * fit).sum()) & (all_squares > least * (away * away).sum())
+    known = (products.square() / (squares * all_squares)).where(is_sloped, 0)
+    # Shrunk by what as many numbers without a slope would have: James and Stein.
+    kept = (1 - (1 - known) / ((count - 3) * known)).clamp(min=0)
+    slope = torch.where(is_sloped & (known > 0), kept * products / squares, 0)
+    if count < _FEW:  # too few to tell more than that siblings are alike
+        slope = slope.clamp(0, 1)
     return total - ratio * (away - slope * fit)

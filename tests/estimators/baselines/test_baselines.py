@@ -133,18 +133,20 @@ def test_leave_one_out_along_all_dimensions_never_uses_the_element_itself(
 def test_leave_one_out_fits_the_others_of_an_example_to_the_other_examples() -> None:
     """One by one, as one writes it: the slope is a regression on the other examples."""
     torch.manual_seed(0)
-    costs = torch.randn(6, 3, dtype=torch.float64) + 2 * torch.randn(6, 1, dtype=torch.float64)
+    costs = torch.randn(9, 3, dtype=torch.float64) + 2 * torch.randn(9, 1, dtype=torch.float64)
     siblings = (costs.sum(1, keepdim=True) - costs) / 2
     expected = torch.empty_like(costs)
-    for n in range(6):
-        rest = [m for m in range(6) if m != n]
-        c, r = costs[rest], siblings[rest]
-        slope = ((r - r.mean(0)) * c).sum() / ((r - r.mean(0)) ** 2).sum()
-        expected[n] = c.mean(0) + slope.clamp(0, 1) * (siblings[n] - r.mean(0))
-    found = an.estimators.LeaveOneOut()(credit(costs, shape=(6, 3)))
+    for n in range(9):
+        rest = [m for m in range(9) if m != n]
+        c, r = costs[rest] - costs[rest].mean(0), siblings[rest] - siblings[rest].mean(0)
+        told = (r * c).sum() ** 2 / ((r * r).sum() * (c * c).sum())
+        kept = (1 - (1 - told) / (6 * told)).clamp(min=0)
+        slope = kept * (r * c).sum() / (r * r).sum()
+        expected[n] = costs[rest].mean(0) + slope * (siblings[n] - siblings[rest].mean(0))
+    found = an.estimators.LeaveOneOut()(credit(costs, shape=(9, 3)))
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
-        an.estimators.LeaveOneOut()(credit(costs + 1e6, shape=(6, 3))), expected + 1e6
+        an.estimators.LeaveOneOut()(credit(costs + 1e6, shape=(9, 3))), expected + 1e6
     )
 
 
