@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,23 +27,33 @@ class Learned(ABC):
     known of a site is found by its name, and lies where its credit does.
     """
 
+    KEYS: ClassVar[frozenset[str]]
+    """What is known of each site."""
+
     def __init__(self) -> None:
         """Begin with nothing known."""
         self._memories: dict[str, Memory] = {}
-        self._latest: dict[str, tuple[object, Tensor]] = {}  # the recording, and its baseline
+        # Of a recording whose gradient is asked for again, whatever was learned since.
+        self._given: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
 
     def __call__(self, credit: Credit, /) -> Tensor:
         """Return the baseline of a site, broadcastable to its shape, and learn from its credit."""
-        recording, known = self._latest.get(credit.name, (None, None))
-        if known is not None and recording is not None and recording == credit.recording:
-            return known  # its own draws are in the memory by now
+        given: dict[str, Tensor] = {}
+        if credit.recording is not None:
+            given = self._given.setdefault(credit.recording, given)
+        if credit.name in given:
+            return given[credit.name]  # its own draws are in the memory by now
         memory = {
             k: v.to(credit.total.device) for k, v in self._memories.get(credit.name, {}).items()
         }
         found: Tensor = raw(self._foretell, credit, memory)
         self._memories[credit.name] = raw(self._learn, credit, memory)
-        self._latest[credit.name] = (credit.recording, found)
+        given[credit.name] = found
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what only recordings of this process have."""
+        return {**vars(self), "_given": WeakKeyDictionary()}
 
     @abstractmethod
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
@@ -65,8 +76,9 @@ class Learned(ABC):
         Raises:
             StateError: if it is no such state.
         """
-        self._memories = {str(name): _checked(name, memory) for name, memory in state.items()}
-        self._latest = {}
+        self._memories = {
+            str(name): _checked(name, memory, self.KEYS) for name, memory in state.items()
+        }
 
     def merge_state(self, others: Iterable[Self]) -> Self:
         """Take in what others have learned, as on other ranks, and return this one.
@@ -79,17 +91,21 @@ class Learned(ABC):
             name: _mean([m._memories[name] for m in merged if name in m._memories])
             for name in names
         }
-        self._latest = {}
         return self
 
 
-def _checked(name: object, memory: object) -> Memory:
-    if not isinstance(memory, Mapping) or not all(isinstance(v, Tensor) for v in memory.values()):
+def _checked(name: object, memory: object, keys: frozenset[str]) -> Memory:
+    is_memory = isinstance(memory, Mapping) and keys <= memory.keys()
+    if not isinstance(memory, Mapping) or not is_memory or not _are_tensors(memory.values()):
         raise StateError(
-            f"the state of site {name!r} is no dictionary of tensors; expected what state_dict() "
-            "of the same class returned"
+            f"the state of site {name!r} is no dictionary of tensors with "
+            f"{', '.join(sorted(keys))}; expected what state_dict() of the same class returned"
         )
     return {str(key): value.detach().clone() for key, value in memory.items()}
+
+
+def _are_tensors(values: Iterable[object]) -> bool:
+    return all(isinstance(value, Tensor) for value in values)
 
 
 def _mean(memories: list[Memory]) -> Memory:

@@ -101,7 +101,13 @@ def foretold(credit: Credit) -> Tensor | None:
         return _of_others(total, example)
     others = math.prod(credit.shape[d] for d in siblings) - 1
     own = groups[deepest]
-    return _fitted(total, (own.sum(siblings, keepdim=True) - own) / others, example)
+    fit = (own.sum(siblings, keepdim=True) - own) / others
+    return _fitted(total, fit, example).to(total.dtype)
+
+
+def exact(value: Tensor) -> Tensor:
+    """Return numbers in double, or in single on a device that has no double."""
+    return value.float() if value.device.type == "mps" else value.double()
 
 
 def _of_others(total: Tensor, dim: int) -> Tensor:
@@ -115,7 +121,9 @@ def _fitted(total: Tensor, siblings: Tensor, example: int) -> Tensor:
     # Away from the mean of all by x, an example is away from that of the others by N/(N-1) x, and
     # without it their sum of squares is less by N/(N-1) x².
     ratio = count / (count - 1)
-    away = total - total.mean(example, keepdim=True, dtype=siblings.dtype)
+    # In double: what is left of a sum without the largest is to be none of its rounding.
+    total, siblings = exact(total), exact(siblings)
+    away = total - total.mean(example, keepdim=True)
     fit = siblings - siblings.mean(example, keepdim=True)
     all_but = [d for d in range(total.ndim) if d != example]
 

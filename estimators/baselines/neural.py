@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class Neural(Learned):
     """
 
     is_proven = True  # with its inputs checked
+    KEYS = frozenset({"mean", "square", "inputs", "squared inputs", "weight"})
 
     def __init__(
         self,
@@ -70,7 +72,12 @@ class Neural(Learned):
         self._inputs, self._optimizer = inputs, optimizer
         self._shared = net
         self._nets: dict[str, tuple[nn.Module, Any]] = {}
+        self._latest: ref[Any] | None = None  # the recording that was asked for last
         self._pending: Mapping[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what only recordings of this process have."""
+        return {**super().__getstate__(), "_latest": None}
 
     def inputs_of(self, credit: Credit) -> Tensor | None:
         """Return the user's x for a site, tracked; None for the parameters of its distribution."""
@@ -78,8 +85,10 @@ class Neural(Learned):
 
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
         net, _ = self._net_of(credit)
+        if self._shared is not None and self._is_new(credit.recording):
+            self._step()  # not before: the other sites of its recording are to have the net of then
         with torch.no_grad():
-            known = self._ask(net, credit, memory)
+            known = self._ask(net, credit, memory).to(credit.total.dtype)
         others = foretold(credit)
         if others is None:
             return known
@@ -87,8 +96,10 @@ class Neural(Learned):
         return known if rest is None else known + rest
 
     def _learn(self, credit: Credit, memory: Memory) -> Memory:
-        cost = credit.total.detach().expand(credit.shape)
+        cost = credit.total.detach().float().expand(credit.shape)
         x = _features(credit)
+        if memory and memory["inputs"].shape != x.shape[1:]:
+            memory = {}
         now = {
             "mean": cost.mean(),
             "square": cost.square().mean(),
@@ -100,36 +111,53 @@ class Neural(Learned):
             key: decayed(memory.get(key, 0 * value), value, 1 - _KEPT) for key, value in now.items()
         }
         net, optimizer = self._net_of(credit)
-        if optimizer is not None:
+        if optimizer is not None and self._shared is None:
             optimizer.zero_grad()
         with torch.enable_grad():
             left = cost - self._ask(net, credit, learned)
             (left / _deviation(learned, "mean", "square")).square().mean().backward()
-        if optimizer is not None:
+        if optimizer is not None and self._shared is None:
             optimizer.step()
         return learned
+
+    def _is_new(self, recording: Any) -> bool:
+        """Return whether this is the first site of a recording that is asked for."""
+        before, self._latest = self._latest, recording and ref(recording)
+        return before is None or before() is not recording
+
+    def _step(self) -> None:
+        """Take the step that the sites of the recording before have asked for."""
+        for _, optimizer in self._nets.values():
+            if optimizer is not None:
+                optimizer.step()
+                optimizer.zero_grad()
 
     def _ask(self, net: nn.Module, credit: Credit, memory: Memory) -> Tensor:
         """Return what a network foretells, [*shape of the site] with ones."""
         x, shape = _features(credit), credit.shape
-        if not memory:
+        if not memory or memory["inputs"].shape != x.shape[1:]:
             return x.new_zeros((1,) * len(shape))
         if self._shared is None:
             away = x - memory["inputs"] / memory["weight"]
             x = away / _deviation(memory, "inputs", "squared inputs")
-        found: Tensor = net(x) if self._shared is not None else net(x, _values(credit))
+        if self._shared is None:
+            found: Tensor = net(x, _values(credit))
+        else:
+            own = next(net.parameters(), x)
+            found = net(x.to(own)).to(x)
         size = (1,) * len(shape[1:]) if found.numel() == len(found) else shape[1:]
         found = found.reshape(*found.shape[: len(shape)][:1], *size) if shape else found.reshape(())
         return memory["mean"] / memory["weight"] + _deviation(memory, "mean", "square") * found
 
     def _net_of(self, credit: Credit) -> tuple[nn.Module, Any]:
         """Return the network of a site, and its optimizer."""
-        key = "" if self._shared is not None else credit.name
+        values, features = _values(credit), _features(credit).shape[-1]
+        size = (features, *values.shape[1:])
+        key = "" if self._shared is not None else f"{credit.name} {list(size)}"
         if key not in self._nets:
             net = self._shared
             if net is None:
-                values = _values(credit)
-                net = _Network(_features(credit).shape[-1], *values.shape[1:]).to(credit.total)
+                net = _Network(*size).to(credit.total.device)
             made = None if self._optimizer is None else self._optimizer(net.parameters())
             self._nets[key] = net, made
             if key in self._pending:
@@ -144,6 +172,8 @@ class Neural(Learned):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is known of all sites, the networks, and their optimizers."""
+        if self._shared is not None:
+            self._step()
         nets = {
             key: {"net": net.state_dict(), "optimizer": made and made.state_dict()}
             for key, (net, made) in self._nets.items()
@@ -198,11 +228,11 @@ def _values(credit: Credit) -> Tensor:
     elements = math.prod(credit.shape[1:])
     node: Node | None = credit.site
     if node is None or node.shape != credit.shape:
-        return credit.total.new_zeros(count, elements, 0)
+        return torch.zeros(count, elements, 0, device=credit.total.device)
     value, fn = node.value.detach(), factorized(node.fn) if node.fn is not None else None
     if isinstance(fn, Categorical):
         value = nn.functional.one_hot(value.long(), fn.param_shape[-1])
-    return value.reshape(count, elements, -1).to(credit.total)
+    return value.reshape(count, elements, -1).to(credit.total.device, torch.float32)
 
 
 def _given_to(credit: Credit) -> Tensor:
@@ -232,7 +262,7 @@ def _features(credit: Credit) -> Tensor:
     x = credit.inputs
     if x is None:
         x = _given_to(credit)
-    x = x.detach().to(credit.total.device, credit.total.dtype)
+    x = x.detach().to(credit.total.device, torch.float32)
     if credit.shape and x.shape[:1] == credit.shape[:1]:
         return x.reshape(len(x), -1)
     return x.reshape(1, -1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from ancestral.estimators.baselines.learned import Learned, Memory, decayed
-from ancestral.estimators.baselines.leave_one_out import foretold
+from ancestral.estimators.baselines.leave_one_out import exact, foretold
 from ancestral.estimators.credit.credit import Credit
 from ancestral.trace.nodes.distribution_params import factorized, held_within
 from ancestral.trace.nodes.mask import rebuilt
@@ -34,6 +34,7 @@ class Optimal(Learned):
     """
 
     is_proven = True
+    KEYS = frozenset({"steps", "slow", "fast", "place"})
 
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
         others = foretold(credit)
@@ -44,8 +45,8 @@ class Optimal(Learned):
         return (weights @ known).reshape(credit.shape).to(credit.total.dtype)
 
     def _learn(self, credit: Credit, memory: Memory) -> Memory:
-        cost = credit.total.detach().double().expand(credit.shape)
-        squares = score_squares(credit).double().expand(credit.shape)
+        cost = exact(credit.total.detach()).expand(credit.shape)
+        squares = exact(score_squares(credit)).expand(credit.shape)
         both = torch.stack([squares * cost, squares])  # the two parts of b*
         whole, place = both.reshape(2, -1).mean(1), both.mean(1) if cost.ndim > 1 else both
         steps = memory["steps"] if memory else cost.new_zeros(())
@@ -75,7 +76,7 @@ def _predictions(credit: Credit, memory: Memory, others: Tensor | None) -> Tenso
         for moments in (memory["slow"], memory["fast"], _place(credit, memory))
     )
     known = [slow, fast - slow, place - slow, slow * 0 if others is None else others - slow]
-    return torch.stack([p.double().expand(credit.shape).flatten() for p in known])
+    return torch.stack([exact(p).expand(credit.shape).flatten() for p in known])
 
 
 def _place(credit: Credit, memory: Memory) -> Tensor:

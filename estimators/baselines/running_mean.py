@@ -18,6 +18,7 @@ class RunningMean(Learned):
     """
 
     is_proven = True
+    KEYS = frozenset({"sum", "weight"})
 
     def __init__(self, decay: float = 0.9) -> None:
         """Take the decay d of a step's weight, in [0, 1).

@@ -66,7 +66,7 @@ class Credit:
     parts: tuple[Part, ...]
     count_once: Callable[[], Tensor] | None = field(default=None, repr=False)
     mark_others: Callable[[Tensor, int], Tensor] | None = field(default=None, repr=False)
-    recording: Hashable = None
+    recording: Hashable = field(default=None, repr=False)
     site: Node | None = field(default=None, repr=False)
     inputs: Tensor | None = field(default=None, repr=False)
 

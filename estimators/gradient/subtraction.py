@@ -114,7 +114,7 @@ class Subtraction:
         baseline: Any = _AUTO if chosen == "auto" else chosen
         if _is_one(node):
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
-        credit = replace(credit, recording=self._universe.token, site=node)
+        credit = replace(credit, recording=self._universe, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
             if hasattr(baseline, "inputs_of"):
                 credit = replace(credit, inputs=self._inputs(node, credit, baseline))
@@ -138,6 +138,13 @@ class Subtraction:
         if not isinstance(result, Tensor):
             raise _wrong(node, f" has inputs of {kind_of(result)}; expected a torch.Tensor")
         self._refuse_dependent(node, baseline, result, lawful=frozenset())
+        size, shape = list(result.shape), list(credit.shape)
+        if shape and len(size) > 1 and size[0] not in (1, shape[0]):
+            raise _wrong(
+                node,
+                f" has inputs of shape {size}; expected [{shape[0]}, ...], one for each example "
+                f"of the site, {shape}, or [1, ...] for all",
+            )
         return untrack(result).detach()
 
     def _tracked(self, node: Node, credit: Credit) -> Credit:

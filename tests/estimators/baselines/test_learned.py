@@ -166,15 +166,86 @@ def test_merged_baselines_know_the_mean_of_what_each_does(make: Callable[[], Lea
     torch.testing.assert_close(one.state_dict()["z"], expected)
 
 
+def weights_of(baseline: Learned) -> dict[str, Tensor]:
+    (net,) = baseline.state_dict()["nets"].values()
+    return {key: value.clone() for key, value in net["net"].items()}
+
+
 def test_merged_networks_have_the_mean_of_their_parameters() -> None:
     torch.manual_seed(0)
     one = trained(an.estimators.Neural(), rows, 4)
     other = trained(an.estimators.Neural(), rows, 8)
-    states = [each.state_dict()["nets"]["z"]["net"] for each in (one, other)]
-    expected = {key: (value + states[1][key]) / 2 for key, value in states[0].items()}
-    expected = {key: value.clone() for key, value in expected.items()}
+    second = weights_of(other)
+    expected = {key: (value + second[key]) / 2 for key, value in weights_of(one).items()}
     one.merge_state([other])
-    torch.testing.assert_close(dict(one.state_dict()["nets"]["z"]["net"]), expected)
+    torch.testing.assert_close(weights_of(one), expected)
+
+
+def two_sites(theta: Tensor) -> Tensor:
+    a = Bernoulli(logits=theta).sample()
+    b = Bernoulli(logits=a * theta + 0.1).sample()
+    return (5 * a * b - 2 * b + a).sum()
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_a_network_of_several_sites_learns_from_none_of_them_for_another(optimizer: Any) -> None:
+    torch.manual_seed(0)
+    inputs, net = torch.tensor([[1.0], [4.0]]), nn.Linear(1, 1)
+    baseline = an.estimators.Neural(inputs, net, lambda given: optimizer(given, lr=0.1))
+    before = net.weight.detach().clone()
+    variance(trained(baseline, two_sites, 3), two_sites)
+    assert not torch.equal(net.weight, before)
+
+
+@every_one
+def test_a_recording_that_is_asked_again_after_another_has_its_baseline_of_before(
+    make: Callable[[], Learned],
+) -> None:
+    torch.manual_seed(0)
+    baseline = trained(make(), rows, 3)
+    theta = THETA.detach().clone().requires_grad_()
+    with an.record():
+        loss = rows(theta)
+    an.backward(loss, baseline=baseline, retain_graph=True)
+    first, theta.grad = theta.grad, None
+    trained(baseline, rows, 2)
+    baseline.load_state_dict(baseline.state_dict())
+    an.backward(loss, baseline=baseline)
+    torch.testing.assert_close(theta.grad, first)
+
+
+SIZES = [(4, 3), (4, 2), (5, 2), (4, 1), (5,), (), (2, 3, 2)]
+KINDS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+@every_one
+def test_shapes_and_types_may_change_from_step_to_step(make: Callable[[], Learned]) -> None:
+    torch.manual_seed(0)
+    baseline = make()
+    for shape, dtype in [*((s, torch.float32) for s in SIZES), *(((4, 3), k) for k in KINDS)] * 2:
+        logits = torch.randn(shape).to(dtype).requires_grad_()
+        with an.record():
+            z = Bernoulli(logits=logits).sample()
+            loss = ((z - 0.3) * logits.detach()).square().sum()
+        an.backward(loss, baseline=baseline)
+        assert logits.grad is not None
+        assert logits.grad.dtype is dtype
+        assert torch.isfinite(logits.grad).all()
+
+
+def test_an_example_that_outweighs_the_others_is_foretold_by_them_alone() -> None:
+    """In single, with costs a thousand times those of the others."""
+    weights = torch.tensor([1000.0, 1.0, 2.0, -1.0])
+
+    def program(theta: Tensor) -> Tensor:
+        z = Bernoulli(logits=theta).sample().float()
+        single = (z * weights[:, None] * torch.tensor([1.0, 3.0])).sum()
+        return single + (z.prod(1) * weights).sum()
+
+    theta = torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2], [0.6, 0.3]]).double()
+    given = [theta.requires_grad_()]
+    found = moments(program, given, library()).mean
+    torch.testing.assert_close(found, exact_gradient(program, given), rtol=1e-5, atol=1e-4)
 
 
 FAMILIES = {
@@ -225,6 +296,14 @@ def test_inputs_that_the_draw_reaches_are_refused(leak: str) -> None:
     with pytest.raises(an.errors.DependentBaselineError, match=r"site 'z' \(.*\): its baseline"):
         an.backward(loss, baseline=baseline)
     assert logits.grad is None
+
+
+def test_inputs_of_another_batch_are_refused() -> None:
+    with an.record():
+        loss = Bernoulli(logits=torch.zeros(3, requires_grad=True)).sample().sum()
+    pattern = r"site 'bernoulli' .* has inputs of shape \[5, 2\]; expected \[3, ...\]"
+    with pytest.raises(an.errors.BaselineError, match=pattern):
+        an.backward(loss, baseline=an.estimators.Neural(inputs=torch.ones(5, 2)))
 
 
 def test_inputs_of_the_examples_are_taken() -> None:
