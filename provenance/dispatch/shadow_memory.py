@@ -24,6 +24,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.multiprocessing import reductions
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -105,6 +106,8 @@ class _Cell:
 
 def _bytes_of(tensor: Tensor, start: int) -> tuple[int, int]:
     """Return the first and the last byte of a tensor whose memory begins at a place."""
+    if is_lazy(tensor):  # it has no memory yet
+        return start, start
     with DisableTorchFunction():
         size, steps = tensor.element_size(), zip(tensor.shape, tensor.stride(), strict=True)
         first = start + int(tensor.storage_offset()) * size

@@ -153,7 +153,7 @@ try:
     # What is read, or found by its name, where it is needed.
     _one = torch.ones(1, 1, device="cpu")
     _read: list[tuple[Any, str]] = [
-        (Tensor, "_backward_hooks _base _post_accumulate_grad_hooks _version"),
+        (Tensor, "_backward_hooks _base _is_view _post_accumulate_grad_hooks _version"),
         (torch.UntypedStorage, "_cdata"),
         (torch.ops.aten, "_local_scalar_dense"),
         (torch.ops.aten.alias.default, "_overloadname _schema"),
