@@ -203,6 +203,7 @@ NONLINEAR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")  # some read sizes
 @pytest.mark.parametrize("name", NONLINEAR)
 def test_what_is_not_linear_stays_whole_and_unbiased(name: str) -> None:
     def program(theta: Tensor) -> Tensor:
