@@ -60,7 +60,7 @@ def derivatives(scalar: Tensor, theta: Tensor) -> Tensor:
     for part in slope:
         found = (None,)
         if part.requires_grad:
-            found = torch.autograd.grad(part, theta, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(part, theta, retain_graph=True, allow_unused=True)  # type: ignore[assignment]
         rows.append(torch.zeros_like(theta) if found[0] is None else found[0])
     return torch.stack(rows).detach()
 

@@ -89,7 +89,7 @@ def foretold(credit: Credit) -> Tensor | None:
     if not groups:
         return None
     shared = frozenset.intersection(*groups)
-    if not shared:  # apart along dimensions of their own
+    if not shared:  # apart along different dimensions
         means = [_of_others(total, min(dims)) for dims, total in groups.items()]
         return sum(means[1:], means[0])
     example = max(sorted(shared), key=lambda d: credit.shape[d])

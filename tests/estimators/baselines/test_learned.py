@@ -71,7 +71,7 @@ ROWS = torch.tensor([1.0, -1.0, 3.0, 0.5], dtype=torch.float64)
 def rows(theta: Tensor) -> Tensor:
     """Return a loss of 4 examples of two coins each, with a cost for each and one for both."""
     z = Bernoulli(logits=theta.expand(4, 2) * ROWS[:, None]).sample()
-    return ((z.sum(1) - 0.4) ** 2 * ROWS).sum() + (z * ROWS[:, None]).exp().sum()
+    return ((z.sum(1) - 0.4) ** 2 * ROWS).sum() + (z * ROWS[:, None]).exp().sum()  # type: ignore[no-any-return]
 
 
 @every_one
@@ -90,7 +90,7 @@ class Rows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = Categorical(logits=self.net(x).view(-1, 2, 4)).sample()
-        return ((z.sum(1) + 10 * x[:, 0]) ** 2).mean()
+        return ((z.sum(1) + 10 * x[:, 0]) ** 2).mean()  # type: ignore[no-any-return]
 
 
 def test_a_network_learns_what_the_inputs_tell() -> None:
@@ -184,7 +184,7 @@ def test_merged_networks_have_the_mean_of_their_parameters() -> None:
 def two_sites(theta: Tensor) -> Tensor:
     a = Bernoulli(logits=theta).sample()
     b = Bernoulli(logits=a * theta + 0.1).sample()
-    return (5 * a * b - 2 * b + a).sum()
+    return (5 * a * b - 2 * b + a).sum()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
@@ -240,7 +240,7 @@ def test_an_example_that_outweighs_the_others_is_foretold_by_them_alone() -> Non
     def program(theta: Tensor) -> Tensor:
         z = Bernoulli(logits=theta).sample().float()
         single = (z * weights[:, None] * torch.tensor([1.0, 3.0])).sum()
-        return single + (z.prod(1) * weights).sum()
+        return single + (z.prod(1) * weights).sum()  # type: ignore[no-any-return]
 
     theta = torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2], [0.6, 0.3]]).double()
     given = [theta.requires_grad_()]
@@ -259,7 +259,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_squares_of_scores_are_those_by_autograd_one_by_one(family: str) -> None:
     with an.record() as trace:
-        FAMILIES[family]().sample()
+        FAMILIES[family]().sample()  # type: ignore[no-untyped-call]
     (node,) = trace.values()
     assert node.fn is not None
     credit = Credit(node.name, (2,), (), site=node)
@@ -270,7 +270,7 @@ def test_the_squares_of_scores_are_those_by_autograd_one_by_one(family: str) -> 
             for name in ("logits", "loc", "scale")
             if isinstance(value := vars(node.fn).get(name), Tensor)
         }
-        density = type(node.fn)(**given).log_prob(node.value[n])  # type: ignore[call-arg]
+        density = type(node.fn)(**given).log_prob(node.value[n])  # type: ignore[arg-type]
         scores = torch.autograd.grad(density, list(given.values()))
         expected.append(sum((s.square().sum() for s in scores), torch.zeros(())))
     torch.testing.assert_close(score_squares(credit), torch.stack(expected))
@@ -314,7 +314,8 @@ def test_inputs_of_the_examples_are_taken() -> None:
         loss = ((second - 0.3) ** 2 + first).sum()
     inputs = {"second": lambda credit: torch.stack([first, first * 2], 1), "first": x}
     an.backward(
-        loss, baseline={name: an.estimators.Neural(inputs=given) for name, given in inputs.items()}
+        loss,
+        baseline={name: an.estimators.Neural(inputs=given) for name, given in inputs.items()},  # type: ignore[arg-type]
     )
     assert logits.grad is not None
 

@@ -187,12 +187,12 @@ NONLINEAR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         * c[0]
     ),
     "a number chosen by a mask": lambda z, c: torch.where(MASK, self=2.0, other=c).sum(),
-    "a weighted mean square": lambda z, c: F.mse_loss(c, W, weight=W.square()) + c[0],
-    "a mean square with drawn weights": lambda z, c: F.mse_loss(c, W, weight=z + 0.5) + c[0],
+    "a weighted mean square": lambda z, c: F.mse_loss(c, W, weight=W.square()) + c[0],  # type: ignore[call-arg]
+    "a mean square with drawn weights": lambda z, c: F.mse_loss(c, W, weight=z + 0.5) + c[0],  # type: ignore[call-arg]
     "added without its gradient": lambda z, c: written_without_gradient(c * 2, Tensor.add_, z),
     "scaled without its gradient": lambda z, c: written_without_gradient(c * 2, Tensor.mul_, 3),
     "a size by a drawn dimension": lambda z, c: (
-        len(torch.outer(c, W[:2]).select(z[0].long(), 0)) * c[1] + len(c)
+        len(torch.outer(c, W[:2]).select(z[0].long(), 0)) * c[1] + len(c)  # type: ignore[arg-type]
     ),
     "resized after a decision": lambda z, c: (
         (torch.add(z, z, out=torch.empty(0).double()) if z.sum() > 1 else z).sum() * c[0].detach()

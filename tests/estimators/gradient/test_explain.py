@@ -55,7 +55,7 @@ def explained(step: Step) -> dict[int, Line]:
     with an.record():
         z = Bernoulli(logits=LOGITS.clone().requires_grad_()).sample()
         cost = step(z) ** 2
-    return {line.dim: line for line in an.explain(z, cost).lines}
+    return {line.dim: line for line in an.explain(z, cost).lines}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -214,8 +214,8 @@ def test_what_is_only_like_a_tensor_depends_on_nothing(name: str) -> None:
 def test_a_number_that_a_tensor_is_filled_with_is_read() -> None:
     x, n = track(torch.rand(4, 2), "x"), track(torch.tensor(2.0), "n")
     with an.record():
-        made = [torch.full_like(x, n), x.new_full((3,), n)]
-    for each in (torch.full_like(x, n), x.new_full((3,), n), *made):
+        made = [torch.full_like(x, n), x.new_full((3,), n)]  # type: ignore[arg-type]
+    for each in (torch.full_like(x, n), x.new_full((3,), n), *made):  # type: ignore[arg-type]
         assert an.provenance_of(each) == {"n"}
 
 

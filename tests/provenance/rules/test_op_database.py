@@ -86,11 +86,11 @@ def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
 def test_the_sweep_sees_numbers_that_are_read_as_values_and_decide_no_shape() -> None:
     # That they decide none, each op is asked above: what is read and not noted must show in none.
     read = {reader.rstrip("_") for name in OPS for reader in sweep(name).readers}
-    assert read & implicit_reads.NUMBERS >= set(SEEN.split())
+    assert read & implicit_reads.NUMBERS >= set(SEEN.split())  # type: ignore[attr-defined]
 
 
 def test_the_sweep_finds_a_size_that_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(implicit_reads, "NUMBERS", implicit_reads.NUMBERS | {"narrow", "new_zeros"})
+    monkeypatch.setattr(implicit_reads, "NUMBERS", implicit_reads.NUMBERS | {"narrow", "new_zeros"})  # type: ignore[attr-defined]
     for name in ("narrow", "new_zeros"):
         problems = sweep.__wrapped__(name).problems
         assert any("lets the value of tensor 1 out without a word" in line for line in problems)

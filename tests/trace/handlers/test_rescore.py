@@ -177,7 +177,7 @@ def test_texts_that_end_early_are_scored_as_they_were_drawn() -> None:
             with torch.no_grad():
                 words = until_the_end(*leaves)
             loss = cost_of_any(words).mean()
-        logits = logits_after(*leaves, an.untrack(words))[:, :-1]
+        logits = logits_after(*leaves, an.untrack(words))[:, :-1]  # type: ignore[call-arg]
         an.rescore(trace, {"word*": Categorical(logits=logits)})
         an.backward(loss)
         return gradients(leaves)
@@ -540,7 +540,7 @@ def test_second_derivatives_are_those_of_one_pass() -> None:
             with torch.no_grad():
                 words = generate(*parameters)
             loss = cost(words).mean()
-        an.rescore(trace, stacked(*parameters, an.untrack(words), trace))  # type: ignore[call-arg]
+        an.rescore(trace, stacked(*parameters, an.untrack(words), trace))  # type: ignore[arg-type, call-arg]
         return derivatives(an.surrogate(loss), parameters, 2)
 
     runs = paths(whole, [table])[::12]

@@ -74,7 +74,7 @@ def test_a_draw_with_parameters_is_a_site_where_no_gradient_reaches_them(
         loss = second.float().sum() * 2
     a, b = trace.values()
     assert [type(node.fn) for node in (a, b)] == [type(distribution(weight))] * 2
-    assert (an.provenance_of(first), an.provenance_of(second)) == ({a.name}, {b.name})
+    assert (an.provenance_of(first), an.provenance_of(second)) == ({a.name}, {b.name})  # type: ignore[comparison-overlap]
     assert not a.is_learned
     assert b.parents == {a.name}
     torch.testing.assert_close(a.log_prob, distribution(weight.detach()).log_prob(a.value))

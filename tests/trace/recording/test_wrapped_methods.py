@@ -103,7 +103,7 @@ def test_calls_within_a_call_are_one_recording() -> None:
 def test_a_method_that_raises_ends_its_recording() -> None:
     model = an.wrap(Writer(), methods=("forward", "generate"))
     with pytest.raises(TypeError):
-        model.generate(START, steps="three")
+        model.generate(START, steps="three")  # type: ignore[arg-type]
     assert not trace_of(model)
     model.generate(START)
     assert len(trace_of(model)) == 3
