@@ -26,6 +26,7 @@ from ancestral.provenance.rules.op import (
 )
 from ancestral.provenance.rules.pointwise import is_alone, pointwise
 from ancestral.provenance.tensor.arguments import Args, Kwargs, argument, tensors_in
+from ancestral.provenance.tensor.memory_grid import base_of
 
 
 def reshape(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -247,6 +248,12 @@ def meshgrid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     ]
 
 
+def as_strided(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """What lies beyond a view in its memory is its base's."""
+    operand = argument(args, kwargs, 0, "input", "self")
+    return lost(shape, *tensors_in(args, kwargs), base_of(operand))
+
+
 def own_alone(index: int, args: Args) -> Args:
     """Return the operand of the same number as the result, at its place, and no other."""
     return [item if place == index else None for place, item in enumerate(listed(args))]
@@ -266,6 +273,7 @@ OPS = (
     Op("permute_copy", permute),
     Op("moveaxis movedim", movedim, MOVE),
     Op("Tensor.unfold", unfolded, PLAIN),
+    Op("as_strided as_strided_copy", as_strided),
     Op("unfold_copy", unfolded),
     Op("view_as_real", as_real),
     Op("view_as_complex", as_complex),

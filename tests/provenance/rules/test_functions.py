@@ -429,3 +429,14 @@ def test_a_draw_in_the_forward_of_a_function_is_refused_with_its_line() -> None:
         Binarized.apply(x.detach())  # type: ignore[no-untyped-call]  # nothing to learn
     assert not trace["bernoulli"].is_learned
     assert Binarized.apply(x).shape == (3,)  # type: ignore[no-untyped-call]
+
+
+def test_what_lies_beyond_a_view_in_its_memory_is_followed() -> None:
+    with an.record():
+        first = torch.distributions.Bernoulli(torch.full((3,), 0.5, requires_grad=True)).sample()
+        second = torch.distributions.Bernoulli(torch.full((3,), 0.5, requires_grad=True)).sample()
+        view = torch.cat([first, second])[:3]
+        beyond = [view.as_strided((3,), (1,), 3), torch.as_strided(view, (6,), (1,), 0)]
+        copied = torch.as_strided_copy(view, (3,), (1,), 3)
+    assert an.provenance_of(view) == {"first"}
+    assert [an.provenance_of(x) for x in (*beyond, copied)] == [{"first", "second"}] * 3
