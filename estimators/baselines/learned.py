@@ -1,18 +1,26 @@
 """Learned baselines: what they know is of earlier recordings."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor
 
+from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.credit.credit import Credit
 from ancestral.provenance.tensor.tensor import raw
+from ancestral.trace.context.place import stacklevel
+from ancestral.trace.nodes.distribution_params import parameters
+from ancestral.trace.nodes.node import Node
 
 Memory = dict[str, Tensor]
 """The moments of one site, each with the weight of the recordings that it is a mean of."""
+
+
+_NEAR = 64
 
 
 class StateError(ValueError):
@@ -35,9 +43,14 @@ class Learned(ABC):
         self._memories: dict[str, Memory] = {}
         # Of a recording whose gradient is asked for again, whatever was learned since.
         self._given: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
+        self._leaves: dict[str, tuple[ref[Tensor] | None, ref[Tensor]]] = {}  # the last two
 
     def __call__(self, credit: Credit, /) -> Tensor:
-        """Return the baseline of a site, broadcastable to its shape, and learn from its credit."""
+        """Return the baseline of a site, broadcastable to its shape, and learn from its credit.
+
+        Warn if it is given the sites of two models by turns.
+        """
+        self._warn_of_two_models(credit)
         given: dict[str, Tensor] = {}
         if credit.recording is not None:
             given = self._given.setdefault(credit.recording, given)
@@ -53,7 +66,27 @@ class Learned(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what only recordings of this process have."""
-        return {**vars(self), "_given": WeakKeyDictionary()}
+        return {**vars(self), "_given": WeakKeyDictionary(), "_leaves": {}}
+
+    def _warn_of_two_models(self, credit: Credit) -> None:
+        """Warn if a site of this name has the parameters of the model before the last again."""
+        leaf = None if credit.site is None else first_leaf(credit.site)
+        if leaf is None:
+            return
+        before, last = self._leaves.get(credit.name, (None, ref(leaf)))
+        if last() is leaf:
+            self._leaves[credit.name] = before, last
+            return
+        self._leaves[credit.name] = last, ref(leaf)
+        if before is not None and before() is leaf:
+            warnings.warn(
+                BaselineWarning(
+                    f"site {credit.name!r} ({credit.site and credit.site.location}): one "
+                    f"{type(self).__name__} learns by turns from two models, whose sites of this "
+                    "name are one to it; expected one object for each model: give each its own"
+                ),
+                stacklevel=stacklevel(),
+            )
 
     @abstractmethod
     def _foretell(self, credit: Credit, memory: Memory) -> Tensor:
@@ -92,6 +125,23 @@ class Learned(ABC):
             for name in names
         }
         return self
+
+
+def first_leaf(node: Node) -> Tensor | None:
+    """Return a leaf of autograd that the parameters of a site come from, None if none is near."""
+    held = [] if node.fn is None else parameters(node.fn)
+    tensor = next((each.tensor for each in held if each.tensor.requires_grad), None)
+    if tensor is None or tensor.is_leaf:
+        return tensor
+    step: Any = tensor.grad_fn
+    for _ in range(_NEAR):
+        if hasattr(step, "variable"):
+            found: Tensor = step.variable
+            return found
+        step = next((each for each, _ in step.next_functions if each is not None), None)
+        if step is None:
+            break
+    return None
 
 
 def _checked(name: object, memory: object, keys: frozenset[str]) -> Memory:

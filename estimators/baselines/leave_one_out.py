@@ -13,7 +13,7 @@ _FEW = 8
 
 
 class BaselineWarning(UserWarning):
-    """A baseline has no effect."""
+    """A baseline has no effect, or less than it could have."""
 
 
 class LeaveOneOut:

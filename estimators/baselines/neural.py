@@ -87,6 +87,8 @@ class Neural(Learned):
         net, _ = self._net_of(credit)
         if self._shared is not None and self._is_new(credit.recording):
             self._step()  # not before: the other sites of its recording are to have the net of then
+            if credit.recording is not None and self._given.get(credit.recording):
+                memory = {}  # asked for other sites before, from which the net has learned
         with torch.no_grad():
             known = self._ask(net, credit, memory).to(credit.total.dtype)
         others = foretold(credit)
@@ -146,7 +148,14 @@ class Neural(Learned):
             own = next(net.parameters(), x)
             found = net(x.to(own)).to(x)
         size = (1,) * len(shape[1:]) if found.numel() == len(found) else shape[1:]
-        found = found.reshape(*found.shape[: len(shape)][:1], *size) if shape else found.reshape(())
+        rows = [len(x)] if shape else []
+        if found.numel() != math.prod((*rows, *size)):
+            raise ValueError(
+                f"site {credit.name!r} ({credit.site and credit.site.location}): the net of Neural "
+                f"returns {list(found.shape)} of inputs {list(x.shape)}; expected one number for "
+                f"each example, [{len(x)}, 1], or for each of its elements, of {list(shape)}"
+            )
+        found = found.reshape((*rows, *size))
         return memory["mean"] / memory["weight"] + _deviation(memory, "mean", "square") * found
 
     def _net_of(self, credit: Credit) -> tuple[nn.Module, Any]:

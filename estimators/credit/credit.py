@@ -97,7 +97,11 @@ class Credit:
         """Return the sum, untracked, of the parts that are kept apart along a dimension."""
         rank = len(self.shape)
         if not -rank <= dim < max(rank, 1):  # a single number has no others: as if of size 1
-            raise IndexError(f"site {self.name!r} has {rank} dimensions of elements, no {dim}")
+            where = "" if self.site is None else f" ({self.site.location})"
+            raise IndexError(
+                f"site {self.name!r}{where} has {rank} dimensions of elements, "
+                f"{list(self.shape)}, no {dim}"
+            )
         if not rank or self.shape[dim] < 2:
             return None
         at = dim % rank

@@ -85,7 +85,11 @@ def test_the_screen_shows_the_table_and_the_ratios_and_the_bar_stays_apart(
 ) -> None:
     run(tmp_path, steps=2, repeats=2)
     shown = capsys.readouterr()
-    for words in ("infer_h1", "total variance, a / c: ", "held-out ELBO after 2 steps of (c)"):
+    for words in (
+        "infer_h1",
+        *(f"total variance, {letter} / c: " for letter in "abde"),
+        "held-out ELBO after 2 steps of (c)",
+    ):
         assert words in shown.out
     assert "step/s" in shown.err
     assert "step/s" not in shown.out

@@ -216,7 +216,8 @@ def report(rows: Sequence[VarianceRow], trainings: Sequence[Training], steps: in
         + [f"{cells[layer, letter].variance:.3g}" for letter in letters]
         for layer in layers
     ]
-    lower = folds(rows, METHODS[0].letter)
+    default = TRAINED[-1].letter
+    lower = folds(rows, default)
     return "\n".join(
         [
             f"Gradient variance of the negative ELBO (nats, mean over {BATCH} images) per layer,",
@@ -226,8 +227,9 @@ def report(rows: Sequence[VarianceRow], trainings: Sequence[Training], steps: in
             aligned(table),
             "",
             *(
-                f"total variance, a / {letter}: {lower[letter, TOTAL]:,.1f}"
-                for letter in letters[1:]
+                f"total variance, {letter} / {default}: {1 / lower[letter, TOTAL]:,.2f}"
+                for letter in letters
+                if letter != default
             ),
             "",
             *(

@@ -173,7 +173,7 @@ def test_a_dim_that_is_none_is_refused(dim: object) -> None:
 
 
 def test_a_dim_that_a_site_has_not_is_refused() -> None:
-    with pytest.raises(IndexError, match="site 'z' has 2 dimensions of elements, no 2"):
+    with pytest.raises(IndexError, match=r"site 'z' has 2 dimensions of elements, \[4, 3\], no 2"):
         an.estimators.LeaveOneOut(2)(credit(torch.ones(4, 3)))
 
 

@@ -1,5 +1,6 @@
 """Baselines that learn: how little variance they leave, and that they learn what is lawful."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import ancestral as an
 from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.optimal import score_squares
 from ancestral.estimators.credit.credit import Credit
-from oracles import exact_gradient, moments
+from oracles import exact_gradient, forcing, moments
 
 LEARNED: dict[str, Callable[[], Learned]] = {
     "running mean": an.estimators.RunningMean,
@@ -110,21 +111,6 @@ def test_a_network_learns_what_the_inputs_tell() -> None:
     assert found["neural"] < 0.2 * found["auto"]
 
 
-@every_one
-def test_a_gradient_of_a_recording_taken_twice_has_one_baseline(
-    make: Callable[[], Learned],
-) -> None:
-    torch.manual_seed(0)
-    baseline = trained(make(), rows, 3)
-    theta = THETA.detach().clone().requires_grad_()
-    with an.record():
-        loss = rows(theta)
-    an.backward(loss, baseline=baseline, retain_graph=True)
-    first, theta.grad = theta.grad, None
-    an.backward(loss, baseline=baseline)
-    torch.testing.assert_close(theta.grad, first)
-
-
 def gradient(baseline: Learned, seed: int) -> Tensor:
     theta = THETA.detach().clone().requires_grad_()
     torch.manual_seed(seed)
@@ -208,6 +194,9 @@ def test_a_recording_that_is_asked_again_after_another_has_its_baseline_of_befor
         loss = rows(theta)
     an.backward(loss, baseline=baseline, retain_graph=True)
     first, theta.grad = theta.grad, None
+    an.backward(loss, baseline=baseline, retain_graph=True)
+    torch.testing.assert_close(theta.grad, first)
+    theta.grad = None
     trained(baseline, rows, 2)
     baseline.load_state_dict(baseline.state_dict())
     an.backward(loss, baseline=baseline)
@@ -246,6 +235,73 @@ def test_an_example_that_outweighs_the_others_is_foretold_by_them_alone() -> Non
     given = [theta.requires_grad_()]
     found = moments(program, given, library()).mean
     torch.testing.assert_close(found, exact_gradient(program, given), rtol=1e-5, atol=1e-4)
+
+
+def sgd(given: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(given, lr=0.1)
+
+
+def ones(fn: Any, shape: torch.Size) -> Tensor:
+    return torch.ones(shape, dtype=torch.float64)
+
+
+def test_what_learned_from_one_site_is_not_asked_for_another_of_that_recording() -> None:
+    """After a step with another recording, the network holds draws of this one."""
+    torch.manual_seed(0)
+    inputs = torch.tensor([[1.0], [4.0]])
+    learned = trained(an.estimators.Neural(inputs, nn.Linear(1, 1), sgd), two_sites, 3)
+
+    def costs(theta: Tensor) -> tuple[Tensor, Tensor]:
+        a = Bernoulli(logits=theta).sample()
+        b = Bernoulli(logits=a * theta + 0.1).sample()
+        return (5 * a * (b - 0.2)).sum(), b.sum() * 3
+
+    def estimate(_: Any, given: Any) -> Tensor:
+        baseline = copy.deepcopy(learned)
+        theta: Tensor = given[0].detach().clone().requires_grad_()
+        with an.record():
+            first, second = costs(theta)
+        an.backward(first, baseline={"b": None, "*": baseline}, retain_graph=True)
+        with forcing(ones), an.record():
+            other = two_sites(theta)
+        an.backward(other, baseline=baseline)
+        theta.grad = None
+        an.backward(second, baseline={"a": None, "*": baseline})
+        assert theta.grad is not None
+        return theta.grad
+
+    def program(theta: Tensor) -> Tensor:
+        _, second = costs(theta)
+        return second
+
+    found = moments(program, [THETA], estimate).mean
+    torch.testing.assert_close(found, exact_gradient(program, [THETA]))
+
+
+def test_one_object_that_learns_from_two_models_by_turns_is_told() -> None:
+    baseline = an.estimators.RunningMean()
+    models = [torch.zeros(3, requires_grad=True) for _ in range(2)]
+
+    def step(logits: Tensor) -> None:
+        with an.record():
+            loss = Bernoulli(logits=logits * 1).sample().sum()
+        an.backward(loss, baseline=baseline)
+
+    for each in (0, 0, 1):  # one after the other
+        step(models[each])
+    with pytest.warns(an.errors.BaselineWarning, match=r"\(.*py:\d+\): one RunningMean learns by"):
+        step(models[0])
+
+
+def test_a_net_of_a_wrong_shape_names_the_site() -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    baseline = an.estimators.Neural(net=nn.Linear(1, 2))
+    with an.record():
+        loss = Bernoulli(logits=logits).sample().sum()
+    pattern = r"site 'bernoulli' \(.*\): the net .* \[3, 2\] .* expected .* \[3, 1\]"
+    with pytest.raises(ValueError, match=pattern):
+        an.backward(loss, baseline=baseline)
+    assert logits.grad is None
 
 
 FAMILIES = {
