@@ -18,6 +18,7 @@ from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.inplace import run_write
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.tensor import storage as watching
+from ancestral.provenance.tensor.memory_grid import base_of
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -194,9 +195,25 @@ def _saving(original: _Function) -> _Function:
     return saved
 
 
+def _reaching(original: _Function) -> _Function:
+    """Return what reaches the memory beyond a view that depends on nothing: its base may."""
+
+    @functools.wraps(original)
+    def reach(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        operand: Any = args[0] if args else kwargs.get("input")
+        base = base_of(operand) if local.traces and type(operand) in _PLAIN else None
+        found = None if base is None else provenance(base)
+        if found is None or found.universe.state == "settled" or not isinstance(result, Tensor):
+            return result
+        return attach(result, found.lost(tuple(raw(Tensor.size, result))))
+
+    return reach
+
+
 @functools.cache
 def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
-    """Return what gives the values of storages and of scripted modules away, as it is met."""
+    """Return what gives values away past the tensors that hold them, as it is met."""
     storage: Any = torch.UntypedStorage
     scripted: Any = ScriptModule
     capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
@@ -207,6 +224,10 @@ def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
             for n in "_write_file clone data_ptr".split()
         ),
         *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
+        *(
+            (owner, n, _reaching(getattr(owner, n)))
+            for owner, n in ((torch, "as_strided"), (Tensor, "as_strided"), (Tensor, "resize_"))
+        ),
         *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
     )
 

@@ -279,6 +279,28 @@ def a_strided_alias(theta: Tensor) -> Tensor:
     return alias @ theta
 
 
+def part_that_depends_on_nothing(theta: Tensor) -> Tensor:
+    """Return a part of a buffer of which another was drawn."""
+    buffer = zeros(4)
+    buffer[2:] = coin(theta)
+    return buffer[:2]
+
+
+@write
+def a_stride_beyond_a_part(theta: Tensor) -> Tensor:
+    return part_that_depends_on_nothing(theta).as_strided((2,), (1,), 2) @ theta
+
+
+@write
+def a_stride_beyond_a_part_by_function(theta: Tensor) -> Tensor:
+    return torch.as_strided(part_that_depends_on_nothing(theta), (4,), (1,), 0)[2:] @ theta
+
+
+@write
+def a_part_that_grows(theta: Tensor) -> Tensor:
+    return part_that_depends_on_nothing(theta).resize_(4)[2:] @ theta
+
+
 @write
 def an_integer_alias(theta: Tensor) -> Tensor:
     buffer = torch.zeros(2, dtype=torch.int64)

@@ -438,5 +438,11 @@ def test_what_lies_beyond_a_view_in_its_memory_is_followed() -> None:
         view = torch.cat([first, second])[:3]
         beyond = [view.as_strided((3,), (1,), 3), torch.as_strided(view, (6,), (1,), 0)]
         copied = torch.as_strided_copy(view, (3,), (1,), 3)
+        buffer = torch.zeros(6)
+        buffer[3:] = second
+        beside = [buffer[:3].as_strided((6,), (1,), 0), torch.as_strided(buffer[:2], (3,), (2,), 1)]
+        beside.append(buffer[:3].resize_(6))
     assert an.provenance_of(view) == {"first"}
     assert [an.provenance_of(x) for x in (*beyond, copied)] == [{"first", "second"}] * 3
+    assert [an.provenance_of(x) for x in beside] == [{"second"}] * 3
+    assert an.provenance_of(buffer[:3]) == set()
