@@ -14,9 +14,17 @@ from ancestral.estimators.multi_run.local_expectation import LocalExpectation
 from ancestral.estimators.multi_run.measure_valued import MeasureValued
 from ancestral.estimators.multi_run.muprop import MuProp
 from ancestral.estimators.multi_run.rebar import REBAR
+from ancestral.estimators.multi_run.relax import RELAX
 from ancestral.estimators.multi_run.rloo import RLOO
 from ancestral.estimators.multi_run.sum_and_sample import SumAndSample
 from ancestral.estimators.multi_run.unordered_set import UnorderedSet
+from ancestral.estimators.relaxation.gumbel import (
+    GumbelRao,
+    GumbelSoftmax,
+    StraightThroughGumbel,
+)
+from ancestral.estimators.relaxation.reinmax import ReinMax
+from ancestral.estimators.relaxation.straight_through import StraightThrough
 from ancestral.estimators.rerun.estimate import Estimate
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
@@ -25,6 +33,7 @@ __all__ = [
     "ARM",
     "ARMS",
     "REBAR",
+    "RELAX",
     "RLOO",
     "Baseline",
     "Credit",
@@ -32,15 +41,20 @@ __all__ = [
     "DoubleCV",
     "Estimate",
     "ExactSum",
+    "GumbelRao",
+    "GumbelSoftmax",
     "LeaveOneOut",
     "LocalExpectation",
     "MeasureValued",
     "MuProp",
     "Neural",
     "Optimal",
+    "ReinMax",
     "RunningMean",
     "SiteDraw",
     "SiteEstimator",
+    "StraightThrough",
+    "StraightThroughGumbel",
     "SumAndSample",
     "UnorderedSet",
     "Verification",

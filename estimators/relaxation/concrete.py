@@ -6,10 +6,11 @@ Maddison, Mnih and Teh (2017), "The concrete distribution", section 3.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Uniform
+from torch.distributions import Bernoulli, Distribution
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
 
@@ -31,7 +32,7 @@ class Relaxed:
     before_given: Tensor
 
 
-def relaxed(site: SiteDraw, temperature: float) -> Relaxed:
+def relaxed(site: SiteDraw, temperature: float, logits: Tensor | None = None) -> Relaxed:
     """Draw the noise behind the value of a Bernoulli or a OneHotCategorical site, given that.
 
         bits:     u = v p + (1 - p) for a one, v (1 - p) for a zero,   z = φ + log u - log(1 - u)
@@ -39,10 +40,15 @@ def relaxed(site: SiteDraw, temperature: float) -> Relaxed:
 
     Tucker, Mnih, Maddison, Lawson and Sohl-Dickstein (2017), "REBAR", appendix; Grathwohl et al.
     (2018), "Backpropagation through the void", appendix B.
+
+    Args:
+        site: the site.
+        temperature: τ.
+        logits: what to take for its logits, of the same value.
     """
-    logits = site.parameter("logits")
-    tiny = torch.finfo(logits.dtype).tiny
-    v = site.draw(Uniform(torch.zeros_like(logits.detach()), 1.0)).clamp(tiny, 1 - 1e-7)
+    logits = site.parameter("logits") if logits is None else logits
+    tiny, eps = torch.finfo(logits.dtype).tiny, torch.finfo(logits.dtype).eps
+    v = site.draw(OpenUniform(torch.zeros_like(logits.detach()))).clamp(tiny, 1 - eps / 2)
     if isinstance(site.fn, Bernoulli):
         p, q = torch.sigmoid(logits), torch.sigmoid(-logits)
         is_one = site.value > 0
@@ -60,6 +66,31 @@ def relaxed(site: SiteDraw, temperature: float) -> Relaxed:
         free = log_p + (given - log_p).detach()
         squash = _softmax
     return Relaxed(squash(free / temperature), squash(given / temperature), free, given)
+
+
+class OpenUniform(Distribution):
+    """The uniform distribution between 0 and 1, of the batch of a tensor of zeros."""
+
+    arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+
+    def __init__(self, zeros: Tensor) -> None:
+        """Take zeros of the batch."""
+        self._zeros = zeros
+        super().__init__(zeros.shape, validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Return a draw."""
+        return torch.rand_like(self._zeros)
+
+    def quadrature(self, nodes: int) -> tuple[Tensor, Tensor]:
+        """Return nodes and weights that allow for singularities at the ends, [n] each.
+
+        Takahasi and Mori (1974), "Double exponential formulas for numerical integration".
+        """
+        t = torch.linspace(-3.0, 3.0, nodes, dtype=torch.double)
+        u = torch.sigmoid(torch.pi * t.sinh())
+        weights = t.cosh() * u * torch.sigmoid(-torch.pi * t.sinh())
+        return u, weights / weights.sum()
 
 
 def _sigmoid(x: Tensor) -> Tensor:

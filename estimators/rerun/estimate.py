@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from glob import escape
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -51,11 +52,14 @@ class Estimate:
         value: the loss of the first run, [], a constant.
         surrogate: a scalar of the same value, whose derivative is the estimate.
         evaluations: how often the program was run for it; the run that checks it is not counted.
+        second_moment: what an estimator that learns, such as `RELAX`, wants to be small: the sum of
+            the squares of what it estimates, a function of its parameters; None if none learns.
     """
 
     value: Tensor
     surrogate: Tensor
     evaluations: int
+    second_moment: Tensor | None = None
 
 
 def estimate(
@@ -125,7 +129,9 @@ def estimated(
     if begun.sites and total.requires_grad:
         total = _apply(_FirstOrder, total)
     evaluations = 1 + sum(site.evaluations for site, _ in begun.sites)
-    return Estimate(begun.scalar.detach(), total, evaluations)
+    squares = [s.second_moment for s, _ in begun.sites if s.second_moment is not None]
+    learned = torch.stack(squares).sum() if squares else None
+    return Estimate(begun.scalar.detach(), total, evaluations, learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +180,7 @@ class Begun:
             for c in (counting[name],)
         )
         reaching = tuple(pair for pair in sites if pair[0].whole is not None)
+        _refuse_partly_pathwise(first, chosen, again)
         for site, _ in reaching:
             _refuse_joint(site)
         return cls(first, scalar, reaching)
@@ -222,6 +229,26 @@ def _in_one_run(choice: Any) -> Choice:
 def _no_credit(*_: object) -> list[Credit]:
     """Give no site any: its gradient comes from other runs."""
     return []
+
+
+def _refuse_partly_pathwise(
+    first: First, chosen: Mapping[str, Any], again: Mapping[str, Any]
+) -> None:
+    """Raise if a draw is pathwise for some terms only, and a site that is run again depends on it.
+
+    The credit of that site is one sum, whose terms would go both ways.
+    """
+    for name in first.problem.partly:
+        below = first.downstream(name) & again.keys() - {name}
+        if chosen[name] == "auto" and below:
+            node, other = first.nodes[name], first.nodes[min(below)]
+            raise EstimatorError(
+                f"site {node.name!r} ({node.location}) is drawn with rsample, and reaches some "
+                "costs through a step without a useful derivative, so that it is scored for "
+                f"those; but site {other.name!r} ({other.location}), whose estimator runs the "
+                f"program again, depends on it; choose one way for all costs, "
+                f"estimators={{{node.name!r}: 'score'}}"
+            )
 
 
 def _refuse_joint(site: SiteDraw) -> None:

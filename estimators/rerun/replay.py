@@ -204,12 +204,12 @@ class _LaterRun(Handler):
             value = self._value
             assert value is not None
             is_smooth = message.is_reparameterized if not self._is_smooth else True
-            return replace(message, sampler=lambda: value, is_reparameterized=is_smooth)
+            return replace(message, sampler=value.clone, is_reparameterized=is_smooth)
         node = self._first.nodes.get(message.name)
         is_reached = message.name in self._downstream or self._is_reached(message)
         if node is not None and not is_reached:
             self._refuse_other(message)
-            return replace(message, sampler=lambda: node.value.detach().clone())
+            return replace(message, sampler=node.value.detach().clone)
         return self._first.chance.process(message, is_first=False)
 
     def postprocess(self, message: Message) -> None:

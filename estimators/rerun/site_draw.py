@@ -133,9 +133,12 @@ class SiteDraw:
         Raises:
             EstimatorError: if the site is not finite.
         """
-        if not getattr(self.fn, "has_enumerate_support", False):
-            raise self.refused(estimator, "finite sites", type(self.fn).__name__)
-        support = untrack(plainly(self.fn, self.fn.enumerate_support))
+        try:
+            support = untrack(plainly(self.fn, self.fn.enumerate_support))
+        except NotImplementedError:  # none, or another number of values for each element
+            raise self.refused(
+                estimator, "sites that list their values", type(self.fn).__name__
+            ) from None
         event = support.dim() - 1 - len(self.fn.batch_shape)
         rest = support.shape[1:]
         fresh = (1,) * (self.value.dim() - len(rest))  # of a sample of many, from one distribution
@@ -176,6 +179,21 @@ class SiteDraw:
         for dim in self.shared_dims:
             found = found.sum(dim, keepdim=True)
         return found.expand(self.shape)
+
+    def groups(self, found: Tensor) -> list[Tensor]:
+        """Return the parts of a tensor [*shape, *event] for the elements with costs in common.
+
+        Each is [*shape along those dimensions, *event]; what has no costs in common is in several.
+        """
+        apart = [dim for dim in range(len(self.shape)) if dim not in self.shared_dims]
+        rest = [dim for dim in range(found.dim()) if dim not in apart]
+        moved = found.permute((*apart, *rest))
+        return list(moved.reshape(-1, *moved.shape[len(apart) :]).unbind(0))
+
+    def of_groups(self, found: Tensor) -> Tensor:
+        """Return one number for each group, [groups], for each of its elements: [*shape]."""
+        ones = [1 if dim in self.shared_dims else size for dim, size in enumerate(self.shape)]
+        return found.reshape(ones).expand(self.shape)
 
     def evaluate(self, value: Tensor) -> Tensor:
         """Return the credits [*shape] of a run in which the site has a value [*shape, *event]."""
