@@ -61,7 +61,7 @@ class ARMS:
         other_hits = patterns[chosen].movedim(-1, 0) > 0
         others = torch.where(is_one, other_hits, ~other_hits).to(bits.dtype)
         draws = torch.stack([bits, *others])
-        found = torch.stack([site.credit, *map(site.evaluate, others)])
+        found = torch.stack([site.credit, *site.evaluate_all([*others])])
         both = torch.where(is_one, hit[2], 2 * p - 1 + hit[2])
         apart = (p - both).clamp(min=torch.finfo(p.dtype).tiny)
         scale = (p * (1 - p) / apart).to(bits.dtype)

@@ -43,17 +43,19 @@ class ExactSum:
                 f"{len(support)} values for each of {shared} elements that have costs in common",
             )
         event = support.dim() - 1 - len(site.shape)
-        total = torch.zeros((), dtype=site.credit.dtype, device=site.value.device)
+        values = []
         for choice in itertools.product(range(len(support)), repeat=shared):
             index = torch.tensor(choice, device=site.value.device).reshape(sizes)
             for dim in range(len(site.shape)):
                 if dim not in site.shared_dims:
                     index = index.unsqueeze(dim)
             index = index.expand(site.shape)[(None, ..., *(None,) * event)]
-            value = support.gather(0, index.expand(1, *support.shape[1:]))[0]
+            values.append(support.gather(0, index.expand(1, *support.shape[1:]))[0])
+        total = torch.zeros((), dtype=site.credit.dtype, device=site.value.device)
+        for value, credit in zip(values, site.evaluate_all(values), strict=True):
             log_prob = site.log_prob(value)
             joint = log_prob.detach()
             for dim in site.shared_dims:
                 joint = joint.sum(dim, keepdim=True)
-            total = total + (joint.exp() * site.evaluate(value) * log_prob).sum()
+            total = total + (joint.exp() * credit * log_prob).sum()
         return total

@@ -24,7 +24,9 @@ class LocalExpectation:
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""
+        values = site.other_values(self)
+        found = site.evaluate_alone_all(values)
         total = (site.credit * site.log_prob(site.value).exp()).sum()
-        for value in site.other_values(self):
-            total = total + (site.evaluate_alone(value) * site.log_prob(value).exp()).sum()
+        for value, credit in zip(values, found, strict=True):
+            total = total + (credit * site.log_prob(value).exp()).sum()
         return total

@@ -93,13 +93,11 @@ def _of_gamma(estimator: object, site: SiteDraw) -> Tensor:
 
 
 def _of_classes(site: SiteDraw) -> Tensor:
-    logits = site.parameter("logits")
-    probs, parts = site.class_probs(), []
-    for number in range(logits.shape[-1]):
-        value = site.of_class(torch.full_like(site.drawn_class, number))
-        rise = site.evaluate_alone(value) - site.credit
-        parts.append((probs[..., number] * rise * logits[..., number]).sum())
-    return torch.stack(parts).sum()
+    logits, probs = site.parameter("logits"), site.class_probs()
+    count = range(logits.shape[-1])
+    values = [site.of_class(torch.full_like(site.drawn_class, number)) for number in count]
+    rises = site.evaluate_alone_all(values) - site.credit
+    return (probs * rises.movedim(0, -1) * logits).sum()
 
 
 class Rayleigh(Distribution):

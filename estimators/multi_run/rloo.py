@@ -39,7 +39,7 @@ class RLOO:
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""
         values = [site.value, *(site.draw_again() for _ in range(self.samples - 1))]
-        found = torch.stack([site.credit, *map(site.evaluate, values[1:])])
+        found = torch.stack([site.credit, *site.evaluate_all(values[1:])])
         log_probs = torch.stack([site.log_prob(value) for value in values])
         # f_k - 1/(K-1) Σ_{j≠k} f_j = K/(K-1) (f_k - mean f)
         weight = (found - found.mean(0)) / (self.samples - 1)

@@ -66,7 +66,7 @@ class UnorderedSet:
             classes.append(site.draw(Categorical(probs=left)))
         values = [site.of_class(index) for index in classes]
         q = [probs.gather(-1, index[..., None])[..., 0] for index in classes]
-        found = [site.credit, *map(site.evaluate_alone, values[1:])]
+        found = [site.credit, *site.evaluate_alone_all(values[1:])]
         members = range(self.size)
         whole = _set_prob(q, torch.zeros_like(q[0]))
         parts = []

@@ -51,7 +51,8 @@ class Estimate:
     Attributes:
         value: the loss of the first run, [], a constant.
         surrogate: a scalar of the same value, whose derivative is the estimate.
-        evaluations: how often the program was run for it; the run that checks it is not counted.
+        evaluations: how often the program was run for it, once for each value where several are
+            run at once; runs that check others are not counted.
         second_moment: what an estimator that learns, such as `RELAX`, wants to be small: the sum of
             the squares of what it estimates, a function of its parameters; None if none learns.
     """
@@ -69,6 +70,7 @@ def estimate(
     baseline: Baselines = "auto",
     credit: PerSite[Estimator] = by_element,
     noise: Noise = "common",
+    vectorized: bool = True,
     check: bool = True,
 ) -> Estimate:
     """Estimate the gradient of the expected loss of a program, each site by its own estimator.
@@ -93,6 +95,8 @@ def estimate(
         credit: which costs count for a site, as in `an.backward`, in all of its runs.
         noise: "common": what is downstream is drawn again with the noise that it had; values that
             differ little then give losses that do. "independent": with its own. Both are unbiased.
+        vectorized: whether several runs of a site may be made at once, as values along a new first
+            dimension, where that is shown to be the same as in turn.
         check: whether to run the program once more with the same draws, and compare.
 
     Raises:
@@ -112,11 +116,18 @@ def estimate(
             "within an open an.record(); call it outside"
         )
     plan = Plan(estimators, baseline, credit)
-    return estimated(lambda: program(*args), plan, Streams(noise), check=check)
+    return estimated(
+        lambda: program(*args), plan, Streams(noise), check=check, vectorized=vectorized
+    )
 
 
 def estimated(
-    program: Callable[[], Loss], plan: "Plan", chance: Chance, *, check: bool
+    program: Callable[[], Loss],
+    plan: "Plan",
+    chance: Chance,
+    *,
+    check: bool,
+    vectorized: bool = False,
 ) -> Estimate:
     """Return the estimate of a program whose draws, and those of the estimators, chance decides."""
     begun = Begun.by(program, plan, chance)
@@ -124,6 +135,7 @@ def estimated(
         refuse_change(begun.first)
     total = begun.scalar
     for site, estimator in begun.sites:
+        site.at_once = vectorized
         part = estimator(site)
         total = total + (part - part.detach()).to(total.dtype)
     if begun.sites and total.requires_grad:

@@ -67,6 +67,7 @@ class Outcomes:
         counts: how many outcomes each choice has.
         weight: the probability of the way.
         is_exact: whether no continuous draw was met.
+        is_aligned: whether noise outside of sites is the same; there is none.
     """
 
     chosen: tuple[int, ...] = ()
@@ -75,6 +76,7 @@ class Outcomes:
     counts: list[int] = field(default_factory=list[int])
     weight: float = 1.0
     is_exact: bool = True
+    is_aligned: bool = True
 
     @contextmanager
     def run(self) -> Generator[None]:

@@ -46,6 +46,10 @@ class NotAFunctionError(SiteError):
     """A program differs from run to run, with the same arguments and the same draws."""
 
 
+class NotAtOnceError(RuntimeError):
+    """Runs that are made at once would draw what is downstream, and not as runs in turn."""
+
+
 @dataclass(frozen=True, eq=False)
 class First:
     """The first run of a program.
@@ -93,19 +97,27 @@ class First:
                 found.append(node.name)
         return frozenset(found)
 
-    def again(self, name: str | None, value: Tensor | None, *, is_smooth: bool = False) -> "Again":
+    def again(
+        self,
+        name: str | None,
+        value: Tensor | None,
+        *,
+        is_smooth: bool = False,
+        is_stacked: bool = False,
+    ) -> "Again":
         """Run the program again, with another value of one site.
 
         Args:
             name: the site; None for a run in which all draws are those of the first.
             value: the value, [*shape, *event].
             is_smooth: whether the value is to be followed by its derivative.
+            is_stacked: whether the site has several values, along a new first dimension.
 
         Raises:
             NotAFunctionError: if a draw before it, or one that it does not reach, has another
                 distribution than in the first run.
         """
-        handler = _LaterRun(self, name, value, is_smooth)
+        handler = _LaterRun(self, name, value, is_smooth, is_stacked)
         with self.chance.run(), record() as trace:
             with handler:
                 loss = self.program()
@@ -183,10 +195,15 @@ class _LaterRun(Handler):
     """Gives one site another value, and those that it does not reach the values that they had."""
 
     def __init__(
-        self, first: First, name: str | None, value: Tensor | None, is_smooth: bool
+        self,
+        first: First,
+        name: str | None,
+        value: Tensor | None,
+        is_smooth: bool,
+        is_stacked: bool,
     ) -> None:
         self._first, self._name, self._value = first, name, value
-        self._is_smooth = is_smooth
+        self._is_smooth, self._is_stacked = is_smooth, is_stacked
         self._downstream = frozenset[str]() if name is None else first.downstream(name)
         self._before = list(first.nodes)
         if name is not None:
@@ -210,6 +227,8 @@ class _LaterRun(Handler):
         if node is not None and not is_reached:
             self._refuse_other(message)
             return replace(message, sampler=node.value.detach().clone)
+        if self._is_stacked:
+            raise NotAtOnceError(message.name)
         return self._first.chance.process(message, is_first=False)
 
     def postprocess(self, message: Message) -> None:

@@ -6,6 +6,7 @@ another value; or by `evaluate_alone`: that of each element when it alone has.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.rerun.at_once import FEWEST, Stacked
 from ancestral.estimators.rerun.replay import First, credit_of, ended
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
@@ -54,6 +56,7 @@ class SiteDraw:
         node: the site.
         whole: its credit in the first run.
         estimate: which costs count for it.
+        at_once: whether several runs may be made at once, where that is shown to be the same.
         evaluations: how often the program was run for it.
         second_moment: what an estimator that learns wants to be small, a function of what it has.
     """
@@ -62,6 +65,7 @@ class SiteDraw:
     node: Node
     whole: Credit | None
     estimate: Estimator = by_element
+    at_once: bool = False
     evaluations: int = field(default=0)
     second_moment: Tensor | None = None
 
@@ -197,28 +201,66 @@ class SiteDraw:
 
     def evaluate(self, value: Tensor) -> Tensor:
         """Return the credits [*shape] of a run in which the site has a value [*shape, *event]."""
-        if torch.equal(value, self.value):
-            return self.credit
-        return self._run(value).credit
+        return self.evaluate_all([value])[0]
+
+    def evaluate_all(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the credits of a run for each of several values: [values, *shape]."""
+        if not values:
+            return self.credit.new_zeros((0, *self.shape))
+        if self.at_once and self.whole is not None and len(values) >= FEWEST:
+            stacked = Stacked(self.first, self.node.name, self.whole, self.estimate)
+            before = self.evaluations
+            rows = stacked.credits(
+                torch.stack([*values]).detach(), lambda value: self._run(value).credit
+            )
+            self.evaluations = before  # those that check are not counted
+            if rows is not None:
+                self.evaluations += sum(not torch.equal(value, self.value) for value in values)
+                return rows
+            self.at_once = False
+        found = [
+            self.credit if torch.equal(value, self.value) else self._run(value).credit
+            for value in values
+        ]
+        return torch.stack(found)
 
     def evaluate_alone(self, value: Tensor) -> Tensor:
         """Return for each element its credit in a run in which it alone has this value, [*shape].
 
         Elements that have no cost in common change in the same run.
         """
-        found = self.credit.clone()
-        sizes = [self.shape[dim] for dim in self.shared_dims]
-        events = value.dim() - len(self.shape)
-        for place in itertools.product(*map(range, sizes)):
-            is_here = torch.ones(self.shape, dtype=torch.bool, device=value.device)
-            for dim, index in zip(self.shared_dims, place, strict=True):
-                shape = [1] * len(self.shape)
-                shape[dim] = self.shape[dim]
-                at = torch.arange(self.shape[dim], device=value.device).reshape(shape)
-                is_here = is_here & (at == index)
-            moved = torch.where(is_here[(..., *(None,) * events)], value, self.value)
-            found = torch.where(is_here, self.evaluate(moved), found)
-        return found
+        return self.evaluate_alone_all([value])[0]
+
+    def evaluate_alone_all(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the same for each of several values: [values, *shape]."""
+        places = [self._place(at) for at in itertools.product(*map(range, self._sizes))]
+        event = (None,) * (self.value.dim() - len(self.shape))
+        moved = [
+            torch.where(is_here[(..., *event)], value, self.value)
+            for value in values
+            for is_here in places
+        ]
+        rows, found = iter(self.evaluate_all(moved)), []
+        for _ in values:
+            total = self.credit
+            for is_here in places:
+                total = torch.where(is_here, next(rows), total)
+            found.append(total)
+        return torch.stack(found) if found else self.credit.new_zeros((0, *self.shape))
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [self.shape[dim] for dim in self.shared_dims]
+
+    def _place(self, indices: tuple[int, ...]) -> Tensor:
+        """Return which elements are at these indices of the dimensions with costs in common."""
+        is_here = torch.ones(self.shape, dtype=torch.bool, device=self.value.device)
+        for dim, index in zip(self.shared_dims, indices, strict=True):
+            shape = [1] * len(self.shape)
+            shape[dim] = self.shape[dim]
+            at = torch.arange(self.shape[dim], device=self.value.device).reshape(shape)
+            is_here = is_here & (at == index)
+        return is_here
 
     def evaluate_slope(self, value: Tensor, *, is_smooth: bool) -> Evaluation:
         """Return the credits of a run, and the derivative of its loss by the value of the site.

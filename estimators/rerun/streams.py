@@ -44,6 +44,9 @@ class Chance(Protocol):
         """Return a draw that is an estimator's, of no site."""
         ...
 
+    is_aligned: bool
+    """Whether the last run drew as much noise outside of sites as the first."""
+
 
 class Streams:
     """Draws with torch's generators.
@@ -57,6 +60,8 @@ class Streams:
         self._random = random.Random(int(torch.randint(2**62, ())))
         self._seeds: dict[str, int] = {}
         self._start: list[Any] | None = None
+        self._end: list[Tensor] = []
+        self.is_aligned = True
         self._between: tuple[str, list[Tensor]] | None = None
 
     @contextmanager
@@ -65,11 +70,14 @@ class Streams:
         if self._start is None:
             self._start = _states()
             yield
+            self._end = [each.get_state() for each in _generators()]
             return
         after = _states()
         _set(self._start)
         try:
             yield
+            ends = [each.get_state() for each in _generators()]
+            self.is_aligned = all(map(torch.equal, ends, self._end))
         finally:
             _set(after)
 

@@ -37,6 +37,7 @@ from ancestral.estimators.rerun.outcomes import (
 from ancestral.estimators.rerun.parameters import Parameters, parameters_of
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.trace.context.argument_checks import check_function, short
+from ancestral.trace.context.errors import listed
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.recording.record import current
 
@@ -99,7 +100,10 @@ class Verification(Mapping[str, Verified]):
 
     def __getitem__(self, name: str) -> Verified:
         """Return what is known of a parameter."""
-        return self._found[name]
+        try:
+            return self._found[name]
+        except KeyError:
+            raise KeyError(f"no parameter {name!r}; there are {listed(self._found)}") from None
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the parameters."""
