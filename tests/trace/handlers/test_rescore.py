@@ -1,6 +1,7 @@
 """Rescoring: the gradient of one pass, from draws without a gradient and a second pass."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,11 @@ from ancestral.trace.nodes.distribution_params import family_name
 from oracles import (
     Estimate,
     Parameters,
+    Path,
     Program,
     derivatives,
     estimates_on,
-    exact_gradient,
+    expectation,
     moments_of,
     paths,
 )
@@ -84,6 +86,9 @@ def rerun(table: Tensor, _: Tensor, trace: an.Trace) -> Second:
     return second
 
 
+DRAW_BY_DRAW = library()
+
+
 def again(
     first: Callable[..., Tensor],
     second: Callable[..., Second],
@@ -121,14 +126,28 @@ def again(
 def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     second: Callable[..., Second], is_inside: bool, is_followed: bool
 ) -> None:
-    runs = paths(whole, [TABLE.requires_grad_()])
-    weights, once = estimates_on(runs, whole, [TABLE], library())
-    _, twice = estimates_on(
-        runs, whole, [TABLE], again(generate, second, is_inside=is_inside, is_followed=is_followed)
+    assert_two_passes_are_one(
+        again(generate, second, is_inside=is_inside, is_followed=is_followed), DRAW_BY_DRAW
     )
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(whole, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+
+
+def assert_two_passes_are_one(
+    twice: Estimate, once: Estimate, program: Program = whole, given: Parameters = (TABLE,)
+) -> None:
+    """Compare the estimates on every path, and their mean with the exact gradient."""
+    runs, weights, expected, exact = one_pass(once, program, tuple(given))
+    _, found = estimates_on(runs, program, given, twice)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(moments_of(weights, found).mean, exact, rtol=1e-9, atol=1e-12)
+
+
+@functools.cache
+def one_pass(
+    once: Estimate, program: Program, given: Parameters
+) -> tuple[list[Path], Tensor, Tensor, Tensor]:
+    runs = paths(program, [each.requires_grad_() for each in given])
+    exact = derivatives(expectation(runs), given)
+    return runs, *estimates_on(runs, program, given, once), exact
 
 
 @pytest.mark.parametrize(
@@ -140,13 +159,8 @@ def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     ],
 )
 def test_two_passes_take_the_baselines_and_credits_of_one(options: dict[str, Any]) -> None:
-    runs = paths(whole, [TABLE.requires_grad_()])
     one = library(options.get("credit", an.estimators.by_element), options.get("baseline", "auto"))
-    weights, once = estimates_on(runs, whole, [TABLE], one)
-    _, twice = estimates_on(runs, whole, [TABLE], again(generate, stacked, **options))
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(whole, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    assert_two_passes_are_one(again(generate, stacked, **options), one)
 
 
 def until_the_end(table: Tensor) -> Tensor:
@@ -182,12 +196,7 @@ def test_texts_that_end_early_are_scored_as_they_were_drawn() -> None:
         an.backward(loss)
         return gradients(leaves)
 
-    runs = paths(program, [TABLE.requires_grad_()])
-    weights, once = estimates_on(runs, program, [TABLE], library())
-    _, twice = estimates_on(runs, program, [TABLE], estimate)
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(program, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    assert_two_passes_are_one(estimate, library(), program)
 
 
 def test_draws_with_and_without_a_gradient_count_together() -> None:
@@ -214,15 +223,8 @@ def test_draws_with_and_without_a_gradient_count_together() -> None:
         an.backward(loss)
         return gradients(leaves)
 
-    given = [
-        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.3, -1.0], [0.5, 0.9])
-    ]
-    runs = paths(program, given)
-    weights, once = estimates_on(runs, program, given, library())
-    _, twice = estimates_on(runs, program, given, estimate)
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(program, given)
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    given = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, -1.0], [0.5, 0.9])]
+    assert_two_passes_are_one(estimate, library(), program, given)
 
 
 FAMILIES: dict[str, tuple[Callable[[Tensor], Distribution], Callable[[Tensor], Distribution]]] = {

@@ -39,7 +39,7 @@ class Net(nn.Module):
         assert trace.escapes
 
 
-def test_ten_thousand_recordings_hold_memory_flat() -> None:
+def test_a_thousand_recordings_hold_memory_flat() -> None:
     net = Net()
 
     def used(steps: int) -> tuple[int, int]:
@@ -50,11 +50,11 @@ def test_ten_thousand_recordings_hold_memory_flat() -> None:
         return len(gc.get_objects()), len(alive)
 
     used(100)
-    early, universes = used(900)
-    late, universes_late = used(9000)
+    early, universes = used(100)
+    late, universes_late = used(1000)
     assert universes_late <= universes + 1
     assert len(storage.table) <= 2
-    assert late - early < 200  # objects, of some millions that were made
+    assert late - early < 25  # less than one object for forty steps
 
 
 def test_a_written_storage_is_forgotten_with_its_recording() -> None:
