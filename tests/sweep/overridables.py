@@ -62,6 +62,11 @@ def reason(name: str) -> str | None:
     return _reasons().get(shortened(name))
 
 
+def is_excused(name: str) -> bool:
+    """Return whether a reason says that an overridable, though it is tried, follows nothing."""
+    return reason(name) not in {None, *HAZARDS}
+
+
 @cache
 def _reasons() -> dict[str, str]:
     """Return the first reason of each name."""
