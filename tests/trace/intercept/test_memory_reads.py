@@ -1,6 +1,7 @@
 """What recordings hold on to: nothing, once they are over."""
 
 import gc
+import itertools
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ class Net(nn.Module):
         self.logits = nn.Parameter(torch.zeros(3))
         self.register_buffer("seen", torch.zeros(3))
         self.mean = torch.zeros(())
+        self.asks = itertools.cycle((an.backward, lambda loss: an.surrogate(loss).backward()))
 
     def step(self) -> None:
         with an.record() as trace:
@@ -35,7 +37,7 @@ class Net(nn.Module):
             if z.sum() > 1:
                 loss = loss + 1
             self.mean = torch.add(0.9 * self.mean, 0.1 * loss.detach())
-        an.backward(loss)
+        next(self.asks)(loss)
         assert trace.escapes
 
 
