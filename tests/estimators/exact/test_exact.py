@@ -18,12 +18,7 @@ from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.credit.credit import (
-    Estimator,
-    by_element,
-    by_site,
-    total_cost,
-)
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record

@@ -13,12 +13,7 @@ from programs.random import PARAMETERS, RandomProgram, program_around, programs
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.credit.credit import (
-    Estimator,
-    by_element,
-    by_site,
-    total_cost,
-)
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.subtraction import Baselines
 from oracles import exact_derivatives, mean_and_truth, moments
 

@@ -21,14 +21,7 @@ from torch.distributions import Bernoulli
 import ancestral as an
 from ancestral.errors import BaselineError, BaselineWarning, DependentBaselineError
 from ancestral.estimators.credit.credit import Credit
-from oracles import (
-    Path,
-    derivatives,
-    enumerated,
-    estimates_on,
-    mean_and_truth,
-    moments_of,
-)
+from oracles import Path, derivatives, enumerated, estimates_on, mean_and_truth, moments_of
 
 LOGITS = torch.tensor([[0.3, -0.5], [0.1, 0.7]], dtype=torch.float64, requires_grad=True)
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)

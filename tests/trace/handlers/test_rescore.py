@@ -9,14 +9,7 @@ import pytest
 import torch
 from programs.estimates import fresh, gradients, higher_derivatives, library
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-    Poisson,
-)
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
 import ancestral as an
 from ancestral.errors import RescoreError

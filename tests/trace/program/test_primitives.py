@@ -11,9 +11,7 @@ from torch import distributions as d
 
 import ancestral as an
 from ancestral.errors import SiteError
-from ancestral.trace.program.checks import (
-    SupportError,
-)
+from ancestral.trace.program.checks import SupportError
 from oracles import exact_gradient, mean_and_truth, moments
 
 
