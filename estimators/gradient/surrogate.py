@@ -21,11 +21,12 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
+from ancestral.estimators.gradient.passes import passes_of, total_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.gradient.term_groups import fixed_terms, groups_of, merged
-from ancestral.estimators.pathwise.routes import joined, routed
+from ancestral.estimators.pathwise.routes import Route, joined, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -302,24 +303,22 @@ def _descend(
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
-    groups = groups_of(problem)
-    given = [group.credits(estimator, [t.value for t in group.terms]) for group in groups]
-    less = _subtracted(problem, baseline, given)
-    routes: dict[frozenset[Node], Tensor] = {}
-    for at, group in enumerate(groups):
-        pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
-        parts = [group.loss, *products(pairs, [less.get((at, c.name)) for c in given[at]])]
-        for term in group.owned:
+    passes = passes_of(problem, estimator)
+    less = _subtracted(problem, baseline, [part.credits for part in passes])
+    routes: list[Route] = []
+    for at, part in enumerate(passes):
+        pairs = [(problem.nodes[credit.name], credit) for credit in part.credits]
+        parts = [*part.losses, *products(pairs, [less.get((at, c.name)) for c in part.credits])]
+        for term in part.owned:
             # The score has mean zero; a learned coefficient of it has its own gradient.
             weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
             parts.append(-(untrack(term.leaf) * weight).sum())
-        parts = [part for part in parts if part.requires_grad]
-        if parts:
-            dtype = parts[0].dtype
-            routes[group.held] = torch.stack([part.to(dtype) for part in parts]).sum()
+        total = total_of(parts)
+        if total is not None:
+            routes.append(Route(total, part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
-    first, *rest = routes.values()
+    first, *rest = [route.total for route in routes]
     total = sum(rest, first)
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)

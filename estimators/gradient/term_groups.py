@@ -66,12 +66,12 @@ class Group:
 
 def groups_of(problem: Problem) -> list[Group]:
     """Return the terms of a problem in groups; each term is in one."""
-    own = _owned(problem)
+    own = owned(problem)
     if not problem.partly:
         found = [problem.terms[number] for number in own]
         return [Group(problem.terms, problem.structure, problem.loss, frozenset(), found)]
     routes, terms = _Routes(problem), list(problem.terms)
-    fixed = _by_term(problem, is_scored=True)
+    fixed = fixed_by_term(problem)
     members: dict[frozenset[Node], list[int]] = {}
     for number, bits in enumerate(fixed):
         terms[number], held = routes.of(terms[number], bits)
@@ -80,9 +80,29 @@ def groups_of(problem: Problem) -> list[Group]:
     return [grouped.by(numbers, held) for held, numbers in members.items()]
 
 
+def whole_of(problem: Problem) -> Group:
+    """Return all terms as one group, by which each site gets credit for what it is scored for."""
+    grouped = _Grouped(problem, problem.terms, set(), fixed_by_term(problem))
+    return grouped.by([*range(len(problem.terms))], frozenset())
+
+
+def credit_for(
+    problem: Problem, estimate: Estimator, site: int, terms: Sequence[int], costs: Sequence[Tensor]
+) -> list[Credit]:
+    """Return the credit of the site of this number for some terms: none if it reaches none."""
+    shapes = [problem.structure.terms[number] for number in terms]
+    between = _between(problem.structure.sites, [site], shapes)
+    return estimate(between, [costs[number] for number in terms])
+
+
+def fixed_by_term(problem: Problem) -> list[int]:
+    """Return for each term, as bits, the sites that are scored for it, and not for some others."""
+    return _by_term(problem, is_scored=True)
+
+
 def fixed_terms(problem: Problem) -> list[Term]:
     """Return the terms for which a site is scored that others are pathwise through."""
-    by_term = zip(problem.terms, _by_term(problem, is_scored=True), strict=True)
+    by_term = zip(problem.terms, fixed_by_term(problem), strict=True)
     return [term for term, bits in by_term if bits]
 
 
@@ -126,7 +146,7 @@ class _Routes:
         if any(self._by_score):
             for number in numbers_of(fixed):
                 found |= self._by_score[number]
-        return term, self._reached.held(found, fixed)
+        return term, self._reached.draws(self._reached.gates(found, fixed).held)
 
     def _of_score(self, node: Node) -> int:
         return self._reached.by(t for t, _ in (() if node.fn is None else parameters(node.fn)))
@@ -215,7 +235,7 @@ def _without(whole: Credit, some: Credit) -> Credit:
     return replace(whole, parts=(*whole.parts, *less), count_once=lambda: whole.joint - some.joint)
 
 
-def _owned(problem: Problem) -> set[int]:
+def owned(problem: Problem) -> set[int]:
     """Return the terms that are the own log-density, at its own draw, of a site with a score.
 
         E[∇ log q(z)] = 0,   but not E[1{z > 0} ∇ log q(z)]

@@ -12,7 +12,7 @@ off, order by order, by its Taylor polynomial in the draws:
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +27,25 @@ HIGHEST = 2
 """The highest derivatives of a surrogate whose parts hold different draws fixed."""
 
 
+class Gates(NamedTuple):
+    """The draws that a scalar reaches, as bits: those that it holds fixed, and those it passes."""
+
+    held: int
+    passed: int
+
+    def agrees(self, other: "Gates") -> bool:
+        """Return whether no draw is held fixed by one and passed by the other."""
+        return not (self.held & other.passed or self.passed & other.held)
+
+    def union(self, other: "Gates") -> "Gates":
+        """Return the draws of both."""
+        return Gates(self.held | other.held, self.passed | other.passed)
+
+
 class Reached:
     """The draws, of some, whose values autograd reaches: as bits, in the order of the draws.
 
-    `LEAF` is the bit of a leaf that is reached through none of them.
+    `leaf` is the bit of a leaf that is reached through none of them.
     """
 
     def __init__(self, draws: Sequence[Node]) -> None:
@@ -56,8 +71,8 @@ class Reached:
                 found |= self._under(start.node) if bit is None else bit
         return found
 
-    def held(self, found: int, fixed: int) -> frozenset[Node]:
-        """Return the draws among those held `fixed` that are reached, through the others too."""
+    def gates(self, found: int, fixed: int) -> "Gates":
+        """Return which draws are reached, through those that are not `fixed` too."""
         fresh = found & ~fixed & ~self.leaf
         seen = 0
         while fresh:
@@ -65,7 +80,11 @@ class Reached:
             for number in numbers_of(fresh):
                 found |= self._beyond[number]
             fresh = found & ~fixed & ~self.leaf & ~seen
-        return frozenset(self._draws[number] for number in numbers_of(found & fixed))
+        return Gates(found & fixed, seen)
+
+    def draws(self, bits: int) -> frozenset[Node]:
+        """Return the draws of some bits."""
+        return frozenset(self._draws[number] for number in numbers_of(bits))
 
     def _under(self, start: Any) -> int:
         """Return what is reached from below a node of autograd's graph."""
@@ -100,21 +119,32 @@ Routes = Mapping[frozenset[Node], Tensor]
 """Scalars, by the draws that they reach and hold fixed."""
 
 
+class Route(NamedTuple):
+    """A scalar, the draws that it reaches and holds fixed, and the others that it reaches."""
+
+    total: Tensor
+    held: frozenset[Node]
+    passed: frozenset[Node]
+
+
 @contextmanager
-def routed(routes: Routes) -> Generator[None]:
-    """Let one pass from the sum of all parts be the sum of the passes from each, in the block."""
-    edges = _edges(frozenset[Node]().union(*routes))
+def routed(routes: Sequence[Route]) -> Generator[None]:
+    """Let one pass from the sum of all parts be the sum of the passes from each, in the block.
+
+    A part is asked what it sends to those draws only that it passes and that others hold fixed.
+    """
+    held = [_edges(route.held) for route in routes]
+    edges = {gate: edge for each in held for gate, edge in each.items()}
     if len(routes) == 1:
         _shut(edges)
         yield
         return
     sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
-    for route, total in routes.items():
-        shut = _edges(route)
-        if total.requires_grad and len(shut) < len(edges):
-            for gate, gradient in _sent(total, edges, shut).items():
-                if gate not in shut:
-                    sent[gate].append(gradient)
+    for route, shut in zip(routes, held, strict=True):
+        asked = {gate: edges[gate] for gate in _edges(route.passed) if gate in edges}
+        if route.total.requires_grad and asked:
+            for gate, gradient in _sent(route.total, asked, shut).items():
+                sent[gate].append(gradient)
     for gate, gradients in sent.items():
         gate.is_shut = not gradients
         gate.instead = sum(gradients[1:], gradients[0]) if gradients else None
@@ -192,8 +222,9 @@ def _sent(
     If it `is_followed`, that has derivatives itself. A gate is the first to see it: the hooks of
     the user come after, in the pass that counts.
     """
+    _shut(shut)
     for gate in edges:
-        gate.is_shut, gate.came = gate in shut, []
+        gate.came = []
     try:
         torch.autograd.grad(
             total,
@@ -204,8 +235,10 @@ def _sent(
         )
         return {gate: gate.came[0] for gate in edges if gate.came}
     finally:
+        for gate in shut:
+            gate.is_shut = False
         for gate in edges:
-            gate.is_shut, gate.came = False, None
+            gate.came = None
 
 
 def _shut(gates: Iterable[Gate]) -> None:
