@@ -68,16 +68,6 @@ class LeaveOneOut:
         return found
 
 
-class Auto:
-    """Leave-one-out along every dimension that is apart, and nothing elsewhere: see LeaveOneOut."""
-
-    is_proven = True
-
-    def __call__(self, credit: Credit, /) -> Tensor | None:
-        """Return the baseline, broadcastable to the site's shape, None for none."""
-        return foretold(credit)
-
-
 def foretold(credit: Credit) -> Tensor | None:
     """Return what the other elements foretell of the credit of each, None if there are none."""
     groups: dict[frozenset[int], Tensor] = {}

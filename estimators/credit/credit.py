@@ -286,7 +286,10 @@ def _add(buckets: Buckets, key: _Key, total: Tensor) -> None:
 
 
 class Baseline(Protocol):
-    """What is subtracted from the credit of a site: [], or [*shape] with ones."""
+    """What is subtracted from the credit of a site: [], or [*shape] with ones.
+
+    It counts as the credit does, with the weight that the loss gives each cost: 1/N in a mean of N.
+    """
 
     def __call__(self, credit: Credit, /) -> Tensor | float:
         """Return the baseline of one site for this step."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ancestral.estimators.baselines.leave_one_out import Auto
+from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
 from ancestral.estimators.credit.per_site import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
@@ -29,8 +29,6 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import is_of_torch
 from ancestral.trace.nodes.node import Node
-
-_AUTO = Auto()
 
 
 class BaselineError(SiteError):
@@ -111,9 +109,12 @@ class Subtraction:
         chosen = self._choices.of(node)
         if chosen is None:
             return None
-        baseline: Any = _AUTO if chosen == "auto" else chosen
+        baseline: Any = chosen
         if _is_one(node):
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
+        if chosen == "auto":
+            others = foretold(credit)
+            return None if others is None else others.detach()
         credit = replace(credit, recording=self._universe, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
             if hasattr(baseline, "inputs_of"):

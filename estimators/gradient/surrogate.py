@@ -187,9 +187,10 @@ def backward(
             in any nesting, which count with their sum.
         gradient: what each element of the loss counts, as in `torch.Tensor.backward`; in the same
             nesting as the loss.
-        baseline: what is subtracted from the downstream costs of each site: a function of its
-            credit that does not depend on its draw. By default, "auto", what the other elements
-            foretell, as `LeaveOneOut` does, wherever some are apart; None for nothing.
+        baseline: what is subtracted from the downstream costs of each site, as the loss weighs
+            them: a function of its credit that does not depend on its draw. By default, "auto",
+            what the other elements foretell, as `LeaveOneOut` does, wherever some are apart; None
+            for nothing.
         estimator: how a site drawn by ``rsample`` gets its gradient. By default, "auto", pathwise
             for the terms that its value reaches by smooth routes only, and by its score function
             for those behind a step without a useful derivative. "pathwise" forces the former, and

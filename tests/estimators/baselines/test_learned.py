@@ -407,38 +407,3 @@ def test_inputs_that_are_no_tensor_name_the_site() -> None:
         loss = Bernoulli(logits=torch.zeros(3, requires_grad=True)).sample().sum()
     with pytest.raises(an.errors.BaselineError, match=r"site 'bernoulli' .* has inputs of a list"):
         an.backward(loss, baseline=an.estimators.Neural(inputs=lambda credit: [1.0]))  # type: ignore
-
-
-# Choices for each site.
-
-
-def two(baseline: Any = "auto", **options: Any) -> Tensor:
-    """Return the gradient of two sites of three coins, with the same draws every time."""
-    logits = torch.zeros(2, 3, requires_grad=True)
-    torch.manual_seed(0)
-    with an.record():
-        first = Bernoulli(logits=logits[0]).sample()
-        second = an.sample("second", Bernoulli(logits=logits[1]), **options)
-        loss = (first.exp() + second * 3).sum()
-    an.backward(loss, baseline=baseline)
-    assert logits.grad is not None
-    return logits.grad
-
-
-def test_each_site_has_its_own_baseline_by_pattern_or_infer() -> None:
-    bare, auto = two(None), two()
-    torch.testing.assert_close(two({"sec*": None, "*": "auto"}), torch.stack([auto[0], bare[1]]))
-    torch.testing.assert_close(two({"first": None}), torch.stack([bare[0], auto[1]]))
-    by_infer = two(infer={"baseline": None})
-    torch.testing.assert_close(by_infer, torch.stack([auto[0], bare[1]]))
-    assert not torch.equal(bare, auto)
-
-
-def test_a_pattern_that_matches_no_site_is_said() -> None:
-    with pytest.warns(an.errors.PatternWarning, match=r"'third', which matches no site .*'second'"):
-        two({"third": None})
-
-
-def test_a_baseline_of_infer_that_is_none_names_the_site() -> None:
-    with pytest.raises(TypeError, match=r"site 'second' \(.*\): baseline must be 'auto', None or"):
-        two(infer={"baseline": 3})
