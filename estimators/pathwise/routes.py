@@ -71,7 +71,7 @@ class Reached:
                 found |= self._under(start.node) if bit is None else bit
         return found
 
-    def gates(self, found: int, fixed: int) -> "Gates":
+    def gates(self, found: int, fixed: int) -> Gates:
         """Return which draws are reached, through those that are not `fixed` too."""
         fresh = found & ~fixed & ~self.leaf
         seen = 0
@@ -115,10 +115,6 @@ def numbers_of(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-Routes = Mapping[frozenset[Node], Tensor]
-"""Scalars, by the draws that they reach and hold fixed."""
-
-
 class Route(NamedTuple):
     """A scalar, the draws that it reaches and holds fixed, and the others that it reaches."""
 
@@ -131,18 +127,16 @@ class Route(NamedTuple):
 def routed(routes: Sequence[Route]) -> Generator[None]:
     """Let one pass from the sum of all parts be the sum of the passes from each, in the block.
 
-    A part is asked what it sends to those draws only that it passes and that others hold fixed.
+    A part is asked what it sends to those draws only that it passes and others hold fixed.
     """
     held = [_edges(route.held) for route in routes]
     edges = {gate: edge for each in held for gate, edge in each.items()}
-    if len(routes) == 1:
-        _shut(edges)
-        yield
-        return
     sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
     for route, shut in zip(routes, held, strict=True):
-        asked = {gate: edges[gate] for gate in _edges(route.passed) if gate in edges}
-        if route.total.requires_grad and asked:
+        asked = {
+            n.gate: edges[n.gate] for n in route.passed if n.gate is not None and n.gate in edges
+        }
+        if asked:
             for gate, gradient in _sent(route.total, asked, shut).items():
                 sent[gate].append(gradient)
     for gate, gradients in sent.items():
@@ -155,24 +149,21 @@ def routed(routes: Sequence[Route]) -> Generator[None]:
             gate.is_shut, gate.instead = bool(gate.is_kept), None
 
 
-def joined(routes: Routes, gated: Iterable[Node]) -> Tensor:
-    """Return the sum of all parts, whose derivatives up to the highest hold fixed what each does.
-
-    Those of one part alone do in every order, if no surrogate before needs a gate open.
+def keep(gated: Iterable[Node], shut: Collection[Node]) -> set[Node]:
+    """Set the gates of draws for good; return those to be shut that stay open for an earlier one.
 
     Args:
-        routes: the parts.
-        gated: the draws that reach them, with their gates shut if all parts hold them fixed.
+        gated: the draws that reach a surrogate, with their gates shut if it holds them fixed.
+        shut: more of them that it holds fixed.
 
     Raises:
         ValueError: if a surrogate before needs the gate of one shut that is to be open.
     """
-    shared = frozenset[Node]() if len(routes) > 1 else next(iter(routes))
-    fixed: set[Node] = set()
+    found: set[Node] = set()
     for node in gated:
         if node.gate is None:
             continue
-        is_shut = node.gate.is_shut or node in shared
+        is_shut = node.gate.is_shut or node in shut
         if node.gate.is_kept is None:
             node.gate.is_kept = is_shut
         elif node.gate.is_kept and not is_shut:
@@ -182,32 +173,40 @@ def joined(routes: Routes, gated: Iterable[Node]) -> Tensor:
                 "surrogate of the sum of both, or pass estimator='score' here"
             )
         elif is_shut and not node.gate.is_kept:
-            fixed.add(node)
+            found.add(node)
         node.gate.is_shut = node.gate.is_kept
-    parts = [
-        _holding(total, fixed | (route - shared)) if total.requires_grad else total
-        for route, total in routes.items()
-    ]
-    return sum(parts[1:], parts[0])
+    return found
 
 
-def _holding(total: Tensor, route: Collection[Node]) -> Tensor:
-    """Return a scalar whose derivatives are those with the values of some draws held fixed.
+def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
+    """Return tensors whose derivatives are those with the values of some draws held fixed.
 
-        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩
+        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩,   S_0 = Σ ⟨v, T⟩,   T_n = ∂S_n / ∂v
 
-    What is left of S_n has a derivative of order n + 1 at least.
+    What is left of S_n has a derivative of order n + 1 at least: see `limit`. All tensors share a
+    pass for each order.
     """
-    edges = _edges(route)
-    for order in range(1, HIGHEST + 1) if route else ():
+    followed = [tensor for tensor in tensors if tensor.requires_grad]
+    if not followed or not draws:
+        return [*tensors]
+    edges = _edges(draws)
+    weights = [torch.ones_like(tensor).requires_grad_() for tensor in followed]
+    total = sum((v * tensor).sum() for v, tensor in zip(weights, followed, strict=True))
+    assert isinstance(total, Tensor)
+    for order in range(1, HIGHEST + 1):
         slopes = _sent(total, edges, edges, is_followed=True)
-        for node in route:
+        for node in draws:
             slope = slopes.get(node.gate) if node.gate is not None else None
             if slope is not None:
                 total = total - (slope * (node.value - node.value.detach())).sum() / order
-    for node in route:
-        total = total + _Beyond.apply(node.value, HIGHEST).sum()  # type: ignore[no-untyped-call]
-    return total
+    found = iter(torch.autograd.grad(total, weights, create_graph=True))
+    return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
+
+
+def limit(draws: Collection[Node]) -> list[Tensor]:
+    """Return zeros whose derivatives above the highest raise a NotImplementedError."""
+    beyond: Any = _Beyond.apply
+    return [beyond(node.value, HIGHEST).sum() for node in draws]
 
 
 def _sent(
