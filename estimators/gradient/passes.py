@@ -11,6 +11,7 @@ its own fixed, but it reaches the last of them only.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from ancestral.estimators.gradient.problem import Problem
 from ancestral.estimators.gradient.score_function import product, products
 from ancestral.estimators.pathwise.routes import Gates, Reached, holding
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.graph.reachability import downstream
+from ancestral.trace.graph.reachability import Closure, downstream
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 
@@ -68,7 +69,7 @@ class Pass:
         """Return the same with derivatives, up to the highest, that hold some draws fixed."""
         if not draws:
             return self
-        names = list({credit.name: None for credit in self.credits})
+        names = [credit.name for credit in self.credits]
         weights = [term.weight for term in self.owned if isinstance(term.weight, Tensor)]
         found = iter(
             holding(
@@ -161,7 +162,10 @@ class _Credits:
         self._problem, self._estimate, self._costs = problem, estimate, costs
         self._reached, self._fixed = reached, fixed
         self._numbers = {site.name: at for at, site in enumerate(problem.structure.sites)}
-        self._closures = downstream(problem.structure)
+
+    @cached_property
+    def _closures(self) -> tuple[Closure, ...]:
+        return downstream(self._problem.structure)
 
     def found(self) -> Iterator[tuple[Gates, Credit]]:
         """Yield credits, with the draws that the score of their site reaches."""
