@@ -22,6 +22,8 @@ from ancestral.trace.graph.structure import Entries, Structure, TermShape, Verte
 
 def credits_of(problem: Problem, estimate: Estimator, costs: Sequence[Tensor]) -> list[Credit]:
     """Return the credit of each site for the terms that it is scored for, given their costs."""
+    if not problem.partly:
+        return estimate(problem.structure, costs)
     sites, terms = list(problem.structure.sites), problem.structure.terms
     numbers = {site.name: number for number, site in enumerate(sites)}
     some: list[Credit] = []
@@ -31,8 +33,7 @@ def credits_of(problem: Problem, estimate: Estimator, costs: Sequence[Tensor]) -
         some += credit_for(problem, estimate, at, fewer.numbers().tolist(), costs)
         if is_few:
             sites[at] = replace(sites[at], needs_score=False)
-    structure = Structure(tuple(sites), terms) if some else problem.structure
-    found = {credit.name: credit for credit in estimate(structure, costs)}
+    found = {credit.name: credit for credit in estimate(Structure(tuple(sites), terms), costs)}
     for credit in some:
         whole = found.get(credit.name)
         found[credit.name] = credit if whole is None else _without(whole, credit)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import compress
 from typing import Any
 
@@ -22,7 +23,7 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
-from ancestral.estimators.gradient.passes import passes_of
+from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
@@ -110,7 +111,7 @@ def surrogate_of(
                 total = total + (_box(scores, universe) * term.live).sum()
     for term in (term for part in passes for term in part.owned):
         total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-    subtracted = _subtracted(problem, baseline, [part.credits for part in passes]).items()
+    subtracted = _subtracted(problem, baseline, passes).items()
     less_of = {place: less for place, less in subtracted if less is not None}
     scores_before = before(problem, [name for _, name in less_of])
     for (at, name), less in less_of.items():
@@ -142,15 +143,15 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
 
 
 def _subtracted(
-    problem: Problem, baseline: Baselines, given: Sequence[Sequence[Credit]]
+    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
 ) -> dict[tuple[int, str], Tensor | None]:
-    """Return what is subtracted for each site, by the number of the group that it counts in.
+    """Return what is subtracted for each site, by the number of the pass that it counts in.
 
-    A baseline is asked once for a site, whatever groups of terms give it credit.
+    A baseline is asked once for a site, whatever passes give it credit.
     """
     places: dict[str, list[tuple[int, Credit]]] = {}
-    for at, of_group in enumerate(given):
-        for credit in of_group:
+    for at, part in enumerate(passes):
+        for credit in part.credits:
             places.setdefault(credit.name, []).append((at, credit))
     subtraction = Subtraction(problem, baseline)
     return {
@@ -307,7 +308,7 @@ def _descend(
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
     passes = passes_of(problem, estimator, [term.value for term in problem.terms])
-    less = _subtracted(problem, baseline, [part.credits for part in passes])
+    less = _subtracted(problem, baseline, passes)
     routes: list[Route] = []
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]
@@ -322,12 +323,13 @@ def _descend(
             routes.append(Route(total, part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
-    first, *rest = [route.total for route in routes]
-    total = sum(rest, first)
+    total = routes[0].total
+    for route in routes[1:]:
+        total = total + route.total
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
-        with routed(routes):
+        with routed(routes) if problem.partly else nullcontext():
             torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)
