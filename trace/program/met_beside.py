@@ -1,4 +1,7 @@
-"""What an external function meets of tracked tensors beside its arguments."""
+"""Beside the arguments: the tracked tensors that an external function meets which were not given.
+
+What it does with them is not seen, as is all that it does, but what goes in is.
+"""
 
 from typing import Any
 
