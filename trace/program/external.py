@@ -110,7 +110,8 @@ class _External:
         self._state: object = self if owner is None else id(owner)
         self._is_checked = is_checked
         self._calls = 0
-        self._forms: dict[object, str] = {}  # of results, by those of arguments
+        # Of results, and whether Python sees them, by those of arguments.
+        self._forms: dict[object, tuple[str, bool]] = {}
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         leaves, spec = tree_flatten((args, dict(kwargs)))
@@ -147,19 +148,20 @@ class _External:
         Raises:
             ExternalError: if the containers, shapes or types differ from those of another call.
         """
-        tensors = [each for each in made if isinstance(each, Tensor)]
-        if not tensors or any(not isinstance(each, Tensor | None) for each in made):
-            escape([found])
-            return
+        is_seen = not any(isinstance(each, Tensor) for each in made)
+        is_seen |= any(not isinstance(each, Tensor | None) for each in made)
         form = f"{results} of {', '.join(map(_form, made))}"
-        known = self._forms.setdefault(given, form)
-        if form != known:
+        known, was_seen = self._forms.setdefault(given, (form, is_seen))
+        if form != known and not (is_seen and was_seen):
             raise external_error(
                 self._name,
                 f"its results are {form}, and were {known} in an earlier call with the same kinds "
                 "of arguments, by which Python could tell what the values are; return the same "
-                "containers, shapes and types at every call, such as a mask of what is there",
+                "containers, shapes and types at every call: leave out what comes at some only, "
+                "such as the infos of environments, or return a mask of what is there",
             )
+        if is_seen:
+            escape([found])
 
     def _run(
         self,

@@ -322,6 +322,8 @@ def test_a_gradient_that_would_be_lost_beside_the_arguments_is_refused() -> None
         lambda a: {"more" if a.sum() > 1 else "less": a},
         lambda a: [a] * int(1 + a.sum()),
         lambda a: (a, a if a.sum() > 1 else None),
+        lambda a: (a, {"final": np.array(["text"])} if a.sum() > 1 else {}),
+        lambda a: {} if a.sum() > 1 else {"a": a},
         lambda a: a[0].expand(int(1 + a.sum()), 2),
         lambda a: a.numpy().astype(np.int64 if a.sum() > 1 else np.int32),
     ],
