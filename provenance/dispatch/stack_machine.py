@@ -139,6 +139,13 @@ class StackMachine:
         value = inspect.getattr_static(owner, found.name, _UNKNOWN)
         return value if _is_plain(value) else _UNKNOWN
 
+    def is_of_math(self, slot: Slot) -> bool:
+        """Return whether a value is a function of `math`, which takes tensors for numbers."""
+        with suppress(UnknownError):
+            value = self.value(slot)
+            return any(value is known for known in _MATH)
+        return False
+
     def compute(self, function: Callable[..., Any], slots: Sequence[Slot]) -> None:
         """Put on the stack what a function of Python makes of plain values.
 
@@ -242,10 +249,8 @@ def _computing(function: Callable[..., Any], count: int) -> _Step:
 
 _SIZES = ("size", "dim", "numel")
 _CONTAINERS = (tuple, list, set, frozenset, torch.Size, range)
-_PURE: tuple[Any, ...] = (
-    *(abs, round, int, float, bool, min, max, sum, any, all),
-    *(each for each in vars(math).values() if inspect.isbuiltin(each)),
-)
+_MATH = tuple(each for each in vars(math).values() if inspect.isbuiltin(each))
+_PURE: tuple[Any, ...] = (abs, round, int, float, bool, min, max, sum, any, all, *_MATH)
 _NO_EFFECT = frozenset({"NOP", "RESUME", "PRECALL", "CACHE", "EXTENDED_ARG"})
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,

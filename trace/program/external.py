@@ -38,6 +38,7 @@ from ancestral.trace.context.stack import local
 from ancestral.trace.program.copied_call import copied, perturbed, same_randomness
 from ancestral.trace.program.met_beside import Beside, external_error
 
+_MOST_FORMS = 1000
 _Result = np.ndarray | np.generic | bool | int | float
 
 
@@ -151,6 +152,8 @@ class _External:
         is_seen = not any(isinstance(each, Tensor) for each in made)
         is_seen |= any(not isinstance(each, Tensor | None) for each in made)
         form = f"{results} of {', '.join(map(_form, made))}"
+        if len(self._forms) > _MOST_FORMS:
+            self._forms.clear()
         known, was_seen = self._forms.setdefault(given, (form, is_seen))
         if form != known and not (is_seen and was_seen):
             raise external_error(

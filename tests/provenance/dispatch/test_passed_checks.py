@@ -129,6 +129,13 @@ assert (z < 4) is not None and z.item() + 1 < 4
 if math.isinf(z.item() * 1e308):
     raise OverflowError
 ---
+assert math.isfinite(z * 1e308)
+---
+if math.isinf(1 / (z - 10)) or math.isnan(z) or math.floor(z) > 1:
+    raise OverflowError
+---
+assert math.sqrt(9 - z) > 0
+---
 assert abs(z.item() - 0.5) < 1
 ---
 assert max(z.item(), 2) < 3
@@ -460,6 +467,13 @@ if z.item() > 0 and box:
     y = 1
 ---
 assert z.item() > 0 or box
+---
+y = math.isnan(z)
+---
+assert math.isclose(z, 0.5, abs_tol=1)
+---
+isnan = lambda v: math.isnan(v) or seen.append(1)
+assert not isnan(z)
 ---
 assert max(z, z - 1) < 5
 ---

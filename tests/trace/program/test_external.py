@@ -413,6 +413,16 @@ def test_a_check_finds_what_mixes_elements(kind: type[Walks], is_method: bool) -
         run()
 
 
+@pytest.mark.parametrize(
+    "value", [torch.tensor(each) for each in (True, 1, 3, -2, 0.5)] + [torch.tensor([0, 3])]
+)
+def test_a_check_tries_elements_that_are_all_equal(value: Tensor) -> None:
+    mixing = an.external(lambda a: a.double() + a.double().sum(), check=True)
+    with pytest.raises(an.errors.ExternalError, match="changes with element"):
+        mixing(value.expand(2, *value.shape))
+    an.external(lambda a: a * 2.0, check=True)(value.expand(2, *value.shape))
+
+
 def test_a_check_leaves_state_and_random_numbers_as_they_are() -> None:
     results = []
     for check in (True, False):
