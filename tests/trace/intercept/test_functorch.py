@@ -513,6 +513,26 @@ def test_a_script_that_raises_by_a_value_decides_as_one_that_returns(control: st
     torch.testing.assert_close(found.mean, exact_gradient(program, [AT]))
 
 
+@torch.library.custom_op("ancestral_tests::small", mutates_args=())
+def small(x: Tensor) -> Tensor:
+    """Return a number below a half, times two; it tells nothing of shapes alone."""
+    if x.item() > 0.5:
+        raise RuntimeError("too large")
+    return x * 2
+
+
+def test_a_custom_op_that_raises_by_a_value_refuses_the_gradient() -> None:
+    for value in (0.0, 1.0):
+        with an.record():
+            z = Bernoulli(logits=AT[0]).sample()
+            with suppress(RuntimeError):
+                small(z * 0 + value)
+            loss = z * AT[1]
+        raised = pytest.raises(an.errors.CaughtError, match="too large") if value else nullcontext()
+        with raised:
+            an.backward(loss)
+
+
 def test_an_op_of_a_script_that_raises_by_a_value_refuses_the_gradient() -> None:
     for value in (0.0, 1.0):
         with an.record():
