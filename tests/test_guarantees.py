@@ -638,8 +638,8 @@ class Line:
 def test_external_calls() -> None:
     """`f = an.external(function, dim=0)` is one op of code that torch cannot see: what comes back
     depends on all that went into this call and, with `stateful=True`, into earlier ones, along
-    `dim` element n on elements n only, and nothing escapes. With `check=True` every call tries that
-    by changing one element.
+    `dim` element n on elements n only, and nothing escapes, unless no tensor comes back, or
+    something else too. With `check=True` every call tries that by changing one element.
     """
     bare = by(lambda loss: an.backward(loss, baseline=None))
     found = moments(
@@ -653,6 +653,10 @@ def test_external_calls() -> None:
     looked = moments(seen, leaves(), bare)
     torch.testing.assert_close(found.mean, looked.mean)
     assert found.variance.sum() < looked.variance.sum()
+    for function, count in ((lambda a: a, 0), (lambda a: None, 1), (lambda a: (a, "text"), 1)):
+        with an.record() as trace:
+            an.external(function)(drawn(leaves()[0]))
+        assert len(trace.escapes) == count
 
 
 def test_scope() -> None:
