@@ -120,7 +120,9 @@ class _Writing:
 
 def _is_written(line: str) -> bool:
     """Return whether all of the memory that a line asks for is written: else, it holds anything."""
-    return ("resize" not in line and "set_" not in line) or ".fill_(1.5)" in line
+    return (
+        "resize" not in line and "set_" not in line and "out=" not in line
+    ) or ".fill_(1.5)" in line
 
 
 def _memory(tensors: Tensors) -> int:

@@ -32,6 +32,12 @@ def test_a_write_that_its_memory_does_not_learn_of_is_found(
 
 
 PROGRAMS = {
+    "data that another view sees": (
+        (2, 2),
+        "z0.data = torch.zeros_like(z0)",
+        "t = torch.as_strided(z0, (1, 2), (1, 1), 1)",
+        "z0[0, None] = z1[0]",
+    ),
     "laid over other memory": ((2, 3), "z0.set_(z1)", "t = z0 * 2"),
     "a view laid over its base": ((2, 2), "t = z0[0]", "t.set_(z0)", "t *= 2"),
     "laid over memory by its storage": ((2,), "z0.set_(z1.untyped_storage(), 0, (2, 2))"),

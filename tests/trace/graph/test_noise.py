@@ -31,7 +31,8 @@ class Noisy(nn.Module):
         b = Bernoulli(logits=self.drop(z + 0.1 * eps)).sample()
         order = torch.randperm(len(x))
         u = torch.rand(3, 2)
-        return (b * x[order, :2] + u).square().mean()
+        cost: Tensor = (b * x[order, :2] + u).square().mean()
+        return cost
 
 
 def edges(graph: an.Graph) -> Edges:
@@ -73,6 +74,16 @@ def test_nobody_who_does_not_ask_sees_or_pays_for_noise() -> None:
     assert not an.provenance_of(torch.rand(3))
 
 
+def attention(x: Tensor) -> Tensor:
+    rows = x[None, :, None]
+    return F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.5)
+
+
+def seeded(x: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    return x
+
+
 MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "rand": lambda _: torch.rand(3),
     "randint": lambda _: torch.randint(9, (3,)),
@@ -88,14 +99,14 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "in place dropout": lambda x: F.dropout(x.clone(), inplace=True),
     "dropped features": lambda x: F.feature_alpha_dropout(x[None, :, None], 0.5, True),
     "rrelu": lambda x: F.rrelu(-x, training=True),
-    "attention": lambda x: F.scaled_dot_product_attention(*[x[None, :, None]] * 3, dropout_p=0.5),
+    "attention": attention,
     "recurrent": lambda x: nn.LSTM(1, 2, num_layers=2, dropout=0.5)(x[:, None])[0],
     "fractional": lambda x: F.fractional_max_pool2d(x.expand(1, 3, 3), 2, output_size=1),
     "an op of aten": lambda _: torch.ops.aten.rand.default([3]),
 }
 NONE: dict[str, Callable[[Tensor], Tensor]] = {
     "no training": lambda x: F.dropout(x, training=False),
-    "a seed": lambda x: [torch.manual_seed(1), x][1],  # type: ignore[list-item, return-value]
+    "a seed": seeded,
     "python": lambda x: x * random.random(),
     "a site": lambda x: torch.bernoulli(x.sigmoid()),
     "a site of constants": lambda _: torch.normal(0.0, 1.0, (3,)),
