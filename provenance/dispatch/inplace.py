@@ -298,6 +298,11 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
     is_held = raw(storage.is_held, target)  # before we hold it
     base, shared = base_of(target), raw(storage.storage_of, target)
     write = None if shared is None else _write(target, found, shared)
+    own = provenance(target)
+    if own is not None and shared is not None and not view_of(target).is_apart:
+        # What is written at one place of the target is seen at others.
+        around = None if write is None else read(write.on(write.grid), write.view)
+        attach(target, own.lost(own.shape) if around is None else own.union(around))
     if base is not None:
         known = provenance(base)
         seen = None if write is None else read(write.on(write.grid), view_of(base))

@@ -32,6 +32,18 @@ def test_a_write_that_its_memory_does_not_learn_of_is_found(
 
 
 PROGRAMS = {
+    "an expanded one": (
+        (3,),
+        "b = torch.zeros(3, dtype=z0.dtype)",
+        "t = b.expand(2, 3)",
+        "t[0] = z0",
+    ),
+    "windows that overlap": (
+        (2,),
+        "b = torch.zeros(4, dtype=z0.dtype)",
+        "t = b.unfold(0, 2, 1)",
+        "t[1] = z0",
+    ),
     "data that another view sees": (
         (2, 2),
         "z0.data = torch.zeros_like(z0)",
