@@ -26,7 +26,7 @@ class StridedView(NamedTuple):
 
     @property
     def is_apart(self) -> bool:
-        """Whether each element has a place of its own, as far as strides that nest tell."""
+        """Whether no two elements share a place; False where the strides do not show it."""
         reach = 0
         for stride, size in sorted(zip(self.strides, self.shape, strict=True)):
             if size > 1 and stride <= reach:
