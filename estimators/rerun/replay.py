@@ -46,10 +46,6 @@ class NotAFunctionError(SiteError):
     """A program differs from run to run, with the same arguments and the same draws."""
 
 
-class NotAtOnceError(RuntimeError):
-    """Runs that are made at once would draw what is downstream, and not as runs in turn."""
-
-
 @dataclass(frozen=True, eq=False)
 class First:
     """The first run of a program.
@@ -228,7 +224,7 @@ class _LaterRun(Handler):
             self._refuse_other(message)
             return replace(message, sampler=node.value.detach().clone)
         if self._is_stacked:
-            raise NotAtOnceError(message.name)
+            raise RuntimeError(f"{message.name!r} is drawn again, which runs at once would not do")
         return self._first.chance.process(message, is_first=False)
 
     def postprocess(self, message: Message) -> None:
