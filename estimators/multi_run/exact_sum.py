@@ -57,5 +57,6 @@ class ExactSum:
             joint = log_prob.detach()
             for dim in site.shared_dims:
                 joint = joint.sum(dim, keepdim=True)
-            total = total + (joint.exp() * credit * log_prob).sum()
+            possible = torch.where(joint > -torch.inf, log_prob, 0)
+            total = total + (joint.exp() * credit * possible).sum()
         return total

@@ -97,7 +97,8 @@ def _of_classes(site: SiteDraw) -> Tensor:
     count = range(logits.shape[-1])
     values = [site.of_class(torch.full_like(site.drawn_class, number)) for number in count]
     rises = site.evaluate_alone_all(values) - site.credit
-    return (probs * rises.movedim(0, -1) * logits).sum()
+    possible = torch.where(probs > 0, logits, 0)
+    return (probs * rises.movedim(0, -1) * possible).sum()
 
 
 class Rayleigh(Distribution):

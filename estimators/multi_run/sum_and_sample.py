@@ -51,9 +51,11 @@ class SumAndSample:
         if count < probs.shape[-1]:
             others = probs.scatter(-1, likely, 0.0)
             rest = others.sum(-1)
-            # Where nothing is left, whatever is drawn weighs nothing.
-            drawn = site.draw(Categorical(probs=others + (rest == 0)[..., None].to(others)))
+            # Where nothing is left, what was drawn stands for it, and weighs nothing.
+            is_none = rest <= 0
+            drawn = site.draw(Categorical(probs=others + is_none[..., None].to(others)))
             is_likely = (likely == site.drawn_class[..., None]).any(-1)
-            value = site.of_class(torch.where(is_likely, drawn, site.drawn_class))
+            is_drawn = is_likely & ~is_none
+            value = site.of_class(torch.where(is_drawn, drawn, site.drawn_class))
             parts.append(rest * site.evaluate_alone(value) * site.log_prob(value))
         return torch.stack(parts).sum()

@@ -68,32 +68,36 @@ class UnorderedSet:
         q = [probs.gather(-1, index[..., None])[..., 0] for index in classes]
         found = [site.credit, *site.evaluate_alone_all(values[1:])]
         members = range(self.size)
-        whole = _set_prob(q, torch.zeros_like(q[0]))
+        rest = probs
+        for index in classes:
+            rest = rest.scatter(-1, index[..., None], 0.0)
+        left = rest.sum(-1)
+        whole = _set_prob(q, left)
         parts = []
         for s in members:
-            without = _set_prob([q[i] for i in members if i != s], q[s])
+            without = _set_prob([q[i] for i in members if i != s], left)
             baseline = q[s] * found[s]
             for t in members:
                 if t != s:
-                    rest = _set_prob([q[i] for i in members if i not in (s, t)], q[s] + q[t])
-                    baseline = baseline + q[t] * rest / without * found[t]
+                    fewer = _set_prob([q[i] for i in members if i not in (s, t)], left)
+                    baseline = baseline + q[t] * fewer / without * found[t]
             weight = without / whole * (found[s] - baseline)
             parts.append(weight * site.log_prob(values[s]).exp())
         return torch.stack(parts).sum()
 
 
-def _set_prob(probs: Sequence[Tensor], removed: Tensor) -> Tensor:
+def _set_prob(probs: Sequence[Tensor], others: Tensor) -> Tensor:
     """Return the probability that values are those drawn first, in any order.
 
     Args:
         probs: the probability of each.
-        removed: that of the values that there are no more.
+        others: that of all other values there are to choose from.
     """
-    total = torch.zeros_like(removed)
+    total = torch.zeros_like(others)
     for order in permutations(probs):
-        way, gone = torch.ones_like(removed), removed
-        for prob in order:
-            way = way * prob / (1 - gone)
-            gone = gone + prob
+        way, left = torch.ones_like(others), others
+        for prob in reversed(order):  # the last is drawn among what is left and itself
+            left = left + prob
+            way = way * prob / left
         total = total + way
     return total

@@ -60,9 +60,10 @@ def relaxed(site: SiteDraw, temperature: float, logits: Tensor | None = None) ->
         squash = _sigmoid
     else:
         log_p = logits.log_softmax(-1)
-        of_drawn = -(v.log() * site.value).sum(-1, keepdim=True)
-        others = -v.log() / log_p.exp().clamp(min=tiny) + of_drawn
-        given = -torch.where(site.value > 0, of_drawn, others).log()
+        log_e = (-v.log()).log()
+        of_drawn = (log_e * site.value).sum(-1, keepdim=True)
+        others = torch.logaddexp(log_e - log_p, of_drawn)
+        given = -torch.where(site.value > 0, of_drawn, others)
         free = log_p + (given - log_p).detach()
         squash = _softmax
     return Relaxed(squash(free / temperature), squash(given / temperature), free, given)

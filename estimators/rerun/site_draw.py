@@ -204,9 +204,14 @@ class SiteDraw:
         return self.evaluate_all([value])[0]
 
     def evaluate_all(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the credits of a run for each of several values: [values, *shape]."""
+        """Return the credits of a run for each of several values: [values, *shape].
+
+        An element that cannot have its value, such as a class that is masked, has that of the first
+        run: whatever it weighs then, the program is not run with what cannot come up.
+        """
         if not values:
             return self.credit.new_zeros((0, *self.shape))
+        values = [self._possible(value) for value in values]
         if self.at_once and self.whole is not None and len(values) >= FEWEST:
             stacked = Stacked(self.first, self.node.name, self.whole, self.estimate)
             before = self.evaluations
@@ -223,6 +228,11 @@ class SiteDraw:
             for value in values
         ]
         return torch.stack(found)
+
+    def _possible(self, value: Tensor) -> Tensor:
+        is_possible = self.log_prob(value).detach() > -torch.inf
+        event = (None,) * (value.dim() - len(self.shape))
+        return torch.where(is_possible[(..., *event)], value, self.value)
 
     def evaluate_alone(self, value: Tensor) -> Tensor:
         """Return for each element its credit in a run in which it alone has this value, [*shape].
