@@ -194,6 +194,13 @@ class Begun:
         reaching = tuple(pair for pair in sites if pair[0].whole is not None)
         _refuse_partly_pathwise(first, chosen, again)
         for site, _ in reaching:
+            if site.node.name not in first.met:
+                raise EstimatorError(
+                    f"{site.where} is hidden from handlers, so that no run can give it another "
+                    f"value; take an.handlers.block off it, or choose estimators="
+                    f"{{{site.node.name!r}: 'auto'}}"
+                )
+        for site, _ in reaching:
             _refuse_joint(site)
         return cls(first, scalar, reaching)
 

@@ -56,6 +56,8 @@ class First:
         trace: the recording.
         loss: what the program returned.
         nodes: the draws by name, in program order.
+        met: the names of the sites that were about to be drawn, in program order: those that
+            other handlers gave a value are among them, those that are hidden are not.
         problem: the loss taken apart.
     """
 
@@ -64,13 +66,14 @@ class First:
     trace: Trace
     loss: Loss
     nodes: dict[str, Node]
+    met: tuple[str, ...]
     problem: Problem
 
     @classmethod
     def of(cls, program: Program, chance: Chance) -> "First":
         """Run a program the first time."""
         with chance.run(), record() as trace:
-            with FirstRun(chance):
+            with FirstRun(chance) as handler:
                 loss = program()
             _check(loss)
             problem = examined(loss, None)
@@ -82,7 +85,7 @@ class First:
                     "is; an estimator that runs a program again needs draws of it: take the "
                     "enumeration away"
                 )
-        return cls(program, chance, trace, loss, nodes, problem)
+        return cls(program, chance, trace, loss, nodes, tuple(handler.met), problem)
 
     def downstream(self, name: str) -> frozenset[str]:
         """Return the draws that depend on a site, by their parameters or by what Python read."""
@@ -177,10 +180,14 @@ class FirstRun(Handler):
 
     def __init__(self, chance: Chance) -> None:
         self._chance = chance
+        self.met: list[str] = []
 
     def process(self, message: Message) -> Message:
         """Let chance decide a draw."""
-        return self._chance.process(message, is_first=True) if _is_fresh(message) else message
+        if not _is_fresh(message):
+            return message
+        self.met.append(message.name)
+        return self._chance.process(message, is_first=True)
 
     def postprocess(self, message: Message) -> None:
         """Go on after it."""
@@ -201,7 +208,7 @@ class _LaterRun(Handler):
         self._first, self._name, self._value = first, name, value
         self._is_smooth, self._is_stacked = is_smooth, is_stacked
         self._downstream = frozenset[str]() if name is None else first.downstream(name)
-        self._before = list(first.nodes)
+        self._before = [each for each in first.met if each in first.nodes]
         if name is not None:
             self._before = self._before[: self._before.index(name) + 1]
         self._met = 0
@@ -209,7 +216,8 @@ class _LaterRun(Handler):
 
     def process(self, message: Message) -> Message:
         """Decide a draw: by the value that is given, as before, or by chance."""
-        if not _is_fresh(message):
+        is_given = message.name in self._first.met and message.name not in self._first.nodes
+        if not _is_fresh(message) or is_given:  # by a handler further out
             return message
         self._meet(message)
         if message.name == self._name:

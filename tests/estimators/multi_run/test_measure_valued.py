@@ -16,7 +16,7 @@ def leaf(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, requires_grad=True)
 
 
-def mean(program: Program, estimator: Chosen, *parameters: Tensor, nodes: int = 5) -> Tensor:
+def mean(program: Program, estimator: Chosen, *parameters: Tensor, nodes: int = 4) -> Tensor:
     return moments_of(program, Plan(estimator, None), parameters, nodes=nodes).mean
 
 
@@ -70,7 +70,7 @@ def test_of_a_gamma(estimator: Chosen) -> None:
     )
 
 
-@pytest.mark.parametrize("estimator", [MeasureValued(), RLOO(2)], ids=repr)
+@pytest.mark.parametrize("estimator", [MeasureValued()], ids=repr)
 def test_of_a_poisson(estimator: Chosen) -> None:
     rate = leaf(0.4)
 

@@ -32,7 +32,7 @@ def control(y: Tensor) -> Tensor:
 CONTROLLED = [REBAR(1.0), REBAR(0.5, 0.3), RELAX(control), RELAX(control, 0.6, 1.0)]
 
 
-@pytest.mark.parametrize("name", ["one_bit", "beside", "many_of_one", "bits_in_pairs"])
+@pytest.mark.parametrize("name", ["one_bit", "beside", "bits_in_pairs"])
 @pytest.mark.parametrize("estimator", CONTROLLED, ids=repr)
 def test_of_a_control_variate_of_bits(name: str, estimator: SiteEstimator) -> None:
     case = BITS[name]
@@ -45,7 +45,7 @@ def test_of_a_control_variate_of_bits(name: str, estimator: SiteEstimator) -> No
     torch.testing.assert_close(found.mean, exact, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("estimator", CONTROLLED, ids=repr)
+@pytest.mark.parametrize("estimator", [REBAR(1.0), RELAX(control)], ids=repr)
 def test_of_a_control_variate_of_one_hot_draws(estimator: SiteEstimator) -> None:
     theta = torch.tensor([0.3, -0.5], dtype=torch.float64, requires_grad=True)
 

@@ -42,7 +42,7 @@ def check(case: Case, estimator: SiteEstimator | dict[str, SiteEstimator]) -> No
 
 MANY: dict[str, list[SiteEstimator]] = {
     "batch_of_pairs": [LocalExpectation(), ExactSum(), DisARM()],
-    "in_a_plate": [LocalExpectation(), ExactSum(), DisARM(), RLOO(2), SumAndSample()],
+    "in_a_plate": [LocalExpectation(), ExactSum(), DisARM(), RLOO(2)],
     "layers": [LocalExpectation(), ExactSum(), DisARM(), RLOO(2), ARMS(2)],
 }
 """Programs of so many outcomes that they are tried with some estimators only."""

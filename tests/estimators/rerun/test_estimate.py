@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.errors import NotAFunctionError, PatternWarning
+from ancestral.errors import EstimatorError, NotAFunctionError, PatternWarning
 from ancestral.estimators import ARMS, RLOO, DisARM, LeaveOneOut, LocalExpectation
 
 
@@ -205,3 +205,36 @@ def test_wrong_arguments_are_refused() -> None:
         an.estimate(program, theta)
     with pytest.warns(PatternWarning, match="'w'"):
         an.estimate(program, theta, estimators={"w": DisARM()})
+
+
+def with_a_hidden_draw(theta: Tensor) -> Tensor:
+    with an.handlers.block("w"):
+        w = an.sample("w", Bernoulli(logits=theta))
+    z = an.sample("z", Bernoulli(logits=theta + w))
+    y = an.sample("y", Bernoulli(logits=theta - z))
+    return ((z - 0.3 * w) * y).sum()
+
+
+def test_a_hidden_draw_is_left_to_the_first_run() -> None:
+    theta = leaf(0.3)
+    found = an.estimate(with_a_hidden_draw, theta, estimators={"z": DisARM(), "*": "auto"})
+    assert found.evaluations <= 2
+    with pytest.raises(EstimatorError, match=r"'w.*is hidden from handlers"):
+        an.estimate(with_a_hidden_draw, theta, estimators=DisARM())
+
+
+@pytest.mark.parametrize("handler", [an.handlers.condition, an.handlers.substitute])
+def test_a_value_that_a_handler_gives_is_kept(handler: type[an.handlers.condition]) -> None:
+    theta = leaf(0.3, -0.8)
+    value = torch.tensor([1.0, 0.0], dtype=torch.float64)
+
+    def program() -> Tensor:
+        x = an.sample("x", Bernoulli(logits=theta))
+        y = an.sample("y", Bernoulli(logits=theta - x))
+        return (x * y).sum()
+
+    with handler({"x": value}):
+        found = an.verify(program, estimators={"y": LocalExpectation()}, draws=0)
+    assert found.is_unbiased
+    p = torch.sigmoid(theta.detach() - value)
+    torch.testing.assert_close(found["theta"].exact, p * (1 - p) * value)
