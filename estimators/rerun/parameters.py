@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,15 +51,18 @@ def _leaves(expected: Tensor) -> list[Tensor]:
 
 def _named(program: Any, args: tuple[Any, ...]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that a program is seen to know, with a name: the best names first."""
+    if isinstance(program, partial):
+        for name, item in program.keywords.items():
+            yield from _within(name, item)
+        program, args = program.func, (*program.args, *args)
     owner = getattr(program, "__self__", None)
     for module in (program, owner, *args):
         if isinstance(module, nn.Module):
             yield from module.named_parameters()
     for name, item in _arguments(program, args):
         yield from _within(name, item)
-    inner = getattr(program, "func", program)
-    if inspect.isfunction(inner) or inspect.ismethod(inner):
-        known = inspect.getclosurevars(inner)
+    if inspect.isfunction(program) or inspect.ismethod(program):
+        known = inspect.getclosurevars(program)
         for name, item in {**known.nonlocals, **known.globals}.items():
             yield from _within(name, item)
 

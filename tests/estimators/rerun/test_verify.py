@@ -1,5 +1,7 @@
 """Verification agrees with enumeration by other means, finds bias, and says what it cannot."""
 
+import functools
+
 import pytest
 import torch
 from programs.reruns import BITS, CLASSES
@@ -148,3 +150,9 @@ def test_wrong_arguments_are_refused() -> None:
         an.verify(lambda: torch.zeros(()))
     with an.record(), pytest.raises(RuntimeError, match="outside"):
         an.verify(case.program, case.parameter)
+
+
+def test_a_partial_program_has_the_names_of_its_function() -> None:
+    case = BITS["one_bit"]
+    assert [*an.verify(functools.partial(case.program, case.parameter))] == ["theta"]
+    assert [*an.verify(functools.partial(case.program, theta=case.parameter))] == ["theta"]
