@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor.tensor import alias, provenance, raw
-from ancestral.trace.context.patch import unmet
+from ancestral.trace.context.switch import unmet
 from ancestral.trace.context.reachable import reachable
 
 

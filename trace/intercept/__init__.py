@@ -3,7 +3,7 @@
 `INTERCEPTORS` lists all of it, in the order in which a recording switches it on.
 """
 
-from ancestral.trace.context.patch import Interceptor
+from ancestral.trace.context.switch import Interceptor
 from ancestral.trace.intercept import random_ops, tensor_reads
 from ancestral.trace.intercept.autograd import Gradients
 from ancestral.trace.intercept.checkpoint import Checkpoints

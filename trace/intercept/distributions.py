@@ -1,13 +1,15 @@
 """Draws and densities of `torch.distributions`, caught while a recording is open.
 
-The methods of every subclass, the user's too, are replaced when the first recording opens and put
-back when the last one closes. Only the outermost call counts: what a draw does inside is its own.
+The methods of torch's classes stay replaced when the first recording has opened: their first line
+returns what they did before as long as none is open. Those of users' classes are put back. Only the
+outermost call counts: what a draw does inside is its own.
 """
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -32,9 +34,10 @@ from torch.distributions.utils import lazy_property
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
 from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
-from ancestral.trace.context.patch import Replacing, subclasses, unmet
+from ancestral.trace.context.patch import Descendants, Group, Patch, subclasses
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, switch, unmet
 from ancestral.trace.intercept.batch_shape import keep_of_density, keep_of_draw, keep_of_pair
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
@@ -58,13 +61,15 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
 
     @functools.wraps(original)
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
+        if not switch.is_on:
+            return original(self, *args, **kwargs) if args or kwargs else original(self)
         if local.is_inside:
             return original(self, *args, **kwargs)
         if not local.traces:
             return unrecorded(
                 lambda: [item.tensor for item in parameters(self)],
-                functools.partial(original, self, *args, **kwargs),
-                functools.partial(drawn, self, *args, **kwargs),
+                partial(original, self, *args, **kwargs),
+                partial(drawn, self, *args, **kwargs),
             )
         if is_handled():
             return found(
@@ -108,17 +113,18 @@ _OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
 
 def _scoring(original: _Method) -> _Method:
     @functools.wraps(original)
-    def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if not local.traces:
-            return original(self, value, *args, **kwargs)
+    def scored(self: Distribution, *args: Any, **kwargs: Any) -> Any:
+        if not switch.is_on or not local.traces:
+            return original(self, *args, **kwargs)
+        value = args[0] if args else kwargs.get("value", next(iter(kwargs.values()), None))
         # Independent only sums the density of its base, which is caught instead.
         if local.is_inside or isinstance(self, Independent):
-            density = _grouped(original, self, value, *args, **kwargs)
+            density = _grouped(original, self, *args, **kwargs)
             keep_of_density(self, value, density)
             return density
         local.is_inside = True
         try:
-            density = original(self, value, *args, **kwargs)
+            density = original(self, *args, **kwargs)
         finally:
             local.is_inside = False
         is_seen = isinstance(density, Tensor) and not is_within_transform(density)
@@ -153,7 +159,7 @@ def _valued(original: _Method) -> _Method:
     @functools.wraps(original)
     def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, value, *args, **kwargs)
-        if local.traces and not self.event_shape:
+        if switch.is_on and local.traces and not self.event_shape:
             keep_of_density(self, value, result)
         return result
 
@@ -166,7 +172,7 @@ def _described(original: _Method) -> _Method:
     @functools.wraps(original)
     def computed(self: Distribution) -> Any:
         result = original(self)
-        if local.traces:
+        if switch.is_on and local.traces:
             keep_of_draw(self, result)
         return result
 
@@ -181,6 +187,9 @@ def _checking(original: _Method) -> _Method:
 
     @functools.wraps(original)
     def checked(self: Distribution, *args: Any, **kwargs: Any) -> None:
+        if not switch.is_on:
+            original(self, *args, **kwargs)
+            return
         kind: Any = type(self)
         if local.traces and _is_plain(kind):
             try:
@@ -203,7 +212,7 @@ def _broadcasting(original: _Method) -> _Method:
 
     @functools.wraps(original)
     def broadcast(*values: Any) -> Any:
-        if not local.traces or storage.table or storage.is_guarded():
+        if not switch.is_on or not local.traces or storage.table or storage.is_guarded():
             return original(*values)
         first = None
         for value in values:
@@ -220,6 +229,11 @@ def _broadcasting(original: _Method) -> _Method:
         return tuple([_spread(value, first) for value in values])
 
     return broadcast
+
+
+def _broadcasting_own(original: _Method) -> _Method:
+    """Return it for torch's function; that of somebody else may do otherwise."""
+    return _cached(_broadcasting, original) if original is _broadcast_all else original
 
 
 _full: Callable[..., Tensor] = torch.full  # torch's own, which a recording replaces
@@ -307,64 +321,78 @@ def _diverging(original: _Method) -> _Method:
     return diverging
 
 
-_OF_TORCH = dict.fromkeys(
-    kind
-    for kind in (Distribution, *subclasses(Distribution))
-    if kind.__module__.startswith("torch.distributions.")
-)
+_OWN = ("torch.distributions.", "ancestral.")
 
 
-class Distributions(Replacing):
+class Distributions(Interceptor):
     """Replaces the methods of all distributions, once for all threads."""
 
-    def begin(self) -> None:
-        """Replace the methods of the classes of torch, and of those to come."""
-        for kind in _OF_TORCH:
-            self._replace_methods(kind)
+    def __init__(self) -> None:
+        self._own: dict[type, None] = {}  # the classes of torch, and our own
+        self._kinds = Descendants(Distribution, self._own.__contains__)
+        self._functions = _Functions()
+
+    def patches(self) -> Iterable[Patch]:
+        """Return the methods of the classes of torch, and what tells of classes to come."""
+        kinds = (Distribution, *subclasses(Distribution))
+        self._own.update(dict.fromkeys(kind for kind in kinds if kind.__module__.startswith(_OWN)))
+        for kind in self._own:
+            yield from _methods(kind, stays=True)
         for name in ("__init__", "_validate_sample"):
-            self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
+            yield Patch(Distribution, name, _checking, stays=True)
         for module in _BROADCASTING:
-            if module.broadcast_all is not _broadcast_all:
-                continue  # somebody else has replaced it
-            self.replace(module, "broadcast_all", _cached(_broadcasting, module.broadcast_all))
+            yield Patch(module, "broadcast_all", _broadcasting_own, stays=True)
         for kind, names in _BY_MEANING.items():
             for name in names.split():
-                self._replace_computed(kind, name)
-        hook: Any = classmethod(self._defined)
-        self.replace(Distribution, "__init_subclass__", hook)
+                yield Patch(kind, name, _computing(name), is_raw=True, stays=True)
+        yield Patch(Distribution, "__init_subclass__", lambda _: classmethod(self._defined))
         # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
-        self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
+        yield Patch(*DISPATCH_KL, _dispatching)
+        yield Patch(*KL_MEMOIZE, self._functions.beside)
 
-    def meet(self) -> None:
-        """Replace the methods of the classes of users."""
-        for kind in subclasses(Distribution):
-            if kind not in _OF_TORCH:
-                self._replace_methods(kind)
-        KL_MEMOIZE.clear()
-
-    def _replace_methods(self, kind: type) -> None:
-        for name, replacement in _REPLACED.items():
-            original = vars(kind).get(name)
-            if callable(original):
-                self.replace(kind, name, _cached(replacement, original))
-
-    def _replace_computed(self, kind: type[Any], name: str) -> None:
-        original = vars(kind)[name]
-        if isinstance(original, property):
-            assert original.fget is not None
-            self.replace(kind, name, property(_cached(_described, original.fget)))
-        else:
-            replacement = _valued if name in ("cdf", "icdf") else _described
-            self.replace(kind, name, _cached(replacement, original))
-
-    def end(self) -> None:
-        """Forget the functions for divergences that were found meanwhile."""
-        KL_MEMOIZE.clear()
+    def found(self) -> Iterable[Patch]:
+        """Return the methods of the classes of users."""
+        dict.clear(self._functions)  # others may have been registered since
+        return [patch for kind in self._kinds.others() for patch in _methods(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""
         super(Distribution, kind).__init_subclass__(**options)  # type: ignore[misc]
-        self._replace_methods(kind)
+        switch.replace(Group(_methods(kind)))
+
+
+class _Functions(dict[Any, Any]):
+    """The functions for divergences that recordings find, beside those that torch keeps."""
+
+    def beside(self, theirs: dict[Any, Any]) -> Self:
+        """Return these, to be used in the place of others."""
+        self._theirs = theirs
+        return self
+
+    def clear(self) -> None:
+        """Forget all: torch does where a function is registered."""
+        super().clear()
+        self._theirs.clear()
+
+
+def _methods(kind: type, stays: bool = False) -> Iterator[Patch]:
+    """Yield the methods of a class that draw or score."""
+    for name, replacement in _REPLACED.items():
+        if callable(vars(kind).get(name)):
+            yield Patch(kind, name, partial(_cached, replacement), is_raw=True, stays=stays)
+
+
+def _computing(name: str) -> _Method:
+    """Return what replaces a method or a property that tells of the distribution."""
+    computing = _valued if name in ("cdf", "icdf") else _described
+
+    def replaced(original: Any) -> Any:
+        if isinstance(original, property):
+            assert original.fget is not None
+            return property(computing(original.fget))
+        return computing(original)
+
+    return replaced
 
 
 @functools.lru_cache(maxsize=1024)

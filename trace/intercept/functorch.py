@@ -10,7 +10,8 @@ eagerly.
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,9 +36,10 @@ from ancestral.provenance.tensor.torch_internals import (
     device_constructors,
 )
 from ancestral.trace.context.errors import TransformError
-from ancestral.trace.context.patch import KEY, Replacing
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import KEY, Interceptor
 from ancestral.trace.intercept import vmap
 from ancestral.trace.intercept.opaque import (
     captured,
@@ -291,46 +293,42 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@functools.cache
-def _script_call(kind: Any) -> _Function:
-    return captured(kind.__call__) if kind is ScriptMethod else opaque(kind.__call__)
-
-
-class FunctionTransforms(Replacing):
-    """Replaces them."""
+class FunctionTransforms(Interceptor):
+    """Meets all these, and lets compiled functions run eagerly."""
 
     _stance: Any = None
 
-    def enter(self) -> None:
-        """Replace, when torch has listed the constructors that a default device is for."""
-        device_constructors()  # it remembers what it finds there at first
-        super().enter()
-
-    def begin(self) -> None:
-        """Take the places of what cannot be followed inside."""
+    def patches(self) -> Iterator[Patch]:
+        """Return what cannot be followed inside."""
         for kind in (ScriptFunction, ScriptMethod):
-            self.replace(kind, "__call__", _script_call(kind))
+            yield Patch(kind, "__call__", captured if kind is ScriptMethod else opaque)
         for name in _FACTORIES.split():
-            self.replace(torch, name, _made(getattr(torch, name), name))
+            yield Patch(torch, name, partial(_made, name=name))
         for name in ("new_tensor", "new_full", "new", "set_"):
-            self.replace(Tensor, name, _made(getattr(Tensor, name), name))
-        self.replace(*VMAP, _mapping(getattr(*VMAP)))
-        for transform, (module, name) in _TRANSFORMS.items():
-            self.replace(module, name, _refusing(getattr(module, name), transform))
-        self.replace(*MAKE_FX, _disallowing(getattr(*MAKE_FX)))
+            yield Patch(Tensor, name, partial(_made, name=name))
+        yield Patch(*VMAP, _mapping)
+        for transform, place in _TRANSFORMS.items():
+            yield Patch(*place, partial(_refusing, name=transform))
+        yield Patch(*MAKE_FX, _disallowing)
         functionalizing = _Functionalizing()
-        self.replace(*FUNCTIONALIZE_BEGIN, functionalizing.beginning(getattr(*FUNCTIONALIZE_BEGIN)))
-        self.replace(*FUNCTIONALIZE_END, functionalizing.ending(getattr(*FUNCTIONALIZE_END)))
-        self.replace(*FREEZE_MODULE, _freezing(getattr(*FREEZE_MODULE)))
-        operator = HigherOrderOperator
-        self.replace(operator, "__call__", capturing(operator.__call__))
-        self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
-        self.replace(torch, "compile", self._compiling(torch.compile))
+        yield Patch(*FUNCTIONALIZE_BEGIN, functionalizing.beginning)
+        yield Patch(*FUNCTIONALIZE_END, functionalizing.ending)
+        yield Patch(*FREEZE_MODULE, _freezing)
+        yield Patch(HigherOrderOperator, "__call__", capturing)
+        yield Patch(*COMPUTE_KEYSET, _without_draws)
+        yield Patch(torch, "compile", self._compiling)
 
-    def meet(self) -> None:
+    def enter(self) -> None:
         """Let functions that were compiled before run eagerly."""
+        device_constructors()  # it remembers what it finds there at first
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
+
+    def leave(self) -> None:
+        """Let compiled functions be compiled again."""
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
 
     def _run_eagerly(self) -> None:
         if self._stance is None:
@@ -343,9 +341,3 @@ class FunctionTransforms(Replacing):
             return original(*args, **kwargs)
 
         return compiling
-
-    def end(self) -> None:
-        """Let compiled functions be compiled again."""
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None

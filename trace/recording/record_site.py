@@ -24,7 +24,7 @@ from ancestral.provenance.tensor.tensor import (
     raw,
     untrack,
 )
-from ancestral.trace.context.patch import unmet
+from ancestral.trace.context.switch import unmet
 from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.stack import Recording, local
 from ancestral.trace.nodes.autograd_graph import has_gradient
