@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 
-
 @dataclass(frozen=True, eq=False)
 class Patch:
     """An attribute of torch that recordings replace.

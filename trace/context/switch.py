@@ -72,8 +72,8 @@ class _Switch:
 
     def install(self, interceptors: Iterable[Interceptor]) -> None:
         """Let recordings switch these on, in this order."""
-        self._interceptors = (_Writes(), *interceptors)
-        patches = [patch for each in self._interceptors for patch in each.patches()]
+        self.interceptors = (_Writes(), *interceptors)
+        patches = [patch for each in self.interceptors for patch in each.patches()]
         self._staying = Staying(patch for patch in patches if patch.stays)
         self._swapped = Group(patch for patch in patches if not patch.stays)
         self._entering = self._that_have("enter")
@@ -85,7 +85,7 @@ class _Switch:
     def _that_have(self, name: str) -> list[Callable[[], Any]]:
         return [
             getattr(each, name)
-            for each in self._interceptors
+            for each in self.interceptors
             if getattr(type(each), name) is not getattr(Interceptor, name)
         ]
 

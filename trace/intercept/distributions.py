@@ -34,6 +34,7 @@ from torch.distributions.utils import lazy_property
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
 from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
+from ancestral.trace.context.compile import as_torch_is
 from ancestral.trace.context.patch import Descendants, Group, Patch, subclasses
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
@@ -60,6 +61,7 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
     run = drawing(original)
 
     @functools.wraps(original)
+    @as_torch_is
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
         if not switch.is_on:
             return original(self, *args, **kwargs) if args or kwargs else original(self)
@@ -113,6 +115,7 @@ _OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
 
 def _scoring(original: _Method) -> _Method:
     @functools.wraps(original)
+    @as_torch_is
     def scored(self: Distribution, *args: Any, **kwargs: Any) -> Any:
         if not switch.is_on or not local.traces:
             return original(self, *args, **kwargs)
@@ -157,6 +160,7 @@ def _valued(original: _Method) -> _Method:
     """Return a function of a value that is no draw: cdf, icdf."""
 
     @functools.wraps(original)
+    @as_torch_is
     def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, value, *args, **kwargs)
         if switch.is_on and local.traces and not self.event_shape:
@@ -170,6 +174,7 @@ def _described(original: _Method) -> _Method:
     """Return a function of the parameters alone: entropy, mean."""
 
     @functools.wraps(original)
+    @as_torch_is
     def computed(self: Distribution) -> Any:
         result = original(self)
         if switch.is_on and local.traces:
@@ -186,6 +191,7 @@ def _checking(original: _Method) -> _Method:
     """
 
     @functools.wraps(original)
+    @as_torch_is
     def checked(self: Distribution, *args: Any, **kwargs: Any) -> None:
         if not switch.is_on:
             original(self, *args, **kwargs)
@@ -211,6 +217,7 @@ def _broadcasting(original: _Method) -> _Method:
     """
 
     @functools.wraps(original)
+    @as_torch_is
     def broadcast(*values: Any) -> Any:
         if not switch.is_on or not local.traces or storage.table or storage.is_guarded():
             return original(*values)

@@ -307,8 +307,8 @@ class FunctionTransforms(Interceptor):
         for name in ("new_tensor", "new_full", "new", "set_"):
             yield Patch(Tensor, name, partial(_made, name=name))
         yield Patch(*VMAP, _mapping)
-        for transform, place in _TRANSFORMS.items():
-            yield Patch(*place, partial(_refusing, name=transform))
+        for transform, where in _TRANSFORMS.items():
+            yield Patch(*where, partial(_refusing, name=transform))
         yield Patch(*MAKE_FX, _disallowing)
         functionalizing = _Functionalizing()
         yield Patch(*FUNCTIONALIZE_BEGIN, functionalizing.beginning)

@@ -220,15 +220,12 @@ class Storages(Interceptor):
         # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
         for name in ("_write_file", "clone", "data_ptr"):
             yield Patch(torch.UntypedStorage, name, _reading)
-        for owner in (torch, torch.utils.dlpack):
-            yield Patch(owner, "to_dlpack", _sharing)
+        for module in (torch, torch.utils.dlpack):
+            yield Patch(module, "to_dlpack", _sharing)
         for place in TO_DLPACK:
             yield Patch(*place, _sharing)
-        for owner, name in (
-            (torch, "as_strided"),
-            (Tensor, "as_strided"),
-            (Tensor, "resize_"),
-        ):
-            yield Patch(owner, name, _reaching)
+        yield Patch(torch, "as_strided", _reaching)
+        for name in ("as_strided", "resize_"):
+            yield Patch(Tensor, name, _reaching)
         for name in ("save", "save_to_buffer"):
             yield Patch(ScriptModule, name, _saving)

@@ -32,8 +32,8 @@ from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
-from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
@@ -155,7 +155,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._trace: Trace | None = None
         self._is_audited = audit
         self._auditor: Auditor | None = None
-        self._ending: list[Callable[[], object]] = []
+        self._ending: list[Callable[..., object]] = []
 
     @leaving_compiled_code
     def __enter__(self) -> Trace:

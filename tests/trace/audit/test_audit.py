@@ -22,7 +22,7 @@ import ancestral as an
 from ancestral.provenance.dispatch import torch_function
 from ancestral.provenance.tensor.tensor import TYPES, run
 from ancestral.trace.audit.tables import EXPLAINED, Audited
-from ancestral.trace.context.patch import KEY
+from ancestral.trace.context.switch import KEY
 from ancestral.trace.intercept import tensor_reads
 from oracles import paths, replaying
 
