@@ -9,7 +9,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,26 +20,21 @@ from torch.distributions import (
     Distribution,
     Gamma,
     Independent,
-    LowRankMultivariateNormal,
     MixtureSameFamily,
-    MultivariateNormal,
     StudentT,
     TransformedDistribution,
-    Wishart,
-    kl,
 )
 from torch.distributions.utils import broadcast_all as _broadcast_all
 from torch.distributions.utils import lazy_property
 
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
-from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
 from ancestral.trace.context.compile import as_torch_is
 from ancestral.trace.context.patch import Descendants, Group, Patch, subclasses
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import Interceptor, switch, unmet
-from ancestral.trace.intercept.batch_shape import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, parameters
@@ -156,34 +151,6 @@ def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
         local.event_dims -= fn.reinterpreted_batch_ndims
 
 
-def _valued(original: _Method) -> _Method:
-    """Return a function of a value that is no draw: cdf, icdf."""
-
-    @functools.wraps(original)
-    @as_torch_is
-    def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, value, *args, **kwargs)
-        if switch.is_on and local.traces and not self.event_shape:
-            keep_of_density(self, value, result)
-        return result
-
-    return computed
-
-
-def _described(original: _Method) -> _Method:
-    """Return a function of the parameters alone: entropy, mean."""
-
-    @functools.wraps(original)
-    @as_torch_is
-    def computed(self: Distribution) -> Any:
-        result = original(self)
-        if switch.is_on and local.traces:
-            keep_of_draw(self, result)
-        return result
-
-    return computed
-
-
 def _checking(original: _Method) -> _Method:
     """Return a check of parameters or of a value, run untracked as long as it passes.
 
@@ -292,42 +259,6 @@ _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "rsample": lambda original: _drawing(original, True),
     "log_prob": _scoring,
 }
-# What torch computes by ops that know less than what a batch means; the rest, ops follow.
-_BY_MEANING: dict[type[Any], str] = {
-    Beta: "mode",
-    Dirichlet: "mode",
-    Gamma: "cdf",
-    LowRankMultivariateNormal: "entropy",
-    MultivariateNormal: "entropy",
-    StudentT: "variance",
-    TransformedDistribution: "cdf icdf",
-    Wishart: "entropy variance",
-}
-
-
-def _dispatching(original: _Method) -> _Method:
-    """Return what finds the function for the divergence of two classes."""
-
-    @functools.wraps(original)
-    def dispatch(p: type[Any], q: type[Any]) -> Any:
-        found = original(p, q)
-        is_of_torch = getattr(found, "__module__", None) == kl.__name__
-        return _cached(_diverging, found) if is_of_torch else found
-
-    return dispatch
-
-
-def _diverging(original: _Method) -> _Method:
-    @functools.wraps(original)
-    def diverging(p: Distribution, q: Distribution) -> Any:
-        result = original(p, q)
-        if local.traces:
-            keep_of_pair(p, q, result)
-        return result
-
-    return diverging
-
-
 _OWN = ("torch.distributions.", "ancestral.")
 
 
@@ -337,7 +268,6 @@ class Distributions(Interceptor):
     def __init__(self) -> None:
         self._own: dict[type, None] = {}  # the classes of torch, and our own
         self._kinds = Descendants(Distribution, self._own.__contains__)
-        self._functions = _Functions()
 
     def patches(self) -> Iterable[Patch]:
         """Return the methods of the classes of torch, and what tells of classes to come."""
@@ -349,17 +279,10 @@ class Distributions(Interceptor):
             yield Patch(Distribution, name, _checking, stays=True)
         for module in _BROADCASTING:
             yield Patch(module, "broadcast_all", _broadcasting_own, stays=True)
-        for kind, names in _BY_MEANING.items():
-            for name in names.split():
-                yield Patch(kind, name, _computing(name), is_raw=True, stays=True)
         yield Patch(Distribution, "__init_subclass__", lambda _: classmethod(self._defined))
-        # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
-        yield Patch(*DISPATCH_KL, _dispatching)
-        yield Patch(*KL_MEMOIZE, self._functions.beside)
 
     def found(self) -> Iterable[Patch]:
         """Return the methods of the classes of users."""
-        dict.clear(self._functions)  # others may have been registered since
         return [patch for kind in self._kinds.others() for patch in _methods(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
@@ -368,38 +291,11 @@ class Distributions(Interceptor):
         switch.replace(Group(_methods(kind)))
 
 
-class _Functions(dict[Any, Any]):
-    """The functions for divergences that recordings find, beside those that torch keeps."""
-
-    def beside(self, theirs: dict[Any, Any]) -> Self:
-        """Return these, to be used in the place of others."""
-        self._theirs = theirs
-        return self
-
-    def clear(self) -> None:
-        """Forget all: torch does where a function is registered."""
-        super().clear()
-        self._theirs.clear()
-
-
 def _methods(kind: type, stays: bool = False) -> Iterator[Patch]:
     """Yield the methods of a class that draw or score."""
     for name, replacement in _REPLACED.items():
         if callable(vars(kind).get(name)):
             yield Patch(kind, name, partial(_cached, replacement), is_raw=True, stays=stays)
-
-
-def _computing(name: str) -> _Method:
-    """Return what replaces a method or a property that tells of the distribution."""
-    computing = _valued if name in ("cdf", "icdf") else _described
-
-    def replaced(original: Any) -> Any:
-        if isinstance(original, property):
-            assert original.fget is not None
-            return property(computing(original.fget))
-        return computing(original)
-
-    return replaced
 
 
 @functools.lru_cache(maxsize=1024)
