@@ -47,7 +47,7 @@ def _marked(function: F, inner: Any) -> F:
 
 
 def _skipped(function: F, inner: Any) -> F:
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
     eval_frame.set_code_exec_strategy(code, FrameExecStrategy(_SKIP, inner))
     return function
 

@@ -9,7 +9,6 @@ met there when a recording opens, and stands there again afterwards.
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import contains, getitem
 from types import ModuleType
 from typing import Any
@@ -67,21 +66,21 @@ class Group:
                 if there is not self._theirs[index] and there is not self._ours[index]:
                     self._theirs[index], self._ours[index] = there, patch.made()
             self._prepare()
-        run(self._replacing)
+        self._replace()
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
         if self._are_ours():
-            run(self._restoring)
+            self._restore()
             return
         for patch, theirs, ours in zip(self.patches, self._theirs, self._ours, strict=True):
             if patch.there is ours:
-                run(_steps([patch], [theirs]))
+                _Change([patch], [theirs])()
 
     def _prepare(self) -> None:
         """Lay out what most recordings do, which find all as it was: that is done in C."""
-        self._replacing = _steps(self.patches, self._ours)
-        self._restoring = _steps(self.patches, self._theirs)
+        self._replace = _Change(self.patches, self._ours)
+        self._restore = _Change(self.patches, self._theirs)
         places = [(vars(patch.owner), patch.name) for patch in self.patches]
         self._all_ours = _columns(places, self._ours)
         held = [index for index, value in enumerate(self._theirs) if value is not _ABSENT]
@@ -137,27 +136,29 @@ def _are_there(columns: _Columns) -> bool:
         return False
 
 
-_Step = Callable[[], Any]
+class _Change:
+    """What gives attributes their values, those of a module at once; in C, since it is often."""
 
+    def __init__(self, patches: Iterable[Patch], values: Iterable[Any]) -> None:
+        of_classes: list[tuple[Any, str, Any]] = []
+        self._deleted: list[tuple[Any, str]] = []
+        of_modules: dict[ModuleType, dict[str, Any]] = {}
+        for patch, value in zip(patches, values, strict=True):
+            if value is _ABSENT:
+                self._deleted.append((patch.owner, patch.name))
+            elif type(patch.owner) is ModuleType:
+                of_modules.setdefault(patch.owner, {})[patch.name] = value
+            else:
+                of_classes.append((patch.owner, patch.name, value))
+        self._set = [[row[column] for row in of_classes] for column in range(3)]
+        self._updates = [(vars(module).update, held) for module, held in of_modules.items()]
 
-def _steps(patches: Iterable[Patch], values: Iterable[Any]) -> list[_Step]:
-    """Return what gives attributes their values; those of a module are set at once."""
-    steps: list[_Step] = []
-    of_modules: dict[ModuleType, dict[str, Any]] = {}
-    for patch, value in zip(patches, values, strict=True):
-        if value is _ABSENT:
-            steps.append(partial(delattr, patch.owner, patch.name))
-        elif type(patch.owner) is ModuleType:
-            of_modules.setdefault(patch.owner, {})[patch.name] = value
-        else:
-            steps.append(partial(setattr, patch.owner, patch.name, value))
-    return [*steps, *(partial(vars(owner).update, them) for owner, them in of_modules.items())]
-
-
-def run(steps: Iterable[Callable[[], Any]]) -> None:
-    """Call each."""
-    for step in steps:
-        step()
+    def __call__(self) -> None:
+        list(map(setattr, *self._set))
+        for owner, name in self._deleted:
+            delattr(owner, name)
+        for update, held in self._updates:
+            update(held)
 
 
 class Descendants:

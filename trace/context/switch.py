@@ -18,7 +18,7 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Group, Patch, Staying, run
+from ancestral.trace.context.patch import Group, Patch, Staying
 from ancestral.trace.context.stack import local
 
 
@@ -58,6 +58,11 @@ class _Writes(Interceptor):
         """End with the last recording of this thread."""
         storage.purge()
         storage.unwatch()
+
+
+def _run(steps: Iterable[Callable[[], Any]]) -> None:
+    for step in steps:
+        step()
 
 
 class _Switch:
@@ -115,7 +120,7 @@ class _Switch:
 
     def _begin(self) -> None:
         self.is_on = True
-        run(self._entering)
+        _run(self._entering)
         found = self._staying.replace_own()
         self._swapped.replace()
         for find in self._finding:
@@ -128,7 +133,7 @@ class _Switch:
         while self._later:
             self._later.pop().restore()
         self._swapped.restore()
-        run(self._leaving)
+        _run(self._leaving)
 
     def replace(self, group: Group) -> None:
         """Replace more until the last recording ends, nothing if none is open."""
@@ -151,7 +156,7 @@ class _Switch:
         self._open = 0
         if self.is_on:
             self._end()
-        run(self.parting)
+        _run(self.parting)
 
 
 _OPEN = (
@@ -194,14 +199,14 @@ def restore_torch() -> None:
 def join() -> None:
     """Let this thread take part in the open recordings of its context."""
     local.recordings += 1
-    run(switch.joining)
+    _run(switch.joining)
 
 
 def part() -> None:
     """Let this thread take part once less."""
     local.recordings -= 1
     if not local.recordings:
-        run(switch.parting)
+        _run(switch.parting)
 
 
 @contextmanager
