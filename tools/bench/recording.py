@@ -60,16 +60,17 @@ def _empty() -> float:
 def _between(call: Callable[[], object]) -> float:
     """Return what a call takes after a recording, as a ratio to the same when torch is restored.
 
-    A few percent are seen in many short rounds only; the first calls after a change are slower.
+    A few percent are seen in many short rounds only. The interpreter forgets what it knew of a class
+    that is changed, which the first calls learn again.
     """
     before = after = math.inf
-    for _ in range(200):
+    for _ in range(50):
         restore_torch()
-        timeit.timeit(call, number=20)
-        before = min(before, timeit.timeit(call, number=50))
+        timeit.timeit(call, number=200)
+        before = min(before, *timeit.repeat(call, number=20, repeat=5))
         _nothing()
-        timeit.timeit(call, number=20)
-        after = min(after, timeit.timeit(call, number=50))
+        timeit.timeit(call, number=200)
+        after = min(after, *timeit.repeat(call, number=20, repeat=5))
     return after / before
 
 

@@ -6,9 +6,11 @@ outermost call counts: what a draw does inside is its own.
 """
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -58,9 +60,7 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
     @functools.wraps(original)
     @as_torch_is
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
-        if not switch.is_on:
-            return original(self, *args, **kwargs) if args or kwargs else original(self)
-        if local.is_inside:
+        if local.is_inside or not switch.is_on:
             return original(self, *args, **kwargs)
         if not local.traces:
             return unrecorded(
@@ -275,8 +275,8 @@ class Distributions(Interceptor):
         self._own.update(dict.fromkeys(kind for kind in kinds if kind.__module__.startswith(_OWN)))
         for kind in self._own:
             yield from _methods(kind, stays=True)
-        for name in ("__init__", "_validate_sample"):
-            yield Patch(Distribution, name, _checking, stays=True)
+        yield Patch(Distribution, "__init__", _checking, stays=True)
+        yield Patch(Distribution, "_validate_sample", _checking)
         for module in _BROADCASTING:
             yield Patch(module, "broadcast_all", _broadcasting_own, stays=True)
         yield Patch(Distribution, "__init_subclass__", lambda _: classmethod(self._defined))
@@ -295,7 +295,40 @@ def _methods(kind: type, stays: bool = False) -> Iterator[Patch]:
     """Yield the methods of a class that draw or score."""
     for name, replacement in _REPLACED.items():
         if callable(vars(kind).get(name)):
-            yield Patch(kind, name, partial(_cached, replacement), is_raw=True, stays=stays)
+            make = partial(_cached, _quick(replacement) if stays else replacement)
+            yield Patch(kind, name, make, is_raw=True, stays=stays)
+
+
+@functools.cache
+def _quick(replacement: Callable[[_Method], _Method]) -> Callable[[_Method], _Method]:
+    """Return a replacement that costs next to nothing between recordings.
+
+    It has the arguments of torch's methods, whose kind need not be found out then.
+    """
+
+    def replaced(original: _Method) -> _Method:
+        followed = replacement(original)
+        if not isinstance(original, FunctionType):  # but what somebody else has put there
+            return followed
+        code = original.__code__
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        is_open = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+        if is_open or names not in (("self", "value"), ("self", "sample_shape")):
+            return followed
+
+        @as_torch_is
+        def scored(self: Distribution, value: Any) -> Any:
+            return followed(self, value) if switch.is_on else original(self, value)
+
+        @as_torch_is
+        def drawn(self: Distribution, sample_shape: Any) -> Any:
+            return followed(self, sample_shape) if switch.is_on else original(self, sample_shape)
+
+        quick = scored if "value" in names else drawn
+        quick.__defaults__ = original.__defaults__
+        return functools.wraps(original)(quick)
+
+    return replaced
 
 
 @functools.lru_cache(maxsize=1024)

@@ -82,7 +82,7 @@ def test_an_attribute_is_back_after_a_recording_or_when_torch_is_restored(patch:
 def test_only_what_draws_or_scores_stays() -> None:
     staying = {patch.name for patch in PATCHES if patch.stays}
     assert staying == {
-        *("sample", "rsample", "log_prob", "__init__", "_validate_sample", "broadcast_all"),
+        *("sample", "rsample", "log_prob", "__init__", "broadcast_all"),
         *("cdf", "icdf", "entropy", "mode", "variance"),
     }
     owners = {getattr(p.owner, "__module__", p.owner.__name__) for p in PATCHES if p.stays}
@@ -230,6 +230,23 @@ def test_a_patch_of_a_test_may_end_after_the_recording_that_it_began_in(
     recorded()
     an.restore_torch()
     assert vars(owner).get(name) is own
+
+
+def test_a_mock_is_a_draw_and_counts_its_calls() -> None:
+    recorded()
+    with mock.patch.object(d.Bernoulli, "sample", autospec=True) as spy:
+        spy.return_value = torch.ones(2)
+        with an.record() as trace:
+            d.Bernoulli(P).sample()
+        assert d.Bernoulli.sample is spy
+        d.Bernoulli(P).sample()
+        assert spy.call_count == 2
+    assert list(trace) == ["bernoulli"]
+    with mock.patch.object(d.Bernoulli, "sample", mock.Mock(return_value=torch.ones(2))):
+        with an.record() as trace:
+            d.Bernoulli(P).sample()
+        d.Bernoulli.sample.assert_called_once()  # type: ignore[attr-defined]
+    assert list(trace) == ["bernoulli"]
 
 
 def test_a_wrapper_of_another_library_stays_and_draws_once() -> None:
