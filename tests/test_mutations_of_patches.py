@@ -151,7 +151,7 @@ def patched_attributes() -> list[Patched]:
 
 
 def _is_here(patched: Patched) -> bool:
-    if patched.kind == "Distributions":
+    if patched.kind in ("Distributions", "Batches"):
         return str(patched) in ENUMERATED
     return str(patched) not in ELSEWHERE
 

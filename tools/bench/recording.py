@@ -60,8 +60,8 @@ def _empty() -> float:
 def _between(call: Callable[[], object]) -> float:
     """Return what a call takes after a recording, as a ratio to the same when torch is restored.
 
-    A few percent are seen in many short rounds only. The interpreter forgets what it knew of a class
-    that is changed, which the first calls learn again.
+    A few percent are seen in many short rounds only. The interpreter forgets what it knew of a
+    class that is changed, which the first calls learn again.
     """
     before = after = math.inf
     for _ in range(50):

@@ -172,11 +172,11 @@ def restore_torch() -> None:
     """Put back, at once, all that recordings have replaced in torch.
 
     While a recording is open, attributes of torch are replaced, and put back when the last one
-    ends: all but the methods of `torch.distributions` by which draws are made and scored, and what
-    makes a distribution. Those stay, since to replace them takes longer than many a recording does,
-    and do what they did before: nothing answers otherwise outside of a recording. After this call
-    these too are torch's own, the very objects; the next recording replaces them again. What
-    somebody else has put in the place of one stays there.
+    ends: all but the methods of `torch.distributions` that make a distribution, draw from it and
+    score a draw. Those stay, since to replace them takes longer than many a recording does, and
+    answer as before where none is open. After this call these too are torch's own, the very
+    objects; the next recording replaces them again. What somebody else has put in the place of one
+    stays there.
 
     >>> import torch
     >>> import ancestral as an

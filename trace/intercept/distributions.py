@@ -276,10 +276,12 @@ class Distributions(Interceptor):
         for kind in self._own:
             yield from _methods(kind, stays=True)
         yield Patch(Distribution, "__init__", _checking, stays=True)
-        yield Patch(Distribution, "_validate_sample", _checking)
+        yield Patch(Distribution, "_validate_sample", _quick(_checking), stays=True)
         for module in _BROADCASTING:
             yield Patch(module, "broadcast_all", _broadcasting_own, stays=True)
-        yield Patch(Distribution, "__init_subclass__", lambda _: classmethod(self._defined))
+        # It does nothing between recordings, and to replace it asks all classes to look anew.
+        hook: Any = classmethod(self._defined)
+        yield Patch(Distribution, "__init_subclass__", lambda _: hook, stays=True)
 
     def found(self) -> Iterable[Patch]:
         """Return the methods of the classes of users."""
