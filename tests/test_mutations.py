@@ -184,7 +184,6 @@ def without_sizes(name: str) -> Disable:
     real = functorch._SIZES  # pyright: ignore[reportPrivateUsage]
 
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(functorch, "_made", functorch._made.__wrapped__)  # one for each recording
         patch.setattr(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
         # What it made before has the sizes.
         patch.setattr(switch, "_swapped", Group(switch._swapped.patches))

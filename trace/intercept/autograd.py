@@ -88,7 +88,6 @@ def _is_ours(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, ProvenanceTensor)
 
 
-@functools.cache  # one for all recordings
 def _passing(original: _Function) -> _Function:
     """Return what runs a pass, and follows what comes out of it."""
 
@@ -228,7 +227,6 @@ def _after_accumulation(hook: _Function) -> _Function:
     return handed
 
 
-@functools.cache  # one for all recordings
 def _registering(original: _Function, follow: Callable[[_Function], _Function]) -> _Function:
     @functools.wraps(original)
     def register(self: Tensor, hook: _Function) -> Any:
@@ -237,7 +235,6 @@ def _registering(original: _Function, follow: Callable[[_Function], _Function]) 
     return register
 
 
-@functools.cache  # one for all recordings
 def _listing(original: _Function) -> _Function:
     """Return what lists the backward hooks of a module."""
 
@@ -268,7 +265,6 @@ class _Retaining:
 _retaining = _Retaining()
 
 
-@functools.cache  # one for all recordings
 def _keeping(original: _Function) -> _Function:
     @functools.wraps(original)
     def retain_grad(self: Tensor) -> None:

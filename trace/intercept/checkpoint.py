@@ -47,7 +47,6 @@ def _without_draws(where: str, advice: str, call: Callable[[], Any]) -> Any:
     return result
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if not local.traces or not torch.is_grad_enabled():
@@ -61,7 +60,6 @@ def _refusing(original: _Function) -> Any:
     return classmethod(apply)
 
 
-@functools.cache
 def _custom(original: Any) -> Any:
     """Return how a function with its own backward is applied, whose forward has no graph."""
 
@@ -82,7 +80,6 @@ def _custom(original: Any) -> Any:
     return classmethod(apply)
 
 
-@functools.cache  # one for all recordings
 def _rebuilding(original: _Function) -> _Function:
     """Return how a checkpoint that runs again is made: its draws are no new sites."""
 
@@ -100,7 +97,6 @@ def _rebuilding(original: _Function) -> _Function:
     return made
 
 
-@functools.cache  # one for all recordings
 def _packing(original: _Function) -> _Function:
     @functools.wraps(original)
     def made(self: Any, pack_hook: _Function, unpack_hook: _Function) -> None:

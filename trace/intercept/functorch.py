@@ -55,7 +55,6 @@ from ancestral.trace.recording.constant_draws import transform_around
 _Function = Callable[..., Any]
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function, name: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
@@ -72,7 +71,6 @@ def _refusing(original: _Function, name: str) -> _Function:
     return refused
 
 
-@functools.cache  # one for all recordings
 def _mapping(original: _Function) -> _Function:
     """Return `vmap_impl`, which is followed."""
 
@@ -126,7 +124,6 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
     )
 
 
-@functools.cache  # one for all recordings
 def _disallowing(original: _Function) -> _Function:
     """Return what hands out `make_fx`, with which `linearize` runs its function."""
 
@@ -144,7 +141,6 @@ def _disallowing(original: _Function) -> _Function:
     return disallow
 
 
-@functools.cache  # one for all recordings
 def _freezing(original: _Function) -> _Function:
     """Return what makes constants of the buffers of a scripted module."""
 
@@ -229,7 +225,6 @@ def _nothing(args: Any, kwargs: Any) -> tuple[()]:
     return ()
 
 
-@functools.cache  # one for all recordings
 def _without_draws(original: _Function) -> _Function:
     """Return what finds the kernel of an operator on functions, which has none for draws."""
 
@@ -239,7 +234,6 @@ def _without_draws(original: _Function) -> _Function:
     return found
 
 
-@functools.cache
 def _made(original: _Function, name: str) -> _Function:
     """Return a factory; its results depend on what it is given, not on what they are only like."""
     factory = opaque(original, _SIZES.get(name, _nothing))

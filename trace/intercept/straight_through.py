@@ -252,7 +252,6 @@ def _addends(tensor: Tensor) -> _Addends:
     return found
 
 
-@functools.cache  # one for all recordings
 def _cutting(original: _Function) -> _Function:
     @functools.wraps(original)
     def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -57,7 +57,6 @@ class Task:
         return functools.partial, (away, self._function)
 
 
-@functools.cache
 def _starting(original: _Function) -> _Function:
     """Return what starts a thread or a process."""
 
@@ -91,7 +90,6 @@ def _taking_part(function: _Function) -> Task:
     return function if isinstance(function, Task) else Task(function)
 
 
-@functools.cache
 def _running(original: _Function) -> _Function:
     """Return what runs a callback of a loop, whose thread may be older than the recording."""
 

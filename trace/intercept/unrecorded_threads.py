@@ -77,7 +77,6 @@ def _alone(call: Callable[[], T]) -> T:
     return value
 
 
-@functools.cache
 def _drawing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def drawn(*args: Any, **kwargs: Any) -> Any:

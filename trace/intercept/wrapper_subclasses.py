@@ -34,7 +34,6 @@ from ancestral.trace.context.switch import Interceptor, switch, unmet
 _Function = Callable[..., Any]
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function, kind: str) -> _Function:
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +72,6 @@ def _carries(tensor: Tensor, found: list[Any]) -> bool:
     return known is not None and all(each.members <= known.members for each in found)
 
 
-@functools.cache  # one for all recordings
 def _as_subclass(original: _Function) -> _Function:
     @functools.wraps(original)
     def viewed(self: Tensor, cls: type) -> Any:
@@ -89,7 +87,6 @@ def _as_subclass(original: _Function) -> _Function:
     return viewed
 
 
-@functools.cache  # one for all recordings
 def _making(original: _Function) -> Any:
     @functools.wraps(original)
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
