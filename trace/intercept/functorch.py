@@ -298,7 +298,7 @@ class FunctionTransforms(Interceptor):
             yield Patch(kind, "__call__", captured if kind is ScriptMethod else opaque)
         for name in _FACTORIES.split():
             yield Patch(torch, name, partial(_made, name=name))
-        for name in ("new_tensor", "new_full", "new", "set_"):
+        for name in ("new_tensor", "new_full", "new"):
             yield Patch(Tensor, name, partial(_made, name=name))
         yield Patch(*VMAP, _mapping)
         for transform, where in _TRANSFORMS.items():

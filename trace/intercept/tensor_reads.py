@@ -22,7 +22,6 @@ from ancestral.provenance.tensor.memory_grid import base_of
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
-    ProvenanceTensor,
     attach,
     provenance,
     raw,
@@ -112,7 +111,7 @@ class _Attribute:
         return self._original if tensor is None else self._original.__get__(tensor)
 
     def __set__(self, tensor: Tensor, value: Any) -> None:
-        if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
+        if provenance(value) is None and provenance(tensor) is None:
             self._original.__set__(tensor, value)
             if type(tensor) in _PLAIN and tensor.requires_grad:
                 torch.autograd.graph.increment_version(tensor)
@@ -196,6 +195,18 @@ def _saving(original: _Function) -> _Function:
     return saved
 
 
+def _laying(original: _Function) -> _Function:
+    """Return what lays a tensor over other memory: torch asks no class of what it is given."""
+
+    @functools.wraps(original)
+    def lay(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces or not tracked(args, kwargs):
+            return original(*args, **kwargs)
+        return run_write(original, TYPES, args, kwargs, [args[0]])
+
+    return lay
+
+
 def _reaching(original: _Function) -> _Function:
     """Return what reaches the memory beyond a view that depends on nothing: its base may."""
 
@@ -224,8 +235,10 @@ class Storages(Interceptor):
             yield Patch(module, "to_dlpack", _sharing)
         for place in TO_DLPACK:
             yield Patch(*place, _sharing)
-        yield Patch(torch, "as_strided", _reaching)
-        for name in ("as_strided", "resize_"):
-            yield Patch(Tensor, name, _reaching)
+        for owner in (torch, Tensor):
+            for name in "as_strided as_strided_ as_strided_scatter resize_ resize_as_".split():
+                if hasattr(owner, name):
+                    yield Patch(owner, name, _reaching)
+        yield Patch(Tensor, "set_", _laying)
         for name in ("save", "save_to_buffer"):
             yield Patch(ScriptModule, name, _saving)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.trust import Trust, trusted
+from ancestral.trace.nodes.noise import NoiseMode
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
@@ -137,12 +138,22 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     line. It sees what this thread does within the block; `Trace.audited` says how much that was.
     (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
 
+    `noise` notes the randomness without parameters of this thread too, as `Trace.noise`: dropout
+    masks, `torch.rand`, shuffles, and the noise of reparameterized draws. It is in the graph then,
+    with its edges; gradients are as without it, and what Python reads of it is data. Every op of
+    the block looks at the generators for it: it has to be asked for here, and costs nothing else.
+
     ``record()(function)`` is the function, recorded anew at each call: ``.trace`` is the recording
     of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
     def __init__(
-        self, *, control: str | None = None, trust: Trust = (), audit: bool = False
+        self,
+        *,
+        control: str | None = None,
+        trust: Trust = (),
+        audit: bool = False,
+        noise: bool = False,
     ) -> None:
         """Make a recording that has not begun.
 
@@ -154,6 +165,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
+        self._with_noise = noise
         self._auditor: Auditor | None = None
         self._ending: list[Callable[..., object]] = []
 
@@ -190,6 +202,11 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             self._auditor = Auditor(trace.universe)
             self._ending.append(self._auditor.end)
             self._auditor.begin()
+        if self._with_noise:
+            trace.noise = []
+            noise: Any = NoiseMode(trace, trace.noise)
+            noise.__enter__()
+            self._ending.append(partial(noise.__exit__, None, None, None))
 
     def _end(self) -> None:
         """Switch off, the last first, what was switched on."""
@@ -216,7 +233,12 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """Return the function, each call of it within its own recording."""
         return Recorded(
             function,
-            lambda: record(control=self._control, trust=self._trust, audit=self._is_audited),
+            lambda: record(
+                control=self._control,
+                trust=self._trust,
+                audit=self._is_audited,
+                noise=self._with_noise,
+            ),
         )
 
     def _govern(self, universe: Universe, frame: int | None) -> Callable[[], object]:
