@@ -42,13 +42,20 @@ def _restored() -> Iterator[None]:
     an.restore_torch()
 
 
-with an.record():
-    PATCHES = [
-        patch
-        for patch in switch.replaced
-        if str(getattr(patch.owner, "__module__", "torch")).partition(".")[0]
-        in ("torch", "threading", "multiprocessing", "concurrent", "asyncio", "ancestral")
-    ]
+def _patches() -> list[Patch]:
+    """Return what stays and what is put back, but for classes of users and what others replace."""
+    with an.record():
+        places = [(patch.owner, patch.name) for patch in switch.replaced]
+        return [
+            patch
+            for patch in switch.replaced
+            if str(getattr(patch.owner, "__module__", "torch")).partition(".")[0] in _OWNERS
+            and places.count((patch.owner, patch.name)) == 1
+        ]
+
+
+_OWNERS = ("torch", "threading", "multiprocessing", "concurrent", "asyncio", "ancestral")
+PATCHES = _patches()
 
 
 def _name(patch: Patch) -> str:
