@@ -13,7 +13,7 @@ from mutations import blind_to_numbers, healthy, naming, outcome
 from programs.control.register import CONTROL
 
 from ancestral.provenance.dispatch import torch_function
-from ancestral.trace.context.patch import Group, Patch, Staying
+from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
 from ancestral.trace.context.switch import restore_torch, switch
 from ancestral.trace.intercept import autograd, functorch
 
@@ -176,7 +176,7 @@ def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
 
     restore_torch()
     patch.setattr(switch, "_staying", Staying(others(switch._staying.patches)))
-    patch.setattr(switch, "_swapped", Group(others(switch._swapped.patches)))
+    patch.setattr(switch, "_swapped", Lasting(others(switch._swapped.patches)))
     patch.setattr(switch, "replace", lambda group: real(Group(others(group.patches))))
     if patched.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)

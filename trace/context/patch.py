@@ -8,14 +8,15 @@ met there when a recording opens, and stands there again afterwards.
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from operator import contains, getitem
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
+
+_ABSENT: Any = object()  # the owner has nothing there, or inherits it
+_UNKNOWN: Any = object()  # nothing was made yet
 
 
-@dataclass(frozen=True, eq=False)
-class Patch:
+class Patch(NamedTuple):
     """An attribute of torch that recordings replace.
 
     Attributes:
@@ -37,14 +38,12 @@ class Patch:
         """What the owner itself has there now."""
         return vars(self.owner).get(self.name, _ABSENT)
 
-    def made(self) -> Any:
-        """Return what takes the place of what is there now, perhaps inherited."""
-        read = inspect.getattr_static if self.is_raw else getattr
-        return self.make(read(self.owner, self.name))
-
-
-_ABSENT: Any = object()  # the owner has nothing there, or inherits it
-_UNKNOWN: Any = object()  # nothing was made yet
+    def made(self, there: Any) -> Any:
+        """Return what takes the place of what is there, or is inherited."""
+        if not self.is_raw:
+            return self.make(getattr(self.owner, self.name))
+        is_own = there is not _ABSENT
+        return self.make(there if is_own else inspect.getattr_static(self.owner, self.name))
 
 
 class Group:
@@ -55,44 +54,64 @@ class Group:
         self.patches = tuple(patches)
         self._theirs = [_UNKNOWN] * len(self.patches)
         self._ours = [_UNKNOWN] * len(self.patches)
+
+    def replace(self) -> None:
+        """Replace what is there, by what was made before unless somebody has changed it."""
+        self._look()
+        for patch, ours in zip(self.patches, self._ours, strict=True):
+            setattr(patch.owner, patch.name, ours)
+
+    def restore(self) -> None:
+        """Put back what was there, but where somebody else has changed it since."""
+        for patch, theirs, ours in zip(self.patches, self._theirs, self._ours, strict=True):
+            if patch.there is not ours:
+                continue
+            if theirs is _ABSENT:
+                delattr(patch.owner, patch.name)
+            else:
+                setattr(patch.owner, patch.name, theirs)
+
+    def _look(self) -> None:
+        """Make what takes the place of what is there, where that is new."""
+        for index, patch in enumerate(self.patches):
+            there = patch.there
+            # Ours is there where somebody has put back what he found in a recording.
+            if there is not self._theirs[index] and there is not self._ours[index]:
+                self._theirs[index], self._ours[index] = there, patch.made(there)
+
+
+class Lasting(Group):
+    """Attributes that are replaced often: in C, where all is as it was the last time."""
+
+    def __init__(self, patches: Iterable[Patch]) -> None:
+        """Take the attributes, and replace none of them yet."""
+        super().__init__(patches)
         self._prepare()
 
     def replace(self) -> None:
         """Replace what is there, by what was made before unless somebody has changed it."""
-        if not self._are_theirs():
-            for index, patch in enumerate(self.patches):
-                there = patch.there
-                # Ours is there where somebody has put back what he found in a recording.
-                if there is not self._theirs[index] and there is not self._ours[index]:
-                    self._theirs[index], self._ours[index] = there, patch.made()
+        if not (_are_there(self._all_theirs) and not any(map(contains, *self._absent))):
+            self._look()
             self._prepare()
-        self._replace()
+        self._change()
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
-        if self._are_ours():
-            self._restore()
-            return
-        for patch, theirs, ours in zip(self.patches, self._theirs, self._ours, strict=True):
-            if patch.there is ours:
-                _Change([patch], [theirs])()
+        if _are_there(self._all_ours):
+            self._change_back()
+        else:
+            super().restore()
 
     def _prepare(self) -> None:
-        """Lay out what most recordings do, which find all as it was: that is done in C."""
-        self._replace = _Change(self.patches, self._ours)
-        self._restore = _Change(self.patches, self._theirs)
+        """Lay out what is to be there, and what is done then."""
+        self._change = _Change(self.patches, self._ours)
+        self._change_back = _Change(self.patches, self._theirs)
         places = [(vars(patch.owner), patch.name) for patch in self.patches]
         self._all_ours = _columns(places, self._ours)
         held = [index for index, value in enumerate(self._theirs) if value is not _ABSENT]
         self._all_theirs = _columns([places[i] for i in held], [self._theirs[i] for i in held])
         absent = [place for i, place in enumerate(places) if i not in held]
         self._absent = [owner for owner, _ in absent], [name for _, name in absent]
-
-    def _are_ours(self) -> bool:
-        return _are_there(self._all_ours)
-
-    def _are_theirs(self) -> bool:
-        return _are_there(self._all_theirs) and not any(map(contains, *self._absent))
 
 
 class Staying(Group):
@@ -102,28 +121,32 @@ class Staying(Group):
         """Take the attributes as torch has them."""
         super().__init__(patches)
         self._theirs = [patch.there for patch in self.patches]
+        self._expected: _Columns | None = None  # after the last recording
+        self._foreign: list[Patch] = []
 
     def replace_own(self) -> list[Patch]:
         """Replace what is torch's own; return the places of what is somebody else's."""
-        if self._are_ours():
-            return []
-        foreign: list[Patch] = []
+        if self._expected is not None and _are_there(self._expected):
+            return list(self._foreign)
+        self._foreign = []
         for index, patch in enumerate(self.patches):
             there = patch.there
             if there is self._theirs[index]:
                 if self._ours[index] is _UNKNOWN:
-                    self._ours[index] = patch.made()
+                    self._ours[index] = patch.made(there)
                 setattr(patch.owner, patch.name, self._ours[index])
             elif there is not self._ours[index]:
-                foreign.append(patch)
-        self._prepare()
-        return foreign
+                self._foreign.append(patch)
+        places = [(vars(patch.owner), patch.name) for patch in self.patches]
+        self._expected = _columns(places, [patch.there for patch in self.patches])
+        return list(self._foreign)
 
 
 _Columns = tuple[list[Any], list[str], list[Any]]
 
 
 def _columns(places: Sequence[tuple[Any, str]], values: Sequence[Any]) -> _Columns:
+    """Return owners, names and values."""
     return [owner for owner, _ in places], [name for _, name in places], list(values)
 
 

@@ -18,7 +18,7 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Group, Patch, Staying
+from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
 from ancestral.trace.context.stack import local
 
 
@@ -80,7 +80,7 @@ class _Switch:
         self.interceptors = (_Writes(), *interceptors)
         patches = [patch for each in self.interceptors for patch in each.patches()]
         self._staying = Staying(patch for patch in patches if patch.stays)
-        self._swapped = Group(patch for patch in patches if not patch.stays)
+        self._swapped = Lasting(patch for patch in patches if not patch.stays)
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
         self._leaving = self._that_have("leave")[::-1]

@@ -8,7 +8,7 @@ outermost call counts: what a draw does inside is its own.
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -293,15 +293,16 @@ class Distributions(Interceptor):
         switch.replace(Group(_methods(kind)))
 
 
-def _methods(kind: type, stays: bool = False) -> Iterator[Patch]:
-    """Yield the methods of a class that draw or score."""
-    for name, replacement in _REPLACED.items():
-        if callable(vars(kind).get(name)):
-            make = partial(_cached, _quick(replacement) if stays else replacement)
-            yield Patch(kind, name, make, is_raw=True, stays=stays)
+def _methods(kind: type, stays: bool = False) -> list[Patch]:
+    """Return the methods of a class that draw or score."""
+    held = vars(kind)
+    return [
+        Patch(kind, name, make, True, stays)
+        for name, make in (_STAYING if stays else _SWAPPED)
+        if name in held and callable(held[name])
+    ]
 
 
-@functools.cache
 def _quick(replacement: Callable[[_Method], _Method]) -> Callable[[_Method], _Method]:
     """Return a replacement that costs next to nothing between recordings.
 
@@ -336,3 +337,7 @@ def _quick(replacement: Callable[[_Method], _Method]) -> Callable[[_Method], _Me
 @functools.lru_cache(maxsize=1024)
 def _cached(replacement: Callable[[_Method], _Method], original: _Method) -> _Method:
     return replacement(original)
+
+
+_SWAPPED = [(name, partial(_cached, made)) for name, made in _REPLACED.items()]
+_STAYING = [(name, partial(_cached, _quick(made))) for name, made in _REPLACED.items()]

@@ -26,7 +26,7 @@ from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.linear_form import Form, Placed, Weight
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
-from ancestral.trace.context.patch import Group, Patch
+from ancestral.trace.context.patch import Lasting, Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import Interceptor, switch
@@ -291,7 +291,7 @@ class _Cuts(Interceptor):
             switch.replace(_COMPUTING)
 
 
-_COMPUTING = Group(
+_COMPUTING = Lasting(
     [
         *(Patch(ProvenanceTensor, name, partial(_looking, name=name)) for name in _OPERATORS),
         Patch(ProvenanceTensor, "__torch_function__", _propagating, is_raw=True),

@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.errors import TransformError
-from ancestral.trace.context.patch import Descendants, Group, Patch, Staying
+from ancestral.trace.context.patch import Descendants, Group, Lasting, Patch, Staying
 
 
 class _Meta(type):
@@ -61,6 +61,11 @@ def owner(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield made
 
 
+@pytest.fixture(params=[Group, Lasting])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
 class Made:
     """What takes a place; counts how often something was made."""
 
@@ -77,10 +82,10 @@ def there(owner: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", [*OWN, *INHERITED])
-def test_an_attribute_of_any_kind_is_put_back_as_it_was(name: str) -> None:
+def test_an_attribute_of_any_kind_is_put_back_as_it_was(name: str, kind: Any) -> None:
     before = copy.copy(dict(vars(_Everything)))
     inner, outer = (
-        Group([Patch(_Everything, name, lambda _, value=value: lambda *_: value, is_raw=True)])
+        kind([Patch(_Everything, name, lambda _, value=value: lambda *_: value, is_raw=True)])
         for value in (7, 8)
     )
     for _ in range(2):
@@ -95,9 +100,11 @@ def test_an_attribute_of_any_kind_is_put_back_as_it_was(name: str) -> None:
         assert all(after[each] is before[each] for each in before)
 
 
-def test_what_was_made_is_used_again_and_made_anew_where_somebody_changed_it(owner: Any) -> None:
+def test_what_was_made_is_used_again_and_made_anew_where_somebody_changed_it(
+    owner: Any, kind: Any
+) -> None:
     made = Made()
-    group = Group([Patch(owner, "f", made), Patch(owner, "g", made)])
+    group = kind([Patch(owner, "f", made), Patch(owner, "g", made)])
     for _ in range(3):
         group.replace()
         assert [owner.f.__closure__[0].cell_contents, owner.g.__closure__[0].cell_contents] == [
@@ -114,16 +121,16 @@ def test_what_was_made_is_used_again_and_made_anew_where_somebody_changed_it(own
     assert (there(owner, "f"), there(owner, "g"), made.number) == (min, max, 3)
 
 
-def test_what_somebody_puts_there_meanwhile_stays(owner: Any) -> None:
-    group = Group([Patch(owner, "f", Made()), Patch(owner, "g", Made())])
+def test_what_somebody_puts_there_meanwhile_stays(owner: Any, kind: Any) -> None:
+    group = kind([Patch(owner, "f", Made()), Patch(owner, "g", Made())])
     group.replace()
     owner.f = min
     group.restore()
     assert (there(owner, "f"), there(owner, "g")) == (min, max)
 
 
-def test_ours_that_somebody_has_put_back_is_no_original(owner: Any) -> None:
-    group = Group([Patch(owner, "f", Made())])
+def test_ours_that_somebody_has_put_back_is_no_original(owner: Any, kind: Any) -> None:
+    group = kind([Patch(owner, "f", Made())])
     group.replace()
     ours = there(owner, "f")
     group.restore()
@@ -134,8 +141,8 @@ def test_ours_that_somebody_has_put_back_is_no_original(owner: Any) -> None:
     assert there(owner, "f") is len
 
 
-def test_what_is_inherited_is_inherited_again() -> None:
-    group = Group([Patch(Inheriting, "method", Made())])
+def test_what_is_inherited_is_inherited_again(kind: Any) -> None:
+    group = kind([Patch(Inheriting, "method", Made())])
     for _ in range(2):
         group.replace()
         assert Inheriting().method()[0] == "ours"
