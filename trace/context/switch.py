@@ -165,7 +165,7 @@ _OPEN = (
     "the task that holds the recording open"
 )
 switch = _Switch()
-"""What all recordings have switched on."""
+"""The interceptors of all recordings."""
 
 
 def restore_torch() -> None:

@@ -147,7 +147,7 @@ class TensorSubclasses(Interceptor):
 
 
 def _meeting(kind: type) -> Iterator[Patch]:
-    """Yield how a class meets other tensors, if it has a way of its own."""
+    """Yield how a class meets other tensors, if it says so itself."""
     own = vars(kind).get(_FUNCTION)
     if own is not None and own not in PASSIVE:
         yield Patch(kind, _FUNCTION, _answering, is_raw=True)

@@ -77,6 +77,10 @@ class Made:
         return lambda *args: ("ours", original, *args)
 
 
+def always(value: int) -> Callable[[Any], Any]:
+    return lambda _: lambda *_: value
+
+
 def there(owner: Any, name: str) -> Any:
     return vars(owner).get(name)
 
@@ -85,8 +89,7 @@ def there(owner: Any, name: str) -> Any:
 def test_an_attribute_of_any_kind_is_put_back_as_it_was(name: str, kind: Any) -> None:
     before = copy.copy(dict(vars(_Everything)))
     inner, outer = (
-        kind([Patch(_Everything, name, lambda _, value=value: lambda *_: value, is_raw=True)])
-        for value in (7, 8)
+        kind([Patch(_Everything, name, always(value), is_raw=True)]) for value in (7, 8)
     )
     for _ in range(2):
         inner.replace()
@@ -145,7 +148,7 @@ def test_what_is_inherited_is_inherited_again(kind: Any) -> None:
     group = kind([Patch(Inheriting, "method", Made())])
     for _ in range(2):
         group.replace()
-        assert Inheriting().method()[0] == "ours"
+        assert vars(Inheriting)["method"](1)[0] == "ours"
         group.restore()
         assert "method" not in vars(Inheriting)
         assert Inheriting().method() == 0

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 from unittest import mock
 
@@ -25,7 +25,7 @@ from ancestral.trace.context.switch import switch
 
 P = torch.tensor([0.2, 0.7], dtype=torch.float64)
 LOGITS = torch.tensor([0.3, -0.2], requires_grad=True)
-_SAVED = d.Normal.rsample, d.Bernoulli.log_prob  # before any recording of this file
+_SAVED: Any = (d.Normal.rsample, d.Bernoulli.log_prob)  # before any recording of this file
 
 
 def recorded() -> None:
@@ -155,7 +155,7 @@ def test_a_function_that_was_saved_is_still_the_one_and_is_followed() -> None:
 
 
 def test_it_is_refused_to_restore_torch_while_a_recording_is_open() -> None:
-    def held() -> Iterator[None]:
+    def held() -> Generator[None]:
         with an.record():
             yield
 
@@ -254,16 +254,17 @@ def test_a_mock_is_a_draw_and_counts_its_calls() -> None:
     with mock.patch.object(d.Bernoulli, "sample", mock.Mock(return_value=torch.ones(2))):
         with an.record() as trace:
             d.Bernoulli(P).sample()
-        d.Bernoulli.sample.assert_called_once()  # type: ignore[attr-defined]
+        d.Bernoulli.sample.assert_called_once()
     assert list(trace) == ["bernoulli"]
 
 
 def test_a_wrapper_of_another_library_stays_and_draws_once() -> None:
     own = vars(d.Bernoulli)["sample"]
     recorded()
-    ours, calls = d.Bernoulli.sample, []
+    ours: Any = d.Bernoulli.sample
+    calls: list[int] = []
 
-    def theirs(self: Any, *args: Any) -> Tensor:
+    def theirs(self: Any, *args: Any) -> Any:
         calls.append(1)
         return ours(self, *args)
 
@@ -288,11 +289,11 @@ def test_a_class_that_is_defined_between_recordings_is_caught_and_left_alone() -
             """Tell nobody above."""
 
     class Late(Silent, d.Bernoulli):
-        again = d.Bernoulli.sample
+        again: Any = d.Bernoulli.sample
         sample = ones
 
     class Below(Late):
-        def sample(self, sample_shape: Any = ()) -> Tensor:
+        def sample(self, sample_shape: Any = ()) -> Any:
             return super().sample() + super().again()
 
     assert vars(Late)["sample"] is ones
@@ -305,7 +306,7 @@ def test_a_class_that_is_defined_between_recordings_is_caught_and_left_alone() -
         assert an.provenance_of(z + x + y) == {"z", "x", "y"}
         assert vars(Late)["sample"] is ones
         assert not hasattr(vars(Below)["sample"], "__wrapped__")
-    Late.sample = d.Bernoulli.sample  # type: ignore[method-assign, assignment]
+    Late.sample = d.Bernoulli.sample
     with an.record() as trace:
         Late(P).sample()
     assert len(trace) == 1
@@ -423,6 +424,10 @@ def test_what_is_compiled_between_recordings_is_the_same_whole_graph(name: str) 
     assert half == 2  # one graph, once
 
 
+def _log_prob(x: Tensor) -> Any:
+    return d.Normal(x, 1.0).log_prob(P[0])
+
+
 def scripted(p: Tensor) -> Tensor:
     return torch.bernoulli(p) + p.detach() + torch.full([2], 1.0)
 
@@ -430,8 +435,8 @@ def scripted(p: Tensor) -> Tensor:
 def test_what_is_scripted_or_transformed_between_recordings_is_as_before() -> None:
     def run() -> list[Tensor]:
         torch.manual_seed(0)
-        log_prob: Any = torch.func.grad(lambda x: d.Normal(x, 1.0).log_prob(P[0]))
-        return [torch.jit.script(scripted)(P), torch.func.vmap(log_prob)(P)]  # type: ignore[no-untyped-call]
+        score: Any = torch.func.grad(_log_prob)
+        return [torch.jit.script(scripted)(P), torch.func.vmap(score)(P)]
 
     before = run()
     recorded()
