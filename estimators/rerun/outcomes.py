@@ -37,6 +37,7 @@ from ancestral.trace.recording.message import Message
 T = TypeVar("T")
 MOST, NODES = 4096, 16
 _TAIL, _MOST_COUNTS = 1e-16, 10_000
+_ROUNDING = 2.3e-16  # what torch leaves of a probability of zero, which nothing is drawn by
 
 
 class TooManyOutcomesError(ValueError):
@@ -119,7 +120,7 @@ class Outcomes:
 
     def _choose(self, weights: Sequence[float]) -> int:
         """Return the next outcome, given the probability of each."""
-        possible = [number for number, weight in enumerate(weights) if weight > 0]
+        possible = [number for number, weight in enumerate(weights) if weight > _ROUNDING]
         at = len(self.taken)
         index = self.chosen[at] if at < len(self.chosen) else 0
         self.taken.append(index)
