@@ -5,10 +5,13 @@ from unittest import mock
 
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from programs.random import RandomProgram, programs
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Normal, OneHotCategorical
 
 import ancestral as an
+from ancestral.errors import EstimatorError
 from ancestral.estimators import ARMS, RLOO, ExactSum, LocalExpectation, UnorderedSet, total_cost
 
 pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
@@ -203,3 +206,27 @@ def test_the_credit_of_the_whole_loss_is_run_in_turn() -> None:
 def test_what_is_drawn_below_is_drawn_in_turn_whatever_the_noise(noise: str) -> None:
     (calls, _), (in_turn, _) = estimates(drawn_below, RLOO(9), noise=noise)
     assert calls > in_turn
+
+
+@pytest.mark.filterwarnings("ignore:.")  # of blurred credit, kinks and held scores
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+)
+@given(program=programs())
+def test_whatever_the_ops_are_at_once_is_in_turn(program: RandomProgram) -> None:
+    parameters, found = program.parameters, []
+    for vectorized in (True, False):
+        torch.manual_seed(3)
+        try:
+            each = an.estimate(
+                program, *parameters, estimators=RLOO(12), vectorized=vectorized, check=False
+            )
+        except EstimatorError:
+            assume(False)
+        grads = torch.autograd.grad(each.surrogate, parameters, materialize_grads=True)
+        found.append(torch.cat([grad.flatten() for grad in grads]))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-9)
