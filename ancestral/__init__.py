@@ -14,6 +14,8 @@
 from ancestral import errors, estimators, infer
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
+from ancestral.estimators.rerun.estimate import estimate
+from ancestral.estimators.rerun.verify import verify
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.render.inspect import graph
@@ -51,6 +53,7 @@ __all__ = [
     "cost",
     "deterministic",
     "errors",
+    "estimate",
     "estimators",
     "explain",
     "external",
@@ -71,6 +74,7 @@ __all__ = [
     "surrogate",
     "track",
     "untrack",
+    "verify",
     "wrap",
 ]
 

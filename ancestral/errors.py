@@ -28,6 +28,9 @@ from ancestral.estimators.gradient.subtraction import BaselineError, DependentBa
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
+from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
+from ancestral.estimators.rerun.replay import NotAFunctionError
+from ancestral.estimators.rerun.site_draw import EstimatorError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -67,6 +70,7 @@ __all__ = [
     "DependentBaselineError",
     "EnumerationError",
     "EscapeError",
+    "EstimatorError",
     "ExternalError",
     "ForgottenRecordingError",
     "GuideError",
@@ -87,6 +91,8 @@ __all__ = [
     "NoScoreError",
     "NonFiniteCostError",
     "NonFiniteDensityError",
+    "NotAFunctionError",
+    "NotEnumerableError",
     "NotEnumeratedWarning",
     "NotPlainError",
     "NotVectorizableError",
@@ -106,6 +112,7 @@ __all__ = [
     "StoredTraceError",
     "StraightThroughWarning",
     "SupportError",
+    "TooManyOutcomesError",
     "TorchVersionWarning",
     "TransformError",
     "UnknownNodeError",
