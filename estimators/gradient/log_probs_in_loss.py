@@ -240,6 +240,8 @@ class HeldScores:
     @cached_property
     def found(self) -> list[Node]:
         """The sites, in program order."""
+        if not self._nodes:
+            return []
         by_draw = self._by_draw(is_read=False)
         found = {n for n in self._nodes if self._holding(n, by_draw.get(n.source))}
         rest = [node for node in self._nodes if node not in found and node.source in self._read]

@@ -141,8 +141,9 @@ def refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None
     `reaching` is what its terms, and the draws that reach them, depend on directly.
     """
     members: dict[Universe, set[Source]] = {}
-    for found in reaching:
-        if found is not None:
+    has_adopted = any(source.universe is not ours for source in ours.sources)
+    for found in dict.fromkeys(reaching):
+        if found is not None and (has_adopted or found.universe is not ours):
             members.setdefault(found.universe, set()).update(found.members)
     for universe, some in members.items():
         others = [s for s in universe.closure(some) if s.universe is not ours]

@@ -27,12 +27,13 @@ from ancestral.estimators.gradient.missing_scores import (
     refuse_kinked,
     refuse_others,
 )
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
-from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
+from ancestral.trace.graph.structure import Row, Structure, structure_of
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
@@ -315,20 +316,18 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decision
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
-    numbers = dict(zip(kept, range(len(kept)), strict=True))
-    sites = tuple([_vertex(source, nodes, numbers) for source in kept])
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours: list[Term] = []
-    shapes: list[TermShape] = []
+    shapes: list[tuple[Shape, Provenance | None]] = []
     for term in terms:
         found = term.provenance
         if found is not None and found.universe is universe:
             ours.append(term)
         elif found is not None:
             found = universe.adopt(found)
-        shapes.append(TermShape(tuple(term.value.shape), restricted(found, numbers)))
+        shapes.append((tuple(term.value.shape), found))
     trace.note_costs(vertices_of(ours))
-    structure = Structure(sites, tuple(shapes))
+    structure = structure_of(universe, [_row(source, nodes) for source in kept], shapes)
     if decisions.noted:
         learned = {node.name for node in nodes.values() if node.is_learned}
         nothing = [n for n, t in enumerate(terms) if t.value.numel() == 1 and not t.value]
@@ -365,13 +364,11 @@ def _partly_kinked(
     return partly
 
 
-def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
+def _row(source: Source, nodes: dict[str, Node]) -> Row:
     if source.stands_for is not None or source.kink_of is not None:
-        behind = restricted(source.stands_for, numbers)
-        return Vertex(source.name, source.shape, behind, needs_score=False)
+        return Row(source, source.stands_for, needs_score=False)
     if source.is_known:  # the value is given: what its density depends on does not reach it
-        return Vertex(source.name, source.shape, (), needs_score=False)
+        return Row(source, None, needs_score=False)
     node = nodes[source.name]
-    incoming = restricted(node.param_provenance, numbers)
-    needs_score = node.is_learned and not node.is_reparameterized
-    return Vertex(source.name, source.shape, incoming, needs_score)
+    is_score = node.is_learned and not node.is_reparameterized
+    return Row(source, node.param_provenance, is_score)

@@ -5,7 +5,8 @@ computed element by element, those of one shape are stacked and evaluated at onc
 by a few ops instead of some for each site.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
 from ancestral.estimators.credit.credit import Credit
-from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.estimators.gradient.loss_terms import Term
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw, untrack
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.node import Node
 
 Pair = tuple[Node, Credit]
+NO_DENSITIES: Mapping[Node, Tensor] = MappingProxyType({})
 _SMALL, _MANY = 256, 4
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 # By class, the parameters that it may have been given; those that log_prob reads come first.
@@ -29,10 +32,19 @@ _ELEMENTWISE: dict[type[Distribution], tuple[tuple[str, ...], ...]] = {
 }
 
 
-def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[Tensor]:
+def products(
+    pairs: Sequence[Pair],
+    less: Sequence[Tensor | None],
+    known: Mapping[Node, Tensor] = NO_DENSITIES,
+) -> Iterator[Tensor]:
     """Yield what adds up to the sum over all sites of score times (credit minus baseline).
 
         Σ_i Σ_s log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s])
+
+    Args:
+        pairs: the sites with their credit.
+        less: the baseline of each.
+        known: log-densities of sites at their draws that were computed before.
 
     Raises:
         NoDensityError: if a distribution has none.
@@ -41,10 +53,10 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
     groups: dict[object, list[tuple[Node, Tensor]]] = {}
     are_many = len(pairs) >= _MANY
     for (node, credit), baseline in zip(pairs, less, strict=True):
-        kind = _kind(node) if are_many else None
+        kind = _kind(node) if are_many and node not in known else None
         total = None if kind is None else _total(credit, baseline)
         if kind is None or total is None or total.ndim != len(node.shape):
-            yield product(node, credit, baseline)
+            yield product(node, credit, baseline, known.get(node))
         else:
             key = (kind, total.shape, total.dtype, total.device)
             groups.setdefault(key, []).append((node, total))
@@ -56,9 +68,30 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
             yield from ((node.score * total).sum() for node, total in members)
 
 
-def product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
+def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
+    """Return the log-densities of scored sites at their draws that are among some terms.
+
+    What autograd goes through for the terms anyway serves as the score too. Not where the user has
+    written into it or looks at its gradient, nor where some elements are masked.
+    """
+    found: dict[Node, Tensor] = {}
+    for term in terms:
+        node = getattr(term.leaf, "_scored", None)
+        if node is None or node.is_reparameterized or node.mask is not None:
+            continue
+        density = untrack(term.leaf)
+        is_seen = bool(term.leaf._backward_hooks) or term.leaf.retains_grad
+        if density.requires_grad and density._version == 0 and not is_seen:
+            node.refuse_modified()
+            found[node] = density
+    return found
+
+
+def product(
+    node: Node, credit: Credit, less: Tensor | None = None, known: Tensor | None = None
+) -> Tensor:
     """Return the sum over the elements of a site of score times (credit minus baseline)."""
-    density = node.score
+    density = node.score if known is None else known
     if tuple(density.shape) == node.shape:
         return (density * _total(credit, less)).sum()
     # A density of another shape says nothing of elements: the draw is one.

@@ -22,7 +22,7 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import products
+from ancestral.estimators.gradient.score_function import densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.gradient.term_groups import fixed_terms, groups_of, merged
 from ancestral.estimators.pathwise.routes import joined, routed
@@ -309,7 +309,8 @@ def _descend(
     routes: dict[frozenset[Node], Tensor] = {}
     for at, group in enumerate(groups):
         pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
-        parts = [group.loss, *products(pairs, [less.get((at, c.name)) for c in given[at]])]
+        baselines = [less.get((at, c.name)) for c in given[at]]
+        parts = [group.loss, *products(pairs, baselines, densities_in(group.terms))]
         for term in group.owned:
             # The score has mean zero; a learned coefficient of it has its own gradient.
             weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight

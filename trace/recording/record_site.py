@@ -98,7 +98,7 @@ def draw(
     inner, kind = factorized(fn), cast(Any, type(fn))
     is_plain = declares_all(kind)  # has no parts: groups nothing, and keeps nothing of a draw
     size = tuple(value.shape)
-    shape = independent(inner, value)
+    shape = independent(inner, value, is_of_batch=is_plain)
     found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
     traces, plates = local.traces, open_plates()
     universe = traces[0].universe
@@ -118,7 +118,7 @@ def draw(
         gate = Gate()
         raw(_register_hook, shown, gate)
         universe.differentiable.add(source)
-    node = Node(
+    node = Node.made(
         name=name,
         type="sample",
         fn=fn,
@@ -225,15 +225,15 @@ def admit(node: Node, traces: tuple[Recording, ...], seeing: tuple[Recording, ..
         trace.add(node, is_hidden=trace not in seeing)
 
 
-def independent(fn: Distribution, value: Tensor) -> Shape:
+def independent(fn: Distribution, value: Tensor, *, is_of_batch: bool = False) -> Shape:
     """Return the leading dimensions of a draw that are independent, given its `factorized`.
 
     A class of the user may draw events of which its `event_shape` does not tell: its density does,
-    which then has fewer dimensions.
+    which then has fewer dimensions. `is_of_batch` says that it is none.
     """
     size, event = tuple(raw(Tensor.size, value)), len(fn.event_shape)
     shape = size[: len(size) - event] if event <= len(size) else ()
-    if is_of_torch(fn) or len(shape) <= len(fn.batch_shape):
+    if is_of_batch or is_of_torch(fn) or len(shape) <= len(fn.batch_shape):
         return shape
     density = _density_shape(fn, value)
     return shape if density is None or density != shape[: len(density)] else density
