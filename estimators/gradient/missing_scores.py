@@ -141,9 +141,8 @@ def refuse_others(ours: Universe, reaching: Iterable[Provenance | None]) -> None
     `reaching` is what its terms, and the draws that reach them, depend on directly.
     """
     members: dict[Universe, set[Source]] = {}
-    has_adopted = any(source.universe is not ours for source in ours.sources)
-    for found in dict.fromkeys(reaching):
-        if found is not None and (has_adopted or found.universe is not ours):
+    for found in reaching:
+        if found is not None:
             members.setdefault(found.universe, set()).update(found.members)
     for universe, some in members.items():
         others = [s for s in universe.closure(some) if s.universe is not ours]

@@ -327,16 +327,22 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decision
             found = universe.adopt(found)
         shapes.append((tuple(term.value.shape), found))
     trace.note_costs(vertices_of(ours))
-    structure = structure_of(universe, [_row(source, nodes) for source in kept], shapes)
+    rows = [_row(source, nodes) for source in kept]
+    structure = structure_of(universe, rows, shapes)
     if decisions.noted:
         learned = {node.name for node in nodes.values() if node.is_learned}
         nothing = [n for n, t in enumerate(terms) if t.value.numel() == 1 and not t.value]
         decisions.blurred = Blur(structure, kept, learned, nothing).count
     reaching = [*compress(kept, structure.reaches)]
-    upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
-    refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])
+    direct = [*map(attrgetter("provenance"), terms), *map(attrgetter("behind"), rows)]
+    has_adopted = len(kept) < len(universe.sources)
+    if has_adopted or not {*map(_universe, filter(None, direct))} <= {universe}:
+        upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
+        refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])
     kinks: dict[str, Source] = {}
-    stepped = [source for source in reaching if source.kink_of is not None]
+    stepped = (
+        [source for source in reaching if source.kink_of is not None] if universe.kinks else ()
+    )
     for source, kink in universe.kinked(stepped).items() if stepped else ():
         refuse_kinked(source, universe)
         kinks[source.name] = kink
@@ -362,6 +368,9 @@ def _partly_kinked(
         elif others := terms.without(kinked[source.name]):
             partly[source.name] = Partly(kinked[source.name], others)
     return partly
+
+
+_universe = attrgetter("universe")
 
 
 def _row(source: Source, nodes: dict[str, Node]) -> Row:

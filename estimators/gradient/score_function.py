@@ -15,7 +15,8 @@ from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
 from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.gradient.loss_terms import Term
-from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw, untrack
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.node import Node
@@ -75,16 +76,22 @@ def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
     written into it or looks at its gradient, nor where some elements are masked.
     """
     found: dict[Node, Tensor] = {}
-    for term in terms:
-        node = getattr(term.leaf, "_scored", None)
-        if node is None or node.is_reparameterized or node.mask is not None:
-            continue
-        density = untrack(term.leaf)
-        is_seen = bool(term.leaf._backward_hooks) or term.leaf.retains_grad
-        if density.requires_grad and density._version == 0 and not is_seen:
-            node.refuse_modified()
-            found[node] = density
+    with DisableTorchFunction():
+        for term in terms:
+            node, leaf = getattr(term.leaf, "_scored", None), term.leaf
+            if node is None or node.is_reparameterized or node.mask is not None:
+                continue
+            is_seen = bool(_hooks(leaf)) or _retains(leaf)
+            if leaf._version == 0 and _learns(leaf) and not is_seen:
+                node.refuse_modified()
+                found[node] = leaf[...]
     return found
+
+
+# Torch's own, which know of no class.
+_Tensor: Any = Tensor
+_hooks, _retains = _Tensor._backward_hooks.__get__, _Tensor.retains_grad.__get__
+_learns = _Tensor.requires_grad.__get__
 
 
 def product(

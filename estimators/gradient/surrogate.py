@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ancestral.estimators.pathwise.routes import joined, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
@@ -145,6 +146,8 @@ def _subtracted(
 
     A baseline is asked once for a site, whatever groups of terms give it credit.
     """
+    if baseline is None and not any(map(_infer, problem.nodes.values())):
+        return {}
     places: dict[str, list[tuple[int, Credit]]] = {}
     for at, of_group in enumerate(given):
         for credit in of_group:
@@ -154,6 +157,9 @@ def _subtracted(
         (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
         for name, found in places.items()
     }
+
+
+_infer = attrgetter("infer")
 
 
 @eagerly
@@ -243,10 +249,10 @@ def _decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
-    values = [term.value for term in problem.terms]
-    warn_of_blur(
-        problem.structure, problem.sources, values, problem.trace.universe, problem.blurring
-    )
+    universe = problem.trace.universe
+    if decisions_of(universe).noted:
+        values = [term.value for term in problem.terms]
+        warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()

@@ -103,9 +103,13 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
     for operand in ours:
         if operand is result:
             continue
-        if operand not in result.made_from and len(result.made_from) < MOST_NOTED:
-            result.made_from = (*result.made_from, operand)
-        if _may_mix(operand.pattern, result.pattern) and _is_mixed(operand, result, ours):
+        made = result.made_from
+        if operand not in made and len(made) < MOST_NOTED:
+            result.made_from = (*made, operand)
+        may_mix = result.pattern.mixing.get(operand.pattern)
+        if may_mix is None:
+            may_mix = _may_mix(operand.pattern, result.pattern)
+        if may_mix and _is_mixed(operand, result, ours):
             noted = result.universe.mixes.setdefault((operand, result), [])
             mix = Mix(op, Universe.locate())
             if mix not in noted and len(noted) < MOST_NOTED:
@@ -121,11 +125,9 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
 
 def _may_mix(operand: Pattern, result: Pattern) -> bool:
     """Return whether a dimension is lost on the way, whatever the other operands are."""
-    known = result.mixing.get(operand)
-    if known is None:
-        known = result.mixing[operand] = any(True for _ in _lost(operand, result))
-        result.patterns.grow()
-    return known
+    found = result.mixing[operand] = any(True for _ in _lost(operand, result))
+    result.patterns.grow()
+    return found
 
 
 def _is_mixed(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:

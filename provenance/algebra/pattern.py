@@ -128,16 +128,16 @@ class Patterns:
     def __init__(self) -> None:
         self.count = 0
         self.structures = Recent(MOST_PLANNED)
-        self._slots: dict[tuple[int, Shape], Slot] = {}
+        self.slots: dict[tuple[int, Shape], Slot] = {}
         self._interned: dict[tuple[Any, ...], Pattern] = {}
-        self._drawn: dict[tuple[Slot, Shape], Pattern] = {}
+        self.drawn: dict[tuple[Slot, Shape], Pattern] = {}
 
     def slot(self, number: int, shape: Shape) -> Slot:
         """Return what stands for a source of this number and shape."""
         key = (number, shape)
-        found = self._slots.get(key)
+        found = self.slots.get(key)
         if found is None:
-            found = self._slots.setdefault(key, Slot(number, shape))
+            found = self.slots.setdefault(key, Slot(number, shape))
             self.grow()
         return found
 
@@ -155,10 +155,10 @@ class Patterns:
     def of(self, slot: Slot, shape: Shape) -> "Pattern":
         """Return the pattern of the value of a source, whose leading dimensions are its own."""
         key = (slot, shape)
-        found = self._drawn.get(key)
+        found = self.drawn.get(key)
         if found is None:
             found = self.intern(shape, {leading(slot.shape, shape): frozenset((slot,))})
-            self._drawn[key] = found
+            self.drawn[key] = found
         return found
 
     def depending(self, slots: Slots, shape: Shape) -> "Pattern":
@@ -204,6 +204,7 @@ class Pattern:
         "entries",
         "indexed",
         "is_wide",
+        "joins",
         "kept",
         "members",
         "mixed",
@@ -233,8 +234,8 @@ class Pattern:
         self.mixed: dict[tuple[Pattern, ...], bool] = {}
         self.refined: dict[Pattern, Pattern] = {}  # by what is claimed besides: see `refine`
         self._slices: dict[int, dict[int, list[tuple[Alignment, Slots]]]] | None = None
-        # Joins by the other pattern, remaps by their shape and step.
-        self._memo: dict[Pattern | tuple[Shape, Step | None], Pattern | None] = {}
+        self.joins: dict[Pattern, Pattern] = {}
+        self._memo: dict[tuple[Shape, Step | None], Pattern | None] = {}  # remaps
 
     def keep(self, key: tuple[Any, ...], answer: Answer) -> None:
         """Keep the answer for a call."""
@@ -303,19 +304,19 @@ class Pattern:
 
         Where both know a slot with alignments that overlap, only what they agree on is kept.
         """
-        found = self if self is other else self._memo.get(other)
+        found = self if self is other else self.joins.get(other)
         if found is None:
-            found = together([self, other])
-            self._remember(other, found)
+            found = self.joins[other] = together([self, other])
+            self.patterns.grow()
         return found
 
     def join(self, other: "Pattern") -> "Pattern":
         """Return the union of both, broadcast to their common shape."""
-        found = self._memo.get(other)
+        found = self.joins.get(other)
         if found is None:
             shape = broadcast_shape(self.shape, other.shape)
-            found = self.broadcast(shape).union(other.broadcast(shape))
-            self._remember(other, found)
+            found = self.joins[other] = self.broadcast(shape).union(other.broadcast(shape))
+            self.patterns.grow()
         return found
 
 

@@ -125,15 +125,7 @@ class Universe(Lifetime):
     def number(self, source: Source) -> int:
         """Return the number of `source`, met now or before: the older has the lesser."""
         number = self.sources.get(source)
-        if number is None:
-            with self._lock:  # threads that share a recording may meet one at once
-                number = self.sources.get(source)
-                if number is None:
-                    number = len(self._listed)
-                    self._listed.append(source)
-                    self._slots.append(self.patterns.slot(number, source.shape))
-                    self.sources[source] = number
-        return number
+        return self.slot(source).number if number is None else number
 
     def at(self, slot: Slot) -> Source:
         """Return the source that a slot stands for."""
@@ -194,7 +186,17 @@ class Universe(Lifetime):
 
     def slot(self, source: Source) -> Slot:
         """Return what stands for a source in the patterns of this universe."""
-        return self._slots[self.number(source)]
+        number = self.sources.get(source)
+        if number is None:
+            with self._lock:  # threads that share a recording may meet one at once
+                number = self.sources.get(source)
+                if number is None:
+                    number, shape = len(self._listed), source.shape
+                    known = self.patterns.slots.get((number, shape))
+                    self._slots.append(known or self.patterns.slot(number, shape))
+                    self._listed.append(source)
+                    self.sources[source] = number
+        return self._slots[number]
 
     def intern(self, shape: Shape, entries: Entries) -> "Provenance":
         """Return the one provenance with this shape and these entries, none of them empty."""
@@ -231,7 +233,9 @@ class Universe(Lifetime):
 
         The leading dimensions of the value are those of the source; what follows is an event.
         """
-        return self.wrap(self.patterns.of(self.slot(source), shape))
+        slot = self.slot(source)
+        pattern = self.patterns.drawn.get((slot, shape)) or self.patterns.of(slot, shape)
+        return self._wrapped.get(pattern) or self.wrap(pattern)
 
     def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on sources we know not how."""
@@ -347,7 +351,8 @@ class Provenance:
             if self.universe is not other.universe:
                 shape = broadcast_shape(self.shape, other.shape)
                 return self.broadcast(shape).union(other.broadcast(shape))
-            found = self.universe.wrap(self.pattern.join(other.pattern))
+            pattern = self.pattern.joins.get(other.pattern) or self.pattern.join(other.pattern)
+            found = self.universe.wrap(pattern)
             self._memo[other] = found
         return found
 

@@ -208,6 +208,7 @@ def step_rows(rounds: int = 25) -> list[Row]:
     return rows
 
 
+_WEIGHTS = torch.ones(2, 3)
 FIRST_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.where(z > 0, z, y)": lambda z: torch.where(z > 0, z, 1.0),
     "F.linear(z, w)": lambda z: F.linear(z, _WEIGHTS),
@@ -216,7 +217,6 @@ FIRST_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "z.reshape(-1)": lambda z: z.reshape(-1),
     "z.log_softmax(1)": lambda z: z.log_softmax(1),
 }
-_WEIGHTS = torch.ones(2, 3)
 
 
 def first_rows(rounds: int = 300) -> list[Row]:

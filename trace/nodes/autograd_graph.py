@@ -63,9 +63,13 @@ def edge_of(tensor: Tensor) -> Any:
 def has_gradient(held: Iterable[tuple[Tensor, int]]) -> bool:
     """Return whether a gradient goes through any of some tensors, the first of each pair."""
     with DisableTorchFunction():
-        found = [tensor for tensor, _ in held if _requires_grad(tensor)]
-        # Asked for each draw: what can end at a view of no_grad is looked at where there is one.
-        are_sure = not any([_is_leaf(tensor) and tensor._is_view() for tensor in found])
+        found: list[Tensor] = []
+        are_sure = True
+        for tensor, _ in held:
+            if _requires_grad(tensor):
+                found.append(tensor)
+                # Asked for each draw: what can end at a view of no_grad is looked at then only.
+                are_sure = are_sure and not (_is_leaf(tensor) and tensor._is_view())
     return bool(found) if are_sure else any(is_learned(tensor) for tensor in found)
 
 
