@@ -68,6 +68,7 @@ try:
     from torch._C import _EnableTorchFunction as EnableTorchFunction
     from torch._C import _ExcludeDispatchKeyGuard as ExcludeDispatchKeyGuard
     from torch._C import _functorch as functorch
+    from torch._C import _has_storage as has_storage
     from torch._C import _is_alias_of as is_alias_of  # type: ignore[attr-defined]
     from torch._C import _is_torch_function_enabled as is_torch_function_enabled
     from torch._C import _len_torch_function_stack as len_torch_function_stack

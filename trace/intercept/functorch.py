@@ -312,7 +312,7 @@ class FunctionTransforms(Replacing):
             self.replace(kind, "__call__", _script_call(kind))
         for name in _FACTORIES.split():
             self.replace(torch, name, _made(getattr(torch, name), name))
-        for name in ("new_tensor", "new_full", "new", "set_"):
+        for name in ("new_tensor", "new_full", "new"):
             self.replace(Tensor, name, _made(getattr(Tensor, name), name))
         self.replace(*VMAP, _mapping(getattr(*VMAP)))
         for transform, (module, name) in _TRANSFORMS.items():

@@ -22,7 +22,6 @@ from ancestral.provenance.tensor.memory_grid import base_of
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
-    ProvenanceTensor,
     attach,
     provenance,
     raw,
@@ -111,7 +110,7 @@ class _Attribute:
         return self._original if tensor is None else self._original.__get__(tensor)
 
     def __set__(self, tensor: Tensor, value: Any) -> None:
-        if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
+        if provenance(value) is None and provenance(tensor) is None:
             self._original.__set__(tensor, value)
             if type(tensor) in _PLAIN and tensor.requires_grad:
                 torch.autograd.graph.increment_version(tensor)
@@ -195,6 +194,18 @@ def _saving(original: _Function) -> _Function:
     return saved
 
 
+def _laying(original: _Function) -> _Function:
+    """Return what lays a tensor over other memory: torch asks no class of what it is given."""
+
+    @functools.wraps(original)
+    def lay(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces or not tracked(args, kwargs):
+            return original(*args, **kwargs)
+        return run_write(original, TYPES, args, kwargs, [args[0]])
+
+    return lay
+
+
 def _reaching(original: _Function) -> _Function:
     """Return what reaches the memory beyond a view that depends on nothing: its base may."""
 
@@ -226,8 +237,11 @@ def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
         *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
         *(
             (owner, n, _reaching(getattr(owner, n)))
-            for owner, n in ((torch, "as_strided"), (Tensor, "as_strided"), (Tensor, "resize_"))
+            for owner in (torch, Tensor)
+            for n in "as_strided as_strided_ as_strided_scatter resize_ resize_as_".split()
+            if hasattr(owner, n)
         ),
+        (Tensor, "set_", _laying(Tensor.set_)),
         *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
     )
 

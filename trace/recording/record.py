@@ -32,6 +32,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.patch import joined, switch
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.trust import Trust, trusted
+from ancestral.trace.nodes.noise import NoiseMode
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
@@ -134,12 +135,22 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     line. It sees what this thread does within the block; `Trace.audited` says how much that was.
     (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
 
+    `noise` notes the randomness without parameters of this thread too, as `Trace.noise`: dropout
+    masks, `torch.rand`, shuffles, and the noise of reparameterized draws. It is in the graph then,
+    with its edges; gradients are as without it, and what Python reads of it is data. Every op of
+    the block looks at the generators for it: it has to be asked for here, and costs nothing else.
+
     ``record()(function)`` is the function, recorded anew at each call: ``.trace`` is the recording
     of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
     def __init__(
-        self, *, control: str | None = None, trust: Trust = (), audit: bool = False
+        self,
+        *,
+        control: str | None = None,
+        trust: Trust = (),
+        audit: bool = False,
+        noise: bool = False,
     ) -> None:
         """Make a recording that has not begun.
 
@@ -151,6 +162,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
+        self._with_noise = noise
         self._auditor: Auditor | None = None
         self._ending = ExitStack()
 
@@ -176,6 +188,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 self._auditor = Auditor(trace.universe)
                 ending.callback(self._auditor.end)
                 self._auditor.begin()
+            if self._with_noise:
+                trace.noise = []
+                ending.enter_context(NoiseMode(trace, trace.noise))
             self._ending = ending.pop_all()
         return trace
 
@@ -195,7 +210,12 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         """Return the function, each call of it within its own recording."""
         return Recorded(
             function,
-            lambda: record(control=self._control, trust=self._trust, audit=self._is_audited),
+            lambda: record(
+                control=self._control,
+                trust=self._trust,
+                audit=self._is_audited,
+                noise=self._with_noise,
+            ),
         )
 
     @contextmanager
