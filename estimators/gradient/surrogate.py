@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import compress
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -150,7 +149,7 @@ def _subtracted(
 
     A baseline is asked once for a site, whatever passes give it credit.
     """
-    if baseline is None and not any(map(_infer, problem.nodes.values())):
+    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
         return {}
     places: dict[str, list[tuple[int, Credit]]] = {}
     for at, part in enumerate(passes):
@@ -161,9 +160,6 @@ def _subtracted(
         (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
         for name, found in places.items()
     }
-
-
-_infer = attrgetter("infer")
 
 
 @eagerly
