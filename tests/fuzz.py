@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,7 +26,7 @@ from programs.verdict import Generated, Verdict, verdict_on
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.context.patch import Replacing, interceptors
+from ancestral.trace.context.switch import switch
 from oracles import Walk, forcing
 
 PERIOD = 10.0
@@ -45,12 +45,12 @@ def standing() -> Iterator[None]:
     def first(fn: Distribution, shape: torch.Size) -> Tensor:
         return Walk(()).draw(fn, shape)
 
-    with forcing(first), ExitStack() as stack:
-        for interceptor in interceptors:
-            if isinstance(interceptor, Replacing):
-                interceptor.enter()
-                stack.callback(interceptor.leave)
-        yield
+    with forcing(first):
+        switch.enter()
+        try:
+            yield
+        finally:
+            switch.leave()
 
 
 AnyProgram = Generated | Mixture | MemoryProgram

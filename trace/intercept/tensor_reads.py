@@ -6,7 +6,7 @@ that an op reads which is followed anyway decide a shape at most: the op looks a
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ from ancestral.provenance.tensor.torch_internals import (
     ScriptModule,
     is_torch_function_enabled,
 )
-from ancestral.trace.context.patch import Replacing, unmet
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, unmet
 from ancestral.trace.intercept.opaque import of_script
 from ancestral.trace.intercept.straight_through import cut_off
 
@@ -134,14 +135,14 @@ class _Data(_Attribute):
         return result
 
 
-class Attributes(Replacing):
+class Attributes(Interceptor):
     """Meets the setters that change the values of a tensor."""
 
-    def begin(self) -> None:
-        """Take the places of the attributes."""
-        for name, original in DATA_ATTRIBUTES.items():
+    def patches(self) -> Iterator[Patch]:
+        """Return the attributes."""
+        for name in DATA_ATTRIBUTES:
             kind = _Data if name == "data" else _Attribute
-            self.replace(Tensor, name, kind(original))
+            yield Patch(Tensor, name, kind, is_raw=True)
 
 
 _Function = Callable[..., Any]
@@ -222,34 +223,22 @@ def _reaching(original: _Function) -> _Function:
     return reach
 
 
-@functools.cache
-def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
-    """Return what gives values away past the tensors that hold them, as it is met."""
-    storage: Any = torch.UntypedStorage
-    scripted: Any = ScriptModule
-    capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
-    return (
+class Storages(Interceptor):
+    """Meets what gives values away past the tensors that hold them."""
+
+    def patches(self) -> Iterator[Patch]:
+        """Return what reads the memory, shares it, reaches beyond a view, or saves it."""
         # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
-        *(
-            (storage, n, _reading(getattr(storage, n)))
-            for n in "_write_file clone data_ptr".split()
-        ),
-        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
-        *(
-            (owner, n, _reaching(getattr(owner, n)))
-            for owner in (torch, Tensor)
-            for n in "as_strided as_strided_ as_strided_scatter resize_ resize_as_".split()
-            if hasattr(owner, n)
-        ),
-        (Tensor, "set_", _laying(Tensor.set_)),
-        *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
-    )
-
-
-class Storages(Replacing):
-    """Meets the reads."""
-
-    def begin(self) -> None:
-        """Take the places of what reads."""
-        for owner, name, replacement in _replacements():
-            self.replace(owner, name, replacement)
+        for name in ("_write_file", "clone", "data_ptr"):
+            yield Patch(torch.UntypedStorage, name, _reading)
+        for module in (torch, torch.utils.dlpack):
+            yield Patch(module, "to_dlpack", _sharing)
+        for place in TO_DLPACK:
+            yield Patch(*place, _sharing)
+        for owner in (torch, Tensor):
+            for name in "as_strided as_strided_ as_strided_scatter resize_ resize_as_".split():
+                if hasattr(owner, name):
+                    yield Patch(owner, name, _reaching)
+        yield Patch(Tensor, "set_", _laying)
+        for name in ("save", "save_to_buffer"):
+            yield Patch(ScriptModule, name, _saving)
