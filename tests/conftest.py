@@ -1,16 +1,19 @@
 """What tests of several folders share."""
 
+import functools
 import gc
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 from torch.distributions import Distribution
 
+from ancestral.provenance.algebra import pattern
 from ancestral.provenance.algebra.provenance import alive
 from ancestral.provenance.tensor import storage
 from sweep.table import table
@@ -30,6 +33,21 @@ def _untouched() -> Iterator[None]:
     yield
     storage.table.clear()
     storage.unwatch()
+
+
+def _forgetting(method: Any) -> Any:
+    """Return what replaces something, such that what rules have answered before is forgotten."""
+
+    @functools.wraps(method)
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        pattern.forget()
+        return method(*args, **kwargs)
+
+    return replaced
+
+
+for _name in "setattr delattr setitem delitem undo".split():
+    setattr(pytest.MonkeyPatch, _name, _forgetting(getattr(pytest.MonkeyPatch, _name)))
 
 
 @pytest.fixture

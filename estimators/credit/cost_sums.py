@@ -1,15 +1,17 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
 from collections.abc import Collection, Hashable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window
 from ancestral.provenance.algebra.factors import Factor, all_parts, factors_of, meets, merged, runs
 from ancestral.trace.graph.reachability import TermSet
 
@@ -62,52 +64,99 @@ class Stacks:
         return self._rows, self._groups
 
 
-def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:
-    """Sum a cost over the dimensions that index none of the site's, the others in its order.
+class Reduction(NamedTuple):
+    """How a cost is summed over the dimensions that index none of the site's, the others in order.
 
-    Return what the dimensions of the sum index of those of the site, a whole one or a part of one,
-    and the sum. Of two that index the same, the first is kept.
+    `alignment` says what the dimensions of the sum, of shape `shape`, index of those of the site, a
+    whole one or a part of one. The rest is what is done, in this order.
     """
-    if not claim.dims:
-        return claim, value
+
+    alignment: Alignment
+    shape: Shape
+    narrowed: tuple[Window, ...] = ()
+    split: Shape | None = None
+    gone: tuple[int, ...] = ()
+    order: tuple[int, ...] | None = None
+    merged: Shape | None = None
+
+    def of(self, value: Tensor) -> Tensor:
+        """Return the sum of a cost."""
+        for i, first, end in self.narrowed:
+            value = value.narrow(i, first, end - first)
+        if self.split is not None:
+            value = value.reshape(self.split)
+        if self.gone:
+            value = value.sum(self.gone)
+        if self.order is not None:
+            value = value.permute(self.order)
+        return value if self.merged is None else value.reshape(self.merged)
+
+
+@lru_cache(maxsize=8192)
+def reduction(claim: Alignment, shape: Shape) -> Reduction:
+    """Return how a cost of a shape is summed; of two dimensions that index the same, one is kept.
+
+    >>> reduction(Alignment((1, LOST, 0)), (2, 3, 4))[:2]
+    (Alignment(dims=(0, 1), here=(), there=()), (4, 2))
+    """
+    sizes = list(shape)
     for i, first, end in claim.here:
-        value = value.narrow(i, first, end - first)
+        sizes[i] = end - first
     dims = claim.dims
-    if {*map(type, dims)} == {int} and dims == tuple(sorted({*dims} - {LOST})):
-        return Alignment(dims, there=claim.there), value
-    factors = [
-        f for dim, size in zip(claim.dims, value.shape, strict=True) for f in factors_of(dim, size)
-    ]
-    if len(factors) != value.ndim:
-        value = value.reshape([factor.size for factor in factors])
+    if {*map(type, dims)} <= {int} and dims == tuple(sorted({*dims} - {LOST})):
+        return Reduction(Alignment(dims, there=claim.there), tuple(sizes), claim.here)
+    factors = [f for dim, n in zip(dims, sizes, strict=True) for f in factors_of(dim, n)]
     kept: list[int] = []
     for i, factor in enumerate(factors):
         if factor.dim != LOST and not any(meets(factor, factors[j]) for j in kept):
             kept.append(i)
-    gone = [i for i in range(len(factors)) if i not in kept]
-    total = value.sum(gone) if gone else value
     order = sorted(range(len(kept)), key=lambda at: _place(factors[kept[at]]))
-    if order != list(range(len(kept))):
-        total = total.permute(order)
     found = [factors[kept[at]] for at in order]
     together = runs(found)  # parts that make up a dimension are one
-    if len(together) != len(found):
-        total = total.reshape([factor.size for factor in together])
-    return Alignment(tuple(merged([f]) for f in together), there=claim.there), total
+    left = tuple(factor.size for factor in together)
+    return Reduction(
+        Alignment(tuple(merged([f]) for f in together), there=claim.there),
+        left,
+        claim.here,
+        None if len(factors) == len(sizes) else tuple(factor.size for factor in factors),
+        tuple(i for i in range(len(factors)) if i not in kept),
+        None if order == list(range(len(kept))) else tuple(order),
+        None if len(together) == len(found) else left,
+    )
 
 
 def _place(factor: Factor) -> tuple[int, int]:
     return factor.dim, -factor.stride
 
 
-def filled(total: Tensor, alignment: Alignment) -> tuple[Alignment, Tensor]:
-    """Repeat a sum that indexes parts of dimensions of the site along the others of their parts."""
+class Filling(NamedTuple):
+    """How a sum that indexes parts of dimensions of the site is repeated along their other parts.
+
+    `alignment` is that of what results; the rest is what is done, in this order.
+    """
+
+    alignment: Alignment
+    narrow: Shape | None = None  # the sizes with ones where it is repeated
+    wide: Shape = ()
+    ends: Shape = ()  # of each dimension that results
+
+    def of(self, total: Tensor) -> Tensor:
+        """Return the sum, repeated."""
+        if self.narrow is None:
+            return total
+        return total.reshape(self.narrow).expand(self.wide).reshape(self.ends)
+
+
+def filling(alignment: Alignment, shape: Shape) -> Filling:
+    """Return how a sum of a shape is repeated."""
+    if not any(isinstance(dim, tuple) for dim in alignment.dims):
+        return Filling(alignment)
     dims: list[Dim] = []
-    narrow: list[int] = []  # the sizes with ones where it is repeated
+    narrow: list[int] = []
     wide: list[int] = []
-    ends: list[int] = []  # of each dimension that results
+    ends: list[int] = []
     for d, factors in groupby(
-        (f for dim, n in zip(alignment.dims, total.shape, strict=True) for f in factors_of(dim, n)),
+        (f for dim, n in zip(alignment.dims, shape, strict=True) for f in factors_of(dim, n)),
         key=lambda factor: factor.dim,
     ):
         left = whole = 0
@@ -121,9 +170,8 @@ def filled(total: Tensor, alignment: Alignment) -> tuple[Alignment, Tensor]:
         wide.append(left)
         dims.append(d)
         ends.append(whole)
-    if not any(isinstance(dim, tuple) for dim in alignment.dims):
-        return alignment, total
-    return alignment._replace(dims=tuple(dims)), total.reshape(narrow).expand(wide).reshape(ends)
+    found = alignment._replace(dims=tuple(dims))
+    return Filling(found, tuple(narrow), tuple(wide), tuple(ends))
 
 
 def apart_dims(claims: Collection[Alignment]) -> frozenset[int]:
@@ -179,9 +227,9 @@ def _places(claim: Alignment) -> dict[int, tuple[frozenset[int], Hashable]]:
     return found
 
 
-def spread(total: Tensor, alignment: Alignment, shape: Shape) -> Tensor:
-    """Return a sum with ones for the dimensions of the site that do not index it."""
-    return total.reshape([size if d in alignment.dims else 1 for d, size in enumerate(shape)])
+def spread(alignment: Alignment, shape: Shape) -> Shape:
+    """Return the sizes of a sum with ones for the dimensions of the site that do not index it."""
+    return tuple(size if d in alignment.dims else 1 for d, size in enumerate(shape))
 
 
 def room(alignment: Alignment, shape: Shape) -> Shape:

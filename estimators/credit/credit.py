@@ -5,28 +5,18 @@ to the credit of every site that needs a score. All of them are unbiased: they d
 costs that the site cannot influence they leave in, and so in variance.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit.cost_sums import (
-    Stacks,
-    apart_dims,
-    apart_through,
-    filled,
-    put,
-    reduced,
-    room,
-    spread,
-)
-from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
+from ancestral.estimators.credit.plan import Site, parts, plan_of
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.graph.reachability import Reach, TermSet, downstream, reaches
+from ancestral.trace.graph.reachability import downstream
 from ancestral.trace.graph.structure import Structure, flattened
 from ancestral.trace.nodes.node import Node
 
@@ -43,11 +33,6 @@ class Part:
 
     value: Tensor
     apart: frozenset[int]
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether a cost in it may be in the sums of several elements."""
-        return any([n > 1 and dim not in self.apart for dim, n in enumerate(self.value.shape)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +143,10 @@ def by_site(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     Needs one evaluation. Unbiased. Schulman et al. (2015), "Gradient estimation using stochastic
     computation graphs", theorem 1.
     """
-    return by_element(flattened(structure), values)
+    flat = structure.derived.get(flattened)
+    if flat is None:
+        flat = structure.derived[flattened] = flattened(structure)
+    return by_element(flat, values)
 
 
 def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
@@ -172,117 +160,26 @@ def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     Sums are stored as differences: the downstream of a site is that of one of its children plus the
     few terms that the child does not reach, so that a chain of n sites costs n additions.
     """
-    sums = _Sums(structure, values)
-    return [
-        sums.credit(number)
-        for number, site in enumerate(structure.sites)
-        if site.needs_score and number in sums.buckets
-    ]
+    plan = plan_of(structure, values)
+    sums = plan.sums(values)
+    return [_credit(structure, values, site, sums[site.number]) for site in plan.needed]
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What a sum of costs is the same for: the elements of the site that it is downstream of.
-
-    The dimensions of the sum index those of the site that `alignment` says. Along those of `apart`
-    each cost in it lies downstream of one element of the site only.
-    """
-
-    alignment: Alignment
-    apart: frozenset[int]
+def _credit(
+    structure: Structure, values: Sequence[Tensor], site: Site, sums: Sequence[Tensor]
+) -> Credit:
+    """Return the credit of a site, given the sums in its buckets."""
+    vertex = structure.sites[site.number]
+    found = tuple([Part(total, apart) for total, apart in parts(site, sums)])
+    once = partial(_once, structure, values, site.number) if site.is_counted else None
+    return Credit(vertex.name, vertex.shape, found, once)
 
 
-Buckets = dict[_Key, Tensor]
-
-
-class _Sums:
-    """The sums of downstream costs, built from the last site to the first."""
-
-    def __init__(self, structure: Structure, values: Sequence[Tensor]) -> None:
-        self._structure = structure
-        self._values = values
-        self._stacks = Stacks(values)
-        self._reduced: dict[tuple[Alignment, TermSet], tuple[Alignment, Tensor]] = {}
-        self.buckets: dict[int, Buckets] = {}
-        needed = [site.needs_score for site in structure.sites]
-        if any(needed):
-            for number, reach in _needed(structure, needed):
-                self.buckets[number] = self._build(reach)
-
-    def credit(self, number: int) -> Credit:
-        """Return the credit of a site."""
-        site = self._structure.sites[number]
-        parts: list[Part] = []
-        placed: dict[tuple[frozenset[int], Shape], Tensor] = {}
-        for key, found in self.buckets[number].items():
-            alignment, total = filled(found, key.alignment)
-            if alignment.there:
-                kind = (key.apart, room(alignment, site.shape))
-                onto = placed.get(kind)
-                onto = total.new_zeros(kind[1]) if onto is None else onto
-                placed[kind] = put(total, alignment, onto)
-            else:
-                parts.append(Part(spread(total, alignment, site.shape), key.apart))
-        for (apart, _), onto in placed.items():
-            parts.append(Part(onto, apart))
-        once = None
-        if placed or any(map(attrgetter("is_shared"), parts)):
-            once = partial(self._once, number)
-        return Credit(site.name, site.shape, tuple(parts), once)
-
-    def _once(self, number: int) -> Tensor:
-        """Return the sum of all costs that a site reaches, each counted once."""
-        reached = downstream(self._structure)[number].values()
-        sums = [self._values[term].sum() for terms in reached for term in terms.numbers()]
-        return torch.stack(sums).sum()
-
-    def _build(self, reach: Reach) -> Buckets:
-        buckets: Buckets = {}
-        if reach.base is not None:
-            assert reach.edge is not None
-            for key, total in self.buckets[reach.base].items():
-                step = compose(key.alignment, reach.edge)
-                if step is not None:
-                    alignment, moved = reduced(total, step)
-                    apart = apart_through(reach.edge, key.apart)
-                    _add(buckets, _Key(alignment, apart), moved)
-        for claims, terms in reach.rest.items():
-            apart = apart_dims(claims)
-            for claim in claims:
-                alignment, total = self._sum(claim, terms)
-                _add(buckets, _Key(alignment, apart), total)
-        return buckets
-
-    def _sum(self, claim: Alignment, terms: TermSet) -> tuple[Alignment, Tensor]:
-        """Return the sum of some terms that depend on a site alike; siblings share it."""
-        if terms.size == 1:
-            return reduced(self._values[terms.first], claim)
-        key = (claim, terms)
-        found = self._reduced.get(key)
-        if found is None:
-            parts = [reduced(total, claim) for total in self._stacks.sums(terms)]
-            total = sum((part for _, part in parts[1:]), parts[0][1])
-            found = self._reduced[key] = (parts[0][0], total)
-        return found
-
-
-def _needed(structure: Structure, needed: list[bool]) -> Iterator[tuple[int, Reach]]:
-    """Yield what the sites reach whose sums are needed, a base before what is built on it."""
-    found = [reach if closure else None for _, closure, reach in reaches(structure)]
-    found.reverse()
-    is_needed = list(needed)
-    for number, reach in enumerate(found):
-        if is_needed[number] and reach is not None and reach.base is not None:
-            is_needed[reach.base] = True
-    for number in reversed(range(len(found))):
-        reach = found[number]
-        if is_needed[number] and reach is not None:
-            yield number, reach
-
-
-def _add(buckets: Buckets, key: _Key, total: Tensor) -> None:
-    known = buckets.get(key)
-    buckets[key] = total if known is None else known + total
+def _once(structure: Structure, values: Sequence[Tensor], number: int) -> Tensor:
+    """Return the sum of all costs that a site reaches, each counted once."""
+    reached = downstream(structure)[number].values()
+    sums = [values[term].sum() for terms in reached for term in terms.numbers()]
+    return torch.stack(sums).sum()
 
 
 class Baseline(Protocol):

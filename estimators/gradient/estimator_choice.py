@@ -45,6 +45,12 @@ def chosen(
         ValueError: if one of `estimator` is none.
         TypeError: if one of `credit` is no function.
     """
+    if estimator == "auto" and credit is by_element and not problem.kinks:
+        for node in problem.nodes.values():
+            if node.is_reparameterized or node.infer or node.gate is not None:
+                break
+        else:
+            return problem, by_element  # what most have: no site asks for anything
     stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
     choices = Choices("estimator", estimator, "auto")
     for each in choices.values():

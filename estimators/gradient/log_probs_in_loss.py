@@ -81,13 +81,12 @@ class ScoredNodes:
     def of(self, term: Term) -> Iterator[Met]:
         """Yield what is met from a term down, below some factor and something that was scored."""
         pending, seen = self._starts(term), set[Met]()
-        data = self.data_of(term.leaf) if pending else frozenset()
         while pending:
             met = pending.pop()
             if met in seen:
                 continue
             seen.add(met)
-            after, is_passed = self._after(met, data)
+            after, is_passed = self._after(met, term)
             if after.labels or after.products or after.distances:
                 yield after
             if is_passed:
@@ -109,19 +108,20 @@ class ScoredNodes:
             )
         return found
 
-    def _after(self, met: Met, data: Sources) -> tuple[Met, bool]:
+    def _after(self, met: Met, term: Term) -> tuple[Met, bool]:
         """Return a node with what stands at it, and whether what is below it belongs to it."""
         names = scored_by(met.node, self._universe)
         if names is None:
             step = step_of(met.node)
-            return self._at(met, step, data), step in PASSED
+            return self._at(met, step, term), step in PASSED
         draws = {self._by_name[name] for name in names if name in self._by_name}
         return met._replace(labels=met.labels | draws if met.factors else met.labels), False
 
-    def _at(self, met: Met, step: str, data: Sources) -> Met:
+    def _at(self, met: Met, step: str, term: Term) -> Met:
         """Return a node with what a step adds."""
         if step in CONTRACTIONS:  # what torch makes of an einsum has no provenance
-            return met._replace(factors=met.factors | self._given(met.node, data))
+            given = self._given(met.node, self.data_of(term.leaf))
+            return met._replace(factors=met.factors | given)
         if step in PRODUCTS:
             given = self._given(met.node)
             is_whole = all(_is_whole(kept) for kept in _constants(met.node)) if given else True
@@ -131,7 +131,9 @@ class ScoredNodes:
         if step in OF_LABELS:
             weight = getattr(met.node, "_saved_weight", None)
             factors = met.factors if weight is None else met.factors | self._of(weight)
-            labels = met.labels | self._given(met.node) if factors else met.labels
+            if not factors:
+                return met
+            labels = met.labels | self._given(met.node)
             return met._replace(factors=factors, labels=labels)
         if step in OF_DISTANCES and met.factors:
             found = frozenset[Source]().union(*map(self._of, _kept(met.node)))
@@ -240,6 +242,8 @@ class HeldScores:
     @cached_property
     def found(self) -> list[Node]:
         """The sites, in program order."""
+        if not self._nodes:
+            return []
         by_draw = self._by_draw(is_read=False)
         found = {n for n in self._nodes if self._holding(n, by_draw.get(n.source))}
         rest = [node for node in self._nodes if node not in found and node.source in self._read]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.decompose import Constant, Walk, blamed
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
@@ -145,10 +146,15 @@ def _walked(loss: Tensor, start: Weight) -> Walk:
 def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
     """Return the terms as costs of a graph, but for the densities that belong to a site."""
     return [
-        (Vertex("cost", "cost", t.made, tuple(t.value.shape), _NOWHERE), t.provenance)
+        (_vertex(t.made, tuple(t.value.shape)), t.provenance)
         for t in terms
         if t.provenance is not None and getattr(t.leaf, "_scored", None) is None
     ]
+
+
+@lru_cache(maxsize=1024)
+def _vertex(made: str, shape: Shape) -> Vertex:
+    return Vertex("cost", "cost", made, shape, _NOWHERE)
 
 
 def op_name(leaf: Tensor) -> str:
@@ -184,6 +190,9 @@ class _Cost(NamedTuple):
 
 def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
     plain: Tensor = raw(Tensor.detach, leaf)
+    dtype = plain.dtype
+    if dtype is precision and not (isinstance(weight, Tensor) and weight.dtype is not dtype):
+        return _Cost(leaf, plain, weight, dtype)
     dtype = _floating(plain)
     exact = torch.promote_types(dtype, precision)
     if plain.dtype != exact:
@@ -191,7 +200,7 @@ def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
     return _Cost(leaf, plain, weight.to(exact) if isinstance(weight, Tensor) else weight, dtype)
 
 
-_SMALL, _MANY = 16, 8
+_SMALL, _MANY, _FEW_ELEMENTS = 16, 8, 2**16
 
 
 def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
@@ -200,12 +209,14 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, (_, plain, weight, _) in enumerate(costs):
+    for number, (_, plain, weight, _) in enumerate(costs) if len(costs) >= _MANY else ():
         is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
-        size = plain.shape if is_small else number
-        groups.setdefault((size, plain.dtype, plain.device, type(weight)), []).append(number)
+        if is_small:
+            key = (plain.shape, plain.dtype, plain.device, type(weight))
+            groups.setdefault(key, []).append(number)
     values: list[Tensor] = [cost.plain for cost in costs]
     sums: list[Tensor] = []
+    apart = set(range(len(costs)))
     for (_, dtype, device, kind), members in groups.items():
         if len(members) >= _MANY:
             stack = torch.stack([values[number] for number in members])
@@ -218,14 +229,23 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
             for number, value in zip(members, stack.unbind(), strict=True):
                 values[number] = value
             sums.append(_sums(stack))
-        else:
-            for number in members:
-                weight = costs[number].weight
-                if isinstance(weight, Tensor) or weight != 1:
-                    values[number] = (values[number] * weight).detach()
-                sums.append(_sums(values[number]))
+            apart.difference_update(members)
+    for number in apart:
+        weight = costs[number].weight
+        if isinstance(weight, Tensor) or weight != 1:
+            values[number] = (values[number] * weight).detach()
+    sums += map(_sums, _side_by_side([values[number] for number in apart]))
     total, magnitude = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0)
     return values, total, magnitude
+
+
+def _side_by_side(values: list[Tensor]) -> list[Tensor]:
+    """Return tensors with the same elements, fewer of them, to be summed by fewer ops."""
+    if len(values) < 2 or sum(value.numel() for value in values) > _FEW_ELEMENTS:
+        return values
+    if len({(value.dtype, value.device) for value in values}) > 1:
+        return values
+    return [torch.cat([value.reshape(-1) for value in values])]
 
 
 def _sums(value: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ does not mind the others: those that agree share a pass. On a chain each term ho
 its own fixed, but it reaches the last of them only.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from ancestral.estimators.gradient.partial_credit import (
     owned,
 )
 from ancestral.estimators.gradient.problem import Problem
-from ancestral.estimators.gradient.score_function import product, products
+from ancestral.estimators.gradient.score_function import NO_DENSITIES, product, products
 from ancestral.estimators.pathwise.routes import Gates, Reached, holding
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import Closure, downstream
@@ -57,11 +57,22 @@ class Pass:
         lives = [term.live.sum().to(problem.loss) for term in self.terms.values()]
         return torch.stack(lives).sum() if lives else torch.zeros_like(problem.loss)
 
-    def products(self, problem: Problem, less: Sequence[Tensor | None]) -> Iterator[Tensor]:
-        """Yield what adds up to the sum over the credits of score times (credit minus baseline)."""
+    def products(
+        self,
+        problem: Problem,
+        less: Sequence[Tensor | None],
+        densities: Mapping[Node, Tensor] = NO_DENSITIES,
+    ) -> Iterator[Tensor]:
+        """Yield what adds up to the sum over the credits of score times (credit minus baseline).
+
+        Args:
+            problem: the problem.
+            less: the baseline of each credit.
+            densities: those at the draws of sites that are there already.
+        """
         pairs = [(problem.nodes[credit.name], credit) for credit in self.credits]
         if not self.scores:
-            return products(pairs, less)
+            return products(pairs, less, densities)
         known = zip(pairs, less, strict=True)
         return (product(n, c, some, self.scores[n.name]) for (n, c), some in known)
 

@@ -27,12 +27,13 @@ from ancestral.estimators.gradient.missing_scores import (
     refuse_kinked,
     refuse_others,
 )
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
-from ancestral.trace.graph.structure import Structure, TermShape, Vertex, restricted
+from ancestral.trace.graph.structure import Row, Structure, structure_of
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
@@ -315,29 +316,33 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decision
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
-    numbers = dict(zip(kept, range(len(kept)), strict=True))
-    sites = tuple([_vertex(source, nodes, numbers) for source in kept])
     # Terms of earlier recordings are constants, and would keep those recordings alive.
     ours: list[Term] = []
-    shapes: list[TermShape] = []
+    shapes: list[tuple[Shape, Provenance | None]] = []
     for term in terms:
         found = term.provenance
         if found is not None and found.universe is universe:
             ours.append(term)
         elif found is not None:
             found = universe.adopt(found)
-        shapes.append(TermShape(tuple(term.value.shape), restricted(found, numbers)))
+        shapes.append((tuple(term.value.shape), found))
     trace.note_costs(vertices_of(ours))
-    structure = Structure(sites, tuple(shapes))
+    rows = [_row(source, nodes) for source in kept]
+    structure = structure_of(universe, rows, shapes)
     if decisions.noted:
         learned = {node.name for node in nodes.values() if node.is_learned}
         nothing = [n for n, t in enumerate(terms) if t.value.numel() == 1 and not t.value]
         decisions.blurred = Blur(structure, kept, learned, nothing).count
     reaching = [*compress(kept, structure.reaches)]
-    upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
-    refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])
+    direct = [*map(attrgetter("provenance"), terms), *map(attrgetter("behind"), rows)]
+    has_adopted = len(kept) < len(universe.sources)
+    if has_adopted or not {*map(_universe, filter(None, direct))} <= {universe}:
+        upstream = [nodes[s.name].param_provenance for s in reaching if s.name in nodes]
+        refuse_others(universe, [*map(attrgetter("provenance"), terms), *upstream])
     kinks: dict[str, Source] = {}
-    stepped = [source for source in reaching if source.kink_of is not None]
+    stepped = (
+        [source for source in reaching if source.kink_of is not None] if universe.kinks else ()
+    )
     for source, kink in universe.kinked(stepped).items() if stepped else ():
         refuse_kinked(source, universe)
         kinks[source.name] = kink
@@ -365,13 +370,14 @@ def _partly_kinked(
     return partly
 
 
-def _vertex(source: Source, nodes: dict[str, Node], numbers: dict[Source, int]) -> Vertex:
+_universe = attrgetter("universe")
+
+
+def _row(source: Source, nodes: dict[str, Node]) -> Row:
     if source.stands_for is not None or source.kink_of is not None:
-        behind = restricted(source.stands_for, numbers)
-        return Vertex(source.name, source.shape, behind, needs_score=False)
+        return Row(source, source.stands_for, needs_score=False)
     if source.is_known:  # the value is given: what its density depends on does not reach it
-        return Vertex(source.name, source.shape, (), needs_score=False)
+        return Row(source, None, needs_score=False)
     node = nodes[source.name]
-    incoming = restricted(node.param_provenance, numbers)
-    needs_score = node.is_learned and not node.is_reparameterized
-    return Vertex(source.name, source.shape, incoming, needs_score)
+    is_score = node.is_learned and not node.is_reparameterized
+    return Row(source, node.param_provenance, is_score)

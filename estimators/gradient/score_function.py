@@ -5,7 +5,8 @@ computed element by element, those of one shape are stacked and evaluated at onc
 by a few ops instead of some for each site.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
 from ancestral.estimators.credit.credit import Credit
+from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.node import Node
 
 Pair = tuple[Node, Credit]
+NO_DENSITIES: Mapping[Node, Tensor] = MappingProxyType({})
 _SMALL, _MANY = 256, 4
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 # By class, the parameters that it may have been given; those that log_prob reads come first.
@@ -29,10 +33,19 @@ _ELEMENTWISE: dict[type[Distribution], tuple[tuple[str, ...], ...]] = {
 }
 
 
-def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[Tensor]:
+def products(
+    pairs: Sequence[Pair],
+    less: Sequence[Tensor | None],
+    known: Mapping[Node, Tensor] = NO_DENSITIES,
+) -> Iterator[Tensor]:
     """Yield what adds up to the sum over all sites of score times (credit minus baseline).
 
         Σ_i Σ_s log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s])
+
+    Args:
+        pairs: the sites with their credit.
+        less: the baseline of each.
+        known: log-densities of sites at their draws that were computed before.
 
     Raises:
         NoDensityError: if a distribution has none.
@@ -41,10 +54,10 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
     groups: dict[object, list[tuple[Node, Tensor]]] = {}
     are_many = len(pairs) >= _MANY
     for (node, credit), baseline in zip(pairs, less, strict=True):
-        kind = _kind(node) if are_many else None
+        kind = _kind(node) if are_many and node not in known else None
         total = None if kind is None else _total(credit, baseline)
         if kind is None or total is None or total.ndim != len(node.shape):
-            yield product(node, credit, baseline)
+            yield product(node, credit, baseline, known.get(node))
         else:
             key = (kind, total.shape, total.dtype, total.device)
             groups.setdefault(key, []).append((node, total))
@@ -54,6 +67,31 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
             yield (density * torch.stack([total for _, total in members])).sum()
         else:
             yield from ((node.score * total).sum() for node, total in members)
+
+
+def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
+    """Return the log-densities of scored sites at their draws that are among some terms.
+
+    What autograd goes through for the terms anyway serves as the score too. Not where the user has
+    written into it or looks at its gradient, nor where some elements are masked.
+    """
+    found: dict[Node, Tensor] = {}
+    with DisableTorchFunction():
+        for term in terms:
+            node, leaf = getattr(term.leaf, "_scored", None), term.leaf
+            if node is None or node.is_reparameterized or node.mask is not None:
+                continue
+            is_seen = bool(_hooks(leaf)) or _retains(leaf)
+            if leaf._version == 0 and _learns(leaf) and not is_seen:
+                node.refuse_modified()
+                found[node] = leaf[...]
+    return found
+
+
+# Torch's own, which know of no class.
+_Tensor: Any = Tensor
+_hooks, _retains = _Tensor._backward_hooks.__get__, _Tensor.retains_grad.__get__
+_learns = _Tensor.requires_grad.__get__
 
 
 def product(

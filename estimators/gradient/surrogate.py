@@ -25,13 +25,13 @@ from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_le
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import products
+from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
-from ancestral.provenance.tensor.control_flow import controlling
+from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
@@ -149,6 +149,8 @@ def _subtracted(
 
     A baseline is asked once for a site, whatever passes give it credit.
     """
+    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
+        return {}
     places: dict[str, list[tuple[int, Credit]]] = {}
     for at, part in enumerate(passes):
         for credit in part.credits:
@@ -247,10 +249,10 @@ def _decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
-    values = [term.value for term in problem.terms]
-    warn_of_blur(
-        problem.structure, problem.sources, values, problem.trace.universe, problem.blurring
-    )
+    universe = problem.trace.universe
+    if decisions_of(universe).noted:
+        values = [term.value for term in problem.terms]
+        warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
     if not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
@@ -312,7 +314,8 @@ def _descend(
     routes: list[Route] = []
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]
-        parts = [part.loss(problem), *part.products(problem, some)]
+        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
+        parts = [part.loss(problem), *part.products(problem, some, known)]
         for term in part.owned:
             # The score has mean zero; a learned coefficient of it has its own gradient.
             weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, keeps
 from ancestral.provenance.algebra.factors import all_parts
+from ancestral.provenance.algebra.pattern import Pattern, Slot
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 
 
@@ -56,30 +57,44 @@ def indexed(claims: Iterable[Alignment]) -> frozenset[int]:
     return (found or frozenset()) - {LOST}
 
 
+_Dims = dict[Slot, frozenset[int]]
+_Notion = Callable[[Pattern], _Dims]
+
+
+def _kept(found: Pattern) -> _Dims:
+    """Return for each source, as it stands in a provenance, its dimensions that stay apart."""
+    if found.kept is None:
+        found.kept = {slot: separate(claims) for slot, claims in _claims(found).items()}
+    return found.kept
+
+
+def _running(found: Pattern) -> _Dims:
+    """Return for each source, as it stands in a provenance, its dimensions that are indexed."""
+    if found.indexed is None:
+        found.indexed = {slot: indexed(claims) for slot, claims in _claims(found).items()}
+    return found.indexed
+
+
+def _claims(found: Pattern) -> dict[Slot, list[Alignment]]:
+    claims: dict[Slot, list[Alignment]] = {}
+    for alignment, members in found.entries:
+        for slot in members:
+            claims.setdefault(slot, []).append(alignment)
+    return claims
+
+
 Kept = dict[Source, frozenset[int]]
 Notion = Callable[[Provenance], Kept]
 
 
 def kept(found: Provenance) -> Kept:
     """Return for each source, as it stands in a provenance, its dimensions that stay apart."""
-    if found.kept is None:
-        found.kept = {source: separate(claims) for source, claims in _claims(found).items()}
-    return found.kept
+    return {found.universe.at(slot): dims for slot, dims in _kept(found.pattern).items()}
 
 
 def running(found: Provenance) -> Kept:
     """Return for each source, as it stands in a provenance, its dimensions that are indexed."""
-    if found.indexed is None:
-        found.indexed = {source: indexed(claims) for source, claims in _claims(found).items()}
-    return found.indexed
-
-
-def _claims(found: Provenance) -> dict[Source, list[Alignment]]:
-    claims: dict[Source, list[Alignment]] = {}
-    for alignment, members in found.entries:
-        for source in members:
-            claims.setdefault(source, []).append(alignment)
-    return claims
+    return {found.universe.at(slot): dims for slot, dims in _running(found.pattern).items()}
 
 
 def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
@@ -88,9 +103,13 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
     for operand in ours:
         if operand is result:
             continue
-        if operand not in result.made_from and len(result.made_from) < MOST_NOTED:
-            result.made_from = (*result.made_from, operand)
-        if _mixes(operand, result, ours):
+        made = result.made_from
+        if operand not in made and len(made) < MOST_NOTED:
+            result.made_from = (*made, operand)
+        may_mix = result.pattern.mixing.get(operand.pattern)
+        if may_mix is None:
+            may_mix = _may_mix(operand.pattern, result.pattern)
+        if may_mix and _is_mixed(operand, result, ours):
             noted = result.universe.mixes.setdefault((operand, result), [])
             mix = Mix(op, Universe.locate())
             if mix not in noted and len(noted) < MOST_NOTED:
@@ -104,27 +123,54 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
     return found
 
 
-def _mixes(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
+def _may_mix(operand: Pattern, result: Pattern) -> bool:
+    """Return whether a dimension is lost on the way, whatever the other operands are."""
+    found = result.mixing[operand] = any(True for _ in _lost(operand, result))
+    result.patterns.grow()
+    return found
+
+
+def _is_mixed(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
     """Return whether a dimension is lost that no operand had lost before."""
+    made = [each.pattern for each in operands if each.made_from]
+    if len(operands) > MOST_NOTED:
+        return _mixes(operand.pattern, result.pattern, made)
+    key = (operand.pattern, *made)
+    known: bool | None = result.pattern.known.get(key)
+    if known is None:
+        known = result.pattern.known[key] = _mixes(operand.pattern, result.pattern, made)
+        result.pattern.patterns.grow()
+    return known
+
+
+def _lost(operand: Pattern, result: Pattern) -> Iterator[tuple[_Notion, Slot, frozenset[int]]]:
+    """Yield the sources of which dimensions are lost, and in which sense."""
     mine, theirs = operand.entries, result.entries
     if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:  # the most frequent case
-        return False
+        return
     if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
         alignments = {alignment for alignment, _ in operand.entries}
         is_within = all(alignment in alignments for alignment, _ in result.entries)
         if is_within and alignments == {alignment for alignment, _ in result.entries}:
-            return False
+            return
         if not any(map(keeps, alignments)):
-            return False
-    for notion in (kept, running):
+            return
+    for notion in (_kept, _running):
         before, after = notion(operand), notion(result)
-        for source in min(before, after, key=len):  # of many that are stacked, those that are taken
-            dims = before.get(source, frozenset())
-            lost = dims - after.get(source, dims)
-            # What a layer wrote of it into its statistics was not made of any operand.
-            others = [notion(o).get(source, dims) for o in operands if lost and o.made_from]
-            if any(all(d in other for other in others) for d in lost):
-                return True
+        for slot in min(before, after, key=len):  # of many that are stacked, those that are taken
+            dims = before.get(slot, frozenset())
+            lost = dims - after.get(slot, dims)
+            if lost:
+                yield notion, slot, lost
+
+
+def _mixes(operand: Pattern, result: Pattern, made: list[Pattern]) -> bool:
+    for notion, slot, lost in _lost(operand, result):
+        dims = notion(operand)[slot]
+        # What a layer wrote of it into its statistics was not made of any operand.
+        others = [notion(other).get(slot, dims) for other in made]
+        if any(all(d in other for other in others) for d in lost):
+            return True
     return False
 
 

@@ -4,8 +4,9 @@ A provenance maps alignments (see `ancestral.provenance.algebra.alignment`) to s
 source may stand under several, as long as they share no pair of elements. Losing an alignment, or
 gaining a source, is always sound.
 
-Provenances are interned in their `Universe`, and unions are memoized, so that following one op
-costs about one dictionary look-up. Sets stay small: more than `MOST_SOURCES` under one alignment
+Provenances are interned in their `Universe`, and what is done to them is memoized, by the recording
+and for those to come (see `ancestral.provenance.algebra.pattern`), so that following one op costs
+about one dictionary look-up. Sets stay small: more than `MOST_SOURCES` under one alignment
 are gathered behind one source that stands for them, a junction.
 
 >>> universe = Universe()
@@ -15,7 +16,7 @@ are gathered behind one source that stands for them, a junction.
 Provenance([4, 3], z: 0 1)
 >>> p.remap((4,), (0,))                       # summed over dimension 1
 Provenance([4], z: 0)
->>> p.union(p.remap((4, 3), (0, LOST)))       # where two paths disagree, the alignment is lost
+>>> p.union(p.remap((4, 3), (0, -1)))         # where two paths disagree, the alignment is lost
 Provenance([4, 3], z: 0 -)
 """
 
@@ -25,21 +26,28 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ancestral.provenance.algebra.alignment import (
-    LOST,
-    Alignment,
-    Regroup,
-    Shape,
-    Step,
-    apply,
-    as_alignment,
-    fit,
-    nothing_kept,
-    shown,
-    whole,
+from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothing_kept, shown
+from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
+from ancestral.provenance.algebra.pattern import (
+    MOST_SOURCES,
+    Answer,
+    Pattern,
+    Slot,
+    of_thread,
+    together,
 )
-from ancestral.provenance.algebra.alignment_map import add, broadcast_shape, by_index, leading
 from ancestral.provenance.algebra.universe_state import Lifetime
+
+__all__ = [
+    "MOST_SOURCES",
+    "Entries",
+    "Provenance",
+    "Source",
+    "Sources",
+    "Universe",
+    "alive",
+    "union",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +77,6 @@ class Source:
 
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
-MOST_SOURCES = 32
-_FEW = 8  # entries, which are looked at one by one
 
 alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
 """The universes that somebody still refers to, by their token."""
@@ -85,12 +91,16 @@ class Universe(Lifetime):
 
     __slots__ = (
         "__weakref__",
-        "_interned",
+        "_listed",
         "_lock",
+        "_slots",
+        "_wrapped",
         "decisions",
         "differentiable",
         "kinks",
         "mixes",
+        "patterns",
+        "results",
         "sources",
     )
     locate: Callable[[], str] = staticmethod(lambda: "<unknown>")
@@ -105,16 +115,25 @@ class Universe(Lifetime):
         self.kinks: dict[Source, Source] = {}  # by the source that they stand for
         # The ops that mixed elements, by what they made of what: see `mixing`.
         self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
+        self.patterns = of_thread()
+        self.results: dict[Answer, Provenance] = {}  # by what rules answered: see `inference`
         self._lock = threading.Lock()
-        self._interned: dict[tuple[Any, ...], Provenance] = {}
+        self._listed: list[Source] = []
+        self._slots: list[Slot] = []
+        self._wrapped: dict[Pattern, Provenance] = {}
 
     def number(self, source: Source) -> int:
         """Return the number of `source`, met now or before: the older has the lesser."""
         number = self.sources.get(source)
-        if number is None:
-            with self._lock:  # threads that share a recording may meet one at once
-                number = self.sources.setdefault(source, len(self.sources))
-        return number
+        return self.slot(source).number if number is None else number
+
+    def at(self, slot: Slot) -> Source:
+        """Return the source that a slot stands for."""
+        return self._listed[slot.number]
+
+    def behind(self, slots: Iterable[Slot]) -> "Sources":
+        """Return the sources that slots stand for."""
+        return frozenset([self._listed[slot.number] for slot in slots])
 
     def in_order(self, members: Iterable[Source]) -> list[Source]:
         """Return sources, the oldest first."""
@@ -165,17 +184,33 @@ class Universe(Lifetime):
                         found.setdefault(source, kink)
         return found
 
+    def slot(self, source: Source) -> Slot:
+        """Return what stands for a source in the patterns of this universe."""
+        number = self.sources.get(source)
+        if number is None:
+            with self._lock:  # threads that share a recording may meet one at once
+                number = self.sources.get(source)
+                if number is None:
+                    number, shape = len(self._listed), source.shape
+                    known = self.patterns.slots.get((number, shape))
+                    self._slots.append(known or self.patterns.slot(number, shape))
+                    self._listed.append(source)
+                    self.sources[source] = number
+        return self._slots[number]
+
     def intern(self, shape: Shape, entries: Entries) -> "Provenance":
         """Return the one provenance with this shape and these entries, none of them empty."""
-        pairs = tuple(entries.items())
-        # One entry is the most frequent: its own key makes half as many objects.
-        key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
-        found = self._interned.get(key)
+        places = {a: frozenset(map(self.slot, members)) for a, members in entries.items()}
+        return self.wrap(self.patterns.intern(shape, places))
+
+    def wrap(self, pattern: Pattern) -> "Provenance":
+        """Return the one provenance of a pattern, whose slots are those of our sources."""
+        found = self._wrapped.get(pattern)
         if found is None:
-            found = Provenance(self, shape, pairs)
-            if entries and max(map(len, entries.values())) > MOST_SOURCES:
-                found = self._gathered(found)
-            self._interned[key] = found
+            made = Provenance(self, pattern)
+            if pattern.is_wide:
+                made = self._gathered(made)
+            found = self._wrapped.setdefault(pattern, made)
         return found
 
     def named(self, name: str, shape: Shape, found: "Provenance | None") -> Source:
@@ -198,14 +233,13 @@ class Universe(Lifetime):
 
         The leading dimensions of the value are those of the source; what follows is an event.
         """
-        self.number(source)
-        return self.intern(shape, {leading(source.shape, shape): frozenset((source,))})
+        slot = self.slot(source)
+        pattern = self.patterns.drawn.get((slot, shape)) or self.patterns.of(slot, shape)
+        return self._wrapped.get(pattern) or self.wrap(pattern)
 
     def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on sources we know not how."""
-        for source in (known := frozenset(members)):
-            self.number(source)
-        return self.intern(shape, {nothing_kept(len(shape)): known})
+        return self.wrap(self.patterns.depending(frozenset(map(self.slot, members)), shape))
 
     def adopt(self, foreign: "Provenance") -> "Provenance | None":
         """Return `foreign`, of another universe, in this one; None if it is constant."""
@@ -220,49 +254,45 @@ class Universe(Lifetime):
 class Provenance:
     """An interned, immutable map from alignments to sets of sources, for one shape.
 
-    Equality is identity.
+    Equality is identity. Of what is done to it, the pattern knows the answer.
     """
 
     __slots__ = (
-        "_calls",
+        "_entries",
         "_kinked",
+        "_members",
         "_memo",
-        "_slices",
-        "entries",
-        "indexed",
-        "kept",
         "made_from",
-        "members",
+        "pattern",
         "shape",
         "universe",
     )
 
-    def __init__(
-        self, universe: Universe, shape: Shape, entries: tuple[tuple[Alignment, Sources], ...]
-    ) -> None:
-        """Make a provenance; only `Universe.intern` does."""
+    def __init__(self, universe: Universe, pattern: Pattern) -> None:
+        """Make a provenance; only `Universe.wrap` does."""
         self.universe = universe
-        self.shape = shape
-        self.entries = entries
-        self.members: Sources = (
-            entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
-        )
-        self._calls: dict[Any, Provenance | None] | None = None
-        # See `alignment_loss`, also for the dimensions that are kept apart.
-        self.made_from: tuple[Provenance, ...] = ()
-        self.kept: dict[Source, frozenset[int]] | None = None
-        self.indexed: dict[Source, frozenset[int]] | None = None
+        self.pattern = pattern
+        self.shape = pattern.shape
+        self.made_from: tuple[Provenance, ...] = ()  # see `alignment_loss`
+        self._entries: tuple[tuple[Alignment, Sources], ...] | None = None
+        self._members: Sources | None = None
         self._kinked: Provenance | None = None
-        self._slices: dict[int, dict[int, list[tuple[Alignment, Sources]]]] | None = None
-        # Joins by the other provenance, remaps by their shape and step.
-        self._memo: dict[Provenance | tuple[Shape, Step | None], Provenance | None] = {}
+        self._memo: dict[Provenance, Provenance] = {}  # joins, by the other provenance
 
     @property
-    def calls(self) -> "dict[Any, Provenance | None]":
-        """What calls whose first operand has this provenance gave: see `inference.infer`."""
-        if self._calls is None:
-            self._calls = {}
-        return self._calls
+    def entries(self) -> tuple[tuple[Alignment, Sources], ...]:
+        """The sources by the alignment with them."""
+        if self._entries is None:
+            behind = self.universe.behind
+            self._entries = tuple([(a, behind(slots)) for a, slots in self.pattern.entries])
+        return self._entries
+
+    @property
+    def members(self) -> Sources:
+        """All sources, under whatever alignment."""
+        if self._members is None:
+            self._members = self.universe.behind(self.pattern.members)
+        return self._members
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -274,46 +304,17 @@ class Provenance:
 
         A dimension that changes its size is lost: it no longer indexes element by element.
         """
-        key = (shape, step)
-        if key in self._memo:
-            return self._memo[key]
-        fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
-        entries: Entries = {}
-        met = self.entries if len(self.entries) < _FEW else self._met(fitted)
-        for alignment, members in met:
-            moved = apply(fitted, alignment)
-            if moved is not None:
-                add(entries, whole(moved, shape), members, shape)
-        found = self.universe.intern(shape, entries) if entries else None
-        self._memo[key] = found
-        return found
-
-    def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Sources]]:
-        """Return the entries that a step can meet: of many, those at the index that it selects."""
-        for d, first, end in () if isinstance(step, Regroup) else step.there:
-            if end - first == 1:
-                at = self._at(d)
-                return [*at.get(first, ()), *at.get(-1, ())]
-        return self.entries
-
-    def _at(self, d: int) -> dict[int, list[tuple[Alignment, Sources]]]:
-        """Return the entries by the one index along a dimension that they are at, -1 if more."""
-        if self._slices is None:
-            self._slices = {}
-        if d not in self._slices:
-            self._slices[d] = by_index(self.entries, d)
-        return self._slices[d]
+        found = self.pattern.remap(shape, step)
+        return None if found is None else self.universe.wrap(found)
 
     def lost(self, shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on our sources we know not how."""
-        key = (shape, None)
-        found = self._memo.get(key)
-        if found is None:
-            found = self._memo[key] = self.universe.depending(self.members, shape)
-        return found
+        return self.universe.wrap(self.pattern.lost(shape))
 
     def kinked(self) -> "Provenance":
         """Return the provenance after a step that has no useful derivative."""
+        if not self.universe.differentiable:
+            return self
         met = self.members & self.universe.differentiable
         if not met:
             return self
@@ -326,12 +327,7 @@ class Provenance:
 
     def broadcast(self, shape: Shape) -> "Provenance":
         """Return the provenance of ourselves broadcast to `shape`: dimensions meet at the right."""
-        if shape == self.shape:
-            return self
-        ours = len(self.shape)
-        found = self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
-        assert found is not None
-        return found
+        return self if shape == self.shape else self.universe.wrap(self.pattern.broadcast(shape))
 
     def union(self, other: "Provenance") -> "Provenance":
         """Return the join with a provenance of the same shape.
@@ -344,17 +340,20 @@ class Provenance:
         if found is None:
             if self.universe is not other.universe:
                 return _across(self, other)  # not memoized: it would keep the older universe
-            found = self._memo[other] = union([self, other])
+            found = self.universe.wrap(self.pattern.union(other.pattern))
+            self._memo[other] = found
         return found
 
     def join(self, other: "Provenance") -> "Provenance":
         """Return the union of both, broadcast to their common shape."""
         found = self._memo.get(other)
         if found is None:
-            shape = broadcast_shape(self.shape, other.shape)
-            found = self.broadcast(shape).union(other.broadcast(shape))
-            if self.universe is other.universe:
-                self._memo[other] = found
+            if self.universe is not other.universe:
+                shape = broadcast_shape(self.shape, other.shape)
+                return self.broadcast(shape).union(other.broadcast(shape))
+            pattern = self.pattern.joins.get(other.pattern) or self.pattern.join(other.pattern)
+            found = self.universe.wrap(pattern)
+            self._memo[other] = found
         return found
 
     def __repr__(self) -> str:
@@ -369,24 +368,19 @@ class Provenance:
 
 def union(parts: "Iterable[Provenance]") -> Provenance:
     """Return the join of provenances of one shape, at least one."""
-    rest = iter(parts)
-    first = next(rest)
-    entries, members, universe = dict(first.entries), set(first.members), first.universe
-    for part in rest:
-        if part.universe is not universe:
-            so_far = universe.intern(first.shape, entries)
-            joined = _across(so_far, part)
-            entries, members, universe = dict(joined.entries), set(joined.members), joined.universe
-            continue
-        if members.isdisjoint(part.members):
-            for alignment, sources in part.entries:
-                present = entries.get(alignment)
-                entries[alignment] = sources if present is None else present | sources
+    alike: list[Provenance] = []  # of one universe
+    for part in parts:
+        if alike and part.universe is not alike[0].universe:
+            alike = [_across(_together(alike), part)]
         else:
-            for alignment, sources in part.entries:
-                add(entries, alignment, sources, first.shape)
-        members |= part.members
-    return universe.intern(first.shape, entries)
+            alike.append(part)
+    return _together(alike)
+
+
+def _together(alike: list[Provenance]) -> Provenance:
+    if len(alike) < 3:
+        return alike[0].union(alike[-1])
+    return alike[0].universe.wrap(together([part.pattern for part in alike]))
 
 
 def _across(a: Provenance, b: Provenance) -> Provenance:

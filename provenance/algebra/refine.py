@@ -10,10 +10,9 @@ What the ops of a computation keep may be less than what its meaning says.
 Provenance([4, 3], z: 0 -)
 """
 
-from typing import Any
-
 from ancestral.provenance.algebra.alignment import LOST, Alignment
-from ancestral.provenance.algebra.provenance import Entries, Provenance, Sources
+from ancestral.provenance.algebra.pattern import Pattern, Places, Slots
+from ancestral.provenance.algebra.provenance import Provenance
 
 
 def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
@@ -23,7 +22,16 @@ def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
     """
     if found.universe is not claimed.universe:
         return found
-    entries: Entries = {}
+    key = ("sharpened", claimed.pattern)
+    known: Pattern | None = found.pattern.known.get(key)
+    if known is None:
+        known = found.pattern.known[key] = _sharper(found.pattern, claimed.pattern)
+        known.patterns.grow()
+    return found.universe.wrap(known)
+
+
+def _sharper(found: Pattern, claimed: Pattern) -> Pattern:
+    entries: Places = {}
     many = _under_several(found) | _under_several(claimed)
     for alignment, members in found.entries:
         left = members
@@ -33,25 +41,25 @@ def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
                 left -= both
                 _put(entries, _either(alignment, other), both)
         _put(entries, alignment, left)
-    return found.universe.intern(found.shape, entries)
+    return found.patterns.intern(found.shape, entries)
 
 
 def is_whole(found: Provenance) -> bool:
     """Return whether no dimension is lost, so that nothing can be claimed besides."""
-    return all(LOST not in alignment.dims for alignment, _ in found.entries)
+    return all([LOST not in alignment.dims for alignment, _ in found.pattern.entries])
 
 
-def _under_several(found: Provenance) -> Sources:
+def _under_several(found: Pattern) -> Slots:
     """Return the sources of which different elements are aligned in different ways."""
-    seen: set[object] = set()
-    several: set[Any] = set()
+    seen: Slots = frozenset()
+    several: Slots = frozenset()
     for _, members in found.entries:
         several |= members & seen
         seen |= members
-    return frozenset(several)
+    return several
 
 
-def _put(entries: Entries, alignment: Alignment, members: Sources) -> None:
+def _put(entries: Places, alignment: Alignment, members: Slots) -> None:
     if members:
         entries[alignment] = entries.get(alignment, frozenset()) | members
 

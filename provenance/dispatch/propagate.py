@@ -6,13 +6,15 @@ kind of call and remembered with the provenance of its first operand.
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ancestral.provenance.algebra.alignment import Shape, Step
 from ancestral.provenance.algebra.alignment_loss import note
-from ancestral.provenance.algebra.provenance import Provenance, union
+from ancestral.provenance.algebra.pattern import Answer, Pattern, together
+from ancestral.provenance.algebra.provenance import Provenance, Universe, union
 from ancestral.provenance.rules.indexing import reads_values
 from ancestral.provenance.rules.op import Rule, unnamed
 from ancestral.provenance.rules.registry import RULES, is_kink
@@ -34,27 +36,68 @@ def infer(
     func: _Function, result: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Provenance | None:
     """Return the provenance of a result, a tensor, None where it depends on no source."""
-    shape = tuple(raw(Tensor.size, result))
     if func is Tensor.expand and not storage.table and type(args[0]) is ProvenanceTensor:
         ours: Provenance = args[0]._provenance
-        if ours.shape == shape and all(type(size) in (int, torch.Size) for size in args[1:]):
+        same = ours.shape == tuple(raw(Tensor.size, result))
+        if same and all(type(size) in (int, torch.Size) for size in args[1:]):
             return ours  # what every draw does, to no effect
-    dtype = raw(_dtype, result)
     found: list[Provenance] = []
-    is_of_values = bool(storage.table) or reads_values(func, args, kwargs)
-    kind = None if is_of_values else _kind((*args, *kwargs.items()), found)
+    answer = answered(func, result, args, kwargs, found)
+    if answer is not None:
+        return None if answer.result is None else recalled(answer, found[0].universe)
+    shape = tuple(raw(Tensor.size, result))
+    steps = _steps(func, shape, args, kwargs)
+    parts = [*filter(None, [_moved(ours, shape, step) for ours, step in steps])]
+    if not parts:
+        return None
+    joined = union(parts)
+    unknown = joined.kinked() if is_kink(func, raw(_dtype, result), args, kwargs) else joined
+    note(name_of(func), unknown, tracked(args, kwargs))
+    return unknown
+
+
+def answered(
+    func: _Function,
+    result: Tensor,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    found: list[Provenance] | None = None,
+) -> Answer | None:
+    """Return what the rule answers for a call, None where the next of its kind may differ.
+
+    That is where the rule reads more than can be told of the arguments, or these are of several
+    recordings. The provenances of the operands are added to `found`.
+    """
+    found = [] if found is None else found
+    if storage.table or reads_values(func, args, kwargs):
+        return None
+    kind = _kind((*args, *kwargs.items()), found)
     if kind is None or len({*map(_universe_of, found)}) != 1:
-        unknown = _past_kinks(func, shape, dtype, args, kwargs)
-        if unknown is not None:
-            note(name_of(func), unknown, tracked(args, kwargs))
-        return unknown
-    memo = found[0].calls
+        return None
+    shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     key = (func, shape, dtype, kind)
-    if key not in memo:
-        memo[key] = result_of = _past_kinks(func, shape, dtype, args, kwargs)
-        if result_of is not None:
-            note(name_of(func), result_of, found)
-    return memo[key]
+    answer = found[0].pattern.known.get(key)
+    if answer is None:
+        steps = _steps(func, shape, args, kwargs)
+        patterns = [*filter(None, [_moved(ours.pattern, shape, step) for ours, step in steps])]
+        made = together(patterns) if patterns else None
+        is_without = is_kink(func, dtype, args, kwargs)
+        answer = Answer(made, is_without, name_of(func), [each.pattern for each in found])
+        found[0].pattern.keep(key, answer)
+    return answer
+
+
+def recalled(answer: Answer, universe: Universe) -> Provenance:
+    """Return the provenance that a rule answered with, in a recording that has its operands."""
+    found = universe.results.get(answer)
+    if found is None:
+        assert answer.result is not None
+        found = universe.wrap(answer.result)
+        if answer.is_kink:
+            found = found.kinked()
+        universe.results[answer] = found
+        note(answer.op, found, map(universe.wrap, answer.operands))
+    return found
 
 
 def name_of(func: _Function) -> str:
@@ -67,17 +110,6 @@ _universe_of = attrgetter("universe")
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
-def _past_kinks(
-    func: _Function,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> Provenance | None:
-    found = _by_rule(func, shape, args, kwargs)
-    return found.kinked() if found is not None and is_kink(func, dtype, args, kwargs) else found
-
-
 def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:
     """Return what a rule can see of arguments, None where that cannot be hashed.
 
@@ -88,7 +120,7 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
         cls = item.__class__
         if cls is ProvenanceTensor:
             found.append(item._provenance)
-            parts.append((item._provenance, item.dtype))  # a mask is no index
+            parts.append((item._provenance.pattern, item.dtype))  # a mask is no index
         elif cls is Tensor or cls is nn.Parameter:
             parts.append((item.shape, item.dtype))
         elif cls in ATOMS:
@@ -115,10 +147,18 @@ def _rule_of(func: _Function) -> Rule | None:
     return RULES.get(func) or RULES.get(getattr(func, "__wrapped__", func))
 
 
-def _by_rule(
+_LOST = "lost"  # of a step: how the result depends on the operand is not known
+_Moving = TypeVar("_Moving", Pattern, Provenance)
+
+
+def _moved(ours: _Moving, shape: Shape, step: Step | str) -> _Moving | None:
+    return ours.lost(shape) if isinstance(step, str) else ours.remap(shape, step)
+
+
+def _steps(
     func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Provenance | None:
-    """Join what the rule says of each operand; those it does not name lose their alignments."""
+) -> list[tuple[Provenance, Step | str]]:
+    """Return what the rule says of each operand; those it does not name lose their alignments."""
     rule = func.rule if isinstance(func, Piece) else _rule_of(func)
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
@@ -126,14 +166,9 @@ def _by_rule(
     if pairs and rest and any(not tensor.shape for tensor in rest):
         # A dimension, perhaps, that was given as a tensor: no rule reads those.
         rest, pairs = [*(named for named, _ in pairs), *rest], ()
-    parts: list[Provenance] = []
-    for tensor, step in pairs:
-        ours = provenance(tensor)
-        moved = None if ours is None or step is None else ours.remap(shape, step)
-        if moved is not None:
-            parts.append(moved)
-    for tensor in rest:
-        ours = provenance(tensor)
-        if ours is not None:
-            parts.append(ours.lost(shape))
-    return union(parts) if parts else None
+    found: list[tuple[Provenance, Step | str]] = []
+    for tensor, step in (*pairs, *[(tensor, _LOST) for tensor in rest]):
+        ours = None if step is None else provenance(tensor)
+        if ours is not None and step is not None:
+            found.append((ours, step))
+    return found

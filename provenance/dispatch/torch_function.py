@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.pattern import Answer
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
@@ -28,15 +30,16 @@ from ancestral.provenance.dispatch.inplace import (
     writes_besides,
     written_besides,
 )
-from ancestral.provenance.dispatch.linear_forms import form_of, forms_of
+from ancestral.provenance.dispatch.linear_forms import form_of, forms_of, resolve
 from ancestral.provenance.dispatch.passed_checks import Read
-from ancestral.provenance.dispatch.propagate import ATOMS, infer, tracked
+from ancestral.provenance.dispatch.propagate import ATOMS, answered, infer, recalled, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling, lasting, now
+from ancestral.provenance.tensor.linear_form import Form, serials
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -89,11 +92,12 @@ def propagate(
         for item in (*args, *kwargs.values()) if kwargs else args:
             kind = item.__class__
             if kind is ProvenanceTensor:
-                if item._chosen is not None:
-                    return _follow(func, args, kwargs, result)
+                ours = item._provenance
                 if first is None:
-                    first = item._provenance
-                key.append(item._provenance)
+                    first = ours
+                if item._chosen is not None or ours.universe is not first.universe:
+                    return _follow(func, args, kwargs, result)
+                key.append(ours.pattern)
             elif kind is Tensor or kind is nn.Parameter:
                 if item is result:
                     return _returned(func, args, kwargs, result)
@@ -104,19 +108,34 @@ def propagate(
                 key.append((item,))  # True is no 1
             else:
                 return _follow(func, args, kwargs, result)
-        known = None if first is None else first.calls.get(tuple(key))
-        if known is None:
-            return _follow_and_keep(func, args, kwargs, result, first, key)
-        if known.universe.is_past:
+        if first is None or first.universe.is_past:
             return _follow(func, args, kwargs, result)
+        answer = first.pattern.known.get(tuple(key))
+        if answer is None:
+            return _follow_and_keep(func, args, kwargs, result, first, key)
+        known = first.universe.results.get(answer) or recalled(answer, first.universe)
         result.__class__ = ProvenanceTensor
         result._provenance = known
         if func in LINEAR:
-            result._form = form_of(func, known.shape, args, kwargs)
+            result._form = _form_again(answer, func, known.shape, args, kwargs)
         return result
     except Exception as error:
         note_failure(func, error, args, kwargs)
         raise
+
+
+def _form_again(
+    answer: Answer, func: _Function, shape: Shape, args: Any, kwargs: Mapping[str, Any]
+) -> Form | None:
+    """Return the form of the result of a call of which one of the same kind was met before."""
+    if answer.linear is not None and torch.is_grad_enabled():
+        adjoint, call = answer.linear
+        return (next(serials), adjoint, (resolve(args[0]),), call, func)
+    form = form_of(func, shape, args, kwargs)
+    is_static = not kwargs and getattr(LINEAR[func], "is_static", False)
+    if is_static and form is not None and len(form) == 5 and not form[3].versions:
+        answer.linear = form[1], form[3]
+    return form
 
 
 _broadcast = torch.broadcast_tensors
@@ -135,15 +154,14 @@ def _follow_and_keep(
     args: Any,
     kwargs: Mapping[str, Any],
     result: Any,
-    first: Provenance | None,
+    first: Provenance,
     key: list[Any],
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
+    answer = answered(func, result, args, kwargs)
     _follow(func, args, kwargs, result)
-    met = {k.universe for k in key if k.__class__ is Provenance}
-    is_one = first is not None and met == {first.universe} and not first.universe.is_past
-    if is_one and first is not None and result.__class__ is ProvenanceTensor:
-        first.calls[tuple(key)] = result._provenance
+    if answer is not None and answer.result is not None:
+        first.pattern.keep(tuple(key), answer)
     return result
 
 

@@ -135,7 +135,7 @@ OPS = (
         """,
         reduction,
     ),
-    Op("sum mean", reduction, Row("input", is_total, averaged)),
+    Op("sum mean", reduction, Row("input", is_total, averaged, is_static=True)),
     Op("mode", Reduced(1, (-1,)), kink=True),
     Op("kthvalue", Reduced(2, (-1,))),
     Op("norm linalg.norm linalg.vector_norm", Reduced(2), kink=is_count),

@@ -262,7 +262,9 @@ recording: ContextVar[Universe | None] = ContextVar("recording", default=None)
 def controlling() -> Provenance | None:
     """Return the decision that whatever this context computes now depends on, of shape []."""
     universe = recording.get()
-    if universe is None or universe.state == "settled" or universe.decisions is None:
+    if universe is None or universe.decisions is None:
+        return None
+    if universe.is_past and universe.state == "settled":
         return None
     decisions: Decisions = universe.decisions
     return decisions.current if decisions.is_recording else None

@@ -2,8 +2,8 @@
 
     python -m ancestral.tools.bench.call_counts
 
-Each line has the calls, the files, and how often a call leads from one file to another. What an
-operation keeps for later calls is there already, unless it says that it is the first.
+Each line has the calls, the files, and how often a call leads from one file to another: in the
+first step of a program, and in the second, which finds what the first has kept.
 """
 
 import sys
@@ -18,6 +18,7 @@ from torch.distributions import Bernoulli, Normal
 
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.estimators.inference.elbo import elbo
+from ancestral.provenance.algebra.pattern import forget
 from ancestral.provenance.tensor.frame_owner import module_of, owner_of
 from ancestral.trace.handlers.seed import seed
 from ancestral.trace.handlers.weight import scale
@@ -71,33 +72,44 @@ def opened() -> None:
         pass
 
 
-def trips() -> dict[str, Trip]:
-    """Return the way of each operation, by its name."""
-    opened()
+def step() -> dict[str, Trip]:
+    """Return the way of each operation in one step, by its name."""
     found = {"opening a recording": trip(opened)}
-    logits = torch.zeros(3, requires_grad=True)
-    coin = Bernoulli(logits=logits)
+    coin = Bernoulli(logits=torch.zeros(3, requires_grad=True))
     with record():
         y = torch.ones(3)
         z: Tensor = coin.sample()
-        found["z + y, the first"] = trip(lambda: z + y)
-        found["torch.where(z > 0, z, y), the first"] = trip(lambda: torch.where(z > 0, z, y))
-        found["Bernoulli.sample()"] = trip(coin.sample)
-        loss = (z - 0.45).pow(2).sum()
+        found["z + y"] = trip(lambda: z + y)
+        found["torch.where(z > 0, z, y)"] = trip(lambda: torch.where(z > 0, z, y))
+    with record():
+        drawn = list[Tensor]()
+        found["Bernoulli.sample()"] = trip(lambda: drawn.append(coin.sample()))
+        loss = (drawn[0] - 0.45).pow(2).sum()
     found["an.backward"] = trip(lambda: backward(loss))
     with record(), seed(0), scale(2.0):
         fn, data = Normal(torch.zeros(()), 1.0), torch.tensor(0.5)
         sample("first", fn, obs=data)
         found["an.sample(obs=) under two handlers"] = trip(lambda: sample("x", fn, obs=data))
-    elbo(model, guide)
     found["an.infer.elbo"] = trip(lambda: elbo(model, guide))
     return found
 
 
+def trips() -> dict[str, tuple[Trip, Trip]]:
+    """Return the way of each operation, by its name: in the first step, and in the second."""
+    opened()
+    elbo(model, guide)
+    step()
+    forget()
+    first, second = step(), step()
+    return {name: (first[name], second[name]) for name in first}
+
+
 def main() -> int:
     """Print the table."""
-    for name, found in trips().items():
-        print(f"{name:38s} {found.calls:6,} calls {found.files:4} files {found.changes:6,} changes")
+    print(f"{'calls / files / changes':38s} {'the first step':>22s} {'the second':>22s}")
+    for name, ways in trips().items():
+        told = (f"{way.calls:,} / {way.files} / {way.changes}" for way in ways)
+        print(f"{name:38s} {next(told):>22s} {next(told):>22s}")
     return 0
 
 

@@ -5,11 +5,12 @@ on it by `ancestral.trace.graph.reachability`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, NamedTuple
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, nothing_kept
-from ancestral.provenance.algebra.provenance import Provenance, Source
+from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 
 Entries = tuple[tuple[Alignment, frozenset[int]], ...]
 """Numbers of sites, by the alignment with them. One that stands under several is related by each,
@@ -40,6 +41,8 @@ class Structure:
 
     sites: tuple[Vertex, ...]
     terms: tuple[TermShape, ...]
+    # What is found out of it, by whoever does; no tensors.
+    derived: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
 
     @cached_property
     def children(self) -> tuple[tuple[tuple[int, Alignment], ...], ...]:
@@ -62,6 +65,60 @@ class Structure:
         for site in reversed(range(len(self.sites))):
             found[site] = found[site] or any(found[child] for child, _ in self.children[site])
         return tuple(found)
+
+
+class Row(NamedTuple):
+    """A source that may be a site: what it depends on directly, and whether it needs a score."""
+
+    source: Source
+    behind: Provenance | None
+    needs_score: bool
+
+
+def structure_of(
+    universe: Universe,
+    rows: Sequence[Row],
+    terms: Sequence[tuple[Shape, Provenance | None]],
+) -> Structure:
+    """Return the structure of a recording, the one that was found for an earlier one if alike.
+
+    What tells them apart is all that a structure is made of: for each source its name, its shape,
+    the pattern of what it depends on and whether it needs a score, for each term its shape and
+    pattern. So the same structure is never one that would be made otherwise now.
+
+    Args:
+        universe: that of the recording.
+        rows: its sources that come from no other one, in their order.
+        terms: of each term the shape, and what it depends on.
+    """
+
+    def told(found: Provenance | None) -> object:
+        if found is None or found.universe is universe:
+            return None if found is None else found.pattern
+        return restricted(found, numbers())
+
+    def numbers() -> dict[Source, int]:
+        return {row.source: number for number, row in enumerate(rows)}
+
+    def make() -> Structure:
+        known = numbers()
+        return Structure(
+            tuple(
+                Vertex(source.name, source.shape, restricted(behind, known), needs_score)
+                for source, behind, needs_score in rows
+            ),
+            tuple(TermShape(shape, restricted(found, known)) for shape, found in terms),
+        )
+
+    places = None  # of our own among all that the slots of patterns number
+    if len(rows) < len(universe.sources):
+        places = tuple([universe.number(row.source) for row in rows])
+    key = (
+        places,
+        tuple([(s.name, s.shape, told(behind), needs) for s, behind, needs in rows]),
+        tuple([(shape, told(found)) for shape, found in terms]),
+    )
+    return universe.patterns.structures.get(key, make, len(rows) + len(terms))
 
 
 def restricted(found: Provenance | None, numbers: dict[Source, int]) -> Entries:

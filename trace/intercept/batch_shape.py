@@ -97,6 +97,8 @@ def _shape_of(result: object) -> Shape:
 
 
 def _broadcast(a: Iterable[int], b: Iterable[int]) -> Shape | None:
+    if a == b:
+        return tuple(a)
     try:
         return tuple(torch.broadcast_shapes(tuple(a), tuple(b)))
     except RuntimeError:  # the class of the user, whose shapes mean something else

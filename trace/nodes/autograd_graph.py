@@ -62,11 +62,20 @@ def edge_of(tensor: Tensor) -> Any:
 
 def has_gradient(held: Iterable[tuple[Tensor, int]]) -> bool:
     """Return whether a gradient goes through any of some tensors, the first of each pair."""
-    found = [tensor for tensor, _ in held if tensor.requires_grad]
-    # Asked for each draw: what can end at a view of no_grad is looked at where there is one.
-    if any([tensor.is_leaf and tensor._is_view() for tensor in found]):
-        return any(is_learned(tensor) for tensor in found)
-    return bool(found)
+    with DisableTorchFunction():
+        found: list[Tensor] = []
+        are_sure = True
+        for tensor, _ in held:
+            if _requires_grad(tensor):
+                found.append(tensor)
+                # Asked for each draw: what can end at a view of no_grad is looked at then only.
+                are_sure = are_sure and not (_is_leaf(tensor) and tensor._is_view())
+    return bool(found) if are_sure else any(is_learned(tensor) for tensor in found)
+
+
+# Torch's own, which know of no class.
+_requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_is_leaf: Any = Tensor.is_leaf.__get__  # type: ignore[attr-defined]
 
 
 def mark_density(density: Tensor, universe: Universe, draws: Iterable[Source]) -> None:

@@ -28,6 +28,7 @@ from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import InverseTransform
 from ancestral.trace.context.reachable import OPAQUE, contents
@@ -83,7 +84,9 @@ def parameters(fn: Distribution) -> list[Held]:
     A class of torch declares its parameters and depends on nothing else. Of a user's class, every
     tensor counts that can be reached from it: attributes, containers, modules, closures.
     """
-    return over_batch(factorized(fn))
+    while isinstance(fn, Independent):  # as `factorized`, written out for speed
+        fn = fn.base_dist
+    return over_batch(fn)
 
 
 def over_batch(fn: Distribution) -> list[Held]:
@@ -255,14 +258,15 @@ def param_provenance(
     """
     found: Provenance | None = None
     given: list[Provenance] = []
+    is_shared = bool(storage.table)  # else a tensor itself tells all
     for tensor, event in held:
-        ours = provenance(tensor)
+        ours = provenance(tensor) if is_shared else getattr(tensor, "_provenance", None)
         if ours is None:
             continue
         given.append(ours)
         if len(ours.shape) - event > len(shape) and not is_of_torch(fn):
             event = UNKNOWN  # a value that is given may have fewer dimensions, a user's draw too
-        moved = _over(ours, shape, event)
+        moved = ours if event == 0 and ours.shape == shape else _over(ours, shape, event)
         if moved is not None:
             found = moved if found is None else found.union(moved)
     if found is not None:
@@ -280,8 +284,6 @@ def param_provenance(
 
 def _over(ours: Provenance, shape: Shape, event: int) -> Provenance | None:
     """Return the provenance of a parameter [*batch, *event] over draws [*sample, *batch]."""
-    if event == 0 and ours.shape == shape:
-        return ours
     batch = len(ours.shape) - event
     if event == UNKNOWN or batch < 0:
         return ours.lost(shape)

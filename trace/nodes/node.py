@@ -113,6 +113,17 @@ class Node:
     control: Provenance | None = None  # that Python came here, where it may not have
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
 
+    @classmethod
+    def made(cls, **fields: Any) -> "Node":
+        """Return a node of all its fields but for those that have a default.
+
+        A frozen class takes them one by one, which counts where thousands are drawn. An `infer` is
+        to be among them.
+        """
+        node = object.__new__(cls)
+        node.__dict__.update(fields)
+        return node
+
     def __repr__(self) -> str:
         """Show what it is, and not its values."""
         kind = self.type if self.fn is None else f"{self.type} of {family_name(self.fn)}"

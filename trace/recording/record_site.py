@@ -1,7 +1,7 @@
 """Site recording: a draw, an observation or a cost as a node of the open recordings."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 from weakref import ref
 
 import torch
@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.dispatch import implicit_reads
+from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import (
     controlling,
 )
@@ -95,11 +96,13 @@ def draw(
                 message=message,
             )
     is_declared = name is not None or message is not None
-    inner, kind = factorized(fn), cast(Any, type(fn))
+    kind: Any = type(fn)
     is_plain = declares_all(kind)  # has no parts: groups nothing, and keeps nothing of a draw
+    inner = fn if is_plain else factorized(fn)
     size = tuple(value.shape)
-    shape = independent(inner, value)
-    found = controlled(param_provenance(fn, held, shape, provenance(value)), shape)
+    shape = size[: len(size) - len(fn.event_shape)] if is_plain else independent(inner, value)
+    drawn = provenance(value) if storage.table else getattr(value, "_provenance", None)
+    found = controlled(param_provenance(fn, held, shape, drawn), shape)
     traces, plates = local.traces, open_plates()
     universe = traces[0].universe
     if message is not None:
@@ -107,7 +110,8 @@ def draw(
     elif name is None:
         name = traces[0].fresh_name(base_name(inner, where))
     is_scored = is_learned and not is_reparameterized
-    if universe.state == "settled" and is_scored and torch.is_grad_enabled():
+    is_settled = universe.is_past and universe.state == "settled"
+    if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
     source = Source(name, shape, universe)
     shown = _fresh(value, held)
@@ -118,7 +122,7 @@ def draw(
         gate = Gate()
         raw(_register_hook, shown, gate)
         universe.differentiable.add(source)
-    node = Node(
+    node = Node.made(
         name=name,
         type="sample",
         fn=fn,

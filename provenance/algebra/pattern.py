@@ -1,0 +1,334 @@
+"""Pattern: what provenances of recordings that are alike have in common.
+
+What a rule answers depends on which sources a tensor depends on and how, not on what they are: two
+recordings whose sources have the same shapes in the same order have the same answers. So these are
+found on patterns, in which slots stand for sources, and kept for the recordings of a thread: a
+second step of the same program finds all by lookup, and one that differs anywhere meets other
+slots, shapes or arguments, and so other patterns.
+
+>>> patterns = Patterns()
+>>> z = patterns.of(patterns.slot(0, (4, 3)), (4, 3))
+>>> z.remap((4,), (0,)) is z.remap((4,), (0,))
+True
+>>> z.union(z.remap((4, 3), (0, LOST))).entries[0][0].dims
+(0, -1)
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from ancestral.provenance.algebra.alignment import (
+    LOST,
+    Alignment,
+    Regroup,
+    Shape,
+    Step,
+    apply,
+    as_alignment,
+    fit,
+    nothing_kept,
+    whole,
+)
+from ancestral.provenance.algebra.alignment_map import add, broadcast_shape, by_index, leading
+
+T = TypeVar("T")
+
+MOST_KEPT = 2**16
+"""Answers that are kept for later recordings of a thread; with more, all are forgotten."""
+MOST_PLANNED = 2**14
+"""The sites and terms of the structures that are kept: of those used last."""
+MOST_SOURCES = 32
+"""Under one alignment; with more, they are gathered behind one that stands for them."""
+_FEW = 8  # entries, which are looked at one by one
+
+
+class Slot:
+    """What stands for a source: its number, in the order they were met, and its shape.
+
+    There is one for each pair: equality is identity.
+    """
+
+    __slots__ = ("number", "shape")
+
+    def __init__(self, number: int, shape: Shape) -> None:
+        self.number = number
+        self.shape = shape
+
+
+Slots = frozenset[Slot]
+Places = dict[Alignment, Slots]
+
+
+class Answer:
+    """What a rule answered for a call: of what pattern its result is, None for a constant.
+
+    Besides, whether the step has no useful derivative, what the op is called, and the patterns of
+    its operands. It is kept under the function, the arguments that a rule can see and the patterns
+    of those that are tracked. `linear` is what is kept of the linear step by which the result was
+    made, where that follows from these.
+    """
+
+    __slots__ = ("is_kink", "linear", "op", "operands", "result")
+
+    def __init__(
+        self, result: "Pattern | None", is_kink: bool, op: str, operands: "Iterable[Pattern]"
+    ) -> None:
+        self.result = result
+        self.is_kink = is_kink
+        self.op = op
+        self.operands = tuple(dict.fromkeys(operands))
+        self.linear: Any = None
+
+
+class Recent:
+    """What was found out of something and is kept as long as it is used, by what tells it apart.
+
+    Each counts with its size; of all, the last that were used are kept up to a size.
+
+    >>> recent = Recent(most=2)
+    >>> [recent.get(key, lambda: [key], size=1) for key in "abab"], len(recent)
+    ([['a'], ['b'], ['a'], ['b']], 2)
+    >>> recent.get("c", lambda: ["c"], size=1), len(recent), recent.get("d", list, size=3)
+    (['c'], 2, [])
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._found: dict[Any, tuple[Any, int]] = {}  # the one that was used last comes last
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._found)
+
+    def get(self, key: Any, make: Callable[[], T], size: int) -> T:
+        """Return what is kept under a key, or what is made now, of this size."""
+        known = self._found.pop(key, None)
+        if known is None:
+            known = make(), size
+            if size > self._most:
+                made: T = known[0]
+                return made
+            self._size += size
+        self._found[key] = known
+        while self._size > self._most:
+            oldest = next(iter(self._found))
+            self._size -= self._found.pop(oldest)[1]
+        found: T = known[0]
+        return found
+
+
+class Patterns:
+    """The patterns that the recordings of a thread have met, and what was found out of them.
+
+    `structures` is what layers above found out of whole recordings.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.structures = Recent(MOST_PLANNED)
+        self.slots: dict[tuple[int, Shape], Slot] = {}
+        self._interned: dict[tuple[Any, ...], Pattern] = {}
+        self.drawn: dict[tuple[Slot, Shape], Pattern] = {}
+
+    def slot(self, number: int, shape: Shape) -> Slot:
+        """Return what stands for a source of this number and shape."""
+        key = (number, shape)
+        found = self.slots.get(key)
+        if found is None:
+            found = self.slots.setdefault(key, Slot(number, shape))
+            self.grow()
+        return found
+
+    def intern(self, shape: Shape, entries: Places) -> "Pattern":
+        """Return the one pattern with this shape and these entries, none of them empty."""
+        pairs = tuple(entries.items())
+        # One entry is the most frequent: its own key makes half as many objects.
+        key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
+        found = self._interned.get(key)
+        if found is None:
+            found = self._interned.setdefault(key, Pattern(self, shape, pairs))
+            self.grow(len(pairs))
+        return found
+
+    def of(self, slot: Slot, shape: Shape) -> "Pattern":
+        """Return the pattern of the value of a source, whose leading dimensions are its own."""
+        key = (slot, shape)
+        found = self.drawn.get(key)
+        if found is None:
+            found = self.intern(shape, {leading(slot.shape, shape): frozenset((slot,))})
+            self.drawn[key] = found
+        return found
+
+    def depending(self, slots: Slots, shape: Shape) -> "Pattern":
+        """Return the pattern of a tensor that depends on sources we know not how."""
+        return self.intern(shape, {nothing_kept(len(shape)): slots})
+
+    def grow(self, by: int = 1) -> None:
+        """Count what is kept; with too much of it, recordings to come begin anew."""
+        self.count += by
+        if self.count > MOST_KEPT and _thread.patterns is self:
+            _thread.patterns = None
+
+
+class _Thread(threading.local):
+    patterns: Patterns | None = None
+
+
+_thread = _Thread()
+
+
+def of_thread() -> Patterns:
+    """Return the patterns that the recordings of this thread share."""
+    if _thread.patterns is None:
+        _thread.patterns = Patterns()
+    return _thread.patterns
+
+
+def forget() -> None:
+    """Let the recordings of this thread to come begin anew: a rule is another one than before."""
+    _thread.patterns = None
+
+
+class Pattern:
+    """An interned, immutable map from alignments to sets of slots, for one shape.
+
+    Equality is identity.
+    """
+
+    __slots__ = (
+        "_slices",
+        "entries",
+        "indexed",
+        "is_wide",
+        "joins",
+        "kept",
+        "known",
+        "members",
+        "mixing",
+        "patterns",
+        "shape",
+    )
+
+    def __init__(
+        self, patterns: Patterns, shape: Shape, entries: tuple[tuple[Alignment, Slots], ...]
+    ) -> None:
+        """Make a pattern; only `Patterns.intern` does."""
+        self.patterns = patterns
+        self.shape = shape
+        self.entries = entries
+        self.members: Slots = (
+            entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
+        )
+        self.is_wide = len(self.members) > MOST_SOURCES and any(
+            [len(members) > MOST_SOURCES for _, members in entries]
+        )
+        self.joins: dict[Pattern, Pattern] = {}
+        # Remaps by their shape and step; the answers for calls whose first operand has this
+        # pattern, see `propagate`; whether one of the operands was mixed, by them all.
+        self.known: dict[tuple[Any, ...], Any] = {}
+        # See `alignment_loss`.
+        self.kept: dict[Slot, frozenset[int]] | None = None
+        self.indexed: dict[Slot, frozenset[int]] | None = None
+        self.mixing: dict[Pattern, bool] = {}
+        self._slices: dict[int, dict[int, list[tuple[Alignment, Slots]]]] | None = None
+
+    def keep(self, key: tuple[Any, ...], answer: Answer) -> None:
+        """Keep the answer for a call."""
+        self.known[key] = answer
+        self.patterns.grow(len(answer.operands))
+
+    def remap(self, shape: Shape, step: Step) -> "Pattern | None":
+        """Return the pattern of the result of a step, None where no source of ours reaches it.
+
+        A dimension that changes its size is lost: it no longer indexes element by element.
+        """
+        key = (shape, step)
+        if key in self.known:
+            known: Pattern | None = self.known[key]
+            return known
+        fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
+        entries: Places = {}
+        met = self.entries if len(self.entries) < _FEW else self._met(fitted)
+        for alignment, members in met:
+            moved = apply(fitted, alignment)
+            if moved is not None:
+                add(entries, whole(moved, shape), members, shape)
+        found = self.patterns.intern(shape, entries) if entries else None
+        return self._remember(key, found)
+
+    def _remember(self, key: Any, found: "Pattern | None") -> "Pattern | None":
+        self.known[key] = found
+        self.patterns.grow()
+        return found
+
+    def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Slots]]:
+        """Return the entries that a step can meet: of many, those at the index that it selects."""
+        for d, first, end in () if isinstance(step, Regroup) else step.there:
+            if end - first == 1:
+                at = self._at(d)
+                return [*at.get(first, ()), *at.get(-1, ())]
+        return self.entries
+
+    def _at(self, d: int) -> dict[int, list[tuple[Alignment, Slots]]]:
+        """Return the entries by the one index along a dimension that they are at, -1 if more."""
+        if self._slices is None:
+            self._slices = {}
+        if d not in self._slices:
+            self._slices[d] = by_index(self.entries, d)
+        return self._slices[d]
+
+    def lost(self, shape: Shape) -> "Pattern":
+        """Return the pattern of a tensor that depends on our sources we know not how."""
+        key = (shape, None)
+        found: Pattern | None = self.known.get(key)
+        if found is None:
+            found = self.patterns.depending(self.members, shape)
+            self._remember(key, found)
+        return found
+
+    def broadcast(self, shape: Shape) -> "Pattern":
+        """Return the pattern of ourselves broadcast to `shape`: dimensions meet at the right."""
+        if shape == self.shape:
+            return self
+        ours = len(self.shape)
+        found = self.remap(shape, (LOST,) * (len(shape) - ours) + tuple(range(ours)))
+        assert found is not None
+        return found
+
+    def union(self, other: "Pattern") -> "Pattern":
+        """Return the join with a pattern of the same shape.
+
+        Where both know a slot with alignments that overlap, only what they agree on is kept.
+        """
+        found = self if self is other else self.joins.get(other)
+        if found is None:
+            found = self.joins[other] = together([self, other])
+            self.patterns.grow()
+        return found
+
+    def join(self, other: "Pattern") -> "Pattern":
+        """Return the union of both, broadcast to their common shape."""
+        found = self.joins.get(other)
+        if found is None:
+            shape = broadcast_shape(self.shape, other.shape)
+            found = self.joins[other] = self.broadcast(shape).union(other.broadcast(shape))
+            self.patterns.grow()
+        return found
+
+
+def together(parts: "Iterable[Pattern]") -> Pattern:
+    """Return the join of patterns of one shape, at least one."""
+    first, *rest = parts
+    entries, members = dict(first.entries), set(first.members)
+    for part in rest:
+        if members.isdisjoint(part.members):
+            for alignment, slots in part.entries:
+                present = entries.get(alignment)
+                entries[alignment] = slots if present is None else present | slots
+        else:
+            for alignment, slots in part.entries:
+                add(entries, alignment, slots, first.shape)
+        members |= part.members
+    return first.patterns.intern(first.shape, entries)
