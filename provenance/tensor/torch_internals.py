@@ -8,10 +8,11 @@ source.
 
 # ruff: noqa: F401  # what others import from here
 # pyright: reportPrivateUsage=false
+import functools
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ try:
     from torch._C import _parse_dispatch_key as parse_dispatch_key
     from torch._C import _pop_torch_function_stack as pop_torch_function_stack
     from torch._C import _push_on_torch_function_stack as push_on_torch_function_stack
+    from torch._C import _set_grad_enabled as set_grad_enabled
     from torch._C import _storage_Use_Count as storage_use_count
     from torch._functorch import apis, eager_transforms
     from torch._functorch import vmap as _vmap
@@ -181,3 +183,57 @@ except (AttributeError, ImportError, KeyError, RuntimeError) as error:
         f"ancestral was tried with torch {_SPAN}, and cannot run with torch {torch.__version__}, "
         f"which lacks a private name that it needs ({error}): install one of those"
     ) from error
+
+
+class Compiler(NamedTuple):
+    """What the library needs of torch's compiler, which takes a second or two to import.
+
+    `failures` are what it raises where it cannot compile a function; `failed_backend`, what it
+    makes of an error of a backend; `limit_hit`, that a function was compiled too often. `boxed`
+    marks a compiled graph that takes its arguments as one list.
+    """
+
+    callbacks: Any
+    config: Any
+    failures: tuple[type[BaseException], ...]
+    failed_backend: type[BaseException]
+    limit_hit: type[BaseException]
+    aot_autograd: Callable[..., Any]
+    partition: Callable[..., Any]
+    boxed: Callable[..., Any]
+    compile_fx: Callable[..., Any]
+    compile_inner: Callable[..., Any]
+    mode_options: Callable[..., Any]
+    make_fx: Callable[..., Any]
+
+
+@functools.cache
+def compiler() -> Compiler:
+    """Import torch's compiler; the user's setting of the checks of distributions stays."""
+    from torch._dynamo import callback, config, exc
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._dynamo.eval_frame import TorchPatcher
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    checks: Any = Distribution
+    is_checked = checks._validate_args
+    TorchPatcher.patch()  # once for the process: it would switch the checks off
+    checks._validate_args = is_checked
+    return Compiler(
+        callback.callback_handler,
+        config,
+        (exc.TorchDynamoException, exc.FailOnRecompileLimitHit),
+        exc.BackendCompilerFailed,
+        exc.FailOnRecompileLimitHit,
+        aot_autograd,
+        min_cut_rematerialization_partition,
+        make_boxed_func,
+        compile_fx,
+        compile_fx_inner,
+        list_mode_options,
+        make_fx,
+    )

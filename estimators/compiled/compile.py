@@ -1,0 +1,288 @@
+"""Compile: a loss function as one compiled step, whose gradient is the estimator's.
+
+>>> import torch
+>>> logits = torch.zeros(100, requires_grad=True)
+>>> def loss_fn(target):
+...     z = torch.distributions.Bernoulli(logits=logits).sample()
+...     return (z - target).pow(2).sum()
+>>> step = compile(loss_fn, backend="eager")
+>>> step(torch.full((100,), 0.45)).backward()
+>>> step.plan.is_compiled, logits.grad.shape
+(True, torch.Size([100]))
+"""
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, ParamSpec
+
+import torch
+from torch import Tensor, fx, nn
+
+from ancestral.estimators.compiled.analysis import Analysis, analysed
+from ancestral.estimators.compiled.backends import BACKENDS, finished
+from ancestral.estimators.compiled.emission import emit
+from ancestral.estimators.compiled.markers import marking
+from ancestral.estimators.compiled.plan import Plan, Site
+from ancestral.estimators.compiled.randomness import mark_plain_draws
+from ancestral.estimators.compiled.reductions import write_out
+from ancestral.estimators.compiled.refusal import Refusal, refusal_of
+from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
+from ancestral.estimators.compiled.watch import Watch
+from ancestral.estimators.credit.credit import Estimator, by_element
+from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.gradient.estimator_choice import Choice
+from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
+from ancestral.estimators.gradient.surrogate import surrogate
+from ancestral.provenance.tensor.torch_internals import compiler
+from ancestral.trace.context.argument_checks import kind_of
+from ancestral.trace.context.place import stacklevel
+from ancestral.trace.context.stack import local
+from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
+
+P = ParamSpec("P")
+Backend = Literal["inductor", "aot_eager", "eager"]
+
+
+class NotCompiledWarning(UserWarning):
+    """A loss function is not compiled: it runs eagerly, with the same gradient."""
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """How a step is compiled, and its gradient estimated."""
+
+    baseline: Baselines
+    estimator: PerSite[Choice]
+    credit: PerSite[Estimator]
+    dynamic: bool
+    backend: Backend
+    mode: str | None
+
+    def surrogate(self, loss: Any, baseline: Baselines) -> Tensor:
+        """Return the surrogate of a recorded loss."""
+        return surrogate(loss, baseline=baseline, estimator=self.estimator, credit=self.credit)
+
+
+class Compiled(Generic[P]):
+    """A loss function as a compiled step: call it for the loss, whose backward is the estimator's.
+
+    Attributes:
+        plan: what was found in the loss, None before the first call; print it.
+    """
+
+    def __init__(self, function: Callable[P, Tensor], options: Options) -> None:
+        self.plan: Plan | None = None
+        self._function, self._options = function, options
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._failed: BaseException | None = None
+        self._watch: Watch | None = None
+        self._marks = ExitStack()
+        compiler()
+        self._compiled = torch.compile(
+            function, backend=self._backend, fullgraph=True, dynamic=options.dynamic
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
+        if local.traces:  # part of a recording, which sees every draw of it
+            return self._function(*args, **kwargs)
+        if self.plan is None or self.plan.is_compiled:
+            try:
+                return self._run(args, kwargs)
+            except Refusal as refusal:
+                self.plan = Plan(refusal=str(refusal))
+                if not refusal.is_said_by_itself:
+                    warnings.warn(_warning(refusal), stacklevel=stacklevel())
+        with record():
+            loss = self._function(*args, **kwargs)
+        return self._options.surrogate(loss, self._options.baseline)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run the compiled step, which the compiler makes where its guards find none that fits."""
+        if self._watch is not None and self._watch.is_changed:
+            raise Refusal("a method of a class that it uses was replaced since it was compiled")
+        self._call, self._failed = (args, kwargs), None
+        try:
+            with self._marked_while_compiling():
+                found: Tensor = self._compiled(*args, **kwargs)
+                return found
+        except compiler().failures as error:
+            failed = self._failed
+            raise failed if isinstance(failed, Refusal) else refusal_of(error) from error
+        finally:
+            self._call = None
+
+    @contextmanager
+    def _marked_while_compiling(self) -> Generator[None]:
+        """Mark draws and densities whenever the compiler reads a function within the block."""
+        callbacks, self._marks = compiler().callbacks, ExitStack()
+
+        def start(_: Any) -> None:
+            self._marks.enter_context(compiler().config.patch(allow_rnn=True))
+            self._marks.enter_context(marking())
+
+        def end(_: Any) -> None:
+            self._marks.close()
+
+        callbacks.start_callbacks.append(start)
+        callbacks.end_callbacks.append(end)
+        try:
+            yield
+        finally:
+            self._marks.close()
+            for known, own in ((callbacks.start_callbacks, start), (callbacks.end_callbacks, end)):
+                if own in known:  # a reset of the compiler forgets them
+                    known.remove(own)
+
+    def _backend(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        """Return the code of a captured loss, with its scores."""
+        self._marks.close()  # it is read by now
+        try:
+            return self._planned(module, inputs)
+        except Exception as error:
+            self._failed = error if isinstance(error, Refusal) else refusal_of(error)
+            raise
+
+    def _planned(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        options, begin = self._options, time.perf_counter()
+        baseline = copy.deepcopy(options.baseline)
+        tensors = [each for each in inputs if isinstance(each, Tensor)]
+        if not any(tensor.requires_grad for tensor in tensors):
+            raise Refusal("nothing that the loss is computed from has requires_grad=True")
+        trace, eager = self._recorded(tensors, baseline)
+        known = [node for node in trace.everything if node.is_drawn]
+        write_out(module.graph)
+        mark_plain_draws(module.graph)
+        module.recompile()
+        with undone(tensors):
+            analysis = analysed(module, inputs, known, options.estimator, options.credit)
+            emit(module, analysis, options.baseline)
+        found = outcome(lambda: _only(module(*inputs)), tensors)
+        apart = compare(found, eager)
+        self._watch = Watch(
+            [node.fn for node in trace.everything if node.fn is not None], _modules(self._function)
+        )
+        seconds = time.perf_counter() - begin
+        modes = {} if options.mode is None else compiler().mode_options(options.mode)
+        code = finished(module, inputs, options.backend, modes)
+        self.plan = _plan(analysis, trace, apart, seconds)
+        return code
+
+    def _recorded(self, tensors: list[Tensor], baseline: Baselines) -> tuple[Trace, Outcome]:
+        """Run the loss function itself within a recording; what it changes stays as it was."""
+        assert self._call is not None
+        args, kwargs = self._call
+        traces: list[Trace] = []
+        memo = {id(tensor): tensor for tensor in tensors}
+        try:
+            function = copy.deepcopy(self._function, memo)
+        except Exception:  # what cannot be copied runs as it is
+            function = self._function
+
+        def run() -> Tensor:
+            with record() as trace:
+                loss = function(*args, **kwargs)
+            traces.append(trace)
+            return self._options.surrogate(loss, baseline)
+
+        try:
+            found = outcome(run, tensors)
+        except Exception as error:
+            raise Refusal(f"it raises {type(error).__name__}", is_said_by_itself=True) from error
+        return traces[0], found
+
+
+def _only(returned: Any) -> Tensor:
+    """Return the one tensor that a captured graph returns."""
+    found = returned[0] if isinstance(returned, tuple | list) else returned
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _modules(function: Any) -> list[nn.Module]:
+    owner = getattr(function, "__self__", function)
+    return list(owner.modules()) if isinstance(owner, nn.Module) else []
+
+
+def _plan(analysis: Analysis, trace: Trace, apart: float, seconds: float) -> Plan:
+    problem = analysis.problem
+    needing = {site.name for site in problem.structure.sites if site.needs_score}
+    sites = [
+        Site(
+            node.name,
+            str(node.location),
+            "score"
+            if node.name in needing
+            else "pathwise"
+            if node.is_reparameterized and node.is_learned
+            else "none",
+        )
+        for node in problem.nodes.values()
+    ]
+    return Plan("", sites, problem.structure, trace.graph, apart, seconds)
+
+
+def _warning(refusal: Refusal) -> NotCompiledWarning:
+    return NotCompiledWarning(
+        f"{refusal}; the step runs eagerly from now on, with the same gradient"
+    )
+
+
+def compile(  # noqa: A001 (as torch calls it)
+    loss_fn: Callable[P, Tensor],
+    *,
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
+    dynamic: bool = False,
+    backend: Backend = "inductor",
+    mode: str | None = None,
+) -> Compiled[P]:
+    """Return a loss function as a step that torch compiles, its draws' scores included.
+
+        step(x).backward()   for   with record(): loss = loss_fn(x);  backward(loss)
+
+        ∇ E[L] = E[ ∇L + Σ_i Σ_s ∇ log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s]) ]
+
+    The loss function is plain torch that draws, and returns a scalar. Torch's compiler captures it
+    as a graph and guards what it has read; the graph is run once within a recording, which finds
+    the sites, the terms and who depends on whom, and the scores with their credit become part of
+    it. Whenever a guard fails, all of that is done again: there is no other plan than the
+    compiler's own. Each plan is compared with a recording of the same draws before it is used, for
+    which the loss function is called once more, on copies of the modules that it belongs to.
+
+    What cannot be compiled (a read of a drawn value, a branch on one, a draw without a density)
+    runs eagerly from then on, with the same gradient, after one `NotCompiledWarning` that names the
+    line and the reason. Each turn of a Python loop is compiled by itself, half a second or more for
+    each draw: compile the body of a long loop, and call it within a recording.
+
+    Within a recording a step is its loss function. Schulman et al. (2015), "Gradient estimation
+    using stochastic computation graphs", theorem 1.
+
+    Args:
+        loss_fn: returns the loss, [].
+        baseline: as in `ancestral.backward`.
+        estimator: as there.
+        credit: as there.
+        dynamic: whether one plan serves all sizes of the arguments, as far as torch can.
+        backend: torch's "inductor"; "aot_eager" and "eager" compile nothing, and are for tests.
+        mode: as in `torch.compile`, such as "reduce-overhead" or "max-autotune".
+
+    Raises:
+        TypeError: if `loss_fn` cannot be called, or `baseline` is none.
+        ValueError: if `backend` is none of the three.
+    """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"loss_fn must be a function that returns the loss, not {kind_of(loss_fn)}: "
+            "an.compile(model.loss), then step(batch).backward()"
+        )
+    check_baseline(baseline)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    return Compiled(loss_fn, Options(baseline, estimator, credit, dynamic, backend, mode))

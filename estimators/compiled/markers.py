@@ -1,0 +1,130 @@
+"""Markers: identity ops by which a captured graph tells its draws and densities.
+
+While the compiler reads a loss function, and only then, the methods of every distribution are
+replaced: a draw is marked together with its log-density, and a density together with its value. So
+that the graph carries the user's own density, and no class needs to be known.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from ancestral.trace.context.patch import subclasses
+
+_Method = Callable[..., Any]
+
+_library: Any = torch.library.Library("ancestral", "DEF")
+_library.define("site(Tensor value, Tensor log_prob) -> Tensor")
+_library.define("pathwise_site(Tensor value, Tensor log_prob) -> Tensor")
+_library.define("noise(Tensor value) -> Tensor")
+_library.define("held(Tensor value) -> Tensor")
+_library.define("density(Tensor log_prob, Tensor value) -> Tensor")
+
+
+def _first(value: Tensor, *_: Tensor) -> Tensor:
+    return value.view_as(value)
+
+
+for _name in ("site", "pathwise_site", "noise", "density"):
+    _library.impl(_name, _first, "CompositeImplicitAutograd")
+_library.impl("held", lambda value: value.detach(), "CompositeImplicitAutograd")
+
+SITE: Any = torch.ops.ancestral.site
+"""A draw of ``sample``, and its log-density."""
+PATHWISE: Any = torch.ops.ancestral.pathwise_site
+"""A draw of ``rsample``, and its log-density where it is held fixed."""
+NOISE: Any = torch.ops.ancestral.noise
+"""A draw of a distribution that has no density."""
+HELD: Any = torch.ops.ancestral.held
+"""A drawn value that is held fixed, for its score."""
+DENSITY: Any = torch.ops.ancestral.density
+"""A log-density that the program computes, and the value it is taken at."""
+SITES = frozenset({SITE, PATHWISE})
+MARKERS = SITES | {NOISE, HELD, DENSITY}
+
+
+class _Depth:
+    """Whether the compiler reads what a draw or a density does inside: it follows the attribute."""
+
+    def __init__(self) -> None:
+        self.is_inside = False
+
+
+_depth = _Depth()
+
+
+def _drawing(original: _Method, is_pathwise: bool) -> _Method:
+    mark = PATHWISE if is_pathwise else SITE
+
+    def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _depth.is_inside or not torch.compiler.is_dynamo_compiling():
+            return original(self, *args, **kwargs)
+        _depth.is_inside = True
+        value = original(self, *args, **kwargs)
+        density = None
+        try:
+            with torch.enable_grad():
+                density = self.log_prob(HELD(value))
+        except NotImplementedError:
+            density = None
+        _depth.is_inside = False
+        return NOISE(value) if density is None else mark(value, density)
+
+    return drawn
+
+
+def _scoring(original: _Method) -> _Method:
+    def scored(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if _depth.is_inside or not torch.compiler.is_dynamo_compiling():
+            return original(self, value, *args, **kwargs)
+        _depth.is_inside = True
+        density = original(self, value, *args, **kwargs)
+        _depth.is_inside = False
+        return DENSITY(density, value) if isinstance(value, Tensor) else density
+
+    return scored
+
+
+def _unchecked(
+    self: Any,
+    batch_shape: torch.Size = torch.Size(),  # noqa: B008 (as torch has it)
+    event_shape: torch.Size = torch.Size(),  # noqa: B008
+    validate_args: bool | None = None,
+) -> None:
+    """Take shapes as `Distribution.__init__` does, without the checks, which read values."""
+    self._batch_shape, self._event_shape, self._validate_args = batch_shape, event_shape, False
+
+
+@functools.lru_cache(maxsize=1024)
+def _replacement(name: str, original: _Method) -> _Method:
+    return _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
+
+
+@contextmanager
+def marking() -> Iterator[None]:
+    """Mark draws and densities within the block, wherever the compiler reads them."""
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(owner: Any, name: str, new: Any) -> None:
+        replaced.append((owner, name, vars(owner)[name]))
+        setattr(owner, name, new)
+
+    try:
+        for kind in (Distribution, *subclasses(Distribution)):
+            if issubclass(kind, Independent):
+                continue  # the draw of its base is the site
+            for name in ("sample", "rsample", "log_prob"):
+                original = vars(kind).get(name)
+                if callable(original) and not (kind is Distribution and name != "sample"):
+                    replace(kind, name, _replacement(name, original))
+        replace(Distribution, "__init__", _unchecked)
+        replace(Distribution, "_validate_sample", lambda self, value: None)
+        yield
+    finally:
+        for owner, name, original in reversed(replaced):
+            setattr(owner, name, original)
