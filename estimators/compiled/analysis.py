@@ -6,7 +6,8 @@ found again as the node that computed it.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from ancestral.estimators.credit.credit import Estimator
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.problem import Problem, problem_of
+from ancestral.estimators.gradient.surrogate import settle
 from ancestral.provenance.tensor.linear_form import version_of
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
 from ancestral.trace.context.place import Location, Place
@@ -29,6 +31,7 @@ from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.record_site import draw
+from ancestral.trace.recording.trace import Trace
 
 
 class Captured(Distribution):
@@ -56,7 +59,8 @@ class Analysis:
     """What a graph is made of.
 
     `terms` are the nodes of the terms of the problem, in their order, None for what depends on no
-    draw; `sites` those of its sites by name; `values` what each node came to.
+    draw; `sites` those of its sites by name; `values` what each node came to; `random` the nodes
+    that draw.
     """
 
     problem: Problem
@@ -64,16 +68,18 @@ class Analysis:
     terms: list[fx.Node | None]
     sites: dict[str, fx.Node]
     values: dict[fx.Node, Any]
+    random: frozenset[fx.Node]
 
 
+@contextmanager
 def analysed(
     graph: fx.GraphModule,
     inputs: Sequence[Any],
     known: Sequence[Node],
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
-) -> Analysis:
-    """Run a graph on inputs that it may write into, and return what it is made of.
+) -> Generator[Analysis]:
+    """Run a graph on inputs that it may write into, and tell within the block what it is made of.
 
     Args:
         graph: the graph, with markers.
@@ -85,29 +91,41 @@ def analysed(
     Raises:
         Refusal: if a step of the graph cannot be compiled.
     """
-    with record(control="strict") as trace:
-        run = _Run(graph, known)
-        loss = run.run(*inputs)
-        (loss,) = loss if isinstance(loss, tuple | list) else (loss,)
+    trace: Trace | None = None
+    try:
+        with record(control="strict") as trace:
+            run = _Run(graph, known)
+            loss = run.run(*inputs)
+            (loss,) = loss if isinstance(loss, tuple | list) else (loss,)
+        yield _found(trace, run, loss, estimator, credit)
+    finally:
+        if trace is not None:
+            settle(trace)
+
+
+def _found(
+    trace: Trace, run: "_Run", loss: Tensor, estimator: PerSite[Choice], credit: PerSite[Estimator]
+) -> Analysis:
     if trace.escapes:
-        escape = trace.escapes[0]
-        raise Refusal(f"a drawn value is read, by {escape}", run.escaped)
-    if len(run.recorded) != len(known):
+        raise Refusal("a drawn value is read, so that Python may decide by it", run.escaped)
+    if len(run.recorded) != len(run.known):
         raise Refusal(
-            f"{len(run.recorded)} draws were found in the captured graph, and {len(known)} in a "
-            "recording"
+            f"{len(run.recorded)} draws were found in the captured graph, and {len(run.known)} in "
+            "a recording"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the recording of the program itself warns
         problem, estimate = chosen(problem_of(loss, None), estimator, credit)
-    for name in (site.name for site in problem.structure.sites if site.needs_score):
-        if name not in run.sites:
-            raise Refusal(f"the draw {name!r} has no density in the captured graph")
+    for vertex in problem.structure.sites:
+        if vertex.needs_score and vertex.name not in run.sites:
+            raise Refusal(
+                f"the draw {vertex.name!r} has no density in the graph", run.lines[vertex.name]
+            )
     terms = [
         run.node_of(term.leaf) if shape.entries else None
         for term, shape in zip(problem.terms, problem.structure.terms, strict=True)
     ]
-    return Analysis(problem, estimate, terms, run.sites, run.env)
+    return Analysis(problem, estimate, terms, run.sites, run.env, frozenset(run.random))
 
 
 class _Run(fx.Interpreter):
@@ -115,13 +133,15 @@ class _Run(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, known: Sequence[Node]) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self._known = known
+        self.known = known
         self._made: dict[int, fx.Node] = {}
         self._numbers: dict[fx.Node, int] = {}
         self._table: dict[str, int] = {}
         self._owners: dict[int, Node] = {}  # by the value number of its density
         self.sites: dict[str, fx.Node] = {}
         self.recorded: list[Node] = []
+        self.random: set[fx.Node] = set()
+        self.lines: dict[str, Location | None] = {}
         self.escaped: Location | None = None
 
     def node_of(self, leaf: Tensor) -> fx.Node:
@@ -136,7 +156,7 @@ class _Run(fx.Interpreter):
         was_inside = local.is_inside
         trace = local.traces[0]
         before, escapes = len(trace.everything), len(trace.escapes)  # type: ignore[attr-defined]
-        self._random = torch.get_rng_state()
+        state = torch.get_rng_state()
         local.is_inside = is_within_draw(n) and n.target not in SITES
         try:
             found = self._ran(n)
@@ -145,10 +165,13 @@ class _Run(fx.Interpreter):
         for node in trace.everything[before:]:
             if node.is_drawn:
                 self.recorded.append(node)
+                self.lines[node.name] = line_of(n)
         if len(trace.escapes) > escapes and self.escaped is None:  # type: ignore[attr-defined]
             self.escaped = line_of(n)
         if isinstance(found, Tensor):
             self._made.setdefault(id(found), n)
+        if not torch.equal(state, torch.get_rng_state()):
+            self.random.add(n)
         self._numbers[n] = self._number_of(n, found)
         return found
 
@@ -177,9 +200,9 @@ class _Run(fx.Interpreter):
         if behind is not None and (ours is None or not behind.members <= ours.members):
             held.append(Held(value, value.ndim - len(shape)))
         at = len(self.recorded)
-        if at == len(self._known):
+        if at == len(self.known):
             raise Refusal.of(n, "the captured graph has more draws than a recording")
-        known = self._known[at]
+        known = self.known[at]
         plain = untrack(density)
         drawn: Tensor = draw(
             Captured(plain, value, known.fn),
@@ -218,7 +241,7 @@ class _Run(fx.Interpreter):
             return self._numbers[_node(n.args[0])]
         fresh = len(self._numbers)
         is_call = n.op == "call_function" or n.op == "call_method"
-        if not is_call or not torch.equal(self._random, torch.get_rng_state()):
+        if not is_call or n in self.random:
             return fresh
         made = (str(found.dtype), found.requires_grad) if isinstance(found, Tensor) else ()
         args = fx.node.map_arg((n.args, dict(n.kwargs)), self._spelt)

@@ -36,7 +36,7 @@ from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
-from ancestral.estimators.gradient.surrogate import surrogate
+from ancestral.estimators.gradient.surrogate import settle, surrogate
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
@@ -159,8 +159,10 @@ class Compiled(Generic[P]):
         write_out(module.graph)
         mark_plain_draws(module.graph)
         module.recompile()
-        with undone(tensors):
-            analysis = analysed(module, inputs, known, options.estimator, options.credit)
+        with (
+            undone(tensors),
+            analysed(module, inputs, known, options.estimator, options.credit) as analysis,
+        ):
             emit(module, analysis, options.baseline)
         found = outcome(lambda: _only(module(*inputs)), tensors)
         apart = compare(found, eager)
@@ -186,14 +188,17 @@ class Compiled(Generic[P]):
 
         def run() -> Tensor:
             with record() as trace:
+                traces.append(trace)
                 loss = function(*args, **kwargs)
-            traces.append(trace)
             return self._options.surrogate(loss, baseline)
 
         try:
             found = outcome(run, tensors)
         except Exception as error:
             raise Refusal(f"it raises {type(error).__name__}", is_said_by_itself=True) from error
+        finally:
+            for trace in traces:
+                settle(trace)
         return traces[0], found
 
 

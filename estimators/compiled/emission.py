@@ -8,7 +8,7 @@ loss that is linear in the costs. ⊥ holds a value fixed.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,21 +17,14 @@ from torch import Tensor, fx
 from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.markers import HELD, MARKERS
 from ancestral.estimators.compiled.refusal import Refusal
-from ancestral.estimators.gradient.subtraction import Baselines, Subtraction
-from ancestral.estimators.gradient.term_groups import groups_of
+from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
+from ancestral.estimators.credit.credit import Credit
+from ancestral.estimators.gradient.subtraction import Baselines
+from ancestral.estimators.gradient.surrogate import subtracted
+from ancestral.estimators.gradient.term_groups import Group, groups_of
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.provenance.tensor.torch_internals import compiler, tree_leaves
-
-_OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    "add_": "add",
-    "sub_": "sub",
-    "mul_": "mul",
-    "div_": "div",
-}
+from ancestral.trace.nodes.node import Node
 
 
 def emit(module: fx.GraphModule, analysis: Analysis, baseline: Baselines) -> fx.GraphModule:
@@ -50,71 +43,123 @@ class _Emission:
         self._module, self._graph = module, module.graph
         self._analysis, self._problem = analysis, analysis.problem
         self._baseline = baseline
+        self._groups = groups_of(analysis.problem)
         self._output = next(node for node in module.graph.nodes if node.op == "output")
         (returned,) = self._output.args
         self._is_tuple = isinstance(returned, tuple | list)
         self._loss: fx.Node = returned[0] if self._is_tuple else returned
+        found = zip(analysis.terms, analysis.problem.terms, strict=True)
+        self._known = [(node, term) for node, term in found if node is not None]
+        self._tail = Tail(module, self._loss, [node for node, _ in self._known])
 
     def run(self) -> None:
         """Change the graph."""
-        problem = self._problem
-        groups = groups_of(problem)
-        if problem.partly or any(group.held for group in groups):
-            raise Refusal("a draw of rsample has its score for some of the terms only")
-        found = zip(self._analysis.terms, problem.terms, strict=True)
-        known = [(node, term) for node, term in found if node is not None]
-        tail = _Tail(self._module, self._loss, [node for node, _ in known])
-        (group,) = groups
-        owned = [node for node, term in known if any(term is each for each in group.owned)]
-        names, made = self._credits(tail, group)
+        places, factors = self._factors()
+        self._hold_scored()
+        copies = [self._held(group) for group in self._groups]
         score: fx.Node | None = None
         with self._graph.inserting_before(self._output):
-            for name, credit in zip(names, made, strict=True):
-                density = self._analysis.sites[name].args[1]
-                part = self._score(name, density, credit)
+            for (at, name), factor in zip(places, factors, strict=True):
+                density = _node(self._analysis.sites[name].args[1])
+                part = self._product(copies[at].get(density, density), factor)
                 score = part if score is None else self._call(operator.add, score, part)
-        for node in owned:
-            self._hold(node, tail.nodes)
-        scored = {site.name for site in problem.structure.sites if site.needs_score}
-        for name, site in self._analysis.sites.items():
-            if name in scored and problem.nodes[name].is_reparameterized:
-                self._hold(site, None)
+        self._fix_terms(copies)
         if score is not None:
-            with self._graph.inserting_before(self._output):
-                dtype = problem.loss.dtype
-                score = self._graph.call_method("to", (score, dtype))
-                constant = self._graph.call_method("detach", (score,))
-                nothing = self._call(operator.sub, score, constant)
-                total = self._call(operator.add, self._loss, nothing)
-            self._output.args = ((total,),) if self._is_tuple else (total,)
+            self._add(score)
         self._finish()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         return self._graph.call_function(function, args)
 
-    def _score(self, name: str, density: Any, credit: fx.Node) -> fx.Node:
-        product = self._call(operator.mul, density, credit)
-        return self._graph.call_method("sum", (product,))
+    def _product(self, density: fx.Node, factor: fx.Node) -> fx.Node:
+        return self._graph.call_method("sum", (self._call(operator.mul, density, factor),))
 
-    def _hold(self, node: fx.Node, users: frozenset[fx.Node] | None) -> None:
-        """Let some users of a node, or all, see a constant."""
+    def _add(self, score: fx.Node) -> None:
+        """Give the loss the derivative of the scores, and not their value."""
+        with self._graph.inserting_before(self._output):
+            score = self._graph.call_method("to", (score, self._problem.loss.dtype))
+            nothing = self._call(operator.sub, score, self._graph.call_method("detach", (score,)))
+            total = self._call(operator.add, self._loss, nothing)
+        self._output.args = ((total,),) if self._is_tuple else (total,)
+
+    def _hold_scored(self) -> None:
+        """Shut the pathwise gradient of the draws whose score counts for all terms."""
+        problem = self._problem
+        for vertex in problem.structure.sites:
+            is_whole = vertex.needs_score and vertex.name not in problem.partly
+            if is_whole and problem.nodes[vertex.name].is_reparameterized:
+                site = self._analysis.sites[vertex.name]
+                constant = self._detached(site)
+                for user in list(site.users):
+                    if user is not constant and user.target is not HELD:
+                        user.replace_input_with(site, constant)
+
+    def _fix_terms(self, copies: Sequence[dict[fx.Node, fx.Node]]) -> None:
+        """Let the loss see each term as its group does, and a density at its own draw constant."""
+        numbers = {
+            id(term.value): (at, term)
+            for at, group in enumerate(self._groups)
+            for term in group.terms
+        }
+        owned = {id(term.value) for group in self._groups for term in group.owned}
+        for node, term in self._known:
+            at, seen = numbers[id(term.value)]
+            instead = copies[at].get(node, node)
+            is_constant = term.leaf.requires_grad and not seen.leaf.requires_grad
+            if id(term.value) in owned or is_constant:
+                instead = self._detached(instead)
+            if instead is not node:
+                for user in list(node.users):
+                    if user in self._tail.nodes:
+                        user.replace_input_with(node, instead)
+                if self._loss is node:
+                    self._loss = instead
+                    self._output.replace_input_with(node, instead)
+
+    def _detached(self, node: fx.Node) -> fx.Node:
         with self._graph.inserting_after(node):
-            held = self._graph.call_method("detach", (node,))
-        for user in list(node.users):
-            if user is not held and user.target is not HELD and (users is None or user in users):
-                user.replace_input_with(node, held)
+            return self._graph.call_method("detach", (node,))
 
-    def _credits(self, tail: "_Tail", group: Any) -> tuple[list[str], list[fx.Node]]:
-        """Return the sites that get a score, and for each what it is multiplied with."""
-        problem, values = self._problem, self._analysis.values
+    def _held(self, group: Group) -> dict[fx.Node, fx.Node]:
+        """Return copies of the nodes of a group between the draws that it holds and its ends."""
+        sites = [self._analysis.sites[node.name] for node in group.held]
+        if not sites:
+            return {}
+        known = {id(term.value): node for node, term in self._known}
+        scored = [v.name for v in group.structure.sites if v.needs_score]
+        ends = [known[id(term.value)] for term in group.terms if id(term.value) in known]
+        ends += [_node(self._analysis.sites[name].args[1]) for name in scored]
+        between = descendants(sites) & {*ends, *ancestors(ends)}
+        if between & {*self._tail.others}:
+            raise Refusal("the weight of a cost depends on a draw of rsample that has a score")
+        copies: dict[fx.Node, fx.Node] = {site: self._detached(site) for site in sites}
+        for node in list(self._graph.nodes):
+            if node not in between or node in copies or not self._has_gradient(node):
+                continue
+            if is_impure(node) or (node.op != "call_function" and node.op != "call_method"):
+                raise Refusal.of(node, "a write follows a draw of rsample that has a score")
+            if node in self._analysis.random:
+                raise Refusal.of(node, "a draw depends on a draw of rsample that has a score")
+            with self._graph.inserting_after(node):
+                copies[node] = self._graph.node_copy(node, lambda each: copies.get(each, each))
+        return copies
+
+    def _has_gradient(self, node: fx.Node) -> bool:
+        """Return whether a value, or a part of it, has a gradient; what has none is no route."""
+        parts = tree_leaves(self._analysis.values[node])
+        return any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+
+    def _factors(self) -> tuple[list[tuple[int, str]], list[fx.Node]]:
+        """Return the groups and sites that scores count in, and what each is multiplied with."""
+        problem, values, tail = self._problem, self._analysis.values, self._tail
         linear = tail.as_function()
         others = [node for node in tail.others if isinstance(values[node], Tensor)]
         constants = {node: values[node] for node in tail.others if node not in others}
-        if any(isinstance(x, Tensor) for x in tree_leaves(list(constants.values()))):
+        if any(isinstance(each, Tensor) for each in tree_leaves(list(constants.values()))):
             raise Refusal("the loss is made of a list of tensors that the graph keeps as one")
-        subtraction = Subtraction(problem, self._baseline)
-        count, names = len(tail.terms), list[str]()
-        precision = problem.loss.dtype
+        nodes = {id(term.value): node for node, term in self._known}
+        count, precision = len(tail.terms), problem.loss.dtype
+        places: list[tuple[int, str]] = []
 
         def factors(*given: Tensor) -> list[Tensor]:
             costs = [
@@ -124,21 +169,26 @@ class _Emission:
             loss = linear(*costs, *(known[node] for node in tail.others))
             weights = torch.autograd.grad(loss.sum(), costs, allow_unused=True)
             found = dict(zip(tail.terms, zip(costs, weights, strict=True), strict=True))
-            weighed = [
-                term.value if node is None else _weighed(*found[node], term.is_picked)
-                for node, term in zip(self._analysis.terms, problem.terms, strict=True)
+            given_credit = [
+                group.credits(
+                    self._analysis.estimate,
+                    [
+                        _weighed(*found[nodes[id(term.value)]], term.is_picked)
+                        if id(term.value) in nodes
+                        else term.value
+                        for term in group.terms
+                    ],
+                )
+                for group in self._groups
             ]
-            results = []
-            names.clear()
-            for credit in group.credits(self._analysis.estimate, weighed):
-                less = subtraction.of(credit)
-                node = problem.nodes[credit.name]
-                if tuple(node.score.shape) == node.shape:
-                    total = credit.total if less is None else credit.total - less
-                else:
-                    total = credit.joint if less is None else credit.joint - less.mean()
-                names.append(credit.name)
-                results.append(total.detach())
+            less = subtracted(problem, self._baseline, given_credit)
+            results: list[Tensor] = []
+            places.clear()
+            for at, of_group in enumerate(given_credit):
+                for credit in of_group:
+                    places.append((at, credit.name))
+                    node = problem.nodes[credit.name]
+                    results.append(_factor(node, credit, less.get((at, credit.name))))
             return results
 
         with torch.enable_grad():
@@ -146,7 +196,7 @@ class _Emission:
                 *[untrack(values[node]).detach() for node in (*tail.terms, *others)]
             )
         traced.graph.eliminate_dead_code()
-        return names, self._inlined(traced, [*tail.terms, *others])
+        return places, self._inlined(traced, [*tail.terms, *others])
 
     def _inlined(self, traced: fx.GraphModule, given: Sequence[fx.Node]) -> list[fx.Node]:
         """Copy a traced graph to the end of this one, its arguments being held fixed."""
@@ -175,16 +225,26 @@ class _Emission:
         """Take the markers out, and what nothing needs."""
         for node in list(self._graph.nodes):
             if node.op == "call_function" and node.target in MARKERS:
-                if node.target is HELD:
-                    with self._graph.inserting_before(node):
-                        instead = self._graph.call_method("detach", (node.args[0],))
-                else:
-                    instead = node.args[0]
+                first = _node(node.args[0])
+                instead = self._detached(first) if node.target is HELD else first
                 node.replace_all_uses_with(instead)
                 self._graph.erase_node(node)
-        self._graph.eliminate_dead_code(is_impure_node=_is_impure)
+        self._graph.eliminate_dead_code(is_impure_node=is_impure)
         self._graph.lint()
         self._module.recompile()
+
+
+def _node(argument: Any) -> fx.Node:
+    assert isinstance(argument, fx.Node)
+    return argument
+
+
+def _factor(node: Node, credit: Credit, less: Tensor | None) -> Tensor:
+    """Return what the score of a site is multiplied with."""
+    if tuple(node.score.shape) == node.shape:
+        return (credit.total if less is None else credit.total - less).detach()
+    joint = credit.joint  # a density of another shape says nothing of elements: the draw is one
+    return (joint if less is None else joint - less.mean()).detach()
 
 
 def _counted(value: Tensor, precision: torch.dtype) -> Tensor:
@@ -200,73 +260,3 @@ def _weighed(cost: Tensor, weight: Tensor | None, is_picked: bool) -> Tensor:
     if is_picked:
         cost = cost.where(weight != 0, 0)
     return (cost * weight).detach()
-
-
-def _is_impure(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    is_write = name.endswith("_") and not name.endswith("__")
-    is_operator = node.target in _OUT_OF_PLACE or node.target is operator.setitem
-    return node.is_impure() or is_write or is_operator or "out" in node.kwargs
-
-
-class _Tail:
-    """The nodes between the terms of a loss and the loss, which is linear in the terms.
-
-    `others` are what they are computed of besides.
-    """
-
-    def __init__(self, module: fx.GraphModule, loss: fx.Node, terms: Sequence[fx.Node]) -> None:
-        self._module, self._loss = module, loss
-        self.terms = list(dict.fromkeys(terms))
-        if len(self.terms) != len(terms):
-            raise Refusal("two costs of the loss are one value of the graph")
-        ends = frozenset(self.terms)
-        nodes: set[fx.Node] = set()
-        met = set[fx.Node]()
-        above = _descendants(self.terms)
-        pending = [loss]
-        while pending:
-            node = pending.pop()
-            if node in ends:
-                met.add(node)
-            elif node in above and node not in nodes:
-                nodes.add(node)
-                pending.extend(node.all_input_nodes)
-        if met != ends:
-            raise Refusal.of(
-                next(iter(ends - met)), "a cost reaches the loss by a write into memory"
-            )
-        self.nodes = frozenset(nodes)
-        self._ordered = [node for node in module.graph.nodes if node in nodes]
-        self.others = list(
-            dict.fromkeys(
-                node
-                for each in self._ordered
-                for node in each.all_input_nodes
-                if node not in nodes and node not in ends
-            )
-        )
-
-    def as_function(self) -> fx.GraphModule:
-        """Return the loss as a function of the terms and of the others, without writes."""
-        graph = fx.Graph()
-        copies = {node: graph.placeholder(node.name) for node in (*self.terms, *self.others)}
-        for node in self._ordered:
-            copy = copies[node] = graph.node_copy(node, copies.__getitem__)
-            if copy.target in _OUT_OF_PLACE:
-                copy.target = _OUT_OF_PLACE[copy.target]
-            elif _is_impure(copy):
-                raise Refusal.of(node, "the loss is summed by a write into memory")
-        graph.output(copies[self._loss])
-        return fx.GraphModule(self._module, graph)
-
-
-def _descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    pending = list(nodes)
-    while pending:
-        for user in pending.pop().users:
-            if user not in found:
-                found.add(user)
-                pending.append(user)
-    return found

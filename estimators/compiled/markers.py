@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ancestral.estimators.compiled.divergences import CODE, FUNCTION, fill
 from ancestral.trace.context.patch import subclasses
 
 _Method = Callable[..., Any]
@@ -108,7 +109,8 @@ def _replacement(name: str, original: _Method) -> _Method:
 @contextmanager
 def marking() -> Iterator[None]:
     """Mark draws and densities within the block, wherever the compiler reads them."""
-    replaced: list[tuple[Any, str, Any]] = []
+    replaced: list[tuple[Any, str, Any]] = [(FUNCTION, "__code__", FUNCTION.__code__)]
+    fill()
 
     def replace(owner: Any, name: str, new: Any) -> None:
         replaced.append((owner, name, vars(owner)[name]))
@@ -122,6 +124,7 @@ def marking() -> Iterator[None]:
                 original = vars(kind).get(name)
                 if callable(original) and not (kind is Distribution and name != "sample"):
                     replace(kind, name, _replacement(name, original))
+        FUNCTION.__code__ = CODE
         replace(Distribution, "__init__", _unchecked)
         replace(Distribution, "_validate_sample", lambda self, value: None)
         yield

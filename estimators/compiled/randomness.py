@@ -57,9 +57,12 @@ _DENSITIES: dict[Any, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
 }
 
 
+_IS_MARKED = "ancestral.is_marked"
+
+
 def is_within_draw(node: fx.Node) -> bool:
     """Return whether a node is part of what a distribution does to draw."""
-    return any(
+    return _IS_MARKED in node.meta or any(
         frame.function == "drawn" and frame.filename == markers.__file__
         for frame in frames_of(node)
     )
@@ -100,6 +103,7 @@ def _mark(
         site = graph.call_function(SITE, (node, log_prob))
     for made in (held, log_prob, site):
         made.meta["stack_trace"] = node.meta.get("stack_trace")
+    node.meta[_IS_MARKED] = True
     for user in users:
         user.replace_input_with(node, site)
 

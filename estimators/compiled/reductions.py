@@ -38,7 +38,8 @@ def _write_out(graph: fx.Graph, node: fx.Node, function: Callable[..., Any]) -> 
         return  # it raises where it is called
     reduction = given.get("reduction", "mean")
     legacy = any(given.get(name) is not None for name in ("size_average", "reduce"))
-    if legacy or reduction == "none" or given.get("weight") is not None:
+    has_weight = given.get("weight") is not None
+    if legacy or reduction == "none" or (has_weight and function not in _OF_CLASSES):
         return
     with graph.inserting_before(node):
         each = graph.call_function(function, (), {**given, "reduction": "none"})
@@ -48,7 +49,8 @@ def _write_out(graph: fx.Graph, node: fx.Node, function: Callable[..., Any]) -> 
             divisor = graph.call_method("size", (given["input"], 0))
         elif reduction == "mean" and function in _OF_CLASSES:
             divisor = graph.call_function(
-                _counted, (each, given["target"], given.get("ignore_index", -100))
+                _counted,
+                (each, given["target"], given.get("weight"), given.get("ignore_index", -100)),
             )
         elif reduction == "mean":
             divisor = graph.call_method("numel", (each,))
@@ -59,6 +61,11 @@ def _write_out(graph: fx.Graph, node: fx.Node, function: Callable[..., Any]) -> 
     graph.erase_node(node)
 
 
-def _counted(each: Tensor, target: Tensor, ignored: int) -> Any:
-    """Return how many classes count in a mean, which those that are ignored do not."""
-    return each.numel() if target.dtype.is_floating_point else (target != ignored).sum()
+def _counted(each: Tensor, target: Tensor, weight: Tensor | None, ignored: int) -> Any:
+    """Return what a mean over classes divides by: of those that count, how many, or the weights."""
+    if target.dtype.is_floating_point:
+        return each.numel()
+    counted = target != ignored
+    if weight is None:
+        return counted.sum()
+    return (weight[target.where(counted, 0)] * counted).sum()

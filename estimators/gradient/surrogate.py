@@ -104,8 +104,8 @@ def surrogate_of(
         for term in group.owned:
             total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
         totals.append(total)
-    subtracted = _subtracted(problem, baseline, given).items()
-    less_of = {place: less for place, less in subtracted if less is not None}
+    known = subtracted(problem, baseline, given).items()
+    less_of = {place: less for place, less in known if less is not None}
     scores_before = before(problem, [name for _, name in less_of])
     for (at, name), less in less_of.items():
         node = problem.nodes[name]
@@ -138,7 +138,7 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
     return {s.name: tau for s, tau in zip(sites, found, strict=True) if tau is not None}
 
 
-def _subtracted(
+def subtracted(
     problem: Problem, baseline: Baselines, given: Sequence[Sequence[Credit]]
 ) -> dict[tuple[int, str], Tensor | None]:
     """Return what is subtracted for each site, by the number of the group that it counts in.
@@ -305,7 +305,7 @@ def _descend(
 ) -> None:
     groups = groups_of(problem)
     given = [group.credits(estimator, [t.value for t in group.terms]) for group in groups]
-    less = _subtracted(problem, baseline, given)
+    less = subtracted(problem, baseline, given)
     routes: dict[frozenset[Node], Tensor] = {}
     for at, group in enumerate(groups):
         pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]

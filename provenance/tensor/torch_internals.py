@@ -103,6 +103,7 @@ try:
 
     CheckpointFrame = checkpoint._CheckpointFrame
     KL_MEMOIZE = kl._KL_MEMOIZE
+    KL_REGISTRY = kl._KL_REGISTRY
     pop_top_mode: Any = _python_dispatch._pop_mode
     push_mode: Any = _python_dispatch._push_mode
     disable_current_modes: Any = _python_dispatch._disable_current_modes
