@@ -14,8 +14,7 @@
 import copy
 import time
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, ParamSpec
 
@@ -25,7 +24,7 @@ from torch import Tensor, fx, nn
 from ancestral.estimators.compiled.analysis import Analysis, analysed
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
-from ancestral.estimators.compiled.markers import marking
+from ancestral.estimators.compiled.markers import compiling_marked, unmarked
 from ancestral.estimators.compiled.plan import Plan, Site
 from ancestral.estimators.compiled.randomness import mark_plain_draws
 from ancestral.estimators.compiled.reductions import write_out
@@ -37,7 +36,7 @@ from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate
-from ancestral.provenance.tensor.torch_internals import compiler
+from ancestral.provenance.tensor.torch_internals import checks_kept, compiler
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
@@ -81,11 +80,10 @@ class Compiled(Generic[P]):
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._failed: BaseException | None = None
         self._watch: Watch | None = None
-        self._marks = ExitStack()
-        compiler()
-        self._compiled = torch.compile(
-            function, backend=self._backend, fullgraph=True, dynamic=options.dynamic
-        )
+        with checks_kept():
+            self._compiled = torch.compile(
+                function, backend=self._backend, fullgraph=True, dynamic=options.dynamic
+            )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
@@ -108,42 +106,20 @@ class Compiled(Generic[P]):
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
         self._call, self._failed = (args, kwargs), None
         try:
-            with self._marked_while_compiling():
+            with compiling_marked():
                 found: Tensor = self._compiled(*args, **kwargs)
-                return found
+            return found
         except compiler().failures as error:
             failed = self._failed
             raise failed if isinstance(failed, Refusal) else refusal_of(error) from error
         finally:
             self._call = None
 
-    @contextmanager
-    def _marked_while_compiling(self) -> Generator[None]:
-        """Mark draws and densities whenever the compiler reads a function within the block."""
-        callbacks, self._marks = compiler().callbacks, ExitStack()
-
-        def start(_: Any) -> None:
-            self._marks.enter_context(compiler().config.patch(allow_rnn=True))
-            self._marks.enter_context(marking())
-
-        def end(_: Any) -> None:
-            self._marks.close()
-
-        callbacks.start_callbacks.append(start)
-        callbacks.end_callbacks.append(end)
-        try:
-            yield
-        finally:
-            self._marks.close()
-            for known, own in ((callbacks.start_callbacks, start), (callbacks.end_callbacks, end)):
-                if own in known:  # a reset of the compiler forgets them
-                    known.remove(own)
-
     def _backend(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Return the code of a captured loss, with its scores."""
-        self._marks.close()  # it is read by now
         try:
-            return self._planned(module, inputs)
+            with unmarked():  # it is read by now
+                return self._planned(module, inputs)
         except Exception as error:
             self._failed = error if isinstance(error, Refusal) else refusal_of(error)
             raise

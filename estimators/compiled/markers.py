@@ -6,6 +6,7 @@ that the graph carries the user's own density, and no class needs to be known.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.compiled.divergences import CODE, FUNCTION, fill
+from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
 
 _Method = Callable[..., Any]
@@ -106,28 +108,75 @@ def _replacement(name: str, original: _Method) -> _Method:
     return _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
 
 
-@contextmanager
-def marking() -> Iterator[None]:
-    """Mark draws and densities within the block, wherever the compiler reads them."""
-    replaced: list[tuple[Any, str, Any]] = [(FUNCTION, "__code__", FUNCTION.__code__)]
-    fill()
+class _Marks(threading.local):
+    """Whether a step of this thread may be compiled, and what is replaced while it is read."""
 
-    def replace(owner: Any, name: str, new: Any) -> None:
-        replaced.append((owner, name, vars(owner)[name]))
-        setattr(owner, name, new)
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self.replaced: list[tuple[Any, str, Any]] = []
 
-    try:
+    def begin(self) -> None:
+        """Mark draws and densities, wherever the compiler reads them."""
+        fill()
+        self._replace(FUNCTION, "__code__", CODE)
         for kind in (Distribution, *subclasses(Distribution)):
             if issubclass(kind, Independent):
                 continue  # the draw of its base is the site
             for name in ("sample", "rsample", "log_prob"):
                 original = vars(kind).get(name)
                 if callable(original) and not (kind is Distribution and name != "sample"):
-                    replace(kind, name, _replacement(name, original))
-        FUNCTION.__code__ = CODE
-        replace(Distribution, "__init__", _unchecked)
-        replace(Distribution, "_validate_sample", lambda self, value: None)
+                    self._replace(kind, name, _replacement(name, original))
+        self._replace(Distribution, "__init__", _unchecked)
+        self._replace(Distribution, "_validate_sample", lambda self, value: None)
+        config = compiler().config
+        self._replace(config, "allow_rnn", True)
+
+    def end(self) -> None:
+        """Put everything back."""
+        while self.replaced:
+            owner, name, original = self.replaced.pop()
+            setattr(owner, name, original)
+
+    def _replace(self, owner: Any, name: str, new: Any) -> None:
+        known = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
+        self.replaced.append((owner, name, known))
+        setattr(owner, name, new)
+
+
+_marks = _Marks()
+
+
+def _start(_: Any) -> None:
+    if _marks.is_wanted and not _marks.replaced:
+        _marks.begin()
+
+
+def _end(_: Any) -> None:
+    _marks.end()
+
+
+@contextmanager
+def compiling_marked() -> Iterator[None]:
+    """Mark draws and densities whenever the compiler reads a function within the block."""
+    callbacks = compiler().callbacks
+    if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
+        callbacks.start_callbacks.append(_start)
+        callbacks.end_callbacks.append(_end)
+    _marks.is_wanted = True
+    try:
         yield
     finally:
-        for owner, name, original in reversed(replaced):
-            setattr(owner, name, original)
+        _marks.is_wanted = False
+        if _marks.replaced:
+            _marks.end()
+
+
+@contextmanager
+def unmarked() -> Iterator[None]:
+    """Leave everything as it is without markers, from now on until the compiler reads anew."""
+    _marks.end()
+    was_wanted, _marks.is_wanted = _marks.is_wanted, False
+    try:
+        yield
+    finally:
+        _marks.is_wanted = was_wanted

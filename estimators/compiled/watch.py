@@ -4,29 +4,41 @@ The compiler guards what a function reads, but not the methods of classes: of th
 of the loss met, it is looked at each step whether somebody has replaced one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from ancestral.trace.nodes.distribution_params import parts_of
 
-_METHODS = ("sample", "rsample", "log_prob", "__init__", "expand", "forward", "__call__")
+_OF_PARTS = ("sample", "rsample", "log_prob", "__init__", "expand", "__call__", "entropy")
+_OF_MODULES = ("forward", "__call__")
+_COMMON = frozenset({object, nn.Module, Transform})
 
 
 class Watch:
     """The methods of some classes, as they were when it was made."""
 
     def __init__(self, fns: Iterable[Distribution], modules: Iterable[nn.Module]) -> None:
-        kinds = {type(part) for fn in fns for part in parts_of(fn)}
-        kinds |= {type(module) for module in modules}
-        bases = {base for kind in kinds for base in kind.__mro__ if base is not object}
-        self._known: list[tuple[Callable[[str], Any], str, Any]] = [
-            (vars(base).get, name, vars(base).get(name)) for base in bases for name in _METHODS
+        """Take the distributions, with all that they are composed of, and the modules."""
+        kinds = dict.fromkeys(type(part) for fn in fns for part in parts_of(fn))
+        layers = dict.fromkeys(map(type, modules))
+        watched = [
+            *((base, name) for base in _bases(kinds) for name in _OF_PARTS),
+            *((base, name) for base in _bases(layers) for name in _OF_MODULES),
         ]
+        self._readers = [(vars(base).get, name) for base, name in watched]
+        self._known = self._read()
 
     @property
     def is_changed(self) -> bool:
         """Whether any method was replaced since."""
-        return any([get(name) is not value for get, name, value in self._known])
+        return self._read() != self._known
+
+    def _read(self) -> list[Any]:
+        return [get(name) for get, name in self._readers]
+
+
+def _bases(kinds: Iterable[type]) -> list[type]:
+    return [*dict.fromkeys(b for kind in kinds for b in kind.__mro__ if b not in _COMMON)]

@@ -11,7 +11,8 @@ source.
 import functools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -208,22 +209,33 @@ class Compiler(NamedTuple):
     make_fx: Callable[..., Any]
 
 
+@contextmanager
+def checks_kept() -> Generator[None]:
+    """Leave the user's setting of the checks of distributions, which torch's compiler switches off.
+
+    It does so where it is first used; a function that the user compiles later does so still.
+    """
+    from torch._dynamo.eval_frame import TorchPatcher
+
+    checks: Any = Distribution
+    before = checks._validate_args
+    yield
+    if checks._validate_args is not before:
+        checks._validate_args = before
+        TorchPatcher.patch.cache_clear()
+
+
 @functools.cache
 def compiler() -> Compiler:
-    """Import torch's compiler; the user's setting of the checks of distributions stays."""
+    """Import torch's compiler."""
     from torch._dynamo import callback, config, exc
     from torch._dynamo.backends.common import aot_autograd
-    from torch._dynamo.eval_frame import TorchPatcher
     from torch._functorch._aot_autograd.utils import make_boxed_func
     from torch._functorch.partitioners import min_cut_rematerialization_partition
     from torch._inductor import list_mode_options
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    checks: Any = Distribution
-    is_checked = checks._validate_args
-    TorchPatcher.patch()  # once for the process: it would switch the checks off
-    checks._validate_args = is_checked
     return Compiler(
         callback.callback_handler,
         config,
