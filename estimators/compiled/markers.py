@@ -7,8 +7,9 @@ that the graph carries the user's own density, and no class needs to be known.
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -114,10 +115,13 @@ class _Marks(threading.local):
     def __init__(self) -> None:
         self.is_wanted = False
         self.replaced: list[tuple[Any, str, Any]] = []
+        self._quiet = ExitStack()
 
     def begin(self) -> None:
         """Mark draws and densities, wherever the compiler reads them."""
         fill()
+        self._quiet.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler by itself
         self._replace(FUNCTION, "__code__", CODE)
         for kind in (Distribution, *subclasses(Distribution)):
             if issubclass(kind, Independent):
@@ -136,6 +140,7 @@ class _Marks(threading.local):
         while self.replaced:
             owner, name, original = self.replaced.pop()
             setattr(owner, name, original)
+        self._quiet.close()
 
     def _replace(self, owner: Any, name: str, new: Any) -> None:
         known = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
