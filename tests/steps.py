@@ -64,14 +64,21 @@ def agree(
     parameters: Sequence[Tensor],
     *args: Any,
     seed: int = 0,
+    buffers: Sequence[Tensor] = (),
     **options: Any,
 ) -> None:
-    """Assert that one step gives what a recording of the same draws does."""
+    """Assert that one step gives what a recording of the same draws does, and writes the same."""
+    before = [buffer.clone() for buffer in buffers]
     torch.manual_seed(seed)
     theirs = eager(function, parameters, *args, **options)
+    left = [buffer.clone() for buffer in buffers]
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
     torch.manual_seed(seed)
     ours = compiled(step, parameters, *args)
-    for one, other in zip([ours[0], *ours[1]], [theirs[0], *theirs[1]], strict=True):
+    largest = max(float(each.abs().max()) for each in theirs[1] if each.numel())
+    pairs = zip([ours[0], *ours[1], *buffers], [theirs[0], *theirs[1], *left], strict=True)
+    for one, other in pairs:
         size = float(other.abs().max()) if other.numel() else 0.0
         bound = 1e-10 if other.dtype == torch.float64 else 2e-5
-        torch.testing.assert_close(one, other, rtol=0, atol=bound * size + 1e-30)
+        torch.testing.assert_close(one, other, rtol=0, atol=bound * max(size, 0.01 * largest))

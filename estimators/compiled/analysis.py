@@ -60,7 +60,7 @@ class Analysis:
 
     `terms` are the nodes of the terms of the problem, in their order, None for what depends on no
     draw; `sites` those of its sites by name; `values` what each node came to; `random` the nodes
-    that draw.
+    that draw; `output` is the number of the loss among the outputs.
     """
 
     problem: Problem
@@ -69,6 +69,7 @@ class Analysis:
     sites: dict[str, fx.Node]
     values: dict[fx.Node, Any]
     random: frozenset[fx.Node]
+    output: int
 
 
 @contextmanager
@@ -78,6 +79,7 @@ def analysed(
     known: Sequence[Node],
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
+    value: Tensor,
 ) -> Generator[Analysis]:
     """Run a graph on inputs that it may write into, and tell within the block what it is made of.
 
@@ -87,6 +89,7 @@ def analysed(
         known: the draws of the same program in a recording, in program order.
         estimator: the choice for each reparameterized site.
         credit: which costs count for each site.
+        value: the loss of that recording, of the same draws.
 
     Raises:
         Refusal: if a step of the graph cannot be compiled.
@@ -95,16 +98,44 @@ def analysed(
     try:
         with record(control="strict") as trace:
             run = _Run(graph, known)
-            loss = run.run(*inputs)
-            (loss,) = loss if isinstance(loss, tuple | list) else (loss,)
-        yield _found(trace, run, loss, estimator, credit)
+            outputs = run.run(*inputs)
+        at = returned(outputs, value)
+        yield _found(trace, run, outputs[at], at, estimator, credit)
     finally:
         if trace is not None:
             settle(trace)
 
 
+def returned(outputs: Sequence[Any], value: Tensor) -> int:
+    """Return which output of a captured graph is the loss; others are what it leaves elsewhere.
+
+    Raises:
+        Refusal: if several may be, or another output has a gradient.
+    """
+    plain = [untrack(each) if isinstance(each, Tensor) else None for each in outputs]
+    found = [
+        at
+        for at, each in enumerate(plain)
+        if each is not None and each.shape == value.shape and torch.equal(each.detach(), value)
+    ]
+    if len(found) != 1:
+        raise Refusal("which of the tensors that it leaves behind is the loss cannot be told")
+    (at,) = found
+    if any(each is not None and each.requires_grad for each in (*plain[:at], *plain[at + 1 :])):
+        raise Refusal(
+            "it keeps a tensor with a gradient besides the loss, in which scores would be missing: "
+            "keep it detached"
+        )
+    return at
+
+
 def _found(
-    trace: Trace, run: "_Run", loss: Tensor, estimator: PerSite[Choice], credit: PerSite[Estimator]
+    trace: Trace,
+    run: "_Run",
+    loss: Tensor,
+    at: int,
+    estimator: PerSite[Choice],
+    credit: PerSite[Estimator],
 ) -> Analysis:
     if trace.escapes:
         raise Refusal("a drawn value is read, so that Python may decide by it", run.escaped)
@@ -125,7 +156,7 @@ def _found(
         run.node_of(term.leaf) if shape.entries else None
         for term, shape in zip(problem.terms, problem.structure.terms, strict=True)
     ]
-    return Analysis(problem, estimate, terms, run.sites, run.env, frozenset(run.random))
+    return Analysis(problem, estimate, terms, run.sites, run.env, frozenset(run.random), at)
 
 
 class _Run(fx.Interpreter):

@@ -89,13 +89,18 @@ class Compiled(Generic[P]):
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
         if local.traces:  # part of a recording, which sees every draw of it
             return self._function(*args, **kwargs)
-        if self.plan is None or self.plan.is_compiled:
-            try:
-                return self._run(args, kwargs)
-            except Refusal as refusal:
-                self.plan = Plan(refusal=str(refusal))
-                if not refusal.is_said_by_itself:
-                    warnings.warn(_warning(refusal), stacklevel=stacklevel())
+        if self.plan is not None and not self.plan.is_compiled:
+            return self._eager(args, kwargs)
+        try:
+            return self._run(args, kwargs)
+        except Refusal as error:
+            refusal = error
+        found = self._eager(args, kwargs)  # which may raise what the compiler ran into
+        self.plan = Plan(refusal=str(refusal))
+        warnings.warn(_warning(refusal), stacklevel=stacklevel())
+        return found
+
+    def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         with record():
             loss = self._function(*args, **kwargs)
         return self._options.surrogate(loss, self._options.baseline)
@@ -108,6 +113,8 @@ class Compiled(Generic[P]):
         try:
             with compiling_marked():
                 found: Tensor = self._compiled(*args, **kwargs)
+            if self.plan is None:
+                raise Refusal("the compiler found nothing that is computed with tensors")
             return found
         except compiler().failures as error:
             failed = self._failed
@@ -137,10 +144,12 @@ class Compiled(Generic[P]):
         module.recompile()
         with (
             undone(tensors),
-            analysed(module, inputs, known, options.estimator, options.credit) as analysis,
+            analysed(
+                module, inputs, known, options.estimator, options.credit, eager.value
+            ) as analysis,
         ):
             emit(module, analysis, options.baseline)
-        found = outcome(lambda: _only(module(*inputs)), tensors)
+        found = outcome(lambda: module(*inputs)[analysis.output], tensors)
         apart = compare(found, eager)
         self._watch = Watch(
             [node.fn for node in trace.everything if node.fn is not None], _modules(self._function)
@@ -171,18 +180,11 @@ class Compiled(Generic[P]):
         try:
             found = outcome(run, tensors)
         except Exception as error:
-            raise Refusal(f"it raises {type(error).__name__}", is_said_by_itself=True) from error
+            raise Refusal(f"it raises {type(error).__name__}: {error}") from error
         finally:
             for trace in traces:
                 settle(trace)
         return traces[0], found
-
-
-def _only(returned: Any) -> Tensor:
-    """Return the one tensor that a captured graph returns."""
-    found = returned[0] if isinstance(returned, tuple | list) else returned
-    assert isinstance(found, Tensor)
-    return found
 
 
 def _modules(function: Any) -> list[nn.Module]:

@@ -45,9 +45,8 @@ class _Emission:
         self._baseline = baseline
         self._groups = groups_of(analysis.problem)
         self._output = next(node for node in module.graph.nodes if node.op == "output")
-        (returned,) = self._output.args
-        self._is_tuple = isinstance(returned, tuple | list)
-        self._loss: fx.Node = returned[0] if self._is_tuple else returned
+        (self._returned,) = map(list, self._output.args)
+        self._loss = _node(self._returned[analysis.output])
         found = zip(analysis.terms, analysis.problem.terms, strict=True)
         self._known = [(node, term) for node, term in found if node is not None]
         self._tail = Tail(module, self._loss, [node for node, _ in self._known])
@@ -64,8 +63,7 @@ class _Emission:
                 part = self._product(copies[at].get(density, density), factor)
                 score = part if score is None else self._call(operator.add, score, part)
         self._fix_terms(copies)
-        if score is not None:
-            self._add(score)
+        self._return(score)
         self._finish()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
@@ -74,13 +72,18 @@ class _Emission:
     def _product(self, density: fx.Node, factor: fx.Node) -> fx.Node:
         return self._graph.call_method("sum", (self._call(operator.mul, density, factor),))
 
-    def _add(self, score: fx.Node) -> None:
-        """Give the loss the derivative of the scores, and not their value."""
+    def _return(self, score: fx.Node | None) -> None:
+        """Give the loss that is returned the derivative of the scores, and not their value."""
+        total = self._loss
         with self._graph.inserting_before(self._output):
-            score = self._graph.call_method("to", (score, self._problem.loss.dtype))
-            nothing = self._call(operator.sub, score, self._graph.call_method("detach", (score,)))
-            total = self._call(operator.add, self._loss, nothing)
-        self._output.args = ((total,),) if self._is_tuple else (total,)
+            if score is not None:
+                score = self._graph.call_method("to", (score, self._problem.loss.dtype))
+                nothing = self._call(
+                    operator.sub, score, self._graph.call_method("detach", (score,))
+                )
+                total = self._call(operator.add, self._loss, nothing)
+        self._returned[self._analysis.output] = total
+        self._output.args = (tuple(self._returned),)
 
     def _hold_scored(self) -> None:
         """Shut the pathwise gradient of the draws whose score counts for all terms."""
@@ -114,7 +117,6 @@ class _Emission:
                         user.replace_input_with(node, instead)
                 if self._loss is node:
                     self._loss = instead
-                    self._output.replace_input_with(node, instead)
 
     def _detached(self, node: fx.Node) -> fx.Node:
         with self._graph.inserting_after(node):

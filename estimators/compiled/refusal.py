@@ -22,12 +22,10 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 class Refusal(Exception):  # noqa: N818 (it is caught, and becomes a warning)
     """A loss function is not compiled."""
 
-    def __init__(
-        self, reason: str, at: Location | None = None, *, is_said_by_itself: bool = False
-    ) -> None:
-        """Take the reason, the line, and whether the eager step will raise what says it."""
+    def __init__(self, reason: str, at: Location | None = None) -> None:
+        """Take the reason, and the line."""
         super().__init__(reason)
-        self.reason, self.at, self.is_said_by_itself = reason, at, is_said_by_itself
+        self.reason, self.at = reason, at
 
     def __str__(self) -> str:
         """Show the line and the reason."""

@@ -55,32 +55,37 @@ def compare(compiled: Outcome, eager: Outcome) -> float:
     Raises:
         Refusal: if that is more than rounding.
     """
-    worst = 0.0
-    for what in ("value", "gradients", "written"):
-        ours, theirs = getattr(compiled, what), getattr(eager, what)
-        pairs = [(ours, theirs)] if isinstance(ours, Tensor) else zip(ours, theirs, strict=True)
-        for one, other in pairs:
-            worst = max(worst, _distance(one, other, what))
+    one, other = (compiled.value,), (eager.value,)
+    return max(
+        _distance(one, other, "the value of the loss differs"),
+        _distance(compiled.gradients, eager.gradients, "gradients differ"),
+        _distance(compiled.written, eager.written, "what is written into buffers differs"),
+    )
+
+
+def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor], what: str) -> float:
+    """Return the largest difference, relative to what it belongs to.
+
+    Of what is small beside all others, rounding is that of the others.
+    """
+    largest, worst = max(map(_size, theirs), default=0.0), 0.0
+    for one, other in zip(ours, theirs, strict=True):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            raise Refusal(f"the self-check failed: {what} in shape or type from a recording's")
+        if not other.is_floating_point():
+            apart, allowed = float(not torch.equal(one, other)), 0.0
+        else:
+            size = max(_size(other), 0.01 * largest)
+            apart = _size(one - other) / (size or 1.0)
+            allowed = float(torch.finfo(other.dtype).eps) ** 0.6
+        if not apart <= allowed:
+            raise Refusal(
+                f"the self-check failed: {what} from that of a recording of the same draws by "
+                f"{apart:.1g} of the largest"
+            )
+        worst = max(worst, apart)
     return worst
 
 
-def _distance(one: Tensor, other: Tensor, what: str) -> float:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        raise Refusal(f"the self-check found other {_WORDS[what]} than those of a recording")
-    if not other.numel():
-        return 0.0
-    if not other.is_floating_point():
-        apart, allowed = float((one != other).any()), 0.0
-    else:
-        size = float(other.abs().max())
-        apart = float((one - other).abs().max()) / (size or 1.0)
-        allowed = float(torch.finfo(other.dtype).eps) ** 0.6
-    if not apart <= allowed:
-        raise Refusal(
-            f"the self-check failed: {_WORDS[what]} differ from those of a recording by "
-            f"{apart:.1g} of the largest"
-        )
-    return apart
-
-
-_WORDS = {"value": "values of the loss", "gradients": "gradients", "written": "buffers"}
+def _size(value: Tensor) -> float:
+    return float(value.abs().max()) if value.numel() and value.is_floating_point() else 0.0
