@@ -14,8 +14,8 @@
 import copy
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, ParamSpec
 
 import torch
@@ -30,6 +30,7 @@ from ancestral.estimators.compiled.randomness import mark_plain_draws
 from ancestral.estimators.compiled.reductions import write_out
 from ancestral.estimators.compiled.refusal import Refusal, refusal_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
+from ancestral.estimators.compiled.symbols import Symbols, concrete, is_symbolic, tensors_of
 from ancestral.estimators.compiled.watch import Watch
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.per_site import PerSite
@@ -131,37 +132,59 @@ class Compiled(Generic[P]):
             self._failed = error if isinstance(error, Refusal) else refusal_of(error)
             raise
 
-    def _planned(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+    def _planned(self, module: fx.GraphModule, given: list[Any]) -> Callable[..., Any]:
         options, begin = self._options, time.perf_counter()
-        baseline = copy.deepcopy(options.baseline)
-        tensors = [each for each in inputs if isinstance(each, Tensor)]
+        inputs = concrete(given)
+        tensors = tensors_of(inputs)
         if not any(tensor.requires_grad for tensor in tensors):
             raise Refusal("nothing that the loss is computed from has requires_grad=True")
-        trace, eager = self._recorded(tensors, baseline)
+        trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
         write_out(module.graph)
         mark_plain_draws(module.graph)
         module.recompile()
+        symbols = Symbols(module) if is_symbolic(given) else None
         with (
             undone(tensors),
             analysed(
                 module, inputs, known, options.estimator, options.credit, eager.value
             ) as analysis,
         ):
-            emit(module, analysis, options.baseline)
-        found = outcome(lambda: module(*inputs)[analysis.output], tensors)
-        apart = compare(found, eager)
+            emit(module, analysis, options.baseline, symbols)
+            plan = _plan(analysis, trace)
+        apart = _distance(module, analysis.output, inputs, eager)
         self._watch = Watch(
             [node.fn for node in trace.everything if node.fn is not None], _modules(self._function)
         )
         seconds = time.perf_counter() - begin
+        kept = copy.deepcopy(module) if symbols is not None else module
         modes = {} if options.mode is None else compiler().mode_options(options.mode)
-        code = finished(module, inputs, options.backend, modes)
-        self.plan = _plan(analysis, trace, apart, seconds)
-        return code
+        code = finished(module, given, options.backend, modes)
+        self.plan = replace(plan, apart=apart, seconds=seconds)
+        if symbols is None:
+            return code
+        return self._checked_at_each_size(code, kept, analysis.output, _sizes(inputs))
 
-    def _recorded(self, tensors: list[Tensor], baseline: Baselines) -> tuple[Trace, Outcome]:
+    def _checked_at_each_size(
+        self, code: Callable[..., Any], module: fx.GraphModule, output: int, size: tuple[int, ...]
+    ) -> Callable[..., Any]:
+        """Return code that is compared with a recording at each size that it meets first."""
+        seen = {size}
+
+        def checked(*inputs: Any) -> Any:
+            size = _sizes(inputs)
+            if size not in seen:
+                with unmarked():
+                    _, eager = self._recorded(tensors_of(inputs))
+                    _distance(module, output, inputs, eager)
+                seen.add(size)
+            return code(*inputs)
+
+        return checked
+
+    def _recorded(self, tensors: list[Tensor]) -> tuple[Trace, Outcome]:
         """Run the loss function itself within a recording; what it changes stays as it was."""
+        baseline = copy.deepcopy(self._options.baseline)
         assert self._call is not None
         args, kwargs = self._call
         traces: list[Trace] = []
@@ -192,7 +215,16 @@ def _modules(function: Any) -> list[nn.Module]:
     return list(owner.modules()) if isinstance(owner, nn.Module) else []
 
 
-def _plan(analysis: Analysis, trace: Trace, apart: float, seconds: float) -> Plan:
+def _sizes(inputs: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(each for each in inputs if isinstance(each, int))
+
+
+def _distance(module: fx.GraphModule, output: int, inputs: Sequence[Any], eager: Outcome) -> float:
+    """Return how far a graph with scores is from a recording of the same draws."""
+    return compare(outcome(lambda: module(*inputs)[output], tensors_of(inputs)), eager)
+
+
+def _plan(analysis: Analysis, trace: Trace) -> Plan:
     problem = analysis.problem
     needing = {site.name for site in problem.structure.sites if site.needs_score}
     sites = [
@@ -207,7 +239,7 @@ def _plan(analysis: Analysis, trace: Trace, apart: float, seconds: float) -> Pla
         )
         for node in problem.nodes.values()
     ]
-    return Plan("", sites, problem.structure, trace.graph, apart, seconds)
+    return Plan("", sites, problem.structure, trace.graph)
 
 
 def _warning(refusal: Refusal) -> NotCompiledWarning:

@@ -8,7 +8,9 @@ loss that is linear in the costs. ⊥ holds a value fixed.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, fx
 from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.markers import HELD, MARKERS
 from ancestral.estimators.compiled.refusal import Refusal
+from ancestral.estimators.compiled.symbols import Symbols
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.gradient.subtraction import Baselines
@@ -24,23 +27,37 @@ from ancestral.estimators.gradient.surrogate import subtracted
 from ancestral.estimators.gradient.term_groups import Group, groups_of
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.provenance.tensor.torch_internals import compiler, tree_leaves
+from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
 
 
-def emit(module: fx.GraphModule, analysis: Analysis, baseline: Baselines) -> fx.GraphModule:
+def emit(
+    module: fx.GraphModule, analysis: Analysis, baseline: Baselines, symbols: Symbols | None
+) -> None:
     """Put the scores of a loss into its graph, and take the markers out.
+
+    Args:
+        module: the graph, which is changed.
+        analysis: what it is made of.
+        baseline: what is subtracted from the credit of each site.
+        symbols: the sizes of its values, where they are no numbers.
 
     Raises:
         Refusal: if a score, or what is subtracted for it, cannot be part of the graph.
     """
-    emission = _Emission(module, analysis, baseline)
-    emission.run()
-    return module
+    _Emission(module, analysis, baseline, symbols).run()
 
 
 class _Emission:
-    def __init__(self, module: fx.GraphModule, analysis: Analysis, baseline: Baselines) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        analysis: Analysis,
+        baseline: Baselines,
+        symbols: Symbols | None,
+    ) -> None:
         self._module, self._graph = module, module.graph
+        self._symbols = symbols
         self._analysis, self._problem = analysis, analysis.problem
         self._baseline = baseline
         self._groups = groups_of(analysis.problem)
@@ -154,6 +171,8 @@ class _Emission:
     def _factors(self) -> tuple[list[tuple[int, str]], list[fx.Node]]:
         """Return the groups and sites that scores count in, and what each is multiplied with."""
         problem, values, tail = self._problem, self._analysis.values, self._tail
+        if self._symbols is not None:
+            values = self._symbols.values
         linear = tail.as_function()
         others = [node for node in tail.others if isinstance(values[node], Tensor)]
         constants = {node: values[node] for node in tail.others if node not in others}
@@ -172,7 +191,7 @@ class _Emission:
             weights = torch.autograd.grad(loss.sum(), costs, allow_unused=True)
             found = dict(zip(tail.terms, zip(costs, weights, strict=True), strict=True))
             given_credit = [
-                group.credits(
+                replace(group, structure=self._sized(group.structure)).credits(
                     self._analysis.estimate,
                     [
                         _weighed(*found[nodes[id(term.value)]], term.is_picked)
@@ -193,12 +212,32 @@ class _Emission:
                     results.append(_factor(node, credit, less.get((at, credit.name))))
             return results
 
-        with torch.enable_grad():
+        with self._tracing():
             traced = compiler().make_fx(factors)(
                 *[untrack(values[node]).detach() for node in (*tail.terms, *others)]
             )
         traced.graph.eliminate_dead_code()
         return places, self._inlined(traced, [*tail.terms, *others])
+
+    @contextmanager
+    def _tracing(self) -> Generator[None]:
+        around = nullcontext() if self._symbols is None else self._symbols.mode
+        with torch.enable_grad(), around:
+            yield
+
+    def _sized(self, structure: Structure) -> Structure:
+        """Return a structure with the sizes of the graph, where they are no numbers."""
+        if self._symbols is None:
+            return structure
+        sites = [self._analysis.sites.get(vertex.name) for vertex in structure.sites]
+        shapes = [
+            None if site is None else self._symbols.shape(_node(site.args[1])) for site in sites
+        ]
+        sized = (
+            vertex if shape is None else replace(vertex, shape=shape)
+            for vertex, shape in zip(structure.sites, shapes, strict=True)
+        )
+        return Structure(tuple(sized), structure.terms)
 
     def _inlined(self, traced: fx.GraphModule, given: Sequence[fx.Node]) -> list[fx.Node]:
         """Copy a traced graph to the end of this one, its arguments being held fixed."""

@@ -31,10 +31,10 @@ class Stacks:
         """Return the sums of some costs, one for each shape and type."""
         numbers = terms.numbers()
         if len(numbers) <= self.FEW:
-            found: dict[tuple[Shape, torch.dtype], Tensor] = {}
+            found: dict[Hashable, Tensor] = {}
             for number in numbers.tolist():
                 value = self._values[number]
-                kind = (tuple(value.shape), value.dtype)
+                kind = (_sizes(value), value.dtype)
                 found[kind] = found[kind] + value if kind in found else value
             return list(found.values())
         rows, groups = self._index()
@@ -51,7 +51,7 @@ class Stacks:
         if self._rows is None or self._groups is None:
             members: dict[object, list[int]] = {}
             for number, value in enumerate(self._values):
-                kind = (tuple(value.shape), value.dtype, value.device)
+                kind = (_sizes(value), value.dtype, value.device)
                 members.setdefault(kind, []).append(number)
             self._rows = np.empty(len(self._values), dtype=np.int64)
             self._groups = np.empty(len(self._values), dtype=np.int64)
@@ -60,6 +60,12 @@ class Stacks:
                 self._groups[numbers] = group
                 self._stacked.append(torch.stack([self._values[number] for number in numbers]))
         return self._rows, self._groups
+
+
+def _sizes(value: Tensor) -> tuple[Hashable, ...]:
+    """Return the shape of a cost, a symbol of the compiler's by its text."""
+    shape = tuple(value.shape)
+    return shape if {*map(type, shape)} <= {int} else tuple(map(str, shape))
 
 
 def reduced(value: Tensor, claim: Alignment) -> tuple[Alignment, Tensor]:

@@ -11,7 +11,7 @@ source.
 import functools
 import re
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -250,3 +250,10 @@ def compiler() -> Compiler:
         list_mode_options,
         make_fx,
     )
+
+
+def fake_mode_of(values: Iterable[Any]) -> Any:
+    """Return the mode of tensors without data, None where there is none among the values."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return next((each.fake_mode for each in values if isinstance(each, FakeTensor)), None)
