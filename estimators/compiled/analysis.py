@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.distributions import Distribution
 
-from ancestral.estimators.compiled.markers import DENSITY, HELD, NOISE, PATHWISE, SITES
-from ancestral.estimators.compiled.randomness import is_within_draw
-from ancestral.estimators.compiled.refusal import Refusal, line_of
+from ancestral.estimators.capture.markers import DENSITY, HELD, NOISE, PATHWISE, SITES
+from ancestral.estimators.capture.randomness import is_within_draw
+from ancestral.estimators.capture.refusal import Refusal, line_of
 from ancestral.estimators.credit.credit import Estimator
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -25,6 +25,7 @@ from ancestral.estimators.gradient.problem import Problem, problem_of
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.provenance.tensor.linear_form import version_of
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
+from ancestral.provenance.tensor.torch_internals import tree_leaves
 from ancestral.trace.context.place import Location, Place
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import Held
@@ -70,6 +71,13 @@ class Analysis:
     values: dict[fx.Node, Any]
     random: frozenset[fx.Node]
     output: int
+
+    @property
+    def rounding(self) -> float:
+        """The relative error of one rounding in the coarsest type of its values."""
+        parts = tree_leaves(list(self.values.values()))
+        dtypes = {part.dtype for part in parts if isinstance(part, Tensor)}
+        return max((torch.finfo(each).eps for each in dtypes if each.is_floating_point), default=0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ancestral.estimators.compiled.refusal import Refusal
+from ancestral.estimators.capture.refusal import Refusal
 from ancestral.provenance.tensor.torch_internals import compiler
 
 BACKENDS = ("inductor", "aot_eager", "eager")

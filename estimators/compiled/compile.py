@@ -16,28 +16,30 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, Literal, ParamSpec
 
 import torch
 from torch import Tensor, fx, nn
 
+from ancestral.estimators.capture.markers import compiling_marked, unmarked
+from ancestral.estimators.capture.randomness import mark_plain_draws
+from ancestral.estimators.capture.reductions import write_out
+from ancestral.estimators.capture.refusal import Refusal, refusal_of
+from ancestral.estimators.capture.symbols import Symbols, concrete, is_symbolic, tensors_of
+from ancestral.estimators.capture.watch import Watch
 from ancestral.estimators.compiled.analysis import Analysis, analysed
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
-from ancestral.estimators.compiled.markers import compiling_marked, unmarked
+from ancestral.estimators.compiled.memories import Memories, refuse_other
 from ancestral.estimators.compiled.plan import Plan, Site
-from ancestral.estimators.compiled.randomness import mark_plain_draws
-from ancestral.estimators.compiled.reductions import write_out
-from ancestral.estimators.compiled.refusal import Refusal, refusal_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
-from ancestral.estimators.compiled.symbols import Symbols, concrete, is_symbolic, tensors_of
-from ancestral.estimators.compiled.watch import Watch
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.per_site import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate
-from ancestral.provenance.tensor.torch_internals import checks_kept, compiler
+from ancestral.provenance.tensor.torch_internals import checks_kept, compiler, own_copy
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
@@ -81,6 +83,7 @@ class Compiled(Generic[P]):
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._failed: BaseException | None = None
         self._watch: Watch | None = None
+        self._memories = Memories(options.baseline)
         with checks_kept():
             self._compiled = torch.compile(
                 function, backend=self._backend, fullgraph=True, dynamic=options.dynamic
@@ -90,6 +93,10 @@ class Compiled(Generic[P]):
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
         if local.traces:  # part of a recording, which sees every draw of it
             return self._function(*args, **kwargs)
+        if self._memories.is_fresh:  # it is to learn from draws that no plan is made of
+            found = self._eager(args, kwargs)
+            self._memories = Memories(self._options.baseline)
+            return found
         if self.plan is not None and not self.plan.is_compiled:
             return self._eager(args, kwargs)
         try:
@@ -110,6 +117,7 @@ class Compiled(Generic[P]):
         """Run the compiled step, which the compiler makes where its guards find none that fits."""
         if self._watch is not None and self._watch.is_changed:
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
+        self._memories.keep()
         self._call, self._failed = (args, kwargs), None
         try:
             with compiling_marked():
@@ -138,6 +146,7 @@ class Compiled(Generic[P]):
         tensors = tensors_of(inputs)
         if not any(tensor.requires_grad for tensor in tensors):
             raise Refusal("nothing that the loss is computed from has requires_grad=True")
+        module = own_copy(module)
         trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
         write_out(module.graph)
@@ -150,23 +159,32 @@ class Compiled(Generic[P]):
                 module, inputs, known, options.estimator, options.credit, eager.value
             ) as analysis,
         ):
-            emit(module, analysis, options.baseline, symbols)
+            refuse_other(options.baseline, analysis.problem.nodes.values())
+            emit(module, analysis, self._memories, symbols)
             plan = _plan(analysis, trace)
-        apart = _distance(module, analysis.output, inputs, eager)
+        output, rounding = analysis.output, analysis.rounding
+        apart = self._distance(module, inputs, eager, output, rounding)
         self._watch = Watch(
             [node.fn for node in trace.everything if node.fn is not None], _modules(self._function)
         )
         seconds = time.perf_counter() - begin
-        kept = copy.deepcopy(module) if symbols is not None else module
+        kept = module if symbols is None else own_copy(module)
         modes = {} if options.mode is None else compiler().mode_options(options.mode)
-        code = finished(module, given, options.backend, modes)
+        learned = self._memories.tensors
+        code = finished(module, [*given, *learned], options.backend, modes)
+        if learned:
+            code = _with(code, learned)
         self.plan = replace(plan, apart=apart, seconds=seconds)
         if symbols is None:
             return code
-        return self._checked_at_each_size(code, kept, analysis.output, _sizes(inputs))
+        distance = partial(self._distance, kept, output=output, rounding=rounding)
+        return self._checked_at_each_size(code, distance, _sizes(inputs))
 
     def _checked_at_each_size(
-        self, code: Callable[..., Any], module: fx.GraphModule, output: int, size: tuple[int, ...]
+        self,
+        code: Callable[..., Any],
+        distance: Callable[[Sequence[Any], Outcome], float],
+        size: tuple[int, ...],
     ) -> Callable[..., Any]:
         """Return code that is compared with a recording at each size that it meets first."""
         seen = {size}
@@ -176,11 +194,25 @@ class Compiled(Generic[P]):
             if size not in seen:
                 with unmarked():
                     _, eager = self._recorded(tensors_of(inputs))
-                    _distance(module, output, inputs, eager)
+                    distance(inputs, eager)
                 seen.add(size)
             return code(*inputs)
 
         return checked
+
+    def _distance(
+        self,
+        module: fx.GraphModule,
+        inputs: Sequence[Any],
+        eager: Outcome,
+        output: int,
+        rounding: float,
+    ) -> float:
+        """Return how far a graph with scores is from a recording of the same draws."""
+        with undone(self._memories.tensors):
+            given = (*inputs, *self._memories.tensors)
+            found = outcome(lambda: module(*given)[output], tensors_of(inputs))
+        return compare(found, eager, rounding)
 
     def _recorded(self, tensors: list[Tensor]) -> tuple[Trace, Outcome]:
         """Run the loss function itself within a recording; what it changes stays as it was."""
@@ -215,13 +247,13 @@ def _modules(function: Any) -> list[nn.Module]:
     return list(owner.modules()) if isinstance(owner, nn.Module) else []
 
 
+def _with(code: Callable[..., Any], more: Sequence[Tensor]) -> Callable[..., Any]:
+    """Return code that is given more arguments after its own."""
+    return lambda *inputs: code(*inputs, *more)
+
+
 def _sizes(inputs: Sequence[Any]) -> tuple[int, ...]:
     return tuple(each for each in inputs if isinstance(each, int))
-
-
-def _distance(module: fx.GraphModule, output: int, inputs: Sequence[Any], eager: Outcome) -> float:
-    """Return how far a graph with scores is from a recording of the same draws."""
-    return compare(outcome(lambda: module(*inputs)[output], tensors_of(inputs)), eager)
 
 
 def _plan(analysis: Analysis, trace: Trace) -> Plan:

@@ -16,36 +16,38 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ancestral.estimators.capture.markers import HELD, MARKERS
+from ancestral.estimators.capture.refusal import Refusal
+from ancestral.estimators.capture.symbols import Symbols
 from ancestral.estimators.compiled.analysis import Analysis
-from ancestral.estimators.compiled.markers import HELD, MARKERS
-from ancestral.estimators.compiled.refusal import Refusal
-from ancestral.estimators.compiled.symbols import Symbols
+from ancestral.estimators.compiled.memories import Memories
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.credit.credit import Credit
-from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import subtracted
 from ancestral.estimators.gradient.term_groups import Group, groups_of
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.provenance.tensor.torch_internals import compiler, tree_leaves
+from ancestral.provenance.tensor.torch_internals import compiler, no_source, tree_leaves
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
 
 
 def emit(
-    module: fx.GraphModule, analysis: Analysis, baseline: Baselines, symbols: Symbols | None
+    module: fx.GraphModule, analysis: Analysis, memories: Memories, symbols: Symbols | None
 ) -> None:
     """Put the scores of a loss into its graph, and take the markers out.
+
+    What baselines have learned is given to it after its own arguments, and written into.
 
     Args:
         module: the graph, which is changed.
         analysis: what it is made of.
-        baseline: what is subtracted from the credit of each site.
+        memories: what is subtracted from the credit of each site, with what it has learned.
         symbols: the sizes of its values, where they are no numbers.
 
     Raises:
         Refusal: if a score, or what is subtracted for it, cannot be part of the graph.
     """
-    _Emission(module, analysis, baseline, symbols).run()
+    _Emission(module, analysis, memories, symbols).run()
 
 
 class _Emission:
@@ -53,13 +55,14 @@ class _Emission:
         self,
         module: fx.GraphModule,
         analysis: Analysis,
-        baseline: Baselines,
+        memories: Memories,
         symbols: Symbols | None,
     ) -> None:
         self._module, self._graph = module, module.graph
         self._symbols = symbols
+        self._constants: list[Tensor] = []
         self._analysis, self._problem = analysis, analysis.problem
-        self._baseline = baseline
+        self._memories = memories
         self._groups = groups_of(analysis.problem)
         self._output = next(node for node in module.graph.nodes if node.op == "output")
         (self._returned,) = map(list, self._output.args)
@@ -183,10 +186,11 @@ class _Emission:
         places: list[tuple[int, str]] = []
 
         def factors(*given: Tensor) -> list[Tensor]:
+            baseline, learned = self._memories.given(given[count + len(others) :])
             costs = [
                 _counted(value, precision).detach().requires_grad_() for value in given[:count]
             ]
-            known = dict(zip(others, given[count:], strict=True)) | constants
+            known = dict(zip(others, given[count : count + len(others)], strict=True)) | constants
             loss = linear(*costs, *(known[node] for node in tail.others))
             weights = torch.autograd.grad(loss.sum(), costs, allow_unused=True)
             found = dict(zip(tail.terms, zip(costs, weights, strict=True), strict=True))
@@ -202,7 +206,7 @@ class _Emission:
                 )
                 for group in self._groups
             ]
-            less = subtracted(problem, self._baseline, given_credit)
+            less = subtracted(problem, baseline, given_credit)
             results: list[Tensor] = []
             places.clear()
             for at, of_group in enumerate(given_credit):
@@ -210,14 +214,22 @@ class _Emission:
                     places.append((at, credit.name))
                     node = problem.nodes[credit.name]
                     results.append(_factor(node, credit, less.get((at, credit.name))))
-            return results
+            return [*results, *self._memories.after(learned)]
 
+        known = [*self._memories.tensors]
+        traced_with = known if self._symbols is None else [*map(self._symbols.of, known)]
         with self._tracing():
             traced = compiler().make_fx(factors)(
-                *[untrack(values[node]).detach() for node in (*tail.terms, *others)]
+                *[untrack(values[node]).detach() for node in (*tail.terms, *others)],
+                *traced_with,
             )
         traced.graph.eliminate_dead_code()
-        return places, self._inlined(traced, [*tail.terms, *others])
+        buffers = self._arguments(len(known))
+        results = self._inlined(traced, [*tail.terms, *others, *buffers])
+        with self._graph.inserting_before(self._output):
+            for buffer, result in zip(buffers, results[len(places) :], strict=True):
+                self._graph.call_method("copy_", (buffer, result))
+        return places, results[: len(places)]
 
     @contextmanager
     def _tracing(self) -> Generator[None]:
@@ -258,9 +270,21 @@ class _Emission:
         raise AssertionError("a graph without an output")
 
     def _constant(self, value: Tensor) -> fx.Node:
-        name = f"_credit_{len(dict(self._module.named_buffers()))}"
-        self._module.register_buffer(name, value, persistent=False)
+        name = f"_credit_{len(self._constants)}"
+        self._constants.append(value)
+        setattr(self._module, name, value)
         return self._graph.get_attr(name)
+
+    def _arguments(self, count: int) -> list[fx.Node]:
+        """Give the graph as many more arguments."""
+        last = [node for node in self._graph.nodes if node.op == "placeholder"][-1]
+        made: list[fx.Node] = []
+        for number in range(count):
+            with self._graph.inserting_after(last):
+                last = self._graph.placeholder(f"memory_{number}")
+            no_source(last)
+            made.append(last)
+        return made
 
     def _finish(self) -> None:
         """Take the markers out, and what nothing needs."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ancestral.estimators.compiled.refusal import Refusal
+from ancestral.estimators.capture.refusal import Refusal
 from ancestral.provenance.tensor.tensor import untrack
 
 
@@ -49,21 +49,30 @@ def outcome(run: Callable[[], Tensor], tensors: Sequence[Tensor]) -> Outcome:
         return Outcome(untrack(value).detach(), tuple(gradients), written)
 
 
-def compare(compiled: Outcome, eager: Outcome) -> float:
+def compare(compiled: Outcome, eager: Outcome, rounding: float) -> float:
     """Return how far a compiled run is from an eager one, relative to the largest numbers.
+
+    Args:
+        compiled: what a compiled run gave.
+        eager: what a recording did.
+        rounding: the relative error of one rounding of the coarsest type that they compute in.
 
     Raises:
         Refusal: if that is more than rounding.
     """
     one, other = (compiled.value,), (eager.value,)
     return max(
-        _distance(one, other, "the value of the loss differs"),
-        _distance(compiled.gradients, eager.gradients, "gradients differ"),
-        _distance(compiled.written, eager.written, "what is written into buffers differs"),
+        _distance(one, other, "the value of the loss differs", rounding),
+        _distance(compiled.gradients, eager.gradients, "gradients differ", rounding),
+        _distance(
+            compiled.written, eager.written, "what is written into buffers differs", rounding
+        ),
     )
 
 
-def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor], what: str) -> float:
+def _distance(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], what: str, rounding: float
+) -> float:
     """Return the largest difference, relative to what it belongs to.
 
     Of what is small beside all others, rounding is that of the others.
@@ -77,7 +86,7 @@ def _distance(ours: Sequence[Tensor], theirs: Sequence[Tensor], what: str) -> fl
         else:
             size = max(_size(other), 0.01 * largest)
             apart = _size(one - other) / (size or 1.0)
-            allowed = float(torch.finfo(other.dtype).eps) ** 0.6
+            allowed = max(float(torch.finfo(other.dtype).eps) ** 0.6, rounding / 4)
         if not apart <= allowed:
             raise Refusal(
                 f"the self-check failed: {what} from that of a recording of the same draws by "

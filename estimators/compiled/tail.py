@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from ancestral.estimators.compiled.refusal import Refusal
+from ancestral.estimators.capture.refusal import Refusal
 
 _OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,

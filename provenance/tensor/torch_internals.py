@@ -257,3 +257,23 @@ def fake_mode_of(values: Iterable[Any]) -> Any:
     from torch._subclasses.fake_tensor import FakeTensor
 
     return next((each.fake_mode for each in values if isinstance(each, FakeTensor)), None)
+
+
+def no_source(placeholder: Any) -> None:
+    """Note that an argument of a captured graph is none that the compiler has read."""
+    placeholder._dynamo_source = None
+
+
+def own_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return a captured graph that may be changed, with what the compiler has noted on it."""
+    graph, copies = torch.fx.Graph(), dict[torch.fx.Node, torch.fx.Node]()
+    for node in module.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if hasattr(node, "_dynamo_source"):
+            vars(copies[node])["_dynamo_source"] = node._dynamo_source
+    copy = torch.fx.GraphModule(module, graph)
+    copy.meta = dict(module.meta)
+    for name in ("_param_name_to_source", "_source_to_user_stacks"):
+        if hasattr(module, name):
+            setattr(copy, name, getattr(module, name))
+    return copy

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ancestral.estimators.compiled.divergences import CODE, FUNCTION, fill
+from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
 

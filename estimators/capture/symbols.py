@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ancestral.estimators.compiled.refusal import Refusal
+from ancestral.estimators.capture.refusal import Refusal
 from ancestral.provenance.tensor.torch_internals import fake_mode_of
 
 _KEY = "example_value"
@@ -41,6 +41,10 @@ class Symbols:
     def shape(self, node: fx.Node) -> Any:
         """Return the shape of a value."""
         return tuple(self.values[node].shape)
+
+    def of(self, tensor: Tensor) -> Any:
+        """Return a tensor that is no value of the graph as one without data."""
+        return self.mode.from_tensor(tensor, static_shapes=True)
 
     def _computed(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
