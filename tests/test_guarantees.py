@@ -15,10 +15,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from ancestral.errors import (
     TransformError,
     UnsupportedTensorError,
 )
+from ancestral.provenance.dispatch import bytecode
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from oracles import (
     Estimate,
@@ -636,8 +638,8 @@ class Line:
 def test_external_calls() -> None:
     """`f = an.external(function, dim=0)` is one op of code that torch cannot see: what comes back
     depends on all that went into this call and, with `stateful=True`, into earlier ones, along
-    `dim` element n on elements n only, and nothing escapes. With `check=True` every call tries that
-    by changing one element.
+    `dim` element n on elements n only, and nothing escapes, unless no tensor comes back, or
+    something else too. With `check=True` every call tries that by changing one element.
     """
     bare = by(lambda loss: an.backward(loss, baseline=None))
     found = moments(
@@ -651,6 +653,10 @@ def test_external_calls() -> None:
     looked = moments(seen, leaves(), bare)
     torch.testing.assert_close(found.mean, looked.mean)
     assert found.variance.sum() < looked.variance.sum()
+    for function, count in ((lambda a: a, 0), (lambda a: None, 1), (lambda a: (a, "text"), 1)):
+        with an.record() as trace:
+            an.external(function)(drawn(leaves()[0]))
+        assert len(trace.escapes) == count
 
 
 def test_scope() -> None:
@@ -699,13 +705,24 @@ def test_checks() -> None:
     """Checks of your own and of libraries are none either: reads whose only other outcome is an
     exception (`assert ok`, `if bad: raise`), found in the bytecode of Python 3.11 and 3.12. Where
     an `except` of the program would catch the error, or it cannot be told, the read stays an
-    escape.
+    escape, and so does every read on another version of Python. An error that a `with` keeps
+    (`suppress`) refuses the gradient.
     """
     for program, escapes in ((checked, 0), (caught, 1)):
         assert_exact(program, "strict")
         with an.record() as trace:
             program(*leaves())
         assert len(trace.escapes) == escapes
+    with mock.patch.object(bytecode, "LAST", (3, 10)), an.record() as trace:
+        checked(*leaves())
+    assert trace.escapes
+    with an.record():
+        z = Bernoulli(logits=leaves()[0]).sample()
+        with suppress(ValueError):
+            if z.sum() >= 0:
+                raise ValueError
+    with pytest.raises(an.errors.CaughtError):
+        an.backward(z.sum())
 
 
 def test_trust() -> None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 from torch.distributions import Bernoulli, Binomial, Categorical, Distribution, Normal, Poisson
 
+from ancestral.estimators.capture import markers
 from ancestral.estimators.capture.markers import HELD, SITE
 from ancestral.estimators.capture.refusal import frames_of
-from ancestral.estimators.compiled import markers
 from ancestral.provenance.tensor.torch_internals import set_grad_enabled
 from ancestral.trace.intercept.random_ops import WithoutReplacement
 

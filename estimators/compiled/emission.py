@@ -23,8 +23,8 @@ from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.memories import Memories
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.credit.credit import Credit
+from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.surrogate import subtracted
-from ancestral.estimators.gradient.term_groups import Group, groups_of
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.provenance.tensor.torch_internals import compiler, no_source, tree_leaves
 from ancestral.trace.graph.structure import Structure
@@ -63,19 +63,21 @@ class _Emission:
         self._constants: list[Tensor] = []
         self._analysis, self._problem = analysis, analysis.problem
         self._memories = memories
-        self._groups = groups_of(analysis.problem)
+        problem, values = analysis.problem, [term.value for term in analysis.problem.terms]
+        self._passes = passes_of(problem, analysis.estimate, values)
+        if symbols is not None and problem.partly:
+            raise Refusal("a draw of rsample has its score for some terms only, at any size")
         self._output = next(node for node in module.graph.nodes if node.op == "output")
         (self._returned,) = map(list, self._output.args)
         self._loss = _node(self._returned[analysis.output])
-        found = zip(analysis.terms, analysis.problem.terms, strict=True)
-        self._known = [(node, term) for node, term in found if node is not None]
-        self._tail = Tail(module, self._loss, [node for node, _ in self._known])
+        terms = [node for node in analysis.terms if node is not None]
+        self._tail = Tail(module, self._loss, terms)
 
     def run(self) -> None:
         """Change the graph."""
         places, factors = self._factors()
         self._hold_scored()
-        copies = [self._held(group) for group in self._groups]
+        copies = [self._held(part) for part in self._passes]
         score: fx.Node | None = None
         with self._graph.inserting_before(self._output):
             for (at, name), factor in zip(places, factors, strict=True):
@@ -118,17 +120,17 @@ class _Emission:
                         user.replace_input_with(site, constant)
 
     def _fix_terms(self, copies: Sequence[dict[fx.Node, fx.Node]]) -> None:
-        """Let the loss see each term as its group does, and a density at its own draw constant."""
-        numbers = {
-            id(term.value): (at, term)
-            for at, group in enumerate(self._groups)
-            for term in group.terms
-        }
-        owned = {id(term.value) for group in self._groups for term in group.owned}
-        for node, term in self._known:
-            at, seen = numbers[id(term.value)]
+        """Let the loss see each term as its pass does, and a density at its own draw constant."""
+        seen = {n: (at, t) for at, part in enumerate(self._passes) for n, t in part.terms.items()}
+        owned = {id(term.value) for part in self._passes for term in part.owned}
+        for number, (node, term) in enumerate(
+            zip(self._analysis.terms, self._problem.terms, strict=True)
+        ):
+            if node is None:
+                continue
+            at, live = seen[number]
             instead = copies[at].get(node, node)
-            is_constant = term.leaf.requires_grad and not seen.leaf.requires_grad
+            is_constant = term.leaf.requires_grad and not live.leaf.requires_grad
             if id(term.value) in owned or is_constant:
                 instead = self._detached(instead)
             if instead is not node:
@@ -142,15 +144,14 @@ class _Emission:
         with self._graph.inserting_after(node):
             return self._graph.call_method("detach", (node,))
 
-    def _held(self, group: Group) -> dict[fx.Node, fx.Node]:
-        """Return copies of the nodes of a group between the draws that it holds and its ends."""
-        sites = [self._analysis.sites[node.name] for node in group.held]
+    def _held(self, part: Pass) -> dict[fx.Node, fx.Node]:
+        """Return copies of the nodes of a pass between the draws that it holds and its ends."""
+        sites = [self._analysis.sites[node.name] for node in part.held]
         if not sites:
             return {}
-        known = {id(term.value): node for node, term in self._known}
-        scored = [v.name for v in group.structure.sites if v.needs_score]
-        ends = [known[id(term.value)] for term in group.terms if id(term.value) in known]
-        ends += [_node(self._analysis.sites[name].args[1]) for name in scored]
+        found = [self._analysis.terms[number] for number in part.terms]
+        ends = [node for node in found if node is not None]
+        ends += [_node(self._analysis.sites[credit.name].args[1]) for credit in part.credits]
         between = descendants(sites) & {*ends, *ancestors(ends)}
         if between & {*self._tail.others}:
             raise Refusal("the weight of a cost depends on a draw of rsample that has a score")
@@ -181,8 +182,9 @@ class _Emission:
         constants = {node: values[node] for node in tail.others if node not in others}
         if any(isinstance(each, Tensor) for each in tree_leaves(list(constants.values()))):
             raise Refusal("the loss is made of a list of tensors that the graph keeps as one")
-        nodes = {id(term.value): node for node, term in self._known}
         count, precision = len(tail.terms), problem.loss.dtype
+        plain = [replace(term, leaf=untrack(term.leaf)) for term in problem.terms]
+        sized = replace(problem, structure=self._sized(problem.structure), terms=plain)
         places: list[tuple[int, str]] = []
 
         def factors(*given: Tensor) -> list[Tensor]:
@@ -194,23 +196,16 @@ class _Emission:
             loss = linear(*costs, *(known[node] for node in tail.others))
             weights = torch.autograd.grad(loss.sum(), costs, allow_unused=True)
             found = dict(zip(tail.terms, zip(costs, weights, strict=True), strict=True))
-            given_credit = [
-                replace(group, structure=self._sized(group.structure)).credits(
-                    self._analysis.estimate,
-                    [
-                        _weighed(*found[nodes[id(term.value)]], term.is_picked)
-                        if id(term.value) in nodes
-                        else term.value
-                        for term in group.terms
-                    ],
-                )
-                for group in self._groups
+            weighed = [
+                term.value if node is None else _weighed(*found[node], term.is_picked)
+                for node, term in zip(self._analysis.terms, problem.terms, strict=True)
             ]
-            less = subtracted(problem, baseline, given_credit)
+            passes = passes_of(sized, self._analysis.estimate, weighed)
+            less = subtracted(sized, baseline, passes)
             results: list[Tensor] = []
             places.clear()
-            for at, of_group in enumerate(given_credit):
-                for credit in of_group:
+            for at, part in enumerate(passes):
+                for credit in part.credits:
                     places.append((at, credit.name))
                     node = problem.nodes[credit.name]
                     results.append(_factor(node, credit, less.get((at, credit.name))))

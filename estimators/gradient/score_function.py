@@ -56,9 +56,11 @@ def products(pairs: Sequence[Pair], less: Sequence[Tensor | None]) -> Iterator[T
             yield from ((node.score * total).sum() for node, total in members)
 
 
-def product(node: Node, credit: Credit, less: Tensor | None = None) -> Tensor:
+def product(
+    node: Node, credit: Credit, less: Tensor | None = None, density: Tensor | None = None
+) -> Tensor:
     """Return the sum over the elements of a site of score times (credit minus baseline)."""
-    density = node.score
+    density = node.score if density is None else density
     if tuple(density.shape) == node.shape:
         return (density * _total(credit, less)).sum()
     # A density of another shape says nothing of elements: the draw is one.

@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -67,7 +67,7 @@ def check_baseline(baseline: Baselines) -> None:
     Raises:
         TypeError: if one is neither.
     """
-    for each in Choices("baseline", baseline, None).values():
+    for each in baseline.values() if isinstance(baseline, Mapping) else (baseline,):
         _check(each, "")
 
 

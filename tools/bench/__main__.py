@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ancestral.provenance.algebra.provenance import Source, Universe
 from ancestral.provenance.tensor.tensor import alias, attach
 from ancestral.tools.bench.agreement import agreement_rows
+from ancestral.tools.bench.baselines import coin_rows, cost_rows
 from ancestral.tools.bench.chain import Chain, pyro_chain
 from ancestral.tools.bench.dependency_time import dependency_rows
 from ancestral.tools.bench.recording import recording_rows
@@ -170,7 +171,7 @@ def main() -> int:
     print("Each figure is a ratio to plain torch in this process, unless it says otherwise.")
     rows = [
         *(*op_rows(), *mlp_rows(), *chain_rows(), *scale_rows()),
-        *(*belief_net_rows(), *model_rows()),
+        *(*belief_net_rows(), *model_rows(), *coin_rows(), *cost_rows()),
         *(*agreement_rows(), *recording_rows(), *dependency_rows()),
     ]
     width = max(len(row.name) for row in rows)

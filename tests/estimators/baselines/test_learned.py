@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.coins import THETA, chain, trained, variance
 from programs.estimates import library
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Normal
@@ -22,33 +23,6 @@ LEARNED: dict[str, Callable[[], Learned]] = {
     "neural": an.estimators.Neural,
 }
 every_one = pytest.mark.parametrize("make", LEARNED.values(), ids=LEARNED)
-THETA = torch.tensor([-0.4, 0.9], dtype=torch.float64, requires_grad=True)
-
-
-def chain(theta: Tensor, steps: int = 10) -> Tensor:
-    """Return the cost of coins of which each decides how the next is weighed."""
-    z, loss = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for _ in range(steps):
-        z = Bernoulli(logits=torch.where(z > 0, theta[1], theta[0])).sample()
-        loss = loss + (z - 0.45) ** 2
-    return loss
-
-
-def trained(baseline: Learned, program: Callable[[Tensor], Tensor], steps: int) -> Learned:
-    torch.manual_seed(1)
-    for _ in range(steps):
-        theta = THETA.detach().clone().requires_grad_()
-        with an.record():
-            loss = program(theta)
-        an.backward(loss, baseline=baseline)
-    return baseline
-
-
-def variance(baseline: Any, program: Callable[[Tensor], Tensor]) -> float:
-    """Return the exact variance in total; the mean must be exact."""
-    found = moments(program, [THETA], library(baseline=baseline))
-    torch.testing.assert_close(found.mean, exact_gradient(program, [THETA]))
-    return float(found.variance.sum())
 
 
 def test_the_best_constant_is_learned_for_each_site_of_a_chain() -> None:
