@@ -169,9 +169,8 @@ class Compiled(Generic[P]):
         )
         seconds = time.perf_counter() - begin
         kept = module if symbols is None else own_copy(module)
-        modes = {} if options.mode is None else compiler().mode_options(options.mode)
         learned = self._memories.tensors
-        code = finished(module, [*given, *learned], options.backend, modes)
+        code = finished(module, [*given, *learned], options.backend, options.mode)
         if learned:
             code = _with(code, learned)
         self.plan = replace(plan, apart=apart, seconds=seconds)

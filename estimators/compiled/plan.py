@@ -67,6 +67,10 @@ class Plan:
                 (site.name, str(list(shape)), site.gradient, str(count), shown or "none", site.line)
             )
         return (
-            f"compiled: {len(self.sites)} sites, {len(terms)} terms; {self.apart:.1g} from a "
+            f"compiled: {_counted(len(self.sites), 'site')}, {_counted(len(terms), 'term')}; {self.apart:.1g} from a "
             f"recording of the same draws; planned in {self.seconds:.2g} s\n{aligned(rows)}"
         )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -203,9 +203,6 @@ class Compiler(NamedTuple):
     aot_autograd: Callable[..., Any]
     partition: Callable[..., Any]
     boxed: Callable[..., Any]
-    compile_fx: Callable[..., Any]
-    compile_inner: Callable[..., Any]
-    mode_options: Callable[..., Any]
     make_fx: Callable[..., Any]
 
 
@@ -232,8 +229,6 @@ def compiler() -> Compiler:
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch._aot_autograd.utils import make_boxed_func
     from torch._functorch.partitioners import min_cut_rematerialization_partition
-    from torch._inductor import list_mode_options
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return Compiler(
@@ -245,11 +240,26 @@ def compiler() -> Compiler:
         aot_autograd,
         min_cut_rematerialization_partition,
         make_boxed_func,
-        compile_fx,
-        compile_fx_inner,
-        list_mode_options,
         make_fx,
     )
+
+
+class Inductor(NamedTuple):
+    """What the library needs of inductor."""
+
+    compile_fx: Callable[..., Any]
+    compile_inner: Callable[..., Any]
+    mode_options: Callable[..., Any]
+
+
+@functools.cache
+def inductor() -> Inductor:
+    """Import inductor, which uses parts of torch that torch has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._inductor import list_mode_options
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    return Inductor(compile_fx, compile_fx_inner, list_mode_options)
 
 
 def fake_mode_of(values: Iterable[Any]) -> Any:
