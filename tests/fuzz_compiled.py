@@ -1,4 +1,4 @@
-"""Fuzz of compiled steps: enumerated and random programs, each step beside a recording of its draws.
+"""Fuzz of compiled steps: enumerated and random programs, beside recordings of the same draws.
 
 What compiles gives the gradient of the recording; what does not says so, and gives it too.
 
@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from programs.choose import Choose
@@ -29,36 +30,58 @@ SEEDS = 2
 _Program = tuple[str, Callable[..., Tensor], Sequence[Tensor]]
 
 
+def _chosen(numbers: random.Random, bound: int) -> int:
+    return int(numbers.random() * bound)
+
+
 def programs(examples: int, seed: int) -> Iterator[_Program]:
     """Yield the enumerated programs, and as many random ones, with their parameters."""
     for name, example in EXAMPLES.items():
         yield name, example.program, example.parameters
     for number in range(seed, seed + examples):
         numbers = random.Random(number)
-        choose = Choose(lambda bound, numbers=numbers: int(numbers.random() * bound))
+        choose = Choose(partial(_chosen, numbers))
         program = Writer(choose).program() if number % 3 == 2 else random_program(choose)
         yield f"program {number}\n{program.source}", program, program.parameters
 
 
+def recorded(
+    function: Callable[..., Tensor], parameters: Sequence[Tensor], seed: int
+) -> list[Tensor]:
+    """Return the gradient of a recording."""
+    torch.manual_seed(seed)
+    with an.record():
+        loss = function(*parameters)
+    an.backward(loss)
+    return gradients(parameters)
+
+
+def raised(
+    run: Callable[..., object],
+    function: Callable[..., Tensor],
+    parameters: Sequence[Tensor],
+    seed: int,
+) -> str:
+    """Return the kind of error that a run ends with, "" for none."""
+    try:
+        run(function, parameters, seed)
+    except Exception as error:
+        gradients(parameters)
+        return type(error).__name__
+    return ""
+
+
 def verdict(function: Callable[..., Tensor], parameters: Sequence[Tensor]) -> str:
-    """Return what a program is: compiled, eager, refused by both, or wrong, and how."""
+    """Return what a program is: compiled, eager, refused by a recording, or wrong, and how."""
     step = an.compile(function, backend="eager")
     for seed in range(SEEDS):
+        # A recording looks at whether an error of a check may be caught: none is, where it counts.
+        refused = raised(recorded, function, parameters, seed)
+        if refused:
+            return f"refused by a recording: {refused}"
+        theirs = recorded(function, parameters, seed)
         torch.manual_seed(seed)
-        try:
-            with an.record():
-                loss = function(*parameters)
-            an.backward(loss)
-        except Exception as error:
-            gradients(parameters)
-            return f"refused by a recording: {type(error).__name__}"
-        theirs = gradients(parameters)
-        torch.manual_seed(seed)
-        try:
-            _, ours = compiled(step, parameters, *parameters)
-        except Exception as error:
-            gradients(parameters)
-            return f"wrong: raises {type(error).__name__}: {error}"
+        _, ours = compiled(step, parameters, *parameters)
         size = max(float(each.abs().max()) for each in theirs)
         apart = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
         if not apart <= 1e-9 * size + 1e-12:

@@ -38,7 +38,7 @@ def compiled(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", an.errors.BlurredCreditWarning)
         loss = step(*args)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     return loss.detach(), gradients(parameters)
 
 

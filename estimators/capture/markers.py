@@ -114,11 +114,13 @@ class _Marks(threading.local):
 
     def __init__(self) -> None:
         self.is_wanted = False
+        self.count = 0
         self.replaced: list[tuple[Any, str, Any]] = []
         self._quiet = ExitStack()
 
     def begin(self) -> None:
         """Mark draws and densities, wherever the compiler reads them."""
+        self.count += 1
         fill()
         self._quiet.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler by itself
@@ -174,6 +176,11 @@ def compiling_marked() -> Iterator[None]:
         _marks.is_wanted = False
         if _marks.replaced:
             _marks.end()
+
+
+def times_read() -> int:
+    """Return how often the compiler has begun to read a function with its draws marked."""
+    return _marks.count
 
 
 @contextmanager

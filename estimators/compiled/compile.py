@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, ParamSpec
 import torch
 from torch import Tensor, fx, nn
 
-from ancestral.estimators.capture.markers import compiling_marked, unmarked
+from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
 from ancestral.estimators.capture.randomness import mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
@@ -118,18 +118,21 @@ class Compiled(Generic[P]):
         if self._watch is not None and self._watch.is_changed:
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
         self._memories.keep()
-        self._call, self._failed = (args, kwargs), None
+        self._call, self._failed, before = (args, kwargs), None, times_read()
         try:
             with compiling_marked():
                 found: Tensor = self._compiled(*args, **kwargs)
-            if self.plan is None:
-                raise Refusal("the compiler found nothing that is computed with tensors")
-            return found
-        except compiler().failures as error:
-            failed = self._failed
-            raise failed if isinstance(failed, Refusal) else refusal_of(error) from error
+        except Exception as error:
+            if isinstance(self._failed, Refusal):
+                raise self._failed from error
+            if times_read() == before and not isinstance(error, compiler().limit_hit):
+                raise  # by the step itself
+            raise refusal_of(error) from error
         finally:
             self._call = None
+        if self.plan is None:
+            raise Refusal("the compiler found nothing that is computed with tensors")
+        return found
 
     def _backend(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Return the code of a captured loss, with its scores."""

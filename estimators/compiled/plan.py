@@ -66,9 +66,10 @@ class Plan:
             rows.append(
                 (site.name, str(list(shape)), site.gradient, str(count), shown or "none", site.line)
             )
+        counts = f"{_counted(len(self.sites), 'site')}, {_counted(len(terms), 'term')}"
         return (
-            f"compiled: {_counted(len(self.sites), 'site')}, {_counted(len(terms), 'term')}; {self.apart:.1g} from a "
-            f"recording of the same draws; planned in {self.seconds:.2g} s\n{aligned(rows)}"
+            f"compiled: {counts}; {self.apart:.1g} from a recording of the same draws; planned in "
+            f"{self.seconds:.2g} s\n{aligned(rows)}"
         )
 
 

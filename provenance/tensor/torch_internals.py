@@ -190,15 +190,12 @@ except (AttributeError, ImportError, KeyError, RuntimeError) as error:
 class Compiler(NamedTuple):
     """What the library needs of torch's compiler, which takes a second or two to import.
 
-    `failures` are what it raises where it cannot compile a function; `failed_backend`, what it
-    makes of an error of a backend; `limit_hit`, that a function was compiled too often. `boxed`
-    marks a compiled graph that takes its arguments as one list.
+    `limit_hit` is what it raises where a function was compiled too often. `boxed` marks a compiled
+    graph that takes its arguments as one list.
     """
 
     callbacks: Any
     config: Any
-    failures: tuple[type[BaseException], ...]
-    failed_backend: type[BaseException]
     limit_hit: type[BaseException]
     aot_autograd: Callable[..., Any]
     partition: Callable[..., Any]
@@ -234,8 +231,6 @@ def compiler() -> Compiler:
     return Compiler(
         callback.callback_handler,
         config,
-        (exc.TorchDynamoException, exc.FailOnRecompileLimitHit),
-        exc.BackendCompilerFailed,
         exc.FailOnRecompileLimitHit,
         aot_autograd,
         min_cut_rematerialization_partition,
