@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, enable_grad
+from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
@@ -66,13 +67,13 @@ def _drawing(original: _Method, is_pathwise: bool) -> _Method:
     mark = PATHWISE if is_pathwise else SITE
 
     def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _depth.is_inside or not torch.compiler.is_dynamo_compiling():
+        if _depth.is_inside or not is_dynamo_compiling():
             return original(self, *args, **kwargs)
         _depth.is_inside = True
         value = original(self, *args, **kwargs)
         density = None
         try:
-            with torch.enable_grad():
+            with enable_grad():
                 density = self.log_prob(HELD(value))
         except NotImplementedError:
             density = None
@@ -84,7 +85,7 @@ def _drawing(original: _Method, is_pathwise: bool) -> _Method:
 
 def _scoring(original: _Method) -> _Method:
     def scored(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if _depth.is_inside or not torch.compiler.is_dynamo_compiling():
+        if _depth.is_inside or not is_dynamo_compiling():
             return original(self, value, *args, **kwargs)
         _depth.is_inside = True
         density = original(self, value, *args, **kwargs)
@@ -162,20 +163,24 @@ def _end(_: Any) -> None:
     _marks.end()
 
 
-@contextmanager
-def compiling_marked() -> Iterator[None]:
+class _CompilingMarked:
     """Mark draws and densities whenever the compiler reads a function within the block."""
-    callbacks = compiler().callbacks
-    if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
-        callbacks.start_callbacks.append(_start)
-        callbacks.end_callbacks.append(_end)
-    _marks.is_wanted = True
-    try:
-        yield
-    finally:
+
+    def __enter__(self) -> None:
+        callbacks = compiler().callbacks
+        if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
+            callbacks.start_callbacks.append(_start)
+            callbacks.end_callbacks.append(_end)
+        _marks.is_wanted = True
+
+    def __exit__(self, *_: object) -> None:
         _marks.is_wanted = False
         if _marks.replaced:
             _marks.end()
+
+
+compiling_marked = _CompilingMarked()
+"""Mark draws and densities whenever the compiler reads a function within the block."""
 
 
 def times_read() -> int:

@@ -79,6 +79,7 @@ class Compiled(Generic[P]):
 
     def __init__(self, function: Callable[P, Tensor], options: Options) -> None:
         self.plan: Plan | None = None
+        self._is_refused = False
         self._function, self._options = function, options
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._failed: BaseException | None = None
@@ -97,14 +98,14 @@ class Compiled(Generic[P]):
             found = self._eager(args, kwargs)
             self._memories = Memories(self._options.baseline)
             return found
-        if self.plan is not None and not self.plan.is_compiled:
+        if self._is_refused:
             return self._eager(args, kwargs)
         try:
             return self._run(args, kwargs)
         except Refusal as error:
             refusal = error
         found = self._eager(args, kwargs)  # which may raise what the compiler ran into
-        self.plan = Plan(refusal=str(refusal))
+        self.plan, self._is_refused = Plan(refusal=str(refusal)), True
         warnings.warn(_warning(refusal), stacklevel=stacklevel())
         return found
 
@@ -117,10 +118,11 @@ class Compiled(Generic[P]):
         """Run the compiled step, which the compiler makes where its guards find none that fits."""
         if self._watch is not None and self._watch.is_changed:
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
-        self._memories.keep()
+        if self._memories.tensors:
+            self._memories.keep()
         self._call, self._failed, before = (args, kwargs), None, times_read()
         try:
-            with compiling_marked():
+            with compiling_marked:
                 found: Tensor = self._compiled(*args, **kwargs)
         except Exception as error:
             if isinstance(self._failed, Refusal):

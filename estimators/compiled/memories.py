@@ -16,7 +16,10 @@ from ancestral.trace.nodes.node import Node
 
 
 class Memories:
-    """What the learned ones among some baselines know, tensor by tensor."""
+    """What the learned ones among some baselines know, tensor by tensor.
+
+    `is_fresh` says that one has learned nothing yet.
+    """
 
     def __init__(self, baseline: Baselines) -> None:
         """Take the baselines."""
@@ -30,11 +33,7 @@ class Memories:
             for key in memory
         ]
         self.tensors = [each.memories[name][key] for each, name, key in self._places]
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether a baseline learns, and has learned nothing yet."""
-        return any(not each.memories for each in self._learned)
+        self.is_fresh = any(not each.memories for each in self._learned)
 
     def keep(self) -> None:
         """Let the baselines hold these very tensors, with the values that they hold by now."""

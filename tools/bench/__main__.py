@@ -18,6 +18,7 @@ from ancestral.provenance.tensor.tensor import alias, attach
 from ancestral.tools.bench.agreement import agreement_rows
 from ancestral.tools.bench.baselines import coin_rows, cost_rows
 from ancestral.tools.bench.chain import Chain, pyro_chain
+from ancestral.tools.bench.compiled import compiled_rows
 from ancestral.tools.bench.dependency_time import dependency_rows
 from ancestral.tools.bench.recording import recording_rows
 from ancestral.tools.bench.rows import Row, Step, ratios
@@ -172,7 +173,7 @@ def main() -> int:
     rows = [
         *(*op_rows(), *mlp_rows(), *chain_rows(), *scale_rows()),
         *(*belief_net_rows(), *model_rows(), *coin_rows(), *cost_rows()),
-        *(*agreement_rows(), *recording_rows(), *dependency_rows()),
+        *(*agreement_rows(), *recording_rows(), *dependency_rows(), *compiled_rows()),
     ]
     width = max(len(row.name) for row in rows)
     for row in rows:
