@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
+from ancestral.estimators.capture.statements import INSTEAD
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
 
@@ -135,6 +136,9 @@ class _Marks(threading.local):
                     self._replace(kind, name, _replacement(name, original))
         self._replace(Distribution, "__init__", _unchecked)
         self._replace(Distribution, "_validate_sample", lambda self, value: None)
+        for function, code in INSTEAD.items():
+            self._replace(function, "__code__", code)
+            self._replace(function, "_torchdynamo_disable", False)
         config = compiler().config
         self._replace(config, "allow_rnn", True)
 

@@ -43,6 +43,7 @@ from ancestral.provenance.tensor.torch_internals import checks_kept, compiler, o
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
+from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
@@ -92,8 +93,8 @@ class Compiled(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
-        if local.traces:  # part of a recording, which sees every draw of it
-            return self._function(*args, **kwargs)
+        if local.traces or is_handled():  # part of what sees every draw of it, and may change it
+            return self._function(*args, **kwargs) if local.traces else self._eager(args, kwargs)
         if self._memories.is_fresh:  # it is to learn from draws that no plan is made of
             found = self._eager(args, kwargs)
             self._memories = Memories(self._options.baseline)

@@ -125,7 +125,7 @@ def _by_rule(
     rest = unnamed(pairs, args, kwargs)
     if pairs and rest and any(not tensor.shape for tensor in rest):
         # A dimension, perhaps, that was given as a tensor: no rule reads those.
-        pairs, rest = (), tensors_in(args, kwargs)
+        rest, pairs = [*(named for named, _ in pairs), *rest], ()
     parts: list[Provenance] = []
     for tensor, step in pairs:
         ours = provenance(tensor)

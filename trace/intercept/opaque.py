@@ -141,7 +141,6 @@ def decision_of_now() -> Provenance | None:
     return provenance(torch.zeros((), device="cpu"))
 
 
-@functools.cache  # one for all recordings
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 

@@ -24,7 +24,7 @@ from ancestral.provenance.dispatch import torch_function
 from ancestral.provenance.dispatch.shadow_memory import Memory
 from ancestral.provenance.tensor.tensor import TYPES, run
 from ancestral.trace.audit.tables import EXPLAINED, Audited
-from ancestral.trace.context.patch import KEY
+from ancestral.trace.context.switch import KEY
 from ancestral.trace.intercept import tensor_reads
 from oracles import paths, replaying
 
