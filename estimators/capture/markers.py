@@ -9,7 +9,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
 from ancestral.estimators.capture.statements import INSTEAD
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
+from ancestral.trace.context.switch import restore_torch
 
 _Method = Callable[..., Any]
 
@@ -123,6 +124,8 @@ class _Marks(threading.local):
     def begin(self) -> None:
         """Mark draws and densities, wherever the compiler reads them."""
         self.count += 1
+        with suppress(RuntimeError):  # another thread records
+            restore_torch()
         fill()
         self._quiet.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler by itself

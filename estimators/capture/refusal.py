@@ -4,6 +4,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from types import CodeType
 
 import torch
 from torch import fx
@@ -76,3 +77,9 @@ def refusal_of(error: BaseException) -> Refusal:
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     kind = "the compiler cannot follow it" if frames else type(inner).__name__
     return Refusal(f"{kind}: {first}", last_of_user(frames))
+
+
+def is_of_library(code: CodeType | None) -> bool:
+    """Return whether some code stands in a file of the library."""
+    ours = tuple(root + os.sep for root in _ROOTS[1:])
+    return code is not None and os.path.realpath(code.co_filename).startswith(ours)

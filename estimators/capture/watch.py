@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution, Transform
 
+from ancestral.estimators.capture.refusal import is_of_library
 from ancestral.trace.nodes.distribution_params import parts_of
 
 _OF_PARTS = ("sample", "rsample", "log_prob", "__init__", "expand", "__call__", "entropy")
@@ -33,8 +34,14 @@ class Watch:
 
     @property
     def is_changed(self) -> bool:
-        """Whether any method was replaced since."""
-        return self._read() != self._known
+        """Whether any method was replaced since, by another than the library itself."""
+        found = self._read()
+        if found == self._known:
+            return False
+        if list(map(_own, found)) != list(map(_own, self._known)):
+            return True
+        self._known = found
+        return False
 
     def _read(self) -> list[Any]:
         return [get(name) for get, name in self._readers]
@@ -42,3 +49,10 @@ class Watch:
 
 def _bases(kinds: Iterable[type]) -> list[type]:
     return [*dict.fromkeys(b for kind in kinds for b in kind.__mro__ if b not in _COMMON)]
+
+
+def _own(method: Any) -> Any:
+    """Return what a method is without what a recording has put around it."""
+    while is_of_library(getattr(method, "__code__", None)) and hasattr(method, "__wrapped__"):
+        method = method.__wrapped__
+    return method

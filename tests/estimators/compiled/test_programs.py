@@ -209,6 +209,14 @@ def test_a_loss_is_compiled_with_the_gradient_of_a_recording(name: str) -> None:
     assert step.plan.apart < 1e-10
 
 
+@loss
+def _statements() -> Tensor:
+    z = an.sample("z", Bernoulli(logits=W * X))
+    y = an.sample("y", Normal(z * V, 1.0))
+    an.sample("x", Normal(y, 1.0), obs=X)
+    return an.cost("c", (z * X).mean()) + ((y - X) ** 2).mean()
+
+
 SOME = (
     *("coupled_bits", "learned_coefficients", "rearranged_costs", "chain_that_adds", "diamond"),
     *("batch_that_adds", "global_site_over_a_batch", "elbo_of_two_layers", "elbo_of_a_categorical"),

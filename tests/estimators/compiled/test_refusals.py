@@ -262,3 +262,17 @@ def test_a_loss_without_parameters_says_so() -> None:
     step = an.compile(lambda x: (Bernoulli(0.5).sample() * x).sum(), backend="eager")
     with pytest.warns(an.errors.NotCompiledWarning, match="requires_grad=True"):
         step(torch.ones(2))
+
+
+def test_what_recordings_replace_in_torch_has_nothing_compiled_anew() -> None:
+    plans = list[Any]()
+    step = an.compile(lambda x: (Bernoulli(logits=W).sample() * x).sum(), backend="eager")
+    for turn in range(4):
+        step(V).backward()
+        plans.append(step.plan)
+        if turn % 2:
+            an.restore_torch()
+        with an.record():
+            Bernoulli(logits=W).sample()
+    assert all(plan.is_compiled for plan in plans)
+    assert plans[1] is plans[2] is plans[3]
