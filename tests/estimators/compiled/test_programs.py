@@ -1,13 +1,13 @@
 """Compiled steps beside recordings: the same loss and the same gradient, draw by draw."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from programs.example import EXAMPLES
 from steps import agreeing
-from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -43,7 +43,7 @@ X = torch.tensor(
 )
 W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
 V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-Loss = Callable[[], Tensor]
+Loss = Callable[[], Any]
 LOSSES: dict[str, Loss] = {}
 
 
@@ -56,7 +56,7 @@ def loss(function: Loss) -> Loss:
 def density(make: Callable[[], Distribution]) -> Loss:
     """Return a loss of a draw of ``sample``, and of its density."""
 
-    def both() -> Tensor:
+    def both() -> Any:
         q = make()
         z = q.sample()
         return (z * V.sum()).sin().mean() + q.log_prob(z).mean()
@@ -82,58 +82,58 @@ for name, make in {
 
 
 @loss
-def _kink_of_some_terms() -> Tensor:
+def _kink_of_some_terms() -> Any:
     z = Normal(W, V.exp()).rsample((4,))
     return ((z > 0) * z * X).mean() + (z**2).mean()
 
 
 @loss
-def _kink_of_all_terms() -> Tensor:
+def _kink_of_all_terms() -> Any:
     z = Normal(W, V.exp()).rsample((4,))
     return ((z > 0) * X).mean()
 
 
 @loss
-def _kink_behind_another_draw() -> Tensor:
+def _kink_behind_another_draw() -> Any:
     z = Normal(W, V.exp()).rsample()
     y = Normal(z * V, 1.0).rsample((4,))
     return ((y > 0) * z * X).mean() + (z**2).sum() + (y - X).pow(2).mean()
 
 
 @loss
-def _kink_and_coin() -> Tensor:
+def _kink_and_coin() -> Any:
     z = Normal(W, V.exp()).rsample((4,))
     b = Bernoulli(logits=z).sample()
     return ((z > 0.5) * b * X).mean() + (z * b).mean() + z.sin().sum()
 
 
 @loss
-def _two_kinks() -> Tensor:
+def _two_kinks() -> Any:
     z, y = Normal(W, V.exp()).rsample((4,)), Normal(V, W.exp()).rsample((4,))
     return ((z > 0) * y * X).mean() + ((y > 0) * z * X).mean() + (z * y).mean()
 
 
 @loss
-def _own_density_of_a_kinked_draw() -> Tensor:
+def _own_density_of_a_kinked_draw() -> Any:
     q = Normal(W, V.exp())
     z = q.rsample((4,))
     return (q.log_prob(z) + (z > 0) * X).mean()
 
 
 @loss
-def _straight_through() -> Tensor:
+def _straight_through() -> Any:
     z = OneHotCategoricalStraightThrough(logits=W * X).rsample()
     return (z * V).mean()
 
 
 @loss
-def _relaxed() -> Tensor:
+def _relaxed() -> Any:
     z = RelaxedBernoulli(torch.tensor(0.5), logits=W * X).rsample()
     return (z * V).mean()
 
 
 @loss
-def _divergence() -> Tensor:
+def _divergence() -> Any:
     z = Bernoulli(logits=W * X).sample()
     q = Normal(W * z, V.exp())
     y = q.rsample()
@@ -141,7 +141,7 @@ def _divergence() -> Tensor:
 
 
 @loss
-def _drawn_by_torch() -> Tensor:
+def _drawn_by_torch() -> Any:
     a = torch.bernoulli(torch.sigmoid(W * X))
     b = torch.sigmoid(a * V).bernoulli()
     c = torch.normal(W * b, V.exp().expand(4, 3))
@@ -150,14 +150,14 @@ def _drawn_by_torch() -> Tensor:
 
 
 @loss
-def _drawn_by_multinomial() -> Tensor:
+def _drawn_by_multinomial() -> Any:
     weights = torch.softmax(W * X, -1)
     z = torch.multinomial(weights, 2, replacement=True)
     return (V[z] * X[:, :2]).mean() + (V[torch.multinomial(weights, 2)] * X[:, 1:]).mean()
 
 
 @loss
-def _drawn_without_gradients() -> Tensor:
+def _drawn_without_gradients() -> Any:
     q, p = Bernoulli(logits=W * X), torch.sigmoid(W)
     with torch.no_grad():
         z, y = q.sample(), torch.bernoulli(p)
@@ -165,13 +165,13 @@ def _drawn_without_gradients() -> Tensor:
 
 
 @loss
-def _noise() -> Tensor:
+def _noise() -> Any:
     z = Bernoulli(logits=F.dropout(W * X)).sample()
     return (F.dropout(z) * X).mean() + (torch.randn(3) * z @ V).mean()
 
 
 @loss
-def _losses_of_torch() -> Tensor:
+def _losses_of_torch() -> Any:
     z = Bernoulli(logits=W * X).sample()
     target, classes = (X > 0).double(), torch.tensor([0, 1, -100, 2])
     return (
@@ -185,7 +185,7 @@ def _losses_of_torch() -> Tensor:
 
 
 @loss
-def _summed_in_place() -> Tensor:
+def _summed_in_place() -> Any:
     z = Bernoulli(logits=W * X).sample()
     total = torch.zeros((), dtype=torch.float64)
     total += (z * X).mean()
@@ -194,7 +194,7 @@ def _summed_in_place() -> Tensor:
 
 
 @loss
-def _written_into_a_buffer() -> Tensor:
+def _written_into_a_buffer() -> Any:
     z = Bernoulli(logits=W * X).sample()
     buffer = torch.zeros(4, 3, dtype=torch.float64)
     buffer[:, 0] = z[:, 0] * V[0]
@@ -210,7 +210,7 @@ def test_a_loss_is_compiled_with_the_gradient_of_a_recording(name: str) -> None:
 
 
 @loss
-def _statements() -> Tensor:
+def _statements() -> Any:
     z = an.sample("z", Bernoulli(logits=W * X))
     y = an.sample("y", Normal(z * V, 1.0))
     an.sample("x", Normal(y, 1.0), obs=X)
@@ -254,7 +254,7 @@ def test_a_choice_of_estimator_is_that_of_a_recording(options: dict[str, object]
 
 
 def test_the_draws_of_aot_autograd_are_those_of_the_forward_pass() -> None:
-    def step_of() -> Tensor:
+    def step_of() -> Any:
         z = torch.multinomial(torch.softmax(W * X, -1), 1).squeeze(-1)
         y = Normal(V[z] * W[0], 1.0).rsample()
         return (Bernoulli(logits=y).sample() * X[:, 0]).mean() + (y * V[z]).mean()

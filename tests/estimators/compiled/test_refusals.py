@@ -35,31 +35,31 @@ def refused(reason: str) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor
 
 
 @refused("read")
-def _item() -> Tensor:
+def _item() -> Any:
     z = Bernoulli(logits=W * X).sample()
     return (z * X).sum() * z[0, 0].item()
 
 
 @refused("branching")
-def _branch() -> Tensor:
+def _branch() -> Any:
     z = Bernoulli(logits=W * X).sample()
     return (z * X).sum() if z.sum() > 6 else (z * V).sum()
 
 
 @refused("read|shape|nonzero|[Dd]ynamic")
-def _masked_indexing() -> Tensor:
+def _masked_indexing() -> Any:
     z = Bernoulli(logits=W * X).sample()
     return (z * X)[z > 0].sum()
 
 
 @refused("no density")
-def _filled_in_place() -> Tensor:
+def _filled_in_place() -> Any:
     z = torch.empty(4, 3, dtype=torch.float64).bernoulli_(torch.sigmoid(W * X))
     return (z * X).mean()
 
 
 @refused("write into memory")
-def _summed_by_a_write() -> Tensor:
+def _summed_by_a_write() -> Any:
     z = Bernoulli(logits=W * X).sample()
     total = torch.zeros(4, dtype=torch.float64)
     total.add_((z * X).sum(-1))
@@ -67,7 +67,7 @@ def _summed_by_a_write() -> Tensor:
 
 
 @refused("cannot follow it")
-def _family_that_loops() -> Tensor:
+def _family_that_loops() -> Any:
     return (VonMises(W, V.exp()).sample((4,)) * X).mean()
 
 
@@ -84,7 +84,7 @@ class _WithoutDensity(Distribution):
 
 
 @refused("without a log_prob")
-def _no_density() -> Tensor:
+def _no_density() -> Any:
     return (_WithoutDensity(W.sigmoid()).rsample() * V).mean()
 
 
@@ -111,7 +111,7 @@ class _Net(nn.Module):
         self.layer, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
         self.drop, self.is_squared, self.calls = nn.Dropout(0.3), False, 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         z = Bernoulli(logits=self.drop(self.norm(self.layer(x)))).sample()
         cost = (z * x) ** 2 if self.is_squared else z * x
         return cost.mean() + (z @ self.layer.weight).mean()
@@ -125,12 +125,13 @@ def _net() -> tuple[_Net, list[nn.Parameter]]:
 
 def test_a_step_counts_what_batch_norm_counts() -> None:
     net, parameters = _net()
-    step = an.compile(net, backend="eager")
+    step: Any = an.compile(net, backend="eager")
     x = torch.randn(5, 3)
     for _ in range(3):
         step(x).backward()
     assert step.plan.is_compiled
     assert net.norm.num_batches_tracked == 3
+    assert net.norm.running_mean is not None
     mean = net.norm.running_mean.clone()
     torch.manual_seed(1)
     step(x)
@@ -156,7 +157,7 @@ CHANGES: dict[str, Callable[[_Net], object]] = {
 def test_a_change_between_steps_is_followed(name: str) -> None:
     net, _ = _net()
     x = torch.randn(5, 3)
-    step = an.compile(net, backend="eager")
+    step: Any = an.compile(net, backend="eager")
     agree(step, net, list(net.parameters()), x, buffers=list(net.buffers()))
     CHANGES[name](net)
     x = x.to(net.layer.weight.dtype)
@@ -168,7 +169,7 @@ def test_a_change_between_steps_is_followed(name: str) -> None:
 def test_a_patched_class_of_distributions_is_noticed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss() -> Tensor:
+    def loss() -> Any:
         q = Normal(W, V.exp())
         z = q.sample()
         return (z * X).mean() + q.log_prob(z).mean()
@@ -193,7 +194,7 @@ def test_a_patched_class_of_modules_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 def test_other_sizes_are_compiled_by_themselves() -> None:
     net, parameters = _net()
     net.eval()
-    step = an.compile(net, backend="eager")
+    step: Any = an.compile(net, backend="eager")
     for size in (4, 5, 4, 7):
         agree(step, net, parameters, torch.randn(size, 3))
     assert step.plan.is_compiled
@@ -201,13 +202,14 @@ def test_other_sizes_are_compiled_by_themselves() -> None:
 
 def test_a_counter_that_has_it_compiled_again_and_again_ends_in_a_warning() -> None:
     class Counting(_Net):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             self.calls += 1
             return super().forward(x) * self.calls
 
     torch.manual_seed(0)
     net = Counting().eval()
-    step, x = an.compile(net, backend="eager"), torch.randn(5, 3)
+    step: Any = an.compile(net, backend="eager")
+    x = torch.randn(5, 3)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for at in range(12):
@@ -227,7 +229,7 @@ def test_the_checks_of_distributions_stay_as_the_user_has_set_them() -> None:
 
 
 def test_within_a_recording_a_step_is_its_loss_function() -> None:
-    step = an.compile(lambda x: (Bernoulli(logits=W).sample() * x).sum(), backend="eager")
+    step: Any = an.compile(lambda x: (Bernoulli(logits=W).sample() * x).sum(), backend="eager")
     with an.record() as trace:
         loss = step(V) + step(V)
     an.backward(loss)
@@ -259,14 +261,14 @@ def test_what_is_no_function_or_backend_is_refused() -> None:
 
 
 def test_a_loss_without_parameters_says_so() -> None:
-    step = an.compile(lambda x: (Bernoulli(0.5).sample() * x).sum(), backend="eager")
+    step: Any = an.compile(lambda x: (Bernoulli(0.5).sample() * x).sum(), backend="eager")
     with pytest.warns(an.errors.NotCompiledWarning, match="requires_grad=True"):
         step(torch.ones(2))
 
 
 def test_what_recordings_replace_in_torch_has_nothing_compiled_anew() -> None:
     plans = list[Any]()
-    step = an.compile(lambda x: (Bernoulli(logits=W).sample() * x).sum(), backend="eager")
+    step: Any = an.compile(lambda x: (Bernoulli(logits=W).sample() * x).sum(), backend="eager")
     for turn in range(4):
         step(V).backward()
         plans.append(step.plan)
