@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ancestral.estimators.capture.markers import HELD, MARKERS
+from ancestral.estimators.capture.markers import DENSITY, HELD, MARKERS, SITE
 from ancestral.estimators.capture.refusal import Refusal
 from ancestral.estimators.capture.symbols import Symbols
 from ancestral.estimators.compiled.analysis import Analysis
@@ -86,6 +86,7 @@ class _Emission:
                 score = part if score is None else self._call(operator.add, score, part)
         self._fix_terms(copies)
         self._return(score)
+        self._share_densities()
         self._finish()
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
@@ -139,6 +140,18 @@ class _Emission:
                         user.replace_input_with(node, instead)
                 if self._loss is node:
                     self._loss = instead
+
+    def _share_densities(self) -> None:
+        """Let a density that the program takes at its own draw be the one that the score needs."""
+        for part in self._passes:
+            for term in part.owned:
+                site = self._analysis.sites[term.leaf._scored.name]  # type: ignore[attr-defined]
+                numbers = (
+                    n for n, each in enumerate(self._problem.terms) if each.value is term.value
+                )
+                node = self._analysis.terms[next(numbers)]
+                if node is not None and node.target is DENSITY and site.target is SITE:
+                    node.replace_all_uses_with(_node(site.args[1]))
 
     def _detached(self, node: fx.Node) -> fx.Node:
         with self._graph.inserting_after(node):
