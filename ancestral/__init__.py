@@ -15,6 +15,8 @@ from ancestral import errors, estimators, infer
 from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
+from ancestral.estimators.rerun.estimate import estimate
+from ancestral.estimators.rerun.verify import verify
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.render.inspect import graph
@@ -53,6 +55,7 @@ __all__ = [
     "cost",
     "deterministic",
     "errors",
+    "estimate",
     "estimators",
     "explain",
     "external",
@@ -73,6 +76,7 @@ __all__ = [
     "surrogate",
     "track",
     "untrack",
+    "verify",
     "wrap",
 ]
 

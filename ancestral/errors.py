@@ -29,6 +29,9 @@ from ancestral.estimators.gradient.subtraction import BaselineError, DependentBa
 from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
+from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
+from ancestral.estimators.rerun.replay import NotAFunctionError
+from ancestral.estimators.rerun.site_draw import EstimatorError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -68,6 +71,7 @@ __all__ = [
     "DependentBaselineError",
     "EnumerationError",
     "EscapeError",
+    "EstimatorError",
     "ExternalError",
     "ForgottenRecordingError",
     "GuideError",
@@ -88,7 +92,9 @@ __all__ = [
     "NoScoreError",
     "NonFiniteCostError",
     "NonFiniteDensityError",
+    "NotAFunctionError",
     "NotCompiledWarning",
+    "NotEnumerableError",
     "NotEnumeratedWarning",
     "NotPlainError",
     "NotVectorizableError",
@@ -108,6 +114,7 @@ __all__ = [
     "StoredTraceError",
     "StraightThroughWarning",
     "SupportError",
+    "TooManyOutcomesError",
     "TorchVersionWarning",
     "TransformError",
     "UnknownNodeError",

@@ -25,11 +25,15 @@ class Choices(Generic[T]):
         keyword: the argument, and the key of `infer`.
         given: the argument.
         default: what holds for a site that no pattern matches.
+        in_infer: the key of `infer`, if it is another.
     """
 
-    def __init__(self, keyword: str, given: PerSite[T], default: T) -> None:
+    def __init__(
+        self, keyword: str, given: PerSite[T], default: T, in_infer: str | None = None
+    ) -> None:
         is_one = not isinstance(given, Mapping)
         self._keyword = keyword
+        self._in_infer = keyword if in_infer is None else in_infer
         self._patterns: Mapping[str, T] = {} if is_one else given  # type: ignore[assignment]
         self._default: Any = given if is_one else default
 
@@ -42,7 +46,7 @@ class Choices(Generic[T]):
         for pattern, choice in self._patterns.items():
             if fnmatchcase(node.name, pattern):
                 return choice
-        found: T = node.infer.get(self._keyword, self._default)
+        found: T = node.infer.get(self._in_infer, self._default)
         return found
 
     def warn_of_unused(self, names: Collection[str]) -> None:

@@ -88,7 +88,10 @@ def _check(choice: object, where: str) -> None:
     if getattr(choice, "is_proven", False):
         hint = "; a baseline is passed as baseline="
     elif callable(choice):
-        hint = "; which costs count is said with credit="
+        hint = (
+            "; which costs count is said with credit=, and an estimator that runs the program "
+            "again is one of an.estimate"
+        )
     raise ValueError(
         f"{where}estimator must be 'auto', 'pathwise' or 'score', not {short(choice)}{hint}"
     )

@@ -38,9 +38,14 @@ from ancestral.trace.recording.record_site import base_name, controlled, draw, i
 
 def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
     """Return a draw that no recording takes in."""
+    return _unseen(lambda: drawn_simply(fn, is_reparameterized))
+
+
+def _unseen(draws: Callable[[], Any]) -> Any:
+    """Return what a function draws, which no recording takes in."""
     was_inside, local.is_inside = local.is_inside, True
     try:
-        return drawn_simply(fn, is_reparameterized)
+        return draws()
     finally:
         local.is_inside = was_inside
 
@@ -71,7 +76,8 @@ def value_of(
     if not local.traces:
         return fn.rsample() if is_reparameterized else fn.sample()
     try:
-        value = unseen(fn, is_reparameterized)
+        sampler = None if message is None else message.sampler
+        value = unseen(fn, is_reparameterized) if sampler is None else _unseen(sampler)
     except RuntimeError as error:
         refuse_transformed(type(fn).__name__, (t for t, _ in parameters(fn)), error)
         raise
@@ -298,7 +304,12 @@ def found(
         if message.value is not None:
             return given(weighable(supported(fitting(message))))
         kept = draw(
-            fn, held, drawn(), is_reparameterized=is_reparameterized, where=where, message=message
+            fn,
+            held,
+            drawn() if message.sampler is None else _unseen(message.sampler),
+            is_reparameterized=message.is_reparameterized,
+            where=where,
+            message=message,
         )
         return weighable(replace(message, value=kept))
 

@@ -58,6 +58,7 @@ class Message:
         options: what one kind has to say besides: the constraint of a parameter.
         enumeration: which dimensions of the batch stand for values of sites.
         deferred: what changes it last, when every handler has been asked.
+        sampler: what draws the value, None for the distribution itself.
     """
 
     kind: Kind
@@ -79,6 +80,7 @@ class Message:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     enumeration: Enumeration | None = None
     deferred: "Callable[[Message], Message] | None" = None
+    sampler: Callable[[], Tensor] | None = None
 
     @property
     def is_latent(self) -> bool:

@@ -1,0 +1,1 @@
+"""Estimators that run a program more than once, each of one site, all unbiased."""

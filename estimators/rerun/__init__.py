@@ -1,0 +1,1 @@
+"""Repeated runs of a program: replay, random streams, and exact moments over all outcomes."""

@@ -1,0 +1,264 @@
+"""Outcomes: every way in which the draws of a run can come out, each with its probability.
+
+The draws are decided one after the other, element by element: finite ones take each of their
+values, counts without a bound all but a tail of probability 1e-16, and continuous ones the nodes of
+a Gaussian quadrature. What a run draws after a choice is found by running it.
+
+>>> from torch.distributions import Bernoulli
+>>> found = walked(lambda chance: chance.draw(Bernoulli(torch.tensor([0.5, 0.2]))).tolist())
+>>> [(round(weight, 2), value) for weight, value in found]
+[(0.4, [0.0, 0.0]), (0.1, [0.0, 1.0]), (0.4, [1.0, 0.0]), (0.1, [1.0, 1.0])]
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Exponential,
+    Gamma,
+    Geometric,
+    Normal,
+    Poisson,
+)
+
+from ancestral.provenance.tensor.tensor import raw, untrack
+from ancestral.trace.context.errors import SiteError
+from ancestral.trace.nodes.distribution_params import factorized
+from ancestral.trace.nodes.support import support_of
+from ancestral.trace.recording.message import Message
+
+T = TypeVar("T")
+MOST, NODES = 4096, 16
+_TAIL, _MOST_COUNTS = 1e-16, 10_000
+_ROUNDING = 2.3e-16  # what torch leaves of a probability of zero, which nothing is drawn by
+
+
+class TooManyOutcomesError(ValueError):
+    """A program has more outcomes than are to be enumerated."""
+
+    @classmethod
+    def of(cls, most: int) -> "TooManyOutcomesError":
+        """Return the error, with what to do."""
+        return cls(
+            f"there are more than {most} outcomes of the draws of the program, of the noise of its "
+            "estimators and of the runs that they ask for; take fewer elements or sites, or allow "
+            "more outcomes"
+        )
+
+
+class NotEnumerableError(SiteError):
+    """The outcomes of a draw cannot be enumerated."""
+
+
+@dataclass
+class Outcomes:
+    """One way in which the draws of a run come out.
+
+    Attributes:
+        chosen: the number of the outcome of each of the first choices; the rest takes the first.
+        nodes: of how many nodes a quadrature has.
+        taken: the number of the outcome of each choice.
+        counts: how many outcomes each choice has.
+        weight: the probability of the way.
+        is_exact: whether no continuous draw was met.
+        is_aligned: whether noise outside of sites is the same; there is none.
+    """
+
+    chosen: tuple[int, ...] = ()
+    nodes: int = NODES
+    taken: list[int] = field(default_factory=list[int])
+    counts: list[int] = field(default_factory=list[int])
+    weight: float = 1.0
+    is_exact: bool = True
+    is_aligned: bool = True
+
+    @contextmanager
+    def run(self) -> Generator[None]:
+        """Do nothing around a run: nothing random is left in it."""
+        yield
+
+    def process(self, message: Message, *, is_first: bool) -> Message:
+        """Let the outcome be what is drawn."""
+        return replace(message, sampler=lambda: self._of_site(message))
+
+    def postprocess(self, message: Message) -> None:
+        """Do nothing."""
+
+    def draw(self, fn: Distribution) -> Tensor:
+        """Return the outcome of a draw of no site."""
+        return self._elements(fn, is_reparameterized=False, where="an estimator's noise")
+
+    def _of_site(self, message: Message) -> Tensor:
+        assert message.fn is not None
+        where = f"site {message.name!r} ({message.where.location})"
+        return self._elements(
+            factorized(message.fn), is_reparameterized=message.is_reparameterized, where=where
+        )
+
+    def _elements(self, fn: Any, *, is_reparameterized: bool, where: str) -> Tensor:
+        """Return the outcome of each element of a distribution, [*batch, *event]."""
+        if getattr(support_of(fn), "is_discrete", False):
+            values, weights = _finite(fn, where)
+        else:
+            values, weights = _quadrature(fn, self.nodes, where)
+            values = values if is_reparameterized else values.detach()
+            self.is_exact = False
+        batch = weights.shape[1:]
+        count = batch.numel()
+        table = weights.reshape(len(weights), count).T.tolist()
+        chosen = torch.tensor([self._choose(row) for row in table], dtype=torch.long)
+        flat = values.reshape(len(weights), count, *values.shape[1 + len(batch) :])
+        picked = flat[chosen, torch.arange(count)]
+        return picked.reshape(values.shape[1:])
+
+    def _choose(self, weights: Sequence[float]) -> int:
+        """Return the next outcome, given the probability of each."""
+        possible = [number for number, weight in enumerate(weights) if weight > _ROUNDING]
+        at = len(self.taken)
+        index = self.chosen[at] if at < len(self.chosen) else 0
+        self.taken.append(index)
+        self.counts.append(len(possible))
+        self.weight *= weights[possible[index]]
+        return possible[index]
+
+    @property
+    def branches(self) -> list[tuple[int, ...]]:
+        """The choices of the ways that part from this one after the chosen ones, last first."""
+        return [
+            (*self.taken[:at], other)
+            for at in range(len(self.chosen), len(self.taken))
+            for other in reversed(range(1, self.counts[at]))
+        ]
+
+
+def walked(
+    run: Callable[[Outcomes], T],
+    *,
+    nodes: int = NODES,
+    most: int = MOST,
+    kind: type[Outcomes] = Outcomes,
+) -> list[tuple[float, T]]:
+    """Return what a function returns of each way in which draws can come out, with its probability.
+
+    Raises:
+        TooManyOutcomesError: if there are more than `most`.
+        NotEnumerableError: if a draw has no outcomes that can be enumerated.
+    """
+    found: list[tuple[float, T]] = []
+    pending: list[tuple[int, ...]] = [()]
+    while pending:
+        if len(found) + len(pending) > most:
+            raise TooManyOutcomesError.of(most)
+        outcomes = kind(pending.pop(), nodes)
+        result = run(outcomes)
+        found.append((outcomes.weight, result))
+        pending.extend(outcomes.branches)
+    return found
+
+
+def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Return the values of each element, [n, *batch, *event], and their probabilities."""
+    if isinstance(fn, (Poisson, Geometric)):
+        values = _counts(fn, where)
+    else:
+        try:
+            values = untrack(raw(fn.enumerate_support))
+        except (NotImplementedError, AttributeError):
+            raise NotEnumerableError(
+                f"{where}: {type(fn).__name__} does not list its values, so that its outcomes "
+                "cannot be enumerated"
+            ) from None
+    with torch.no_grad():
+        weights = untrack(raw(fn.log_prob, values)).exp().double()
+    return values, weights
+
+
+def _counts(fn: Any, where: str) -> Tensor:
+    """Return the counts of each element, but for a tail."""
+    batch = fn.batch_shape
+    largest, step = 0, 32
+    with torch.no_grad():
+        while largest < _MOST_COUNTS:
+            largest += step
+            values = torch.arange(largest, dtype=torch.double)
+            rows = values.reshape(-1, *(1,) * len(batch)).expand(-1, *batch)
+            mass = untrack(raw(fn.log_prob, rows)).double().exp()
+            left = (1 - mass.sum(0)).clamp(min=0)
+            if bool((left <= 1e-13).all()) and bool((mass[-1] <= _TAIL).all()):
+                dtype = next(each.dtype for each in vars(fn).values() if isinstance(each, Tensor))
+                return rows.to(dtype)
+            step = largest
+    raise NotEnumerableError(f"{where}: more than {_MOST_COUNTS} counts of it are likely")
+
+
+def _quadrature(fn: Any, nodes: int, where: str) -> tuple[Tensor, Tensor]:
+    """Return the nodes of each element, [n, *batch], differentiable, and their weights."""
+    batch = fn.batch_shape
+    dtype = next((t.dtype for t in vars(fn).values() if isinstance(t, Tensor)), torch.double)
+    shape = (-1, *(1,) * len(batch))
+    if hasattr(fn, "quadrature"):
+        points, weights = fn.quadrature(nodes)
+    elif type(fn) is Normal:
+        points, weights = _hermite(nodes)
+    elif type(fn) is Exponential:
+        points, weights = _laguerre(nodes)
+    elif type(fn) is Gamma:
+        return _of_gamma(fn, nodes)
+    else:
+        points, weights = _legendre(nodes)
+    at = points.to(dtype).reshape(shape).expand(-1, *batch)
+    weights = weights.reshape(shape).expand(-1, *batch)
+    match fn:
+        case Normal():
+            return untrack(fn.loc) + untrack(fn.scale) * at, weights
+        case Exponential():
+            return at / untrack(fn.rate), weights
+        case _ if hasattr(fn, "quadrature"):
+            return at, weights
+    try:
+        return untrack(raw(fn.icdf, at)), weights
+    except (NotImplementedError, AttributeError):
+        raise NotEnumerableError(
+            f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by which "
+            "its outcomes would be enumerated"
+        ) from None
+
+
+def _of_gamma(fn: Any, nodes: int) -> tuple[Tensor, Tensor]:
+    """Return the nodes of each element of a Gamma, by the generalized rule of Laguerre."""
+    shape, rate = untrack(fn.concentration), untrack(fn.rate)
+    plain = shape.detach().reshape(-1).tolist()
+    rules = [_laguerre(nodes, each - 1) for each in plain]
+    unit = torch.stack([x for x, _ in rules], -1).reshape(nodes, *shape.shape).to(shape)
+    weights = torch.stack([w for _, w in rules], -1).reshape(nodes, *shape.shape)
+    by_shape: Any = torch._standard_gamma_grad(shape.detach().expand_as(unit), unit)
+    return (unit + by_shape * (shape - shape.detach())) / rate, weights
+
+
+@lru_cache(maxsize=64)
+def _hermite(nodes: int) -> tuple[Tensor, Tensor]:
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    return torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
+
+
+@lru_cache(maxsize=64)
+def _legendre(nodes: int) -> tuple[Tensor, Tensor]:
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)
+
+
+@lru_cache(maxsize=64)
+def _laguerre(nodes: int, power: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the rule for the density x^power exp(-x): Golub and Welsch (1969)."""
+    k = np.arange(nodes)
+    beside = np.sqrt(k[1:] * (k[1:] + power))
+    matrix = np.diag(2 * k + power + 1) + np.diag(beside, 1) + np.diag(beside, -1)
+    values, vectors = np.linalg.eigh(matrix)
+    return torch.from_numpy(values), torch.from_numpy(vectors[0] ** 2)

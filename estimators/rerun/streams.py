@@ -1,0 +1,130 @@
+"""Random streams: one for each site, so that runs of a program share noise site by site.
+
+Whatever a run draws besides its sites, it draws in each run from where the first run began: torch's
+generators, numpy's and Python's. A site has its own stream, by name: two runs that share it draw
+with the same noise, however their ways part before, and no number is used twice within a run.
+"""
+
+import random
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ancestral.provenance.tensor.tensor import Unseen
+from ancestral.trace.nodes.distribution_params import is_of_torch
+from ancestral.trace.program.site import unseen
+from ancestral.trace.recording.message import Message
+
+Noise = Literal["common", "independent"]
+"""Whether what is downstream of a site is drawn with the noise of the first run, or anew."""
+
+
+class Chance(Protocol):
+    """What decides the draws of a program, and of the estimators that run it."""
+
+    def run(self) -> Any:
+        """Return a block for one run of the program."""
+        ...
+
+    def process(self, message: Message, *, is_first: bool) -> Message:
+        """Return a message for a sample that is about to be drawn."""
+        ...
+
+    def postprocess(self, message: Message) -> None:
+        """Go on after that draw."""
+        ...
+
+    def draw(self, fn: Distribution) -> Tensor:
+        """Return a draw that is an estimator's, of no site."""
+        ...
+
+    is_aligned: bool
+    """Whether the last run drew as much noise outside of sites as the first."""
+
+
+class Streams:
+    """Draws with torch's generators.
+
+    Args:
+        noise: whether later runs draw sites with the noise of the first.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self._random = random.Random(int(torch.randint(2**62, ())))
+        self._seeds: dict[str, int] = {}
+        self._start: list[Any] | None = None
+        self._end: list[Tensor] = []
+        self.is_aligned = True
+        self._between: tuple[str, list[Tensor]] | None = None
+
+    @contextmanager
+    def run(self) -> Generator[None]:
+        """Let a run begin where the first did, and what follows go on as if it had not been."""
+        if self._start is None:
+            self._start = _states()
+            yield
+            self._end = [each.get_state() for each in _generators()]
+            return
+        after = _states()
+        _set(self._start)
+        try:
+            yield
+            ends = [each.get_state() for each in _generators()]
+            self.is_aligned = all(map(torch.equal, ends, self._end))
+        finally:
+            _set(after)
+
+    def process(self, message: Message, *, is_first: bool) -> Message:
+        """Go over to the stream of a site."""
+        seed = self._seeds.get(message.name) if self._noise == "common" else None
+        if seed is None:
+            seed = self._random.getrandbits(63)
+            if is_first:
+                self._seeds[message.name] = seed
+        self._between = (message.name, [each.get_state() for each in _generators()])
+        for each in _generators():
+            each.manual_seed(seed)
+        fn = message.fn
+        is_anew = self._noise == "independent" and not is_first and message.is_found
+        if is_anew and fn is not None and is_of_torch(fn):
+            # A function of torch has drawn already when its message comes.
+            return replace(message, sampler=lambda: unseen(fn, message.is_reparameterized))
+        return message
+
+    def postprocess(self, message: Message) -> None:
+        """Go back to the stream of the run."""
+        if self._between is not None and self._between[0] == message.name:
+            for each, state in zip(_generators(), self._between[1], strict=True):
+                each.set_state(state)
+            self._between = None
+
+    def draw(self, fn: Distribution) -> Tensor:
+        """Return a draw of no site."""
+        with torch.no_grad(), Unseen():
+            return fn.sample()
+
+
+def _generators() -> list[torch.Generator]:
+    """Return the generators that torch draws from by itself."""
+    on_gpus = torch.cuda.default_generators if torch.cuda.is_initialized() else ()
+    return [torch.default_generator, *on_gpus]
+
+
+def _states() -> list[Any]:
+    found = [(each, each.get_state()) for each in _generators()]
+    return [found, np.random.get_state(), random.getstate()]
+
+
+def _set(states: list[Any]) -> None:
+    of_torch, of_numpy, of_python = states
+    for each, state in of_torch:
+        each.set_state(state)
+    np.random.set_state(of_numpy)
+    random.setstate(of_python)

@@ -1,0 +1,158 @@
+"""Verification agrees with enumeration by other means, finds bias, and says what it cannot."""
+
+import functools
+
+import pytest
+import torch
+from programs.reruns import BITS, CLASSES
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Beta, Normal
+
+import ancestral as an
+import oracles
+from ancestral.errors import NotAFunctionError, NotEnumerableError, TooManyOutcomesError
+from ancestral.estimators import DisARM, RunningMean, SiteDraw, total_cost
+
+pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+
+
+@pytest.mark.parametrize("name", [name for name in (*BITS, *CLASSES) if name != "mixed"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_truth_and_the_mean_are_those_of_the_oracle(name: str, order: int) -> None:
+    case = {**BITS, **CLASSES}[name]
+    theta = case.parameter
+    expected = oracles.exact_derivatives(case.program, [theta], order)
+    found = an.verify(case.program, theta, order=order, nodes=2, tolerance=1e-8)["theta"]
+    torch.testing.assert_close(found.exact, expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found.mean, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_pathwise_and_score_are_one_by_quadrature() -> None:
+    case = BITS["mixed"]
+    found = an.verify(case.program, case.parameter, nodes=8)
+    assert found.is_unbiased
+    torch.testing.assert_close(found["theta"].mean, found["theta"].exact, rtol=1e-4, atol=1e-4)
+
+
+def test_the_variance_is_that_of_the_oracle() -> None:
+    case = BITS["layers"]
+    theta = case.parameter
+    expected = oracles.moments(case.program, [theta], oracles.score_function)
+    found = an.verify(case.program, theta, estimators="score", baseline=None, credit=total_cost)
+    torch.testing.assert_close(found["theta"].variance, expected.variance)
+    assert found.variance == pytest.approx(float(expected.variance.sum()))
+
+
+class Reversed:
+    """Estimates the gradient with the wrong sign."""
+
+    def __call__(self, site: SiteDraw) -> Tensor:
+        return -DisARM()(site)
+
+
+def test_a_bias_is_found() -> None:
+    case = BITS["bits_in_pairs"]
+    theta = case.parameter
+    found = an.verify(case.program, theta, estimators=Reversed())
+    assert not found.is_unbiased
+    assert "NO" in str(found)
+    by_draws = an.verify(case.program, theta, estimators=Reversed(), outcomes=2, draws=150)
+    assert by_draws.method == "z-test"
+    assert not by_draws.is_unbiased
+    assert "more than 2 outcomes" in str(by_draws)
+
+
+def test_a_z_test_tells_what_it_would_find() -> None:
+    case = BITS["bits_in_pairs"]
+    theta = case.parameter
+    few, many = (
+        an.verify(case.program, theta, estimators=DisARM(), outcomes=2, draws=draws)
+        for draws in (20, 80)
+    )
+    assert few.is_unbiased
+    assert many.is_unbiased
+    assert many["theta"].detectable.max() < few["theta"].detectable.max()
+
+
+def test_without_draws_the_reason_is_raised() -> None:
+    case = BITS["bits_in_pairs"]
+    with pytest.raises(TooManyOutcomesError, match="more than 2"):
+        an.verify(case.program, case.parameter, outcomes=2, draws=0)
+
+    def program() -> Tensor:
+        shape = torch.tensor(0.3, requires_grad=True)
+        return Beta(shape.exp(), 1.0).rsample()
+
+    with pytest.raises(NotEnumerableError, match=r"site .*Beta"):
+        an.verify(program, draws=0)
+
+
+def test_a_quadrature_is_allowed_what_fewer_nodes_differ_by() -> None:
+    loc = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+
+    def program() -> Tensor:
+        return Normal(loc, 1.0).rsample().sin()
+
+    found = an.verify(program, nodes=20)
+    assert found.is_unbiased
+    expected = torch.tensor(0.2, dtype=torch.float64).cos() * torch.tensor(-0.5).exp()
+    torch.testing.assert_close(found["loc"].exact, expected.double(), rtol=1e-6, atol=0)
+
+
+def test_parameters_have_the_names_that_a_user_knows() -> None:
+    layer = nn.Linear(1, 2).double()
+
+    def program(x: Tensor) -> Tensor:
+        return (Bernoulli(logits=layer(x)).sample() - 0.3).pow(2).sum()
+
+    assert {*an.verify(program, torch.ones(1, dtype=torch.float64))} == {
+        "layer.weight",
+        "layer.bias",
+    }
+    chosen = an.verify(program, torch.ones(1, dtype=torch.float64), parameters={"b": layer.bias})
+    assert [*chosen] == ["b"]
+
+
+def test_a_baseline_that_learns_is_the_same_for_all_outcomes() -> None:
+    case, baseline = BITS["one_bit"], RunningMean()
+    first, second = (an.verify(case.program, case.parameter, baseline=baseline) for _ in range(2))
+    assert first.is_unbiased
+    assert first.variance == second.variance
+
+
+def test_noise_outside_of_sites_is_refused() -> None:
+    theta = torch.tensor([0.3], requires_grad=True)
+
+    def program() -> Tensor:
+        return (Bernoulli(logits=theta).sample() * torch.rand(1)).sum()
+
+    with pytest.raises(NotAFunctionError, match="dropout"):
+        an.verify(program)
+
+
+def test_a_second_derivative_of_several_runs_is_refused() -> None:
+    case = BITS["one_bit"]
+    with pytest.raises(NotImplementedError, match="first derivative only"):
+        an.verify(case.program, case.parameter, estimators=DisARM(), order=2)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    case = BITS["one_bit"]
+    for options, message in (
+        ({"order": 3}, "order must be 1 or 2"),
+        ({"outcomes": 0}, "outcomes"),
+        ({"draws": 1}, "draws"),
+        ({"parameters": [torch.zeros(1)]}, "requires_grad"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            an.verify(case.program, case.parameter, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no gradient"):
+        an.verify(lambda: torch.zeros(()))
+    with an.record(), pytest.raises(RuntimeError, match="outside"):
+        an.verify(case.program, case.parameter)
+
+
+def test_a_partial_program_has_the_names_of_its_function() -> None:
+    case = BITS["one_bit"]
+    assert [*an.verify(functools.partial(case.program, case.parameter))] == ["theta"]
+    assert [*an.verify(functools.partial(case.program, theta=case.parameter))] == ["theta"]
