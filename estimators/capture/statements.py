@@ -52,4 +52,4 @@ def _instead() -> dict[FunctionType, CodeType]:
 
 
 INSTEAD = _instead()
-"""The code of statements that the compiler is to read in place of their own."""
+"""By statement, the code that the compiler is to read in place of what stands there."""

@@ -134,7 +134,7 @@ def compiled_rows() -> Iterator[Row]:
     before = Distribution._validate_args
     for make in models:
         torch.manual_seed(0)
-        torch._dynamo.reset()
+        torch.compiler.reset()
         model = make()
         step = compiled(model.loss, baseline=None)
         began = time.perf_counter()
