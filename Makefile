@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick test-torch lint bench gallery fuzz clean
+.PHONY: demo test quick test-torch lint bench gallery fuzz fuzz-compiled clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -72,6 +72,10 @@ N ?= 2000
 SEED ?= 0
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz.py --examples $(N) --seed $(SEED)
+
+# Compiled steps beside recordings, on enumerated and random programs: make fuzz-compiled N=2000
+fuzz-compiled: .venv/ready
+	$(BIN)/python tests/fuzz_compiled.py --examples $(N) --seed $(SEED)
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@
 """
 
 from ancestral import errors, estimators, infer
+from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.estimators.rerun.estimate import estimate
@@ -49,6 +50,7 @@ __all__ = [
     "ProvenanceTensor",
     "Trace",
     "backward",
+    "compile",
     "control_scope",
     "cost",
     "deterministic",

@@ -9,6 +9,7 @@ from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
+from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.per_site import PatternWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
@@ -92,6 +93,7 @@ __all__ = [
     "NonFiniteCostError",
     "NonFiniteDensityError",
     "NotAFunctionError",
+    "NotCompiledWarning",
     "NotEnumerableError",
     "NotEnumeratedWarning",
     "NotPlainError",

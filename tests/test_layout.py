@@ -20,7 +20,7 @@ FLOORS = [
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
     *("trace.program", "trace.handlers", "trace.intercept"),
     *("estimators.credit", "estimators.baselines", "estimators.pathwise", "estimators.gradient"),
-    "estimators.batched",
+    *("estimators.batched", "estimators.capture", "estimators.compiled"),
     *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
     *("estimators.elimination", "estimators.inference", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),

@@ -40,7 +40,7 @@ class Learned(ABC):
 
     def __init__(self) -> None:
         """Begin with nothing known."""
-        self._memories: dict[str, Memory] = {}
+        self.memories: dict[str, Memory] = {}
         # Of a recording whose gradient is asked for again, whatever was learned since.
         self._given: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
         self._leaves: dict[str, tuple[ref[Tensor] | None, ref[Tensor]]] = {}  # the last two
@@ -57,10 +57,10 @@ class Learned(ABC):
         if credit.name in given:
             return given[credit.name]  # its own draws are in the memory by now
         memory = {
-            k: v.to(credit.total.device) for k, v in self._memories.get(credit.name, {}).items()
+            k: v.to(credit.total.device) for k, v in self.memories.get(credit.name, {}).items()
         }
         found: Tensor = raw(self._foretell, credit, memory)
-        self._memories[credit.name] = raw(self._learn, credit, memory)
+        self.memories[credit.name] = raw(self._learn, credit, memory)
         given[credit.name] = found
         return found
 
@@ -100,7 +100,7 @@ class Learned(ABC):
         """Return what is known of all sites, as plain tensors."""
         return {
             name: {key: value.clone() for key, value in memory.items()}
-            for name, memory in self._memories.items()
+            for name, memory in self.memories.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,7 +109,7 @@ class Learned(ABC):
         Raises:
             StateError: if it is no such state.
         """
-        self._memories = {
+        self.memories = {
             str(name): _checked(name, memory, self.KEYS) for name, memory in state.items()
         }
 
@@ -119,10 +119,9 @@ class Learned(ABC):
         Each moment is weighed with what it was averaged over.
         """
         merged = [self, *others]
-        names = dict.fromkeys(name for each in merged for name in each._memories)
-        self._memories = {
-            name: _mean([m._memories[name] for m in merged if name in m._memories])
-            for name in names
+        names = dict.fromkeys(name for each in merged for name in each.memories)
+        self.memories = {
+            name: _mean([m.memories[name] for m in merged if name in m.memories]) for name in names
         }
         return self
 

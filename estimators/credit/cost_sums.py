@@ -33,10 +33,10 @@ class Stacks:
         """Return the sums of some costs, one for each shape and type."""
         numbers = terms.numbers()
         if len(numbers) <= self.FEW:
-            found: dict[tuple[Shape, torch.dtype], Tensor] = {}
+            found: dict[Hashable, Tensor] = {}
             for number in numbers.tolist():
                 value = self._values[number]
-                kind = (tuple(value.shape), value.dtype)
+                kind = (_sizes(value), value.dtype)
                 found[kind] = found[kind] + value if kind in found else value
             return list(found.values())
         rows, groups = self._index()
@@ -53,7 +53,7 @@ class Stacks:
         if self._rows is None or self._groups is None:
             members: dict[object, list[int]] = {}
             for number, value in enumerate(self._values):
-                kind = (tuple(value.shape), value.dtype, value.device)
+                kind = (_sizes(value), value.dtype, value.device)
                 members.setdefault(kind, []).append(number)
             self._rows = np.empty(len(self._values), dtype=np.int64)
             self._groups = np.empty(len(self._values), dtype=np.int64)
@@ -62,6 +62,17 @@ class Stacks:
                 self._groups[numbers] = group
                 self._stacked.append(torch.stack([self._values[number] for number in numbers]))
         return self._rows, self._groups
+
+
+def _sizes(value: Tensor) -> tuple[Hashable, ...]:
+    """Return the shape of a cost, a symbol of the compiler's by its text."""
+    shape = tuple(value.shape)
+    return shape if is_plain(shape) else tuple(map(str, shape))
+
+
+def is_plain(shape: Shape) -> bool:
+    """Return whether all sizes are numbers, none a symbol of the compiler's."""
+    return {*map(type, shape)} <= {int}
 
 
 class Reduction(NamedTuple):
@@ -92,13 +103,16 @@ class Reduction(NamedTuple):
         return value if self.merged is None else value.reshape(self.merged)
 
 
-@lru_cache(maxsize=8192)
 def reduction(claim: Alignment, shape: Shape) -> Reduction:
     """Return how a cost of a shape is summed; of two dimensions that index the same, one is kept.
 
     >>> reduction(Alignment((1, LOST, 0)), (2, 3, 4))[:2]
     (Alignment(dims=(0, 1), here=(), there=()), (4, 2))
     """
+    return _kept(claim, shape) if is_plain(shape) else _reduction(claim, shape)
+
+
+def _reduction(claim: Alignment, shape: Shape) -> Reduction:
     sizes = list(shape)
     for i, first, end in claim.here:
         sizes[i] = end - first
@@ -123,6 +137,9 @@ def reduction(claim: Alignment, shape: Shape) -> Reduction:
         None if order == list(range(len(kept))) else tuple(order),
         None if len(together) == len(found) else left,
     )
+
+
+_kept = lru_cache(maxsize=8192)(_reduction)
 
 
 def _place(factor: Factor) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from ancestral.estimators.credit.cost_sums import (
     apart_dims,
     apart_through,
     filling,
+    is_plain,
     put,
     reduction,
     room,
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
 
     def sums(self, values: Sequence[Tensor]) -> dict[int, list[Tensor]]:
         """Return the sums in the buckets of each site, given the costs."""
-        stacks, totals = Stacks(values), dict[Total, Tensor]()
+        stacks, totals = Stacks(values), dict[tuple[Alignment, TermSet], Tensor]()
         found: dict[int, list[Tensor]] = {}
         for site in self.sites:
             sums: list[Tensor] = []
@@ -84,9 +85,10 @@ class Plan(NamedTuple):
                 if total.terms.size == 1:
                     _add(sums, into, how.of(values[total.terms.first]))
                 else:
-                    if total not in totals:
-                        totals[total] = _sum(total, stacks)
-                    _add(sums, into, totals[total])
+                    key = (total.claim, total.terms)
+                    if key not in totals:
+                        totals[key] = _sum(total, stacks)
+                    _add(sums, into, totals[key])
             found[site.number] = sums
         return found
 
@@ -124,6 +126,8 @@ def parts(site: Site, sums: Sequence[Tensor]) -> Iterator[tuple[Tensor, frozense
 def plan_of(structure: Structure, values: Sequence[Tensor]) -> Plan:
     """Return the plan for a structure and costs of these shapes, kept with the structure."""
     shapes = tuple([tuple(value.shape) for value in values])
+    if not all(map(is_plain, (*shapes, *(site.shape for site in structure.sites)))):
+        return _made(structure, shapes)
     found = structure.derived.get(shapes)
     if found is None:
         found = structure.derived[shapes] = _made(structure, shapes)

@@ -111,8 +111,8 @@ def surrogate_of(
                 total = total + (_box(scores, universe) * term.live).sum()
     for term in (term for part in passes for term in part.owned):
         total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-    subtracted = _subtracted(problem, baseline, passes).items()
-    less_of = {place: less for place, less in subtracted if less is not None}
+    found = subtracted(problem, baseline, passes).items()
+    less_of = {place: less for place, less in found if less is not None}
     scores_before = before(problem, [name for _, name in less_of])
     for (at, name), less in less_of.items():
         node = problem.nodes[name]
@@ -142,7 +142,7 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
     return {s.name: tau for s, tau in zip(sites, found, strict=True) if tau is not None}
 
 
-def _subtracted(
+def subtracted(
     problem: Problem, baseline: Baselines, passes: Sequence[Pass]
 ) -> dict[tuple[int, str], Tensor | None]:
     """Return what is subtracted for each site, by the number of the pass that it counts in.
@@ -310,7 +310,7 @@ def _descend(
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
     passes = passes_of(problem, estimator, [term.value for term in problem.terms])
-    less = _subtracted(problem, baseline, passes)
+    less = subtracted(problem, baseline, passes)
     routes: list[Route] = []
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]

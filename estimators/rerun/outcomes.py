@@ -29,6 +29,7 @@ from torch.distributions import (
 )
 
 from ancestral.provenance.tensor.tensor import raw, untrack
+from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.distribution_params import factorized
 from ancestral.trace.nodes.support import support_of
@@ -238,7 +239,7 @@ def _of_gamma(fn: Any, nodes: int) -> tuple[Tensor, Tensor]:
     rules = [_laguerre(nodes, each - 1) for each in plain]
     unit = torch.stack([x for x, _ in rules], -1).reshape(nodes, *shape.shape).to(shape)
     weights = torch.stack([w for _, w in rules], -1).reshape(nodes, *shape.shape)
-    by_shape: Any = torch._standard_gamma_grad(shape.detach().expand_as(unit), unit)
+    by_shape: Any = standard_gamma_grad(shape.detach().expand_as(unit), unit)
     return (unit + by_shape * (shape - shape.detach())) / rate, weights
 
 

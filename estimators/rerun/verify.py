@@ -123,6 +123,12 @@ class Verification(Mapping[str, Verified]):
         """The sum of the variances of all derivatives."""
         return sum(float(each.variance.sum()) for each in self.values())
 
+    def _shown(self, each: Verified) -> Tensor:
+        """Return a bias, without what rounding and the last tail make of one that is exact."""
+        if self.method != "enumeration":
+            return each.bias
+        return each.bias.where(each.bias.abs() > each.detectable, 0.0)
+
     def __str__(self) -> str:
         """Return a table: of each parameter the largest derivative, bias and variance."""
         head = ["parameter", "shape", "exact", "bias", "variance", "detectable", "unbiased"]
@@ -132,7 +138,7 @@ class Verification(Mapping[str, Verified]):
                 str(list(each.exact.shape)),
                 *(
                     f"{float(x.abs().max()):.6g}"
-                    for x in (each.exact, each.bias, each.variance, each.detectable)
+                    for x in (each.exact, self._shown(each), each.variance, each.detectable)
                 ),
                 "yes" if each.is_unbiased else "NO",
             ]

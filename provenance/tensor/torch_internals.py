@@ -8,10 +8,12 @@ source.
 
 # ruff: noqa: F401  # what others import from here
 # pyright: reportPrivateUsage=false
+import functools
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,7 @@ if not _is_tried(torch.__version__):
 try:
     from torch import _VF as VF
     from torch import _ops
+    from torch import _standard_gamma_grad as standard_gamma_grad
     from torch._C import (
         BufferDict,
         DisableTorchFunction,
@@ -76,6 +79,7 @@ try:
     from torch._C import _parse_dispatch_key as parse_dispatch_key
     from torch._C import _pop_torch_function_stack as pop_torch_function_stack
     from torch._C import _push_on_torch_function_stack as push_on_torch_function_stack
+    from torch._C import _set_grad_enabled as set_grad_enabled
     from torch._C import _storage_Use_Count as storage_use_count
     from torch._functorch import apis, eager_transforms
     from torch._functorch import vmap as _vmap
@@ -101,6 +105,7 @@ try:
     from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
     CheckpointFrame = checkpoint._CheckpointFrame
+    KL_REGISTRY = kl._KL_REGISTRY
     pop_top_mode: Any = _python_dispatch._pop_mode
     push_mode: Any = _python_dispatch._push_mode
     disable_current_modes: Any = _python_dispatch._disable_current_modes
@@ -182,3 +187,100 @@ except (AttributeError, ImportError, KeyError, RuntimeError) as error:
         f"ancestral was tried with torch {_SPAN}, and cannot run with torch {torch.__version__}, "
         f"which lacks a private name that it needs ({error}): install one of those"
     ) from error
+
+
+class Compiler(NamedTuple):
+    """What the library needs of torch's compiler, which takes a second or two to import.
+
+    `limit_hit` is what it raises where a function was compiled too often. `boxed` marks a compiled
+    graph that takes its arguments as one list.
+    """
+
+    callbacks: Any
+    config: Any
+    limit_hit: type[BaseException]
+    aot_autograd: Callable[..., Any]
+    partition: Callable[..., Any]
+    boxed: Callable[..., Any]
+    make_fx: Callable[..., Any]
+
+
+@contextmanager
+def checks_kept() -> Generator[None]:
+    """Leave the user's setting of the checks of distributions, which torch's compiler switches off.
+
+    It does so where it is first used; a function that the user compiles later does so still.
+    """
+    from torch._dynamo.eval_frame import TorchPatcher
+
+    checks: Any = Distribution
+    before = checks._validate_args
+    yield
+    if checks._validate_args is not before:
+        checks._validate_args = before
+        TorchPatcher.patch.cache_clear()
+
+
+@functools.cache
+def compiler() -> Compiler:
+    """Import torch's compiler."""
+    from torch._dynamo import callback, config, exc
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+    from torch._functorch.partitioners import min_cut_rematerialization_partition
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return Compiler(
+        callback.callback_handler,
+        config,
+        exc.FailOnRecompileLimitHit,
+        aot_autograd,
+        min_cut_rematerialization_partition,
+        make_boxed_func,
+        make_fx,
+    )
+
+
+class Inductor(NamedTuple):
+    """What the library needs of inductor."""
+
+    compile_fx: Callable[..., Any]
+    compile_inner: Callable[..., Any]
+    mode_options: Callable[..., Any]
+
+
+@functools.cache
+def inductor() -> Inductor:
+    """Import inductor, which uses parts of torch that torch has deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from torch._inductor import list_mode_options
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    return Inductor(compile_fx, compile_fx_inner, list_mode_options)
+
+
+def fake_mode_of(values: Iterable[Any]) -> Any:
+    """Return the mode of tensors without data, None where there is none among the values."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return next((each.fake_mode for each in values if isinstance(each, FakeTensor)), None)
+
+
+def no_source(placeholder: Any) -> None:
+    """Note that an argument of a captured graph is none that the compiler has read."""
+    placeholder._dynamo_source = None
+
+
+def own_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Return a captured graph that may be changed, with what the compiler has noted on it."""
+    graph, copies = torch.fx.Graph(), dict[torch.fx.Node, torch.fx.Node]()
+    for node in module.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if hasattr(node, "_dynamo_source"):
+            vars(copies[node])["_dynamo_source"] = node._dynamo_source
+    copy = torch.fx.GraphModule(module, graph)
+    copy.meta = dict(module.meta)
+    for name in ("_param_name_to_source", "_source_to_user_stacks"):
+        if hasattr(module, name):
+            setattr(copy, name, getattr(module, name))
+    return copy

@@ -18,8 +18,8 @@ from ancestral.provenance.tensor.tensor import alias, attach
 from ancestral.tools.bench.agreement import agreement_rows
 from ancestral.tools.bench.baselines import coin_rows, cost_rows
 from ancestral.tools.bench.chain import Chain, pyro_chain
-from ancestral.tools.bench.dependency_time import dependency_rows
-from ancestral.tools.bench.recording import recording_rows
+from ancestral.tools.bench.compiled import compiled_rows
+from ancestral.tools.bench.recording import dependency_rows, recording_rows
 from ancestral.tools.bench.rows import Row, Step, ratios
 from ancestral.tools.bench.scale import SIZES, report
 from ancestral.tools.bench.steps import first_rows, step_rows
@@ -173,7 +173,7 @@ def main() -> int:
     rows = [
         *(*op_rows(), *mlp_rows(), *first_rows(), *step_rows(), *chain_rows(), *scale_rows()),
         *(*belief_net_rows(), *model_rows(), *coin_rows(), *cost_rows()),
-        *(*agreement_rows(), *recording_rows(), *dependency_rows()),
+        *(*agreement_rows(), *recording_rows(), *dependency_rows(), *compiled_rows()),
     ]
     width = max(len(row.name) for row in rows)
     for row in rows:

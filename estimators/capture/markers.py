@@ -1,0 +1,206 @@
+"""Markers: identity ops by which a captured graph tells its draws and densities.
+
+While the compiler reads a loss function, and only then, the methods of every distribution are
+replaced: a draw is marked together with its log-density, and a density together with its value. So
+that the graph carries the user's own density, and no class needs to be known.
+"""
+
+import functools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, enable_grad
+from torch.compiler import is_dynamo_compiling
+from torch.distributions import Distribution, Independent
+
+from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
+from ancestral.estimators.capture.statements import INSTEAD
+from ancestral.provenance.tensor.torch_internals import compiler
+from ancestral.trace.context.patch import subclasses
+from ancestral.trace.context.switch import restore_torch
+
+_Method = Callable[..., Any]
+
+_library: Any = torch.library.Library("ancestral", "DEF")
+_library.define("site(Tensor value, Tensor log_prob) -> Tensor")
+_library.define("pathwise_site(Tensor value, Tensor log_prob) -> Tensor")
+_library.define("noise(Tensor value) -> Tensor")
+_library.define("held(Tensor value) -> Tensor")
+_library.define("density(Tensor log_prob, Tensor value) -> Tensor")
+
+
+def _first(value: Tensor, *_: Tensor) -> Tensor:
+    return value.view_as(value)
+
+
+for _name in ("site", "pathwise_site", "noise", "density"):
+    _library.impl(_name, _first, "CompositeImplicitAutograd")
+_library.impl("held", lambda value: value.detach(), "CompositeImplicitAutograd")
+
+SITE: Any = torch.ops.ancestral.site
+"""A draw of ``sample``, and its log-density."""
+PATHWISE: Any = torch.ops.ancestral.pathwise_site
+"""A draw of ``rsample``, and its log-density where it is held fixed."""
+NOISE: Any = torch.ops.ancestral.noise
+"""A draw of a distribution that has no density."""
+HELD: Any = torch.ops.ancestral.held
+"""A drawn value that is held fixed, for its score."""
+DENSITY: Any = torch.ops.ancestral.density
+"""A log-density that the program computes, and the value it is taken at."""
+SITES = frozenset({SITE, PATHWISE})
+MARKERS = SITES | {NOISE, HELD, DENSITY}
+
+
+class _Depth:
+    """Whether the compiler reads what a draw or a density does inside: it follows the attribute."""
+
+    def __init__(self) -> None:
+        self.is_inside = False
+
+
+_depth = _Depth()
+
+
+def _drawing(original: _Method, is_pathwise: bool) -> _Method:
+    mark = PATHWISE if is_pathwise else SITE
+
+    def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _depth.is_inside or not is_dynamo_compiling():
+            return original(self, *args, **kwargs)
+        _depth.is_inside = True
+        value = original(self, *args, **kwargs)
+        density = None
+        try:
+            with enable_grad():
+                density = self.log_prob(HELD(value))
+        except NotImplementedError:
+            density = None
+        _depth.is_inside = False
+        return NOISE(value) if density is None else mark(value, density)
+
+    return drawn
+
+
+def _scoring(original: _Method) -> _Method:
+    def scored(self: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if _depth.is_inside or not is_dynamo_compiling():
+            return original(self, value, *args, **kwargs)
+        _depth.is_inside = True
+        density = original(self, value, *args, **kwargs)
+        _depth.is_inside = False
+        return DENSITY(density, value) if isinstance(value, Tensor) else density
+
+    return scored
+
+
+def _unchecked(
+    self: Any,
+    batch_shape: torch.Size = torch.Size(),  # noqa: B008 (as torch has it)
+    event_shape: torch.Size = torch.Size(),  # noqa: B008
+    validate_args: bool | None = None,
+) -> None:
+    """Take shapes as `Distribution.__init__` does, without the checks, which read values."""
+    self._batch_shape, self._event_shape, self._validate_args = batch_shape, event_shape, False
+
+
+@functools.lru_cache(maxsize=1024)
+def _replacement(name: str, original: _Method) -> _Method:
+    return _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
+
+
+class _Marks(threading.local):
+    """Whether a step of this thread may be compiled, and what is replaced while it is read."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self.count = 0
+        self.replaced: list[tuple[Any, str, Any]] = []
+        self._quiet = ExitStack()
+
+    def begin(self) -> None:
+        """Mark draws and densities, wherever the compiler reads them."""
+        self.count += 1
+        with suppress(RuntimeError):  # another thread records
+            restore_torch()
+        fill()
+        self._quiet.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler by itself
+        self._replace(FUNCTION, "__code__", CODE)
+        for kind in (Distribution, *subclasses(Distribution)):
+            if issubclass(kind, Independent):
+                continue  # the draw of its base is the site
+            for name in ("sample", "rsample", "log_prob"):
+                original = vars(kind).get(name)
+                if callable(original) and not (kind is Distribution and name != "sample"):
+                    self._replace(kind, name, _replacement(name, original))
+        self._replace(Distribution, "__init__", _unchecked)
+        self._replace(Distribution, "_validate_sample", lambda self, value: None)
+        for function, code in INSTEAD.items():
+            self._replace(function, "__code__", code)
+            self._replace(function, "_torchdynamo_disable", False)
+        config = compiler().config
+        self._replace(config, "allow_rnn", True)
+
+    def end(self) -> None:
+        """Put everything back."""
+        while self.replaced:
+            owner, name, original = self.replaced.pop()
+            setattr(owner, name, original)
+        self._quiet.close()
+
+    def _replace(self, owner: Any, name: str, new: Any) -> None:
+        known = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
+        self.replaced.append((owner, name, known))
+        setattr(owner, name, new)
+
+
+_marks = _Marks()
+
+
+def _start(_: Any) -> None:
+    if _marks.is_wanted and not _marks.replaced:
+        _marks.begin()
+
+
+def _end(_: Any) -> None:
+    _marks.end()
+
+
+class _CompilingMarked:
+    """Mark draws and densities whenever the compiler reads a function within the block."""
+
+    def __enter__(self) -> None:
+        callbacks = compiler().callbacks
+        if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
+            callbacks.start_callbacks.append(_start)
+            callbacks.end_callbacks.append(_end)
+        _marks.is_wanted = True
+
+    def __exit__(self, *_: object) -> None:
+        _marks.is_wanted = False
+        if _marks.replaced:
+            _marks.end()
+
+
+compiling_marked = _CompilingMarked()
+"""Mark draws and densities whenever the compiler reads a function within the block."""
+
+
+def times_read() -> int:
+    """Return how often the compiler has begun to read a function with its draws marked."""
+    return _marks.count
+
+
+@contextmanager
+def unmarked() -> Iterator[None]:
+    """Leave everything as it is without markers, from now on until the compiler reads anew."""
+    _marks.end()
+    was_wanted, _marks.is_wanted = _marks.is_wanted, False
+    try:
+        yield
+    finally:
+        _marks.is_wanted = was_wanted
