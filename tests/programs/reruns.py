@@ -29,29 +29,29 @@ class Case(NamedTuple):
 
 def one_bit(theta: Tensor) -> Tensor:
     z = Bernoulli(logits=theta).sample()
-    return (z - 0.45).pow(2).sum()
+    return (z - 0.45).pow(2).sum()  # type: ignore[no-any-return]
 
 
 def bits_in_pairs(theta: Tensor) -> Tensor:
     z = Bernoulli(logits=theta).sample()
-    return (z - 0.3).pow(2).sum() + 1.3 * z[0] * z[1] * theta[0]
+    return (z - 0.3).pow(2).sum() + 1.3 * z[0] * z[1] * theta[0]  # type: ignore[no-any-return]
 
 
 def by_probs(theta: Tensor) -> Tensor:
     z = Bernoulli(probs=theta.sigmoid() ** 2).sample()
-    return (z[0] - 0.3 * z[1] + theta[1]) ** 2
+    return (z[0] - 0.3 * z[1] + theta[1]) ** 2  # type: ignore[no-any-return]
 
 
 def batch(theta: Tensor) -> Tensor:
     """Examples that have nothing in common but the parameters."""
     z = Bernoulli(logits=theta).sample()
-    return ((z - torch.tensor([0.2, 0.7], dtype=theta.dtype)) ** 2 * theta.detach()).mean()
+    return ((z - torch.tensor([0.2, 0.7], dtype=theta.dtype)) ** 2 * theta.detach()).mean()  # type: ignore[no-any-return]
 
 
 def batch_of_pairs(theta: Tensor) -> Tensor:
     """Examples whose elements have costs in common."""
     z = Bernoulli(logits=theta.expand(2, 2) + torch.tensor([[0.1], [0.7]])).sample()
-    return ((z[:, 0] - 0.4 * z[:, 1] + 0.2) ** 2).mean()
+    return ((z[:, 0] - 0.4 * z[:, 1] + 0.2) ** 2).mean()  # type: ignore[no-any-return]
 
 
 def independent_events(theta: Tensor) -> Tensor:
@@ -61,13 +61,13 @@ def independent_events(theta: Tensor) -> Tensor:
 
 def many_of_one(theta: Tensor) -> Tensor:
     z = Bernoulli(logits=theta[0]).sample((2,))
-    return (z[0] + 0.5 * z[1] - 0.3) ** 2 * theta[1]
+    return (z[0] + 0.5 * z[1] - 0.3) ** 2 * theta[1]  # type: ignore[no-any-return]
 
 
 def layers(theta: Tensor) -> Tensor:
     x = Bernoulli(logits=theta).sample()
     y = Bernoulli(logits=theta.sum() - x[0] + 0.5 * x[1]).sample()
-    return (x[0] - 0.3) ** 2 + (y - 0.6 * x[1] + 0.1) ** 2
+    return (x[0] - 0.3) ** 2 + (y - 0.6 * x[1] + 0.1) ** 2  # type: ignore[no-any-return]
 
 
 def loop(theta: Tensor) -> Tensor:
@@ -82,22 +82,22 @@ def beside(theta: Tensor) -> Tensor:
     """A site that the first does not reach, drawn after it."""
     x = Bernoulli(logits=theta[0]).sample()
     y = Bernoulli(logits=theta[1]).sample()
-    return (x - 0.3) ** 2 * y + y * theta[0]
+    return (x - 0.3) ** 2 * y + y * theta[0]  # type: ignore[no-any-return]
 
 
 def branch(theta: Tensor) -> Tensor:
     x = Bernoulli(logits=theta[0]).sample()
     if x.item() > 0:
         y = Bernoulli(logits=theta[1]).sample()
-        return y * 2 + theta[0]
-    return (theta[1] - 0.3) ** 2 + 0 * x
+        return y * 2 + theta[0]  # type: ignore[no-any-return]
+    return (theta[1] - 0.3) ** 2 + 0 * x  # type: ignore[no-any-return]
 
 
 def elbo(theta: Tensor) -> Tensor:
     q = Bernoulli(logits=theta)
     z = q.sample()
     p = Bernoulli(logits=torch.tensor([0.3, -0.2], dtype=theta.dtype))
-    return (q.log_prob(z) - p.log_prob(z)).sum() + (z.sum() - 0.4) ** 2
+    return (q.log_prob(z) - p.log_prob(z)).sum() + (z.sum() - 0.4) ** 2  # type: ignore[no-any-return]
 
 
 def mixed(theta: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def mixed(theta: Tensor) -> Tensor:
     a = Normal(theta[0], 0.5).rsample()
     z = Bernoulli(logits=theta[1] + a).sample()
     b = Normal(z * theta[0], 0.3).rsample()
-    return (b - 0.2) ** 2 + a * z
+    return (b - 0.2) ** 2 + a * z  # type: ignore[no-any-return]
 
 
 def in_a_plate(theta: Tensor) -> Tensor:
@@ -117,28 +117,28 @@ def in_a_plate(theta: Tensor) -> Tensor:
 
 def classes(theta: Tensor) -> Tensor:
     z = Categorical(logits=theta).sample()
-    return (z - 1.3) ** 2 * (1 + theta[0])
+    return (z - 1.3) ** 2 * (1 + theta[0])  # type: ignore[no-any-return]
 
 
 def classes_in_a_batch(theta: Tensor) -> Tensor:
     z = Categorical(logits=theta.expand(2, 3) * torch.tensor([[1.0], [0.3]])).sample()
-    return ((z - torch.tensor([1.3, 0.2], dtype=theta.dtype)) ** 2).mean()
+    return ((z - torch.tensor([1.3, 0.2], dtype=theta.dtype)) ** 2).mean()  # type: ignore[no-any-return]
 
 
 def classes_below(theta: Tensor) -> Tensor:
     x = Bernoulli(logits=theta[0]).sample()
     z = Categorical(logits=theta * (1 + x)).sample()
-    return (z - x) ** 2 + x * theta[1]
+    return (z - x) ** 2 + x * theta[1]  # type: ignore[no-any-return]
 
 
 def one_hot(theta: Tensor) -> Tensor:
     z = OneHotCategorical(logits=theta).sample()
-    return (z * torch.tensor([1.0, 2.0, -1.0], dtype=theta.dtype)).sum() ** 2 * (1 + theta[0])
+    return (z * torch.tensor([1.0, 2.0, -1.0], dtype=theta.dtype)).sum() ** 2 * (1 + theta[0])  # type: ignore[no-any-return]
 
 
 def one_hot_pair(theta: Tensor) -> Tensor:
     z = OneHotCategorical(logits=torch.stack([theta, -theta])).sample()
-    return (z[0] * z[1]).sum() + z[0, 0] * theta[1]
+    return (z[0] * z[1]).sum() + z[0, 0] * theta[1]  # type: ignore[no-any-return]
 
 
 BITS = {

@@ -51,7 +51,7 @@ def test_of_a_control_variate_of_one_hot_draws(estimator: SiteEstimator) -> None
 
     def program(theta: Tensor) -> Tensor:
         z = OneHotCategorical(logits=theta).sample()
-        return (z * torch.tensor([1.0, -0.5], dtype=theta.dtype)).sum() ** 2
+        return (z * torch.tensor([1.0, -0.5], dtype=theta.dtype)).sum() ** 2  # type: ignore[no-any-return]
 
     exact = oracles.exact_gradient(program, [theta])
     found = moments_of(lambda: program(theta), Plan(estimator, None), [theta], nodes=16)
@@ -75,7 +75,7 @@ def test_a_control_variate_learns_by_the_second_moment() -> None:
         return (weights * y.sigmoid()).sum()
 
     def program() -> Tensor:
-        return 3.0 * (Bernoulli(logits=theta).sample() - 0.45).pow(2).sum() + 5.0
+        return 3.0 * (Bernoulli(logits=theta).sample() - 0.45).pow(2).sum() + 5.0  # type: ignore[no-any-return]
 
     def variance() -> float:
         torch.manual_seed(1)
@@ -126,7 +126,7 @@ def test_a_smooth_draw_below_is_followed() -> None:
 
 def stepped(theta: Tensor) -> Tensor:
     z = Bernoulli(logits=theta).sample()
-    return (z > 0.5).to(theta.dtype).sum() * 2.0 + theta.sum()
+    return (z > 0.5).to(theta.dtype).sum() * 2.0 + theta.sum()  # type: ignore[no-any-return]
 
 
 def read(theta: Tensor) -> Tensor:

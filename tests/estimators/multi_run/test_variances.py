@@ -15,7 +15,7 @@ from ancestral.estimators.rerun.moments import moments_of
 def variance(theta: Tensor, target: Tensor, pairs: Tensor, estimator: Chosen) -> float:
     def program() -> Tensor:
         x = Bernoulli(logits=theta).sample()
-        return (x - target).pow(2).sum() + (pairs * x[:-1] * x[1:]).sum()
+        return (x - target).pow(2).sum() + (pairs * x[:-1] * x[1:]).sum()  # type: ignore[no-any-return]
 
     # Two nodes are exact for ARM, whose square is quadratic in its noise.
     plan = Plan(estimator, None, total_cost)
@@ -33,7 +33,7 @@ def test_of_one_bit(logit: float, target: float) -> None:
     p = 1 / (1 + math.exp(-logit))
     q, f0, f1 = p * (1 - p), target**2, (1 - target) ** 2
     rise, least = f1 - f0, min(p, 1 - p)
-    expected = {
+    expected: dict[Chosen, float] = {
         "score": q * ((1 - p) * f1**2 + p * f0**2) - q**2 * rise**2,
         RLOO(2): q * rise**2 * (1 / 2 - q),
         DisARM(): q * rise**2 * (max(p, 1 - p) / 2 - q),
@@ -50,7 +50,7 @@ def test_of_three_bits() -> None:
     theta = torch.tensor([0.3, -0.8, 0.5], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([0.45, 0.2, 0.7], dtype=torch.float64)
     pairs = torch.tensor([1.3, -0.7], dtype=torch.float64)
-    expected = {
+    expected: dict[Chosen, float] = {
         "score": 0.944510,
         RLOO(2): 0.352321,
         DisARM(): 0.235136,

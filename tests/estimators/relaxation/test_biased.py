@@ -24,11 +24,11 @@ BIASED = [StraightThrough(), GumbelSoftmax(), StraightThroughGumbel(), GumbelRao
 
 
 def cubed() -> Tensor:
-    return (Bernoulli(logits=THETA).sample() - 0.3).pow(3).sum()
+    return (Bernoulli(logits=THETA).sample() - 0.3).pow(3).sum()  # type: ignore[no-any-return]
 
 
 def squared() -> Tensor:
-    return (Bernoulli(logits=THETA).sample() - 0.3).pow(2).sum()
+    return (Bernoulli(logits=THETA).sample() - 0.3).pow(2).sum()  # type: ignore[no-any-return]
 
 
 def found(program: object, estimator: Chosen, nodes: int = 40) -> Moments:
@@ -68,7 +68,7 @@ def test_reinmax_of_one_hot_draws() -> None:
 
     def program() -> Tensor:
         z = OneHotCategorical(logits=theta).sample()
-        return (z * torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)).sum() ** 2
+        return (z * torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)).sum() ** 2  # type: ignore[no-any-return]
 
     assert an.verify(program, estimators=ReinMax()).is_unbiased
     assert not an.verify(program, estimators=StraightThrough()).is_unbiased
@@ -77,7 +77,7 @@ def test_reinmax_of_one_hot_draws() -> None:
 @pytest.mark.parametrize("estimator", BIASED, ids=repr)
 def test_classes_that_are_numbers_are_refused(estimator: Chosen) -> None:
     def program() -> Tensor:
-        return Categorical(logits=torch.cat([THETA, THETA])).sample() * 1.0
+        return Categorical(logits=torch.cat([THETA, THETA])).sample() * 1.0  # type: ignore[no-any-return]
 
     with pytest.raises(EstimatorError, match="Bernoulli or OneHotCategorical"):
         an.estimate(program, estimators=estimator)
@@ -88,7 +88,7 @@ def test_a_site_below_may_have_any_other(estimator: Chosen) -> None:
     def program() -> Tensor:
         x = Bernoulli(logits=THETA).sample()
         y = Bernoulli(logits=THETA + x).sample()
-        return (x * y).sum()
+        return (x * y).sum()  # type: ignore[no-any-return]
 
     assert an.estimate(program, estimators={"x": estimator, "y": "auto"}).evaluations == 2
 

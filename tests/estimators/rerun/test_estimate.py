@@ -75,7 +75,7 @@ def runs(noise: str) -> list[dict[str, Tensor]]:
         names = ("above", "z", "beside", "below", "mask")
         values = (above, z, beside, below, mask)
         seen.append({n: an.untrack(v) for n, v in zip(names, values, strict=True)})
-        return ((z + below + beside) * mask).sum()
+        return ((z + below + beside) * mask).sum()  # type: ignore[no-any-return]
 
     an.estimate(program, estimators={"z": RLOO(2)}, noise=noise, check=False)  # type: ignore[arg-type]
     return seen
@@ -109,7 +109,7 @@ def test_the_mean_of_many_draws_is_the_gradient(estimator: object, noise: str) -
     def program() -> Tensor:
         x = torch.bernoulli(theta.sigmoid().expand(400, 2))
         y = Bernoulli(logits=theta.sum() - x[:, 0] + 0.5 * x[:, 1]).sample()
-        return ((x[:, 0] - 0.3) ** 2 + (y - 0.6 * x[:, 1] + 0.1) ** 2).mean()
+        return ((x[:, 0] - 0.3) ** 2 + (y - 0.6 * x[:, 1] + 0.1) ** 2).mean()  # type: ignore[no-any-return]
 
     torch.manual_seed(0)
     found = [
@@ -145,11 +145,11 @@ COUNTER: Iterator[int] = itertools.count()
 def counting(theta: Tensor) -> Tensor:
     x = Bernoulli(logits=theta).sample()
     y = Bernoulli(logits=theta + x + next(COUNTER)).sample()
-    return x * y
+    return x * y  # type: ignore[no-any-return]
 
 
 def counting_in_the_loss(theta: Tensor) -> Tensor:
-    return Bernoulli(logits=theta).sample() * next(COUNTER)
+    return Bernoulli(logits=theta).sample() * next(COUNTER)  # type: ignore[no-any-return]
 
 
 def counting_sites(theta: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def counting_sites(theta: Tensor) -> Tensor:
 
 def with_a_generator_of_its_own(theta: Tensor) -> Tensor:
     noise = torch.rand((), generator=GENERATOR)
-    return Bernoulli(logits=theta + noise).sample() * 2
+    return Bernoulli(logits=theta + noise).sample() * 2  # type: ignore[no-any-return]
 
 
 GENERATOR = torch.Generator()

@@ -1,6 +1,7 @@
 """Verification agrees with enumeration by other means, finds bias, and says what it cannot."""
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_parameters_have_the_names_that_a_user_knows() -> None:
     layer = nn.Linear(1, 2).double()
 
     def program(x: Tensor) -> Tensor:
-        return (Bernoulli(logits=layer(x)).sample() - 0.3).pow(2).sum()
+        return (Bernoulli(logits=layer(x)).sample() - 0.3).pow(2).sum()  # type: ignore[no-any-return]
 
     assert {*an.verify(program, torch.ones(1, dtype=torch.float64))} == {
         "layer.weight",
@@ -124,7 +125,7 @@ def test_noise_outside_of_sites_is_refused() -> None:
     theta = torch.tensor([0.3], requires_grad=True)
 
     def program() -> Tensor:
-        return (Bernoulli(logits=theta).sample() * torch.rand(1)).sum()
+        return (Bernoulli(logits=theta).sample() * torch.rand(1)).sum()  # type: ignore[no-any-return]
 
     with pytest.raises(NotAFunctionError, match="dropout"):
         an.verify(program)
@@ -145,7 +146,7 @@ def test_wrong_arguments_are_refused() -> None:
         ({"parameters": [torch.zeros(1)]}, "requires_grad"),
     ):
         with pytest.raises(ValueError, match=message):
-            an.verify(case.program, case.parameter, **options)  # type: ignore[arg-type]
+            an.verify(case.program, case.parameter, **options)
     with pytest.raises(ValueError, match="no gradient"):
         an.verify(lambda: torch.zeros(()))
     with an.record(), pytest.raises(RuntimeError, match="outside"):
@@ -154,5 +155,6 @@ def test_wrong_arguments_are_refused() -> None:
 
 def test_a_partial_program_has_the_names_of_its_function() -> None:
     case = BITS["one_bit"]
-    assert [*an.verify(functools.partial(case.program, case.parameter))] == ["theta"]
-    assert [*an.verify(functools.partial(case.program, theta=case.parameter))] == ["theta"]
+    program: Callable[..., Tensor] = case.program
+    assert [*an.verify(functools.partial(program, case.parameter))] == ["theta"]
+    assert [*an.verify(functools.partial(program, theta=case.parameter))] == ["theta"]
