@@ -7,6 +7,7 @@ on it by `ancestral.trace.graph.reachability`.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, nothing_kept
@@ -58,12 +59,13 @@ class Structure:
     def reaches(self) -> tuple[bool, ...]:
         """For each site, whether it reaches any term."""
         found = [False] * len(self.sites)
-        for term in self.terms:
-            for _, sites in term.entries:
-                for site in sites:
-                    found[site] = True
-        for site in reversed(range(len(self.sites))):
-            found[site] = found[site] or any(found[child] for child, _ in self.children[site])
+        for _, sites in chain.from_iterable([term.entries for term in self.terms]):
+            for site in sites:
+                found[site] = True
+        for number in reversed(range(len(self.sites))):
+            for _, parents in self.sites[number].incoming if found[number] else ():
+                for parent in parents:
+                    found[parent] = True
         return tuple(found)
 
 
