@@ -136,9 +136,9 @@ def _is_mixed(operand: Provenance, result: Provenance, operands: list[Provenance
     if len(operands) > MOST_NOTED:
         return _mixes(operand.pattern, result.pattern, made)
     key = (operand.pattern, *made)
-    known = result.pattern.mixed.get(key)
+    known: bool | None = result.pattern.known.get(key)
     if known is None:
-        known = result.pattern.mixed[key] = _mixes(operand.pattern, result.pattern, made)
+        known = result.pattern.known[key] = _mixes(operand.pattern, result.pattern, made)
         result.pattern.patterns.grow()
     return known
 

@@ -198,19 +198,16 @@ class Pattern:
     """
 
     __slots__ = (
-        "_memo",
         "_slices",
-        "answers",
         "entries",
         "indexed",
         "is_wide",
         "joins",
         "kept",
+        "known",
         "members",
-        "mixed",
         "mixing",
         "patterns",
-        "refined",
         "shape",
     )
 
@@ -225,21 +222,19 @@ class Pattern:
             entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
         )
         self.is_wide = any([len(members) > MOST_SOURCES for _, members in entries])
-        # What calls whose first operand has this pattern gave: see `inference.infer`.
-        self.answers: dict[Any, Answer] = {}
+        self.joins: dict[Pattern, Pattern] = {}
+        # Remaps by their shape and step; the answers for calls whose first operand has this
+        # pattern, see `propagate`; whether one of the operands was mixed, by them all.
+        self.known: dict[tuple[Any, ...], Any] = {}
         # See `alignment_loss`.
         self.kept: dict[Slot, frozenset[int]] | None = None
         self.indexed: dict[Slot, frozenset[int]] | None = None
         self.mixing: dict[Pattern, bool] = {}
-        self.mixed: dict[tuple[Pattern, ...], bool] = {}
-        self.refined: dict[Pattern, Pattern] = {}  # by what is claimed besides: see `refine`
         self._slices: dict[int, dict[int, list[tuple[Alignment, Slots]]]] | None = None
-        self.joins: dict[Pattern, Pattern] = {}
-        self._memo: dict[tuple[Shape, Step | None], Pattern | None] = {}  # remaps
 
     def keep(self, key: tuple[Any, ...], answer: Answer) -> None:
         """Keep the answer for a call."""
-        self.answers[key] = answer
+        self.known[key] = answer
         self.patterns.grow(len(answer.operands))
 
     def remap(self, shape: Shape, step: Step) -> "Pattern | None":
@@ -248,8 +243,9 @@ class Pattern:
         A dimension that changes its size is lost: it no longer indexes element by element.
         """
         key = (shape, step)
-        if key in self._memo:
-            return self._memo[key]
+        if key in self.known:
+            known: Pattern | None = self.known[key]
+            return known
         fitted = step if isinstance(step, Regroup) else fit(as_alignment(step), self.shape, shape)
         entries: Places = {}
         met = self.entries if len(self.entries) < _FEW else self._met(fitted)
@@ -261,7 +257,7 @@ class Pattern:
         return self._remember(key, found)
 
     def _remember(self, key: Any, found: "Pattern | None") -> "Pattern | None":
-        self._memo[key] = found
+        self.known[key] = found
         self.patterns.grow()
         return found
 
@@ -284,7 +280,7 @@ class Pattern:
     def lost(self, shape: Shape) -> "Pattern":
         """Return the pattern of a tensor that depends on our sources we know not how."""
         key = (shape, None)
-        found = self._memo.get(key)
+        found: Pattern | None = self.known.get(key)
         if found is None:
             found = self.patterns.depending(self.members, shape)
             self._remember(key, found)

@@ -22,9 +22,10 @@ def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
     """
     if found.universe is not claimed.universe:
         return found
-    known = found.pattern.refined.get(claimed.pattern)
+    key = ("sharpened", claimed.pattern)
+    known: Pattern | None = found.pattern.known.get(key)
     if known is None:
-        known = found.pattern.refined[claimed.pattern] = _sharper(found.pattern, claimed.pattern)
+        known = found.pattern.known[key] = _sharper(found.pattern, claimed.pattern)
         known.patterns.grow()
     return found.universe.wrap(known)
 

@@ -76,7 +76,7 @@ def answered(
         return None
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     key = (func, shape, dtype, kind)
-    answer = found[0].pattern.answers.get(key)
+    answer = found[0].pattern.known.get(key)
     if answer is None:
         steps = _steps(func, shape, args, kwargs)
         patterns = [*filter(None, [_moved(ours.pattern, shape, step) for ours, step in steps])]

@@ -110,7 +110,7 @@ def propagate(
                 return _follow(func, args, kwargs, result)
         if first is None or first.universe.is_past:
             return _follow(func, args, kwargs, result)
-        answer = first.pattern.answers.get(tuple(key))
+        answer = first.pattern.known.get(tuple(key))
         if answer is None:
             return _follow_and_keep(func, args, kwargs, result, first, key)
         known = first.universe.results.get(answer) or recalled(answer, first.universe)
