@@ -42,7 +42,7 @@ class Stacks:
         rows, groups = self._index()
         sums: list[Tensor] = []
         chosen = groups[numbers]
-        for group in np.unique(chosen).tolist():
+        for group in np.unique(chosen).tolist() if len(self._stacked) > 1 else (0,):
             picked = torch.from_numpy(rows[numbers[chosen == group]])
             stacked = self._stacked[group]
             sums.append(stacked[picked.to(stacked.device)].sum(0))

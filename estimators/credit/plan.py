@@ -110,7 +110,7 @@ class Plan(NamedTuple):
                 for at, how, into in layout.moves:
                     _add(sums, into, how.of(known[at]))
             for at, claim, shape, how, into in layout.taken:
-                if terms[at].size == 1:
+                if terms[at].is_one:
                     _add(sums, into, how.of(values[terms[at].first]))
                 else:
                     total = Total(claim, terms[at], shape)

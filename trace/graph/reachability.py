@@ -12,8 +12,9 @@ they take n² bits at most.
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
-from functools import lru_cache, reduce
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -58,24 +59,25 @@ class TermSet(NamedTuple):
         tail = np.arange(self.full, self.end)
         if not self.mask:
             return tail
-        if self.mask.bit_count() < 16:
+        if self.mask.bit_length() <= 64:
             bits = np.fromiter(_indices(self.mask), dtype=np.int64)
         else:
             size = (self.mask.bit_length() + 63) // 64
             words = np.frombuffer(self.mask.to_bytes(8 * size, "little"), dtype=np.uint64)
             some = np.flatnonzero(words)  # most are zero in what a child does not reach
-            inner = np.unpackbits(words[some].view(np.uint8), bitorder="little").reshape(-1, 64)
-            at, bits = np.nonzero(inner)
-            bits = bits + 64 * some[at]
+            inner = np.unpackbits(words[some].view(np.uint8), bitorder="little")
+            found = np.flatnonzero(inner.view(np.bool_))
+            bits = 64 * some[found // 64] + found % 64
         return np.concatenate([bits + self.low, tail]) if len(tail) else bits + self.low
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one only, which is told at a look."""
+        return self.mask <= 1 and self.mask + self.end - self.full == 1
 
     def union(self, other: "TermSet") -> "TermSet":
         """Return the terms of both."""
-        full = min(self.full, other.full)
-        low = min(self.low, other.low, full)
-        ours, theirs = self._below(full), other._below(full)
-        mask = ours << self.low - low if ours else 0
-        return _trimmed(low, mask | (theirs << other.low - low if theirs else 0), full, self.end)
+        return union([self, other])
 
     def common(self, other: "TermSet") -> "TermSet":
         """Return the terms that are in both."""
@@ -117,6 +119,20 @@ class TermSet(NamedTuple):
             start = max(self.full - low, 0)
             bits |= (1 << width - start) - 1 << start
         return bits & (1 << width) - 1
+
+
+def union(sets: Sequence[TermSet]) -> TermSet:
+    """Return the terms of all sets, at least one."""
+    if len(sets) == 1:
+        return sets[0]
+    full = min([each.full for each in sets])
+    low = min(full, min([each.low for each in sets]))
+    mask = 0
+    for each in sets:
+        bits = each._below(full)
+        if bits:
+            mask |= bits << each.low - low
+    return _trimmed(low, mask, full, sets[0].end)
 
 
 def _trimmed(low: int, mask: int, full: int, end: int) -> TermSet:
@@ -175,12 +191,12 @@ class Reach(NamedTuple):
 
 
 class _Child(NamedTuple):
-    """A direct child of a site, with what it reaches: `all` are the terms of its closure."""
+    """A direct child of a site, and what it reaches: `size` terms."""
 
     number: int
     edge: Alignment
     closure: Closure
-    all: TermSet
+    size: int
 
 
 def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
@@ -192,8 +208,9 @@ def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
         built = _Built(direct.of(number), children, end)
         yield number, built.closure, built.reach
         if built.all:
+            size = built.all.size
             for edge, parents in structure.sites[number].incoming:
-                child = _Child(number, edge, built.closure, built.all)
+                child = _Child(number, edge, built.closure, size)
                 for parent in parents:
                     waiting.setdefault(parent, []).append(child)
 
@@ -257,11 +274,12 @@ class _Built:
         self._rest: Closure = {}
         self._is_changed = False
         base = self._start(children)
+        further = {claims: [terms] for claims, terms in direct.items()}
         for child in children:
             if child is not base:
-                _merge(direct, child)
-        for claims, terms in direct.items():
-            self._take(claims, terms)
+                _merge(further, child)
+        for claims, sets in further.items():
+            self._take(claims, union(sets))
         if self._is_changed or base is None:
             self.reach = Reach(None, None, self.closure)
         else:
@@ -273,12 +291,14 @@ class _Built:
             return None
         best = children[0]
         if len(children) > 1:
-            best = max(children, key=lambda child: child.all.size)
+            best = max(children, key=attrgetter("size"))
         if not all([along(claims, best.edge)[1] for claims in best.closure]):
             return None
-        _merge(self.closure, best)
+        moved: dict[Claims, list[TermSet]] = {}
+        _merge(moved, best)
+        self.closure = {claims: union(sets) for claims, sets in moved.items()}
         if self.closure:
-            self.all = reduce(TermSet.union, self.closure.values())
+            self.all = union([*self.closure.values()])
         return best
 
     def _take(self, claims: Claims, terms: TermSet) -> None:
@@ -310,13 +330,12 @@ class _Built:
                 self.closure[after] = both if other is None else other.union(both)
 
 
-def _merge(closure: Closure, child: _Child) -> None:
-    """Add to a closure what a child reaches, seen along the edge to it."""
+def _merge(sets: dict[Claims, list[TermSet]], child: _Child) -> None:
+    """Add to sets of terms what a child reaches, seen along the edge to it."""
     for claims, terms in child.closure.items():
         moved, _ = along(claims, child.edge)
         if moved:
-            known = closure.get(moved)
-            closure[moved] = terms if known is None else known.union(terms)
+            sets.setdefault(moved, []).append(terms)
 
 
 @lru_cache(maxsize=65536)
