@@ -67,7 +67,7 @@ class TermSet(NamedTuple):
             some = np.flatnonzero(words)  # most are zero in what a child does not reach
             inner = np.unpackbits(words[some].view(np.uint8), bitorder="little")
             found = np.flatnonzero(inner.view(np.bool_))
-            bits = 64 * some[found // 64] + found % 64
+            bits = (some[found >> 6] << 6) + (found & 63)
         return np.concatenate([bits + self.low, tail]) if len(tail) else bits + self.low
 
     @property
