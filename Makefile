@@ -15,6 +15,7 @@ test: .venv/ready
 
 # The tests to run while one works: all but those that take the longest.
 SLOW := estimators/exact estimators/elimination estimators/inference estimators/batched tools \
+	estimators/baselines/test_learned.py estimators/pathwise estimators/gradient/test_terms.py \
 	provenance/linear provenance/rules/test_op_database.py provenance/rules/test_layers.py \
 	provenance/rules/test_kinks.py provenance/rules/test_mutations_of_rules.py provenance/rules/test_nn.py \
 	provenance/algebra/test_alignments.py provenance/algebra/test_alignment.py trace/intercept \

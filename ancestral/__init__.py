@@ -20,7 +20,8 @@ from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
 from ancestral.trace import handlers
-from ancestral.trace.context.patch import install as _install_interceptors
+from ancestral.trace.context.switch import restore_torch
+from ancestral.trace.context.switch import switch as _switch
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.graph.graph import install as _install
 from ancestral.trace.handlers.rescore import rescore
@@ -64,6 +65,7 @@ __all__ = [
     "provenance_of",
     "record",
     "rescore",
+    "restore_torch",
     "sample",
     "subsample",
     "surrogate",
@@ -72,5 +74,5 @@ __all__ = [
     "wrap",
 ]
 
-_install_interceptors(_INTERCEPTORS)
+_switch.install(_INTERCEPTORS)
 _install(_render, _mimebundle)

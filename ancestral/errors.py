@@ -51,7 +51,7 @@ from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, N
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import SupportError
-from ancestral.trace.program.external import ExternalError
+from ancestral.trace.program.met_beside import ExternalError
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError

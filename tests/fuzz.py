@@ -1,7 +1,7 @@
 """Fuzz: random programs without end, each with the exact gradient by enumeration.
 
-One of ten is a model whose classes are enumerated; of the others, two of three are programs in
-Python, one is made of the ops of `programs.random`.
+One of ten is a model whose classes are enumerated, one writes into memory through views of it; of
+the others, two of three are programs in Python, one is made of the ops of `programs.random`.
 
     python tests/fuzz.py --examples 20000 --seed 1
 """
@@ -13,11 +13,12 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 import torch
 from programs.choose import Choose
+from programs.memory import MemoryProgram, random_memory_program, verdict_on_memory
 from programs.mixtures import Mixture, random_mixture, verdict_on_mixture
 from programs.python import PythonProgram, Writer, beside, compiled
 from programs.random import random_program
@@ -25,7 +26,7 @@ from programs.verdict import Generated, Verdict, verdict_on
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.trace.context.patch import Replacing, interceptors
+from ancestral.trace.context.switch import switch
 from oracles import Walk, forcing
 
 PERIOD = 10.0
@@ -44,21 +45,23 @@ def standing() -> Iterator[None]:
     def first(fn: Distribution, shape: torch.Size) -> Tensor:
         return Walk(()).draw(fn, shape)
 
-    with forcing(first), ExitStack() as stack:
-        for interceptor in interceptors:
-            if isinstance(interceptor, Replacing):
-                interceptor.enter()
-                stack.callback(interceptor.leave)
-        yield
+    with forcing(first):
+        switch.enter()
+        try:
+            yield
+        finally:
+            switch.leave()
 
 
-AnyProgram = Generated | Mixture
+AnyProgram = Generated | Mixture | MemoryProgram
 
 
 def judged(program: AnyProgram) -> Verdict:
     """Return the verdict on a program of any kind."""
     if isinstance(program, Mixture):
         return verdict_on_mixture(program)
+    if isinstance(program, MemoryProgram):
+        return verdict_on_memory(program)
     if isinstance(program, PythonProgram):
         return verdict_on(program, beside(program.parameters[0]))
     return verdict_on(program)
@@ -70,6 +73,8 @@ def generated(seed: int) -> AnyProgram:
     choose = Choose(lambda bound: int(numbers.random() * bound))
     if seed % 10 == 9:
         return random_mixture(choose, seed)
+    if seed % 10 == 4:
+        return random_memory_program(choose)
     return Writer(choose).program() if seed % 3 else random_program(choose)
 
 
@@ -87,14 +92,24 @@ def simpler(lines: list[str]) -> Iterator[list[str]]:
             yield lines[:at] + [line[4:] for line in lines[at + 1 : end]] + lines[end:]
 
 
-def shrunk(program: PythonProgram, verdict: Verdict) -> PythonProgram:
+def parts_of(program: AnyProgram) -> Iterator[AnyProgram]:
+    """Yield a program without one of its statements; of other kinds, nothing."""
+    if isinstance(program, MemoryProgram):
+        for at in range(len(program.lines)):
+            yield replace(program, lines=program.lines[:at] + program.lines[at + 1 :])
+    elif isinstance(program, PythonProgram):
+        for lines in simpler(program.source.splitlines()):
+            with suppress(SyntaxError):
+                yield compiled("\n".join(lines) + "\n", program.features)
+
+
+def shrunk(program: AnyProgram, verdict: Verdict) -> AnyProgram:
     """Return a program that fails in the same way, of which no statement can be left out."""
-    for lines in simpler(program.source.splitlines()):
+    for other in parts_of(program):
         try:
-            other = compiled("\n".join(lines) + "\n", program.features)
             found = judged(other)
-        except (SyntaxError, NameError, UnboundLocalError, TypeError, AttributeError):
-            continue
+        except (NameError, UnboundLocalError, TypeError, AttributeError, RuntimeError, IndexError):
+            continue  # the rest of it does not run
         if found.kind == verdict.kind and found.text[:20] == verdict.text[:20]:
             return shrunk(other, found)
     return program
@@ -151,8 +166,7 @@ def fuzz(examples: int, seed: int) -> Tally:
 def smallest(tally: Tally) -> str:
     """Return the source of the smallest failing program, after it was made smaller."""
     program, verdict = min(tally.failures, key=lambda failure: len(failure[0].source))
-    if isinstance(program, PythonProgram):
-        program = shrunk(program, verdict)
+    program = shrunk(program, verdict)
     found = judged(program)
     return f"{program.source}\n{found.kind}: {found.text}"
 

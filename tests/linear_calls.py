@@ -68,10 +68,7 @@ CASES: dict[str, Case] = {
     "rsub __rsub__": lambda s: (s.x(), s.c()),
     "neg negative neg_": lambda s: (s.x() + s.x(),),
     "mul multiply __mul__ __rmul__ __imul__ mul_": lambda s: (s.x() + s.c(), s.c(s.columns)),
-    "div divide true_divide __truediv__ __idiv__ div_": lambda s: (
-        s.x() - s.x(),
-        s.c(s.rows, 1),
-    ),
+    "div divide true_divide __truediv__ __idiv__ div_": lambda s: (s.x() - s.x(), s.c(s.rows, 1)),
     "addcmul": lambda s: ((s.x(), s.c(), s.x()), {"value": 0.5}),
     "addcdiv": lambda s: ((s.x(), s.x(), s.c()), {"value": -2}),
     "lerp": lambda s: (s.x(), s.x(), 0.3),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ancestral as an
 from ancestral.estimators.gradient.loss_terms import terms_of
+from ancestral.provenance.algebra import pattern
 
 Add = Callable[[Tensor, Tensor, int], Tensor]
 DISCOUNT = torch.tensor(0.9)
@@ -50,7 +51,8 @@ def _megabytes() -> float:
 
 
 def looped(add: Add, steps: int) -> Cost:
-    """Sum the costs of a loop of this many steps, and take the loss apart."""
+    """Sum the costs of a loop of this many steps, the first of its kind; take the loss apart."""
+    pattern.forget()
     with an.record():
         x = an.track(torch.rand(steps).requires_grad_(), "x")
         costs = [row.cos() for row in x.unbind()]

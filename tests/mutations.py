@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.provenance.dispatch import implicit_reads, torch_function
 from ancestral.trace.intercept import tensor_reads
-from oracles import Path, Program, derivatives, estimates_on, expectation, moments_of, paths
+from oracles import Path, Program, enumerated, estimates_on, moments_of
 
 Outcome = str
 """Exact, biased, or the name of the error that is raised."""
@@ -29,8 +29,7 @@ PARAMETERS = next(iter(CONTROL.values())).parameters
 @functools.cache
 def outcomes(name: str) -> tuple[list[Path], Tensor]:
     """Return every path of a program, and the exact gradient."""
-    runs = paths(PROGRAMS[name], PARAMETERS)
-    return runs, derivatives(expectation(runs), PARAMETERS)
+    return enumerated(PROGRAMS[name], PARAMETERS)
 
 
 def outcome(name: str, setting: str = "strict") -> Outcome:

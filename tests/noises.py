@@ -68,7 +68,9 @@ def derivatives(scalar: Tensor, theta: Tensor) -> Tensor:
 def nodes(jumps: Sequence[float], points: int = 36) -> Iterator[tuple[float, float]]:
     """Yield noises and their weights; `jumps` are the values at which a program jumps."""
     ends = [-9.0, *((jump - THETA[0]) / SCALE for jump in sorted(jumps)), 9.0]
-    at, weights = np.polynomial.legendre.leggauss(8 if len(ends) > 9 else points)
+    at, weights = np.polynomial.legendre.leggauss(
+        8 if len(ends) > 9 else min(points, 24) if jumps else points
+    )
     for low, high in itertools.pairwise(ends):
         half = (high - low) / 2
         for point, weight in zip(at, weights, strict=True):

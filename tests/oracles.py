@@ -224,9 +224,23 @@ def expectation(runs: Sequence[Path]) -> Tensor:
     return torch.stack([path.log_prob.exp() * path.loss.double() for path in runs]).sum()
 
 
+def enumerated(program: Program, parameters: Parameters) -> tuple[list[Path], Tensor]:
+    """Return every possible run, and the derivative of the expected loss."""
+    runs = paths(program, parameters)
+    return runs, derivatives(expectation(runs), parameters)
+
+
+def mean_and_truth(
+    program: Program, parameters: Parameters, estimate: Estimate
+) -> tuple[Tensor, Tensor]:
+    """Return the exact mean of an estimate, and the derivative of the expected loss."""
+    runs, exact = enumerated(program, parameters)
+    return moments_of(*estimates_on(runs, program, parameters, estimate)).mean, exact
+
+
 def exact_gradient(program: Program, parameters: Parameters) -> Tensor:
     """Return the derivative of the expected loss."""
-    return exact_derivatives(program, parameters, 1)
+    return enumerated(program, parameters)[1]
 
 
 def exact_derivatives(program: Program, parameters: Parameters, order: int) -> Tensor:

@@ -187,27 +187,29 @@ def reachable(claims: Iterable[Alignment], region: Tensor, shape: Shape) -> Tens
 
 
 def _reached(claim: Alignment, region: Tensor, shape: Shape) -> Tensor:
-    """Compare all elements of the tensor with all of the source, by what the claim means."""
-    both = (*shape, *region.shape)
-    related = region.expand(both)
+    """Compare all elements of the tensor with those of the region, by what the claim means."""
+    places = region.nonzero().T  # of the region alone, which is often a small part
+    related = torch.ones((*shape, places.shape[1]), dtype=torch.bool)
     first, start = ({d: a for d, a, _ in windows} for windows in (claim.here, claim.there))
-    for at, windows in ((0, claim.here), (len(shape), claim.there)):
-        for d, a, b in windows:
-            related = related & _along(at + d, both).ge(a) & _along(at + d, both).lt(b)
+    for d, a, b in claim.here:
+        related = related & _along(d, shape).ge(a) & _along(d, shape).lt(b)
+    for d, a, b in claim.there:
+        related = related & places[d].ge(a) & places[d].lt(b)
     for i, dim in enumerate(claim.dims):
-        index = _along(i, both) - first.get(i, 0)
+        index = _along(i, shape) - first.get(i, 0)
         for factor in reversed(factors_of(dim, max(shape[i], 1))):
             if factor.dim != LOST:
-                other = _along(len(shape) + factor.dim, both) - start.get(factor.dim, 0)
+                other = places[factor.dim] - start.get(factor.dim, 0)
                 if factor.total:
                     other = other // factor.stride % factor.size
                 related = related & (index % max(factor.size, 1) == other)
             index = index // max(factor.size, 1)
-    return related.flatten(len(shape)).any(-1) if region.ndim else related
+    return related.any(-1)
 
 
 def _along(i: int, shape: Shape) -> Tensor:
-    return torch.arange(shape[i]).reshape([-1 if j == i else 1 for j in range(len(shape))])
+    """Return the indices along a dimension, to be compared with places of the source."""
+    return torch.arange(shape[i]).reshape([-1 if j == i else 1 for j in range(len(shape))] + [1])
 
 
 __all__ = [

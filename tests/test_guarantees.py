@@ -15,10 +15,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from ancestral.errors import (
     TransformError,
     UnsupportedTensorError,
 )
+from ancestral.provenance.dispatch import bytecode
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from oracles import (
     Estimate,
@@ -47,6 +49,7 @@ from oracles import (
     autograd,
     estimates,
     exact_gradient,
+    mean_and_truth,
     moments,
     moments_of,
 )
@@ -83,8 +86,9 @@ def leaves() -> list[Tensor]:
 
 def assert_exact(program: Any, control: str) -> None:
     """Check the mean against the exact gradient, all outcomes enumerated."""
-    mean = moments(program, leaves(), by(control=control)).mean
-    torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        *mean_and_truth(program, leaves(), by(control=control)), rtol=1e-6, atol=1e-9
+    )
 
 
 @reading
@@ -111,6 +115,35 @@ def test_held_scores() -> None:
         assert len([each for each in caught if each.category is HeldScoreWarning]) == 1
         exact = exact_gradient(lambda theta: 2 * drawn(theta).sum(), leaves())
         torch.testing.assert_close(moments(loss, leaves(), by(Tensor.backward)).mean, exact)
+
+
+def test_torch_between_recordings() -> None:
+    """Outside of a recording everything answers as before: what `torch.distributions` draws and
+    scores, which stays replaced, takes longer by at most 3 %, all else in torch is its own again,
+    and `an.restore_torch()` puts back that.
+    """
+
+    def answers() -> list[Tensor]:
+        torch.manual_seed(0)
+        z = Normal(torch.zeros(2), 1.0).sample()
+        return [z, Normal(torch.zeros(2), 1.0).log_prob(z), torch.bernoulli(torch.full((9,), 0.5))]
+
+    def attributes() -> list[object]:
+        owners: list[Any] = [Tensor, torch, Bernoulli, Normal, Independent]
+        return [value for owner in owners for value in vars(owner).values()]
+
+    an.restore_torch()
+    before, own = answers(), attributes()
+    with an.record() as trace:
+        answers()
+    assert list(trace) == ["z", "bernoulli"]
+    is_own = [a is b for a, b in zip(attributes(), own, strict=True)]
+    assert is_own.count(False) == 8  # sample, rsample and log_prob, of torch.distributions
+    for one, other in zip(answers(), before, strict=True):
+        assert type(one) is Tensor
+        assert torch.equal(one, other)
+    an.restore_torch()
+    assert all(a is b for a, b in zip(attributes(), own, strict=True))
 
 
 def test_draws_without_gradient() -> None:
@@ -166,8 +199,7 @@ def test_baselines() -> None:
     def ask(loss: Tensor) -> None:
         an.backward(loss, baseline=lambda credit: credit.of_others(0) + learned)
 
-    mean = moments(program, leaves(), by(ask)).mean
-    torch.testing.assert_close(mean, exact_gradient(program, leaves()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*mean_and_truth(program, leaves(), by(ask)), rtol=1e-9, atol=1e-9)
     assert learned.grad is None
     for illegal in (lambda credit: credit.total, lambda credit: credit.total.sum().item()):
         with an.record():
@@ -375,8 +407,7 @@ def test_strict() -> None:
     the loss that was not declared with `an.cost` before.
     """
     assert_exact(branching, "strict")
-    mean = moments(branching, leaves(), library()).mean
-    torch.testing.assert_close(mean, exact_gradient(branching, leaves()))
+    torch.testing.assert_close(*mean_and_truth(branching, leaves(), library()))
     (theta,) = leaves()
     with an.record() as trace:
         z = drawn(theta)
@@ -636,8 +667,8 @@ class Line:
 def test_external_calls() -> None:
     """`f = an.external(function, dim=0)` is one op of code that torch cannot see: what comes back
     depends on all that went into this call and, with `stateful=True`, into earlier ones, along
-    `dim` element n on elements n only, and nothing escapes. With `check=True` every call tries that
-    by changing one element.
+    `dim` element n on elements n only, and nothing escapes, unless no tensor comes back, or
+    something else too. With `check=True` every call tries that by changing one element.
     """
     bare = by(lambda loss: an.backward(loss, baseline=None))
     found = moments(
@@ -651,6 +682,10 @@ def test_external_calls() -> None:
     looked = moments(seen, leaves(), bare)
     torch.testing.assert_close(found.mean, looked.mean)
     assert found.variance.sum() < looked.variance.sum()
+    for function, count in ((lambda a: a, 0), (lambda a: None, 1), (lambda a: (a, "text"), 1)):
+        with an.record() as trace:
+            an.external(function)(drawn(leaves()[0]))
+        assert len(trace.escapes) == count
 
 
 def test_scope() -> None:
@@ -699,13 +734,24 @@ def test_checks() -> None:
     """Checks of your own and of libraries are none either: reads whose only other outcome is an
     exception (`assert ok`, `if bad: raise`), found in the bytecode of Python 3.11 and 3.12. Where
     an `except` of the program would catch the error, or it cannot be told, the read stays an
-    escape.
+    escape, and so does every read on another version of Python. An error that a `with` keeps
+    (`suppress`) refuses the gradient.
     """
     for program, escapes in ((checked, 0), (caught, 1)):
         assert_exact(program, "strict")
         with an.record() as trace:
             program(*leaves())
         assert len(trace.escapes) == escapes
+    with mock.patch.object(bytecode, "LAST", (3, 10)), an.record() as trace:
+        checked(*leaves())
+    assert trace.escapes
+    with an.record():
+        z = Bernoulli(logits=leaves()[0]).sample()
+        with suppress(ValueError):
+            if z.sum() >= 0:
+                raise ValueError
+    with pytest.raises(an.errors.CaughtError):
+        an.backward(z.sum())
 
 
 def test_trust() -> None:

@@ -4,6 +4,7 @@ They are those of the interceptors, so that a new one asks for a separate progra
 """
 
 import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ from mutations import blind_to_numbers, healthy, naming, outcome
 from programs.control.register import CONTROL
 
 from ancestral.provenance.dispatch import torch_function
-from ancestral.trace.context.patch import Replacing, interceptors
+from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
+from ancestral.trace.context.switch import restore_torch, switch
 from ancestral.trace.intercept import autograd, functorch
-from ancestral.trace.recording.record import record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what runs without its patch
 
@@ -135,13 +136,11 @@ _OTHERS = ("tests.", "test_", "pyro.", "joblib.")
 
 def patched_attributes() -> list[Patched]:
     """Return every patch; of the distributions, those of the draws that an oracle enumerates."""
-    with record():
-        found = [
-            Patched(owner, name, type(each).__name__)
-            for each in interceptors
-            if isinstance(each, Replacing)
-            for owner, name, _ in each._originals
-        ]
+    found = [
+        Patched(patch.owner, patch.name, type(each).__name__)
+        for each in switch.interceptors
+        for patch in (*each.patches(), *each.found())
+    ]
     return [
         patched
         for patched in found
@@ -152,7 +151,7 @@ def patched_attributes() -> list[Patched]:
 
 
 def _is_here(patched: Patched) -> bool:
-    if patched.kind == "Distributions":
+    if patched.kind in ("Distributions", "Batches"):
         return str(patched) in ENUMERATED
     return str(patched) not in ELSEWHERE
 
@@ -167,20 +166,18 @@ PATCHED = sorted(patched_attributes(), key=_order)  # the same in each process t
 def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
     """Undo a patch, and those that see the same values."""
     shut = (str(patched), *BEHIND.get(str(patched), ()))
-    real = Replacing.replace
+    real = switch.replace
 
-    def replace(self: Replacing, owner: Any, name: str, replacement: Any) -> None:
-        named = f"{getattr(owner, '__name__', owner)}.{name}"
-        is_shut = any(
-            named == each or (each[-1] == "." and named.startswith(each)) for each in shut
-        )
-        if not is_shut:
-            real(self, owner, name, replacement)
+    def others(patches: Iterable[Patch]) -> Iterator[Patch]:
+        for each in patches:
+            named = f"{getattr(each.owner, '__name__', each.owner)}.{each.name}"
+            if not any(named == one or (one[-1] == "." and named.startswith(one)) for one in shut):
+                yield each
 
-    patch.setattr(Replacing, "replace", replace)
-    for each in interceptors:
-        if isinstance(each, Replacing):
-            patch.setattr(each, "_plan", [])  # what it replaced before, also for this patch
+    restore_torch()
+    patch.setattr(switch, "_staying", Staying(others(switch._staying.patches)))
+    patch.setattr(switch, "_swapped", Lasting(others(switch._swapped.patches)))
+    patch.setattr(switch, "replace", lambda group: real(Group(others(group.patches))))
     if patched.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)
         patch.setattr(torch_function, "escape", lambda *_, **__: None)
@@ -206,4 +203,5 @@ def test_without_a_patch_some_program_comes_out_otherwise(patched: Patched) -> N
     with pytest.MonkeyPatch.context() as patch:
         close(patched, patch)
         changed = next((name for name in found if outcome(name) != healthy(name)), None)
+        restore_torch()
     assert changed is not None, f"none of {found} notices"

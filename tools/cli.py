@@ -117,7 +117,7 @@ def draw_graph(options: argparse.Namespace) -> None:
     """Draw the graph of a model into a file."""
     torch.manual_seed(options.seed)
     inputs = [parse_input(text) for text in options.input]
-    found = graph(load_model(options.model), *inputs)
+    found = graph(load_model(options.model), *inputs, noise=options.noise)
     if not found.vertices:
         print("ancestral: the model drew nothing", file=sys.stderr)
     print(found.render(options.output, with_params=options.params))
@@ -171,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, default=Path("graph.svg"), help=".svg, .png, .pdf or .dot"
     )
     drawing.add_argument("--params", action="store_true", help="draw the parameters too")
+    drawing.add_argument("--noise", action="store_true", help="draw dropout masks and the like too")
     drawing.set_defaults(action=draw_graph)
     auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
     _take_model(auditing)

@@ -246,8 +246,13 @@ def _could_be_apart(structure: Structure, sites: Iterable[int], terms: Iterable[
 
 def _ratio(given: Iterable[Credit], apart: Iterable[Credit]) -> float | None:
     """Return how many times larger the squared credit is, summed over the elements of all sites."""
-    least: float = raw(_square, apart)
-    return float(raw(_square, given)) / least if least else None
+    least = squared(apart)
+    return squared(given) / least if least else None
+
+
+def squared(given: Iterable[Credit]) -> float:
+    """Return the squared credit, summed over the elements of all sites."""
+    return float(raw(_square, given))
 
 
 def _square(given: Iterable[Credit]) -> float:

@@ -50,7 +50,7 @@ def chosen(
             if node.is_reparameterized or node.infer or node.gate is not None:
                 break
         else:
-            return problem, by_element  # what most have: nothing is asked of any site
+            return problem, by_element  # what most have: no site asks for anything
     stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
     choices = Choices("estimator", estimator, "auto")
     for each in choices.values():

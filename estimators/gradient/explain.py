@@ -6,8 +6,8 @@ walking back from the cost, through the sites between, to the steps that lost th
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import PurePath
@@ -15,10 +15,11 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit.blur import WAYS_OUT, Blur
+from ancestral.estimators.credit.blur import WAYS_OUT, Blur, squared
+from ancestral.estimators.credit.credit import by_element
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
-from ancestral.provenance.algebra.alignment import Alignment
+from ancestral.provenance.algebra.alignment import LOST, Alignment
 from ancestral.provenance.algebra.alignment_loss import Mix, kept, mixes_of, separate
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import site_of
@@ -26,7 +27,7 @@ from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import guessed, listed
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms, term_set
-from ancestral.trace.graph.structure import Structure
+from ancestral.trace.graph.structure import Structure, TermShape
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace, install_explain
 
@@ -35,23 +36,33 @@ from ancestral.trace.recording.trace import Trace, install_explain
 class Account:
     """What is left of a gradient once it was taken: who depends on whom, and what it cost.
 
-    Of each term, its provenance, its value without history, and what made it.
+    `scored` has the terms for which each site gets its score: none where it is pathwise. Of each
+    term, its provenance, its value without history, and what made it.
     """
 
     nodes: Mapping[str, Node]
     structure: Structure
     sources: tuple[Source, ...]  # of the sites of the structure
+    scored: Mapping[str, TermSet]
     provenances: tuple[Provenance | None, ...]
     values: tuple[Tensor, ...]
     made: tuple[str, ...]
 
 
-def account_of(problem: Problem) -> Account:
-    """Return what an explanation needs of a problem."""
+def account_of(problem: Problem, undecided: Container[str] = ()) -> Account:
+    """Return what an explanation needs of a problem; the score of some sites is not decided yet."""
+    everything = TermSet(0, 0, 0, len(problem.structure.terms))
     return Account(
         problem.nodes,
         problem.structure,
         problem.sources,
+        {
+            site.name: problem.partly[site.name].scored
+            if site.name in problem.partly
+            else everything
+            for site in problem.structure.sites
+            if site.needs_score or site.name in undecided
+        },
         tuple(map(attrgetter("provenance"), problem.terms)),
         tuple([t.value.detach() if t.value.requires_grad else t.value for t in problem.terms]),
         tuple(map(attrgetter("made"), problem.terms)),
@@ -149,7 +160,7 @@ def explain(site: str | Tensor | Node, cost: Tensor | Node) -> Explanation:
         cost = cost.value
     if not isinstance(cost, Tensor):
         raise LossError.of_kind("the cost to explain", cost)
-    account = account_of(examined(cost, None if cost.ndim == 0 else torch.ones_like(cost)))
+    account = _before(examined(cost, None if cost.ndim == 0 else torch.ones_like(cost)))
     node = site if isinstance(site, Node) else site_of(site)
     name = site if isinstance(site, str) else "" if node is None else node.name
     if name not in account.nodes or account.nodes[name] is not (node or account.nodes[name]):
@@ -166,13 +177,18 @@ def explain(site: str | Tensor | Node, cost: Tensor | Node) -> Explanation:
     return Explanation(lines)
 
 
+def _before(problem: Problem) -> Account:
+    """Return the account of a problem before a gradient is taken: sites behind kinks are scored."""
+    return account_of(problem, problem.kinks)
+
+
 def explain_trace(trace: Trace, loss: Tensor | None) -> Explanation:
     """Explain all sites of a trace; see `Trace.explain`."""
     if loss is not None:
-        return Explanation(_Explaining(account_of(examined(loss, None))).lines())
+        return Explanation(_Explaining(_before(examined(loss, None))).lines())
     if isinstance(trace.account, Account):
         return Explanation(_Explaining(trace.account).lines())
-    return Explanation(_Explaining(account_of(examined_costs(trace))).lines())
+    return Explanation(_Explaining(_before(examined_costs(trace))).lines())
 
 
 install_explain(explain_trace)
@@ -188,13 +204,18 @@ class _Explaining:
         self._end = len(account.structure.terms)
         self._reached = [_all(closure, self._end) for closure in self._closures]
         self._blur = Blur(account.structure, account.sources, account.nodes)
+        # Without the terms that a site is pathwise for, if it is scored for others.
+        self._credited = [
+            _common(closure, account.scored.get(source.name))
+            for source, closure in zip(account.sources, self._closures, strict=True)
+        ]
 
     def lines(self) -> tuple[Line, ...]:
         """Return a line for each dimension of each site, the most expensive first."""
         found = [
             line
             for number, source in enumerate(self._account.sources)
-            if source.name in self._account.nodes and self._reached[number]
+            if source.name in self._account.nodes and self._credited[number]
             for line in self._of_site(number)
         ]
         found.sort(key=lambda line: (line.is_separate, -(line.excess or 0), -line.size))
@@ -202,27 +223,27 @@ class _Explaining:
 
     def _of_site(self, number: int) -> Iterator[Line]:
         site = self._structure.sites[number]
-        total = self._reached[number].size
+        total = _all(self._credited[number], self._end).size
         if all(size == 1 for size in site.shape):
             yield self._of_one(number)
         for dim, size in enumerate(site.shape):
             if size == 1:
                 continue
             lost = no_terms(self._end)
-            for claims, terms in self._closures[number].items():
+            for claims, terms in self._credited[number].items():
                 if dim not in separate(claims):
                     lost = lost.union(terms)
             if not lost:
                 yield Line(site.name, dim, size, total, total)
                 continue
             mixes = tuple(dict.fromkeys(self._mixes(number, dim, lost)))
-            excess = self._excess(lost, size)
+            excess = self._excess(number, dim)
             yield Line(site.name, dim, size, total - lost.size, total, mixes, excess)
 
     def _of_one(self, number: int) -> Line:
         """Return the line of a site of one element."""
-        name, reached = self._structure.sites[number].name, self._reached[number]
-        tied = self._blur.changed[number]
+        name, reached = self._structure.sites[number].name, _all(self._credited[number], self._end)
+        tied = self._blur.changed[number].common(reached)
         if not tied:
             return Line(name, None, 1, reached.size, reached.size)
         mixes = [
@@ -232,7 +253,7 @@ class _Explaining:
             if number in self._blur.upstream([other])
         ]
         excess = self._square(reached) / (self._square(reached.without(tied)) or math.nan)
-        left = None if math.isnan(excess) else excess
+        left = None if math.isnan(excess) or name not in self._account.scored else excess
         return Line(name, None, 1, reached.size - tied.size, reached.size, tuple(mixes), left)
 
     def _square(self, terms: TermSet) -> float:
@@ -283,23 +304,53 @@ class _Explaining:
                 numbers[site].append(term)
         return [term_set(found, self._end) if found else no_terms(self._end) for found in numbers]
 
-    def _excess(self, lost: TermSet, size: int) -> float | None:
+    def _excess(self, number: int, dim: int) -> float | None:
         """Return how much larger the squared credit is than with the dimension kept apart.
 
-            (Σ_n c[n])² / mean_n c[n]²
+            Σ_s C[s]² / Σ_s C'[s]²
 
-        with the costs summed over all but a dimension of this size.
+        where C' counts for each element the costs at its own index, wherever it counts those at
+        all; None where the site has no score, or a cost no dimension of its size.
         """
-        rows: list[Tensor] = []
-        for term in lost.numbers().tolist():
-            value = self._account.values[term].double()
-            along = [i for i, n in enumerate(value.shape) if n == size]
-            if not along:
-                return None
-            rows.append(value.movedim(along[0], 0).reshape(size, -1).sum(1))
-        each = torch.stack(rows).sum(0)
-        square = float(each.square().mean())
-        return float(each.sum().square()) / square if square else None
+        site = self._structure.sites[number]
+        if site.name not in self._account.scored:
+            return None
+        given, apart = list[TermShape](), list[TermShape]()
+        values: list[Tensor] = []
+        for claims, terms in self._credited[number].items():
+            is_apart = dim in separate(claims)
+            for term in terms.numbers().tolist():
+                values.append(self._account.values[term].double())
+                shape = tuple(values[-1].shape)
+                at = [i for i, size in enumerate(shape) if size == site.shape[dim]]
+                if not at and not is_apart:
+                    return None
+                kept = claims if is_apart else {_kept_apart(claim, at, dim) for claim in claims}
+                given.append(TermShape(shape, tuple((c, frozenset({0})) for c in claims)))
+                apart.append(TermShape(shape, tuple((c, frozenset({0})) for c in kept)))
+        vertex = (replace(site, incoming=(), needs_score=True),)
+        squares = [squared(by_element(Structure(vertex, tuple(t)), values)) for t in (given, apart)]
+        return squares[0] / squares[1] if squares[1] else None
+
+
+def _kept_apart(claim: Alignment, at: Sequence[int], dim: int) -> Alignment:
+    """Return a claim by which one of some dimensions of a cost indexes a dimension of the site."""
+    free = next((i for i in at if claim.dims[i] == LOST), at[0])
+    cut = {i for i, _, _ in claim.here}
+    dims = [
+        d if isinstance(d, int) and d != dim and i not in cut else LOST
+        for i, d in enumerate(claim.dims)
+    ]
+    dims[free] = dim
+    return Alignment(tuple(dims))
+
+
+def _common(closure: Closure, some: TermSet | None) -> Closure:
+    """Return what of some terms is reached."""
+    if some is None:
+        return closure
+    found = {claims: terms.common(some) for claims, terms in closure.items()}
+    return {claims: terms for claims, terms in found.items() if terms}
 
 
 def _all(closure: Closure, end: int) -> TermSet:

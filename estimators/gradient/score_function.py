@@ -95,10 +95,10 @@ _learns = _Tensor.requires_grad.__get__
 
 
 def product(
-    node: Node, credit: Credit, less: Tensor | None = None, known: Tensor | None = None
+    node: Node, credit: Credit, less: Tensor | None = None, density: Tensor | None = None
 ) -> Tensor:
     """Return the sum over the elements of a site of score times (credit minus baseline)."""
-    density = node.score if known is None else known
+    density = node.score if density is None else density
     if tuple(density.shape) == node.shape:
         return (density * _total(credit, less)).sum()
     # A density of another shape says nothing of elements: the draw is one.

@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -70,7 +70,7 @@ def check_baseline(baseline: Baselines) -> None:
     given: object = baseline
     if given is None or (isinstance(given, str) and given == "auto"):
         return  # what most ask for
-    for each in Choices("baseline", baseline, None).values():
+    for each in baseline.values() if isinstance(baseline, Mapping) else (baseline,):
         _check(each, "")
 
 

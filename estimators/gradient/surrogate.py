@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import compress
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
+from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
+from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import densities_in, products
+from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
-from ancestral.estimators.gradient.term_groups import fixed_terms, groups_of, merged
-from ancestral.estimators.pathwise.routes import joined, routed
+from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -88,36 +89,38 @@ def surrogate_of(
         before: returns the scores upstream of the elements of some sites: without them, derivatives
             above the first have more variance, and the surrogate costs less.
     """
-    groups, universe = groups_of(problem), problem.trace.universe
-    given: list[list[Credit]] = []
-    totals: list[Tensor] = []
-    for group in groups:
-        costs = [term.value.detach().requires_grad_() for term in group.terms]
-        total = group.loss
-        given.append(group.credits(estimate, costs))
-        pairs = [(problem.nodes[credit.name], credit) for credit in given[-1]]
-        if pairs and costs:
-            bilinear = sum(products(pairs, [None] * len(pairs)), torch.zeros(()))
-            upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
-            for term, scores in zip(group.terms, upstream, strict=True):
-                if scores is not None:
-                    total = total + (_box(scores, universe) * term.live).sum()
-        for term in group.owned:
-            total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-        totals.append(total)
-    subtracted = _subtracted(problem, baseline, given).items()
+    universe, costs = problem.trace.universe, [t.value.detach() for t in problem.terms]
+    passes = passes_of(problem, estimate, [cost.requires_grad_() for cost in costs])
+    reaching = compress(problem.structure.sites, problem.structure.reaches)
+    gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
+    held, passed = (
+        frozenset[Node]().union(*sets)
+        for sets in ([part.held for part in passes], [part.passed for part in passes])
+    )
+    kept_open = keep(gated, held - passed)
+    draws = [kept_open | (part.held & passed) for part in passes]
+    passes = [part.holding(problem, some) for part, some in zip(passes, draws, strict=True)]
+    total = sum([part.loss(problem) for part in passes[1:]], passes[0].loss(problem))
+    parts = [each for p in passes for each in p.products(problem, [None] * len(p.credits))]
+    if parts and costs:
+        bilinear = sum(parts, torch.zeros(()))
+        upstream = torch.autograd.grad(bilinear, costs, create_graph=True, allow_unused=True)
+        for number, term in (each for part in passes for each in part.terms.items()):
+            scores = upstream[number]
+            if scores is not None:
+                total = total + (_box(scores, universe) * term.live).sum()
+    for term in (term for part in passes for term in part.owned):
+        total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
+    subtracted = _subtracted(problem, baseline, passes).items()
     less_of = {place: less for place, less in subtracted if less is not None}
     scores_before = before(problem, [name for _, name in less_of])
     for (at, name), less in less_of.items():
         node = problem.nodes[name]
-        boxed = _box(node.score, universe)
+        boxed = _box(passes[at].scores.get(name, node.score), universe)
         if name in scores_before and tuple(boxed.shape) == node.shape:
             boxed = boxed * (1 + _box(scores_before[name], universe))
-        totals[at] = totals[at] - _against(boxed, less, node)
-    routes = {group.held: total for group, total in zip(groups, totals, strict=True)}
-    reaching = compress(problem.structure.sites, problem.structure.reaches)
-    gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
-    return _followed(joined(routes, gated), problem)
+        total = total - _against(boxed, less, node)
+    return _followed(sum(limit(set[Node]().union(*draws)), total), problem)
 
 
 def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor]:
@@ -140,26 +143,23 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
 
 
 def _subtracted(
-    problem: Problem, baseline: Baselines, given: Sequence[Sequence[Credit]]
+    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
 ) -> dict[tuple[int, str], Tensor | None]:
-    """Return what is subtracted for each site, by the number of the group that it counts in.
+    """Return what is subtracted for each site, by the number of the pass that it counts in.
 
-    A baseline is asked once for a site, whatever groups of terms give it credit.
+    A baseline is asked once for a site, whatever passes give it credit.
     """
-    if baseline is None and not any(map(_infer, problem.nodes.values())):
+    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
         return {}
     places: dict[str, list[tuple[int, Credit]]] = {}
-    for at, of_group in enumerate(given):
-        for credit in of_group:
+    for at, part in enumerate(passes):
+        for credit in part.credits:
             places.setdefault(credit.name, []).append((at, credit))
     subtraction = Subtraction(problem, baseline)
     return {
         (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
         for name, found in places.items()
     }
-
-
-_infer = attrgetter("infer")
 
 
 @eagerly
@@ -309,30 +309,30 @@ def _descend(
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
-    groups = groups_of(problem)
-    given = [group.credits(estimator, [t.value for t in group.terms]) for group in groups]
-    less = _subtracted(problem, baseline, given)
-    routes: dict[frozenset[Node], Tensor] = {}
-    for at, group in enumerate(groups):
-        pairs = [(problem.nodes[credit.name], credit) for credit in given[at]]
-        baselines = [less.get((at, c.name)) for c in given[at]]
-        parts = [group.loss, *products(pairs, baselines, densities_in(group.terms))]
-        for term in group.owned:
+    passes = passes_of(problem, estimator, [term.value for term in problem.terms])
+    less = _subtracted(problem, baseline, passes)
+    routes: list[Route] = []
+    for at, part in enumerate(passes):
+        some = [less.get((at, credit.name)) for credit in part.credits]
+        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
+        parts = [part.loss(problem), *part.products(problem, some, known)]
+        for term in part.owned:
             # The score has mean zero; a learned coefficient of it has its own gradient.
             weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
             parts.append(-(untrack(term.leaf) * weight).sum())
         parts = [part for part in parts if part.requires_grad]
         if parts:
-            dtype = parts[0].dtype
-            routes[group.held] = torch.stack([part.to(dtype) for part in parts]).sum()
+            total = torch.stack([each.to(parts[0].dtype) for each in parts]).sum()
+            routes.append(Route(total, part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
-    first, *rest = routes.values()
-    total = sum(rest, first)
+    total = routes[0].total
+    for route in routes[1:]:
+        total = total + route.total
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
-        with routed(routes):
+        with routed(routes) if problem.partly else nullcontext():
             torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
         refuse_writes(problem.trace.leaves, problem.scored, error)

@@ -12,7 +12,7 @@ off, order by order, by its Taylor polynomial in the draws:
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +27,25 @@ HIGHEST = 2
 """The highest derivatives of a surrogate whose parts hold different draws fixed."""
 
 
+class Gates(NamedTuple):
+    """The draws that a scalar reaches, as bits: those that it holds fixed, and those it passes."""
+
+    held: int
+    passed: int
+
+    def agrees(self, other: "Gates") -> bool:
+        """Return whether no draw is held fixed by one and passed by the other."""
+        return not (self.held & other.passed or self.passed & other.held)
+
+    def union(self, other: "Gates") -> "Gates":
+        """Return the draws of both."""
+        return Gates(self.held | other.held, self.passed | other.passed)
+
+
 class Reached:
     """The draws, of some, whose values autograd reaches: as bits, in the order of the draws.
 
-    `LEAF` is the bit of a leaf that is reached through none of them.
+    `leaf` is the bit of a leaf that is reached through none of them.
     """
 
     def __init__(self, draws: Sequence[Node]) -> None:
@@ -56,8 +71,8 @@ class Reached:
                 found |= self._under(start.node) if bit is None else bit
         return found
 
-    def held(self, found: int, fixed: int) -> frozenset[Node]:
-        """Return the draws among those held `fixed` that are reached, through the others too."""
+    def gates(self, found: int, fixed: int) -> Gates:
+        """Return which draws are reached, through those that are not `fixed` too."""
         fresh = found & ~fixed & ~self.leaf
         seen = 0
         while fresh:
@@ -65,7 +80,11 @@ class Reached:
             for number in numbers_of(fresh):
                 found |= self._beyond[number]
             fresh = found & ~fixed & ~self.leaf & ~seen
-        return frozenset(self._draws[number] for number in numbers_of(found & fixed))
+        return Gates(found & fixed, seen)
+
+    def draws(self, bits: int) -> frozenset[Node]:
+        """Return the draws of some bits."""
+        return frozenset(self._draws[number] for number in numbers_of(bits))
 
     def _under(self, start: Any) -> int:
         """Return what is reached from below a node of autograd's graph."""
@@ -96,25 +115,30 @@ def numbers_of(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-Routes = Mapping[frozenset[Node], Tensor]
-"""Scalars, by the draws that they reach and hold fixed."""
+class Route(NamedTuple):
+    """A scalar, the draws that it reaches and holds fixed, and the others that it reaches."""
+
+    total: Tensor
+    held: frozenset[Node]
+    passed: frozenset[Node]
 
 
 @contextmanager
-def routed(routes: Routes) -> Generator[None]:
-    """Let one pass from the sum of all parts be the sum of the passes from each, in the block."""
-    edges = _edges(frozenset[Node]().union(*routes))
-    if len(routes) == 1:
-        _shut(edges)
-        yield
-        return
+def routed(routes: Sequence[Route]) -> Generator[None]:
+    """Let one pass from the sum of all parts be the sum of the passes from each, in the block.
+
+    A part is asked what it sends to those draws only that it passes and others hold fixed.
+    """
+    held = [_edges(route.held) for route in routes]
+    edges = {gate: edge for each in held for gate, edge in each.items()}
     sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
-    for route, total in routes.items():
-        shut = _edges(route)
-        if total.requires_grad and len(shut) < len(edges):
-            for gate, gradient in _sent(total, edges, shut).items():
-                if gate not in shut:
-                    sent[gate].append(gradient)
+    for route, shut in zip(routes, held, strict=True):
+        asked = {
+            n.gate: edges[n.gate] for n in route.passed if n.gate is not None and n.gate in edges
+        }
+        if asked:
+            for gate, gradient in _sent(route.total, asked, shut).items():
+                sent[gate].append(gradient)
     for gate, gradients in sent.items():
         gate.is_shut = not gradients
         gate.instead = sum(gradients[1:], gradients[0]) if gradients else None
@@ -125,24 +149,21 @@ def routed(routes: Routes) -> Generator[None]:
             gate.is_shut, gate.instead = bool(gate.is_kept), None
 
 
-def joined(routes: Routes, gated: Iterable[Node]) -> Tensor:
-    """Return the sum of all parts, whose derivatives up to the highest hold fixed what each does.
-
-    Those of one part alone do in every order, if no surrogate before needs a gate open.
+def keep(gated: Iterable[Node], shut: Collection[Node]) -> set[Node]:
+    """Set the gates of draws for good; return those to be shut that stay open for an earlier one.
 
     Args:
-        routes: the parts.
-        gated: the draws that reach them, with their gates shut if all parts hold them fixed.
+        gated: the draws that reach a surrogate, with their gates shut if it holds them fixed.
+        shut: more of them that it holds fixed.
 
     Raises:
         ValueError: if a surrogate before needs the gate of one shut that is to be open.
     """
-    shared = frozenset[Node]() if len(routes) > 1 else next(iter(routes))
-    fixed: set[Node] = set()
+    found: set[Node] = set()
     for node in gated:
         if node.gate is None:
             continue
-        is_shut = node.gate.is_shut or node in shared
+        is_shut = node.gate.is_shut or node in shut
         if node.gate.is_kept is None:
             node.gate.is_kept = is_shut
         elif node.gate.is_kept and not is_shut:
@@ -152,32 +173,40 @@ def joined(routes: Routes, gated: Iterable[Node]) -> Tensor:
                 "surrogate of the sum of both, or pass estimator='score' here"
             )
         elif is_shut and not node.gate.is_kept:
-            fixed.add(node)
+            found.add(node)
         node.gate.is_shut = node.gate.is_kept
-    parts = [
-        _holding(total, fixed | (route - shared)) if total.requires_grad else total
-        for route, total in routes.items()
-    ]
-    return sum(parts[1:], parts[0])
+    return found
 
 
-def _holding(total: Tensor, route: Collection[Node]) -> Tensor:
-    """Return a scalar whose derivatives are those with the values of some draws held fixed.
+def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
+    """Return tensors whose derivatives are those with the values of some draws held fixed.
 
-        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩
+        S_n = S_(n-1) - 1/n ⟨∂S_(n-1), δ⟩,   S_0 = Σ ⟨v, T⟩,   T_n = ∂S_n / ∂v
 
-    What is left of S_n has a derivative of order n + 1 at least.
+    What is left of S_n has a derivative of order n + 1 at least: see `limit`. All tensors share a
+    pass for each order.
     """
-    edges = _edges(route)
-    for order in range(1, HIGHEST + 1) if route else ():
+    followed = [tensor for tensor in tensors if tensor.requires_grad]
+    if not followed or not draws:
+        return [*tensors]
+    edges = _edges(draws)
+    weights = [torch.ones_like(tensor).requires_grad_() for tensor in followed]
+    total = sum((v * tensor).sum() for v, tensor in zip(weights, followed, strict=True))
+    assert isinstance(total, Tensor)
+    for order in range(1, HIGHEST + 1):
         slopes = _sent(total, edges, edges, is_followed=True)
-        for node in route:
+        for node in draws:
             slope = slopes.get(node.gate) if node.gate is not None else None
             if slope is not None:
                 total = total - (slope * (node.value - node.value.detach())).sum() / order
-    for node in route:
-        total = total + _Beyond.apply(node.value, HIGHEST).sum()  # type: ignore[no-untyped-call]
-    return total
+    found = iter(torch.autograd.grad(total, weights, create_graph=True))
+    return [next(found) if tensor.requires_grad else tensor for tensor in tensors]
+
+
+def limit(draws: Collection[Node]) -> list[Tensor]:
+    """Return zeros whose derivatives above the highest raise a NotImplementedError."""
+    beyond: Any = _Beyond.apply
+    return [beyond(node.value, HIGHEST).sum() for node in draws]
 
 
 def _sent(
@@ -192,8 +221,9 @@ def _sent(
     If it `is_followed`, that has derivatives itself. A gate is the first to see it: the hooks of
     the user come after, in the pass that counts.
     """
+    _shut(shut)
     for gate in edges:
-        gate.is_shut, gate.came = gate in shut, []
+        gate.came = []
     try:
         torch.autograd.grad(
             total,
@@ -204,8 +234,10 @@ def _sent(
         )
         return {gate: gate.came[0] for gate in edges if gate.came}
     finally:
+        for gate in shut:
+            gate.is_shut = False
         for gate in edges:
-            gate.is_shut, gate.came = False, None
+            gate.came = None
 
 
 def _shut(gates: Iterable[Gate]) -> None:

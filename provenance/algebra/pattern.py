@@ -224,7 +224,9 @@ class Pattern:
         self.members: Slots = (
             entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
         )
-        self.is_wide = any([len(members) > MOST_SOURCES for _, members in entries])
+        self.is_wide = len(self.members) > MOST_SOURCES and any(
+            [len(members) > MOST_SOURCES for _, members in entries]
+        )
         self.joins: dict[Pattern, Pattern] = {}
         # Remaps by their shape and step; the answers for calls whose first operand has this
         # pattern, see `propagate`; whether one of the operands was mixed, by them all.

@@ -24,6 +24,16 @@ class StridedView(NamedTuple):
     shape: Shape
     strides: Shape
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether no two elements share a place; False where the strides do not show it."""
+        reach = 0
+        for stride, size in sorted(zip(self.strides, self.shape, strict=True)):
+            if size > 1 and stride <= reach:
+                return False
+            reach += stride * (size - 1)
+        return True
+
 
 def strides_of(grid: Shape) -> Shape:
     """Return how far apart the neighbours along each dimension of a grid are."""

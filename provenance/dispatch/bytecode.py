@@ -6,6 +6,7 @@ whether the library knows this one's.
 
 import bisect
 import dis
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,13 +71,15 @@ class Code:
     def handler(self, number: int) -> int | None:
         """Return where the code goes on if an instruction raises, None if it is left.
 
-        That is so at the end of a ``with``, but for one that keeps the error.
+        A ``with`` that keeps the error is not known as such.
         """
         offset = self.instructions[number].offset
         # Of blocks within each other, the table has the innermost alone at an offset.
         found = next((to for first, end, to in self.handlers if first <= offset < end), None)
         there = None if found is None else self.numbers[found]
-        return None if there is None or self._is_with(there) else there
+        if there is None or not self._is_with(there):
+            return there
+        return self.handler(next(n for n in itertools.count(there) if self._is_reraising(n)))
 
     def raises(self, number: int) -> bool:
         """Return whether the code raises, whatever happens, from an instruction on.
@@ -111,6 +114,9 @@ class Code:
         """
         handler = self.handler(number)
         return handler is None or self.raises(handler)
+
+    def _is_reraising(self, number: int) -> bool:
+        return self.instructions[number].opname == "RERAISE"
 
     def _is_with(self, handler: int) -> bool:
         names = [each.opname for each in self.instructions[handler : handler + 2]]
@@ -162,8 +168,6 @@ _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 _ALWAYS = frozenset({"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"})
 _RAISING = frozenset({"RAISE_VARARGS", "RERAISE"})
 _LEAVING = ("RETURN", "YIELD", "SEND", "GET_AWAITABLE", "END_ASYNC_FOR", "GET_ANEXT")
-# These errors are how the protocols of Python say that something is over.
-_OF_PROTOCOLS = frozenset({"StopIteration", "StopAsyncIteration", "GeneratorExit"})
-_IDLE = frozenset(
-    "LOAD_CONST LOAD_FAST LOAD_FAST_LOAD_FAST LOAD_GLOBAL LOAD_DEREF NOP TO_BOOL".split()
-)
+# These errors are how the protocols of Python say that something is over, or not there.
+_OF_PROTOCOLS = frozenset("StopIteration StopAsyncIteration GeneratorExit AttributeError".split())
+_IDLE = frozenset({"LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL", "LOAD_DEREF", "NOP"})

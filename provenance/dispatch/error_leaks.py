@@ -1,11 +1,12 @@
 """Failures: errors of an op that reveal the values it was given."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.jit import Error as JitError
 
-from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.escape import EscapeError, escape, fail, is_escape
 from ancestral.provenance.dispatch.passed_checks import Read
@@ -50,6 +51,19 @@ def note_failure(
         fail(tracked(args, kwargs), str(error))
 
 
+def note_failure_within(found: Sequence[Provenance], error: Exception, *, is_decided: bool) -> None:
+    """Note that code raised that is not followed, and was given values with these provenances.
+
+    One that decides by a number (`is_decided`) does so where it returns, too.
+    """
+    if is_decided:
+        escape(found)
+    elif isinstance(error, _OF_VALUES) and not isinstance(
+        error, (EscapeError, NotImplementedError)
+    ):
+        fail(found, str(error).strip().rpartition("\n")[2])
+
+
 def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Return whether an op raises without the values of its operands as well."""
     try:
@@ -57,8 +71,8 @@ def _is_of_shapes(func: _Function, args: Any, kwargs: Mapping[str, Any]) -> bool
             func(*_without_values(args), **_without_values(kwargs))
     except NotImplementedError:  # it has no kernel for meta tensors, which tells nothing
         return False
-    except _OF_VALUES as error:
-        return "meta" not in str(error)  # that it asked for a value is no matter of shapes
+    except _OF_VALUES as error:  # that it asked for a value, or has no such kernel, neither
+        return not any(text in str(error) for text in ("meta", "fake impl"))
     return False
 
 
@@ -73,4 +87,4 @@ def _without_values(value: Any) -> Any:
 
 
 # What ops raise because of the values of their operands; a type or a class is no value.
-_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError, AssertionError)
+_OF_VALUES = (RuntimeError, ValueError, LookupError, ArithmeticError, AssertionError, JitError)

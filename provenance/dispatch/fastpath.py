@@ -40,6 +40,15 @@ _Function = Callable[..., Any]
 _Plain: Any = Tensor
 _FAST = frozenset({ProvenanceTensor, Tensor, float, int})
 _FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
+# Python asks the class that inherits first, even if its object stands on the right. What is saved
+# for a backward pass keeps its order, by which a checkpoint finds it again: what was tracked at
+# first, since Python had read something, may be plain when the checkpoint runs again.
+_TURNED = {
+    "__radd__": "__add__",
+    "__rmul__": "__mul__",
+    "__rsub__": "__sub__",
+    "__rtruediv__": "__truediv__",
+}
 _Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
 
 
@@ -56,13 +65,18 @@ def _operator(
     is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
     number = serials.__next__
     tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
+    turned: Any = getattr(Tensor, _TURNED.get(name, ""), None)
 
     def operator(self: ProvenanceTensor, other: Any) -> Any:
         kind = type(other)
         if kind is not tracked and kind not in fast:
             return plain_operator(self, other)
         try:
-            result: Any = run(plain_operator, types, (self, other), NO_KEYWORDS)
+            result: Any = (
+                run(plain_operator, types, (self, other), NO_KEYWORDS)
+                if turned is None or kind is not plain
+                else run(turned, types, (other, self), NO_KEYWORDS)
+            )
         except RuntimeError as error:
             refuse_inference(error, names_of(self, other))
             raise

@@ -148,12 +148,27 @@ def run_write(
     if func is Tensor.__setitem__ and _is_there(*args):
         return run(func, types, args, kwargs)
     before = _prepare(func.__name__, args, kwargs, written)
-    known = [provenance(target) for target in written]
+    known = [_own(target) for target in written]
     result = run(func, types, args, kwargs)
     # A draw in place, bernoulli_, has given its target its own provenance.
-    marked = [t for t, old in zip(written, known, strict=True) if provenance(t) is old]
+    marked = [t for t, old in zip(written, known, strict=True) if _own(t) is old]
+    for target in marked:
+        _reshaped(target)
     _mark(func, args, kwargs, marked, before)
     return result
+
+
+def _own(target: Tensor) -> Provenance | None:
+    """Return what a tensor itself is known to depend on, without what its memory is."""
+    found: Provenance | None = getattr(target, "_provenance", None)
+    return found
+
+
+def _reshaped(target: Tensor) -> None:
+    """Let a tensor that was given another shape, as an `out` that was too small is, know that."""
+    old, shape = _own(target), tuple(raw(Tensor.size, target))
+    if old is not None and old.shape != shape:
+        attach(target, old.lost(shape))
 
 
 def _is_there(target: Tensor, index: Any, value: Any) -> bool:
@@ -240,9 +255,6 @@ def _mark(
 ) -> None:
     """Give what was written the union of what it had and what came in."""
     for target in written:
-        old, shape = getattr(target, "_provenance", None), tuple(raw(Tensor.size, target))
-        if old is not None and old.shape != shape:
-            attach(target, old.lost(shape))  # as an `out` that was too small is
         known = provenance(target)
         found = now(_inferred(func, target, args, kwargs, known))
         if found is None:
@@ -286,6 +298,11 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
     is_held = raw(storage.is_held, target)  # before we hold it
     base, shared = base_of(target), raw(storage.storage_of, target)
     write = None if shared is None else _write(target, found, shared)
+    own = provenance(target)
+    if own is not None and shared is not None and not view_of(target).is_apart:
+        # What is written at one place of the target is seen at others.
+        around = None if write is None else read(write.on(write.grid), write.view)
+        attach(target, own.lost(own.shape) if around is None else own.union(around))
     if base is not None:
         known = provenance(base)
         seen = None if write is None else read(write.on(write.grid), view_of(base))

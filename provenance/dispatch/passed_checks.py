@@ -45,17 +45,20 @@ def outcome_of(read: Read, frame: FrameType, outermost: int | None) -> Outcome |
         frame: the one that reads, at this very moment.
         outermost: the `id` of the frame that began the recording, None where it has ended.
     """
-    if not is_tried() or frame.f_code.co_name in _PROTOCOLS or _is_caught(frame, outermost):
+    if not is_tried() or _is_caught(frame, outermost):
         return None
     has_raised = isinstance(read.result, Exception)
     if read.name in ("_assert", "_assert_async"):
         return "raises" if has_raised else "passes"
+    # Whether it is a check is the same for all values, also for those that no number comes of.
+    given = read._replace(result=0) if has_raised else read
     try:
-        return None if has_raised else _Run(frame).outcome(read)
+        found = _Run(frame).outcome(given)
     except UnknownError:
         return None
     except ComputedError:
         return "raises"
+    return "raises" if has_raised else found
 
 
 def _is_caught(frame: FrameType, outermost: int | None) -> bool:
@@ -63,7 +66,7 @@ def _is_caught(frame: FrameType, outermost: int | None) -> bool:
     at: FrameType | None = frame
     while at is not None:
         code = code_of(at.f_code)
-        if not code.lets_out(code.number(at.f_lasti)):
+        if at.f_code.co_name in _PROTOCOLS or not code.lets_out(code.number(at.f_lasti)):
             return True
         if outermost is None or id(at) == outermost:
             return False
@@ -150,8 +153,8 @@ class _Run:
     def _read(self, read: Read) -> None:
         """Go to where the value was read: it is on the stack from there on."""
         machine, each = self._machine, self._code.instructions[self._at]
-        is_truth, result = read.name == "__bool__", read.result
-        if is_truth and (is_jump(each) or each.opname in ("TO_BOOL", "UNARY_NOT")):
+        result = read.result
+        if read.name == "__bool__" and (is_jump(each) or each.opname == "UNARY_NOT"):
             machine.push(result, is_read=True)  # of which the instruction takes the truth again
             return
         for before in self._code.block(self._at):
@@ -161,13 +164,15 @@ class _Run:
             each = self._code.instructions[self._at]
         if each.opname == "CALL":
             callee, given = machine.called(each)
+            if read.name == "__float__" and len(given) == 1 and machine.is_of_math(callee):
+                machine.compute(machine.value(callee), [Slot(result, is_read=True)])
+                self._at += 1
+                return
             if not self._is_reading(callee, read.name, len(given)):
                 raise UnknownError
         elif each.opname == "CONTAINS_OP" and read.name == "__contains__":
             machine.pop(2)
             result = bool(result) is not bool(each.arg)
-        elif each.opname == "COMPARE_OP" and is_truth and each.argrepr.startswith("bool("):
-            machine.pop(2)  # from Python 3.13 on
         else:
             raise UnknownError
         machine.push(result, is_read=True)
@@ -187,5 +192,7 @@ class _Run:
         return kind is getattr(torch, function, None)
 
 
-# Their errors say that something is over, or not there.
-_PROTOCOLS = frozenset({"__next__", "__anext__", "__getitem__", "__getattr__", "__missing__"})
+# Whose errors Python itself may take for the end of something, or for nothing being there.
+_PROTOCOLS = frozenset(
+    "__next__ __anext__ __getitem__ __getattr__ __missing__ __length_hint__ __del__".split()
+)

@@ -165,7 +165,7 @@ def _steps(
     rest = unnamed(pairs, args, kwargs)
     if pairs and rest and any(not tensor.shape for tensor in rest):
         # A dimension, perhaps, that was given as a tensor: no rule reads those.
-        pairs, rest = (), tensors_in(args, kwargs)
+        rest, pairs = [*(named for named, _ in pairs), *rest], ()
     found: list[tuple[Provenance, Step | str]] = []
     for tensor, step in (*pairs, *[(tensor, _LOST) for tensor in rest]):
         ours = None if step is None else provenance(tensor)

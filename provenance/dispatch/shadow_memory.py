@@ -17,11 +17,11 @@ makes or writes.
 (['z'], ['z'])
 """
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.multiprocessing import reductions
 from torch.nn.parameter import is_lazy
@@ -75,6 +75,30 @@ SEPARATE: Mapping[str, Mapping[int, tuple[int, ...]]] = {
 """Of ops with several results: the operands that one of them depends on, where not on all."""
 
 
+class _Bytes:
+    """Some bytes of memory, marked one by one: views of one storage may lie within each other."""
+
+    def __init__(self) -> None:
+        self._first = 0  # the address of the first mark
+        self._marks = np.zeros(0, dtype=bool)
+
+    def of(self, tensor: Tensor, start: int) -> Any:
+        """Return the marks of a tensor whose memory begins at an address, to read and to write."""
+        with DisableTorchFunction():
+            size, shape = tensor.element_size(), tuple(tensor.shape)
+            strides = [step * size for step in tensor.stride()]
+            first = start + int(tensor.storage_offset()) * size
+        end = first + size + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+        if not self._marks.size:
+            self._first = first
+        before, behind = self._first - first, end - self._first - self._marks.size
+        if before > 0 or behind > 0:
+            self._marks = np.pad(self._marks, (max(before, 0), max(behind, 0)))
+            self._first = min(self._first, first)
+        marks = self._marks[first - self._first :]
+        return np.lib.stride_tricks.as_strided(marks, (*shape, size), (*strides, 1))
+
+
 @dataclass(eq=False)
 class _Cell:
     """The bytes of one storage while it lives."""
@@ -83,35 +107,38 @@ class _Cell:
     first: int
     size: int
     sources: Sources
-    spans: dict[Source, tuple[int, int]]  # the first and the last byte that each was let into
+    partial: dict[Source, _Bytes]  # the bytes that each was let into, if not into all
 
     def widen(self, tensor: Tensor, sources: Sources) -> None:
         """Let sources into the bytes of a tensor."""
-        first, last = _bytes_of(tensor, self.first)
+        is_whole = self._is_whole(tensor)
         for source, at in sources.items():
+            if is_whole:
+                self.partial.pop(source, None)
+            elif source not in self.sources:
+                self.partial[source] = _Bytes()
             self.sources.setdefault(source, at)
-            start, end = self.spans.get(source, (first, last))
-            self.spans[source] = min(start, first), max(end, last)
+            if source in self.partial:
+                self.partial[source].of(tensor, self.first)[...] = True
 
     def seen_by(self, tensor: Tensor) -> Sources:
         """Return the sources that stand within the bytes of a tensor."""
-        first, last = _bytes_of(tensor, self.first)
-        spans = self.spans
+        if not self.partial or self._is_whole(tensor):
+            return dict(self.sources)
         return {
             source: at
             for source, at in self.sources.items()
-            if spans[source][0] <= last and first <= spans[source][1]
+            if source not in self.partial or self.partial[source].of(tensor, self.first).any()
         }
 
-
-def _bytes_of(tensor: Tensor, start: int) -> tuple[int, int]:
-    """Return the first and the last byte of a tensor whose memory begins at a place."""
-    if is_lazy(tensor):  # it has no memory yet
-        return start, start
-    with DisableTorchFunction():
-        size, steps = tensor.element_size(), zip(tensor.shape, tensor.stride(), strict=True)
-        first = start + int(tensor.storage_offset()) * size
-        return first, first + size * (1 + sum((n - 1) * step for n, step in steps if n)) - 1
+    def _is_whole(self, tensor: Tensor) -> bool:
+        """Return whether a tensor has all bytes of the storage, or no memory that is known."""
+        if is_lazy(tensor) or not self.first:
+            return True
+        with DisableTorchFunction():
+            return tensor.numel() in (0, self.size / tensor.element_size()) and (
+                tensor.is_contiguous()
+            )
 
 
 @dataclass(eq=False)
@@ -156,7 +183,7 @@ class Memory:
         else:
             kept = dict(sources)
             cell.sources.clear()
-            cell.spans.clear()
+            cell.partial.clear()
             cell.widen(tensor, kept)
 
     def claim(self, tensor: Tensor, sources: Sources) -> None:
@@ -193,14 +220,14 @@ class Memory:
             around = self._around(first, size)
             # Another storage on the same bytes: they came back from numpy.
             sources = {} if around is None else around.sources
-            spans = {} if around is None else around.spans
-            known = _Cell(_WeakRef(storage), first, size, sources, spans)
+            partial = {} if around is None else around.partial
+            known = _Cell(_WeakRef(storage), first, size, sources, partial)
             self._cells[storage._cdata] = known
         else:
             before = known.first, known.size
             known.first, known.size = _extent(storage)
             if before != (known.first, known.size):  # it was resized
-                known.spans.update(dict.fromkeys(known.sources, (0, sys.maxsize)))
+                known.partial.clear()
         return known
 
     def _around(self, first: int, size: int) -> _Cell | None:

@@ -139,6 +139,13 @@ class StackMachine:
         value = inspect.getattr_static(owner, found.name, _UNKNOWN)
         return value if _is_plain(value) else _UNKNOWN
 
+    def is_of_math(self, slot: Slot) -> bool:
+        """Return whether a value is a function of `math`, which takes tensors for numbers."""
+        with suppress(UnknownError):
+            value = self.value(slot)
+            return any(value is known for known in _MATH)
+        return False
+
     def compute(self, function: Callable[..., Any], slots: Sequence[Slot]) -> None:
         """Put on the stack what a function of Python makes of plain values.
 
@@ -196,12 +203,9 @@ _Step = Callable[[StackMachine, Instruction], None]
 
 
 def _load_name(machine: StackMachine, each: Instruction) -> None:
-    names = each.argval if isinstance(each.argval, tuple) else (each.argval,)
-    has_null = each.opname == "LOAD_GLOBAL" and bool((each.arg or 0) & 1)
-    values = [Name(name) for name in names]
-    is_first = "NULL + " in each.argrepr  # which from Python 3.13 on stands behind
-    for value in [_NULL] * (has_null and is_first) + values + [_NULL] * (has_null and not is_first):
-        machine.push(value)
+    if each.opname == "LOAD_GLOBAL" and (each.arg or 0) & 1:
+        machine.push(_NULL)
+    machine.push(Name(each.argval))
 
 
 def _load_attribute(machine: StackMachine, each: Instruction) -> None:
@@ -222,8 +226,7 @@ def _swap(machine: StackMachine, each: Instruction) -> None:
 
 
 def _compare(machine: StackMachine, each: Instruction) -> None:
-    sign = each.argrepr.removeprefix("bool(").rstrip(")")
-    machine.compute(_COMPARISONS[sign], machine.pop(2))
+    machine.compute(_COMPARISONS[each.argrepr], machine.pop(2))
 
 
 def _contains(machine: StackMachine, each: Instruction) -> None:
@@ -246,10 +249,8 @@ def _computing(function: Callable[..., Any], count: int) -> _Step:
 
 _SIZES = ("size", "dim", "numel")
 _CONTAINERS = (tuple, list, set, frozenset, torch.Size, range)
-_PURE: tuple[Any, ...] = (
-    *(abs, round, int, float, bool, min, max, sum, any, all),
-    *(each for each in vars(math).values() if inspect.isbuiltin(each)),
-)
+_MATH = tuple(each for each in vars(math).values() if inspect.isbuiltin(each))
+_PURE: tuple[Any, ...] = (abs, round, int, float, bool, min, max, sum, any, all, *_MATH)
 _NO_EFFECT = frozenset({"NOP", "RESUME", "PRECALL", "CACHE", "EXTENDED_ARG"})
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
@@ -267,7 +268,7 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "//": operator.floordiv,
     "%": operator.mod,
 }
-_LOADS = "LOAD_FAST LOAD_FAST_CHECK LOAD_FAST_LOAD_FAST LOAD_GLOBAL LOAD_NAME LOAD_DEREF".split()
+_LOADS = "LOAD_FAST LOAD_FAST_CHECK LOAD_GLOBAL LOAD_NAME LOAD_DEREF".split()
 _STEPS: dict[str, _Step] = {
     **dict.fromkeys(_LOADS, _load_name),
     "LOAD_CONST": lambda machine, each: machine.push(each.argval),
@@ -284,6 +285,5 @@ _STEPS: dict[str, _Step] = {
     "BINARY_SUBSCR": _computing(operator.getitem, 2),
     "UNARY_NOT": _computing(operator.not_, 1),
     "UNARY_NEGATIVE": _computing(operator.neg, 1),
-    "TO_BOOL": _computing(bool, 1),
     "CALL": StackMachine.call,
 }

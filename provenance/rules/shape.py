@@ -248,10 +248,10 @@ def meshgrid(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     ]
 
 
-def as_strided(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
-    """What lies beyond a view in its memory is its base's."""
-    operand = argument(args, kwargs, 0, "input", "self")
-    return lost(shape, *tensors_in(args, kwargs), base_of(operand))
+def reaching(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """What lies beyond a view in its memory is its base's, or of any part of the view's sources."""
+    base = base_of(argument(args, kwargs, 0, "input", "self"))
+    return [] if base is None else lost(shape, base)
 
 
 def own_alone(index: int, args: Args) -> Args:
@@ -273,7 +273,8 @@ OPS = (
     Op("permute_copy", permute),
     Op("moveaxis movedim", movedim, MOVE),
     Op("Tensor.unfold", unfolded, PLAIN),
-    Op("as_strided as_strided_copy", as_strided),
+    Op("as_strided as_strided_copy as_strided_scatter", reaching),
+    Op("as_strided_ resize_ resize_as_", reaching),
     Op("unfold_copy", unfolded),
     Op("view_as_real", as_real),
     Op("view_as_complex", as_complex),

@@ -11,7 +11,11 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment import Alignment, Regroup, Shape
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.algebra.strided_view import StridedView, placed, refined, seen
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, read_base
+from ancestral.provenance.tensor.torch_internals import (
+    DisableTorchFunction,
+    is_alias_of,
+    read_base,
+)
 
 
 class Row(NamedTuple):
@@ -31,10 +35,13 @@ def row_of(storage: torch.UntypedStorage, tensor: Tensor) -> Row | None:
 
 
 def base_of(tensor: Tensor) -> Tensor | None:
-    """Return the tensor that another is a view of, None where it is of none."""
+    """Return the tensor that another is a view of, None where it is of none.
+
+    One whose `data` was swapped lies over other memory by now, though torch still names its base.
+    """
     with DisableTorchFunction():
         base: Tensor | None = read_base(tensor)
-        return base
+        return base if base is not None and is_alias_of(base, tensor) else None
 
 
 def view_of(tensor: Tensor) -> StridedView:

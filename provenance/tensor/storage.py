@@ -36,6 +36,7 @@ from ancestral.provenance.tensor.memory_grid import (
 )
 from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
+    has_storage,
     len_torch_function_stack,
     pop_torch_function_stack,
     push_on_torch_function_stack,
@@ -219,12 +220,9 @@ def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
 
 
 def storage_of(tensor: Tensor) -> _Storage | None:
-    """Return the storage of a tensor, None where it has none: torch raises for sparse ones."""
-    try:
-        with DisableTorchFunction():  # it is no escape that we look
-            return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper without memory
-        return None
+    """Return the storage of a tensor, None where it has none, as sparse and wrapped ones have."""
+    with DisableTorchFunction():  # it is no escape that we look
+        return tensor.untyped_storage() if has_storage(tensor) else None
 
 
 def is_held(tensor: Tensor) -> bool:

@@ -68,6 +68,7 @@ try:
     from torch._C import _EnableTorchFunction as EnableTorchFunction
     from torch._C import _ExcludeDispatchKeyGuard as ExcludeDispatchKeyGuard
     from torch._C import _functorch as functorch
+    from torch._C import _has_storage as has_storage
     from torch._C import _is_alias_of as is_alias_of  # type: ignore[attr-defined]
     from torch._C import _is_torch_function_enabled as is_torch_function_enabled
     from torch._C import _len_torch_function_stack as len_torch_function_stack
@@ -100,7 +101,6 @@ try:
     from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
     CheckpointFrame = checkpoint._CheckpointFrame
-    KL_MEMOIZE = kl._KL_MEMOIZE
     pop_top_mode: Any = _python_dispatch._pop_mode
     push_mode: Any = _python_dispatch._push_mode
     disable_current_modes: Any = _python_dispatch._disable_current_modes
@@ -136,6 +136,7 @@ try:
     )
     COMPUTE_KEYSET = _door(_ops, "_compute_keyset")
     DISPATCH_KL = _door(kl, "_dispatch_kl")
+    KL_MEMOIZE = _door(kl, "_KL_MEMOIZE")
     FREEZE_MODULE = _door(torch._C, "_freeze_module")
     FUNCTIONALIZE_BEGIN = _door(eager_transforms, "_func_increment_nesting")
     FUNCTIONALIZE_END = _door(eager_transforms, "_func_decrement_nesting")

@@ -25,7 +25,7 @@ Sizes = Mapping[str, int]
 _NONE: Sizes = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself
 class Case:
     """A call by a rule, the operands, and what the first result keeps of each of them."""
 
@@ -138,25 +138,41 @@ def is_refused(case: Case, tensors: Sequence[Tensor]) -> bool:
     return False
 
 
+Shown = list[tuple[Tensor, list[Tensor]]]
+"""Regions of an operand, and which elements of each result change with it there."""
+
+
+def perturbed(case: Case, tensors: Sequence[Tensor], operand: int, most: int = 30) -> Shown:
+    """Return what changes with single elements of an operand, at most so many of them."""
+    before = results(case, tensors)
+    t = tensors[operand]
+    bound = int(t.max()) + 1 if t.numel() and not t.is_floating_point() else 0
+    places = list(itertools.product(*map(range, t.shape)))
+    shown: Shown = []
+    for place in places[:: 1 + len(places) // most]:
+        region = torch.zeros(t.shape, dtype=torch.bool)
+        region[tuple(place)] = True
+        for new in moved(t, place, bound):
+            after = results(case, [new if other is t else other for other in tensors])
+            shown.append((region, [differs(a, b) for a, b in zip(before, after, strict=True)]))
+    return shown
+
+
+def refuted(followed: Followed, operand: int, shown: Shown) -> str | None:
+    """Return what perturbing shows to be wrong with what is claimed, None if nothing is."""
+    for region, changes in shown:
+        assert len(changes) == len(followed.found)
+        for index, changed in enumerate(changes):
+            claims = followed.claims(index, operand)
+            if not claims and changed.any():
+                return f"result {index} has lost operand {operand}"
+            if (changed & ~reachable(claims, region, tuple(changed.shape))).any():
+                return f"result {index} claims {claims} of operand {operand}"
+    return None
+
+
 def claims_too_much(
     case: Case, tensors: Sequence[Tensor], followed: Followed, operand: int, most: int = 30
 ) -> str | None:
     """Return what perturbing at most some elements shows to be wrong, None if nothing is."""
-    before = results(case, tensors)
-    assert len(before) == len(followed.found)
-    t = tensors[operand]
-    bound = int(t.max()) + 1 if t.numel() and not t.is_floating_point() else 0
-    places = list(itertools.product(*map(range, t.shape)))
-    for place in places[:: 1 + len(places) // most]:
-        for new in moved(t, place, bound):
-            after = results(case, [new if other is t else other for other in tensors])
-            for index, (a, b) in enumerate(zip(before, after, strict=True)):
-                claims = followed.claims(index, operand)
-                changes = differs(a, b)
-                if not claims and changes.any():
-                    return f"result {index} has lost operand {operand}"
-                region = torch.zeros(t.shape, dtype=torch.bool)
-                region[tuple(place)] = True
-                if (changes & ~reachable(claims, region, tuple(a.shape))).any():
-                    return f"result {index} claims {claims} of operand {operand}"
-    return None
+    return refuted(followed, operand, perturbed(case, tensors, operand, most))

@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.estimators.baselines.learned import Learned
-from oracles import exact_gradient, moments
+from oracles import enumerated, estimates_on, moments_of
 
 Program = Callable[[Tensor], Tensor]
 Kind = TypeVar("Kind", bound=Learned)
@@ -40,6 +40,7 @@ def trained(baseline: Kind, program: Program, steps: int) -> Kind:
 
 def variance(baseline: Learned | None, program: Program) -> float:
     """Return the exact variance of the gradient, in total; its mean must be exact."""
-    found = moments(program, [THETA], library(baseline=baseline))
-    torch.testing.assert_close(found.mean, exact_gradient(program, [THETA]))
+    runs, exact = enumerated(program, [THETA])
+    found = moments_of(*estimates_on(runs, program, [THETA], library(baseline=baseline)))
+    torch.testing.assert_close(found.mean, exact)
     return float(found.variance.sum())

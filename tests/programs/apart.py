@@ -69,11 +69,7 @@ APART: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 # Which features an op reads, where it does not read all.
-READ = {
-    "slice": const(1.0, 0.0),
-    "split": const(0.0, 1.0),
-    "index_select": const(0.0, 1.0),
-}
+READ = {"slice": const(1.0, 0.0), "split": const(0.0, 1.0), "index_select": const(0.0, 1.0)}
 
 
 def apart(name: str, weight: Tensor) -> Tensor:

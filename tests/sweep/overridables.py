@@ -19,6 +19,7 @@ HAZARDS = frozenset(list(REASONS)[:5])
 _ENOUGH = 1  # lists of arguments that a function took
 
 
+@cache
 def overridables() -> dict[str, Callable[..., Any]]:
     """Return the distinct functions by a name, each once."""
     found: dict[str, Callable[..., Any]] = {}
@@ -58,10 +59,20 @@ def called(name: str) -> Findings:
 
 def reason(name: str) -> str | None:
     """Return why an overridable is not called here, None where no reason is given."""
-    return next(
-        (why for why, names in REASONS.items() if shortened(name) in map(shortened, names.split())),
-        None,
-    )
+    return _reasons().get(shortened(name))
+
+
+def is_excused(name: str) -> bool:
+    """Return whether a reason says that an overridable, though it is tried, follows nothing."""
+    return reason(name) not in {None, *HAZARDS}
+
+
+@cache
+def _reasons() -> dict[str, str]:
+    """Return the first reason of each name."""
+    return {
+        shortened(name): why for why, names in reversed(REASONS.items()) for name in names.split()
+    }
 
 
 def shortened(name: str) -> str:

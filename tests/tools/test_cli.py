@@ -37,6 +37,11 @@ class Coins(nn.Module):
         return (heads * tails).sum()
 
 
+class Noisy(Coins):
+    def forward(self, x):
+        return super().forward(torch.dropout(x, 0.5, train=True))
+
+
 class Leaks(nn.Module):
     def forward(self, x):
         z = Bernoulli(logits=x).sample()
@@ -138,6 +143,14 @@ def test_parameters_are_drawn_where_asked_for(folder: Path) -> None:
     text = (folder / "g.svg").read_text(encoding="utf-8")
     assert "linear" in text
     assert "no outline = parameter".replace(" ", "\xa0") in text.replace(" ", "\xa0")
+
+
+def test_noise_is_drawn_where_asked_for(folder: Path) -> None:
+    text = []
+    for options in ([], ["--noise"]):
+        assert main([*graph(target("Noisy"), *INPUT), *options]) == 0
+        text.append((folder / "g.svg").read_text(encoding="utf-8").replace(" ", "\xa0"))
+    assert ["diamond\xa0=\xa0noise" in each for each in text] == [False, True]
 
 
 def test_a_graph_can_be_text_and_the_seed_does_not_change_it(folder: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_text_of_a_small_graph_is_the_golden_one() -> None:
 def test_every_kind_differs_from_every_other_by_its_outline_alone() -> None:
     text = dot(Graph(tuple(vertex(kind, kind) for kind in LOOKS)))
     outlines = {(attribute(text, k, "shape"), attribute(text, k, "peripheries")) for k in LOOKS}
-    assert len(outlines) == len(LOOKS) == 6
+    assert len(outlines) == len(LOOKS) == 7
 
 
 def test_only_observed_nodes_are_shaded() -> None:

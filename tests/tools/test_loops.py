@@ -197,12 +197,7 @@ def test_a_mixture_has_the_frames_of_its_plates() -> None:
             an.sample("x", Independent(Normal(places[z], 1.0), 1), obs=torch.zeros(20, 2))
 
     graph = an.graph(model)
-    assert frames(graph) == {
-        "weights": [],
-        "places": ["components"],
-        "z": ["data"],
-        "x": ["data"],
-    }
+    assert frames(graph) == {"weights": [], "places": ["components"], "z": ["data"], "x": ["data"]}
     assert [v.distribution for v in graph.vertices] == [
         "Dirichlet",
         "Normal",
@@ -222,10 +217,7 @@ def test_a_text_that_is_generated_is_one_node() -> None:
         return words.double().mean(1)
 
     graph = an.graph(generate)
-    assert arrows(graph) == {
-        ("word[0..11]", "word[0..11]"): "later",
-        ("word[0..11]", "cost"): "",
-    }
+    assert arrows(graph) == {("word[0..11]", "word[0..11]"): "later", ("word[0..11]", "cost"): ""}
 
 
 @given(st.integers(0, 20), st.data())

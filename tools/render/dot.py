@@ -73,6 +73,9 @@ LOOKS = {
         "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
     ),
     "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
+    "noise": Look(
+        "diamond", "#ffffff", "#8a8f94", "diamond = noise", "noise without parameters", "draws"
+    ),
     "param": Look(
         "plaintext", "#ffffff", "#ffffff", "no outline = parameter", "parameter", "parameters"
     ),

@@ -15,20 +15,33 @@ from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 
-def graph(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+def graph(model: Callable[..., Any], *args: Any, noise: bool = False, **kwargs: Any) -> Graph:
     """Run a model once and return who depends on whom in it: sites, observations and costs.
 
     A scalar that the model returns is taken apart into its costs; any other tensor that depends
     on a draw is one cost.
 
+    Args:
+        model: what to run.
+        args: its arguments.
+        noise: whether the randomness without parameters is in the graph as well, which is more
+            work for each op: dropout masks, `torch.rand`, shuffles, the noise of reparameterized
+            draws. A model with an argument of this name is given it by position.
+        kwargs: its arguments by name.
+
     Raises:
-        TypeError: if `model` is no function.
+        TypeError: if `model` is no function, or `noise` says neither yes nor no.
         Whatever the model raises.
     """
     if isinstance(model, Trace):
         raise TypeError("graph runs a model; the graph of a trace is trace.graph")
     check_program("graph", "model", model)
-    with record() as trace:
+    if not isinstance(noise, bool):
+        raise TypeError(
+            f"graph takes noise=True or noise=False, whether to show noise, not a "
+            f"{type(noise).__name__}; give the model an argument of this name by position"
+        )
+    with record(noise=noise) as trace:
         result = model(*args, **kwargs)
         terms = [term for output in _outputs(result) for term in _terms(output)]
         found = [(term, *vertices_of([term])) for term in terms]

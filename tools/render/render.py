@@ -27,6 +27,7 @@ _NIGHT = {
     "observed": ("#4c5056", "#d5d8dc"),
     "deterministic": ("#33363a", "#a9adb2"),
     "cost": ("#43341a", "#e3b15c"),
+    "noise": ("#1b1c1f", "#8a8f94"),
     "param": ("#1b1c1f", "#1b1c1f"),
 }
 

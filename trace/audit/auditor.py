@@ -50,8 +50,8 @@ from ancestral.trace.audit.tables import (
     read_of,
 )
 from ancestral.trace.context.other_threads import refuse_apart
-from ancestral.trace.context.patch import pop_dispatch_mode, pop_function_mode
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import pop_dispatch_mode, pop_function_mode
 from ancestral.trace.nodes.distribution_params import Held
 from ancestral.trace.nodes.node import Node
 

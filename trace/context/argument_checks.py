@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor.tensor import alias, provenance, raw
-from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.reachable import reachable
+from ancestral.trace.context.switch import unmet
 
 
 class _Short(reprlib.Repr):

@@ -31,11 +31,24 @@ def leaving_compiled_code(function: F) -> F:
     return _marked(function, _AS_BEFORE)
 
 
+def as_torch_is(function: F) -> F:
+    """Return the function: the compiler takes it as it takes a function of torch in its place.
+
+    It inlines the function where it compiles what calls it, and does not begin with it.
+    """
+    return _skipped(function, _AS_BEFORE)
+
+
 def _marked(function: F, inner: Any) -> F:
     marked: Any = function
     marked._torchdynamo_disable = True
     marked._torchdynamo_disable_msg = _REASON
-    eval_frame.set_code_exec_strategy(marked.__code__, FrameExecStrategy(_SKIP, inner))
+    return _skipped(function, inner)
+
+
+def _skipped(function: F, inner: Any) -> F:
+    code = function.__code__
+    eval_frame.set_code_exec_strategy(code, FrameExecStrategy(_SKIP, inner))
     return function
 
 

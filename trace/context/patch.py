@@ -1,234 +1,216 @@
-"""Patches of torch that are applied while a recording is open, and removed after it."""
+"""Patches of torch: what takes the place of its attributes, and when it is put back.
 
-import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import Any
+What draws, and what scores a draw, stays replaced after the first recording, and does what it did
+before as long as none is open: it asks `switch.is_on` first. All else is replaced while a recording
+is open, and put back with the last one. What somebody else has put into a place, as a test does, is
+met there when a recording opens, and stands there again afterwards.
+"""
 
-from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.torch_internals import (
-    DispatchKeySet,
-    ExcludeDispatchKeyGuard,
-    current_dispatch_mode,
-    len_torch_function_stack,
-    parse_dispatch_key,
-    pop_top_mode,
-    pop_torch_function_stack,
-    push_mode,
-    push_on_torch_function_stack,
-)
-from ancestral.trace.context.stack import local
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from operator import contains, getitem
+from types import ModuleType
+from typing import Any, NamedTuple
+
+_ABSENT: Any = object()  # the owner has nothing there, or inherits it
+_UNKNOWN: Any = object()  # nothing was made yet
 
 
-class Interceptor:
-    """Something that is switched on while a recording is open."""
+class Patch(NamedTuple):
+    """An attribute of torch that recordings replace.
 
-    def enter(self) -> None:
-        """Switch it on."""
-
-    def leave(self) -> None:
-        """Switch it off, and leave torch as it was."""
-
-    def abandon(self) -> None:
-        """Switch it off in a process that was forked, for all that was recording in the parent."""
-        self.leave_thread()
-
-    def enter_thread(self) -> None:
-        """Switch on what each thread has for itself, where it joins a recording."""
-
-    def leave_thread(self) -> None:
-        """Switch that off, where no recording is left in this thread."""
-
-
-class Replacing(Interceptor):
-    """Replaces attributes of torch while any thread records, and puts them back.
-
-    What `begin` replaces is noted, and replaced again by every later recording as long as nobody
-    else has changed it.
+    Attributes:
+        owner: the class or the module that has it.
+        name: its name.
+        make: returns what takes the place of what is there.
+        is_raw: whether `make` is given a descriptor as it stands in a class, not what it returns.
+        stays: whether that stays there between recordings; it has to ask `switch.is_on` first.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = 0
-        self._originals: list[tuple[Any, str, Any]] = []
-        self._plan: list[tuple[Any, str, Any, Any]] = []  # with what takes their places
+    owner: Any
+    name: str
+    make: Callable[[Any], Any]
+    is_raw: bool = False
+    stays: bool = False
 
-    def enter(self) -> None:
-        """Replace, unless another recording has."""
-        with self._lock:
-            self._open += 1
-            if self._open == 1:
-                if not self._replace_again():
-                    self.begin()
-                    self._plan = [(o, n, was, vars(o)[n]) for o, n, was in self._originals]
-                self.meet()
+    @property
+    def there(self) -> Any:
+        """What the owner itself has there now."""
+        return vars(self.owner).get(self.name, _ABSENT)
 
-    def leave(self) -> None:
-        """Put everything back with the last recording."""
-        with self._lock:
-            self._open -= 1
-            if self._open == 0:
-                self.end()
-                self._put_back()
+    def made(self, there: Any) -> Any:
+        """Return what takes the place of what is there, or is inherited."""
+        if not self.is_raw:
+            return self.make(getattr(self.owner, self.name))
+        is_own = there is not _ABSENT
+        return self.make(there if is_own else inspect.getattr_static(self.owner, self.name))
 
-    def abandon(self) -> None:
-        """Put everything back."""
-        self._lock = threading.Lock()  # another thread of the parent may have held it
-        if self._open:
-            self._open = 1
-            self.leave()
 
-    def replace(self, owner: Any, name: str, replacement: Any) -> None:
-        """Replace an attribute until the last recording ends."""
-        self._originals.append((owner, name, owner.__dict__.get(name, _ABSENT)))
-        setattr(owner, name, replacement)
+class Group:
+    """Attributes that are replaced together, `theirs` by `ours`, and put back together."""
 
-    def _replace_again(self) -> bool:
-        """Replace what was replaced before; return whether everything is there as it was then."""
-        for owner, name, was, replacement in self._plan:
-            if owner.__dict__.get(name, _ABSENT) is not was:
-                self._put_back()
-                return False
-            self._originals.append((owner, name, was))
-            setattr(owner, name, replacement)
-        return bool(self._plan)
+    def __init__(self, patches: Iterable[Patch]) -> None:
+        """Take the attributes, and replace none of them yet."""
+        self.patches = tuple(patches)
+        self._theirs = [_UNKNOWN] * len(self.patches)
+        self._ours = [_UNKNOWN] * len(self.patches)
 
-    def _put_back(self) -> None:
-        for owner, name, original in reversed(self._originals):
-            if original is _ABSENT:
-                delattr(owner, name)
+    def replace(self) -> None:
+        """Replace what is there, by what was made before unless somebody has changed it."""
+        self._look()
+        for patch, ours in zip(self.patches, self._ours, strict=True):
+            setattr(patch.owner, patch.name, ours)
+
+    def restore(self) -> None:
+        """Put back what was there, but where somebody else has changed it since."""
+        for patch, theirs, ours in zip(self.patches, self._theirs, self._ours, strict=True):
+            if patch.there is not ours:
+                continue
+            if theirs is _ABSENT:
+                delattr(patch.owner, patch.name)
             else:
-                setattr(owner, name, original)
-        self._originals.clear()
+                setattr(patch.owner, patch.name, theirs)
 
-    def begin(self) -> None:
-        """Replace what is always there to be replaced."""
-
-    def meet(self) -> None:
-        """Replace besides what may be there or not, such as classes of users."""
-
-    def end(self) -> None:
-        """Undo what is not an attribute."""
+    def _look(self) -> None:
+        """Make what takes the place of what is there, where that is new."""
+        for index, patch in enumerate(self.patches):
+            there = patch.there
+            # Ours is there where somebody has put back what he found in a recording.
+            if there is not self._theirs[index] and there is not self._ours[index]:
+                self._theirs[index], self._ours[index] = there, patch.made(there)
 
 
-_ABSENT = object()
+class Lasting(Group):
+    """Attributes that are replaced often: in C, where all is as it was the last time."""
+
+    def __init__(self, patches: Iterable[Patch]) -> None:
+        """Take the attributes, and replace none of them yet."""
+        super().__init__(patches)
+        self._prepare()
+
+    def replace(self) -> None:
+        """Replace what is there, by what was made before unless somebody has changed it."""
+        if not (_are_there(self._all_theirs) and not any(map(contains, *self._absent))):
+            self._look()
+            self._prepare()
+        self._change()
+
+    def restore(self) -> None:
+        """Put back what was there, but where somebody else has changed it since."""
+        if _are_there(self._all_ours):
+            self._change_back()
+        else:
+            super().restore()
+
+    def _prepare(self) -> None:
+        """Lay out what is to be there, and what is done then."""
+        self._change = _Change(self.patches, self._ours)
+        self._change_back = _Change(self.patches, self._theirs)
+        places = [(vars(patch.owner), patch.name) for patch in self.patches]
+        self._all_ours = _columns(places, self._ours)
+        held = [index for index, value in enumerate(self._theirs) if value is not _ABSENT]
+        self._all_theirs = _columns([places[i] for i in held], [self._theirs[i] for i in held])
+        absent = [place for i, place in enumerate(places) if i not in held]
+        self._absent = [owner for owner, _ in absent], [name for _, name in absent]
 
 
-class _Writes(Interceptor):
-    """Looks operands up in the table of shared storages."""
+class Staying(Group):
+    """Attributes that stay replaced between recordings."""
 
-    def enter_thread(self) -> None:
-        """Begin, where an older write is still of interest."""
-        storage.purge()
-        storage.watch()
+    def __init__(self, patches: Iterable[Patch]) -> None:
+        """Take the attributes as torch has them."""
+        super().__init__(patches)
+        self._theirs = [patch.there for patch in self.patches]
+        self._expected: _Columns | None = None  # after the last recording
+        self._foreign: list[Patch] = []
 
-    def leave_thread(self) -> None:
-        """End with the last recording of this thread."""
-        storage.purge()
-        storage.unwatch()
-
-
-interceptors: list[Interceptor] = [_Writes()]
-"""The interceptors of recordings, in the order in which they are switched on."""
-
-
-class _Switch:
-    """All interceptors, which are on while any thread records."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # a recording may end within, by Python's collector
-        self._open = 0
-        self._leaving = ExitStack()
-
-    def enter(self) -> None:
-        """Switch them on, unless another recording has."""
-        with self._lock:
-            if not self._open:
-                with ExitStack() as leaving:
-                    for interceptor in interceptors:
-                        interceptor.enter()
-                        leaving.callback(interceptor.leave)
-                    self._leaving = leaving.pop_all()
-            self._open += 1
-
-    def leave(self) -> None:
-        """Switch them off with the last recording."""
-        with self._lock:
-            self._open -= 1
-            if not self._open:
-                self._leaving.close()
-
-    def abandon(self) -> None:
-        """Switch them off in a process that was forked, whatever its parent was recording."""
-        self.__init__()  # type: ignore[misc]
-        for interceptor in reversed(interceptors):
-            interceptor.abandon()
+    def replace_own(self) -> list[Patch]:
+        """Replace what is torch's own; return the places of what is somebody else's."""
+        if self._expected is not None and _are_there(self._expected):
+            return list(self._foreign)
+        self._foreign = []
+        for index, patch in enumerate(self.patches):
+            there = patch.there
+            if there is self._theirs[index]:
+                if self._ours[index] is _UNKNOWN:
+                    self._ours[index] = patch.made(there)
+                setattr(patch.owner, patch.name, self._ours[index])
+            elif there is not self._ours[index]:
+                self._foreign.append(patch)
+        places = [(vars(patch.owner), patch.name) for patch in self.patches]
+        self._expected = _columns(places, [patch.there for patch in self.patches])
+        return list(self._foreign)
 
 
-switch = _Switch()
+_Columns = tuple[list[Any], list[str], list[Any]]
 
 
-def install(further: Iterable[Interceptor]) -> None:
-    """Let recordings switch more on."""
-    interceptors.extend(further)
-    _in_threads[:] = [i for i in interceptors if type(i).enter_thread != Interceptor.enter_thread]
+def _columns(places: Sequence[tuple[Any, str]], values: Sequence[Any]) -> _Columns:
+    """Return owners, names and values."""
+    return [owner for owner, _ in places], [name for _, name in places], list(values)
 
 
-_in_threads = list(interceptors)  # those that do something in each thread
+def _are_there(columns: _Columns) -> bool:
+    """Return whether each owner has the very value under the name."""
+    owners, names, values = columns
+    try:
+        return list(map(getitem, owners, names)) == values
+    except KeyError:
+        return False
 
 
-def subclasses(root: type) -> Iterable[type]:
+class _Change:
+    """What gives attributes their values, those of a module at once; in C, since it is often."""
+
+    def __init__(self, patches: Iterable[Patch], values: Iterable[Any]) -> None:
+        of_classes: list[tuple[Any, str, Any]] = []
+        self._deleted: list[tuple[Any, str]] = []
+        of_modules: dict[ModuleType, dict[str, Any]] = {}
+        for patch, value in zip(patches, values, strict=True):
+            if value is _ABSENT:
+                self._deleted.append((patch.owner, patch.name))
+            elif type(patch.owner) is ModuleType:
+                of_modules.setdefault(patch.owner, {})[patch.name] = value
+            else:
+                of_classes.append((patch.owner, patch.name, value))
+        self._set = [[row[column] for row in of_classes] for column in range(3)]
+        self._updates = [(vars(module).update, held) for module, held in of_modules.items()]
+
+    def __call__(self) -> None:
+        list(map(setattr, *self._set))
+        for owner, name in self._deleted:
+            delattr(owner, name)
+        for update, held in self._updates:
+            update(held)
+
+
+class Descendants:
+    """The classes below one, of which those that `is_known` says are left out."""
+
+    def __init__(self, root: type, is_known: Callable[[type], bool]) -> None:
+        """Take the class whose descendants they are."""
+        self._root = root
+        self._is_known = is_known
+        self._known: list[type] = []
+        self._below: list[list[type]] = [[root]]
+
+    def others(self) -> list[type]:
+        """Return those of users; quick where there is none, since that is looked at often."""
+        if list(map(_children, self._known)) == self._below:
+            return []
+        found = subclasses(self._root)
+        others = [kind for kind in found if not self._is_known(kind)]
+        self._known = [self._root, *(kind for kind in found if self._is_known(kind))]
+        self._below = [[self._root]] if others else list(map(_children, self._known))
+        return others
+
+
+_children: Callable[[type], list[type]] = type.__subclasses__
+
+
+def subclasses(root: type) -> list[type]:
     """Return all classes below one, each once."""
     found: list[type] = root.__subclasses__()
     for kind in found:  # which grows meanwhile
         found += kind.__subclasses__()
-    return dict.fromkeys(found)
-
-
-@contextmanager
-def joined() -> Generator[None]:
-    """Let this thread take part in the open recordings of its context."""
-    local.recordings += 1
-    try:
-        for interceptor in _in_threads:
-            interceptor.enter_thread()
-        yield
-    finally:
-        local.recordings -= 1
-        if not local.recordings:
-            for interceptor in reversed(_in_threads):
-                interceptor.leave_thread()
-
-
-def pop_function_mode(mode: Any) -> None:
-    """Take a mode off the stack of torch functions."""
-    above: list[Any] = []
-    while len_torch_function_stack():
-        top = pop_torch_function_stack()
-        if top is mode:
-            break
-        above.append(top)
-    for other in reversed(above):
-        push_on_torch_function_stack(other)
-
-
-def pop_dispatch_mode(mode: Any) -> None:
-    """Leave a mode of the dispatcher."""
-    above: list[Any] = []
-    leave: Any = mode.__exit__
-    while current_dispatch_mode() not in (mode, None):
-        above.append(pop_top_mode())
-    if current_dispatch_mode() is mode:
-        leave(None, None, None)
-    for other in reversed(above):
-        push_mode(other)
-
-
-# A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
-KEY_NAME = "TESTING_ONLY_GenericMode"
-KEY: Any = parse_dispatch_key(KEY_NAME)
-
-
-unmet: Callable[[], Any] = partial(ExcludeDispatchKeyGuard, DispatchKeySet(KEY))
-"""Returns a block within which neither draws nor numbers are met in the dispatcher."""
+    return list(dict.fromkeys(found))

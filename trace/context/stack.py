@@ -115,11 +115,13 @@ class _Local(threading.local):
 
     def _keep(self, universe: "Universe") -> None:
         """Keep a recording that has ended, and let go of the oldest, if that makes too many."""
-        kept = [each for each in [held() for held in self.ended] if each and each.owner is not None]
-        kept.append(universe)
-        for oldest in kept[:-MOST_KEPT]:
-            oldest.release()
-        self.ended = [ref(each) for each in kept[-MOST_KEPT:]]
+        self.ended.append(ref(universe))
+        if len(self.ended) > MOST_KEPT:
+            held = [each for each in [kept() for kept in self.ended] if each is not None]
+            alive = [each for each in held if each.owner is not None]
+            for oldest in alive[:-MOST_KEPT]:
+                oldest.release()
+            self.ended = [ref(each) for each in alive[-MOST_KEPT:]]
 
 
 local = _Local()

@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ import networkx as nx
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape
+from ancestral.provenance.algebra.alignment_map import leading
 from ancestral.provenance.algebra.provenance import Provenance, Source, union
 from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
@@ -32,6 +34,7 @@ from ancestral.trace.graph.param_edges import Param, params_of
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node, place_in
+from ancestral.trace.nodes.noise import Noise
 from ancestral.trace.nodes.plate_frame import Plate
 
 
@@ -40,7 +43,7 @@ class Vertex:
     """One site or cost of a graph.
 
     `kind` is "score" (drawn by ``sample``), "pathwise" (by ``rsample``), "observed",
-    "deterministic" or "cost".
+    "deterministic", "cost" or, in the graph of a recording that was asked for it, "noise".
     `shape` is that of the whole value.
     """
 
@@ -290,27 +293,65 @@ def _kind_of(node: Node) -> str:
     return "pathwise" if node.is_reparameterized else "score"
 
 
-def graph_of(nodes: Sequence[Node], costs: Sequence[tuple[Vertex, Provenance]] = ()) -> Graph:
+def graph_of(
+    nodes: Sequence[Node],
+    costs: Sequence[tuple[Vertex, Provenance]] = (),
+    noise: Sequence[Noise] | None = None,
+) -> Graph:
     """Return the graph of the nodes of a trace, and of costs, without sources that are no nodes.
 
-    Costs of one name are numbered: ``cost``, ``cost_1`` ...
+    Costs of one name are numbered: ``cost``, ``cost_1`` ... With `noise`, what of it reaches them
+    is in the graph, and so is what reparameterized draws are made of.
     """
     params = params_of(nodes)
-    nodes = [node for node in nodes if node.type not in ("param", "plate")]
-    names = names_of(nodes)
+    placed = [(at, node) for at, node in enumerate(nodes) if node.type not in ("param", "plate")]
+    nodes = [node for _, node in placed]
+    names = names_of(nodes) | {each.source: each.name for each in noise or ()}
     vertices = [vertex_of(node) for node in nodes]
-    edges = list(direct_edges(nodes))
+    edges = [edge for node in nodes for edge in edges_into(node.name, influence(node), names)]
     sites = [site_of(node) for node in nodes]
-    taken = {node.name for node in nodes}
+    taken = {*names.values()}
+    ends: list[Vertex] = []
     for vertex, found in costs:
         spellings = (f"{vertex.name}_{i}" if i else vertex.name for i in itertools.count())
         name = next(spelling for spelling in spellings if spelling not in taken)
         taken.add(name)
-        vertices.append(replace(vertex, name=name))
+        ends.append(replace(vertex, name=name))
         sites.append(Site(name, vertex.shape, is_cost=True))
         edges.extend(edges_into(name, found, names))
+    if noise is not None:
+        own = [(at, node) for at, node in placed if _kind_of(node) == "pathwise"]
+        edges += [_edge_of_noise(node) for _, node in own]
+        reaching = {edge.parent for edge in edges}
+        shown = [each for each in noise if each.name in reaching]
+        made = [Site(each.name, each.source.shape) for each in shown]
+        made += [site_of(node)._replace(name=_noise_of(node)) for _, node in own]
+        sites = [*made, *sites]  # parents come first
+        ahead = [(each.position - 0.5, _vertex_of_noise(each)) for each in shown]
+        ahead += [(at - 0.25, _own_noise(node)) for at, node in own]
+        ahead += [(at, vertex) for (at, _), vertex in zip(placed, vertices, strict=True)]
+        vertices = [vertex for _, vertex in sorted(ahead, key=itemgetter(0))]
     links = [Link(edge.parent, edge.child, kept(edge.alignment)) for edge in edges]
-    return Graph(tuple(vertices), tuple(edges), extents(sites, links), params)
+    return Graph((*vertices, *ends), tuple(edges), extents(sites, links), params)
+
+
+def _noise_of(node: Node) -> str:
+    return f"noise of {node.name}"
+
+
+def _own_noise(node: Node) -> Vertex:
+    """Return what a reparameterized draw is made of, besides its parameters."""
+    return replace(vertex_of(node), name=_noise_of(node), kind="noise", distribution="")
+
+
+def _edge_of_noise(node: Node) -> Edge:
+    return Edge(_noise_of(node), node.name, leading(node.shape, node.shape))
+
+
+def _vertex_of_noise(noise: Noise) -> Vertex:
+    return Vertex(
+        noise.name, "noise", noise.made_by, noise.shape, noise.location, noise.module_path
+    )
 
 
 def site_of(node: Node) -> Site:

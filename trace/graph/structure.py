@@ -93,7 +93,7 @@ def structure_of(
 
     Args:
         universe: that of the recording.
-        rows: the sources that it has of its own, in their order.
+        rows: its sources that come from no other one, in their order.
         terms: of each term the shape, and what it depends on.
     """
 

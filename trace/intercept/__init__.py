@@ -3,9 +3,10 @@
 `INTERCEPTORS` lists all of it, in the order in which a recording switches it on.
 """
 
-from ancestral.trace.context.patch import Interceptor
+from ancestral.trace.context.switch import Interceptor
 from ancestral.trace.intercept import random_ops, tensor_reads
 from ancestral.trace.intercept.autograd import Gradients
+from ancestral.trace.intercept.batch_shape import Batches
 from ancestral.trace.intercept.checkpoint import Checkpoints
 from ancestral.trace.intercept.distributions import Distributions
 from ancestral.trace.intercept.functorch import FunctionTransforms
@@ -23,6 +24,7 @@ INTERCEPTORS: tuple[Interceptor, ...] = (
     Checkpoints(),
     Unrecorded(),
     Distributions(),
+    Batches(),
     Dispatcher((*random_ops.KERNELS, *tensor_reads.KERNELS)),
     TensorSubclasses(),
     Storages(),

@@ -10,6 +10,7 @@ import functools
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,8 +30,9 @@ from ancestral.provenance.tensor.torch_internals import (
     DisableTorchFunction,
     EnableTorchFunction,
 )
-from ancestral.trace.context.patch import Replacing
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor
 from ancestral.trace.nodes.autograd_graph import nodes_of
 
 _Function = Callable[..., Any]
@@ -86,7 +88,6 @@ def _is_ours(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, ProvenanceTensor)
 
 
-@functools.cache  # one for all recordings
 def _passing(original: _Function) -> _Function:
     """Return what runs a pass, and follows what comes out of it."""
 
@@ -226,7 +227,6 @@ def _after_accumulation(hook: _Function) -> _Function:
     return handed
 
 
-@functools.cache  # one for all recordings
 def _registering(original: _Function, follow: Callable[[_Function], _Function]) -> _Function:
     @functools.wraps(original)
     def register(self: Tensor, hook: _Function) -> Any:
@@ -235,7 +235,6 @@ def _registering(original: _Function, follow: Callable[[_Function], _Function]) 
     return register
 
 
-@functools.cache  # one for all recordings
 def _listing(original: _Function) -> _Function:
     """Return what lists the backward hooks of a module."""
 
@@ -266,7 +265,6 @@ class _Retaining:
 _retaining = _Retaining()
 
 
-@functools.cache  # one for all recordings
 def _keeping(original: _Function) -> _Function:
     @functools.wraps(original)
     def retain_grad(self: Tensor) -> None:
@@ -276,22 +274,21 @@ def _keeping(original: _Function) -> _Function:
     return retain_grad
 
 
-class Gradients(Replacing):
+class Gradients(Interceptor):
     """Meets the passes through autograd."""
 
-    def begin(self) -> None:
-        """Replace them."""
-        self.replace(*BACKWARD, _passing(getattr(*BACKWARD)))
-        follows = {
-            "register_hook": _followed,
-            "register_post_accumulate_grad_hook": _after_accumulation,
-        }
-        for name, follow in follows.items():
-            self.replace(Tensor, name, _registering(vars(Tensor)[name], follow))
+    def patches(self) -> Iterable[Patch]:
+        """Return what runs them, and what they hand gradients to."""
+        yield Patch(*BACKWARD, _passing)
+        for name, follow in (
+            ("register_hook", _followed),
+            ("register_post_accumulate_grad_hook", _after_accumulation),
+        ):
+            yield Patch(Tensor, name, partial(_registering, follow=follow))
         for place in BACKWARD_HOOKS:
-            self.replace(*place, _listing(getattr(*place)))
-        self.replace(Tensor, "retain_grad", _keeping(Tensor.retain_grad))
+            yield Patch(*place, _listing)
+        yield Patch(Tensor, "retain_grad", _keeping)
 
-    def end(self) -> None:
+    def leave(self) -> None:
         """Let the program go on with estimates as with any numbers."""
         _release_estimates()

@@ -5,22 +5,42 @@ moment or a divergence; not all of those ops have a rule, and some merge the bat
 users' classes, which may do otherwise, only what the ops say is known.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import (
+    Beta,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    StudentT,
+    TransformedDistribution,
+    Wishart,
+    kl,
+)
 
 from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.refine import is_whole, sharpened
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
+from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
+from ancestral.trace.context.compile import as_torch_is
+from ancestral.trace.context.patch import Patch
+from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, switch
 from ancestral.trace.nodes.distribution_params import (
     Held,
     is_of_torch,
     over_batch,
     param_provenance,
 )
+
+_Function = Callable[..., Any]
 
 
 def keep_of_density(fn: Distribution, value: object, density: object) -> None:
@@ -83,3 +103,115 @@ def _broadcast(a: Iterable[int], b: Iterable[int]) -> Shape | None:
         return tuple(torch.broadcast_shapes(tuple(a), tuple(b)))
     except RuntimeError:  # the class of the user, whose shapes mean something else
         return None
+
+
+def _valued(original: _Function) -> _Function:
+    """Return a function of a value that is no draw: cdf, icdf."""
+
+    @functools.wraps(original)
+    @as_torch_is
+    def computed(self: Distribution, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        if switch.is_on and local.traces and not self.event_shape:
+            keep_of_density(self, args[0] if args else kwargs.get("value"), result)
+        return result
+
+    return computed
+
+
+def _described(original: _Function) -> _Function:
+    """Return a function of the parameters alone: entropy, mean."""
+
+    @functools.wraps(original)
+    @as_torch_is
+    def computed(self: Distribution) -> Any:
+        result = original(self)
+        if switch.is_on and local.traces:
+            keep_of_draw(self, result)
+        return result
+
+    return computed
+
+
+# What torch computes by ops that know less than what a batch means; the rest, ops follow.
+_BY_MEANING: dict[type[Any], str] = {
+    Beta: "mode",
+    Dirichlet: "mode",
+    Gamma: "cdf",
+    LowRankMultivariateNormal: "entropy",
+    MultivariateNormal: "entropy",
+    StudentT: "variance",
+    TransformedDistribution: "cdf icdf",
+    Wishart: "entropy variance",
+}
+
+
+def _dispatching(original: _Function) -> _Function:
+    """Return what finds the function for the divergence of two classes."""
+
+    @functools.wraps(original)
+    def dispatch(p: type[Any], q: type[Any]) -> Any:
+        found = original(p, q)
+        is_of_torch = getattr(found, "__module__", None) == kl.__name__
+        return _diverging(found) if is_of_torch else found
+
+    return dispatch
+
+
+@functools.lru_cache(maxsize=1024)
+def _diverging(original: _Function) -> _Function:
+    @functools.wraps(original)
+    def diverging(p: Distribution, q: Distribution) -> Any:
+        result = original(p, q)
+        if local.traces:
+            keep_of_pair(p, q, result)
+        return result
+
+    return diverging
+
+
+class _Functions(dict[Any, Any]):
+    """The functions for divergences that recordings find, beside those that torch keeps."""
+
+    def beside(self, theirs: dict[Any, Any]) -> Self:
+        """Return these, to be used in the place of others."""
+        self._theirs = theirs
+        return self
+
+    def clear(self) -> None:
+        """Forget all: torch does where a function is registered."""
+        super().clear()
+        self._theirs.clear()
+
+
+def _computing(name: str) -> _Function:
+    """Return what replaces a method or a property that tells of the distribution."""
+    computing = _valued if name in ("cdf", "icdf") else _described
+
+    def replaced(original: Any) -> Any:
+        if isinstance(original, property):
+            assert original.fget is not None
+            return property(computing(original.fget))
+        return computing(original)
+
+    return replaced
+
+
+class Batches(Interceptor):
+    """Meets what torch computes of distributions by ops that know less than what a batch means."""
+
+    def __init__(self) -> None:
+        self._functions = _Functions()
+
+    def patches(self) -> Iterator[Patch]:
+        """Return the moments and the distribution functions, and what finds divergences."""
+        for kind, names in _BY_MEANING.items():
+            for name in names.split():
+                yield Patch(kind, name, _computing(name), is_raw=True, stays=True)
+        # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
+        yield Patch(*DISPATCH_KL, _dispatching)
+        yield Patch(*KL_MEMOIZE, self._functions.beside)
+
+    def enter(self) -> None:
+        """Find the functions anew: others may have been registered since."""
+        dict.clear(self._functions)

@@ -7,8 +7,7 @@ plain tensors that may depend on anything drawn so far, which those they are han
 """
 
 import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,8 +21,9 @@ from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import attach, provenance, raw
 from ancestral.provenance.tensor.torch_internals import CheckpointFrame, EnableTorchFunction
 from ancestral.trace.context.errors import TransformError
-from ancestral.trace.context.patch import Replacing
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor
 from ancestral.trace.intercept.straight_through import look_at
 
 _Function = Callable[..., Any]
@@ -47,7 +47,6 @@ def _without_draws(where: str, advice: str, call: Callable[[], Any]) -> Any:
     return result
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if not local.traces or not torch.is_grad_enabled():
@@ -61,7 +60,6 @@ def _refusing(original: _Function) -> Any:
     return classmethod(apply)
 
 
-@functools.cache
 def _custom(original: Any) -> Any:
     """Return how a function with its own backward is applied, whose forward has no graph."""
 
@@ -82,7 +80,6 @@ def _custom(original: Any) -> Any:
     return classmethod(apply)
 
 
-@functools.cache  # one for all recordings
 def _rebuilding(original: _Function) -> _Function:
     """Return how a checkpoint that runs again is made: its draws are no new sites."""
 
@@ -100,7 +97,6 @@ def _rebuilding(original: _Function) -> _Function:
     return made
 
 
-@functools.cache  # one for all recordings
 def _packing(original: _Function) -> _Function:
     @functools.wraps(original)
     def made(self: Any, pack_hook: _Function, unpack_hook: _Function) -> None:
@@ -136,17 +132,12 @@ def _everything(universe: Universe) -> Provenance:
     return known
 
 
-class Checkpoints(Replacing):
+class Checkpoints(Interceptor):
     """Meets checkpoints, and the hooks of what is saved."""
 
-    def begin(self) -> None:
-        """Take their places."""
-        module = torch.utils.checkpoint
-        self.replace(module.CheckpointFunction, "apply", _refusing(module.CheckpointFunction.apply))
-        function = torch.autograd.Function  # after the one that inherits from it
-        self.replace(function, "apply", _custom(inspect.getattr_static(function, "apply")))
-        for kind, replacement in (
-            (CheckpointFrame, _rebuilding),
-            (torch.autograd.graph.saved_tensors_hooks, _packing),
-        ):
-            self.replace(kind, "__init__", replacement(vars(kind)["__init__"]))
+    def patches(self) -> Iterable[Patch]:
+        """Return how they are made or applied."""
+        yield Patch(torch.utils.checkpoint.CheckpointFunction, "apply", _refusing)
+        yield Patch(torch.autograd.Function, "apply", _custom, is_raw=True)
+        yield Patch(CheckpointFrame, "__init__", _rebuilding)
+        yield Patch(torch.autograd.graph.saved_tensors_hooks, "__init__", _packing)

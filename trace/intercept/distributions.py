@@ -1,12 +1,16 @@
 """Draws and densities of `torch.distributions`, caught while a recording is open.
 
-The methods of every subclass, the user's too, are replaced when the first recording opens and put
-back when the last one closes. Only the outermost call counts: what a draw does inside is its own.
+The methods of torch's classes stay replaced when the first recording has opened: their first line
+returns what they did before as long as none is open. Those of users' classes are put back. Only the
+outermost call counts: what a draw does inside is its own.
 """
 
 import functools
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,24 +22,21 @@ from torch.distributions import (
     Distribution,
     Gamma,
     Independent,
-    LowRankMultivariateNormal,
     MixtureSameFamily,
-    MultivariateNormal,
     StudentT,
     TransformedDistribution,
-    Wishart,
-    kl,
 )
 from torch.distributions.utils import broadcast_all as _broadcast_all
 from torch.distributions.utils import lazy_property
 
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
-from ancestral.provenance.tensor.torch_internals import DISPATCH_KL, KL_MEMOIZE
-from ancestral.trace.context.patch import Replacing, subclasses, unmet
+from ancestral.trace.context.compile import as_torch_is
+from ancestral.trace.context.patch import Descendants, Group, Patch, subclasses
 from ancestral.trace.context.place import argument_name, place
 from ancestral.trace.context.stack import local
-from ancestral.trace.intercept.batch_shape import keep_of_density, keep_of_draw, keep_of_pair
+from ancestral.trace.context.switch import Interceptor, switch, unmet
+from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, parameters
@@ -57,14 +58,15 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
     run = drawing(original)
 
     @functools.wraps(original)
+    @as_torch_is
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
-        if local.is_inside:
+        if local.is_inside or not switch.is_on:
             return original(self, *args, **kwargs)
         if not local.traces:
             return unrecorded(
                 lambda: [item.tensor for item in parameters(self)],
-                functools.partial(original, self, *args, **kwargs),
-                functools.partial(drawn, self, *args, **kwargs),
+                partial(original, self, *args, **kwargs),
+                partial(drawn, self, *args, **kwargs),
             )
         if is_handled():
             return found(
@@ -108,17 +110,19 @@ _OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
 
 def _scoring(original: _Method) -> _Method:
     @functools.wraps(original)
-    def scored(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if not local.traces:
-            return original(self, value, *args, **kwargs)
+    @as_torch_is
+    def scored(self: Distribution, *args: Any, **kwargs: Any) -> Any:
+        if not switch.is_on or not local.traces:
+            return original(self, *args, **kwargs)
+        value = args[0] if args else kwargs.get("value", next(iter(kwargs.values()), None))
         # Independent only sums the density of its base, which is caught instead.
         if local.is_inside or isinstance(self, Independent):
-            density = _grouped(original, self, value, *args, **kwargs)
+            density = _grouped(original, self, *args, **kwargs)
             keep_of_density(self, value, density)
             return density
         local.is_inside = True
         try:
-            density = original(self, value, *args, **kwargs)
+            density = original(self, *args, **kwargs)
         finally:
             local.is_inside = False
         is_seen = isinstance(density, Tensor) and not is_within_transform(density)
@@ -147,32 +151,6 @@ def _grouped(original: _Method, fn: Any, *args: Any, **kwargs: Any) -> Any:
         local.event_dims -= fn.reinterpreted_batch_ndims
 
 
-def _valued(original: _Method) -> _Method:
-    """Return a function of a value that is no draw: cdf, icdf."""
-
-    @functools.wraps(original)
-    def computed(self: Distribution, value: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, value, *args, **kwargs)
-        if local.traces and not self.event_shape:
-            keep_of_density(self, value, result)
-        return result
-
-    return computed
-
-
-def _described(original: _Method) -> _Method:
-    """Return a function of the parameters alone: entropy, mean."""
-
-    @functools.wraps(original)
-    def computed(self: Distribution) -> Any:
-        result = original(self)
-        if local.traces:
-            keep_of_draw(self, result)
-        return result
-
-    return computed
-
-
 def _checking(original: _Method) -> _Method:
     """Return a check of parameters or of a value, run untracked as long as it passes.
 
@@ -180,7 +158,11 @@ def _checking(original: _Method) -> _Method:
     """
 
     @functools.wraps(original)
+    @as_torch_is
     def checked(self: Distribution, *args: Any, **kwargs: Any) -> None:
+        if not switch.is_on:
+            original(self, *args, **kwargs)
+            return
         kind: Any = type(self)
         if local.traces and _is_plain(kind):
             try:
@@ -202,8 +184,9 @@ def _broadcasting(original: _Method) -> _Method:
     """
 
     @functools.wraps(original)
+    @as_torch_is
     def broadcast(*values: Any) -> Any:
-        if not local.traces or storage.table or storage.is_guarded():
+        if not switch.is_on or not local.traces or storage.table or storage.is_guarded():
             return original(*values)
         first = None
         for value in values:
@@ -220,6 +203,11 @@ def _broadcasting(original: _Method) -> _Method:
         return tuple([_spread(value, first) for value in values])
 
     return broadcast
+
+
+def _broadcasting_own(original: _Method) -> _Method:
+    """Return it for torch's function; that of somebody else may do otherwise."""
+    return _cached(_broadcasting, original) if original is _broadcast_all else original
 
 
 _full: Callable[..., Tensor] = torch.full  # torch's own, which a recording replaces
@@ -271,102 +259,85 @@ _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "rsample": lambda original: _drawing(original, True),
     "log_prob": _scoring,
 }
-# What torch computes by ops that know less than what a batch means; the rest, ops follow.
-_BY_MEANING: dict[type[Any], str] = {
-    Beta: "mode",
-    Dirichlet: "mode",
-    Gamma: "cdf",
-    LowRankMultivariateNormal: "entropy",
-    MultivariateNormal: "entropy",
-    StudentT: "variance",
-    TransformedDistribution: "cdf icdf",
-    Wishart: "entropy variance",
-}
+_OWN = ("torch.distributions.", "ancestral.")
 
 
-def _dispatching(original: _Method) -> _Method:
-    """Return what finds the function for the divergence of two classes."""
-
-    @functools.wraps(original)
-    def dispatch(p: type[Any], q: type[Any]) -> Any:
-        found = original(p, q)
-        is_of_torch = getattr(found, "__module__", None) == kl.__name__
-        return _cached(_diverging, found) if is_of_torch else found
-
-    return dispatch
-
-
-def _diverging(original: _Method) -> _Method:
-    @functools.wraps(original)
-    def diverging(p: Distribution, q: Distribution) -> Any:
-        result = original(p, q)
-        if local.traces:
-            keep_of_pair(p, q, result)
-        return result
-
-    return diverging
-
-
-_OF_TORCH = dict.fromkeys(
-    kind
-    for kind in (Distribution, *subclasses(Distribution))
-    if kind.__module__.startswith("torch.distributions.")
-)
-
-
-class Distributions(Replacing):
+class Distributions(Interceptor):
     """Replaces the methods of all distributions, once for all threads."""
 
-    def begin(self) -> None:
-        """Replace the methods of the classes of torch, and of those to come."""
-        for kind in _OF_TORCH:
-            self._replace_methods(kind)
-        for name in ("__init__", "_validate_sample"):
-            self.replace(Distribution, name, _cached(_checking, vars(Distribution)[name]))
+    def __init__(self) -> None:
+        self._own: dict[type, None] = {}  # the classes of torch, and our own
+        self._kinds = Descendants(Distribution, self._own.__contains__)
+
+    def patches(self) -> Iterable[Patch]:
+        """Return the methods of the classes of torch, and what tells of classes to come."""
+        kinds = (Distribution, *subclasses(Distribution))
+        self._own.update(dict.fromkeys(kind for kind in kinds if kind.__module__.startswith(_OWN)))
+        for kind in self._own:
+            yield from _methods(kind, stays=True)
+        yield Patch(Distribution, "__init__", _checking, stays=True)
+        yield Patch(Distribution, "_validate_sample", _quick(_checking), stays=True)
         for module in _BROADCASTING:
-            if module.broadcast_all is not _broadcast_all:
-                continue  # somebody else has replaced it
-            self.replace(module, "broadcast_all", _cached(_broadcasting, module.broadcast_all))
-        for kind, names in _BY_MEANING.items():
-            for name in names.split():
-                self._replace_computed(kind, name)
+            yield Patch(module, "broadcast_all", _broadcasting_own, stays=True)
+        # It does nothing between recordings, and to replace it asks all classes to look anew.
         hook: Any = classmethod(self._defined)
-        self.replace(Distribution, "__init_subclass__", hook)
-        # Users hold on to `kl_divergence` itself, but not to where it finds what to call.
-        self.replace(*DISPATCH_KL, _cached(_dispatching, getattr(*DISPATCH_KL)))
+        yield Patch(Distribution, "__init_subclass__", lambda _: hook, stays=True)
 
-    def meet(self) -> None:
-        """Replace the methods of the classes of users."""
-        for kind in subclasses(Distribution):
-            if kind not in _OF_TORCH:
-                self._replace_methods(kind)
-        KL_MEMOIZE.clear()
-
-    def _replace_methods(self, kind: type) -> None:
-        for name, replacement in _REPLACED.items():
-            original = vars(kind).get(name)
-            if callable(original):
-                self.replace(kind, name, _cached(replacement, original))
-
-    def _replace_computed(self, kind: type[Any], name: str) -> None:
-        original = vars(kind)[name]
-        if isinstance(original, property):
-            assert original.fget is not None
-            self.replace(kind, name, property(_cached(_described, original.fget)))
-        else:
-            replacement = _valued if name in ("cdf", "icdf") else _described
-            self.replace(kind, name, _cached(replacement, original))
-
-    def end(self) -> None:
-        """Forget the functions for divergences that were found meanwhile."""
-        KL_MEMOIZE.clear()
+    def found(self) -> Iterable[Patch]:
+        """Return the methods of the classes of users."""
+        return [patch for kind in self._kinds.others() for patch in _methods(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""
         super(Distribution, kind).__init_subclass__(**options)  # type: ignore[misc]
-        self._replace_methods(kind)
+        switch.replace(Group(_methods(kind)))
+
+
+def _methods(kind: type, stays: bool = False) -> list[Patch]:
+    """Return the methods of a class that draw or score."""
+    held = vars(kind)
+    return [
+        Patch(kind, name, make, True, stays)
+        for name, make in (_STAYING if stays else _SWAPPED)
+        if name in held and callable(held[name])
+    ]
+
+
+def _quick(replacement: Callable[[_Method], _Method]) -> Callable[[_Method], _Method]:
+    """Return a replacement that costs next to nothing between recordings.
+
+    It has the arguments of torch's methods, whose kind need not be found out then.
+    """
+
+    def replaced(original: _Method) -> _Method:
+        followed = replacement(original)
+        if not isinstance(original, FunctionType):  # but what somebody else has put there
+            return followed
+        code = original.__code__
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        is_open = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+        if is_open or names not in (("self", "value"), ("self", "sample_shape")):
+            return followed
+
+        @as_torch_is
+        def scored(self: Distribution, value: Any) -> Any:
+            return followed(self, value) if switch.is_on else original(self, value)
+
+        @as_torch_is
+        def drawn(self: Distribution, sample_shape: Any) -> Any:
+            return followed(self, sample_shape) if switch.is_on else original(self, sample_shape)
+
+        quick = scored if "value" in names else drawn
+        quick.__defaults__ = original.__defaults__
+        return functools.wraps(original)(quick)
+
+    return replaced
 
 
 @functools.lru_cache(maxsize=1024)
 def _cached(replacement: Callable[[_Method], _Method], original: _Method) -> _Method:
     return replacement(original)
+
+
+_SWAPPED = [(name, partial(_cached, made)) for name, made in _REPLACED.items()]
+_STAYING = [(name, partial(_cached, _quick(made))) for name, made in _REPLACED.items()]

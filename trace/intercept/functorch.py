@@ -10,7 +10,8 @@ eagerly.
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,9 +36,10 @@ from ancestral.provenance.tensor.torch_internals import (
     device_constructors,
 )
 from ancestral.trace.context.errors import TransformError
-from ancestral.trace.context.patch import KEY, Replacing
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import KEY, Interceptor
 from ancestral.trace.intercept import vmap
 from ancestral.trace.intercept.opaque import (
     captured,
@@ -53,7 +55,6 @@ from ancestral.trace.recording.constant_draws import transform_around
 _Function = Callable[..., Any]
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function, name: str) -> _Function:
     """Return a transform that no tracked tensor enters, as an argument or from around."""
 
@@ -70,7 +71,6 @@ def _refusing(original: _Function, name: str) -> _Function:
     return refused
 
 
-@functools.cache  # one for all recordings
 def _mapping(original: _Function) -> _Function:
     """Return `vmap_impl`, which is followed."""
 
@@ -124,7 +124,6 @@ def _is_covered(found: Provenance, decision: Provenance | None) -> bool:
     )
 
 
-@functools.cache  # one for all recordings
 def _disallowing(original: _Function) -> _Function:
     """Return what hands out `make_fx`, with which `linearize` runs its function."""
 
@@ -142,7 +141,6 @@ def _disallowing(original: _Function) -> _Function:
     return disallow
 
 
-@functools.cache  # one for all recordings
 def _freezing(original: _Function) -> _Function:
     """Return what makes constants of the buffers of a scripted module."""
 
@@ -227,7 +225,6 @@ def _nothing(args: Any, kwargs: Any) -> tuple[()]:
     return ()
 
 
-@functools.cache  # one for all recordings
 def _without_draws(original: _Function) -> _Function:
     """Return what finds the kernel of an operator on functions, which has none for draws."""
 
@@ -237,7 +234,6 @@ def _without_draws(original: _Function) -> _Function:
     return found
 
 
-@functools.cache
 def _made(original: _Function, name: str) -> _Function:
     """Return a factory; its results depend on what it is given, not on what they are only like."""
     factory = opaque(original, _SIZES.get(name, _nothing))
@@ -291,46 +287,42 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@functools.cache
-def _script_call(kind: Any) -> _Function:
-    return captured(kind.__call__) if kind is ScriptMethod else opaque(kind.__call__)
-
-
-class FunctionTransforms(Replacing):
-    """Replaces them."""
+class FunctionTransforms(Interceptor):
+    """Meets all these, and lets compiled functions run eagerly."""
 
     _stance: Any = None
 
-    def enter(self) -> None:
-        """Replace, when torch has listed the constructors that a default device is for."""
-        device_constructors()  # it remembers what it finds there at first
-        super().enter()
-
-    def begin(self) -> None:
-        """Take the places of what cannot be followed inside."""
+    def patches(self) -> Iterator[Patch]:
+        """Return what cannot be followed inside."""
         for kind in (ScriptFunction, ScriptMethod):
-            self.replace(kind, "__call__", _script_call(kind))
+            yield Patch(kind, "__call__", captured if kind is ScriptMethod else opaque)
         for name in _FACTORIES.split():
-            self.replace(torch, name, _made(getattr(torch, name), name))
-        for name in ("new_tensor", "new_full", "new", "set_"):
-            self.replace(Tensor, name, _made(getattr(Tensor, name), name))
-        self.replace(*VMAP, _mapping(getattr(*VMAP)))
-        for transform, (module, name) in _TRANSFORMS.items():
-            self.replace(module, name, _refusing(getattr(module, name), transform))
-        self.replace(*MAKE_FX, _disallowing(getattr(*MAKE_FX)))
+            yield Patch(torch, name, partial(_made, name=name))
+        for name in ("new_tensor", "new_full", "new"):
+            yield Patch(Tensor, name, partial(_made, name=name))
+        yield Patch(*VMAP, _mapping)
+        for transform, where in _TRANSFORMS.items():
+            yield Patch(*where, partial(_refusing, name=transform))
+        yield Patch(*MAKE_FX, _disallowing)
         functionalizing = _Functionalizing()
-        self.replace(*FUNCTIONALIZE_BEGIN, functionalizing.beginning(getattr(*FUNCTIONALIZE_BEGIN)))
-        self.replace(*FUNCTIONALIZE_END, functionalizing.ending(getattr(*FUNCTIONALIZE_END)))
-        self.replace(*FREEZE_MODULE, _freezing(getattr(*FREEZE_MODULE)))
-        operator = HigherOrderOperator
-        self.replace(operator, "__call__", capturing(operator.__call__))
-        self.replace(*COMPUTE_KEYSET, _without_draws(getattr(*COMPUTE_KEYSET)))
-        self.replace(torch, "compile", self._compiling(torch.compile))
+        yield Patch(*FUNCTIONALIZE_BEGIN, functionalizing.beginning)
+        yield Patch(*FUNCTIONALIZE_END, functionalizing.ending)
+        yield Patch(*FREEZE_MODULE, _freezing)
+        yield Patch(HigherOrderOperator, "__call__", capturing)
+        yield Patch(*COMPUTE_KEYSET, _without_draws)
+        yield Patch(torch, "compile", self._compiling)
 
-    def meet(self) -> None:
+    def enter(self) -> None:
         """Let functions that were compiled before run eagerly."""
+        device_constructors()  # it remembers what it finds there at first
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
+
+    def leave(self) -> None:
+        """Let compiled functions be compiled again."""
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
 
     def _run_eagerly(self) -> None:
         if self._stance is None:
@@ -343,9 +335,3 @@ class FunctionTransforms(Replacing):
             return original(*args, **kwargs)
 
         return compiling
-
-    def end(self) -> None:
-        """Let compiled functions be compiled again."""
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
+from ancestral.provenance.dispatch.error_leaks import note_failure_within
 from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.inplace import mark_shared
 from ancestral.provenance.dispatch.propagate import tracked
@@ -82,6 +83,10 @@ def call(
     implicit_reads.local.is_decided = False
     try:
         result = original(*plain(args), **plain(kwargs))
+    except Exception as error:
+        is_decided = is_program and implicit_reads.local.is_decided
+        note_failure_within(found, error, is_decided=is_decided)
+        raise
     finally:
         del local.around[depth:]
     is_decided = is_program and implicit_reads.local.is_decided
@@ -136,7 +141,6 @@ def decision_of_now() -> Provenance | None:
     return provenance(torch.zeros((), device="cpu"))
 
 
-@functools.cache  # one for all recordings
 def capturing(original: _Function) -> _Function:
     """Return an operator on functions: what their closures hold reaches the result as well."""
 

@@ -32,9 +32,9 @@ from ancestral.provenance.tensor.torch_internals import (
     include_dispatch_key,
     is_alias_of,
 )
-from ancestral.trace.context.patch import KEY, KEY_NAME, Interceptor, unmet
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import KEY, KEY_NAME, Interceptor, unmet
 from ancestral.trace.intercept.unrecorded_threads import refuse_away
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.distribution_params import Held

@@ -12,6 +12,7 @@ through stochastic neurons".
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -25,9 +26,10 @@ from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.linear_form import Form, Placed, Weight
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
-from ancestral.trace.context.patch import Replacing
+from ancestral.trace.context.patch import Lasting, Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, switch
 from ancestral.trace.nodes.autograd_graph import (
     OF_LABELS,
     PASSED,
@@ -250,7 +252,6 @@ def _addends(tensor: Tensor) -> _Addends:
     return found
 
 
-@functools.cache  # one for all recordings
 def _cutting(original: _Function) -> _Function:
     @functools.wraps(original)
     def detach(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -269,33 +270,33 @@ def _cutting(original: _Function) -> _Function:
     return detach
 
 
-class _Cuts(Replacing):
+class _Cuts(Interceptor):
     """Meets what cuts a gradient, and from the first cut on what is computed of tracked tensors."""
 
     _is_looking = False
 
-    def begin(self) -> None:
-        """Take the place of what cuts."""
+    def patches(self) -> Iterator[Patch]:
+        """Return what cuts."""
         for owner in (Tensor, torch):
-            self.replace(owner, "detach", _cutting(vars(owner)["detach"]))
+            yield Patch(owner, "detach", _cutting)
 
-    def meet(self) -> None:
+    def enter(self) -> None:
         """Look at nothing before the first cut."""
         self._is_looking = False
 
     def look(self) -> None:
         """Take the place of what computes, until the last recording ends."""
-        with self._lock:
-            if self._is_looking or not self._open:
-                return
+        if not self._is_looking:
             self._is_looking = True
-            owner = ProvenanceTensor
-            for name in _OPERATORS:
-                self.replace(owner, name, _looking(vars(owner)[name], name))
-            name = "__torch_function__"
-            self.replace(owner, name, _propagating(vars(owner)[name]))
+            switch.replace(_COMPUTING)
 
 
+_COMPUTING = Lasting(
+    [
+        *(Patch(ProvenanceTensor, name, partial(_looking, name=name)) for name in _OPERATORS),
+        Patch(ProvenanceTensor, "__torch_function__", _propagating, is_raw=True),
+    ]
+)
 CUTS = _Cuts()
 when_cut.append(CUTS.look)
 _requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]

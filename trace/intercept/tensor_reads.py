@@ -6,7 +6,7 @@ that an op reads which is followed anyway decide a shape at most: the op looks a
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,7 +22,6 @@ from ancestral.provenance.tensor.memory_grid import base_of
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
-    ProvenanceTensor,
     attach,
     provenance,
     raw,
@@ -33,8 +32,9 @@ from ancestral.provenance.tensor.torch_internals import (
     ScriptModule,
     is_torch_function_enabled,
 )
-from ancestral.trace.context.patch import Replacing, unmet
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, unmet
 from ancestral.trace.intercept.opaque import of_script
 from ancestral.trace.intercept.straight_through import cut_off
 
@@ -111,7 +111,7 @@ class _Attribute:
         return self._original if tensor is None else self._original.__get__(tensor)
 
     def __set__(self, tensor: Tensor, value: Any) -> None:
-        if provenance(value) is None or isinstance(tensor, ProvenanceTensor):
+        if provenance(value) is None and provenance(tensor) is None:
             self._original.__set__(tensor, value)
             if type(tensor) in _PLAIN and tensor.requires_grad:
                 torch.autograd.graph.increment_version(tensor)
@@ -135,14 +135,14 @@ class _Data(_Attribute):
         return result
 
 
-class Attributes(Replacing):
+class Attributes(Interceptor):
     """Meets the setters that change the values of a tensor."""
 
-    def begin(self) -> None:
-        """Take the places of the attributes."""
-        for name, original in DATA_ATTRIBUTES.items():
+    def patches(self) -> Iterator[Patch]:
+        """Return the attributes."""
+        for name in DATA_ATTRIBUTES:
             kind = _Data if name == "data" else _Attribute
-            self.replace(Tensor, name, kind(original))
+            yield Patch(Tensor, name, kind, is_raw=True)
 
 
 _Function = Callable[..., Any]
@@ -195,6 +195,18 @@ def _saving(original: _Function) -> _Function:
     return saved
 
 
+def _laying(original: _Function) -> _Function:
+    """Return what lays a tensor over other memory: torch asks no class of what it is given."""
+
+    @functools.wraps(original)
+    def lay(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces or not tracked(args, kwargs):
+            return original(*args, **kwargs)
+        return run_write(original, TYPES, args, kwargs, [args[0]])
+
+    return lay
+
+
 def _reaching(original: _Function) -> _Function:
     """Return what reaches the memory beyond a view that depends on nothing: its base may."""
 
@@ -211,31 +223,22 @@ def _reaching(original: _Function) -> _Function:
     return reach
 
 
-@functools.cache
-def _replacements() -> tuple[tuple[Any, str, _Function], ...]:
-    """Return what gives values away past the tensors that hold them, as it is met."""
-    storage: Any = torch.UntypedStorage
-    scripted: Any = ScriptModule
-    capsules = ((torch, "to_dlpack"), (torch.utils.dlpack, "to_dlpack"))
-    return (
+class Storages(Interceptor):
+    """Meets what gives values away past the tensors that hold them."""
+
+    def patches(self) -> Iterator[Patch]:
+        """Return what reads the memory, shares it, reaches beyond a view, or saves it."""
         # Its elements are numbers, which are met in the dispatcher; to save it takes its address.
-        *(
-            (storage, n, _reading(getattr(storage, n)))
-            for n in "_write_file clone data_ptr".split()
-        ),
-        *((owner, n, _sharing(getattr(owner, n))) for owner, n in (*capsules, *TO_DLPACK)),
-        *(
-            (owner, n, _reaching(getattr(owner, n)))
-            for owner, n in ((torch, "as_strided"), (Tensor, "as_strided"), (Tensor, "resize_"))
-        ),
-        *((scripted, n, _saving(getattr(scripted, n))) for n in ("save", "save_to_buffer")),
-    )
-
-
-class Storages(Replacing):
-    """Meets the reads."""
-
-    def begin(self) -> None:
-        """Take the places of what reads."""
-        for owner, name, replacement in _replacements():
-            self.replace(owner, name, replacement)
+        for name in ("_write_file", "clone", "data_ptr"):
+            yield Patch(torch.UntypedStorage, name, _reading)
+        for module in (torch, torch.utils.dlpack):
+            yield Patch(module, "to_dlpack", _sharing)
+        for place in TO_DLPACK:
+            yield Patch(*place, _sharing)
+        for owner in (torch, Tensor):
+            for name in "as_strided as_strided_ as_strided_scatter resize_ resize_as_".split():
+                if hasattr(owner, name):
+                    yield Patch(owner, name, _reaching)
+        yield Patch(Tensor, "set_", _laying)
+        for name in ("save", "save_to_buffer"):
+            yield Patch(ScriptModule, name, _saving)

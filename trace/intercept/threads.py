@@ -11,8 +11,8 @@ import functools
 import os
 import threading
 from asyncio import Handle
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
 from multiprocessing.pool import Pool
@@ -22,8 +22,9 @@ from typing import Any
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.other_threads import UnrecordedDrawError, lost_away
-from ancestral.trace.context.patch import Replacing, joined, subclasses, switch
+from ancestral.trace.context.patch import Descendants, Group, Patch
 from ancestral.trace.context.stack import is_recorded, local
+from ancestral.trace.context.switch import Interceptor, joined, switch
 from ancestral.trace.intercept.opaque import tensors_within
 from ancestral.trace.intercept.unrecorded_threads import working_for
 from ancestral.trace.recording.trace import Trace
@@ -56,7 +57,6 @@ class Task:
         return functools.partial, (away, self._function)
 
 
-@functools.cache
 def _starting(original: _Function) -> _Function:
     """Return what starts a thread or a process."""
 
@@ -90,7 +90,6 @@ def _taking_part(function: _Function) -> Task:
     return function if isinstance(function, Task) else Task(function)
 
 
-@functools.cache
 def _running(original: _Function) -> _Function:
     """Return what runs a callback of a loop, whose thread may be older than the recording."""
 
@@ -105,32 +104,35 @@ def _running(original: _Function) -> _Function:
     return run
 
 
-class Threads(Replacing):
+class Threads(Interceptor):
     """Hands the recordings of a thread on to those that it starts, or gives work to."""
 
-    def begin(self) -> None:
-        """Take the places of what starts threads and of what hands work over."""
+    def __init__(self) -> None:
+        self._executors = Descendants(Executor, lambda kind: kind is ThreadPoolExecutor)
+
+    def patches(self) -> Iterator[Patch]:
+        """Return what starts threads, what hands work over, and what tells of executors to come."""
         for owner in (threading.Thread, BaseProcess):
-            self.replace(owner, "start", _starting(vars(owner)["start"]))
-        self.replace(Handle, "_run", _running(vars(Handle)["_run"]))
+            yield Patch(owner, "start", _starting)
+        yield Patch(Handle, "_run", _running)
         for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
-            self.replace(Pool, name, _handing(vars(Pool)[name]))
-        hook: Any = classmethod(self._defined)
-        self.replace(Executor, "__init_subclass__", hook)
+            yield Patch(Pool, name, _handing)
+        yield from _submitting(ThreadPoolExecutor)
+        yield Patch(Executor, "__init_subclass__", lambda _: classmethod(self._defined))
 
-    def meet(self) -> None:
-        """Take the places of what hands work over to each class of executors."""
-        for kind in subclasses(Executor):
-            self._meet(kind)
-
-    def _meet(self, kind: type) -> None:
-        if "submit" in vars(kind):
-            self.replace(kind, "submit", _handing(vars(kind)["submit"]))
+    def found(self) -> list[Patch]:
+        """Return what hands work over to other classes of executors."""
+        return [patch for kind in self._executors.others() for patch in _submitting(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Meet an executor that is defined, or imported, while a recording is open."""
         super(Executor, kind).__init_subclass__(**options)  # type: ignore[misc]
-        self._meet(kind)
+        switch.replace(Group(_submitting(kind)))
+
+
+def _submitting(kind: type) -> Iterator[Patch]:
+    if "submit" in vars(kind):
+        yield Patch(kind, "submit", _handing)
 
 
 def away(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

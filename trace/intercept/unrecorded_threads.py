@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.trace.context.other_threads import Apart, UnrecordedDrawError, lost_away
-from ancestral.trace.context.patch import Replacing, joined
+from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, joined
 from ancestral.trace.recording.constant_draws import is_noise
 from ancestral.trace.recording.message import unhandled
 from ancestral.trace.recording.trace import Trace
@@ -76,7 +77,6 @@ def _alone(call: Callable[[], T]) -> T:
     return value
 
 
-@functools.cache
 def _drawing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def drawn(*args: Any, **kwargs: Any) -> Any:
@@ -91,12 +91,12 @@ def _drawing(original: Callable[..., Any]) -> Callable[..., Any]:
     return drawn
 
 
-class Unrecorded(Replacing):
+class Unrecorded(Interceptor):
     """Meets torch's random functions in threads whose dispatcher is not watched."""
 
-    def begin(self) -> None:
-        """Take their places."""
+    def patches(self) -> Iterable[Patch]:
+        """Return them, and the methods that do the same."""
         for name in ("bernoulli", "binomial", "multinomial", "normal", "poisson"):
-            self.replace(torch, name, _drawing(vars(torch)[name]))
+            yield Patch(torch, name, _drawing)
         for name in ("bernoulli", "bernoulli_", "multinomial"):
-            self.replace(Tensor, name, _drawing(getattr(Tensor, name)))
+            yield Patch(Tensor, name, _drawing)

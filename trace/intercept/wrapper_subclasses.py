@@ -9,6 +9,7 @@ as its answer carries every source.
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import NestedTensor, disable_current_modes
-from ancestral.trace.context.patch import Replacing, unmet
+from ancestral.trace.context.patch import Descendants, Group, Patch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import Interceptor, switch, unmet
 
 _Function = Callable[..., Any]
 
 
-@functools.cache  # one for all recordings
 def _refusing(original: _Function, kind: str) -> _Function:
     @functools.wraps(original)
     def refused(*args: Any, **kwargs: Any) -> Any:
@@ -41,6 +42,10 @@ def _refusing(original: _Function, kind: str) -> _Function:
         return original(*args, **kwargs)
 
     return refused
+
+
+def _refusing_new(original: _Function, kind: str) -> Any:
+    return staticmethod(_refusing(original, kind))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,7 +72,6 @@ def _carries(tensor: Tensor, found: list[Any]) -> bool:
     return known is not None and all(each.members <= known.members for each in found)
 
 
-@functools.cache  # one for all recordings
 def _as_subclass(original: _Function) -> _Function:
     @functools.wraps(original)
     def viewed(self: Tensor, cls: type) -> Any:
@@ -83,15 +87,14 @@ def _as_subclass(original: _Function) -> _Function:
     return viewed
 
 
-@functools.cache  # one for all recordings
-def _making(original: _Function) -> _Function:
+def _making(original: _Function) -> Any:
     @functools.wraps(original)
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
         if cls is Tensor or not local.traces:
             return original(cls, *args, **kwargs)
         return _made(cls, lambda: original(cls, *args, **kwargs), args, kwargs)
 
-    return make
+    return staticmethod(make)
 
 
 def _made(kind: type, make: Callable[[], Tensor], *given: Any) -> Tensor:
@@ -115,42 +118,40 @@ _NESTED = "nested_tensor as_nested_tensor nested_tensor_from_jagged narrow maske
 _FUNCTION = "__torch_function__"
 
 
-def _classes() -> Iterator[type]:
-    """Yield the classes of users that have their own way to meet other tensors."""
-    found: list[type] = Tensor.__subclasses__()
-    for kind in found:
-        found.extend(kind.__subclasses__())
-        if _FUNCTION in vars(kind) and not kind.__module__.startswith(("torch.", "ancestral.")):
-            yield kind
+class TensorSubclasses(Interceptor):
+    """Meets what makes tensors of other classes, and their ways to meet other tensors."""
 
+    def __init__(self) -> None:
+        self._kinds = Descendants(Tensor, _is_of_torch)
 
-class TensorSubclasses(Replacing):
-    """Replaces the methods of the classes."""
-
-    def begin(self) -> None:
-        """Take the places of their constructors, and of their ways to meet other tensors."""
+    def patches(self) -> Iterator[Patch]:
+        """Return the constructors, and what tells of classes to come."""
         for name in _NESTED.split():
-            self.replace(torch.nested, name, _refusing(vars(torch.nested)[name], "nested tensor"))
+            yield Patch(torch.nested, name, partial(_refusing, kind="nested tensor"))
         for kind, shown in ((NestedTensor, "nested tensor"), (MaskedTensor, "masked tensor")):
-            made = vars(kind)["__new__"].__func__
-            self.replace(kind, "__new__", staticmethod(_refusing(made, shown)))
-        self._meet(NestedTensor)
-        self.replace(Tensor, "__init_subclass__", classmethod(self._defined))
-        self.replace(Tensor, "as_subclass", _as_subclass(Tensor.as_subclass))
+            yield Patch(kind, "__new__", partial(_refusing_new, kind=shown))
+        yield from _meeting(NestedTensor)
+        yield Patch(Tensor, "__init_subclass__", lambda _: classmethod(self._defined))
+        yield Patch(Tensor, "as_subclass", _as_subclass)
         for name in ("__new__", "_make_subclass"):
-            self.replace(Tensor, name, staticmethod(_making(getattr(Tensor, name))))
+            yield Patch(Tensor, name, _making)
 
-    def meet(self) -> None:
-        """Take the place of how the classes of users meet other tensors."""
-        for kind in _classes():
-            self._meet(kind)
-
-    def _meet(self, kind: type) -> None:
-        own = vars(kind).get(_FUNCTION)
-        if own is not None and own not in PASSIVE:
-            self.replace(kind, _FUNCTION, _answering(own))
+    def found(self) -> list[Patch]:
+        """Return how the classes of users meet other tensors."""
+        return [patch for kind in self._kinds.others() for patch in _meeting(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Meet a class that is defined while a recording is open."""
         super(Tensor, kind).__init_subclass__(**options)  # type: ignore[misc]
-        self._meet(kind)
+        switch.replace(Group(_meeting(kind)))
+
+
+def _meeting(kind: type) -> Iterator[Patch]:
+    """Yield how a class meets other tensors, if it says so itself."""
+    own = vars(kind).get(_FUNCTION)
+    if own is not None and own not in PASSIVE:
+        yield Patch(kind, _FUNCTION, _answering, is_raw=True)
+
+
+def _is_of_torch(kind: type) -> bool:
+    return kind.__module__.startswith(("torch.", "ancestral."))

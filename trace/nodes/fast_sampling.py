@@ -24,7 +24,7 @@ from torch.distributions import Bernoulli, Distribution, Exponential, Normal, Po
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, Unseen, raw
 from ancestral.provenance.tensor.torch_internals import len_torch_function_stack
-from ancestral.trace.context.patch import unmet
+from ancestral.trace.context.switch import unmet
 
 _Method = Callable[..., Any]
 

@@ -14,8 +14,8 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place
+from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.enum_dims import trailing
 from ancestral.trace.nodes.mask import over

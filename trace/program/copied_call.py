@@ -58,7 +58,7 @@ def _names(code: Any) -> Iterator[str]:
 def perturbed(tensor: Tensor, dim: int, at: int) -> Tensor:
     """Return a tensor with another element along a dimension: that of another index, if it differs.
 
-    What is 0 or 1 becomes the other.
+    What is 0 or 1 becomes the other; other integers, which may be numbers of classes, move to 0.
     """
     rows = tensor.movedim(dim, 0)
     own = rows[at].clone()
@@ -70,7 +70,7 @@ def perturbed(tensor: Tensor, dim: int, at: int) -> Tensor:
         elif is_bit:
             other = 1 - own
         else:
-            other = own * 1.1 + 0.1 if own.dtype.is_floating_point else own
+            other = own * 1.1 + 0.1 if own.dtype.is_floating_point else own - own.sign()
     made = tensor.clone()
     made.movedim(dim, 0)[at] = other
     return made

@@ -34,20 +34,12 @@ from ancestral.provenance.tensor.control_flow import (
 from ancestral.provenance.tensor.tensor import attach, provenance, raw, site_of
 from ancestral.provenance.tensor.torch_internals import tree_flatten, tree_unflatten
 from ancestral.trace.context.argument_checks import check_function, kind_of
-from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.program.copied_call import copied, perturbed, same_randomness
+from ancestral.trace.program.met_beside import Beside, external_error
 
+_MOST_FORMS = 1000
 _Result = np.ndarray | np.generic | bool | int | float
-
-
-class ExternalError(ValueError):
-    """What goes into an external function, or comes back from it, is not as was promised."""
-
-
-def _error(name: str, what: str) -> ExternalError:
-    """Return the error, with the function, the line, what was expected, what came, what to do."""
-    return ExternalError(f"an.external({name}) at {place().location}: {what}")
 
 
 class _Given(NamedTuple):
@@ -69,9 +61,13 @@ def external(
     It is called with plain tensors, copies of the arguments, in whatever containers; what comes
     back of tensors, arrays of numpy and, without a `dim`, numbers, are new tensors. They depend on
     all tracked tensors that went into this call and, if it is `stateful`, into earlier ones of the
-    same recording; along `dim` element n depends on elements n only. That is the user's word.
-    Nothing escapes by the call, and no gradient goes through it: a site drawn by ``rsample`` that
-    goes in gets its score function.
+    same recording (by any method of the same object); along `dim` element n depends on elements n
+    only. That is the user's word. What it meets besides, in its closure or drawn in it, counts for
+    all elements. No gradient goes through it: a site drawn by ``rsample`` that goes in gets its
+    score function. Nothing escapes by the call, unless texts or objects come back, or no tensor.
+    What it leaves elsewhere (a list, another simulator) is not followed, and what Python can tell
+    of its results without reading them (containers, keys, shapes, types, None) must always be the
+    same.
 
     Args:
         function: the function, such as ``lambda a: environments.step(a.numpy())``.
@@ -84,8 +80,8 @@ def external(
     Raises:
         TypeError: if `function` is none, or `dim` is no int.
         ExternalError: at a call whose results are not of the size of its arguments along `dim`, or
-            hold something else than tensors and arrays, or fail the check, or whose arguments
-            require a gradient, which would be lost.
+            or fail the check, or have other containers, shapes or types than before, or whose
+            arguments require a gradient, which would be lost.
     """
     check_function("external", function)
     if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
@@ -111,8 +107,12 @@ class _External:
         self._name = getattr(function, "__name__", type(function).__name__)
         self._dim = dim
         self._is_stateful = is_stateful
+        owner = getattr(function, "__self__", None)  # has one state for all its methods
+        self._state: object = self if owner is None else id(owner)
         self._is_checked = is_checked
         self._calls = 0
+        # Of results, and whether Python sees them, by those of arguments.
+        self._forms: dict[object, tuple[str, bool]] = {}
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         leaves, spec = tree_flatten((args, dict(kwargs)))
@@ -120,17 +120,59 @@ class _External:
         found = self._depending(given)
         if self._is_checked:
             self._check(leaves, spec, given)
-        result = self._run(self._function, leaves, spec, found)
+        beside = Beside(self._name)
+        result = self._run(self._function, leaves, spec, found, beside)
         self._calls += 1
         parts, results = tree_flatten(result)
+        beside.meet(parts)
+        found = self._joined(found, beside.found)
         made = [self._made(part, given, found) for part in parts]
-        if found is not None and any(not isinstance(each, Tensor | None) for each in made):
-            escape([found])  # Python sees it
+        if found is not None:
+            self._see(made, results, (str(spec), *map(_form, leaves)), found)
         self._note(made, given)
         return tree_unflatten(made, results)
 
+    def _joined(self, found: Provenance | None, beside: Sequence[Provenance]) -> Provenance | None:
+        """Return what results depend on, with what the function has met beside its arguments."""
+        for each in beside:
+            met = each.lost(() if found is None else found.shape).kinked()
+            found = met if found is None else found.union(met)
+            if self._is_stateful:
+                external = decisions_of(each.universe).external
+                known = external.get(self._state)
+                external[self._state] = met if known is None else known.lost(met.shape).union(met)
+        return found
+
+    def _see(self, made: Sequence[Any], results: Any, given: object, found: Provenance) -> None:
+        """Take for an escape what is no tensor, or has no result: Python may find it elsewhere.
+
+        Raises:
+            ExternalError: if the containers, shapes or types differ from those of another call.
+        """
+        is_seen = not any(isinstance(each, Tensor) for each in made)
+        is_seen |= any(not isinstance(each, Tensor | None) for each in made)
+        form = f"{results} of {', '.join(map(_form, made))}"
+        if len(self._forms) > _MOST_FORMS:
+            self._forms.clear()
+        known, was_seen = self._forms.setdefault(given, (form, is_seen))
+        if form != known and not (is_seen and was_seen):
+            raise external_error(
+                self._name,
+                f"its results are {form}, and were {known} in an earlier call with the same kinds "
+                "of arguments, by which Python could tell what the values are; return the same "
+                "containers, shapes and types at every call: leave out what comes at some only, "
+                "such as the infos of environments, or return a mask of what is there",
+            )
+        if is_seen:
+            escape([found])
+
     def _run(
-        self, function: Callable[..., Any], leaves: Sequence[Any], spec: Any, found: Any
+        self,
+        function: Callable[..., Any],
+        leaves: Sequence[Any],
+        spec: Any,
+        found: Provenance | None,
+        beside: Beside,
     ) -> Any:
         """Call a function with plain copies, and follow nothing of what it does."""
         copies = [_plain(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -139,7 +181,8 @@ class _External:
         depth = len(local.around)
         local.around.extend(around)  # for what is drawn in it
         try:
-            return raw(function, *args, **kwargs)
+            with beside:
+                return raw(function, *args, **kwargs)
         except Exception as error:
             fail(around, str(error))
             raise
@@ -156,7 +199,7 @@ class _External:
         tensors = {n: leaf for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
         for leaf in tensors.values():
             if leaf.requires_grad and site_of(leaf) is None and torch.is_grad_enabled():
-                raise _error(
+                raise external_error(
                     self._name,
                     f"an argument of shape {list(leaf.shape)} requires a gradient, which would be "
                     "lost, since none goes through code that torch cannot see; pass .detach() of "
@@ -169,7 +212,7 @@ class _External:
             if -leaf.ndim <= self._dim < leaf.ndim:
                 return _Given(tensors, leaf.shape[self._dim])
         if tracked:
-            raise _error(
+            raise external_error(
                 self._name,
                 f"no argument has a dimension {self._dim} (the first is of shape "
                 f"{list(tracked[0].shape)}); expected one of a batch, or dim=None",
@@ -188,11 +231,11 @@ class _External:
                     found.setdefault(kept.universe, []).append(kept.kinked())
         for universe, parts in found.items():
             if self._is_stateful:
-                known = decisions_of(universe).external.get(self)
+                known = decisions_of(universe).external.get(self._state)
                 if known is not None:
                     is_same = known.shape == shape
                     parts.append(known if is_same else known.lost(shape))
-                decisions_of(universe).external[self] = union(parts)
+                decisions_of(universe).external[self._state] = union(parts)
         parts = [union(each) for each in found.values()]
         parts += self._earlier(found, shape)
         return functools.reduce(Provenance.union, parts) if parts else None
@@ -201,7 +244,7 @@ class _External:
         """Yield what went into earlier calls in the open recording, if nothing does now."""
         universe = _open_universe()
         if self._is_stateful and universe is not None and universe not in found:
-            known = decisions_of(universe).external.get(self)
+            known = decisions_of(universe).external.get(self._state)
             if known is not None:
                 yield known if known.shape == shape else known.lost(shape)
 
@@ -224,7 +267,7 @@ class _External:
             has_dim = -len(shape) <= self._dim < len(shape)
             if not has_dim or shape[self._dim] != given.size:
                 came = f"a result of shape {list(shape)}" if shape else f"{kind_of(part)}"
-                raise _error(
+                raise external_error(
                     self._name,
                     f"expected results with {given.size} elements along dimension {self._dim}, as "
                     f"the arguments have; found {came}; return one for each element, or say "
@@ -264,15 +307,15 @@ class _External:
         try:
             twins = copied(self._function), copied(self._function)
         except TypeError as error:
-            raise _error(
+            raise external_error(
                 self._name,
                 f"check=True calls a copy of the function, and it cannot be copied ({error}); "
                 "pass a method of an object that copy.deepcopy takes, or leave the check out",
             ) from error
         with same_randomness() as again:
-            first = self._run(twins[0], leaves, spec, None)
+            first = self._run(twins[0], leaves, spec, None, Beside(self._name))
             again()
-            second = self._run(twins[1], others, spec, None)
+            second = self._run(twins[1], others, spec, None, Beside(self._name))
         pairs = zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=False)
         for number, (one, other) in enumerate(pairs):
             self._compare(number, one, other, at, given.size)
@@ -288,13 +331,20 @@ class _External:
         rows = differs.movedim(self._dim, 0).reshape(size, -1).any(1)
         rows[at] = False
         if rows.any():
-            raise _error(
+            raise external_error(
                 self._name,
                 f"element {int(rows.nonzero()[0])} of result {number} changes with element {at} of "
                 f"the arguments; expected that along dimension {self._dim} element n depends on "
                 "elements n only; say dim=None, or give each element its own state, and "
                 "its own generator of random numbers",
             )
+
+
+def _form(value: Any) -> str:
+    """Return what Python can tell of a value without its numbers, all of what is no tensor."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value) if isinstance(value, str | int | None) else kind_of(value)
 
 
 def _plain(tensor: Tensor) -> Tensor:

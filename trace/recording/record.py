@@ -9,17 +9,20 @@
 
 import functools
 import sys
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from types import FrameType
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
+    Decisions,
+    Setting,
     decisions_of,
     recording,
     setting,
@@ -29,9 +32,10 @@ from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
-from ancestral.trace.context.patch import joined, switch
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.trust import Trust, trusted
+from ancestral.trace.nodes.noise import NoiseMode
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace
@@ -134,12 +138,22 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     line. It sees what this thread does within the block; `Trace.audited` says how much that was.
     (`torch.jit.trace` does not run below a mode of the dispatcher: trace before the block.)
 
+    `noise` notes the randomness without parameters of this thread too, as `Trace.noise`: dropout
+    masks, `torch.rand`, shuffles, and the noise of reparameterized draws. It is in the graph then,
+    with its edges; gradients are as without it, and what Python reads of it is data. Every op of
+    the block looks at the generators for it: it has to be asked for here, and costs nothing else.
+
     ``record()(function)`` is the function, recorded anew at each call: ``.trace`` is the recording
     of the last one, and ``.get_trace(...)`` calls and returns it.
     """
 
     def __init__(
-        self, *, control: str | None = None, trust: Trust = (), audit: bool = False
+        self,
+        *,
+        control: str | None = None,
+        trust: Trust = (),
+        audit: bool = False,
+        noise: bool = False,
     ) -> None:
         """Make a recording that has not begun.
 
@@ -151,8 +165,9 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
+        self._with_noise = noise
         self._auditor: Auditor | None = None
-        self._ending = ExitStack()
+        self._ending: list[Callable[..., object]] = []
 
     @leaving_compiled_code
     def __enter__(self) -> Trace:
@@ -162,22 +177,45 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
         outer = current()
         self._trace = trace = Trace(None if outer is None else outer.universe)
-        with ExitStack() as ending:
-            ending.callback(local.pop, trace)
-            trace.is_open = True
-            local.push(trace)
-            switch.enter()
-            ending.callback(switch.leave)
-            ending.enter_context(_Recorder(trace))
-            frame = _opening(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-            ending.enter_context(self._governed(trace.universe, outer is None, frame))
-            ending.enter_context(joined())
-            if self._is_audited and local.audit is None:
-                self._auditor = Auditor(trace.universe)
-                ending.callback(self._auditor.end)
-                self._auditor.begin()
-            self._ending = ending.pop_all()
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        try:
+            self._begin(trace, _opening(frame) if outer is None else None)
+        except BaseException:
+            self._end()
+            raise
         return trace
+
+    def _begin(self, trace: Trace, frame: int | None) -> None:
+        """Switch all on; `frame` is the one that opens the outermost recording."""
+        trace.is_open = True
+        self._ending.append(partial(local.pop, trace))
+        local.push(trace)
+        switch.enter()
+        self._ending.append(switch.leave)
+        recorder = _Recorder(trace)
+        self._ending.append(recorder.__exit__)
+        recorder.__enter__()
+        self._ending.append(self._govern(trace.universe, frame))
+        self._ending.append(part)
+        join()
+        if self._is_audited and local.audit is None:
+            self._auditor = Auditor(trace.universe)
+            self._ending.append(self._auditor.end)
+            self._auditor.begin()
+        if self._with_noise:
+            trace.noise = []
+            noise: Any = NoiseMode(trace, trace.noise)
+            noise.__enter__()
+            self._ending.append(partial(noise.__exit__, None, None, None))
+
+    def _end(self) -> None:
+        """Switch off, the last first, what was switched on."""
+        try:
+            while self._ending:
+                self._ending.pop()()
+        finally:
+            if self._ending:
+                self._end()
 
     def __exit__(self, *raised: *Raised) -> None:
         """End, and leave torch as it was; the trace stays readable."""
@@ -189,37 +227,46 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             if self._auditor is not None and self._trace is not None and raised[1] is None:
                 self._trace.audited = self._auditor.finish()
         finally:
-            self._ending.close()
+            self._end()
 
     def __call__(self, function: Callable[P, R]) -> Recorded[P, R]:
         """Return the function, each call of it within its own recording."""
         return Recorded(
             function,
-            lambda: record(control=self._control, trust=self._trust, audit=self._is_audited),
+            lambda: record(
+                control=self._control,
+                trust=self._trust,
+                audit=self._is_audited,
+                noise=self._with_noise,
+            ),
         )
 
-    @contextmanager
-    def _governed(self, universe: Universe, is_outermost: bool, frame: int) -> Generator[None]:
-        """Decide what an escape does within the recording, which a frame has opened."""
+    def _govern(self, universe: Universe, frame: int | None) -> Callable[[], object]:
+        """Decide what an escape does within the recording; return what ends that."""
         decisions = decisions_of(universe)
         before = decisions.setting, decisions.trust
         decisions.setting = before[0] if self._setting is None else self._setting
         decisions.trust = before[1] + self._trust
-        if is_outermost:
-            decisions.is_recording = True
-            decisions.frame = frame
-            recording.set(universe)
-        try:
-            yield
-        finally:
-            if is_outermost:
-                decisions.end(universe)
-                if decisions.setting.raises:  # what was recorded works as data from now on
-                    decisions.setting = SETTINGS["strict"]
-                if recording.get() is universe:
-                    recording.set(None)
-            else:
-                decisions.setting, decisions.trust = before
+        if frame is None:
+            return partial(_govern_again, decisions, *before)
+        decisions.is_recording = True
+        decisions.frame = frame
+        recording.set(universe)
+        return partial(_govern_no_more, decisions, universe)
+
+
+def _govern_again(decisions: Decisions, setting: Setting, trust: tuple[str, ...]) -> None:
+    """Let escapes do what they do in the recording around."""
+    decisions.setting, decisions.trust = setting, trust
+
+
+def _govern_no_more(decisions: Decisions, universe: Universe) -> None:
+    """Let escapes do what they do after the block."""
+    decisions.end(universe)
+    if decisions.setting.raises:  # what was recorded works as data from now on
+        decisions.setting = SETTINGS["strict"]
+    if recording.get() is universe:
+        recording.set(None)
 
 
 class _Recorder(Handler):

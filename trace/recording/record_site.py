@@ -25,9 +25,9 @@ from ancestral.provenance.tensor.tensor import (
     raw,
     untrack,
 )
-from ancestral.trace.context.patch import unmet
 from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.stack import Recording, local
+from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
     Held,

@@ -32,6 +32,7 @@ from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_ord
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.noise import Noise
 from ancestral.trace.nodes.versions import Leaf
 from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.plate_checks import Ledger
@@ -73,6 +74,8 @@ class Trace(Mapping[str, Node]):
         self.account: Any = None  # what an explanation needs of the last gradient
         self.audited: Audited | None = None  # set when a recording with an audit ends
         self.leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
+        # The randomness without parameters, None where the recording was not asked for it.
+        self.noise: list[Noise] | None = None
         self._lock = threading.Lock()
         self.is_open = False
         self.is_loaded = False
@@ -129,9 +132,11 @@ class Trace(Mapping[str, Node]):
     def graph(self) -> Graph:
         """Who depends on whom, directly; the costs of a loss too, once its gradient was asked.
 
+        Noise is in it if the recording was asked for that: ``record(noise=True)``.
+
         Draws that a handler hid from the trace are in it: what they connect is not independent.
         """
-        return graph_of(self.everything, self._costs)
+        return graph_of(self.everything, self._costs, self.noise)
 
     @property
     def plates(self) -> tuple[Extent, ...]:
@@ -203,6 +208,7 @@ class Trace(Mapping[str, Node]):
         twin._order = list(self._order)
         twin._counts = dict(self._counts)
         twin._costs = self._costs
+        twin.noise = None if self.noise is None else list(self.noise)
         return twin
 
     def fresh_name(self, base: str) -> str:

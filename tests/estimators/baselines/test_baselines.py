@@ -122,8 +122,7 @@ def test_leave_one_out_along_all_dimensions_never_uses_the_element_itself(
     costs = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     found = an.estimators.LeaveOneOut()(credit(costs, shape=shape)).expand(shape)
     own = torch.autograd.functional.jacobian(
-        lambda c: an.estimators.LeaveOneOut()(credit(c, shape=shape)).expand(shape).flatten(),
-        costs,
+        lambda c: an.estimators.LeaveOneOut()(credit(c, shape=shape)).expand(shape).flatten(), costs
     ).reshape(costs.numel(), -1)
     torch.testing.assert_close(own.diagonal(), torch.zeros(costs.numel(), dtype=torch.float64))
     assert bool((own != 0).any())

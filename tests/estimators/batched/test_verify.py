@@ -340,14 +340,7 @@ def repeats() -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [
-        broadcasts,
-        is_set_from_outside,
-        is_partly_observed,
-        has_no_data,
-        shows_a_constant,
-        repeats,
-    ],
+    [broadcasts, is_set_from_outside, is_partly_observed, has_no_data, shows_a_constant, repeats],
 )
 def test_what_keeps_the_runs_apart_runs_at_once(model: Model) -> None:
     found = an.infer.importance(model, samples=SAMPLES, vectorized=True)

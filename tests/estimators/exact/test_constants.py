@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Categorical
 
 import ancestral as an
 from ancestral.estimators.gradient.loss_terms import NonFiniteCostError, terms_of
-from oracles import Program, autograd, exact_gradient, moments
+from oracles import Program, autograd, exact_gradient, mean_and_truth, moments
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-7, atol=1e-10)
 THETA = torch.tensor([0.3, -0.6, 0.9], dtype=torch.float64, requires_grad=True)
@@ -157,8 +157,7 @@ def test_a_number_that_was_chosen_by_a_draw_taints_a_reduced_loss(name: str) -> 
         )
 
     for control in ("strict", "after"):
-        found = moments(program, [THETA], by(control=control))
-        close(found.mean, exact_gradient(program, [THETA]))
+        close(*mean_and_truth(program, [THETA], by(control=control)))
 
 
 def test_an_argument_of_a_reduced_loss_that_is_overwritten_makes_it_one_cost() -> None:

@@ -20,15 +20,12 @@ from ancestral.trace.program.primitives import cost
 from ancestral.trace.recording.record import record
 from oracles import (
     Estimate,
-    Moments,
     Parameters,
     Program,
     autograd,
-    derivatives,
     estimates,
-    estimates_on,
     exact_gradient,
-    expectation,
+    mean_and_truth,
     moments,
     moments_of,
     paths,
@@ -52,14 +49,6 @@ def estimate(control: str) -> Estimate:
     return by(taken, control=control)
 
 
-def outcome(control: Control, setting: str) -> tuple[Moments, Tensor]:
-    """Return the moments of the estimate under a setting, and the exact gradient."""
-    program, parameters = control.program, control.parameters
-    runs = paths(program, parameters)
-    found = moments_of(*estimates_on(runs, program, parameters, estimate(setting)))
-    return found, derivatives(expectation(runs), parameters)
-
-
 def is_exact(found: Tensor, expected: Tensor) -> bool:
     assert expected.abs().max() > 1e-3
     return torch.allclose(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
@@ -80,8 +69,8 @@ PROMISES: dict[str, Callable[[Control], bool | None]] = {
 def test_a_setting_is_exact_where_it_promises_so_and_biased_where_it_does_not(
     setting: str, name: str
 ) -> None:
-    found, expected = outcome(CONTROL[name], setting)
-    assert is_exact(found.mean, expected) is PROMISES[setting](CONTROL[name])
+    found = mean_and_truth(CONTROL[name].program, PARAMETERS, estimate(setting))
+    assert is_exact(*found) is PROMISES[setting](CONTROL[name])
 
 
 def refusals(control: Control) -> list[bool]:

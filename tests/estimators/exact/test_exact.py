@@ -18,12 +18,7 @@ from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
-from ancestral.estimators.credit.credit import (
-    Estimator,
-    by_element,
-    by_site,
-    total_cost,
-)
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record
@@ -83,30 +78,14 @@ def by_hand(name: str) -> tuple[Tensor, Tensor]:
 
 
 @every_program
-def test_surrogate_by_hand_has_the_exact_gradient_as_mean(name: str) -> None:
-    close(moments_of(*by_hand(name)).mean, truth(name))
-
-
-@every_program
-def test_score_function_has_the_exact_gradient_as_mean(name: str) -> None:
-    example = EXAMPLES[name]
-    close(moments(example.program, example.parameters, score_function).mean, truth(name))
-
-
-@every_program
 @pytest.mark.parametrize("estimator", [by_element, by_site, total_cost])
 def test_mean_is_the_exact_gradient(estimator: Estimator, name: str) -> None:
     close(moments_of(*found(name, estimator)).mean, truth(name))
 
 
 @every_program
-def test_variance_is_that_of_the_downstream_estimator_by_hand(name: str) -> None:
-    ours, theirs = moments_of(*found(name, by_element)), moments_of(*by_hand(name))
-    close(ours.variance, theirs.variance)
-
-
-@every_program
 def test_estimate_of_every_path_is_the_one_by_hand(name: str) -> None:
+    """So are the mean and the variance."""
     close(found(name, by_element), by_hand(name))
 
 
@@ -130,7 +109,6 @@ def test_total_cost_is_the_score_function_by_hand(name: str) -> None:
 def test_by_site_is_the_downstream_estimator_of_whole_sites_by_hand(name: str) -> None:
     theirs = estimates(BY_SITE[name], EXAMPLES[name].parameters, autograd)
     close(found(name, by_site), theirs)
-    close(moments_of(*found(name, by_site)).variance, moments_of(*theirs).variance)
 
 
 # Some programs have a single draw, of which the baseline says that it has no others.
@@ -148,12 +126,21 @@ BASELINES: dict[str, Learned] = {
 every_baseline = pytest.mark.parametrize("baseline", BASELINES.values(), ids=BASELINES)
 
 
+# Those that learn each meet every third program.
+THIRDS = {"running mean": 0, "optimal": 1, "neural": 2}
+MEETINGS = [
+    (baseline, name)
+    for baseline in BASELINES
+    for at, name in enumerate(EXAMPLES)
+    if THIRDS.get(baseline, at % 3) == at % 3
+]
+
+
 @WITHOUT_EFFECT
-@every_program
-@every_baseline
-def test_a_baseline_keeps_the_mean(baseline: Learned, name: str) -> None:
+@pytest.mark.parametrize(("baseline", "name"), MEETINGS)
+def test_a_baseline_keeps_the_mean(baseline: str, name: str) -> None:
     example = EXAMPLES[name]
-    estimate = library(baseline=baseline(example))
+    estimate = library(baseline=BASELINES[baseline](example))
     close(moments(example.program, example.parameters, estimate).mean, truth(name))
 
 

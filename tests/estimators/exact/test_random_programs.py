@@ -13,14 +13,9 @@ from programs.random import PARAMETERS, RandomProgram, program_around, programs
 from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
-from ancestral.estimators.credit.credit import (
-    Estimator,
-    by_element,
-    by_site,
-    total_cost,
-)
+from ancestral.estimators.credit.credit import Estimator, by_element, by_site, total_cost
 from ancestral.estimators.gradient.subtraction import Baselines
-from oracles import exact_derivatives, exact_gradient, moments
+from oracles import exact_derivatives, mean_and_truth, moments
 
 
 def leaves() -> list[Tensor]:
@@ -49,15 +44,13 @@ def test_mean_is_the_exact_gradient_with_every_op_between_two_draws(name: str) -
     for parameter, at in itertools.product(range(len(PARAMETERS)), range(-1, OPS[name].arity)):
         program = program_around(name, parameter, at)
         if program is not None:
-            mean = moments(program, leaves(), library()).mean
-            close(mean, exact_gradient(program, leaves()))
+            close(*mean_and_truth(program, leaves(), library()))
 
 
 @reproducible(60)
 @given(program=programs())
 def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
-    mean = moments(program, leaves(), library()).mean
-    close(mean, exact_gradient(program, leaves()))
+    close(*mean_and_truth(program, leaves(), library()))
 
 
 # Some programs have sites that nothing keeps apart, of which the baseline says so.
@@ -72,8 +65,7 @@ def test_mean_is_the_exact_gradient(program: RandomProgram) -> None:
 def test_mean_of_other_estimators_is_the_exact_gradient(
     estimator: Estimator, baseline: Baselines, program: RandomProgram
 ) -> None:
-    mean = moments(program, leaves(), library(estimator, baseline)).mean
-    close(mean, exact_gradient(program, leaves()))
+    close(*mean_and_truth(program, leaves(), library(estimator, baseline)))
 
 
 @reproducible(15)

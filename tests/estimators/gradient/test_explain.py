@@ -1,6 +1,7 @@
 """Explanations: what stays separate by perturbation, what mixed the rest, and what that costs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,103 @@ def test_mixing_a_batch_of_equal_costs_makes_the_squared_credit_its_square(batch
         loss = (5 + 1e-12 * (z - z.mean())).square().sum()
     (line,) = trace.explain(loss).lines
     assert line.excess == pytest.approx(batch**2)
+
+
+Tie = Callable[[Tensor, Tensor], Tensor]
+Program = Callable[[Tensor, Tie], Tensor]
+
+
+def tied(x: Tensor, by: Tensor) -> Tensor:
+    """Let a tensor depend on another, and change by next to nothing."""
+    return x + 1e-12 * by
+
+
+def untied(x: Tensor, by: Tensor) -> Tensor:
+    return x
+
+
+def of_equal_costs(z: Tensor, tie: Tie) -> Tensor:
+    return tie(5 + z, z.sum()).square().sum()
+
+
+def beside_a_dimension_apart(z: Tensor, tie: Tie) -> Tensor:
+    """The other dimension stays apart."""
+    return tie(z - 3, z.sum(0)).square().sum()
+
+
+def in_groups(z: Tensor, tie: Tie) -> Tensor:
+    """Two elements each are tied, not all eight."""
+    pairs = z.view(4, 2)
+    return tie(pairs - 3, pairs.mean(1, keepdim=True)).flatten().pow(3).sum()
+
+
+def beside_a_term_apart(z: Tensor, tie: Tie) -> Tensor:
+    return (3 * z - 1).square().sum() + tie(z - 0.3, z.mean()).exp().sum()
+
+
+def beside_a_pathwise_term(x: Tensor, tie: Tie) -> Tensor:
+    """The smooth term, tied as well, is none of the site's credit."""
+    step = (x > 0).double()
+    smooth = tie(x + 4, x.mean()).square().sum()
+    return smooth + tie(step - 0.3, step.mean()).square().sum()
+
+
+def drawn_in(program: Program, tie: Tie) -> tuple[an.Trace, Tensor]:
+    torch.manual_seed(3)
+    logits = torch.linspace(-1.0, 1.0, 8, dtype=torch.float64).requires_grad_()
+    with an.record() as trace:
+        if program is beside_a_pathwise_term:
+            z = torch.distributions.Normal(logits, 1.0).rsample()
+        elif program is beside_a_dimension_apart:
+            z = Bernoulli(logits=logits.view(2, 4)).sample()
+        else:
+            z = Bernoulli(logits=logits).sample()
+        return trace, program(z, tie)
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+@pytest.mark.parametrize(
+    "program",
+    [
+        of_equal_costs,
+        beside_a_dimension_apart,
+        in_groups,
+        beside_a_term_apart,
+        beside_a_pathwise_term,
+    ],
+)
+def test_a_mixed_dimension_costs_what_the_gradient_is_given_besides(
+    program: Program, is_after: bool
+) -> None:
+    """Against the squared credit with the same costs, untied: both as `an.backward` has it."""
+    squares = []
+
+    def note(credit: Any) -> float:
+        whole = an.untrack(credit.total).expand(credit.shape)
+        squares.append(float(whole.square().sum()))
+        return 0.0
+
+    for tie in (tied, untied):
+        trace, loss = drawn_in(program, tie)
+        before = trace.explain(loss)
+        an.backward(loss, baseline=note)
+        lines = (trace.explain() if is_after else before).lines
+        if tie is tied:
+            (excess,) = [line.excess for line in lines if not line.is_separate and line.dim == 0]
+    assert excess == pytest.approx(squares[0] / squares[1])
+    assert excess > 1.2
+
+
+def test_a_site_without_a_score_has_no_credit_to_lose() -> None:
+    with an.record() as trace:
+        x = torch.distributions.Normal(LOGITS[0].clone().requires_grad_(), 1.0).rsample()
+        loss = (x - x.mean()).square().sum()
+    (line,) = trace.explain(loss).lines
+    assert not line.is_separate
+    assert line.excess is None
+    an.backward(loss, estimator="score")
+    (line,) = trace.explain().lines
+    assert line.excess is not None
 
 
 def test_what_a_lost_dimension_costs_is_unknown_where_the_cost_has_none_of_its_size() -> None:

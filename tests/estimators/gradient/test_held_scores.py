@@ -34,7 +34,7 @@ from torch.distributions import (
 
 import ancestral as an
 from ancestral.errors import HeldScoreWarning, MissingScoreWarning
-from oracles import exact_gradient, moments
+from oracles import exact_gradient, mean_and_truth, moments
 
 # Rewards of simulators are read on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
@@ -209,8 +209,7 @@ def test_a_loss_that_holds_its_score_is_noticed_and_right_by_the_plain_call(name
 @pytest.mark.parametrize("name", COSTS)
 def test_a_cost_is_not_taken_for_a_loss_that_holds_its_score(name: str) -> None:
     run = program(COSTS[name])
-    ours = moments(run, [LOGITS], by("ours")).mean
-    torch.testing.assert_close(ours, exact_gradient(run, [LOGITS]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*mean_and_truth(run, [LOGITS], by("ours")), rtol=1e-9, atol=1e-9)
     moments(run, [LOGITS], by("theirs", MissingScoreWarning))
 
 
@@ -221,8 +220,7 @@ def test_a_cost_that_python_read_before_is_none_either() -> None:
         return (0.5 * play.log_prob * torch.ones(2) + distance(play)).sum()
 
     run = program(bound)
-    ours = moments(run, [LOGITS], by("ours")).mean
-    torch.testing.assert_close(ours, exact_gradient(run, [LOGITS]), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*mean_and_truth(run, [LOGITS], by("ours")), rtol=1e-9, atol=1e-9)
 
 
 COINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -255,8 +253,7 @@ def test_the_density_of_a_coin_is_recognized_however_it_is_written(name: str) ->
     exact = exact_gradient(meant, given)
     torch.testing.assert_close(moments(held, given, by("theirs")).mean, exact)
     moments(held, given, by("ours", HeldScoreWarning))
-    ours = moments(bound, given, by("ours")).mean
-    torch.testing.assert_close(ours, exact_gradient(bound, given))
+    torch.testing.assert_close(*mean_and_truth(bound, given, by("ours")))
 
 
 FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
@@ -376,8 +373,7 @@ def test_a_halting_mask_is_no_reward() -> None:
         return bound + halt.log_prob(1 - alive)
 
     given = [torch.tensor([0.3, 0.6], dtype=torch.float64, requires_grad=True)]
-    ours = moments(run, given, by("ours")).mean
-    torch.testing.assert_close(ours, exact_gradient(run, given))
+    torch.testing.assert_close(*mean_and_truth(run, given, by("ours")))
 
 
 def test_a_plain_gradient_of_a_loss_that_is_not_finite_is_no_error() -> None:

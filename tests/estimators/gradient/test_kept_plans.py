@@ -220,7 +220,7 @@ def observed(logits: Tensor) -> Tensor:
     return -Bernoulli(logits=logits + a).log_prob(torch.ones(4, 3, dtype=logits.dtype)).sum()
 
 
-def dropped(training: bool) -> Program:  # noqa: FBT001 (the flag that torch has)
+def dropped(training: bool) -> Program:
     def program(logits: Tensor) -> Tensor:
         a = coins(logits)
         return cost(F.rrelu(a - 0.5, training=training)).sum()

@@ -461,10 +461,7 @@ def programs(draw: st.DrawFn) -> tuple[Step, ...]:
     return tuple(
         Step(
             draw(st.sampled_from(sorted(STEPS))),
-            (
-                draw(st.integers(0, STARTS + at - 1)),
-                draw(st.integers(0, STARTS + at - 1)),
-            ),
+            (draw(st.integers(0, STARTS + at - 1)), draw(st.integers(0, STARTS + at - 1))),
         )
         for at in range(count)
     )

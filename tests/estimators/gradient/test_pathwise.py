@@ -35,7 +35,7 @@ def phi(x: float) -> float:
 def nodes(jumps: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return noises and their weights; `jumps` are the values of z at which a program jumps."""
     ends = [-10.0, *((jump - LOC) / SCALE for jump in sorted(jumps)), 10.0]
-    points, weights = np.polynomial.legendre.leggauss(60)
+    points, weights = np.polynomial.legendre.leggauss(24 if jumps else 60)  # exact to rounding
     noise: list[float] = []
     mass: list[float] = []
     for low, high in itertools.pairwise(ends):

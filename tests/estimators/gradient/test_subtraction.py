@@ -6,6 +6,7 @@ By enumeration, in float64: a baseline that the draw does not reach leaves the m
 # torch.distributions is not annotated.
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch.distributions import Bernoulli
 import ancestral as an
 from ancestral.errors import BaselineError, BaselineWarning, DependentBaselineError
 from ancestral.estimators.credit.credit import Credit
-from oracles import derivatives, exact_gradient, moments
+from oracles import Path, derivatives, enumerated, estimates_on, mean_and_truth, moments_of
 
 LOGITS = torch.tensor([[0.3, -0.5], [0.1, 0.7]], dtype=torch.float64, requires_grad=True)
 WEIGHTS = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -161,6 +162,12 @@ def test_a_baseline_that_the_draw_reaches_is_refused(name: str, by_surrogate: bo
     assert "an.estimators.LeaveOneOut()" in str(found.value)
 
 
+@functools.cache
+def outcomes() -> tuple[list[Path], Tensor]:
+    """Return every path of the program, and the exact gradient."""
+    return enumerated(program, [LOGITS])
+
+
 @pytest.mark.parametrize("name", LEGAL)
 def test_a_baseline_that_the_draw_does_not_reach_keeps_the_mean(name: str) -> None:
     def backward(_: Any, parameters: Any) -> Tensor:
@@ -173,10 +180,10 @@ def test_a_baseline_that_the_draw_does_not_reach_keeps_the_mean(name: str) -> No
         run = recorded(*parameters)
         return derivatives(an.surrogate(run.loss, baseline=LEGAL[name](run)), parameters)
 
-    exact = exact_gradient(program, [LOGITS])
+    runs, exact = outcomes()
     is_of_both = name in ("by row", "the others", "leave one out")
     for estimate in (backward, surrogate)[: 1 + is_of_both]:
-        found = moments(program, [LOGITS], estimate).mean
+        found = moments_of(*estimates_on(runs, program, [LOGITS], estimate)).mean
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-9)
     assert value.weight.grad is None
     assert value.bias.grad is None
@@ -252,7 +259,6 @@ def test_what_is_no_function_is_no_baseline(baseline: Any, text: str) -> None:
 
 def test_a_running_mean_holds_earlier_recordings_only_whatever_is_asked_of_this_one() -> None:
     """Asked twice of one recording, it may not hold what it took in the first time."""
-    exact = exact_gradient(program, [LOGITS])
 
     def twice(_: Any, parameters: Any) -> Tensor:
         leaves = fresh(parameters)
@@ -262,7 +268,7 @@ def test_a_running_mean_holds_earlier_recordings_only_whatever_is_asked_of_this_
         an.backward(run.loss, baseline=baseline)
         return gradients(leaves)
 
-    torch.testing.assert_close(moments(program, [LOGITS], twice).mean, exact)
+    torch.testing.assert_close(*mean_and_truth(program, [LOGITS], twice))
 
 
 def test_a_running_mean_of_ones_own_is_legal_from_step_to_step() -> None:
@@ -317,8 +323,8 @@ def test_elements_of_a_density_that_is_one_number_have_no_others() -> None:
     given = [LOGITS.detach()[0].clone().requires_grad_()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        exact = exact_gradient(run, given)
-    torch.testing.assert_close(moments(run, given, by(ask)).mean, exact)
+        found = mean_and_truth(run, given, by(ask))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,7 @@ import ancestral as an
 from ancestral.errors import GuideError
 from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
-from ancestral.estimators.inference.importance import (
-    WeightError,
-)
+from ancestral.estimators.inference.importance import WeightError
 
 DATA = torch.tensor([1.0, 1, 0, 1, 1, 0, 1], dtype=torch.float64)
 

@@ -302,6 +302,40 @@ def a_part_that_grows(theta: Tensor) -> Tensor:
 
 
 @write
+def a_stride_in_place_beyond_a_part(theta: Tensor) -> Tensor:
+    return part_that_depends_on_nothing(theta).as_strided_((2,), (1,), 2) @ theta
+
+
+@write
+def a_stride_in_place_beyond_a_part_by_function(theta: Tensor) -> Tensor:
+    return torch.as_strided_(part_that_depends_on_nothing(theta), (2,), (1,), 2) @ theta
+
+
+@write
+def a_part_with_what_lies_beyond(theta: Tensor) -> Tensor:
+    part = part_that_depends_on_nothing(theta)
+    copied = part.as_strided_scatter(theta[:1].detach(), (1,), (1,), 0)
+    return copied.as_strided((2,), (1,), 2) @ theta
+
+
+@write
+def a_part_with_what_lies_beyond_by_function(theta: Tensor) -> Tensor:
+    part = part_that_depends_on_nothing(theta)
+    copied = torch.as_strided_scatter(part, theta[:1].detach(), (1,), (1,), 0)
+    return copied.as_strided((2,), (1,), 2) @ theta
+
+
+@write
+def a_part_that_grows_as_another(theta: Tensor) -> Tensor:
+    return part_that_depends_on_nothing(theta).resize_as_(zeros(4))[2:] @ theta
+
+
+@write
+def a_part_that_grows_as_another_by_function(theta: Tensor) -> Tensor:
+    return torch.resize_as_(part_that_depends_on_nothing(theta), zeros(4))[2:] @ theta
+
+
+@write
 def an_integer_alias(theta: Tensor) -> Tensor:
     buffer = torch.zeros(2, dtype=torch.int64)
     alias = buffer.view(torch.float64)

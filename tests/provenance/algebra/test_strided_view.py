@@ -85,3 +85,17 @@ def test_rows_and_columns_of_memory_keep_their_index() -> None:
     assert placed(grid, StridedView(8, (4,), (1,))) == ((LOST, 0), ((0, 2, 3),), ())
     assert seen(grid, StridedView(0, (3, 4), (1, 1))) is None  # windows that overlap
     assert seen(grid, StridedView(3, (4,), (1,))) is None  # from one row into the next
+
+
+@laws
+@given(st.data())
+def test_elements_that_are_said_to_be_apart_are(data: st.DataObject) -> None:
+    view = data.draw(views(24))
+    places = [address(view, place) for place in elements(view.shape)]
+    assert len({*places}) == len(places) or not view.is_apart
+
+
+def test_parts_and_transposes_are_apart() -> None:
+    assert StridedView(1, (2, 3, 1), (1, 8, 0)).is_apart
+    assert not StridedView(0, (3, 2), (1, 1)).is_apart
+    assert not StridedView(0, (3, 2), (0, 1)).is_apart

@@ -129,6 +129,13 @@ assert (z < 4) is not None and z.item() + 1 < 4
 if math.isinf(z.item() * 1e308):
     raise OverflowError
 ---
+assert math.isfinite(z * 1e308)
+---
+if math.isinf(1 / (z - 10)) or math.isnan(z) or math.floor(z) > 1:
+    raise OverflowError
+---
+assert math.sqrt(9 - z) > 0
+---
 assert abs(z.item() - 0.5) < 1
 ---
 assert max(z.item(), 2) < 3
@@ -190,6 +197,12 @@ except AssertionError as error:
 ---
 with torch.no_grad():
     assert z.item() < 5
+---
+try:
+    with torch.no_grad(), torch.no_grad():
+        assert z.item() < 5
+except AssertionError as error:
+    raise ValueError("too many") from error
 ---
 if z.item() < 5:
     y = 1
@@ -319,6 +332,71 @@ try:
 except AssertionError:
     y = 1
 ---
+try:
+    with torch.no_grad():
+        assert z.item() < 5
+except AssertionError:
+    y = 1
+---
+def inner():
+    assert z.item() < 5
+try:
+    with torch.no_grad(), torch.no_grad():
+        inner()
+except AssertionError:
+    y = 1
+---
+for v in (z, z):
+    try:
+        with suppress(KeyError):
+            if v.item() > 5:
+                raise ValueError
+    except ValueError:
+        continue
+---
+if z.item() > 3:
+    try:
+        with torch.no_grad():
+            raise ValueError
+    except ValueError:
+        y = 1
+---
+try:
+    assert z.item() < 5
+except* AssertionError:
+    y = 1
+---
+class Lazy:
+    @property
+    def flag(self):
+        if z.item() > 3:
+            raise AttributeError
+y = hasattr(Lazy(), "flag")
+---
+class Steps:
+    def __length_hint__(self):
+        if z.item() > 3:
+            raise TypeError
+        return 1
+    def __iter__(self):
+        return iter([1])
+y = list(Steps())
+---
+class Closing:
+    def __del__(self):
+        assert z.item() < 5
+y = Closing()
+y = None
+---
+def check():
+    if z.item() > 3:
+        raise IndexError
+class Rows:
+    def __getitem__(self, n):
+        check()
+        return [1][n]
+y = list(Rows())
+---
 return z.item() > 3
 ---
 def bad():
@@ -389,6 +467,13 @@ if z.item() > 0 and box:
     y = 1
 ---
 assert z.item() > 0 or box
+---
+y = math.isnan(z)
+---
+assert math.isclose(z, 0.5, abs_tol=1)
+---
+isnan = lambda v: math.isnan(v) or seen.append(1)
+assert not isnan(z)
 ---
 assert max(z, z - 1) < 5
 ---
@@ -471,6 +556,24 @@ def test_what_is_not_surely_a_check_is_an_escape(source: str) -> None:
     assert trace.escapes
     found = moments(lambda theta: drawn(theta, body), [THETA], by())
     torch.testing.assert_close(found.mean, exact_gradient(silent, [THETA]))
+
+
+@pytest.mark.parametrize("error", [OverflowError, ValueError])
+def test_a_number_that_a_check_cannot_make_of_a_value_fails_it(error: type[Exception]) -> None:
+    """It is a check for every value, or for none: else those that pass would be credited less."""
+    bad = math.inf if error is OverflowError else math.nan
+    body = made(f"with suppress({error.__name__}):\n    assert int(z) < 5")
+    for value, at_zero in ((1.0, 0.0), (bad, bad)):
+        with an.record() as trace:
+            z = Bernoulli(logits=THETA[0]).sample()
+            call(body, torch.where(z == 1, value, at_zero))
+            loss = z * THETA[1]
+        assert trace.escapes == ()
+        if value == 1:
+            an.backward(loss)
+        else:
+            with pytest.raises(an.errors.CaughtError, match="a check did not pass"):
+                an.backward(loss)
 
 
 def test_a_check_is_an_escape_on_an_interpreter_that_was_not_tried(

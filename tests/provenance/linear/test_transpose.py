@@ -11,15 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_calls import (
-    CASES,
-    SPLIT_CASES,
-    Case,
-    Source,
-    called,
-    loss_case,
-    where_case,
-)
+from linear_calls import CASES, SPLIT_CASES, Case, Source, called, loss_case, where_case
 from torch import Tensor
 
 import ancestral as an

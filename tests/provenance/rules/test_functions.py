@@ -384,6 +384,32 @@ def test_a_checkpoint_that_is_not_reentrant_draws_once(is_recorded: bool) -> Non
     assert any(found[0])
 
 
+@pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")  # it reads
+@pytest.mark.parametrize("sign", ["+", "-", "*", "/", "**", "%", "@"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_checkpoint_after_a_read_finds_what_it_saved(sign: str, is_first: bool) -> None:
+    """What was tracked for the read is plain when it runs again, and saved in the same order."""
+    operator = eval(f"lambda x, y: (x {sign} y).sin() * x")
+    found: list[Tensor] = []
+    for through in (checkpoint, lambda function, *args, use_reentrant: function(*args)):
+        torch.manual_seed(3)
+        p = torch.tensor([0.3, 0.7, 1.2], dtype=torch.float64, requires_grad=True)
+        with an.record(control="after"):
+            z = torch.distributions.Bernoulli(p / 2).sample()
+            z.tolist()
+
+            def after(x: Tensor, p: Tensor = p) -> Tensor:
+                made = p.exp() + 1  # of what is closed over
+                result: Tensor = operator(made, x) if is_first else operator(x, made)
+                return result
+
+            loss = through(after, p.cos() + 1, use_reentrant=False).sum()
+        an.backward(loss)
+        assert p.grad is not None
+        found.append(p.grad)
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.parametrize(
     "draw",
     [

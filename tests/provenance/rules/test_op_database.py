@@ -22,6 +22,13 @@ SEEN = """
 """
 """The functions of that list that torch hands a number; to the rest it comes as a tensor."""
 
+REACHING = """
+    abs allclose cauchy chunk diag equal full_like item masked.amax masked.logsumexp masked.var
+    nn.functional.interpolate.area nn.functional.interpolate.nearest
+    nn.functional.multi_head_attention_forward ones_like stft zeros_like
+"""
+"""Ops that call the overridables which follow nothing when they are called by name."""
+
 
 @pytest.mark.parametrize("name", OPS)
 def test_an_op_keeps_values_and_sources_and_claims_no_more_than_brute_force_shows(
@@ -35,6 +42,8 @@ def test_an_op_keeps_values_and_sources_and_claims_no_more_than_brute_force_show
         heading = "with an alignment" if findings.aligns else "sources without an alignment"
     table.put("ops of the database", heading, name)
     assert findings.problems == []
+    exercised = [n for n, f in overridables.overridables().items() if f in findings.functions]
+    assert [n for n in exercised if overridables.is_excused(n)] == []
 
 
 def test_every_op_is_followed_unless_it_gives_or_takes_nothing_to_follow() -> None:
@@ -49,10 +58,12 @@ def test_what_is_said_to_be_undefined_is_in_the_database() -> None:
 def test_an_overridable_called_by_name_keeps_values_and_sources(initial: str) -> None:
     named = [name for name in overridables.overridables() if name.startswith(initial)]
     assert [line for name in named for line in overridables.called(name).problems] == []
+    exercised = [name for name in named if overridables.called(name).follows]
+    assert [name for name in exercised if overridables.is_excused(name)] == []
 
 
 def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
-    reached = {function for name in OPS for function in sweep(name).functions}
+    reached = {function for name in REACHING.split() for function in sweep(name).functions}
     missing = []
     for name, function in overridables.overridables().items():
         why = overridables.reason(name)
@@ -67,16 +78,6 @@ def test_every_overridable_is_exercised_or_a_reason_says_why_not() -> None:
     assert missing == []
 
 
-def test_no_reason_stands_for_an_overridable_that_is_exercised() -> None:
-    reached = {function for name in OPS for function in sweep(name).functions}
-    assert [
-        name
-        for name, function in overridables.overridables().items()
-        if overridables.reason(name) not in {None, *overridables.HAZARDS}
-        if overridables.called(name).follows or function in reached
-    ] == []
-
-
 def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
     named = [n for n in overridables.overridables() if overridables.reason(n) == GIVES_NO_TENSOR]
     assert [name for name in named if not overridables.called(name).calls] == []
@@ -85,7 +86,8 @@ def test_what_is_said_to_give_no_tensor_gives_none_where_it_runs() -> None:
 
 def test_the_sweep_sees_numbers_that_are_read_as_values_and_decide_no_shape() -> None:
     # That they decide none, each op is asked above: what is read and not noted must show in none.
-    read = {reader.rstrip("_") for name in OPS for reader in sweep(name).readers}
+    spoken = [name for name in OPS if {*name.rstrip("_").split(".")} & {*SEEN.split()}]
+    read = {reader.rstrip("_") for name in spoken for reader in sweep(name).readers}
     assert read & implicit_reads.NUMBERS >= set(SEEN.split())  # type: ignore[attr-defined]
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
+from ancestral.provenance.dispatch import inplace, torch_function
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import provenance_of, track
 
@@ -125,6 +127,20 @@ def test_asking_for_the_provenance_is_no_escape() -> None:
         assert an.provenance_of(view) == an.provenance_of(base) == {"z"}
         view.data = z[1:]
         assert trace.escapes == ()
+
+
+@pytest.mark.parametrize("is_write", [True, False], ids=["as it is", "not taken for a write"])
+def test_data_that_is_set_after_the_block(is_write: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_write:
+        for module in (inplace, torch_function):
+            monkeypatch.setattr(module, "is_write", lambda name: False)
+    with an.record():
+        z = Bernoulli(torch.full((3,), 0.4)).sample()
+        other = Bernoulli(torch.full((3,), 0.4)).sample()
+    kept = z[:2]
+    z.data = other
+    assert ("other" in provenance_of(z + 1)) is is_write
+    assert "other" not in provenance_of(kept)
 
 
 def test_untracking_and_pickling_work_while_watching() -> None:

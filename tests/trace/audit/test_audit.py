@@ -19,10 +19,12 @@ from torch.distributions import Bernoulli, Normal
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
+from ancestral.provenance.algebra.provenance import Source
 from ancestral.provenance.dispatch import torch_function
+from ancestral.provenance.dispatch.shadow_memory import Memory
 from ancestral.provenance.tensor.tensor import TYPES, run
 from ancestral.trace.audit.tables import EXPLAINED, Audited
-from ancestral.trace.context.patch import KEY
+from ancestral.trace.context.switch import KEY
 from ancestral.trace.intercept import tensor_reads
 from oracles import paths, replaying
 
@@ -98,12 +100,37 @@ def written_through_views(z: Tensor) -> Tensor:
     return early.sum() * late.sum() + buffer.sum()
 
 
+def written_between(kind: str) -> Callable[[Tensor], Tensor]:
+    """Return a program that writes beside a view of the same memory, and goes on with that."""
+
+    def program(z: Tensor) -> Tensor:
+        buffer = torch.zeros(3, 2)
+        written, other = buffer.unbind(1)
+        if kind == "out":
+            torch.mul(z, 2, out=written)
+        elif kind == "rows":
+            rows = torch.zeros(3, 3)
+            other = rows[1]
+            rows[0].copy_(z)
+            rows[2].copy_(z)
+        elif kind == "twice":
+            buffer.t()[0, :2].copy_(z[:2])
+            buffer[2, 0] += z[0]
+        else:
+            written.add_(z)
+        assert an.provenance_of(other * 2) == frozenset()
+        return other * 2 + buffer.sum()
+
+    return program
+
+
 def two_accounts(z: Tensor) -> Tensor:
     """A your own source beside the tensor that it was made of."""
     x = torch.ones(3)
     return an.track(x, "t")[1:] * 2 + x[1:] * z[1:]
 
 
+_BETWEEN = ("in place", "out", "rows", "twice")
 LEGITIMATE: dict[str, Callable[[Tensor], Any]] = {
     "a custom function": lambda z: Product.apply(z, ones()).sum(),
     "a custom op": lambda z: doubled(z) * 2,
@@ -111,6 +138,7 @@ LEGITIMATE: dict[str, Callable[[Tensor], Any]] = {
     "a plain backward": grad_of_a_plain_backward,
     "a checkpoint": lambda z: checkpoint(torch.mul, ones(), z, use_reentrant=False) * 2,
     "writes through views": written_through_views,
+    **{f"writes between views: {kind}": written_between(kind) for kind in _BETWEEN},
     "your own sources": two_accounts,
     "what is untracked": lambda z: an.untrack(z)[1:] * 2,
     "an if": lambda z: torch.ones(2) * (2.0 if z[0] > 0 else 1.0),
@@ -335,6 +363,31 @@ def test_without_an_audit_nothing_is_compared(
 def test_memory_that_comes_back_from_numpy_is_the_same_memory() -> None:
     with pytest.raises(an.errors.AuditError, match="'z'"), an.record(control="ignore", audit=True):
         torch.from_numpy(drawn().numpy()) * 2
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_memory_is_followed_byte_by_byte(step: int) -> None:
+    """Views of one storage, against the numbers of their elements."""
+    buffer, source = torch.zeros(24), Source("z", (2,))
+    views = [
+        buffer.as_strided(shape, strides, offset)
+        for shape, strides in [((2,), (step,)), ((2, 2), (6, step)), ((0, 2), (1, 1)), ((), ())]
+        for offset in (0, 1, 5, 11)
+    ]
+    numbers = torch.arange(24)
+    for written in views:
+        memory = Memory()
+        memory.add(written, {source: ""})
+        for seen in views:
+            if not written.numel() or not seen.numel():
+                continue
+            ours, others = (
+                set(numbers.as_strided(v.shape, v.stride(), v.storage_offset()).flatten().tolist())
+                for v in (written, seen)
+            )
+            assert bool(memory.of(seen)) == bool(ours & others)
+        assert memory.of(buffer)
+        assert memory.of(torch.from_numpy(buffer.numpy()))
 
 
 def test_a_finding_waits_for_no_later_op_and_comes_at_the_end() -> None:

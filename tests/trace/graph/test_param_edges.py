@@ -79,11 +79,7 @@ def test_the_parameters_of_a_module_are_called_by_the_modules_that_hold_them() -
 def test_the_parameters_of_a_program_reach_what_their_values_do() -> None:
     with an.ParamStore():
         graph = an.graph(statements)
-    assert children(graph) == {
-        "net": {"z"},
-        "width": {"mu", "sum"},
-        "loc": {"mu", "penalty"},
-    }
+    assert children(graph) == {"net": {"z"}, "width": {"mu", "sum"}, "loc": {"mu", "penalty"}}
 
 
 def densities(trace: an.Trace) -> Mapping[str, Tensor]:

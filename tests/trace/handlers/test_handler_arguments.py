@@ -68,6 +68,7 @@ WRONG: list[tuple[str, type[Exception], str]] = [
     ("block(['z'])", TypeError, "block takes names one by one.*not a list.*a star"),
     ("expose(['z'])", TypeError, "expose takes names one by one.*not a list.*a star"),
     ("block('z', where=callable)", ValueError, "either names or where="),
+    *((f"LocScale({n})", ValueError, "must be between 0 and 1") for n in (-0.1, 1.5, "MIXED")),
     *(
         (f"seed({bad})", TypeError, r"seed takes an int, or a torch\.Generator")
         for bad in (1.5, True, None)

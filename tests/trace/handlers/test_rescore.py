@@ -1,6 +1,7 @@
 """Rescoring: the gradient of one pass, from draws without a gradient and a second pass."""
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,14 +9,7 @@ import pytest
 import torch
 from programs.estimates import fresh, gradients, higher_derivatives, library
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-    Poisson,
-)
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
 import ancestral as an
 from ancestral.errors import RescoreError
@@ -24,10 +18,11 @@ from ancestral.trace.nodes.distribution_params import family_name
 from oracles import (
     Estimate,
     Parameters,
+    Path,
     Program,
     derivatives,
+    enumerated,
     estimates_on,
-    exact_gradient,
     moments_of,
     paths,
 )
@@ -84,6 +79,9 @@ def rerun(table: Tensor, _: Tensor, trace: an.Trace) -> Second:
     return second
 
 
+DRAW_BY_DRAW = library()
+
+
 def again(
     first: Callable[..., Tensor],
     second: Callable[..., Second],
@@ -121,14 +119,27 @@ def again(
 def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     second: Callable[..., Second], is_inside: bool, is_followed: bool
 ) -> None:
-    runs = paths(whole, [TABLE.requires_grad_()])
-    weights, once = estimates_on(runs, whole, [TABLE], library())
-    _, twice = estimates_on(
-        runs, whole, [TABLE], again(generate, second, is_inside=is_inside, is_followed=is_followed)
+    assert_two_passes_are_one(
+        again(generate, second, is_inside=is_inside, is_followed=is_followed), DRAW_BY_DRAW
     )
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(whole, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+
+
+def assert_two_passes_are_one(
+    twice: Estimate, once: Estimate, program: Program = whole, given: Parameters = (TABLE,)
+) -> None:
+    """Compare the estimates on every path, and their mean with the exact gradient."""
+    runs, weights, expected, exact = one_pass(once, program, tuple(given))
+    _, found = estimates_on(runs, program, given, twice)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(moments_of(weights, found).mean, exact, rtol=1e-9, atol=1e-12)
+
+
+@functools.cache
+def one_pass(
+    once: Estimate, program: Program, given: Parameters
+) -> tuple[list[Path], Tensor, Tensor, Tensor]:
+    runs, exact = enumerated(program, [each.requires_grad_() for each in given])
+    return runs, *estimates_on(runs, program, given, once), exact
 
 
 @pytest.mark.parametrize(
@@ -140,13 +151,8 @@ def test_two_passes_have_the_gradient_of_one_draw_by_draw(
     ],
 )
 def test_two_passes_take_the_baselines_and_credits_of_one(options: dict[str, Any]) -> None:
-    runs = paths(whole, [TABLE.requires_grad_()])
     one = library(options.get("credit", an.estimators.by_element), options.get("baseline", "auto"))
-    weights, once = estimates_on(runs, whole, [TABLE], one)
-    _, twice = estimates_on(runs, whole, [TABLE], again(generate, stacked, **options))
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(whole, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    assert_two_passes_are_one(again(generate, stacked, **options), one)
 
 
 def until_the_end(table: Tensor) -> Tensor:
@@ -182,12 +188,7 @@ def test_texts_that_end_early_are_scored_as_they_were_drawn() -> None:
         an.backward(loss)
         return gradients(leaves)
 
-    runs = paths(program, [TABLE.requires_grad_()])
-    weights, once = estimates_on(runs, program, [TABLE], library())
-    _, twice = estimates_on(runs, program, [TABLE], estimate)
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(program, [TABLE])
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    assert_two_passes_are_one(estimate, library(), program)
 
 
 def test_draws_with_and_without_a_gradient_count_together() -> None:
@@ -214,15 +215,8 @@ def test_draws_with_and_without_a_gradient_count_together() -> None:
         an.backward(loss)
         return gradients(leaves)
 
-    given = [
-        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([0.3, -1.0], [0.5, 0.9])
-    ]
-    runs = paths(program, given)
-    weights, once = estimates_on(runs, program, given, library())
-    _, twice = estimates_on(runs, program, given, estimate)
-    torch.testing.assert_close(twice, once, rtol=1e-9, atol=1e-12)
-    exact = exact_gradient(program, given)
-    torch.testing.assert_close(moments_of(weights, twice).mean, exact, rtol=1e-9, atol=1e-12)
+    given = [torch.tensor(v, dtype=torch.float64) for v in ([0.3, -1.0], [0.5, 0.9])]
+    assert_two_passes_are_one(estimate, library(), program, given)
 
 
 FAMILIES: dict[str, tuple[Callable[[Tensor], Distribution], Callable[[Tensor], Distribution]]] = {
@@ -315,79 +309,60 @@ def recorded(**options: Any) -> tuple[Decoder, an.Trace, Tensor, Tensor]:
     return model, trace, an.untrack(words), loss
 
 
-WRONG: dict[str, tuple[Callable[[Decoder, Tensor], object], type[Exception], str]] = {
+WRONG: dict[str, tuple[Callable[[Decoder, Tensor], object], str]] = {
     "one step too late": (
         lambda m, w: Categorical(logits=m(w)[:, 1:]),
-        RescoreError,
         r"site 'word' \(.*test_rescore.py:\d+\), element \[\d, 0\]: what was drawn had "
         r"log-probability -\d.* and has -\d.*expected the same, within 0.001.*position in time",
     ),
-    "another temperature": (
-        lambda m, w: Categorical(logits=m(w)[:, :-1] / 0.7),
-        RescoreError,
-        "temperature",
-    ),
+    "another temperature": (lambda m, w: Categorical(logits=m(w)[:, :-1] / 0.7), "temperature"),
     "other weights": (
         lambda m, w: Categorical(logits=m(w)[:, :-1] + torch.eye(5)[0]),
-        RescoreError,
         "the same weights",
     ),
     "too few words": (
         lambda m, w: Categorical(logits=m(w)[:, :-2]),
-        RescoreError,
         r"site 'word' \(.*\) and 3 more drew values of shape \[3, 1\].* of shape \[3, 3\]; "
         "expected one with the 4 sites, in program order, along the last",
     ),
-    "other texts": (
-        lambda m, w: Categorical(logits=m(w)[:1, :-1]),
-        RescoreError,
-        r"of shape \[1, 4\]",
-    ),
+    "other texts": (lambda m, w: Categorical(logits=m(w)[:1, :-1]), r"of shape \[1, 4\]"),
     "one word": (
         lambda m, w: {"word": Categorical(logits=m(w)[:, 0])},
-        RescoreError,
         r"site 'word' \(.*\) drew values of shape \[3, 1\].* of shape \[3\]; expected one of that",
     ),
     "a word left out": (
         lambda m, w: {"word_[12]": Categorical(logits=m(w)[:, 1:3]), "word_3": None},
-        RescoreError,
         r"site 'word' \(.*\) has no score.*would be biased; give its distribution, or None .*"
         r"Left out: 'word'$",
     ),
     "a word twice": (
         lambda m, w: {"word*": Categorical(logits=m(w)[:, :-1]), "word_3": None},
-        RescoreError,
         r"site 'word_3' \(.*\) is scored twice, by 'word\*' and by 'word_3'",
     ),
     "an unknown name": (
         lambda m, w: {"words": Categorical(logits=m(w)[:, :-1])},
-        RescoreError,
         "draws no site 'words'; it draws 'word', 'word_1', .*did you mean 'word'",
     ),
     "no gradient": (
         lambda m, w: Categorical(logits=m(w)[:, :-1].detach()),
-        RescoreError,
         r"'word' .*the second pass has no gradient either; compute .*requires_grad=True",
     ),
-    "logits": (lambda m, w: m(w)[:, :-1], TypeError, "takes a distribution, .* not a Tensor"),
+}
+OF_NO_KIND: dict[str, tuple[Callable[[Decoder, Tensor], object], str]] = {
+    "logits": (lambda m, w: m(w)[:, :-1], "takes a distribution, .* not a Tensor"),
     "logits by name": (
         lambda m, w: {"word*": m(w)},
-        TypeError,
         r"distributions by the names of sites, not a Tensor by 'word\*'",
     ),
-    "a number for a name": (
-        lambda m, w: {1: None},
-        TypeError,
-        "not None by 1",
-    ),
+    "a number for a name": (lambda m, w: {1: None}, "not None by 1"),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", WRONG | OF_NO_KIND)
 def test_a_second_pass_that_does_not_fit_is_refused_and_changes_nothing(name: str) -> None:
-    second, error, text = WRONG[name]
+    second, text = (WRONG | OF_NO_KIND)[name]
     model, trace, words, loss = recorded()
-    with pytest.raises(error, match=text):
+    with pytest.raises(RescoreError if name in WRONG else TypeError, match=text):
         an.rescore(trace, second(model, words))  # type: ignore[arg-type]
     assert not any(node.is_learned for node in trace.values())
     an.rescore(trace, Categorical(logits=model(words)[:, :-1]))

@@ -6,12 +6,12 @@
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
 import torch
-from programs.estimates import library
+from programs.estimates import by, library
 from torch import Tensor, nn
 from torch._higher_order_ops import map as _map
 from torch._higher_order_ops import scan, while_loop
@@ -484,3 +484,62 @@ def test_a_derivative_that_holds_a_draw_is_a_value_of_the_program(program: Progr
     theta = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
     exact = exact_gradient(program, [theta])
     torch.testing.assert_close(moments(program, [theta], library()).mean, exact)
+
+
+SCRIPTS = torch.jit.CompilationUnit(
+    """
+def checked(x: Tensor) -> Tensor:
+    if bool(x > 0.5):
+        raise ValueError("too large")
+    return x
+
+def taken(x: Tensor) -> Tensor:
+    return torch.index_select(torch.ones(1), 0, x.long().view(1))
+"""
+)
+AT = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("control", ["strict", "after"])
+def test_a_script_that_raises_by_a_value_decides_as_one_that_returns(control: str) -> None:
+    def program(theta: Tensor) -> Tensor:
+        z, scale = Bernoulli(logits=theta[0]).sample(), 1.0
+        with suppress(torch.jit.Error):
+            SCRIPTS.checked(z)
+            scale = 2.0
+        return Bernoulli(logits=theta[1]).sample() * scale + z
+
+    found = moments(program, [AT], by(control=control))
+    torch.testing.assert_close(found.mean, exact_gradient(program, [AT]))
+
+
+@torch.library.custom_op("ancestral_tests::small", mutates_args=())
+def small(x: Tensor) -> Tensor:
+    """Return a number below a half, times two; it tells nothing of shapes alone."""
+    if x.item() > 0.5:
+        raise RuntimeError("too large")
+    return x * 2
+
+
+def test_a_custom_op_that_raises_by_a_value_refuses_the_gradient() -> None:
+    for value in (0.0, 1.0):
+        with an.record():
+            z = Bernoulli(logits=AT[0]).sample()
+            with suppress(RuntimeError):
+                small(z * 0 + value)
+            loss = z * AT[1]
+        raised = pytest.raises(an.errors.CaughtError, match="too large") if value else nullcontext()
+        with raised:
+            an.backward(loss)
+
+
+def test_an_op_of_a_script_that_raises_by_a_value_refuses_the_gradient() -> None:
+    for value in (0.0, 1.0):
+        with an.record():
+            z = Bernoulli(logits=AT[0]).sample()
+            with suppress(RuntimeError, IndexError):
+                SCRIPTS.taken(z * 0 + value)
+            loss = z * AT[1]
+        raised = pytest.raises(an.errors.CaughtError, match="index") if value else nullcontext()
+        with raised:
+            an.backward(loss)

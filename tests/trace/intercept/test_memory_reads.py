@@ -1,6 +1,7 @@
 """What recordings hold on to: nothing, once they are over."""
 
 import gc
+import itertools
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ class Net(nn.Module):
         self.logits = nn.Parameter(torch.zeros(3))
         self.register_buffer("seen", torch.zeros(3))
         self.mean = torch.zeros(())
+        self.asks = itertools.cycle((an.backward, lambda loss: an.surrogate(loss).backward()))
 
     def step(self) -> None:
         with an.record() as trace:
@@ -35,11 +37,11 @@ class Net(nn.Module):
             if z.sum() > 1:
                 loss = loss + 1
             self.mean = torch.add(0.9 * self.mean, 0.1 * loss.detach())
-        an.backward(loss)
+        next(self.asks)(loss)
         assert trace.escapes
 
 
-def test_ten_thousand_recordings_hold_memory_flat() -> None:
+def test_a_thousand_recordings_hold_memory_flat() -> None:
     net = Net()
 
     def used(steps: int) -> tuple[int, int]:
@@ -50,11 +52,11 @@ def test_ten_thousand_recordings_hold_memory_flat() -> None:
         return len(gc.get_objects()), len(alive)
 
     used(100)
-    early, universes = used(900)
-    late, universes_late = used(9000)
+    early, universes = used(100)
+    late, universes_late = used(1000)
     assert universes_late <= universes + 1
     assert len(storage.table) <= 2
-    assert late - early < 200  # objects, of some millions that were made
+    assert late - early < 25  # less than one object for forty steps
 
 
 def test_a_written_storage_is_forgotten_with_its_recording() -> None:

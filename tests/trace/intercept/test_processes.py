@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import ancestral as an
 from ancestral.errors import UnrecordedDrawError
+from ancestral.trace.context.switch import switch
 
 # Later Pythons warn of a fork beside other threads, of which torch has some.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -205,4 +206,6 @@ def test_a_forked_process_leaves_torch_and_the_recordings_of_its_parent_alone() 
         assert isinstance(child, float)
         Bernoulli(logits=_start()).sample()
     assert len(trace) == 1
+    assert not switch.is_on
+    an.restore_torch()
     assert not hasattr(vars(Bernoulli)["sample"], "__wrapped__")

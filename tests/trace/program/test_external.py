@@ -32,6 +32,12 @@ class Walks:
         self.places += np.where(actions > 0.5, 1.0, -0.7)
         return self.places, np.tanh(self.places) * (1 + np.arange(len(self.places)))
 
+    def push(self, actions: Tensor) -> None:
+        self.step(actions.numpy())
+
+    def look(self, scale: Tensor) -> np.ndarray:
+        return self.places * scale.numpy().mean()
+
 
 def rollout(theta: Tensor, step: Callable[[Tensor], Any], horizon: int = 2) -> Tensor:
     """Walk two lines at once; the second action depends on the place that the first has led to."""
@@ -234,6 +240,107 @@ def test_what_is_drawn_in_it_depends_on_what_goes_in() -> None:
     assert trace[W].parents == {Z}
 
 
+class Held:
+    """Something that holds a tensor, and is no container of torch's."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+LEVELS = torch.tensor([1.0, 3.0], dtype=torch.float64)
+
+
+def of_an_object(theta: Tensor) -> Tensor:
+    z, w = (Bernoulli(logits=theta).sample() for _ in range(2))
+    return an.external(lambda a, held: a.numpy() + 2 * held.value.numpy())(z, Held(w))
+
+
+def of_a_closure(theta: Tensor) -> Tensor:
+    z, w = (Bernoulli(logits=theta).sample() for _ in range(2))
+    return an.external(lambda a: a.numpy() + np.asarray(w)[::-1])(z)
+
+
+def of_a_closure_before(theta: Tensor) -> Tensor:
+    z, w = (Bernoulli(logits=theta).sample() for _ in range(2))
+    sums = torch.zeros(2, dtype=torch.float64)
+    step = an.external(lambda a: sums.add_(a + w.flip(0)).clone())
+    step(z)
+    return step(z)
+
+
+def of_a_draw_within(theta: Tensor) -> Tensor:
+    z = Bernoulli(logits=theta).sample()
+    return an.external(lambda a: Bernoulli(logits=theta[0] + a).sample())(z) + z
+
+
+def of_methods_of_one_object(theta: Tensor) -> Tensor:
+    walks, z = Walks(), Bernoulli(logits=theta).sample()
+    push, look = an.external(walks.push), an.external(walks.look)
+    push(z)
+    return look(torch.ones(2)) * Bernoulli(logits=theta).sample()
+
+
+def of_what_it_leaves_elsewhere(theta: Tensor) -> Tensor:
+    sums, z = [0.0], Bernoulli(logits=theta).sample()
+    an.external(lambda a: sums.append(float(a.sum())))(z)
+    return sums[-1] * Bernoulli(logits=theta).sample()
+
+
+@pytest.mark.parametrize("control", ["strict", "after"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        of_an_object,
+        of_a_closure,
+        of_a_closure_before,
+        of_a_draw_within,
+        of_methods_of_one_object,
+        of_what_it_leaves_elsewhere,
+    ],
+)
+def test_what_goes_in_beside_the_arguments_is_followed(
+    made: Callable[[Tensor], Tensor], control: str
+) -> None:
+    def program(theta: Tensor) -> Tensor:
+        return ((made(theta) - 0.4) ** 2 * LEVELS).sum() * theta.exp().sum()
+
+    found = moments(program, [THETA], by(control=control))
+    torch.testing.assert_close(found.mean, exact_gradient(program, [THETA]))
+
+
+def test_a_gradient_that_would_be_lost_beside_the_arguments_is_refused() -> None:
+    with an.record():
+        z, x = coins(2), Normal(THETA, 1.0).rsample()
+        with pytest.raises(an.errors.ExternalError, match=r"none of its arguments.*pass it as an"):
+            an.external(lambda a: a * x)(z)
+        an.external(lambda a, x: a * x)(z, x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: {"more" if a.sum() > 1 else "less": a},
+        lambda a: [a] * int(1 + a.sum()),
+        lambda a: (a, a if a.sum() > 1 else None),
+        lambda a: (a, {"final": np.array(["text"])} if a.sum() > 1 else {}),
+        lambda a: {} if a.sum() > 1 else {"a": a},
+        lambda a: a[0].expand(int(1 + a.sum()), 2),
+        lambda a: a.numpy().astype(np.int64 if a.sum() > 1 else np.int32),
+    ],
+)
+def test_results_by_whose_kind_python_could_tell_the_values_are_refused(
+    function: Callable[[Tensor], Any],
+) -> None:
+    step = an.external(function, dim=-1)
+    with an.record():
+        z = Bernoulli(torch.full((2,), 0.5, requires_grad=True)).sample()
+        step(z * 0)
+        step(z * 0)
+        step((z * 0).expand(3, 2))  # other arguments
+        with pytest.raises(an.errors.ExternalError, match=r"earlier call.*return the same"):
+            step(z * 0 + 1)
+
+
 def test_texts_that_come_back_are_an_escape() -> None:
     with an.record() as trace:
         an.external(lambda a: (a.numpy(), str(a.sum())))(coins())
@@ -304,6 +411,16 @@ def test_a_check_finds_what_mixes_elements(kind: type[Walks], is_method: bool) -
 
     with an.record(), pytest.raises(an.errors.ExternalError, match=r"element \d of result \d"):
         run()
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor(each) for each in (True, 1, 3, -2, 0.5)] + [torch.tensor([0, 3])]
+)
+def test_a_check_tries_elements_that_are_all_equal(value: Tensor) -> None:
+    mixing = an.external(lambda a: a.double() + a.double().sum(), check=True)
+    with pytest.raises(an.errors.ExternalError, match="changes with element"):
+        mixing(value.expand(2, *value.shape))
+    an.external(lambda a: a * 2.0, check=True)(value.expand(2, *value.shape))
 
 
 def test_a_check_leaves_state_and_random_numbers_as_they_are() -> None:

@@ -11,10 +11,8 @@ from torch import distributions as d
 
 import ancestral as an
 from ancestral.errors import SiteError
-from ancestral.trace.program.checks import (
-    SupportError,
-)
-from oracles import exact_gradient, moments
+from ancestral.trace.program.checks import SupportError
+from oracles import exact_gradient, mean_and_truth, moments
 
 
 def test_outside_a_recording_a_sample_is_a_plain_draw() -> None:
@@ -159,8 +157,7 @@ def test_trace_backward_sums_observed_sites_factors_and_costs(is_factor: bool) -
         trace.backward()
         return torch.cat([p.grad.reshape(-1) for p in parameters])
 
-    found = moments(program, [logits], estimate)
-    torch.testing.assert_close(found.mean, exact_gradient(program, [logits]))
+    torch.testing.assert_close(*mean_and_truth(program, [logits], estimate))
 
 
 def test_plates_expand_the_batch() -> None:

@@ -163,16 +163,6 @@ def test_the_terms_that_an_escape_blurred_are_counted(p: Tensor) -> None:
     assert all(f"{__file__}:" in str(e) and "blurred: 1" in str(e) for e in trace.escapes)
 
 
-def test_a_declared_cost_is_not_blurred_by_what_escapes_later(p: Tensor) -> None:
-    with an.record() as trace:
-        z, w = coin(p), coin(p)
-        an.cost("own", (w - 0.45) ** 2)
-        z.item()
-        an.cost("later", (w - 0.3) ** 2)
-    assert trace["own"].parents == {"bernoulli_1"}
-    assert trace["later"].parents == {"bernoulli", "bernoulli_1"}
-
-
 def test_a_plain_loss_chosen_by_an_escape_has_a_gradient(p: Tensor) -> None:
     with an.record():
         z = coin(p)

@@ -1,0 +1,252 @@
+"""Interceptors: what is switched on while any thread records, and off with the last recording."""
+
+import threading
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.torch_internals import (
+    DispatchKeySet,
+    ExcludeDispatchKeyGuard,
+    current_dispatch_mode,
+    len_torch_function_stack,
+    parse_dispatch_key,
+    pop_top_mode,
+    pop_torch_function_stack,
+    push_mode,
+    push_on_torch_function_stack,
+)
+from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
+from ancestral.trace.context.stack import local
+
+
+class Interceptor:
+    """Something that is switched on while a recording is open."""
+
+    def patches(self) -> Iterable[Patch]:
+        """Return the attributes that every recording replaces."""
+        return ()
+
+    def found(self) -> Iterable[Patch]:
+        """Return what this recording replaces besides, such as methods of the classes of users."""
+        return ()
+
+    def enter(self) -> None:
+        """Switch on what is not an attribute, before any is replaced."""
+
+    def leave(self) -> None:
+        """Switch that off, after all were put back."""
+
+    def enter_thread(self) -> None:
+        """Switch on what each thread has for itself, where it joins a recording."""
+
+    def leave_thread(self) -> None:
+        """Switch that off, where no recording is left in this thread."""
+
+
+class _Writes(Interceptor):
+    """Looks operands up in the table of shared storages."""
+
+    def enter_thread(self) -> None:
+        """Begin, where an older write is still of interest."""
+        storage.purge()
+        storage.watch()
+
+    def leave_thread(self) -> None:
+        """End with the last recording of this thread."""
+        storage.purge()
+        storage.unwatch()
+
+
+def _run(steps: Iterable[Callable[[], Any]]) -> None:
+    for step in steps:
+        step()
+
+
+class _Switch:
+    """All interceptors, which are on while any thread records."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._lock = threading.RLock()  # a recording may end within, by Python's collector
+        self._open = 0
+        self._later: list[Group] = []  # what this recording has found
+        self.install(())
+
+    def install(self, interceptors: Iterable[Interceptor]) -> None:
+        """Let recordings switch these on, in this order."""
+        self.interceptors = (_Writes(), *interceptors)
+        patches = [patch for each in self.interceptors for patch in each.patches()]
+        self._staying = Staying(patch for patch in patches if patch.stays)
+        self._swapped = Lasting(patch for patch in patches if not patch.stays)
+        self._entering = self._that_have("enter")
+        self._finding = self._that_have("found")
+        self._leaving = self._that_have("leave")[::-1]
+        self.joining = self._that_have("enter_thread")
+        self.parting = self._that_have("leave_thread")[::-1]
+
+    def _that_have(self, name: str) -> list[Callable[[], Any]]:
+        return [
+            getattr(each, name)
+            for each in self.interceptors
+            if getattr(type(each), name) is not getattr(Interceptor, name)
+        ]
+
+    @property
+    def replaced(self) -> list[Patch]:
+        """What the open recordings replace."""
+        groups = (self._staying, self._swapped, *self._later)
+        return [patch for group in groups for patch in group.patches]
+
+    def enter(self) -> None:
+        """Switch them on, unless another recording has."""
+        with self._lock:
+            if not self._open:
+                try:
+                    self._begin()
+                except BaseException:
+                    self._end()
+                    raise
+            self._open += 1
+
+    def leave(self) -> None:
+        """Switch them off with the last recording."""
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._end()
+
+    def _begin(self) -> None:
+        self.is_on = True
+        _run(self._entering)
+        found = self._staying.replace_own()
+        self._swapped.replace()
+        for find in self._finding:
+            found += find()
+        if found:
+            self.replace(Group(found))
+
+    def _end(self) -> None:
+        self.is_on = False
+        while self._later:
+            self._later.pop().restore()
+        self._swapped.restore()
+        _run(self._leaving)
+
+    def replace(self, group: Group) -> None:
+        """Replace more until the last recording ends, nothing if none is open."""
+        with self._lock:
+            if self.is_on:
+                self._later.append(group)
+                group.replace()
+
+    def restore(self) -> None:
+        """Put all back, unless a recording is open."""
+        with self._lock:
+            if self._open:
+                raise RuntimeError(_OPEN)
+            self._swapped.restore()  # what others may have put back since
+            self._staying.restore()
+
+    def abandon(self) -> None:
+        """Switch them off in a process that was forked, whatever its parent was recording."""
+        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._open = 0
+        if self.is_on:
+            self._end()
+        _run(self.parting)
+
+
+_OPEN = (
+    "an.restore_torch() was called while a recording is open, in this thread or in another, and "
+    "that needs what it has replaced in torch; call it after the block, or end the generator or "
+    "the task that holds the recording open"
+)
+switch = _Switch()
+"""The interceptors of all recordings."""
+
+
+def restore_torch() -> None:
+    """Put back, at once, all that recordings have replaced in torch.
+
+    While a recording is open, attributes of torch are replaced, and put back when the last one
+    ends: all but the methods of `torch.distributions` that make a distribution, draw from it and
+    score a draw. Those stay, since to replace them takes longer than many a recording does, and
+    answer as before where none is open. After this call these too are torch's own, the very
+    objects; the next recording replaces them again. What somebody else has put in the place of one
+    stays there.
+
+    >>> import torch
+    >>> import ancestral as an
+    >>> an.restore_torch()
+    >>> own = torch.distributions.Bernoulli.sample
+    >>> with an.record():
+    ...     z = torch.distributions.Bernoulli(torch.ones(())).sample()
+    >>> torch.distributions.Bernoulli.sample is own
+    False
+    >>> an.restore_torch()
+    >>> torch.distributions.Bernoulli.sample is own
+    True
+
+    Raises:
+        RuntimeError: if a recording is open, in this thread or in another.
+    """
+    switch.restore()
+
+
+def join() -> None:
+    """Let this thread take part in the open recordings of its context."""
+    local.recordings += 1
+    _run(switch.joining)
+
+
+def part() -> None:
+    """Let this thread take part once less."""
+    local.recordings -= 1
+    if not local.recordings:
+        _run(switch.parting)
+
+
+@contextmanager
+def joined() -> Generator[None]:
+    """Let this thread take part in the open recordings of its context."""
+    try:
+        join()
+        yield
+    finally:
+        part()
+
+
+def pop_function_mode(mode: Any) -> None:
+    """Take a mode off the stack of torch functions."""
+    above: list[Any] = []
+    while len_torch_function_stack():
+        top = pop_torch_function_stack()
+        if top is mode:
+            break
+        above.append(top)
+    for other in reversed(above):
+        push_on_torch_function_stack(other)
+
+
+def pop_dispatch_mode(mode: Any) -> None:
+    """Leave a mode of the dispatcher."""
+    above: list[Any] = []
+    leave: Any = mode.__exit__
+    while current_dispatch_mode() not in (mode, None):
+        above.append(pop_top_mode())
+    if current_dispatch_mode() is mode:
+        leave(None, None, None)
+    for other in reversed(above):
+        push_mode(other)
+
+
+# A dispatch key that torch keeps free for tests of the dispatcher: above autograd, in nobody's way.
+KEY_NAME = "TESTING_ONLY_GenericMode"
+KEY: Any = parse_dispatch_key(KEY_NAME)
+
+
+unmet: Callable[[], Any] = partial(ExcludeDispatchKeyGuard, DispatchKeySet(KEY))
+"""Returns a block within which neither draws nor numbers are met in the dispatcher."""
