@@ -178,14 +178,17 @@ def _made(structure: Structure, shapes: Sequence[Shape]) -> Plan:
     return Plan(tuple([site for number, site in found.items() if needed[number]]), asked)
 
 
-@lru_cache(maxsize=8192)
+_FEW = 16
+"""Sums of a site whose layout is kept: memory has a bound, whatever structures are met."""
+
+
 def layout(
     base: Layout | None,
     edge: Alignment | None,
     taken: tuple[tuple[Claims, Shape], ...],
     shape: Shape,
 ) -> Layout:
-    """Return how the sums of a site are made.
+    """Return how the sums of a site are made, the same for sites that are alike.
 
     Args:
         base: that of the child that it is built on.
@@ -193,6 +196,17 @@ def layout(
         taken: how further terms depend on the site, with the shape of the first of them.
         shape: that of the site.
     """
+    claims = sum([len(of_terms) for of_terms, _ in taken])
+    is_small = claims + (0 if base is None else len(base.keys)) <= _FEW
+    return (_kept if is_small else _laid_out)(base, edge, taken, shape)
+
+
+def _laid_out(
+    base: Layout | None,
+    edge: Alignment | None,
+    taken: tuple[tuple[Claims, Shape], ...],
+    shape: Shape,
+) -> Layout:
     builder = _Builder()
     if base is not None and edge is not None:
         builder.move(edge, base.keys)
@@ -200,11 +214,13 @@ def layout(
         builder.take(at, claims, of_terms)
     buckets = tuple(_bucket(*key, shape) for key in builder.keys)
     is_counted = any(bucket.is_placed or bucket.is_shared for bucket in buckets)
-    return _one(
+    made = _one if len(builder.keys) <= _FEW else Layout
+    return made(
         tuple(builder.keys), tuple(builder.moves), tuple(builder.taken), buckets, is_counted
     )
 
 
+_kept = lru_cache(maxsize=8192)(_laid_out)
 _one = lru_cache(maxsize=8192)(Layout)  # so that the sites of a chain are alike, at any length
 
 
