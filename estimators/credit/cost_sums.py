@@ -40,12 +40,12 @@ class Stacks:
                 found[kind] = found[kind] + value if kind in found else value
             return list(found.values())
         rows, groups = self._index()
+        if len(self._stacked) == 1:
+            return [_picked(self._stacked[0], numbers)]
         sums: list[Tensor] = []
         chosen = groups[numbers]
         for group in np.unique(chosen).tolist():
-            picked = torch.from_numpy(rows[numbers[chosen == group]])
-            stacked = self._stacked[group]
-            sums.append(stacked[picked.to(stacked.device)].sum(0))
+            sums.append(_picked(self._stacked[group], rows[numbers[chosen == group]]))
         return sums
 
     def _index(self) -> tuple[Numbers, Numbers]:
@@ -73,6 +73,11 @@ def _sizes(value: Tensor) -> tuple[Hashable, ...]:
 def is_plain(shape: Shape) -> bool:
     """Return whether all sizes are numbers, none a symbol of the compiler's."""
     return {*map(type, shape)} <= {int}
+
+
+def _picked(stacked: Tensor, rows: Numbers) -> Tensor:
+    """Return the sum of some rows."""
+    return stacked.index_select(0, torch.from_numpy(rows).to(stacked.device)).sum(0)
 
 
 class Reduction(NamedTuple):

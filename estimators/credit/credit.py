@@ -171,7 +171,7 @@ def _credit(
     """Return the credit of a site, given the sums in its buckets."""
     vertex = structure.sites[site.number]
     found = tuple([Part(total, apart) for total, apart in parts(site, sums)])
-    once = partial(_once, structure, values, site.number) if site.is_counted else None
+    once = partial(_once, structure, values, site.number) if site.layout.is_counted else None
     return Credit(vertex.name, vertex.shape, found, once)
 
 

@@ -5,7 +5,9 @@ that it is kept with the structure, for all recordings that have it.
 """
 
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from torch import Tensor
@@ -24,16 +26,8 @@ from ancestral.estimators.credit.cost_sums import (
     spread,
 )
 from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
-from ancestral.trace.graph.reachability import Reach, TermSet, reaches
+from ancestral.trace.graph.reachability import Claims, TermSet, reaches
 from ancestral.trace.graph.structure import Structure
-
-
-class Total(NamedTuple):
-    """The sum of some terms that depend on a site by one claim; siblings share it."""
-
-    claim: Alignment
-    terms: TermSet
-    shape: Shape  # of the first of the terms
 
 
 class Bucket(NamedTuple):
@@ -51,18 +45,45 @@ class Bucket(NamedTuple):
     is_placed: bool  # for some elements of the site only
 
 
-class Site(NamedTuple):
-    """The sums of one site: those of a child, moved along an edge, and those of further terms.
+class Key(NamedTuple):
+    """What tells the sums of a site apart: one bucket has those of one key."""
 
-    Each is added to the bucket of the number that comes last.
+    alignment: Alignment
+    apart: frozenset[int]
+    shape: Shape  # of the first sum
+
+
+class Taken(NamedTuple):
+    """A sum of terms, by their place among the sets of terms that a site takes."""
+
+    at: int
+    claim: Alignment
+    how: Reduction
+    into: int  # which bucket it is added to
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How sites that are alike make their sums, whatever their terms; there is one for all.
+
+    `moves` are from a bucket of the base, by what reduction, to one of the site. `is_counted` says
+    that a cost may be in the sums of several elements.
     """
+
+    keys: tuple[Key, ...]
+    moves: tuple[tuple[int, Reduction, int], ...]
+    taken: tuple[Taken, ...]
+    buckets: tuple[Bucket, ...]
+    is_counted: bool
+
+
+class Site(NamedTuple):
+    """The sums of one site: those of a child, moved along an edge, and those of further terms."""
 
     number: int
     base: int | None
-    moves: tuple[tuple[int, Reduction, int], ...]  # from a bucket of the base
-    totals: tuple[tuple[Total, Reduction, int], ...]
-    buckets: tuple[Bucket, ...]
-    is_counted: bool  # whether a cost may be in the sums of several elements
+    layout: Layout
+    terms: tuple[TermSet, ...]
 
 
 class Plan(NamedTuple):
@@ -75,21 +96,21 @@ class Plan(NamedTuple):
         """Return the sums in the buckets of each site, given the costs."""
         stacks, totals = Stacks(values), dict[tuple[Alignment, TermSet], Tensor]()
         found: dict[int, list[Tensor]] = {}
-        for site in self.sites:
+        for number, base, layout, terms in self.sites:
             sums: list[Tensor] = []
-            if site.base is not None:
-                known = found[site.base]
-                for at, how, into in site.moves:
+            if base is not None:
+                known = found[base]
+                for at, how, into in layout.moves:
                     _add(sums, into, how.of(known[at]))
-            for total, how, into in site.totals:
-                if total.terms.size == 1:
-                    _add(sums, into, how.of(values[total.terms.first]))
+            for at, claim, how, into in layout.taken:
+                if terms[at].is_one:
+                    _add(sums, into, how.of(values[terms[at].first]))
                 else:
-                    key = (total.claim, total.terms)
+                    key = (claim, terms[at])
                     if key not in totals:
-                        totals[key] = _sum(total, stacks)
+                        totals[key] = _sum(claim, stacks.sums(terms[at]))
                     _add(sums, into, totals[key])
-            found[site.number] = sums
+            found[number] = sums
         return found
 
 
@@ -100,17 +121,15 @@ def _add(sums: list[Tensor], into: int, value: Tensor) -> None:
         sums[into] = sums[into] + value
 
 
-def _sum(total: Total, stacks: Stacks) -> Tensor:
-    first, *rest = [
-        reduction(total.claim, tuple(part.shape)).of(part) for part in stacks.sums(total.terms)
-    ]
+def _sum(claim: Alignment, costs: Sequence[Tensor]) -> Tensor:
+    first, *rest = [reduction(claim, tuple(cost.shape)).of(cost) for cost in costs]
     return sum(rest, first)
 
 
 def parts(site: Site, sums: Sequence[Tensor]) -> Iterator[tuple[Tensor, frozenset[int]]]:
     """Yield the sums of a site over its elements, and the dimensions along which each is apart."""
     placed: dict[tuple[frozenset[int], Shape], Tensor] = {}
-    for bucket, found in zip(site.buckets, sums, strict=True):
+    for bucket, found in zip(site.layout.buckets, sums, strict=True):
         total = bucket.filling.of(found)
         if bucket.is_placed:
             key = (bucket.apart, bucket.size)
@@ -137,57 +156,98 @@ def plan_of(structure: Structure, values: Sequence[Tensor]) -> Plan:
 
 def _made(structure: Structure, shapes: Sequence[Shape]) -> Plan:
     needed = [site.needs_score for site in structure.sites]
-    keys: dict[int, list[tuple[Alignment, frozenset[int], Shape]]] = {}
-    sites: list[Site] = []
-    for number, reach in _needed(structure, needed) if any(needed) else ():
-        builder = _Builder(shapes)
-        if reach.base is not None:
-            builder.move(reach, keys[reach.base])
-        for claims, terms in reach.rest.items():
-            builder.take(claims, terms)
-        keys[number] = builder.keys
-        shape = structure.sites[number].shape
-        buckets = tuple(_bucket(*key, shape) for key in builder.keys)
-        moves, totals = tuple(builder.moves), tuple(builder.totals)
-        is_counted = any(bucket.is_placed or bucket.is_shared for bucket in buckets)
-        sites.append(Site(number, reach.base, moves, totals, buckets, is_counted))
-    asked = sorted((site for site in sites if needed[site.number]), key=attrgetter("number"))
-    return Plan(tuple(sites), tuple(asked))
+    found: dict[int, Site] = {}
+    for number, closure, (base, edge, rest) in reaches(structure) if any(needed) else ():
+        if closure:
+            before = None if base is None else found[base].layout
+            taken = tuple([(claims, shapes[terms.first]) for claims, terms in rest.items()])
+            how = layout(before, edge, taken, structure.sites[number].shape)
+            found[number] = Site(number, base, how, tuple(rest.values()))
+    asked = tuple([found[number] for number in sorted(found) if needed[number]])
+    for number in sorted(found):  # what others are built on is found after them
+        base = found[number].base
+        if base is not None and needed[number]:
+            needed[base] = True
+    return Plan(tuple([site for number, site in found.items() if needed[number]]), asked)
+
+
+_FEW = 16
+"""Sums of a site whose layout is kept: memory has a bound, whatever structures are met."""
+
+
+def layout(
+    base: Layout | None,
+    edge: Alignment | None,
+    taken: tuple[tuple[Claims, Shape], ...],
+    shape: Shape,
+) -> Layout:
+    """Return how the sums of a site are made, the same for sites that are alike.
+
+    Args:
+        base: that of the child that it is built on.
+        edge: how that child depends on the site.
+        taken: how further terms depend on the site, with the shape of the first of them.
+        shape: that of the site.
+    """
+    claims = sum([len(of_terms) for of_terms, _ in taken])
+    is_small = claims + (0 if base is None else len(base.keys)) <= _FEW
+    is_known = all(map(is_plain, (shape, *map(itemgetter(1), taken))))
+    return (_kept if is_small and is_known else _laid_out)(base, edge, taken, shape)
+
+
+def _laid_out(
+    base: Layout | None,
+    edge: Alignment | None,
+    taken: tuple[tuple[Claims, Shape], ...],
+    shape: Shape,
+) -> Layout:
+    builder = _Builder()
+    if base is not None and edge is not None:
+        builder.move(edge, base.keys)
+    for at, (claims, of_terms) in enumerate(taken):
+        builder.take(at, claims, of_terms)
+    buckets = tuple(_bucket(*key, shape) for key in builder.keys)
+    is_counted = any(bucket.is_placed or bucket.is_shared for bucket in buckets)
+    is_known = all(map(is_plain, (shape, *map(itemgetter(1), taken))))
+    made = _one if len(builder.keys) <= _FEW and is_known else Layout
+    return made(
+        tuple(builder.keys), tuple(builder.moves), tuple(builder.taken), buckets, is_counted
+    )
+
+
+_kept = lru_cache(maxsize=8192)(_laid_out)
+_one = lru_cache(maxsize=8192)(Layout)  # so that the sites of a chain are alike, at any length
 
 
 class _Builder:
     """Finds the buckets of a site."""
 
-    def __init__(self, shapes: Sequence[Shape]) -> None:
-        self._shapes = shapes
+    def __init__(self) -> None:
         self._places: dict[tuple[Alignment, frozenset[int]], int] = {}
-        self.keys: list[tuple[Alignment, frozenset[int], Shape]] = []
+        self.keys: list[Key] = []
         self.moves: list[tuple[int, Reduction, int]] = []
-        self.totals: list[tuple[Total, Reduction, int]] = []
+        self.taken: list[Taken] = []
 
-    def move(self, reach: Reach, known: Sequence[tuple[Alignment, frozenset[int], Shape]]) -> None:
+    def move(self, edge: Alignment, known: Sequence[Key]) -> None:
         """Take the sums of the base, as they stand to the site."""
-        assert reach.edge is not None
         for at, (alignment, apart, shape) in enumerate(known):
-            step = compose(alignment, reach.edge)
+            step = compose(alignment, edge)
             if step is not None:
                 how = reduction(step, shape)
-                into = self._into(how, apart_through(reach.edge, apart))
-                self.moves.append((at, how, into))
+                self.moves.append((at, how, self._into(how, apart_through(edge, apart))))
 
-    def take(self, claims: Sequence[Alignment], terms: TermSet) -> None:
+    def take(self, at: int, claims: Claims, shape: Shape) -> None:
         """Take terms that depend on the site by these claims."""
         apart = apart_dims(claims)
         for claim in claims:
-            total = Total(claim, terms, self._shapes[terms.first])
-            how = reduction(claim, total.shape)
-            self.totals.append((total, how, self._into(how, apart)))
+            how = reduction(claim, shape)
+            self.taken.append(Taken(at, claim, how, self._into(how, apart)))
 
     def _into(self, how: Reduction, apart: frozenset[int]) -> int:
         key = (how.alignment, apart)
         if key not in self._places:
             self._places[key] = len(self.keys)
-            self.keys.append((*key, how.shape))
+            self.keys.append(Key(*key, how.shape))
         return self._places[key]
 
 
@@ -198,17 +258,3 @@ def _bucket(alignment: Alignment, apart: frozenset[int], shape: Shape, site: Sha
     size = spread(how.alignment, site)
     is_shared = any(n > 1 and dim not in apart for dim, n in enumerate(size))
     return Bucket(apart, how, size, is_shared, is_placed=False)
-
-
-def _needed(structure: Structure, needed: list[bool]) -> Iterator[tuple[int, Reach]]:
-    """Yield what the sites reach whose sums are needed, a base before what is built on it."""
-    found = [reach if closure else None for _, closure, reach in reaches(structure)]
-    found.reverse()
-    is_needed = list(needed)
-    for number, reach in enumerate(found):
-        if is_needed[number] and reach is not None and reach.base is not None:
-            is_needed[reach.base] = True
-    for number in reversed(range(len(found))):
-        reach = found[number]
-        if is_needed[number] and reach is not None:
-            yield number, reach

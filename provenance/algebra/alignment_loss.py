@@ -106,6 +106,9 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
         made = result.made_from
         if operand not in made and len(made) < MOST_NOTED:
             result.made_from = (*made, operand)
+        mine, theirs = operand.pattern.entries, result.pattern.entries
+        if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:
+            continue  # the most frequent case
         may_mix = result.pattern.mixing.get(operand.pattern)
         if may_mix is None:
             may_mix = _may_mix(operand.pattern, result.pattern)
@@ -145,9 +148,6 @@ def _is_mixed(operand: Provenance, result: Provenance, operands: list[Provenance
 
 def _lost(operand: Pattern, result: Pattern) -> Iterator[tuple[_Notion, Slot, frozenset[int]]]:
     """Yield the sources of which dimensions are lost, and in which sense."""
-    mine, theirs = operand.entries, result.entries
-    if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:  # the most frequent case
-        return
     if len(operand.entries) <= MOST_NOTED:  # of a stack of many, only what is taken is looked at
         alignments = {alignment for alignment, _ in operand.entries}
         is_within = all(alignment in alignments for alignment, _ in result.entries)

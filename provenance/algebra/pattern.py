@@ -46,14 +46,16 @@ _FEW = 8  # entries, which are looked at one by one
 class Slot:
     """What stands for a source: its number, in the order they were met, and its shape.
 
-    There is one for each pair: equality is identity.
+    There is one for each pair: equality is identity. `drawn` is the pattern of the value of the
+    source, of the shape that was asked for last.
     """
 
-    __slots__ = ("number", "shape")
+    __slots__ = ("drawn", "number", "shape")
 
     def __init__(self, number: int, shape: Shape) -> None:
         self.number = number
         self.shape = shape
+        self.drawn: Pattern | None = None
 
 
 Slots = frozenset[Slot]
@@ -129,8 +131,7 @@ class Patterns:
         self.count = 0
         self.structures = Recent(MOST_PLANNED)
         self.slots: dict[tuple[int, Shape], Slot] = {}
-        self._interned: dict[tuple[Any, ...], Pattern] = {}
-        self.drawn: dict[tuple[Slot, Shape], Pattern] = {}
+        self._interned: dict[Shape, dict[Any, Pattern]] = {}
 
     def slot(self, number: int, shape: Shape) -> Slot:
         """Return what stands for a source of this number and shape."""
@@ -144,21 +145,23 @@ class Patterns:
     def intern(self, shape: Shape, entries: Places) -> "Pattern":
         """Return the one pattern with this shape and these entries, none of them empty."""
         pairs = tuple(entries.items())
-        # One entry is the most frequent: its own key makes half as many objects.
-        key = (shape, *pairs[0]) if len(pairs) == 1 else (shape, frozenset(pairs))
-        found = self._interned.get(key)
+        # One entry is the most frequent: it is its own key, without a further object.
+        key = pairs[0] if len(pairs) == 1 else frozenset(pairs)
+        alike = self._interned.get(shape)
+        if alike is None:
+            alike = self._interned.setdefault(shape, {})
+        found = alike.get(key)
         if found is None:
-            found = self._interned.setdefault(key, Pattern(self, shape, pairs))
+            found = alike.setdefault(key, Pattern(self, shape, pairs))
             self.grow(len(pairs))
         return found
 
     def of(self, slot: Slot, shape: Shape) -> "Pattern":
         """Return the pattern of the value of a source, whose leading dimensions are its own."""
-        key = (slot, shape)
-        found = self.drawn.get(key)
-        if found is None:
+        found = slot.drawn
+        if found is None or found.shape != shape:
             found = self.intern(shape, {leading(slot.shape, shape): frozenset((slot,))})
-            self.drawn[key] = found
+            slot.drawn = found
         return found
 
     def depending(self, slots: Slots, shape: Shape) -> "Pattern":

@@ -233,8 +233,7 @@ class Universe(Lifetime):
 
         The leading dimensions of the value are those of the source; what follows is an event.
         """
-        slot = self.slot(source)
-        pattern = self.patterns.drawn.get((slot, shape)) or self.patterns.of(slot, shape)
+        pattern = self.patterns.of(self.slot(source), shape)
         return self._wrapped.get(pattern) or self.wrap(pattern)
 
     def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":

@@ -11,9 +11,10 @@ sets of terms are bit sets of what is not a tail of all later terms: in a genera
 they take n² bits at most.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from ancestral.provenance.algebra.alignment import Alignment, compose
 from ancestral.provenance.algebra.overlap import with_claim
-from ancestral.trace.graph.structure import Structure
+from ancestral.trace.graph.structure import Entries, Structure
 
 Claims = tuple[Alignment, ...]
 """How a term depends on a site: relations of their elements that share no pair."""
@@ -58,21 +59,25 @@ class TermSet(NamedTuple):
         tail = np.arange(self.full, self.end)
         if not self.mask:
             return tail
-        if self.mask.bit_count() < 16:
+        if self.mask.bit_length() <= 64:
             bits = np.fromiter(_indices(self.mask), dtype=np.int64)
         else:
-            size = (self.mask.bit_length() + 7) // 8
-            packed = np.frombuffer(self.mask.to_bytes(size, "little"), dtype=np.uint8)
-            bits = np.flatnonzero(np.unpackbits(packed, bitorder="little"))
+            size = (self.mask.bit_length() + 63) // 64
+            words = np.frombuffer(self.mask.to_bytes(8 * size, "little"), dtype=np.uint64)
+            some = np.flatnonzero(words)  # most are zero in what a child does not reach
+            inner = np.unpackbits(words[some].view(np.uint8), bitorder="little")
+            found = np.flatnonzero(inner.view(np.bool_))
+            bits = (some[found >> 6] << 6) + (found & 63)
         return np.concatenate([bits + self.low, tail]) if len(tail) else bits + self.low
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one only, which is told at a look."""
+        return self.mask <= 1 and self.mask + self.end - self.full == 1
 
     def union(self, other: "TermSet") -> "TermSet":
         """Return the terms of both."""
-        full = min(self.full, other.full)
-        low = min(self.low, other.low, full)
-        ours, theirs = self._below(full), other._below(full)
-        mask = ours << self.low - low if ours else 0
-        return _trimmed(low, mask | (theirs << other.low - low if theirs else 0), full, self.end)
+        return union([self, other])
 
     def common(self, other: "TermSet") -> "TermSet":
         """Return the terms that are in both."""
@@ -114,6 +119,20 @@ class TermSet(NamedTuple):
             start = max(self.full - low, 0)
             bits |= (1 << width - start) - 1 << start
         return bits & (1 << width) - 1
+
+
+def union(sets: Sequence[TermSet]) -> TermSet:
+    """Return the terms of all sets, at least one."""
+    if len(sets) == 1:
+        return sets[0]
+    full = min([each.full for each in sets])
+    low = min(full, min([each.low for each in sets]))
+    mask = 0
+    for each in sets:
+        bits = each._below(full)
+        if bits:
+            mask |= bits << each.low - low
+    return _trimmed(low, mask, full, sets[0].end)
 
 
 def _trimmed(low: int, mask: int, full: int, end: int) -> TermSet:
@@ -160,8 +179,7 @@ Closure = dict[Claims, TermSet]
 """The terms that a site reaches; each stands under one key."""
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """What one site reaches: what a child does, seen along an edge, and the terms that are more.
 
     Without a `base`, `rest` is everything.
@@ -172,27 +190,29 @@ class Reach:
     rest: Closure
 
 
-def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
-    """Yield for each site, from the last to the first, the terms that it reaches.
+class _Child(NamedTuple):
+    """A direct child of a site, and what it reaches: `size` terms."""
 
-    The closure that is yielded is good until the next one is asked for.
-    """
-    direct = _direct(structure)
-    closures: dict[int, tuple[Closure, TermSet]] = {}
-    waiting = [0] * len(structure.sites)  # for how many parents a closure is kept
-    for child, site in enumerate(structure.sites):
-        for _, parents in site.incoming:
-            waiting[child] += len(parents)
+    number: int
+    edge: Alignment
+    closure: Closure
+    size: int
+
+
+def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
+    """Yield for each site, from the last to the first, the terms that it reaches."""
+    direct, end = _Direct(structure), len(structure.terms)
+    waiting: dict[int, list[_Child]] = {}  # by the parent, which is met later
     for number in reversed(range(len(structure.sites))):
-        children = [edge for edge in structure.children[number] if edge[0] in closures]
-        built = _Built(direct[number], children, closures, len(structure.terms))
-        for child, _ in structure.children[number]:
-            waiting[child] -= 1
-            if not waiting[child]:
-                closures.pop(child, None)
+        children = waiting.pop(number, [])[::-1]
+        built = _Built(direct.of(number), children, end)
         yield number, built.closure, built.reach
-        if waiting[number] and built.all:
-            closures[number] = (built.closure, built.all)
+        if built.all:
+            size = built.all.size
+            for edge, parents in structure.sites[number].incoming:
+                child = _Child(number, edge, built.closure, size)
+                for parent in parents:
+                    waiting.setdefault(parent, []).append(child)
 
 
 def downstream(structure: Structure) -> tuple[Closure, ...]:
@@ -201,95 +221,106 @@ def downstream(structure: Structure) -> tuple[Closure, ...]:
     return tuple(found[number] for number in range(len(structure.sites)))
 
 
-def _direct(structure: Structure) -> list[dict[Claims, list[int]]]:
-    """Return for each site the terms that depend on it directly."""
-    found: list[dict[Claims, list[int]]] = [{} for _ in structure.sites]
-    for number, term in enumerate(structure.terms):
-        claims: dict[int, Claims] = {}
-        for alignment, sites in term.entries:
-            for site in sites:
-                claims[site] = (*claims.get(site, ()), alignment)
-        for site, claimed in claims.items():
-            found[site].setdefault(claimed, []).append(number)
-    return found
+class _Direct:
+    """The terms that depend on each site directly: numbers in flat arrays, by the site."""
+
+    def __init__(self, structure: Structure) -> None:
+        kinds: dict[Claims, int] = {}
+        sites, numbers, told = array("q"), array("q"), array("q")
+        for number, term in enumerate(structure.terms):
+            for claims, members in _by_claims(term.entries):
+                sites.extend(members)
+                numbers.extend([number] * len(members))
+                told.extend([kinds.setdefault(claims, len(kinds))] * len(members))
+        order = np.argsort(sites, kind="stable")
+        counts = np.bincount(sites, minlength=len(structure.sites))
+        self._numbers = _flat(np.asarray(numbers)[order])
+        self._told = _flat(np.asarray(told)[order])
+        self._ends = _flat(np.concatenate([[0], np.cumsum(counts)]))
+        self._kinds = list(kinds)
+        self._end = len(structure.terms)
+
+    def of(self, site: int) -> Closure:
+        """Return the terms that depend on a site directly, by how."""
+        found: dict[Claims, list[int]] = {}
+        for at in range(self._ends[site], self._ends[site + 1]):
+            found.setdefault(self._kinds[self._told[at]], []).append(self._numbers[at])
+        return {claims: term_set(numbers, self._end) for claims, numbers in found.items()}
+
+
+def _flat(numbers: npt.NDArray[np.int64]) -> "array[int]":
+    """Return numbers that are looked at one by one."""
+    return array("q", numbers.astype(np.int64).tobytes())
+
+
+def _by_claims(entries: Entries) -> Iterable[tuple[Claims, Collection[int]]]:
+    """Return the sites that a term depends on directly, by all the claims on each."""
+    if len(entries) == 1:
+        ((alignment, sites),) = entries
+        return [((alignment,), sites)]
+    claims: dict[int, Claims] = {}
+    for alignment, sites in entries:
+        for site in sites:
+            claims[site] = (*claims.get(site, ()), alignment)
+    return [(claimed, (site,)) for site, claimed in claims.items()]
 
 
 class _Built:
     """The closure of one site, built from that of the child that reaches most."""
 
-    def __init__(
-        self,
-        direct: dict[Claims, list[int]],
-        children: list[tuple[int, Alignment]],
-        closures: dict[int, tuple[Closure, TermSet]],
-        end: int,
-    ) -> None:
+    def __init__(self, direct: Closure, children: list[_Child], end: int) -> None:
         self.closure: Closure = {}
         self.all = no_terms(end)
         self._rest: Closure = {}
         self._is_changed = False
-        base, edge = self._start(children, closures)
-        for claims, numbers in direct.items():
-            self._take(claims, term_set(numbers, end))
-        for child, alignment in children:
-            if child != base or alignment is not edge:
-                for claims, terms in closures[child][0].items():
-                    moved, _ = along(claims, alignment)
-                    if moved:
-                        self._take(moved, terms)
+        base = self._start(children)
+        further = {claims: [terms] for claims, terms in direct.items()}
+        for child in children:
+            if child is not base:
+                _merge(further, child)
+        for claims, sets in further.items():
+            self._take(claims, union(sets))
         if self._is_changed or base is None:
             self.reach = Reach(None, None, self.closure)
         else:
-            self.reach = Reach(base, edge, self._rest)
+            self.reach = Reach(base.number, base.edge, self._rest)
 
-    def _start(
-        self, children: list[tuple[int, Alignment]], closures: dict[int, tuple[Closure, TermSet]]
-    ) -> tuple[int | None, Alignment | None]:
+    def _start(self, children: list[_Child]) -> _Child | None:
         """Begin with the closure of a child, if it stays what it is on the way here."""
         if not children:
-            return None, None
+            return None
         best = children[0]
         if len(children) > 1:
-            best = max(children, key=lambda edge: closures[edge[0]][1].size)
-        child, edge = best
-        closure, everything = closures[child]
-        moves = [(along(claims, edge), terms) for claims, terms in closure.items()]
-        if not all(is_faithful for (_, is_faithful), _ in moves):
-            return None, None
-        for (moved, _), terms in moves:
-            if moved:
-                known = self.closure.get(moved)
-                self.closure[moved] = terms if known is None else known.union(terms)
-        if all(moved for (moved, _), _ in moves):
-            self.all = everything
-        else:
-            for terms in self.closure.values():
-                self.all = self.all.union(terms)
-        return child, edge
+            best = max(children, key=attrgetter("size"))
+        if not all([along(claims, best.edge)[1] for claims in best.closure]):
+            return None
+        moved: dict[Claims, list[TermSet]] = {}
+        _merge(moved, best)
+        self.closure = {claims: union(sets) for claims, sets in moved.items()}
+        if self.closure:
+            self.all = union([*self.closure.values()])
+        return best
 
     def _take(self, claims: Claims, terms: TermSet) -> None:
         """Add terms that are reached by these claims."""
-        if not self.closure:  # the first
-            self.closure[claims] = self._rest[claims] = self.all = terms
-            return
-        fresh, known = terms.without(self.all), terms.common(self.all)
+        fresh = terms.without(self.all) if self.closure else terms
+        is_one = self.closure.keys() <= {claims}
         if fresh:
             for closure in (self.closure, self._rest):
                 before = closure.get(claims)
                 closure[claims] = fresh if before is None else before.union(fresh)
-            self.all = self.all.union(fresh)
-        if known:
-            self._meet(claims, known)
+            self.all = self.closure[claims] if is_one else self.all.union(fresh)
+        if not is_one:
+            self._meet(claims, terms)
 
     def _meet(self, claims: Claims, terms: TermSet) -> None:
         """Add claims to terms that are known to be reached."""
-        for before, present in list(self.closure.items()):
-            both = present.common(terms)
-            after = before
-            if both and before != claims:
-                for claim in claims:
-                    after = with_claim(after, claim)
-            if after is not before:
+        for before in list(self.closure):
+            after, present = before, self.closure[before]
+            both = present.common(terms) if before != claims else None
+            for claim in claims if both else ():
+                after = with_claim(after, claim)
+            if both and after is not before:
                 self._is_changed = True
                 left = present.without(both)
                 del self.closure[before]
@@ -297,6 +328,14 @@ class _Built:
                     self.closure[before] = left
                 other = self.closure.get(after)
                 self.closure[after] = both if other is None else other.union(both)
+
+
+def _merge(sets: dict[Claims, list[TermSet]], child: _Child) -> None:
+    """Add to sets of terms what a child reaches, seen along the edge to it."""
+    for claims, terms in child.closure.items():
+        moved, _ = along(claims, child.edge)
+        if moved:
+            sets.setdefault(moved, []).append(terms)
 
 
 @lru_cache(maxsize=65536)

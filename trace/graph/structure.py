@@ -4,13 +4,17 @@ Sites are numbered in program order, so that parents come before children. Reach
 on it by `ancestral.trace.graph.reachability`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cache, cached_property
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, nothing_kept
+from ancestral.provenance.algebra.pattern import MOST_PLANNED, Pattern
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+
+T = TypeVar("T")
 
 Entries = tuple[tuple[Alignment, frozenset[int]], ...]
 """Numbers of sites, by the alignment with them. One that stands under several is related by each,
@@ -58,12 +62,13 @@ class Structure:
     def reaches(self) -> tuple[bool, ...]:
         """For each site, whether it reaches any term."""
         found = [False] * len(self.sites)
-        for term in self.terms:
-            for _, sites in term.entries:
-                for site in sites:
-                    found[site] = True
-        for site in reversed(range(len(self.sites))):
-            found[site] = found[site] or any(found[child] for child, _ in self.children[site])
+        for _, sites in chain.from_iterable([term.entries for term in self.terms]):
+            for site in sites:
+                found[site] = True
+        for number in reversed(range(len(self.sites))):
+            for _, parents in self.sites[number].incoming if found[number] else ():
+                for parent in parents:
+                    found[parent] = True
         return tuple(found)
 
 
@@ -101,15 +106,28 @@ def structure_of(
         return {row.source: number for number, row in enumerate(rows)}
 
     def make() -> Structure:
-        known = numbers()
+        at = {universe.slot(source): number for source, number in numbers().items()}
+
+        @cache  # a term and the next site often have one pattern
+        def of_slots(pattern: Pattern) -> Entries:
+            return tuple(_restricted(pattern.entries, at))
+
+        def entries(found: Provenance | None) -> Entries:
+            if found is None or found.universe is not universe:
+                return restricted(found, numbers())
+            return of_slots(found.pattern)
+
         return Structure(
             tuple(
-                Vertex(source.name, source.shape, restricted(behind, known), needs_score)
+                Vertex(source.name, source.shape, entries(behind), needs_score)
                 for source, behind, needs_score in rows
             ),
-            tuple(TermShape(shape, restricted(found, known)) for shape, found in terms),
+            tuple(TermShape(shape, entries(found)) for shape, found in terms),
         )
 
+    size = len(rows) + len(terms)
+    if size > MOST_PLANNED:
+        return make()
     places = None  # of our own among all that the slots of patterns number
     if len(rows) < len(universe.sources):
         places = tuple([universe.number(row.source) for row in rows])
@@ -118,19 +136,21 @@ def structure_of(
         tuple([(s.name, s.shape, told(behind), needs) for s, behind, needs in rows]),
         tuple([(shape, told(found)) for shape, found in terms]),
     )
-    return universe.patterns.structures.get(key, make, len(rows) + len(terms))
+    return universe.patterns.structures.get(key, make, size)
 
 
 def restricted(found: Provenance | None, numbers: dict[Source, int]) -> Entries:
     """Return the entries of a provenance with its sources numbered as sites; others left out."""
-    if found is None:
-        return ()
-    entries: list[tuple[Alignment, frozenset[int]]] = []
-    for alignment, members in found.entries:
-        sites = frozenset([numbers[source] for source in members if source in numbers])
+    return () if found is None else tuple(_restricted(found.entries, numbers))
+
+
+def _restricted(
+    entries: Iterable[tuple[Alignment, Iterable[T]]], numbers: Mapping[T, int]
+) -> Iterator[tuple[Alignment, frozenset[int]]]:
+    for alignment, members in entries:
+        sites = frozenset([numbers[member] for member in members if member in numbers])
         if sites:
-            entries.append((alignment, sites))
-    return tuple(entries)
+            yield alignment, sites
 
 
 def flattened(structure: Structure) -> Structure:

@@ -1,5 +1,6 @@
 """Reachability on random graphs, element by element, and its size on long ones."""
 
+import random
 import time
 
 import pytest
@@ -11,7 +12,8 @@ from torch.distributions import Bernoulli
 import ancestral as an
 from ancestral.estimators.credit.credit import by_element
 from ancestral.provenance.algebra.alignment import Alignment, Shape
-from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set
+from ancestral.tools.bench.scale import SHAPES, structure_of
+from ancestral.trace.graph.reachability import downstream, no_terms, reaches, term_set, union
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
 from relations import Pairs, alignments, pairs
 
@@ -138,18 +140,25 @@ def test_a_part_that_is_kept_apart_reaches_no_other_element(structure: Structure
         assert value.sum() > 0
 
 
-END = 60
-some = st.sets(st.integers(0, END - 1), min_size=1).map(sorted)
-tails = st.integers(0, END - 1).map(lambda first: list(range(first, END)))
-numbers = st.one_of(some, tails, st.tuples(some, tails).map(lambda two: sorted({*two[0], *two[1]})))
+@st.composite
+def pairs_of_sets(draw: st.DrawFn) -> tuple[int, list[int], list[int]]:
+    """Draw two sets of numbers below an end, within a machine word or far apart."""
+    end = draw(st.sampled_from([60, 64, 65, 1000]))
+    some = st.sets(st.integers(0, end - 1), min_size=1).map(sorted)
+    tails = st.integers(0, end - 1).map(lambda first: list(range(first, end)))
+    both = st.tuples(some, tails).map(lambda two: sorted({*two[0], *two[1]}))
+    numbers = st.one_of(some, tails, both)
+    return end, draw(numbers), draw(numbers)
 
 
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
-@given(numbers, numbers)
-def test_sets_of_terms_are_sets(a: list[int], b: list[int]) -> None:
-    ours, theirs = term_set(a, END), term_set(b, END)
+@given(pairs_of_sets())
+def test_sets_of_terms_are_sets(drawn: tuple[int, list[int], list[int]]) -> None:
+    end, a, b = drawn
+    ours, theirs = term_set(a, end), term_set(b, end)
     assert ours.numbers().tolist() == a
     assert ours.size == len(a)
+    assert ours.is_one == (len(a) == 1)
     for found, expected in (
         (ours.union(theirs), {*a} | {*b}),
         (ours.common(theirs), {*a} & {*b}),
@@ -157,9 +166,28 @@ def test_sets_of_terms_are_sets(a: list[int], b: list[int]) -> None:
     ):
         assert found.numbers().tolist() == sorted(expected)
         assert bool(found) == bool(expected)
-        assert not expected or found == term_set(sorted(expected), END)
-    assert ours.union(no_terms(END)) == ours
-    assert ours.without(ours) == no_terms(END)
+        assert not expected or found == term_set(sorted(expected), end)
+        assert found.is_one == (len(expected) == 1)
+    assert ours.union(no_terms(end)) == ours
+    assert ours.without(ours) == no_terms(end)
+    assert union([ours, theirs, ours]).numbers().tolist() == sorted({*a, *b})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_reached_in_a_large_graph_is_what_sets_say(shape: str) -> None:
+    parents = list(SHAPES[shape](400, random.Random(1)))
+    found = [{number} for number in range(len(parents))]  # a term for each site
+    for number in reversed(range(len(parents))):
+        for parent in parents[number]:
+            found[parent] |= found[number]
+    structure = structure_of(parents, batch=1)
+    for closure, expected in zip(downstream(structure), found, strict=True):
+        (terms,) = closure.values()
+        assert terms.numbers().tolist() == sorted(expected)
+    torch.manual_seed(0)
+    values = list(torch.rand(len(parents), dtype=torch.float64))
+    for credit, expected in zip(by_element(structure, values), found, strict=True):
+        assert float(credit.total) == pytest.approx(sum(float(values[n]) for n in expected))
 
 
 def chain(length: int) -> Structure:
