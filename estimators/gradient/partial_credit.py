@@ -114,7 +114,9 @@ def owned(problem: Problem) -> set[int]:
         partly = None if node is None else problem.partly.get(node.name)
         if node in scored and (partly is None or number in partly.scored.numbers()):
             found[number] = node.source
-    numbers = {source: number for number, source in enumerate(problem.sources)} if found else {}
+    if not found:
+        return set()
+    numbers = {source: number for number, source in enumerate(problem.sources)}
     newest = {at: _newest_decision(problem.terms[at], numbers) for at in found}
     if not any(number >= 0 for number in newest.values()):
         return set(found)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Exponential, Normal, Poisson, Uniform
 
 from ancestral.provenance.tensor import storage
@@ -83,7 +83,7 @@ def drawing(original: _Method) -> _Method:
 
     def draws(fn: Distribution, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
-        is_once = not args and not kwargs
+        is_once = not kwargs and (not args or (type(args[0]) is Size and not args[0]))
         if type(fn) is kind and (is_once or _is_of_numbers(args, kwargs)) and not thread.guards:
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
