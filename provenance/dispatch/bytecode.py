@@ -25,10 +25,14 @@ def is_tried() -> bool:
 
 @dataclass(frozen=True)
 class Code:
-    """The instructions of a function, by their number."""
+    """The instructions of a function, by their number.
+
+    What leaves the ``with`` that ends at `left_at` after an error counts as leaving the function.
+    """
 
     instructions: tuple[Instruction, ...]
     handlers: tuple[tuple[int, int, int], ...]  # first and last offset, and where errors go
+    left_at: int | None = None
     _raising: dict[int, bool] = field(default_factory=dict[int, bool], compare=False)
 
     @cached_property
@@ -73,13 +77,24 @@ class Code:
 
         A ``with`` that keeps the error is not known as such.
         """
+        there = self._innermost(number)
+        if there is None or not self._is_with(there):
+            return there
+        if there == self.left_at:
+            return None
+        return self.handler(next(n for n in itertools.count(there) if self._is_reraising(n)))
+
+    def _innermost(self, number: int) -> int | None:
         offset = self.instructions[number].offset
         # Of blocks within each other, the table has the innermost alone at an offset.
         found = next((to for first, end, to in self.handlers if first <= offset < end), None)
-        there = None if found is None else self.numbers[found]
-        if there is None or not self._is_with(there):
-            return there
-        return self.handler(next(n for n in itertools.count(there) if self._is_reraising(n)))
+        return None if found is None else self.numbers[found]
+
+    def block_at(self, offset: int) -> int | None:
+        """Return where the ``with`` that begins at an offset ends after an error, None for none."""
+        number = self.number(offset)
+        is_with = number >= 0 and self.instructions[number].opname == "BEFORE_WITH"
+        return self._innermost(number + 1) if is_with else None
 
     def raises(self, number: int) -> bool:
         """Return whether the code raises, whatever happens, from an instruction on.
@@ -108,7 +123,7 @@ class Code:
         return found
 
     def lets_out(self, number: int) -> bool:
-        """Return whether an error of an instruction leaves the function.
+        """Return whether an error of an instruction leaves the function, or the block.
 
         Unless it is the end of a ``with`` that keeps it.
         """
@@ -148,8 +163,11 @@ class Code:
 
 
 @lru_cache(maxsize=4096)
-def code_of(code: CodeType) -> Code:
-    """Return the instructions of a function."""
+def code_of(code: CodeType, offset: int | None = None) -> Code:
+    """Return the instructions of a function, or of its block that begins at an offset."""
+    if offset is not None:
+        whole = code_of(code)
+        return Code(whole.instructions, whole.handlers, whole.block_at(offset))
     found = dis.Bytecode(code)
     entries = getattr(found, "exception_entries", ())
     return Code(tuple(found), tuple((each.start, each.end, each.target) for each in entries))

@@ -102,7 +102,7 @@ def _checked(
     frame: FrameType | None, read: Read, provenances: Sequence[Provenance]
 ) -> Outcome | None:
     """Return what becomes of a check that reads a value, None if what reads it is none."""
-    began = [decisions_of(found.universe).frame for found in provenances]
+    began = [decisions_of(found.universe).began for found in provenances]
     own = getattr(read.function, "__code__", None)
     while frame is not None and (
         owner_of(frame) == "library" or module_of(frame) == "torch.overrides" or frame.f_code is own

@@ -148,10 +148,11 @@ def run_write(
     if func is Tensor.__setitem__ and _is_there(*args):
         return run(func, types, args, kwargs)
     before = _prepare(func.__name__, args, kwargs, written)
-    known = [_own(target) for target in written]
+    # A draw in place has given its target, or its memory, their own provenance.
+    kept = provenance if func.__name__ == "bernoulli_" else _own
+    known = [kept(target) for target in written]
     result = run(func, types, args, kwargs)
-    # A draw in place, bernoulli_, has given its target its own provenance.
-    marked = [t for t, old in zip(written, known, strict=True) if _own(t) is old]
+    marked = [t for t, old in zip(written, known, strict=True) if kept(t) is old]
     for target in marked:
         _reshaped(target)
     _mark(func, args, kwargs, marked, before)

@@ -21,6 +21,7 @@ from ancestral.provenance.dispatch.stack_machine import (
     StackMachine,
     UnknownError,
 )
+from ancestral.provenance.tensor.control_flow import Began
 
 Outcome = Literal["passes", "raises"]
 
@@ -37,15 +38,15 @@ class Read(NamedTuple):
         return str(self.function.__name__)
 
 
-def outcome_of(read: Read, frame: FrameType, outermost: int | None) -> Outcome | None:
+def outcome_of(read: Read, frame: FrameType, began: Began | None) -> Outcome | None:
     """Return what becomes of a check of a value, None if that is no check.
 
     Args:
         read: what is read.
         frame: the one that reads, at this very moment.
-        outermost: the `id` of the frame that began the recording, None where it has ended.
+        began: where the recording began, None where it has ended.
     """
-    if not is_tried() or _is_caught(frame, outermost):
+    if not is_tried() or _is_caught(frame, began):
         return None
     has_raised = isinstance(read.result, Exception)
     if read.name in ("_assert", "_assert_async"):
@@ -53,7 +54,7 @@ def outcome_of(read: Read, frame: FrameType, outermost: int | None) -> Outcome |
     # Whether it is a check is the same for all values, also for those that no number comes of.
     given = read._replace(result=0) if has_raised else read
     try:
-        found = _Run(frame).outcome(given)
+        found = _Run(frame, began).outcome(given)
     except UnknownError:
         return None
     except ComputedError:
@@ -61,24 +62,32 @@ def outcome_of(read: Read, frame: FrameType, outermost: int | None) -> Outcome |
     return "raises" if has_raised else found
 
 
-def _is_caught(frame: FrameType, outermost: int | None) -> bool:
-    """Return whether a caller, up to the outermost, catches errors where it is now."""
+def _is_caught(frame: FrameType, began: Began | None) -> bool:
+    """Return whether a caller catches errors where it is now, within the block of the recording.
+
+    An error that leaves the block leaves no loss of it to be differentiated.
+    """
     at: FrameType | None = frame
     while at is not None:
-        code = code_of(at.f_code)
+        code = _code_of(at, began)
         if at.f_code.co_name in _PROTOCOLS or not code.lets_out(code.number(at.f_lasti)):
             return True
-        if outermost is None or id(at) == outermost:
+        if began is None or id(at) == began.frame:
             return False
         at = at.f_back
     return False
 
 
+def _code_of(frame: FrameType, began: Began | None) -> Code:
+    is_first = began is not None and id(frame) == began.frame
+    return code_of(frame.f_code, began.offset if began is not None and is_first else None)
+
+
 class _Run:
     """The run of a condition from a read to the jumps that it decides."""
 
-    def __init__(self, frame: FrameType) -> None:
-        self._code: Code = code_of(frame.f_code)
+    def __init__(self, frame: FrameType, began: Began | None) -> None:
+        self._code: Code = _code_of(frame, began)
         self._at = self._code.number(frame.f_lasti)
         self._machine = StackMachine(frame)
 

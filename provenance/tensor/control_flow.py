@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ancestral.provenance.algebra.provenance import Provenance, Source, Sources, Universe
 from ancestral.provenance.tensor.linear_form import Form, serials
@@ -83,6 +84,13 @@ class Noted:
     is_after: bool = False
 
 
+class Began(NamedTuple):
+    """Where a recording began: the `id` of the user's frame, and the offset of its instruction."""
+
+    frame: int
+    offset: int
+
+
 @dataclass
 class Decisions:
     """What Python may have branched on in one universe.
@@ -95,7 +103,7 @@ class Decisions:
     setting: Setting = SETTINGS["strict"]
     is_recording: bool = False
     trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
-    frame: int | None = None  # the id of the one that began the recording, while it is open
+    began: Began | None = None  # while it is open
     thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None
     finished: Provenance | None = None
@@ -151,7 +159,7 @@ class Decisions:
 
         Unless all terms depend on that anyway.
         """
-        self.is_recording, self.frame = False, None
+        self.is_recording, self.began = False, None
         if self.current is not self.finished:
             universe.later = self.current
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
+    Began,
     Decisions,
     Setting,
     decisions_of,
@@ -185,8 +186,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             raise
         return trace
 
-    def _begin(self, trace: Trace, frame: int | None) -> None:
-        """Switch all on; `frame` is the one that opens the outermost recording."""
+    def _begin(self, trace: Trace, began: Began | None) -> None:
+        """Switch all on; `began` is where the outermost recording is opened."""
         trace.is_open = True
         self._ending.append(partial(local.pop, trace))
         local.push(trace)
@@ -195,7 +196,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         recorder = _Recorder(trace)
         self._ending.append(recorder.__exit__)
         recorder.__enter__()
-        self._ending.append(self._govern(trace.universe, frame))
+        self._ending.append(self._govern(trace.universe, began))
         self._ending.append(part)
         join()
         if self._is_audited and local.audit is None:
@@ -241,16 +242,16 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             ),
         )
 
-    def _govern(self, universe: Universe, frame: int | None) -> Callable[[], object]:
+    def _govern(self, universe: Universe, began: Began | None) -> Callable[[], object]:
         """Decide what an escape does within the recording; return what ends that."""
         decisions = decisions_of(universe)
         before = decisions.setting, decisions.trust
         decisions.setting = before[0] if self._setting is None else self._setting
         decisions.trust = before[1] + self._trust
-        if frame is None:
+        if began is None:
             return partial(_govern_again, decisions, *before)
         decisions.is_recording = True
-        decisions.frame = frame
+        decisions.began = began
         recording.set(universe)
         return partial(_govern_no_more, decisions, universe)
 
@@ -284,12 +285,12 @@ class _Recorder(Handler):
         return replace(message, traces=(self._trace, *message.traces))
 
 
-def _opening(frame: FrameType | None) -> int:
-    """Return the `id` of the frame of the user that opens a recording."""
+def _opening(frame: FrameType | None) -> Began:
+    """Return where the user opens a recording."""
     frame = user_frame(frame)
     while frame is not None and module_of(frame) == "contextlib":
         frame = frame.f_back
-    return id(frame)
+    return Began(id(frame), -1 if frame is None else frame.f_lasti)
 
 
 def track(tensor: Tensor, name: str) -> Tensor:

@@ -621,3 +621,26 @@ def test_a_wrong_way_through_a_plate_is_no_check() -> None:
     with an.record() as trace, suppress(ValueError):
         drawn(THETA, body)
     assert trace.escapes
+
+
+def test_an_error_that_leaves_the_block_is_no_matter_of_its_loss() -> None:
+    coin = torch.distributions.Bernoulli(torch.tensor(0.4, requires_grad=True))
+    try:
+        with torch.enable_grad(), an.record() as trace:
+            if coin.sample().item() > 5:
+                raise ValueError
+    except ValueError:
+        pass
+    assert trace.escapes == ()
+
+
+def test_an_error_that_is_caught_within_the_block_makes_a_read_of_it() -> None:
+    coin = torch.distributions.Bernoulli(torch.tensor(0.4, requires_grad=True))
+    with torch.enable_grad(), an.record() as trace:
+        try:
+            with torch.enable_grad():
+                if coin.sample().item() > 5:
+                    raise ValueError
+        except ValueError:
+            pass
+    assert len(trace.escapes) == 1

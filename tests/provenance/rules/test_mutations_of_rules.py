@@ -22,6 +22,8 @@ from ancestral.provenance.tensor.tensor import provenance, track
 NAMES = sorted({case.rule for case in CASES.values()})
 # That every element stays at its place is what this rule says.
 ELEMENTWISE = {"first_pointwise", "dropped"}
+# What it adds is no operand's, but of the memory that one is a part of: see `test_functions`.
+BEYOND = {"reaching"}
 # Other dimensions have other sizes, and are lost by themselves: no wrong claim is left.
 SIZED = {"diag", "input(dhw) indices(dhw)", "input(kl)", "vstack"}
 
@@ -88,13 +90,12 @@ def unclaimed(case: Case) -> tuple[list[Tensor], list[Shown]]:
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch: functions that are old
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BEYOND])
 def test_what_a_rule_keeps_is_lost_without_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [case for case in of_rule(name) if is_kept(case)]
     assert kept
     _without(monkeypatch, name, None)
-    # A rule may keep no dimension, and add a source that no operand tells of.
-    assert not all(map(is_kept, kept)) or any(map(is_refuted, kept))
+    assert not all(map(is_kept, kept))
 
 
 @pytest.mark.filterwarnings("ignore")
