@@ -11,7 +11,7 @@ from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
-from ancestral.estimators.credit.per_site import PatternWarning
+from ancestral.estimators.credit.site_choices import PatternWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -55,7 +55,7 @@ from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, N
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError
 from ancestral.trace.program.checks import SupportError
-from ancestral.trace.program.met_beside import ExternalError
+from ancestral.trace.program.unpassed_tensors import ExternalError
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
 from ancestral.trace.serialize.distributions import UnloadedDistributionError

@@ -18,7 +18,7 @@ from ancestral.estimators.multi_run.relax import RELAX
 from ancestral.estimators.multi_run.rloo import RLOO
 from ancestral.estimators.multi_run.sum_and_sample import SumAndSample
 from ancestral.estimators.multi_run.unordered_set import UnorderedSet
-from ancestral.estimators.relaxation.gumbel import (
+from ancestral.estimators.relaxation.gumbel_softmax import (
     GumbelRao,
     GumbelSoftmax,
     StraightThroughGumbel,

@@ -17,7 +17,7 @@ from torch import Tensor, enable_grad
 from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
-from ancestral.estimators.capture.divergences import CODE, FUNCTION, fill
+from ancestral.estimators.capture.kl_divergence import CODE, FUNCTION, fill
 from ancestral.estimators.capture.statements import INSTEAD
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses

@@ -19,7 +19,7 @@ from ancestral.estimators.capture.markers import DENSITY, HELD, NOISE, PATHWISE,
 from ancestral.estimators.capture.randomness import is_within_draw
 from ancestral.estimators.capture.refusal import Refusal, line_of
 from ancestral.estimators.credit.credit import Estimator
-from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.problem import Problem, problem_of
 from ancestral.estimators.gradient.surrogate import settle

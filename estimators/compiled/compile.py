@@ -26,8 +26,8 @@ from ancestral.estimators.capture.markers import compiling_marked, times_read, u
 from ancestral.estimators.capture.randomness import mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
+from ancestral.estimators.capture.replaced_methods import Watch
 from ancestral.estimators.capture.symbols import Symbols, concrete, is_symbolic, tensors_of
-from ancestral.estimators.capture.watch import Watch
 from ancestral.estimators.compiled.analysis import Analysis, analysed
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
@@ -35,7 +35,7 @@ from ancestral.estimators.compiled.memories import Memories, refuse_other
 from ancestral.estimators.compiled.plan import Plan, Site
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
 from ancestral.estimators.credit.credit import Estimator, by_element
-from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate

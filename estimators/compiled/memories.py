@@ -10,7 +10,7 @@ from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.capture.refusal import Refusal
-from ancestral.estimators.credit.per_site import Choices
+from ancestral.estimators.credit.site_choices import Choices
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.trace.nodes.node import Node
 

@@ -20,7 +20,7 @@ from typing import Literal
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
-from ancestral.estimators.credit.per_site import Choices, PerSite
+from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.problem import Partly, Problem
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
-from ancestral.estimators.credit.per_site import Choices, PerSite
+from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
-from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (

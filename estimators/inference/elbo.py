@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
-from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.problem import problem_of

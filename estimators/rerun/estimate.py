@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
-from ancestral.estimators.credit.per_site import Choices, PerSite
+from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.subtraction import Baselines

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element, total_cost
-from ancestral.estimators.credit.per_site import PerSite
+from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.rerun.estimate import Chosen, Plan, estimated
@@ -34,7 +34,7 @@ from ancestral.estimators.rerun.outcomes import (
     NotEnumerableError,
     TooManyOutcomesError,
 )
-from ancestral.estimators.rerun.parameters import Parameters, parameters_of
+from ancestral.estimators.rerun.program_leaves import Parameters, parameters_of
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.context.errors import listed

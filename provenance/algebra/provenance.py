@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothing_kept, shown
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
+from ancestral.provenance.algebra.lifetime import Lifetime
 from ancestral.provenance.algebra.pattern import (
     MOST_SOURCES,
     Answer,
@@ -36,7 +37,6 @@ from ancestral.provenance.algebra.pattern import (
     of_thread,
     together,
 )
-from ancestral.provenance.algebra.universe_state import Lifetime
 
 __all__ = [
     "MOST_SOURCES",

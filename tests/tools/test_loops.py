@@ -17,7 +17,7 @@ import ancestral as an
 from ancestral.provenance.algebra.alignment import Alignment
 from ancestral.tools.render.clusters import boxes
 from ancestral.tools.render.dot import dot
-from ancestral.tools.render.sketch import sketched
+from ancestral.tools.render.simplify import sketched
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Edge, Graph, Vertex

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ancestral.provenance.algebra.provenance import Source, Universe
 from ancestral.provenance.tensor.tensor import alias, attach
 from ancestral.tools.bench.agreement import agreement_rows
-from ancestral.tools.bench.baselines import coin_rows, cost_rows
+from ancestral.tools.bench.baseline_variance import coin_rows, cost_rows
 from ancestral.tools.bench.chain import Chain, pyro_chain
 from ancestral.tools.bench.compiled import compiled_rows
 from ancestral.tools.bench.recording import dependency_rows, recording_rows

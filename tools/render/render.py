@@ -16,7 +16,7 @@ from pathlib import Path
 from ancestral.tools.render.dot import dot, legend, prefix
 from ancestral.tools.render.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.render.fold_loops import folded
-from ancestral.tools.render.sketch import with_or_without
+from ancestral.tools.render.simplify import with_or_without
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.serialize.file import replacing
 

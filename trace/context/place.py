@@ -16,7 +16,7 @@ import torch.autograd.functional
 from torch import nn
 
 from ancestral.provenance.tensor.frame_owner import is_user, user_frame
-from ancestral.trace.context.variable import assigned
+from ancestral.trace.context.assigned_name import assigned
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
 from ancestral.trace.graph.param_edges import Param, params_of
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
+from ancestral.trace.nodes.generator_noise import Noise
 from ancestral.trace.nodes.node import Node, place_in
-from ancestral.trace.nodes.noise import Noise
 from ancestral.trace.nodes.plate_frame import Plate
 
 

@@ -35,8 +35,8 @@ from ancestral.provenance.tensor.tensor import attach, provenance, raw, site_of
 from ancestral.provenance.tensor.torch_internals import tree_flatten, tree_unflatten
 from ancestral.trace.context.argument_checks import check_function, kind_of
 from ancestral.trace.context.stack import local
-from ancestral.trace.program.copied_call import copied, perturbed, same_randomness
-from ancestral.trace.program.met_beside import Beside, external_error
+from ancestral.trace.program.call_twice import copied, perturbed, same_randomness
+from ancestral.trace.program.unpassed_tensors import Beside, external_error
 
 _MOST_FORMS = 1000
 _Result = np.ndarray | np.generic | bool | int | float

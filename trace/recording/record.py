@@ -36,7 +36,7 @@ from ancestral.trace.context.compile import leave_compiled_code, leaving_compile
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.trust import Trust, trusted
-from ancestral.trace.nodes.noise import NoiseMode
+from ancestral.trace.nodes.generator_noise import NoiseMode
 from ancestral.trace.recording.leaf_writes import leaves_of_scores
 from ancestral.trace.recording.message import Handler, Message, Raised
 from ancestral.trace.recording.trace import Trace

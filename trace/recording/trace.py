@@ -31,8 +31,8 @@ from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
+from ancestral.trace.nodes.generator_noise import Noise
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.nodes.noise import Noise
 from ancestral.trace.nodes.versions import Leaf
 from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.plate_checks import Ledger

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
+from ancestral.trace.context.assigned_name import assigned
 from ancestral.trace.context.place import Location, module_path, place
-from ancestral.trace.context.variable import assigned
 
 
 @pytest.fixture

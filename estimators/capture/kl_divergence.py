@@ -32,7 +32,7 @@ def divergence_of(p: Any, q: Any) -> Tensor:
 
 
 def _kl_divergence(p: Any, q: Any) -> Tensor:
-    from ancestral.estimators.capture.divergences import divergence_of  # in torch's own module
+    from ancestral.estimators.capture.kl_divergence import divergence_of  # in torch's own module
 
     return divergence_of(p, q)
 
