@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -114,8 +114,17 @@ class Origin:
         return leaves_of(self._starts)
 
 
-def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[Any]:
-    """Yield nodes, and those below them: below all, or below those of some steps."""
+Edge = tuple[Any, int]
+"""A node of autograd's graph, and the number of that of its results which a gradient goes to."""
+
+
+def visited(
+    starts: Iterable[Any], passed: Container[str] | None, shut: Collection[Edge] = ()
+) -> Iterator[Any]:
+    """Yield nodes, and those below them: below all, or below those of some steps.
+
+    Nothing is looked for beyond the edges that are `shut`.
+    """
     seen: dict[Any, None] = {}
     pending = list(starts)
     while pending:
@@ -124,7 +133,7 @@ def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[An
             seen[node] = None  # keeps it alive, so that it stays the same object
             yield node
             if passed is None or step_of(node) in passed:
-                pending.extend(child for child, _ in node.next_functions)
+                pending.extend(edge[0] for edge in node.next_functions if edge not in shut)
 
 
 def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
@@ -139,9 +148,9 @@ def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
     return seen
 
 
-def leaves_of(starts: Iterable[Any]) -> set[Any]:
-    """Return the leaves among nodes, and below them."""
-    return {node for node in visited(starts, None) if hasattr(node, "variable")}
+def leaves_of(starts: Iterable[Any], shut: Collection[Edge] = ()) -> set[Any]:
+    """Return the leaves among nodes, and below them, but for those beyond edges that are `shut`."""
+    return {node for node in visited(starts, None, shut) if hasattr(node, "variable")}
 
 
 def is_learned(tensor: Tensor) -> bool:
