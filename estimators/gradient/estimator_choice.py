@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
@@ -27,6 +28,7 @@ from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.support import is_discrete, support_of
 
 Choice = Literal["auto", "pathwise", "score"]
 """How a reparameterized site gets its gradient; "auto" is pathwise where that is unbiased."""
@@ -66,6 +68,8 @@ def chosen(
                 needed[node.name] = None if is_whole else problem.partly.get(node.name)
             elif node.name in stepped:
                 _warn_of_kink(node, kink)
+            else:
+                _warn_of_whole(node)
     problem = _decided(problem, needed)
     return problem, _crediting(problem, credit)
 
@@ -132,9 +136,33 @@ def _discrete(problem: Problem) -> list[str]:
     return [
         node.name
         for node in problem.nodes.values()
-        if node.is_reparameterized
-        and getattr(getattr(node.fn, "support", None), "is_discrete", False)
+        if node.is_reparameterized and is_discrete(node.fn)
     ]
+
+
+def _warn_of_whole(node: Node) -> None:
+    """Warn of a draw that may be one of finitely many, of a class that does not tell.
+
+    It is taken for continuous, as ``has_rsample`` says. A continuous one is not whole by chance,
+    but zero where it is cut off there (a rectified Normal).
+    """
+    if node.fn is None or support_of(node.fn) is not None:
+        return
+    value = node.value.detach()
+    atol = 8 * torch.finfo(value.dtype).eps
+    if not value.any() or not torch.allclose(value, value.round(), rtol=0, atol=atol):
+        return
+    kind = type(node.fn).__name__
+    warnings.warn(
+        KinkWarning(
+            f"site {node.name!r} ({node.location}) is drawn with rsample, by {kind}, which states "
+            "no support, and came out in whole numbers: if these are all that it can be, its "
+            f"pathwise gradient is biased; state in {kind} what it can be, as support = "
+            "constraints.integer for the score function, constraints.real for the pathwise "
+            "gradient, or pass estimator='score'"
+        ),
+        stacklevel=stacklevel(),
+    )
 
 
 def _decided(problem: Problem, needed: Mapping[str, Partly | None]) -> Problem:

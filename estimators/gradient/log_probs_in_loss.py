@@ -41,6 +41,7 @@ from ancestral.trace.nodes.autograd_graph import (
     visited,
 )
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.support import is_discrete
 
 PLAIN = Source("a number that Python may have read", ())
 """Stands for factors without provenance, or with that of decisions only."""
@@ -300,8 +301,7 @@ class HeldScores:
 
         The node is one of its parameters', or one made of the same leaves, as a new policy is.
         """
-        is_discrete = getattr(getattr(site.fn, "support", None), "is_discrete", False)
-        labels = met.labels if is_discrete else met.labels | met.distances
+        labels = met.labels if is_discrete(site.fn) else met.labels | met.distances
         if met.node in origin.near:
             # z * logits is a cost, unless softplus(logits) is subtracted from it.
             is_normalized = site.source in met.products and not origin.near.isdisjoint(

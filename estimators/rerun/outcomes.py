@@ -32,7 +32,7 @@ from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.distribution_params import factorized
-from ancestral.trace.nodes.support import support_of
+from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Outcomes:
 
     def _elements(self, fn: Any, *, is_reparameterized: bool, where: str) -> Tensor:
         """Return the outcome of each element of a distribution, [*batch, *event]."""
-        if getattr(support_of(fn), "is_discrete", False):
+        if is_discrete(fn):
             values, weights = _finite(fn, where)
         else:
             values, weights = _quadrature(fn, self.nodes, where)

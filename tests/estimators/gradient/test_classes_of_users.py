@@ -1,0 +1,212 @@
+"""Distributions of the user, of which torch knows little: no support, an rsample that cuts off.
+
+By quadrature over the noise, which is exact for polynomials, or over all outcomes.
+"""
+
+# torch.distributions is not annotated.
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import (
+    AffineTransform,
+    Distribution,
+    Independent,
+    Normal,
+    TransformedDistribution,
+    constraints,
+)
+
+import ancestral as an
+from ancestral.errors import KinkWarning, MissingScoreWarning
+
+POINTS, WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.hermite_e.hermegauss(8))
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+class Own(Distribution):
+    """A Normal whose noise is given, and which says nothing of its support."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as torch's are)
+    has_rsample = True
+    noise = torch.zeros((), dtype=torch.float64)
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.loc + self.scale * self.noise.expand(*sample_shape, *self.batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -((value - self.loc) ** 2) / (2 * self.scale**2) - self.scale.log()
+
+
+class Dependent(Own):
+    support = constraints.dependent
+
+
+class Detached(Own):
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return super().rsample(sample_shape).detach()
+
+
+class Ungraded(Own):
+    @torch.no_grad()
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return super().rsample(sample_shape)
+
+
+class Stepped(Own):
+    """Asks torch for a draw, whose derivative is zero, and not none."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return super().rsample(sample_shape).detach() + 0 * torch.bernoulli(self.scale)
+
+
+KINDS = {kind.__name__: kind for kind in (Own, Dependent, Detached, Ungraded, Stepped)}
+Wrap = Callable[[Distribution], Distribution]
+WRAPS: dict[str, Wrap] = {
+    "alone": lambda fn: fn,
+    "Independent": lambda fn: Independent(fn, 1),
+    "TransformedDistribution": lambda fn: TransformedDistribution(fn, [AffineTransform(0.2, 1.5)]),
+}
+DRAWS: dict[str, Callable[[Any], Tensor]] = {
+    "plain": lambda fn: fn.rsample(),
+    "program": lambda fn: an.sample("z", fn),
+    "under no_grad": lambda fn: torch.no_grad()(fn.rsample)(),
+}
+
+
+def each_noise() -> Iterator[Tensor]:
+    for point, weight in zip(POINTS, WEIGHTS, strict=True):
+        Own.noise = point
+        yield weight
+
+
+def leaves() -> Tensor:
+    return torch.tensor([0.7, 0.4], dtype=torch.float64, requires_grad=True)
+
+
+def drawn(given: Tensor, kind: Any, wrap: Wrap, draw: Callable[[Any], Tensor]) -> Tensor:
+    loc, scale = given.unsqueeze(-1)
+    return (draw(wrap(kind(loc, scale))) ** 2).sum()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_is_that_of_the_mean(kind: str, wrap: str, draw: str) -> None:
+    exact, mean = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for weight in each_noise():
+        given = leaves()
+        drawn(given, Own, WRAPS[wrap], DRAWS["plain"]).backward()
+        exact += weight * given.grad
+        given = leaves()
+        with an.record() as trace:
+            loss = drawn(given, KINDS[kind], WRAPS[wrap], DRAWS[draw])
+        an.backward(loss)
+        mean += weight * given.grad
+        (site,) = trace.values()
+        assert site.is_reparameterized is (kind in ("Own", "Dependent") and draw != "under no_grad")
+    torch.testing.assert_close(mean, exact)
+
+
+@pytest.mark.parametrize("kind", ["Detached", "Ungraded", "Stepped"])
+def test_plain_backward_tells_of_the_score_that_it_leaves_out(kind: str) -> None:
+    given = leaves()
+    with an.record():
+        loss = drawn(given, KINDS[kind], WRAPS["alone"], DRAWS["plain"]) * given.sum()
+    with pytest.warns(MissingScoreWarning):
+        loss.backward()
+
+
+def test_rsample_under_no_grad_is_sample() -> None:
+    found: list[Tensor] = []
+    for draw in (torch.no_grad()(Normal.rsample), Normal.sample):
+        given = leaves()
+        torch.manual_seed(0)
+        with an.record() as trace:
+            loss = draw(Normal(given[0], given[1])) ** 2
+        an.backward(loss)
+        (site,) = trace.values()
+        assert not site.is_reparameterized
+        assert given.grad is not None
+        found.append(given.grad)
+    assert found[0].any()
+    torch.testing.assert_close(*found)
+
+
+class Coin(Distribution):
+    """A straight-through coin, which comes up as it is told."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as torch's are)
+    has_rsample = True
+    side = 0.0
+
+    def __init__(self, probs: Tensor) -> None:
+        self.probs = probs
+        super().__init__(probs.shape, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.side + self.probs - self.probs.detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return value * self.probs.log() + (1 - value) * (1 - self.probs).log()
+
+
+class Told(Coin):
+    support = constraints.integer_interval(0, 1)
+
+
+def coin_cost(z: Tensor) -> Tensor:
+    return (z.sum() - 0.3) ** 2 * 2
+
+
+def mean_over_sides(kind: Any, wrap: Wrap, **options: Any) -> tuple[Tensor, list[set[type]]]:
+    """Return the mean gradient of an estimate, [1], and what each run has warned of."""
+    mean, told = torch.zeros(1, dtype=torch.float64), list[set[type]]()
+    for side in (0.0, 1.0):
+        Coin.side = side
+        probs = torch.full((1,), 0.4, dtype=torch.float64, requires_grad=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with an.record():
+                loss = coin_cost(wrap(kind(probs)).rsample())
+            an.backward(loss, **options)
+        assert probs.grad is not None
+        mean += (0.4 if side else 0.6) * probs.grad
+        told.append({each.category for each in caught})
+    return mean, told
+
+
+TRUE = coin_cost(torch.ones(1, dtype=torch.float64)) - coin_cost(torch.zeros(1).double())
+
+
+@pytest.mark.parametrize("wrap", ["alone", "Independent"])
+def test_a_coin_that_states_no_support_is_noticed(wrap: str) -> None:
+    biased, told = mean_over_sides(Coin, WRAPS[wrap])
+    assert told == [set(), {KinkWarning}]  # of zeros alone, none
+    assert not torch.allclose(biased, TRUE, atol=1e-2)
+    for kind, options in ((Told, {}), (Coin, {"estimator": "score"})):
+        mean, told = mean_over_sides(kind, WRAPS[wrap], **options)
+        assert told == [set(), set()]
+        torch.testing.assert_close(mean, TRUE.reshape(1))
+
+
+def test_a_rectified_normal_is_no_coin() -> None:
+    class Rectified(Own):
+        def rsample(self, sample_shape: Any = ()) -> Tensor:
+            return super().rsample(sample_shape).relu()
+
+    for Own.noise in (torch.tensor(-3.0), torch.tensor(3.0)):
+        loc, scale = leaves().unsqueeze(-1)
+        with an.record():
+            loss = (Rectified(loc, scale).rsample() ** 2).sum()
+        an.backward(loss)
