@@ -8,9 +8,7 @@ from programs.estimates import by
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from oracles import (
-    mean_and_truth,
-)
+from oracles import mean_and_truth
 
 LOGITS = torch.tensor([0.3, -0.8], dtype=torch.float64)
 # They read what is drawn, on purpose, for what comes of it.

@@ -11,16 +11,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.errors import (
-    DependentBaselineError,
-    HeldScoreWarning,
-    StraightThroughWarning,
-)
-from oracles import (
-    exact_gradient,
-    mean_and_truth,
-    moments,
-)
+from ancestral.errors import DependentBaselineError, HeldScoreWarning, StraightThroughWarning
+from oracles import exact_gradient, mean_and_truth, moments
 
 
 @reading

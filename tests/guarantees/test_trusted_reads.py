@@ -15,9 +15,7 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.provenance.dispatch import bytecode
-from oracles import (
-    moments,
-)
+from oracles import moments
 
 
 def walks(theta: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
