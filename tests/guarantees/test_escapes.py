@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from guaranteed import Terms, assert_exact, drawn, leaves, reading, terms
 from programs.estimates import by, fresh, gradients, library
 from torch import Tensor
 from torch.distributions import Bernoulli
+from two_coins import Terms, assert_exact, drawn, leaves, reading, terms
 
 import ancestral as an
 from oracles import (

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from guaranteed import LOGITS, drawn, leaves
 from torch import Tensor, bernoulli, nn
 from torch.autograd import forward_ad
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.utils.checkpoint import checkpoint
+from two_coins import LOGITS, drawn, leaves
 
 import ancestral as an
 from ancestral.errors import (
@@ -51,7 +51,7 @@ def test_derivatives_of_draws() -> None:
             lambda: torch.autograd.functional.jvp(drawn, theta, v),
             lambda: drawn(dual),
         ):
-            with pytest.raises(TransformError, match=r"guaranteed.py:\d+ draws within"):
+            with pytest.raises(TransformError, match=r"two_coins.py:\d+ draws within"):
                 derive()
 
 
@@ -166,7 +166,7 @@ def test_draws_without_a_graph() -> None:
     with an.record():
         with pytest.raises(TransformError, match=r"test_limits.py:\d+"):
             Drawing.apply(theta)  # type: ignore[no-untyped-call]
-        with pytest.raises(TransformError, match=r"guaranteed.py:\d+"):
+        with pytest.raises(TransformError, match=r"two_coins.py:\d+"):
             checkpoint(drawn, theta, use_reentrant=True)
 
 

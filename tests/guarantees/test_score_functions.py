@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from guaranteed import drawn, leaves, reading
 from programs.estimates import by
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
+from two_coins import drawn, leaves, reading
 
 import ancestral as an
 from ancestral.errors import DependentBaselineError, HeldScoreWarning, StraightThroughWarning
@@ -34,7 +34,7 @@ def test_held_scores() -> None:
 
         with an.record():
             value = loss(*leaves())
-        with pytest.warns(HeldScoreWarning, match=r"'z' \(.*guaranteed.py:\d+") as caught:
+        with pytest.warns(HeldScoreWarning, match=r"'z' \(.*two_coins.py:\d+") as caught:
             an.backward(value)
         assert len([each for each in caught if each.category is HeldScoreWarning]) == 1
         exact = exact_gradient(lambda theta: 2 * drawn(theta).sum(), leaves())
@@ -79,7 +79,7 @@ def test_baselines() -> None:
     for illegal in (lambda credit: credit.total, lambda credit: credit.total.sum().item()):
         with an.record():
             loss = program(*leaves())
-        with pytest.raises(DependentBaselineError, match=r"'z' .*guaranteed.py:\d+"):
+        with pytest.raises(DependentBaselineError, match=r"'z' .*two_coins.py:\d+"):
             an.backward(loss, baseline=illegal)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from guaranteed import assert_exact, drawn, leaves, reading
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
+from two_coins import assert_exact, drawn, leaves, reading
 
 import ancestral as an
 

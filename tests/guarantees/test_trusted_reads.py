@@ -8,10 +8,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from guaranteed import Terms, assert_exact, drawn, leaves
 from programs.estimates import by
 from torch import Tensor
 from torch.distributions import Bernoulli
+from two_coins import Terms, assert_exact, drawn, leaves
 
 import ancestral as an
 from ancestral.provenance.dispatch import bytecode

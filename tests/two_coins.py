@@ -1,4 +1,4 @@
-"""What the tests of guarantees share: two coins, and a comparison with their exact gradient."""
+"""Two coins with logits to learn: how they are drawn and scored, and their exact gradient."""
 
 from typing import Any
 
@@ -22,6 +22,14 @@ def drawn(theta: Tensor) -> Tensor:
 
 def leaves() -> list[Tensor]:
     return [LOGITS.clone().requires_grad_()]
+
+
+def score(logits: Tensor, value: Tensor, cost: Tensor) -> Tensor:
+    """Return the score-function estimate by hand."""
+    twin = logits.detach().clone().requires_grad_()
+    (Bernoulli(logits=twin).log_prob(value) * cost).sum().backward()
+    assert twin.grad is not None
+    return twin.grad
 
 
 def assert_exact(program: Any, control: str) -> None:
