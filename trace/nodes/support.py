@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    constraints,
+)
 
 from ancestral.provenance.tensor.tensor import alias, raw
 from ancestral.trace.context.argument_checks import first_of
@@ -39,9 +45,11 @@ def support_of(fn: Distribution) -> Any:
 def is_discrete(fn: Distribution | None) -> bool:
     """Return whether a distribution has values apart from each other, as far as it tells.
 
-    >>> is_discrete(torch.distributions.Bernoulli(0.5)), is_discrete(Distribution())
+    >>> is_discrete(torch.distributions.Poisson(0.5)), is_discrete(torch.distributions.Normal(0, 1))
     (True, False)
     """
+    if isinstance(fn, TransformedDistribution):  # torch states the codomain
+        return is_discrete(fn.base_dist)
     return fn is not None and bool(getattr(support_of(fn), "is_discrete", False))
 
 
