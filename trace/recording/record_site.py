@@ -110,8 +110,8 @@ def draw(
         name = _shown_name(traces[0], message)
     elif name is None:
         name = traces[0].fresh_name(base_name(inner, where))
-    if is_reparameterized and is_learned and not _is_pathwise(value, is_plain):
-        is_reparameterized = False  # nothing of the gradient comes through: the score is due
+    if is_learned and (is_reparameterized or not is_plain):
+        is_reparameterized = _is_pathwise(value, is_plain)
     is_scored = is_learned and not is_reparameterized
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
@@ -158,9 +158,10 @@ def draw(
 
 
 def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
-    """Return whether a gradient goes through a draw of `rsample`, to what is learned.
+    """Return whether a gradient goes through a draw, to what is learned.
 
-    None does under `torch.no_grad`, nor where a class of the user, which is not plain, cuts it off.
+    None does through `rsample` under `torch.no_grad`. A class of the user, which is not plain, may
+    cut it off, and its `sample` may let it through.
     """
     return value.requires_grad and (is_plain or is_learned_tensor(value))
 

@@ -70,6 +70,15 @@ class Stepped(Own):
         return super().rsample(sample_shape).detach() + 0 * torch.bernoulli(self.scale)
 
 
+class Passing(Own):
+    """Lets the gradient through where it is asked for a sample."""
+
+    has_rsample = False
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.rsample(sample_shape)
+
+
 KINDS = {kind.__name__: kind for kind in (Own, Dependent, Detached, Ungraded, Stepped)}
 Wrap = Callable[[Distribution], Distribution]
 WRAPS: dict[str, Wrap] = {
@@ -116,6 +125,19 @@ def test_the_gradient_is_that_of_the_mean(kind: str, wrap: str, draw: str) -> No
         (site,) = trace.values()
         assert site.is_reparameterized is (kind in ("Own", "Dependent") and draw != "under no_grad")
     torch.testing.assert_close(mean, exact)
+
+
+@pytest.mark.parametrize("wrap", ["alone", "Independent"])
+@pytest.mark.parametrize("draw", ["sample", "program"])
+def test_a_sample_that_passes_the_gradient_is_not_scored_too(wrap: str, draw: str) -> None:
+    draws: dict[str, Callable[[Any], Tensor]] = {**DRAWS, "sample": lambda fn: fn.sample()}
+    for _ in each_noise():
+        expected, given = leaves(), leaves()
+        drawn(expected, Own, WRAPS[wrap], DRAWS["plain"]).backward()
+        with an.record():
+            loss = drawn(given, Passing, WRAPS[wrap], draws[draw])
+        an.backward(loss)
+        torch.testing.assert_close(given.grad, expected.grad)
 
 
 @pytest.mark.parametrize("kind", ["Detached", "Ungraded", "Stepped"])
