@@ -27,6 +27,7 @@ from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import is_discrete, support_of
 
@@ -53,7 +54,7 @@ def chosen(
                 break
         else:
             return problem, by_element  # what most have: no site asks for anything
-    stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
+    stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_rough(problem))}
     choices = Choices("estimator", estimator, "auto")
     for each in choices.values():
         _check(each, "")
@@ -75,11 +76,13 @@ def chosen(
 
 
 def _warn_of_kink(node: Node, kink: Source | None) -> None:
-    why = (
-        f"one of finitely many values, by {type(node.fn).__name__}"
-        if kink is None
-        else f"and its value reaches a cost through a step without a useful derivative, {kink.name}"
-    )
+    if kink is not None:
+        why = "and its value reaches a cost through a step without a useful derivative, "
+        why += kink.name
+    elif is_discrete(node.fn):
+        why = f"one of finitely many values, by {family_name(node.fn)}"
+    else:
+        why = f"by {family_name(node.fn)}, which detaches some of what its density depends on"
     warnings.warn(
         KinkWarning(
             f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
@@ -131,12 +134,15 @@ def _crediting(problem: Problem, credit: PerSite[Estimator]) -> Estimator:
     return mixed
 
 
-def _discrete(problem: Problem) -> list[str]:
-    """Return the sites whose rsample gives finitely many values: a straight-through estimator."""
+def _rough(problem: Problem) -> list[str]:
+    """Return the sites whose rsample is not differentiable in all that is learned, for any cost.
+
+    It gives finitely many values, a straight-through estimator, or is cut off from some of it.
+    """
     return [
         node.name
         for node in problem.nodes.values()
-        if node.is_reparameterized and is_discrete(node.fn)
+        if node.is_reparameterized and node.is_learned and (is_discrete(node.fn) or node.is_cut)
     ]
 
 

@@ -17,8 +17,14 @@ from ancestral.provenance.tensor.control_flow import computed_anew
 from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
-from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, family_name, plainly
+from ancestral.trace.nodes.autograd_graph import is_cut, mark_density
+from ancestral.trace.nodes.distribution_params import (
+    factorized,
+    family_name,
+    is_of_torch,
+    parameters,
+    plainly,
+)
 from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
@@ -282,6 +288,24 @@ class Node:
     def has_moving_boundary(self) -> bool:
         """Whether what is learned moves an end of its support, so that the score is not all."""
         return self.is_learned and self.fn is not None and has_moving_boundary(self.fn)
+
+    @cached_property
+    def is_cut(self) -> bool:
+        """Whether its density depends on what is learned by ways that its pathwise gradient lacks.
+
+        A class of the user may detach some of its parameters, or draw by them what is discrete.
+        """
+        if self.fn is None or self.is_modified or is_of_torch(factorized(self.fn)):
+            return False
+        held = [tensor for tensor, _ in parameters(self.fn)]
+        return is_cut(self.value, held, self._density_if_any)
+
+    def _density_if_any(self) -> Tensor | None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return untrack(self._density(self.value.detach()))
+        except Exception:  # whoever needs the density gets the error
+            return None
 
     @property
     def tracked_value(self) -> Tensor:

@@ -70,6 +70,34 @@ class Stepped(Own):
         return super().rsample(sample_shape).detach() + 0 * torch.bernoulli(self.scale)
 
 
+class Halved(Own):
+    """Lets through the gradient of one parameter of two, which come out of one op."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return Own(self.loc, self.scale.detach()).rsample(sample_shape)
+
+
+class Derived(Own):
+    """Holds what is computed of its parameters, which its density reads."""
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__(loc, scale)
+        self.twice, self.log_scale = 2 * loc, scale.log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -(((2 * value - self.twice) / self.log_scale.exp()) ** 2) / 8 - self.log_scale
+
+
+class Recomputed(Derived):
+    """Draws by what it computes of its parameters, which its density reads."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return Own(self.twice / 2, self.log_scale.exp()).rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return Own(self.loc, self.scale).log_prob(value)
+
+
 class Passing(Own):
     """Lets the gradient through where it is asked for a sample."""
 
@@ -79,7 +107,9 @@ class Passing(Own):
         return self.rsample(sample_shape)
 
 
-KINDS = {kind.__name__: kind for kind in (Own, Dependent, Detached, Ungraded, Stepped)}
+CUT = {kind.__name__: kind for kind in (Detached, Ungraded, Stepped)}
+WHOLE = {kind.__name__: kind for kind in (Own, Dependent, Derived, Recomputed)}
+KINDS = {"Halved": Halved, **CUT, **WHOLE}
 Wrap = Callable[[Distribution], Distribution]
 WRAPS: dict[str, Wrap] = {
     "alone": lambda fn: fn,
@@ -123,7 +153,7 @@ def test_the_gradient_is_that_of_the_mean(kind: str, wrap: str, draw: str) -> No
         an.backward(loss)
         mean += weight * given.grad
         (site,) = trace.values()
-        assert site.is_reparameterized is (kind in ("Own", "Dependent") and draw != "under no_grad")
+        assert site.is_reparameterized is (kind not in CUT and draw != "under no_grad")
     torch.testing.assert_close(mean, exact)
 
 
@@ -140,7 +170,69 @@ def test_a_sample_that_passes_the_gradient_is_not_scored_too(wrap: str, draw: st
         torch.testing.assert_close(given.grad, expected.grad)
 
 
-@pytest.mark.parametrize("kind", ["Detached", "Ungraded", "Stepped"])
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("kind", WHOLE)
+def test_what_is_whole_stays_pathwise(kind: str, wrap: str) -> None:
+    for _ in each_noise():
+        expected, given = leaves(), leaves()
+        drawn(expected, Own, WRAPS[wrap], DRAWS["plain"]).backward()
+        with an.record():
+            loss = drawn(given, KINDS[kind], WRAPS[wrap], DRAWS["plain"])
+        an.backward(loss)
+        torch.testing.assert_close(given.grad, expected.grad)
+
+
+def test_a_pathwise_gradient_of_a_part_is_noticed() -> None:
+    with an.record():
+        loss = drawn(leaves(), Halved, WRAPS["alone"], DRAWS["plain"])
+    with pytest.warns(KinkWarning, match="by Halved, which detaches some of what its density"):
+        an.backward(loss, estimator="pathwise")
+
+
+class Mixture(Distribution):
+    """Two Normals, one of which it draws from, as it is told."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (as torch's are)
+    has_rsample = True
+    picked = 0
+
+    def __init__(self, logits: Tensor, locs: Tensor) -> None:
+        self.logits, self.locs = logits, locs
+        super().__init__(validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.locs[self.picked] + Own.noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = -((value - self.locs) ** 2) / 2
+        return (self.logits.log_softmax(-1) + each).logsumexp(-1)
+
+
+def test_a_mixture_whose_pick_no_gradient_comes_through_is_scored() -> None:
+    """To a Gaussian quadrature that is nearly exact for the score of a mixture."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    truth = mixture_parameters()
+    (truth[0].softmax(-1) @ (truth[1] ** 2 + 1)).backward()
+    mean = [torch.zeros_like(x) for x in truth]
+    for Mixture.picked in (0, 1):
+        for noise, weight in zip(nodes, weights, strict=True):
+            Own.noise = torch.tensor(noise, dtype=torch.float64)
+            given = mixture_parameters()
+            with an.record():
+                loss = Mixture(*given).rsample() ** 2
+            an.backward(loss)
+            share = weight * given[0].detach().softmax(-1)[Mixture.picked]
+            mean = [total + share * x.grad for total, x in zip(mean, given, strict=True)]
+    torch.testing.assert_close(mean, [x.grad for x in truth], rtol=1e-4, atol=1e-4)
+
+
+def mixture_parameters() -> list[Tensor]:
+    each = ([0.3, -0.2], [-0.7, 0.9])
+    return [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in each]
+
+
+@pytest.mark.parametrize("kind", CUT)
 def test_plain_backward_tells_of_the_score_that_it_leaves_out(kind: str) -> None:
     given = leaves()
     with an.record():
