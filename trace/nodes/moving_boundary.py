@@ -32,7 +32,7 @@ from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.support import is_discrete, support_of
 
-_DRAWS = 16  # that tell how high a density is, and which values move
+_DRAWS = 16  # that tell how high a density is
 _STEP = 1e-5  # from an end to a draw: torch takes one end of an interval for outside
 _LITTLE = 1e-4  # of the highest density: that at the ends of a logistic that is made of a Uniform
 
@@ -45,12 +45,14 @@ def has_moving_boundary(fn: Distribution) -> bool:
     if not _is_moved(fn) and not any(map(_is_learned, _bounds(fn))):
         return False
     learned = [tensor for tensor, _ in parameters(fn) if tensor.requires_grad]
+    if not learned:
+        return False
     devices = {tensor.device for tensor in learned if tensor.is_cuda}
     was_inside, local.is_inside = local.is_inside, True  # to ask is not to draw or to observe
     try:
         with Unseen(), torch.random.fork_rng(devices=devices):
             if _is_moved(fn) and is_discrete(fn):
-                return _is_moving(_drawn_again(fn), learned)
+                return any(_is_moving(value, learned) for value in _values(fn, learned[0]))
             return any(_is_moving(end, learned) and _has_density(fn, end) for end in _ends(fn))
     finally:
         local.is_inside = was_inside
@@ -93,9 +95,11 @@ def _through(transforms: Sequence[Transform], value: Tensor) -> Tensor:
     return value
 
 
-def _drawn_again(fn: TransformedDistribution) -> Tensor:
-    """Return draws, with the gradient that goes through the transforms alone."""
-    return _through(fn.transforms, fn.base_dist.sample(torch.Size([_DRAWS])))
+def _values(fn: TransformedDistribution, like: Tensor) -> Iterator[Tensor]:
+    """Yield what becomes of zero and one, which both stay where no value of the base moves."""
+    shape = fn.base_dist.batch_shape + fn.base_dist.event_shape
+    yield _through(fn.transforms, like.new_zeros(shape))
+    yield _through(fn.transforms, like.new_ones(shape))
 
 
 def _is_moving(end: Tensor, learned: Sequence[Tensor]) -> bool:
