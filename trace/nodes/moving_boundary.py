@@ -33,8 +33,8 @@ from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.support import is_discrete, support_of
 
 _DRAWS = 16  # that tell how high a density is
-_STEP = 1e-5  # from an end to a draw: torch takes one end of an interval for outside
-_LITTLE = 1e-4  # of the highest density: that at the ends of a logistic that is made of a Uniform
+_STEP = 1e-4  # from an end to a draw: torch takes one end of an interval for outside
+_LITTLE = 1e-3  # of the highest density: that at the ends of a logistic that is made of a Uniform
 
 
 def has_moving_boundary(fn: Distribution) -> bool:
@@ -54,6 +54,8 @@ def has_moving_boundary(fn: Distribution) -> bool:
             if _is_moved(fn) and is_discrete(fn):
                 return any(_is_moving(value, learned) for value in _values(fn, learned[0]))
             return any(_is_moving(end, learned) and _has_density(fn, end) for end in _ends(fn))
+    except Exception:  # of a class of the user, which takes no such value: not known
+        return False
     finally:
         local.is_inside = was_inside
 
@@ -85,7 +87,9 @@ def _ends(fn: Distribution) -> Iterator[Tensor]:
     elif _is_moved(fn):
         yield from (_through(fn.transforms, end) for end in _ends(fn.base_dist))
     else:
-        yield from map(torch.as_tensor, _bounds(fn))
+        shape = fn.batch_shape + fn.event_shape
+        like = next((held.tensor for held in parameters(fn)), torch.empty(()))
+        yield from (bound + like.new_zeros(shape) for bound in _bounds(fn))
 
 
 def _through(transforms: Sequence[Transform], value: Tensor) -> Tensor:
@@ -113,10 +117,7 @@ def _is_moving(end: Tensor, learned: Sequence[Tensor]) -> bool:
 @torch.no_grad()
 def _has_density(fn: Distribution, end: Tensor) -> bool:
     """Return whether the density just within an end is not little, nor unknown."""
-    drawn = fn.sample(torch.Size([_DRAWS])).double()
-    within = end.double() + _STEP * (drawn[0] - end)
-    try:
-        ratio = (fn.log_prob(within) - fn.log_prob(drawn).amax(0)).exp()
-    except NotImplementedError:  # who needs the density gets the error
-        return False
+    drawn = fn.sample(torch.Size([_DRAWS]))
+    within = end + _STEP * (drawn[0] - end)
+    ratio = (fn.log_prob(within) - fn.log_prob(drawn).amax(0)).exp()
     return not bool((ratio <= _LITTLE).all())

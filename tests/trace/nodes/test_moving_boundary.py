@@ -29,6 +29,7 @@ from torch.distributions import (
     Poisson,
     PowerTransform,
     SigmoidTransform,
+    Transform,
     TransformedDistribution,
     Uniform,
     Weibull,
@@ -193,3 +194,41 @@ def test_a_pathwise_gradient_needs_no_score(name: str) -> None:
         assert a.grad is not None
         found.append(a.grad)
     torch.testing.assert_close(*found)
+
+
+class Coupled(Transform):
+    """A step of a flow, by a layer that takes vectors of single precision alone."""
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.layer, self.shift = torch.nn.Linear(1, 1), shift
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., :1], x[..., 1:] + self.layer(x[..., :1]) + self.shift], -1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return torch.cat([y[..., :1], y[..., 1:] - self.layer(y[..., :1]) - self.shift], -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+
+class Picky(Coupled):
+    """A step that takes no value at the ends."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        assert bool((x > 0).all())
+        return super()._call(x)
+
+
+def test_a_flow_is_asked_for_vectors() -> None:
+    base = Uniform(torch.zeros(2), torch.ones(2))
+    for flow, is_moving in ((Coupled, True), (Picky, False)):  # of the second it is not known
+        for batch in ((), (5,)):
+            fn = moved(base.expand((*batch, 2)), flow(leaf(torch.float32)))
+            assert has_moving_boundary(fn) is is_moving
+    normal = moved(Normal(torch.zeros(2), 1.0), Coupled(leaf(torch.float32)))
+    assert not has_moving_boundary(normal)
