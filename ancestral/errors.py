@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.across_ranks import RanksError
 from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
@@ -104,6 +105,7 @@ __all__ = [
     "ParamWarning",
     "PatternWarning",
     "PlateError",
+    "RanksError",
     "ReparamError",
     "RescoreError",
     "ScoredLossError",
