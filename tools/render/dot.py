@@ -24,11 +24,12 @@ import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py
 
 from ancestral.provenance.algebra.alignment import Shape, keeps, shown
 from ancestral.tools.render.clusters import Box, Boxes, boxes, common
-from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of, stem
+from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Edge, Graph
+from ancestral.trace.graph.loop_names import stem
 
 FONT = "Helvetica"  # one name: engines warn about lists
 QUIET = "#50545a"  # the colour of all but names
