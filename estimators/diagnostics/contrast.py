@@ -9,7 +9,7 @@ program are the same with and without.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +45,11 @@ class Measured:
 
 
 def measured(
-    scores: Scores, number: int, names: Mapping[Any, str], label: Callable[[str], str]
+    scores: Scores,
+    number: int,
+    names: Mapping[Any, str],
+    labels: Mapping[str, str],
+    dim: int | None = None,
 ) -> Measured:
     """Measure the variance of the scores of a gradient.
 
@@ -53,14 +57,15 @@ def measured(
         scores: the scores.
         number: of the measurement, which decides the signs.
         names: of parameters, by their leaves in autograd's graph.
-        label: returns for a site what it is measured with, itself or the repeats of its loop.
+        labels: by site, what it is measured with: itself, or the repeats of its loop.
+        dim: the dimension of the sites that the examples are along.
     """
     groups: dict[str, list[Score]] = {}
     for score in scores.found:
-        groups.setdefault(label(score.node.name), []).append(score)
+        groups.setdefault(labels[score.node.name], []).append(score)
     found, whole = Measured(), dict[Any, Tensor]()
     for site, members in groups.items():
-        dims = {member.node: example_dim(members, member) for member in members}
+        dims = {member.node: example_dim(members, member, dim) for member in members}
         why = next((dim for dim in dims.values() if isinstance(dim, str)), None)
         if why is not None:
             found.undefined[site] = why
@@ -78,26 +83,34 @@ def measured(
     return found
 
 
-def example_dim(scores: Sequence[Score], score: Score) -> int | str:
+def example_dim(scores: Sequence[Score], score: Score, dim: int | None = None) -> int | str:
     """Return the dimension of a site along which its elements are examples, or why there is none.
 
-    It is the first of several elements along which all costs are apart, so that the element of one
-    index is credited with nothing that another reaches.
+    It is `dim`, else the first along which all costs are apart, so that the element of one index is
+    credited with nothing that another reaches. So is that of a batch of one.
     """
     node, shape = score.node, score.node.shape
-    sizes = f"of shape {list(shape)} ({node.location})"
-    if all(size == 1 for size in shape):
-        return f"{sizes}, it has one element: draw several examples at once"
+    sizes = f"its shape is {list(shape)} ({node.location})"
+    if not shape or (dim is not None and not -len(shape) <= dim < len(shape)):
+        return f"{sizes}, which has no dimension of examples: draw several at once"
     if tuple(score.density.shape) != shape:
-        return f"{sizes}, its log_prob has shape {list(score.density.shape)}, and no elements"
+        return f"{sizes}, but that of its log_prob is {list(score.density.shape)}"
     parts = [part for each in scores if each.node is node for part in each.credit.parts]
-    for dim, size in enumerate(shape):
-        if size > 1 and all(dim in part.apart for part in parts):
-            return dim
-    return (
-        f"{sizes}, no dimension of it stays apart in all costs, so that its elements are one "
-        "example: trace.explain() names what mixes them"
-    )
+    given = range(len(shape)) if dim is None else [dim % len(shape)]
+    apart = (d for d in given if shape[d] == 1 or all(d in part.apart for part in parts))
+    found = next(apart, None)
+    if found is None:
+        along = "no dimension" if dim is None else f"dimension {dim} not"
+        return (
+            f"{sizes}, of which {along} stays apart in all costs, so that its elements are one "
+            "example: trace.explain() names what mixes them"
+        )
+    if shape[found] == 1:
+        return (
+            f"{sizes}, with one example along dimension {found}: draw several at once, or say "
+            "along which dimension the examples are, an.Monitor(dim=...)"
+        )
+    return found
 
 
 def signs(count: int, number: int, device: torch.device) -> Tensor:

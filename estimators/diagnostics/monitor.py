@@ -109,6 +109,7 @@ class Monitor:
         *,
         every: int = 10,
         decay: float = 0.95,
+        dim: int | None = None,
     ) -> None:
         """Begin with nothing known.
 
@@ -118,9 +119,11 @@ class Monitor:
             every: measure the first gradient, and then each one of so many.
             decay: what the weight of a measured step is multiplied with at each later one, in
                 (0, 1]; 1 for all steps alike.
+            dim: the dimension of the sites along which their elements are examples, counted from
+                the end if negative; by default of each the first that stays apart in all costs.
 
         Raises:
-            TypeError: if `model` has no named parameters.
+            TypeError: if `model` has no named parameters, or `dim` is no integer.
             ValueError: if `every` or `decay` is out of range.
         """
         if not (model is None or isinstance(model, nn.Module | Mapping)):
@@ -131,7 +134,9 @@ class Monitor:
             raise ValueError(f"every must be a number of steps, at least 1, not {every!r}")
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay <= 1:
             raise ValueError(f"decay must be in (0, 1], not {decay!r}: 1 counts all steps alike")
-        self._model, self._every, self._decay = model, every, float(decay)
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
+            raise TypeError(f"dim must be a dimension of the sites or None, not {dim!r}")
+        self._model, self._every, self._decay, self._dim = model, every, float(decay), dim
         self._calls = self._left_out = 0
         self._is_folded = False
         self._running = Running[Key](self._decay)
@@ -152,8 +157,8 @@ class Monitor:
         nodes = {score.node.name: score.node for score in scores.found}
         if len(nodes) > MOST_SITES:
             self._is_folded = True  # from now on: a site has one name in all steps
-        labels = _folded(nodes.values()) if self._is_folded else {}
-        found = measured(scores, number, self._named(scores), lambda name: labels.get(name, name))
+        labels = _folded(nodes.values()) if self._is_folded else {name: name for name in nodes}
+        found = measured(scores, number, self._named(scores), labels, self._dim)
         with self._lock:
             self._take(found)
 
