@@ -65,13 +65,12 @@ def measured(
         groups.setdefault(labels[score.node.name], []).append(score)
     found, whole = Measured(), dict[Any, Tensor]()
     for site, members in groups.items():
-        dims = {member.node: example_dim(members, member, dim) for member in members}
-        why = next((dim for dim in dims.values() if isinstance(dim, str)), None)
+        parts = [_contrast(each, members, number, dim) for each in members]
+        why = next((part for part in parts if isinstance(part, str)), None)
         if why is not None:
             found.undefined[site] = why
             continue
-        parts = [_contrast(m, dim, number) for m in members if isinstance(dim := dims[m.node], int)]
-        for leaf, gradient in _gradients(members, parts):
+        for leaf, gradient in _gradients(members, [p for p in parts if not isinstance(p, str)]):
             param = names.get(leaf, UNNAMED)
             _add(found.sites, (site, param), _square(gradient))
             _add(whole, leaf, gradient)
@@ -144,14 +143,20 @@ def _hash(number: int) -> int:
     return found
 
 
-def _contrast(score: Score, dim: int, number: int) -> Tensor:
-    """Return the sum over the elements of score times weight times the sign of the example, []."""
+def _contrast(score: Score, members: Sequence[Score], number: int, dim: int | None) -> Tensor | str:
+    """Return the sum over the elements of score times weight times the sign of the example, [].
+
+    Or why there are no examples.
+    """
+    along = example_dim(members, score, dim)
+    if isinstance(along, str):
+        return along
     weight = score.credit.total.detach()
     if score.less is not None:
         weight = weight - score.less
     shape = score.node.shape
-    sizes = [size if at == dim else 1 for at, size in enumerate(shape)]
-    sign = signs(shape[dim], number, weight.device).reshape(sizes).to(weight.dtype)
+    sizes = [size if at == along else 1 for at, size in enumerate(shape)]
+    sign = signs(shape[along], number, weight.device).reshape(sizes).to(weight.dtype)
     return (score.density * (weight * sign)).sum()
 
 

@@ -347,7 +347,8 @@ def _named_safely(found: Mapping[tuple[str, ...], float]) -> dict[str, float]:
     """Return numbers by names of letters, digits and "_.-", with slashes between the parts."""
     named: dict[str, float] = {}
     for parts, value in found.items():
-        name = "/".join(re.sub(r"[^\w.\-]", "_", part) or "_" for part in parts)
+        # A part of dots alone would be a folder.
+        name = "/".join(re.sub(r"[^\w.\-]|^\.*$", "_", part) for part in parts)
         count = 1
         while name in named:  # two that differ in what was replaced
             name = f"{name.removesuffix(f'_{count - 1}')}_{count}"

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -34,7 +35,8 @@ def program(x: Tensor) -> Tensor:
     b = Bernoulli(logits=a @ B[:2, None] + B[2:]).sample()
     cost_a = (a - 0.3 * x).pow(2) * torch.tensor([1.0, 2.0], dtype=torch.float64)
     cost_b = (b - 0.6).pow(2) * (1 + a.sum(1, keepdim=True))
-    return cost_a.sum() + cost_b.sum()
+    loss: Tensor = cost_a.sum() + cost_b.sum()
+    return loss
 
 
 def by_hand(x: Tensor, a: Tensor, b: Tensor, *, is_left: bool) -> dict[tuple[str, str], Tensor]:
@@ -71,6 +73,13 @@ def signs_of(order: Sequence[int]) -> Iterator[None]:
         return ORIGINAL(count, 0, device).sort().values[torch.tensor(order)]
 
     with mock.patch.object(contrast, "signs", signs):
+        yield
+
+
+@contextmanager
+def numbered(at: int) -> Iterator[None]:
+    """Let the signs be those of a number that is given."""
+    with mock.patch.object(contrast, "signs", lambda count, _, device: ORIGINAL(count, at, device)):
         yield
 
 
@@ -227,7 +236,7 @@ def test_the_interval_is_that_of_the_mean_over_the_steps() -> None:
         values, monitor = [], an.Monitor(PARAMS, every=1, decay=decay)
         for step in range(12):
             single = an.Monitor(PARAMS)
-            with mock.patch.object(contrast, "signs", lambda n, _, d, at=step: ORIGINAL(n, at, d)):
+            with numbered(step):
                 for each in (single, monitor):
                     torch.manual_seed(step)
                     monitored(lambda: program(x), each)
@@ -281,7 +290,7 @@ def test_the_correlation_is_that_of_the_values_that_were_subtracted(decay: float
     spy, monitor = Spy(), an.Monitor(PARAMS, every=1, decay=decay)
     torch.manual_seed(3)
     for step in range(5):
-        monitored(lambda step=step: program(inputs(UNLIKE, 4 + step)), monitor, baseline=spy)
+        monitored(partial(program, inputs(UNLIKE, 4 + step)), monitor, baseline=spy)
     pairs = [torch.stack([x.reshape(-1) for x in seen]) for seen in spy.seen]
     weights = [np.full(pair.shape[1], decay ** (4 - i)) for i, pair in enumerate(pairs)]
     both, aweights = torch.cat(pairs, 1).numpy(), np.concatenate(weights)

@@ -41,17 +41,16 @@ def train(
         with torch.no_grad():
             for param in model.parameters():
                 assert param.grad is not None
-                param -= 0.1 * param.grad
+                param.sub_(param.grad, alpha=0.1)
     return [param.detach().clone() for param in model.parameters()]
 
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_parameters_and_draws_are_the_same_with_a_monitor_bit_for_bit(every: int) -> None:
     plain, watched = net(), net()
-    found = [train(plain, None, range(7)), torch.get_rng_state()]
-    again = [train(watched, an.Monitor(every=every), range(7)), torch.get_rng_state()]
-    assert all(map(torch.equal, found[0], again[0]))
-    assert torch.equal(found[1], again[1])  # type: ignore[arg-type]
+    found = [*train(plain, None, range(7)), torch.get_rng_state()]
+    again = [*train(watched, an.Monitor(every=every), range(7)), torch.get_rng_state()]
+    assert all(map(torch.equal, found, again))
 
 
 def test_within_an_open_recording_nothing_is_drawn_and_nothing_depends_on_it() -> None:
@@ -128,7 +127,7 @@ class Waits(TorchDispatchMode):
     OPS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.met: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -220,6 +219,21 @@ def test_units_of_one_example_are_no_examples_unless_one_says_so() -> None:
             loss = (z - 0.4 * torch.arange(4)).pow(2).sum()
         an.backward(loss, monitor=monitor)
         assert monitor.shares().keys() == names
+
+
+def test_a_dimension_that_one_says_holds_for_all_sites() -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    monitor = an.Monitor(every=1, dim=1)
+    with an.record() as trace:
+        for name, sizes in (("y", (5, 4)), ("z", (6, 4))):
+            z = an.sample(name, Bernoulli(logits=logits[0].expand(sizes)))
+            an.cost(f"cost of {name}", (z - 0.3 * torch.rand(sizes)).pow(2))
+        w = an.sample("w", Bernoulli(logits=logits[1].expand(7)))
+        an.cost("cost of w", (w - 0.3).pow(2))
+    trace.backward(monitor=monitor)
+    with pytest.warns(an.errors.MonitorWarning, match="'w'"):
+        assert "site/z/variance" in monitor.log()
+    assert monitor.shares().keys() == {"y", "z"}
 
 
 def test_what_mixes_the_examples_leaves_no_variance_and_is_said() -> None:
