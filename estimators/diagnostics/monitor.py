@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.diagnostics.contrast import Measured, measured
 from ancestral.estimators.diagnostics.observer import Scores
-from ancestral.estimators.diagnostics.running import Mean, Running, correlation, merged
+from ancestral.estimators.diagnostics.running import Mean, Running, correlation, gain, merged
 from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
@@ -55,6 +55,7 @@ class SiteRow:
         variance: of its part of the gradient, summed over the coordinates of all parameters.
         share: of the sum of the variances of all sites; None if that is zero.
         correlation: of its baseline and its credit, None where one of them does not vary.
+        gain: the part of the squared credit that the baseline takes away, None without a baseline.
         params: the variance of its part of the gradient of each parameter.
     """
 
@@ -62,6 +63,7 @@ class SiteRow:
     variance: Mean
     share: float | None
     correlation: float | None
+    gain: float | None
     params: Mapping[str, Mean]
 
 
@@ -86,7 +88,7 @@ class Monitor:
 
     - μ differs between the examples: what that adds is the part of the variance that comes from
       which examples are in the batch, as of a batch drawn at random. Where the first dimension that
-      stays apart in all costs is not one of examples but of units with parameters of their own,
+      stays apart in all costs is one of units that have each its own parameters, not of examples,
       it is the square of the mean gradient.
     - The covariance between examples is ignored, times N/(N-1): what comes from draws upstream that
       all examples share; and that of a leave-one-out baseline, Σ_(n≠m) μ[n]·μ[m] / (N-1)² of means
@@ -197,7 +199,8 @@ class Monitor:
         """Return what is known as plain numbers by name, as loggers take them.
 
         "site/z/variance", "site/z/variance_error" (its standard error over the measured steps),
-        "site/z/variance_share", "site/z/baseline_correlation", "param/w/variance",
+        "site/z/variance_share", "site/z/baseline_correlation", "site/z/baseline_gain" (the part of
+        the squared credit that the baseline takes away), "param/w/variance",
         "param/w/variance_share", "total/variance", "total/steps" (that were measured), and
         "total/skipped" (of which something was not finite, or of one example only). What is not
         defined is left out, and a MonitorWarning says so once of each site. In names, what some
@@ -217,6 +220,7 @@ class Monitor:
             found[*at, "variance_error"] = row.variance.error
             found[*at, "variance_share"] = row.share
             found[*at, "baseline_correlation"] = row.correlation
+            found[*at, "baseline_gain"] = row.gain
             for param, mean in row.params.items() if pairs else ():
                 found[*at, "param", param, "variance"] = mean.value
         total = means[TOTAL].value
@@ -231,7 +235,7 @@ class Monitor:
     def __str__(self) -> str:
         """Show the sites as an aligned table, and why others have no variance."""
         rows = self.rows()
-        cells = [("site", "share", "variance", "error", "baseline", "most of it in")]
+        cells = [("site", "share", "variance", "error", "baseline takes", "most of it in")]
         for row in rows:
             most = max(row.params, key=lambda param: row.params[param].value, default="")
             cells.append(
@@ -240,7 +244,7 @@ class Monitor:
                     "" if row.share is None else f"{row.share:.1%}",
                     f"{row.variance.value:.3g}",
                     "" if row.variance.error is None else f"{row.variance.error:.2g}",
-                    "" if row.correlation is None else f"{row.correlation:.2f}",
+                    "" if row.gain is None else f"{row.gain:.0%}",
                     most,
                 )
             )
@@ -255,6 +259,7 @@ class Monitor:
         found = [each.to(next(iter(moments.values()))) for each in moments.values()]
         flat = torch.stack(found).tolist() if found else []
         correlations = dict(zip(moments, map(correlation, flat), strict=True))
+        gains = dict(zip(moments, map(gain, flat), strict=True))
         of_sites = {site: mean for (site, param), mean in means.items() if site and not param}
         whole = sum(mean.value for mean in of_sites.values())
         rows = [
@@ -263,6 +268,7 @@ class Monitor:
                 mean,
                 mean.value / whole if whole else None,
                 correlations.get(site),
+                gains.get(site),
                 {param: m for (s, param), m in means.items() if s == site and param},
             )
             for site, mean in of_sites.items()
@@ -329,7 +335,7 @@ class Monitor:
         return {key: value for key, value in vars(self).items() if key != "_lock"}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take a copy's state, with a lock of its own."""
+        """Take the state of another, with a new lock."""
         vars(self).update(state, _lock=threading.Lock())
 
 

@@ -141,6 +141,14 @@ def merged(before: Tensor | None, now: Tensor, decay: float) -> Tensor:
     return found.where(torch.isfinite(found).all(), before)
 
 
+def gain(moments: list[float]) -> float | None:
+    """Return 1 - Σ (c - b)² / Σ c² of two variables by their moments, None if c is zero."""
+    count, mean_b, mean_c, bb, cc, bc = moments
+    whole = cc + count * mean_c**2
+    left = bb + cc - 2 * bc + count * (mean_c - mean_b) ** 2
+    return 1 - max(left, 0.0) / whole if whole else None
+
+
 def correlation(moments: list[float]) -> float | None:
     """Return the correlation of two variables by their moments, None if one does not vary."""
     count, *means, bb, cc, bc = moments

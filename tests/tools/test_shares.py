@@ -66,14 +66,14 @@ def test_what_a_loop_has_together_is_divided_among_its_draws() -> None:
     assert shares_in(other) == {"z": 1.0, "z_1": None}  # of another line: no repeat of it
 
 
-def test_more_of_the_variance_is_darker_and_the_number_stands_in_the_label() -> None:
+def test_more_of_the_variance_is_redder_and_the_number_stands_in_the_label() -> None:
     graph = graph_of(*(vertex(name, line) for line, name in enumerate("abcd")))
     found = graph.colored({"a": 0.71, "b": 0.25, "c": 0.04, "d": 0.001})
     shown = fills(found)
     order = [brightness(shown[name]) for name in "abcd"]
     assert order == sorted(order)
     text = dot(found)
-    for words in ("71% of the variance", "25% of", "4% of", "under 1% of", "darker = more"):
+    for words in ("71% of the variance", "25% of", "4% of", "under 1% of", "redder = more"):
         assert words in text
     assert "variance" not in dot(graph)
     assert fills(graph)["a"] == fills(graph)["d"]

@@ -49,7 +49,7 @@ _LONGEST = 36  # characters of a name; the tooltip has them all
 _DASHED = "dashed = no dimension aligned"
 _FRAME = "frame with a number = plate"
 _STEPS = "frame with t = steps of a loop"
-_SHARES = "darker = more of the variance"
+_SHARES = "redder = more of the variance"
 _PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
 _QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
 _NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}

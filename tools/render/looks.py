@@ -1,6 +1,6 @@
 """Looks: the shapes and colours of the kinds of vertices, and the colours of shares.
 
-Kinds differ by shape and by shade, so that a picture needs no colours; a share is darker the more
+Kinds differ by shape and by shade, so that a picture needs no colours; a share is redder the more
 it is, and its number stands beside it.
 """
 

@@ -298,6 +298,9 @@ def test_the_correlation_is_that_of_the_values_that_were_subtracted(decay: float
     cov = np.cov(both, aweights=aweights)
     expected = cov[0, 1] / math.sqrt(cov[0, 0] * cov[1, 1])
     assert log["site/a/baseline_correlation"] == pytest.approx(expected)
+    b, c = both
+    gain = 1 - (aweights * (c - b) ** 2).sum() / (aweights * c**2).sum()
+    assert log["site/a/baseline_gain"] == pytest.approx(gain)
     if decay == 1:
         assert expected == pytest.approx(np.corrcoef(both)[0, 1])
 
