@@ -65,12 +65,17 @@ def measured(
         groups.setdefault(labels[score.node.name], []).append(score)
     found, whole = Measured(), dict[Any, Tensor]()
     for site, members in groups.items():
+        steps = dict.fromkeys(visited([edge_of(each.density) for each in members], None))
         parts = [_contrast(each, members, number, dim) for each in members]
+        if any(step.name() == _REENTRANT for step in steps):
+            parts.append(_UNREACHED)
         why = next((part for part in parts if isinstance(part, str)), None)
         if why is not None:
             found.undefined[site] = why
             continue
-        for leaf, gradient in _gradients(members, [p for p in parts if not isinstance(p, str)]):
+        leaves = [step for step in steps if hasattr(step, "variable")]
+        live = [part for part in parts if not isinstance(part, str)]
+        for leaf, gradient in _gradients(members, live, leaves):
             param = names.get(leaf, UNNAMED)
             _add(found.sites, (site, param), _square(gradient))
             _add(whole, leaf, gradient)
@@ -80,6 +85,13 @@ def measured(
     for leaf, gradient in whole.items():
         _add(found.params, names.get(leaf, UNNAMED), _square(gradient))
     return found
+
+
+_REENTRANT = "CheckpointFunctionBackward"
+_UNREACHED = (
+    "its parameters are computed within torch.utils.checkpoint(use_reentrant=True), through which "
+    "torch lets no gradient by chosen inputs pass: say use_reentrant=False"
+)
 
 
 def example_dim(scores: Sequence[Score], score: Score, dim: int | None = None) -> int | str:
@@ -160,10 +172,10 @@ def _contrast(score: Score, members: Sequence[Score], number: int, dim: int | No
     return (score.density * (weight * sign)).sum()
 
 
-def _gradients(members: Sequence[Score], parts: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor]]:
+def _gradients(
+    members: Sequence[Score], parts: Sequence[Tensor], leaves: Sequence[Any]
+) -> Iterator[tuple[Any, Tensor]]:
     """Yield the leaves that the scores of a site reach, as autograd's, and the gradient there."""
-    steps = visited([edge_of(member.density) for member in members], None)
-    leaves = [step for step in steps if hasattr(step, "variable")]
     live = [(m, part) for m, part in zip(members, parts, strict=True) if part.requires_grad]
     if not leaves or not live:
         return

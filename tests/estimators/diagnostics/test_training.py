@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
 from ancestral.estimators.diagnostics.contrast import UNNAMED
@@ -245,6 +246,24 @@ def test_what_mixes_the_examples_leaves_no_variance_and_is_said() -> None:
     an.backward(loss, monitor=monitor)
     with pytest.warns(an.errors.MonitorWarning, match="trace.explain"):
         assert monitor.log() == {}
+
+
+def test_a_reentrant_checkpoint_leaves_no_variance_and_training_goes_on() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 2), torch.ones(4, 3, requires_grad=True)
+    for is_reentrant in (True, False):
+        monitor = an.Monitor(layer, every=1)
+        with an.record():
+            logits = checkpoint(layer, x, use_reentrant=is_reentrant)
+            z = Bernoulli(logits=logits).sample()
+            loss = (z - 0.3 * torch.arange(4)[:, None]).pow(2).sum()
+        an.backward(loss, monitor=monitor)
+        assert layer.weight.grad is not None
+        if is_reentrant:
+            with pytest.warns(an.errors.MonitorWarning, match="use_reentrant=False"):
+                assert monitor.log() == {}
+        else:
+            assert monitor.shares() == {"z": 1.0}
 
 
 def test_without_gradients_or_scores_it_says_so() -> None:
