@@ -279,7 +279,9 @@ class Monitor:
     def _without(self, known: Container[str]) -> list[str]:
         """Say of each site that has no variance why."""
         left = [(site, why) for site, why in self._undefined.items() if site not in known]
-        return [f"site {site!r} has no variance: {why}" for site, why in left]
+        return [
+            f"site {s!r} has no variance, and is in no share or total: {why}" for s, why in left
+        ]
 
     def _warn(self, known: Container[str]) -> None:
         """Warn once of each site that has no variance, or if no gradient was seen at all."""

@@ -200,9 +200,9 @@ def test_one_example_has_no_variance_and_it_says_so_once() -> None:
         assert monitor.log() == {}
     starts = [str(each.message).partition(" (")[0] for each in told]
     assert starts == [
-        "site 'h1' has no variance: its shape is [1, 4]",
-        "site 'h2' has no variance: its shape is [1, 3]",
-        "site 'bernoulli' has no variance: its shape is []",
+        "site 'h1' has no variance, and is in no share or total: its shape is [1, 4]",
+        "site 'h2' has no variance, and is in no share or total: its shape is [1, 3]",
+        "site 'bernoulli' has no variance, and is in no share or total: its shape is []",
     ]
     assert "one example along dimension 0" in str(told[0].message)
     with warnings.catch_warnings():
