@@ -42,6 +42,9 @@ TOTAL: Key = ("", "")
 MOST_SITES = 32
 """Sites that are measured one by one; of more, the repeats of a loop are measured together."""
 
+MOST_KEPT = 256
+"""Sites without a variance that are remembered, and warnings that are given."""
+
 
 class MonitorWarning(UserWarning):
     """A monitor has nothing to tell of a site, or nothing at all."""
@@ -172,6 +175,8 @@ class Monitor:
 
     def _take(self, found: Measured) -> None:
         self._undefined.update(found.undefined)
+        while len(self._undefined) > MOST_KEPT:  # names without end, as of a count of steps
+            del self._undefined[next(iter(self._undefined))]
         if any(site in found.undefined for site, _ in self._running.kept()) or not found.sites:
             self._left_out += 1  # a batch of one example, say: without a site sums would be wrong
             return
@@ -291,7 +296,7 @@ class Monitor:
         elif not texts and not self._running.steps:
             texts = ["no gradient had a score: all draws are pathwise, or reach no parameter"]
         for text in texts:
-            if text not in self._said:
+            if text not in self._said and len(self._said) < MOST_KEPT:
                 self._said.add(text)
                 warnings.warn(MonitorWarning(text), stacklevel=stacklevel())
 

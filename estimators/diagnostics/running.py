@@ -62,7 +62,7 @@ class Running(Generic[K]):
         after = mean + step / mass
         moments = torch.stack([after, d * deviations + step * (x - after)])
         weights = torch.stack([mass, d * d * squares + 1, left_out])
-        skipped = self._weights + torch.eye(3).to(self._weights)[2]
+        skipped = torch.stack([*self._weights[:2], left_out + 1])
         self._moments = moments.where(is_finite, self._moments)
         self._weights = weights.where(is_finite, skipped)
 
@@ -130,14 +130,14 @@ def merged(before: Tensor | None, now: Tensor, decay: float) -> Tensor:
     """
     if before is None:
         return now
-    before = before.to(now) * torch.tensor([decay, 1, 1, decay, decay, decay]).to(now)
-    mass = before[0] + now[0]
+    before = before.to(now)
+    old, fresh = decay * before[0], now[0]
+    mass = old + fresh
     step = now[1:3] - before[1:3]
-    mean = before[1:3] + step * (now[0] / mass)
+    mean = before[1:3] + step * (fresh / mass)
     products = torch.stack([step[0] * step[0], step[1] * step[1], step[0] * step[1]])
-    found = torch.cat(
-        [mass[None], mean, before[3:] + now[3:] + products * (before[0] * now[0] / mass)]
-    )
+    squares = decay * before[3:] + now[3:] + products * (old * fresh / mass)
+    found = torch.cat([mass[None], mean, squares])
     return found.where(torch.isfinite(found).all(), before)
 
 

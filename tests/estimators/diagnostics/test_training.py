@@ -125,7 +125,10 @@ def test_another_state_is_refused_and_changes_nothing(state: Any) -> None:
 class Waits(TorchDispatchMode):
     """Notes the ops for which a program waits for the device."""
 
-    OPS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
+    OPS = (
+        *("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select"),
+        *("lift_fresh", "eye"),  # what is made of numbers, on the CPU, and would be copied
+    )
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # of torch
@@ -140,6 +143,7 @@ class Waits(TorchDispatchMode):
 def test_no_step_waits_for_the_device_until_the_log() -> None:
     model, monitor = net(), an.Monitor(every=1)
     met: dict[bool, list[str]] = {}
+    train(model, monitor, range(2))
     for is_watched in (False, True):
         with an.record():
             loss = model(IMAGES)
@@ -383,6 +387,20 @@ def test_its_memory_is_bounded_whatever_the_names() -> None:
     means, skipped = running.read()
     assert skipped == 0
     assert {f"z_{step}_{n}" for n in range(1000)} <= set(means)
+
+
+def test_names_without_end_are_not_kept() -> None:
+    monitor, w = an.Monitor(every=1), torch.zeros(1, requires_grad=True)
+    for step in range(300):
+        with an.record() as trace:
+            z = an.sample(f"z_{step}", Bernoulli(logits=w))
+            an.cost("c", z)
+        trace.backward(monitor=monitor)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        monitor.log()
+    assert len(told) == 256
+    assert len(monitor.state_dict()["undefined"]) == 256
 
 
 @pytest.mark.parametrize(
