@@ -30,7 +30,7 @@ from ancestral.estimators.diagnostics.running import Mean, Running, correlation,
 from ancestral.provenance.tensor.tensor import raw
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.loop_names import stem
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.node import Node
@@ -70,7 +70,7 @@ class SiteRow:
     params: Mapping[str, Mean]
 
 
-class Monitor:
+class Monitor(Tabular):
     """Estimates which sites and parameters the variance of the gradient comes from.
 
     Of the score function's part of the gradient, which is a sum over the sites i and the examples n
@@ -237,24 +237,23 @@ class Monitor:
         found["total", "steps"], found["total", "skipped"] = float(steps), float(skipped)
         return _named_safely({key: x for key, x in found.items() if x is not None})
 
-    def __str__(self) -> str:
-        """Show the sites as an aligned table, and why others have no variance."""
+    def table(self) -> Table:
+        """Return the sites as a table, and why others have no variance."""
         rows = self.rows()
-        cells = [("site", "share", "variance", "error", "baseline takes", "most of it in")]
-        for row in rows:
-            most = max(row.params, key=lambda param: row.params[param].value, default="")
-            cells.append(
-                (
-                    row.site,
-                    "" if row.share is None else f"{row.share:.1%}",
-                    f"{row.variance.value:.3g}",
-                    "" if row.variance.error is None else f"{row.variance.error:.2g}",
-                    "" if row.gain is None else f"{row.gain:.0%}",
-                    most,
-                )
+        head = ("site", "share", "variance", "error", "baseline takes", "most of it in")
+        cells = [
+            (
+                row.site,
+                "" if row.share is None else f"{row.share:.1%}",
+                f"{row.variance.value:.3g}",
+                "" if row.variance.error is None else f"{row.variance.error:.2g}",
+                "" if row.gain is None else f"{row.gain:.0%}",
+                max(row.params, key=lambda param: row.params[param].value, default=""),
             )
+            for row in rows
+        ]
         left = self._without({row.site for row in rows})
-        return "\n".join([aligned(cells, right={1, 2, 3, 4}), *left])
+        return Table(head, cells, right={1, 2, 3, 4}, below=left)
 
     def _read(self) -> tuple[tuple[SiteRow, ...], dict[Key, Mean], int, int]:
         """Return the rows, all means, and how many steps were left out and measured."""
