@@ -13,6 +13,7 @@ from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.site_choices import PatternWarning
+from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -23,11 +24,11 @@ from ancestral.estimators.gradient.loss_terms import (
 )
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
+    MissingScoreWarning,
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
-from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
@@ -87,6 +88,7 @@ __all__ = [
     "LossMismatchError",
     "MissingScoreWarning",
     "ModifiedParameterError",
+    "MonitorWarning",
     "NoDensityError",
     "NoEffectWarning",
     "NoEngineError",
