@@ -149,7 +149,7 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
     is_check = False
     while frame is not None:
         owner = owner_of(frame)
-        if owner == "user":
+        if owner in ("user", "pyro"):
             return frame, is_check
         if owner == "distributions":
             if is_check_passed and not frame.f_code.co_name.startswith("_kl_"):

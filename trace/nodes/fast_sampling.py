@@ -25,6 +25,7 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, Unseen, raw
 from ancestral.provenance.tensor.torch_internals import len_torch_function_stack
 from ancestral.trace.context.switch import unmet
+from ancestral.trace.nodes.distribution_params import is_class_of_torch
 
 _Method = Callable[..., Any]
 
@@ -84,7 +85,7 @@ def drawing(original: _Method) -> _Method:
     def draws(fn: Distribution, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
         is_once = not kwargs and (not args or (type(args[0]) is Size and not args[0]))
-        if type(fn) is kind and (is_once or _is_of_numbers(args, kwargs)) and not thread.guards:
+        if _is_as(type(fn), kind) and (is_once or _is_of_numbers(args, kwargs)) and not thread.guards:
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
             if _PLAIN.issuperset(map(type, given)):
@@ -100,6 +101,12 @@ def drawing(original: _Method) -> _Method:
         return original(fn, *args, **kwargs)
 
     return draws
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_as(kind: Any, known: type[Distribution]) -> bool:
+    """Return whether a class is one of torch, or of Pyro, that adds nothing to how it draws."""
+    return kind is known or (issubclass(kind, known) and is_class_of_torch(kind))
 
 
 def _is_of_numbers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
