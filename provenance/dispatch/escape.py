@@ -17,6 +17,7 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
 from ancestral.provenance.tensor.frame_owner import is_of, module_of, owner_of
 
+_HANDING_ON = frozenset({"torch.overrides", "torch.utils._device"})  # the latter of set_default_device
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
 
@@ -105,7 +106,7 @@ def _checked(
     began = [decisions_of(found.universe).began for found in provenances]
     own = getattr(read.function, "__code__", None)
     while frame is not None and (
-        owner_of(frame) == "library" or module_of(frame) == "torch.overrides" or frame.f_code is own
+        owner_of(frame) == "library" or module_of(frame) in _HANDING_ON or frame.f_code is own
     ):
         frame = frame.f_back
     return None if frame is None else outcome_of(read, frame, began[0] if began else None)

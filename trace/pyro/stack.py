@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ancestral.trace.context.patch import Patch, subclasses
-from ancestral.trace.context.stack import suspended
-from ancestral.trace.context.switch import Interceptor
+from ancestral.trace.context.stack import local, suspended
+from ancestral.trace.context.switch import Interceptor, unmet
 
 _GUIDES = (("pyro.infer.autoguide.guides", "AutoGuide"), ("pyro.contrib.easyguide", "EasyGuide"))
 _PREPARE = "_setup_prototype"
@@ -50,7 +50,11 @@ def _outside(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def prepared(*args: Any, **kwargs: Any) -> Any:
-        with suspended():
-            return original(*args, **kwargs)
+        was_inside, local.is_inside = local.is_inside, True
+        try:
+            with suspended(), unmet():
+                return original(*args, **kwargs)
+        finally:
+            local.is_inside = was_inside
 
     return prepared
