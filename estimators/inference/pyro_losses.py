@@ -44,6 +44,7 @@ from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 Program = Callable[..., Any]
+_Site = Any  # Pyro's annotations of its messages want what its documentation does not
 
 
 class _Cost(NamedTuple):
@@ -55,7 +56,7 @@ class _Cost(NamedTuple):
     program: str
 
 
-class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N801 (as Pyro's)
+class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
     """Take the place of ``pyro.infer.TraceGraph_ELBO``, and of ``Trace_ELBO``, in Pyro's SVI.
 
         -ELBO = 1/K Σ_k [ Σ log q(z_k) - Σ log p(x, z_k) ],   z_k ~ q
@@ -94,7 +95,7 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N80
     ) -> None:
         """Take the options."""
         check_baseline(baseline)
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
             vectorize_particles=vectorize_particles,
@@ -110,7 +111,8 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N80
         """Return an estimate of the negative bound, without a gradient."""
         with torch.no_grad():
             return sum(
-                float(untrack(loss).detach()) for _, loss in self._losses(model, guide, args, kwargs)
+                float(untrack(loss).detach())
+                for _, loss in self._losses(model, guide, args, kwargs)
             )
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
@@ -154,9 +156,9 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N80
             return [partial(self._costs, model, guide, args, kwargs)] * self.num_particles
         if self.max_plate_nesting == float("inf"):
             with suspended():
-                self._guess_max_plate_nesting(model, guide, args, kwargs)
-        many = map(self._vectorized_num_particles, (model, guide))
-        return [partial(self._costs, *many, args, kwargs)]
+                self._guess_max_plate_nesting(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
+        model, guide = map(self._vectorized_num_particles, (model, guide))
+        return [partial(self._costs, model, guide, args, kwargs)]
 
     def _costs(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[_Cost]:
         """Return what the sites of one run of both programs add to the loss."""
@@ -164,7 +166,8 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N80
         recordings: tuple[Trace, ...] = ()
         if isinstance(inner, Messenger):
             guide(*args, **kwargs)
-            model_trace, guide_trace = inner.get_traces()
+            traced: Any = inner
+            model_trace, guide_trace = traced.get_traces()
         else:
             with record() as guided:
                 guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -187,7 +190,7 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # type: ignore[misc]  # noqa: N80
             for site in each
         ]
 
-    def _cost(self, site: dict[str, Any], sign: int, program: str) -> _Cost:
+    def _cost(self, site: _Site, sign: int, program: str) -> _Cost:
         node = node_of(site)
         if program == "guide" and isinstance(site["fn"], Unit):
             _refuse_unspecified(site, node)
@@ -212,7 +215,7 @@ def _refuse_mismatch(pair: Pair) -> None:
         raise error
 
 
-def _refuse_unspecified(site: dict[str, Any], node: Node | None) -> None:
+def _refuse_unspecified(site: _Site, node: Node | None) -> None:
     """Raise unless a factor of the guide is one of the densities whose gradient is the whole."""
     factor, where = site["fn"], "" if node is None else f" ({node.location})"
     if "has_rsample" not in vars(factor):

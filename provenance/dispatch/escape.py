@@ -17,7 +17,9 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
 from ancestral.provenance.tensor.frame_owner import is_of, module_of, owner_of
 
-_HANDING_ON = frozenset({"torch.overrides", "torch.utils._device"})  # the latter of set_default_device
+_HANDING_ON = frozenset(
+    {"torch.overrides", "torch.utils._device"}
+)  # the latter of set_default_device
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
 

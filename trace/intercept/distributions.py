@@ -229,7 +229,7 @@ _BROADCASTING = tuple(
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_plain(kind: type[Any]) -> bool:
+def _is_plain(kind: Any) -> bool:
     """Return whether a check of a class of torch computes nothing that the distribution keeps.
 
     It has no part that may be a user's, and no property that may ask a part for its parameters,

@@ -8,12 +8,7 @@ traces hold tracked values.
 import itertools
 from typing import Any, NamedTuple
 
-import pyro.distributions as dist
 import torch
-from pyro.poutine.indep_messenger import CondIndepStackFrame
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -29,9 +24,13 @@ from ancestral.trace.program.checks import fitting, weighable
 from ancestral.trace.program.site import drawn, given, named
 from ancestral.trace.pyro.translation import Site, translated
 from ancestral.trace.recording.message import Message, apply_stack, is_handled
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.subsample_messenger import _Subsample
 
 KEY = "ancestral"
-"""What a message of Pyro, and so a site of its traces, has the recorded node under."""
+"""The key that a message of Pyro, and so a site of its traces, has the recorded node under."""
 
 
 class Recorded(NamedTuple):
@@ -41,8 +40,8 @@ class Recorded(NamedTuple):
     fn: Any
 
 
-def node_of(site: dict[str, Any]) -> Node | None:
-    """Return the node of a site of a trace of Pyro, None where it has none of its own."""
+def node_of(site: Any) -> Node | None:
+    """Return the node of a site of a trace of Pyro, None if that was not recorded so."""
     known = site.get(KEY)
     return known.node if known is not None and known.fn is site["fn"] else None
 
@@ -126,9 +125,7 @@ class Bridge(Messenger):
         size = part if frame.full_size is None else frame.full_size
         serial, indices = self._indices.get(frame.name, (-1, None))
         turn = None if dim is not None else frame.counter
-        return Plate(
-            frame.name, int(size), int(part), dim, turn, serial, indices, is_checked=False
-        )
+        return Plate(frame.name, int(size), int(part), dim, turn, serial, indices, is_checked=False)
 
     def _pyro_post_sample(self, msg: Any) -> None:
         """Note which part of a plate is there."""

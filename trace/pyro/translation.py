@@ -2,20 +2,20 @@
 
 from typing import Any, NamedTuple
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+import pyro.distributions as dist
 from ancestral.trace.nodes.factor import Factor, PointMass
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 
 
 class Site(NamedTuple):
     """What a statement says of its site.
 
     Attributes:
-        fn: the distribution, without a mask of its own.
+        fn: the distribution, without a mask.
         value: the value, None where it is to be drawn.
         mask: which elements of the batch count, None for all.
         is_reparameterized: whether a draw is to be differentiable in its parameters.
