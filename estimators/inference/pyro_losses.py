@@ -15,7 +15,6 @@ log-probability with its provenance, as in `ancestral.infer.elbo`.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import InferDict
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape
 from torch import Tensor
@@ -35,7 +35,9 @@ from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import backward, settle, surrogate
 from ancestral.estimators.inference.model_guide import GuideError, Pair, misread, missing, observed
+from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
 from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.context.errors import SiteError, guessed, listed
 from ancestral.trace.context.stack import suspended
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
@@ -45,6 +47,14 @@ from ancestral.trace.recording.trace import Trace
 
 Program = Callable[..., Any]
 _Site = Any  # Pyro's annotations of its messages want what its documentation does not
+
+
+class _Run(NamedTuple):
+    """A run of both programs: its recording, its loss, [], and the sites of the guide."""
+
+    trace: Trace
+    loss: Tensor
+    guide_sites: list[_Site]
 
 
 class _Cost(NamedTuple):
@@ -110,58 +120,77 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return an estimate of the negative bound, without a gradient."""
         with torch.no_grad():
-            return sum(
-                float(untrack(loss).detach())
-                for _, loss in self._losses(model, guide, args, kwargs)
-            )
+            losses = [run.loss for run in self._runs(model, guide, args, kwargs)]
+        return sum(float(untrack(loss)) for loss in losses)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Accumulate the gradient of the negative bound, and return an estimate of it."""
         total = 0.0
-        for trace, loss in self._losses(model, guide, args, kwargs):
-            if _has_gradient(trace, loss):
-                if provenance(loss) is None:
-                    loss.backward(retain_graph=self.retain_graph)
-                else:
-                    backward(loss, retain_graph=bool(self.retain_graph), **self._choices)
-            settle(trace)
-            total += float(untrack(loss).detach())
+        for run in self._runs(model, guide, args, kwargs):
+            if _has_gradient(run):
+                self._descend(run)
+            settle(run.trace)
+            total += float(untrack(run.loss).detach())
         return total
+
+    def _descend(self, run: _Run) -> None:
+        if provenance(run.loss) is None:
+            run.loss.backward(retain_graph=self.retain_graph)
+            return
+        choices, learned = self._chosen(run)
+        backward(run.loss, retain_graph=bool(self.retain_graph), **choices)
+        for each in learned:
+            if each.loss.requires_grad:
+                (each.loss / self.num_particles).backward(retain_graph=self.retain_graph)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the surrogate: a scalar with the value of the loss, and with its gradient."""
+        """Return the surrogate: a scalar with the value of the loss, and with its gradient.
+
+        The losses of Pyro's baselines are added to it, less their value.
+        """
         parts: list[Tensor] = []
-        for trace, loss in self._losses(model, guide, args, kwargs):
-            is_tracked = provenance(loss) is not None and torch.is_grad_enabled()
-            parts.append(surrogate(loss, **self._choices) if is_tracked else untrack(loss))
-            settle(trace)
+        for run in self._runs(model, guide, args, kwargs):
+            if provenance(run.loss) is None or not torch.is_grad_enabled():
+                parts.append(untrack(run.loss))
+            else:
+                choices, learned = self._chosen(run)
+                parts.append(surrogate(run.loss, **choices))
+                own = [each.loss / self.num_particles for each in learned]
+                parts += [each - each.detach() for each in own]
+            settle(run.trace)
         return torch.stack(parts).sum()
 
-    def _losses(
-        self, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> Iterator[tuple[Trace, Tensor]]:
-        """Yield the loss of each run, each weighed as it counts, and its recording."""
-        for run in self._runs(model, guide, args, kwargs):
+    def _chosen(self, run: _Run) -> tuple[dict[str, Any], list[PyroBaseline]]:
+        """Return how each site gets its gradient, and the baselines of Pyro that learn."""
+        baseline, learned = baselines_of(
+            run.guide_sites, self._choices["baseline"], self.num_particles
+        )
+        return {**self._choices, "baseline": baseline}, learned
+
+    def _runs(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[_Run]:
+        """Yield the runs of both programs: one for each particle, or one for all of them.
+
+        The loss of each is weighed as it counts.
+        """
+        count = self.num_particles
+        if self.vectorize_particles:
+            if self.max_plate_nesting == float("inf"):
+                with suspended():
+                    self._guess_max_plate_nesting(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
+            model, guide = map(self._vectorized_num_particles, (model, guide))
+            count = 1
+        for _ in range(count):
             with suspended(), record(control="after") as trace:
-                loss = _loss(run()) / self.num_particles
-            yield trace, loss
+                sites, costs = self._costs(model, guide, args, kwargs)
+                loss = _loss(costs) / self.num_particles
+            yield _Run(trace, loss, sites)
 
-    def _runs(
+    def _costs(
         self, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> list[Callable[[], list[_Cost]]]:
-        """Return what runs both programs: for each particle, or for all of them."""
-        if not self.vectorize_particles:
-            return [partial(self._costs, model, guide, args, kwargs)] * self.num_particles
-        if self.max_plate_nesting == float("inf"):
-            with suspended():
-                self._guess_max_plate_nesting(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
-        model, guide = map(self._vectorized_num_particles, (model, guide))
-        return [partial(self._costs, model, guide, args, kwargs)]
-
-    def _costs(self, model: Program, guide: Program, args: Any, kwargs: Any) -> list[_Cost]:
-        """Return what the sites of one run of both programs add to the loss."""
+    ) -> tuple[list[_Site], list[_Cost]]:
+        """Return the sites of the guide, and what those of both programs add to the loss."""
         inner = poutine.unwrap(guide)
         recordings: tuple[Trace, ...] = ()
         if isinstance(inner, Messenger):
@@ -184,7 +213,7 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
             _refuse_mismatch(Pair(*recordings))
         if is_validation_enabled():
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-        return [
+        return sites[0], [
             self._cost(site, sign, program)
             for each, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True)
             for site in each
@@ -192,6 +221,7 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
 
     def _cost(self, site: _Site, sign: int, program: str) -> _Cost:
         node = node_of(site)
+        _check_infer(site, node)
         if program == "guide" and isinstance(site["fn"], Unit):
             _refuse_unspecified(site, node)
         if node is None:  # a handler of Pyro hid the statement, or it is there with another density
@@ -254,9 +284,23 @@ def _loss(costs: list[_Cost]) -> Tensor:
     return loss
 
 
-def _has_gradient(trace: Trace, loss: Tensor) -> bool:
-    """Return whether anything is to be learned of a loss."""
-    if untrack(loss).requires_grad:
+def _has_gradient(run: _Run) -> bool:
+    """Return whether anything is to be learned of a run."""
+    if untrack(run.loss).requires_grad:
         return True
-    is_tracked = provenance(loss) is not None
-    return is_tracked and any(node.is_learned for node in trace.everything)
+    is_tracked = provenance(run.loss) is not None
+    return is_tracked and any(node.is_learned for node in run.trace.everything)
+
+
+_KNOWN = frozenset({*InferDict.__annotations__, "tmc", "baseline", "estimator", "credit"})
+
+
+def _check_infer(site: _Site, node: Node | None) -> None:
+    """Raise for what nothing reads in the ``infer`` of a site."""
+    unknown = [k for k in site["infer"] if k not in _KNOWN and not str(k).startswith("_")]
+    if unknown:
+        where = "" if node is None else f" ({node.location})"
+        raise SiteError(
+            f"site {site['name']!r}{where}: nothing reads {unknown[0]!r} in its infer; expected of "
+            f"{listed(sorted(_KNOWN))}{guessed(unknown, _KNOWN)}"
+        )

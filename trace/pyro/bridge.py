@@ -6,6 +6,7 @@ traces hold tracked values.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +93,7 @@ class Bridge(Messenger):
             value=site.value,
             is_observed=msg["is_observed"],
             is_reparameterized=site.is_reparameterized,
-            infer=msg["infer"],
+            infer=_infer(msg["infer"]),
             mask=site.mask,
             scale=msg["scale"],
             plates=self._plates(msg),
@@ -142,6 +143,13 @@ class Bridge(Messenger):
                 "param", msg["name"], place(), value=msg["value"], traces=local.traces
             )
             named(message)
+
+
+def _infer(infer: Any) -> Mapping[str, Any]:
+    """Return what is said of inference, without Pyro's options for a baseline, which are none."""
+    if not isinstance(infer.get("baseline"), Mapping):
+        return infer  # type: ignore[no-any-return]
+    return {key: value for key, value in infer.items() if key != "baseline"}
 
 
 def _origin(msg: Any) -> Node | None:
