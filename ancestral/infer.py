@@ -28,13 +28,14 @@ from ancestral.trace.recording.get_dependencies import (
 )
 
 if TYPE_CHECKING:
-    from ancestral.estimators.inference.pyro_losses import TraceGraph_ELBO
+    from ancestral.estimators.inference.pyro_losses import TraceEnum_ELBO, TraceGraph_ELBO
 
 __all__ = [
     "Elbo",
     "GuideReport",
     "Importance",
     "Predictive",
+    "TraceEnum_ELBO",
     "TraceGraph_ELBO",
     "check_guide",
     "elbo",
@@ -49,7 +50,7 @@ __all__ = [
     "to_inference_data",
 ]
 
-_FOR_PYRO = frozenset({"TraceGraph_ELBO"})
+_FOR_PYRO = frozenset({"TraceEnum_ELBO", "TraceGraph_ELBO"})
 
 
 def __getattr__(name: str) -> Any:

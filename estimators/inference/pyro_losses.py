@@ -14,18 +14,17 @@ log-probability with its provenance, as in `ancestral.infer.elbo`.
 >>> loss = svi.step(torch.tensor(1.0))
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from pyro import infer, poutine
-from pyro.distributions import Unit
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import InferDict
 from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape
+from pyro.util import check_model_guide_match
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
@@ -34,19 +33,30 @@ from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import backward, settle, surrogate
-from ancestral.estimators.inference.model_guide import GuideError, Pair, misread, missing, observed
+from ancestral.estimators.inference.expected_terms import terms_of
+from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
+from ancestral.estimators.inference.pyro_sites import (
+    check_infer,
+    check_shape,
+    density_of,
+    named,
+    refuse_mismatch,
+    refuse_unspecified,
+)
 from ancestral.provenance.tensor.tensor import provenance, untrack
-from ancestral.trace.context.errors import SiteError, guessed, listed
+from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import suspended
-from ancestral.trace.nodes.factor import Factor
+from ancestral.trace.enumeration.enumerate import enumerate as enumerated
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.pyro.bridge import node_of
+from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
 Program = Callable[..., Any]
 _Site = Any  # Pyro's annotations of its messages want what its documentation does not
+_Traces = tuple[Any, Any]  # of the guide and of the model
 
 
 class _Run(NamedTuple):
@@ -66,31 +76,15 @@ class _Cost(NamedTuple):
     program: str
 
 
-class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
-    """Take the place of ``pyro.infer.TraceGraph_ELBO``, and of ``Trace_ELBO``, in Pyro's SVI.
+class _Loss:
+    """What the losses have in common: runs of two programs, and the gradients of these."""
 
-        -ELBO = 1/K Σ_k [ Σ log q(z_k) - Σ log p(x, z_k) ],   z_k ~ q
-
-    The value is Pyro's at the same draws. The gradient is unbiased also where Pyro's is not: where
-    Python branches on a draw, writes it in place, or indexes by it; and what is independent need
-    not be said to be by plates. Schulman et al. (2015), "Gradient estimation using stochastic
-    computation graphs", theorem 1.
-
-    Args:
-        num_particles: how many draws of the guide, K.
-        max_plate_nesting: how many dimensions plates have, from the right; only needed if
-            `vectorize_particles`, and found by one run if it is not given.
-        vectorize_particles: draw all of them at once, in an outer plate.
-        baseline: what is subtracted from the costs of a site: see `ancestral.backward`. A site of
-            the guide with Pyro's ``infer={"baseline": {...}}`` has that instead.
-        estimator: how a reparameterized site gets its gradient.
-        credit: which costs count for a site.
-        options: others of Pyro's, such as `retain_graph`.
-
-    Raises:
-        GuideError: in a step, if the sites of guide and model do not match.
-        NonFiniteDensityError: in a step, if the log-probability of a site is NaN or infinite.
-    """
+    num_particles: int
+    max_plate_nesting: Any
+    vectorize_particles: bool
+    retain_graph: bool | None
+    _vectorized_num_particles: Any
+    _guess_max_plate_nesting: Any
 
     def __init__(
         self,
@@ -105,7 +99,7 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
     ) -> None:
         """Take the options."""
         check_baseline(baseline)
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[call-arg]
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
             vectorize_particles=vectorize_particles,
@@ -176,97 +170,163 @@ class TraceGraph_ELBO(infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
         """
         count = self.num_particles
         if self.vectorize_particles:
-            if self.max_plate_nesting == float("inf"):
-                with suspended():
-                    self._guess_max_plate_nesting(model, guide, args, kwargs)  # type: ignore[no-untyped-call]
+            self._find_nesting(model, guide, args, kwargs)
             model, guide = map(self._vectorized_num_particles, (model, guide))
             count = 1
         for _ in range(count):
             with suspended(), record(control="after") as trace:
-                sites, costs = self._costs(model, guide, args, kwargs)
-                loss = _loss(costs) / self.num_particles
-            yield _Run(trace, loss, sites)
+                traces, pair = self._programs(model, guide, args, kwargs)
+                sites = [_sites_of(each) for each in traces]
+                self._check(traces, sites, pair)
+                loss = _loss(self._terms(sites, pair)) / self.num_particles
+            yield _Run(trace, loss, sites[0])
 
-    def _costs(
+    def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
+        """Run both programs once to learn how many dimensions plates have, unless that is known."""
+        if self.max_plate_nesting == float("inf"):
+            with suspended():
+                self._guess_max_plate_nesting(model, guide, args, kwargs)
+
+    def _programs(
         self, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> tuple[list[_Site], list[_Cost]]:
-        """Return the sites of the guide, and what those of both programs add to the loss."""
-        inner = poutine.unwrap(guide)
-        recordings: tuple[Trace, ...] = ()
-        if isinstance(inner, Messenger):
+    ) -> tuple[_Traces, Pair | None]:
+        """Return Pyro's traces of guide and model, and our own where they are apart."""
+        inner: Any = poutine.unwrap(guide)
+        if isinstance(inner, Messenger):  # it draws within the model
             guide(*args, **kwargs)
             traced: Any = inner
             model_trace, guide_trace = traced.get_traces()
-        else:
-            with record() as guided:
-                guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            with record() as modelled:
-                replayed = poutine.replay(model, trace=guide_trace)
-                model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-            recordings = modelled, guided
+            return (guide_trace, model_trace), None
+        with record() as guided:
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        with record() as modelled:
+            replayed = poutine.replay(model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        return (guide_trace, model_trace), Pair(modelled, guided)
+
+    def _check(self, traces: _Traces, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> None:
+        """Refuse programs whose log-probabilities do not add up to a bound."""
         if is_validation_enabled():
-            check_if_enumerated(guide_trace)
-        pruned = [prune_subsample_sites(each) for each in (guide_trace, model_trace)]
-        sites = [[s for s in each.nodes.values() if s["type"] == "sample"] for each in pruned]
-        is_whole = all(node_of(site) is not None for each in sites for site in each)
-        if recordings and is_whole:
-            _refuse_mismatch(Pair(*recordings))
+            self._check_marks(sites)
+        for site in sites[0]:
+            refuse_unspecified(site)
+        for site in itertools.chain(*sites):
+            check_infer(site)
+        # A handler around the step may hide statements, which Pyro's traces alone have then.
+        if pair is not None and all(map(node_of, itertools.chain(*sites))):
+            refuse_mismatch(pair)
         if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-        return sites[0], [
+            check_model_guide_match(traces[1], traces[0], self.max_plate_nesting)
+
+    def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
+        """Warn, as Pyro does, where the marks of sites and the loss do not go together."""
+        raise NotImplementedError
+
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+        """Return what each site of the guide, and of the model, adds to the loss."""
+        return [
             self._cost(site, sign, program)
-            for each, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True)
-            for site in each
+            for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True)
+            for site in some
         ]
 
     def _cost(self, site: _Site, sign: int, program: str) -> _Cost:
-        node = node_of(site)
-        _check_infer(site, node)
-        if program == "guide" and isinstance(site["fn"], Unit):
-            _refuse_unspecified(site, node)
-        if node is None:  # a handler of Pyro hid the statement, or it is there with another density
-            density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            term = scale_and_mask(density, site["scale"], site["mask"])
-        else:
-            term = node.tracked_log_prob
+        node, term = node_of(site), density_of(site)
         if is_validation_enabled():
-            site["log_prob"] = untrack(term) if node is None else _by_case(node, untrack(term))
-            check_site_shape(site, self.max_plate_nesting)
+            check_shape(site, untrack(term), self.max_plate_nesting)
         return _Cost(term, sign, node, program)
 
 
-def _refuse_mismatch(pair: Pair) -> None:
-    """Raise a GuideError where the sum of log-probabilities of a pair would be no bound."""
-    for node in pair.guide_sites:
-        if node.is_observed and not isinstance(node.fn, Factor):
-            for error in observed(pair):
-                raise error
-    for error in (*missing(pair), *misread(pair)):
-        raise error
+class TraceGraph_ELBO(_Loss, infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
+    """Take the place of ``pyro.infer.TraceGraph_ELBO``, and of ``Trace_ELBO``, in Pyro's SVI.
+
+        -ELBO = 1/K Σ_k [ Σ log q(z_k) - Σ log p(x, z_k) ],   z_k ~ q
+
+    The value is Pyro's at the same draws. The gradient is unbiased also where Pyro's is not: where
+    Python branches on a draw, writes it in place, or indexes by it; and what is independent need
+    not be said to be by plates. Schulman et al. (2015), "Gradient estimation using stochastic
+    computation graphs", theorem 1.
+
+    Args:
+        num_particles: how many draws of the guide, K.
+        max_plate_nesting: how many dimensions plates have, from the right; only needed if
+            `vectorize_particles`, and found by one run if it is not given.
+        vectorize_particles: draw all of them at once, in an outer plate.
+        baseline: what is subtracted from the costs of a site: see `ancestral.backward`. A site of
+            the guide with Pyro's ``infer={"baseline": {...}}`` has that instead.
+        estimator: how a reparameterized site gets its gradient.
+        credit: which costs count for a site.
+        options: others of Pyro's, such as `retain_graph`.
+
+    Raises:
+        GuideError: in a step, if the sites of guide and model do not match.
+        NonFiniteDensityError: in a step, if the log-probability of a site is NaN or infinite.
+    """
+
+    def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
+        for site in sites[0]:
+            if site["infer"].get("enumerate") is not None:
+                warnings.warn(
+                    f"{named(site)} is marked to be enumerated, and is drawn; to sum over it, use "
+                    "ancestral.infer.TraceEnum_ELBO",
+                    stacklevel=stacklevel(),
+                )
 
 
-def _refuse_unspecified(site: _Site, node: Node | None) -> None:
-    """Raise unless a factor of the guide is one of the densities whose gradient is the whole."""
-    factor, where = site["fn"], "" if node is None else f" ({node.location})"
-    if "has_rsample" not in vars(factor):
-        raise GuideError(
-            f"factor {site['name']!r}{where} is missing specification of has_rsample; expected "
-            "pyro.factor(name, value, has_rsample=True) in a guide: the density of what is drawn "
-            "by a differentiable transformation"
-        )
-    if not factor.has_rsample and factor.log_factor.requires_grad:
-        raise GuideError(
-            f"factor {site['name']!r}{where} says has_rsample=False, so that it is the density of "
-            "a draw that nobody sees, whose score it would need; draw it by pyro.sample, or say "
-            "has_rsample=True if it is the density of a differentiable transformation"
-        )
+class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
+    """Take the place of ``pyro.infer.TraceEnum_ELBO`` in Pyro's SVI.
+
+        -ELBO = E_q[ log q(z) - log Σ_w p(x, z, w) ]
+
+    The expectation is exact over the sites of the guide, and the sum over those of the model alone,
+    that are marked by ``infer={"enumerate": "parallel"}``, as by ``pyro.infer.config_enumerate``.
+    What is not marked is drawn, with the gradient of `TraceGraph_ELBO`, whose arguments these are.
+
+    Raises:
+        EnumerationError: in a step, if a marked site cannot be summed out: if it has infinitely
+            many values, if Python reads it, or if what depends on it mixes its values.
+    """
+
+    def _runs(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[_Run]:
+        """Yield the runs of both programs, within room for the values of sites."""
+        self._find_nesting(model, guide, args, kwargs)
+        return super()._runs(model, guide, args, kwargs)
+
+    def _programs(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[_Traces, Pair | None]:
+        """Return the traces of both programs, with the marked sites at all their values."""
+        with _Marked(first_dim=-1 - int(self.max_plate_nesting)):
+            return super()._programs(model, guide, args, kwargs)
+
+    def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
+        marked = [s for s in itertools.chain(*sites) if s["infer"].get("enumerate") is not None]
+        if self.strict_enumeration_warning and not marked:
+            warnings.warn(
+                "TraceEnum_ELBO found no sample sites configured for enumeration: mark them by "
+                "pyro.infer.config_enumerate, or use ancestral.infer.TraceGraph_ELBO",
+                stacklevel=stacklevel(),
+            )
+
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+        """Return what all sites add to the loss, as it is expected."""
+        if pair is None:
+            return super()._terms(sites, pair)
+        return [_Cost(term.value, 1, term.node, term.program) for term in terms_of(pair)]
 
 
-def _by_case(node: Node, term: Tensor) -> Tensor:
-    """Return a log-probability over the batch that the user knows."""
-    if not node.event_dims or tuple(term.shape) != node.shape:
-        return term
-    return term.sum(tuple(range(-node.event_dims, 0)))
+class _Marked(enumerated):
+    """Enumerates the sites that Pyro's mark asks for, and no others."""
+
+    def _is_to_be_enumerated(self, message: Message) -> bool:
+        is_marked = message.infer.get("enumerate") is not None
+        return is_marked and super()._is_to_be_enumerated(message)
+
+
+def _sites_of(trace: Any) -> list[_Site]:
+    """Return the samples of a trace of Pyro, but for the subsamples of plates."""
+    pruned: Any = prune_subsample_sites(trace)
+    return [site for site in pruned.nodes.values() if site["type"] == "sample"]
 
 
 def _loss(costs: list[_Cost]) -> Tensor:
@@ -290,17 +350,3 @@ def _has_gradient(run: _Run) -> bool:
         return True
     is_tracked = provenance(run.loss) is not None
     return is_tracked and any(node.is_learned for node in run.trace.everything)
-
-
-_KNOWN = frozenset({*InferDict.__annotations__, "tmc", "baseline", "estimator", "credit"})
-
-
-def _check_infer(site: _Site, node: Node | None) -> None:
-    """Raise for what nothing reads in the ``infer`` of a site."""
-    unknown = [k for k in site["infer"] if k not in _KNOWN and not str(k).startswith("_")]
-    if unknown:
-        where = "" if node is None else f" ({node.location})"
-        raise SiteError(
-            f"site {site['name']!r}{where}: nothing reads {unknown[0]!r} in its infer; expected of "
-            f"{listed(sorted(_KNOWN))}{guessed(unknown, _KNOWN)}"
-        )

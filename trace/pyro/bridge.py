@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.tensor.tensor import provenance, site_of, untrack
+from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
@@ -30,8 +30,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.subsample_messenger import _Subsample
 
-KEY = "ancestral"
-"""The key that a message of Pyro, and so a site of its traces, has the recorded node under."""
+KEY = "_ancestral"
+"""The key that a message of Pyro, a site of its traces, and its `infer` have the node under."""
 
 
 class Recorded(NamedTuple):
@@ -80,9 +80,13 @@ class Bridge(Messenger):
             msg["value"] = fn.sample()
         msg["is_observed"] = answered.is_observed
         msg["done"] = True
+        if answered.enumeration is not None and answered.enumeration.own is not None:
+            msg["infer"] = {**msg["infer"], "_enumerate_dim": answered.enumeration.own.dim}
         node = local.traces[-1].get(msg["name"])
         if node is not None and node is not message.origin:
             msg[KEY] = Recorded(node, fn)
+            # A replay hands this very dictionary on from the guide to the model.
+            msg["infer"] = {**msg["infer"], KEY: node}
 
     def _message(self, msg: Any, site: Site) -> Message:
         return Message(
@@ -145,17 +149,22 @@ class Bridge(Messenger):
             named(message)
 
 
+_OWN = frozenset({KEY, "baseline"})
+
+
 def _infer(infer: Any) -> Mapping[str, Any]:
     """Return what is said of inference, without Pyro's options for a baseline, which are none."""
-    if not isinstance(infer.get("baseline"), Mapping):
+    is_theirs = isinstance(infer.get("baseline"), Mapping)
+    if not is_theirs and KEY not in infer:
         return infer  # type: ignore[no-any-return]
-    return {key: value for key, value in infer.items() if key != "baseline"}
+    left_out = _OWN if is_theirs else {KEY}
+    return {key: value for key, value in infer.items() if key not in left_out}
 
 
 def _origin(msg: Any) -> Node | None:
-    """Return the node of the draw that a value is replayed from."""
-    node = site_of(msg["value"])
-    if not isinstance(node, Node) or node.name != msg["name"]:
+    """Return the node of the site that a value is replayed from."""
+    node = msg["infer"].get(KEY)
+    if node is None or node.name != msg["name"]:
         return None
     found = provenance(msg["value"])
     return node if found is not None and node.source in found.members else None
