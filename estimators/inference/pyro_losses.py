@@ -38,11 +38,14 @@ from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
 from ancestral.estimators.inference.pyro_sites import (
     check_infer,
+    check_runs,
     check_shape,
     density_of,
     named,
     refuse_mismatch,
+    refuse_observed,
     refuse_unspecified,
+    with_lines,
 )
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.place import stacklevel
@@ -168,6 +171,8 @@ class _Loss:
 
         The loss of each is weighed as it counts.
         """
+        check_runs(type(self).__name__, "model", model)
+        check_runs(type(self).__name__, "guide", guide)
         count = self.num_particles
         if self.vectorize_particles:
             self._find_nesting(model, guide, args, kwargs)
@@ -175,7 +180,8 @@ class _Loss:
             count = 1
         for _ in range(count):
             with suspended(), record(control="after") as trace:
-                traces, pair = self._programs(model, guide, args, kwargs)
+                with with_lines():
+                    traces, pair = self._programs(model, guide, args, kwargs)
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)
                 loss = _loss(self._terms(sites, pair)) / self.num_particles
@@ -199,6 +205,7 @@ class _Loss:
             return (guide_trace, model_trace), None
         with record() as guided:
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        refuse_observed(guided)
         with record() as modelled:
             replayed = poutine.replay(model, trace=guide_trace)
             model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
@@ -206,8 +213,6 @@ class _Loss:
 
     def _check(self, traces: _Traces, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> None:
         """Refuse programs whose log-probabilities do not add up to a bound."""
-        if is_validation_enabled():
-            self._check_marks(sites)
         for site in sites[0]:
             refuse_unspecified(site)
         for site in itertools.chain(*sites):
@@ -217,6 +222,7 @@ class _Loss:
             refuse_mismatch(pair)
         if is_validation_enabled():
             check_model_guide_match(traces[1], traces[0], self.max_plate_nesting)
+            self._check_marks(sites)
 
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
         """Warn, as Pyro does, where the marks of sites and the loss do not go together."""

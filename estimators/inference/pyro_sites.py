@@ -1,18 +1,26 @@
 """Sites of Pyro's traces: their log-probabilities, and what is wrong with them, with the line."""
 
+import inspect
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
+from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.runtime import InferDict
 from pyro.util import check_site_shape
 from torch import Tensor
 
-from ancestral.estimators.inference.model_guide import GuideError, Pair, misread, missing, observed
+from ancestral.estimators.inference.model_guide import GuideError, Pair, misread, missing, sites_of
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError, guessed, listed
+from ancestral.trace.context.place import line_of
+from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.pyro.bridge import node_of
+from ancestral.trace.recording.trace import Trace
 
 _Site = Any
 
@@ -58,12 +66,49 @@ def _by_case(node: Node, term: Tensor) -> Tensor:
     return term.sum(tuple(range(-node.event_dims, 0)))
 
 
+@contextmanager
+def with_lines() -> Generator[None]:
+    """Note at an error of Pyro, or of torch, the user's line that it came out of."""
+    try:
+        yield
+    except Exception as error:
+        where = line_of(error)
+        if where is not None and str(where) not in str(error):
+            error.add_note(f"It came out of {where}.")
+        raise
+
+
+def check_runs(verb: str, role: str, program: Any) -> None:
+    """Raise unless a program, within handlers of Pyro, runs when it is called.
+
+    Raises:
+        TypeError: if it is no function, or a generator or a coroutine.
+    """
+    inner: Any = poutine.unwrap(program)
+    check_program(verb, role, inner)
+    body = getattr(inner, "forward", inner)
+    kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+    if any(is_of(body) for is_of in kinds):
+        raise TypeError(
+            f"{verb} takes the {role} as a function, not as a generator or a coroutine, such as "
+            f"{short(body)}: its statements would run after the call, or never; loop over its "
+            "steps within a function"
+        )
+
+
+def refuse_observed(guide: Trace) -> None:
+    """Raise a GuideError if a guide observes a site; a factor may be a part of its density."""
+    for node in sites_of(guide):
+        if node.is_observed and not isinstance(node.fn, Factor):
+            raise GuideError(
+                f"site {node.name!r} ({node.location}) of the guide is observed; expected a guide "
+                "to draw the latent sites of the model and nothing else: observe it in the model "
+                "alone; if the model observes nothing, the two seem to be swapped"
+            )
+
+
 def refuse_mismatch(pair: Pair) -> None:
     """Raise a GuideError where the sum of log-probabilities of a pair would be no bound."""
-    for node in pair.guide_sites:
-        if node.is_observed and not isinstance(node.fn, Factor):
-            for error in observed(pair):
-                raise error
     for error in (*missing(pair), *misread(pair)):
         raise error
 

@@ -173,7 +173,7 @@ def _origin(msg: Any) -> Node | None:
 def _refuse_twin(message: Message) -> None:
     """Raise a SiteError if a program states a site twice."""
     known = local.traces[-1].get(message.name)
-    if known is not None and known is not message.origin:
+    if known is not None and known.type == "sample" and known is not message.origin:
         raise SiteError(
             f"Multiple sample sites named {message.name!r}: at {known.location} and at "
             f"{message.where.location}; expected its own name for each in one run, for example "
