@@ -1,14 +1,20 @@
-"""Translation: the distribution, value and mask of a Pyro statement, as a site here has them."""
+"""Pyro's distributions: what a site of a Pyro program is here, and the other way round.
+
+>>> import pyro.distributions as dist
+>>> torch_ = torch.distributions.Bernoulli(torch.tensor(0.3))
+>>> type(as_pyro(torch_, torch.tensor(1.0))) is dist.Bernoulli
+True
+"""
 
 from typing import Any, NamedTuple
 
+import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-import pyro.distributions as dist
 from ancestral.trace.nodes.factor import Factor, PointMass
-from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 
 
 class Site(NamedTuple):
@@ -80,3 +86,22 @@ def _density_at(point: Any, value: Tensor | None) -> tuple[Tensor, Tensor]:
     is_there = (value == point.v.expand(point.shape())).to(value.dtype).log()
     events = tuple(range(-point.event_dim, 0))
     return density + (is_there.sum(events) if events else is_there), value
+
+
+def as_pyro(fn: Distribution, value: Tensor) -> Any:
+    """Return a distribution as Pyro has it: with its methods, and its classes for what has none.
+
+    A class of a user is left as it is.
+    """
+    if isinstance(fn, Factor):
+        return dist.Unit(fn.log_factor)
+    if isinstance(fn, PointMass):
+        return dist.Delta(value, fn.log_density, event_dim=len(fn.event_shape))
+    kind: Any = getattr(dist, type(fn).__name__, None)
+    if isinstance(fn, dist.TorchDistribution) or kind is None or type(fn) not in kind.__mro__:
+        return fn
+    twin: Any = object.__new__(kind)
+    twin.__dict__.update(vars(fn))
+    if isinstance(fn, Independent):
+        twin.base_dist = as_pyro(fn.base_dist, value)
+    return twin
