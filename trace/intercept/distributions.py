@@ -286,8 +286,13 @@ class Distributions(Interceptor):
 
     def found(self) -> Iterable[Patch]:
         """Return the methods of the classes of users."""
-        kinds = [kind for kind in self._kinds.others() if kind.__module__ not in _WITHOUT_DRAWS]
-        return [patch for kind in kinds for patch in _methods(kind)]
+        others = self._kinds.others()
+        lasting = [kind for kind in others if kind.__module__.startswith("pyro.distributions.")]
+        if lasting:  # imported since; they are many, and there to stay
+            self._own.update(dict.fromkeys(lasting))
+            drawing = [kind for kind in lasting if kind.__module__ not in _WITHOUT_DRAWS]
+            switch.stay(patch for kind in drawing for patch in _methods(kind, stays=True))
+        return [p for kind in others if kind not in self._own for p in _methods(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""
