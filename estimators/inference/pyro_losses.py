@@ -52,7 +52,7 @@ from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import suspended
 from ancestral.trace.enumeration.enumerate import enumerate as enumerated
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.pyro.bridge import node_of
+from ancestral.trace.pyro.bridge import node_of, unnamed_params
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
@@ -180,7 +180,7 @@ class _Loss:
             count = 1
         for _ in range(count):
             with suspended(), record(control="after") as trace:
-                with with_lines():
+                with with_lines(), unnamed_params():
                     traces, pair = self._programs(model, guide, args, kwargs)
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)

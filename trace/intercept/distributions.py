@@ -287,7 +287,7 @@ class Distributions(Interceptor):
     def found(self) -> Iterable[Patch]:
         """Return the methods of the classes of users."""
         others = self._kinds.others()
-        lasting = [kind for kind in others if kind.__module__.startswith("pyro.distributions.")]
+        lasting = [kind for kind in others if kind.__module__.startswith("pyro.")]
         if lasting:  # imported since; they are many, and there to stay
             self._own.update(dict.fromkeys(lasting))
             drawing = [kind for kind in lasting if kind.__module__ not in _WITHOUT_DRAWS]

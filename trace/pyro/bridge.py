@@ -6,7 +6,9 @@ traces hold tracked values.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -142,7 +144,8 @@ class Bridge(Messenger):
 
     def _pyro_post_param(self, msg: Any) -> None:
         """Name a parameter; Pyro's own tensor goes on, whose attributes are asked for."""
-        if local.traces and not local.is_inside and isinstance(msg["value"], Tensor):
+        is_ours = local.traces and not local.is_inside and not _are_unnamed.get()
+        if is_ours and isinstance(msg["value"], Tensor):
             message = Message(
                 "param", msg["name"], place(), value=msg["value"], traces=local.traces
             )
@@ -205,6 +208,19 @@ def _settled(message: Message) -> Message:
     if message.value is None:
         return drawn(message)
     return given(message if message.enumeration is None else weighable(fitting(message)))
+
+
+_are_unnamed: ContextVar[bool] = ContextVar("parameters without a node", default=False)
+
+
+@contextmanager
+def unnamed_params() -> Generator[None]:
+    """Take no parameters into the recordings: a step of training has many, and asks for none."""
+    token = _are_unnamed.set(True)
+    try:
+        yield
+    finally:
+        _are_unnamed.reset(token)
 
 
 _BRIDGE = Bridge()

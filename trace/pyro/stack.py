@@ -2,12 +2,12 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ancestral.trace.context.patch import Patch, subclasses
+from ancestral.trace.context.patch import Descendants, Patch
 from ancestral.trace.context.stack import local, suspended
-from ancestral.trace.context.switch import Interceptor, unmet
+from ancestral.trace.context.switch import Interceptor, switch, unmet
 
 _GUIDES = (("pyro.infer.autoguide.guides", "AutoGuide"), ("pyro.contrib.easyguide", "EasyGuide"))
 _PREPARE = "_setup_prototype"
@@ -20,15 +20,27 @@ class PyroStack(Interceptor):
     threads; the bridge does nothing in those that record nothing.
     """
 
+    def __init__(self) -> None:
+        self._known: dict[type, None] = {}  # whose preparation is met
+        self._kinds: dict[type, Descendants] = {}
+
     def found(self) -> Iterable[Patch]:
-        """Return what runs a model once to learn its shape, which is no part of the program."""
-        return [
-            Patch(kind, _PREPARE, _outside)
-            for module, name in _GUIDES
-            if (root := getattr(sys.modules.get(module), name, None)) is not None
-            for kind in (root, *subclasses(root))
-            if _PREPARE in vars(kind)
-        ]
+        """Meet what runs a model once to learn its shape, which is no part of the program.
+
+        That of each guide is replaced once: it does what it did where nobody records.
+        """
+        kinds = [kind for root in _roots() for kind in self._new(root)]
+        if kinds:
+            self._known.update(dict.fromkeys(kinds))
+            patched = [kind for kind in kinds if _PREPARE in vars(kind)]
+            switch.stay(Patch(kind, _PREPARE, _outside, True, True) for kind in patched)
+        return ()
+
+    def _new(self, root: type) -> list[type]:
+        if root not in self._kinds:
+            self._kinds[root] = Descendants(root, self._known.__contains__)
+        others = self._kinds[root].others()
+        return others if root in self._known else [root, *others]
 
     def enter(self) -> None:
         """Put it there."""
@@ -45,11 +57,21 @@ class PyroStack(Interceptor):
             part()
 
 
+def _roots() -> Iterator[type]:
+    """Yield the classes of guides that are imported."""
+    for module, name in _GUIDES:
+        root: type | None = getattr(sys.modules.get(module), name, None)
+        if root is not None:
+            yield root
+
+
 def _outside(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that no recording sees."""
 
     @functools.wraps(original)
     def prepared(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(*args, **kwargs)
         was_inside, local.is_inside = local.is_inside, True
         try:
             with suspended(), unmet():
