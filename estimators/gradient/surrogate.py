@@ -70,7 +70,7 @@ def surrogate(
     The arguments are those of `backward`, and what it raises is raised here.
     """
     check_baseline(baseline)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     return surrogate_of(problem, estimate, baseline, _scores_before)
 
 
@@ -217,9 +217,9 @@ def backward(
     """
     check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into)
+    descend(problem, baseline, estimate, retain_graph, into)
 
 
 def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
@@ -241,7 +241,7 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
     return given
 
 
-def _decided(
+def decided(
     problem: Problem,
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
@@ -302,13 +302,14 @@ def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: 
 before_backward.append(_warn_of_missing_scores)
 
 
-def _descend(
+def descend(
     problem: Problem,
     baseline: Baselines,
     estimator: Estimator,
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
 ) -> None:
+    """Accumulate the gradient of a problem in which each site is decided."""
     passes = passes_of(problem, estimator, [term.value for term in problem.terms])
     less = subtracted(problem, baseline, passes)
     routes: list[Route] = []
@@ -363,9 +364,9 @@ def backward_of_costs(
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     check_baseline(baseline)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
+    problem, estimate = decided(problem_of_costs(trace), estimator, credit)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into)
+    descend(problem, baseline, estimate, retain_graph, into)
 
 
 install_backward(backward_of_costs)

@@ -31,8 +31,9 @@ from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.gradient.problem import problem_of_terms
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
-from ancestral.estimators.gradient.surrogate import backward, settle, surrogate
+from ancestral.estimators.gradient.surrogate import backward, decided, descend, settle, surrogate
 from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
@@ -63,11 +64,25 @@ _Traces = tuple[Any, Any]  # of the guide and of the model
 
 
 class _Run(NamedTuple):
-    """A run of both programs: its recording, its loss, [], and the sites of the guide."""
+    """A run of both programs: its recording, what its sites cost, those of the guide.
+
+    `loss` is the sum of the costs as they count, [], plain.
+    """
 
     trace: Trace
+    costs: list[tuple[Tensor, float]]
     loss: Tensor
     guide_sites: list[_Site]
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether any cost depends on a draw."""
+        return any(provenance(cost) is not None for cost, _ in self.costs)
+
+    @property
+    def tracked(self) -> Tensor:
+        """The loss with its provenance, if it has any."""
+        return _sum(self.costs, self.loss)
 
 
 class _Cost(NamedTuple):
@@ -118,7 +133,7 @@ class _Loss:
         """Return an estimate of the negative bound, without a gradient."""
         with torch.no_grad():
             losses = [run.loss for run in self._runs(model, guide, args, kwargs)]
-        return sum(float(untrack(loss)) for loss in losses)
+        return sum(map(float, losses))
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Accumulate the gradient of the negative bound, and return an estimate of it."""
@@ -127,15 +142,22 @@ class _Loss:
             if _has_gradient(run):
                 self._descend(run)
             settle(run.trace)
-            total += float(untrack(run.loss).detach())
+            total += float(run.loss.detach())
         return total
 
     def _descend(self, run: _Run) -> None:
-        if provenance(run.loss) is None:
-            run.loss.backward(retain_graph=self.retain_graph)
+        is_kept = bool(self.retain_graph)
+        problem = problem_of_terms(run.trace, run.costs) if run.is_tracked else None
+        loss = run.loss if problem is not None else run.tracked
+        if problem is None and provenance(loss) is None:
+            loss.backward(retain_graph=self.retain_graph)
             return
         choices, learned = self._chosen(run)
-        backward(run.loss, retain_graph=bool(self.retain_graph), **choices)
+        if problem is None:
+            backward(loss, retain_graph=is_kept, **choices)
+        else:
+            problem, estimate = decided(problem, choices["estimator"], choices["credit"])
+            descend(problem, choices["baseline"], estimate, is_kept, None)
         for each in learned:
             if each.loss.requires_grad:
                 (each.loss / self.num_particles).backward(retain_graph=self.retain_graph)
@@ -149,11 +171,11 @@ class _Loss:
         """
         parts: list[Tensor] = []
         for run in self._runs(model, guide, args, kwargs):
-            if provenance(run.loss) is None or not torch.is_grad_enabled():
-                parts.append(untrack(run.loss))
+            if not run.is_tracked or not torch.is_grad_enabled():
+                parts.append(run.loss)
             else:
                 choices, learned = self._chosen(run)
-                parts.append(surrogate(run.loss, **choices))
+                parts.append(surrogate(run.tracked, **choices))
                 own = [each.loss / self.num_particles for each in learned]
                 parts += [each - each.detach() for each in own]
             settle(run.trace)
@@ -184,8 +206,11 @@ class _Loss:
                     traces, pair = self._programs(model, guide, args, kwargs)
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)
-                loss = _loss(self._terms(sites, pair)) / self.num_particles
-            yield _Run(trace, loss, sites[0])
+                costs = self._terms(sites, pair)
+                weighed = [(cost.value, cost.sign / self.num_particles) for cost in costs]
+                loss = _sum([(untrack(cost), weight) for cost, weight in weighed])
+                _refuse_non_finite(costs, loss)
+            yield _Run(trace, weighed, loss, sites[0])
 
     def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         """Run both programs once to learn how many dimensions plates have, unless that is known."""
@@ -335,24 +360,25 @@ def _sites_of(trace: Any) -> list[_Site]:
     return [site for site in pruned.nodes.values() if site["type"] == "sample"]
 
 
-def _loss(costs: list[_Cost]) -> Tensor:
-    """Return the sum of costs, [], with its provenance.
+def _sum(costs: Sequence[tuple[Tensor, float]], otherwise: Tensor | None = None) -> Tensor:
+    """Return the weighted sum of all elements, []."""
+    parts = [cost.sum() * weight for cost, weight in costs]
+    if not parts:
+        return torch.zeros(()) if otherwise is None else otherwise
+    return sum(parts[1:], parts[0])
 
-    Raises:
-        NonFiniteDensityError: if one is NaN or infinite.
-    """
-    parts = [cost.value.sum() * cost.sign for cost in costs]
-    loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
-    if not bool(torch.isfinite(untrack(loss)).all()):
-        for cost in costs:
-            if cost.node is not None and not bool(torch.isfinite(untrack(cost.value)).all()):
-                raise non_finite_density(cost.node, cost.program)
-    return loss
+
+def _refuse_non_finite(costs: Sequence[_Cost], loss: Tensor) -> None:
+    """Raise a NonFiniteDensityError if a log-probability is NaN or infinite."""
+    if bool(torch.isfinite(loss)):
+        return
+    for cost in costs:
+        if cost.node is not None and not bool(torch.isfinite(untrack(cost.value)).all()):
+            raise non_finite_density(cost.node, cost.program)
 
 
 def _has_gradient(run: _Run) -> bool:
     """Return whether anything is to be learned of a run."""
-    if untrack(run.loss).requires_grad:
-        return True
-    is_tracked = provenance(run.loss) is not None
-    return is_tracked and any(node.is_learned for node in run.trace.everything)
+    return run.loss.requires_grad or (
+        run.is_tracked and any(node.is_learned for node in run.trace.everything)
+    )
