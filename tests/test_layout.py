@@ -18,7 +18,7 @@ FLOORS = [
     "provenance.dispatch",
     *("trace.context", "trace.nodes", "trace.graph", "trace.display", "trace.audit"),
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
-    *("trace.program", "trace.handlers", "trace.intercept"),
+    *("trace.program", "trace.handlers", "trace.pyro", "trace.intercept"),
     *("estimators.credit", "estimators.baselines", "estimators.pathwise"),
     *("estimators.diagnostics", "estimators.gradient"),
     *("estimators.batched", "estimators.capture", "estimators.compiled"),
