@@ -17,7 +17,7 @@ from ancestral.trace.program import primitives
 def drawn(fn: Distribution, obs: Any, obs_mask: Any) -> Any:
     """Return a draw, pathwise where that is possible, or the data."""
     if obs_mask is not None:
-        raise NotImplementedError
+        raise NotImplementedError("obs_mask= is not compiled: part of the value is drawn")
     if obs is not None:
         return obs
     return fn.rsample() if fn.has_rsample else fn.sample()

@@ -15,11 +15,12 @@ from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.trace.nodes.node import Node
 
 
-class Memories:
-    """What the learned ones among some baselines know, tensor by tensor.
+class Unlearned(Refusal):
+    """A baseline is asked for a site that it knows nothing of: a recording teaches it that."""
 
-    `is_fresh` says that one has learned nothing yet.
-    """
+
+class Memories:
+    """What the learned ones among some baselines know, tensor by tensor."""
 
     def __init__(self, baseline: Baselines) -> None:
         """Take the baselines."""
@@ -33,7 +34,6 @@ class Memories:
             for key in memory
         ]
         self.tensors = [each.memories[name][key] for each, name, key in self._places]
-        self.is_fresh = any(not each.memories for each in self._learned)
 
     def keep(self) -> None:
         """Let the baselines hold these very tensors, with the values that they hold by now."""
@@ -43,6 +43,11 @@ class Memories:
             if now is not tensor and now is not None:
                 tensor.copy_(now)
                 memory[key] = tensor
+
+    def renewed(self) -> "Memories":
+        """Return them with what was learned of more sites, and the others in these very tensors."""
+        self.keep()
+        return Memories(self._baseline)
 
     def given(self, values: Sequence[Tensor]) -> tuple[Baselines, list[Learned]]:
         """Return the baselines with these values in their memories, and those that learn."""
@@ -60,8 +65,17 @@ class Memories:
         return instead(self._baseline), [*copies.values()]
 
     def after(self, learned: Sequence[Learned]) -> list[Tensor]:
-        """Return what is known after a step, in the order of the tensors."""
+        """Return what is known after a step, in the order of the tensors.
+
+        Raises:
+            Unlearned: if that is of more sites than before.
+        """
         new = dict(zip(self._learned, learned, strict=True))
+        known = {(each, name) for each, name, _ in self._places}
+        for before, after in new.items():
+            for name in after.memories:
+                if (before, name) not in known:
+                    raise Unlearned(f"a baseline never learns of the site {name!r}")
         return [new[each].memories[name][key] for each, name, key in self._places]
 
 
