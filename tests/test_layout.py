@@ -20,9 +20,9 @@ FLOORS = [
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
     *("trace.program", "trace.handlers", "trace.intercept"),
     *("estimators.credit", "estimators.baselines", "estimators.pathwise", "estimators.gradient"),
-    *("estimators.batched", "estimators.capture", "estimators.compiled"),
-    *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
-    *("estimators.elimination", "estimators.inference", "estimators"),
+    *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
+    *("estimators.elimination", "estimators.inference"),
+    *("estimators.capture", "estimators.compiled", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),
 ]
 """The folders, from the ground up."""

@@ -18,7 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.kl_divergence import CODE, FUNCTION, fill
-from ancestral.estimators.capture.statements import INSTEAD
+from ancestral.estimators.capture.statements import INSTEAD, METHODS
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
 from ancestral.trace.context.switch import restore_torch
@@ -158,9 +158,12 @@ class _Marks(threading.local):
                     self._replace(kind, name, _replacement(name, original))
         for name, function in _UNCHECKED.items():
             self._replace(Distribution, name, function)
+        for kind, name, function in METHODS:
+            self._replace(kind, name, function)
         for function, code in INSTEAD.items():
             self._replace(function, "__code__", code)
-            self._replace(function, "_torchdynamo_disable", False)
+            if hasattr(function, "_torchdynamo_disable"):
+                self._replace(function, "_torchdynamo_disable", False)
         config = compiler().config
         self._replace(config, "allow_rnn", True)
 

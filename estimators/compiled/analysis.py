@@ -131,7 +131,9 @@ def returned(outputs: Sequence[Any], value: Tensor) -> int:
         for at, each in enumerate(plain)
         if each is not None and each.shape == value.shape == () and _is_close(each.detach(), value)
     ]
-    if len(found) != 1:
+    if not found:
+        raise Refusal("the self-check failed: the loss differs from that of a recording")
+    if len(found) > 1:
         raise Refusal("which of the tensors that it leaves behind is the loss cannot be told")
     (at,) = found
     if any(each is not None and each.requires_grad for each in (*plain[:at], *plain[at + 1 :])):

@@ -36,22 +36,26 @@ from ancestral.estimators.capture.symbols import (
     is_symbolic,
     tensors_of,
 )
-from ancestral.estimators.compiled.analysis import Analysis, analysed
+from ancestral.estimators.compiled.analysis import analysed
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
+from ancestral.estimators.compiled.entry import apart, entry, with_indices, with_more
 from ancestral.estimators.compiled.memories import Memories, Unlearned, refuse_other
-from ancestral.estimators.compiled.plan import Plan, Site
+from ancestral.estimators.compiled.plan import Plan, plan_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate
+from ancestral.estimators.inference.elbo import scored_later
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.provenance.tensor.torch_internals import checks_kept, compiler, own_copy
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.plate_frame import open_plates
+from ancestral.trace.params.store import open_store
 from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
@@ -106,7 +110,7 @@ class Compiled(Generic[P]):
         self._memories = Memories(options.baseline)
         with checks_kept():
             self._compiled = torch.compile(
-                _entry(function), backend=self._backend, fullgraph=True, dynamic=options.dynamic
+                entry(function), backend=self._backend, fullgraph=True, dynamic=options.dynamic
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,14 +120,15 @@ class Compiled(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
         if is_dynamo_compiling():
-            return _apart(self, args, kwargs)
-        if local.traces or is_handled():  # part of what sees every draw of it, and may change it
-            return self._function(*args, **kwargs) if local.traces else self._eager(args, kwargs)
+            return apart(self, args, kwargs)
+        if local.traces:  # part of what sees every draw of it
+            with scored_later():
+                return self._function(*args, **kwargs)
         if not torch.is_grad_enabled():  # nothing is asked but the value
             with record():
                 loss = self._function(*args, **kwargs)
             return untrack(loss)
-        if self._is_refused:
+        if self._is_refused or is_handled() or open_plates():  # which change what it does
             return self._eager(args, kwargs)
         try:
             return self._run(args, kwargs)
@@ -139,7 +144,7 @@ class Compiled(Generic[P]):
         return found
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        with record():
+        with record(), scored_later():
             loss = self._function(*args, **kwargs)
         return self._options.surrogate(loss, self._options.baseline)
 
@@ -153,7 +158,7 @@ class Compiled(Generic[P]):
         reading.call, reading.failed = (args, kwargs), None
         try:
             with compiling_marked, _first_plan if self.plan is None else nullcontext():
-                found: Tensor = self._compiled(*args, **kwargs)
+                found: Tensor = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(reading.failed, Refusal):
                 raise reading.failed from error
@@ -199,7 +204,7 @@ class Compiled(Generic[P]):
         ):
             refuse_other(options.baseline, analysis.problem.nodes.values())
             emit(module, analysis, memories, symbols)
-            plan = _plan(analysis, trace)
+            plan = plan_of(analysis.problem, trace.graph)
         distance = partial(_distance, memories, analysis.output, analysis.rounding)
         apart = distance(module, inputs, eager)
         seconds = time.perf_counter() - begin
@@ -207,9 +212,9 @@ class Compiled(Generic[P]):
         learned = memories.tensors
         code = finished(module, [*given, *learned], options.backend, options.mode)
         if learned:
-            code = _with(code, learned)
+            code = with_more(code, learned)
         if analysis.indices:
-            code = _with_indices(code, analysis.indices)
+            code = with_indices(code, analysis.indices)
         self.plan = replace(plan, apart=apart, seconds=seconds)
         if symbols is None:
             return code
@@ -248,7 +253,7 @@ class Compiled(Generic[P]):
             function = self._function
 
         def run() -> Tensor:
-            with record() as trace, self._watch.meeting():
+            with record() as trace, self._watch.meeting(), scored_later():
                 traces.append(trace)
                 loss = function(*args, **kwargs)
             return self._options.surrogate(loss, baseline)
@@ -261,27 +266,6 @@ class Compiled(Generic[P]):
             for trace in traces:
                 settle(trace)
         return traces[0], found
-
-
-def _called(step: "Compiled[P]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return step(*args, **kwargs)
-
-
-_apart: Callable[..., Tensor] = torch.compiler.disable(
-    _called, reason="a compiled step is no part of another graph"
-)
-
-
-def _entry(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Return a function with code of its own: the compiler counts plans by the code they are of."""
-
-    def step(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if not is_dynamo_compiling():  # as under set_stance: there would be no scores
-            raise Refusal("the compiler was told to run what it is given as it is")
-        return function(*args, **kwargs)
-
-    step.__code__ = step.__code__.replace()
-    return step
 
 
 def _distance(
@@ -299,43 +283,8 @@ def _distance(
     return compare(found, eager, rounding)
 
 
-def _with(code: Callable[..., Any], more: Sequence[Tensor]) -> Callable[..., Any]:
-    """Return code that is given more arguments after its own."""
-    return lambda *inputs: code(*inputs, *more)
-
-
-def _with_indices(code: Callable[..., Any], known: dict[int, Tensor]) -> Callable[..., Any]:
-    """Return code that is a plan for these values of some arguments only."""
-
-    def checked(*inputs: Any) -> Any:
-        for at, value in known.items():
-            if not torch.equal(inputs[at], value):
-                raise Refusal("an index or a mask by which it takes elements has other values")
-        return code(*inputs)
-
-    return checked
-
-
 def _sizes(inputs: Sequence[Any]) -> tuple[int, ...]:
     return tuple(each for each in inputs if isinstance(each, int))
-
-
-def _plan(analysis: Analysis, trace: Trace) -> Plan:
-    problem = analysis.problem
-    needing = {site.name for site in problem.structure.sites if site.needs_score}
-    sites = [
-        Site(
-            node.name,
-            str(node.location),
-            "score"
-            if node.name in needing
-            else "pathwise"
-            if node.is_reparameterized and node.is_learned
-            else "none",
-        )
-        for node in problem.nodes.values()
-    ]
-    return Plan("", sites, problem.structure, trace.graph)
 
 
 def _warning(refusal: Refusal) -> NotCompiledWarning:
