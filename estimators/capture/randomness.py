@@ -73,6 +73,9 @@ def mark_plain_draws(graph: fx.Graph) -> None:
 
     What it does not know is left as it is, and is refused where a score is needed.
     """
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target == "bernoulli_":
+            _draw_apart(graph, node)
     has_gradient = True
     for node in list(graph.nodes):
         if node.target is set_grad_enabled:
@@ -89,6 +92,21 @@ def mark_plain_draws(graph: fx.Graph) -> None:
         _mark(graph, node, density, tuple(given[name] for name in names if name in given))
         if not has_gradient:
             _with_gradient(graph, node)
+
+
+def _draw_apart(graph: fx.Graph, node: fx.Node) -> None:
+    """Let what a tensor is filled with be drawn first, and then be written into it."""
+    given = dict(zip(("self", "p"), node.args, strict=False)) | node.kwargs
+    if given.keys() != {"self", "p"} or not isinstance(given["p"], fx.Node):
+        return  # coins of one number, or of another generator, which no score is needed for
+    with graph.inserting_before(node):
+        probs = graph.call_method("expand_as", (given["p"], given["self"]))
+        value = graph.call_function(torch.bernoulli, (probs,))
+        filled = graph.call_method("copy_", (given["self"], value))
+    for made in (probs, value, filled):
+        made.meta["stack_trace"] = node.meta.get("stack_trace")
+    node.replace_all_uses_with(given["self"])
+    graph.erase_node(node)
 
 
 def _mark(

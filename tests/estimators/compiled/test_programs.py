@@ -110,6 +110,16 @@ def _drawn_by_torch() -> Any:
 
 
 @loss
+def _filled_with_coins() -> Any:
+    z = torch.empty(4, 3, dtype=torch.float64).bernoulli_(torch.sigmoid(W * X))
+    y = torch.zeros(2, 4, 3, dtype=torch.float64)
+    y[1].bernoulli_(p=torch.sigmoid(V))
+    with torch.no_grad():
+        x = torch.empty(3, dtype=torch.float64).bernoulli_(torch.sigmoid(V))
+    return (z * X).mean() + (y @ W).mean() + (x * W).sum() + torch.empty(3).bernoulli_(0.3).sum()
+
+
+@loss
 def _drawn_by_multinomial() -> Any:
     weights = torch.softmax(W * X, -1)
     z = torch.multinomial(weights, 2, replacement=True)
