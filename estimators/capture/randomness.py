@@ -57,6 +57,8 @@ _DENSITIES: dict[Any, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
 }
 
 
+DRAWS = frozenset({*_DENSITIES, "bernoulli_"})
+"""The random functions of torch that are given parameters, and the names of such methods."""
 _IS_MARKED = "ancestral.is_marked"
 
 
@@ -97,15 +99,16 @@ def mark_plain_draws(graph: fx.Graph) -> None:
 def _draw_apart(graph: fx.Graph, node: fx.Node) -> None:
     """Let what a tensor is filled with be drawn first, and then be written into it."""
     given = dict(zip(("self", "p"), node.args, strict=False)) | node.kwargs
-    if given.keys() != {"self", "p"} or not isinstance(given["p"], fx.Node):
-        return  # coins of one number, or of another generator, which no score is needed for
+    filled, probs = given.pop("self"), given.pop("p", None)
+    if given or not isinstance(filled, fx.Node) or not isinstance(probs, fx.Node):
+        return  # coins of one number, or of another generator: they have no score
     with graph.inserting_before(node):
-        probs = graph.call_method("expand_as", (given["p"], given["self"]))
+        probs = graph.call_method("expand_as", (probs, filled))
         value = graph.call_function(torch.bernoulli, (probs,))
-        filled = graph.call_method("copy_", (given["self"], value))
-    for made in (probs, value, filled):
+        write = graph.call_method("copy_", (filled, value))
+    for made in (probs, value, write):
         made.meta["stack_trace"] = node.meta.get("stack_trace")
-    node.replace_all_uses_with(given["self"])
+    node.replace_all_uses_with(filled)
     graph.erase_node(node)
 
 

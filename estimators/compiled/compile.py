@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, fx
 from torch.compiler import is_dynamo_compiling
 
+from ancestral.estimators.capture.checkpoints import write_out_checkpoints
 from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
-from ancestral.estimators.capture.randomness import mark_plain_draws
+from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
 from ancestral.estimators.capture.replaced_methods import Watch
@@ -192,6 +193,7 @@ class Compiled(Generic[P]):
         module = own_copy(module)
         trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
+        write_out_checkpoints(module, DRAWS)
         write_out(module.graph)
         mark_plain_draws(module.graph)
         module.recompile()
