@@ -38,10 +38,11 @@ from ancestral.estimators.capture.symbols import (
     tensors_of,
 )
 from ancestral.estimators.compiled.analysis import analysed
+from ancestral.estimators.compiled.asking import put_around
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
 from ancestral.estimators.compiled.entry import apart, entry, with_indices, with_more
-from ancestral.estimators.compiled.memories import Memories, Unlearned, refuse_other
+from ancestral.estimators.compiled.memories import Memories, Unlearned
 from ancestral.estimators.compiled.plan import Plan, plan_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
 from ancestral.estimators.credit.credit import Estimator, by_element
@@ -161,6 +162,8 @@ class Compiled(Generic[P]):
             with compiling_marked, _first_plan if self.plan is None else nullcontext():
                 found: Tensor = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
+            if isinstance(error, Refusal):
+                raise
             if isinstance(reading.failed, Refusal):
                 raise reading.failed from error
             if times_read() == before and not isinstance(error, compiler().limit_hit):
@@ -204,15 +207,16 @@ class Compiled(Generic[P]):
                 module, inputs, known, options.estimator, options.credit, eager.value
             ) as analysis,
         ):
-            refuse_other(options.baseline, analysis.problem.nodes.values())
-            emit(module, analysis, memories, symbols)
+            asking = emit(module, analysis, memories, symbols)
             plan = plan_of(analysis.problem, trace.graph)
         distance = partial(_distance, memories, analysis.output, analysis.rounding)
-        apart = distance(module, inputs, eager)
+        planned = asking and replace(asking, baselines=memories.for_a_plan)
+        apart = distance(put_around(module, planned), inputs, eager)
         seconds = time.perf_counter() - begin
         kept = module if symbols is None else own_copy(module)
         learned = memories.tensors
         code = finished(module, [*given, *learned], options.backend, options.mode)
+        code = put_around(code, asking)
         if learned:
             code = with_more(code, learned)
         if analysis.indices:
@@ -244,7 +248,7 @@ class Compiled(Generic[P]):
 
     def _recorded(self, tensors: list[Tensor]) -> tuple[Trace, Outcome]:
         """Run the loss function itself within a recording; what it changes stays as it was."""
-        baseline = copy.deepcopy(self._options.baseline)
+        baseline = self._memories.for_a_plan()
         assert self._reading.call is not None
         args, kwargs = self._reading.call
         traces: list[Trace] = []
@@ -258,10 +262,13 @@ class Compiled(Generic[P]):
             with record() as trace, self._watch.meeting(), scored_later():
                 traces.append(trace)
                 loss = function(*args, **kwargs)
+            self._memories.refuse_other(trace.everything)
             return self._options.surrogate(loss, baseline)
 
         try:
             found = outcome(run, tensors)
+        except Refusal:
+            raise
         except Exception as error:
             raise Refusal(f"it raises {type(error).__name__}: {error}") from error
         finally:
@@ -274,14 +281,14 @@ def _distance(
     memories: Memories,
     output: int,
     rounding: float,
-    module: fx.GraphModule,
+    code: Callable[..., Any],
     inputs: Sequence[Any],
     eager: Outcome,
 ) -> float:
     """Return how far a graph with scores is from a recording of the same draws."""
     with undone(memories.tensors):
         given = (*inputs, *memories.tensors)
-        found = outcome(lambda: module(*given)[output], tensors_of(inputs))
+        found = outcome(lambda: code(*given)[output], tensors_of(inputs))
     return compare(found, eager, rounding)
 
 

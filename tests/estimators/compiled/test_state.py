@@ -1,6 +1,5 @@
 """Compiled steps over time: baselines that learn, sizes that change, what a plan tells."""
 
-import copy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,37 +31,6 @@ def _belief_net() -> tuple[BeliefNet, list[nn.Parameter]]:
 
 def _images(count: int) -> Tensor:
     return torch.bernoulli(torch.full((count, 8), 0.4))
-
-
-def _of_h1(baseline: Any) -> Any:
-    return baseline["h1"] if isinstance(baseline, dict) else baseline
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("is_one", [True, False])
-def test_a_baseline_learns_as_in_recordings(backend: Any, is_one: bool) -> None:
-    net, parameters = _belief_net()
-    mean = an.estimators.RunningMean(0.5)
-    ours: Any = mean if is_one else {"h1": mean, "*": "auto"}
-    theirs = copy.deepcopy(ours)
-    step: Any = an.compile(net, baseline=ours, backend=backend)
-    x = _images(6)
-    for seed in range(5):
-        agree(step, net, parameters, x, seed=seed, baseline=theirs)
-        found, expected = _of_h1(ours).state_dict(), _of_h1(theirs).state_dict()
-        torch.testing.assert_close(found, expected)
-        if seed == 3:  # what is loaded counts from the next step on
-            for each in (ours, theirs):
-                state = {n: {k: 2 * v for k, v in m.items()} for n, m in found.items()}
-                _of_h1(each).load_state_dict(state)
-    assert step.plan.is_compiled, step.plan
-
-
-def test_a_baseline_of_the_user_runs_at_each_step() -> None:
-    net, parameters = _belief_net()
-    step: Any = an.compile(net, baseline=lambda credit: 0.3, backend="eager")
-    with pytest.warns(an.errors.NotCompiledWarning, match="Python that is to run at each step"):
-        agree(step, net, parameters, _images(4), baseline=lambda credit: 0.3)
 
 
 @pytest.mark.parametrize("baseline", [None, "auto"])
