@@ -348,7 +348,7 @@ class _Run(fx.Interpreter):
 
 def _memory(value: Any) -> int:
     """Return what tells the memory of a tensor from others, 0 for what is none."""
-    return raw(Tensor.untyped_storage, value).data_ptr() if isinstance(value, Tensor) else 0
+    return raw(Tensor.untyped_storage, value)._cdata if isinstance(value, Tensor) else 0
 
 
 def _is_float(value: Any) -> bool:

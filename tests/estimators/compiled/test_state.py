@@ -1,5 +1,6 @@
 """Compiled steps over time: baselines that learn, sizes that change, what a plan tells."""
 
+import copy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,6 +205,37 @@ def test_recurrent_layers_are_compiled() -> None:
     step: Any = an.compile(loss, backend="eager")
     agree(step, loss, list(layer.parameters()), x)
     assert step.plan.is_compiled, step.plan
+
+
+class _Writing(nn.Module):
+    """Writes what it draws into its buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.register_buffer("last", torch.zeros(4, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        z = Bernoulli(logits=self.layer(x)).sample()
+        last: Any = self.last
+        last.copy_(z)
+        return (self.norm(z) * x).mean() + (last @ self.layer.weight).mean()
+
+
+def test_draws_are_written_into_buffers() -> None:
+    torch.manual_seed(0)
+    net, x = _Writing(), torch.randn(4, 3)
+    ours = copy.deepcopy(net)  # what a recording has written into is tracked
+    step: Any = an.compile(ours, backend="eager")
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        _, theirs = eager(net, list(net.parameters()), x)
+        torch.manual_seed(seed)
+        _, found = compiled(step, list(ours.parameters()), x)
+        torch.testing.assert_close(found, theirs)
+        for one, other in zip(ours.buffers(), net.buffers(), strict=True):
+            torch.testing.assert_close(an.untrack(one), an.untrack(other))
+        assert step.plan.is_compiled, step.plan
 
 
 def test_what_a_loss_keeps_beside_itself() -> None:
