@@ -313,12 +313,13 @@ def test_a_statement_that_is_not_compiled_says_so(function: Callable[[], Any], r
 def test_what_is_open_around_a_step_counts(around: Any) -> None:
     def loss() -> Any:
         z = an.sample("z", Bernoulli(logits=W[0]))
-        return (z * V.sum()).sum() + W[1]
+        return ((2 - z) * V.sum()).sum() + W[1]
 
     step = agreeing(loss, [W, V], seeds=(0,))
-    with around:
-        agree(step, loss, [W, V])
-    agree(step, loss, [W, V])
+    for seed in (0, 1, 2):
+        with around:
+            agree(step, loss, [W, V], seed=seed)
+        agree(step, loss, [W, V], seed=seed)
     assert step.plan.is_compiled, step.plan
 
 
