@@ -1,6 +1,7 @@
 """Entry: the function that the compiler is given for a loss, and what is put around its code."""
 
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any, ParamSpec
 
 import torch
@@ -17,19 +18,21 @@ P = ParamSpec("P")
 def entry(function: Callable[P, Tensor]) -> Callable[..., Tensor]:
     """Return a function whose code no other has: by their code the compiler counts plans.
 
-    It is given the store of parameters that is open, so that the compiler guards it.
+    It is given the store of parameters that is open, so that the compiler guards it. It lives where
+    the function does, whose module nobody may be able to import: so it has names of this as cells.
     """
+    is_read, state, refusal = is_dynamo_compiling, opened, Refusal
 
     def step(store: ParamStore | None, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if not is_dynamo_compiling():  # as under set_stance: there would be no scores
-            raise Refusal("the compiler was told to run what it is given as it is")
-        opened.stores = () if store is None else (store,)
+        if not is_read():  # as under set_stance: there would be no scores
+            raise refusal("the compiler was told to run what it is given as it is")
+        state.stores = () if store is None else (store,)
         found = function(*args, **kwargs)
-        opened.stores = ()
+        state.stores = ()
         return found
 
-    step.__code__ = step.__code__.replace()
-    return step
+    home = getattr(function, "__globals__", globals())
+    return FunctionType(step.__code__.replace(), home, "step", None, step.__closure__)
 
 
 def _called(step: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -218,6 +218,13 @@ def test_the_gradients_of_steps_add_up() -> None:
     W.grad = V.grad = None
 
 
+def test_a_function_of_a_module_that_nobody_can_import_is_compiled() -> None:
+    home: dict[str, Any] = {"__name__": "nowhere", "Bernoulli": Bernoulli, "W": W}
+    exec("def loss(x): return (Bernoulli(logits=W).sample() * x).sum()", home)
+    step = agreeing(home["loss"], [W, V], V)
+    assert step.plan.is_compiled, step.plan
+
+
 @pytest.mark.parametrize("stance", ["force_eager", "eager_on_recompile"])
 def test_a_compiler_that_is_told_to_run_eagerly_costs_no_score(stance: Any) -> None:
     step = agreeing(_loss, [W, V], X, seeds=(0,))
