@@ -21,9 +21,9 @@ FLOORS = [
     *("trace.program", "trace.handlers", "trace.pyro", "trace.intercept"),
     *("estimators.credit", "estimators.baselines", "estimators.pathwise"),
     *("estimators.diagnostics", "estimators.gradient"),
-    *("estimators.batched", "estimators.capture", "estimators.compiled"),
-    *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
-    *("estimators.elimination", "estimators.inference", "estimators"),
+    *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
+    *("estimators.elimination", "estimators.inference"),
+    *("estimators.capture", "estimators.compiled", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),
 ]
 """The folders, from the ground up."""

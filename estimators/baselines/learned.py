@@ -59,8 +59,9 @@ class Learned(ABC):
         memory = {
             k: v.to(credit.total.device) for k, v in self.memories.get(credit.name, {}).items()
         }
-        found: Tensor = raw(self._foretell, credit, memory)
-        self.memories[credit.name] = raw(self._learn, credit, memory)
+        with torch.no_grad():  # else a memory would hold the graphs of all recordings before
+            found: Tensor = raw(self._foretell, credit, memory)
+            self.memories[credit.name] = raw(self._learn, credit, memory)
         given[credit.name] = found
         return found
 
