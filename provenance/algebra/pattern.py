@@ -31,6 +31,7 @@ from ancestral.provenance.algebra.alignment import (
     whole,
 )
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape, by_index, leading
+from ancestral.provenance.algebra.outline import Outline, Outlines
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ MOST_PLANNED = 2**14
 MOST_SOURCES = 32
 """Under one alignment; with more, they are gathered behind one that stands for them."""
 _FEW = 8  # entries, which are looked at one by one
+NONE: dict[Any, Any] = {}
+"""Stands for a dictionary that is made when something is put into it: nothing is put into this."""
 
 
 class Slot:
@@ -67,17 +70,25 @@ class Answer:
 
     Besides, whether the step has no useful derivative, what the op is called, and the patterns of
     its operands. It is kept under the function, the arguments that a rule can see and the patterns
-    of those that are tracked. `linear` is what is kept of the linear step by which the result was
-    made, where that follows from these.
+    of those that are tracked. Where that is one operand whose sources stand under one alignment,
+    the answer is an outline, and is kept under that of the operand; `is_same` says that it is that
+    one. `linear` is what is kept of the linear step by which the result was made, where that
+    follows from these.
     """
 
-    __slots__ = ("is_kink", "linear", "op", "operands", "result")
+    __slots__ = ("is_kink", "is_same", "linear", "op", "operands", "result")
 
     def __init__(
-        self, result: "Pattern | None", is_kink: bool, op: str, operands: "Iterable[Pattern]"
+        self,
+        result: "Pattern | Outline | None",
+        is_kink: bool,
+        op: str,
+        operands: "Iterable[Pattern]" = (),
+        is_same: bool = False,
     ) -> None:
         self.result = result
         self.is_kink = is_kink
+        self.is_same = is_same
         self.op = op
         self.operands = tuple(dict.fromkeys(operands))
         self.linear: Any = None
@@ -131,6 +142,7 @@ class Patterns:
         self.count = 0
         self.structures = Recent(MOST_PLANNED)
         self.slots: dict[tuple[int, Shape], Slot] = {}
+        self.outlines = Outlines(self.grow)
         self._interned: dict[Shape, dict[Any, Pattern]] = {}
 
     def slot(self, number: int, shape: Shape) -> Slot:
@@ -210,6 +222,7 @@ class Pattern:
         "known",
         "members",
         "mixing",
+        "outline",
         "patterns",
         "shape",
     )
@@ -224,29 +237,44 @@ class Pattern:
         self.members: Slots = (
             entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
         )
+        self.outline: Outline | None = None
+        if len(entries) == 1:
+            self.outline = patterns.outlines.of(shape, entries[0][0])
         self.is_wide = len(self.members) > MOST_SOURCES and any(
             [len(members) > MOST_SOURCES for _, members in entries]
         )
-        self.joins: dict[Pattern, Pattern] = {}
+        # Most patterns have no part in these: they share one that is empty.
+        self.joins: dict[Pattern, Pattern] = NONE
         # Remaps by their shape and step; the answers for calls whose first operand has this
         # pattern, see `propagate`; whether one of the operands was mixed, by them all.
-        self.known: dict[tuple[Any, ...], Any] = {}
+        self.known: dict[tuple[Any, ...], Any] = NONE
         # See `alignment_loss`.
         self.kept: dict[Slot, frozenset[int]] | None = None
         self.indexed: dict[Slot, frozenset[int]] | None = None
-        self.mixing: dict[Pattern, bool] = {}
+        self.mixing: dict[Pattern, bool] = NONE
         self._slices: dict[int, dict[int, list[tuple[Alignment, Slots]]]] | None = None
 
-    def keep(self, key: tuple[Any, ...], answer: Answer) -> None:
-        """Keep the answer for a call."""
-        self.known[key] = answer
-        self.patterns.grow(len(answer.operands))
+    def keep(self, key: tuple[Any, ...], found: Any, by: int = 1) -> None:
+        """Keep something that was found out of it, which counts as so much."""
+        if self.known is NONE:
+            self.known = {}
+        self.known[key] = found
+        self.patterns.grow(by)
+
+    def under(self, outline: Outline) -> "Pattern":
+        """Return the pattern of the same sources, all under one alignment."""
+        if outline is self.outline:
+            return self
+        return self.patterns.intern(outline.shape, {outline.alignment: self.members})
 
     def remap(self, shape: Shape, step: Step) -> "Pattern | None":
         """Return the pattern of the result of a step, None where no source of ours reaches it.
 
         A dimension that changes its size is lost: it no longer indexes element by element.
         """
+        if self.outline is not None:
+            moved = self.outline.remap(shape, step)
+            return None if moved is None else self.under(moved)
         key = (shape, step)
         if key in self.known:
             known: Pattern | None = self.known[key]
@@ -255,15 +283,11 @@ class Pattern:
         entries: Places = {}
         met = self.entries if len(self.entries) < _FEW else self._met(fitted)
         for alignment, members in met:
-            moved = apply(fitted, alignment)
-            if moved is not None:
-                add(entries, whole(moved, shape), members, shape)
+            claim = apply(fitted, alignment)
+            if claim is not None:
+                add(entries, whole(claim, shape), members, shape)
         found = self.patterns.intern(shape, entries) if entries else None
-        return self._remember(key, found)
-
-    def _remember(self, key: Any, found: "Pattern | None") -> "Pattern | None":
-        self.known[key] = found
-        self.patterns.grow()
+        self.keep(key, found)
         return found
 
     def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Slots]]:
@@ -284,11 +308,13 @@ class Pattern:
 
     def lost(self, shape: Shape) -> "Pattern":
         """Return the pattern of a tensor that depends on our sources we know not how."""
+        if self.outline is not None:
+            return self.under(self.outline.lost(shape))
         key = (shape, None)
         found: Pattern | None = self.known.get(key)
         if found is None:
             found = self.patterns.depending(self.members, shape)
-            self._remember(key, found)
+            self.keep(key, found)
         return found
 
     def broadcast(self, shape: Shape) -> "Pattern":
@@ -306,18 +332,21 @@ class Pattern:
         Where both know a slot with alignments that overlap, only what they agree on is kept.
         """
         found = self if self is other else self.joins.get(other)
-        if found is None:
-            found = self.joins[other] = together([self, other])
-            self.patterns.grow()
-        return found
+        return self._joined(other, together([self, other])) if found is None else found
 
     def join(self, other: "Pattern") -> "Pattern":
         """Return the union of both, broadcast to their common shape."""
         found = self.joins.get(other)
         if found is None:
             shape = broadcast_shape(self.shape, other.shape)
-            found = self.joins[other] = self.broadcast(shape).union(other.broadcast(shape))
-            self.patterns.grow()
+            found = self._joined(other, self.broadcast(shape).union(other.broadcast(shape)))
+        return found
+
+    def _joined(self, other: "Pattern", found: "Pattern") -> "Pattern":
+        if self.joins is NONE:
+            self.joins = {}
+        self.joins[other] = found
+        self.patterns.grow()
         return found
 
 
