@@ -164,6 +164,7 @@ def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path)
     assert names == {
         *modules,
         *(f"ancestral/{n}" for n in ("__init__.py", "errors.py", "infer.py", "py.typed")),
+        *(f"ancestral/tools/render/assets/page.{suffix}" for suffix in ("css", "js")),
     }
 
 
