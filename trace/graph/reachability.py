@@ -199,11 +199,20 @@ class _Child(NamedTuple):
     size: int
 
 
-def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
-    """Yield for each site, from the last to the first, the terms that it reaches."""
+def reaches(
+    structure: Structure, passed: Sequence[bool] | None = None
+) -> Iterator[tuple[int, Closure, Reach]]:
+    """Yield for each site, from the last to the first, the terms that it reaches.
+
+    Args:
+        structure: the structure.
+        passed: which sites are passed over, that reach none of the others, nor are reached.
+    """
     direct, end = _Direct(structure), len(structure.terms)
     waiting: dict[int, list[_Child]] = {}  # by the parent, which is met later
     for number in reversed(range(len(structure.sites))):
+        if passed is not None and passed[number]:
+            continue
         children = waiting.pop(number, [])[::-1]
         built = _Built(direct.of(number), children, end)
         yield number, built.closure, built.reach
