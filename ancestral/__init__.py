@@ -11,7 +11,7 @@
 (['z'], (100,))
 """
 
-from ancestral import errors, estimators, infer
+from ancestral import errors, estimators, handlers, infer
 from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
@@ -23,7 +23,6 @@ from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
 from ancestral.tools.render.render import to_html as _to_html
-from ancestral.trace import handlers
 from ancestral.trace.context.switch import restore_torch
 from ancestral.trace.context.switch import switch as _switch
 from ancestral.trace.graph.drawing import install as _install
