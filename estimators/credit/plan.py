@@ -11,10 +11,12 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ancestral.estimators.credit.cost_sums import (
     Filling,
+    Numbers,
     Reduction,
     Stacks,
     apart_dims,
@@ -82,9 +84,9 @@ class Layout:
 class Plan:
     """The sums of sites, each after its bases: those of children, moved along the edges.
 
-    To these come the sums of further terms; a set of one term is its number. A recording may have
-    very many sites: what there is of them stands in lists side by side, which hold no objects that
-    Python's collector has to walk over.
+    To these come the sums of further terms: a term by its number, a set of terms by that of the set
+    below zero. A recording may have very many sites: what there is of them stands in lists side by
+    side, which hold no objects that Python's collector has to walk over.
     """
 
     def __init__(self) -> None:
@@ -92,8 +94,10 @@ class Plan:
         self._numbers = array("q")
         self._bases: list[tuple[int, ...]] = []
         self._layouts: list[Layout] = []
-        self._terms: list[tuple[TermSet | int, ...]] = []
+        self._terms: list[tuple[int, ...]] = []
         self._asked: list[bool] = []  # those that need a score
+        self._sets: list[TermSet | bytes] = []
+        self._places: dict[TermSet | bytes, int] = {}
 
     def __len__(self) -> int:
         """Return the number of sites."""
@@ -104,7 +108,7 @@ class Plan:
         number: int,
         bases: tuple[int, ...],
         layout: Layout,
-        terms: tuple[TermSet | int, ...],
+        terms: tuple[int, ...],
         is_asked: bool,
     ) -> None:
         """Add the site of a number; its bases are given by their places here."""
@@ -114,15 +118,30 @@ class Plan:
         self._terms.append(terms)
         self._asked.append(is_asked)
 
+    def of_terms(self, terms: TermSet) -> int:
+        """Return the number of a set of terms, the same for sets that are equal."""
+        if terms.is_one:
+            return terms.first
+        found: TermSet | bytes = terms
+        if terms.mask and 4 * terms.size < terms.mask.bit_length() // 8:
+            # Few and far between, as what one child of a site reaches and another does not.
+            found = terms.numbers().astype(np.int32).tobytes()
+        place = self._places.setdefault(found, len(self._sets))
+        if place == len(self._sets):
+            self._sets.append(found)
+        return -1 - place
+
     def needed(self) -> "Plan":
         """Return the plan of the sites that are asked for, and of those that these are built on."""
         are_needed = list(self._asked)
         for place in reversed(range(len(self))):  # what others are built on comes before
             for base in self._bases[place] if are_needed[place] else ():
                 are_needed[base] = True
+        self._places.clear()
         if all(are_needed):
             return self
         found, places = Plan(), dict[int, int]()
+        found._sets = self._sets
         for place in (place for place, is_needed in enumerate(are_needed) if is_needed):
             places[place] = len(found)
             found.add(
@@ -140,7 +159,7 @@ class Plan:
         Args:
             values: the costs.
         """
-        stacks, totals = Stacks(values), dict[tuple[Alignment, TermSet], Tensor]()
+        stacks, totals = Stacks(values), dict[tuple[Alignment, int], Tensor]()
         found: list[Tensor] = []  # of all sites, one after the other
         starts = array("q")
         for bases, layout, sets in zip(self._bases, self._layouts, self._terms, strict=True):
@@ -148,19 +167,27 @@ class Plan:
             for which, at, how, into in layout.moves:
                 _add(found, start + into, how.of(found[starts[bases[which]] + at]))
             for at, claim, how, into in layout.taken:
-                terms = sets[at]
-                if isinstance(terms, int):
-                    _add(found, start + into, how.of(values[terms]))
+                number = sets[at]
+                if number >= 0:
+                    _add(found, start + into, how.of(values[number]))
                 else:
-                    key = (claim, terms)
-                    if key not in totals:
-                        totals[key] = _sum(claim, stacks.sums(terms))
-                    _add(found, start + into, totals[key])
+                    total = totals.get((claim, number))
+                    if total is None:
+                        total = _sum(claim, stacks.sums(_numbers(self._sets[-1 - number])))
+                        totals[claim, number] = total
+                    _add(found, start + into, total)
             starts.append(start)
         places = sorted(range(len(self)), key=self._numbers.__getitem__)
         for place in (place for place in places if self._asked[place]):
             start, layout = starts[place], self._layouts[place]
             yield self._numbers[place], layout, found[start : start + len(layout.buckets)]
+
+
+def _numbers(terms: TermSet | bytes) -> Numbers:
+    """Return the numbers of a set of terms."""
+    if isinstance(terms, bytes):
+        return np.frombuffer(terms, dtype=np.int32).astype(np.int64)
+    return terms.numbers()
 
 
 def _add(sums: list[Tensor], into: int, value: Tensor) -> None:
@@ -224,7 +251,7 @@ def _add_others(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence
             before = () if base is None or edge is None else ((layouts[base], edge),)
             taken = tuple([(claims, shapes[terms.first]) for claims, terms in rest.items()])
             layouts[number] = how = layout(before, taken, site.shape)
-            sets = tuple([terms.first if terms.is_one else terms for terms in rest.values()])
+            sets = tuple([plan.of_terms(terms) for terms in rest.values()])
             places[number] = len(plan)
             bases = () if base is None else (places[base],)
             plan.add(number, bases, how, sets, site.needs_score)
