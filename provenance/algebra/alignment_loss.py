@@ -107,8 +107,8 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
         made = result.made_from
         if operand not in made and len(made) < MOST_NOTED:
             result.made_from = (*made, operand)
-        mine, theirs = operand.pattern.entries, result.pattern.entries
-        if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:
+        mine, theirs = operand.outline, result.outline
+        if mine is not None and theirs is not None and mine.alignment == theirs.alignment:
             continue  # the most frequent case
         may_mix = result.pattern.mixing.get(operand.pattern)
         if may_mix is None:

@@ -266,7 +266,7 @@ class Provenance:
         self.pattern = pattern
         self.shape = pattern.shape
         self.outline = pattern.outline
-        self.most = len(pattern.members)
+        self.most = pattern.size
         self.made_from: tuple[Provenance, ...] = ()  # see `alignment_loss`
         self._begin()
 
