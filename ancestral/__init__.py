@@ -22,6 +22,7 @@ from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
+from ancestral.tools.study.study import study
 from ancestral.trace import handlers
 from ancestral.trace.context.switch import restore_torch
 from ancestral.trace.context.switch import switch as _switch
@@ -72,6 +73,7 @@ __all__ = [
     "rescore",
     "restore_torch",
     "sample",
+    "study",
     "subsample",
     "surrogate",
     "track",
