@@ -1,22 +1,24 @@
 """Plots of a study as SVG: variances, variances against time, and losses of trainings.
 
-Biased estimators are hatched, or drawn as crosses: a small variance is no merit of theirs.
+Biased estimators are hatched, or have empty markers: a small variance is no merit of theirs.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from ancestral.tools.study.table import TOTAL, StudyRow
 from ancestral.tools.study.work import Numbers
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Those of Okabe and Ito: apart for every kind of colour vision."""
-_STYLES = ("-", "--", "-.", ":")
+_STYLES, _MARKERS = ("-", "--", "-.", ":"), "osD^v"
 _MOST_GROUPS = 6
 
 
@@ -59,7 +61,11 @@ def _bars(rows: Sequence[StudyRow]) -> Figure:
             )
             if row.variance <= 0:
                 axes.text(least / 3, place, " 0", va="center", fontsize="small")
+        most = max((row.variance for row in own.values()), default=0.0) or 1.0
         axes.set_xscale("log")
+        axes.set_xlim(min(least / 3, most / 30), 2 * most)
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks(range(len(order)), order)
         axes.set_title("all parameters" if group == TOTAL else group, fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
@@ -72,52 +78,37 @@ def _bars(rows: Sequence[StudyRow]) -> Figure:
 
 def _cost(rows: Sequence[StudyRow]) -> Figure:
     """Draw variance against the time of a step, with lines of equal work."""
-    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes: Any = figure.add_subplot()
     shown = [row for row in rows if row.variance > 0]
-    for row in shown:
+    for number, row in enumerate(sorted(shown, key=lambda row: row.work)):
+        colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(
             1e3 * row.seconds,
             row.variance,
-            "x" if row.is_biased else "o",
-            color="#888888" if row.is_biased else "#0072B2",
+            _MARKERS[number // len(_COLOURS) % len(_MARKERS)],
+            color=colour,
+            markerfacecolor="none" if row.is_biased else colour,
+            markersize=8,
+            label=f"{row.estimator}: {row.work:.3g}{' (biased)' if row.is_biased else ''}",
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.margins(0.15)
-    _name_points(axes, shown)
-    left, right = axes.get_xlim()
-    bottom, top = axes.get_ylim()
-    for work in sorted({row.work for row in shown}):
-        axes.plot([left, right], [1e3 * work / left, 1e3 * work / right], ":", color="#CCCCCC", lw=0.8)
+    axes.margins(0.1)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    least, most = math.log10(left * bottom / 1e3), math.log10(right * top / 1e3)
+    for power in range(math.floor(least), math.ceil(most) + 1):
+        work = 1e3 * 10.0**power
+        axes.plot([left, right], [work / left, work / right], ":", color="#BBBBBB", lw=0.8)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(FormatStrFormatter("%g") if right < 20 * left else NullFormatter())
     axes.set_xlabel("time of a step (ms)")
     axes.set_ylabel("variance of the gradient, all parameters")
-    note = "; cross: biased" if any(row.is_biased for row in shown) else ""
-    axes.set_title(
-        f"variance against time (dotted: equal variance × time{note})", fontsize="medium"
-    )
+    axes.set_title("dotted: equal variance × time, a factor of 10 apart", fontsize="medium")
+    figure.legend(loc="outside right upper", fontsize="small", title="variance × s")
     return figure
-
-
-def _name_points(axes: Any, rows: Sequence[StudyRow]) -> None:
-    """Write the names beside the points, so that those of near points do not overlap."""
-    taken: list[tuple[float, float]] = []
-    transform = axes.transData
-    for row in sorted(rows, key=lambda each: each.variance):
-        x, y = transform.transform((1e3 * row.seconds, row.variance))
-        up = 0.0
-        while any(abs(x - a) < 90 and abs(y + up - b) < 11 for a, b in taken):
-            up += 3
-        taken.append((x, y + up))
-        axes.annotate(
-            row.estimator,
-            (1e3 * row.seconds, row.variance),
-            xytext=(6, up * 0.72 - 3),
-            textcoords="offset points",
-            fontsize="small",
-        )
 
 
 def _training(curves: Mapping[str, tuple[Numbers, Numbers]]) -> Figure:

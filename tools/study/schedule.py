@@ -6,6 +6,10 @@ was at; they are done again. Results come as they are ready, in any order.
 """
 
 import itertools
+import logging
+import os
+import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -98,6 +102,17 @@ def _paired(task: Task, packed: Packed) -> Finished:
     return task, tried(task, packed)
 
 
+def _end_with(parent: int) -> None:
+    """End this process as soon as the one that has begun it is there no more."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 Call = Callable[[Iterable[Task], Packed], Iterator[Finished]]
 
 
@@ -112,7 +127,10 @@ def _cluster(workers: int, backend: Backend) -> Generator[Call]:
 
             with (
                 LocalCluster(
-                    n_workers=workers, threads_per_worker=1, dashboard_address=None
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
                 ) as cluster,
                 Client(cluster),
             ):
@@ -136,15 +154,13 @@ def _by_joblib(
     tasks: Iterable[Task], packed: Packed, workers: int, backend: str
 ) -> Iterator[Finished]:
     """Yield results as they come."""
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
 
-    parallel = Parallel(
-        n_jobs=workers,
-        backend=backend,
-        batch_size=1,
-        pre_dispatch="2*n_jobs",
-        return_as="generator_unordered",
-    )
+    ours: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
+    with parallel_config(backend, n_jobs=workers, **(ours if backend == "loky" else {})):
+        parallel = Parallel(
+            batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered"
+        )
     found: Generator[Finished] = parallel(delayed(_paired)(task, packed) for task in tasks)
     try:
         yield from found

@@ -28,7 +28,6 @@ create table results (
     squares blob not null, primary key (kind, method, block)
 );
 """
-_FULL, _BUSY, _CORRUPT, _NOT_ONE = 13, 5, 11, 26
 
 
 class Store:
@@ -55,6 +54,8 @@ class Store:
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         self._base.execute("pragma locking_mode = exclusive")
+        self._base.execute("pragma journal_mode = wal")  # a commit waits for no disk
+        self._base.execute("pragma synchronous = normal")
         with self._written():
             (application,) = self._base.execute("pragma application_id").fetchone()
             (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
@@ -172,16 +173,15 @@ def _numbers(blob: bytes) -> Numbers:
 
 def _advice(error: sqlite3.Error) -> str:
     """Return what an error of SQLite means, and what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    match code:
-        case 13:
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_FULL:
             return (
                 "the disk is full; all results until then are kept: make room, and start the same "
                 "study again to go on"
             )
-        case 5 | 6:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "another process is at work on this study; wait until it has ended"
-        case 11 | 26:
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return (
                 "it is no file of a study, or was damaged; choose another folder (--out), or take "
                 "it away"

@@ -98,8 +98,8 @@ def _measured(task: Task, setup: Setup) -> Result:
         gradient = flat(parts)
         # Welford (1962): without the cancellation of E[g²] - E[g]².
         before = gradient - mean
-        mean += before / number
-        squares += before * (gradient - mean)
+        mean.add_(before, alpha=1 / number)
+        squares.addcmul_(before, gradient - mean)
         evaluations += found.evaluations
         losses.append(float(found.value))
     by_leaf = torch.stack([part.sum() for part in squares.split(sizes)])
