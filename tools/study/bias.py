@@ -9,11 +9,13 @@ the scatter of the means of blocks of draws:
 Bai and Saranadasa (1996), "Effect of high dimension: by an example of a two sample problem", with
 their estimate of tr Σ², which needs no covariance of all coordinates: the products of the means of
 blocks with each other do. The interval holds the norms for which T is no surprise, as a gamma
-variable of that mean and variance; of b'Cb the most is taken that it can be.
+variable that is moved to have the same three cumulants: Pearson (1959), "Note on an approximation
+to the distribution of non-central χ²". Of b'Cb and b'C²b the most is taken that they can be.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -72,7 +74,10 @@ def bias_of(sample: Sample, reference: Sample, level: float = LEVEL) -> Interval
     if trace <= rounding:
         off = rounding**0.5
         return Interval(distance**0.5, max(distance**0.5 - off, 0.0), distance**0.5 + off)
+    # The larger for being estimates: of blocks, or of draws where these say more.
+    squared *= _widening(level, len(sample.scatter) - 1)
     squared = min(max(squared, trace**2 / len(sample.mean)), trace**2)
+    squared *= _widening(level, sample.draws - 1)
     low = _solved(distance, trace, squared, 1 - level / 2)
     high = _solved(distance, trace, squared, level / 2)
     return Interval(norm, low**0.5, high**0.5)
@@ -92,12 +97,26 @@ def _squared_trace(a: Sample, b: Sample) -> float:
     return blocks**2 / ((blocks + 2) * (blocks - 1)) * (gram / blocks**2 - trace**2 / blocks)
 
 
+def _widening(level: float, degrees: int) -> float:
+    """Return by how much tr C² is to be larger where a variance has so many degrees of freedom.
+
+    By the quantiles of Student's distribution for those of a normal one: a width goes with the
+    fourth root. Abramowitz and Stegun (1964), 26.7.5.
+    """
+    z = NormalDist().inv_cdf(1 - level / 2)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    student = z + first / degrees + second / degrees**2 if degrees > 0 else z
+    return (student / z) ** 4
+
+
 def _solved(distance: float, trace: float, squared: float, share: float) -> float:
     """Return the |b|² for which T is at most the distance with a probability, 0 if none is."""
 
     def below(bias: float) -> float:
-        mean, variance = bias + trace, 2 * squared + 4 * bias * squared**0.5
-        return _gamma(distance * mean / variance, mean**2 / variance)
+        variance = 2 * squared + 4 * bias * squared**0.5
+        third = 8 * squared**2 / trace + 24 * bias * squared
+        shape = 4 * variance**3 / third**2
+        return _gamma(shape + (distance - bias - trace) * (shape / variance) ** 0.5, shape)
 
     if below(0.0) <= share:
         return 0.0
@@ -113,4 +132,4 @@ def _solved(distance: float, trace: float, squared: float, share: float) -> floa
 def _gamma(x: float, shape: float) -> float:
     """Return the probability that a gamma variable of scale 1 is at most x."""
     both: Sequence[Tensor] = [torch.tensor(each, dtype=torch.float64) for each in (shape, x)]
-    return float(torch.special.gammainc(*both))
+    return float(torch.special.gammainc(*both)) if x > 0 else 0.0
