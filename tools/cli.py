@@ -245,7 +245,9 @@ def parser() -> argparse.ArgumentParser:
     )
     comparing.add_argument("--workers", type=int, default=1, help="processes at work")
     comparing.add_argument(
-        "--backend", default="processes", help="processes, or a cluster of dask or ray on this machine"
+        "--backend",
+        default="processes",
+        help="processes, or a cluster of dask or ray on this machine",
     )
     comparing.add_argument("--out", type=Path, required=True, help="the folder for results")
     comparing.set_defaults(action=run_study)

@@ -143,9 +143,7 @@ def _named(key: str) -> Chosen | Plan:
     if match is None or make is None:
         near = difflib.get_close_matches(name, KNOWN, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise StudyError(
-            f"estimators: {key!r} is unknown{hint}; there are {', '.join(KNOWN)}"
-        )
+        raise StudyError(f"estimators: {key!r} is unknown{hint}; there are {', '.join(KNOWN)}")
     try:
         numbers = [_number(text) for text in (match.group(2) or "").split(",") if text]
         return make(*numbers)

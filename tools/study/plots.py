@@ -103,7 +103,9 @@ def _cost(rows: Sequence[StudyRow]) -> Figure:
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.xaxis.set_minor_formatter(FormatStrFormatter("%g") if right < 20 * left else NullFormatter())
+    axes.xaxis.set_minor_formatter(
+        FormatStrFormatter("%g") if right < 20 * left else NullFormatter()
+    )
     axes.set_xlabel("time of a step (ms)")
     axes.set_ylabel("variance of the gradient, all parameters")
     axes.set_title("dotted: equal variance × time, a factor of 10 apart", fontsize="medium")

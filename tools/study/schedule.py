@@ -158,9 +158,7 @@ def _by_joblib(
 
     ours: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
     with parallel_config(backend, n_jobs=workers, **(ours if backend == "loky" else {})):
-        parallel = Parallel(
-            batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered"
-        )
+        parallel = Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
     found: Generator[Finished] = parallel(delayed(_paired)(task, packed) for task in tasks)
     try:
         yield from found
@@ -181,7 +179,9 @@ def _in_rounds(tasks: Iterable[Task], packed: Packed, workers: int) -> Iterator[
 def _is_death(error: Exception) -> bool:
     """Return whether a backend says that a worker has died."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"BrokenProcessPool", "KilledWorker", "RayActorError", "WorkerCrashedError"})
+    return bool(
+        names & {"BrokenProcessPool", "KilledWorker", "RayActorError", "WorkerCrashedError"}
+    )
 
 
 def _of_deaths(missing: Sequence[Task], workers: int, error: Any) -> str:

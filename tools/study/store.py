@@ -83,11 +83,11 @@ class Store:
         wanted = json.loads(json.dumps(dict(settings)))
         differ = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         if differ:
-            hidden = {"program", "parameters"}
+            hidden = {"parameters and arguments"}
             what = "; ".join(
-                f"its {name} is other than this one's"
+                f"its {name} differ in value"
                 if name in hidden
-                else f"its {name} is {found.get(name)!r}, and this one's {wanted.get(name)!r}"
+                else f"{name} is {found.get(name)!r} there, and {wanted.get(name)!r} here"
                 for name in differ
             )
             raise StudyError(

@@ -279,8 +279,8 @@ def _identity(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
     leaves = zip(trial.names, trial.subject.leaves, strict=True)
     return {
         **settings,
-        "parameters": [[name, list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves],
-        "program": trial.subject.digest,
+        "shapes": {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves},
+        "parameters and arguments": trial.subject.digest,
         "torch": torch.__version__,
         "ancestral": version("ancestral"),
     }

@@ -179,7 +179,17 @@ def rows_of(
 
 def shown(rows: Sequence[StudyRow]) -> str:
     """Return a table for the terminal."""
-    head = ["estimator", "group", "bias", "interval", "", "variance", "±", "evaluations", "ms a step"]
+    head = [
+        "estimator",
+        "group",
+        "bias",
+        "interval",
+        "",
+        "variance",
+        "±",
+        "evaluations",
+        "ms a step",
+    ]
     cells = [
         [
             *(row.estimator, row.group, f"{row.bias:.3g}"),

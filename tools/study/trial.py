@@ -31,8 +31,8 @@ from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.seeds import TRIAL, apart, draws, plant
 from ancestral.tools.study.subject import Subject
 
-MOST = 4096
-"""Over how many outcomes the truth is found exactly."""
+MOST = 512
+"""Over how many outcomes the truth is found exactly: in about a second."""
 _LOOKS = 8
 """How many runs are looked at for parameters that not every run reaches."""
 
@@ -99,7 +99,9 @@ def _exact(run: Callable[[], Loss], leaves: list[Tensor]) -> tuple[Tensor | None
     return derivatives(truth.expected, leaves, 1).to("cpu", torch.float64), len(truth.losses)
 
 
-def fitting(trial: Trial, methods: Mapping[str, Plan], *, is_chosen: bool) -> tuple[dict[str, Plan], dict[str, str]]:
+def fitting(
+    trial: Trial, methods: Mapping[str, Plan], *, is_chosen: bool
+) -> tuple[dict[str, Plan], dict[str, str]]:
     """Return the methods as they fit the program, and why others do not.
 
     Raises:

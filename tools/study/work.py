@@ -103,9 +103,7 @@ def _measured(task: Task, setup: Setup) -> Result:
         evaluations += found.evaluations
         losses.append(float(found.value))
     by_leaf = torch.stack([part.sum() for part in squares.split(sizes)])
-    return Result(
-        evaluations, np.array(seconds), np.array(losses), mean.numpy(), by_leaf.numpy()
-    )
+    return Result(evaluations, np.array(seconds), np.array(losses), mean.numpy(), by_leaf.numpy())
 
 
 def _trained(task: Task, setup: Setup) -> Result:
@@ -120,9 +118,7 @@ def _trained(task: Task, setup: Setup) -> Result:
             plant(seed)
             begin = time.perf_counter()
             found = subject.estimate(plan)
-            for leaf, part in zip(
-                subject.leaves, subject.gradient(found.surrogate), strict=True
-            ):
+            for leaf, part in zip(subject.leaves, subject.gradient(found.surrogate), strict=True):
                 leaf.grad = part
             control.learn(found)
             optimizer.step()

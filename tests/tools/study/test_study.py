@@ -133,9 +133,7 @@ def test_groups_are_layers_and_all(alone: Study) -> None:
     assert groups == ["first", "second", "total"]
     auto = {row.group: row for row in alone.rows if row.estimator == "auto"}
     assert auto["total"].coordinates == auto["first"].coordinates + auto["second"].coordinates
-    assert auto["total"].variance == pytest.approx(
-        auto["first"].variance + auto["second"].variance
-    )
+    assert auto["total"].variance == pytest.approx(auto["first"].variance + auto["second"].variance)
 
 
 def test_draws_and_parameters_are_left_as_they_were() -> None:
