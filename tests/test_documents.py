@@ -15,7 +15,7 @@ import ancestral
 from ancestral import errors, estimators, handlers, infer
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("compiled", "estimate", "explain", "plates", "programs", "recipes", "rescore")
+PAGES = ("compiled", "estimate", "explain", "plates", "programs", "recipes", "rescore", "study")
 TEXTS = {page: (DOCS / f"{page}.md").read_text() for page in PAGES}
 BLOCKS = {
     page: re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", text, re.DOTALL)

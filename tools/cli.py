@@ -1,4 +1,4 @@
-"""The command line: ``ancestral graph``, ``audit``, ``study`` and ``demo``, ``ancestral --version``.
+"""The command line: ``ancestral graph``, ``audit``, ``study``, ``demo``, ``ancestral --version``.
 
 A model is named as ``module:factory``, or by its file as ``path/file.py:factory``.
 
@@ -141,8 +141,15 @@ def audit_model(options: argparse.Namespace) -> None:
     print(trace.audited)
 
 
-STUDY = {"estimators": None, "draws": 500, "steps": 100, "rate": 0.01, "warm_up": 100, "seed": 0}
-"""What a study is asked for where neither the command nor a study.toml says."""
+STUDY: dict[str, Any] = {
+    "estimators": None,
+    "draws": 500,
+    "steps": 100,
+    "rate": 0.01,
+    "warm_up": 100,
+    "seed": 0,
+}
+"""The arguments of a study where neither the command nor a study.toml says."""
 
 
 def run_study(options: argparse.Namespace) -> None:

@@ -72,13 +72,13 @@ KNOWN: dict[str, Callable[..., Chosen | Plan]] = {
     "gumbel-rao": GumbelRao,
     "reinmax": ReinMax,
 }
-"""What each name stands for; numbers in parentheses go to it, as in ``arms(8)``."""
+"""The estimators by name; numbers in parentheses go to it, as in ``arms(8)``."""
 
 COMMON = (
     *("auto", "score", "reinforce", "optimal", "loo", "arm", "disarm", "arms"),
     *("muprop", "double-cv", "rebar", "straight-through", "reinmax"),
 )
-"""What is compared if nothing is chosen, as far as it fits the program: a few evaluations each."""
+"""The methods that are compared if none is chosen, as far as they fit: a few evaluations each."""
 
 
 def methods_of(given: Methods) -> dict[str, Plan]:

@@ -4,9 +4,17 @@ import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ancestral.tools.study.table import StudyRow
+from ancestral.tools.study.table import (
+    Study,
+    StudyRow,
+    as_csv,
+    curves_as_csv,
+    write_parquet,
+)
+from ancestral.trace.serialize.file import replacing
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
@@ -37,7 +45,7 @@ def toml_of(sections: Mapping[str, Mapping[str, Any]]) -> str:
     seed = 0
     estimators = ["auto", "arms(3)"]
     """
-    lines = []
+    lines: list[str] = []
     for title, section in sections.items():
         lines += ["", f"[{title}]"] if lines else [f"[{title}]"]
         # A text, a number and a list of these are in TOML what they are in JSON.
@@ -125,3 +133,33 @@ def _figure(name: str, plot: bytes) -> str:
     title = _TITLES.get(name, name)
     body = base64.b64encode(plot).decode()
     return f'<h2>{title}</h2>\n<img alt="{title}" src="data:image/svg+xml;base64,{body}">'
+
+
+def written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> Study:
+    """Write the tables, the plots and the report, and return the study with what was written."""
+    files = {"study.toml": b"", "table.csv": as_csv(study.rows).encode()}
+    if study.curves:
+        files["training.csv"] = curves_as_csv(study.curves).encode()
+    try:
+        from ancestral.tools.study.plots import plots_of
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != "matplotlib":
+            raise
+        plots: dict[str, bytes] = {}
+    else:
+        plots = plots_of(study.rows, study.curves) if study.rows else {}
+    files.update({f"{name}.svg": body for name, body in plots.items()})
+    files["report.html"] = page(study.rows, facts, plots, toml).encode()
+    for name, body in files.items():
+        if body:
+            write(folder / name, body)
+    if write_parquet(study.rows, folder / "table.parquet"):
+        files["table.parquet"] = b""
+    kept = {**vars(study), "files": tuple(folder / name for name in sorted(files))}
+    return Study(**kept)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, which takes the place of another once it is whole."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -123,7 +123,7 @@ def _cluster(workers: int, backend: Backend) -> Generator[Call]:
         case "processes":
             yield lambda tasks, packed: _by_joblib(tasks, packed, workers, "loky")
         case "dask":
-            from distributed import Client, LocalCluster  # type: ignore[import-not-found]
+            from distributed import Client, LocalCluster
 
             with (
                 LocalCluster(
@@ -136,8 +136,8 @@ def _cluster(workers: int, backend: Backend) -> Generator[Call]:
             ):
                 yield lambda tasks, packed: _by_joblib(tasks, packed, workers, "dask")
         case "ray":
-            import ray  # type: ignore[import-not-found]
-            from ray.util.joblib import register_ray  # type: ignore[import-not-found]
+            import ray
+            from ray.util.joblib import register_ray
 
             is_ours = not ray.is_initialized()
             if is_ours:
@@ -154,7 +154,7 @@ def _by_joblib(
     tasks: Iterable[Task], packed: Packed, workers: int, backend: str
 ) -> Iterator[Finished]:
     """Yield results as they come."""
-    from joblib import Parallel, delayed, parallel_config  # type: ignore[import-untyped]
+    from joblib import Parallel, delayed, parallel_config
 
     ours: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
     with parallel_config(backend, n_jobs=workers, **(ours if backend == "loky" else {})):

@@ -7,7 +7,7 @@ while a study is at work.
 
 import json
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class Store:
             raise
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:  # type: ignore[misc]
+    def _explained(self) -> Generator[None]:
         """Raise errors of SQLite as ones that say what to do."""
         try:
             yield

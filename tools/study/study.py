@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,89 +31,26 @@ from ancestral.estimators.rerun.replay import is_close
 from ancestral.tools.study.bias import Sample
 from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.methods import Methods, described, methods_of
-from ancestral.tools.study.report import page, toml_of
+from ancestral.tools.study.report import toml_of, write, written
 from ancestral.tools.study.schedule import Backend, check_backend, finished
 from ancestral.tools.study.seeds import apart
 from ancestral.tools.study.store import Store
 from ancestral.tools.study.subject import Packed, Setup
 from ancestral.tools.study.table import (
-    TOTAL,
     Groups,
+    Study,
     StudyRow,
     Summary,
-    as_csv,
-    curves_as_csv,
     rows_of,
-    shown,
-    write_parquet,
 )
 from ancestral.tools.study.trial import Trial, fitting, trial_of
 from ancestral.tools.study.work import Failure, Numbers, Result, Task
 from ancestral.trace.context.argument_checks import check_count, check_function, short
 from ancestral.trace.recording.record import current
-from ancestral.trace.serialize.file import replacing
 
 BLOCKS, FEWEST = 20, 4
 """In how many blocks the draws of a method are made, and the least that it may have."""
-_MOST_SHOWN = 40
 _SUBJECT = ".program.pickle"
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """What a study has found; ``print`` shows a table.
-
-    Attributes:
-        rows: of each method and group of parameters; the group "total" has all.
-        curves: of the training by each method, the seconds and the loss of each step, [steps].
-        reference: what the means are compared with.
-        left_out: why common methods were left out, by name.
-        failed: why a method has no row, by name.
-        seconds: how long the study took, the last time that it was at work.
-        step_seconds: how much of that its estimates took, with their derivatives.
-        files: what was written, in the order of their names.
-    """
-
-    rows: tuple[StudyRow, ...]
-    curves: Mapping[str, tuple[Numbers, Numbers]]
-    reference: str
-    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
-    failed: Mapping[str, str] = field(default_factory=dict[str, str])
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-    files: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        """Return the table: all rows if there are few, else those of all parameters."""
-        rows = self.rows if len(self.rows) <= _MOST_SHOWN else self.total
-        return "\n".join(
-            [
-                f"reference: {self.reference}",
-                shown(rows),
-                *(f"failed: {name}: {reason}" for name, reason in self.failed.items()),
-                *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
-                f"{self.seconds:.1f} seconds, {self.step_seconds:.1f} of them in estimates",
-            ]
-        )
-
-    def __repr__(self) -> str:
-        """Return the table."""
-        return str(self)
-
-    def __getitem__(self, key: str | tuple[str, str]) -> StudyRow:
-        """Return the row of a method, for all parameters or for a group."""
-        name, group = (key, TOTAL) if isinstance(key, str) else key
-        for row in self.rows:
-            if (row.estimator, row.group) == (name, group):
-                return row
-        known = ", ".join(dict.fromkeys(row.estimator for row in self.rows))
-        groups = ", ".join(dict.fromkeys(row.group for row in self.rows))
-        raise KeyError(f"no row {key!r}; there are {known}, each for {groups}")
-
-    @property
-    def total(self) -> tuple[StudyRow, ...]:
-        """The rows of all parameters."""
-        return tuple(row for row in self.rows if row.group == TOTAL)
 
 
 def study(
@@ -193,12 +129,12 @@ def study(
         _keep_reference(store, trial)
         toml = toml_of(_sections(program, plans, settings, workers, backend, source or {}))
         if out is not None:
-            _write(folder / "study.toml", toml)
+            write(folder / "study.toml", toml)
         tasks = [task for task in _tasks(plans, trial, draws, steps) if task not in store.kept()]
         failed, spent = _work(store, setup, folder, tasks, workers, backend)
         with apart():
             found = _found(store, trial, [name for name in plans if name not in failed])
-        study = Study(
+        made = Study(
             *found,
             reference=_reference(trial, draws),
             left_out=left_out,
@@ -207,8 +143,8 @@ def study(
             step_seconds=spent,
         )
         if out is None:
-            return study
-        return _written(study, folder, _facts(program, trial, study, settings, source or {}), toml)
+            return made
+        return written(made, folder, _facts(program, trial, made, settings, source or {}), toml)
 
 
 def _tasks(plans: Mapping[str, Plan], trial: Trial, draws: int, steps: int) -> Iterator[Task]:
@@ -384,32 +320,3 @@ def _facts(
         **{f"left out: {name}": reason for name, reason in study.left_out.items()},
         "trained": f"{settings['steps']} steps of Adam, step size {settings['rate']:g}",
     }
-
-
-def _written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> Study:
-    """Write the tables, the plots and the report, and return the study with what was written."""
-    files = {"study.toml": b"", "table.csv": as_csv(study.rows).encode()}
-    if study.curves:
-        files["training.csv"] = curves_as_csv(study.curves).encode()
-    try:
-        from ancestral.tools.study.plots import plots_of
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] != "matplotlib":
-            raise
-        plots: dict[str, bytes] = {}
-    else:
-        plots = plots_of(study.rows, study.curves) if study.rows else {}
-    files.update({f"{name}.svg": body for name, body in plots.items()})
-    files["report.html"] = page(study.rows, facts, plots, toml).encode()
-    for name, body in files.items():
-        if body:
-            _write(folder / name, body)
-    if write_parquet(study.rows, folder / "table.parquet"):
-        files["table.parquet"] = b""
-    kept = {**vars(study), "files": tuple(folder / name for name in sorted(files))}
-    return Study(**kept)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)

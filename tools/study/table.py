@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,67 @@ class StudyRow:
         return self.bias_low > 0
 
 
-COLUMNS = tuple(field.name for field in fields(StudyRow))
+COLUMNS = tuple(each.name for each in fields(StudyRow))
 TIMED = ("seconds", "work")
 """The columns that are measured anew, and differ from run to run."""
+_MOST_SHOWN = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What a study has found; ``print`` shows a table.
+
+    Attributes:
+        rows: of each method and group of parameters; the group "total" has all.
+        curves: of the training by each method, the seconds and the loss of each step, [steps].
+        reference: what the means are compared with.
+        left_out: why common methods were left out, by name.
+        failed: why a method has no row, by name.
+        seconds: how long the study took, the last time that it was at work.
+        step_seconds: how much of that its estimates took, with their derivatives.
+        files: what was written, in the order of their names.
+    """
+
+    rows: tuple[StudyRow, ...]
+    curves: Mapping[str, tuple[Numbers, Numbers]]
+    reference: str
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    failed: Mapping[str, str] = field(default_factory=dict[str, str])
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    files: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the table: all rows if there are few, else those of all parameters."""
+        rows = self.rows if len(self.rows) <= _MOST_SHOWN else self.total
+        return "\n".join(
+            [
+                f"reference: {self.reference}",
+                shown(rows),
+                *(f"failed: {name}: {reason}" for name, reason in self.failed.items()),
+                *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
+                f"{self.seconds:.1f} seconds, {self.step_seconds:.1f} of them in estimates",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        """Return the table."""
+        return str(self)
+
+    def __getitem__(self, key: str | tuple[str, str]) -> StudyRow:
+        """Return the row of a method, for all parameters or for a group."""
+        name, group = (key, TOTAL) if isinstance(key, str) else key
+        for row in self.rows:
+            if (row.estimator, row.group) == (name, group):
+                return row
+        known = ", ".join(dict.fromkeys(row.estimator for row in self.rows))
+        groups = ", ".join(dict.fromkeys(row.group for row in self.rows))
+        raise KeyError(f"no row {key!r}; there are {known}, each for {groups}")
+
+    @property
+    def total(self) -> tuple[StudyRow, ...]:
+        """The rows of all parameters."""
+        return tuple(row for row in self.rows if row.group == TOTAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +284,8 @@ def curves_as_csv(curves: Mapping[str, tuple[Numbers, Numbers]]) -> str:
 def write_parquet(rows: Sequence[StudyRow], path: Path) -> bool:
     """Write the rows as Parquet, and return whether pyarrow is there to do it."""
     try:
-        import pyarrow  # type: ignore[import-not-found]
-        from pyarrow import parquet  # type: ignore[import-not-found]
+        import pyarrow
+        from pyarrow import parquet
     except ModuleNotFoundError:
         return False
     table: Any = pyarrow.Table.from_pylist([asdict(row) for row in rows])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.estimators.rerun.estimate import Plan, estimate, refuse_change
+from ancestral.estimators.rerun.estimate import Chosen, Plan, estimate, refuse_change
 from ancestral.estimators.rerun.moments import derivatives, truth_of
 from ancestral.estimators.rerun.outcomes import (
     NotEnumerableError,
@@ -144,9 +144,9 @@ def _fitted(trial: Trial, plan: Plan) -> Plan:
         if isinstance(chosen, (str, Mapping)):
             raise
         refused = error
-    fits = {}
+    fits: dict[str, Chosen] = {}
     for name in trial.sites:
-        one = {escape(name): chosen, "*": "auto"}
+        one: dict[str, Chosen] = {escape(name): chosen, "*": "auto"}
         try:
             _estimate(trial, replace(plan, estimators=one))
         except EstimatorError:

@@ -170,7 +170,7 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_table(folder: Path) 
         (asked("Coins", "out", estimators=","), "estimators: none is named"),
         (
             asked("Classes", "out", estimators="disarm"),
-            r"'disarm' does not fit the program: site 'categorical' \(.*coins.py:33\): DisARM treats",
+            r"'disarm' does not fit the program: site 'categorical' \(.*s.py:33\): DisARM treats",
         ),
         (asked("Coins", "out", "--draws", "3"), "draws must be an int greater than 3, not 3"),
         (asked("Coins", "out", "--workers", "0"), "workers must be an int greater than 0"),

@@ -1,4 +1,4 @@
-"""The store: every result whole or not there, and each mistake said with the file and what to do."""
+"""The store: each result is whole or not there, and each mistake names the file and the way out."""
 
 import sqlite3
 import subprocess
