@@ -5,10 +5,10 @@
 >>> logits = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
 >>> def program(logits):
 ...     return (Bernoulli(logits=logits).sample() - 0.45).pow(2).sum()
->>> found = study(program, logits, estimators="score, straight-through", draws=40, steps=0)
+>>> found = study(program, logits, estimators="score, straight-through", draws=200, steps=0)
 >>> found.reference
 'exact, over 4 outcomes'
->>> [row.estimator for row in found.rows if row.is_biased]
+>>> [row.estimator for row in found.total if row.is_biased]
 ['straight-through']
 """
 
