@@ -5,6 +5,7 @@ of dask or ray on it, which is started for the study. One that dies takes the ta
 was at; they are done again. Results come as they are ready, in any order.
 """
 
+import contextlib
 import itertools
 import logging
 import os
@@ -47,6 +48,20 @@ def check_backend(backend: object) -> None:
             f"a study with backend={backend!r} needs {needed}, which is not installed: "
             f"pip install {what}"
         ) from error
+
+
+def begun(workers: int, backend: Backend) -> threading.Thread:
+    """Let processes begin and import what they need, while this one tries the program."""
+
+    def begin() -> None:
+        with contextlib.suppress(Exception):  # which those who need them meet again
+            _parallel(workers, "loky", return_as="list")(_call(os.getpid) for _ in range(workers))
+
+    thread = threading.Thread(target=begin, daemon=True)
+    if workers == 1 or backend != "processes":
+        thread = threading.Thread(target=lambda: None)
+    thread.start()
+    return thread
 
 
 def finished(
@@ -154,26 +169,35 @@ def _by_joblib(
     tasks: Iterable[Task], packed: Packed, workers: int, backend: str
 ) -> Iterator[Finished]:
     """Yield results as they come."""
-    from joblib import Parallel, delayed, parallel_config
-
-    ours: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
-    with parallel_config(backend, n_jobs=workers, **(ours if backend == "loky" else {})):
-        parallel = Parallel(batch_size=1, pre_dispatch="2*n_jobs", return_as="generator_unordered")
-    found: Generator[Finished] = parallel(delayed(_paired)(task, packed) for task in tasks)
+    parallel = _parallel(workers, backend, return_as="generator_unordered")
+    found: Generator[Finished] = parallel(_call(_paired, task, packed) for task in tasks)
     try:
         yield from found
     finally:
         found.close()
 
 
+def _parallel(workers: int, backend: str, **options: Any) -> Any:
+    """Return joblib's way to call functions in processes, which end with this one."""
+    from joblib import Parallel, parallel_config
+
+    ours: dict[str, Any] = {"initializer": _end_with, "initargs": (os.getpid(),)}
+    with parallel_config(backend, n_jobs=workers, **(ours if backend == "loky" else {})):
+        return Parallel(batch_size=1, pre_dispatch="2*n_jobs", **options)
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    from joblib import delayed
+
+    return delayed(function)(*args)
+
+
 def _in_rounds(tasks: Iterable[Task], packed: Packed, workers: int) -> Iterator[Finished]:
     """Yield the results of a backend that returns them all at once: a few at a time."""
-    from joblib import Parallel, delayed
-
     coming = iter(tasks)
-    with Parallel(n_jobs=workers, backend="ray", batch_size=1) as parallel:
+    with _parallel(workers, "ray") as parallel:
         while part := list(itertools.islice(coming, 4 * workers)):
-            yield from parallel(delayed(_paired)(task, packed) for task in part)
+            yield from parallel(_call(_paired, task, packed) for task in part)
 
 
 def _is_death(error: Exception) -> bool:

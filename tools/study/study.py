@@ -27,15 +27,14 @@ import torch
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.rerun.estimate import Plan
 from ancestral.estimators.rerun.program_leaves import Parameters
-from ancestral.estimators.rerun.replay import is_close
 from ancestral.tools.study.bias import Sample
 from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.methods import Methods, described, methods_of
 from ancestral.tools.study.report import toml_of, write, written
-from ancestral.tools.study.schedule import Backend, check_backend, finished
+from ancestral.tools.study.schedule import Backend, begun, check_backend, finished
 from ancestral.tools.study.seeds import apart
 from ancestral.tools.study.store import Store
-from ancestral.tools.study.subject import Packed, Setup
+from ancestral.tools.study.subject import Packed, Setup, is_same
 from ancestral.tools.study.table import (
     Groups,
     Study,
@@ -117,6 +116,7 @@ def study(
         )
     check_backend(backend)
     methods = methods_of(estimators)
+    ready = begun(workers, backend)
     trial = trial_of(program, args, parameters)
     plans, left_out = fitting(trial, methods, is_chosen=estimators is not None)
     setup = Setup(trial.subject, {"": Plan(), **plans}, seed, warm_up, rate)
@@ -130,6 +130,7 @@ def study(
         toml = toml_of(_sections(program, plans, settings, workers, backend, source or {}))
         if out is not None:
             write(folder / "study.toml", toml)
+        ready.join()
         tasks = [task for task in _tasks(plans, trial, draws, steps) if task not in store.kept()]
         failed, spent = _work(store, setup, folder, tasks, workers, backend)
         with apart():
@@ -232,10 +233,10 @@ def _keep_reference(store: Store, trial: Trial) -> None:
     gradient = trial.subject.trial()
     if first in store.kept():
         ((_, kept),) = store.results("trial", "")
-        if not is_close(gradient, torch.from_numpy(kept.mean)):
+        if not is_same(gradient, torch.from_numpy(kept.mean)):
             raise StudyError(
-                f"{store.path} holds another study: its program gave another gradient, with the "
-                "same seed; choose another folder (--out), or study the program that it was"
+                f"{store.path} holds another study: its program gave another loss or gradient "
+                "by the same seed; choose another folder (--out), or study the program that it was"
             )
         return
     store.keep(first, Result(0, none, none, gradient.numpy(), none))

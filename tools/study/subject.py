@@ -2,7 +2,7 @@
 
 It is sent as cloudpickle makes it, with the module that the program is written in by value, so that
 what a process computes is what was there when the study began. Each process shows that it does: its
-gradient of a trial draw is compared with that of the process that asks.
+loss and gradient of two trial draws are compared with those of the process that asks.
 """
 
 import hashlib
@@ -11,21 +11,23 @@ import pickle
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.rerun.estimate import Estimate, Plan, estimate
-from ancestral.estimators.rerun.replay import is_close
 from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.tools.study.seeds import TRIAL, apart, draws, plant
+from ancestral.trace.serialize.file import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +56,25 @@ class Subject:
         return list(torch.autograd.grad(surrogate, self.leaves, materialize_grads=True))
 
     def trial(self) -> Tensor:
-        """Return the gradient of one draw, the same in every process: [n], float64."""
+        """Return loss and gradient of two draws, the same in every process, float64."""
+        found: list[Tensor] = []
         with apart(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plant(draws(0, TRIAL, 0, 1)[0])
-            return flat(self.gradient(self.estimate(Plan()).surrogate))
+            for seed in draws(0, TRIAL, 0, 2):
+                plant(seed)
+                one = self.estimate(Plan())
+                found += [one.value, *self.gradient(one.surrogate)]
+        return flat(found)
 
     @property
     def digest(self) -> str:
         """What tells this subject from one of other parameters or arguments."""
         found = hashlib.sha256()
-        for leaf in (*self.leaves, *_tensors(self.args)):
-            data = leaf.detach().cpu().contiguous()
+        for part in _parts((self.leaves, self.program, self.args)):
+            if isinstance(part, str):
+                found.update(part.encode())
+                continue
+            data = part.detach().to_dense().cpu().contiguous()
             found.update(f"{data.dtype}{list(data.shape)}".encode())
             found.update(data.reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
@@ -76,19 +85,31 @@ def flat(gradients: list[Tensor]) -> Tensor:
     return torch.cat([each.detach().reshape(-1).to("cpu", torch.float64) for each in gradients])
 
 
-def _tensors(item: Any) -> list[Tensor]:
-    """Return the tensors of arguments, in order."""
+def is_same(gradient: Tensor, other: Tensor) -> bool:
+    """Return whether a gradient is another one but for the rounding of other machines."""
+    if gradient.shape != other.shape:
+        return False
+    scale = float(other.abs().max()) if len(other) else 0.0
+    return torch.allclose(gradient, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)
+
+
+def _parts(item: Any) -> Iterator[Tensor | str]:
+    """Yield the tensors of a thing, and texts of its numbers and the like, in order."""
     match item:
         case Tensor():
-            return [item]
+            yield item
+        case np.ndarray() if item.dtype.kind in "biufc":
+            yield torch.as_tensor(item)
         case nn.Module():
-            return [*item.parameters(), *item.buffers()]
+            yield from item.state_dict().values()
         case dict():
-            return [each for value in item.values() for each in _tensors(value)]
+            yield from (part for pair in item.items() for each in pair for part in _parts(each))
         case list() | tuple():
-            return [each for value in item for each in _tensors(value)]
+            yield from (part for each in item for part in _parts(each))
+        case bool() | int() | float() | complex() | str() | bytes() | None:
+            yield repr(item)
         case _:
-            return []
+            yield type(item).__qualname__
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +157,7 @@ class Packed:
         import cloudpickle
 
         try:
-            with _by_value(setup.subject.program, cloudpickle):
+            with _by_value(setup, cloudpickle):
                 body: bytes = cloudpickle.dumps((setup, setup.subject.trial()))
         except Exception as error:
             raise StudyError(
@@ -144,7 +165,8 @@ class Packed:
                 f"{type(error).__name__}: {error}; keep out of it what is open or runs (files, "
                 "threads, generators), or make it within the program"
             ) from error
-        path.write_bytes(body)
+        with replacing(path) as file:
+            file.write(body)
         return cls(str(path), hashlib.sha256(body).hexdigest(), tuple(sys.path))
 
     def load(self) -> Setup:
@@ -165,10 +187,10 @@ def _load(packed: Packed) -> Setup:
             f"the program cannot be made again in another process: {type(error).__name__}: {error}"
         ) from error
     found = setup.subject.trial()
-    if not is_close(found, trial):
+    if not is_same(found, trial):
         off = int((found - trial).abs().argmax())
         raise WorkerError(
-            "the program gives another gradient in another process, with the same seed: "
+            "the program gives another loss or gradient in another process, with the same seed: "
             f"{float(found[off])}, where it was {float(trial[off])}; it depends on what is not "
             "sent along, such as a parameter or a setting in a module that it imports: pass that "
             "as an argument, or keep it in the module of the program"
@@ -178,24 +200,37 @@ def _load(packed: Packed) -> Setup:
 
 
 @contextmanager
-def _by_value(program: Any, cloudpickle: Any) -> Generator[None]:
-    """Let the module of a program be sent along, if it is the user's."""
-    module = inspect.getmodule(program if inspect.isroutine(program) else type(program))
-    if module is None or not _is_of_user(module):
-        yield
-        return
-    cloudpickle.register_pickle_by_value(module)
+def _by_value(setup: Setup, cloudpickle: Any) -> Generator[None]:
+    """Let the modules of a program, its arguments and estimators be sent along, if the user's."""
+    chosen = [each for plan in setup.plans.values() for each in _each(plan.estimators)]
+    items = (setup.subject.program, *setup.subject.args, *chosen)
+    modules = {id(module): module for module in map(_module_of, items) if _is_of_user(module)}
+    for module in modules.values():
+        cloudpickle.register_pickle_by_value(module)
     try:
         yield
     finally:
-        cloudpickle.unregister_pickle_by_value(module)
+        for module in modules.values():
+            cloudpickle.unregister_pickle_by_value(module)
 
 
-def _is_of_user(module: Any) -> bool:
+def _each(choices: Any) -> Iterable[Any]:
+    return choices.values() if isinstance(choices, Mapping) else (choices,)
+
+
+def _module_of(item: Any) -> ModuleType | None:
+    while isinstance(item, partial):
+        item = item.func
+    return inspect.getmodule(item if inspect.isroutine(item) else type(item))
+
+
+def _is_of_user(module: ModuleType | None) -> bool:
     """Return whether a module is neither installed nor run as the main program."""
-    file = getattr(module, "__file__", None)
+    file = None if module is None else getattr(module, "__file__", None)
+    if module is None or file is None:
+        return False
     top = module.__name__.partition(".")[0]
-    if file is None or top in ("__main__", "ancestral", *sys.stdlib_module_names):
+    if top in ("__main__", "ancestral", *sys.stdlib_module_names):
         return False
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     return not any(Path(file).resolve().is_relative_to(Path(each).resolve()) for each in installed)
