@@ -41,6 +41,7 @@ from ancestral.provenance.dispatch.subclasses import UnsupportedTensorError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
+from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import (
     EnumerationError,
@@ -117,6 +118,7 @@ __all__ = [
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
+    "StudyError",
     "SupportError",
     "TooManyOutcomesError",
     "TorchVersionWarning",
@@ -127,5 +129,6 @@ __all__ = [
     "UnrecordedDrawError",
     "UnsupportedTensorError",
     "WeightError",
+    "WorkerError",
     "WriteIntoParameterError",
 ]

@@ -26,7 +26,7 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 )
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
-from ancestral.estimators.rerun.estimate import Estimate
+from ancestral.estimators.rerun.estimate import Estimate, Plan
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
 
@@ -51,6 +51,7 @@ __all__ = [
     "MuProp",
     "Neural",
     "Optimal",
+    "Plan",
     "ReinMax",
     "RunningMean",
     "SiteDraw",

@@ -24,7 +24,7 @@ FLOORS = [
     *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
     *("estimators.elimination", "estimators.inference"),
     *("estimators.capture", "estimators.compiled", "estimators"),
-    *("tools.render", "tools.demo", "tools", "tools.bench"),
+    *("tools.render", "tools.study", "tools.demo", "tools", "tools.bench"),
 ]
 """The folders, from the ground up."""
 MOST_FILES, MOST_LINES = 14, 400

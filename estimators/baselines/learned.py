@@ -66,8 +66,13 @@ class Learned(ABC):
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what only recordings of this process have."""
-        return {**vars(self), "_given": WeakKeyDictionary(), "_leaves": {}}
+        """Leave out what only recordings of this process have, for copies and pickles."""
+        return {k: v for k, v in vars(self).items() if k not in ("_given", "_leaves")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Begin without what was left out."""
+        vars(self).update(state)
+        self._given, self._leaves = WeakKeyDictionary(), {}
 
     def _warn_of_two_models(self, credit: Credit) -> None:
         """Warn if a site of this name has the parameters of the model before the last again."""
