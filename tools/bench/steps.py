@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
+from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.bench.chain import Chain
 from ancestral.tools.bench.rows import Row, Step, ratios
@@ -157,6 +158,26 @@ def step_rows(rounds: int = 25) -> list[Row]:
     return rows
 
 
+def monitor_rows(rounds: int = 25) -> list[Row]:
+    """Measure what a monitor adds to a step: one that is measured, and one of ten as by default."""
+    rows: list[Row] = []
+    for words, (make, _, number) in MODELS.items():
+        model = make()
+        monitors = [None, Monitor(every=1), Monitor()]
+        steps = [partial(_monitored, model, monitor) for monitor in monitors]
+        # As many steps in a round as the default takes from one measured step to the next.
+        plain, measured, usual = times(steps, max(number, 10), rounds)
+        rows.append(Row(f"measured step of {words}, to one without", measured[1] / plain[1]))
+        rows.append(Row("  a step with a monitor, one of ten measured", usual[1] / plain[1], 1.15))
+    return rows
+
+
+def _monitored(model: Model, monitor: Monitor | None) -> None:
+    with record():
+        loss = model.loss(model.x)
+    backward(loss, monitor=monitor)
+
+
 _WEIGHTS = torch.ones(2, 3)
 FIRST_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.where(z > 0, z, y)": lambda z: torch.where(z > 0, z, 1.0),
@@ -281,7 +302,7 @@ def main() -> None:
     """Print the rows."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for row in (*first_rows(), *step_rows()):
+    for row in (*first_rows(), *step_rows(), *monitor_rows()):
         name, figure, bound = row.cells()
         print(f"{name:60s} {figure:>9s}  {bound}".rstrip())
 

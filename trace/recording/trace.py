@@ -28,7 +28,7 @@ from ancestral.trace.display.flat_vector import pack, unpack
 from ancestral.trace.display.plates import Plates
 from ancestral.trace.display.shapes import format_shapes
 from ancestral.trace.display.text_table import Table, Tabular
-from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
+from ancestral.trace.graph.graph import Graph, Vertex, graph_of
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.generator_noise import Noise
@@ -280,7 +280,7 @@ class Trace(Mapping[str, Node], Tabular):
 
     def topological_order(self) -> tuple[str, ...]:
         """Return the names of sites and costs, each after its parents."""
-        return topological_order(self.graph)
+        return self.graph.topological_order()
 
     def detach_(self) -> Self:
         """Cut the values of the sites off from how they were computed, in place; return the trace.
