@@ -24,6 +24,7 @@ from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
 from ancestral.tools.render.render import to_html as _to_html
+from ancestral.tools.study.study import study
 from ancestral.trace.context.switch import restore_torch
 from ancestral.trace.context.switch import switch as _switch
 from ancestral.trace.graph.drawing import install as _install
@@ -74,6 +75,7 @@ __all__ = [
     "rescore",
     "restore_torch",
     "sample",
+    "study",
     "subsample",
     "surrogate",
     "track",

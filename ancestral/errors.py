@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.across_ranks import RanksError
 from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
@@ -40,6 +41,7 @@ from ancestral.provenance.dispatch.subclasses import UnsupportedTensorError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
+from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import (
     EnumerationError,
@@ -106,6 +108,7 @@ __all__ = [
     "ParamWarning",
     "PatternWarning",
     "PlateError",
+    "RanksError",
     "ReparamError",
     "RescoreError",
     "ScoredLossError",
@@ -115,6 +118,7 @@ __all__ = [
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
+    "StudyError",
     "SupportError",
     "TooManyOutcomesError",
     "TorchVersionWarning",
@@ -125,5 +129,6 @@ __all__ = [
     "UnrecordedDrawError",
     "UnsupportedTensorError",
     "WeightError",
+    "WorkerError",
     "WriteIntoParameterError",
 ]

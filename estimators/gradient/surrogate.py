@@ -73,7 +73,7 @@ def surrogate(
     """
     check_baseline(baseline)
     check_observer(monitor)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
@@ -227,9 +227,9 @@ def backward(
     check_baseline(baseline)
     check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into, monitor)
+    descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
 def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
@@ -251,7 +251,7 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
     return given
 
 
-def _decided(
+def decided(
     problem: Problem,
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
@@ -279,14 +279,15 @@ def _decided(
     return problem, estimate
 
 
-def _descend(
+def descend(
     problem: Problem,
     baseline: Baselines,
     estimator: Estimator,
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
-    monitor: Observer | None,
+    monitor: Observer | None = None,
 ) -> None:
+    """Accumulate the gradient of a problem in which each site is decided."""
     passes = passes_of(problem, estimator, [term.value for term in problem.terms])
     less = subtracted(problem, baseline, passes)
     routes: list[Route] = []
@@ -346,9 +347,9 @@ def backward_of_costs(
     check_baseline(baseline)
     check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
+    problem, estimate = decided(problem_of_costs(trace), estimator, credit)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into, monitor)
+    descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
 install_backward(backward_of_costs)

@@ -367,6 +367,19 @@ class Trace(Mapping[str, Node], Tabular):
         """
         return cls()._filled(load(path))
 
+    @classmethod
+    def from_pyro(cls, trace: Any) -> Self:
+        """Return a trace of Pyro as one of this library, whose values are constants."""
+        from ancestral.trace.serialize.pyro_trace import from_pyro  # which imports Pyro
+
+        return cls()._filled(from_pyro(trace))
+
+    def to_pyro(self) -> Any:
+        """Return the trace as a ``pyro.poutine.Trace``, to be replayed or scored there."""
+        from ancestral.trace.serialize.pyro_trace import to_pyro
+
+        return to_pyro(self.values())
+
     def _content(self) -> Content:
         """Return all that is stored of the trace."""
         return Content(self.universe, self.everything, tuple(self._hidden), self._costs)
