@@ -13,6 +13,7 @@
 
 from ancestral import errors, estimators, handlers, infer
 from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
+from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.estimators.rerun.estimate import estimate
@@ -45,6 +46,7 @@ from ancestral.trace.recording.untrack import untrack
 __version__ = "0.1.0"
 __all__ = [
     "Graph",
+    "Monitor",
     "Node",
     "ParamStore",
     "Plate",

@@ -1,5 +1,6 @@
 """The estimators: credit for a draw, baselines subtracted from it, and estimators of more runs."""
 
+from ancestral.estimators.baselines.across_ranks import AcrossRanks
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
@@ -35,6 +36,7 @@ __all__ = [
     "REBAR",
     "RELAX",
     "RLOO",
+    "AcrossRanks",
     "Baseline",
     "Credit",
     "DisARM",

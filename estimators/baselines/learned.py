@@ -59,10 +59,9 @@ class Learned(ABC):
         memory = {
             k: v.to(credit.total.device) for k, v in self.memories.get(credit.name, {}).items()
         }
-        found: Tensor = raw(self._foretell, credit, memory)
-        learned: Memory = raw(self._learn, credit, memory)
-        # A history would hold on to the recordings of all steps.
-        self.memories[credit.name] = {key: value.detach() for key, value in learned.items()}
+        with torch.no_grad():  # else a memory would hold the graphs of all recordings before
+            found: Tensor = raw(self._foretell, credit, memory)
+            self.memories[credit.name] = raw(self._learn, credit, memory)
         given[credit.name] = found
         return found
 
