@@ -21,11 +21,17 @@ from ancestral.estimators.gradient.loss_pytree import Loss, total_of
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.estimate import Begun, Plan
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
-from ancestral.estimators.rerun.replay import FirstRun, NotAFunctionError, is_close
+from ancestral.estimators.rerun.replay import (
+    FirstRun,
+    NotAFunctionError,
+    is_close,
+    refuse_kept,
+)
 from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw, SiteEstimator
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
+from ancestral.trace.recording.trace import Trace
 
 Program = Callable[[], Loss]
 
@@ -71,23 +77,27 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
     Raises:
         TooManyOutcomesError: if there are more than `most`.
         NotEnumerableError: if a draw has no outcomes that can be enumerated.
+        NotAFunctionError: if the loss of one run depends on the draws of the one before.
     """
-    is_exact = True
+    is_exact, earlier = True, Trace()
 
     def run(outcomes: Outcomes) -> tuple[Tensor, Tensor]:
-        nonlocal is_exact
+        nonlocal is_exact, earlier
         with record() as trace:
             with FirstRun(outcomes):
                 loss, _ = total_of(program())
+            refuse_kept(loss, earlier)
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
             log_probs = [untrack(node.elementwise_log_prob).sum() for node in drawn]
         is_exact = is_exact and outcomes.is_exact
         plain = untrack(loss).sum()
         log_prob = sum(log_probs, plain.new_zeros(()))
-        settle(trace)
+        settle(earlier)
+        earlier = trace
         return plain, torch.exp(log_prob - log_prob.detach()) * plain
 
     ways = walked(run, nodes=nodes, most=most, kind=_Fixed)
+    settle(earlier)
     expected = torch.stack([weight * live for weight, (_, live) in ways]).sum()
     return Truth(expected, [loss.detach() for _, (loss, _) in ways], is_exact)
 
@@ -192,7 +202,7 @@ class _Remembering(SiteDraw):
     known: dict[bytes, Evaluation]
 
     def _run(self, value: Tensor, *, slope: bool = False, is_smooth: bool = False) -> Evaluation:
-        key = bytes([slope]) + value.detach().contiguous().numpy().tobytes()
+        key = bytes([slope]) + _bytes(value)
         found = self.known.get(key)
         if found is not None:
             self.evaluations += 1
@@ -204,6 +214,11 @@ class _Remembering(SiteDraw):
         if len(chance.taken) == before:
             self.known[key] = found
         return found
+
+
+def _bytes(value: Tensor) -> bytes:
+    """Return what a tensor of any type is, bit by bit."""
+    return bytes(value.detach().contiguous().reshape(-1).view(torch.uint8).tolist())
 
 
 def _over(ways: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:

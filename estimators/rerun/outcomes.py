@@ -1,7 +1,7 @@
 """Outcomes: every way in which the draws of a run can come out, each with its probability.
 
 The draws are decided one after the other, element by element: finite ones take each of their
-values, counts without a bound all but a tail of probability 1e-16, and continuous ones the nodes of
+values, counts without a bound all but a tail of probability 1e-13, and continuous ones the nodes of
 a Gaussian quadrature. What a run draws after a choice is found by running it.
 
 >>> from torch.distributions import Bernoulli
@@ -31,14 +31,16 @@ from torch.distributions import (
 from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.nodes.distribution_params import factorized
+from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.support import support_of
 from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
 MOST, NODES = 4096, 16
-_TAIL, _MOST_COUNTS = 1e-16, 10_000
-_ROUNDING = 2.3e-16  # what torch leaves of a probability of zero, which nothing is drawn by
+_LAST, _TAIL, _MOST_COUNTS = 1e-16, 1e-13, 10_000
+_ROUNDING = (
+    1.05  # times epsilon: what torch leaves of a probability of zero, by which none is drawn
+)
 
 
 class TooManyOutcomesError(ValueError):
@@ -121,7 +123,7 @@ class Outcomes:
 
     def _choose(self, weights: Sequence[float]) -> int:
         """Return the next outcome, given the probability of each."""
-        possible = [number for number, weight in enumerate(weights) if weight > _ROUNDING]
+        possible = [number for number, weight in enumerate(weights) if weight > 0]
         at = len(self.taken)
         index = self.chosen[at] if at < len(self.chosen) else 0
         self.taken.append(index)
@@ -164,21 +166,30 @@ def walked(
     return found
 
 
+def _dtype(fn: Any) -> torch.dtype:
+    """Return that of the parameters of a distribution."""
+    found = (held.tensor.dtype for held in parameters(fn))
+    return next((dtype for dtype in found if dtype.is_floating_point), torch.double)
+
+
+def _epsilon(fn: Any) -> float:
+    return torch.finfo(_dtype(fn)).eps
+
+
 def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
     """Return the values of each element, [n, *batch, *event], and their probabilities."""
-    if isinstance(fn, (Poisson, Geometric)):
-        values = _counts(fn, where)
-    else:
-        try:
-            values = untrack(raw(fn.enumerate_support))
-        except (NotImplementedError, AttributeError):
-            raise NotEnumerableError(
-                f"{where}: {type(fn).__name__} does not list its values, so that its outcomes "
-                "cannot be enumerated"
-            ) from None
+    is_count = isinstance(fn, (Poisson, Geometric))
+    try:
+        values = _counts(fn, where) if is_count else untrack(raw(fn.enumerate_support))
+    except NotImplementedError:
+        raise NotEnumerableError(
+            f"{where}: {type(fn).__name__} does not list its values, so that its outcomes cannot "
+            "be enumerated"
+        ) from None
     with torch.no_grad():
         weights = untrack(raw(fn.log_prob, values)).exp().double()
-    return values, weights
+    least = _LAST if is_count else _ROUNDING * _epsilon(fn)
+    return values, weights.where(weights > least, 0)
 
 
 def _counts(fn: Any, where: str) -> Tensor:
@@ -192,9 +203,9 @@ def _counts(fn: Any, where: str) -> Tensor:
             rows = values.reshape(-1, *(1,) * len(batch)).expand(-1, *batch)
             mass = untrack(raw(fn.log_prob, rows)).double().exp()
             left = (1 - mass.sum(0)).clamp(min=0)
-            if bool((left <= 1e-13).all()) and bool((mass[-1] <= _TAIL).all()):
-                dtype = next(each.dtype for each in vars(fn).values() if isinstance(each, Tensor))
-                return rows.to(dtype)
+            rest = _TAIL + 16 * _epsilon(fn)  # what rounding makes of the sum besides
+            if bool((left <= rest).all()) and bool((mass[-1] <= _LAST).all()):
+                return rows.to(_dtype(fn))
             step = largest
     raise NotEnumerableError(f"{where}: more than {_MOST_COUNTS} counts of it are likely")
 
@@ -202,30 +213,24 @@ def _counts(fn: Any, where: str) -> Tensor:
 def _quadrature(fn: Any, nodes: int, where: str) -> tuple[Tensor, Tensor]:
     """Return the nodes of each element, [n, *batch], differentiable, and their weights."""
     batch = fn.batch_shape
-    dtype = next((t.dtype for t in vars(fn).values() if isinstance(t, Tensor)), torch.double)
+    dtype = _dtype(fn)
     shape = (-1, *(1,) * len(batch))
-    if hasattr(fn, "quadrature"):
-        points, weights = fn.quadrature(nodes)
-    elif type(fn) is Normal:
-        points, weights = _hermite(nodes)
-    elif type(fn) is Exponential:
-        points, weights = _laguerre(nodes)
-    elif type(fn) is Gamma:
+    rules: dict[Any, Any] = {Normal: _hermite, Exponential: _laguerre}
+    if type(fn) is Gamma:
         return _of_gamma(fn, nodes)
-    else:
-        points, weights = _legendre(nodes)
+    is_given = hasattr(fn, "quadrature")
+    points, weights = fn.quadrature(nodes) if is_given else rules.get(type(fn), _legendre)(nodes)
     at = points.to(dtype).reshape(shape).expand(-1, *batch)
     weights = weights.reshape(shape).expand(-1, *batch)
-    match fn:
-        case Normal():
-            return untrack(fn.loc) + untrack(fn.scale) * at, weights
-        case Exponential():
-            return at / untrack(fn.rate), weights
-        case _ if hasattr(fn, "quadrature"):
-            return at, weights
+    if is_given:
+        return at, weights
+    if type(fn) is Normal:
+        return untrack(fn.loc) + untrack(fn.scale) * at, weights
+    if type(fn) is Exponential:
+        return at / untrack(fn.rate), weights
     try:
         return untrack(raw(fn.icdf, at)), weights
-    except (NotImplementedError, AttributeError):
+    except NotImplementedError:
         raise NotEnumerableError(
             f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by which "
             "its outcomes would be enumerated"

@@ -15,14 +15,13 @@ True
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.credit.credit import Credit, Estimator
-from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.loss_pytree import Loss, total_of
 from ancestral.estimators.gradient.problem import Problem, examined
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.streams import Chance
@@ -31,7 +30,7 @@ from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import EnumerationError, SiteError
 from ancestral.trace.graph.structure import Structure
-from ancestral.trace.nodes.distribution_params import factorized, is_of_torch, parameters
+from ancestral.trace.nodes.distribution_params import factorized, parameters, parts_of
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
@@ -117,12 +116,23 @@ class First:
                 distribution than in the first run.
         """
         handler = _LaterRun(self, name, value, is_smooth, is_stacked)
-        with self.chance.run(), record() as trace:
+        with self._followed(), self.chance.run(), record() as trace:
             with handler:
                 loss = self.program()
             _check(loss)
             handler.refuse_unmet()
+            refuse_kept(loss, self.trace)
             return Again(trace, examined(loss, None))
+
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Let what the program keeps of this run be no constant, whose gradient was taken."""
+        universe = self.trace.universe
+        before, universe.state = universe.state, "open"
+        try:
+            yield
+        finally:
+            universe.state = before
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +169,25 @@ def _check(loss: object) -> None:
         raise TypeError(
             f"the program returned {kind_of(loss)}; expected its loss, a tensor, before .item() "
             "or float() made a number of it"
+        )
+
+
+def refuse_kept(loss: Loss, earlier: Trace) -> None:
+    """Raise if a loss depends on draws of an earlier run, whose place its own were to take.
+
+    Raises:
+        NotAFunctionError: if it does.
+    """
+    found = provenance(total_of(loss)[0])
+    met = () if found is None else found.universe.closure(found.members)
+    kept = {source for source in met if source.universe is earlier.universe}
+    node = next((node for node in earlier.everything if node.source in kept), None)
+    if node is not None:
+        raise NotAFunctionError(
+            "the program is not a function of its arguments and its draws: the loss of one run "
+            f"depends on what site {node.name!r} ({node.location}) was in an earlier one; keep no "
+            "value from run to run (a cache, the state of a module or of an environment), or let "
+            "each run begin it anew"
         )
 
 
@@ -230,7 +259,7 @@ class _LaterRun(Handler):
         is_reached = message.name in self._downstream or self._is_reached(message)
         if node is not None and not is_reached:
             self._refuse_other(message)
-            return replace(message, sampler=node.value.detach().clone)
+            return replace(message, sampler=untrack(node.value).detach().clone)
         if self._is_stacked:
             raise RuntimeError(f"{message.name!r} is drawn again, which runs at once would not do")
         return self._first.chance.process(message, is_first=False)
@@ -301,12 +330,12 @@ def _differs(what: str) -> NotAFunctionError:
 
 
 def _parameters(fn: Distribution) -> dict[object, Tensor]:
-    """Return the plain parameters of a distribution, by name where the class declares them."""
-    inner: Any = factorized(fn)
-    named = {
-        name: item
-        for name in (inner.arg_constraints if is_of_torch(inner) else ())
-        if isinstance(item := vars(inner).get(name), Tensor)
+    """Return the plain tensors of a distribution and of those in it, by their names."""
+    named: dict[object, Tensor] = {
+        (number, name): item
+        for number, part in enumerate(parts_of(factorized(fn)))
+        for name, item in vars(part).items()
+        if isinstance(item, Tensor)
     }
     found = named or dict(enumerate(held.tensor for held in parameters(fn)))
     return {key: untrack(item).detach() for key, item in found.items()}
