@@ -34,7 +34,7 @@ quick: .venv/ready
 # but for that: make test-torch TORCH=2.15.0
 TORCH ?= 2.15.0
 OTHER := .venv-torch-$(TORCH)
-SMOKE := test_readme.py test_guarantees.py test_mutations_of_patches.py \
+SMOKE := test_readme.py guarantees test_mutations_of_patches.py \
 	provenance/tensor/test_torch_internals.py provenance/rules/test_op_database.py \
 	provenance/rules/test_functions.py trace/intercept/test_random_ops.py \
 	trace/context/test_patch.py estimators/exact/test_exact.py

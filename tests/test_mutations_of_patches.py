@@ -97,9 +97,9 @@ BEHIND = {
 ELSEWHERE = {
     "CheckpointFunction.apply": "tests/provenance/rules/test_functions.py",
     "_CheckpointFrame.__init__": "tests/provenance/rules/test_functions.py",
-    "HigherOrderOperator.__call__": "tests/trace/intercept/test_functorch.py",
-    "torch._ops._compute_keyset": "tests/trace/intercept/test_functorch.py",
-    "torch.compile": "tests/trace/intercept/test_functorch.py",
+    "HigherOrderOperator.__call__": "tests/trace/intercept/test_opaque.py",
+    "torch._ops._compute_keyset": "tests/trace/intercept/test_opaque.py",
+    "torch.compile": "tests/trace/intercept/test_opaque.py",
     # Work for threads that are older, and for processes.
     **dict.fromkeys(
         (

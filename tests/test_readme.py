@@ -1,5 +1,6 @@
-"""The README: its code runs, its commands exist, and its pictures are there."""
+"""The README: its code runs, its commands and pictures exist, and what it guarantees is tested."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -52,3 +53,21 @@ def test_every_name_of_the_library_is_public() -> None:
 def test_every_example_that_is_named_is_there() -> None:
     named = set(re.findall(r"python\s+(examples/\w+\.py)", TEXT))
     assert named == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+
+
+def sentences() -> list[str]:
+    """Return the items of what is guaranteed, each on one line."""
+    section = TEXT.split("## What is guaranteed")[1].split("\n## ")[0]
+    items = re.findall(r"^- (.*?)(?=\n\n|\n- |\Z)", section, re.DOTALL | re.MULTILINE)
+    return [" ".join(item.split()) for item in items]
+
+
+def test_every_sentence_that_is_guaranteed_has_a_test_of_its_own() -> None:
+    claims = [
+        " ".join((ast.get_docstring(node) or "").split())
+        for path in (ROOT / "tests" / "guarantees").glob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(sentences()) >= 20
+    assert sorted(sentences()) == sorted(claims)

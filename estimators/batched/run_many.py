@@ -12,7 +12,7 @@ from ancestral.estimators.batched.outer_plate import OUTER, Traces, along
 from ancestral.estimators.batched.run import Given, NotVectorizableError, Run
 from ancestral.estimators.batched.verify import Recorder, at_once
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.trace.context.argument_checks import short
+from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.recording.record import current, record
 
@@ -70,8 +70,7 @@ def many(
         SiteError: if a value is given to no site, or to one of another shape.
         NotVectorizableError: if they cannot be made at once, and must.
     """
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"{verb}: samples must be an int greater than 0, not {short(samples)}")
+    check_count(f"{verb}: samples", samples)
     if current() is not None:
         raise RuntimeError(
             f"{verb} runs a program many times, without gradients, and was called within an open "

@@ -1,7 +1,7 @@
 """Tail of a captured loss: the nodes between its costs and itself, which is linear in them."""
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import fx
@@ -82,23 +82,21 @@ class Tail:
 
 def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """Return the nodes that are computed from some."""
-    found: set[fx.Node] = set()
-    pending = list(nodes)
-    while pending:
-        for user in pending.pop().users:
-            if user not in found:
-                found.add(user)
-                pending.append(user)
-    return found
+    return _reached(nodes, lambda node: node.users)
 
 
 def ancestors(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """Return the nodes that some are computed from."""
+    return _reached(nodes, lambda node: node.all_input_nodes)
+
+
+def _reached(
+    nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]
+) -> set[fx.Node]:
     found: set[fx.Node] = set()
     pending = list(nodes)
     while pending:
-        for given in pending.pop().all_input_nodes:
-            if given not in found:
-                found.add(given)
-                pending.append(given)
+        fresh = [node for node in following(pending.pop()) if node not in found]
+        found.update(fresh)
+        pending += fresh
     return found

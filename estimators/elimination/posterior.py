@@ -24,7 +24,7 @@ from ancestral.estimators.elimination.factors import LogFactor, all_factors_of, 
 from ancestral.estimators.elimination.log_table import Table, along
 from ancestral.estimators.elimination.marginals import impossible_data
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.trace.context.argument_checks import short
+from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.nodes.enum_dims import Variable
 from ancestral.trace.nodes.node import Node
@@ -53,8 +53,7 @@ def sample_posterior(trace: Trace, samples: int) -> dict[str, Tensor]:
         TypeError: if `trace` is none.
     """
     check_trace("sample_posterior", trace)
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise ValueError(f"samples must be an int greater than 0, not {short(samples)}")
+    check_count("samples", samples)
     met: list[tuple[Variable, Table]] = []
     with torch.no_grad():
         factors = all_factors_of(trace)

@@ -49,7 +49,7 @@ from ancestral.estimators.inference.model_guide import (
 from ancestral.estimators.inference.particles import nesting, together
 from ancestral.estimators.inference.pyro_hints import PARTICLES, refuse
 from ancestral.provenance.tensor.tensor import provenance, untrack
-from ancestral.trace.context.argument_checks import short
+from ancestral.trace.context.argument_checks import check_count, short
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.recording.record import record
@@ -132,8 +132,7 @@ def elbo(
     check_baseline(baseline)
     choices = (estimator, credit, baseline)
     refuse("elbo", (model, guide), kwargs, PARTICLES)
-    if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
-        raise ValueError(f"particles must be an int greater than 0, not {short(particles)}")
+    check_count("particles", particles)
     dims = max_plate_nesting
     if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
         raise ValueError(

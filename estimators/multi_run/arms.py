@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
+from ancestral.trace.context.argument_checks import check_count
 
 _MOST = 8
 
@@ -40,8 +41,7 @@ class ARMS:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.samples, int) or not 2 <= self.samples <= _MOST:
-            raise ValueError(f"ARMS: samples must be an int from 2 to {_MOST}, not {self.samples}")
+        check_count("ARMS: samples", self.samples, least=2, most=_MOST)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
+from ancestral.trace.context.argument_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class DoubleCV:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.samples, int) or self.samples < 2:
-            raise ValueError(f"DoubleCV: samples must be an int of at least 2, not {self.samples}")
+        check_count("DoubleCV: samples", self.samples, least=2)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

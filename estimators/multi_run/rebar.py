@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 
-from ancestral.estimators.relaxation.concrete import relaxed
+from ancestral.estimators.relaxation.concrete import check_temperature, relaxed
 from ancestral.estimators.rerun.site_draw import SiteDraw
 
 
@@ -39,8 +39,7 @@ class REBAR:
         Raises:
             ValueError: if the temperature is not positive.
         """
-        if not self.temperature > 0:
-            raise ValueError(f"REBAR: temperature must be greater than 0, not {self.temperature}")
+        check_temperature(self, self.temperature)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

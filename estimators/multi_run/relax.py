@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 
-from ancestral.estimators.relaxation.concrete import Relaxed, relaxed
+from ancestral.estimators.relaxation.concrete import Relaxed, check_temperature, relaxed
 from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw
 
 
@@ -49,8 +49,7 @@ class RELAX:
         """
         if not callable(self.control):
             raise TypeError("RELAX: control must be a function of a tensor, such as a module")
-        if not self.temperature > 0:
-            raise ValueError(f"RELAX: temperature must be greater than 0, not {self.temperature}")
+        check_temperature(self, self.temperature)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
+from ancestral.trace.context.argument_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class RLOO:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.samples, int) or self.samples < 2:
-            raise ValueError(f"RLOO: samples must be an int of at least 2, not {self.samples}")
+        check_count("RLOO: samples", self.samples, least=2)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
+from ancestral.trace.context.argument_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class SumAndSample:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.top, int) or self.top < 1:
-            raise ValueError(f"SumAndSample: top must be an int of at least 1, not {self.top}")
+        check_count("SumAndSample: top", self.top)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from ancestral.estimators.rerun.site_draw import SiteDraw
+from ancestral.trace.context.argument_checks import check_count
 
 _MOST = 5
 
@@ -41,10 +42,7 @@ class UnorderedSet:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.size, int) or not 2 <= self.size <= _MOST:
-            raise ValueError(
-                f"UnorderedSet: size must be an int from 2 to {_MOST}, not {self.size}"
-            )
+        check_count("UnorderedSet: size", self.size, least=2, most=_MOST)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate.

@@ -32,6 +32,17 @@ class Relaxed:
     before_given: Tensor
 
 
+def check_temperature(estimator: object, temperature: float) -> None:
+    """Raise unless a temperature is positive.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not temperature > 0:
+        name = type(estimator).__name__
+        raise ValueError(f"{name}: temperature must be greater than 0, not {temperature}")
+
+
 def relaxed(site: SiteDraw, temperature: float, logits: Tensor | None = None) -> Relaxed:
     """Draw the noise behind the value of a Bernoulli or a OneHotCategorical site, given that.
 

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 
-from ancestral.estimators.relaxation.concrete import relaxed
+from ancestral.estimators.relaxation.concrete import check_temperature, relaxed
 from ancestral.estimators.rerun.site_draw import SiteDraw
-
-
-def _check(estimator: object, temperature: float) -> None:
-    if not temperature > 0:
-        name = type(estimator).__name__
-        raise ValueError(f"{name}: temperature must be greater than 0, not {temperature}")
+from ancestral.trace.context.argument_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class GumbelSoftmax:
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        _check(self, self.temperature)
+        check_temperature(self, self.temperature)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""
@@ -65,7 +60,7 @@ class StraightThroughGumbel:
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        _check(self, self.temperature)
+        check_temperature(self, self.temperature)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""
@@ -92,9 +87,8 @@ class GumbelRao:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check(self, self.temperature)
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise ValueError(f"GumbelRao: samples must be an int of at least 1, not {self.samples}")
+        check_temperature(self, self.temperature)
+        check_count("GumbelRao: samples", self.samples)
 
     def __call__(self, site: SiteDraw) -> Tensor:
         """Return the part of the surrogate."""

@@ -88,7 +88,7 @@ def test_the_screen_shows_the_table_and_the_ratios_and_the_bar_stays_apart(
     for words in (
         "infer_h1",
         *(f"total variance, {letter} / c: " for letter in "abde"),
-        "held-out ELBO after 2 steps of (c)",
+        *(f"held-out ELBO after 2 steps of ({letter})" for letter in "abc"),
     ):
         assert words in shown.out
     assert "step/s" in shown.err

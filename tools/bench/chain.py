@@ -34,18 +34,37 @@ class Chain:
         total = sum(costs, torch.zeros(()))
         (total + total.detach() * sum(scores)).backward()
 
-    def model(self) -> Tensor:
-        """Return the loss of one run, in plain torch."""
-        z = loss = torch.zeros(())
+    def model(self, z: Tensor) -> Tensor:
+        """Return the loss of one run from a first value, the mean over its elements, [].
+
+        Args:
+            z: of any shape, [] for one chain.
+        """
+        loss = torch.zeros(())
         for _ in range(self.length):
             z = Bernoulli(logits=self.weights[0] + self.weights[1] * z).sample()
-            loss = loss + (z - 0.45) ** 2
+            loss = loss + ((z - 0.45) ** 2).mean()
         return loss
+
+    def by_hand(self, z: Tensor) -> Tensor:
+        """Return the surrogate that weighs the score of each draw with the costs from there on.
+
+        Args:
+            z: as for `model`.
+        """
+        scores, costs = list[Tensor](), list[Tensor]()
+        for _ in range(self.length):
+            q = Bernoulli(logits=self.weights[0] + self.weights[1] * z)
+            z = q.sample()
+            scores.append(q.log_prob(z))
+            costs.append((z - 0.45) ** 2)
+        cost, score = torch.stack(costs) / max(1, z.numel()), torch.stack(scores)
+        return cost.sum() + (score * cost.flip(0).cumsum(0).flip(0)).sum()
 
     def ancestral(self) -> None:
         """Take a step with element-wise downstream costs."""
         with record():
-            loss = self.model()
+            loss = self.model(torch.zeros(()))
         backward(loss)
 
 

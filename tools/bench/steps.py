@@ -1,19 +1,23 @@
 """Benchmarks of steps: a loss and its gradient, beside the estimator that one would write by hand.
 
-    python -m ancestral.tools.bench.steps
+    PYTHONPATH=tests python -m ancestral.tools.bench.steps  # the belief net by hand is there
 
 Both draw the same values in the same order and weigh the score of each draw with the same costs, so
 that what differs is the library. They run in turns in one process; a figure is the ratio of the
 fastest rounds, or of those in the middle.
 
->>> model = Chain(3)
+>>> model = vector_site()
 >>> model.ours(), model.theirs()
 (None, None)
 """
 
+# torch.distributions has no annotations.
+# mypy: disable-error-code="no-any-return"
+
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,155 +26,100 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 from ancestral.estimators.gradient.surrogate import backward
+from ancestral.tools.bench.chain import Chain
 from ancestral.tools.bench.rows import Row, Step
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.recording.record import record
 
+Loss = Callable[[Tensor], Tensor]
 
-class Model:
-    """A loss in plain torch, and its surrogate by hand; neither has a baseline."""
 
-    def loss(self) -> Tensor:
-        """Return the loss of one run, []."""
-        raise NotImplementedError
+class Model(NamedTuple):
+    """A loss that draws, its surrogate by hand without a baseline, their parameters and an input.
 
-    def by_hand(self) -> Tensor:
-        """Return the surrogate of one run, []."""
-        raise NotImplementedError
+    Both return a scalar, [].
+    """
+
+    loss: Loss
+    by_hand: Loss
+    parameters: Sequence[Tensor]
+    x: Tensor
 
     def ours(self) -> None:
         """Take a step by this library."""
         with record():
-            loss = self.loss()
+            loss = self.loss(self.x)
         backward(loss, baseline=None)
 
     def theirs(self) -> None:
         """Take a step of the estimator by hand."""
-        self.by_hand().backward()
+        self.by_hand(self.x).backward()
 
 
-class Vector(Model):
-    """A vector of 64 coins with a cost for each."""
+def vector_site() -> Model:
+    """Return a site of 64 coins, each with a cost."""
+    logits = torch.zeros(64, requires_grad=True)
 
-    def __init__(self) -> None:
-        self.logits = torch.zeros(64, requires_grad=True)
+    def loss(x: Tensor) -> Tensor:
+        return (Bernoulli(logits=logits).sample() - x).pow(2).sum()
 
-    def loss(self) -> Tensor:
-        """Return the sum of the costs."""
-        z = Bernoulli(logits=self.logits).sample()
-        found: Tensor = (z - 0.45).pow(2).sum()
-        return found
-
-    def by_hand(self) -> Tensor:
-        """Weigh the score of each coin with its own cost."""
-        q = Bernoulli(logits=self.logits)
+    def by_hand(x: Tensor) -> Tensor:
+        q = Bernoulli(logits=logits)
         z = q.sample()
-        costs = (z - 0.45).pow(2)
-        found: Tensor = (q.log_prob(z) * costs).sum() + costs.sum()
-        return found
+        cost = (z - x).pow(2)
+        return cost.sum() + (q.log_prob(z) * cost).sum()
+
+    return Model(loss, by_hand, [logits], torch.full((64,), 0.45))
 
 
-class SigmoidBeliefNet(Model):
-    """The belief net of the demo, 64-32-16, and its negative bound."""
+def belief_net() -> Model:
+    """Return the belief net of the demo, 64-32-16, at batch 64."""
+    from models.belief_net import by_hand
 
-    def __init__(self, batch: int = 64) -> None:
-        self.net = BeliefNet()
-        self.x = torch.bernoulli(torch.full((batch, 64), 0.4))
-
-    def loss(self) -> Tensor:
-        """Return the negative bound."""
-        found: Tensor = self.net(self.x)
-        return found
-
-    def by_hand(self) -> Tensor:
-        """Weigh the score of each unit with what is downstream of it in its own example."""
-        net, x = self.net, self.x
-        q1 = Bernoulli(logits=net.infer_h1(x))
-        h1 = q1.sample()
-        q2 = Bernoulli(logits=net.infer_h2(h1))
-        h2 = q2.sample()
-        log_q1, log_q2 = q1.log_prob(h1), q2.log_prob(h2)
-        log_p2 = Bernoulli(logits=net.prior_h2).log_prob(h2)
-        log_p1 = Bernoulli(logits=net.generate_h1(h2)).log_prob(h1)
-        log_px = Bernoulli(logits=net.generate_x(h1)).log_prob(x)
-        with torch.no_grad():
-            below = -log_p1.sum(1, keepdim=True)
-            cost2 = log_q2 - log_p2 + below
-            cost1 = log_q1 + below + (log_q2 - log_p2).sum(1, keepdim=True)
-            cost1 = cost1 - log_px.sum(1, keepdim=True)
-        scores = (log_q1 * cost1).sum(1) + (log_q2 * cost2).sum(1)
-        total: Tensor = scores - log_p2.sum(1) - log_p1.sum(1) - log_px.sum(1)
-        return total.mean()
+    net = BeliefNet()
+    x = torch.bernoulli(torch.full((64, 64), 0.4))
+    return Model(net, partial(by_hand, net), list(net.parameters()), x)
 
 
-class CategoricalVAE(Model):
-    """An autoencoder with 20 variables of 10 classes, dense on both sides."""
+def discrete_autoencoder(sites: int = 20, classes: int = 10) -> Model:
+    """Return an autoencoder with 20 categories of 10, at batch 64."""
+    encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, sites * classes))
+    decoder = nn.Sequential(nn.Linear(sites * classes, 128), nn.ReLU(), nn.Linear(128, 64))
 
-    def __init__(self, batch: int = 64, variables: int = 20, classes: int = 10) -> None:
-        self.variables, self.classes = variables, classes
-        size, width = variables * classes, 128
-        self.encoder = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, size))
-        self.decoder = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, 64))
-        self.x = torch.bernoulli(torch.full((batch, 64), 0.4))
-        self.prior = torch.zeros(classes)
-
-    def _run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log q(z | x) and log p(z), [batch, variables], and log p(x | z), [batch, 64]."""
-        logits = self.encoder(self.x).reshape(-1, self.variables, self.classes)
-        q = Categorical(logits=logits)
+    def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = Categorical(logits=encoder(x).reshape(-1, sites, classes))
         z = q.sample()
-        one_hot = F.one_hot(z, self.classes).to(self.x.dtype).reshape(len(self.x), -1)
-        of_x = Bernoulli(logits=self.decoder(one_hot)).log_prob(self.x)
-        return q.log_prob(z), Categorical(logits=self.prior).log_prob(z), of_x
+        log_px = Bernoulli(logits=decoder(F.one_hot(z, classes).float().flatten(1))).log_prob(x)
+        return q.log_prob(z), Categorical(logits=torch.zeros(classes)).log_prob(z), log_px
 
-    def loss(self) -> Tensor:
-        """Return the negative bound."""
-        log_q, log_p, log_px = self._run()
+    def loss(x: Tensor) -> Tensor:
+        log_q, log_p, log_px = parts(x)
         return (log_q.sum(-1) - log_p.sum(-1) - log_px.sum(-1)).mean()
 
-    def by_hand(self) -> Tensor:
-        """Weigh the score of each variable with the reconstruction of its image, and its own."""
-        log_q, log_p, log_px = self._run()
-        nll = -log_px.sum(-1)
+    def by_hand(x: Tensor) -> Tensor:
+        log_q, log_p, log_px = parts(x)
+        likelihood = log_px.sum(-1)
         with torch.no_grad():
-            costs = log_q - log_p + nll[:, None]
-        return ((log_q * costs).sum(-1) + nll).mean()
+            credit = (log_q - log_p - likelihood[:, None]) / len(x)
+        return (log_q * credit).sum() - likelihood.mean()
+
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    x = torch.bernoulli(torch.full((64, 64), 0.4))
+    return Model(loss, by_hand, parameters, x)
 
 
-class Chain(Model):
-    """A chain of coins, one or a batch of them, with a cost at each."""
-
-    def __init__(self, length: int = 80, batch: tuple[int, ...] = ()) -> None:
-        self.length = length
-        self.first = torch.zeros(batch)
-        self.weights = torch.tensor([0.3, -0.2], requires_grad=True)
-
-    def loss(self) -> Tensor:
-        """Return the sum of the costs."""
-        z, loss = self.first, torch.zeros(())
-        for _ in range(self.length):
-            z = Bernoulli(logits=self.weights[0] + self.weights[1] * z).sample()
-            loss = loss + ((z - 0.45) ** 2).mean()
-        return loss
-
-    def by_hand(self) -> Tensor:
-        """Weigh the score of each draw with the costs that come after it."""
-        z, scores, costs = self.first, list[Tensor](), list[Tensor]()
-        for _ in range(self.length):
-            q = Bernoulli(logits=self.weights[0] + self.weights[1] * z)
-            z = q.sample()
-            scores.append(q.log_prob(z))
-            costs.append((z - 0.45) ** 2)
-        cost, score = torch.stack(costs) / max(1, z.numel()), torch.stack(scores)
-        return cost.sum() + (score * cost.flip(0).cumsum(0).flip(0)).sum()
+def chain(batch: tuple[int, ...] = ()) -> Model:
+    """Return a chain of 80 coins, one or a batch of them, with a cost at each."""
+    coins = Chain(80)
+    return Model(coins.model, coins.by_hand, [coins.weights], torch.zeros(batch))
 
 
 MODELS: dict[str, tuple[Callable[[], Model], float, int]] = {
-    "one vector site": (Vector, 2.0, 40),
-    "belief net at batch 64": (SigmoidBeliefNet, 1.8, 20),
-    "Categorical VAE at batch 64": (CategoricalVAE, 1.5, 10),
-    "chain of 80": (Chain, 1.8, 2),
-    "chain of 80 at batch 64": (lambda: Chain(batch=(64,)), 1.8, 2),
+    "one vector site": (vector_site, 2.0, 40),
+    "belief net at batch 64": (belief_net, 1.8, 20),
+    "autoencoder of 20 categories at batch 64": (discrete_autoencoder, 1.5, 10),
+    "chain of 80": (chain, 1.8, 2),
+    "chain of 80 at batch 64": (partial(chain, (64,)), 1.8, 2),
 }
 """How each is made, the bound of its ratio, and how many steps make a round."""
 

@@ -1,8 +1,8 @@
 """The demo: a sigmoid belief network learns real digits from plain torch code, in two minutes.
 
 Leaves in one folder the dependency graph (`belief_net.svg`), the gradient variance of five
-estimators at the same parameters (`variance.csv`), and the ELBO against the step for the first and
-the third of them (`elbo.png`): what one writes by hand, and `an.backward(loss)`.
+estimators at the same parameters (`variance.csv`), and the ELBO against the step for the first
+three of them (`elbo.png`): the two that one writes by hand, and `an.backward(loss)`.
 """
 
 import copy
@@ -91,7 +91,7 @@ METHODS = (
         lambda: recorded(partial(backward, credit=total_cost, baseline=None)),
     ),
 )
-TRAINED = METHODS[0], METHODS[2]
+TRAINED = METHODS[:3]
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,20 @@ def run(out: Path = Path("out"), steps: int = STEPS, seed: int = 0, repeats: int
         raise ValueError(f"a variance needs at least two repeats, got repeats={repeats}")
     out.mkdir(parents=True, exist_ok=True)
     digits = load()
-    bar = tqdm(total=2 * steps + 2 * len(METHODS) * repeats, unit="step", mininterval=0.5)
+    total = len(TRAINED) * steps + 2 * len(METHODS) * repeats
+    bar = tqdm(total=total, unit="step", mininterval=0.5)
     with bar, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         initial = BeliefNet()
         draw_graph(initial, digits.train[:BATCH], out / "belief_net.svg")
-        first, last = (train(method, initial, digits, steps, seed, bar) for method in TRAINED)
+        trainings = [train(method, initial, digits, steps, seed, bar) for method in TRAINED]
         bar.set_description("variance")
-        rows = gradient_variance(last.model, digits.train[:BATCH], repeats, seed, bar.update)
+        rows = gradient_variance(
+            trainings[-1].model, digits.train[:BATCH], repeats, seed, bar.update
+        )
     write_rows(out / "variance.csv", rows)
-    plot((first, last), out / "elbo.png")
-    print(report(rows, (first, last), steps))
+    plot(trainings, out / "elbo.png")
+    print(report(rows, trainings, steps))
     print(f"left in {out}: belief_net.svg, variance.csv, elbo.png")
 
 
@@ -254,14 +257,17 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
     )
 
 
+# Of the colours of Okabe and Ito: apart for every kind of colour vision.
+STROKES = ("#D55E00", "--"), ("#009E73", "-."), ("#0072B2", "-")
+
+
 def plot(trainings: Sequence[Training], path: Path) -> None:
     """Plot the ELBO of the trainings against the step as PNG: smoothed, the raw values behind."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     lowest = float("inf")
-    # Blue and orange of Okabe and Ito: apart for every kind of colour vision.
-    for training, colour, style in zip(trainings, ("#D55E00", "#0072B2"), ("--", "-"), strict=True):
+    for training, (colour, style) in zip(trainings, STROKES, strict=True):
         label = f"({training.method.letter}) {training.method.words}"
         axes.plot(training.elbo, color=colour, alpha=0.2, linewidth=0.6)
         steps, means = smoothed(training.elbo)

@@ -132,6 +132,19 @@ def _misfit(signature: inspect.Signature, *args: Any, **kwargs: Any) -> str | No
     return None
 
 
+def check_count(name: str, count: object, least: int = 1, most: int | None = None) -> None:
+    """Raise unless a count is an int, no truth value, of a range.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    is_int = isinstance(count, int) and not isinstance(count, bool)
+    if is_int and least <= count and (most is None or count <= most):  # type: ignore[operator]
+        return
+    span = f"from {least} to {most}" if most is not None else f"greater than {least - 1}"
+    raise ValueError(f"{name} must be an int {span}, not {short(count)}")
+
+
 def check_function(verb: str, function: object) -> None:
     """Raise unless a handler can stand around a function.
 

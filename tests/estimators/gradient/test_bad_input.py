@@ -1,35 +1,23 @@
 """What a user can get wrong: every mistake is an error that names it, or is right all the same."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from programs.estimates import fresh, gradients, higher_derivatives, library
+from programs.estimates import higher_derivatives, library
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
+from two_coins import drawn, leaves, score
 
 import ancestral as an
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import NonFiniteCostError
 from ancestral.estimators.gradient.missing_scores import OtherRecordingError
 from ancestral.trace.nodes.node import NoDensityError
-from ancestral.trace.recording.leaf_writes import SettledError
-from oracles import (
-    Program,
-    estimates,
-    exact_gradient,
-    mean_and_truth,
-    moments,
-    moments_of,
-    probabilities,
-)
-from oracles import paths as paths_of
-
-# What is read in some of the programs blurs credit, which is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+from oracles import Program, exact_gradient, moments
 
 Size = torch.Size | list[int] | tuple[int, ...]
 CREDITS = (an.estimators.by_element, an.estimators.by_site, an.estimators.total_cost)
@@ -40,21 +28,7 @@ NO_NUMBERS = ("nan", "inf", "-inf")
 @pytest.fixture
 def logits() -> Tensor:
     """Logits with a gradient to learn."""
-    return torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
-
-
-def coins(logits: Tensor) -> Tensor:
-    """Draw the coins."""
-    z: Tensor = Bernoulli(logits=logits).sample()
-    return z
-
-
-def score(logits: Tensor, value: Tensor, cost: Tensor) -> Tensor:
-    """Return the score-function estimate by hand."""
-    twin = logits.detach().clone().requires_grad_()
-    (Bernoulli(logits=twin).log_prob(value) * cost).sum().backward()
-    assert twin.grad is not None
-    return twin.grad
+    return leaves()[0]
 
 
 both_ways = pytest.mark.parametrize("ask", [an.backward, an.surrogate])
@@ -64,7 +38,7 @@ both_ways = pytest.mark.parametrize("ask", [an.backward, an.surrogate])
 def run(logits: Tensor) -> tuple[an.Trace, Tensor]:
     """Draw the coins, and declare a cost."""
     with an.record() as trace:
-        z = coins(logits)
+        z = drawn(logits)
         loss = an.cost("squared", (z - 0.3) ** 2).sum()
     return trace, loss
 
@@ -106,7 +80,7 @@ def test_explaining_what_is_no_site_names_the_sites(
 ) -> None:
     if given == "another run":
         with an.record() as other:
-            coins(logits)
+            drawn(logits)
         given = other["z"]
     with pytest.raises(LossError, match="is no site of the recording of the cost; its sites are"):
         an.explain(given, run[1])  # type: ignore[arg-type]
@@ -136,7 +110,7 @@ def test_inputs_limit_what_is_written_and_may_be_an_iterator_or_one_tensor(logit
     for given in (iter([logits]), logits, [logits]):
         logits.grad = None
         with an.record():
-            loss = coins(logits).sum() * other
+            loss = drawn(logits).sum() * other
         an.backward(loss, inputs=given)
         assert logits.grad is not None
         assert other.grad is None
@@ -144,11 +118,11 @@ def test_inputs_limit_what_is_written_and_may_be_an_iterator_or_one_tensor(logit
 
 def without_gradients(logits: Tensor) -> Tensor:
     with torch.no_grad():
-        return coins(logits * 1).sum()
+        return drawn(logits * 1).sum()
 
 
 def not_finite(bad: float, logits: Tensor) -> Tensor:
-    z = coins(logits)
+    z = drawn(logits)
     return z.exp().sum() + (z.cos() * torch.tensor([1.0, bad], dtype=torch.float64)).sum()
 
 
@@ -167,14 +141,14 @@ class NoDensity(Distribution):
 
 def without_density(logits: Tensor) -> Tensor:
     hidden = NoDensity(logits.sigmoid()).sample()
-    return hidden.sum() + coins(logits).sum()
+    return hidden.sum() + drawn(logits).sum()
 
 
 NOT_FINITE = r"depending on 'z', has 1 of 2 elements that are NaN or infinite"
 # A program, the error that its loss meets, and what that says.
 REFUSED: list[tuple[Program, type[Exception], str]] = [
-    (lambda x: (coins(x), x.sum())[1], LossError, "carries no provenance: it depends on no draw"),
-    (lambda x: coins(x) * 2, LossError, r"shape \[2\]; expected a scalar"),
+    (lambda x: (drawn(x), x.sum())[1], LossError, "carries no provenance: it depends on no draw"),
+    (lambda x: drawn(x) * 2, LossError, r"shape \[2\]; expected a scalar"),
     *((partial(not_finite, float(x)), NonFiniteCostError, NOT_FINITE) for x in NO_NUMBERS),
     (without_density, NoDensityError, r"'hidden' .*: NoDensity has no log_prob, but a cost"),
 ]
@@ -183,7 +157,7 @@ REFUSED: list[tuple[Program, type[Exception], str]] = [
 # Of these there is a surrogate, but no gradient.
 WITHOUT_GRADIENT: list[tuple[Program, type[Exception], str]] = [
     (without_gradients, LossError, r"requires_grad=True.*or were computed under"),
-    (lambda x: coins(x.detach()).sum(), LossError, "those of .z. .* are constants"),
+    (lambda x: drawn(x.detach()).sum(), LossError, "those of .z. .* are constants"),
 ]
 
 
@@ -204,7 +178,7 @@ def test_a_loss_that_has_no_estimate_is_refused(
 ) -> None:
     with an.record():
         loss = program(logits)
-        fine = coins(logits).sum()
+        fine = drawn(logits).sum()
     with pytest.raises(error, match=text):
         ask(loss)
     assert logits.grad is None
@@ -225,7 +199,7 @@ def test_a_gradient_of_another_shape_than_the_loss_is_refused(
     ask: Callable[..., object], logits: Tensor, shape: tuple[int, ...]
 ) -> None:
     with an.record():
-        loss = coins(logits) * 2
+        loss = drawn(logits) * 2
     with pytest.raises(LossError, match=r"gradient has shape .*; the loss has \[2\]"):
         ask(loss, torch.ones(shape))
 
@@ -237,7 +211,7 @@ def test_a_gradient_weighs_the_elements_of_the_loss(logits: Tensor) -> None:
         torch.manual_seed(0)
         logits.grad = None
         with an.record():
-            z = coins(logits)
+            z = drawn(logits)
             loss = (z[:, None] - torch.eye(2, dtype=torch.float64)) ** 2 * logits.exp()
             whole = (loss * weight).sum()
         if is_summed:
@@ -253,7 +227,7 @@ def test_a_gradient_weighs_the_elements_of_the_loss(logits: Tensor) -> None:
 def test_a_surrogate_with_a_gradient_is_the_weighted_loss(logits: Tensor) -> None:
     weight = torch.tensor([0.5, -2.0], dtype=torch.float64)
     with an.record():
-        loss = coins(logits) * logits
+        loss = drawn(logits) * logits
         scalar = an.surrogate(loss, weight)
     torch.testing.assert_close(scalar.detach(), (an.untrack(loss) * weight).sum().detach())
     (theirs,) = torch.autograd.grad(scalar, logits, retain_graph=True)
@@ -275,146 +249,19 @@ def test_a_loss_across_recordings_is_refused_and_names_the_site_of_the_other(
         ask(loss)
 
 
-def test_a_value_of_a_recording_whose_gradient_was_taken_is_a_constant(logits: Tensor) -> None:
-    with an.record():
-        first = coins(logits)
-        before = (first * 2).sum()
-    an.backward(before)
-    logits.grad = None
-    with an.record() as trace:
-        second = coins(logits)
-        loss = (first * second).sum()
-    assert an.provenance_of(loss) == {"z"}
-    an.backward(loss, baseline=None)
-    expected = score(logits, trace["z"].value, (an.untrack(first) * trace["z"].value).detach())
-    torch.testing.assert_close(logits.grad, expected)
-
-
-def test_a_value_that_is_cut_from_another_recording_is_a_constant(logits: Tensor) -> None:
-    with an.record():
-        first = an.untrack(coins(logits))
-    with an.record() as trace:
-        loss = (first * coins(logits)).sum()
-    an.backward(loss, baseline=None)
-    expected = score(logits, trace["z"].value, first * trace["z"].value)
-    torch.testing.assert_close(logits.grad, expected)
-
-
-def test_the_gradient_of_a_recording_is_taken_once(logits: Tensor) -> None:
-    with an.record():
-        loss = coins(logits).sum()
-    an.backward(loss)
-    for again in (an.backward, an.surrogate):
-        with pytest.raises(SettledError, match="pass retain_graph=True to the first backward"):
-            again(loss)
-
-
-AGAIN: dict[str, Callable[[Tensor, an.Trace], object]] = {
-    "already taken.*open a recording for each step": lambda x, trace: an.backward(x.sum()),
-    "already taken.*open a recording for each": lambda x, trace: trace.backward(),
-    r"site 'z_1' \(.*\) is drawn in a recording": lambda x, trace: coins(x),
-    r"site 'w' \(.*\) is drawn in a recording": lambda x, trace: an.sample("w", Bernoulli(x)),
-    r"site '.*' \(.*\) is drawn in a recording": lambda x, trace: torch.bernoulli(x.sigmoid()),
-}
-
-
-@pytest.mark.parametrize("text", AGAIN)
-def test_a_recording_whose_gradient_was_taken_says_so_within_its_block(
-    text: str, logits: Tensor
-) -> None:
-    with an.record() as trace:
-        an.backward(an.cost("first", coins(logits)).sum())
-        with pytest.raises(SettledError, match=text):
-            AGAIN[text](logits.sigmoid(), trace)
-        with torch.no_grad():
-            coins(logits)
-        coins(logits.detach())
-        assert Normal(logits, 1.0).rsample().requires_grad
-
-
-def test_a_loop_within_one_recording_retains_it_for_each_step(logits: Tensor) -> None:
-    def losses(theta: Tensor) -> list[Tensor]:
-        first = coins(theta)
-        second = coins(theta * (first + 0.5))
-        return [((first - 0.3) ** 2).sum(), (second * first).sum()]
-
-    def estimate(_: Program, parameters: Sequence[Tensor]) -> Tensor:
-        leaves = fresh(parameters)
-        with an.record():
-            for loss in losses(*leaves):
-                an.backward(loss, retain_graph=True)
-        return gradients(leaves)
-
-    def program(theta: Tensor) -> Tensor:
-        return torch.stack(losses(theta)).sum()
-
-    torch.testing.assert_close(*mean_and_truth(program, [logits], estimate))
-
-
-def test_a_retained_graph_gives_the_same_gradient_again(logits: Tensor) -> None:
-    with an.record():
-        loss = (coins(logits) * logits.exp()).sum()
-    an.backward(loss, retain_graph=True)
-    assert logits.grad is not None
-    once = logits.grad.clone()
-    an.backward(loss)
-    assert once.abs().max() > 0
-    assert logits.grad.equal(2 * once)
-    with pytest.raises(SettledError):
-        an.backward(loss)
-
-
 def test_a_distribution_without_density_that_no_cost_depends_on_is_no_error(logits: Tensor) -> None:
     with an.record() as trace:
         hidden = NoDensity(logits.sigmoid()).sample()
-        z = coins(logits)
+        z = drawn(logits)
         loss = (z * an.untrack(hidden)).sum()
     an.backward(loss, baseline=None)
     value = trace["z"].value
     torch.testing.assert_close(logits.grad, score(logits, value, value * an.untrack(hidden)))
 
 
-def test_a_trace_that_declares_no_cost_has_no_gradient(logits: Tensor) -> None:
-    with an.record() as trace:
-        coins(logits).sum()
-    with pytest.raises(LossError, match=r"declares no cost: use an\.cost"):
-        trace.backward()
-
-
-def test_a_running_average_of_detached_losses_is_carried_over_the_steps(logits: Tensor) -> None:
-    average: Tensor | float = 0.0
-    for _ in range(4):
-        logits.grad = None
-        before = float(an.untrack(torch.as_tensor(average)))
-        with an.record() as trace:
-            z = coins(logits)
-            loss = ((z - 0.45) ** 2).sum()
-            centred = loss - average
-        an.backward(centred, baseline=None)
-        expected = score(logits, trace["z"].value, (trace["z"].value - 0.45) ** 2)
-        torch.testing.assert_close(logits.grad, expected)
-        average = 0.9 * average + 0.1 * loss.detach()
-        value = float(an.untrack(average))
-        assert value == pytest.approx(0.9 * before + 0.1 * float(an.untrack(loss)))
-
-
-def test_a_running_average_scales_a_later_loss(logits: Tensor) -> None:
-    average: Tensor = torch.ones((), dtype=torch.float64)
-    for _ in range(3):
-        logits.grad = None
-        factor = an.untrack(average)
-        with an.record() as trace:
-            z = coins(logits)
-            loss = (z * 2 / average).sum()
-        an.backward(loss, baseline=None)
-        value = trace["z"].value
-        torch.testing.assert_close(logits.grad, score(logits, value, value * 2 / factor))
-        average = 0.9 * average + 0.1 * z.detach().sum()
-
-
 def test_reading_a_density_within_the_recording_changes_nothing(logits: Tensor) -> None:
     with an.record() as trace:
-        z = coins(logits)
+        z = drawn(logits)
         density = trace["z"].log_prob
         an.backward(z.sum())
     assert list(trace) == ["z"]
@@ -430,57 +277,6 @@ def test_a_coin_of_a_reparameterized_draw_may_decide(estimator: Any, logits: Ten
     exact = exact_gradient(program, [logits])
     for estimate in (library(estimator), higher_derivatives(1)):
         torch.testing.assert_close(moments(program, [logits], estimate).mean, exact)
-
-
-def declares_then_escapes(logits: Tensor) -> Tensor:
-    """Declare the cost of the first coin, then branch on the second, and pay for that."""
-    first = Bernoulli(logits=logits[0]).sample()
-    an.cost("pay", (first - 0.45) ** 2)
-    second = Bernoulli(logits=logits[1]).sample()
-    extra = 2.0 if second > 0 else -1.0
-    paid = an.cost("bonus", torch.tensor(extra, dtype=torch.float64))
-    return (first - 0.45) ** 2 + paid  # type: ignore[no-any-return]
-
-
-def declared(program: Program, parameters: Sequence[Tensor]) -> Tensor:
-    """Estimate by `Trace.backward`."""
-    leaves = fresh(parameters)
-    with an.record() as trace:
-        program(*leaves)
-    trace.backward()
-    return gradients(leaves)
-
-
-def test_a_declared_cost_is_not_blurred_by_a_later_escape(logits: Tensor) -> None:
-    """The first coin's score meets its own cost only, though Python branches later."""
-    weights, found = estimates(declares_then_escapes, [logits], declared)
-    runs = paths_of(declares_then_escapes, [logits])
-    torch.testing.assert_close(weights, probabilities(runs))
-    p = logits.detach().sigmoid()
-    by_hand = torch.stack(
-        [
-            torch.stack(
-                [
-                    (path.draws[0] - p[0]) * (path.draws[0] - 0.45) ** 2,
-                    (path.draws[1] - p[1]) * (2.0 if path.draws[1] > 0 else -1.0),
-                ]
-            )
-            for path in runs
-        ]
-    )
-    torch.testing.assert_close(found, by_hand)
-    mean = moments_of(weights, found).mean
-    torch.testing.assert_close(mean, exact_gradient(declares_then_escapes, [logits]))
-
-
-def test_an_escape_before_the_declaration_counts(logits: Tensor) -> None:
-    def program(logits: Tensor) -> Tensor:
-        first = Bernoulli(logits=logits[0]).sample()
-        second = Bernoulli(logits=logits[1]).sample()
-        high, low = second * 2, (second - 0.45) ** 2
-        return an.cost("chosen", high if first > 0 else low)
-
-    torch.testing.assert_close(*mean_and_truth(program, [logits], declared))
 
 
 def test_a_plain_backward_that_leaves_out_a_score_warns_and_names_the_site() -> None:

@@ -107,9 +107,9 @@ def test_a_density_that_is_not_element_by_element_is_one_draw() -> None:
     [
         (lambda: ARMS(9), "from 2 to 8"),
         (lambda: ARMS(1), "from 2 to 8"),
-        (lambda: RLOO(1), "at least 2"),
-        (lambda: DoubleCV(1), "at least 2"),
-        (lambda: SumAndSample(0), "at least 1"),
+        (lambda: RLOO(1), "greater than 1"),
+        (lambda: DoubleCV(1), "greater than 1"),
+        (lambda: SumAndSample(0), "greater than 0"),
         (lambda: UnorderedSet(6), "from 2 to 5"),
         (lambda: REBAR(0.0), "greater than 0"),
     ],

@@ -1,63 +1,19 @@
 """Checks are no escapes: reads whose only other outcome is an exception, in the bytecode."""
 
-# torch.distributions is not annotated.
-# mypy: disable-error-code="no-any-return"
-
-import linecache
 import math
-import textwrap
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from programs.checks import THETA, call, drawn, made, silent
 from programs.estimates import by
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
 import ancestral as an
 from ancestral.provenance.dispatch import bytecode
-from oracles import estimates, exact_gradient, moments
-
-THETA = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
-
-
-@dataclass
-class Box:
-    """Something with attributes."""
-
-    most: float = 4.0
-    is_checked: bool = True
-
-
-class Layer(nn.Module):
-    """A module with attributes of Python, and one that is computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.most = 4
-
-    @property
-    def computed(self) -> int:
-        return self.most
-
-
-def made(source: str) -> Callable[..., object]:
-    """Return a function with this body; pytest leaves its assertions as they are."""
-    text = f"def f(z, y, no, box, layer, seen):\n{textwrap.indent(source, '    ')}\n    return 1\n"
-    name = f"<{source}>"
-    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
-    space: dict[str, Any] = {"math": math, "torch": torch, "most": 4.0, "suppress": suppress}
-    exec(compile(text, name, "exec"), space)
-    found: Callable[..., object] = space["f"]
-    return found
-
-
-def call(function: Callable[..., object], z: Tensor) -> object:
-    return function(z, True, False, Box(), Layer(), [])
-
+from oracles import estimates
 
 # These pass for 0 and 1 and raise for 10 and 11.
 CHECKS = """
@@ -267,251 +223,6 @@ if z.item() > 3 and y and not no:
     raise ValueError
 """.split("---\n")
 
-# These decide on something, keep what was read, or may do so for all that can be told.
-NO_CHECKS = """
-y = z.item()
----
-z.item()
----
-bool(z > 3)
----
-if (y := z.item() > 3):
-    raise ValueError
----
-if z.item() > 3:
-    y = 2
----
-if z.item() > 0:
-    seen.append("more")
----
-if z.item() > 3:
-    if no:
-        raise ValueError
-    y = 1
----
-try:
-    assert z.item() < 5
-except AssertionError:
-    y = 1
----
-try:
-    if z.item() > 3:
-        raise ValueError
-except (ValueError, KeyError):
-    pass
----
-try:
-    try:
-        if z.item() > 3:
-            raise ValueError
-    finally:
-        y = 2
-except ValueError:
-    pass
----
-try:
-    assert z.item() < 5
-finally:
-    return 3
----
-for v in (z, z):
-    try:
-        assert v.item() < 5
-    except AssertionError:
-        continue
----
-def inner():
-    assert z.item() < 5
-try:
-    inner()
-except AssertionError:
-    y = 1
----
-try:
-    torch._assert(z < 5, "too many")
-except AssertionError:
-    y = 1
----
-try:
-    with torch.no_grad():
-        assert z.item() < 5
-except AssertionError:
-    y = 1
----
-def inner():
-    assert z.item() < 5
-try:
-    with torch.no_grad(), torch.no_grad():
-        inner()
-except AssertionError:
-    y = 1
----
-for v in (z, z):
-    try:
-        with suppress(KeyError):
-            if v.item() > 5:
-                raise ValueError
-    except ValueError:
-        continue
----
-if z.item() > 3:
-    try:
-        with torch.no_grad():
-            raise ValueError
-    except ValueError:
-        y = 1
----
-try:
-    assert z.item() < 5
-except* AssertionError:
-    y = 1
----
-class Lazy:
-    @property
-    def flag(self):
-        if z.item() > 3:
-            raise AttributeError
-y = hasattr(Lazy(), "flag")
----
-class Steps:
-    def __length_hint__(self):
-        if z.item() > 3:
-            raise TypeError
-        return 1
-    def __iter__(self):
-        return iter([1])
-y = list(Steps())
----
-class Closing:
-    def __del__(self):
-        assert z.item() < 5
-y = Closing()
-y = None
----
-def check():
-    if z.item() > 3:
-        raise IndexError
-class Rows:
-    def __getitem__(self, n):
-        check()
-        return [1][n]
-y = list(Rows())
----
-return z.item() > 3
----
-def bad():
-    return z.item() > 3
-if bad():
-    raise ValueError
----
-bad = lambda: z.item() > 3
-assert not bad()
----
-y = z.item() or no
----
-y = z.item() > 3 and no
----
-if z.item() > 3:
-    return 0
----
-if z.item() > 3 and seen.append(1):
-    raise ValueError
----
-assert z.item() < 5 or seen.append(1)
----
-if z.item() > 0 and y:
-    seen.append(1)
----
-if z.item() > 9:
-    raise StopIteration
----
-class Steps:
-    def __iter__(self):
-        return self
-    def __next__(self):
-        if z.item() < 5:
-            raise KeyError
-        return 1
-with suppress(KeyError):
-    list(Steps())
----
-for v in (z, z):
-    if v > 3:
-        break
----
-while z.item() > 3:
-    y = 1
----
-if z.item() > 4:
-    for v in range(3):
-        if v:
-            return 3
-    raise ValueError
----
-assert [y := z.item() > -1]
----
-assert (lambda q: q)(z.item() < 4)
----
-seen.append(z.item())
-assert seen[-1] < 4
----
-assert seen.append(z.item()) is None
----
-if z.item() > 3 and layer.computed:
-    raise ValueError
----
-if z.item() < 3 and z:
-    pass
----
-if z.item() > 0 and box:
-    y = 1
----
-assert z.item() > 0 or box
----
-y = math.isnan(z)
----
-assert math.isclose(z, 0.5, abs_tol=1)
----
-isnan = lambda v: math.isnan(v) or seen.append(1)
-assert not isnan(z)
----
-assert max(z, z - 1) < 5
----
-assert z.item() < layer.computed
----
-assert any(v < 4 for v in (z, z))
----
-y = f"{z.item()}"
----
-if f"{z.item():.0f}" == "7":
-    raise ValueError
----
-y = 1 if z > 3 else 2
----
-match z.item():
-    case 1.0:
-        y = 2
----
-global most
-most = z.item()
-assert most < 4
----
-z[...] = z.item()
-""".split("---\n")
-
-
-def drawn(theta: Tensor, body: Callable[..., object] | None) -> Tensor:
-    """Return a loss of two draws, of which the first is looked at."""
-    z, w = Bernoulli(logits=theta[0]).sample(), Bernoulli(logits=theta[1]).sample()
-    cost = (w - 0.4) ** 2 * theta.exp().sum()
-    if body is not None:
-        call(body, z)
-    return cost + (z - 0.3) ** 2 + theta[0] ** 2
-
-
-def silent(theta: Tensor) -> Tensor:
-    return drawn(theta, None)
-
 
 @pytest.mark.parametrize("source", CHECKS)
 def test_a_check_that_passes_changes_nothing(source: str) -> None:
@@ -546,16 +257,6 @@ def test_a_check_that_fails_under_error_raises_what_names_the_line(source: str) 
             call(body, z + 10)
     errors = [raised.value, raised.value.__cause__, raised.value.__context__]
     assert any(isinstance(error, an.errors.EscapeError) for error in errors)
-
-
-@pytest.mark.parametrize("source", NO_CHECKS)
-def test_what_is_not_surely_a_check_is_an_escape(source: str) -> None:
-    body = made(source)
-    with an.record() as trace:
-        drawn(THETA, body)
-    assert trace.escapes
-    found = moments(lambda theta: drawn(theta, body), [THETA], by())
-    torch.testing.assert_close(found.mean, exact_gradient(silent, [THETA]))
 
 
 @pytest.mark.parametrize("error", [OverflowError, ValueError])
@@ -611,16 +312,6 @@ def test_a_check_within_a_recorded_function_and_a_wrapped_model_is_none_either()
         assert each.trace.escapes == ()
         each("y = z.item() < 4")
         assert len(each.trace.escapes) == 1
-
-
-def test_a_wrong_way_through_a_plate_is_no_check() -> None:
-    """A loop that stops by what was read is none, though an error may end it as well."""
-    body = made(
-        "for v in range(3):\n    if z.item() > 0:\n        break\nelse:\n    raise ValueError"
-    )
-    with an.record() as trace, suppress(ValueError):
-        drawn(THETA, body)
-    assert trace.escapes
 
 
 def test_an_error_that_leaves_the_block_is_no_matter_of_its_loss() -> None:
