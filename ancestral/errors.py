@@ -22,11 +22,11 @@ from ancestral.estimators.gradient.loss_terms import (
 )
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
+    MissingScoreWarning,
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
-from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError

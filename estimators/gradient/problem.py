@@ -170,14 +170,19 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     return problem if finished is None else replace(problem, blurring=finished.members)
 
 
-def examined_costs(trace: Trace) -> Problem:
-    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
+def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind.
+
+    Args:
+        trace: the recording.
+        left_out: what decided whether others were to be declared, which count nothing here.
+    """
     if trace.universe.state == "settled":
         owner = trace.universe.owner
         is_loaded = isinstance(owner, Trace) and owner.is_loaded
         raise SettledError.loaded() if is_loaded else SettledError.taken()
-    costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
-    if not costs:
+    costs = [node for node in trace.values() if _is_cost(node)]
+    if not costs and left_out is None:
         raise LossError(
             "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
             "with obs=; or pass the loss to an.backward"
@@ -193,8 +198,19 @@ def examined_costs(trace: Trace) -> Problem:
         parts = [*found.terms, *_constants(found, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    loss = torch.stack([_total(node) for node in costs]).sum()
+    totals = [_total(node) for node in costs] or [torch.zeros((), dtype=torch.double)]
+    loss = torch.stack(totals).sum()
+    if left_out is not None:
+        nothing = torch.zeros_like(loss)
+        terms.append(tainted(Term(nothing.detach(), nothing, 1.0, None), left_out))
     return _assemble(_outermost(trace), terms, loss, decisions)
+
+
+def total_of_costs(trace: Trace) -> Tensor | None:
+    """Return the sum of the declared costs of a trace with its provenance, None if it has none."""
+    costs = map(_cost_of, filter(_is_cost, trace.values()))
+    parts = [(value * counts).sum() for value, counts in costs]
+    return sum(parts[1:], parts[0]) if parts else None
 
 
 def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
@@ -208,9 +224,9 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
         raise
 
 
-def _is_likelihood(node: Node) -> bool:
-    """Return whether a node is data that the program observes, whose density is to grow."""
-    return node.type == "sample" and node.is_observed and node.is_declared
+def _is_cost(node: Node) -> bool:
+    """Return whether a node is a cost, or data that is observed, whose density is to grow."""
+    return node.type == "cost" or (node.type == "sample" and node.is_observed and node.is_declared)
 
 
 def _cost_of(node: Node) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
-from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
+from ancestral.estimators.gradient.missing_scores import nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
@@ -29,10 +29,9 @@ from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
-from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
-from ancestral.provenance.tensor.tensor import alias, provenance, untrack
+from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
@@ -71,6 +70,19 @@ def surrogate(
     """
     check_baseline(baseline)
     problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    return surrogate_of(problem, estimate, baseline, _scores_before)
+
+
+def surrogate_of_costs(
+    trace: Trace,
+    *,
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
+) -> Tensor:
+    """Return the surrogate of the sum of a trace's declared costs, as `surrogate` has it."""
+    check_baseline(baseline)
+    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
     return surrogate_of(problem, estimate, baseline, _scores_before)
 
 
@@ -267,39 +279,6 @@ def _decided(
         if node.name in lines and node not in held:
             warnings.warn(straight_through_warning(node, lines[node.name]), stacklevel=stacklevel())
     return problem, estimate
-
-
-class MissingScoreWarning(UserWarning):
-    """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
-
-
-def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: Any) -> None:
-    """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
-    found = provenance(loss)
-    if found is None:
-        return
-    universe, trace = found.universe, found.universe.owner
-    is_open = isinstance(trace, Trace) and trace.is_open
-    if is_open and inputs is None and function == "torch.autograd.backward":
-        return  # a step of the program, which is followed, by whatever leaves it means
-    if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
-        names = left_out(loss, found, inputs, gradient)
-        if names:
-            is_returned = function == "torch.autograd.grad"
-            right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
-            meant = (
-                "differentiate an.untrack(loss)" if is_returned else "an.untrack(loss).backward()"
-            )
-            warnings.warn(
-                f"{function}() leaves out the score function of {', '.join(names[:5])}"
-                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; {right} instead, "
-                f"or {meant} if that is meant",
-                MissingScoreWarning,
-                stacklevel=stacklevel(),
-            )
-
-
-before_backward.append(_warn_of_missing_scores)
 
 
 def _descend(

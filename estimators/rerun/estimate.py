@@ -25,11 +25,13 @@ from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.problem import total_of_costs
 from ancestral.estimators.gradient.subtraction import Baselines
-from ancestral.estimators.gradient.surrogate import surrogate
+from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
 from ancestral.estimators.rerun.replay import (
     First,
     NotAFunctionError,
+    Program,
     credit_of,
     ended,
     is_close,
@@ -64,7 +66,7 @@ class Estimate:
 
 
 def estimate(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     *args: Any,
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
@@ -85,7 +87,8 @@ def estimate(
     computation graphs", theorem 1.
 
     Args:
-        program: runs once and returns the loss, a scalar or scalars in any nesting.
+        program: runs once and returns the loss, a scalar or scalars in any nesting, or None for the
+            sum of the costs that it declares (`an.cost`, `an.factor`, ``obs=``).
         args: what it is called with.
         estimators: how each site gets its gradient: one for all, or one for each pattern of names,
             as in ``{"h1": DisARM(), "*": "auto"}``, or ``infer={"estimator": ...}``. "auto",
@@ -122,7 +125,7 @@ def estimate(
 
 
 def estimated(
-    program: Callable[[], Loss],
+    program: Program,
     plan: "Plan",
     chance: Chance,
     *,
@@ -170,7 +173,7 @@ class Begun:
     sites: tuple[tuple[SiteDraw, SiteEstimator], ...]
 
     @classmethod
-    def by(cls, program: Callable[[], Loss], plan: Plan, chance: Chance) -> "Begun":
+    def by(cls, program: Program, plan: Plan, chance: Chance) -> "Begun":
         """Run a program once."""
         choices = Choices[Chosen]("estimators", plan.estimators, "auto", in_infer="estimator")
         counts = Choices[Estimator]("credit", plan.credit, by_element)
@@ -236,6 +239,10 @@ def _of_one_run(
         is_again = name in again
         of_one[escape(name)] = "score" if is_again else _in_one_run(choice)
         credit[escape(name)] = _no_credit if is_again else counting[name]
+    if first.loss is None and total_of_costs(first.trace) is None:
+        return first.problem.loss  # which is nothing
+    if first.loss is None:
+        return surrogate_of_costs(first.trace, baseline=baseline, estimator=of_one, credit=credit)
     return surrogate(first.loss, baseline=baseline, estimator=of_one, credit=credit)
 
 

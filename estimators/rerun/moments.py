@@ -17,23 +17,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_pytree import Loss, total_of
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.estimate import Begun, Plan
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
 from ancestral.estimators.rerun.replay import (
     FirstRun,
     NotAFunctionError,
+    Program,
     is_close,
     refuse_kept,
+    whole_loss,
 )
 from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw, SiteEstimator
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
-
-Program = Callable[[], Loss]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +84,7 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
         nonlocal is_exact, earlier
         with record() as trace:
             with FirstRun(outcomes):
-                loss, _ = total_of(program())
+                loss = whole_loss(program(), trace)
             refuse_kept(loss, earlier)
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
             log_probs = [untrack(node.elementwise_log_prob).sum() for node in drawn]

@@ -22,7 +22,12 @@ from torch.distributions import Distribution
 
 from ancestral.estimators.credit.credit import Credit, Estimator
 from ancestral.estimators.gradient.loss_pytree import Loss, total_of
-from ancestral.estimators.gradient.problem import Problem, examined
+from ancestral.estimators.gradient.problem import (
+    Problem,
+    examined,
+    examined_costs,
+    total_of_costs,
+)
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.streams import Chance
 from ancestral.provenance.algebra.provenance import Provenance, Source
@@ -37,8 +42,8 @@ from ancestral.trace.recording.record import record
 from ancestral.trace.recording.record_site import controlled
 from ancestral.trace.recording.trace import Trace
 
-Program = Callable[[], Loss]
-"""Runs a program once, and returns its loss."""
+Program = Callable[[], Loss | None]
+"""Runs a program once, and returns its loss; None for the sum of the costs that it declares."""
 
 
 class NotAFunctionError(SiteError):
@@ -53,7 +58,7 @@ class First:
         program: runs it.
         chance: decides its draws.
         trace: the recording.
-        loss: what the program returned.
+        loss: what the program returned, None for the sum of its costs.
         nodes: the draws by name, in program order.
         met: the names of the sites that were about to be drawn, in program order: those that
             other handlers gave a value are among them, those that are hidden are not.
@@ -63,7 +68,7 @@ class First:
     program: Program
     chance: Chance
     trace: Trace
-    loss: Loss
+    loss: Loss | None
     nodes: dict[str, Node]
     met: tuple[str, ...]
     problem: Problem
@@ -74,8 +79,8 @@ class First:
         with chance.run(), record() as trace:
             with FirstRun(chance) as handler:
                 loss = program()
-            _check(loss)
-            problem = examined(loss, None)
+            whole_loss(loss, trace)
+            problem = _taken_apart(loss, trace)
         nodes = {node.name: node for node in trace.everything if node.is_drawn}
         for node in trace.everything:
             if node.enumeration is not None:
@@ -119,10 +124,10 @@ class First:
         with self._followed(), self.chance.run(), record() as trace:
             with handler:
                 loss = self.program()
-            _check(loss)
+            whole = whole_loss(loss, trace)
             handler.refuse_unmet()
-            refuse_kept(loss, self.trace)
-            return Again(trace, examined(loss, None))
+            refuse_kept(whole, self.trace)
+            return Again(trace, _taken_apart(loss, trace))
 
     @contextmanager
     def _followed(self) -> Iterator[None]:
@@ -159,26 +164,42 @@ def credit_of(problem: Problem, name: str, estimate: Estimator) -> Credit | None
     return next((credit for credit in found if credit.name == name), None)
 
 
-def _check(loss: object) -> None:
-    if loss is None:
-        raise TypeError(
-            "the program returned None; expected its loss: costs that it declares are to be "
-            "returned too, as their sum"
-        )
+def whole_loss(loss: Loss | None, trace: Trace) -> Tensor:
+    """Return the loss of a run: what it returned, or the sum of the costs that it declared.
+
+    Raises:
+        TypeError: if there is neither.
+    """
     if isinstance(loss, (int, float)):
         raise TypeError(
             f"the program returned {kind_of(loss)}; expected its loss, a tensor, before .item() "
             "or float() made a number of it"
         )
+    if loss is not None:
+        return total_of(loss)[0]
+    found = total_of_costs(trace)
+    if found is None and controlled(None, ()) is None:
+        raise TypeError(
+            "the program returned None, and declares no cost; expected its loss, or costs by "
+            "an.cost, an.factor, or an.sample with obs="
+        )
+    return torch.zeros((), dtype=torch.double) if found is None else found
 
 
-def refuse_kept(loss: Loss, earlier: Trace) -> None:
+def _taken_apart(loss: Loss | None, trace: Trace) -> Problem:
+    """Take apart what a run returned; of costs, Python may declare others in another run."""
+    if loss is not None:
+        return examined(loss, None)
+    return examined_costs(trace, left_out=controlled(None, ()))
+
+
+def refuse_kept(loss: Tensor, earlier: Trace) -> None:
     """Raise if a loss depends on draws of an earlier run, whose place its own were to take.
 
     Raises:
         NotAFunctionError: if it does.
     """
-    found = provenance(total_of(loss)[0])
+    found = provenance(loss)
     met = () if found is None else found.universe.closure(found.members)
     kept = {source for source in met if source.universe is earlier.universe}
     node = next((node for node in earlier.everything if node.source in kept), None)

@@ -158,7 +158,7 @@ class Verification(Mapping[str, Verified]):
 
 
 def verify(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     *args: Any,
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
@@ -186,7 +186,7 @@ def verify(
     probability 0.95.
 
     Args:
-        program: runs once and returns the loss.
+        program: runs once and returns the loss, or None for the sum of the costs that it declares.
         args: what it is called with.
         estimators: what to verify, as in `an.estimate`.
         baseline: as there; one that learns is as it is now, for every outcome.
@@ -219,7 +219,7 @@ def verify(
         )
     plan, given = Plan(estimators, baseline, credit), parameters
 
-    def run() -> Loss:
+    def run() -> Loss | None:
         return program(*args)
 
     try:
@@ -245,7 +245,7 @@ def verify(
 
 
 def _by_draws(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     args: tuple[Any, ...],
     plan: Plan,
     given: Parameters,
@@ -255,7 +255,7 @@ def _by_draws(
 ) -> Verification:
     """Compare the means of estimates with those of the score function of the whole loss."""
 
-    def run() -> Loss:
+    def run() -> Loss | None:
         return program(*args)
 
     reference = Plan("score", None, total_cost)
