@@ -63,8 +63,8 @@ def surrogate(
     (2019), "Loaded DiCE", equation 13, whose differences are □(τ + l) - □(τ) = □(τ) (□(l) - 1).
 
     Where a draw of ``rsample`` is scored for some terms only, and these have a derivative besides
-    that by the draw, orders above the second raise a NotImplementedError; ``estimator="score"`` has
-    all.
+    that by the draw, orders above the second raise a `DerivativeOrderError`; ``estimator="score"``
+    has all.
 
     The arguments are those of `backward`, and what it raises is raised here.
     """

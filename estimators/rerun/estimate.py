@@ -28,6 +28,7 @@ from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.problem import total_of_costs
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
+from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.replay import (
     First,
     NotAFunctionError,
@@ -36,7 +37,11 @@ from ancestral.estimators.rerun.replay import (
     ended,
     is_close,
 )
-from ancestral.estimators.rerun.site_draw import EstimatorError, SiteDraw, SiteEstimator
+from ancestral.estimators.rerun.site_draw import (
+    EstimatorError,
+    SiteDraw,
+    SiteEstimator,
+)
 from ancestral.estimators.rerun.streams import Chance, Noise, Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.nodes.node import Node
@@ -108,7 +113,7 @@ def estimate(
         ValueError: if an argument is none of what is expected.
         EstimatorError: if an estimator cannot treat a site.
         NotAFunctionError: if the program differs from run to run.
-        NotImplementedError: if a second derivative is taken of a surrogate with such estimators.
+        DerivativeOrderError: if a second derivative is taken of a surrogate with such estimators.
     """
     check_function("estimate", program)
     if noise not in ("common", "independent"):
@@ -338,7 +343,7 @@ class _Refused(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Refuse."""
-        raise NotImplementedError(
+        raise DerivativeOrderError(
             "a second derivative was taken of the surrogate of an estimate with estimators that "
             "run the program again, which have the first only; use estimators='score', whose "
             "surrogate has all"

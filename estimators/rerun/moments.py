@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.surrogate import settle
+from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.estimate import Begun, Plan
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
 from ancestral.estimators.rerun.replay import (
@@ -28,7 +29,11 @@ from ancestral.estimators.rerun.replay import (
     refuse_kept,
     whole_loss,
 )
-from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw, SiteEstimator
+from ancestral.estimators.rerun.site_draw import (
+    Evaluation,
+    SiteDraw,
+    SiteEstimator,
+)
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
@@ -180,7 +185,7 @@ def _of_site(
 ) -> Callable[[Outcomes], tuple[Tensor, int]]:
     """Return what makes the estimate of a site, for one way in which its noise comes out."""
     if order > 1:
-        raise NotImplementedError(
+        raise DerivativeOrderError(
             f"{site.where}: {type(estimator).__name__} runs the program again, and has a first "
             "derivative only; verify order=2 with estimators='score', 'pathwise' or 'auto'"
         )

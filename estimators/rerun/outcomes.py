@@ -181,11 +181,11 @@ def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
     is_count = isinstance(fn, (Poisson, Geometric))
     try:
         values = _counts(fn, where) if is_count else untrack(raw(fn.enumerate_support))
-    except NotImplementedError:
+    except NotImplementedError as error:
         raise NotEnumerableError(
             f"{where}: {type(fn).__name__} does not list its values, so that its outcomes cannot "
             "be enumerated"
-        ) from None
+        ) from error
     with torch.no_grad():
         weights = untrack(raw(fn.log_prob, values)).exp().double()
     least = _LAST if is_count else _ROUNDING * _epsilon(fn)
@@ -230,11 +230,11 @@ def _quadrature(fn: Any, nodes: int, where: str) -> tuple[Tensor, Tensor]:
         return at / untrack(fn.rate), weights
     try:
         return untrack(raw(fn.icdf, at)), weights
-    except NotImplementedError:
+    except NotImplementedError as error:
         raise NotEnumerableError(
             f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by which "
             "its outcomes would be enumerated"
-        ) from None
+        ) from error
 
 
 def _of_gamma(fn: Any, nodes: int) -> tuple[Tensor, Tensor]:

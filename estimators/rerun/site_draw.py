@@ -139,10 +139,10 @@ class SiteDraw:
         """
         try:
             support = untrack(plainly(self.fn, self.fn.enumerate_support))
-        except NotImplementedError:  # none, or another number of values for each element
+        except NotImplementedError as error:  # none, or another number of them for each element
             raise self.refused(
                 estimator, "sites that list their values", type(self.fn).__name__
-            ) from None
+            ) from error
         event = support.dim() - 1 - len(self.fn.batch_shape)
         rest = support.shape[1:]
         fresh = (1,) * (self.value.dim() - len(rest))  # of a sample of many, from one distribution

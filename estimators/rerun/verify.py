@@ -207,7 +207,7 @@ def verify(
         ValueError: if an argument is none of what is expected.
         EstimatorError: if an estimator cannot treat a site.
         NotAFunctionError: if the loss differs with the same values of all sites.
-        NotImplementedError: if `order` is 2, and an estimator has a first derivative only.
+        DerivativeOrderError: if `order` is 2, and an estimator has a first derivative only.
         TooManyOutcomesError, NotEnumerableError: if they cannot be enumerated, and `draws` is 0.
     """
     check_function("verify", program)
