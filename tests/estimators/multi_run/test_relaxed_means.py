@@ -103,7 +103,7 @@ def one_hot_examples(theta: Tensor) -> Tensor:
 
 
 ONE, TWO = bits(), bits(2)
-PAIRED = torch.eye(2, dtype=torch.float64)
+PAIRED, THREE = (torch.eye(count, dtype=torch.float64) for count in (2, 3))
 CASES = {
     case.program.__name__: case
     for case in (
