@@ -5,6 +5,8 @@ from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import Baseline, Credit, by_element, by_site, total_cost
+from ancestral.estimators.finite.rao_blackwell import RaoBlackwell
+from ancestral.estimators.finite.smoothed_perturbation import SmoothedPerturbation
 from ancestral.estimators.multi_run.arm import ARM
 from ancestral.estimators.multi_run.arms import ARMS
 from ancestral.estimators.multi_run.disarm import DisARM
@@ -49,10 +51,12 @@ __all__ = [
     "MuProp",
     "Neural",
     "Optimal",
+    "RaoBlackwell",
     "ReinMax",
     "RunningMean",
     "SiteDraw",
     "SiteEstimator",
+    "SmoothedPerturbation",
     "StraightThrough",
     "StraightThroughGumbel",
     "SumAndSample",

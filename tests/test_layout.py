@@ -22,6 +22,7 @@ FLOORS = [
     *("estimators.credit", "estimators.baselines", "estimators.pathwise", "estimators.gradient"),
     *("estimators.batched", "estimators.capture", "estimators.compiled"),
     *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
+    "estimators.finite",
     *("estimators.elimination", "estimators.inference", "estimators"),
     *("tools.render", "tools.demo", "tools", "tools.bench"),
 ]

@@ -120,7 +120,14 @@ class First:
             NotAFunctionError: if a draw before it, or one that it does not reach, has another
                 distribution than in the first run.
         """
-        handler = _LaterRun(self, name, value, is_smooth, is_stacked)
+        return self.by(LaterRun(self, name, value, is_smooth, is_stacked))
+
+    def by(self, handler: "LaterRun") -> "Again":
+        """Run the program again, with the values that a handler gives.
+
+        Raises:
+            NotAFunctionError: as `again`.
+        """
         with self._followed(), self.chance.run(), record() as trace:
             with handler:
                 loss = self.program()
@@ -219,7 +226,7 @@ def _depends(found: Provenance | None, reached: set[Source]) -> bool:
     return any(source in reached for source in found.universe.origins(found.members))
 
 
-def _is_fresh(message: Message) -> bool:
+def is_fresh(message: Message) -> bool:
     """Return whether a message is for a draw that nobody has decided yet."""
     is_given = message.value is not None or message.sampler is not None
     return message.kind == "sample" and not is_given and not message.is_intervened
@@ -234,7 +241,7 @@ class FirstRun(Handler):
 
     def process(self, message: Message) -> Message:
         """Let chance decide a draw."""
-        if not _is_fresh(message):
+        if not is_fresh(message):
             return message
         self.met.append(message.name)
         return self._chance.process(message, is_first=True)
@@ -244,7 +251,7 @@ class FirstRun(Handler):
         self._chance.postprocess(message)
 
 
-class _LaterRun(Handler):
+class LaterRun(Handler):
     """Gives one site another value, and those that it does not reach the values that they had."""
 
     def __init__(
@@ -267,7 +274,7 @@ class _LaterRun(Handler):
     def process(self, message: Message) -> Message:
         """Decide a draw: by the value that is given, as before, or by chance."""
         is_given = message.name in self._first.met and message.name not in self._first.nodes
-        if not _is_fresh(message) or is_given:  # by a handler further out
+        if not is_fresh(message) or is_given:  # by a handler further out
             return message
         self._meet(message)
         if message.name == self._name:

@@ -20,6 +20,7 @@ from ancestral.estimators import (
     DoubleCV,
     MeasureValued,
     MuProp,
+    SmoothedPerturbation,
     SumAndSample,
     UnorderedSet,
 )
@@ -102,6 +103,17 @@ def test_the_set_of_all_has_no_variance() -> None:
     found = of_classes(UnorderedSet(4))
     np.testing.assert_allclose(found.mean.numpy(), (F * Q) @ SCORES)
     assert float(found.variance.sum()) < 1e-20
+
+
+def test_smoothed_perturbation() -> None:
+    by_class = Q[:, None] * SCORES  # ∇q(v)
+    below = by_class.cumsum(0)  # ∇Q(v)
+    ways = []
+    for z in range(4):
+        up = (F[z] - F[z + 1]) / (Q[z] + Q[z + 1]) * below[z] if z < 3 else 0
+        down = (F[z - 1] - F[z]) / (Q[z - 1] + Q[z]) * below[z - 1] if z else 0
+        ways.append((Q[z], up + down))
+    agree(of_classes(SmoothedPerturbation()), ways)
 
 
 def test_measure_valued_of_classes() -> None:

@@ -25,6 +25,7 @@ from ancestral.estimators import (
     MeasureValued,
     MuProp,
     ReinMax,
+    SmoothedPerturbation,
     StraightThrough,
     StraightThroughGumbel,
     SumAndSample,
@@ -82,6 +83,8 @@ NEEDED: list[tuple[Callable[[Tensor], Tensor], Any, int]] = [
     (in_common, LocalExpectation(), SIZE),
     (in_common, MeasureValued(), SIZE),
     (in_common, UnorderedSet(2), SIZE),
+    (in_common, SmoothedPerturbation(), SIZE),
+    (apart, SmoothedPerturbation(), 1),
     (apart, LocalExpectation(), 1),
     (apart, ExactSum(), 1),
     (apart, MeasureValued(), 1),
@@ -125,6 +128,17 @@ def test_a_sum_and_a_sample_need_no_more_than_they_say() -> None:
     assert 1 < found.evaluations <= 1 + 2 * 4
 
 
+def many(theta: Tensor) -> Tensor:
+    z = Categorical(logits=theta.expand(4, SIZE) * 3 + torch.arange(SIZE).cos()).sample()
+    return (z.double().sum() - 2.2) ** 2
+
+
+def test_neighbours_are_few_however_many_values_there_are() -> None:
+    torch.manual_seed(0)
+    found = an.estimate(many, leaf(), estimators=SmoothedPerturbation(), check=False)
+    assert 1 + 4 < found.evaluations <= 1 + 2 * 4
+
+
 def values(program: Callable[[Tensor], Tensor], estimator: Any) -> set[tuple[float, ...]]:
     """Return what the draw of a program was in each run."""
     seen: set[tuple[float, ...]] = set()
@@ -140,7 +154,9 @@ def values(program: Callable[[Tensor], Tensor], estimator: Any) -> set[tuple[flo
     return seen
 
 
-@pytest.mark.parametrize("estimator", [LocalExpectation(), MeasureValued()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [LocalExpectation(), MeasureValued(), SmoothedPerturbation()], ids=repr
+)
 def test_elements_are_changed_one_by_one(estimator: Any) -> None:
     seen = [*values(in_common, estimator)]
     ones = [
