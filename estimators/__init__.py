@@ -28,6 +28,7 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
 from ancestral.estimators.rerun.estimate import Estimate
+from ancestral.estimators.rerun.run_rloo import RunRLOO
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
 
@@ -53,6 +54,7 @@ __all__ = [
     "Optimal",
     "RaoBlackwell",
     "ReinMax",
+    "RunRLOO",
     "RunningMean",
     "SiteDraw",
     "SiteEstimator",

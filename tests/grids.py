@@ -94,6 +94,10 @@ class Grid:
         """Do nothing around a run."""
         yield
 
+    def fresh(self) -> "Grid":
+        """Return itself."""
+        return self
+
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Let each row have its outcome."""
         fn, value = message.fn, self.values[message.name]

@@ -37,6 +37,7 @@ from ancestral.estimators.rerun.replay import (
     ended,
     is_close,
 )
+from ancestral.estimators.rerun.run_rloo import RunRLOO, WholeRuns
 from ancestral.estimators.rerun.site_draw import (
     EstimatorError,
     SiteDraw,
@@ -47,8 +48,9 @@ from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import current
 
-Chosen = Choice | SiteEstimator
-"""How a site gets its gradient: in one run, or by an estimator that runs the program again."""
+Chosen = Choice | SiteEstimator | RunRLOO
+"""How a site gets its gradient: in one run, by an estimator that runs the program again, or, of all
+sites, in several runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Estimate:
     """What was estimated.
 
     Attributes:
-        value: the loss of the first run, [], a constant.
+        value: the loss of the first run, [], a constant; the mean of the runs if they are compared.
         surrogate: a scalar of the same value, whose derivative is the estimate.
         evaluations: how often the program was run for it, once for each value where several are
             run at once; runs that check others are not counted.
@@ -138,6 +140,11 @@ def estimated(
     vectorized: bool = False,
 ) -> Estimate:
     """Return the estimate of a program whose draws, and those of the estimators, chance decides."""
+    if isinstance(plan.estimators, RunRLOO):
+        runs = whole_runs(program, plan, chance)
+        if check:
+            refuse_change(runs.runs[0])
+        return Estimate(runs.value, runs.surrogate, len(runs.runs))
     begun = Begun.by(program, plan, chance)
     if check and begun.sites:
         refuse_change(begun.first)
@@ -161,6 +168,21 @@ class Plan:
     estimators: PerSite[Chosen] = "auto"
     baseline: Baselines = "auto"
     credit: PerSite[Estimator] = by_element
+
+
+def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
+    """Return the runs of a plan that compares whole runs.
+
+    Raises:
+        ValueError: if the plan has a baseline too.
+    """
+    assert isinstance(plan.estimators, RunRLOO)
+    if not (plan.baseline is None or plan.baseline == "auto"):
+        raise ValueError(
+            "RunRLOO subtracts what the other runs foretell, and another baseline was given too; "
+            "leave baseline= out"
+        )
+    return WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +320,11 @@ def _check(choice: Any, node: Node | str) -> Any:
     is_other = getattr(choice, "is_proven", False) or isinstance(choice, type)
     if is_known or (callable(choice) and not is_other):
         return choice
+    if isinstance(choice, RunRLOO):
+        raise ValueError(
+            f"estimators: {choice} compares whole runs, and is for all sites: "
+            f"estimators={choice}; for one site there is RLOO({choice.samples})"
+        )
     where = f"site {node.name!r} ({node.location}): " if isinstance(node, Node) else ""
     hint = ""
     if getattr(choice, "is_proven", False):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
-from ancestral.estimators.rerun.estimate import Begun, Plan
+from ancestral.estimators.rerun.estimate import Begun, Plan, whole_runs
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
 from ancestral.estimators.rerun.replay import (
     FirstRun,
@@ -29,6 +29,7 @@ from ancestral.estimators.rerun.replay import (
     refuse_kept,
     whole_loss,
 )
+from ancestral.estimators.rerun.run_rloo import RunRLOO
 from ancestral.estimators.rerun.site_draw import (
     Evaluation,
     SiteDraw,
@@ -157,6 +158,13 @@ def moments_of(
             raise TooManyOutcomesError.of(most)
         return found
 
+    def whole(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
+        found = whole_runs(program, plan, outcomes)
+        mean = derivatives(found.surrogate, parameters, order)
+        for run in found.runs:
+            settle(run.trace)
+        return mean, torch.zeros_like(mean), len(found.runs), found.value
+
     def first(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
         fresh = replace(plan, baseline=copy.deepcopy(plan.baseline))
         begun = Begun.by(program, fresh, outcomes)
@@ -171,8 +179,9 @@ def moments_of(
         settle(begun.first.trace)
         return mean, variance, evaluations, loss
 
-    ways = walked(first, nodes=nodes, most=most)
-    if losses is not None:
+    is_whole = isinstance(plan.estimators, RunRLOO)
+    ways = walked(whole if is_whole else first, nodes=nodes, most=most)
+    if losses is not None and not is_whole:
         _refuse_noise(losses, [loss for _, (_, _, _, loss) in ways])
     mean, between = _over([(weight, found[0]) for weight, found in ways])
     inside, _ = _over([(weight, found[1]) for weight, found in ways])

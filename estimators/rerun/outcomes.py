@@ -87,6 +87,10 @@ class Outcomes:
         """Do nothing around a run: nothing random is left in it."""
         yield
 
+    def fresh(self) -> "Outcomes":
+        """Return itself: each choice of another run is one more."""
+        return self
+
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Let the outcome be what is drawn."""
         return replace(message, sampler=lambda: self._of_site(message))

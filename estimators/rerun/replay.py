@@ -12,7 +12,7 @@
 True
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -74,12 +74,16 @@ class First:
     problem: Problem
 
     @classmethod
-    def of(cls, program: Program, chance: Chance) -> "First":
-        """Run a program the first time."""
+    def of(cls, program: Program, chance: Chance, earlier: Sequence["First"] = ()) -> "First":
+        """Run a program the first time; none of the other first runs may reach its loss."""
         with chance.run(), record() as trace:
             with FirstRun(chance) as handler:
                 loss = program()
-            whole_loss(loss, trace)
+            whole = whole_loss(loss, trace)
+            for each in earlier:
+                refuse_kept(whole, each.trace)
+            if loss is not None and provenance(whole) is None:
+                loss = whole * 1  # which depends on what Python read before
             problem = _taken_apart(loss, trace)
         nodes = {node.name: node for node in trace.everything if node.is_drawn}
         for node in trace.everything:

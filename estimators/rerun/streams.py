@@ -33,6 +33,10 @@ class Chance(Protocol):
         """Return a block for one run of the program."""
         ...
 
+    def fresh(self) -> "Chance":
+        """Return what decides an independent run of the whole program."""
+        ...
+
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Return a message for a sample that is about to be drawn."""
         ...
@@ -64,6 +68,10 @@ class Streams:
         self._end: list[Tensor] | None = None
         self.is_aligned = True
         self._between: tuple[str, list[Tensor]] | None = None
+
+    def fresh(self) -> "Streams":
+        """Return streams of other numbers."""
+        return Streams(self._noise)
 
     @contextmanager
     def run(self) -> Generator[None]:
