@@ -114,9 +114,9 @@ def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     return _used(examined(loss, gradient))
 
 
-def problem_of_costs(trace: Trace) -> Problem:
+def problem_of_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     """Take the sum of the declared costs of a trace apart."""
-    return _used(examined_costs(trace))
+    return _used(examined_costs(trace, left_out))
 
 
 def _used(problem: Problem) -> Problem:

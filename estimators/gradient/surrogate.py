@@ -22,13 +22,13 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
-from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
+from ancestral.estimators.gradient.partial_credit import fixed_terms, merged, with_read
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
-from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
@@ -75,14 +75,18 @@ def surrogate(
 
 def surrogate_of_costs(
     trace: Trace,
+    left_out: Provenance | None,
     *,
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
 ) -> Tensor:
-    """Return the surrogate of the sum of a trace's declared costs, as `surrogate` has it."""
+    """Return the surrogate of the sum of a trace's declared costs, as `surrogate` has it.
+
+    `left_out` decided whether others were to be declared.
+    """
     check_baseline(baseline)
-    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
+    problem, estimate = _decided(problem_of_costs(trace, left_out), estimator, credit)
     return surrogate_of(problem, estimate, baseline, _scores_before)
 
 
@@ -261,6 +265,7 @@ def _decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
+    estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]

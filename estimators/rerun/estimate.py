@@ -25,7 +25,6 @@ from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_pytree import Loss
-from ancestral.estimators.gradient.problem import total_of_costs
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
@@ -266,10 +265,10 @@ def _of_one_run(
         is_again = name in again
         of_one[escape(name)] = "score" if is_again else _in_one_run(choice)
         credit[escape(name)] = _no_credit if is_again else counting[name]
-    if first.loss is None and total_of_costs(first.trace) is None:
-        return first.problem.loss  # which is nothing
     if first.loss is None:
-        return surrogate_of_costs(first.trace, baseline=baseline, estimator=of_one, credit=credit)
+        return surrogate_of_costs(
+            first.trace, first.left_out, baseline=baseline, estimator=of_one, credit=credit
+        )
     return surrogate(first.loss, baseline=baseline, estimator=of_one, credit=credit)
 
 

@@ -59,6 +59,7 @@ class First:
         chance: decides its draws.
         trace: the recording.
         loss: what the program returned, None for the sum of its costs.
+        left_out: what decided whether other costs were to be declared.
         nodes: the draws by name, in program order.
         met: the names of the sites that were about to be drawn, in program order: those that
             other handlers gave a value are among them, those that are hidden are not.
@@ -69,6 +70,7 @@ class First:
     chance: Chance
     trace: Trace
     loss: Loss | None
+    left_out: Provenance | None
     nodes: dict[str, Node]
     met: tuple[str, ...]
     problem: Problem
@@ -84,7 +86,7 @@ class First:
                 refuse_kept(whole, each.trace)
             if loss is not None and provenance(whole) is None:
                 loss = whole * 1  # which depends on what Python read before
-            problem = _taken_apart(loss, trace)
+            problem, left_out = _taken_apart(loss, trace), controlled(None, ())
         nodes = {node.name: node for node in trace.everything if node.is_drawn}
         for node in trace.everything:
             if node.enumeration is not None:
@@ -93,7 +95,7 @@ class First:
                     "is; an estimator that runs a program again needs draws of it: take the "
                     "enumeration away"
                 )
-        return cls(program, chance, trace, loss, nodes, tuple(handler.met), problem)
+        return cls(program, chance, trace, loss, left_out, nodes, tuple(handler.met), problem)
 
     def downstream(self, name: str) -> frozenset[str]:
         """Return the draws that depend on a site, by their parameters or by what Python read."""

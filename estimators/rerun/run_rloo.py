@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import Choices, PerSite
-from ancestral.estimators.gradient.problem import total_of_costs
 from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
 from ancestral.estimators.rerun.replay import First, Program, credit_of
 from ancestral.estimators.rerun.streams import Chance
@@ -93,9 +92,7 @@ class WholeRuns:
     def _of(self, run: First, baseline: "_OfOtherRuns") -> Tensor:
         if run.loss is not None:
             return surrogate(run.loss, baseline=baseline, credit=self.credit)
-        if total_of_costs(run.trace) is None:
-            return run.problem.loss  # which is nothing
-        return surrogate_of_costs(run.trace, baseline=baseline, credit=self.credit)
+        return surrogate_of_costs(run.trace, run.left_out, baseline=baseline, credit=self.credit)
 
     def _credits(self, run: First) -> dict[str, Tensor]:
         """Return the credit of each element of the sites of a run, [*shape] by name."""

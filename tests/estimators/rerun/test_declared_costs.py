@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Categorical
 import ancestral as an
 import oracles
 from ancestral.errors import NotAFunctionError
-from ancestral.estimators import RLOO, DisARM, ExactSum, LocalExpectation
+from ancestral.estimators import RLOO, DisARM, ExactSum, LocalExpectation, RunRLOO
 
 pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
 
@@ -114,6 +114,16 @@ def test_data_that_is_observed_and_the_scale_of_a_plate_count() -> None:
     exact = oracles.exact_gradient(returned, [theta])
     found = an.verify(program, estimators={"z": LocalExpectation()}, draws=0)
     torch.testing.assert_close(found["theta"].mean, exact, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("estimator", [LocalExpectation(), RunRLOO(2)], ids=repr)
+def test_a_run_without_costs_may_be_differentiated(estimator: Any) -> None:
+    theta = AT.clone().requires_grad_()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        found = an.estimate(declaring(declared_on_one_way), theta, estimators=estimator)
+        if found.surrogate.requires_grad:
+            found.surrogate.backward()
 
 
 def test_nothing_returned_and_nothing_declared_is_refused() -> None:
