@@ -9,7 +9,7 @@ from ancestral.estimators.rerun.replay import Again, First, LaterRun, ended, is_
 from ancestral.estimators.rerun.site_draw import EstimatorError
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.nodes.distribution_params import factorized
-from ancestral.trace.nodes.support import support_of
+from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class _JointRun(LaterRun):
             self._refuse_other(message)
         fn = message.fn
         assert fn is not None
-        if not getattr(support_of(factorized(fn)), "is_discrete", False):
+        if not is_discrete(factorized(fn)):
             raise EstimatorError(
                 f"site {message.name!r} ({message.where.location}) is to be summed over, and is "
                 f"one of {type(fn).__name__}, which has more values than can be enumerated; take "
