@@ -29,6 +29,7 @@ from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
 from ancestral.estimators.rerun.estimate import Estimate
 from ancestral.estimators.rerun.run_rloo import RunRLOO
+from ancestral.estimators.rerun.sampling import Antithetic, QuasiRandom
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
 
@@ -38,6 +39,7 @@ __all__ = [
     "REBAR",
     "RELAX",
     "RLOO",
+    "Antithetic",
     "Baseline",
     "Credit",
     "DisARM",
@@ -52,6 +54,7 @@ __all__ = [
     "MuProp",
     "Neural",
     "Optimal",
+    "QuasiRandom",
     "RaoBlackwell",
     "ReinMax",
     "RunRLOO",

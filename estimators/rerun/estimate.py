@@ -37,6 +37,12 @@ from ancestral.estimators.rerun.replay import (
     is_close,
 )
 from ancestral.estimators.rerun.run_rloo import RunRLOO, WholeRuns
+from ancestral.estimators.rerun.sampling import (
+    Sampling,
+    couplings,
+    refuse_shared,
+    without_others,
+)
 from ancestral.estimators.rerun.site_draw import (
     EstimatorError,
     SiteDraw,
@@ -77,6 +83,7 @@ def estimate(
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
     credit: PerSite[Estimator] = by_element,
+    sampling: PerSite[Sampling] = None,
     noise: Noise = "common",
     vectorized: bool = True,
     check: bool = True,
@@ -102,6 +109,9 @@ def estimate(
             `an.estimators`. Sites that no gradient reaches need none.
         baseline: what is subtracted from the downstream costs of sites that are scored in one run.
         credit: which costs count for a site, as in `an.backward`, in all of its runs.
+        sampling: how the elements of continuous sites are drawn together: `Antithetic` or
+            `QuasiRandom` along a dimension along which they have no costs in common, for one or
+            for each pattern of names, or ``infer={"sampling": ...}``; None for independent draws.
         noise: "common": what is downstream is drawn again with the noise that it had; values that
             differ little then give losses that do. "independent": with its own. Both are unbiased.
         vectorized: whether several runs of a site may be made at once, as values along a new first
@@ -124,10 +134,9 @@ def estimate(
             "an.estimate runs a program many times, each in its own recording, and was called "
             "within an open an.record(); call it outside"
         )
-    plan = Plan(estimators, baseline, credit)
-    return estimated(
-        lambda: program(*args), plan, Streams(noise), check=check, vectorized=vectorized
-    )
+    plan = Plan(estimators, baseline, credit, sampling)
+    chance = Streams(noise, couplings(sampling).of)
+    return estimated(lambda: program(*args), plan, chance, check=check, vectorized=vectorized)
 
 
 def estimated(
@@ -167,6 +176,16 @@ class Plan:
     estimators: PerSite[Chosen] = "auto"
     baseline: Baselines = "auto"
     credit: PerSite[Estimator] = by_element
+    sampling: PerSite[Sampling] = None
+
+    def counting(self, first: First) -> dict[str, Estimator]:
+        """Return which costs count for each site of a run."""
+        counts = Choices[Estimator]("credit", self.credit, by_element)
+        return {name: counts.of(node) for name, node in first.nodes.items()}
+
+    def together(self, first: First) -> dict[str, int]:
+        """Return along which dimension elements of sites are drawn together, if they may be."""
+        return refuse_shared(first, couplings(self.sampling), self.counting(first))
 
 
 def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
@@ -181,7 +200,10 @@ def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
             "RunRLOO subtracts what the other runs foretell, and another baseline was given too; "
             "leave baseline= out"
         )
-    return WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
+    found = WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
+    for run in found.runs:
+        plan.together(run)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +224,6 @@ class Begun:
     def by(cls, program: Program, plan: Plan, chance: Chance) -> "Begun":
         """Run a program once."""
         choices = Choices[Chosen]("estimators", plan.estimators, "auto", in_infer="estimator")
-        counts = Choices[Estimator]("credit", plan.credit, by_element)
         for each in choices.values():
             _check(each, "")
         first = First.of(program, chance)
@@ -213,8 +234,10 @@ class Begun:
             for name, choice in chosen.items()
             if first.nodes[name].is_learned and not isinstance(choice, str)
         }
-        counting = {name: counts.of(node) for name, node in first.nodes.items()}
-        scalar = _of_one_run(first, chosen, counting, again, plan.baseline)
+        counting, together = plan.counting(first), plan.together(first)
+        apart = {name: without_others(each, together) for name, each in counting.items()}
+        of_one = apart if together else counting
+        scalar = _of_one_run(first, chosen, of_one, again, plan.baseline)
         sites = (
             (SiteDraw(first, first.nodes[name], credit_of(first.problem, name, c), c), estimator)
             for name, estimator in again.items()

@@ -13,9 +13,11 @@ The truth takes no part of them: it is the derivative of Σ q(z) L(z) over the o
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
@@ -30,12 +32,14 @@ from ancestral.estimators.rerun.replay import (
     whole_loss,
 )
 from ancestral.estimators.rerun.run_rloo import RunRLOO
+from ancestral.estimators.rerun.sampling import couplings
 from ancestral.estimators.rerun.site_draw import (
     Evaluation,
     SiteDraw,
     SiteEstimator,
 )
 from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.nodes.moving_boundary import has_moving_boundary
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
@@ -67,17 +71,29 @@ class Moments:
 
 
 class _Fixed(Outcomes):
-    """Outcomes whose values are constants, so that their densities alone have a gradient."""
+    """Outcomes whose values are constants, so that their densities alone have a gradient.
+
+    But for those whose support moves with what is learned, of which no density has it.
+    """
 
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Let the outcome be what is drawn."""
-        return super().process(replace(message, is_reparameterized=False), is_first=is_first)
+        is_moving = message.is_reparameterized and has_moving_boundary(_fn_of(message))
+        return super().process(replace(message, is_reparameterized=is_moving), is_first=is_first)
+
+
+def _fn_of(message: Message) -> Distribution:
+    assert message.fn is not None
+    return message.fn
 
 
 def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth:
     """Return the expected loss of a program, whose derivatives of every order are exact.
 
         E[L] = Σ_z w(z) exp(log q(z) - ⊥ log q(z)) L(z),   w the probability of the outcome z
+
+    A draw of ``rsample`` whose support moves, such as a uniform one between learned bounds, has its
+    pathwise derivative.
 
     Raises:
         TooManyOutcomesError: if there are more than `most`.
@@ -93,7 +109,8 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
                 loss = whole_loss(program(), trace)
             refuse_kept(loss, earlier)
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
-            log_probs = [untrack(node.elementwise_log_prob).sum() for node in drawn]
+            fixed = [node for node in drawn if not node.is_reparameterized]  # as all are but these
+            log_probs = [untrack(node.elementwise_log_prob).sum() for node in fixed]
         is_exact = is_exact and outcomes.is_exact
         plain = untrack(loss).sum()
         log_prob = sum(log_probs, plain.new_zeros(()))
@@ -146,7 +163,7 @@ def moments_of(
         TooManyOutcomesError: if there are more.
         NotAFunctionError: if a loss is another: the program draws random numbers outside its sites.
     """
-    count = 0
+    count, is_together = 0, False
 
     def within(
         run: Callable[[Outcomes], tuple[Tensor, int]],
@@ -167,7 +184,9 @@ def moments_of(
 
     def first(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
         fresh = replace(plan, baseline=copy.deepcopy(plan.baseline))
+        nonlocal is_together
         begun = Begun.by(program, fresh, outcomes)
+        is_together = is_together or bool(plan.together(begun.first))
         mean = derivatives(begun.scalar, parameters, order)
         variance, evaluations = torch.zeros_like(mean), 1.0
         for site, estimator in begun.sites:
@@ -180,8 +199,9 @@ def moments_of(
         return mean, variance, evaluations, loss
 
     is_whole = isinstance(plan.estimators, RunRLOO)
-    ways = walked(whole if is_whole else first, nodes=nodes, most=most)
-    if losses is not None and not is_whole:
+    kind = partial(Outcomes, couplings=couplings(plan.sampling).of)
+    ways = walked(whole if is_whole else first, nodes=nodes, most=most, kind=kind)
+    if losses is not None and not is_whole and not is_together:
         _refuse_noise(losses, [loss for _, (_, _, _, loss) in ways])
     mean, between = _over([(weight, found[0]) for weight, found in ways])
     inside, _ = _over([(weight, found[1]) for weight, found in ways])

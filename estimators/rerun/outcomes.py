@@ -28,6 +28,7 @@ from torch.distributions import (
     Poisson,
 )
 
+from ancestral.estimators.rerun.streams import Coupling
 from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.argument_checks import first_of
@@ -72,6 +73,7 @@ class Outcomes:
         weight: the probability of the way.
         is_exact: whether no continuous draw was met.
         is_aligned: whether noise outside of sites is the same; there is none.
+        couplings: returns for a message how the elements of its site are drawn together, or None.
     """
 
     chosen: tuple[int, ...] = ()
@@ -81,6 +83,7 @@ class Outcomes:
     weight: float = 1.0
     is_exact: bool = True
     is_aligned: bool = True
+    couplings: Callable[[Any], Coupling | None] | None = None
 
     @contextmanager
     def run(self) -> Generator[None]:
@@ -105,11 +108,17 @@ class Outcomes:
     def _of_site(self, message: Message) -> Tensor:
         assert message.fn is not None
         where = f"site {message.name!r} ({message.where.location})"
+        how = None if self.couplings is None else self.couplings(message)
         return self._elements(
-            factorized(message.fn), is_reparameterized=message.is_reparameterized, where=where
+            factorized(message.fn),
+            is_reparameterized=message.is_reparameterized,
+            where=where,
+            how=how,
         )
 
-    def _elements(self, fn: Any, *, is_reparameterized: bool, where: str) -> Tensor:
+    def _elements(
+        self, fn: Any, *, is_reparameterized: bool, where: str, how: Coupling | None = None
+    ) -> Tensor:
         """Return the outcome of each element of a distribution, [*batch, *event]."""
         if is_discrete(fn):
             values, weights = _finite(fn, where)
@@ -120,7 +129,13 @@ class Outcomes:
         batch = weights.shape[1:]
         count = batch.numel()
         table = weights.reshape(len(weights), count).T.tolist()
-        chosen = torch.tensor([self._choose(row) for row in table], dtype=torch.long)
+        partners = [None] * count if how is None else _partners(fn, how, where)
+        numbers: list[int] = []
+        for row, partner in zip(table, partners, strict=True):
+            numbers.append(
+                self._choose(row) if partner is None else len(row) - 1 - numbers[partner]
+            )
+        chosen = torch.tensor(numbers, dtype=torch.long)
         flat = values.reshape(len(weights), count, *values.shape[1 + len(batch) :])
         picked = flat[chosen, torch.arange(count)]
         return picked.reshape(values.shape[1:])
@@ -145,12 +160,33 @@ class Outcomes:
         ]
 
 
+def _partners(fn: Any, how: Coupling, where: str) -> list[int | None]:
+    """Return for each element, [batch], of which one before it it is the mirror image, if it is."""
+    batch = fn.batch_shape
+    places = torch.arange(batch.numel()).reshape(batch).movedim(how.dim, 0)
+    found: list[int | None] = [None] * batch.numel()
+    try:
+        images = [how.partner(index, len(places)) for index in range(len(places))]
+    except NotImplementedError:
+        images = [-1]
+    if -1 in images or type(fn) in (Exponential, Gamma):  # whose nodes are not symmetric
+        raise NotEnumerableError(
+            f"{where}: the ways in which {how} draws {type(fn).__name__} are not enumerated"
+        )
+    for index, image in enumerate(images):
+        if image is not None:
+            pairs = zip(places[index].flatten(), places[image].flatten(), strict=True)
+            for place, partner in pairs:
+                found[int(place)] = int(partner)
+    return found
+
+
 def walked(
     run: Callable[[Outcomes], T],
     *,
     nodes: int = NODES,
     most: int = MOST,
-    kind: type[Outcomes] = Outcomes,
+    kind: Callable[..., Outcomes] = Outcomes,
 ) -> list[tuple[float, T]]:
     """Return what a function returns of each way in which draws can come out, with its probability.
 

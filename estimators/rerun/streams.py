@@ -7,7 +7,7 @@ that no number is used twice, and what runs take is no matter of what is drawn a
 """
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -17,13 +17,56 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from ancestral.provenance.tensor.tensor import Unseen
+from ancestral.provenance.tensor.tensor import Unseen, raw, untrack
+from ancestral.trace.context.errors import SiteError
 from ancestral.trace.intercept.random_ops import FAMILIES
+from ancestral.trace.nodes.distribution_params import factorized, parameters
+from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.program.site import unseen
 from ancestral.trace.recording.message import Message
 
+_LEAST = 2.0**-53
 Noise = Literal["common", "independent"]
 """Whether what is downstream of a site is drawn with the noise of the first run, or anew."""
+
+
+class Coupling(Protocol):
+    """How the elements of a continuous site are drawn together, along one dimension."""
+
+    @property
+    def dim(self) -> int:
+        """The dimension."""
+        ...
+
+    def uniform(self, shape: torch.Size) -> Tensor:
+        """Return numbers of which each is uniform, [*shape], in double."""
+        ...
+
+    def partner(self, index: int, count: int) -> int | None:
+        """Return of which element along the dimension another is the mirror image, if it is."""
+        ...
+
+
+def coupled(fn: Any, how: Coupling, where: str) -> Tensor:
+    """Return a draw of a distribution whose elements are drawn together, [*batch].
+
+    Raises:
+        SiteError: if it has no elements along the dimension, or no inverse distribution function.
+    """
+    inner, expected = factorized(fn), ""
+    batch = inner.batch_shape
+    if inner.event_shape or is_discrete(inner):
+        expected = "a continuous distribution of single numbers"
+    elif not -len(batch) <= how.dim < len(batch):
+        expected = f"a site with a dimension {how.dim}; its elements are {list(batch)}"
+    if not expected:
+        u = how.uniform(batch).clamp(_LEAST, 1 - _LEAST)
+        held = next(held.tensor for held in parameters(inner))
+        try:
+            return untrack(raw(inner.icdf, u.to(held.device))).to(held.dtype)
+        except NotImplementedError:
+            expected = "a distribution with an inverse distribution function (icdf)"
+    raise SiteError(f"{where}: {how} draws {expected}; this is one of {type(inner).__name__}")
 
 
 class Chance(Protocol):
@@ -58,10 +101,13 @@ class Streams:
 
     Args:
         noise: whether later runs draw sites with the noise of the first.
+        couplings: returns for a message how the elements of its site are drawn together, or None.
     """
 
-    def __init__(self, noise: Noise) -> None:
-        self._noise = noise
+    def __init__(
+        self, noise: Noise, couplings: Callable[[Any], Coupling | None] | None = None
+    ) -> None:
+        self._noise, self._couplings = noise, couplings
         self._random = random.Random(int(torch.randint(2**62, ())))
         self._seeds: dict[str, int] = {}
         self._of_runs = self._random.getrandbits(63)
@@ -71,7 +117,7 @@ class Streams:
 
     def fresh(self) -> "Streams":
         """Return streams of other numbers."""
-        return Streams(self._noise)
+        return Streams(self._noise, self._couplings)
 
     @contextmanager
     def run(self) -> Generator[None]:
@@ -101,6 +147,10 @@ class Streams:
         self._between = (message.name, [each.get_state() for each in _generators()])
         _seed(seed)
         fn = message.fn
+        how = None if self._couplings is None else self._couplings(message)
+        if how is not None:
+            where = f"site {message.name!r} ({message.where.location})"
+            return replace(message, sampler=lambda: _coupled(message, how, where))
         if message.is_found and fn is not None and type(fn) in FAMILIES:
             # A function of torch has drawn already when its message comes, from the stream of the
             # run, of which it may have taken more numbers than in another run.
@@ -124,6 +174,11 @@ class Streams:
         finally:
             for each, state in zip(_generators(), before, strict=True):
                 each.set_state(state)
+
+
+def _coupled(message: Message, how: Coupling, where: str) -> Tensor:
+    value = coupled(message.fn, how, where)
+    return value if message.is_reparameterized else value.detach()
 
 
 def _generators() -> list[torch.Generator]:

@@ -35,6 +35,7 @@ from ancestral.estimators.rerun.outcomes import (
     TooManyOutcomesError,
 )
 from ancestral.estimators.rerun.program_leaves import Parameters, parameters_of
+from ancestral.estimators.rerun.sampling import Sampling, couplings
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.context.errors import listed
@@ -163,6 +164,7 @@ def verify(
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
     credit: PerSite[Estimator] = by_element,
+    sampling: PerSite[Sampling] = None,
     order: int = 1,
     parameters: Parameters = None,
     outcomes: int = MOST,
@@ -191,6 +193,7 @@ def verify(
         estimators: what to verify, as in `an.estimate`.
         baseline: as there; one that learns is as it is now, for every outcome.
         credit: as there.
+        sampling: as there.
         order: 1 for the gradient, 2 for the matrix of second derivatives.
         parameters: by which the derivatives are taken, by name or not; by default, all leaves that
             the expected loss is computed from.
@@ -217,7 +220,7 @@ def verify(
             "an.verify runs a program many times, each in its own recording, and was called within "
             "an open an.record(); call it outside"
         )
-    plan, given = Plan(estimators, baseline, credit), parameters
+    plan, given = Plan(estimators, baseline, credit, sampling), parameters
 
     def run() -> Loss | None:
         return program(*args)
@@ -264,7 +267,8 @@ def _by_draws(
     leaves, evaluations = list(named.values()), 0
     ours, theirs = [], []
     for number in range(draws):
-        found = estimated(run, plan, Streams("common"), check=number == 0)
+        chance = Streams("common", couplings(plan.sampling).of)
+        found = estimated(run, plan, chance, check=number == 0)
         evaluations += found.evaluations
         ours.append(derivatives(found.surrogate, leaves, order))
         other = estimated(run, reference, Streams("common"), check=False)

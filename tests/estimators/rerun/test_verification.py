@@ -7,7 +7,7 @@ import pytest
 import torch
 from programs.reruns import BITS, CLASSES
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Beta, Normal
+from torch.distributions import Bernoulli, Beta, Normal, Uniform
 
 import ancestral as an
 import oracles
@@ -210,3 +210,16 @@ def test_a_slip_of_the_user_is_not_taken_for_what_there_is_not() -> None:
         with pytest.raises(NotImplementedError, match="a slip") as raised:
             run()
         assert type(raised.value) is NotImplementedError
+
+
+def test_the_truth_of_a_support_that_moves_is_pathwise() -> None:
+    bounds = torch.tensor([0.3, 3.0], dtype=torch.float64, requires_grad=True)
+
+    def program() -> Tensor:
+        return Uniform(bounds[0], bounds[1]).rsample() ** 2
+
+    found = an.verify(program, nodes=4, draws=0)["bounds"]
+    low, high = 0.3, 3.0  # E[z²] = (low² + low high + high²) / 3
+    expected = torch.tensor([2 * low + high, low + 2 * high], dtype=torch.float64) / 3
+    torch.testing.assert_close(found.exact, expected)
+    torch.testing.assert_close(found.mean, expected)
