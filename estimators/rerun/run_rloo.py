@@ -50,7 +50,7 @@ class RunRLOO:
 
 @dataclass(frozen=True, eq=False)
 class WholeRuns:
-    """Several first runs of a program, each with draws of its own.
+    """Several first runs of a program, each with other draws.
 
     Attributes:
         runs: the runs.
