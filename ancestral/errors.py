@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.across_ranks import RanksError
 from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
@@ -12,6 +13,7 @@ from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.site_choices import PatternWarning
+from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -40,6 +42,7 @@ from ancestral.provenance.dispatch.subclasses import UnsupportedTensorError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
+from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import (
     EnumerationError,
@@ -88,6 +91,7 @@ __all__ = [
     "LossMismatchError",
     "MissingScoreWarning",
     "ModifiedParameterError",
+    "MonitorWarning",
     "NoDensityError",
     "NoEffectWarning",
     "NoEngineError",
@@ -106,6 +110,7 @@ __all__ = [
     "ParamWarning",
     "PatternWarning",
     "PlateError",
+    "RanksError",
     "ReparamError",
     "RescoreError",
     "ScoredLossError",
@@ -115,6 +120,7 @@ __all__ = [
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
+    "StudyError",
     "SupportError",
     "TooManyOutcomesError",
     "TorchVersionWarning",
@@ -125,5 +131,6 @@ __all__ = [
     "UnrecordedDrawError",
     "UnsupportedTensorError",
     "WeightError",
+    "WorkerError",
     "WriteIntoParameterError",
 ]

@@ -1,5 +1,6 @@
 """The estimators: credit for a draw, baselines subtracted from it, and estimators of more runs."""
 
+from ancestral.estimators.baselines.across_ranks import AcrossRanks
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
@@ -27,7 +28,7 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 )
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
-from ancestral.estimators.rerun.estimate import Estimate
+from ancestral.estimators.rerun.estimate import Estimate, Plan
 from ancestral.estimators.rerun.run_rloo import RunRLOO
 from ancestral.estimators.rerun.sampling import Antithetic, QuasiRandom
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
@@ -39,6 +40,7 @@ __all__ = [
     "REBAR",
     "RELAX",
     "RLOO",
+    "AcrossRanks",
     "Antithetic",
     "Baseline",
     "Credit",
@@ -54,6 +56,7 @@ __all__ = [
     "MuProp",
     "Neural",
     "Optimal",
+    "Plan",
     "QuasiRandom",
     "RaoBlackwell",
     "ReinMax",

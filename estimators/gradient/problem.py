@@ -3,6 +3,7 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import compress
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import Blur
+from ancestral.estimators.credit.declared_costs import cost_of, is_cost
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
@@ -119,6 +121,26 @@ def problem_of_costs(trace: Trace, left_out: Provenance | None = None) -> Proble
     return _used(examined_costs(trace, left_out))
 
 
+def problem_of_terms(trace: Trace, costs: Sequence[tuple[Tensor, float]]) -> Problem | None:
+    """Take a sum of finite costs, with weights, apart that was never formed; None if one is a sum.
+
+    None too if Python may have chosen among them.
+    """
+    decisions, known = decisions_of(trace.universe), [provenance(cost) for cost, _ in costs]
+    are_chosen = decisions.finished is not None or (None in known and decisions.noted)
+    if are_chosen or any(getattr(cost, "_form", None) is not None for cost, _ in costs):
+        return None
+    if decisions.failures:
+        raise _caught(*decisions.failures[0])
+    live = [untrack(cost) * weight for cost, weight in costs]
+    terms = [
+        Term(each.detach(), cost, weight, found)
+        for each, (cost, weight), found in zip(live, costs, known, strict=True)
+    ]
+    whole = torch.stack([each.sum() for each in live]).sum()
+    return _used(_assemble(_outermost(trace), terms, whole, decisions))
+
+
 def _used(problem: Problem) -> Problem:
     """Note that a gradient of a recording is taken: its scores are not lost."""
     refuse_writes(problem.trace.leaves, problem.scored)
@@ -181,7 +203,7 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
         owner = trace.universe.owner
         is_loaded = isinstance(owner, Trace) and owner.is_loaded
         raise SettledError.loaded() if is_loaded else SettledError.taken()
-    costs = [node for node in trace.values() if _is_cost(node)]
+    costs = [node for node in trace.values() if is_cost(node)]
     if not costs and left_out is None:
         raise LossError(
             "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
@@ -193,24 +215,19 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
     for node in costs:
-        value, counts = _cost_of(node)
+        value, counts = cost_of(node)
         found = _terms_of(node, value, counts)
         parts = [*found.terms, *_constants(found, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    totals = [_total(node) for node in costs] or [torch.zeros((), dtype=torch.double)]
+    totals = [(untrack(v) * n).sum() for v, n in map(cost_of, costs)] or [
+        torch.zeros((), dtype=torch.double)
+    ]
     loss = torch.stack(totals).sum()
     if left_out is not None:
         nothing = torch.zeros_like(loss)
         terms.append(tainted(Term(nothing.detach(), nothing, 1.0, None), left_out))
     return _assemble(_outermost(trace), terms, loss, decisions)
-
-
-def total_of_costs(trace: Trace) -> Tensor | None:
-    """Return the sum of the declared costs of a trace with its provenance, None if it has none."""
-    costs = map(_cost_of, filter(_is_cost, trace.values()))
-    parts = [(value * counts).sum() for value, counts in costs]
-    return sum(parts[1:], parts[0]) if parts else None
 
 
 def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
@@ -222,33 +239,6 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
             raise non_finite_density(node, "program") from None
         error.add_note(f"It is cost {node.name!r} ({node.location}).")
         raise
-
-
-def _is_cost(node: Node) -> bool:
-    """Return whether a node is a cost, or data that is observed, whose density is to grow."""
-    return node.type == "cost" or (node.type == "sample" and node.is_observed and node.is_declared)
-
-
-def _cost_of(node: Node) -> tuple[Tensor, Tensor]:
-    """Return the cost that a node stands for, and how often each of its elements counts."""
-    if node.type == "cost":
-        return node.value, _counts(node)
-    density = node.tracked_log_prob
-    return density, -torch.ones_like(untrack(density))
-
-
-def _total(node: Node) -> Tensor:
-    value, counts = _cost_of(node)
-    return (untrack(value) * counts).sum()
-
-
-def _counts(node: Node) -> Tensor:
-    """Return how often each element of a declared cost counts, of its shape."""
-    plain = untrack(node.value)
-    if node.scale == 1.0:
-        return torch.ones_like(plain)
-    exact = plain.dtype if plain.dtype.is_floating_point else torch.get_default_dtype()
-    return torch.ones_like(plain, dtype=exact) * node.scale
 
 
 def _universe_of(loss: Tensor) -> Universe:

@@ -21,13 +21,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.credit.credit import Credit, Estimator
+from ancestral.estimators.credit.declared_costs import total_of_costs
 from ancestral.estimators.gradient.loss_pytree import Loss, total_of
-from ancestral.estimators.gradient.problem import (
-    Problem,
-    examined,
-    examined_costs,
-    total_of_costs,
-)
+from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.streams import Chance
 from ancestral.provenance.algebra.provenance import Provenance, Source
