@@ -51,7 +51,8 @@ def sample(name: str, fn: Distribution, obs: Tensor | None, obs_mask: Any) -> An
     """Return a draw, pathwise where that is possible, or the data."""
     if obs_mask is not None:
         raise NotImplementedError("obs_mask= is not compiled")
-    fn, bound, value = spread(fn, opened.plates), opened.bound, obs
+    fn = spread(fn, opened.plates, f"site {name!r}")
+    bound, value = opened.bound, obs
     if value is None and bound is not None and bound.is_model:
         value = bound.values.get(name)
     is_drawn = value is None

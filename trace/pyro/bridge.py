@@ -23,10 +23,10 @@ from ancestral.trace.enumeration.enumerate import open_room
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate
-from ancestral.trace.nodes.pyro_distributions import Site, translated
 from ancestral.trace.program.checks import fitting, weighable
 from ancestral.trace.program.site import drawn, given, named
 from ancestral.trace.recording.message import Message, apply_stack, is_handled
+from ancestral.trace.serialize.pyro_distributions import Site, translated
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK

@@ -24,9 +24,9 @@ from ancestral.trace.nodes.distribution_params import event_dims, factorized
 from ancestral.trace.nodes.factor import PointMass
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate
-from ancestral.trace.nodes.pyro_distributions import as_pyro, translated
 from ancestral.trace.serialize.nodes import Content
 from ancestral.trace.serialize.plain import unreadable
+from ancestral.trace.serialize.pyro_distributions import as_pyro, translated
 
 _NOWHERE = Location("<pyro>", 0, "")
 
