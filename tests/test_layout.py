@@ -23,7 +23,7 @@ FLOORS = [
     *("estimators.batched", "estimators.capture", "estimators.compiled"),
     *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
     *("estimators.elimination", "estimators.inference", "estimators"),
-    *("tools.render", "tools.demo", "tools", "tools.bench"),
+    *("tools.render", "tools.demo", "tools", "tools.bench", "tools.gallery"),
 ]
 """The folders, from the ground up."""
 MOST_FILES, MOST_LINES = 14, 400
