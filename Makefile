@@ -68,9 +68,10 @@ lint: .venv/ready
 bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
 
-# Packages that sample, each with a small model, in environments of their own: make gallery ONLY=zuko
+# Packages that sample, each with a small model, in environments of their own, and the page of them in
+# docs/: make gallery ONLY=zuko
 gallery: .venv/ready
-	$(BIN)/python -m ancestral.tools.bench.gallery $(ONLY)
+	$(BIN)/python -m ancestral.tools.gallery $(ONLY)
 
 # Random programs, as many as one likes: make fuzz N=20000 SEED=1
 N ?= 2000

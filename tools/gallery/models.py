@@ -1,22 +1,46 @@
-"""The gallery's models: one of each package that samples, with the credit that one gives by hand.
+"""Models: one of each package that samples, with the credit that one gives by hand.
 
-A model returns its loss and, for each of its sites in turn, the costs that the log-probability of
-each element is multiplied with in the usual estimator: those of its own example, from then on.
+A run returns its loss and, for each of its draws in turn, the log-probability that one keeps for
+the estimator by hand and the costs that each example is credited with: its own, from then on.
 """
 
 # mypy: ignore-errors
 # The packages are installed in environments of the gallery alone, and most are not typed.
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical, Normal
 
-Outcome = tuple[Tensor, list[Tensor]]
-"""The loss, [], and for each site the costs that its elements are credited with."""
-Run = Callable[[], Outcome]
-Case = Callable[[], tuple[nn.Module, Run]]
 BATCH, STEPS = 8, 5
+
+
+class Outcome(NamedTuple):
+    """What a run returns, and what one keeps of it to write the estimator by hand.
+
+    `log_probs` return those of a draw, [elements, ...], `credits` has the costs of each example,
+    [batch], and `spread` gives those of each element, [elements].
+    """
+
+    loss: Tensor
+    log_probs: Sequence[Callable[[], Tensor]]
+    credits: Sequence[Tensor]
+    spread: Callable[[Tensor], Tensor] = lambda credit: credit
+
+
+class Model(NamedTuple):
+    """What has the parameters, a run, the packages whose reads only check or log, and how often.
+
+    `draws` is the number of runs that the variance is taken from.
+    """
+
+    module: nn.Module
+    run: Callable[[], Outcome]
+    trust: tuple[str, ...] = ()
+    draws: int = 100
 
 
 def to_go(costs: Sequence[Tensor]) -> list[Tensor]:
@@ -24,54 +48,58 @@ def to_go(costs: Sequence[Tensor]) -> list[Tensor]:
     return list(torch.stack(list(costs)).flip(0).cumsum(0).flip(0))
 
 
-def rollout(act: Callable[[Tensor], Tensor], width: int = 3) -> Outcome:
-    """Roll a policy out in a batch of environments; `act` draws actions, [batch, ...]."""
-    state = torch.linspace(-1, 1, BATCH * width).reshape(BATCH, width)
-    costs = []
+def rollout(act: Callable[[Tensor], tuple[Tensor, Callable[[], Tensor]]]) -> Outcome:
+    """Roll a policy out in a batch of environments; `act` draws actions, and says their density."""
+    state = torch.linspace(-1, 1, BATCH * 3).reshape(BATCH, 3)
+    costs, log_probs = [], []
     for _ in range(STEPS):
-        action = act(state).to(state).reshape(BATCH, -1).sum(1, keepdim=True)
-        state = torch.tanh(state.roll(1, -1) * 0.8 + 0.3 * action)
+        action, log_prob = act(state)
+        state = torch.tanh(state.roll(1, -1) * 0.8 + 0.3 * action.to(state)[:, None])
         costs.append(state.square().sum(-1) / BATCH)
-    return torch.stack(costs).sum(), to_go(costs)
+        log_probs.append(log_prob)
+    return Outcome(torch.stack(costs).sum(), log_probs, to_go(costs))
 
 
 def autoregressive(next_logits: Callable[[Tensor], Tensor]) -> Outcome:
     """Draw tokens one by one, and judge each sequence as it stands."""
-    tokens, costs = torch.zeros(BATCH, 1, dtype=torch.long), []
+    tokens, costs, log_probs = torch.zeros(BATCH, 1, dtype=torch.long), [], []
     for _ in range(STEPS):
-        token = torch.distributions.Categorical(logits=next_logits(tokens)).sample()
+        q = Categorical(logits=next_logits(tokens))
+        token = q.sample()
         tokens = torch.cat([tokens, token[:, None]], 1)
         costs.append((tokens.float().mean(1) - 3).square() / BATCH)
-    return torch.stack(costs).sum(), to_go(costs)
+        log_probs.append(partial(q.log_prob, token))
+    return Outcome(torch.stack(costs).sum(), log_probs, to_go(costs))
 
 
 def latent(net: nn.Module, cost: Callable[[Tensor, Tensor], Tensor]) -> Outcome:
     """Draw bits for each example, and judge the example under what they say of it."""
     x = torch.linspace(-2, 2, BATCH * 2).reshape(BATCH, 2)
-    z = torch.distributions.Bernoulli(logits=net(x)).sample()
+    q = Bernoulli(logits=net(x))
+    z = q.sample()
     costs = cost(x, z) / BATCH
-    return costs.sum(), [costs]
+    return Outcome(costs.sum(), [partial(q.log_prob, z)], [costs])
 
 
-def zuko() -> tuple[nn.Module, Run]:
+def zuko() -> Model:
     """Return the model of this package."""
     import zuko
 
     net, flow = nn.Linear(2, 3), zuko.flows.MAF(features=2, context=3, hidden_features=(16,))
-    return net, lambda: latent(net, lambda x, z: -flow(z).log_prob(x))
+    return Model(net, lambda: latent(net, lambda x, z: -flow(z).log_prob(x)))
 
 
-def normflows() -> tuple[nn.Module, Run]:
+def normflows() -> Model:
     """Return the model of this package."""
     import normflows as nf
 
     flows = [nf.flows.AffineCouplingBlock(nf.nets.MLP([1, 8, 2])), nf.flows.Permute(2)]
     model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), flows)
     net = nn.Linear(2, 2)
-    return net, lambda: latent(net, lambda x, z: -model.log_prob(x + z))
+    return Model(net, lambda: latent(net, lambda x, z: -model.log_prob(x + z)))
 
 
-def torch_geometric() -> tuple[nn.Module, Run]:
+def torch_geometric() -> Model:
     """Return the model of this package."""
     from torch_geometric.data import Batch, Data
     from torch_geometric.nn import GCNConv, global_mean_pool
@@ -81,33 +109,35 @@ def torch_geometric() -> tuple[nn.Module, Run]:
     net, conv = nn.Linear(3, 1), GCNConv(3, 2)
 
     def run() -> Outcome:
-        keep = torch.distributions.Bernoulli(logits=net(graphs.x)).sample()
+        q = Bernoulli(logits=net(graphs.x))
+        keep = q.sample()
         hidden = conv(graphs.x * keep, graphs.edge_index).tanh()
         costs = global_mean_pool(hidden, graphs.batch).square().sum(1) / BATCH
-        return costs.sum(), [costs[graphs.batch]]
+        log_prob = partial(q.log_prob, keep)
+        return Outcome(costs.sum(), [log_prob], [costs], lambda credit: credit[graphs.batch])
 
-    return net, run
+    return Model(net, run)
 
 
-def x_transformers() -> tuple[nn.Module, Run]:
+def x_transformers() -> Model:
     """Return the model of this package."""
     from x_transformers import Decoder, TransformerWrapper
 
     layers = Decoder(dim=16, depth=1, heads=2)
     model = TransformerWrapper(num_tokens=7, max_seq_len=STEPS + 1, attn_layers=layers)
-    return model, lambda: autoregressive(lambda tokens: model(tokens)[:, -1])
+    return Model(model, lambda: autoregressive(lambda tokens: model(tokens)[:, -1]))
 
 
-def transformers() -> tuple[nn.Module, Run]:
+def transformers() -> Model:
     """Return the model of this package."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": STEPS + 1, "vocab_size": 7}
     model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
-    return model, lambda: autoregressive(lambda tokens: model(tokens).logits[:, -1])
+    return Model(model, lambda: autoregressive(lambda tokens: model(tokens).logits[:, -1]))
 
 
-def torch_struct() -> tuple[nn.Module, Run]:
+def torch_struct() -> Model:
     """Return the model of this package."""
     import torch_struct as ts
 
@@ -118,12 +148,12 @@ def torch_struct() -> tuple[nn.Module, Run]:
         chain = ts.LinearChainCRF(net(x).reshape(BATCH, 4, 3, 3))
         z = chain.sample((1,))[0]
         costs = (z * torch.arange(3.0)).flatten(1).sum(1).sub(4).square() / BATCH
-        return costs.sum(), [costs[None]]
+        return Outcome(costs.sum(), [partial(chain.log_prob, z)], [costs])
 
-    return net, run
+    return Model(net, run)
 
 
-def botorch() -> tuple[nn.Module, Run]:
+def botorch() -> Model:
     """Return the model of this package."""
     from botorch.test_functions import Branin
 
@@ -131,14 +161,15 @@ def botorch() -> tuple[nn.Module, Run]:
 
     def run() -> Outcome:
         x = torch.linspace(-2, 2, BATCH * 2).reshape(BATCH, 2)
-        z = torch.distributions.Categorical(logits=net(x).reshape(BATCH, 2, 5)).sample()
+        q = Categorical(logits=net(x).reshape(BATCH, 2, 5))
+        z = q.sample()
         costs = branin(z * 2.5) / 100 / BATCH
-        return costs.sum(), [costs]
+        return Outcome(costs.sum(), [partial(q.log_prob, z)], [costs])
 
-    return net, run
+    return Model(net, run)
 
 
-def diffusers() -> tuple[nn.Module, Run]:
+def diffusers() -> Model:
     """Return the model of this package."""
     from diffusers import DDIMScheduler, UNet2DModel
 
@@ -151,54 +182,78 @@ def diffusers() -> tuple[nn.Module, Run]:
     scheduler.set_timesteps(3)
 
     def run() -> Outcome:
-        x = torch.linspace(-1, 1, BATCH * 16).reshape(BATCH, 1, 4, 4)
+        x, log_probs = torch.linspace(-1, 1, BATCH * 16).reshape(BATCH, 1, 4, 4), []
         for t in scheduler.timesteps:
-            mean = scheduler.step(model(x, t).sample, t, x).prev_sample
-            x = torch.distributions.Normal(mean, 0.3).sample()
+            q = Normal(scheduler.step(model(x, t).sample, t, x).prev_sample, 0.3)
+            x = q.sample()
+            log_probs.append(partial(q.log_prob, x))
         costs = (x - 0.5).square().mean((1, 2, 3)) / BATCH
-        return costs.sum(), [costs] * 3
+        return Outcome(costs.sum(), log_probs, [costs] * 3)
 
-    return model, run
+    return Model(model, run)
 
 
-def torchrl() -> tuple[nn.Module, Run]:
+def torchrl() -> Model:
     """Return the model of this package."""
     from torchrl.modules import MLP, OneHotCategorical
 
     net = MLP(in_features=3, out_features=4, num_cells=[16])
-    return net, lambda: rollout(lambda s: OneHotCategorical(logits=net(s)).sample().argmax(-1))
+
+    def act(state: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        q = OneHotCategorical(logits=net(state))
+        action = q.sample()
+        return action.argmax(-1), partial(q.log_prob, action)
+
+    return Model(net, lambda: rollout(act))
 
 
-def stable_baselines3() -> tuple[nn.Module, Run]:
+def stable_baselines3() -> Model:
     """Return the model of this package."""
     import gymnasium as gym
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     space = gym.spaces.Box(-1, 1, (3,))
     policy = ActorCriticPolicy(space, gym.spaces.Discrete(3), lambda _: 1e-3)
-    return policy, lambda: rollout(lambda s: policy.get_distribution(s).get_actions())
+
+    def act(state: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        q = policy.get_distribution(state)  # the policy's own, which the next step changes
+        action = q.get_actions()
+        return action, partial(q.distribution.log_prob, action)
+
+    return Model(policy, lambda: rollout(act))
 
 
-def pfrl() -> tuple[nn.Module, Run]:
+def pfrl() -> Model:
     """Return the model of this package."""
     import pfrl
 
     policy = nn.Sequential(nn.Linear(3, 4), pfrl.policies.SoftmaxCategoricalHead())
-    return policy, lambda: rollout(lambda s: policy(s).sample())
+
+    def act(state: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        q = policy(state)
+        action = q.sample()
+        return action, partial(q.log_prob, action)
+
+    return Model(policy, lambda: rollout(act))
 
 
-def tianshou() -> tuple[nn.Module, Run]:
+def tianshou() -> Model:
     """Return the model of this package."""
     from tianshou.utils.net.common import Net
     from tianshou.utils.net.discrete import DiscreteActor
 
     net = Net(state_shape=3, hidden_sizes=[16])
     actor = DiscreteActor(preprocess_net=net, action_shape=4, softmax_output=False)
-    draw = lambda s: torch.distributions.Categorical(logits=actor(s)[0]).sample()  # noqa: E731
-    return actor, lambda: rollout(draw)
+
+    def act(state: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        q = Categorical(logits=actor(state)[0])
+        action = q.sample()
+        return action, partial(q.log_prob, action)
+
+    return Model(actor, lambda: rollout(act))
 
 
-def rl4co() -> tuple[nn.Module, Run]:
+def rl4co() -> Model:
     """Return the model of this package."""
     from rl4co.envs import TSPEnv
     from rl4co.models import AttentionModelPolicy
@@ -211,12 +266,12 @@ def rl4co() -> tuple[nn.Module, Run]:
     def run() -> Outcome:
         out = policy(start.clone(), env, phase="train", decode_type="sampling")
         costs = -out["reward"] / BATCH
-        return costs.sum(), [costs] * 5
+        return Outcome(costs.sum(), [lambda: out["log_likelihood"]], [costs])
 
-    return policy, run
+    return Model(policy, run, trust=("rl4co",), draws=40)
 
 
-def gluonts() -> tuple[nn.Module, Run]:
+def gluonts() -> Model:
     """Return the model of this package."""
     from gluonts.torch.distributions import NegativeBinomialOutput
 
@@ -225,17 +280,19 @@ def gluonts() -> tuple[nn.Module, Run]:
     scale = torch.linspace(1, 2, BATCH)
 
     def run() -> Outcome:
-        y, hidden, costs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), []
+        y, hidden, costs, log_probs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), [], []
         for t in range(STEPS):
             hidden = cell(y / scale[:, None], hidden)
-            y = output.distribution(model["args"](hidden), scale=scale).sample()[:, None]
+            q = output.distribution(model["args"](hidden), scale=scale)
+            y = q.sample()[:, None]
             costs.append((y[:, 0] - t).abs() / BATCH)
-        return torch.stack(costs).sum(), to_go(costs)
+            log_probs.append(partial(q.log_prob, y[:, 0]))
+        return Outcome(torch.stack(costs).sum(), log_probs, to_go(costs))
 
-    return model, run
+    return Model(model, run)
 
 
-def pytorch_forecasting() -> tuple[nn.Module, Run]:
+def pytorch_forecasting() -> Model:
     """Return the model of this package."""
     from pytorch_forecasting.metrics import NegativeBinomialDistributionLoss
 
@@ -243,19 +300,21 @@ def pytorch_forecasting() -> tuple[nn.Module, Run]:
     model = nn.ModuleDict({"cell": cell, "head": head})
 
     def run() -> Outcome:
-        y, hidden, costs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), []
+        y, hidden, costs, log_probs = torch.ones(BATCH, 1), torch.zeros(BATCH, 8), [], []
         for t in range(STEPS):
             hidden = cell(y, hidden)
-            y = loss.map_x_to_distribution(nn.functional.softplus(head(hidden))[:, None]).sample()
+            q = loss.map_x_to_distribution(nn.functional.softplus(head(hidden))[:, None])
+            y = q.sample()
             costs.append((y[:, 0] - t).abs() / BATCH)
-        return torch.stack(costs).sum(), to_go(costs)
+            log_probs.append(partial(q.log_prob, y))
+        return Outcome(torch.stack(costs).sum(), log_probs, to_go(costs))
 
-    return model, run
+    return Model(model, run)
 
 
-CASES: dict[str, Case] = {
-    case.__name__: case
-    for case in (
+MODELS: dict[str, Callable[[], Model]] = {
+    make.__name__: make
+    for make in (
         zuko,
         normflows,
         torch_geometric,

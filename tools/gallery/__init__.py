@@ -1,0 +1,1 @@
+"""Gallery: packages that sample, each with a small model, in an environment apart."""
