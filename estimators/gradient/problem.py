@@ -161,7 +161,9 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     if decisions.failures:
         raise _caught(*decisions.failures[0])
     parts = terms_of(loss, gradient)
-    whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
+    whole = plain if gradient is None else plain * gradient.detach()
+    if whole.ndim or not whole.dtype.is_floating_point:
+        whole = whole.sum()
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
     if decisions.finished is not None:
         terms = [tainted(term, decisions.finished) for term in terms]

@@ -69,6 +69,14 @@ def products(
             yield from ((node.score * total).sum() for node, total in members)
 
 
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of scalars, in the type of the first; of many by one op."""
+    first, *rest = parts
+    if len(rest) < _MANY:
+        return sum([each.to(first.dtype) for each in rest], first)
+    return torch.stack([each.to(first.dtype) for each in parts]).sum()
+
+
 def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
     """Return the log-densities of scored sites at their draws that are among some terms.
 

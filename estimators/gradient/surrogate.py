@@ -25,7 +25,7 @@ from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_le
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
+from ancestral.estimators.gradient.score_function import NO_DENSITIES, added, densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
@@ -322,8 +322,7 @@ def _descend(
             parts.append(-(untrack(term.leaf) * weight).sum())
         parts = [part for part in parts if part.requires_grad]
         if parts:
-            total = torch.stack([each.to(parts[0].dtype) for each in parts]).sum()
-            routes.append(Route(total, part.held, part.passed))
+            routes.append(Route(added(parts), part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
     total = routes[0].total
@@ -377,7 +376,7 @@ def _followed(scalar: Tensor, problem: Problem) -> Tensor:
     Its gradient is a value of the program then, which may draw by it, or decide on it.
     """
     if not problem.trace.is_open:
-        return scalar
+        return scalar.clone() if scalar is problem.loss else scalar  # which is a view of the loss
     found = [term.provenance for term in problem.terms if term.provenance is not None]
     own = alias(scalar)
     mark_lost(own, list(dict.fromkeys([*found, *filter(None, [controlling()])])))

@@ -22,6 +22,7 @@ from ancestral.trace.nodes.distribution_params import factorized, family_name, p
 from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
+from ancestral.trace.nodes.own_density import own_density
 from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.nodes.support import is_possible
 from ancestral.trace.nodes.versions import Versions, are_written
@@ -305,6 +306,10 @@ class Node:
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
             with torch.enable_grad():
+                is_own = keep is None and value is self.value and self.is_drawn
+                known = own_density(fn, value) if is_own else None
+                if known is not None:
+                    return known
                 density: Tensor = plainly(fn, fn.log_prob, computable(fn, value))
         except NoDensityError:
             raise  # of a distribution that knows better why
