@@ -90,9 +90,8 @@ class ScoredNodes:
             if after.labels or after.products or after.distances:
                 yield after
             if is_passed:
-                for child, _ in met.node.next_functions:
-                    if child is not None:
-                        pending.append(after._replace(node=child))
+                above = after[1:]
+                pending += [Met(x, *above) for x, _ in met.node.next_functions if x is not None]
 
     def _starts(self, term: Term) -> list[Met]:
         """Return where a term begins: the product of its leaf, and of a weight that is learned."""
@@ -114,8 +113,10 @@ class ScoredNodes:
         if names is None:
             step = step_of(met.node)
             return self._at(met, step, term), step in PASSED
+        if not met.factors:
+            return met, False
         draws = {self._by_name[name] for name in names if name in self._by_name}
-        return met._replace(labels=met.labels | draws if met.factors else met.labels), False
+        return met._replace(labels=met.labels | draws), False
 
     def _at(self, met: Met, step: str, term: Term) -> Met:
         """Return a node with what a step adds."""

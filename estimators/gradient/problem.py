@@ -124,7 +124,7 @@ def _used(problem: Problem) -> Problem:
     refuse_writes(problem.trace.leaves, problem.scored)
     if problem.trace.universe.state == "used":
         _refuse_scored(problem)
-    problem.trace.universe.state = "used"
+    problem.trace.universe.become("used")
     return problem
 
 
@@ -147,7 +147,8 @@ def _refuse_scored(problem: Problem) -> None:
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
     loss, gradient = total_of(loss, gradient)
-    universe, plain = _universe_of(loss), untrack(loss)
+    known = provenance(loss)
+    universe, plain = _universe_of() if known is None else known.universe, untrack(loss)
     _check_shapes(plain, gradient)
     if universe.state == "settled":
         raise SettledError.taken()
@@ -237,10 +238,8 @@ def _counts(node: Node) -> Tensor:
     return torch.ones_like(plain, dtype=exact) * node.scale
 
 
-def _universe_of(loss: Tensor) -> Universe:
-    found = provenance(loss)
-    if found is not None:
-        return found.universe
+def _universe_of() -> Universe:
+    """Return the recording in which Python may have chosen a loss that carries no provenance."""
     around = recording.get()
     if around is not None and around.state == "settled":
         raise SettledError.taken()

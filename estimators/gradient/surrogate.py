@@ -25,7 +25,12 @@ from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_le
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import NO_DENSITIES, added, densities_in, products
+from ancestral.estimators.gradient.score_function import (
+    NO_DENSITIES,
+    added,
+    densities_in,
+    products,
+)
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
@@ -315,11 +320,8 @@ def _descend(
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]
         known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
-        parts = [part.loss(problem), *part.products(problem, some, known)]
-        for term in part.owned:
-            # The score has mean zero; a learned coefficient of it has its own gradient.
-            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
-            parts.append(-(untrack(term.leaf) * weight).sum())
+        own, rest = part.owning(known)
+        parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
         parts = [part for part in parts if part.requires_grad]
         if parts:
             routes.append(Route(added(parts), part.held, part.passed))
@@ -346,7 +348,7 @@ def _descend(
 
 def settle(trace: Trace) -> None:
     """Mark the gradient of a recording as taken: its values are constants from now on."""
-    trace.universe.state = "settled"
+    trace.universe.become("settled")
     trace.universe.owner = None
 
 

@@ -74,6 +74,13 @@ class Source:
     is_confined: bool = False
     is_named: bool = False
 
+    @classmethod
+    def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
+        """Return the source of a draw, of which there are thousands."""
+        source = object.__new__(cls)
+        source.__dict__.update(name=name, shape=shape, universe=universe)
+        return source
+
 
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
@@ -250,6 +257,9 @@ class Universe(Lifetime):
         return self.intern(foreign.shape, dict(foreign.entries))
 
 
+_NO_JOINS: "dict[Provenance, Provenance]" = {}  # of all that were joined with nothing
+
+
 class Provenance:
     """An interned, immutable map from alignments to sets of sources, for one shape.
 
@@ -276,7 +286,7 @@ class Provenance:
         self._entries: tuple[tuple[Alignment, Sources], ...] | None = None
         self._members: Sources | None = None
         self._kinked: Provenance | None = None
-        self._memo: dict[Provenance, Provenance] = {}  # joins, by the other provenance
+        self._memo = _NO_JOINS  # by the other provenance
 
     @property
     def entries(self) -> tuple[tuple[Alignment, Sources], ...]:
@@ -340,7 +350,7 @@ class Provenance:
             if self.universe is not other.universe:
                 return _across(self, other)  # not memoized: it would keep the older universe
             found = self.universe.wrap(self.pattern.union(other.pattern))
-            self._memo[other] = found
+            self._keep(other, found)
         return found
 
     def join(self, other: "Provenance") -> "Provenance":
@@ -352,8 +362,14 @@ class Provenance:
                 return self.broadcast(shape).union(other.broadcast(shape))
             pattern = self.pattern.joins.get(other.pattern) or self.pattern.join(other.pattern)
             found = self.universe.wrap(pattern)
-            self._memo[other] = found
+            self._keep(other, found)
         return found
+
+    def _keep(self, other: "Provenance", found: "Provenance") -> None:
+        """Keep the join with another: most are joined with none."""
+        if self._memo is _NO_JOINS:
+            self._memo = {}
+        self._memo[other] = found
 
     def __repr__(self) -> str:
         """Show the shape and, for each source, the dimension that each dimension indexes."""

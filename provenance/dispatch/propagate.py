@@ -96,7 +96,7 @@ def recalled(answer: Answer, universe: Universe) -> Provenance:
         if answer.is_kink:
             found = found.kinked()
         universe.results[answer] = found
-        note(answer.op, found, map(universe.wrap, answer.operands))
+        note(answer.op, found, [*map(universe.wrap, answer.operands)])
     return found
 
 

@@ -20,9 +20,9 @@ from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, family_name, plainly
 from ancestral.trace.nodes.enum_dims import Enumeration
+from ancestral.trace.nodes.known_density import own_density
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
-from ancestral.trace.nodes.own_density import own_density
 from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.nodes.support import is_possible
 from ancestral.trace.nodes.versions import Versions, are_written

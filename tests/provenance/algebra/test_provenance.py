@@ -181,5 +181,5 @@ def test_values_of_a_settled_universe_are_constants_to_another() -> None:
     older, younger = Universe(), Universe()
     p = older.of(Source("old", (3,)), (3,))
     q = younger.of(Source("young", (3,)), (3,))
-    older.state = "settled"
+    older.become("settled")
     assert p.union(q) is q
