@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick test-torch lint bench gallery fuzz fuzz-compiled clean
+.PHONY: demo test quick docs test-torch lint bench gallery fuzz fuzz-compiled clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -29,6 +29,11 @@ SLOW := estimators/exact estimators/elimination estimators/inference estimators/
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(addprefix --ignore=tests/,$(SLOW))
+
+# The site, whose blocks are run while it is built: docs/_build/html/index.html
+docs: .venv/ready
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 # What is promised, with another version of torch, in an environment beside .venv that is as it is
 # but for that: make test-torch TORCH=2.15.0
@@ -79,8 +84,8 @@ fuzz-compiled: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[render,demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[render,demo,dev,docs]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-torch-* .gallery out build dist *.egg-info
+	rm -rf .venv .venv-torch-* .gallery out build dist docs/_build *.egg-info

@@ -11,7 +11,7 @@
 (['z'], (100,))
 """
 
-from ancestral import errors, estimators, infer
+from ancestral import errors, estimators, handlers, infer
 from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
@@ -22,11 +22,11 @@ from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
-from ancestral.trace import handlers
+from ancestral.tools.render.render import to_html as _to_html
 from ancestral.trace.context.switch import restore_torch
 from ancestral.trace.context.switch import switch as _switch
+from ancestral.trace.graph.drawing import install as _install
 from ancestral.trace.graph.graph import Graph
-from ancestral.trace.graph.graph import install as _install
 from ancestral.trace.handlers.rescore import rescore
 from ancestral.trace.intercept import INTERCEPTORS as _INTERCEPTORS
 from ancestral.trace.nodes.node import Node
@@ -81,4 +81,4 @@ __all__ = [
 ]
 
 _switch.install(_INTERCEPTORS)
-_install(_render, _mimebundle)
+_install(_render, _to_html, _mimebundle)

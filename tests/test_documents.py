@@ -15,8 +15,12 @@ import ancestral
 from ancestral import errors, estimators, handlers, infer
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("compiled", "estimate", "explain", "plates", "programs", "recipes", "rescore")
-TEXTS = {page: (DOCS / f"{page}.md").read_text() for page in PAGES}
+TEXTS = {
+    str(path.relative_to(DOCS).with_suffix("")): path.read_text()
+    for path in sorted(DOCS.rglob("*.md"))
+    if "_build" not in path.parts and "```python" in path.read_text()
+}
+PAGES = (*TEXTS,)
 BLOCKS = {
     page: re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", text, re.DOTALL)
     for page, text in TEXTS.items()
@@ -26,14 +30,15 @@ BLOCKS = {
 @functools.cache
 def printed(page: str, folder: Path) -> list[str]:
     """Return what the blocks print, one after the other in one namespace, as a reader runs them."""
-    namespace: dict[str, Any] = {"__name__": page}
+    name = Path(page).name
+    namespace: dict[str, Any] = {"__name__": name}
     found: list[str] = []
     with contextlib.chdir(folder), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("error")
         for code, _ in BLOCKS[page]:
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
-                exec(compile(code, f"{page}.py", "exec"), namespace)
+                exec(compile(code, f"{name}.py", "exec"), namespace)
             found.append(out.getvalue())
     return found
 

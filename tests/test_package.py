@@ -147,13 +147,16 @@ def test_an_sdist_holds_all_that_make_and_the_reader_need(built: Path) -> None:
         str(path.relative_to(ROOT))
         for folder in KEPT
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and not re.search(r"/(__pycache__|\.\w+)/", str(path))
+        if path.is_file() and not re.search(r"/(__pycache__|\.\w+|_build)/", str(path))
     }
     assert {"docs/elbo.png", "docs/decisions/control.md", "examples/mixture.py"} <= expected
     assert expected <= files
     top = "CHANGELOG.md LICENSE MANIFEST.in Makefile README.md constraints.txt pyproject.toml"
     assert {*top.split(), "setup.cfg", "setup.py", "ancestral/py.typed"} <= files
     assert not [name for name in files if name.endswith((".pyc", ".orig")) or ".venv" in name]
+
+
+TOP = ("__init__.py", "errors.py", "handlers.py", "infer.py", "py.typed")
 
 
 def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path) -> None:
@@ -163,7 +166,8 @@ def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path)
     modules = {f"ancestral/{path}" for path in FILES if path.parts[:2] != ("tools", "bench")}
     assert names == {
         *modules,
-        *(f"ancestral/{n}" for n in ("__init__.py", "errors.py", "infer.py", "py.typed")),
+        *(f"ancestral/{n}" for n in TOP),
+        *(f"ancestral/tools/render/assets/page.{suffix}" for suffix in ("css", "js")),
     }
 
 

@@ -168,7 +168,11 @@ def parser() -> argparse.ArgumentParser:
     drawing = commands.add_parser("graph", help="draw who depends on whom in a model")
     _take_model(drawing)
     drawing.add_argument(
-        "-o", "--output", type=Path, default=Path("graph.svg"), help=".svg, .png, .pdf or .dot"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("graph.svg"),
+        help=".svg, .html, .png, .pdf, .dot, .mmd, .graphml or .json",
     )
     drawing.add_argument("--params", action="store_true", help="draw the parameters too")
     drawing.add_argument("--noise", action="store_true", help="draw dropout masks and the like too")

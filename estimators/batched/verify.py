@@ -30,7 +30,7 @@ from ancestral.trace.handlers.replay import substitute
 from ancestral.trace.nodes.distribution_params import is_of_torch
 from ancestral.trace.nodes.node import Node, NoDensityError
 from ancestral.trace.nodes.plate_frame import PlateError
-from ancestral.trace.nodes.support import support_of
+from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.recording.untrack import Untracked, listening
 
 _DRAWS = 100  # that tell whether a discrete distribution draws one value for all of its batch
@@ -128,7 +128,7 @@ def _sharing(many: Run, hidden: list[Untracked]) -> Iterator[str]:
 
 def _is_shared(fn: Distribution, value: Tensor, other: Tensor) -> bool:
     """Return whether it is no chance that all runs drew one value, [*shape], and one by itself."""
-    if not getattr(support_of(fn), "is_discrete", False):
+    if not is_discrete(fn):
         return not torch.equal(value, other)
     if is_of_torch(fn):
         return False

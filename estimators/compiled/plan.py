@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ancestral.estimators.credit.cost_sums import apart_dims
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.graph.reachability import downstream
 from ancestral.trace.graph.structure import Structure
@@ -20,7 +20,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Tabular):
     """What a compiled step does, or why it runs eagerly.
 
     Attributes:
@@ -45,10 +45,10 @@ class Plan:
         """Whether there is a plan that is used."""
         return not self.refusal
 
-    def __str__(self) -> str:
-        """Show the sites, the terms and the credit as a table, or what was refused."""
+    def table(self) -> Table:
+        """Return the sites, the terms and the credit, or what was refused."""
         if self.refusal:
-            return f"runs eagerly: {self.refusal}"
+            return Table((), (), above=[f"runs eagerly: {self.refusal}"])
         reached = {
             vertex.name: (vertex.shape, closure)
             for vertex, closure in zip(
@@ -56,7 +56,8 @@ class Plan:
             )
         }
         terms = self.structure.terms
-        rows = [("site", "shape", "gradient", "terms", "credit apart along", "line")]
+        head = ("site", "shape", "gradient", "terms", "credit apart along", "line")
+        rows = []
         for site in self.sites:
             shape, closure = reached[site.name]
             count = sum(terms.size for terms in closure.values())
@@ -67,10 +68,11 @@ class Plan:
                 (site.name, str(list(shape)), site.gradient, str(count), shown or "none", site.line)
             )
         counts = f"{_counted(len(self.sites), 'site')}, {_counted(len(terms), 'term')}"
-        return (
+        title = (
             f"compiled: {counts}; {self.apart:.1g} from a recording of the same draws; planned in "
-            f"{self.seconds:.2g} s\n{aligned(rows)}"
+            f"{self.seconds:.2g} s"
         )
+        return Table(head, rows, above=[title])
 
 
 def _counted(count: int, noun: str) -> str:

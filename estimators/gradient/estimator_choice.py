@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
@@ -26,7 +27,9 @@ from ancestral.provenance.algebra.provenance import Source
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
+from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.support import is_discrete, support_of
 
 Choice = Literal["auto", "pathwise", "score"]
 """How a reparameterized site gets its gradient; "auto" is pathwise where that is unbiased."""
@@ -51,7 +54,7 @@ def chosen(
                 break
         else:
             return problem, by_element  # what most have: no site asks for anything
-    stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_discrete(problem))}
+    stepped: dict[str, Source | None] = {**problem.kinks, **dict.fromkeys(_rough(problem))}
     choices = Choices("estimator", estimator, "auto")
     for each in choices.values():
         _check(each, "")
@@ -66,16 +69,20 @@ def chosen(
                 needed[node.name] = None if is_whole else problem.partly.get(node.name)
             elif node.name in stepped:
                 _warn_of_kink(node, kink)
+            else:
+                _warn_of_whole(node)
     problem = _decided(problem, needed)
     return problem, _crediting(problem, credit)
 
 
 def _warn_of_kink(node: Node, kink: Source | None) -> None:
-    why = (
-        f"one of finitely many values, by {type(node.fn).__name__}"
-        if kink is None
-        else f"and its value reaches a cost through a step without a useful derivative, {kink.name}"
-    )
+    if kink is not None:
+        why = "and its value reaches a cost through a step without a useful derivative, "
+        why += kink.name
+    elif is_discrete(node.fn):
+        why = f"one of finitely many values, by {family_name(node.fn)}"
+    else:
+        why = f"by {family_name(node.fn)}, which detaches some of what its density depends on"
     warnings.warn(
         KinkWarning(
             f"site {node.name!r} ({node.location}) is drawn with rsample, {why}: its pathwise "
@@ -127,14 +134,41 @@ def _crediting(problem: Problem, credit: PerSite[Estimator]) -> Estimator:
     return mixed
 
 
-def _discrete(problem: Problem) -> list[str]:
-    """Return the sites whose rsample gives finitely many values: a straight-through estimator."""
+def _rough(problem: Problem) -> list[str]:
+    """Return the sites whose rsample is not differentiable in all that is learned, for any cost.
+
+    It gives finitely many values, a straight-through estimator, or is cut off from some of it.
+    """
     return [
         node.name
         for node in problem.nodes.values()
-        if node.is_reparameterized
-        and getattr(getattr(node.fn, "support", None), "is_discrete", False)
+        if node.is_reparameterized and node.is_learned and (is_discrete(node.fn) or node.is_cut)
     ]
+
+
+def _warn_of_whole(node: Node) -> None:
+    """Warn of a draw that may be one of finitely many, of a class that does not tell.
+
+    It is taken for continuous, as ``has_rsample`` says. A continuous one is not whole by chance,
+    but zero where it is cut off there (a rectified Normal).
+    """
+    if node.fn is None or support_of(node.fn) is not None:
+        return
+    value = node.value.detach()
+    atol = 8 * torch.finfo(value.dtype).eps
+    if not value.any() or not torch.allclose(value, value.round(), rtol=0, atol=atol):
+        return
+    kind = type(node.fn).__name__
+    warnings.warn(
+        KinkWarning(
+            f"site {node.name!r} ({node.location}) is drawn with rsample, by {kind}, which states "
+            "no support, and came out in whole numbers: if these are all that it can be, its "
+            f"pathwise gradient is biased; state in {kind} what it can be, as support = "
+            "constraints.integer for the score function, constraints.real for the pathwise "
+            "gradient, or pass estimator='score'"
+        ),
+        stacklevel=stacklevel(),
+    )
 
 
 def _decided(problem: Problem, needed: Mapping[str, Partly | None]) -> Problem:

@@ -25,7 +25,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import site_of
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import guessed, listed
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.reachability import Closure, TermSet, downstream, no_terms, term_set
 from ancestral.trace.graph.structure import Structure, TermShape
 from ancestral.trace.nodes.node import Node
@@ -100,18 +100,17 @@ _HEADER = ("site", "dim", "size", "separate in", "mixed by", "where", "credit²"
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Tabular):
     """What stayed separate and what was mixed, the most expensive first; its text is a table."""
 
     lines: tuple[Line, ...]
 
-    def __str__(self) -> str:
-        """Show one screen of aligned columns."""
+    def table(self) -> Table:
+        """Return one screen of rows, and what to do below them."""
         rows = [row for line in self.lines for row in _rows(line)]
-        table = aligned([_HEADER, *rows[:MOST_LINES]], right={1, 2})
         left = len(rows) - MOST_LINES
         more = [f"... and {left:,} more"] if left > 0 else []
-        return "\n".join([table, *more, *self.advice])
+        return Table(_HEADER, rows[:MOST_LINES], right={1, 2}, below=[*more, *self.advice])
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -123,7 +122,7 @@ class Explanation:
             if mix.op == "the decision"
         )
 
-    __repr__ = __str__
+    __repr__ = Tabular.__str__
 
 
 def _rows(line: Line) -> Iterator[tuple[str, ...]]:

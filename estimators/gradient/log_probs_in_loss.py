@@ -5,16 +5,19 @@
 Such a loss is a surrogate, whose plain `backward` is right; as a cost it would get a second score.
 Its graph shows it: from a product with something that has no gradient and lies downstream of
 a draw, a chain of steps that densities are made of leads past the draw itself to the parameters
-that it was drawn from. In a bound, E[log q(z) - log p(x, z)], nothing downstream is multiplied.
+that it was drawn from. One that leads through the value of a draw of `rsample` does not: it is the
+pathwise derivative of a cost. In a bound, E[log q(z) - log p(x, z)], nothing downstream is
+multiplied.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ancestral.estimators.gradient.loss_terms import Term
+from ancestral.estimators.pathwise.routes import edges_of_gates
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
@@ -28,6 +31,7 @@ from ancestral.trace.nodes.autograd_graph import (
     OF_LABELS,
     PASSED,
     PRODUCTS,
+    Edge,
     Origin,
     history,
     is_learned,
@@ -37,6 +41,7 @@ from ancestral.trace.nodes.autograd_graph import (
     visited,
 )
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.support import is_discrete
 
 PLAIN = Source("a number that Python may have read", ())
 """Stands for factors without provenance, or with that of decisions only."""
@@ -61,15 +66,21 @@ class Met(NamedTuple):
 class ScoredNodes:
     """The nodes of the graphs of some terms, and what stands above them.
 
-    All terms stand below what depends on `factors`. With `is_read`, a factor that depends on no
-    draw counts as one that depends on `PLAIN`.
+    All terms stand below what depends on `factors`. Nothing is met beyond the edges that are
+    `shut`. With `is_read`, a factor that depends on no draw counts as one that depends on `PLAIN`.
     """
 
     def __init__(
-        self, universe: Universe, factors: Sources = frozenset(), *, is_read: bool
+        self,
+        universe: Universe,
+        factors: Sources = frozenset(),
+        shut: Collection[Edge] = (),
+        *,
+        is_read: bool,
     ) -> None:
         self._universe = universe
         self._factors = factors
+        self._shut = shut
         self._is_read = is_read
         self.logarithms: set[Any] = set()
         """The nodes of logarithms below a factor, which normalize a density."""
@@ -91,7 +102,11 @@ class ScoredNodes:
                 yield after
             if is_passed:
                 above = after[1:]
-                pending += [Met(x, *above) for x, _ in met.node.next_functions if x is not None]
+                pending += [
+                    Met(edge[0], *above)
+                    for edge in met.node.next_functions
+                    if edge[0] is not None and edge not in self._shut
+                ]
 
     def _starts(self, term: Term) -> list[Met]:
         """Return where a term begins: the product of its leaf, and of a weight that is learned."""
@@ -263,7 +278,7 @@ class HeldScores:
         found: dict[Source, list[tuple[int, Met]]] = {}
         given = ScoredNodes(self._universe, is_read=is_read)
         factors = frozenset[Source]().union(*map(given.data_of, tensors_in(self._gradient)))
-        nodes = ScoredNodes(self._universe, factors, is_read=is_read)
+        nodes = ScoredNodes(self._universe, factors, self._shut, is_read=is_read)
         for number, term in enumerate(self._terms):
             for met in nodes.of(term):
                 for source in met.labels | met.products | met.distances:
@@ -291,17 +306,16 @@ class HeldScores:
 
         The node is one of its parameters', or one made of the same leaves, as a new policy is.
         """
-        is_discrete = getattr(getattr(site.fn, "support", None), "is_discrete", False)
-        labels = met.labels if is_discrete else met.labels | met.distances
+        labels = met.labels if is_discrete(site.fn) else met.labels | met.distances
         if met.node in origin.near:
             # z * logits is a cost, unless softplus(logits) is subtracted from it.
             is_normalized = site.source in met.products and not origin.near.isdisjoint(
-                visited(self._logarithms, PASSED)
+                visited(self._logarithms, PASSED, self._shut)
             )
             return site.source in labels or is_normalized
         is_end = scored_by(met.node, self._universe) or step_of(met.node) not in PASSED
         is_new = site.source in labels and is_end
-        return bool(is_new and origin.leaves & leaves_of([met.node]))
+        return bool(is_new and origin.leaves & leaves_of([met.node], self._shut))
 
     def _is_below(self, node: Node, factors: Sources) -> bool:
         """Return whether any of some sources is a site, or what it reaches, decisions or not."""
@@ -316,6 +330,12 @@ class HeldScores:
                     found |= self._universe.closure(node.param_provenance.members)
             known = self._ancestors[factors] = frozenset(found)
         return known
+
+    @cached_property
+    def _shut(self) -> frozenset[Edge]:
+        """The edges to the values of the sites: what lies beyond is no score."""
+        edges = edges_of_gates(self._nodes).values()
+        return frozenset((edge.node, edge.output_nr) for edge in edges)
 
     @cached_property
     def _ancestors(self) -> dict[Sources, Sources]:

@@ -94,7 +94,7 @@ def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
             if node is None or node.is_reparameterized or node.mask is not None:
                 continue
             is_seen = bool(_hooks(leaf)) or _retains(leaf)
-            if leaf._version == 0 and _learns(leaf) and not is_seen:
+            if leaf._version == 0 and _learns(leaf) and not (is_seen or node.has_moving_boundary):
                 node.refuse_modified()
                 found[node] = leaf[...]
     return found

@@ -33,7 +33,7 @@ from ancestral.estimators.inference.model_guide import (
 )
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.argument_checks import short
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.handlers.replay import fits, replay
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.factor import shown_shape
@@ -46,7 +46,7 @@ from ancestral.trace.recording.unused_handlers import unchecked
 
 
 @dataclass(frozen=True)
-class GuideReport:
+class GuideReport(Tabular):
     """What `check_guide` found: the pair as it ran, and every problem."""
 
     pair: Pair
@@ -69,12 +69,12 @@ class GuideReport:
                 first.add_note(str(other))
             raise first
 
-    def __str__(self) -> str:
-        """Show the sites of both as an aligned table, and the problems below it."""
+    def table(self) -> Table:
+        """Return a row for each site of both, and the problems below."""
         names = dict.fromkeys([*self._sites(self.pair.model), *self._sites(self.pair.guide)])
-        rows = [("site", "model", "guide")]
-        rows += [(n, _shown(self.pair.model.get(n)), _shown(self.pair.guide.get(n))) for n in names]
-        return "\n".join([aligned(rows), *(f"- {problem}" for problem in self.problems)])
+        rows = [(n, _shown(self.pair.model.get(n)), _shown(self.pair.guide.get(n))) for n in names]
+        below = [f"- {problem}" for problem in self.problems]
+        return Table(("site", "model", "guide"), rows, below=below)
 
     @staticmethod
     def _sites(trace: Any) -> list[str]:

@@ -53,7 +53,8 @@ class Reached:
         self._draws = draws
         gates = {node.gate: number for number, node in enumerate(draws)}
         self._bits: dict[Any, int] = {
-            (edge.node, edge.output_nr): 1 << gates[gate] for gate, edge in _edges(draws).items()
+            (edge.node, edge.output_nr): 1 << gates[gate]
+            for gate, edge in edges_of_gates(draws).items()
         }
         self._below: dict[Any, int] = {}
         self.leaf = 1 << len(draws)
@@ -129,7 +130,7 @@ def routed(routes: Sequence[Route]) -> Generator[None]:
 
     A part is asked what it sends to those draws only that it passes and others hold fixed.
     """
-    held = [_edges(route.held) for route in routes]
+    held = [edges_of_gates(route.held) for route in routes]
     edges = {gate: edge for each in held for gate, edge in each.items()}
     sent: dict[Gate, list[Tensor]] = {gate: [] for gate in edges}
     for route, shut in zip(routes, held, strict=True):
@@ -189,7 +190,7 @@ def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
     followed = [tensor for tensor in tensors if tensor.requires_grad]
     if not followed or not draws:
         return [*tensors]
-    edges = _edges(draws)
+    edges = edges_of_gates(draws)
     weights = [torch.ones_like(tensor).requires_grad_() for tensor in followed]
     total = sum((v * tensor).sum() for v, tensor in zip(weights, followed, strict=True))
     assert isinstance(total, Tensor)
@@ -245,7 +246,7 @@ def _shut(gates: Iterable[Gate]) -> None:
         gate.is_shut = True
 
 
-def _edges(nodes: Iterable[Node]) -> dict[Gate, GradientEdge]:
+def edges_of_gates(nodes: Iterable[Node]) -> dict[Gate, GradientEdge]:
     """Return the gates of values, and the edges of autograd's graph that they hang on."""
     found: dict[Gate, GradientEdge] = {}
     for node in nodes:

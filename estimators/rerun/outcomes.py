@@ -30,14 +30,16 @@ from torch.distributions import (
 
 from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
+from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.distribution_params import factorized
-from ancestral.trace.nodes.support import support_of
+from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
 MOST, NODES = 4096, 16
 _TAIL, _MOST_COUNTS = 1e-16, 10_000
+_MISSED = 1e-3  # of a probability, by the rounding of the densities
 _ROUNDING = 2.3e-16  # what torch leaves of a probability of zero, which nothing is drawn by
 
 
@@ -105,7 +107,7 @@ class Outcomes:
 
     def _elements(self, fn: Any, *, is_reparameterized: bool, where: str) -> Tensor:
         """Return the outcome of each element of a distribution, [*batch, *event]."""
-        if getattr(support_of(fn), "is_discrete", False):
+        if is_discrete(fn):
             values, weights = _finite(fn, where)
         else:
             values, weights = _quadrature(fn, self.nodes, where)
@@ -178,7 +180,20 @@ def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
             ) from None
     with torch.no_grad():
         weights = untrack(raw(fn.log_prob, values)).exp().double()
+    missed = missed_by(weights)
+    if missed is not None:
+        raise NotEnumerableError(
+            f"{where}: the values that {type(fn).__name__} lists have probabilities that add up to "
+            f"{missed}, not 1, so that its outcomes cannot be enumerated"
+        )
     return values, weights
+
+
+def missed_by(weights: Tensor) -> str | None:
+    """Return a sum of probabilities, [n, *batch], over n values that is not one, None for none."""
+    total = weights.sum(0)
+    wrong = ((total - 1).abs() <= _MISSED).logical_not()
+    return first_of(total[wrong]) if bool(wrong.any()) else None
 
 
 def _counts(fn: Any, where: str) -> Tensor:

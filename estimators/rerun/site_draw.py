@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.rerun.at_once import FEWEST, Stacked
+from ancestral.estimators.rerun.outcomes import missed_by
 from ancestral.estimators.rerun.replay import First, credit_of, ended
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
@@ -135,7 +136,7 @@ class SiteDraw:
         """Return what else each element of a finite site can be, each [*shape, *event].
 
         Raises:
-            EstimatorError: if the site is not finite.
+            EstimatorError: if the site is not finite, or does not list all its values.
         """
         try:
             support = untrack(plainly(self.fn, self.fn.enumerate_support))
@@ -143,6 +144,14 @@ class SiteDraw:
             raise self.refused(
                 estimator, "sites that list their values", type(self.fn).__name__
             ) from None
+        with torch.no_grad():
+            missed = missed_by(self.log_prob(support).exp())
+        if missed is not None:
+            raise self.refused(
+                estimator,
+                "sites that list all their values",
+                f"{type(self.fn).__name__}, whose probabilities add up to {missed}",
+            )
         event = support.dim() - 1 - len(self.fn.batch_shape)
         rest = support.shape[1:]
         fresh = (1,) * (self.value.dim() - len(rest))  # of a sample of many, from one distribution

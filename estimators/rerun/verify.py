@@ -38,7 +38,7 @@ from ancestral.estimators.rerun.program_leaves import Parameters, parameters_of
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.context.errors import listed
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.recording.record import current
 
 DRAWS = 1000
@@ -74,7 +74,7 @@ class Verified:
         return bool((self.bias.abs() <= self.error).all())
 
 
-class Verification(Mapping[str, Verified]):
+class Verification(Mapping[str, Verified], Tabular):
     """What was verified, by the name of the parameter; ``print`` shows a table.
 
     Attributes:
@@ -129,8 +129,8 @@ class Verification(Mapping[str, Verified]):
             return each.bias
         return each.bias.where(each.bias.abs() > each.detectable, 0.0)
 
-    def __str__(self) -> str:
-        """Return a table: of each parameter the largest derivative, bias and variance."""
+    def table(self) -> Table:
+        """Return a row for each parameter: the largest derivative, bias and variance."""
         head = ["parameter", "shape", "exact", "bias", "variance", "detectable", "unbiased"]
         rows = [
             [
@@ -149,8 +149,8 @@ class Verification(Mapping[str, Verified]):
             f"{self.method} of {what}; derivatives of order {self.order}; "
             f"{self.evaluations:.4g} evaluations each"
         )
-        table = aligned([head, *rows], right={2, 3, 4, 5})
-        return "\n".join([title, *([self.reason] if self.reason else []), table])
+        above = [title, self.reason] if self.reason else [title]
+        return Table(head, rows, right={2, 3, 4, 5}, above=above)
 
     def __repr__(self) -> str:
         """Return the table."""

@@ -30,24 +30,12 @@ from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothi
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.lifetime import Lifetime
 from ancestral.provenance.algebra.pattern import (
-    MOST_SOURCES,
     Answer,
     Pattern,
     Slot,
     of_thread,
     together,
 )
-
-__all__ = [
-    "MOST_SOURCES",
-    "Entries",
-    "Provenance",
-    "Source",
-    "Sources",
-    "Universe",
-    "alive",
-    "union",
-]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,21 @@ import pytest
 import torch
 from torch import Tensor, bernoulli, nn
 from torch.autograd import forward_ad
-from torch.distributions import Bernoulli, Independent, Normal
+from torch.distributions import (
+    AffineTransform,
+    Bernoulli,
+    Independent,
+    Normal,
+    TransformedDistribution,
+    Uniform,
+)
 from torch.utils.checkpoint import checkpoint
 from two_coins import LOGITS, drawn, leaves
 
 import ancestral as an
 from ancestral.errors import (
     ModifiedParameterError,
+    NoScoreError,
     ScoredLossError,
     TransformError,
     UnsupportedTensorError,
@@ -83,6 +91,19 @@ def test_parameters_that_were_written_into() -> None:
                 write(theta)
             with pytest.raises(ModifiedParameterError, match=r"'z'"):
                 an.backward(loss)
+
+
+def test_supports_that_move() -> None:
+    """A score that is not all of the gradient, since what is learned moves the ends of the support,
+    or the values: of a `Uniform` whose ends are learned, or of a coin that is shifted.
+    """
+    (theta,) = leaves()
+    shift = AffineTransform(theta, 1.0)
+    for fn in (Uniform(theta - 3, theta), TransformedDistribution(Bernoulli(0.5), [shift])):
+        with an.record():
+            loss = (fn.sample() ** 2).sum()
+        with pytest.raises(NoScoreError, match=r"test_limits.py:\d+\).* moves the ends"):
+            an.backward(loss)
 
 
 def test_parameters() -> None:

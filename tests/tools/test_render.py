@@ -12,9 +12,10 @@ import pytest
 from ancestral.provenance.algebra.alignment import Alignment
 from ancestral.tools.render import engines
 from ancestral.tools.render.engines import LayoutTimeoutError, NoEngineError
-from ancestral.tools.render.render import mimebundle, picture, render
+from ancestral.tools.render.render import mimebundle, picture, render, to_html
 from ancestral.trace.context.place import Location
-from ancestral.trace.graph.graph import Edge, Graph, Vertex, install
+from ancestral.trace.graph.drawing import install
+from ancestral.trace.graph.graph import Edge, Graph, Vertex
 
 SVG = "{http://www.w3.org/2000/svg}"
 PYTHON = sys.executable
@@ -73,8 +74,8 @@ def test_pdf_comes_from_a_system_dot(tmp_path: Path, scripts: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.svg.gz"])
-def test_another_suffix_is_an_error_that_names_the_four(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"\.svg, \.pdf, \.png, \.dot"):
+def test_another_suffix_is_an_error_that_names_them(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"\.svg, \.html, \.pdf, \.png, \.dot, "):
         render(model(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -233,6 +234,6 @@ def test_a_notebook_with_a_broken_engine_gets_the_text(scripts: Path) -> None:
 
 
 def test_a_graph_draws_itself_by_what_is_installed(tmp_path: Path) -> None:
-    install(render, mimebundle)
+    install(render, to_html, mimebundle)
     path = model().render(tmp_path / "a.svg", limit=10.0)
     assert path.read_text() == model()._repr_mimebundle_()["image/svg+xml"]

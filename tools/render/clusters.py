@@ -12,7 +12,7 @@ where it overlaps a declared one; the sites say in words that they are in it.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 from ancestral.tools.render.fold_loops import Group, Sketch
@@ -32,6 +32,54 @@ class Boxes:
 
     paths: tuple[tuple[Box, ...], ...]
     undrawn: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What lies in a picture or in a frame of it: places among the groups, and inner frames."""
+
+    places: tuple[int, ...]
+    frames: tuple["Frame", ...]
+
+    @property
+    def everything(self) -> tuple[int, ...]:
+        """All places, those in the inner frames too, in their order."""
+        inner = (frame.inside.everything for frame in self.frames)
+        return tuple(sorted(chain(self.places, *inner)))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame that is drawn: the last boxes of a path, from `depth` on, as one."""
+
+    name: str
+    path: tuple[Box, ...]
+    depth: int
+    inside: Inside
+
+
+def nested(paths: Sequence[tuple[Box, ...]]) -> Inside:
+    """Return the frames of a picture, in which modules that hold one module only are one."""
+    return _inside(paths, range(len(paths)), 0)
+
+
+def _inside(paths: Sequence[tuple[Box, ...]], places: Iterable[int], depth: int) -> Inside:
+    own: list[int] = []
+    inner: dict[Box, list[int]] = {}
+    for place in places:
+        path = paths[place]
+        (own if len(path) == depth else inner.setdefault(path[depth], [])).append(place)
+    return Inside(tuple(own), tuple(_framed(paths, held, depth) for held in inner.values()))
+
+
+def _framed(paths: Sequence[tuple[Box, ...]], held: Sequence[int], depth: int) -> Frame:
+    path = common(paths[place] for place in held)
+    if path[depth].plate is None:
+        after = (i for i in range(depth, len(path)) if path[i].plate is not None)
+        path = path[: next(after, len(path))]
+    else:
+        path = path[: depth + 1]
+    return Frame(f"n{held[0]}-{depth}", path, depth, _inside(paths, held, len(path)))
 
 
 def boxes(sketch: Sketch, plates: Sequence[Extent]) -> Boxes:

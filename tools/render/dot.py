@@ -23,7 +23,7 @@ from pathlib import PurePath
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
 from ancestral.provenance.algebra.alignment import Shape, keeps, shown
-from ancestral.tools.render.clusters import Box, Boxes, boxes, common
+from ancestral.tools.render.clusters import Box, Boxes, Frame, Inside, boxes, nested
 from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of, stem
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.context.place import Location
@@ -94,9 +94,6 @@ _EDGE = {
     "arrowsize": "0.7",
 }
 
-_Node = tuple[tuple[Box, ...], str, dict[str, str]]
-"""The boxes around it, a name and attributes."""
-
 
 def dot(graph: Graph, *, is_folded: bool | None = None, note: str = "") -> str:
     """Return the DOT text of a graph.
@@ -110,7 +107,7 @@ def dot(graph: Graph, *, is_folded: bool | None = None, note: str = "") -> str:
     sketch, implied = sketched(graph, is_folded)
     ids = prefix(graph)
     frames = boxes(sketch, graph.plates)
-    within, unseen = _within(graph.plates), _within(frames.undrawn)
+    plates, unseen = within(graph.plates), within(frames.undrawn)
     if implied:
         note = f"{note}\n{implied} arrows are left out that others imply".lstrip("\n")
     head = {"id": ids, "class": "ancestral", "label": _caption(sketch, frames, note), **_PAGE}
@@ -120,10 +117,10 @@ def dot(graph: Graph, *, is_folded: bool | None = None, note: str = "") -> str:
     repeats = Counter(repeat_of(vertex) for vertex in graph.vertices)
     loops = {repeat: f"loop{i}" for i, repeat in enumerate(repeats) if repeats[repeat] > 1}
     nodes = [
-        (path, f"n{place}", _node(group, path, f"{ids}-n{place}", loops, within, unseen))
+        _node(group, path, f"{ids}-n{place}", loops, plates, unseen)
         for place, (group, path) in enumerate(zip(sketch.groups, frames.paths, strict=True))
     ]
-    _fill(text, nodes, 0, ids)
+    _fill(text, nodes, nested(frames.paths), ids)
     for arrow in sketch.arrows:
         text.edge(f"n{arrow.parent}", f"n{arrow.child}", **_arrow(sketch, arrow, ids))
     return str(text.source)
@@ -153,7 +150,7 @@ def legend(graph: Graph, *, is_folded: bool | None = None) -> tuple[str, ...]:
 def _legend(sketch: Sketch, frames: Boxes) -> tuple[str, ...]:
     kinds = {group.members[0].kind for group in sketch.groups}
     words = [look.legend for kind, look in LOOKS.items() if kind in kinds]
-    if any(_is_dashed(sketch, arrow) for arrow in sketch.arrows):
+    if any(is_dashed(sketch, arrow) for arrow in sketch.arrows):
         words.append(_DASHED)
     plates = [box.plate for path in frames.paths for box in path if box.plate is not None]
     if not all(map(is_loop, plates)):
@@ -198,42 +195,39 @@ def _escape(text: str) -> str:
     return html.escape(text).replace("\\", "\\\\")
 
 
-def _fill(text: graphviz.Digraph, nodes: Sequence[_Node], depth: int, ids: str) -> None:
+def _fill(
+    text: graphviz.Digraph, nodes: Sequence[dict[str, str]], inside: Inside, ids: str
+) -> None:
     """Write the nodes of one box, and the boxes inside it."""
-    inner: dict[Box, list[_Node]] = {}
-    for path, name, attributes in nodes:
-        if len(path) == depth:
-            text.node(name, _attributes=attributes)
-        else:
-            inner.setdefault(path[depth], []).append((path, name, attributes))
-    for members in inner.values():
-        path = _merged(common(path for path, _, _ in members), depth)
-        box = f"{members[0][1]}-{depth}"
-        plate = path[depth].plate
+    for place in inside.places:
+        text.node(f"n{place}", _attributes=nodes[place])
+    for frame in inside.frames:
+        plate = frame.path[frame.depth].plate
         attributes = {
             # Would be inherited from the graph, as the class, the tooltip and all looks would.
-            "id": f"{ids}-{box}",
-            **(_module(path, depth) if plate is None else _frame(plate)),
+            "id": f"{ids}-{frame.name}",
+            **(_module(frame.path, frame.depth) if plate is None else _frame(plate)),
         }
-        cluster = graphviz.Digraph(name=f"cluster_{box}", graph_attr=attributes)
-        _fill(cluster, members, len(path), ids)
+        cluster = graphviz.Digraph(name=f"cluster_{frame.name}", graph_attr=attributes)
+        _fill(cluster, nodes, frame.inside, ids)
         text.subgraph(cluster)
 
 
-def _merged(path: tuple[Box, ...], depth: int) -> tuple[Box, ...]:
-    """Return the path down to the box to draw: modules that hold one module only are one."""
-    if path[depth].plate is not None:
-        return path[: depth + 1]
-    after = (i for i in range(depth, len(path)) if path[i].plate is not None)
-    return path[: next(after, len(path))]
+def frame_name(frame: Frame) -> str:
+    """Return what to call a frame in a list of them."""
+    plate = frame.path[frame.depth].plate
+    return visible(_dotted(frame.path)) if plate is None else visible(_extent(plate))
+
+
+def _dotted(path: Sequence[Box]) -> str:
+    return ".".join(box.name for box in path if box.plate is None)
 
 
 def _module(path: Sequence[Box], depth: int) -> dict[str, str]:
-    names = [box.name for box in path if box.plate is None]
     label = ".".join(box.name for box in path[depth:])
     return {
         "class": "module",
-        "tooltip": _tooltip(".".join(names)),
+        "tooltip": _tooltip(_dotted(path)),
         "label": f"<{_quiet(visible(label), 11)}>",
         "labelloc": "t",
         "labeljust": "l",
@@ -285,7 +279,7 @@ def _node(
     path: tuple[Box, ...],
     identity: str,
     loops: Mapping[Repeat, str],
-    within: Mapping[str, Sequence[str]],
+    plates: Mapping[str, Sequence[str]],
     unseen: Mapping[str, Sequence[str]],
 ) -> dict[str, str]:
     first = group.members[0]
@@ -293,8 +287,8 @@ def _node(
     repeat = repeat_of(first)
     is_step = any(box.plate is not None and is_loop(box.plate) for box in path)
     title = visible(f"{stem(first.name)}[t]" if is_step else group.title)
-    several = f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
-    facts = [visible(fact) for fact in (first.distribution, _shape(group)) if fact]
+    several = _several(group)
+    facts = title_facts(group)
     what = ", ".join(facts)
     lines = [what] if len(what) <= _WIDEST else facts
     return {
@@ -306,14 +300,7 @@ def _node(
             *unseen.get(first.name, ()),
             *([several] if several and not is_step else []),
         ),
-        "tooltip": _tooltip(
-            visible(group.title),
-            what,
-            several,
-            look.meaning,
-            *within.get(first.name, ()),
-            *_source(group),
-        ),
+        "tooltip": _tooltip(visible(group.title), *facts_of(group, plates), *source_of(group)),
         "shape": look.shape,
         "peripheries": str(look.outlines),
         "fillcolor": look.fill,
@@ -323,7 +310,30 @@ def _node(
     }
 
 
-def _within(plates: Sequence[Extent]) -> dict[str, list[str]]:
+def facts_of(group: Group, plates: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return what there is to say of a node: what it is, and its plates."""
+    first = group.members[0]
+    said = (
+        ", ".join(title_facts(group)),
+        _several(group),
+        LOOKS[first.kind].meaning,
+        *plates.get(first.name, ()),
+    )
+    return tuple(line for line in said if line)
+
+
+def title_facts(group: Group) -> list[str]:
+    """Return what stands below the name of a node: its distribution and its shape."""
+    first = group.members[0].distribution, _shape(group)
+    return [visible(fact) for fact in first if fact]
+
+
+def _several(group: Group) -> str:
+    look = LOOKS[group.members[0].kind]
+    return f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
+
+
+def within(plates: Sequence[Extent]) -> dict[str, list[str]]:
     """Return by site what to say of the plates that it is in."""
     found: dict[str, list[str]] = {}
     for plate in plates:
@@ -348,7 +358,8 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
-def _source(group: Group) -> tuple[str, ...]:
+def source_of(group: Group) -> tuple[str, str]:
+    """Return where a node is drawn: the place, and the line of the source."""
     place = group.members[0].location
     where = f"{PurePath(place.filename).name}:{place.line} in {place.function}"
     return where, linecache.getline(place.filename, place.line).strip()[:120]
@@ -362,14 +373,15 @@ def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:
         "id": f"{ids}-n{arrow.parent}-n{arrow.child}",
         "class": "dependency",
         "tooltip": _tooltip(f"{parent.title} → {child.title}", *kept),
-        **({"style": "dashed"} if _is_dashed(sketch, arrow) else {}),
+        **({"style": "dashed"} if is_dashed(sketch, arrow) else {}),
         **({"label": f" {arrow.label}"} if arrow.label else {}),
         # Arrows back to the top of the loop do not say what is above what.
         **({"constraint": "false"} if arrow.label and 0 not in (arrow.lags or ()) else {}),
     }
 
 
-def _is_dashed(sketch: Sketch, arrow: Arrow) -> bool:
+def is_dashed(sketch: Sketch, arrow: Arrow) -> bool:
+    """Return whether no dimension of the child of an arrow indexes one of the parent's."""
     members = sketch.groups[arrow.parent].members
     shapes = {vertex.name: vertex.shape for vertex in members}
     return members[0].kind != "param" and all(_mixes(edge, shapes) for edge in arrow.edges)

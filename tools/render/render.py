@@ -1,4 +1,4 @@
-"""Render: a graph as an SVG, PNG, PDF or DOT file, and as a picture in a notebook.
+"""Render: a graph as a picture, a page, or a text for other programs, and what a notebook shows.
 
 A layout that takes too long is tried again with the repeats of loops folded, and the picture says
 so. A file is replaced only by a whole picture.
@@ -16,11 +16,13 @@ from pathlib import Path
 from ancestral.tools.render.dot import dot, legend, prefix
 from ancestral.tools.render.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.render.fold_loops import folded
-from ancestral.tools.render.simplify import with_or_without
+from ancestral.tools.render.page import page, view_of
+from ancestral.tools.render.simplify import sketched, with_or_without
+from ancestral.tools.render.texts import TEXTS
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.serialize.file import replacing
 
-_SUFFIXES = (".svg", ".pdf", ".png", ".dot")
+_SUFFIXES = (".svg", ".html", ".pdf", ".png", *(f".{form}" for form in TEXTS))
 _NIGHT = {
     "score": ("#1f334d", "#8ab4e8"),
     "pathwise": ("#1d3a30", "#7cc7aa"),
@@ -40,7 +42,10 @@ def render(
     is_folded: bool | None = None,
     with_params: bool = False,
 ) -> Path:
-    """Draw a graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
+    """Draw a graph into a file, by the suffix of `path`.
+
+    A picture as SVG, PDF or PNG; a page to explore as HTML; or a text for other programs: DOT,
+    Mermaid (.mmd), GraphML or JSON.
 
     Args:
         graph: What to draw.
@@ -51,7 +56,7 @@ def render(
         with_params: Draw the parameters too.
 
     Raises:
-        ValueError: if the suffix is none of the four.
+        ValueError: if the suffix is none of these.
         OSError: if the path cannot be written.
         NoEngineError: if nothing installed draws the format.
         LayoutTimeoutError: if the coarser picture takes too long too.
@@ -64,8 +69,52 @@ def render(
         )
     with replacing(path) as file:
         drawn = with_or_without(graph, with_params)
-        file.write(picture(drawn, suffix[1:], limit, is_folded=is_folded))
+        file.write(_written(drawn, suffix[1:], limit, is_folded))
     return path
+
+
+def _written(graph: Graph, form: str, limit: float, is_folded: bool | None) -> bytes:
+    if form in TEXTS:
+        return TEXTS[form](graph, is_folded).encode()
+    if form == "html":
+        return _page(graph, limit, is_folded).encode()
+    return picture(graph, form, limit, is_folded=is_folded)
+
+
+def to_html(
+    graph: Graph,
+    *,
+    limit: float = LIMIT,
+    is_folded: bool | None = None,
+    with_params: bool = False,
+) -> str:
+    """Return a page of a graph for a browser, which needs no network.
+
+    It has two pictures where the repeats of loops are folded: the other shows every step.
+
+    Raises:
+        NoEngineError: if nothing installed draws SVG.
+        LayoutTimeoutError: if the coarser picture takes too long too.
+    """
+    return _page(with_or_without(graph, with_params), limit, is_folded)
+
+
+def _page(graph: Graph, limit: float, is_folded: bool | None) -> str:
+    ids, notes = prefix(graph), []
+    svg, was_folded = _laid_out(graph, "svg", limit, is_folded)
+    views = [view_of(graph, _for_page(svg, graph, ids, was_folded), ids, was_folded)]
+    if was_folded != is_folded:
+        notes.append(_apology(graph, limit))
+    elif is_folded is None and len(sketched(graph)[0].groups) < len(graph.vertices):
+        try:
+            svg = lay_out(dot(graph, is_folded=False), "svg", limit)
+        except LayoutTimeoutError:
+            notes.append(_apology(graph, limit))
+        else:
+            every = f"{ids}e"
+            text = svg.decode().replace(ids, every).encode()
+            views.append(view_of(graph, _for_page(text, graph, every, False), every, False))
+    return page(_title(graph), views, notes)
 
 
 def mimebundle(graph: Graph, *, limit: float = LIMIT) -> dict[str, str]:
@@ -80,17 +129,25 @@ def mimebundle(graph: Graph, *, limit: float = LIMIT) -> dict[str, str]:
 def picture(
     graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool | None = None
 ) -> bytes:
-    """Return the picture of a graph as "svg", "png", "pdf" or "dot"."""
-    if form == "dot":
-        return dot(graph, is_folded=is_folded).encode()
+    """Return the picture of a graph as "svg", "png" or "pdf"."""
+    drawn, is_folded = _laid_out(graph, form, limit, is_folded)
+    if form != "svg":
+        return drawn
+    ids = prefix(graph)
+    style = f"@media (prefers-color-scheme: dark) {{\n{_night(ids)}\n}}"
+    return _dressed(drawn, graph, ids, is_folded, style).encode()
+
+
+def _laid_out(
+    graph: Graph, form: str, limit: float, is_folded: bool | None
+) -> tuple[bytes, bool | None]:
+    """Return a picture, coarser where it takes too long, and whether its repeats are folded."""
     try:
-        drawn = lay_out(dot(graph, is_folded=is_folded), form, limit)
+        return lay_out(dot(graph, is_folded=is_folded), form, limit), is_folded
     except LayoutTimeoutError:
         if is_folded:
             raise
-        is_folded = True
-        drawn = lay_out(dot(graph, is_folded=True, note=_apology(graph, limit)), form, limit)
-    return _dressed(drawn.decode(), graph, is_folded).encode() if form == "svg" else drawn
+        return lay_out(dot(graph, is_folded=True, note=_apology(graph, limit)), form, limit), True
 
 
 def _apology(graph: Graph, limit: float) -> str:
@@ -101,13 +158,27 @@ def _apology(graph: Graph, limit: float) -> str:
     )
 
 
-def _dressed(svg: str, graph: Graph, is_folded: bool | None) -> str:
-    """Give an SVG its title, description, tooltips that all viewers show, and a night side."""
-    title = f"Graph of {len(graph.vertices)} sites and costs"
+def _title(graph: Graph) -> str:
+    return f"Graph of {len(graph.vertices)} sites and costs"
+
+
+def _for_page(svg: bytes, graph: Graph, ids: str, is_folded: bool | None) -> str:
+    """Dress an SVG for a page whose reader may choose between day and night."""
+    night = _night(ids)
+    by_system = f':root:not([data-theme="light"]) {{\n{night}\n}}'
+    by_choice = f':root[data-theme="dark"] {{\n{night}\n}}'
+    style = f"@media (prefers-color-scheme: dark) {{\n{by_system}\n}}\n{by_choice}"
+    return _dressed(svg, graph, ids, is_folded, style)
+
+
+def _dressed(drawn: bytes, graph: Graph, ids: str, is_folded: bool | None, style: str) -> str:
+    """Give an SVG its title, description, tooltips that all viewers show, and its fonts."""
+    svg = drawn.decode()
     shapes = ", ".join(legend(graph, is_folded=is_folded))
     about = f"Arrows go from each site to what depends on it directly. Shapes: {shapes}."
     head = (
-        f"<title>{title}</title>\n<desc>{about}</desc>\n<style>\n{_style(prefix(graph))}\n</style>"
+        f"<title>{_title(graph)}</title>\n<desc>{about}</desc>\n<style>\n{_face(ids)}\n{style}\n"
+        "</style>"
     )
     svg = re.sub(r"<title>[^<]*</title>\n", "", svg[svg.index("<svg") :])  # names like n0
     svg = re.sub(r'class="node.*?</a>', _centred, svg, flags=re.DOTALL)
@@ -129,8 +200,13 @@ def _centred(node: re.Match[str]) -> str:
     return re.sub(r'text-anchor="start" x="[^"]+"', f'text-anchor="middle" x="{middle}"', node[0])
 
 
-def _style(scope: str) -> str:
-    """Return the fonts, and the colours for dark pages; the scope spares the rest of the page."""
+def _face(scope: str) -> str:
+    """Return fonts as wide as the one that was laid out; the scope spares the rest of the page."""
+    return f"#{scope} text {{ font-family: Helvetica, Arial, 'Liberation Sans', sans-serif }}"
+
+
+def _night(scope: str) -> str:
+    """Return the colours for dark pages."""
     kinds = [
         f"#{scope} .{kind} a > :not(text) {{ stroke: {line} }}\n"
         f"#{scope} .{kind} a > :not(text, [fill=none]) {{ fill: {fill} }}"
@@ -144,8 +220,5 @@ def _style(scope: str) -> str:
         f"#{scope} .plate polygon {{ fill: none; stroke: #9aa0a6 }}",
         f"#{scope} .edge :is(path, polygon) {{ stroke: #9aa0a6 }}",
         f"#{scope} .edge polygon {{ fill: #9aa0a6 }}",
-        *kinds,
     ]
-    # Faces as wide as the one that was laid out.
-    face = f"#{scope} text {{ font-family: Helvetica, Arial, 'Liberation Sans', sans-serif }}"
-    return "\n".join([face, "@media (prefers-color-scheme: dark) {", *rules, "}"])
+    return "\n".join([*rules, *kinds])

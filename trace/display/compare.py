@@ -26,7 +26,7 @@ from torch.distributions import Distribution, Independent
 
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.display.shapes import density_of
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.argument_types import check_trace
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate
@@ -48,7 +48,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """In what two traces differ.
 
     `only_here` and `only_there` are the sites that only one of them has, `differences` what is
@@ -64,16 +64,16 @@ class Comparison:
         """Whether they have the same sites, and these are equal."""
         return not (self.only_here or self.only_there or self.differences)
 
-    def __str__(self) -> str:
-        """Show the differences as an aligned table."""
+    def table(self) -> Table:
+        """Return a row for each difference."""
         if self.is_equal:
-            return "no difference"
+            return Table((), (), above=["no difference"])
         rows = [
             *((name, "site", "yes", "-") for name in self.only_here),
             *((name, "site", "-", "yes") for name in self.only_there),
             *((d.site, d.what, d.here, d.there) for d in self.differences),
         ]
-        return aligned([("site", "what", "here", "there"), *rows])
+        return Table(("site", "what", "here", "there"), rows)
 
 
 def compare(here: Mapping[str, Node], there: Mapping[str, Node]) -> Comparison:

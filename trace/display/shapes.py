@@ -20,7 +20,6 @@ x     dist      4  3  |  data
       log_prob  4  3  |
 """
 
-import html
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -49,11 +48,6 @@ def format_shapes(nodes: Mapping[str, Node]) -> str:
     shapes = zip(rows, _shapes(rows), strict=True)
     cells = [(row.site, row.what, shape, row.note) for row, shape in shapes]
     return aligned([("site", "what", "shape", "plates"), *cells])
-
-
-def html_of(nodes: Mapping[str, Node]) -> str:
-    """Return the same table for a notebook."""
-    return f"<pre>{html.escape(format_shapes(nodes))}</pre>"
 
 
 def _rows(node: Node) -> Iterator[_Row]:

@@ -81,7 +81,8 @@ def _listed(fn: Distribution) -> Tensor:
                 else fn.enumerate_support(expand=False)
             )
         except NotImplementedError as error:
-            raise NotImplementedError(f"cannot list its values ({error})") from error
+            why = str(error) or "enumerate_support"
+            raise NotImplementedError(f"cannot list its values ({why})") from error
         return found
     if isinstance(fn, Independent):
         return _products(fn, _listed(fn.base_dist))

@@ -11,12 +11,11 @@ What a graph is asked is answered on its directed graph of networkx:
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
 
 import networkx as nx
 from torch import Tensor
@@ -27,7 +26,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, union
 from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.place import Location
-from ancestral.trace.graph import d_separation
+from ancestral.trace.graph import d_separation, drawing
 from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
 from ancestral.trace.graph.param_edges import Param, params_of
@@ -65,33 +64,6 @@ class Edge:
     parent: str
     child: str
     alignment: Alignment
-
-
-class Drawing(Protocol):
-    """What draws a graph: see `ancestral.tools.render.render`."""
-
-    def __call__(
-        self,
-        graph: "Graph",
-        path: str | Path,
-        /,
-        *,
-        limit: float,
-        is_folded: bool | None,
-        with_params: bool,
-    ) -> Path:
-        """Write the picture to `path` and return it."""
-        ...
-
-
-_drawings: list[Drawing] = []
-_mimes: list[Callable[["Graph"], dict[str, str]]] = []
-
-
-def install(drawing: Drawing, mime: Callable[["Graph"], dict[str, str]]) -> None:
-    """Set the functions that draw graphs, of which this layer knows nothing."""
-    _drawings[:] = [drawing]
-    _mimes[:] = [mime]
 
 
 @dataclass(frozen=True)
@@ -200,7 +172,10 @@ class Graph:
         is_folded: bool | None = None,
         with_params: bool = False,
     ) -> Path:
-        """Draw the graph into a file: SVG, PDF, PNG or DOT, by the suffix of `path`.
+        """Draw the graph into a file, by the suffix of `path`.
+
+        A picture as SVG, PDF or PNG; a page to explore as HTML, as `to_html` makes it; or a text
+        for other programs: DOT, Mermaid (.mmd), GraphML or JSON.
 
         Args:
             path: where to write; what was there before stays if the drawing fails.
@@ -211,14 +186,35 @@ class Graph:
                 module that `an.graph` ran.
 
         Raises:
-            ValueError: if the suffix is none of the four.
+            ValueError: if the suffix is none of these.
             OSError: if the path cannot be written.
         """
-        return _drawings[0](self, path, limit=limit, is_folded=is_folded, with_params=with_params)
+        return drawing.drawings[0](
+            self, path, limit=limit, is_folded=is_folded, with_params=with_params
+        )
+
+    def to_html(
+        self,
+        *,
+        limit: float = 20.0,
+        is_folded: bool | None = None,
+        with_params: bool = False,
+    ) -> str:
+        """Return a page to explore the graph in a browser, as one file that needs no network.
+
+        It moves and zooms, finds nodes, lights what lies up- and downstream of one, folds plates
+        and modules, and shows every step of a loop; with a mouse, by touch or with the keyboard.
+
+        Args:
+            limit: the seconds a layout may take; after them a coarser picture is on the page.
+            is_folded: as for `render`.
+            with_params: as for `render`.
+        """
+        return drawing.pages[0](self, limit=limit, is_folded=is_folded, with_params=with_params)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show the graph in a notebook: the picture, or its text where nothing can draw it."""
-        return _mimes[0](self)
+        return drawing.mimes[0](self)
 
     def __str__(self) -> str:
         """List the vertices with their parents."""

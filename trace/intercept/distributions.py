@@ -40,8 +40,7 @@ from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, parameters
-from ancestral.trace.nodes.fast_sampling import drawing
-from ancestral.trace.nodes.known_density import is_known, tracked_density
+from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
     is_noise,

@@ -41,6 +41,7 @@ from ancestral.trace.nodes.autograd_graph import (
     visited,
 )
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.nodes.support import is_discrete
 
 _Function = Callable[..., Any]
 _Addends = list[tuple[Tensor, Weight, bool]]
@@ -175,7 +176,7 @@ def _is_value(result: Tensor, node: Node) -> bool:
     plain: Tensor = raw(Tensor.detach, result)
     if not plain.is_floating_point():
         return False
-    if getattr(getattr(node.fn, "support", None), "is_discrete", False):
+    if is_discrete(node.fn):
         return torch.allclose(plain, plain.round(), rtol=0, atol=1e-4)
     drawn = node.value.detach()
     return drawn.shape == plain.shape and torch.allclose(plain, drawn.to(plain), rtol=1e-5)

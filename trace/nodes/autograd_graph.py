@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.provenance import Source, Universe
@@ -114,8 +115,17 @@ class Origin:
         return leaves_of(self._starts)
 
 
-def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[Any]:
-    """Yield nodes, and those below them: below all, or below those of some steps."""
+Edge = tuple[Any, int]
+"""A node of autograd's graph, and the number of that of its results which a gradient goes to."""
+
+
+def visited(
+    starts: Iterable[Any], passed: Container[str] | None, shut: Collection[Edge] = ()
+) -> Iterator[Any]:
+    """Yield nodes, and those below them: below all, or below those of some steps.
+
+    Nothing is looked for beyond the edges that are `shut`.
+    """
     seen: dict[Any, None] = {}
     pending = list(starts)
     while pending:
@@ -124,7 +134,7 @@ def visited(starts: Iterable[Any], passed: Container[str] | None) -> Iterator[An
             seen[node] = None  # keeps it alive, so that it stays the same object
             yield node
             if passed is None or step_of(node) in passed:
-                pending.extend(child for child, _ in node.next_functions)
+                pending.extend(edge[0] for edge in node.next_functions if edge not in shut)
 
 
 def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
@@ -139,9 +149,48 @@ def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
     return seen
 
 
-def leaves_of(starts: Iterable[Any]) -> set[Any]:
-    """Return the leaves among nodes, and below them."""
-    return {node for node in visited(starts, None) if hasattr(node, "variable")}
+def leaves_of(starts: Iterable[Any], shut: Collection[Edge] = ()) -> set[Any]:
+    """Return the leaves among nodes, and below them, but for those beyond edges that are `shut`."""
+    return {node for node in visited(starts, None, shut) if hasattr(node, "variable")}
+
+
+def is_cut(value: Tensor, held: Iterable[Tensor], density: Callable[[], Tensor | None]) -> bool:
+    """Return whether a density depends on what is learned by ways on which the value does not.
+
+    Args:
+        value: the draw, by whose gradient all is learned.
+        held: the parameters, or what else may be among them.
+        density: returns the log-density, the value held fixed, None if there is none.
+    """
+    ends = {edge for tensor in held if tensor.requires_grad for edge in _edges_of(tensor)}
+    if ends <= _met(value, ends, ends):  # near by, mostly
+        return False
+    passed = _met(value, ends, ())
+    if ends <= passed or (scored := density()) is None:
+        return False
+    return bool(leaves_of([node for node, _ in _met(scored, ends, ends) - passed], passed))
+
+
+def _edges_of(tensor: Tensor) -> list[Edge]:
+    """Return the edge that the gradient of a tensor goes to, if there is one."""
+    if edge_of(tensor) is None:
+        return []
+    with DisableTorchFunction():
+        edge = get_gradient_edge(tensor)
+    return [(edge.node, edge.output_nr)]
+
+
+def _met(tensor: Tensor, ends: set[Edge], shut: Collection[Edge]) -> set[Edge]:
+    """Return which of some edges the gradient of a tensor goes to, not beyond those `shut`."""
+    seen: dict[Edge, None] = {}
+    pending = _edges_of(tensor)
+    while pending:
+        edge = pending.pop()
+        if edge[0] is not None and edge not in seen:
+            seen[edge] = None
+            if edge not in shut:
+                pending.extend(edge[0].next_functions)
+    return ends & seen.keys()
 
 
 def is_learned(tensor: Tensor) -> bool:

@@ -17,12 +17,19 @@ from ancestral.provenance.tensor.control_flow import computed_anew
 from ancestral.provenance.tensor.tensor import alias, attach, untrack
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.stack import local
-from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, family_name, plainly
+from ancestral.trace.nodes.autograd_graph import is_cut, mark_density
+from ancestral.trace.nodes.distribution_params import (
+    factorized,
+    family_name,
+    is_of_torch,
+    parameters,
+    plainly,
+)
 from ancestral.trace.nodes.enum_dims import Enumeration
-from ancestral.trace.nodes.known_density import own_density
+from ancestral.trace.nodes.known_families import own_density
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
+from ancestral.trace.nodes.moving_boundary import has_moving_boundary
 from ancestral.trace.nodes.plate_frame import Plate
 from ancestral.trace.nodes.support import is_possible
 from ancestral.trace.nodes.versions import Versions, are_written
@@ -47,7 +54,7 @@ class NoDensityError(NotImplementedError):
 
 
 class NoScoreError(NotImplementedError):
-    """A score is needed of a distribution whose density has no derivative in its parameters."""
+    """A score is needed of a distribution whose density has no derivative that tells it all."""
 
 
 class Gate:
@@ -253,20 +260,53 @@ class Node:
         """The log-probability of the value held fixed, whose derivative is the score function.
 
         Raises:
-            NoScoreError: if it has no derivative, where there would be a pathwise one.
+            NoScoreError: if it has no derivative, where there would be a pathwise one, or misses
+                the part of the gradient by which the support moves.
         """
+        if self.has_moving_boundary:
+            raise self._no_score(
+                "its score is needed, but lacks a part of the gradient, for what is learned moves "
+                f"the ends of the support of {family_name(self.fn)}, or its values; draw by "
+                "rsample and take a smooth cost, without a read of the value, or draw what does "
+                "not move and compute it from that, such as low + (high - low) * u"
+            )
         if not self.is_reparameterized:
             return self.elementwise_log_prob
         density = self._density(self.value.detach())
         if self.is_learned and self.fn is not None and not density.requires_grad:
-            raise NoScoreError(
-                f"site {self.name!r} ({self.location}): a cost depends on its value by a step "
-                "without a useful derivative (a comparison, a rounding), so its score is needed, "
-                f"but the log_prob of {type(self.fn).__name__} has no derivative in its "
-                "parameters; take a smooth cost, or name the value by an.deterministic, if nothing "
-                "is drawn"
+            raise self._no_score(
+                "a cost depends on its value by a step without a useful derivative (a comparison, "
+                "a rounding), so its score is needed, but the log_prob of "
+                f"{type(self.fn).__name__} has no derivative in its parameters; take a smooth "
+                "cost, or name the value by an.deterministic, if nothing is drawn"
             )
         return density
+
+    def _no_score(self, why: str) -> NoScoreError:
+        return NoScoreError(f"site {self.name!r} ({self.location}): {why}")
+
+    @cached_property
+    def has_moving_boundary(self) -> bool:
+        """Whether what is learned moves an end of its support, so that the score is not all."""
+        return self.is_learned and self.fn is not None and has_moving_boundary(self.fn)
+
+    @cached_property
+    def is_cut(self) -> bool:
+        """Whether its density depends on what is learned by ways that its pathwise gradient lacks.
+
+        A class of the user may detach some of its parameters, or draw by them what is discrete.
+        """
+        if self.fn is None or self.is_modified or is_of_torch(factorized(self.fn)):
+            return False
+        held = [tensor for tensor, _ in parameters(self.fn)]
+        return is_cut(self.value, held, self._density_if_any)
+
+    def _density_if_any(self) -> Tensor | None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                return untrack(self._density(self.value.detach()))
+        except Exception:  # whoever needs the density gets the error
+            return None
 
     @property
     def tracked_value(self) -> Tensor:

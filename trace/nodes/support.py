@@ -5,7 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    constraints,
+)
 
 from ancestral.provenance.tensor.tensor import alias, raw
 from ancestral.trace.context.argument_checks import first_of
@@ -25,10 +31,26 @@ class _Span(NamedTuple):
 
 def support_of(fn: Distribution) -> Any:
     """Return the support of a distribution, None where a user's class declares none."""
+    inner = fn.base_dist if isinstance(fn, Independent) else None
+    inner = fn.component_distribution if isinstance(fn, MixtureSameFamily) else inner
+    if inner is not None and support_of(inner) is None:  # of which torch makes none either
+        return None
     try:
-        return fn.support
+        support = fn.support
     except NotImplementedError:
         return None
+    return None if support is None or constraints.is_dependent(support) else support
+
+
+def is_discrete(fn: Distribution | None) -> bool:
+    """Return whether a distribution has values apart from each other, as far as it tells.
+
+    >>> is_discrete(torch.distributions.Poisson(0.5)), is_discrete(torch.distributions.Normal(0, 1))
+    (True, False)
+    """
+    if isinstance(fn, TransformedDistribution):  # torch states the codomain
+        return is_discrete(fn.base_dist)
+    return fn is not None and bool(getattr(support_of(fn), "is_discrete", False))
 
 
 def takes(fn: Distribution, dtype: torch.dtype) -> bool:
@@ -53,8 +75,10 @@ def is_possible(fn: Distribution, value: Tensor) -> Tensor:
     """
     event, plain = len(fn.event_shape), alias(value).detach()
     is_finite = _all(plain.isfinite(), event)  # infinity is a real number to torch
+    support = support_of(fn)
+    if support is None:
+        return is_finite
     try:
-        support: Any = fn.support
         is_inside: Tensor = plainly(support, support.check, plain)
     except NotImplementedError:
         return is_finite

@@ -19,7 +19,7 @@ from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.distribution_params import plainly
 from ancestral.trace.nodes.enum_dims import trailing
 from ancestral.trace.nodes.mask import over
-from ancestral.trace.nodes.support import takes, wrong_of
+from ancestral.trace.nodes.support import support_of, takes, wrong_of
 from ancestral.trace.recording.message import Message
 
 
@@ -204,8 +204,10 @@ def supported(message: Message) -> Message:
     plain: Tensor = raw(_detach, value)
     if plain.is_meta:
         return message
+    support = support_of(fn)
+    if support is None:
+        return message  # a user's class that declares none
     try:
-        support: Any = fn.support
         is_inside: Tensor = plainly(support, support.check, plain)
     except (NotImplementedError, RuntimeError, IndexError) as error:
         if isinstance(error, NotImplementedError) and not plain.is_complex():

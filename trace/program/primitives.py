@@ -78,7 +78,7 @@ def sample(
     if infer:
         check_infer(name, infer, where)
     plates = open_plates()
-    spread_fn = spread(fn, plates) if plates else fn
+    spread_fn = spread(fn, plates, f"site {name!r} ({where.location})") if plates else fn
     if obs_mask is not None:
         check_obs_mask(name, obs, obs_mask, where)
         return _partly_observed(name, spread_fn, obs, obs_mask, infer)

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Place
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import has_gradient
@@ -18,10 +19,12 @@ from ancestral.trace.nodes.distribution_params import (
     Held,
     event_dims,
     factorized,
+    is_of_torch,
     param_provenance,
     parameters,
+    parts_of,
 )
-from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
+from ancestral.trace.nodes.known_families import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
@@ -78,6 +81,10 @@ def value_of(
     try:
         sampler = None if message is None else message.sampler
         value = unseen(fn, is_reparameterized) if sampler is None else _unseen(sampler)
+    except NotImplementedError as error:
+        if error.args:  # no method is missing
+            raise
+        raise _undrawable(name, fn, where, is_reparameterized) from error
     except RuntimeError as error:
         refuse_transformed(type(fn).__name__, (t for t, _ in parameters(fn)), error)
         raise
@@ -96,6 +103,26 @@ def value_of(
         infer=infer,
         message=message,
     )
+
+
+def _undrawable(name: str, fn: Distribution, where: Place, is_reparameterized: bool) -> SiteError:
+    """Return the error of a class that has no method to draw by."""
+    method, otherwise = (
+        ("rsample", ", as its has_rsample = True says; define it, or set has_rsample = False there")
+        if is_reparameterized
+        else ("sample", "; define it")
+    )
+    return SiteError(
+        f"site {name!r} ({where.location}): expected a class that draws, and {_innermost(fn)} has "
+        f"no {method}{otherwise}"
+    )
+
+
+def _innermost(fn: Distribution) -> str:
+    """Return the class within a distribution that lacks what the others would call of it."""
+    parts = [part for part in parts_of(fn) if isinstance(part, Distribution)]
+    users = [type(part) for part in parts if not is_of_torch(part)]
+    return (users or [type(fn)])[-1].__name__
 
 
 def given(message: Message) -> Message:
@@ -263,8 +290,12 @@ def admit(node: Node, message: Message) -> None:
         trace.add(replace(node, name=trace.fresh_name(node.name)) if is_taken else node)
 
 
-def spread(fn: Distribution, message_plates: tuple[Any, ...]) -> Distribution:
-    """Return a distribution with its batch expanded to the plates around it."""
+def spread(fn: Distribution, message_plates: tuple[Any, ...], described: str) -> Distribution:
+    """Return a distribution with its batch expanded to the plates around it.
+
+    Raises:
+        SiteError: if it cannot be expanded; `described` is the site.
+    """
     wanted = list(fn.batch_shape)
     for plate in message_plates:
         if plate.dim is None:
@@ -273,7 +304,17 @@ def spread(fn: Distribution, message_plates: tuple[Any, ...]) -> Distribution:
         if wanted[plate.dim] == 1:
             wanted[plate.dim] = plate.subsample_size
     shape = torch.Size(wanted)
-    return fn if shape == fn.batch_shape else fn.expand(shape)
+    if shape == fn.batch_shape:
+        return fn
+    try:
+        expanded: Distribution = fn.expand(shape)
+    except NotImplementedError as error:
+        raise SiteError(
+            f"{described}: the batch {list(fn.batch_shape)} is to be that of the plates around it, "
+            f"{list(shape)}, and {_innermost(fn)} has no expand; define its expand(batch_shape), "
+            "or give it parameters of that batch"
+        ) from error
+    return expanded
 
 
 def found(

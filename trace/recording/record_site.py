@@ -29,6 +29,7 @@ from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.stack import Recording, local
 from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.autograd_graph import has_gradient
+from ancestral.trace.nodes.autograd_graph import is_learned as is_learned_tensor
 from ancestral.trace.nodes.distribution_params import (
     Held,
     declares_all,
@@ -66,7 +67,7 @@ def draw(
         fn: the distribution.
         held: its parameters.
         value: what was drawn, [*sample, *batch, *event].
-        is_reparameterized: whether gradients flow through the value.
+        is_reparameterized: whether gradients flow through the value, as far as torch lets them.
         where: the user's call.
         name: what the program calls the site, None for a draw of plain torch.
         infer: what the program says of how to infer it.
@@ -109,6 +110,8 @@ def draw(
         name = _shown_name(traces[0], message)
     elif name is None:
         name = traces[0].fresh_name(base_name(inner, where))
+    if is_learned and (is_reparameterized or not is_plain):
+        is_reparameterized = _is_pathwise(value, is_plain)
     is_scored = is_learned and not is_reparameterized
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
@@ -152,6 +155,15 @@ def draw(
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
+    """Return whether a gradient goes through a draw, to what is learned.
+
+    None does through `rsample` under `torch.no_grad`. A class of the user, which is not plain, may
+    cut it off, and its `sample` may let it through.
+    """
+    return value.requires_grad and (is_plain or is_learned_tensor(value))
 
 
 def _aside(value: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from ancestral.trace.context.errors import SiteError, unknown_node
 from ancestral.trace.context.place import Location
 from ancestral.trace.display.compare import Comparison, compare
 from ancestral.trace.display.flat_vector import pack, unpack
-from ancestral.trace.display.shapes import format_shapes, html_of
-from ancestral.trace.display.text_table import aligned
-from ancestral.trace.graph.find_plates import Extent
+from ancestral.trace.display.plates import Plates
+from ancestral.trace.display.shapes import format_shapes
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
@@ -58,7 +58,7 @@ def install_explain(function: Callable[..., Any]) -> None:
     _explain[:] = [function]
 
 
-class Trace(Mapping[str, Node]):
+class Trace(Mapping[str, Node], Tabular):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
     def __init__(self, universe: Universe | None = None) -> None:
@@ -139,9 +139,9 @@ class Trace(Mapping[str, Node]):
         return graph_of(self.everything, self._costs, self.noise)
 
     @property
-    def plates(self) -> tuple[Extent, ...]:
+    def plates(self) -> Plates:
         """The plates, declared or found, with the dimensions of sites and costs in each."""
-        return self.graph.plates
+        return Plates(self.graph.plates)
 
     def log_prob_sum(self, site_filter: Callable[[Node], bool] = lambda _: True) -> Tensor:
         """Return the sum of the log-probabilities of the sites that the filter lets through.
@@ -249,8 +249,8 @@ class Trace(Mapping[str, Node]):
                 if name in known:
                     known[name] = node
 
-    def __str__(self) -> str:
-        """Show the nodes as an aligned table."""
+    def table(self) -> Table:
+        """Return a row for each node."""
         header = ("name", "distribution", "shape", "parents", "where")
         rows = [
             (
@@ -264,7 +264,7 @@ class Trace(Mapping[str, Node]):
             )
             for node in self.values()
         ]
-        return aligned([header, *rows])
+        return Table(header, rows)
 
     def __repr__(self) -> str:
         """Show the names."""
@@ -277,10 +277,6 @@ class Trace(Mapping[str, Node]):
         shape of the log-probability.
         """
         return format_shapes(self)
-
-    def _repr_html_(self) -> str:
-        """Show the shapes in a notebook."""
-        return html_of(self)
 
     def topological_order(self) -> tuple[str, ...]:
         """Return the names of sites and costs, each after its parents."""

@@ -19,7 +19,8 @@ from torch.distributions import (
     Uniform,
 )
 
-from ancestral.errors import NotEnumerableError, TooManyOutcomesError
+import ancestral as an
+from ancestral.errors import EstimatorError, NotEnumerableError, TooManyOutcomesError
 from ancestral.estimators.multi_run.measure_valued import DoubleMaxwell, Rayleigh
 from ancestral.estimators.relaxation.concrete import OpenUniform
 from ancestral.estimators.rerun.outcomes import walked
@@ -106,3 +107,38 @@ def test_a_family_by_its_inverse_distribution_function_converges() -> None:
     coarse, fine = (moment(Laplace(double(0.3), double(1.0)), 2, nodes) for nodes in (8, 128))
     assert abs(fine - 2.09) < abs(coarse - 2.09) < 1
     assert fine == pytest.approx(2.09, rel=5e-3)
+
+
+class Partial(Bernoulli):
+    """Lists one of its values."""
+
+    def enumerate_support(self, expand: bool = True) -> torch.Tensor:
+        return super().enumerate_support(expand)[:1]
+
+
+class Unnormalized(Bernoulli):
+    """Has a density that is not normalized."""
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        return value * self.logits
+
+
+@pytest.mark.parametrize(
+    ("kind", "total"),
+    [(Partial, "0.7"), (Unnormalized, "1.42857")],
+    ids=["partial", "unnormalized"],
+)
+def test_values_whose_probabilities_do_not_add_up_are_no_outcomes(kind: Any, total: str) -> None:
+    fn = kind(double(0.3, 0.3))
+    with pytest.raises(
+        NotEnumerableError, match=f"{kind.__name__} lists have .* add up to {total}"
+    ):
+        moment(fn, 1)
+
+    def program() -> torch.Tensor:
+        return (an.sample("z", kind(double(0.3, 0.3).requires_grad_())) ** 2).sum()
+
+    each = (an.estimators.LocalExpectation(), an.estimators.ExactSum())
+    for estimator in each:
+        with pytest.raises(EstimatorError, match=f"all their values, .* add up to {total}"):
+            an.estimate(program, estimators={"z": estimator})

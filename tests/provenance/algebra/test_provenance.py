@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.overlap import meet
+from ancestral.provenance.algebra.pattern import MOST_SOURCES
 from ancestral.provenance.algebra.provenance import (
-    MOST_SOURCES,
     Provenance,
     Source,
     Universe,

@@ -29,12 +29,6 @@ def test_shapes_stand_below_each_other() -> None:
     ]
 
 
-def test_a_notebook_shows_names_as_text() -> None:
-    shown = traced()._repr_html_()
-    assert "&lt;x&gt;" in shown
-    assert "<x>" not in shown
-
-
 def test_a_name_of_two_lines_is_one_line_of_a_table() -> None:
     with an.record() as trace:
         an.sample("x\ny", Normal(0.0, 1.0))

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 import ancestral as an
 from ancestral.trace.intercept import distributions
-from ancestral.trace.nodes.known_density import own_density
+from ancestral.trace.nodes.known_families import own_density
 
 THETA = torch.tensor([[0.3, -0.2, 0.7], [0.1, 0.0, -1.4]], dtype=torch.float64)
 FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
