@@ -225,13 +225,13 @@ def _crossed(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
 
 def _picked(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
     """Return the density of a Categorical whose logits depend on no source."""
-    with Unseen():
-        index = value.unsqueeze(-1)
-        picked = logits.gather(-1, index)
-        density = picked.squeeze(-1)
     size = found.shape
     column = found.remap((*size, 1), (*range(len(size)), LOST))
     assert column is not None
+    with Unseen():
+        index = attach(value.unsqueeze(-1), column)  # by which the graph tells what was scored
+        picked = logits.gather(-1, index)
+        density = picked.squeeze(-1)
     given = (attach(picked, column), -1)
     attach(density, found)._form = form_of(Tensor.squeeze, size, given, NO_KEYWORDS)  # type: ignore[attr-defined]
     return density
