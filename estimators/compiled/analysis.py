@@ -40,15 +40,20 @@ class Captured(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 (as torch has it)
 
-    def __init__(self, density: Tensor, value: Tensor, like: Distribution | None) -> None:
-        """Take log q(z), [*batch], z, [*batch, *event], and the distribution in a recording."""
-        self._density, self._like = density, like
+    def __init__(self, density: Tensor, value: Tensor, known: Node) -> None:
+        """Take log q(z), [*batch], z, [*batch, *event], and the site of a recording."""
+        self._density, self._known = density, known
         super().__init__(density.shape, value.shape[density.ndim :], validate_args=False)
 
     @property
     def support(self) -> Any:
         """The values that can be drawn."""
-        return None if self._like is None else self._like.support
+        return None if self._known.fn is None else self._known.fn.support
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the pathwise gradient of the draw lacks ways by which its density is learned."""
+        return self._known.is_cut
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the density of the draw, whatever the value is given as."""
@@ -251,7 +256,7 @@ class _Run(fx.Interpreter):
         known = self.known[at]
         plain = untrack(density)
         drawn: Tensor = draw(
-            Captured(plain, value, known.fn),
+            Captured(plain, value, known),
             held,
             alias(untrack(value)),
             is_reparameterized=n.target is PATHWISE and value.requires_grad,

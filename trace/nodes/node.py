@@ -298,6 +298,8 @@ class Node:
         """
         if self.fn is None or self.is_modified or is_of_torch(factorized(self.fn)):
             return False
+        if hasattr(self.fn, "is_cut"):  # it stands for another, whose parameters it has not
+            return bool(self.fn.is_cut)
         held = [tensor for tensor, _ in parameters(self.fn)]
         return is_cut(self.value, held, self._density_if_any)
 
