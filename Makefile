@@ -84,7 +84,7 @@ fuzz-compiled: .venv/ready
 
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[render,demo,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[render,demo,study,dev,docs]'
 	touch $@
 
 clean:

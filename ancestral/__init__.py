@@ -13,6 +13,7 @@
 
 from ancestral import errors, estimators, handlers, infer
 from ancestral.estimators.compiled.compile import compile  # noqa: A004 (as torch calls it)
+from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.estimators.rerun.estimate import estimate
@@ -23,6 +24,7 @@ from ancestral.tools.render.inspect import graph
 from ancestral.tools.render.render import mimebundle as _mimebundle
 from ancestral.tools.render.render import render as _render
 from ancestral.tools.render.render import to_html as _to_html
+from ancestral.tools.study.study import study
 from ancestral.trace.context.switch import restore_torch
 from ancestral.trace.context.switch import switch as _switch
 from ancestral.trace.graph.drawing import install as _install
@@ -44,6 +46,7 @@ from ancestral.trace.recording.untrack import untrack
 __version__ = "0.1.0"
 __all__ = [
     "Graph",
+    "Monitor",
     "Node",
     "ParamStore",
     "Plate",
@@ -72,6 +75,7 @@ __all__ = [
     "rescore",
     "restore_torch",
     "sample",
+    "study",
     "subsample",
     "surrogate",
     "track",

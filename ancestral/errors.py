@@ -5,6 +5,7 @@
 True
 """
 
+from ancestral.estimators.baselines.across_ranks import RanksError
 from ancestral.estimators.baselines.learned import StateError
 from ancestral.estimators.baselines.leave_one_out import BaselineWarning
 from ancestral.estimators.batched.run import NotVectorizableError
@@ -12,6 +13,7 @@ from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
 from ancestral.estimators.credit.site_choices import PatternWarning
+from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
 from ancestral.estimators.gradient.loss_pytree import LossError
@@ -22,11 +24,11 @@ from ancestral.estimators.gradient.loss_terms import (
 )
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
+    MissingScoreWarning,
     OtherRecordingError,
 )
 from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
-from ancestral.estimators.gradient.surrogate import MissingScoreWarning
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
@@ -39,6 +41,7 @@ from ancestral.provenance.dispatch.subclasses import UnsupportedTensorError
 from ancestral.provenance.tensor.linear_form import OverwrittenError
 from ancestral.provenance.tensor.torch_internals import TorchVersionWarning
 from ancestral.tools.render.engines import LayoutError, LayoutTimeoutError, NoEngineError
+from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.context.errors import (
     EnumerationError,
@@ -86,6 +89,7 @@ __all__ = [
     "LossMismatchError",
     "MissingScoreWarning",
     "ModifiedParameterError",
+    "MonitorWarning",
     "NoDensityError",
     "NoEffectWarning",
     "NoEngineError",
@@ -104,6 +108,7 @@ __all__ = [
     "ParamWarning",
     "PatternWarning",
     "PlateError",
+    "RanksError",
     "ReparamError",
     "RescoreError",
     "ScoredLossError",
@@ -113,6 +118,7 @@ __all__ = [
     "StoreError",
     "StoredTraceError",
     "StraightThroughWarning",
+    "StudyError",
     "SupportError",
     "TooManyOutcomesError",
     "TorchVersionWarning",
@@ -123,5 +129,6 @@ __all__ = [
     "UnrecordedDrawError",
     "UnsupportedTensorError",
     "WeightError",
+    "WorkerError",
     "WriteIntoParameterError",
 ]

@@ -12,6 +12,8 @@
 True
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ancestral.estimators.elimination.marginals import log_marginal, marginals
 from ancestral.estimators.elimination.posterior import sample_posterior
 from ancestral.estimators.inference.check_guide import GuideReport, check_guide
@@ -25,11 +27,16 @@ from ancestral.trace.recording.get_dependencies import (
     suggest_guide_order,
 )
 
+if TYPE_CHECKING:
+    from ancestral.estimators.inference.pyro_losses import TraceEnum_ELBO, TraceGraph_ELBO
+
 __all__ = [
     "Elbo",
     "GuideReport",
     "Importance",
     "Predictive",
+    "TraceEnum_ELBO",
+    "TraceGraph_ELBO",
     "check_guide",
     "elbo",
     "importance",
@@ -42,3 +49,26 @@ __all__ = [
     "suggest_guide_order",
     "to_inference_data",
 ]
+
+_FOR_PYRO = frozenset({"TraceEnum_ELBO", "TraceGraph_ELBO"})
+
+
+def __getattr__(name: str) -> Any:
+    """Return a loss for Pyro's SVI; Pyro, which takes a second to import, is so when it is used."""
+    if name not in _FOR_PYRO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from ancestral.estimators.inference import pyro_losses
+    except ModuleNotFoundError as error:
+        if error.name != "pyro":
+            raise
+        return type(name, (), {"__init__": _without_pyro, "__module__": __name__})
+    return getattr(pyro_losses, name)
+
+
+def _without_pyro(self: object, *_: Any, **__: Any) -> None:
+    raise ImportError(
+        f"ancestral.infer.{type(self).__name__} is a loss for Pyro's SVI, and Pyro is not "
+        "installed; run pip install 'ancestral[pyro]', or use ancestral.infer.elbo, which takes "
+        "programs of this library"
+    )

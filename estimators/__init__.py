@@ -1,5 +1,6 @@
 """The estimators: credit for a draw, baselines subtracted from it, and estimators of more runs."""
 
+from ancestral.estimators.baselines.across_ranks import AcrossRanks
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
@@ -25,7 +26,7 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 )
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
-from ancestral.estimators.rerun.estimate import Estimate
+from ancestral.estimators.rerun.estimate import Estimate, Plan
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
 
@@ -35,6 +36,7 @@ __all__ = [
     "REBAR",
     "RELAX",
     "RLOO",
+    "AcrossRanks",
     "Baseline",
     "Credit",
     "DisARM",
@@ -49,6 +51,7 @@ __all__ = [
     "MuProp",
     "Neural",
     "Optimal",
+    "Plan",
     "ReinMax",
     "RunningMean",
     "SiteDraw",

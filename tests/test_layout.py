@@ -18,12 +18,13 @@ FLOORS = [
     "provenance.dispatch",
     *("trace.context", "trace.nodes", "trace.graph", "trace.display", "trace.audit"),
     *("trace.serialize", "trace.recording", "trace.params", "trace.enumeration"),
-    *("trace.program", "trace.handlers", "trace.intercept"),
-    *("estimators.credit", "estimators.baselines", "estimators.pathwise", "estimators.gradient"),
-    *("estimators.batched", "estimators.capture", "estimators.compiled"),
-    *("estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
-    *("estimators.elimination", "estimators.inference", "estimators"),
-    *("tools.render", "tools.demo", "tools", "tools.bench"),
+    *("trace.program", "trace.handlers", "trace.pyro", "trace.intercept"),
+    *("estimators.credit", "estimators.baselines", "estimators.pathwise"),
+    *("estimators.diagnostics", "estimators.gradient"),
+    *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
+    *("estimators.elimination", "estimators.inference"),
+    *("estimators.capture", "estimators.compiled", "estimators"),
+    *("tools.render", "tools.study", "tools.demo", "tools", "tools.bench"),
 ]
 """The folders, from the ground up."""
 MOST_FILES, MOST_LINES = 14, 400

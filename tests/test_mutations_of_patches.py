@@ -175,7 +175,8 @@ def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
                 yield each
 
     restore_torch()
-    patch.setattr(switch, "_staying", Staying(others(switch._staying.patches)))
+    staying = [Staying(others(group.patches)) for group in switch._staying]
+    patch.setattr(switch, "_staying", staying)
     patch.setattr(switch, "_swapped", Lasting(others(switch._swapped.patches)))
     patch.setattr(switch, "replace", lambda group: real(Group(others(group.patches))))
     if patched.is_factory:  # numbers are met in the dispatcher as well

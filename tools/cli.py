@@ -1,4 +1,4 @@
-"""The command line: ``ancestral graph``, ``audit`` and ``demo``, ``ancestral --version``.
+"""The command line: ``ancestral graph``, ``audit``, ``study``, ``demo``, ``ancestral --version``.
 
 A model is named as ``module:factory``, or by its file as ``path/file.py:factory``.
 
@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from ancestral import __version__
 from ancestral.tools.render.inspect import graph
+from ancestral.tools.study.errors import StudyError
+from ancestral.tools.study.study import study
 from ancestral.trace.audit.tables import AuditError
 from ancestral.trace.recording.record import record
 
@@ -138,6 +141,66 @@ def audit_model(options: argparse.Namespace) -> None:
     print(trace.audited)
 
 
+STUDY: dict[str, Any] = {
+    "estimators": None,
+    "draws": 500,
+    "steps": 100,
+    "rate": 0.01,
+    "warm_up": 100,
+    "seed": 0,
+}
+"""The arguments of a study where neither the command nor a study.toml says."""
+
+
+def run_study(options: argparse.Namespace) -> None:
+    """Compare estimators on a model, and leave what is found in a folder.
+
+    Raises:
+        StudyError: if it cannot begin or go on, or an estimator has failed.
+    """
+    again = _study_of(Path(options.model)) if options.model.endswith(".toml") else {}
+    given = {name: getattr(options, name) for name in STUDY}
+    chosen = {
+        name: again.get(name, default) if given[name] is None else given[name]
+        for name, default in STUDY.items()
+    }
+    target = again.get("model", options.model)
+    inputs = options.input or again.get("input", [])
+    torch.manual_seed(chosen["seed"])
+    tensors = [parse_input(text) for text in inputs]
+    found = study(
+        load_model(target),
+        *tensors,
+        **chosen,
+        workers=options.workers,
+        backend=options.backend,
+        out=options.out,
+        source={"model": target, "input": inputs},
+    )
+    print(found)
+    print(f"left in {options.out}: {', '.join(path.name for path in found.files)}")
+    if found.failed:
+        raise StudyError(f"{', '.join(found.failed)} failed: see above; the others are kept")
+
+
+def _study_of(path: Path) -> dict[str, Any]:
+    """Return what a study.toml asks for.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    try:
+        found = tomllib.loads(path.read_text())["study"]
+        model, inputs = found["model"], found["input"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{str(path)!r} is no study.toml of this command: {error}; a study that was made by "
+            "an.study is made again by the same call"
+        ) from error
+    known = {name: found[name] for name in STUDY if name in found}
+    return {"model": model, "input": inputs, **known}
+
+
 def run_demo(options: argparse.Namespace) -> None:
     """Train the belief net.
 
@@ -180,6 +243,25 @@ def parser() -> argparse.ArgumentParser:
     auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
     _take_model(auditing)
     auditing.set_defaults(action=audit_model)
+    comparing = commands.add_parser("study", help="compare estimators of the gradient of a model")
+    _take_model(comparing, is_again=True)
+    comparing.add_argument(
+        "--estimators", help="names, for example 'auto,disarm,arms(8)'; default: the common ones"
+    )
+    comparing.add_argument("--draws", type=int, help="estimates of each (500)")
+    comparing.add_argument("--steps", type=int, help="training steps with each (100)")
+    comparing.add_argument("--rate", type=float, help="step size of the training (0.01)")
+    comparing.add_argument(
+        "--warm-up", type=int, help="estimates from which those that learn have learned (100)"
+    )
+    comparing.add_argument("--workers", type=int, default=1, help="processes at work")
+    comparing.add_argument(
+        "--backend",
+        default="processes",
+        help="processes, or a cluster of dask or ray on this machine",
+    )
+    comparing.add_argument("--out", type=Path, required=True, help="the folder for results")
+    comparing.set_defaults(action=run_study)
     training = commands.add_parser("demo", help="train a belief net on handwritten digits")
     training.add_argument("--out", type=Path, default=Path("out"), help="the folder for results")
     training.add_argument("--steps", type=int, default=None, help="gradient steps")
@@ -188,9 +270,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _take_model(command: argparse.ArgumentParser) -> None:
+def _take_model(command: argparse.ArgumentParser, *, is_again: bool = False) -> None:
     """Let a command take a model, its inputs and a seed."""
     about = "a module of torch, or what makes one; also path/file.py:factory"
+    about += "; or the study.toml of a study that is to be made again" if is_again else ""
     command.add_argument("model", metavar="module:factory", help=about)
     command.add_argument(
         "--input",
@@ -199,7 +282,7 @@ def _take_model(command: argparse.ArgumentParser) -> None:
         metavar="'dtype[sizes]'",
         help="an argument of the model, for example 'float32[32,64]'; once for each",
     )
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=None if is_again else 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -59,14 +59,20 @@ class Learned(ABC):
         memory = {
             k: v.to(credit.total.device) for k, v in self.memories.get(credit.name, {}).items()
         }
-        found: Tensor = raw(self._foretell, credit, memory)
-        self.memories[credit.name] = raw(self._learn, credit, memory)
+        with torch.no_grad():  # else a memory would hold the graphs of all recordings before
+            found: Tensor = raw(self._foretell, credit, memory)
+            self.memories[credit.name] = raw(self._learn, credit, memory)
         given[credit.name] = found
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what only recordings of this process have."""
-        return {**vars(self), "_given": WeakKeyDictionary(), "_leaves": {}}
+        """Leave out what only recordings of this process have, for copies and pickles."""
+        return {k: v for k, v in vars(self).items() if k not in ("_given", "_leaves")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Begin without what was left out."""
+        vars(self).update(state)
+        self._given, self._leaves = WeakKeyDictionary(), {}
 
     def _warn_of_two_models(self, credit: Credit) -> None:
         """Warn if a site of this name has the parameters of the model before the last again."""

@@ -27,7 +27,7 @@ def divergence_of(p: Any, q: Any) -> Tensor:
         NotImplementedError: if torch knows none for their classes.
     """
     if type(q) not in _TABLE.get(type(p), {}):
-        raise NotImplementedError
+        raise NotImplementedError("no KL(p || q) is registered for these two classes")
     return _TABLE[type(p)][type(q)](p, q)
 
 

@@ -18,7 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.kl_divergence import CODE, FUNCTION, fill
-from ancestral.estimators.capture.statements import INSTEAD
+from ancestral.estimators.capture.statements import INSTEAD, METHODS
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
 from ancestral.trace.context.switch import restore_torch
@@ -65,6 +65,14 @@ class _Depth:
 _depth = _Depth()
 
 
+def _density_of(fn: Distribution, value: Tensor) -> Tensor | None:
+    try:
+        density: Tensor = fn.log_prob(value)
+    except NotImplementedError:
+        return None
+    return density
+
+
 def _drawing(original: _Method, is_pathwise: bool) -> _Method:
     mark = PATHWISE if is_pathwise else SITE
 
@@ -72,14 +80,12 @@ def _drawing(original: _Method, is_pathwise: bool) -> _Method:
         if _depth.is_inside or not is_dynamo_compiling():
             return original(self, *args, **kwargs)
         _depth.is_inside = True
-        value = original(self, *args, **kwargs)
-        density = None
         try:
+            value = original(self, *args, **kwargs)
             with enable_grad():
-                density = self.log_prob(HELD(value))
-        except NotImplementedError:
-            density = None
-        _depth.is_inside = False
+                density = _density_of(self, HELD(value))
+        finally:  # the program may catch what is raised, and the compiler keeps what is set
+            _depth.is_inside = False
         return NOISE(value) if density is None else mark(value, density)
 
     return drawn
@@ -90,8 +96,10 @@ def _scoring(original: _Method) -> _Method:
         if _depth.is_inside or not is_dynamo_compiling():
             return original(self, value, *args, **kwargs)
         _depth.is_inside = True
-        density = original(self, value, *args, **kwargs)
-        _depth.is_inside = False
+        try:
+            density = original(self, value, *args, **kwargs)
+        finally:
+            _depth.is_inside = False
         return DENSITY(density, value) if isinstance(value, Tensor) else density
 
     return scored
@@ -107,9 +115,20 @@ def _unchecked(
     self._batch_shape, self._event_shape, self._validate_args = batch_shape, event_shape, False
 
 
+def _accept(self: Any, value: Tensor) -> None:
+    """Take a value as `Distribution._validate_sample` does, without the checks."""
+
+
+_UNCHECKED: dict[str, Any] = {"__init__": _unchecked, "_validate_sample": _accept}
+for _name, _function in _UNCHECKED.items():
+    _function.__wrapped__ = vars(Distribution)[_name]
+
+
 @functools.lru_cache(maxsize=1024)
 def _replacement(name: str, original: _Method) -> _Method:
-    return _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
+    made: Any = _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
+    made.__wrapped__ = original  # other threads may look, which compile nothing
+    return made  # type: ignore[no-any-return]
 
 
 class _Marks(threading.local):
@@ -137,11 +156,14 @@ class _Marks(threading.local):
                 original = vars(kind).get(name)
                 if callable(original) and not (kind is Distribution and name != "sample"):
                     self._replace(kind, name, _replacement(name, original))
-        self._replace(Distribution, "__init__", _unchecked)
-        self._replace(Distribution, "_validate_sample", lambda self, value: None)
+        for name, function in _UNCHECKED.items():
+            self._replace(Distribution, name, function)
+        for kind, name, function in METHODS:
+            self._replace(kind, name, function)
         for function, code in INSTEAD.items():
             self._replace(function, "__code__", code)
-            self._replace(function, "_torchdynamo_disable", False)
+            if hasattr(function, "_torchdynamo_disable"):
+                self._replace(function, "_torchdynamo_disable", False)
         config = compiler().config
         self._replace(config, "allow_rnn", True)
 

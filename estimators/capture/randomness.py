@@ -57,6 +57,8 @@ _DENSITIES: dict[Any, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
 }
 
 
+DRAWS = frozenset({*_DENSITIES, "bernoulli_"})
+"""The random functions of torch that are given parameters, and the names of such methods."""
 _IS_MARKED = "ancestral.is_marked"
 
 
@@ -73,6 +75,9 @@ def mark_plain_draws(graph: fx.Graph) -> None:
 
     What it does not know is left as it is, and is refused where a score is needed.
     """
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target == "bernoulli_":
+            _draw_apart(graph, node)
     has_gradient = True
     for node in list(graph.nodes):
         if node.target is set_grad_enabled:
@@ -89,6 +94,22 @@ def mark_plain_draws(graph: fx.Graph) -> None:
         _mark(graph, node, density, tuple(given[name] for name in names if name in given))
         if not has_gradient:
             _with_gradient(graph, node)
+
+
+def _draw_apart(graph: fx.Graph, node: fx.Node) -> None:
+    """Let what a tensor is filled with be drawn first, and then be written into it."""
+    given = dict(zip(("self", "p"), node.args, strict=False)) | node.kwargs
+    filled, probs = given.pop("self"), given.pop("p", None)
+    if given or not isinstance(filled, fx.Node) or not isinstance(probs, fx.Node):
+        return  # coins of one number, or of another generator: they have no score
+    with graph.inserting_before(node):
+        probs = graph.call_method("expand_as", (probs, filled))
+        value = graph.call_function(torch.bernoulli, (probs,))
+        write = graph.call_method("copy_", (filled, value))
+    for made in (probs, value, write):
+        made.meta["stack_trace"] = node.meta.get("stack_trace")
+    node.replace_all_uses_with(filled)
+    graph.erase_node(node)
 
 
 def _mark(

@@ -17,6 +17,7 @@ _ROOTS = (
     os.path.realpath(Path(torch.__file__).parent),
     *(os.path.realpath(Path(__file__).parents[2] / part) for part in _LAYERS),
 )
+_RAISED = re.compile(r"raised exception NotImplementedError\((?:\[.*?)?['\"](.+?)['\"]")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 
@@ -74,6 +75,9 @@ def refusal_of(error: BaseException) -> Refusal:
             "that is an int) or the size of a batch (dynamic=True)"
         )
     text = str(getattr(error, "gb_type", "") or inner or type(inner).__name__)
+    raised = _RAISED.search(str(inner))  # by a statement, as one that is not compiled
+    if raised is not None:
+        return Refusal(raised[1], last_of_user(frames))
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     kind = "the compiler cannot follow it" if frames else type(inner).__name__
     return Refusal(f"{kind}: {first}", last_of_user(frames))

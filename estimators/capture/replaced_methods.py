@@ -1,58 +1,99 @@
 """Watch: whether the classes that a plan was made of are what they were.
 
-The compiler guards what a function reads, but not the methods of classes: of those that a recording
-of the loss met, it is looked at each step whether somebody has replaced one.
+The compiler guards what a function reads, but not the methods of classes: of those whose methods a
+recording of the loss calls, it is looked at each step whether somebody has replaced one.
 """
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from operator import is_
+from types import FrameType
 from typing import Any
 
-from torch import nn
-from torch.distributions import Distribution, Transform
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform, constraints
 
+from ancestral.estimators.capture.kl_divergence import FUNCTION
 from ancestral.estimators.capture.refusal import is_of_library
-from ancestral.trace.nodes.distribution_params import parts_of
+from ancestral.provenance.tensor.torch_internals import KL_REGISTRY
 
-_OF_PARTS = ("sample", "rsample", "log_prob", "__init__", "expand", "__call__", "entropy")
-_OF_MODULES = ("forward", "__call__")
+_OF_TORCH = (Distribution, Transform, constraints.Constraint, nn.Module)
 _COMMON = frozenset({object, nn.Module, Transform})
+_IS_MADE_BY_CLASS_STATEMENT = 1 << 9  # of the others, no attribute can be replaced
 
 
 class Watch:
-    """The methods of some classes, as they were when it was made."""
+    """The methods of some classes, as they were when a recording first called one."""
 
-    def __init__(self, fns: Iterable[Distribution], modules: Iterable[nn.Module]) -> None:
-        """Take the distributions, with all that they are composed of, and the modules."""
-        kinds = dict.fromkeys(type(part) for fn in fns for part in parts_of(fn))
-        layers = dict.fromkeys(map(type, modules))
-        watched = [
-            *((base, name) for base in _bases(kinds) for name in _OF_PARTS),
-            *((base, name) for base in _bases(layers) for name in _OF_MODULES),
-        ]
-        self._readers = [(vars(base).get, name) for base, name in watched]
-        self._known = self._read()
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._known: dict[Any, tuple[Mapping[Any, Any], dict[Any, Any]]] = {}
+
+    @contextmanager
+    def meeting(self) -> Iterator[None]:
+        """Take in the classes whose methods are called within the block."""
+        kinds: dict[Any, None] = {}
+
+        def called(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event != "call" or is_of_library(code):
+                return
+            if code is FUNCTION.__code__:
+                kinds[FUNCTION] = None
+            elif code.co_argcount:
+                owner = frame.f_locals.get(code.co_varnames[0])
+                kinds[owner if isinstance(owner, type) else type(owner)] = None
+
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+        for kind in kinds:
+            if kind is FUNCTION:
+                self._known.setdefault(kind, (KL_REGISTRY, dict(KL_REGISTRY)))
+            elif _is_watched(kind):
+                for base in kind.__mro__:
+                    if base not in _COMMON and base.__flags__ & _IS_MADE_BY_CLASS_STATEMENT:
+                        self._known.setdefault(base, (vars(base), dict(vars(base))))
 
     @property
     def is_changed(self) -> bool:
         """Whether any method was replaced since, by another than the library itself."""
-        found = self._read()
-        if found == self._known:
-            return False
-        if list(map(_own, found)) != list(map(_own, self._known)):
-            return True
-        self._known = found
+        for kind, (now, known) in self._known.items():
+            if len(now) == len(known) and all(map(is_, now.values(), known.values())):
+                continue
+            ours, theirs = _methods(now), _methods(known)
+            if ours.keys() != theirs.keys() or not all(
+                map(is_, map(ours.get, theirs), theirs.values())
+            ):
+                return True
+            self._known[kind] = now, dict(now)
         return False
 
-    def _read(self) -> list[Any]:
-        return [get(name) for get, name in self._readers]
+
+def _is_watched(kind: type) -> bool:
+    """Return whether the methods of a class are part of a program, and not of what runs it."""
+    root = kind.__module__.partition(".")[0]
+    if issubclass(kind, type | Tensor) or root in sys.stdlib_module_names or root == "ancestral":
+        return False
+    return root != "torch" or issubclass(kind, _OF_TORCH)
 
 
-def _bases(kinds: Iterable[type]) -> list[type]:
-    return [*dict.fromkeys(b for kind in kinds for b in kind.__mro__ if b not in _COMMON)]
+def _methods(attributes: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return those of a class without what a recording has put around them."""
+    found = {
+        name: _own(each)
+        for name, each in [*attributes.items()]
+        if callable(each) or hasattr(each, "__get__")
+    }
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _own(method: Any) -> Any:
-    """Return what a method is without what a recording has put around it."""
-    while is_of_library(getattr(method, "__code__", None)) and hasattr(method, "__wrapped__"):
-        method = method.__wrapped__
+    """Return a method as it is outside of recordings, None for one that is of recordings alone."""
+    while is_of_library(getattr(getattr(method, "__func__", method), "__code__", None)):
+        method = getattr(method, "__wrapped__", None)
     return method

@@ -1,26 +1,28 @@
 """Statements of programs while the compiler reads them: what is left of them in a captured graph.
 
-A declared cost is its value, since the gradient is that of the loss that is returned; a sample is a
-draw, or the data. Within handlers or plates they do more, and nothing is compiled.
+A sample is a draw, or the data; a declared cost is its value, since the gradient is that of the
+loss that is returned; a plate is the sizes that it gives to what is drawn within it. What the
+compiler is to read stands in `ancestral.estimators.capture.programs`: here is what takes it there
+from the modules where the statements are defined.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ancestral.estimators.capture import programs
+from ancestral.estimators.inference import elbo as bounds
+from ancestral.trace.program import plate as plates
 from ancestral.trace.program import primitives
+from ancestral.trace.recording.message import Handler
 
-
-def drawn(fn: Distribution, obs: Any, obs_mask: Any) -> Any:
-    """Return a draw, pathwise where that is possible, or the data."""
-    if obs_mask is not None:
-        raise NotImplementedError
-    if obs is not None:
-        return obs
-    return fn.rsample() if fn.has_rsample else fn.sample()
+# The code of each stands in for that of the statement, in whose module its names are looked up. A
+# thread that compiles nothing may call it meanwhile, and is to get the statement's own.
 
 
 def _sample(
@@ -31,25 +33,122 @@ def _sample(
     obs_mask: Any = None,
     infer: Mapping[str, Any] | None = None,
 ) -> Any:
-    from ancestral.estimators.capture.statements import drawn  # in the module of statements
+    from ancestral.estimators.capture import programs
 
-    return drawn(fn, obs, obs_mask)
-
-
-def _value(name: str, value: Tensor) -> Tensor:
-    return value
+    if torch.compiler.is_dynamo_compiling():
+        return programs.sample(name, fn, obs, obs_mask)
+    return programs.OWN["sample"](name, fn, obs, obs_mask=obs_mask, infer=infer)
 
 
-def _instead() -> dict[FunctionType, CodeType]:
-    found: dict[FunctionType, CodeType] = {}
-    for name, other in (("sample", _sample), ("cost", _value)):
-        function: Any = getattr(primitives, name)
-        ours, theirs = other.__code__, function.__code__
-        count = ours.co_argcount + ours.co_kwonlyargcount
-        assert ours.co_varnames[:count] == theirs.co_varnames[:count]
-        found[function] = ours
-    return found
+def _factor(name: str, log_factor: Tensor) -> Any:
+    from ancestral.estimators.capture import programs
+
+    if torch.compiler.is_dynamo_compiling():
+        return programs.factor(log_factor)
+    return programs.OWN["factor"](name, log_factor)
 
 
-INSTEAD = _instead()
+def _param(
+    name: str, init: Any = None, constraint: Any = None, event_dim: int | None = None
+) -> Any:
+    from ancestral.estimators.capture import programs
+
+    if torch.compiler.is_dynamo_compiling():
+        return programs.param(name, event_dim)
+    return programs.OWN["param"](name, init, constraint, event_dim)
+
+
+def _deterministic(name: str, value: Tensor, event_dim: int | None = None) -> Any:
+    from ancestral.estimators.capture import programs
+
+    if torch.compiler.is_dynamo_compiling():
+        return value
+    return programs.OWN["deterministic"](name, value, event_dim)
+
+
+def _cost(name: str, value: Tensor) -> Any:
+    from ancestral.estimators.capture import programs
+
+    return value if torch.compiler.is_dynamo_compiling() else programs.OWN["cost"](name, value)
+
+
+def _subsample(data: Tensor, event_dim: int = 0) -> Any:
+    from ancestral.estimators.capture import programs
+
+    if torch.compiler.is_dynamo_compiling():
+        return programs.subsample(data, event_dim)
+    return programs.OWN["subsample"](data, event_dim)
+
+
+def _elbo(
+    model: Any,
+    guide: Any,
+    *args: Any,
+    particles: int = 1,
+    vectorized: bool = False,
+    max_plate_nesting: int | None = None,
+    baseline: Any = "auto",
+    estimator: Any = "auto",
+    credit: Any = None,
+    **kwargs: Any,
+) -> Any:
+    from ancestral.estimators.capture import programs
+
+    if torch.compiler.is_dynamo_compiling():
+        return programs.bound(model, guide, args, kwargs, particles, max_plate_nesting)
+    options = {"particles": particles, "vectorized": vectorized, "baseline": baseline}
+    options |= {"max_plate_nesting": max_plate_nesting, "estimator": estimator, "credit": credit}
+    return programs.OWN["elbo"](model, guide, *args, **options, **kwargs)
+
+
+_READ: dict[Any, Any] = {
+    primitives.sample: _sample,
+    primitives.factor: _factor,
+    primitives.param: _param,
+    primitives.deterministic: _deterministic,
+    primitives.cost: _cost,
+    plates.subsample: _subsample,
+    bounds.elbo: _elbo,
+}
+
+
+def _own(function: FunctionType) -> FunctionType:
+    """Return a function as it is now, whatever code it is given later."""
+    made = FunctionType(function.__code__, function.__globals__, function.__name__)
+    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return made
+
+
+def _code(function: FunctionType, instead: FunctionType) -> CodeType:
+    ours, theirs = instead.__code__, function.__code__
+    count = ours.co_argcount + ours.co_kwonlyargcount
+    assert ours.co_varnames[:count] == theirs.co_varnames[:count]
+    return ours
+
+
+programs.OWN.update((function.__name__, _own(function)) for function in _READ)
+INSTEAD = {function: _code(function, instead) for function, instead in _READ.items()}
 """By statement, the code that the compiler is to read in place of what stands there."""
+
+
+def _while_read(kind: type, name: str, instead: Callable[..., Any]) -> tuple[type, str, Any]:
+    original: Any = vars(kind)[name]
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return instead(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
+
+    return kind, name, method
+
+
+METHODS = (
+    _while_read(plates.plate, "__init__", programs.make_plate),
+    _while_read(plates.plate, "__enter__", programs.enter_plate),
+    _while_read(plates.plate, "__exit__", programs.exit_plate),
+    _while_read(plates.plate, "__iter__", programs.turns_of_plate),
+    _while_read(Handler, "__enter__", programs.enter_handler),
+    _while_read(Handler, "__exit__", programs.exit_handler),
+)
+"""By class and name, the methods that it is to read in place of those that stand there."""

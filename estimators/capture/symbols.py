@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ancestral.estimators.capture.refusal import Refusal
-from ancestral.provenance.tensor.torch_internals import fake_mode_of
+from ancestral.provenance.tensor.torch_internals import fake_mode_of, read_from_values, tree_leaves
 
 _KEY = "example_value"
 
@@ -51,6 +51,12 @@ class Symbols:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def has_size_of_values(node: fx.Node) -> bool:
+    """Return whether a value has a size, or is a number, that the compiler has read from values."""
+    given = (read_from_values(tree_leaves(n.meta.get(_KEY))) for n in node.all_input_nodes)
+    return bool(read_from_values(tree_leaves(node.meta.get(_KEY))).difference(*given))
 
 
 def concrete(inputs: Sequence[Any]) -> list[Any]:

@@ -18,11 +18,14 @@ from torch.distributions import Distribution
 from ancestral.estimators.capture.markers import DENSITY, HELD, NOISE, PATHWISE, SITES
 from ancestral.estimators.capture.randomness import is_within_draw
 from ancestral.estimators.capture.refusal import Refusal, line_of
+from ancestral.estimators.capture.symbols import has_size_of_values
+from ancestral.estimators.compiled.tail import is_impure
 from ancestral.estimators.credit.credit import Estimator
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.problem import Problem, problem_of
 from ancestral.estimators.gradient.surrogate import settle
+from ancestral.provenance.tensor.known_index import reads_noted
 from ancestral.provenance.tensor.linear_form import version_of
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import tree_leaves
@@ -66,7 +69,8 @@ class Analysis:
 
     `terms` are the nodes of the terms of the problem, in their order, None for what depends on no
     draw; `sites` those of its sites by name; `values` what each node came to; `random` the nodes
-    that draw; `output` is the number of the loss among the outputs.
+    that draw; `output` is the number of the loss among the outputs. `indices` are the values of the
+    arguments, by number, that have told which elements are taken: with others, it is another graph.
     """
 
     problem: Problem
@@ -76,6 +80,7 @@ class Analysis:
     values: dict[fx.Node, Any]
     random: frozenset[fx.Node]
     output: int
+    indices: dict[int, Tensor]
 
     @property
     def rounding(self) -> float:
@@ -131,7 +136,9 @@ def returned(outputs: Sequence[Any], value: Tensor) -> int:
         for at, each in enumerate(plain)
         if each is not None and each.shape == value.shape == () and _is_close(each.detach(), value)
     ]
-    if len(found) != 1:
+    if not found:
+        raise Refusal("the self-check failed: the loss differs from that of a recording")
+    if len(found) > 1:
         raise Refusal("which of the tensors that it leaves behind is the loss cannot be told")
     (at,) = found
     if any(each is not None and each.requires_grad for each in (*plain[:at], *plain[at + 1 :])):
@@ -176,7 +183,10 @@ def _found(
         run.node_of(term.leaf) if shape.entries else None
         for term, shape in zip(problem.terms, problem.structure.terms, strict=True)
     ]
-    return Analysis(problem, estimate, terms, run.sites, run.env, frozenset(run.random), at)
+    placeholders = [n for n in run.module.graph.nodes if n.op == "placeholder"]  # type: ignore[union-attr]
+    indices = {placeholders.index(n): value for n, value in run.kept.items()}
+    random = frozenset(run.random)
+    return Analysis(problem, estimate, terms, run.sites, run.env, random, at, indices)
 
 
 class _Run(fx.Interpreter):
@@ -194,6 +204,9 @@ class _Run(fx.Interpreter):
         self.random: set[fx.Node] = set()
         self.lines: dict[str, Location | None] = {}
         self.escaped: Location | None = None
+        self._origins: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._written: dict[int, frozenset[fx.Node]] = {}  # by memory, what was put there
+        self.kept: dict[fx.Node, Tensor] = {}
 
     def node_of(self, leaf: Tensor) -> fx.Node:
         """Return the node that computed a term."""
@@ -210,7 +223,8 @@ class _Run(fx.Interpreter):
         state = torch.get_rng_state()
         local.is_inside = is_within_draw(n) and n.target not in SITES
         try:
-            found = self._ran(n)
+            with reads_noted() as reads:
+                found = self._ran(n)
         finally:
             local.is_inside = was_inside
         for node in trace.everything[before:]:
@@ -223,8 +237,40 @@ class _Run(fx.Interpreter):
             self._made.setdefault(id(found), n)
         if not torch.equal(state, torch.get_rng_state()):
             self.random.add(n)
+        self.env[n] = found
+        self._note_origins(n, reads)
         self._numbers[n] = self._number_of(n, found)
         return found
+
+    def _note_origins(self, n: fx.Node, reads: Sequence[Tensor]) -> None:
+        """Note what decides the value of a node, and of its memory; keep what indices come from.
+
+        An index that is read may be a view that was made on the way, or a mask, whose values decide
+        a size: of the plain arguments, all those count that can be indices.
+
+        Raises:
+            Refusal: if a draw decides an index, which nobody can compare.
+        """
+        decided = [self._origins_of(each) for each in n.all_input_nodes]
+        found = frozenset[fx.Node]().union(*decided)
+        self._origins[n] = found | {n} if n.op == "placeholder" or n in self.random else found
+        if is_impure(n) and n.all_input_nodes:
+            memory = _memory(self.env[n.all_input_nodes[0]])
+            self._written[memory] = self._written.get(memory, frozenset()) | found
+        if not reads and not has_size_of_values(n):
+            return
+        plain = [each for each in n.all_input_nodes if _is_plain(self.env[each])]
+        plain = [each for each in plain if not _is_float(self.env[each])] or plain
+        for origin in frozenset[fx.Node]().union(*map(self._origins_of, plain)):
+            if origin.op != "placeholder":
+                raise Refusal.of(n, "which elements are taken is drawn anew in each step")
+            value = self.env[origin]
+            if isinstance(value, Tensor):
+                self.kept.setdefault(origin, untrack(value).detach().clone())
+
+    def _origins_of(self, n: fx.Node) -> frozenset[fx.Node]:
+        """Return the arguments and draws of the graph that decide the value of a node by now."""
+        return self._origins[n] | self._written.get(_memory(self.env[n]), frozenset())
 
     def _ran(self, n: fx.Node) -> Any:
         if n.op != "call_function":
@@ -303,6 +349,20 @@ class _Run(fx.Interpreter):
         value = self.env[n]
         version = raw(version_of, value) if isinstance(value, Tensor) else 0
         return _Shown(f"%{self._numbers[n]}.{version}")
+
+
+def _memory(value: Any) -> int:
+    """Return what tells the memory of a tensor from others, 0 for what is none."""
+    return raw(Tensor.untyped_storage, value)._cdata if isinstance(value, Tensor) else 0
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_plain(value: Any) -> bool:
+    parts = (part for part in tree_leaves(value) if isinstance(part, Tensor))
+    return all(provenance(part) is None for part in parts)
 
 
 class _Shown(str):

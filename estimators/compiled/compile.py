@@ -12,37 +12,52 @@
 """
 
 import copy
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
+from torch.compiler import is_dynamo_compiling
 
+from ancestral.estimators.capture.checkpoints import write_out_checkpoints
 from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
-from ancestral.estimators.capture.randomness import mark_plain_draws
+from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
 from ancestral.estimators.capture.replaced_methods import Watch
-from ancestral.estimators.capture.symbols import Symbols, concrete, is_symbolic, tensors_of
-from ancestral.estimators.compiled.analysis import Analysis, analysed
+from ancestral.estimators.capture.symbols import (
+    Symbols,
+    concrete,
+    is_symbolic,
+    tensors_of,
+)
+from ancestral.estimators.compiled.analysis import analysed
+from ancestral.estimators.compiled.asking import put_around
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
-from ancestral.estimators.compiled.memories import Memories, refuse_other
-from ancestral.estimators.compiled.plan import Plan, Site
+from ancestral.estimators.compiled.entry import apart, entry, with_indices, with_more
+from ancestral.estimators.compiled.memories import Memories, Unlearned
+from ancestral.estimators.compiled.plan import Plan, plan_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate
+from ancestral.estimators.inference.elbo import scored_later
+from ancestral.provenance.tensor.tensor import untrack
 from ancestral.provenance.tensor.torch_internals import checks_kept, compiler, own_copy
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
+from ancestral.trace.nodes.plate_frame import open_plates
+from ancestral.trace.params.store import open_store
 from ancestral.trace.recording.message import is_handled
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
@@ -71,6 +86,17 @@ class Options:
         return surrogate(loss, baseline=baseline, estimator=self.estimator, credit=self.credit)
 
 
+_first_plan = threading.RLock()
+"""Held while a step is compiled first: all threads draw from one generator, and plans compare."""
+
+
+class _Reading(threading.local):
+    """The call that the compiler reads the loss function for, and why it could not, by thread."""
+
+    call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    failed: BaseException | None = None
+
+
 class Compiled(Generic[P]):
     """A loss function as a compiled step: call it for the loss, whose backward is the estimator's.
 
@@ -82,57 +108,69 @@ class Compiled(Generic[P]):
         self.plan: Plan | None = None
         self._is_refused = False
         self._function, self._options = function, options
-        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._failed: BaseException | None = None
-        self._watch: Watch | None = None
+        self._reading, self._watch = _Reading(), Watch()
         self._memories = Memories(options.baseline)
         with checks_kept():
             self._compiled = torch.compile(
-                function, backend=self._backend, fullgraph=True, dynamic=options.dynamic
+                entry(function), backend=self._backend, fullgraph=True, dynamic=options.dynamic
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy what the step is made of; each copy is compiled by itself."""
+        return Compiled, (self._function, self._options)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
-        if local.traces or is_handled():  # part of what sees every draw of it, and may change it
-            return self._function(*args, **kwargs) if local.traces else self._eager(args, kwargs)
-        if self._memories.is_fresh:  # it is to learn from draws that no plan is made of
-            found = self._eager(args, kwargs)
-            self._memories = Memories(self._options.baseline)
-            return found
-        if self._is_refused:
+        if is_dynamo_compiling():
+            return apart(self, args, kwargs)
+        if local.traces:  # part of what sees every draw of it
+            with scored_later():
+                return self._function(*args, **kwargs)
+        if not torch.is_grad_enabled():  # nothing is asked but the value
+            with record():
+                loss = self._function(*args, **kwargs)
+            return untrack(loss)
+        if self._is_refused or is_handled() or open_plates():  # which change what it does
             return self._eager(args, kwargs)
         try:
             return self._run(args, kwargs)
         except Refusal as error:
             refusal = error
         found = self._eager(args, kwargs)  # which may raise what the compiler ran into
+        if isinstance(refusal, Unlearned):
+            before, self._memories = self._memories, self._memories.renewed()
+            if len(self._memories.tensors) > len(before.tensors):
+                return found
         self.plan, self._is_refused = Plan(refusal=str(refusal)), True
         warnings.warn(_warning(refusal), stacklevel=stacklevel())
         return found
 
     def _eager(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        with record():
+        with record(), scored_later():
             loss = self._function(*args, **kwargs)
         return self._options.surrogate(loss, self._options.baseline)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Run the compiled step, which the compiler makes where its guards find none that fits."""
-        if self._watch is not None and self._watch.is_changed:
+        if self._watch.is_changed:
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
         if self._memories.tensors:
             self._memories.keep()
-        self._call, self._failed, before = (args, kwargs), None, times_read()
+        reading, before = self._reading, times_read()
+        reading.call, reading.failed = (args, kwargs), None
         try:
-            with compiling_marked:
-                found: Tensor = self._compiled(*args, **kwargs)
+            with compiling_marked, _first_plan if self.plan is None else nullcontext():
+                found: Tensor = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
-            if isinstance(self._failed, Refusal):
-                raise self._failed from error
+            if isinstance(error, Refusal):
+                raise
+            if isinstance(reading.failed, Refusal):
+                raise reading.failed from error
             if times_read() == before and not isinstance(error, compiler().limit_hit):
                 raise  # by the step itself
             raise refusal_of(error) from error
         finally:
-            self._call = None
+            reading.call = None
         if self.plan is None:
             raise Refusal("the compiler found nothing that is computed with tensors")
         return found
@@ -143,11 +181,14 @@ class Compiled(Generic[P]):
             with unmarked():  # it is read by now
                 return self._planned(module, inputs)
         except Exception as error:
-            self._failed = error if isinstance(error, Refusal) else refusal_of(error)
+            refusal = error if isinstance(error, Refusal) else refusal_of(error)
+            if is_symbolic(inputs) and refusal is not error:
+                refusal.reason = f"dynamic=True, one plan for all sizes, fails: {refusal.reason}"
+            self._reading.failed = refusal
             raise
 
     def _planned(self, module: fx.GraphModule, given: list[Any]) -> Callable[..., Any]:
-        options, begin = self._options, time.perf_counter()
+        options, memories, begin = self._options, self._memories, time.perf_counter()
         inputs = concrete(given)
         tensors = tensors_of(inputs)
         if not any(tensor.requires_grad for tensor in tensors):
@@ -155,6 +196,7 @@ class Compiled(Generic[P]):
         module = own_copy(module)
         trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
+        write_out_checkpoints(module, DRAWS)
         write_out(module.graph)
         mark_plain_draws(module.graph)
         module.recompile()
@@ -165,25 +207,24 @@ class Compiled(Generic[P]):
                 module, inputs, known, options.estimator, options.credit, eager.value
             ) as analysis,
         ):
-            refuse_other(options.baseline, analysis.problem.nodes.values())
-            emit(module, analysis, self._memories, symbols)
-            plan = _plan(analysis, trace)
-        output, rounding = analysis.output, analysis.rounding
-        apart = self._distance(module, inputs, eager, output, rounding)
-        self._watch = Watch(
-            [node.fn for node in trace.everything if node.fn is not None], _modules(self._function)
-        )
+            asking = emit(module, analysis, memories, symbols)
+            plan = plan_of(analysis.problem, trace.graph)
+        distance = partial(_distance, memories, analysis.output, analysis.rounding)
+        planned = asking and replace(asking, baselines=memories.for_a_plan)
+        apart = distance(put_around(module, planned), inputs, eager)
         seconds = time.perf_counter() - begin
         kept = module if symbols is None else own_copy(module)
-        learned = self._memories.tensors
+        learned = memories.tensors
         code = finished(module, [*given, *learned], options.backend, options.mode)
+        code = put_around(code, asking)
         if learned:
-            code = _with(code, learned)
+            code = with_more(code, learned)
+        if analysis.indices:
+            code = with_indices(code, analysis.indices)
         self.plan = replace(plan, apart=apart, seconds=seconds)
         if symbols is None:
             return code
-        distance = partial(self._distance, kept, output=output, rounding=rounding)
-        return self._checked_at_each_size(code, distance, _sizes(inputs))
+        return self._checked_at_each_size(code, partial(distance, kept), _sizes(inputs))
 
     def _checked_at_each_size(
         self,
@@ -205,25 +246,11 @@ class Compiled(Generic[P]):
 
         return checked
 
-    def _distance(
-        self,
-        module: fx.GraphModule,
-        inputs: Sequence[Any],
-        eager: Outcome,
-        output: int,
-        rounding: float,
-    ) -> float:
-        """Return how far a graph with scores is from a recording of the same draws."""
-        with undone(self._memories.tensors):
-            given = (*inputs, *self._memories.tensors)
-            found = outcome(lambda: module(*given)[output], tensors_of(inputs))
-        return compare(found, eager, rounding)
-
     def _recorded(self, tensors: list[Tensor]) -> tuple[Trace, Outcome]:
         """Run the loss function itself within a recording; what it changes stays as it was."""
-        baseline = copy.deepcopy(self._options.baseline)
-        assert self._call is not None
-        args, kwargs = self._call
+        baseline = self._memories.for_a_plan()
+        assert self._reading.call is not None
+        args, kwargs = self._reading.call
         traces: list[Trace] = []
         memo = {id(tensor): tensor for tensor in tensors}
         try:
@@ -232,13 +259,16 @@ class Compiled(Generic[P]):
             function = self._function
 
         def run() -> Tensor:
-            with record() as trace:
+            with record() as trace, self._watch.meeting(), scored_later():
                 traces.append(trace)
                 loss = function(*args, **kwargs)
+            self._memories.refuse_other(trace.everything)
             return self._options.surrogate(loss, baseline)
 
         try:
             found = outcome(run, tensors)
+        except Refusal:
+            raise
         except Exception as error:
             raise Refusal(f"it raises {type(error).__name__}: {error}") from error
         finally:
@@ -247,36 +277,23 @@ class Compiled(Generic[P]):
         return traces[0], found
 
 
-def _modules(function: Any) -> list[nn.Module]:
-    owner = getattr(function, "__self__", function)
-    return list(owner.modules()) if isinstance(owner, nn.Module) else []
-
-
-def _with(code: Callable[..., Any], more: Sequence[Tensor]) -> Callable[..., Any]:
-    """Return code that is given more arguments after its own."""
-    return lambda *inputs: code(*inputs, *more)
+def _distance(
+    memories: Memories,
+    output: int,
+    rounding: float,
+    code: Callable[..., Any],
+    inputs: Sequence[Any],
+    eager: Outcome,
+) -> float:
+    """Return how far a graph with scores is from a recording of the same draws."""
+    with undone(memories.tensors):
+        given = (*inputs, *memories.tensors)
+        found = outcome(lambda: code(*given)[output], tensors_of(inputs))
+    return compare(found, eager, rounding)
 
 
 def _sizes(inputs: Sequence[Any]) -> tuple[int, ...]:
     return tuple(each for each in inputs if isinstance(each, int))
-
-
-def _plan(analysis: Analysis, trace: Trace) -> Plan:
-    problem = analysis.problem
-    needing = {site.name for site in problem.structure.sites if site.needs_score}
-    sites = [
-        Site(
-            node.name,
-            str(node.location),
-            "score"
-            if node.name in needing
-            else "pathwise"
-            if node.is_reparameterized and node.is_learned
-            else "none",
-        )
-        for node in problem.nodes.values()
-    ]
-    return Plan("", sites, problem.structure, trace.graph)
 
 
 def _warning(refusal: Refusal) -> NotCompiledWarning:

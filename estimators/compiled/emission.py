@@ -8,7 +8,7 @@ loss that is linear in the costs. ⊥ holds a value fixed.
 """
 
 import operator
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -20,23 +20,25 @@ from ancestral.estimators.capture.markers import DENSITY, HELD, MARKERS, SITE
 from ancestral.estimators.capture.refusal import Refusal
 from ancestral.estimators.capture.symbols import Symbols
 from ancestral.estimators.compiled.analysis import Analysis
+from ancestral.estimators.compiled.asking import Asking, factor_of
 from ancestral.estimators.compiled.memories import Memories
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
-from ancestral.estimators.credit.credit import Credit
+from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.gradient.passes import Pass, passes_of
 from ancestral.estimators.gradient.surrogate import subtracted
-from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, untrack
 from ancestral.provenance.tensor.torch_internals import compiler, no_source, tree_leaves
 from ancestral.trace.graph.structure import Structure
-from ancestral.trace.nodes.node import Node
 
 
 def emit(
     module: fx.GraphModule, analysis: Analysis, memories: Memories, symbols: Symbols | None
-) -> None:
+) -> Asking | None:
     """Put the scores of a loss into its graph, and take the markers out.
 
-    What baselines have learned is given to it after its own arguments, and written into.
+    What baselines have learned is given to it after its own arguments, and written into. Where
+    functions of the user are asked for baselines, the graph returns what the scores are made of,
+    and they are made by what is returned here.
 
     Args:
         module: the graph, which is changed.
@@ -47,7 +49,11 @@ def emit(
     Raises:
         Refusal: if a score, or what is subtracted for it, cannot be part of the graph.
     """
-    _Emission(module, analysis, memories, symbols).run()
+    emission = _Emission(module, analysis, memories, symbols)
+    if memories.are_asked:
+        return emission.run_asking()
+    emission.run()
+    return None
 
 
 class _Emission:
@@ -88,6 +94,30 @@ class _Emission:
         self._return(score)
         self._share_densities()
         self._finish()
+
+    def run_asking(self) -> Asking:
+        """Change the graph to return densities and costs beside the loss."""
+        values = self._analysis.values
+        if self._symbols is not None:
+            raise Refusal("a function of yours is asked for a baseline, at any size")
+        placeholders = (node for node in self._graph.nodes if node.op == "placeholder")
+        if any(isinstance(values[n], ProvenanceTensor) for n in placeholders):
+            raise Refusal("a baseline of yours may read what it writes a draw into")
+        nodes, weighed = self._weighing()
+        costs = self._inlined(self._traced(lambda *given: weighed(given), nodes), nodes)
+        places = [(at, credit.name) for at, p in enumerate(self._passes) for credit in p.credits]
+        self._hold_scored()
+        copies = [self._held(part) for part in self._passes]
+        densities = [_node(self._analysis.sites[name].args[1]) for _, name in places]
+        scored = [copies[at].get(n, n) for (at, _), n in zip(places, densities, strict=True)]
+        self._fix_terms(copies)
+        self._returned[self._analysis.output] = self._loss
+        self._output.args = ((*self._returned, *scored, *costs),)
+        self._share_densities()
+        self._finish()
+        problem = replace(self._problem, terms=self._plain_terms())
+        at, count, estimate = self._analysis.output, len(self._returned), self._analysis.estimate
+        return Asking(problem, estimate, self._memories.for_a_step, places, at, count)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         return self._graph.call_function(function, args)
@@ -185,35 +215,48 @@ class _Emission:
         parts = tree_leaves(self._analysis.values[node])
         return any(isinstance(part, Tensor) and part.requires_grad for part in parts)
 
-    def _factors(self) -> tuple[list[tuple[int, str]], list[fx.Node]]:
-        """Return the groups and sites that scores count in, and what each is multiplied with."""
-        problem, values, tail = self._problem, self._analysis.values, self._tail
-        if self._symbols is not None:
-            values = self._symbols.values
+    def _plain_terms(self) -> list[Term]:
+        return [replace(term, leaf=untrack(term.leaf)) for term in self._problem.terms]
+
+    def _values(self) -> Mapping[fx.Node, Any]:
+        return self._analysis.values if self._symbols is None else self._symbols.values
+
+    def _weighing(self) -> tuple[list[fx.Node], Callable[[Sequence[Tensor]], list[Tensor]]]:
+        """Return the nodes that tell what each cost counts, and what makes that of their values."""
+        problem, tail, values = self._problem, self._tail, self._values()
         linear = tail.as_function()
         others = [node for node in tail.others if isinstance(values[node], Tensor)]
         constants = {node: values[node] for node in tail.others if node not in others}
         if any(isinstance(each, Tensor) for each in tree_leaves(list(constants.values()))):
             raise Refusal("the loss is made of a list of tensors that the graph keeps as one")
         count, precision = len(tail.terms), problem.loss.dtype
-        plain = [replace(term, leaf=untrack(term.leaf)) for term in problem.terms]
-        sized = replace(problem, structure=self._sized(problem.structure), terms=plain)
-        places: list[tuple[int, str]] = []
 
-        def factors(*given: Tensor) -> list[Tensor]:
-            baseline, learned = self._memories.given(given[count + len(others) :])
+        def weighed(given: Sequence[Tensor]) -> list[Tensor]:
             costs = [
                 _counted(value, precision).detach().requires_grad_() for value in given[:count]
             ]
-            known = dict(zip(others, given[count : count + len(others)], strict=True)) | constants
+            known = dict(zip(others, given[count:], strict=True)) | constants
             loss = linear(*costs, *(known[node] for node in tail.others))
             weights = torch.autograd.grad(loss.sum(), costs, allow_unused=True)
             found = dict(zip(tail.terms, zip(costs, weights, strict=True), strict=True))
-            weighed = [
+            return [
                 term.value if node is None else _weighed(*found[node], term.is_picked)
                 for node, term in zip(self._analysis.terms, problem.terms, strict=True)
             ]
-            passes = passes_of(sized, self._analysis.estimate, weighed)
+
+        return [*tail.terms, *others], weighed
+
+    def _factors(self) -> tuple[list[tuple[int, str]], list[fx.Node]]:
+        """Return the groups and sites that scores count in, and what each is multiplied with."""
+        problem, (nodes, weighed) = self._problem, self._weighing()
+        sized = replace(
+            problem, structure=self._sized(problem.structure), terms=self._plain_terms()
+        )
+        places: list[tuple[int, str]] = []
+
+        def factors(*given: Tensor) -> list[Tensor]:
+            baseline, learned = self._memories.given(given[len(nodes) :])
+            passes = passes_of(sized, self._analysis.estimate, weighed(given[: len(nodes)]))
             less = subtracted(sized, baseline, passes)
             results: list[Tensor] = []
             places.clear()
@@ -221,23 +264,33 @@ class _Emission:
                 for credit in part.credits:
                     places.append((at, credit.name))
                     node = problem.nodes[credit.name]
-                    results.append(_factor(node, credit, less.get((at, credit.name))))
+                    results.append(factor_of(node, credit, less.get((at, credit.name))))
             return [*results, *self._memories.after(learned)]
 
         known = [*self._memories.tensors]
         traced_with = known if self._symbols is None else [*map(self._symbols.of, known)]
-        with self._tracing():
-            traced = compiler().make_fx(factors)(
-                *[untrack(values[node]).detach() for node in (*tail.terms, *others)],
-                *traced_with,
-            )
-        traced.graph.eliminate_dead_code()
+        traced = self._traced(factors, nodes, traced_with)
         buffers = self._arguments(len(known))
-        results = self._inlined(traced, [*tail.terms, *others, *buffers])
+        results = self._inlined(traced, [*nodes, *buffers])
         with self._graph.inserting_before(self._output):
             for buffer, result in zip(buffers, results[len(places) :], strict=True):
                 self._graph.call_method("copy_", (buffer, result))
         return places, results[: len(places)]
+
+    def _traced(
+        self,
+        function: Callable[..., list[Tensor]],
+        nodes: Sequence[fx.Node],
+        more: Sequence[Tensor] = (),
+    ) -> fx.GraphModule:
+        """Return a function of the values of some nodes as a graph."""
+        values = self._values()
+        with self._tracing():
+            traced: fx.GraphModule = compiler().make_fx(function)(
+                *[untrack(values[node]).detach() for node in nodes], *more
+            )
+        traced.graph.eliminate_dead_code()
+        return traced
 
     @contextmanager
     def _tracing(self) -> Generator[None]:
@@ -310,14 +363,6 @@ class _Emission:
 def _node(argument: Any) -> fx.Node:
     assert isinstance(argument, fx.Node)
     return argument
-
-
-def _factor(node: Node, credit: Credit, less: Tensor | None) -> Tensor:
-    """Return what the score of a site is multiplied with."""
-    if tuple(node.score.shape) == node.shape:
-        return (credit.total if less is None else credit.total - less).detach()
-    joint = credit.joint  # a density of another shape says nothing of elements: the draw is one
-    return (joint if less is None else joint - less.mean()).detach()
 
 
 def _counted(value: Tensor, precision: torch.dtype) -> Tensor:

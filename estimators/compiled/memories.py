@@ -1,8 +1,9 @@
 """Memories of learned baselines, as buffers of a compiled graph that each step writes into."""
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -10,22 +11,25 @@ from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.capture.refusal import Refusal
+from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.credit.site_choices import Choices
 from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.trace.nodes.node import Node
 
 
-class Memories:
-    """What the learned ones among some baselines know, tensor by tensor.
+class Unlearned(Refusal):
+    """A baseline is asked for a site that it knows nothing of: a recording teaches it that."""
 
-    `is_fresh` says that one has learned nothing yet.
-    """
+
+class Memories:
+    """What the learned ones among some baselines know, tensor by tensor."""
 
     def __init__(self, baseline: Baselines) -> None:
         """Take the baselines."""
         self._baseline: Any = baseline
-        chosen = Choices("baseline", baseline, None).values()
-        self._learned = [*dict.fromkeys(each for each in chosen if isinstance(each, Learned))]
+        self._chosen: list[Any] = [*Choices("baseline", baseline, None).values()]
+        learned = (each for each in self._chosen if isinstance(each, Learned))
+        self._learned = [*dict.fromkeys(learned)]
         self._places = [
             (each, name, key)
             for each in self._learned
@@ -33,7 +37,6 @@ class Memories:
             for key in memory
         ]
         self.tensors = [each.memories[name][key] for each, name, key in self._places]
-        self.is_fresh = any(not each.memories for each in self._learned)
 
     def keep(self) -> None:
         """Let the baselines hold these very tensors, with the values that they hold by now."""
@@ -44,6 +47,11 @@ class Memories:
                 tensor.copy_(now)
                 memory[key] = tensor
 
+    def renewed(self) -> "Memories":
+        """Return them with what was learned of more sites, and the others in these very tensors."""
+        self.keep()
+        return Memories(self._baseline)
+
     def given(self, values: Sequence[Tensor]) -> tuple[Baselines, list[Learned]]:
         """Return the baselines with these values in their memories, and those that learn."""
         copies = {each: copy.copy(each) for each in self._learned}
@@ -52,30 +60,98 @@ class Memories:
         for (learned, name, key), value in zip(self._places, values, strict=True):
             copies[learned].memories.setdefault(name, {})[key] = value
 
-        def instead(one: Any) -> Any:
-            return copies[one] if isinstance(one, Learned) else one
-
-        if isinstance(self._baseline, Mapping):
-            return {k: instead(v) for k, v in self._baseline.items()}, [*copies.values()]
-        return instead(self._baseline), [*copies.values()]
+        found = self._each(lambda one: copies[one] if isinstance(one, Learned) else one)
+        return found, [*copies.values()]
 
     def after(self, learned: Sequence[Learned]) -> list[Tensor]:
-        """Return what is known after a step, in the order of the tensors."""
+        """Return what is known after a step, in the order of the tensors.
+
+        Raises:
+            Unlearned: if that is of more sites than before.
+        """
         new = dict(zip(self._learned, learned, strict=True))
+        known = {(each, name) for each, name, _ in self._places}
+        for before, after in new.items():
+            for name in after.memories:
+                if (before, name) not in known:
+                    raise Unlearned(f"a baseline never learns of the site {name!r}")
         return [new[each].memories[name][key] for each, name, key in self._places]
 
+    @property
+    def are_asked(self) -> bool:
+        """Whether any is a function of the user, which is to run at each step."""
+        return any(map(_is_asked, self._chosen))
 
-def refuse_other(baseline: Baselines, nodes: Collection[Node]) -> None:
-    """Raise unless every baseline is a function of tensors alone, whatever step it is asked in.
+    def for_a_step(self) -> Baselines:
+        """Return the baselines as they are asked in one step, of which no draw is kept."""
+        found: Baselines = self._each(_asked)
+        return found
 
-    Raises:
-        Refusal: if one is not known to be.
-    """
-    chosen: list[Any] = [*Choices("baseline", baseline, None).values()]
-    chosen += [node.infer.get("baseline") for node in nodes]
-    for each in chosen:
-        if each is not None and each != "auto" and type(each) not in (LeaveOneOut, RunningMean):
-            name = getattr(each, "__name__", type(each).__name__)
-            raise Refusal(f"the baseline {name} is Python that is to run at each step")
-    if any(isinstance(node.infer.get("baseline"), Learned) for node in nodes):
-        raise Refusal("a baseline in the infer of a site learns: pass it as baseline=")
+    def for_a_plan(self) -> Baselines:
+        """Return what stands for the baselines while a plan is made, of which they learn nothing.
+
+        A function of the user may keep what it is given, which has draws of the step to come.
+        """
+        found: Baselines = self._each(lambda e: _constant if _is_asked(e) else copy.deepcopy(e))
+        return found
+
+    def _each(self, instead: Callable[[Any], Any]) -> Any:
+        if isinstance(self._baseline, Mapping):
+            return {key: instead(each) for key, each in self._baseline.items()}
+        return instead(self._baseline)
+
+    def refuse_other(self, nodes: Collection[Node]) -> None:
+        """Raise unless every baseline is a function of credits alone.
+
+        Raises:
+            Refusal: if one learns of the draws themselves, or is a site's own.
+        """
+        for each in self._chosen:
+            if not _is_known(each) and (not _is_asked(each) or self._learned):
+                raise Refusal(f"the baseline {_name(each)} is not compiled, or not beside others")
+        for node in nodes:
+            each = node.infer.get("baseline")
+            if not _is_known(each) or isinstance(each, Learned):
+                raise Refusal(
+                    f"the baseline {_name(each)} stands in the infer of site {node.name!r}: pass "
+                    "it as baseline= by the name of the site"
+                )
+
+
+class _Step:
+    """Tells a step from others, as a recording does."""
+
+
+class _NoSite:
+    """Stands for the node of a site: that of a plan has the draw of another step."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Refusal(f"a baseline reads {name!r} of the site of its credit")
+
+
+def _asked(baseline: Any) -> Any:
+    if not _is_asked(baseline):
+        return baseline
+
+    def ask(credit: Credit) -> Any:
+        site: Any = _NoSite()
+        return baseline(replace(credit, site=site, recording=_Step()))
+
+    return ask
+
+
+def _constant(_: Credit) -> float:
+    return 0.5
+
+
+def _is_known(baseline: object) -> bool:
+    return baseline is None or baseline == "auto" or type(baseline) in (LeaveOneOut, RunningMean)
+
+
+def _is_asked(baseline: object) -> bool:
+    """Return whether a baseline is a function of the user's, which no other step has to do with."""
+    return not _is_known(baseline) and not isinstance(baseline, Learned)
+
+
+def _name(baseline: object) -> str:
+    return str(getattr(baseline, "__name__", type(baseline).__name__))

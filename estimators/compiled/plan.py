@@ -1,13 +1,15 @@
 """Plan: what was found in a captured loss, for the user to read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from ancestral.estimators.credit.cost_sums import apart_dims
+from ancestral.estimators.gradient.problem import Problem
 from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.graph.reachability import downstream
 from ancestral.trace.graph.structure import Structure
+from ancestral.trace.nodes.node import Node
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,19 @@ class Plan(Tabular):
             f"{self.seconds:.2g} s"
         )
         return Table(head, rows, above=[title])
+
+
+def plan_of(problem: Problem, graph: Graph) -> Plan:
+    """Return the plan of a problem, and of the graph of a recording of it."""
+    needing = {site.name for site in problem.structure.sites if site.needs_score}
+    sites = [Site(n.name, str(n.location), _gradient(n, needing)) for n in problem.nodes.values()]
+    return Plan("", sites, problem.structure, graph)
+
+
+def _gradient(node: Node, needing: Collection[str]) -> str:
+    if node.name in needing:
+        return "score"
+    return "pathwise" if node.is_reparameterized and node.is_learned else "none"
 
 
 def _counted(count: int, noun: str) -> str:

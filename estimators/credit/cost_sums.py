@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, Dim, Shape, Window
 from ancestral.provenance.algebra.factors import Factor, all_parts, factors_of, meets, merged, runs
-from ancestral.trace.graph.reachability import TermSet
 
 Numbers = npt.NDArray[np.int64]
 
@@ -29,9 +28,8 @@ class Stacks:
         self._groups: Numbers | None = None
         self._stacked: list[Tensor] = []
 
-    def sums(self, terms: TermSet) -> list[Tensor]:
-        """Return the sums of some costs, one for each shape and type."""
-        numbers = terms.numbers()
+    def sums(self, numbers: Numbers) -> list[Tensor]:
+        """Return the sums of the costs of these numbers, one for each shape and type."""
         if len(numbers) <= self.FEW:
             found: dict[Hashable, Tensor] = {}
             for number in numbers.tolist():

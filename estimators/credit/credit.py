@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit.plan import Site, parts, plan_of
+from ancestral.estimators.credit.plan import parts, plan_of
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import downstream
@@ -21,7 +21,7 @@ from ancestral.trace.graph.structure import Structure, flattened
 from ancestral.trace.nodes.node import Node
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Part:
     """A sum of costs downstream of the elements of a site.
 
@@ -35,7 +35,7 @@ class Part:
     apart: frozenset[int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Credit:
     """What the score of one site is multiplied with: the sum of its parts.
 
@@ -160,19 +160,13 @@ def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     Sums are stored as differences: the downstream of a site is that of one of its children plus the
     few terms that the child does not reach, so that a chain of n sites costs n additions.
     """
-    plan = plan_of(structure, values)
-    sums = plan.sums(values)
-    return [_credit(structure, values, site, sums[site.number]) for site in plan.needed]
-
-
-def _credit(
-    structure: Structure, values: Sequence[Tensor], site: Site, sums: Sequence[Tensor]
-) -> Credit:
-    """Return the credit of a site, given the sums in its buckets."""
-    vertex = structure.sites[site.number]
-    found = tuple([Part(total, apart) for total, apart in parts(site, sums)])
-    once = partial(_once, structure, values, site.number) if site.layout.is_counted else None
-    return Credit(vertex.name, vertex.shape, found, once)
+    found: list[Credit] = []
+    for number, layout, sums in plan_of(structure, values).sums(values):
+        vertex = structure.sites[number]
+        known = tuple([Part(total, apart) for total, apart in parts(layout, sums)])
+        once = partial(_once, structure, values, number) if layout.is_counted else None
+        found.append(Credit(vertex.name, vertex.shape, known, once))
+    return found
 
 
 def _once(structure: Structure, values: Sequence[Tensor], number: int) -> Tensor:

@@ -4,16 +4,19 @@ It is made of numbers only, and follows from the structure and the shapes of the
 that it is kept with the structure, for all recordings that have it.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ancestral.estimators.credit.cost_sums import (
     Filling,
+    Numbers,
     Reduction,
     Stacks,
     apart_dims,
@@ -28,6 +31,7 @@ from ancestral.estimators.credit.cost_sums import (
 from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
 from ancestral.trace.graph.reachability import Claims, TermSet, reaches
 from ancestral.trace.graph.structure import Structure
+from ancestral.trace.graph.trees import Trees
 
 
 class Bucket(NamedTuple):
@@ -66,52 +70,124 @@ class Taken(NamedTuple):
 class Layout:
     """How sites that are alike make their sums, whatever their terms; there is one for all.
 
-    `moves` are from a bucket of the base, by what reduction, to one of the site. `is_counted` says
-    that a cost may be in the sums of several elements.
+    `moves` are from a base, one of its buckets, by what reduction, to one of the site. `is_counted`
+    says that a cost may be in the sums of several elements.
     """
 
     keys: tuple[Key, ...]
-    moves: tuple[tuple[int, Reduction, int], ...]
+    moves: tuple[tuple[int, int, Reduction, int], ...]
     taken: tuple[Taken, ...]
     buckets: tuple[Bucket, ...]
     is_counted: bool
 
 
-class Site(NamedTuple):
-    """The sums of one site: those of a child, moved along an edge, and those of further terms."""
+class Plan:
+    """The sums of sites, each after its bases: those of children, moved along the edges.
 
-    number: int
-    base: int | None
-    layout: Layout
-    terms: tuple[TermSet, ...]
+    To these come the sums of further terms: a term by its number, a set of terms by that of the set
+    below zero. A recording may have very many sites: what there is of them stands in lists side by
+    side, which hold no objects that Python's collector has to walk over.
+    """
 
+    def __init__(self) -> None:
+        """Begin with no site."""
+        self._numbers = array("q")
+        self._bases: list[tuple[int, ...]] = []
+        self._layouts: list[Layout] = []
+        self._terms: list[tuple[int, ...]] = []
+        self._asked: list[bool] = []  # those that need a score
+        self._sets: list[TermSet | bytes] = []
+        self._places: dict[TermSet | bytes, int] = {}
 
-class Plan(NamedTuple):
-    """The sums of the sites, each after its base, and those of which the sums are asked."""
+    def __len__(self) -> int:
+        """Return the number of sites."""
+        return len(self._numbers)
 
-    sites: tuple[Site, ...]
-    needed: tuple[Site, ...]
+    def add(
+        self,
+        number: int,
+        bases: tuple[int, ...],
+        layout: Layout,
+        terms: tuple[int, ...],
+        is_asked: bool,
+    ) -> None:
+        """Add the site of a number; its bases are given by their places here."""
+        self._numbers.append(number)
+        self._bases.append(bases)
+        self._layouts.append(layout)
+        self._terms.append(terms)
+        self._asked.append(is_asked)
 
-    def sums(self, values: Sequence[Tensor]) -> dict[int, list[Tensor]]:
-        """Return the sums in the buckets of each site, given the costs."""
-        stacks, totals = Stacks(values), dict[tuple[Alignment, TermSet], Tensor]()
-        found: dict[int, list[Tensor]] = {}
-        for number, base, layout, terms in self.sites:
-            sums: list[Tensor] = []
-            if base is not None:
-                known = found[base]
-                for at, how, into in layout.moves:
-                    _add(sums, into, how.of(known[at]))
-            for at, claim, how, into in layout.taken:
-                if terms[at].is_one:
-                    _add(sums, into, how.of(values[terms[at].first]))
-                else:
-                    key = (claim, terms[at])
-                    if key not in totals:
-                        totals[key] = _sum(claim, stacks.sums(terms[at]))
-                    _add(sums, into, totals[key])
-            found[number] = sums
+    def of_terms(self, terms: TermSet) -> int:
+        """Return the number of a set of terms, the same for sets that are equal."""
+        if terms.is_one:
+            return terms.first
+        found: TermSet | bytes = terms
+        if terms.mask and 4 * terms.size < terms.mask.bit_length() // 8:
+            # Few and far between, as what one child of a site reaches and another does not.
+            found = terms.numbers().astype(np.int32).tobytes()
+        place = self._places.setdefault(found, len(self._sets))
+        if place == len(self._sets):
+            self._sets.append(found)
+        return -1 - place
+
+    def needed(self) -> "Plan":
+        """Return the plan of the sites that are asked for, and of those that these are built on."""
+        are_needed = list(self._asked)
+        for place in reversed(range(len(self))):  # what others are built on comes before
+            for base in self._bases[place] if are_needed[place] else ():
+                are_needed[base] = True
+        self._places.clear()
+        if all(are_needed):
+            return self
+        found, places = Plan(), dict[int, int]()
+        found._sets = self._sets
+        for place in (place for place, is_needed in enumerate(are_needed) if is_needed):
+            places[place] = len(found)
+            found.add(
+                self._numbers[place],
+                tuple([places[base] for base in self._bases[place]]),
+                self._layouts[place],
+                self._terms[place],
+                self._asked[place],
+            )
         return found
+
+    def sums(self, values: Sequence[Tensor]) -> Iterator[tuple[int, Layout, Sequence[Tensor]]]:
+        """Yield the sites that are asked for in their order, with the sums in their buckets.
+
+        Args:
+            values: the costs.
+        """
+        stacks, totals = Stacks(values), dict[tuple[Alignment, int], Tensor]()
+        found: list[Tensor] = []  # of all sites, one after the other
+        starts = array("q")
+        for bases, layout, sets in zip(self._bases, self._layouts, self._terms, strict=True):
+            start = len(found)
+            for which, at, how, into in layout.moves:
+                _add(found, start + into, how.of(found[starts[bases[which]] + at]))
+            for at, claim, how, into in layout.taken:
+                number = sets[at]
+                if number >= 0:
+                    _add(found, start + into, how.of(values[number]))
+                else:
+                    total = totals.get((claim, number))
+                    if total is None:
+                        total = _sum(claim, stacks.sums(_numbers(self._sets[-1 - number])))
+                        totals[claim, number] = total
+                    _add(found, start + into, total)
+            starts.append(start)
+        places = sorted(range(len(self)), key=self._numbers.__getitem__)
+        for place in (place for place in places if self._asked[place]):
+            start, layout = starts[place], self._layouts[place]
+            yield self._numbers[place], layout, found[start : start + len(layout.buckets)]
+
+
+def _numbers(terms: TermSet | bytes) -> Numbers:
+    """Return the numbers of a set of terms."""
+    if isinstance(terms, bytes):
+        return np.frombuffer(terms, dtype=np.int32).astype(np.int64)
+    return terms.numbers()
 
 
 def _add(sums: list[Tensor], into: int, value: Tensor) -> None:
@@ -126,10 +202,10 @@ def _sum(claim: Alignment, costs: Sequence[Tensor]) -> Tensor:
     return sum(rest, first)
 
 
-def parts(site: Site, sums: Sequence[Tensor]) -> Iterator[tuple[Tensor, frozenset[int]]]:
+def parts(layout: Layout, sums: Sequence[Tensor]) -> Iterator[tuple[Tensor, frozenset[int]]]:
     """Yield the sums of a site over its elements, and the dimensions along which each is apart."""
     placed: dict[tuple[frozenset[int], Shape], Tensor] = {}
-    for bucket, found in zip(site.layout.buckets, sums, strict=True):
+    for bucket, found in zip(layout.buckets, sums, strict=True):
         total = bucket.filling.of(found)
         if bucket.is_placed:
             key = (bucket.apart, bucket.size)
@@ -137,7 +213,7 @@ def parts(site: Site, sums: Sequence[Tensor]) -> Iterator[tuple[Tensor, frozense
             onto = total.new_zeros(bucket.size) if onto is None else onto
             placed[key] = put(total, bucket.filling.alignment, onto)
         else:
-            yield total.reshape(bucket.size), bucket.apart
+            yield total if total.shape == bucket.size else total.reshape(bucket.size), bucket.apart
     for (apart, _), onto in placed.items():
         yield onto, apart
 
@@ -155,20 +231,50 @@ def plan_of(structure: Structure, values: Sequence[Tensor]) -> Plan:
 
 
 def _made(structure: Structure, shapes: Sequence[Shape]) -> Plan:
-    needed = [site.needs_score for site in structure.sites]
-    found: dict[int, Site] = {}
-    for number, closure, (base, edge, rest) in reaches(structure) if any(needed) else ():
+    plan = Plan()
+    if any(site.needs_score for site in structure.sites):
+        trees = Trees(structure)
+        _add_trees(plan, structure, trees, shapes)
+        both = zip(trees.has, structure.reaches, strict=True)
+        if not all(has or not reaches for has, reaches in both):
+            _add_others(plan, structure, trees, shapes)
+    return plan.needed()
+
+
+def _add_others(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[Shape]) -> None:
+    """Add the sites that reach a term and stand in no tree, each after those that it reaches."""
+    layouts: dict[int, Layout] = {}
+    places: dict[int, int] = {}
+    for number, closure, (base, edge, rest) in reaches(structure, trees.has):
         if closure:
-            before = None if base is None else found[base].layout
+            site = structure.sites[number]
+            before = () if base is None or edge is None else ((layouts[base], edge),)
             taken = tuple([(claims, shapes[terms.first]) for claims, terms in rest.items()])
-            how = layout(before, edge, taken, structure.sites[number].shape)
-            found[number] = Site(number, base, how, tuple(rest.values()))
-    asked = tuple([found[number] for number in sorted(found) if needed[number]])
-    for number in sorted(found):  # what others are built on is found after them
-        base = found[number].base
-        if base is not None and needed[number]:
-            needed[base] = True
-    return Plan(tuple([site for number, site in found.items() if needed[number]]), asked)
+            layouts[number] = how = layout(before, taken, site.shape)
+            sets = tuple([plan.of_terms(terms) for terms in rest.values()])
+            places[number] = len(plan)
+            bases = () if base is None else (places[base],)
+            plan.add(number, bases, how, sets, site.needs_score)
+
+
+def _add_trees(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[Shape]) -> None:
+    """Add the sites in trees that reach a term, each after those that it reaches."""
+    layouts: dict[int, Layout] = {}
+    places: dict[int, int] = {}
+    for number in reversed(range(len(trees.has))):
+        if trees.has[number]:
+            site = structure.sites[number]
+            children = [each for each in trees.children(number) if each[0] in layouts]
+            terms = [*trees.terms(number)]
+            how = layout(
+                tuple([(layouts[child], edge) for child, edge in children]),
+                tuple([((claim,), shapes[term]) for term, claim in terms]),
+                site.shape,
+            )
+            if how.keys:  # else nothing is left on the way
+                layouts[number], places[number] = how, len(plan)
+                bases = tuple([places[child] for child, _ in children])
+                plan.add(number, bases, how, tuple([term for term, _ in terms]), site.needs_score)
 
 
 _FEW = 16
@@ -176,34 +282,31 @@ _FEW = 16
 
 
 def layout(
-    base: Layout | None,
-    edge: Alignment | None,
+    bases: tuple[tuple[Layout, Alignment], ...],
     taken: tuple[tuple[Claims, Shape], ...],
     shape: Shape,
 ) -> Layout:
     """Return how the sums of a site are made, the same for sites that are alike.
 
     Args:
-        base: that of the child that it is built on.
-        edge: how that child depends on the site.
+        bases: those of the children that it is built on, and how these depend on the site.
         taken: how further terms depend on the site, with the shape of the first of them.
         shape: that of the site.
     """
-    claims = sum([len(of_terms) for of_terms, _ in taken])
-    is_small = claims + (0 if base is None else len(base.keys)) <= _FEW
+    size = sum([len(of_terms) for of_terms, _ in taken])
+    size += sum([len(base.keys) for base, _ in bases])
     is_known = all(map(is_plain, (shape, *map(itemgetter(1), taken))))
-    return (_kept if is_small and is_known else _laid_out)(base, edge, taken, shape)
+    return (_kept if size <= _FEW and is_known else _laid_out)(bases, taken, shape)
 
 
 def _laid_out(
-    base: Layout | None,
-    edge: Alignment | None,
+    bases: tuple[tuple[Layout, Alignment], ...],
     taken: tuple[tuple[Claims, Shape], ...],
     shape: Shape,
 ) -> Layout:
     builder = _Builder()
-    if base is not None and edge is not None:
-        builder.move(edge, base.keys)
+    for which, (base, edge) in enumerate(bases):
+        builder.move(which, edge, base.keys)
     for at, (claims, of_terms) in enumerate(taken):
         builder.take(at, claims, of_terms)
     buckets = tuple(_bucket(*key, shape) for key in builder.keys)
@@ -225,16 +328,17 @@ class _Builder:
     def __init__(self) -> None:
         self._places: dict[tuple[Alignment, frozenset[int]], int] = {}
         self.keys: list[Key] = []
-        self.moves: list[tuple[int, Reduction, int]] = []
+        self.moves: list[tuple[int, int, Reduction, int]] = []
         self.taken: list[Taken] = []
 
-    def move(self, edge: Alignment, known: Sequence[Key]) -> None:
-        """Take the sums of the base, as they stand to the site."""
+    def move(self, which: int, edge: Alignment, known: Sequence[Key]) -> None:
+        """Take the sums of a base, as they stand to the site."""
         for at, (alignment, apart, shape) in enumerate(known):
             step = compose(alignment, edge)
             if step is not None:
                 how = reduction(step, shape)
-                self.moves.append((at, how, self._into(how, apart_through(edge, apart))))
+                into = self._into(how, apart_through(edge, apart))
+                self.moves.append((which, at, how, into))
 
     def take(self, at: int, claims: Claims, shape: Shape) -> None:
         """Take terms that depend on the site by these claims."""

@@ -20,6 +20,7 @@ from ancestral.provenance.tensor.linear_form import (
     Placed,
     Share,
     Weight,
+    made_of,
     version_of,
 )
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
@@ -150,7 +151,7 @@ class Walk:
             if version_of(held) != version:
                 raise OverwrittenError
         shares = tuple(form[1](weight))
-        for operand, share in zip(reversed(form[2]), reversed(shares), strict=True):
+        for operand, share in zip(reversed(made_of(form)), reversed(shares), strict=True):
             self.visit(operand, share, form[0])
         return Step(form, weight, shares)
 
@@ -179,7 +180,8 @@ def blamed(loss: Tensor, weight: Weight) -> Blame:
     tensors = [x for step in steps for x in _tensors_of(step.form)]
     for form, share_of_form, shares in sorted(steps, key=lambda step: step.form[0]):
         operands = [
-            known[id(x)] if x.__class__ is tuple else _value(x, walk.computed) for x in form[2]
+            known[id(x)] if x.__class__ is tuple else _value(x, walk.computed)
+            for x in made_of(form)
         ]
         value = known[id(form)] = value_of(form, operands)
         given = _weighted(share_of_form, value)
@@ -199,7 +201,7 @@ def _tensors_of(form: Form) -> Iterator[Tensor]:
         constants: Any = [held for held, _ in form[3].versions]
     else:
         constants = getattr(form[1], "args", ())
-    return (x for x in (*form[2], *constants) if isinstance(x, Tensor))
+    return (x for x in (*made_of(form), *constants) if isinstance(x, Tensor))
 
 
 def _value(operand: Any, computed: dict[int, tuple[Unreduced, Tensor]]) -> Tensor:

@@ -4,6 +4,7 @@ The gradient with respect to some tensors lacks the score function of a site ups
 those reach the parameters of the site.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
+from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.tensor.arguments import tensors_in
+from ancestral.provenance.tensor.tensor import provenance
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart
+from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import MOST_KEPT
 from ancestral.trace.nodes.autograd_graph import edge_of, nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
@@ -175,3 +179,36 @@ def _refuse_other(other: Universe | None, ours: Universe) -> None:
         for node in other.owner.everything:
             if node.is_score and node.is_learned:
                 raise _of_other_recording(node)
+
+
+class MissingScoreWarning(UserWarning):
+    """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
+
+
+def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: Any) -> None:
+    """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
+    found = provenance(loss)
+    if found is None:
+        return
+    universe, trace = found.universe, found.universe.owner
+    is_open = isinstance(trace, Trace) and trace.is_open
+    if is_open and inputs is None and function == "torch.autograd.backward":
+        return  # a step of the program, which is followed, by whatever leaves it means
+    if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
+        names = left_out(loss, found, inputs, gradient)
+        if names:
+            is_returned = function == "torch.autograd.grad"
+            right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
+            meant = (
+                "differentiate an.untrack(loss)" if is_returned else "an.untrack(loss).backward()"
+            )
+            warnings.warn(
+                f"{function}() leaves out the score function of {', '.join(names[:5])}"
+                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; {right} instead, "
+                f"or {meant} if that is meant",
+                MissingScoreWarning,
+                stacklevel=stacklevel(),
+            )
+
+
+before_backward.append(_warn_of_missing_scores)

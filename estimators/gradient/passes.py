@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, Estimator
+from ancestral.estimators.diagnostics.observer import Score, Scores
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.gradient.partial_credit import (
     credit_for,
@@ -230,3 +231,31 @@ class _Credits:
                 known[fixed] = found.setdefault(self._reached.gates(ahead, fixed), [])
             known[fixed].append(number)
         return found
+
+
+def scores_of(
+    problem: Problem,
+    passes: Sequence[Pass],
+    less: Mapping[tuple[int, str], Tensor | None],
+    densities: Mapping[Node, Tensor] = NO_DENSITIES,
+    *,
+    is_routed: bool,
+) -> Scores:
+    """Return the scores of a problem.
+
+    Args:
+        problem: the problem.
+        passes: its passes, with the credits.
+        less: the baselines, by the number of the pass that they count in and the site.
+        densities: those at the draws of sites that are there already.
+        is_routed: whether each pass still has to shut the gates of the draws that it holds fixed.
+    """
+    found: list[Score] = []
+    for at, part in enumerate(passes):
+        gates = (part.held, part.passed) if is_routed else ()
+        for credit in part.credits:
+            node = problem.nodes[credit.name]
+            known = part.scores.get(node.name, densities.get(node))
+            density = node.score if known is None else known
+            found.append(Score(node, density, credit, less.get((at, credit.name)), *gates))
+    return Scores(problem.trace, found)

@@ -3,6 +3,7 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import compress
@@ -119,6 +120,26 @@ def problem_of_costs(trace: Trace) -> Problem:
     return _used(examined_costs(trace))
 
 
+def problem_of_terms(trace: Trace, costs: Sequence[tuple[Tensor, float]]) -> Problem | None:
+    """Take a sum of finite costs, with weights, apart that was never formed; None if one is a sum.
+
+    None too if Python may have chosen among them.
+    """
+    decisions, known = decisions_of(trace.universe), [provenance(cost) for cost, _ in costs]
+    are_chosen = decisions.finished is not None or (None in known and decisions.noted)
+    if are_chosen or any(getattr(cost, "_form", None) is not None for cost, _ in costs):
+        return None
+    if decisions.failures:
+        raise _caught(*decisions.failures[0])
+    live = [untrack(cost) * weight for cost, weight in costs]
+    terms = [
+        Term(each.detach(), cost, weight, found)
+        for each, (cost, weight), found in zip(live, costs, known, strict=True)
+    ]
+    whole = torch.stack([each.sum() for each in live]).sum()
+    return _used(_assemble(_outermost(trace), terms, whole, decisions))
+
+
 def _used(problem: Problem) -> Problem:
     """Note that a gradient of a recording is taken: its scores are not lost."""
     refuse_writes(problem.trace.leaves, problem.scored)
@@ -196,7 +217,7 @@ def examined_costs(trace: Trace) -> Problem:
         parts = [*found.terms, *_constants(found, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    loss = torch.stack([_total(node) for node in costs]).sum()
+    loss = torch.stack([(untrack(v) * n).sum() for v, n in map(_cost_of, costs)]).sum()
     return _assemble(_outermost(trace), terms, loss, decisions)
 
 
@@ -222,11 +243,6 @@ def _cost_of(node: Node) -> tuple[Tensor, Tensor]:
         return node.value, _counts(node)
     density = node.tracked_log_prob
     return density, -torch.ones_like(untrack(density))
-
-
-def _total(node: Node) -> Tensor:
-    value, counts = _cost_of(node)
-    return (untrack(value) * counts).sum()
 
 
 def _counts(node: Node) -> Tensor:

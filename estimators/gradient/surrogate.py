@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.autograd.graph import GradientEdge
 from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
+from ancestral.estimators.diagnostics.observer import Observer, check_observer
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
@@ -21,9 +23,9 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
-from ancestral.estimators.gradient.missing_scores import left_out, nothing_to_learn
+from ancestral.estimators.gradient.missing_scores import nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
-from ancestral.estimators.gradient.passes import Pass, passes_of
+from ancestral.estimators.gradient.passes import Pass, passes_of, scores_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import (
     NO_DENSITIES,
@@ -34,10 +36,9 @@ from ancestral.estimators.gradient.score_function import (
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Universe
-from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
-from ancestral.provenance.tensor.tensor import alias, provenance, untrack
+from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
@@ -55,6 +56,7 @@ def surrogate(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the scalar whose autograd derivatives of every order estimate those of E[loss].
 
@@ -75,8 +77,9 @@ def surrogate(
     The arguments are those of `backward`, and what it raises is raised here.
     """
     check_baseline(baseline)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    check_observer(monitor)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
@@ -84,6 +87,7 @@ def surrogate_of(
     estimate: Estimator,
     baseline: Baselines,
     before: Callable[[Problem, Collection[str]], Mapping[str, Tensor]] = lambda *_: {},
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of a problem in which each site is decided.
 
@@ -93,6 +97,7 @@ def surrogate_of(
         baseline: what is subtracted from it.
         before: returns the scores upstream of the elements of some sites: without them, derivatives
             above the first have more variance, and the surrogate costs less.
+        monitor: what is shown the scores.
     """
     universe, costs = problem.trace.universe, [t.value.detach() for t in problem.terms]
     passes = passes_of(problem, estimate, [cost.requires_grad_() for cost in costs])
@@ -116,8 +121,10 @@ def surrogate_of(
                 total = total + (_box(scores, universe) * term.live).sum()
     for term in (term for part in passes for term in part.owned):
         total = total - (_box(untrack(term.leaf), universe) * term.weight).sum()
-    found = subtracted(problem, baseline, passes).items()
-    less_of = {place: less for place, less in found if less is not None}
+    found = subtracted(problem, baseline, passes)
+    if monitor is not None:
+        monitor.measure(partial(scores_of, problem, passes, found, is_routed=False))
+    less_of = {place: less for place, less in found.items() if less is not None}
     scores_before = before(problem, [name for _, name in less_of])
     for (at, name), less in less_of.items():
         node = problem.nodes[name]
@@ -177,6 +184,7 @@ def backward(
     credit: PerSite[Estimator] = by_element,
     retain_graph: bool = False,
     inputs: Iterable[Tensor] | Tensor | None = None,
+    monitor: Observer | None = None,
 ) -> None:
     """Accumulate an unbiased estimate of the gradient of E[loss] into the leaves' ``.grad``.
 
@@ -209,10 +217,11 @@ def backward(
             elements downstream of it.
         retain_graph: keep the recording, for another gradient.
         inputs: accumulate into these leaves only.
+        monitor: what measures the variance of the scores, an `ancestral.Monitor`.
 
     Raises:
         ValueError: if `estimator` is none, or `inputs` has something that takes no gradient.
-        TypeError: if `baseline` or `credit` is no function.
+        TypeError: if `baseline` or `credit` is no function, or `monitor` no monitor.
         BaselineError: if what it returns does not fit a site, or depends on the very draw.
         LossError: if `loss` is no tensor, not scalar, without provenance, or of no recording; the
             message names the keys of the leaf that is wrong.
@@ -221,10 +230,11 @@ def backward(
         NonFiniteCostError: if a cost is NaN or infinite.
     """
     check_baseline(baseline)
+    check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into)
+    descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
 def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
@@ -246,7 +256,7 @@ def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | N
     return given
 
 
-def _decided(
+def decided(
     problem: Problem,
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
@@ -274,52 +284,21 @@ def _decided(
     return problem, estimate
 
 
-class MissingScoreWarning(UserWarning):
-    """Torch's own gradient of a loss was taken where `an.backward(loss)` was meant."""
-
-
-def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: Any) -> None:
-    """Warn if torch's own gradient of a tensor leaves out scores that nobody has asked for."""
-    found = provenance(loss)
-    if found is None:
-        return
-    universe, trace = found.universe, found.universe.owner
-    is_open = isinstance(trace, Trace) and trace.is_open
-    if is_open and inputs is None and function == "torch.autograd.backward":
-        return  # a step of the program, which is followed, by whatever leaves it means
-    if universe.state == "open" and (universe.is_orphaned or isinstance(trace, Trace)):
-        names = left_out(loss, found, inputs, gradient)
-        if names:
-            is_returned = function == "torch.autograd.grad"
-            right = "differentiate an.surrogate(loss)" if is_returned else "call an.backward(loss)"
-            meant = (
-                "differentiate an.untrack(loss)" if is_returned else "an.untrack(loss).backward()"
-            )
-            warnings.warn(
-                f"{function}() leaves out the score function of {', '.join(names[:5])}"
-                f"{' ...' if len(names) > 5 else ''}: the gradient is biased; {right} instead, "
-                f"or {meant} if that is meant",
-                MissingScoreWarning,
-                stacklevel=stacklevel(),
-            )
-
-
-before_backward.append(_warn_of_missing_scores)
-
-
-def _descend(
+def descend(
     problem: Problem,
     baseline: Baselines,
     estimator: Estimator,
     retain_graph: bool,
     inputs: tuple[Tensor, ...] | None,
+    monitor: Observer | None = None,
 ) -> None:
+    """Accumulate the gradient of a problem in which each site is decided."""
     passes = passes_of(problem, estimator, [term.value for term in problem.terms])
     less = subtracted(problem, baseline, passes)
     routes: list[Route] = []
+    known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]
-        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
         own, rest = part.owning(known)
         parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
         parts = [part for part in parts if part.requires_grad]
@@ -333,6 +312,9 @@ def _descend(
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
+        if monitor is not None:
+            is_routed = bool(problem.partly)
+            monitor.measure(partial(scores_of, problem, passes, less, known, is_routed=is_routed))
         with routed(routes) if problem.partly else nullcontext():
             torch.autograd.backward(total, retain_graph=retain_graph, inputs=inputs)
     except RuntimeError as error:
@@ -360,13 +342,15 @@ def backward_of_costs(
     credit: PerSite[Estimator] = by_element,
     retain_graph: bool = False,
     inputs: Iterable[Tensor] | Tensor | None = None,
+    monitor: Observer | None = None,
 ) -> None:
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     check_baseline(baseline)
+    check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = _decided(problem_of_costs(trace), estimator, credit)
+    problem, estimate = decided(problem_of_costs(trace), estimator, credit)
     problem.trace.account = account_of(problem)
-    _descend(problem, baseline, estimate, retain_graph, into)
+    descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
 install_backward(backward_of_costs)

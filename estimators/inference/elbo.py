@@ -22,7 +22,9 @@ It is maximized by minimizing the surrogate, in four lines of torch:
 True
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,7 +65,8 @@ class Elbo:
     Attributes:
         value: the estimate itself, to be reported: higher is better; [], detached.
         surrogate: the scalar to call ``backward()`` on and to be minimized; []. Its value is that
-            of ``-value``, its gradient an unbiased estimate of that of the negative bound.
+            of ``-value``, its gradient an unbiased estimate of that of the negative bound. Within
+            `an.compile` it is the loss, which gets its scores there.
     """
 
     value: Tensor
@@ -138,6 +141,10 @@ def elbo(
         raise ValueError(
             f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
         )
+    if _steps.are_to_score and particles > 1 and not (vectorized and dims is not None):
+        raise ValueError(
+            "within an.compile particles run at once: pass vectorized=True and max_plate_nesting="
+        )
     once = partial(run, model, guide, *args, **kwargs)
     if vectorized:
         dims = nesting(once) if dims is None else dims
@@ -198,6 +205,8 @@ def _single(once: Callable[[], Pair], choices: _Choices) -> Elbo:
 
 def _estimate(trace: Trace, loss: Tensor, choices: _Choices) -> Elbo:
     """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
+    if _steps.are_to_score and provenance(loss) is not None:
+        return Elbo(bound_value(-loss.detach()), _plainly_chosen(loss, choices))
     scalar = untrack(loss)
     if provenance(loss) is not None and torch.is_grad_enabled():
         estimator, credit, baseline = choices
@@ -207,6 +216,39 @@ def _estimate(trace: Trace, loss: Tensor, choices: _Choices) -> Elbo:
         settle(trace)
         loss = untrack(loss)
     return Elbo(bound_value(-loss.detach()), scalar)
+
+
+class _Steps(threading.local):
+    """Whether a compiled step of this thread runs its loss, and gives it the scores itself."""
+
+    are_to_score = False
+
+
+_steps = _Steps()
+
+
+@contextmanager
+def scored_later() -> Iterator[None]:
+    """Let the surrogate of a bound be its loss, tracked, within the block."""
+    before, _steps.are_to_score = _steps.are_to_score, True
+    try:
+        yield
+    finally:
+        _steps.are_to_score = before
+
+
+def _plainly_chosen(loss: Tensor, choices: _Choices) -> Tensor:
+    """Return a loss that gets its scores from a compiled step.
+
+    Raises:
+        TypeError: if the bound is given what the step is to be given.
+    """
+    if choices != ("auto", by_element, "auto"):
+        raise TypeError(
+            "within an.compile, an.infer.elbo leaves the scores to the step: give baseline=, "
+            "estimator= and credit= to an.compile"
+        )
+    return loss
 
 
 def _is_finite(value: Tensor) -> bool:

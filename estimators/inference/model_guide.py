@@ -15,7 +15,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,7 +96,7 @@ def refuse_mismatch(pair: Pair) -> None:
     Raises:
         GuideError: at the first site that is wrong.
     """
-    for error in (*observed(pair), *missing(pair), *declared_costs(pair), *_misread(pair)):
+    for error in (*observed(pair), *missing(pair), *declared_costs(pair), *misread(pair)):
         raise error
 
 
@@ -164,7 +164,8 @@ def declared_costs(pair: Pair) -> Iterator[GuideError]:
             )
 
 
-def _misread(pair: Pair) -> Iterator[GuideError]:
+def misread(pair: Pair) -> Iterator[GuideError]:
+    """Yield an error for each site whose value or plates are others in the model."""
     for ours, theirs in pair.shared:
         if ours.source is not theirs.source and not torch.equal(ours.value, theirs.value):
             yield GuideError(
@@ -188,7 +189,11 @@ def other_plates(ours: Node, theirs: Node) -> GuideError:
 
 def _thinned(node: Node) -> set[Plate]:
     """Return the plates around a node that are subsampled."""
-    return {plate for plate in node.cond_indep_stack if plate.scale != 1}
+    return {
+        plate if plate.is_checked else replace(plate, turn=None)  # Pyro may count them otherwise
+        for plate in node.cond_indep_stack
+        if plate.scale != 1
+    }
 
 
 def sites_of(trace: Trace) -> list[Node]:

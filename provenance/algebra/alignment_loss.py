@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, keeps
 from ancestral.provenance.algebra.factors import all_parts
-from ancestral.provenance.algebra.pattern import Pattern, Slot
+from ancestral.provenance.algebra.joined import joined as alike
+from ancestral.provenance.algebra.pattern import NONE, Pattern, Slot
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 
 
@@ -105,8 +106,8 @@ def note(op: str, result: Provenance, operands: Sequence[Provenance]) -> None:
         made = result.made_from
         if operand not in made and len(made) < MOST_NOTED:
             result.made_from = (*made, operand)
-        mine, theirs = operand.pattern.entries, result.pattern.entries
-        if len(mine) == len(theirs) == 1 and mine[0][0] == theirs[0][0]:
+        mine, theirs = operand.outline, result.outline
+        if mine is not None and theirs is not None and mine.alignment == theirs.alignment:
             continue  # the most frequent case
         may_mix = result.pattern.mixing.get(operand.pattern)
         if may_mix is None:
@@ -120,6 +121,9 @@ def note(op: str, result: Provenance, operands: Sequence[Provenance]) -> None:
 
 def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
     """Return the join of the provenances of two operands, and note what the op mixed."""
+    outline = ours.outline
+    if outline is not None and outline is theirs.outline and ours.universe is theirs.universe:
+        return alike(ours, theirs)  # nothing is mixed
     found = ours.join(theirs)
     note(op, found, (ours, theirs))
     return found
@@ -127,6 +131,8 @@ def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:
 
 def _may_mix(operand: Pattern, result: Pattern) -> bool:
     """Return whether a dimension is lost on the way, whatever the other operands are."""
+    if result.mixing is NONE:
+        result.mixing = {}
     found = result.mixing[operand] = any(True for _ in _lost(operand, result))
     result.patterns.grow()
     return found
@@ -141,8 +147,8 @@ def _is_mixed(operand: Provenance, result: Provenance, operands: Sequence[Proven
     key = (operand.pattern, *made)
     known: bool | None = result.pattern.known.get(key)
     if known is None:
-        known = result.pattern.known[key] = _mixes(operand.pattern, result.pattern, made)
-        result.pattern.patterns.grow()
+        known = _mixes(operand.pattern, result.pattern, made)
+        result.pattern.keep(key, known)
     return known
 
 

@@ -1,10 +1,13 @@
-"""Lifetime of a universe: its owner, and its state until a gradient is taken."""
+"""Lifetimes: of a universe, until a gradient is taken, and of what is kept while it is used."""
 
 import itertools
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from weakref import ref
+
+T = TypeVar("T")
 
 _started = time.time_ns()
 _serials = itertools.count()
@@ -89,3 +92,41 @@ class Lifetime:
     def seniority(self) -> tuple[bool, bool, int]:
         """Order universes by which of two adopts the other's sources: the greater does."""
         return (self.state == "open", self._owner is not None, self.serial)
+
+
+class Recent:
+    """What was found out of something and is kept as long as it is used, by what tells it apart.
+
+    Each counts with its size; of all, the last that were used are kept up to a size.
+
+    >>> recent = Recent(most=2)
+    >>> [recent.get(key, lambda: [key], size=1) for key in "abab"], len(recent)
+    ([['a'], ['b'], ['a'], ['b']], 2)
+    >>> recent.get("c", lambda: ["c"], size=1), len(recent), recent.get("d", list, size=3)
+    (['c'], 2, [])
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._found: dict[Any, tuple[Any, int]] = {}  # the one that was used last comes last
+
+    def __len__(self) -> int:
+        """Return how many are kept."""
+        return len(self._found)
+
+    def get(self, key: Any, make: Callable[[], T], size: int) -> T:
+        """Return what is kept under a key, or what is made now, of this size."""
+        known = self._found.pop(key, None)
+        if known is None:
+            known = make(), size
+            if size > self._most:
+                made: T = known[0]
+                return made
+            self._size += size
+        self._found[key] = known
+        while self._size > self._most:
+            oldest = next(iter(self._found))
+            self._size -= self._found.pop(oldest)[1]
+        found: T = known[0]
+        return found

@@ -15,7 +15,7 @@ True
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ancestral.provenance.algebra.alignment import (
@@ -31,6 +31,8 @@ from ancestral.provenance.algebra.alignment import (
     whole,
 )
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape, by_index, leading
+from ancestral.provenance.algebra.lifetime import Recent
+from ancestral.provenance.algebra.outline import Outline, Outlines
 
 T = TypeVar("T")
 
@@ -41,21 +43,26 @@ MOST_PLANNED = 2**14
 MOST_SOURCES = 32
 """Under one alignment; with more, they are gathered behind one that stands for them."""
 _FEW = 8  # entries, which are looked at one by one
+NONE: dict[Any, Any] = {}
+"""Stands for a dictionary that is made when something is put into it: nothing is put into this."""
 
 
 class Slot:
     """What stands for a source: its number, in the order they were met, and its shape.
 
     There is one for each pair: equality is identity. `drawn` is the pattern of the value of the
-    source, of the shape that was asked for last.
+    source, of the shape that was asked for last; `alone` are the patterns of it alone, by their
+    outline, and `first` is the first of them: most have no other.
     """
 
-    __slots__ = ("drawn", "number", "shape")
+    __slots__ = ("alone", "drawn", "first", "number", "shape")
 
     def __init__(self, number: int, shape: Shape) -> None:
         self.number = number
         self.shape = shape
         self.drawn: Pattern | None = None
+        self.first: Pattern | None = None
+        self.alone: dict[Outline, Pattern] = NONE
 
 
 Slots = frozenset[Slot]
@@ -67,58 +74,28 @@ class Answer:
 
     Besides, whether the step has no useful derivative, what the op is called, and the patterns of
     its operands. It is kept under the function, the arguments that a rule can see and the patterns
-    of those that are tracked. `linear` is what is kept of the linear step by which the result was
-    made, where that follows from these.
+    of those that are tracked. Where that is one operand whose sources stand under one alignment,
+    the answer is an outline, and is kept under that of the operand; `is_same` says that it is that
+    one. `linear` is what is kept of the linear step by which the result was made, where that
+    follows from these.
     """
 
-    __slots__ = ("is_kink", "linear", "op", "operands", "result")
+    __slots__ = ("is_kink", "is_same", "linear", "op", "operands", "result")
 
     def __init__(
-        self, result: "Pattern | None", is_kink: bool, op: str, operands: "Iterable[Pattern]"
+        self,
+        result: "Pattern | Outline | None",
+        is_kink: bool,
+        op: str,
+        operands: "Iterable[Pattern]" = (),
+        is_same: bool = False,
     ) -> None:
         self.result = result
         self.is_kink = is_kink
+        self.is_same = is_same
         self.op = op
         self.operands = tuple(dict.fromkeys(operands))
         self.linear: Any = None
-
-
-class Recent:
-    """What was found out of something and is kept as long as it is used, by what tells it apart.
-
-    Each counts with its size; of all, the last that were used are kept up to a size.
-
-    >>> recent = Recent(most=2)
-    >>> [recent.get(key, lambda: [key], size=1) for key in "abab"], len(recent)
-    ([['a'], ['b'], ['a'], ['b']], 2)
-    >>> recent.get("c", lambda: ["c"], size=1), len(recent), recent.get("d", list, size=3)
-    (['c'], 2, [])
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._size = 0
-        self._found: dict[Any, tuple[Any, int]] = {}  # the one that was used last comes last
-
-    def __len__(self) -> int:
-        """Return how many are kept."""
-        return len(self._found)
-
-    def get(self, key: Any, make: Callable[[], T], size: int) -> T:
-        """Return what is kept under a key, or what is made now, of this size."""
-        known = self._found.pop(key, None)
-        if known is None:
-            known = make(), size
-            if size > self._most:
-                made: T = known[0]
-                return made
-            self._size += size
-        self._found[key] = known
-        while self._size > self._most:
-            oldest = next(iter(self._found))
-            self._size -= self._found.pop(oldest)[1]
-        found: T = known[0]
-        return found
 
 
 class Patterns:
@@ -131,7 +108,9 @@ class Patterns:
         self.count = 0
         self.structures = Recent(MOST_PLANNED)
         self.slots: dict[tuple[int, Shape], Slot] = {}
+        self.outlines = Outlines(self.grow)
         self._interned: dict[Shape, dict[Any, Pattern]] = {}
+        self._lock = threading.Lock()
 
     def slot(self, number: int, shape: Shape) -> Slot:
         """Return what stands for a source of this number and shape."""
@@ -145,6 +124,9 @@ class Patterns:
     def intern(self, shape: Shape, entries: Places) -> "Pattern":
         """Return the one pattern with this shape and these entries, none of them empty."""
         pairs = tuple(entries.items())
+        if len(pairs) == 1 and len(pairs[0][1]) == 1:
+            ((alignment, (slot,)),) = pairs
+            return self.of_one(slot, self.outlines.of(shape, alignment))
         # One entry is the most frequent: it is its own key, without a further object.
         key = pairs[0] if len(pairs) == 1 else frozenset(pairs)
         alike = self._interned.get(shape)
@@ -152,7 +134,8 @@ class Patterns:
             alike = self._interned.setdefault(shape, {})
         found = alike.get(key)
         if found is None:
-            found = alike.setdefault(key, Pattern(self, shape, pairs))
+            outline = self.outlines.of(shape, pairs[0][0]) if len(pairs) == 1 else None
+            found = alike.setdefault(key, Pattern(self, shape, pairs, outline))
             self.grow(len(pairs))
         return found
 
@@ -160,8 +143,30 @@ class Patterns:
         """Return the pattern of the value of a source, whose leading dimensions are its own."""
         found = slot.drawn
         if found is None or found.shape != shape:
-            found = self.intern(shape, {leading(slot.shape, shape): frozenset((slot,))})
+            found = self.of_one(slot, self.outlines.of(shape, leading(slot.shape, shape)))
             slot.drawn = found
+        return found
+
+    def of_one(self, slot: Slot, outline: Outline) -> "Pattern":
+        """Return the one pattern of a tensor of this outline that depends on one source."""
+        first = slot.first
+        if first is not None and first.outline is outline:
+            return first
+        found = slot.alone.get(outline)
+        return self._of_one(slot, outline) if found is None else found
+
+    def _of_one(self, slot: Slot, outline: Outline) -> "Pattern":
+        with self._lock:  # threads that share a recording may meet it at once
+            if slot.first is None:
+                found = slot.first = Pattern(self, outline.shape, slot, outline)
+            elif slot.first.outline is outline:
+                return slot.first
+            else:
+                if slot.alone is NONE:
+                    slot.alone = {}
+                made = Pattern(self, outline.shape, slot, outline)
+                found = slot.alone.setdefault(outline, made)
+        self.grow()
         return found
 
     def depending(self, slots: Slots, shape: Shape) -> "Pattern":
@@ -201,52 +206,93 @@ class Pattern:
     """
 
     __slots__ = (
+        "_entries",
+        "_members",
         "_slices",
-        "entries",
         "indexed",
         "is_wide",
         "joins",
         "kept",
         "known",
-        "members",
         "mixing",
+        "outline",
         "patterns",
         "shape",
+        "size",
     )
 
     def __init__(
-        self, patterns: Patterns, shape: Shape, entries: tuple[tuple[Alignment, Slots], ...]
+        self,
+        patterns: Patterns,
+        shape: Shape,
+        of: Slot | tuple[tuple[Alignment, Slots], ...],
+        outline: Outline | None,
     ) -> None:
-        """Make a pattern; only `Patterns.intern` does."""
+        """Make a pattern, of one slot or of entries; only `Patterns` does."""
         self.patterns = patterns
         self.shape = shape
-        self.entries = entries
-        self.members: Slots = (
-            entries[0][1] if len(entries) == 1 else frozenset().union(*(m for _, m in entries))
-        )
-        self.is_wide = len(self.members) > MOST_SOURCES and any(
-            [len(members) > MOST_SOURCES for _, members in entries]
-        )
-        self.joins: dict[Pattern, Pattern] = {}
+        self.outline = outline
+        # Most depend on one source, and nobody looks at them: what there is to see is made anew.
+        self._entries: tuple[tuple[Alignment, Slots], ...] | None = None
+        self._members: Slots | Slot
+        self.is_wide, self.size = False, 1
+        if isinstance(of, Slot):
+            self._members = of
+        else:
+            self._entries = of
+            members = [slots for _, slots in of]
+            self._members = members[0] if len(members) == 1 else frozenset[Slot]().union(*members)
+            self.size = len(self._members)
+            if self.size > MOST_SOURCES:
+                self.is_wide = any([len(slots) > MOST_SOURCES for slots in members])
+        # Most patterns have no part in these: they share one that is empty.
+        self.joins: dict[Pattern, Pattern] = NONE
         # Remaps by their shape and step; the answers for calls whose first operand has this
         # pattern, see `propagate`; whether one of the operands was mixed, by them all.
-        self.known: dict[tuple[Any, ...], Any] = {}
+        self.known: dict[tuple[Any, ...], Any] = NONE
         # See `alignment_loss`.
         self.kept: dict[Slot, frozenset[int]] | None = None
         self.indexed: dict[Slot, frozenset[int]] | None = None
-        self.mixing: dict[Pattern, bool] = {}
+        self.mixing: dict[Pattern, bool] = NONE
         self._slices: dict[int, dict[int, list[tuple[Alignment, Slots]]]] | None = None
 
-    def keep(self, key: tuple[Any, ...], answer: Answer) -> None:
-        """Keep the answer for a call."""
-        self.known[key] = answer
-        self.patterns.grow(len(answer.operands))
+    @property
+    def members(self) -> Slots:
+        """All slots, under whatever alignment."""
+        members = self._members
+        return frozenset((members,)) if isinstance(members, Slot) else members
+
+    @property
+    def entries(self) -> tuple[tuple[Alignment, Slots], ...]:
+        """The slots by the alignment with them."""
+        if self._entries is not None:
+            return self._entries
+        assert self.outline is not None
+        return ((self.outline.alignment, self.members),)
+
+    def keep(self, key: tuple[Any, ...], found: Any, by: int = 1) -> None:
+        """Keep something that was found out of it, which counts as so much."""
+        if self.known is NONE:
+            self.known = {}
+        self.known[key] = found
+        self.patterns.grow(by)
+
+    def under(self, outline: Outline) -> "Pattern":
+        """Return the pattern of the same sources, all under one alignment."""
+        if outline is self.outline:
+            return self
+        if isinstance(self._members, Slot):
+            return self.patterns.of_one(self._members, outline)
+        return self.patterns.intern(outline.shape, {outline.alignment: self.members})
 
     def remap(self, shape: Shape, step: Step) -> "Pattern | None":
         """Return the pattern of the result of a step, None where no source of ours reaches it.
 
         A dimension that changes its size is lost: it no longer indexes element by element.
         """
+        if self.outline is not None:
+            moved = self.outline.remap(shape, step)
+            return None if moved is None else self.under(moved)
         key = (shape, step)
         if key in self.known:
             known: Pattern | None = self.known[key]
@@ -255,15 +301,11 @@ class Pattern:
         entries: Places = {}
         met = self.entries if len(self.entries) < _FEW else self._met(fitted)
         for alignment, members in met:
-            moved = apply(fitted, alignment)
-            if moved is not None:
-                add(entries, whole(moved, shape), members, shape)
+            claim = apply(fitted, alignment)
+            if claim is not None:
+                add(entries, whole(claim, shape), members, shape)
         found = self.patterns.intern(shape, entries) if entries else None
-        return self._remember(key, found)
-
-    def _remember(self, key: Any, found: "Pattern | None") -> "Pattern | None":
-        self.known[key] = found
-        self.patterns.grow()
+        self.keep(key, found)
         return found
 
     def _met(self, step: Alignment | Regroup) -> Iterable[tuple[Alignment, Slots]]:
@@ -284,11 +326,13 @@ class Pattern:
 
     def lost(self, shape: Shape) -> "Pattern":
         """Return the pattern of a tensor that depends on our sources we know not how."""
+        if self.outline is not None:
+            return self.under(self.outline.lost(shape))
         key = (shape, None)
         found: Pattern | None = self.known.get(key)
         if found is None:
             found = self.patterns.depending(self.members, shape)
-            self._remember(key, found)
+            self.keep(key, found)
         return found
 
     def broadcast(self, shape: Shape) -> "Pattern":
@@ -306,18 +350,21 @@ class Pattern:
         Where both know a slot with alignments that overlap, only what they agree on is kept.
         """
         found = self if self is other else self.joins.get(other)
-        if found is None:
-            found = self.joins[other] = together([self, other])
-            self.patterns.grow()
-        return found
+        return self._joined(other, together([self, other])) if found is None else found
 
     def join(self, other: "Pattern") -> "Pattern":
         """Return the union of both, broadcast to their common shape."""
         found = self.joins.get(other)
         if found is None:
             shape = broadcast_shape(self.shape, other.shape)
-            found = self.joins[other] = self.broadcast(shape).union(other.broadcast(shape))
-            self.patterns.grow()
+            found = self._joined(other, self.broadcast(shape).union(other.broadcast(shape)))
+        return found
+
+    def _joined(self, other: "Pattern", found: "Pattern") -> "Pattern":
+        if self.joins is NONE:
+            self.joins = {}
+        self.joins[other] = found
+        self.patterns.grow()
         return found
 
 

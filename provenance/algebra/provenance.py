@@ -29,8 +29,9 @@ from weakref import WeakValueDictionary
 from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothing_kept, shown
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.lifetime import Lifetime
+from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import (
-    Answer,
+    NONE,
     Pattern,
     Slot,
     of_thread,
@@ -95,7 +96,6 @@ class Universe(Lifetime):
         "kinks",
         "mixes",
         "patterns",
-        "results",
         "sources",
     )
     locate: Callable[[], str] = staticmethod(lambda: "<unknown>")
@@ -111,7 +111,6 @@ class Universe(Lifetime):
         # The ops that mixed elements, by what they made of what: see `mixing`.
         self.mixes: dict[tuple[Provenance, Provenance], list[Any]] = {}
         self.patterns = of_thread()
-        self.results: dict[Answer, Provenance] = {}  # by what rules answered: see `inference`
         self._lock = threading.Lock()
         self._listed: list[Source] = []
         self._slots: list[Slot] = []
@@ -208,18 +207,10 @@ class Universe(Lifetime):
             found = self._wrapped.setdefault(pattern, made)
         return found
 
-    def named(self, name: str, shape: Shape, found: "Provenance | None") -> Source:
-        """Return the source that stands for what a value was computed from, if from any source."""
-        is_known = found is None or all(s.is_known for s in self.origins(found.members))
-        source = Source(name, shape, self, stands_for=found, is_known=is_known, is_named=True)
-        if found is not None and found.members & self.differentiable:
-            self.differentiable.add(source)
-        return source
-
     def _gathered(self, wide: "Provenance") -> "Provenance":
         """Return the provenance of a junction that stands for many sources of one tensor."""
         junction = Source(f"a junction of {len(wide.members)}", wide.shape, self, stands_for=wide)
-        if wide.members & self.differentiable:
+        if self.differentiable and wide.members & self.differentiable:
             self.differentiable.add(junction)
         return self.of(junction, wide.shape)
 
@@ -245,9 +236,6 @@ class Universe(Lifetime):
         return self.intern(foreign.shape, dict(foreign.entries))
 
 
-_NO_JOINS: "dict[Provenance, Provenance]" = {}  # of all that were joined with nothing
-
-
 class Provenance:
     """An interned, immutable map from alignments to sets of sources, for one shape.
 
@@ -260,6 +248,8 @@ class Provenance:
         "_members",
         "_memo",
         "made_from",
+        "most",
+        "outline",
         "pattern",
         "shape",
         "universe",
@@ -270,11 +260,24 @@ class Provenance:
         self.universe = universe
         self.pattern = pattern
         self.shape = pattern.shape
+        self.outline = pattern.outline
+        self.most = pattern.size
         self.made_from: tuple[Provenance, ...] = ()  # see `alignment_loss`
+        self._begin()
+
+    def _begin(self) -> None:
         self._entries: tuple[tuple[Alignment, Sources], ...] | None = None
         self._members: Sources | None = None
         self._kinked: Provenance | None = None
-        self._memo = _NO_JOINS  # by the other provenance
+        # Joins, by the other provenance; what rules make of it alone, by what they answered.
+        self._memo: dict[Any, Provenance] = NONE
+
+    def keep(self, key: object, found: "Provenance") -> "Provenance":
+        """Keep a join with another provenance, or what comes of an answer; return it."""
+        if self._memo is NONE:
+            self._memo = {}
+        self._memo[key] = found
+        return found
 
     @property
     def entries(self) -> tuple[tuple[Alignment, Sources], ...]:
@@ -303,6 +306,10 @@ class Provenance:
         """
         found = self.pattern.remap(shape, step)
         return None if found is None else self.universe.wrap(found)
+
+    def under(self, outline: Outline) -> "Provenance":
+        """Return the provenance of the same sources, all under one alignment."""
+        return self if outline is self.outline else self.universe.wrap(self.pattern.under(outline))
 
     def lost(self, shape: Shape) -> "Provenance":
         """Return the provenance of a tensor that depends on our sources we know not how."""
@@ -337,8 +344,7 @@ class Provenance:
         if found is None:
             if self.universe is not other.universe:
                 return _across(self, other)  # not memoized: it would keep the older universe
-            found = self.universe.wrap(self.pattern.union(other.pattern))
-            self._keep(other, found)
+            found = self.keep(other, self.universe.wrap(self.pattern.union(other.pattern)))
         return found
 
     def join(self, other: "Provenance") -> "Provenance":
@@ -349,15 +355,8 @@ class Provenance:
                 shape = broadcast_shape(self.shape, other.shape)
                 return self.broadcast(shape).union(other.broadcast(shape))
             pattern = self.pattern.joins.get(other.pattern) or self.pattern.join(other.pattern)
-            found = self.universe.wrap(pattern)
-            self._keep(other, found)
+            found = self.keep(other, self.universe.wrap(pattern))
         return found
-
-    def _keep(self, other: "Provenance", found: "Provenance") -> None:
-        """Keep the join with another: most are joined with none."""
-        if self._memo is _NO_JOINS:
-            self._memo = {}
-        self._memo[other] = found
 
     def __repr__(self) -> str:
         """Show the shape and, for each source, the dimension that each dimension indexes."""

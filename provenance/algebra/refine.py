@@ -25,8 +25,8 @@ def sharpened(found: Provenance, claimed: Provenance) -> Provenance:
     key = ("sharpened", claimed.pattern)
     known: Pattern | None = found.pattern.known.get(key)
     if known is None:
-        known = found.pattern.known[key] = _sharper(found.pattern, claimed.pattern)
-        known.patterns.grow()
+        known = _sharper(found.pattern, claimed.pattern)
+        found.pattern.keep(key, known)
     return found.universe.wrap(known)
 
 

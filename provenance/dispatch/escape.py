@@ -17,6 +17,9 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
 from ancestral.provenance.tensor.frame_owner import is_of, module_of, owner_of
 
+_HANDING_ON = frozenset(
+    {"torch.overrides", "torch.utils._device"}
+)  # the latter of set_default_device
 _SAMPLERS = frozenset({"torch.distributions.von_mises", "torch.distributions.wishart"})
 
 
@@ -105,7 +108,7 @@ def _checked(
     began = [decisions_of(found.universe).began for found in provenances]
     own = getattr(read.function, "__code__", None)
     while frame is not None and (
-        owner_of(frame) == "library" or module_of(frame) == "torch.overrides" or frame.f_code is own
+        owner_of(frame) == "library" or module_of(frame) in _HANDING_ON or frame.f_code is own
     ):
         frame = frame.f_back
     return None if frame is None else outcome_of(read, frame, began[0] if began else None)
@@ -149,7 +152,7 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
     is_check = False
     while frame is not None:
         owner = owner_of(frame)
-        if owner == "user":
+        if owner in ("user", "pyro"):
             return frame, is_check
         if owner == "distributions":
             if is_check_passed and not frame.f_code.co_name.startswith("_kl_"):

@@ -29,7 +29,7 @@ from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant, lasting, now
-from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
+from ancestral.provenance.tensor.linear_form import Adjoint, Form, Scaled, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
 
@@ -106,7 +106,7 @@ def _operator(
             if not has_history():
                 form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
             elif is_equal and equal is not None:
-                form = (number(), equal, (self._form or self, other._form or other))
+                form = (number(), equal, self._form or self, other._form or other)
             else:
                 assert linear is not None
                 form = linear(self, other, kind, ours.shape)
@@ -134,6 +134,7 @@ def _sum_of(signs: str) -> _Linear:
     """Return how to make the form of a sum or a difference."""
     equal = {"+": both, "-": difference}.get(signs)
     factors = _FACTORS[signs]
+    known: dict[tuple[Any, ...], Adjoint] = {}
 
     def linear(
         self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
@@ -146,14 +147,29 @@ def _sum_of(signs: str) -> _Linear:
                 return None  # it would hold on to recordings that are over
             theirs = other._provenance.shape
             if equal is not None and (mine is theirs or mine == theirs):
-                return (next(serials), equal, (self._form or self, other._form or other))
+                return (next(serials), equal, self._form or self, other._form or other)
             other = other._form or other
         else:
             theirs = () if kind is not Tensor else tuple(other.shape)
-        adjoint = partial(summed, shape, (mine, theirs), factors)
-        return (next(serials), adjoint, (self._form or self, other))
+        key = (shape, mine, theirs)
+        adjoint = known.get(key) or _summing(known, key, factors)
+        return (next(serials), adjoint, self._form or self, other)
 
     return linear
+
+
+def _summing(
+    known: dict[tuple[Any, ...], Adjoint], key: tuple[Any, ...], factors: tuple[float, float]
+) -> Adjoint:
+    """Return the adjoint of a sum of two shapes, one for all sums of these."""
+    if len(known) >= _MOST_KNOWN:  # they are made again
+        known.clear()
+    shape, *both = key
+    made = known[key] = partial(summed, shape, tuple(both), factors)
+    return made
+
+
+_MOST_KNOWN = 4096
 
 
 def _times(adjoint: Callable[..., Any]) -> _Linear:
@@ -171,8 +187,8 @@ def _times(adjoint: Callable[..., Any]) -> _Linear:
                 version = other._version  # as `version_of`, written out for speed
             except RuntimeError:
                 version = -1
-        step = partial(adjoint, shape, self._provenance.shape, other, version)
-        return (next(serials), step, (self._form or self,))
+        step = Scaled(adjoint, shape, self._provenance.shape, other, version)
+        return (next(serials), step, self._form or self)
 
     return linear
 
@@ -236,7 +252,7 @@ def _function(name: str) -> _Function:
         result.__class__ = ProvenanceTensor
         result._provenance = self._provenance
         if is_linear and torch.is_grad_enabled():
-            result._form = (next(serials), negative, (self._form or self,))
+            result._form = (next(serials), negative, self._form or self)
         elif is_linear:
             result._form = form_of(plain_method, self._provenance.shape, (self,), NO_KEYWORDS)
         return result

@@ -267,7 +267,7 @@ def _mark(
         mark_shared(target, found, known)
         form = None if before is None else form_of(func, found.shape, args, kwargs)
         form = lasting(form, found.universe)
-        if form is not None:  # the operand is what the target was, not what it became
+        if form is not None and len(form) == 5:  # made of what the target was, not what it is now
             operands = tuple(before if x is target else x for x in form[2])
             form = (form[0], form[1], operands, *form[3:])
         target._form = form  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.pattern import Answer
 from ancestral.provenance.linear.build import first, shape_of
 from ancestral.provenance.linear.transpose import placed
 from ancestral.provenance.rules.registry import LINEAR
@@ -30,6 +31,20 @@ def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwar
     adjoint, operands, call = built
     made_of = resolve if torch.is_grad_enabled() else without_history
     return (next(serials), adjoint, tuple([made_of(x) for x in operands]), call, function)
+
+
+def form_again(
+    answer: Answer, func: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs
+) -> Form | None:
+    """Return the form of the result of a call of which one of the same kind was met before."""
+    if answer.linear is not None and torch.is_grad_enabled():
+        adjoint, call = answer.linear
+        return (next(serials), adjoint, (resolve(args[0]),), call, func)
+    form = form_of(func, shape, args, kwargs)
+    is_static = not kwargs and getattr(LINEAR[func], "is_static", False)
+    if is_static and form is not None and len(form) == 5 and not form[3].versions:
+        answer.linear = form[1], form[3]
+    return form
 
 
 def forms_of(

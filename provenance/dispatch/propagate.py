@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment import Shape, Step
 from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import Answer, Pattern, together
-from ancestral.provenance.algebra.provenance import Provenance, Universe, union
+from ancestral.provenance.algebra.provenance import Provenance, union
 from ancestral.provenance.rules.indexing import reads_values
-from ancestral.provenance.rules.op import Rule, unnamed
-from ancestral.provenance.rules.registry import RULES, is_kink
+from ancestral.provenance.rules.op import unnamed
+from ancestral.provenance.rules.registry import is_kink, looks_further, rule_of
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import positional, tensors_in
@@ -44,7 +45,7 @@ def infer(
     found: list[Provenance] = []
     answer = answered(func, result, args, kwargs, found)
     if answer is not None:
-        return None if answer.result is None else recalled(answer, found[0].universe)
+        return None if answer.result is None else recalled(answer, found[0])
     shape = tuple(raw(Tensor.size, result))
     steps = _steps(func, shape, args, kwargs)
     parts = [*filter(None, [_moved(ours, shape, step) for ours, step in steps])]
@@ -69,34 +70,54 @@ def answered(
     recordings. The provenances of the operands are added to `found`.
     """
     found = [] if found is None else found
-    if storage.table or reads_values(func, args, kwargs):
+    if storage.table or looks_further(func) or reads_values(func, args, kwargs):
         return None
     kind = _kind((*args, *kwargs.items()), found)
     if kind is None or len({*map(_universe_of, found)}) != 1:
         return None
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
     key = (func, shape, dtype, kind)
-    answer = found[0].pattern.known.get(key)
-    if answer is None:
-        steps = _steps(func, shape, args, kwargs)
-        patterns = [*filter(None, [_moved(ours.pattern, shape, step) for ours, step in steps])]
-        made = together(patterns) if patterns else None
-        is_without = is_kink(func, dtype, args, kwargs)
-        answer = Answer(made, is_without, name_of(func), [each.pattern for each in found])
-        found[0].pattern.keep(key, answer)
+    first = found[0]
+    outline = first.outline if all([each is first for each in found]) else None  # of one operand
+    known: Answer | None = None if outline is None else outline.known.get(key)
+    whole: tuple[Any, ...] = key
+    if known is None:
+        whole = (*key, *[each.pattern for each in found])
+        known = first.pattern.known.get(whole)
+    if known is not None:
+        return known
+    steps = _steps(func, shape, args, kwargs)
+    is_without = is_kink(func, dtype, args, kwargs)
+    if any([ours not in found for ours, _ in steps]):  # what the rule names is no operand
+        return None
+    moved = {_moved(outline, shape, step) for _, step in steps} if outline is not None else set()
+    if outline is not None and len(moved) < 2:  # else it stands under several in the result
+        made = moved.pop() if moved else None
+        answer = Answer(made, is_without, name_of(func))
+        answer.is_same = made is outline and not is_without
+        outline.keep(key, answer)
+        return answer
+    patterns = [*filter(None, [_moved(ours.pattern, shape, step) for ours, step in steps])]
+    joined = together(patterns) if patterns else None
+    answer = Answer(joined, is_without, name_of(func), [each.pattern for each in found])
+    first.pattern.keep(whole, answer, by=len(answer.operands))
     return answer
 
 
-def recalled(answer: Answer, universe: Universe) -> Provenance:
-    """Return the provenance that a rule answered with, in a recording that has its operands."""
-    found = universe.results.get(answer)
+def recalled(answer: Answer, first: Provenance) -> Provenance:
+    """Return the provenance that a rule answered with, given that of the first operand."""
+    found = first._memo.get(answer)
     if found is None:
-        assert answer.result is not None
-        found = universe.wrap(answer.result)
+        universe, result = first.universe, answer.result
+        assert result is not None
+        is_outline = isinstance(result, Outline)
+        found = first.under(result) if isinstance(result, Outline) else universe.wrap(result)
         if answer.is_kink:
             found = found.kinked()
-        universe.results[answer] = found
-        note(answer.op, found, [*map(universe.wrap, answer.operands)])
+        operands = (first,) if is_outline else [*map(universe.wrap, answer.operands)]
+        note(answer.op, found, operands)
+        if found is not first:
+            first.keep(answer, found)
     return found
 
 
@@ -119,8 +140,9 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
     for item in items:
         cls = item.__class__
         if cls is ProvenanceTensor:
-            found.append(item._provenance)
-            parts.append((item._provenance.pattern, item.dtype))  # a mask is no index
+            ours = item._provenance
+            found.append(ours)
+            parts.append((ours.outline or ours.pattern, item.dtype))  # a mask is no index
         elif cls is Tensor or cls is nn.Parameter:
             parts.append((item.shape, item.dtype))
         elif cls in ATOMS:
@@ -142,13 +164,8 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
     return tuple(parts)
 
 
-def _rule_of(func: _Function) -> Rule | None:
-    """Return the rule of a function, or of the one of torch that it takes the place of."""
-    return RULES.get(func) or RULES.get(getattr(func, "__wrapped__", func))
-
-
 _LOST = "lost"  # of a step: how the result depends on the operand is not known
-_Moving = TypeVar("_Moving", Pattern, Provenance)
+_Moving = TypeVar("_Moving", Pattern, Provenance, Outline)
 
 
 def _moved(ours: _Moving, shape: Shape, step: Step | str) -> _Moving | None:
@@ -159,7 +176,7 @@ def _steps(
     func: _Function, shape: tuple[int, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[Provenance, Step | str]]:
     """Return what the rule says of each operand; those it does not name lose their alignments."""
-    rule = func.rule if isinstance(func, Piece) else _rule_of(func)
+    rule = func.rule if isinstance(func, Piece) else rule_of(func)
     args, kwargs = positional(args, kwargs)
     pairs = tuple((rule(shape, args, kwargs) if rule is not None else None) or ())
     rest = unnamed(pairs, args, kwargs)

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.alignment_loss import note
-from ancestral.provenance.algebra.pattern import Answer
+from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
@@ -30,16 +29,22 @@ from ancestral.provenance.dispatch.inplace import (
     writes_besides,
     written_besides,
 )
-from ancestral.provenance.dispatch.linear_forms import form_of, forms_of, resolve
+from ancestral.provenance.dispatch.linear_forms import form_again, form_of, forms_of
 from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, answered, infer, recalled, tracked
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.rules.indexing import READERS
-from ancestral.provenance.rules.registry import ESCAPES, LINEAR, SPLITS, operands_of, pieces_of
+from ancestral.provenance.rules.registry import (
+    ESCAPES,
+    LINEAR,
+    SPLITS,
+    looks_further,
+    operands_of,
+    pieces_of,
+)
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling, lasting, now
-from ancestral.provenance.tensor.linear_form import Form, serials
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,
@@ -87,17 +92,16 @@ def propagate(
         if result.__class__ is not _Plain or storage.table:
             return _follow(func, args, kwargs, result)
         # The most frequent case, a known call of tensors and numbers, written out for speed.
-        first: Provenance | None = None
+        found: list[Provenance] = []
         key: list[Any] = [func, result.shape, result.dtype, *kwargs]
         for item in (*args, *kwargs.values()) if kwargs else args:
             kind = item.__class__
             if kind is ProvenanceTensor:
                 ours = item._provenance
-                if first is None:
-                    first = ours
-                if item._chosen is not None or ours.universe is not first.universe:
+                found.append(ours)
+                if item._chosen is not None or ours.universe is not found[0].universe:
                     return _follow(func, args, kwargs, result)
-                key.append(ours.pattern)
+                key.append(ours.outline or ours.pattern)
             elif kind is Tensor or kind is nn.Parameter:
                 if item is result:
                     return _returned(func, args, kwargs, result)
@@ -108,34 +112,26 @@ def propagate(
                 key.append((item,))  # True is no 1
             else:
                 return _follow(func, args, kwargs, result)
-        if first is None or first.universe.is_past:
+        if not found or found[0].universe.is_past:
             return _follow(func, args, kwargs, result)
-        answer = first.pattern.known.get(tuple(key))
+        first = found[0]
+        is_alone = len(found) == 1 or all([each is first for each in found])
+        outline = first.outline if is_alone else None
+        answer = None if outline is None else outline.known.get(tuple(key))
         if answer is None:
-            return _follow_and_keep(func, args, kwargs, result, first, key)
-        known = first.universe.results.get(answer) or recalled(answer, first.universe)
+            key += [each.pattern for each in found]
+            answer = first.pattern.known.get(tuple(key))
+        if answer is None:
+            return _follow_and_keep(func, args, kwargs, result, found, key)
+        known = first if answer.is_same else first._memo.get(answer) or recalled(answer, first)
         result.__class__ = ProvenanceTensor
         result._provenance = known
         if func in LINEAR:
-            result._form = _form_again(answer, func, known.shape, args, kwargs)
+            result._form = form_again(answer, func, known.shape, args, kwargs)
         return result
     except Exception as error:
         note_failure(func, error, args, kwargs)
         raise
-
-
-def _form_again(
-    answer: Answer, func: _Function, shape: Shape, args: Any, kwargs: Mapping[str, Any]
-) -> Form | None:
-    """Return the form of the result of a call of which one of the same kind was met before."""
-    if answer.linear is not None and torch.is_grad_enabled():
-        adjoint, call = answer.linear
-        return (next(serials), adjoint, (resolve(args[0]),), call, func)
-    form = form_of(func, shape, args, kwargs)
-    is_static = not kwargs and getattr(LINEAR[func], "is_static", False)
-    if is_static and form is not None and len(form) == 5 and not form[3].versions:
-        answer.linear = form[1], form[3]
-    return form
 
 
 _broadcast = torch.broadcast_tensors
@@ -154,14 +150,17 @@ def _follow_and_keep(
     args: Any,
     kwargs: Mapping[str, Any],
     result: Any,
-    first: Provenance,
+    found: list[Provenance],
     key: list[Any],
 ) -> Any:
     """Follow a call for the first time, and keep what came out for the next of its kind."""
     answer = answered(func, result, args, kwargs)
     _follow(func, args, kwargs, result)
-    if answer is not None and answer.result is not None:
-        first.pattern.keep(tuple(key), answer)
+    if answer is not None and isinstance(answer.result, Outline):
+        assert found[0].outline is not None
+        found[0].outline.keep(tuple(key[: -len(found)]), answer)
+    elif answer is not None and answer.result is not None:
+        found[0].pattern.keep(tuple(key), answer, by=len(answer.operands))
     return result
 
 
@@ -185,7 +184,8 @@ def _traits_of(func: _Function) -> _Traits:
     )
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
-        if not any(found) and func not in PASSES | READERS | CHOOSING:
+        is_told = func not in PASSES | READERS | CHOOSING and not looks_further(func)
+        if not any(found) and is_told:
             _plain_results.add(func)
     return found
 

@@ -26,7 +26,14 @@ from ancestral.provenance.algebra.factors import Dim, Factor, Span, merged, part
 from ancestral.provenance.algebra.strided_view import strides_of
 from ancestral.provenance.rules.op import Op, Pair, identity, lost, rank_of
 from ancestral.provenance.tensor.arguments import Args, Function, Kwargs, argument, tensors_in
-from ancestral.provenance.tensor.known_index import MASKS, Run, is_known, known_runs, shares
+from ancestral.provenance.tensor.known_index import (
+    MASKS,
+    Run,
+    is_known,
+    known_runs,
+    note_read,
+    shares,
+)
 from ancestral.provenance.tensor.tensor import provenance, raw
 
 
@@ -230,7 +237,10 @@ def _counts(t: Tensor, axis: int) -> bool:
     """Return whether every element of a tensor is its own index along one dimension."""
     index = raw(torch.arange, t.shape[axis], dtype=t.dtype, device=t.device)
     index = raw(Tensor.view, index, [-1 if d == axis else 1 for d in range(rank_of(t))])
-    return bool(raw(Tensor.equal, t, raw(Tensor.expand_as, index, t)))
+    is_counting = bool(raw(Tensor.equal, t, raw(Tensor.expand_as, index, t)))
+    if is_counting:
+        note_read(t)
+    return is_counting
 
 
 def _written(shape: Shape, x: Tensor, found: _Subscript, value: Any) -> list[Pair]:

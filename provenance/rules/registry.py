@@ -97,6 +97,16 @@ WRITTEN: dict[str, Written] = {
 }
 
 
+def rule_of(func: Function) -> Rule | None:
+    """Return the rule of a function, or of the one of torch that it takes the place of."""
+    return RULES.get(func) or RULES.get(getattr(func, "__wrapped__", func))
+
+
+def looks_further(func: Function) -> bool:
+    """Return whether the rule of a function looks at what no argument tells: the base of a view."""
+    return rule_of(func) is shape.reaching
+
+
 def is_kink(func: Function, dtype: torch.dtype, args: Args, kwargs: Kwargs) -> bool:
     """Return whether a result of this type of a function has no useful derivative."""
     if not (dtype.is_floating_point or dtype.is_complex):

@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Literal
 
-Owner = Literal["user", "python", "torch", "distributions", "library"]
+Owner = Literal["user", "python", "torch", "distributions", "pyro", "library"]
 _LAYERS = ("provenance", "trace", "estimators")  # models in ancestral.tools are the user's
 
 
@@ -26,7 +26,7 @@ def module_of(frame: FrameType) -> str:
 
 
 def is_user(frame: FrameType) -> bool:
-    """Return whether a frame runs neither torch's code nor ours."""
+    """Return whether a frame runs neither torch's code nor Pyro's nor ours."""
     return code_owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user"
 
 
@@ -78,5 +78,7 @@ def owner_of_module(module: str) -> Owner:
     parts = module.split(".")
     if parts[0] == "torch":
         return "distributions" if parts[1:2] == ["distributions"] else "torch"
+    if parts[0] == "pyro":
+        return "pyro"
     is_ours = parts[0] == "ancestral" and parts[1:2] and parts[1] in _LAYERS
     return "library" if is_ours else "user"

@@ -4,7 +4,9 @@
 [Run(at=0, first=4, size=3), Run(at=3, first=0, size=1)]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -19,6 +21,8 @@ MOST_RUNS = 8
 _MOST_NUMBERS = 2**20
 MASKS = (torch.bool, torch.uint8)
 """The types of truth values."""
+
+_reads: ContextVar[list[Tensor] | None] = ContextVar("indices that were read", default=None)
 
 
 class Run(NamedTuple):
@@ -47,6 +51,8 @@ def known_runs(index: Tensor, operand: Tensor, size: int) -> list[Run]:
     if not is_known(index) or shares(index, operand):
         return []
     found: list[Run] = raw(_runs_in, index, size)
+    if found:
+        note_read(index)
     return found
 
 
@@ -67,7 +73,26 @@ def as_number(item: object, operand: Tensor) -> object:
         return item
     if raw(Tensor.dim, item) or shares(item, operand):
         return item
+    note_read(item)
     return int(raw(Tensor.item, item))
+
+
+@contextmanager
+def reads_noted() -> Iterator[list[Tensor]]:
+    """Give a list of the indices whose values tell, within the block, what is taken."""
+    reads = list[Tensor]()
+    token = _reads.set(reads)
+    try:
+        yield reads
+    finally:
+        _reads.reset(token)
+
+
+def note_read(index: Tensor) -> None:
+    """Note that the values of an index have told what is taken."""
+    reads = _reads.get()
+    if reads is not None:
+        reads.append(index)
 
 
 def is_known(index: Tensor) -> bool:

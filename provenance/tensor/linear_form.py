@@ -55,12 +55,52 @@ class Call(NamedTuple):
 
 
 Form = (
-    tuple[int, Adjoint, tuple[Operand, ...]]
+    tuple[int, Adjoint, Operand]
+    | tuple[int, Adjoint, Operand, Operand]
     | tuple[int, Adjoint, tuple[Operand, ...], Call, Callable[..., Any]]
 )
-"""One linear step: its number, the adjoint, what it was applied to and, unless the adjoint tells,
-how it is computed and what was called. Plain, because every addition of two tracked tensors makes
-one."""
+"""One linear step: its number, the adjoint, and what it was applied to, one or two operands. Or,
+unless the adjoint tells, those that it was applied to, how it is computed and what was called.
+Plain, because every addition of two tracked tensors makes one."""
+
+
+def made_of(form: Form) -> tuple[Operand, ...]:
+    """Return what a linear step was applied to."""
+    operands: tuple[Operand, ...] = form[2] if len(form) == 5 else form[2:]
+    return operands
+
+
+class Scaled:
+    """The adjoint of an operand times a constant, or divided by one: a number, or a tensor.
+
+    Many are made, and few are asked: `args` are what `func` is called with before the weight.
+    """
+
+    __slots__ = ("factor", "func", "operand", "result", "version")
+
+    def __init__(
+        self,
+        func: Callable[..., Sequence[Share]],
+        result: tuple[int, ...],
+        operand: tuple[int, ...],
+        factor: float | Tensor,
+        version: int,
+    ) -> None:
+        self.func = func
+        self.result = result
+        self.operand = operand
+        self.factor = factor
+        self.version = version
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The shapes of the result and of the operand, the constant, and its version."""
+        return self.result, self.operand, self.factor, self.version
+
+    def __call__(self, weight: Weight) -> Sequence[Share]:
+        """Return the weight of the operand."""
+        return self.func(*self.args, weight)
+
 
 serials = itertools.count()
 """Numbers the forms in the order they were made: every operand is older than its result."""

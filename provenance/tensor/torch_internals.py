@@ -266,6 +266,14 @@ def fake_mode_of(values: Iterable[Any]) -> Any:
     return next((each.fake_mode for each in values if isinstance(each, FakeTensor)), None)
 
 
+def read_from_values(parts: Iterable[Any]) -> set[Any]:
+    """Return what stands in tensors without data for sizes, and numbers, of unknown values."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    kinds = (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+    return set().union(*(free_unbacked_symbols(each) for each in parts if isinstance(each, kinds)))
+
+
 def no_source(placeholder: Any) -> None:
     """Note that an argument of a captured graph is none that the compiler has read."""
     placeholder._dynamo_source = None

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ancestral.provenance.algebra.alignment import Alignment
-from ancestral.tools.render.dot import LOOKS, dot, prefix, visible
+from ancestral.tools.render.dot import dot, prefix
 from ancestral.tools.render.engines import lay_out
-from ancestral.tools.render.fold_loops import folded, stem, unfolded
+from ancestral.tools.render.facts import visible
+from ancestral.tools.render.fold_loops import folded, unfolded
+from ancestral.tools.render.looks import LOOKS
 from ancestral.tools.render.render import picture
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Edge, Graph, Vertex
+from ancestral.trace.graph.loop_names import stem
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = st.text() | st.text("\\nNG&#92;<>\"'[]{}| _1é")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ancestral.tools.demo.variance import TOTAL, VarianceRow, measure
+from ancestral.tools.demo.variance import VarianceRow, measure
+from ancestral.tools.study.table import TOTAL
 
 P = 0.3
 COSTS = (0.5, 2.0)  # of the draws 0 and 1

@@ -22,7 +22,7 @@ from ancestral.tools.bench.compiled import compiled_rows
 from ancestral.tools.bench.recording import dependency_rows, recording_rows
 from ancestral.tools.bench.rows import Row, Step, ratios
 from ancestral.tools.bench.scale import SIZES, report
-from ancestral.tools.bench.steps import first_rows, step_rows
+from ancestral.tools.bench.steps import first_rows, monitor_rows, pyro_loss_rows, step_rows
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.demo import gradient_variance
 from ancestral.tools.demo.digits import load
@@ -172,8 +172,9 @@ def main() -> int:
     print("Each figure is a ratio to plain torch in this process, unless it says otherwise.")
     rows = [
         *(*op_rows(), *mlp_rows(), *first_rows(), *step_rows(), *chain_rows(), *scale_rows()),
-        *(*belief_net_rows(), *model_rows(), *coin_rows(), *cost_rows()),
+        *(*belief_net_rows(), *model_rows(), *coin_rows(), *cost_rows(), *monitor_rows()),
         *(*agreement_rows(), *recording_rows(), *dependency_rows(), *compiled_rows()),
+        *pyro_loss_rows(),
     ]
     width = max(len(row.name) for row in rows)
     for row in rows:

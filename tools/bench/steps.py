@@ -18,16 +18,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
+from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.bench.chain import Chain
-from ancestral.tools.bench.rows import Row, Step
+from ancestral.tools.bench.rows import Row, Step, ratios
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.recording.record import record
 
@@ -157,6 +158,26 @@ def step_rows(rounds: int = 25) -> list[Row]:
     return rows
 
 
+def monitor_rows(rounds: int = 25) -> list[Row]:
+    """Measure what a monitor adds to a step: one that is measured, and one of ten as by default."""
+    rows: list[Row] = []
+    for words, (make, _, number) in MODELS.items():
+        model = make()
+        monitors = [None, Monitor(every=1), Monitor()]
+        steps = [partial(_monitored, model, monitor) for monitor in monitors]
+        # As many steps in a round as the default takes from one measured step to the next.
+        plain, measured, usual = times(steps, max(number, 10), rounds)
+        rows.append(Row(f"measured step of {words}, to one without", measured[1] / plain[1]))
+        rows.append(Row("  a step with a monitor, one of ten measured", usual[1] / plain[1], 1.15))
+    return rows
+
+
+def _monitored(model: Model, monitor: Monitor | None) -> None:
+    with record():
+        loss = model.loss(model.x)
+    backward(loss, monitor=monitor)
+
+
 _WEIGHTS = torch.ones(2, 3)
 FIRST_CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "torch.where(z > 0, z, y)": lambda z: torch.where(z > 0, z, 1.0),
@@ -189,11 +210,99 @@ def _seconds(call: Callable[[Tensor], Tensor], given: Tensor) -> float:
     return time.perf_counter() - start
 
 
+# Steps of Pyro's SVI, its programs unchanged, with its own losses and with ours.
+
+
+def pyro_loss_rows(lengths: Sequence[int] = (100,), width: int = 400) -> list[Row]:
+    """Measure a step of an autoencoder, and of a chain of coins, by each loss."""
+    from pyro.infer import Trace_ELBO, TraceGraph_ELBO
+
+    from ancestral.estimators.inference.pyro_losses import TraceGraph_ELBO as Ours
+
+    rows: list[Row] = []
+    for name, is_normal in (("a normal", True), ("coins", False)):
+        programs = _autoencoder(width, is_normal)
+        steps = [_step(loss, *programs) for loss in (Trace_ELBO(), Ours())]
+        rows.append(Row(f"SVI, VAE with {name}, to Trace_ELBO", ratios(steps, 1)[1], 1.2))
+    for length in lengths:
+        programs = _chain(length)
+        steps = [_step(loss, *programs) for loss in (TraceGraph_ELBO(), Ours())]
+        found = ratios(steps, 1, rounds=3)[1]
+        rows.append(Row(f"SVI, chain of {length} coins, to Pyro's TraceGraph_ELBO", found, 0.1))
+    return rows
+
+
+def _step(
+    loss: Any, model: Callable[..., Any], guide: Callable[..., Any], x: Tensor
+) -> Callable[[], Any]:
+    import pyro
+
+    adam: Any = pyro.optim.Adam  # type: ignore[attr-defined]
+    svi = pyro.infer.SVI(model, guide, adam({"lr": 1e-4}), loss=loss)
+    return lambda: svi.step(x)
+
+
+def _autoencoder(width: int, is_normal: bool) -> tuple[Any, Any, Tensor]:
+    """Return an autoencoder of 256 pictures, its guide, and the pictures."""
+    import pyro as annotated
+    import pyro.distributions as dist
+
+    pyro: Any = annotated
+    codes, rows = 50, 256
+    wide = 2 * codes if is_normal else codes
+    encoder = nn.Sequential(nn.Linear(784, width), nn.Softplus(), nn.Linear(width, wide))
+    decoder = nn.Sequential(nn.Linear(codes, width), nn.Softplus(), nn.Linear(width, 784))
+
+    def prior() -> Any:
+        if is_normal:
+            return dist.Normal(torch.zeros(rows, codes), 1.0).to_event(1)
+        return dist.Bernoulli(torch.full((rows, codes), 0.5)).to_event(1)
+
+    def model(x: Tensor) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("pictures", rows):
+            z = pyro.sample("z", prior())
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module("encoder", encoder)
+        with pyro.plate("pictures", rows):
+            code = encoder(x)
+            if is_normal:
+                loc, scale = code.chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+            else:
+                pyro.sample("z", dist.Bernoulli(logits=code).to_event(1))
+
+    return model, guide, (torch.rand(rows, 784) > 0.5).float()
+
+
+def _chain(length: int) -> tuple[Any, Any, Tensor]:
+    """Return a chain of coins with an observation at each, its guide, and the observations."""
+    import pyro as annotated
+    import pyro.distributions as dist
+
+    pyro: Any = annotated
+
+    def model(x: Tensor) -> None:
+        z = torch.zeros(())
+        for t in range(length):
+            z = pyro.sample(f"z_{t}", dist.Bernoulli(logits=z - 0.2))
+            pyro.sample(f"x_{t}", dist.Normal(z, 1.0), obs=x[t])
+
+    def guide(x: Tensor) -> None:
+        logits, z = pyro.param("logits", torch.zeros(length)), torch.zeros(())
+        for t in range(length):
+            z = pyro.sample(f"z_{t}", dist.Bernoulli(logits=logits[t] + z))
+
+    return model, guide, torch.linspace(-1.0, 1.0, length)
+
+
 def main() -> None:
     """Print the rows."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for row in (*first_rows(), *step_rows()):
+    for row in (*first_rows(), *step_rows(), *monitor_rows()):
         name, figure, bound = row.cells()
         print(f"{name:60s} {figure:>9s}  {bound}".rstrip())
 

@@ -24,8 +24,9 @@ from ancestral.estimators.credit.credit import total_cost
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.tools.demo.digits import Digits, load
-from ancestral.tools.demo.variance import TOTAL, VarianceRow, folds, measure
+from ancestral.tools.demo.variance import VarianceRow, folds, measure
 from ancestral.tools.render.inspect import graph
+from ancestral.tools.study.table import TOTAL
 from ancestral.trace.recording.record import record
 from ancestral.trace.serialize.file import replacing
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-TOTAL = "total"
-"""The layer of the rows that sum over every parameter of the model."""
+from ancestral.tools.study.table import TOTAL, layer_of
 
 Estimate = Callable[[], object]
 """Runs the model once and leaves one gradient estimate in `.grad` of its parameters."""
@@ -111,16 +110,6 @@ def folds(rows: Sequence[VarianceRow], reference: str) -> dict[tuple[str, str], 
     """
     first = {row.layer: row.variance for row in rows if row.estimator == reference}
     return {(row.estimator, row.layer): first[row.layer] / row.variance for row in rows}
-
-
-def layer_of(parameter: str) -> str:
-    """Return the layer of a parameter: its module, or itself where the model holds it.
-
-    >>> layer_of("encoder.0.weight"), layer_of("prior")
-    ('encoder.0', 'prior')
-    """
-    module, _, own = parameter.rpartition(".")
-    return module or own
 
 
 def _gradient(model: nn.Module, estimate: Estimate, seed: int) -> Tensor:

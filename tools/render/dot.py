@@ -14,75 +14,42 @@ True
 
 import hashlib
 import html
-import linecache
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
 
 import graphviz  # type: ignore[import-untyped]  # it has annotations, but no py.typed
 
 from ancestral.provenance.algebra.alignment import Shape, keeps, shown
 from ancestral.tools.render.clusters import Box, Boxes, Frame, Inside, boxes, nested
-from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of, stem
+from ancestral.tools.render.facts import (
+    elsewhere,
+    facts_of,
+    several,
+    share_of,
+    source_of,
+    title_facts,
+    visible,
+    within,
+)
+from ancestral.tools.render.fold_loops import Arrow, Group, Repeat, Sketch, is_loop, repeat_of
+from ancestral.tools.render.looks import LOOKS, shade, step_of
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Edge, Graph
+from ancestral.trace.graph.loop_names import stem
 
 FONT = "Helvetica"  # one name: engines warn about lists
 QUIET = "#50545a"  # the colour of all but names
+PLAIN = "#202326"  # the same where the fill is dark
 _WIDEST = 28  # characters of a line that holds two facts
 _LONGEST = 36  # characters of a name; the tooltip has them all
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a kind of vertex is drawn, and the words for it."""
-
-    shape: str
-    fill: str
-    line: str
-    legend: str
-    meaning: str
-    plural: str
-    outlines: int = 1
-
-
-LOOKS = {
-    "score": Look(
-        "ellipse",
-        "#eaf1fb",
-        "#3c6ea8",
-        "ellipse = score site",
-        "score site, drawn by sample",
-        "draws",
-    ),
-    "pathwise": Look(
-        "hexagon",
-        "#e6f4ee",
-        "#2f7d63",
-        "hexagon = pathwise site",
-        "pathwise site, drawn by rsample",
-        "draws",
-    ),
-    "observed": Look(
-        "ellipse", "#d3d6da", "#3f4348", "shaded = observed", "observed", "observations", 2
-    ),
-    "deterministic": Look(
-        "cds", "#f3f3f1", "#6b6f73", "arrow = named value", "named value", "named values"
-    ),
-    "cost": Look("box", "#fdf2de", "#a86c10", "box = cost", "cost", "costs"),
-    "noise": Look(
-        "diamond", "#ffffff", "#8a8f94", "diamond = noise", "noise without parameters", "draws"
-    ),
-    "param": Look(
-        "plaintext", "#ffffff", "#ffffff", "no outline = parameter", "parameter", "parameters"
-    ),
-}
 _DASHED = "dashed = no dimension aligned"
 _FRAME = "frame with a number = plate"
 _STEPS = "frame with t = steps of a loop"
+_SHARES = "redder = more of the variance"
 _PAGE = {"fontname": FONT, "bgcolor": "white", "nodesep": "0.35", "ranksep": "0.4", "pad": "0.25"}
 _QUICK = {"nslimit": "2", "nslimit1": "2", "mclimit": "0.2"}  # fewer rounds of improvement
 _NODE = {"fontname": FONT, "fontsize": "13", "style": "filled", "margin": "0.16,0.05"}
@@ -108,8 +75,8 @@ def dot(graph: Graph, *, is_folded: bool | None = None, note: str = "") -> str:
     ids = prefix(graph)
     frames = boxes(sketch, graph.plates)
     plates, unseen = within(graph.plates), within(frames.undrawn)
-    if implied:
-        note = f"{note}\n{implied} arrows are left out that others imply".lstrip("\n")
+    said = [f"{implied} arrows are left out that others imply"] if implied else []
+    note = "\n".join(filter(None, [note, *said, elsewhere(graph)]))
     head = {"id": ids, "class": "ancestral", "label": _caption(sketch, frames, note), **_PAGE}
     if is_folded:
         head |= _QUICK
@@ -132,7 +99,8 @@ def prefix(graph: Graph) -> str:
     The folder that the model lies in is not shown, and makes no other picture.
     """
     vertices = tuple(replace(v, location=_beside(v.location)) for v in graph.vertices)
-    text = repr(replace(graph, vertices=vertices))
+    shares = [v.share for v in vertices if v.share is not None]
+    text = f"{replace(graph, vertices=vertices)!r}{shares or ''}"
     return "g" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -157,22 +125,14 @@ def _legend(sketch: Sketch, frames: Boxes) -> tuple[str, ...]:
         words.append(_FRAME)
     if any(map(is_loop, plates)):
         words.append(_STEPS)
+    if any(share_of(group) is not None for group in sketch.groups):
+        words.append(_SHARES)
     return tuple(words or ["no sites and no costs"])
 
 
-def visible(text: str) -> str:
-    r"""Return a text with escapes in place of what no font shows and XML forbids.
-
-    >>> print(visible("tab\there"), visible(""))
-    tab\there ''
-    """
-    if not text.strip():
-        return repr(text)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _markup(bold: str, *quiet: str) -> str:
-    return f"<<b>{_escape(bold)}</b>{''.join(f'<br/>{_quiet(line, 10)}' for line in quiet)}>"
+def _markup(bold: str, *quiet: str, color: str = QUIET) -> str:
+    lines = "".join(f"<br/>{_quiet(line, 10, color)}" for line in quiet)
+    return f"<<b>{_escape(bold)}</b>{lines}>"
 
 
 def _caption(sketch: Sketch, frames: Boxes, note: str) -> str:
@@ -182,8 +142,8 @@ def _caption(sketch: Sketch, frames: Boxes, note: str) -> str:
     return f"<{'<br/>'.join([*said, *(_quiet(row, 9) for row in rows)])}>"
 
 
-def _quiet(words: str, size: int) -> str:
-    return f'<font point-size="{size}" color="{QUIET}">{_escape(words)}</font>'
+def _quiet(words: str, size: int, color: str = QUIET) -> str:
+    return f'<font point-size="{size}" color="{color}">{_escape(words)}</font>'
 
 
 def _tooltip(*lines: str) -> str:
@@ -287,82 +247,34 @@ def _node(
     repeat = repeat_of(first)
     is_step = any(box.plate is not None and is_loop(box.plate) for box in path)
     title = visible(f"{stem(first.name)}[t]" if is_step else group.title)
-    several = _several(group)
+    count, share = several(group), share_of(group)
+    step = None if share is None else step_of(share)
     facts = title_facts(group)
     what = ", ".join(facts)
     lines = [what] if len(what) <= _WIDEST else facts
     return {
         "id": identity,
-        "class": first.kind,
+        "class": first.kind if step is None else f"{first.kind} share{step}",
         "label": _markup(
             _short(title),
             *lines,
             *unseen.get(first.name, ()),
-            *([several] if several and not is_step else []),
+            *([count] if count and not is_step else []),
+            color=QUIET if step is None else PLAIN,
         ),
         "tooltip": _tooltip(visible(group.title), *facts_of(group, plates), *source_of(group)),
         "shape": look.shape,
         "peripheries": str(look.outlines),
-        "fillcolor": look.fill,
+        "fillcolor": look.fill if step is None else shade(step),
         "color": look.line,
         # The repeats of a loop stand in one line.
         **({"group": loops[repeat]} if repeat in loops else {}),
     }
 
 
-def facts_of(group: Group, plates: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return what there is to say of a node: what it is, and its plates."""
-    first = group.members[0]
-    said = (
-        ", ".join(title_facts(group)),
-        _several(group),
-        LOOKS[first.kind].meaning,
-        *plates.get(first.name, ()),
-    )
-    return tuple(line for line in said if line)
-
-
-def title_facts(group: Group) -> list[str]:
-    """Return what stands below the name of a node: its distribution and its shape."""
-    first = group.members[0].distribution, _shape(group)
-    return [visible(fact) for fact in first if fact]
-
-
-def _several(group: Group) -> str:
-    look = LOOKS[group.members[0].kind]
-    return f"{len(group.members)} {look.plural}" if len(group.members) > 1 else ""
-
-
-def within(plates: Sequence[Extent]) -> dict[str, list[str]]:
-    """Return by site what to say of the plates that it is in."""
-    found: dict[str, list[str]] = {}
-    for plate in plates:
-        for site, dim in plate.dims:
-            how = "in turn" if dim is None else f"dimension {dim}"
-            name = f"plate {visible(plate.name)}" if plate.is_declared else plate.name
-            found.setdefault(site, []).append(f"{how}: {name}")
-    return found
-
-
-def _shape(group: Group) -> str:
-    shapes = {vertex.shape for vertex in group.members}
-    if group.members[0].kind == "param" and group.members[0].distribution:
-        return ""  # of several tensors
-    if len(shapes) > 1:
-        return "various shapes"
-    return str(list(group.members[0].shape)) if group.members[0].shape else "scalar"
-
-
 def _short(name: str) -> str:
     half = _LONGEST // 2
     return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
-
-
-def source_of(group: Group) -> tuple[str, str]:
-    """Return where a node is drawn: the place, and the line of the source."""
-    place = group.members[0].location
-    where = f"{PurePath(place.filename).name}:{place.line} in {place.function}"
-    return where, linecache.getline(place.filename, place.line).strip()[:120]
 
 
 def _arrow(sketch: Sketch, arrow: Arrow, ids: str) -> dict[str, str]:

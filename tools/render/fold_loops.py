@@ -28,9 +28,7 @@ import networkx as nx
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.find_plates import Extent
 from ancestral.trace.graph.graph import Edge, Graph, Vertex
-
-_COUNTER = re.compile(r"(?<![\W\d_])[\W\d_]*\d[\W_]*$")
-"""The suffix of a repeat of a loop: the end of ``z_1``, ``z[3]``, ``z_2_0`` or ``z7``."""
+from ancestral.trace.graph.loop_names import stem
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,6 @@ class Sketch:
     groups: tuple[Group, ...]
     arrows: tuple[Arrow, ...]
     loops: tuple[Extent, ...] = ()
-
-
-def stem(name: str) -> str:
-    """Return a name without its counter.
-
-    >>> stem("z"), stem("z_12"), stem("z[3]"), stem("layer1.z_0_1"), stem("7")
-    ('z', 'z', 'z', 'layer1.z', '7')
-    """
-    return _COUNTER.sub("", name) or name
 
 
 def repeat_of(vertex: Vertex) -> Repeat:

@@ -19,7 +19,8 @@ from importlib.resources import files
 from typing import Any
 
 from ancestral.tools.render.clusters import Inside, boxes, nested
-from ancestral.tools.render.dot import facts_of, frame_name, source_of, visible, within
+from ancestral.tools.render.dot import frame_name
+from ancestral.tools.render.facts import facts_of, source_of, visible, within
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.graph.graph import Graph
 

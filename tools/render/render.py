@@ -16,6 +16,7 @@ from pathlib import Path
 from ancestral.tools.render.dot import dot, legend, prefix
 from ancestral.tools.render.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.render.fold_loops import folded
+from ancestral.tools.render.looks import NIGHT, STEPS, shade
 from ancestral.tools.render.page import page, view_of
 from ancestral.tools.render.simplify import sketched, with_or_without
 from ancestral.tools.render.texts import TEXTS
@@ -23,15 +24,6 @@ from ancestral.trace.graph.graph import Graph
 from ancestral.trace.serialize.file import replacing
 
 _SUFFIXES = (".svg", ".html", ".pdf", ".png", *(f".{form}" for form in TEXTS))
-_NIGHT = {
-    "score": ("#1f334d", "#8ab4e8"),
-    "pathwise": ("#1d3a30", "#7cc7aa"),
-    "observed": ("#4c5056", "#d5d8dc"),
-    "deterministic": ("#33363a", "#a9adb2"),
-    "cost": ("#43341a", "#e3b15c"),
-    "noise": ("#1b1c1f", "#8a8f94"),
-    "param": ("#1b1c1f", "#1b1c1f"),
-}
 
 
 def render(
@@ -134,7 +126,7 @@ def picture(
     if form != "svg":
         return drawn
     ids = prefix(graph)
-    style = f"@media (prefers-color-scheme: dark) {{\n{_night(ids)}\n}}"
+    style = f"@media (prefers-color-scheme: dark) {{\n{_night(ids, graph)}\n}}"
     return _dressed(drawn, graph, ids, is_folded, style).encode()
 
 
@@ -164,7 +156,7 @@ def _title(graph: Graph) -> str:
 
 def _for_page(svg: bytes, graph: Graph, ids: str, is_folded: bool | None) -> str:
     """Dress an SVG for a page whose reader may choose between day and night."""
-    night = _night(ids)
+    night = _night(ids, graph)
     by_system = f':root:not([data-theme="light"]) {{\n{night}\n}}'
     by_choice = f':root[data-theme="dark"] {{\n{night}\n}}'
     style = f"@media (prefers-color-scheme: dark) {{\n{by_system}\n}}\n{by_choice}"
@@ -205,12 +197,18 @@ def _face(scope: str) -> str:
     return f"#{scope} text {{ font-family: Helvetica, Arial, 'Liberation Sans', sans-serif }}"
 
 
-def _night(scope: str) -> str:
+def _night(scope: str, graph: Graph) -> str:
     """Return the colours for dark pages."""
+    is_colored = any(vertex.share is not None for vertex in graph.vertices)
+    dark = {step: shade(step, is_night=True) for step in (range(STEPS + 1) if is_colored else ())}
+    shares = [
+        f"#{scope} .share{step} a > :not(text, [fill=none]) {{ fill: {fill} }}"
+        for step, fill in dark.items()
+    ]
     kinds = [
         f"#{scope} .{kind} a > :not(text) {{ stroke: {line} }}\n"
         f"#{scope} .{kind} a > :not(text, [fill=none]) {{ fill: {fill} }}"
-        for kind, (fill, line) in _NIGHT.items()
+        for kind, (fill, line) in NIGHT.items()
     ]
     rules = [
         f"#{scope} > polygon {{ fill: #1b1c1f }}",
@@ -221,4 +219,4 @@ def _night(scope: str) -> str:
         f"#{scope} .edge :is(path, polygon) {{ stroke: #9aa0a6 }}",
         f"#{scope} .edge polygon {{ fill: #9aa0a6 }}",
     ]
-    return "\n".join([*rules, *kinds])
+    return "\n".join([*rules, *kinds, *shares])

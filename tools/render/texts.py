@@ -18,8 +18,10 @@ import networkx as nx
 
 from ancestral.provenance.algebra.alignment import shown
 from ancestral.tools.render.clusters import Inside, boxes, nested
-from ancestral.tools.render.dot import LOOKS, dot, frame_name, is_dashed, title_facts, visible
+from ancestral.tools.render.dot import dot, frame_name, is_dashed
+from ancestral.tools.render.facts import title_facts, visible
 from ancestral.tools.render.fold_loops import Sketch
+from ancestral.tools.render.looks import LOOKS
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.graph.graph import Graph
 

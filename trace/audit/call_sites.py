@@ -53,7 +53,7 @@ def call() -> Call:
     while frame is not None:
         code = frame.f_code
         owner, module = owner_of(frame), module_of(frame)
-        if owner == "user":
+        if owner in ("user", "pyro"):
             location = Location(code.co_filename, frame.f_lineno, code.co_name)
             return Call(location, is_internal, is_alias, is_check)
         if module == READING:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch.autograd.functional
 from torch import nn
 
-from ancestral.provenance.tensor.frame_owner import code_owner, is_user, user_frame
+from ancestral.provenance.tensor.frame_owner import code_owner, is_user, module_of, user_frame
 from ancestral.trace.context.assigned_name import assigned
 
 
@@ -88,7 +88,7 @@ def line_of(error: BaseException) -> Location | None:
     found = None
     step = error.__traceback__
     while step is not None:
-        if is_user(step.tb_frame):
+        if is_user(step.tb_frame) and module_of(step.tb_frame) != "contextlib":
             code = step.tb_frame.f_code
             found = Location(code.co_filename, step.tb_lineno, code.co_name)
         step = step.tb_next

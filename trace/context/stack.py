@@ -5,7 +5,8 @@ turns do not mix. What a draw does inside, between two suspensions, is an affair
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from typing import Any, Protocol
 from weakref import ref
@@ -77,6 +78,16 @@ evaluation of a model, goes when as many others have ended that were not asked e
 def is_recorded(context: Context) -> bool:
     """Return whether a recording is open in another context than this one."""
     return any(trace.is_open for trace in context.get(_open, ()))
+
+
+@contextmanager
+def suspended() -> Generator[None]:
+    """Let what runs in the block be no part of the open recordings."""
+    token = _open.set(())
+    try:
+        yield
+    finally:
+        _open.reset(token)
 
 
 class _Local(threading.local):

@@ -76,7 +76,7 @@ class _Switch:
         """Let recordings switch these on, in this order."""
         self.interceptors = (_Writes(), *interceptors)
         patches = [patch for each in self.interceptors for patch in each.patches()]
-        self._staying = Staying(patch for patch in patches if patch.stays)
+        self._staying = [Staying(patch for patch in patches if patch.stays)]
         self._swapped = Lasting(patch for patch in patches if not patch.stays)
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
@@ -94,7 +94,7 @@ class _Switch:
     @property
     def replaced(self) -> list[Patch]:
         """What the open recordings replace."""
-        groups = (self._staying, self._swapped, *self._later)
+        groups = (*self._staying, self._swapped, *self._later)
         return [patch for group in groups for patch in group.patches]
 
     def enter(self) -> None:
@@ -119,7 +119,7 @@ class _Switch:
         self.is_on = True
         for enter in self._entering:
             enter()
-        found = self._staying.replace_own()
+        found = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
         for find in self._finding:
             found += find()
@@ -141,13 +141,20 @@ class _Switch:
                 self._later.append(group)
                 group.replace()
 
+    def stay(self, patches: Iterable[Patch]) -> None:
+        """Replace more, which stays replaced after the last recording."""
+        with self._lock:
+            self._staying.append(Staying(patches))
+            self._staying[-1].replace_own()
+
     def restore(self) -> None:
         """Put all back, unless a recording is open."""
         with self._lock:
             if self._open:
                 raise RuntimeError(_OPEN)
             self._swapped.restore()  # what others may have put back since
-            self._staying.restore()
+            for group in self._staying:
+                group.restore()
 
     def abandon(self) -> None:
         """Switch them off in a process that was forked, whatever its parent was recording."""

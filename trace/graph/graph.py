@@ -9,10 +9,9 @@ What a graph is asked is answered on its directed graph of networkx:
 `ancestral.trace.graph.d_separation`.
 """
 
-import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -29,6 +28,7 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph import d_separation, drawing
 from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
+from ancestral.trace.graph.loop_names import with_shares
 from ancestral.trace.graph.param_edges import Param, params_of
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
@@ -43,7 +43,7 @@ class Vertex:
 
     `kind` is "score" (drawn by ``sample``), "pathwise" (by ``rsample``), "observed",
     "deterministic", "cost" or, in the graph of a recording that was asked for it, "noise".
-    `shape` is that of the whole value.
+    `shape` is that of the whole value, `share` its part of what the graph was coloured by.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Vertex:
     shape: Shape
     location: Location
     module_path: str = ""
+    share: float | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,22 @@ class Graph:
             given: a name, or some, or none; what is known is independent of everything.
         """
         return d_separation.d_separated(self._digraph, a, b, given)
+
+    def colored(self, shares: Mapping[str, float]) -> "Graph":
+        """Return the graph with the share of each site in the variance, which pictures show.
+
+        The share of draws of one loop that were measured together, under the name that theirs have
+        in common, is divided among them.
+
+        Args:
+            shares: by site, in [0, 1], as `ancestral.Monitor.shares` returns them. What lies at
+                sites that the graph does not have is said below the picture.
+
+        Raises:
+            TypeError: if it is no dictionary.
+            ValueError: if one is no share.
+        """
+        return replace(self, vertices=tuple(with_shares(self.vertices, shares)))
 
     def render(
         self,
@@ -362,27 +379,3 @@ def _is_there(node: Node, plate: Plate, place: int | None) -> bool:
     if node.type != "deterministic" or place is None:
         return True
     return place >= 0 and node.shape[place] == plate.subsample_size
-
-
-def topological_order(graph: Graph) -> tuple[str, ...]:
-    """Return the names of the vertices, each after its parents, else in the order of the program.
-
-    Kahn (1962), "Topological sorting of large networks".
-    """
-    names = [vertex.name for vertex in graph.vertices]
-    numbers = {name: number for number, name in enumerate(names)}
-    children: dict[str, list[str]] = {name: [] for name in names}
-    missing = dict.fromkeys(names, 0)
-    for parent, child in {(edge.parent, edge.child) for edge in graph.edges}:
-        children[parent].append(child)
-        missing[child] += 1
-    ready = [numbers[name] for name in names if not missing[name]]
-    found: list[str] = []
-    while ready:
-        name = names[heapq.heappop(ready)]
-        found.append(name)
-        for child in children[name]:
-            missing[child] -= 1
-            if not missing[child]:
-                heapq.heappush(ready, numbers[child])
-    return tuple(found)

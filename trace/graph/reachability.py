@@ -102,6 +102,14 @@ class TermSet(NamedTuple):
         mask = mask << self.low - low if mask else 0
         return _trimmed(low, mask | rest << self.full - low, self.end, self.end)
 
+    def beyond(self, other: "TermSet") -> "TermSet":
+        """Return the terms that are not in the other, all of whose terms are ours."""
+        if self.full != other.full or not other.mask:
+            return self.without(other)
+        return _trimmed(
+            self.low, self.mask ^ other.mask << other.low - self.low, self.end, self.end
+        )
+
     def _below(self, end: int) -> int:
         """Return the bits, from `low` on, of what is below a number."""
         width = end - self.low
@@ -199,11 +207,20 @@ class _Child(NamedTuple):
     size: int
 
 
-def reaches(structure: Structure) -> Iterator[tuple[int, Closure, Reach]]:
-    """Yield for each site, from the last to the first, the terms that it reaches."""
+def reaches(
+    structure: Structure, passed: Sequence[bool] | None = None
+) -> Iterator[tuple[int, Closure, Reach]]:
+    """Yield for each site, from the last to the first, the terms that it reaches.
+
+    Args:
+        structure: the structure.
+        passed: which sites are passed over, that reach none of the others, nor are reached.
+    """
     direct, end = _Direct(structure), len(structure.terms)
     waiting: dict[int, list[_Child]] = {}  # by the parent, which is met later
     for number in reversed(range(len(structure.sites))):
+        if passed is not None and passed[number]:
+            continue
         children = waiting.pop(number, [])[::-1]
         built = _Built(direct.of(number), children, end)
         yield number, built.closure, built.reach
@@ -278,6 +295,8 @@ class _Built:
         for child in children:
             if child is not base:
                 _merge(further, child)
+        if further and len({*further, *self.closure}) == 1:  # all alike: there is no more to say
+            self._put(*further.popitem())
         for claims, sets in further.items():
             self._take(claims, union(sets))
         if self._is_changed or base is None:
@@ -300,6 +319,15 @@ class _Built:
         if self.closure:
             self.all = union([*self.closure.values()])
         return best
+
+    def _put(self, claims: Claims, sets: list[TermSet]) -> None:
+        """Add terms that are reached by the claims by which all are."""
+        before = self.all
+        self.all = union([before, *sets])
+        self.closure = {claims: self.all}
+        rest = self.all.beyond(before)
+        if rest:
+            self._rest = {claims: rest}
 
     def _take(self, claims: Claims, terms: TermSet) -> None:
         """Add terms that are reached by these claims."""

@@ -16,6 +16,7 @@ from ancestral.trace.intercept.tensor_reads import Attributes, Storages
 from ancestral.trace.intercept.threads import Threads
 from ancestral.trace.intercept.unrecorded_threads import Unrecorded
 from ancestral.trace.intercept.wrapper_subclasses import TensorSubclasses
+from ancestral.trace.pyro.stack import PyroStack
 
 INTERCEPTORS: tuple[Interceptor, ...] = (
     CUTS,
@@ -30,4 +31,5 @@ INTERCEPTORS: tuple[Interceptor, ...] = (
     Storages(),
     Threads(),
     FunctionTransforms(),
+    PyroStack(),
 )

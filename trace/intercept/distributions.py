@@ -39,7 +39,7 @@ from ancestral.trace.context.switch import Interceptor, switch, unmet
 from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, parameters
+from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch, parameters
 from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
@@ -237,7 +237,7 @@ _BROADCASTING = tuple(
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_plain(kind: type[Any]) -> bool:
+def _is_plain(kind: Any) -> bool:
     """Return whether a check of a class of torch computes nothing that the distribution keeps.
 
     It has no part that may be a user's, and no property that may ask a part for its parameters,
@@ -245,7 +245,7 @@ def _is_plain(kind: type[Any]) -> bool:
     """
     parts = (Independent, MixtureSameFamily, TransformedDistribution)
     declared = kind.arg_constraints
-    if not kind.__module__.startswith("torch.distributions.") or issubclass(kind, parts):
+    if not is_class_of_torch(kind) or issubclass(kind, parts):
         return False
     return isinstance(declared, dict) and not any(
         isinstance(read := getattr(kind, name, None), property)
@@ -275,6 +275,7 @@ _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "log_prob": _scoring,
 }
 _OWN = ("torch.distributions.", "ancestral.")
+_WITHOUT_DRAWS = frozenset({"pyro.distributions.unit"})  # of nothing, by which Pyro states factors
 
 
 class Distributions(Interceptor):
@@ -300,7 +301,13 @@ class Distributions(Interceptor):
 
     def found(self) -> Iterable[Patch]:
         """Return the methods of the classes of users."""
-        return [patch for kind in self._kinds.others() for patch in _methods(kind)]
+        others = self._kinds.others()
+        lasting = [kind for kind in others if kind.__module__.startswith("pyro.")]
+        if lasting:  # imported since; they are many, and there to stay
+            self._own.update(dict.fromkeys(lasting))
+            drawing = [kind for kind in lasting if kind.__module__ not in _WITHOUT_DRAWS]
+            switch.stay(patch for kind in drawing for patch in _methods(kind, stays=True))
+        return [p for kind in others if kind not in self._own for p in _methods(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Catch a class that is defined while a recording is open."""

@@ -23,7 +23,7 @@ from ancestral.provenance.dispatch.linear_forms import when_cut
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data
 from ancestral.provenance.tensor.frame_owner import is_user
-from ancestral.provenance.tensor.linear_form import Form, Placed, Weight
+from ancestral.provenance.tensor.linear_form import Form, Placed, Weight, made_of
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
 from ancestral.trace.context.patch import Lasting, Patch
@@ -240,7 +240,7 @@ def _addends(tensor: Tensor) -> _Addends:
         if isinstance(share, Placed):  # of a part: no sum of whole tensors
             return []
         if operand.__class__ is tuple:
-            pending.extend(zip(operand[2], operand[1](share), strict=True))
+            pending.extend(zip(made_of(operand), operand[1](share), strict=True))
         elif isinstance(operand, Tensor):
             known = getattr(operand, "_addends", None)
             if known is None:

@@ -123,7 +123,7 @@ def _of_distribution(fn: Distribution, batch: torch.Size, seen: set[int]) -> Ite
     ]
     yield from declared
     kind: Any = type(fn)
-    if declared and _is_class_of_torch(kind) and not isinstance(fn, TransformedDistribution):
+    if declared and is_class_of_torch(kind) and not isinstance(fn, TransformedDistribution):
         return
     known = {id(held.tensor) for held in declared}
     for name, item in vars(fn).items():
@@ -179,12 +179,17 @@ def is_of_torch(value: Any) -> bool:
 
     Only of those is it known that no element of a batch depends on another.
     """
-    return all(map(_is_class_of_torch, map(type, parts_of(value))))
+    return all(map(is_class_of_torch, map(type, parts_of(value))))
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_class_of_torch(kind: Any) -> bool:
-    return str(kind.__module__).startswith("torch.distributions.")
+def is_class_of_torch(kind: Any) -> bool:
+    """Return whether a class is torch's, or one by which Pyro gives torch's its own methods."""
+    return str(kind.__module__).startswith("torch.distributions.") or kind.__module__ in _OF_PYRO
+
+
+# What these override is computed element by element too, from declared parameters alone.
+_OF_PYRO = frozenset({"pyro.distributions.torch", "pyro.distributions.testing.fakes"})
 
 
 @functools.cache
@@ -209,7 +214,7 @@ def parts_of(value: Any, seen: frozenset[int] = frozenset()) -> list[Any]:
 
 def _constraints(fn: Distribution) -> dict[str, Any]:
     kind: Any = type(fn)
-    known, is_all = _constraints_of_torch(kind) if _is_class_of_torch(kind) else ({}, False)
+    known, is_all = _constraints_of_torch(kind) if is_class_of_torch(kind) else ({}, False)
     if is_all:
         return known
     try:
@@ -238,7 +243,7 @@ def _events_of_torch(kind: Any) -> tuple[tuple[str, int], ...]:
 
     By the attributes that hold them; empty where the class alone does not tell.
     """
-    if not kind.__module__.startswith("torch.distributions."):
+    if not is_class_of_torch(kind):
         return ()
     known, is_all = _constraints_of_torch(kind)
     if not is_all or any(constraints.is_dependent(constraint) for constraint in known.values()):
@@ -297,7 +302,7 @@ def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -
     What the owner keeps of the call is no plain tensor that others would take for a constant.
     """
     parts = parts_of(owner)
-    if all(map(_is_class_of_torch, map(type, parts))):
+    if all(map(is_class_of_torch, map(type, parts))):
         before = [*map(dict, map(vars, parts))]
         try:
             return raw(method, *args, **kwargs)

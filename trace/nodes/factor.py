@@ -42,6 +42,29 @@ class Factor(Distribution):
         return self.log_factor.expand(value.shape[:-1])
 
 
+class PointMass(Distribution):
+    """The distribution of a value that is computed, with a log-density that is given: [*batch].
+
+    It has no draw: its sites have their value from elsewhere.
+    """
+
+    arg_constraints: Any = {"log_density": constraints.real}  # noqa: RUF012
+    support: Any = constraints.real
+
+    def __init__(self, log_density: Tensor, event_shape: Any = ()) -> None:
+        """Take the logarithms of the densities, [*batch], and the shape of one value."""
+        self.log_density = log_density
+        super().__init__(log_density.shape, torch.Size(event_shape), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PointMass":
+        """Return it over a larger batch."""
+        return PointMass(self.log_density.expand(torch.Size(batch_shape)), self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the logarithms of the densities, [*batch]."""
+        return self.log_density.expand(value.shape[: value.dim() - len(self.event_shape)])
+
+
 def shown_shape(fn: Distribution | None, value: Tensor) -> Shape:
     """Return the shape of a value as a user knows it: a factor has that of its logarithms."""
     return tuple(value.shape[:-1] if isinstance(fn, Factor) else value.shape)

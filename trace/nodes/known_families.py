@@ -44,6 +44,7 @@ from ancestral.provenance.tensor.torch_internals import (
     len_torch_function_stack,
 )
 from ancestral.trace.context.switch import unmet
+from ancestral.trace.nodes.distribution_params import is_class_of_torch
 
 _Method = Callable[..., Any]
 
@@ -97,13 +98,16 @@ def drawing(original: _Method) -> _Method:
     known = _SIMPLE.get(original)
     if known is None:
         return original
+    kind: Any
     kind, read, one = known
     thread = storage.local
 
-    def draws(fn: Distribution, *args: Any, **kwargs: Any) -> Any:
+    def draws(fn: Any, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
         is_once = not kwargs and (not args or (type(args[0]) is Size and not args[0]))
-        if type(fn) is kind and (is_once or _is_of_numbers(args, kwargs)) and not thread.guards:
+        own: Any = type(fn)
+        is_known = (own is kind or _is_as(own, kind)) and not thread.guards
+        if is_known and (is_once or _is_of_numbers(args, kwargs)):
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
             if _PLAIN.issuperset(map(type, given)):
@@ -119,6 +123,12 @@ def drawing(original: _Method) -> _Method:
         return original(fn, *args, **kwargs)
 
     return draws
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_as(kind: Any, known: Any) -> bool:
+    """Return whether a class is one of Pyro that adds nothing to how the known one draws."""
+    return issubclass(kind, known) and is_class_of_torch(kind)
 
 
 def _is_of_numbers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -219,7 +229,7 @@ def _crossed(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
         cross_entropy = _cross_entropy(logits, value, reduction=0)
         density = -cross_entropy
     attach(density, found)
-    density._form = (next(serials), negative, (attach(cross_entropy, found),))  # type: ignore[attr-defined]
+    density._form = (next(serials), negative, attach(cross_entropy, found))  # type: ignore[attr-defined]
     return density
 
 

@@ -23,7 +23,7 @@ from ancestral.trace.nodes.distribution_params import (
     parts_of,
 )
 from ancestral.trace.nodes.enum_dims import Enumeration
-from ancestral.trace.nodes.factor import Factor
+from ancestral.trace.nodes.factor import Factor, PointMass
 from ancestral.trace.nodes.mask import replaced
 
 
@@ -97,7 +97,7 @@ def tracked_density(node: _Site, *, is_masked: bool) -> Tensor:
     """
     plain = node.counted_log_prob if is_masked else node.elementwise_log_prob
     node.mark(plain)
-    if not (isinstance(node.fn, Factor) or is_of_torch(node.fn)):
+    if not (isinstance(node.fn, Factor | PointMass) or is_of_torch(node.fn)):
         return _as_computed(node, plain, node.kept if is_masked else None)
     found = _joined(node, tuple(plain.shape))
     if found is None or found.universe.state == "settled":

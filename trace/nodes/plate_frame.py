@@ -36,6 +36,7 @@ class Plate:
     turn: int | None = None
     serial: int = field(default=-1, compare=False, repr=False)  # of the draw of its indices
     indices: Tensor | None = field(default=None, compare=False, repr=False)
+    is_checked: bool = field(default=True, compare=False, repr=False)  # whether it claims anything
 
     @property
     def scale(self) -> float:

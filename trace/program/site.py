@@ -197,7 +197,7 @@ def named(message: Message) -> Message:
     if message.kind == "deterministic" and not is_cut:
         if found is not None and found.universe is not universe:
             found = universe.adopt(found)
-        source = universe.named(message.name, size, found)
+        source = _source_of(message.name, size, found, universe)
         held = universe.of(source, size)
     node = Node(
         name=message.name,
@@ -222,6 +222,15 @@ def named(message: Message) -> Message:
         traces[0].ledger.admit(node)
     admit(node, message)
     return replace(message, value=node.tracked_value)
+
+
+def _source_of(name: str, shape: Shape, found: Provenance | None, universe: Universe) -> Source:
+    """Return the source that stands for what a value was computed from, if from any source."""
+    is_known = found is None or all(s.is_known for s in universe.origins(found.members))
+    source = Source(name, shape, universe, stands_for=found, is_known=is_known, is_named=True)
+    if found is not None and found.members & universe.differentiable:
+        universe.differentiable.add(source)
+    return source
 
 
 def _events(message: Message, size: Shape) -> int:

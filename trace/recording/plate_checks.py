@@ -61,7 +61,9 @@ class Ledger:
             PlateError: if what a plate around it claims does not hold.
         """
         # What has no density may mix repetitions: of it, no plate claims anything.
-        plates = () if node.type == "deterministic" else node.cond_indep_stack
+        plates = [plate for plate in node.cond_indep_stack if plate.is_checked]
+        if node.type == "deterministic":
+            plates = []
         if not plates and not self._standings:
             return
         claimed = {plate.name: self._claimed(node, plate) for plate in plates}

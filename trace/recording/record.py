@@ -28,7 +28,7 @@ from ancestral.provenance.tensor.control_flow import (
     recording,
     setting,
 )
-from ancestral.provenance.tensor.frame_owner import module_of, user_frame
+from ancestral.provenance.tensor.frame_owner import module_of
 from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
@@ -285,8 +285,7 @@ class _Recorder(Handler):
 
 
 def _opening(frame: FrameType | None) -> Began:
-    """Return where the user opens a recording."""
-    frame = user_frame(frame)
+    """Return where a recording is opened, by the user or by us for a program of the user's."""
     while frame is not None and module_of(frame) == "contextlib":
         frame = frame.f_back
     return Began(id(frame), -1 if frame is None else frame.f_lasti)

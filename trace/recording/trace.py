@@ -28,7 +28,7 @@ from ancestral.trace.display.flat_vector import pack, unpack
 from ancestral.trace.display.plates import Plates
 from ancestral.trace.display.shapes import format_shapes
 from ancestral.trace.display.text_table import Table, Tabular
-from ancestral.trace.graph.graph import Graph, Vertex, graph_of, topological_order
+from ancestral.trace.graph.graph import Graph, Vertex, graph_of
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.generator_noise import Noise
@@ -280,7 +280,7 @@ class Trace(Mapping[str, Node], Tabular):
 
     def topological_order(self) -> tuple[str, ...]:
         """Return the names of sites and costs, each after its parents."""
-        return topological_order(self.graph)
+        return self.graph.topological_order()
 
     def detach_(self) -> Self:
         """Cut the values of the sites off from how they were computed, in place; return the trace.
@@ -366,6 +366,19 @@ class Trace(Mapping[str, Node], Tabular):
             OSError: if it cannot be read.
         """
         return cls()._filled(load(path))
+
+    @classmethod
+    def from_pyro(cls, trace: Any) -> Self:
+        """Return a trace of Pyro as one of this library, whose values are constants."""
+        from ancestral.trace.serialize.pyro_trace import from_pyro  # which imports Pyro
+
+        return cls()._filled(from_pyro(trace))
+
+    def to_pyro(self) -> Any:
+        """Return the trace as a ``pyro.poutine.Trace``, to be replayed or scored there."""
+        from ancestral.trace.serialize.pyro_trace import to_pyro
+
+        return to_pyro(self.values())
 
     def _content(self) -> Content:
         """Return all that is stored of the trace."""

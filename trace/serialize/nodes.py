@@ -47,7 +47,7 @@ class Content:
 
 _TYPES = ("sample", "param", "plate", "deterministic", "cost")
 _LEFT_OUT = {
-    *("universe", "versions", "gate", "enumeration"),
+    *("universe", "versions", "gate", "enumeration", "is_checked"),
     # Sources that stand for others, but for named values, are followed to those others.
     *("is_decision", "kink_of", "is_confined"),
 }

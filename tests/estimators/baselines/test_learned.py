@@ -109,6 +109,19 @@ def test_a_state_goes_on_where_it_was(make: Callable[[], Learned], tmp_path: Any
 
 
 @every_one
+def test_what_is_learned_holds_no_graph(make: Callable[[], Learned]) -> None:
+    theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    learned = make()
+    for _ in range(3):
+        with an.record():
+            loss = rows(theta)
+        an.surrogate(loss, baseline=learned).backward()
+    held = [value for memory in learned.memories.values() for value in memory.values()]
+    assert held
+    assert not any(value.requires_grad for value in held)
+
+
+@every_one
 def test_a_state_that_is_none_is_refused(make: Callable[[], Learned]) -> None:
     for wrong in ({"z": 3}, {"sites": {"z": [1.0]}, "nets": {}}):
         with pytest.raises(an.errors.StateError):

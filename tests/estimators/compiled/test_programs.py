@@ -10,23 +10,11 @@ from programs.example import EXAMPLES
 from steps import agreeing
 from torch.distributions import (
     Bernoulli,
-    Categorical,
-    Dirichlet,
-    Distribution,
-    Gamma,
-    Independent,
-    LogNormal,
-    MixtureSameFamily,
-    MultivariateNormal,
     Normal,
-    OneHotCategorical,
     OneHotCategoricalStraightThrough,
-    Poisson,
     RelaxedBernoulli,
-    TransformedDistribution,
     kl_divergence,
 )
-from torch.distributions.transforms import SigmoidTransform
 
 import ancestral as an
 from ancestral.tools.demo.belief_net import BeliefNet
@@ -51,34 +39,6 @@ def loss(function: Loss) -> Loss:
     """Register a loss of two parameters, all of which is to be compiled."""
     LOSSES[function.__name__.strip("_")] = function
     return function
-
-
-def density(make: Callable[[], Distribution]) -> Loss:
-    """Return a loss of a draw of ``sample``, and of its density."""
-
-    def both() -> Any:
-        q = make()
-        z = q.sample()
-        return (z * V.sum()).sin().mean() + q.log_prob(z).mean()
-
-    return both
-
-
-for name, make in {
-    "bernoulli": lambda: Bernoulli(logits=W * X),
-    "categorical": lambda: Categorical(logits=W * X),
-    "one_hot": lambda: OneHotCategorical(logits=W * X),
-    "normal": lambda: Normal(W * X, V.exp()),
-    "poisson": lambda: Poisson(W.exp() * X.abs()),
-    "gamma": lambda: Gamma(W.exp() + X.abs(), V.exp()),
-    "dirichlet": lambda: Dirichlet((W * X).exp()),
-    "log_normal": lambda: LogNormal(W * X, 0.3),
-    "normal_of_events": lambda: MultivariateNormal(W * X, torch.eye(3).double()),
-    "independent": lambda: Independent(Normal(W * X, V.exp()), 1),
-    "mixture": lambda: MixtureSameFamily(Categorical(logits=W * X), Normal(V * X, 1.0)),
-    "transformed": lambda: TransformedDistribution(Normal(W * X, 1.0), [SigmoidTransform()]),
-}.items():
-    LOSSES[f"density_of_{name}"] = density(make)
 
 
 @loss
@@ -150,6 +110,16 @@ def _drawn_by_torch() -> Any:
 
 
 @loss
+def _filled_with_coins() -> Any:
+    z = torch.empty(4, 3, dtype=torch.float64).bernoulli_(torch.sigmoid(W * X))
+    y = torch.zeros(2, 4, 3, dtype=torch.float64)
+    y[1].bernoulli_(p=torch.sigmoid(V))
+    with torch.no_grad():
+        x = torch.empty(3, dtype=torch.float64).bernoulli_(torch.sigmoid(V))
+    return (z * X).mean() + (y @ W).mean() + (x * W).sum() + torch.empty(3).bernoulli_(0.3).sum()
+
+
+@loss
 def _drawn_by_multinomial() -> Any:
     weights = torch.softmax(W * X, -1)
     z = torch.multinomial(weights, 2, replacement=True)
@@ -207,14 +177,6 @@ def test_a_loss_is_compiled_with_the_gradient_of_a_recording(name: str) -> None:
     step = agreeing(LOSSES[name], [W, V])
     assert step.plan.is_compiled, step.plan
     assert step.plan.apart < 1e-10
-
-
-@loss
-def _statements() -> Any:
-    z = an.sample("z", Bernoulli(logits=W * X))
-    y = an.sample("y", Normal(z * V, 1.0))
-    an.sample("x", Normal(y, 1.0), obs=X)
-    return an.cost("c", (z * X).mean()) + ((y - X) ** 2).mean()
 
 
 SOME = (

@@ -53,8 +53,10 @@ def _masked_indexing() -> Any:
 
 
 @refused("no density")
-def _filled_in_place() -> Any:
-    z = torch.empty(4, 3, dtype=torch.float64).bernoulli_(torch.sigmoid(W * X))
+def _drawn_into_memory() -> Any:
+    z, probs = torch.empty(4, 3, dtype=torch.float64), torch.sigmoid(W * X)
+    with torch.no_grad():
+        torch.bernoulli(probs, out=z)
     return (z * X).mean()
 
 

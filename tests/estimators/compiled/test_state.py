@@ -1,7 +1,10 @@
 """Compiled steps over time: baselines that learn, sizes that change, what a plan tells."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,37 +32,6 @@ def _belief_net() -> tuple[BeliefNet, list[nn.Parameter]]:
 
 def _images(count: int) -> Tensor:
     return torch.bernoulli(torch.full((count, 8), 0.4))
-
-
-def _of_h1(baseline: Any) -> Any:
-    return baseline["h1"] if isinstance(baseline, dict) else baseline
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("is_one", [True, False])
-def test_a_baseline_learns_as_in_recordings(backend: Any, is_one: bool) -> None:
-    net, parameters = _belief_net()
-    mean = an.estimators.RunningMean(0.5)
-    ours: Any = mean if is_one else {"h1": mean, "*": "auto"}
-    theirs = copy.deepcopy(ours)
-    step: Any = an.compile(net, baseline=ours, backend=backend)
-    x = _images(6)
-    for seed in range(5):
-        agree(step, net, parameters, x, seed=seed, baseline=theirs)
-        found, expected = _of_h1(ours).state_dict(), _of_h1(theirs).state_dict()
-        torch.testing.assert_close(found, expected)
-        if seed == 3:  # what is loaded counts from the next step on
-            for each in (ours, theirs):
-                state = {n: {k: 2 * v for k, v in m.items()} for n, m in found.items()}
-                _of_h1(each).load_state_dict(state)
-    assert step.plan.is_compiled, step.plan
-
-
-def test_a_baseline_of_the_user_runs_at_each_step() -> None:
-    net, parameters = _belief_net()
-    step: Any = an.compile(net, baseline=lambda credit: 0.3, backend="eager")
-    with pytest.warns(an.errors.NotCompiledWarning, match="Python that is to run at each step"):
-        agree(step, net, parameters, _images(4), baseline=lambda credit: 0.3)
 
 
 @pytest.mark.parametrize("baseline", [None, "auto"])
@@ -104,12 +76,97 @@ class _Checkpointed(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_checkpoints_are_compiled_or_fall_back(backend: Any) -> None:
+def test_checkpoints_are_compiled(backend: Any) -> None:
     torch.manual_seed(0)
     net, x = _Checkpointed(), torch.randn(4, 3)
     step: Any = an.compile(net, backend=backend)
     agree(step, net, list(net.parameters()), x)
     assert step.plan.is_compiled, step.plan
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("is_loss", [False, True])
+def test_draws_and_losses_within_checkpoints_are_compiled(is_loss: bool, backend: Any) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 3), torch.randn(4, 3)
+
+    def part(x: Tensor) -> Any:
+        z = checkpoint(lambda y: Bernoulli(logits=layer(y)).sample(), x, use_reentrant=False)
+        return (layer(z).tanh() * x).mean() + (z * x).sum() if is_loss else z
+
+    def loss(x: Tensor) -> Any:
+        found: Any = checkpoint(part, x, use_reentrant=False)
+        return found if is_loss else (layer(found) - x).square().mean()
+
+    step: Any = an.compile(loss, backend=backend)
+    for seed in (0, 1):
+        agree(step, loss, list(layer.parameters()), x, seed=seed)
+    assert step.plan.is_compiled, step.plan
+
+
+PARALLEL = """
+import os, sys, warnings
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+import ancestral as an
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        z = torch.distributions.Bernoulli(logits=self.layer(x)).sample()
+        return (z * x).mean() + (z @ self.layer.weight).mean()
+
+class Stepping(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.step = net, an.compile(net, backend="eager")
+
+    def forward(self, x):
+        return self.step(x)
+
+rank = int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=2)
+torch.manual_seed(0)
+net = Net()
+warnings.simplefilter("error", an.errors.NotCompiledWarning)
+
+def gradient(number):
+    torch.manual_seed(number + 1)
+    with an.record():
+        loss = net(torch.randn(4, 3))
+    an.backward(loss)
+    found, net.layer.weight.grad, net.layer.bias.grad = net.layer.weight.grad, None, None
+    return found
+
+mean = (gradient(0) + gradient(1)) / 2
+stepping = Stepping(net)
+parallel = DistributedDataParallel(stepping)
+torch.manual_seed(rank + 1)
+parallel(torch.randn(4, 3)).backward()
+torch.testing.assert_close(net.layer.weight.grad, mean)
+print(stepping.step.plan.is_compiled, flush=True)
+
+warnings.simplefilter("ignore", an.errors.NotCompiledWarning)
+net.layer.weight.grad = None
+around = an.compile(DistributedDataParallel(net), backend="eager")
+torch.manual_seed(rank + 1)
+around(torch.randn(4, 3)).backward()
+torch.testing.assert_close(net.layer.weight.grad, mean)
+print(around.plan.is_compiled, flush=True)
+os._exit(0)
+"""
+
+
+def test_steps_are_trained_in_parallel(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARALLEL, f"file://{tmp_path / 'rendezvous'}"]
+    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE) for r in range(2)]
+    found = [rank.communicate(timeout=120)[0].decode().split() for rank in ranks]
+    # a module around which torch has its hooks is no part of a graph
+    assert found == [["True", "False"], ["True", "False"]]
 
 
 @pytest.mark.parametrize("where", ["within", "around"])
@@ -147,6 +204,38 @@ def test_recurrent_layers_are_compiled() -> None:
     x = torch.randn(4, 5, 3)
     step: Any = an.compile(loss, backend="eager")
     agree(step, loss, list(layer.parameters()), x)
+    assert step.plan.is_compiled, step.plan
+
+
+class _Writing(nn.Module):
+    """Writes what it draws into its buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+        self.register_buffer("last", torch.zeros(4, 3))
+
+    def forward(self, x: Tensor) -> Any:
+        z = Bernoulli(logits=self.layer(x)).sample()
+        last: Any = self.last
+        last.copy_(z)
+        return (self.norm(z) * x).mean() + (last @ self.layer.weight).mean()
+
+
+def test_draws_are_written_into_buffers() -> None:
+    torch.manual_seed(0)
+    net, x = _Writing(), torch.randn(4, 3)
+    ours = copy.deepcopy(net)  # what a recording has written into is tracked
+    step: Any = an.compile(ours, backend="eager")
+    for seed in (0, 1, 2):
+        torch.manual_seed(seed)
+        _, theirs = eager(net, list(net.parameters()), x)
+        torch.manual_seed(seed)
+        _, found = compiled(step, list(ours.parameters()), x)
+        torch.testing.assert_close(found, theirs)
+        for one, other in zip(ours.buffers(), net.buffers(), strict=True):
+            torch.testing.assert_close(an.untrack(one), an.untrack(other))
+        assert step.plan.is_compiled, step.plan
 
 
 def test_what_a_loss_keeps_beside_itself() -> None:

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims
+from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims, Shape
+from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.overlap import meet
-from ancestral.provenance.algebra.pattern import MOST_SOURCES
+from ancestral.provenance.algebra.pattern import MOST_SOURCES, forget
 from ancestral.provenance.algebra.provenance import (
     Provenance,
     Source,
@@ -125,6 +126,36 @@ def test_what_is_gathered_keeps_its_alignments() -> None:
     summed = many.remap((4,), (1,))
     assert summed is not None
     assert set(claimed(summed).values()) == {(Alignment((1,)),)}
+
+
+@given(st.data(), st.sampled_from([(), (3,), (3, 4)]), st.integers(2, 90))
+def test_a_sum_depends_on_what_the_union_does(data: st.DataObject, shape: Shape, size: int) -> None:
+    """Whatever is summed in whatever order, asked in between or not: to more and fewer sources."""
+    universe = Universe()
+    dims = data.draw(st.sampled_from([tuple(range(len(shape))), (LOST,) * len(shape)]))
+    whole = [universe.of(Source(f"z{i}", shape), shape).remap(shape, dims) for i in range(size)]
+    pairs = [(each, each) for each in whole if each is not None]
+    for _ in range(size + 5):
+        at, by = (data.draw(st.integers(0, len(pairs) - 1)) for _ in "ab")
+        (lazy, eager), (other, others) = pairs[at], pairs[by]
+        pairs[at] = joined("add", lazy, other), eager.union(others)
+        if data.draw(st.booleans()):
+            assert len(pairs[at][0].members) <= MOST_SOURCES
+    for lazy, eager in pairs:
+        assert set(lazy.sources) == set(eager.sources)
+        assert claimed(lazy) == claimed(eager)
+        assert lazy.outline is lazy.pattern.outline
+
+
+def test_a_long_sum_keeps_little() -> None:
+    forget()
+    universe = Universe()
+    total = None
+    for each in scalars(universe, 2000):
+        total = each if total is None else joined("add", total, each)
+    assert total is not None
+    assert len(universe.patterns._interned[()]) < 2000 / (MOST_SOURCES - 1) + 9
+    assert [source.name for source in total.sources] == [f"z{i}" for i in range(2000)]
 
 
 def dims_of(found: Provenance | None) -> Dims:

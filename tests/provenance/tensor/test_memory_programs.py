@@ -69,6 +69,11 @@ PROGRAMS = {
         "c = torch.cat([z0, z1])",
         "t = c[0, 0].as_strided((8,), (1,))",
     ),
+    "beyond views that are alike, of memory that is not": (
+        (2, 2),
+        "c = torch.cat([z0, z0 * 2])[0, 0].as_strided((8,), (1,))",
+        "t = torch.cat([z0, z1])[0, 0].as_strided((8,), (1,))",
+    ),
     "beyond a view, in place": ((2, 2), "c = torch.cat([z0, z1])", "t = c[0]", "t.resize_(4, 2)"),
     "beyond a view, of other strides": (
         (2,),

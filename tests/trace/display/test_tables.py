@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Normal
 import ancestral as an
 from ancestral.trace.display.text_table import Table, Tabular
 
-NAMES = "trace plates explanation comparison equality guide verification plan".split()
+NAMES = "trace plates explanation comparison equality guide verification plan monitor".split()
 
 
 @functools.cache
@@ -33,6 +33,10 @@ def shown() -> dict[str, Any]:
         model()
     step: Any = an.compile(loss, backend="eager")
     step()
+    monitor = an.Monitor(every=1)
+    with an.record():
+        watched = loss() + Bernoulli(logits=theta[0, 0]).sample()  # of one element
+    an.backward(watched, monitor=monitor)
     return {
         "trace": trace,
         "plates": trace.plates,
@@ -42,6 +46,7 @@ def shown() -> dict[str, Any]:
         "guide": an.infer.check_guide(model, lambda: None),
         "verification": an.verify(lambda: loss() / 3, parameters=[theta], draws=50),
         "plan": step.plan,
+        "monitor": monitor,
     }
 
 

@@ -163,6 +163,7 @@ def test_sets_of_terms_are_sets(drawn: tuple[int, list[int], list[int]]) -> None
         (ours.union(theirs), {*a} | {*b}),
         (ours.common(theirs), {*a} & {*b}),
         (ours.without(theirs), {*a} - {*b}),
+        (ours.union(theirs).beyond(ours), {*b} - {*a}),
     ):
         assert found.numbers().tolist() == sorted(expected)
         assert bool(found) == bool(expected)

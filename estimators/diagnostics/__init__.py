@@ -1,0 +1,1 @@
+"""Diagnostics of training: the variance of the gradient, measured while it goes on."""

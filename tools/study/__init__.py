@@ -1,0 +1,1 @@
+"""The study: bias, variance, evaluations and time of estimators on one's own program."""

@@ -1,0 +1,176 @@
+"""Work: the tasks of a study, each a function of its subject and its seeds alone.
+
+A task measures a block of draws of a method, or trains by it. Whatever process runs it, and after
+whichever others, it gives the same numbers, but for times.
+"""
+
+import copy
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ancestral.estimators.rerun.estimate import Estimate, Plan
+from ancestral.tools.study.methods import learns
+from ancestral.tools.study.seeds import DRAWS, REFERENCE, TRAINING, WARM_UP, apart, draws, plant
+from ancestral.tools.study.subject import Packed, Setup, flat
+from ancestral.trace.nodes.autograd_graph import nodes_of
+
+Numbers = npt.NDArray[np.float64]
+Kind = Literal["trial", "draws", "reference", "training"]
+_PURPOSES: dict[Kind, int] = {"draws": DRAWS, "reference": REFERENCE, "training": TRAINING}
+RATE = 0.01
+"""Of what learns the control variate of a method, such as that of RELAX."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to compute.
+
+    Attributes:
+        kind: a block of draws of a method, or of the reference run, or the training by a method;
+            the trial is none, and its result is the gradient that shows the program to be the same.
+        method: its name; "" for the reference run.
+        block: its number.
+        count: how many draws or steps it has.
+    """
+
+    kind: Kind
+    method: str
+    block: int
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a task has found.
+
+    Attributes:
+        evaluations: how often the program was run.
+        seconds: of each estimate with its derivatives, [count].
+        losses: of the first run of each, [count].
+        mean: of the derivatives, [n]; of a training, [0].
+        squares: the summed squared deviations from it, of each parameter, [leaves]; or [0].
+    """
+
+    evaluations: int
+    seconds: Numbers
+    losses: Numbers
+    mean: Numbers
+    squares: Numbers
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task cannot be done."""
+
+    text: str
+
+
+def done(task: Task, packed: Packed) -> Result:
+    """Do a task."""
+    setup = packed.load()
+    with apart(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trial has shown them
+        if task.kind == "training":
+            return _trained(task, setup)
+        return _measured(task, setup)
+
+
+def _measured(task: Task, setup: Setup) -> Result:
+    subject, plan = setup.subject, _warmed(setup, task.method)
+    sizes = [leaf.numel() for leaf in subject.leaves]
+    mean = torch.zeros(sum(sizes), dtype=torch.float64)
+    squares = torch.zeros_like(mean)
+    evaluations, seconds, losses = 0, [], []
+    seeds = draws(setup.seed, _PURPOSES[task.kind], task.block, task.count)
+    for number, seed in enumerate(seeds, 1):
+        plant(seed)
+        begin = time.perf_counter()
+        found = subject.estimate(plan)
+        parts = subject.gradient(found.surrogate)
+        seconds.append(time.perf_counter() - begin)
+        gradient = flat(parts)
+        # Welford (1962): without the cancellation of E[g²] - E[g]².
+        before = gradient - mean
+        mean.add_(before, alpha=1 / number)
+        squares.addcmul_(before, gradient - mean)
+        evaluations += found.evaluations
+        losses.append(float(found.value))
+    by_leaf = torch.stack([part.sum() for part in squares.split(sizes)])
+    return Result(evaluations, np.array(seconds), np.array(losses), mean.numpy(), by_leaf.numpy())
+
+
+def _trained(task: Task, setup: Setup) -> Result:
+    """Train from the parameters as they are; they have these values again afterwards."""
+    subject, plan = setup.subject, copy.deepcopy(setup.plans[task.method])
+    before = [leaf.detach().clone() for leaf in subject.leaves]
+    optimizer = torch.optim.Adam(subject.leaves, lr=setup.rate)
+    control = _Control()
+    evaluations, seconds, losses = 0, [], []
+    try:
+        for seed in draws(setup.seed, TRAINING, task.block, task.count):
+            plant(seed)
+            begin = time.perf_counter()
+            found = subject.estimate(plan)
+            for leaf, part in zip(subject.leaves, subject.gradient(found.surrogate), strict=True):
+                leaf.grad = part
+            control.learn(found)
+            optimizer.step()
+            seconds.append(time.perf_counter() - begin)
+            evaluations += found.evaluations
+            losses.append(float(found.value))
+    finally:
+        with torch.no_grad():
+            for leaf, value in zip(subject.leaves, before, strict=True):
+                leaf.copy_(value)
+                leaf.grad = None
+    none = np.zeros(0)
+    return Result(evaluations, np.array(seconds), np.array(losses), none, none)
+
+
+class _Control:
+    """Lets a control variate learn by the second moment of the estimates."""
+
+    def __init__(self) -> None:
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def learn(self, found: Estimate) -> None:
+        """Make a step, if there is something to learn."""
+        if found.second_moment is None:
+            return
+        parameters = learned(found.second_moment)
+        if not parameters:
+            return
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam(parameters, lr=RATE)
+        gradients = torch.autograd.grad(
+            found.second_moment, parameters, retain_graph=True, materialize_grads=True
+        )
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+
+
+def learned(second_moment: Tensor) -> list[Tensor]:
+    """Return the parameters of the control variates that a second moment depends on."""
+    variables = [getattr(node, "variable", None) for node in nodes_of([second_moment])]
+    return [each for each in variables if isinstance(each, nn.Parameter)]
+
+
+def _warmed(setup: Setup, method: str) -> Plan:
+    """Return a copy of a plan that has learned, or as it is given if there is nothing to learn."""
+    if method not in setup.learned:
+        plan, control = copy.deepcopy(setup.plans[method]), _Control()
+        for seed in draws(setup.seed, WARM_UP, 0, setup.warm_up if learns(plan) else 0):
+            plant(seed)
+            found = setup.subject.estimate(plan)
+            setup.subject.gradient(found.surrogate)
+            control.learn(found)
+        setup.learned[method] = plan
+    return copy.deepcopy(setup.learned[method])

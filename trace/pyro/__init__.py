@@ -1,0 +1,1 @@
+"""Pyro programs in recordings: their statements become those of the library."""

@@ -1,0 +1,82 @@
+"""Pyro's stack: the bridge stands on it while a recording is open, if Pyro is there at all."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ancestral.trace.context.patch import Descendants, Patch
+from ancestral.trace.context.stack import local, suspended
+from ancestral.trace.context.switch import Interceptor, switch, unmet
+
+_GUIDES = (("pyro.infer.autoguide.guides", "AutoGuide"), ("pyro.contrib.easyguide", "EasyGuide"))
+_PREPARE = "_setup_prototype"
+
+
+class PyroStack(Interceptor):
+    """Puts the bridge at the far end of Pyro's stack.
+
+    There it is asked last, when all of Pyro's handlers have had their say. The stack is one for all
+    threads; the bridge does nothing in those that record nothing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[type, None] = {}  # whose preparation is met
+        self._kinds: dict[type, Descendants] = {}
+
+    def found(self) -> Iterable[Patch]:
+        """Meet what runs a model once to learn its shape, which is no part of the program.
+
+        That of each guide is replaced once: it does what it did where nobody records.
+        """
+        kinds = [kind for root in _roots() for kind in self._new(root)]
+        if kinds:
+            self._known.update(dict.fromkeys(kinds))
+            patched = [kind for kind in kinds if _PREPARE in vars(kind)]
+            switch.stay(Patch(kind, _PREPARE, _outside, True, True) for kind in patched)
+        return ()
+
+    def _new(self, root: type) -> list[type]:
+        if root not in self._kinds:
+            self._kinds[root] = Descendants(root, self._known.__contains__)
+        others = self._kinds[root].others()
+        return others if root in self._known else [root, *others]
+
+    def enter(self) -> None:
+        """Put it there."""
+        if "pyro.poutine.runtime" in sys.modules:
+            from ancestral.trace.pyro.bridge import join  # imports Pyro
+
+            join()
+
+    def leave(self) -> None:
+        """Take it away."""
+        if "ancestral.trace.pyro.bridge" in sys.modules:
+            from ancestral.trace.pyro.bridge import part
+
+            part()
+
+
+def _roots() -> Iterator[type]:
+    """Yield the classes of guides that are imported."""
+    for module, name in _GUIDES:
+        root: type | None = getattr(sys.modules.get(module), name, None)
+        if root is not None:
+            yield root
+
+
+def _outside(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that no recording sees."""
+
+    @functools.wraps(original)
+    def prepared(*args: Any, **kwargs: Any) -> Any:
+        if not local.traces:
+            return original(*args, **kwargs)
+        was_inside, local.is_inside = local.is_inside, True
+        try:
+            with suspended(), unmet():
+                return original(*args, **kwargs)
+        finally:
+            local.is_inside = was_inside
+
+    return prepared
