@@ -63,7 +63,7 @@ def uncollected() -> Iterator[None]:
 def nothing_recorded() -> None:
     """Let go of the recordings that other tests have left without asking for their gradient."""
     for universe in list(alive.values()):
-        universe.state = "settled"
+        universe.become("settled")
 
 
 @pytest.fixture

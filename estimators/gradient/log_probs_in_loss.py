@@ -101,9 +101,12 @@ class ScoredNodes:
             if after.labels or after.products or after.distances:
                 yield after
             if is_passed:
-                for edge in met.node.next_functions:
-                    if edge[0] is not None and edge not in self._shut:
-                        pending.append(after._replace(node=edge[0]))
+                above = after[1:]
+                pending += [
+                    Met(edge[0], *above)
+                    for edge in met.node.next_functions
+                    if edge[0] is not None and edge not in self._shut
+                ]
 
     def _starts(self, term: Term) -> list[Met]:
         """Return where a term begins: the product of its leaf, and of a weight that is learned."""
@@ -125,8 +128,10 @@ class ScoredNodes:
         if names is None:
             step = step_of(met.node)
             return self._at(met, step, term), step in PASSED
+        if not met.factors:
+            return met, False
         draws = {self._by_name[name] for name in names if name in self._by_name}
-        return met._replace(labels=met.labels | draws if met.factors else met.labels), False
+        return met._replace(labels=met.labels | draws), False
 
     def _at(self, met: Met, step: str, term: Term) -> Met:
         """Return a node with what a step adds."""

@@ -9,7 +9,7 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -203,8 +203,8 @@ def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
 _SMALL, _MANY, _FEW_ELEMENTS = 16, 8, 2**16
 
 
-def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
-    """Return the weighted costs, the sum of their elements, and that of their sizes.
+def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weighted costs, and fewer tensors with the same elements, for their sums.
 
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
@@ -215,7 +215,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
             key = (plain.shape, plain.dtype, plain.device, type(weight))
             groups.setdefault(key, []).append(number)
     values: list[Tensor] = [cost.plain for cost in costs]
-    sums: list[Tensor] = []
+    together: list[Tensor] = []
     apart = set(range(len(costs)))
     for (_, dtype, device, kind), members in groups.items():
         if len(members) >= _MANY:
@@ -228,30 +228,32 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], float, float]:
                 stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
             for number, value in zip(members, stack.unbind(), strict=True):
                 values[number] = value
-            sums.append(_sums(stack))
+            together.append(stack)
             apart.difference_update(members)
     for number in apart:
         weight = costs[number].weight
-        if isinstance(weight, Tensor) or weight != 1:
+        if isinstance(weight, Tensor):
             values[number] = (values[number] * weight).detach()
-    sums += map(_sums, _side_by_side([values[number] for number in apart]))
-    total, magnitude = torch.stack(sums).sum(0).tolist() if sums else (0.0, 0.0)
-    return values, total, magnitude
+        elif weight != 1:
+            values[number] = values[number] * weight
+    return values, together + _side_by_side([values[number] for number in apart])
 
 
 def _side_by_side(values: list[Tensor]) -> list[Tensor]:
     """Return tensors with the same elements, fewer of them, to be summed by fewer ops."""
-    if len(values) < 2 or sum(value.numel() for value in values) > _FEW_ELEMENTS:
+    if len(values) < 2 or sum([value.numel() for value in values]) > _FEW_ELEMENTS:
         return values
     if len({(value.dtype, value.device) for value in values}) > 1:
         return values
     return [torch.cat([value.reshape(-1) for value in values])]
 
 
-def _sums(value: Tensor) -> Tensor:
-    """Return the sum of the elements and that of their sizes: [2], on the CPU."""
-    both = torch.stack([value.sum(dtype=torch.float64), value.abs().sum(dtype=torch.float64)])
-    return both.cpu()
+def _sum(values: Sequence[Tensor]) -> float:
+    """Return the sum of all elements, which is not finite where one of them is not."""
+    sums = [value.sum(dtype=torch.float64) for value in values]
+    if len(sums) > 1:
+        sums = [torch.stack([each.cpu() for each in sums]).sum()]
+    return float(sums[0]) if sums else 0.0
 
 
 def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
@@ -264,23 +266,29 @@ def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
 
 def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
     """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
-    whole = float((loss.plain * loss.weight).sum())
-    values, total, size = raw(_weighted, costs)
+    whole = _whole(loss)
+    values, together = raw(_weighted, costs)
+    total = raw(_sum, together)
+    # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
+    # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
+    rounding = (64 + len(costs)) * _coarsest({loss.dtype, *map(attrgetter("dtype"), costs)})
+    # A sum is finite if all of its elements are; their sizes are asked for if more is to be known.
+    is_right = math.isfinite(total) and abs(total + constant - whole) <= rounding * abs(whole)
+    size = abs(total) if is_right else raw(_sum, [value.abs() for value in together])
     is_picked = math.isfinite(whole) and not math.isfinite(size)
     if is_picked:
         values = [_unpicked(*pair) for pair in zip(costs, values, strict=True)]
-        total, size = torch.stack([_sums(value) for value in values]).sum(0).tolist()
+        total, size = _sum(values), _sum([value.abs() for value in values])
     terms = [
         Term(value, cost.leaf, cost.weight, provenance(cost.leaf), is_picked)
         for value, cost in zip(values, costs, strict=True)
     ]
+    if is_right:
+        return terms
     if not math.isfinite(size):
         for number, term in enumerate(terms):
             if not torch.isfinite(term.value).all():
                 raise NonFiniteCostError.of_term(number, term)
-    # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
-    # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
-    rounding = (64 + len(terms)) * _coarsest({loss.dtype, *map(attrgetter("dtype"), costs)})
     if not math.isfinite(whole):
         raise NonFiniteCostError.of_loss(whole, blamed(loss.leaf, loss.weight).text)
     error = abs(total + constant - whole)
@@ -303,6 +311,13 @@ def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
                 f"{why}"
             )
     return terms
+
+
+def _whole(loss: _Cost) -> float:
+    """Return the sum of the elements of the loss as they count."""
+    if loss.plain.ndim == 0 and not isinstance(loss.weight, Tensor):
+        return float(loss.plain) * loss.weight
+    return float((loss.plain * loss.weight).sum())
 
 
 def _coarsest(dtypes: Collection[torch.dtype]) -> float:

@@ -26,8 +26,14 @@ from ancestral.estimators.gradient.partial_credit import (
     owned,
 )
 from ancestral.estimators.gradient.problem import Problem
-from ancestral.estimators.gradient.score_function import NO_DENSITIES, product, products
+from ancestral.estimators.gradient.score_function import (
+    NO_DENSITIES,
+    NO_WEIGHTS,
+    product,
+    products,
+)
 from ancestral.estimators.pathwise.routes import Gates, Reached, holding
+from ancestral.provenance.tensor.linear_form import Weight
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.graph.reachability import Closure, downstream
 from ancestral.trace.nodes.distribution_params import parameters
@@ -63,6 +69,7 @@ class Pass:
         problem: Problem,
         less: Sequence[Tensor | None],
         densities: Mapping[Node, Tensor] = NO_DENSITIES,
+        own: Mapping[Node, Weight] = NO_WEIGHTS,
     ) -> Iterator[Tensor]:
         """Yield what adds up to the sum over the credits of score times (credit minus baseline).
 
@@ -70,12 +77,31 @@ class Pass:
             problem: the problem.
             less: the baseline of each credit.
             densities: those at the draws of sites that are there already.
+            own: what the loss multiplies some of these with, which is taken off.
         """
         pairs = [(problem.nodes[credit.name], credit) for credit in self.credits]
         if not self.scores:
-            return products(pairs, less, densities)
+            return products(pairs, less, densities, own)
         known = zip(pairs, less, strict=True)
         return (product(n, c, some, self.scores[n.name]) for (n, c), some in known)
+
+    def owning(self, densities: Mapping[Node, Tensor]) -> tuple[dict[Node, Weight], list[Tensor]]:
+        """Return how the owned terms lose their own gradient: the score has mean zero.
+
+        By what is taken off the credit of a site whose density is there, and by what is added to
+        the loss for the others. A learned coefficient of a score has its own gradient.
+        """
+        weights: dict[Node, Weight] = {}
+        rest: list[Tensor] = []
+        credited = {credit.name for credit in self.credits}
+        for term in self.owned:
+            node: Node = term.leaf._scored  # type: ignore[attr-defined]
+            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+            if node in densities and node.name in credited and node not in weights:
+                weights[node] = weight
+            else:
+                rest.append(-(untrack(term.leaf) * weight).sum())
+        return weights, rest
 
     def holding(self, problem: Problem, draws: Collection[Node]) -> "Pass":
         """Return the same with derivatives, up to the highest, that hold some draws fixed."""

@@ -146,7 +146,7 @@ def _used(problem: Problem) -> Problem:
     refuse_writes(problem.trace.leaves, problem.scored)
     if problem.trace.universe.state == "used":
         _refuse_scored(problem)
-    problem.trace.universe.state = "used"
+    problem.trace.universe.become("used")
     return problem
 
 
@@ -169,7 +169,8 @@ def _refuse_scored(problem: Problem) -> None:
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
     loss, gradient = total_of(loss, gradient)
-    universe, plain = _universe_of(loss), untrack(loss)
+    known = provenance(loss)
+    universe, plain = _universe_of() if known is None else known.universe, untrack(loss)
     _check_shapes(plain, gradient)
     if universe.state == "settled":
         raise SettledError.taken()
@@ -183,7 +184,9 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     if decisions.failures:
         raise _caught(*decisions.failures[0])
     parts = terms_of(loss, gradient)
-    whole = plain.sum() if gradient is None else (plain * gradient.detach()).sum()
+    whole = plain if gradient is None else plain * gradient.detach()
+    if whole.ndim or not whole.dtype.is_floating_point:
+        whole = whole.sum()
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
     if decisions.finished is not None:
         terms = [tainted(term, decisions.finished) for term in terms]
@@ -241,10 +244,8 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
         raise
 
 
-def _universe_of(loss: Tensor) -> Universe:
-    found = provenance(loss)
-    if found is not None:
-        return found.universe
+def _universe_of() -> Universe:
+    """Return the recording in which Python may have chosen a loss that carries no provenance."""
     around = recording.get()
     if around is not None and around.state == "settled":
         raise SettledError.taken()

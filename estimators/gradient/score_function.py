@@ -15,6 +15,7 @@ from torch.distributions import Bernoulli, Distribution, Normal, Poisson
 
 from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.gradient.loss_terms import Term
+from ancestral.provenance.tensor.linear_form import Weight
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.stack import local
@@ -23,6 +24,7 @@ from ancestral.trace.nodes.node import Node
 
 Pair = tuple[Node, Credit]
 NO_DENSITIES: Mapping[Node, Tensor] = MappingProxyType({})
+NO_WEIGHTS: Mapping[Node, Weight] = MappingProxyType({})
 _SMALL, _MANY = 256, 4
 _PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
 # By class, the parameters that it may have been given; those that log_prob reads come first.
@@ -37,15 +39,17 @@ def products(
     pairs: Sequence[Pair],
     less: Sequence[Tensor | None],
     known: Mapping[Node, Tensor] = NO_DENSITIES,
+    own: Mapping[Node, Weight] = NO_WEIGHTS,
 ) -> Iterator[Tensor]:
     """Yield what adds up to the sum over all sites of score times (credit minus baseline).
 
-        Σ_i Σ_s log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s])
+        Σ_i Σ_s log q(z_i[s]) · (Σ_{(j,t) downstream of (i,s)} c_j[t] - b_i[s] - w_i[s])
 
     Args:
         pairs: the sites with their credit.
         less: the baseline of each.
         known: log-densities of sites at their draws that were computed before.
+        own: what the loss multiplies some of these with, so that their own gradient goes away.
 
     Raises:
         NoDensityError: if a distribution has none.
@@ -57,7 +61,7 @@ def products(
         kind = _kind(node) if are_many and node not in known else None
         total = None if kind is None else _total(credit, baseline)
         if kind is None or total is None or total.ndim != len(node.shape):
-            yield product(node, credit, baseline, known.get(node))
+            yield product(node, credit, baseline, known.get(node), own.get(node, 0.0))
         else:
             key = (kind, total.shape, total.dtype, total.device)
             groups.setdefault(key, []).append((node, total))
@@ -67,6 +71,14 @@ def products(
             yield (density * torch.stack([total for _, total in members])).sum()
         else:
             yield from ((node.score * total).sum() for node, total in members)
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of scalars, in the type of the first; of many by one op."""
+    first, *rest = parts
+    if len(rest) < _MANY:
+        return sum([each.to(first.dtype) for each in rest], first)
+    return torch.stack([each.to(first.dtype) for each in parts]).sum()
 
 
 def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
@@ -95,15 +107,25 @@ _learns = _Tensor.requires_grad.__get__
 
 
 def product(
-    node: Node, credit: Credit, less: Tensor | None = None, density: Tensor | None = None
+    node: Node,
+    credit: Credit,
+    less: Tensor | None = None,
+    density: Tensor | None = None,
+    own: Weight = 0.0,
 ) -> Tensor:
-    """Return the sum over the elements of a site of score times (credit minus baseline)."""
+    """Return the sum over the elements of a site of score times (credit minus baseline).
+
+    `own` is what else is taken off, as the loss counts the density.
+    """
     density = node.score if density is None else density
+    is_own = isinstance(own, Tensor) or own != 0
     if tuple(density.shape) == node.shape:
-        return (density * _total(credit, less)).sum()
+        total = _total(credit, less)
+        return (density * (total - own if is_own else total)).sum()
     # A density of another shape says nothing of elements: the draw is one.
     joint = credit.joint
-    return density.sum() * _constant(joint if less is None else joint - less.mean())
+    whole = density.sum() * _constant(joint if less is None else joint - less.mean())
+    return whole - (density * own).sum() if is_own else whole
 
 
 def _total(credit: Credit, less: Tensor | None) -> Tensor:

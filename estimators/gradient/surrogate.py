@@ -27,7 +27,12 @@ from ancestral.estimators.gradient.missing_scores import nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, merged, with_read
 from ancestral.estimators.gradient.passes import Pass, passes_of, scores_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
-from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
+from ancestral.estimators.gradient.score_function import (
+    NO_DENSITIES,
+    added,
+    densities_in,
+    products,
+)
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Provenance, Universe
@@ -309,15 +314,11 @@ def descend(
     known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
     for at, part in enumerate(passes):
         some = [less.get((at, credit.name)) for credit in part.credits]
-        parts = [part.loss(problem), *part.products(problem, some, known)]
-        for term in part.owned:
-            # The score has mean zero; a learned coefficient of it has its own gradient.
-            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
-            parts.append(-(untrack(term.leaf) * weight).sum())
+        own, rest = part.owning(known)
+        parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
         parts = [part for part in parts if part.requires_grad]
         if parts:
-            total = torch.stack([each.to(parts[0].dtype) for each in parts]).sum()
-            routes.append(Route(total, part.held, part.passed))
+            routes.append(Route(added(parts), part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
     total = routes[0].total
@@ -344,7 +345,7 @@ def descend(
 
 def settle(trace: Trace) -> None:
     """Mark the gradient of a recording as taken: its values are constants from now on."""
-    trace.universe.state = "settled"
+    trace.universe.become("settled")
     trace.universe.owner = None
 
 
@@ -376,7 +377,7 @@ def _followed(scalar: Tensor, problem: Problem) -> Tensor:
     Its gradient is a value of the program then, which may draw by it, or decide on it.
     """
     if not problem.trace.is_open:
-        return scalar
+        return scalar.clone() if scalar is problem.loss else scalar  # which is a view of the loss
     found = [term.provenance for term in problem.terms if term.provenance is not None]
     own = alias(scalar)
     mark_lost(own, list(dict.fromkeys([*found, *filter(None, [controlling()])])))

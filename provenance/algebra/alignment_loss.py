@@ -5,7 +5,7 @@ mixes a dimension, the op and the line of the user. A later explanation walks ba
 provenance of a cost to what it was made from, until it meets the step that lost the dimension.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ancestral.provenance.algebra.alignment import LOST, Alignment, keeps
@@ -98,11 +98,10 @@ def running(found: Provenance) -> Kept:
     return {found.universe.at(slot): dims for slot, dims in _running(found.pattern).items()}
 
 
-def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
+def note(op: str, result: Provenance, operands: Sequence[Provenance]) -> None:
     """Note that a result was made from operands, and that the op mixed what it mixed of them."""
-    ours = [each for each in operands if each.universe is result.universe]
-    for operand in ours:
-        if operand is result:
+    for operand in operands:
+        if operand is result or operand.universe is not result.universe:
             continue
         made = result.made_from
         if operand not in made and len(made) < MOST_NOTED:
@@ -113,7 +112,7 @@ def note(op: str, result: Provenance, operands: Iterable[Provenance]) -> None:
         may_mix = result.pattern.mixing.get(operand.pattern)
         if may_mix is None:
             may_mix = _may_mix(operand.pattern, result.pattern)
-        if may_mix and _is_mixed(operand, result, ours):
+        if may_mix and _is_mixed(operand, result, operands):
             noted = result.universe.mixes.setdefault((operand, result), [])
             mix = Mix(op, Universe.locate())
             if mix not in noted and len(noted) < MOST_NOTED:
@@ -139,10 +138,11 @@ def _may_mix(operand: Pattern, result: Pattern) -> bool:
     return found
 
 
-def _is_mixed(operand: Provenance, result: Provenance, operands: list[Provenance]) -> bool:
+def _is_mixed(operand: Provenance, result: Provenance, operands: Sequence[Provenance]) -> bool:
     """Return whether a dimension is lost that no operand had lost before."""
-    made = [each.pattern for each in operands if each.made_from]
-    if len(operands) > MOST_NOTED:
+    ours = [each for each in operands if each.universe is result.universe]
+    made = [each.pattern for each in ours if each.made_from]
+    if len(ours) > MOST_NOTED:
         return _mixes(operand.pattern, result.pattern, made)
     key = (operand.pattern, *made)
     known: bool | None = result.pattern.known.get(key)

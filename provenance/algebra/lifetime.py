@@ -27,7 +27,7 @@ class Lifetime:
     do: it is "settled", or there is a `later`.
     """
 
-    __slots__ = ("_kept", "_later", "_owner", "_state", "is_past", "serial", "token")
+    __slots__ = ("_kept", "_later", "_owner", "is_past", "serial", "state", "token")
 
     def __init__(self, owner: object) -> None:
         """Begin, in the state "open"."""
@@ -38,15 +38,11 @@ class Lifetime:
         self._owner = None if owner is None else ref(owner)
         self._later: Any = None
         self.state = "open"
+        self.is_past = False
 
-    @property
-    def state(self) -> str:
-        """The state: see the class."""
-        return self._state
-
-    @state.setter
-    def state(self, state: str) -> None:
-        self._state = state
+    def become(self, state: str) -> None:
+        """Enter a state: see the class."""
+        self.state = state
         self.is_past = state == "settled" or self._later is not None
 
     @property
@@ -57,7 +53,7 @@ class Lifetime:
     @later.setter
     def later(self, later: Any) -> None:
         self._later = later
-        self.state = self._state
+        self.become(self.state)
 
     @property
     def owner(self) -> object:

@@ -31,24 +31,12 @@ from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.lifetime import Lifetime
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import (
-    MOST_SOURCES,
     NONE,
     Pattern,
     Slot,
     of_thread,
     together,
 )
-
-__all__ = [
-    "MOST_SOURCES",
-    "Entries",
-    "Provenance",
-    "Source",
-    "Sources",
-    "Universe",
-    "alive",
-    "union",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +62,13 @@ class Source:
     is_known: bool = False
     is_confined: bool = False
     is_named: bool = False
+
+    @classmethod
+    def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
+        """Return the source of a draw, of which there are thousands."""
+        source = object.__new__(cls)
+        source.__dict__.update(name=name, shape=shape, universe=universe)
+        return source
 
 
 Sources = frozenset[Source]

@@ -165,8 +165,15 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
 
 
 def _line() -> str:
-    frame, _ = _caller(sys._getframe(1), False)  # pyright: ignore[reportPrivateUsage]
-    return "<unknown>" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        owner = owner_of(frame)
+        if owner == "user":
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if owner == "distributions" and module_of(frame) in _SAMPLERS:
+            break
+        frame = frame.f_back
+    return "<unknown>"
 
 
 Universe.locate = staticmethod(_line)

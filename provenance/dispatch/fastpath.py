@@ -206,11 +206,6 @@ _OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
 _COMPARISONS = "__eq__ __ne__ __lt__ __le__ __gt__ __ge__"
 
 
-def is_elementwise(func: _Function) -> bool:
-    """Return whether `run_elementwise` may be asked to run a function."""
-    return func in _ELEMENTWISE
-
-
 def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
     """Run an elementwise function of tensors and numbers; None where the arguments are neither."""
     found: Provenance | None = None
@@ -277,8 +272,7 @@ _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     }.items()
     for space in (torch, Tensor)
 }
-# The elementwise functions that write nothing and give back their own tensor.
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()
     if rule is pointwise
@@ -288,6 +282,8 @@ _ELEMENTWISE = frozenset(
     and getattr(function, "__module__", None) != "torch.nn.functional"
     and function.__name__ not in ("expand", "repeat", "tile", "narrow")
 )
+"""The elementwise functions that write nothing and give back their own tensor: `run_elementwise`
+may be asked to run them."""
 _FUNCTIONS = "__neg__ neg exp log log1p expm1 sqrt tanh sigmoid relu sin cos square".split()
 
 

@@ -82,7 +82,7 @@ def resolve(operand: Operand) -> Operand:
     What was written through another tensor on its memory leaves its form behind.
     """
     found = getattr(operand, "_provenance", None)
-    if found is not None and found.universe.state == "settled":
+    if found is not None and found.universe.is_past and found.universe.state == "settled":
         return raw(Tensor.detach, operand)  # a constant, that holds on to no recording
     form: Form | None = getattr(operand, "_form", None)
     if form is None or (watching.table and _written_elsewhere(operand, form[0])):

@@ -114,7 +114,8 @@ def recalled(answer: Answer, first: Provenance) -> Provenance:
         found = first.under(result) if isinstance(result, Outline) else universe.wrap(result)
         if answer.is_kink:
             found = found.kinked()
-        note(answer.op, found, (first,) if is_outline else map(universe.wrap, answer.operands))
+        operands = (first,) if is_outline else [*map(universe.wrap, answer.operands)]
+        note(answer.op, found, operands)
         if found is not first:
             first.keep(answer, found)
     return found

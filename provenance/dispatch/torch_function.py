@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
-from ancestral.provenance.dispatch.fastpath import PASSES, is_elementwise, run_elementwise, run_pass
+from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, PASSES, run_elementwise, run_pass
 from ancestral.provenance.dispatch.inplace import (
     CHOOSING,
     is_write,
@@ -71,7 +71,7 @@ def propagate(
 ) -> Any:
     """Run a function of torch and follow the provenance from its arguments to its results."""
     try:  # which costs nothing unless it raises
-        if not kwargs and types == TYPES and is_elementwise(func):
+        if not kwargs and types == TYPES and func in ELEMENTWISE:
             result: Any = run_elementwise(func, args)
             if result is not None:
                 return result

@@ -17,7 +17,7 @@ _LAYERS = ("provenance", "trace", "estimators")  # models in ancestral.tools are
 
 def owner_of(frame: FrameType) -> Owner:
     """Return whose code a frame runs."""
-    return _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename)
+    return code_owner(frame.f_globals.get("__name__"), frame.f_code.co_filename)
 
 
 def module_of(frame: FrameType) -> str:
@@ -27,13 +27,13 @@ def module_of(frame: FrameType) -> str:
 
 def is_user(frame: FrameType) -> bool:
     """Return whether a frame runs neither torch's code nor Pyro's nor ours."""
-    return _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user"
+    return code_owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user"
 
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the user's from a frame outwards, None in torch's threads."""
     while frame is not None:
-        if _owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user":
+        if code_owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user":
             break
         frame = frame.f_back
     return frame
@@ -59,7 +59,8 @@ _SERVING = frozenset({*sys.stdlib_module_names, "numpy"}) - {"__main__"}
 
 
 @lru_cache(maxsize=4096)
-def _owner(module: object, filename: str) -> Owner:
+def code_owner(module: object, filename: str) -> Owner:
+    """Return whose code of a file is that runs by the name of a module."""
     if filename.startswith("<frozen"):  # on the way to an import
         return "python"
     named = owner_of_module(str(module))

@@ -115,12 +115,13 @@ class _Local(threading.local):
 
     def push(self, trace: Recording) -> None:
         """Open a recording."""
-        _open.set((*self.traces, trace))
+        _open.set((*self.traces, trace) if _open.get() else (trace,))
 
     def pop(self, trace: Recording) -> None:
         """Close a recording, which need not be the innermost: generators end when they like."""
         trace.is_open = False
-        _open.set(self.traces)
+        found = _open.get()
+        _open.set(() if len(found) == 1 and found[0] is trace else self.traces)
         if trace.universe.owner is trace:
             self._keep(trace.universe)
 

@@ -51,18 +51,15 @@ class _Writes(Interceptor):
 
     def enter_thread(self) -> None:
         """Begin, where an older write is still of interest."""
-        storage.purge()
+        if storage.table:
+            storage.purge()
         storage.watch()
 
     def leave_thread(self) -> None:
         """End with the last recording of this thread."""
-        storage.purge()
+        if storage.table:
+            storage.purge()
         storage.unwatch()
-
-
-def _run(steps: Iterable[Callable[[], Any]]) -> None:
-    for step in steps:
-        step()
 
 
 class _Switch:
@@ -120,7 +117,8 @@ class _Switch:
 
     def _begin(self) -> None:
         self.is_on = True
-        _run(self._entering)
+        for enter in self._entering:
+            enter()
         found = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
         for find in self._finding:
@@ -133,7 +131,8 @@ class _Switch:
         while self._later:
             self._later.pop().restore()
         self._swapped.restore()
-        _run(self._leaving)
+        for leave in self._leaving:
+            leave()
 
     def replace(self, group: Group) -> None:
         """Replace more until the last recording ends, nothing if none is open."""
@@ -163,7 +162,8 @@ class _Switch:
         self._open = 0
         if self.is_on:
             self._end()
-        _run(self.parting)
+        for leave in self.parting:
+            leave()
 
 
 _OPEN = (
@@ -206,14 +206,16 @@ def restore_torch() -> None:
 def join() -> None:
     """Let this thread take part in the open recordings of its context."""
     local.recordings += 1
-    _run(switch.joining)
+    for enter in switch.joining:
+        enter()
 
 
 def part() -> None:
     """Let this thread take part once less."""
     local.recordings -= 1
     if not local.recordings:
-        _run(switch.parting)
+        for leave in switch.parting:
+            leave()
 
 
 @contextmanager

@@ -97,11 +97,6 @@ def structure_of(
         terms: of each term the shape, and what it depends on.
     """
 
-    def told(found: Provenance | None) -> object:
-        if found is None or found.universe is universe:
-            return None if found is None else found.pattern
-        return restricted(found, numbers())
-
     def numbers() -> dict[Source, int]:
         return {row.source: number for number, row in enumerate(rows)}
 
@@ -133,8 +128,22 @@ def structure_of(
         places = tuple([universe.number(row.source) for row in rows])
     key = (
         places,
-        tuple([(s.name, s.shape, told(behind), needs) for s, behind, needs in rows]),
-        tuple([(shape, told(found)) for shape, found in terms]),
+        tuple(
+            [
+                (s.name, s.shape, told if told is None else told.pattern, needs)
+                if told is None or told.universe is universe
+                else (s.name, s.shape, restricted(told, numbers()), needs)
+                for s, told, needs in rows
+            ]
+        ),
+        tuple(
+            [
+                (shape, None if told is None else told.pattern)
+                if told is None or told.universe is universe
+                else (shape, restricted(told, numbers()))
+                for shape, told in terms
+            ]
+        ),
     )
     return universe.patterns.structures.get(key, make, size)
 

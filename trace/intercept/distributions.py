@@ -40,7 +40,7 @@ from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch, parameters
-from ancestral.trace.nodes.fast_sampling import drawing
+from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
     is_noise,
@@ -109,6 +109,8 @@ _OF_GAMMA = frozenset({Beta, Chi2, Dirichlet, Gamma, StudentT})
 
 
 def _scoring(original: _Method) -> _Method:
+    may_be_known = is_known(original)
+
     @functools.wraps(original)
     @as_torch_is
     def scored(self: Distribution, *args: Any, **kwargs: Any) -> Any:
@@ -121,8 +123,11 @@ def _scoring(original: _Method) -> _Method:
             keep_of_density(self, value, density)
             return density
         local.is_inside = True
+        known = None
         try:
-            density = original(self, *args, **kwargs)
+            if may_be_known:
+                known = tracked_density(self, value, is_own=_drew(self, value) is not None)
+            density = original(self, *args, **kwargs) if known is None else known
         finally:
             local.is_inside = False
         is_seen = isinstance(density, Tensor) and not is_within_transform(density)
@@ -135,7 +140,8 @@ def _scoring(original: _Method) -> _Method:
             elif isinstance(density, ProvenanceTensor):
                 _mark_own(self, value, density)
                 mark_density(density, draws.universe, draws.members)
-        keep_of_density(self, value, density)
+        if known is None:
+            keep_of_density(self, value, density)
         return density
 
     return scored
@@ -186,7 +192,7 @@ def _broadcasting(original: _Method) -> _Method:
     @functools.wraps(original)
     @as_torch_is
     def broadcast(*values: Any) -> Any:
-        if not switch.is_on or not local.traces or storage.table or storage.is_guarded():
+        if not switch.is_on or not local.traces or storage.table or storage.local.guards:
             return original(*values)
         first = None
         for value in values:
@@ -200,6 +206,8 @@ def _broadcasting(original: _Method) -> _Method:
                 return original(*values)
         if first is None or not first.dtype.is_floating_point:
             return original(*values)
+        if len(values) == 1:
+            return values
         return tuple([_spread(value, first) for value in values])
 
     return broadcast
@@ -246,10 +254,17 @@ def _is_plain(kind: Any) -> bool:
     )
 
 
-def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
-    """Mark log q(z) of a recorded draw z, untouched since, under the q that drew it."""
+def _drew(fn: Distribution, value: object) -> Any:
+    """Return the node of a recorded draw z, untouched since, under the q that drew it, or None."""
     node = site_of(value)
-    if node is not None and factorized(node.fn) is fn and value._written == -1:  # type: ignore[attr-defined]
+    is_own = node is not None and factorized(node.fn) is fn and value._written == -1  # type: ignore[attr-defined]
+    return node if is_own else None
+
+
+def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
+    """Mark the density of a recorded draw under the distribution that drew it."""
+    node = _drew(fn, value)
+    if node is not None:
         density._scored = node
         density._form = None  # one cost, not what it is computed from
 

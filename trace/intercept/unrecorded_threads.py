@@ -66,7 +66,7 @@ def _alone(call: Callable[[], T]) -> T:
             value = call()
     finally:
         trace.is_open = False
-    trace.universe.state = "apart"
+    trace.universe.become("apart")
     for node in trace.everything:
         if working_for.get() is not None:
             raise UnrecordedDrawError(lost_away(node.name, node.location))

@@ -145,7 +145,7 @@ def nodes_of(outputs: Any, most: float = math.inf) -> dict[Any, None]:
         node = pending.pop()
         if node is not None and node not in seen:
             seen[node] = None
-            pending.extend(following for following, _ in node.next_functions)
+            pending += [following for following, _ in node.next_functions]
     return seen
 
 

@@ -273,8 +273,8 @@ def param_provenance(
             event = UNKNOWN  # a value that is given may have fewer dimensions, a user's draw too
         moved = ours if event == 0 and ours.shape == shape else _over(ours, shape, event)
         if moved is not None:
-            found = moved if found is None else found.union(moved)
-    if found is not None:
+            found = moved if found is None or found is moved else found.union(moved)
+    if found is not None and not all([each is found for each in given]):
         note(type(fn).__name__, found, given)
     if drawn is None:
         return found

@@ -26,6 +26,7 @@ from ancestral.trace.nodes.distribution_params import (
     plainly,
 )
 from ancestral.trace.nodes.enum_dims import Enumeration
+from ancestral.trace.nodes.known_families import own_density
 from ancestral.trace.nodes.log_prob import computable, tracked_log_prob
 from ancestral.trace.nodes.mask import over, replaced
 from ancestral.trace.nodes.moving_boundary import has_moving_boundary
@@ -347,6 +348,10 @@ class Node:
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe
         try:
             with torch.enable_grad():
+                is_own = keep is None and value is self.value and self.is_drawn
+                known = own_density(fn, value) if is_own else None
+                if known is not None:
+                    return known
                 density: Tensor = plainly(fn, fn.log_prob, computable(fn, value))
         except NoDensityError:
             raise  # of a distribution that knows better why

@@ -6,9 +6,8 @@ in place, but not those by ``.data`` or an array of numpy: once a recording has 
 hold is compared too.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from ctypes import string_at
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,15 +61,10 @@ _MOST = 4096  # bytes
 _OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
 
 
-def leaves_of(nodes: Iterable[Any], known: Container[int]) -> list[Leaf]:
-    """Return the leaves among the nodes of a graph of autograd that are not known by their id."""
+def held_by(leaves: Iterable[Tensor]) -> list[Leaf]:
+    """Return leaves with what they hold now."""
     with DisableTorchFunction():
-        return [
-            (leaf, leaf._version, _held(leaf))
-            for node in nodes
-            if node.__class__.__name__ == "AccumulateGrad"
-            and id(leaf := node.variable) not in known
-        ]
+        return [(leaf, leaf._version, _held(leaf)) for leaf in leaves]
 
 
 def is_written_unseen(leaf: Leaf) -> bool:

@@ -24,7 +24,7 @@ from ancestral.trace.nodes.distribution_params import (
     parameters,
     parts_of,
 )
-from ancestral.trace.nodes.fast_sampling import drawn as drawn_simply
+from ancestral.trace.nodes.known_families import drawn as drawn_simply
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of

@@ -1,13 +1,16 @@
 """Leaf writes: changes of leaf tensors after a recording, before its gradient."""
 
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.node import Node, modified
-from ancestral.trace.nodes.versions import Leaf, is_written_unseen, leaves_of
+from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
@@ -56,14 +59,29 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     found: dict[int, tuple[Node, Leaf]] = {}
     for node in nodes:
         if node.is_learned and node.is_score:
-            with torch.inference_mode(False):  # where leaves have a place in no graph
-                graph = nodes_of([t for t, _ in node.versions if t.requires_grad], left)
-            for leaf in leaves_of(graph, found):
-                found[id(leaf[0])] = node, leaf
-            left -= len(graph) + _A_SITE
+            leaves, count = _leaves_of(node, left)
+            new = {id(leaf): leaf for leaf in leaves if id(leaf) not in found}
+            found |= {id(held[0]): (node, held) for held in held_by(new.values())}
+            left -= count + _A_SITE
             if left <= 0:
                 break
     return tuple(found.values())
+
+
+def _leaves_of(node: Node, most: int) -> tuple[list[Tensor], int]:
+    """Return the leaves of the parameters of a site, and how many nodes of the graph were met."""
+    with DisableTorchFunction():
+        learned = [tensor for tensor, _ in node.versions if tensor.requires_grad]
+        leaves = [tensor for tensor in learned if tensor.is_leaf and not tensor._is_view()]
+        computed = [tensor for tensor in learned if not tensor.is_leaf or tensor._is_view()]
+    if not computed:
+        return leaves, len(leaves)
+    # In inference mode, leaves have a place in no graph.
+    is_inference = torch.is_inference_mode_enabled()
+    with torch.inference_mode(False) if is_inference else nullcontext():
+        graph = nodes_of(computed, most)
+    met = [each.variable for each in graph if each.__class__.__name__ == "AccumulateGrad"]
+    return leaves + met, len(leaves) + len(graph)
 
 
 def refuse_writes(

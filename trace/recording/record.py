@@ -193,7 +193,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         local.push(trace)
         switch.enter()
         self._ending.append(switch.leave)
-        recorder = _Recorder(trace)
+        recorder = _Recorder()
+        recorder.trace = trace
         self._ending.append(recorder.__exit__)
         recorder.__enter__()
         self._ending.append(self._govern(trace.universe, began))
@@ -274,15 +275,13 @@ class _Recorder(Handler):
     """Lets a trace see the messages of its block."""
 
     is_recorder = True
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    trace: Trace
 
     def process(self, message: Message) -> Message:
         """Add the trace to those that have seen the message."""
-        if not self._trace.is_open:
+        if not self.trace.is_open:
             return message
-        return replace(message, traces=(self._trace, *message.traces))
+        return replace(message, traces=(self.trace, *message.traces))
 
 
 def _opening(frame: FrameType | None) -> Began:

@@ -101,7 +101,7 @@ def draw(
     is_plain = declares_all(kind)  # has no parts: groups nothing, and keeps nothing of a draw
     inner = fn if is_plain else factorized(fn)
     size = tuple(value.shape)
-    shape = size[: len(size) - len(fn.event_shape)] if is_plain else independent(inner, value)
+    shape = size[: len(size) - len(fn._event_shape)] if is_plain else independent(inner, value)
     drawn = provenance(value) if storage.table else getattr(value, "_provenance", None)
     found = controlled(param_provenance(fn, held, shape, drawn), shape)
     traces, plates = local.traces, open_plates()
@@ -116,7 +116,7 @@ def draw(
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
-    source = Source(name, shape, universe)
+    source = Source.drawn(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
     plain = _aside(shown) if is_reparameterized else _copied(shown)
@@ -182,26 +182,26 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     """Record that the density of `fn` was asked at a value that depends on no site."""
     shape = tuple(raw(Tensor.size, density))
     held = parameters(fn)
-    found = controlled(param_provenance(fn, held, shape, None), shape)
-    outermost = local.traces[0]
-    unique = outermost.fresh_name(name)
-    node = Node(
+    traces, plates = local.traces, open_plates()
+    unique, universe = traces[0].fresh_name(name), traces[0].universe
+    node = Node.made(
         name=unique,
         type="sample",
         fn=fn,
         value=untrack(value),
         shape=shape,
-        source=Source(unique, shape, outermost.universe),
-        param_provenance=found,
+        source=Source.drawn(unique, shape, universe),
+        param_provenance=controlled(param_provenance(fn, held, shape, None), shape),
         location=where.location,
         module_path=where.module_path,
         is_observed=True,
         is_learned=has_gradient(held),
-        scale=scale_of(open_plates()),
-        cond_indep_stack=open_plates(),
+        scale=scale_of(plates) if plates else 1.0,
+        cond_indep_stack=plates,
         event_dims=local.event_dims,
+        infer={},
     )
-    admit(node, local.traces, local.traces)
+    admit(node, traces, traces)
     if local.audit is not None:
         local.audit.observed(node, held)
     if isinstance(density, ProvenanceTensor):

@@ -167,7 +167,7 @@ def _content(data: dict[str, Plain]) -> Content:
             raise unreadable(f"there is no node of type {node.type!r}")
         if node.fn is not None and isinstance(fn := factorized(node.fn), Unloaded):
             fn.value = node.value
-    reader.universe.state = "settled"  # the values are constants to whoever goes on with them
+    reader.universe.become("settled")  # the values are constants to whoever goes on with them
     return content
 
 

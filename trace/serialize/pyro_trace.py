@@ -43,7 +43,7 @@ def from_pyro(trace: Any) -> Content:
     pruned: Any = prune_subsample_sites(trace)
     sites = [site for site in pruned.nodes.values() if site["type"] in ("sample", "param")]
     nodes = tuple([_node(site, universe) for site in sites])
-    universe.state = "settled"  # the values are constants to whoever goes on with them
+    universe.become("settled")  # the values are constants to whoever goes on with them
     return Content(universe, nodes, (), ())
 
 

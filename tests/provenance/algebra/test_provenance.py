@@ -8,9 +8,8 @@ from ancestral.provenance.algebra.alignment import LOST, Alignment, Dims, Shape
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
 from ancestral.provenance.algebra.overlap import meet
-from ancestral.provenance.algebra.pattern import forget
+from ancestral.provenance.algebra.pattern import MOST_SOURCES, forget
 from ancestral.provenance.algebra.provenance import (
-    MOST_SOURCES,
     Provenance,
     Source,
     Universe,
@@ -213,5 +212,5 @@ def test_values_of_a_settled_universe_are_constants_to_another() -> None:
     older, younger = Universe(), Universe()
     p = older.of(Source("old", (3,)), (3,))
     q = younger.of(Source("young", (3,)), (3,))
-    older.state = "settled"
+    older.become("settled")
     assert p.union(q) is q

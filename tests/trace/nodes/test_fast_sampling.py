@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 import ancestral as an
 from ancestral.provenance.tensor.tensor import provenance
-from ancestral.trace.nodes.fast_sampling import drawing
+from ancestral.trace.nodes.known_families import drawing
 
 FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
     "Bernoulli of probs": lambda x: d.Bernoulli(x * 0.5 + 0.1),

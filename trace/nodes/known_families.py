@@ -1,0 +1,261 @@
+"""Known families: distributions of torch that draw, and score, by a few known ops.
+
+What a draw or a density depends on is read off the parameters and the value, so that the ops within
+need not be followed one by one. That is left out where it can be proven to show nothing more:
+
+- the method and the class are torch's own, and the method is one that was read: it looks at the
+  declared parameters alone, writes into nothing but its own result, and reads no number;
+- a draw is floating and made without a step that has no useful derivative. A draw of integers,
+  as that of a `Categorical`, tells that the gradient of reparameterized parents stops there, also
+  where `torch.no_grad` has hidden it. A density has the linear form that its ops give it;
+- the parameters are plain or tracked tensors, and the shape is given in numbers; a value that is
+  scored has the shape and the type of the logits.
+
+A value that the distribution itself has drawn is in the support: there is nothing to check.
+Whatever else there is, such as relaxed, transformed and rejection samplers, is followed op by op.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Exponential,
+    Normal,
+    Poisson,
+    Uniform,
+)
+
+from ancestral.provenance.algebra.alignment import LOST
+from ancestral.provenance.algebra.alignment_loss import joined
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch.linear_forms import form_of
+from ancestral.provenance.linear.transpose import negative
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.linear_form import serials, version_of
+from ancestral.provenance.tensor.tensor import NO_KEYWORDS, ProvenanceTensor, Unseen, attach, raw
+from ancestral.provenance.tensor.torch_internals import (
+    is_functorch_wrapped_tensor,
+    len_torch_function_stack,
+)
+from ancestral.trace.context.switch import unmet
+from ancestral.trace.nodes.distribution_params import is_class_of_torch
+
+_Method = Callable[..., Any]
+
+
+class _Simple(NamedTuple):
+    """How a method of a family draws."""
+
+    kind: type[Distribution]  # the class that it is simple for
+    read: tuple[str, ...]  # the attributes that it reads
+    one: Callable[..., Tensor] | None = None  # draws each case once, where the op is known
+
+
+def _normal(loc: Tensor, scale: Tensor) -> Tensor:
+    noise = _empty(loc.shape, dtype=loc.dtype, device=loc.device).normal_()
+    return loc + noise * scale
+
+
+# Torch's own, which a recording may replace.
+_empty, _bernoulli, _detach = torch.empty, torch.bernoulli, Tensor.detach
+_SIMPLE: dict[_Method, _Simple] = {
+    method: how
+    for method, how in (
+        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(_detach(p)))),
+        (Exponential.rsample, _Simple(Exponential, ("rate",))),
+        (Normal.sample, _Simple(Normal, ("loc", "scale"))),
+        (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
+        (Poisson.sample, _Simple(Poisson, ("rate",))),
+        (Uniform.rsample, _Simple(Uniform, ("low", "high"))),
+    )
+    if method.__module__ == how.kind.__module__  # or somebody has replaced it
+}
+"""How the methods draw that are known; the values are those that the method draws itself."""
+
+# Returns how many function modes are open, which may want to see the ops of torch's own method.
+_is_overridden: Callable[[], int] = len_torch_function_stack
+_PLAIN = frozenset({Tensor, ProvenanceTensor, nn.Parameter})
+_OF_VALUES = (RuntimeError, ValueError, IndexError, ArithmeticError)
+
+
+def drawn(fn: Any, is_reparameterized: bool) -> Any:
+    """Return a draw of a distribution, untracked where nothing shows."""
+    name = "rsample" if is_reparameterized else "sample"
+    method = getattr(type(fn), name)
+    original = getattr(method, "__wrapped__", method)  # it is replaced while a recording is open
+    return drawing(original)(fn) if original in _SIMPLE else getattr(fn, name)()
+
+
+@functools.lru_cache(maxsize=1024)
+def drawing(original: _Method) -> _Method:
+    """Return a method that draws, such that it is run untracked where nothing shows."""
+    known = _SIMPLE.get(original)
+    if known is None:
+        return original
+    kind: Any
+    kind, read, one = known
+    thread = storage.local
+
+    def draws(fn: Any, *args: Any, **kwargs: Any) -> Any:
+        # A guard wants to see every op, to refuse those on what is tracked.
+        is_once = not kwargs and (not args or (type(args[0]) is Size and not args[0]))
+        own: Any = type(fn)
+        is_known = (own is kind or _is_as(own, kind)) and not thread.guards
+        if is_known and (is_once or _is_of_numbers(args, kwargs)):
+            # Also what is computed at its first use, and kept by the distribution for later ones.
+            given = [*map(fn.__getattribute__, read)]
+            if _PLAIN.issuperset(map(type, given)):
+                try:
+                    with unmet():
+                        if one is not None and is_once and not _is_overridden():
+                            with Unseen():  # one or two parameters
+                                if given[0].shape == fn._batch_shape == given[-1].shape:
+                                    return one(*given)
+                        return raw(original, fn, *args, **kwargs)
+                except _OF_VALUES:  # to be raised once more, and noted
+                    pass
+        return original(fn, *args, **kwargs)
+
+    return draws
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_as(kind: Any, known: Any) -> bool:
+    """Return whether a class is one of Pyro that adds nothing to how the known one draws."""
+    return issubclass(kind, known) and is_class_of_torch(kind)
+
+
+def _is_of_numbers(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the arguments are a shape that is given in numbers."""
+    shape: Any = args[0] if args else kwargs.get("sample_shape")
+    is_shape = type(shape) in (torch.Size, tuple, list) and len(args) + len(kwargs) == 1
+    return is_shape and all(type(size) is int for size in shape)
+
+
+class _Known(NamedTuple):
+    """How a family scores a value."""
+
+    method: Callable[..., Any]  # torch's own
+    event: int  # dimensions of the logits that belong to one draw
+    density: Callable[[Tensor, Tensor], Tensor]
+
+
+def _of_bernoulli(logits: Tensor, value: Tensor) -> Tensor:
+    return -_cross_entropy(logits, value, reduction=0)
+
+
+def _of_categorical(logits: Tensor, value: Tensor) -> Tensor:
+    return logits.gather(-1, value.unsqueeze(-1)).squeeze(-1)
+
+
+# Torch's own, which a recording may replace.
+_cross_entropy: Callable[..., Tensor] = torch.binary_cross_entropy_with_logits
+_KNOWN: dict[type[Distribution], _Known] = {
+    kind: _Known(kind.log_prob, event, density)
+    for kind, event, density in ((Bernoulli, 0, _of_bernoulli), (Categorical, 1, _of_categorical))
+    if kind.log_prob.__module__ == kind.__module__  # or somebody has replaced it
+}
+
+
+def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
+    """Return log q(z) of a value z, plain, that `fn` has drawn; None where it is no known op.
+
+    Args:
+        fn: the distribution of independent elements.
+        value: what it drew, [*batch].
+    """
+    known = _KNOWN.get(type(fn))
+    if known is None or "log_prob" in vars(fn):
+        return None
+    method: Any = type(fn).log_prob
+    if getattr(method, "__wrapped__", method) is not known.method:
+        return None
+    if version_of(value):  # somebody has written into it, what the distribution may not draw
+        return None
+    logits = _logits(fn, value, known.event)
+    if logits is None:
+        return None
+    with Unseen():
+        return known.density(logits, value)
+
+
+def is_known(method: Callable[..., Any]) -> bool:
+    """Return whether `tracked_density` may be asked in the place of a method of torch."""
+    return any(known.method is method for known in _KNOWN.values())
+
+
+def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
+    """Return the density of a value, tracked; None where `log_prob` is to be followed.
+
+    Args:
+        fn: the distribution.
+        value: of the shape of its batch, [*batch].
+        is_own: whether the distribution drew it, and nobody has written into it since.
+
+    Raises:
+        ValueError: if the value is not in the support.
+    """
+    known = _KNOWN.get(type(fn))
+    if known is None or storage.table or storage.local.guards:
+        return None
+    logits = _logits(fn, value, known.event)
+    if logits is None or not torch.is_grad_enabled():
+        return None
+    ours, theirs = getattr(logits, "_provenance", None), getattr(value, "_provenance", None)
+    found = ours or theirs
+    if found is None or found.universe.is_past or (known.event and ours is not None):
+        return None
+    if ours is not None and theirs is not None and ours is not theirs:
+        if ours.universe is not theirs.universe:
+            return None
+        found = ours._memo.get(theirs) or joined(_cross_entropy.__name__, ours, theirs)
+    if fn._validate_args and not is_own:
+        fn._validate_sample(value)
+    try:
+        return _picked(logits, value, found) if known.event else _crossed(logits, value, found)
+    except RuntimeError:  # to be raised once more, and noted
+        return None
+
+
+def _crossed(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
+    """Return the density of a Bernoulli, with the form of a cross-entropy whose sign is turned."""
+    with Unseen():
+        cross_entropy = _cross_entropy(logits, value, reduction=0)
+        density = -cross_entropy
+    attach(density, found)
+    density._form = (next(serials), negative, attach(cross_entropy, found))  # type: ignore[attr-defined]
+    return density
+
+
+def _picked(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
+    """Return the density of a Categorical whose logits depend on no source."""
+    size = found.shape
+    column = found.remap((*size, 1), (*range(len(size)), LOST))
+    assert column is not None
+    with Unseen():
+        index = attach(value.unsqueeze(-1), column)  # by which the graph tells what was scored
+        picked = logits.gather(-1, index)
+        density = picked.squeeze(-1)
+    given = (attach(picked, column), -1)
+    attach(density, found)._form = form_of(Tensor.squeeze, size, given, NO_KEYWORDS)  # type: ignore[attr-defined]
+    return density
+
+
+def _logits(fn: Distribution, value: Any, event: int) -> Tensor | None:
+    """Return the logits of a distribution, if they and the value are what is known."""
+    logits: Any = vars(fn).get("logits")  # not to be computed here, and kept for others
+    if type(logits) not in _PLAIN or type(value) not in _PLAIN or len_torch_function_stack():
+        return None
+    if is_functorch_wrapped_tensor(logits) or is_functorch_wrapped_tensor(value):
+        return None
+    with Unseen():
+        size = logits.shape
+        is_alike = event or value.dtype is logits.dtype
+        is_known = is_alike and value.shape == (size[:-1] if event else size)
+    return logits if is_known else None
