@@ -31,6 +31,7 @@ from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
+from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
 from ancestral.estimators.rerun.replay import NotAFunctionError
 from ancestral.estimators.rerun.site_draw import EstimatorError
@@ -72,6 +73,7 @@ __all__ = [
     "CaughtError",
     "ConfinedError",
     "DependentBaselineError",
+    "DerivativeOrderError",
     "EnumerationError",
     "EscapeError",
     "EstimatorError",

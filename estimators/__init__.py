@@ -6,6 +6,8 @@ from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import Baseline, Credit, by_element, by_site, total_cost
+from ancestral.estimators.finite.rao_blackwell import RaoBlackwell
+from ancestral.estimators.finite.smoothed_perturbation import SmoothedPerturbation
 from ancestral.estimators.multi_run.arm import ARM
 from ancestral.estimators.multi_run.arms import ARMS
 from ancestral.estimators.multi_run.disarm import DisARM
@@ -27,6 +29,8 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
 from ancestral.estimators.rerun.estimate import Estimate, Plan
+from ancestral.estimators.rerun.run_rloo import RunRLOO
+from ancestral.estimators.rerun.sampling import Antithetic, QuasiRandom
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
 from ancestral.estimators.rerun.verify import Verification, Verified
 
@@ -37,6 +41,7 @@ __all__ = [
     "RELAX",
     "RLOO",
     "AcrossRanks",
+    "Antithetic",
     "Baseline",
     "Credit",
     "DisARM",
@@ -52,10 +57,14 @@ __all__ = [
     "Neural",
     "Optimal",
     "Plan",
+    "QuasiRandom",
+    "RaoBlackwell",
     "ReinMax",
+    "RunRLOO",
     "RunningMean",
     "SiteDraw",
     "SiteEstimator",
+    "SmoothedPerturbation",
     "StraightThrough",
     "StraightThroughGumbel",
     "SumAndSample",

@@ -3,7 +3,7 @@
 A recording of the same program, beside which each plan is compared, checks what is said of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch.distributions import Distribution
 from ancestral.estimators.inference.elbo import Elbo
 from ancestral.trace.params.constraints import transform_of
 from ancestral.trace.params.store import ParamStore
-from ancestral.trace.program.site import spread
 
 
 class _Plate:
@@ -51,7 +50,9 @@ def sample(name: str, fn: Distribution, obs: Tensor | None, obs_mask: Any) -> An
     """Return a draw, pathwise where that is possible, or the data."""
     if obs_mask is not None:
         raise NotImplementedError("obs_mask= is not compiled")
-    fn = spread(fn, opened.plates, f"site {name!r}")
+    shape = _within_plates(fn.batch_shape)
+    if shape != [*fn.batch_shape]:
+        fn = fn.expand(torch.Size(shape))
     bound, value = opened.bound, obs
     if value is None and bound is not None and bound.is_model:
         value = bound.values.get(name)
@@ -68,12 +69,12 @@ def sample(name: str, fn: Distribution, obs: Tensor | None, obs_mask: Any) -> An
 def factor(log_factor: Tensor) -> None:
     """Let a factor count in a bound."""
     if opened.bound is not None:
-        shape = _spread_shape(log_factor)
-        _count(opened.bound, log_factor.expand(shape))
+        _count(opened.bound, log_factor.expand(_within_plates(log_factor.shape)))
 
 
-def _spread_shape(value: Tensor) -> list[int]:
-    wanted = list(value.shape)
+def _within_plates(shape: Sequence[int]) -> list[int]:
+    """Return the shape of a batch that is expanded to the plates around it."""
+    wanted = [*shape]
     for plate in opened.plates:
         if plate.dim is not None:
             wanted = [1] * (-plate.dim - len(wanted)) + wanted

@@ -13,10 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ancestral.estimators.credit.credit import Credit, Estimator
+from ancestral.estimators.credit.credit import Credit, Estimator, Part
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.gradient.problem import Problem
+from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Source
+from ancestral.provenance.tensor.control_flow import decisions_of
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
 
 
@@ -165,3 +167,35 @@ def merged(given: Sequence[Credit]) -> Credit:
         parts=tuple(part for credit in given for part in credit.parts),
         count_once=(lambda: torch.stack([c.joint for c in given]).sum()) if is_counted else None,
     )
+
+
+def with_read(problem: Problem, estimate: Estimator) -> Estimator:
+    """Return an estimator that gives a site a credit of nothing if Python read it, and no cost is.
+
+    With another value of the site, Python may have computed or declared more. A baseline that is
+    subtracted for some values only would have a mean.
+    """
+    current = decisions_of(problem.trace.universe).current
+    if current is None:
+        return estimate
+    read, structure = frozenset(current.universe.origins(current.members)), problem.structure
+    names = set[str]()
+    for number in reversed(range(len(structure.sites))):  # children come after their parents
+        below = (structure.sites[child].name for child, _ in structure.children[number])
+        if problem.sources[number] in read or not names.isdisjoint(below):
+            names.add(structure.sites[number].name)
+
+    def counting(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
+        found = estimate(structure, values)
+        known = {credit.name for credit in found}
+        return found + [
+            Credit(site.name, site.shape, (Part(_nothing(site.shape, values), frozenset()),))
+            for site in structure.sites
+            if site.needs_score and site.name in names - known and values
+        ]
+
+    return counting
+
+
+def _nothing(shape: Shape, values: Sequence[Tensor]) -> Tensor:
+    return values[0].detach().new_zeros((1,) * len(shape))

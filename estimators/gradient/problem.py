@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import Blur
+from ancestral.estimators.credit.declared_costs import cost_of, is_cost
 from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
 from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
@@ -115,9 +116,9 @@ def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     return _used(examined(loss, gradient))
 
 
-def problem_of_costs(trace: Trace) -> Problem:
+def problem_of_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     """Take the sum of the declared costs of a trace apart."""
-    return _used(examined_costs(trace))
+    return _used(examined_costs(trace, left_out))
 
 
 def problem_of_terms(trace: Trace, costs: Sequence[tuple[Tensor, float]]) -> Problem | None:
@@ -191,14 +192,19 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     return problem if finished is None else replace(problem, blurring=finished.members)
 
 
-def examined_costs(trace: Trace) -> Problem:
-    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind."""
+def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind.
+
+    Args:
+        trace: the recording.
+        left_out: what decided whether others were to be declared, which count nothing here.
+    """
     if trace.universe.state == "settled":
         owner = trace.universe.owner
         is_loaded = isinstance(owner, Trace) and owner.is_loaded
         raise SettledError.loaded() if is_loaded else SettledError.taken()
-    costs = [node for node in trace.values() if node.type == "cost" or _is_likelihood(node)]
-    if not costs:
+    costs = [node for node in trace.values() if is_cost(node)]
+    if not costs and left_out is None:
         raise LossError(
             "the recording declares no cost: use an.cost(name, value), an.factor, or an.sample "
             "with obs=; or pass the loss to an.backward"
@@ -209,12 +215,18 @@ def examined_costs(trace: Trace) -> Problem:
     Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
     for node in costs:
-        value, counts = _cost_of(node)
+        value, counts = cost_of(node)
         found = _terms_of(node, value, counts)
         parts = [*found.terms, *_constants(found, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
-    loss = torch.stack([(untrack(v) * n).sum() for v, n in map(_cost_of, costs)]).sum()
+    totals = [(untrack(v) * n).sum() for v, n in map(cost_of, costs)] or [
+        torch.zeros((), dtype=torch.double)
+    ]
+    loss = torch.stack(totals).sum()
+    if left_out is not None:
+        nothing = torch.zeros_like(loss)
+        terms.append(tainted(Term(nothing.detach(), nothing, 1.0, None), left_out))
     return _assemble(_outermost(trace), terms, loss, decisions)
 
 
@@ -227,28 +239,6 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
             raise non_finite_density(node, "program") from None
         error.add_note(f"It is cost {node.name!r} ({node.location}).")
         raise
-
-
-def _is_likelihood(node: Node) -> bool:
-    """Return whether a node is data that the program observes, whose density is to grow."""
-    return node.type == "sample" and node.is_observed and node.is_declared
-
-
-def _cost_of(node: Node) -> tuple[Tensor, Tensor]:
-    """Return the cost that a node stands for, and how often each of its elements counts."""
-    if node.type == "cost":
-        return node.value, _counts(node)
-    density = node.tracked_log_prob
-    return density, -torch.ones_like(untrack(density))
-
-
-def _counts(node: Node) -> Tensor:
-    """Return how often each element of a declared cost counts, of its shape."""
-    plain = untrack(node.value)
-    if node.scale == 1.0:
-        return torch.ones_like(plain)
-    exact = plain.dtype if plain.dtype.is_floating_point else torch.get_default_dtype()
-    return torch.ones_like(plain, dtype=exact) * node.scale
 
 
 def _universe_of(loss: Tensor) -> Universe:

@@ -24,13 +24,13 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
-from ancestral.estimators.gradient.partial_credit import fixed_terms, merged
+from ancestral.estimators.gradient.partial_credit import fixed_terms, merged, with_read
 from ancestral.estimators.gradient.passes import Pass, passes_of, scores_of
 from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
 from ancestral.estimators.gradient.score_function import NO_DENSITIES, densities_in, products
 from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
-from ancestral.provenance.algebra.provenance import Universe
+from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
@@ -66,8 +66,8 @@ def surrogate(
     (2019), "Loaded DiCE", equation 13, whose differences are □(τ + l) - □(τ) = □(τ) (□(l) - 1).
 
     Where a draw of ``rsample`` is scored for some terms only, and these have a derivative besides
-    that by the draw, orders above the second raise a NotImplementedError; ``estimator="score"`` has
-    all.
+    that by the draw, orders above the second raise a `DerivativeOrderError`; ``estimator="score"``
+    has all.
 
     The arguments are those of `backward`, and what it raises is raised here.
     """
@@ -75,6 +75,20 @@ def surrogate(
     check_observer(monitor)
     problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
     return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
+
+
+def surrogate_of_costs(
+    trace: Trace,
+    left_out: Provenance | None,
+    *,
+    baseline: Baselines = "auto",
+    estimator: PerSite[Choice] = "auto",
+    credit: PerSite[Estimator] = by_element,
+) -> Tensor:
+    """Return the surrogate of declared costs; `left_out` decided whether there were others."""
+    check_baseline(baseline)
+    problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
+    return surrogate_of(problem, estimate, baseline, _scores_before)
 
 
 def surrogate_of(
@@ -259,6 +273,7 @@ def decided(
 ) -> tuple[Problem, Estimator]:
     """Decide for each site how it gets its gradient; warn where the loss holds that already."""
     problem, estimate = chosen(problem, estimator, credit)
+    estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]

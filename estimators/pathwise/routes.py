@@ -27,6 +27,10 @@ HIGHEST = 2
 """The highest derivatives of a surrogate whose parts hold different draws fixed."""
 
 
+class DerivativeOrderError(NotImplementedError):
+    """A derivative was asked for of an order that a surrogate does not have."""
+
+
 class Gates(NamedTuple):
     """The draws that a scalar reaches, as bits: those that it holds fixed, and those it passes."""
 
@@ -205,7 +209,7 @@ def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
 
 
 def limit(draws: Collection[Node]) -> list[Tensor]:
-    """Return zeros whose derivatives above the highest raise a NotImplementedError."""
+    """Return zeros whose derivatives above the highest raise a DerivativeOrderError."""
     beyond: Any = _Beyond.apply
     return [beyond(node.value, HIGHEST).sum() for node in draws]
 
@@ -270,7 +274,7 @@ class _Beyond(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         if not ctx.left:
-            raise NotImplementedError(
+            raise DerivativeOrderError(
                 "some terms of the loss depend on a draw of rsample by smooth routes only, others "
                 "by a step without a useful derivative: such a surrogate has derivatives up to "
                 f"order {HIGHEST}, and a higher one was asked for; pass estimator='score' to "

@@ -26,22 +26,36 @@ from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.subtraction import Baselines
-from ancestral.estimators.gradient.surrogate import surrogate
+from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
+from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.replay import (
     First,
     NotAFunctionError,
+    Program,
     credit_of,
     ended,
     is_close,
 )
-from ancestral.estimators.rerun.site_draw import EstimatorError, SiteDraw, SiteEstimator
+from ancestral.estimators.rerun.run_rloo import RunRLOO, WholeRuns
+from ancestral.estimators.rerun.sampling import (
+    Sampling,
+    couplings,
+    refuse_shared,
+    without_others,
+)
+from ancestral.estimators.rerun.site_draw import (
+    EstimatorError,
+    SiteDraw,
+    SiteEstimator,
+)
 from ancestral.estimators.rerun.streams import Chance, Noise, Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.record import current
 
-Chosen = Choice | SiteEstimator
-"""How a site gets its gradient: in one run, or by an estimator that runs the program again."""
+Chosen = Choice | SiteEstimator | RunRLOO
+"""How a site gets its gradient: in one run, by an estimator that runs the program again, or, of all
+sites, in several runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +63,7 @@ class Estimate:
     """What was estimated.
 
     Attributes:
-        value: the loss of the first run, [], a constant.
+        value: the loss of the first run, [], a constant; the mean of the runs if they are compared.
         surrogate: a scalar of the same value, whose derivative is the estimate.
         evaluations: how often the program was run for it, once for each value where several are
             run at once; runs that check others are not counted.
@@ -64,11 +78,12 @@ class Estimate:
 
 
 def estimate(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     *args: Any,
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
     credit: PerSite[Estimator] = by_element,
+    sampling: PerSite[Sampling] = None,
     noise: Noise = "common",
     vectorized: bool = True,
     check: bool = True,
@@ -85,7 +100,8 @@ def estimate(
     computation graphs", theorem 1.
 
     Args:
-        program: runs once and returns the loss, a scalar or scalars in any nesting.
+        program: runs once and returns the loss, a scalar or scalars in any nesting, or None for the
+            sum of the costs that it declares (`an.cost`, `an.factor`, ``obs=``).
         args: what it is called with.
         estimators: how each site gets its gradient: one for all, or one for each pattern of names,
             as in ``{"h1": DisARM(), "*": "auto"}``, or ``infer={"estimator": ...}``. "auto",
@@ -93,6 +109,9 @@ def estimate(
             `an.estimators`. Sites that no gradient reaches need none.
         baseline: what is subtracted from the downstream costs of sites that are scored in one run.
         credit: which costs count for a site, as in `an.backward`, in all of its runs.
+        sampling: how the elements of continuous sites are drawn together: `Antithetic` or
+            `QuasiRandom` along a dimension along which they have no costs in common, for one or
+            for each pattern of names, or ``infer={"sampling": ...}``; None for independent draws.
         noise: "common": what is downstream is drawn again with the noise that it had; values that
             differ little then give losses that do. "independent": with its own. Both are unbiased.
         vectorized: whether several runs of a site may be made at once, as values along a new first
@@ -105,7 +124,7 @@ def estimate(
         ValueError: if an argument is none of what is expected.
         EstimatorError: if an estimator cannot treat a site.
         NotAFunctionError: if the program differs from run to run.
-        NotImplementedError: if a second derivative is taken of a surrogate with such estimators.
+        DerivativeOrderError: if a second derivative is taken of a surrogate with such estimators.
     """
     check_function("estimate", program)
     if noise not in ("common", "independent"):
@@ -115,14 +134,13 @@ def estimate(
             "an.estimate runs a program many times, each in its own recording, and was called "
             "within an open an.record(); call it outside"
         )
-    plan = Plan(estimators, baseline, credit)
-    return estimated(
-        lambda: program(*args), plan, Streams(noise), check=check, vectorized=vectorized
-    )
+    plan = Plan(estimators, baseline, credit, sampling)
+    chance = Streams(noise, couplings(sampling).of)
+    return estimated(lambda: program(*args), plan, chance, check=check, vectorized=vectorized)
 
 
 def estimated(
-    program: Callable[[], Loss],
+    program: Program,
     plan: "Plan",
     chance: Chance,
     *,
@@ -130,6 +148,11 @@ def estimated(
     vectorized: bool = False,
 ) -> Estimate:
     """Return the estimate of a program whose draws, and those of the estimators, chance decides."""
+    if isinstance(plan.estimators, RunRLOO):
+        runs = whole_runs(program, plan, chance)
+        if check:
+            refuse_change(runs.runs[0])
+        return Estimate(runs.value, runs.surrogate, len(runs.runs))
     begun = Begun.by(program, plan, chance)
     if check and begun.sites:
         refuse_change(begun.first)
@@ -153,6 +176,34 @@ class Plan:
     estimators: PerSite[Chosen] = "auto"
     baseline: Baselines = "auto"
     credit: PerSite[Estimator] = by_element
+    sampling: PerSite[Sampling] = None
+
+    def counting(self, first: First) -> dict[str, Estimator]:
+        """Return which costs count for each site of a run."""
+        counts = Choices[Estimator]("credit", self.credit, by_element)
+        return {name: counts.of(node) for name, node in first.nodes.items()}
+
+    def together(self, first: First) -> dict[str, int]:
+        """Return along which dimension elements of sites are drawn together, if they may be."""
+        return refuse_shared(first, couplings(self.sampling), self.counting(first))
+
+
+def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
+    """Return the runs of a plan that compares whole runs.
+
+    Raises:
+        ValueError: if the plan has a baseline too.
+    """
+    assert isinstance(plan.estimators, RunRLOO)
+    if not (plan.baseline is None or plan.baseline == "auto"):
+        raise ValueError(
+            "RunRLOO subtracts what the other runs foretell, and another baseline was given too; "
+            "leave baseline= out"
+        )
+    found = WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
+    for run in found.runs:
+        plan.together(run)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +221,9 @@ class Begun:
     sites: tuple[tuple[SiteDraw, SiteEstimator], ...]
 
     @classmethod
-    def by(cls, program: Callable[[], Loss], plan: Plan, chance: Chance) -> "Begun":
+    def by(cls, program: Program, plan: Plan, chance: Chance) -> "Begun":
         """Run a program once."""
         choices = Choices[Chosen]("estimators", plan.estimators, "auto", in_infer="estimator")
-        counts = Choices[Estimator]("credit", plan.credit, by_element)
         for each in choices.values():
             _check(each, "")
         first = First.of(program, chance)
@@ -184,8 +234,10 @@ class Begun:
             for name, choice in chosen.items()
             if first.nodes[name].is_learned and not isinstance(choice, str)
         }
-        counting = {name: counts.of(node) for name, node in first.nodes.items()}
-        scalar = _of_one_run(first, chosen, counting, again, plan.baseline)
+        counting, together = plan.counting(first), plan.together(first)
+        apart = {name: without_others(each, together) for name, each in counting.items()}
+        of_one = apart if together else counting
+        scalar = _of_one_run(first, chosen, of_one, again, plan.baseline)
         sites = (
             (SiteDraw(first, first.nodes[name], credit_of(first.problem, name, c), c), estimator)
             for name, estimator in again.items()
@@ -236,6 +288,10 @@ def _of_one_run(
         is_again = name in again
         of_one[escape(name)] = "score" if is_again else _in_one_run(choice)
         credit[escape(name)] = _no_credit if is_again else counting[name]
+    if first.loss is None:
+        return surrogate_of_costs(
+            first.trace, first.left_out, baseline=baseline, estimator=of_one, credit=credit
+        )
     return surrogate(first.loss, baseline=baseline, estimator=of_one, credit=credit)
 
 
@@ -286,6 +342,11 @@ def _check(choice: Any, node: Node | str) -> Any:
     is_other = getattr(choice, "is_proven", False) or isinstance(choice, type)
     if is_known or (callable(choice) and not is_other):
         return choice
+    if isinstance(choice, RunRLOO):
+        raise ValueError(
+            f"estimators: {choice} compares whole runs, and is for all sites: "
+            f"estimators={choice}; for one site there is RLOO({choice.samples})"
+        )
     where = f"site {node.name!r} ({node.location}): " if isinstance(node, Node) else ""
     hint = ""
     if getattr(choice, "is_proven", False):
@@ -331,7 +392,7 @@ class _Refused(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Refuse."""
-        raise NotImplementedError(
+        raise DerivativeOrderError(
             "a second derivative was taken of the surrogate of an estimate with estimators that "
             "run the program again, which have the first only; use estimators='score', whose "
             "surrogate has all"

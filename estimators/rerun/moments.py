@@ -13,21 +13,36 @@ The truth takes no part of them: it is the derivative of Σ q(z) L(z) over the o
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from ancestral.estimators.gradient.loss_pytree import Loss, total_of
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.estimators.rerun.estimate import Begun, Plan
+from ancestral.estimators.pathwise.routes import DerivativeOrderError
+from ancestral.estimators.rerun.estimate import Begun, Plan, whole_runs
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
-from ancestral.estimators.rerun.replay import FirstRun, NotAFunctionError, is_close
-from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw, SiteEstimator
+from ancestral.estimators.rerun.replay import (
+    FirstRun,
+    NotAFunctionError,
+    Program,
+    is_close,
+    refuse_kept,
+    whole_loss,
+)
+from ancestral.estimators.rerun.run_rloo import RunRLOO
+from ancestral.estimators.rerun.sampling import couplings
+from ancestral.estimators.rerun.site_draw import (
+    Evaluation,
+    SiteDraw,
+    SiteEstimator,
+)
 from ancestral.provenance.tensor.tensor import untrack
+from ancestral.trace.nodes.moving_boundary import has_moving_boundary
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
-
-Program = Callable[[], Loss]
+from ancestral.trace.recording.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +71,20 @@ class Moments:
 
 
 class _Fixed(Outcomes):
-    """Outcomes whose values are constants, so that their densities alone have a gradient."""
+    """Outcomes whose values are constants, so that their densities alone have a gradient.
+
+    But for those whose support moves with what is learned, of which no density has it.
+    """
 
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Let the outcome be what is drawn."""
-        return super().process(replace(message, is_reparameterized=False), is_first=is_first)
+        is_moving = message.is_reparameterized and has_moving_boundary(_fn_of(message))
+        return super().process(replace(message, is_reparameterized=is_moving), is_first=is_first)
+
+
+def _fn_of(message: Message) -> Distribution:
+    assert message.fn is not None
+    return message.fn
 
 
 def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth:
@@ -68,26 +92,34 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
 
         E[L] = Σ_z w(z) exp(log q(z) - ⊥ log q(z)) L(z),   w the probability of the outcome z
 
+    A draw of ``rsample`` whose support moves, such as a uniform one between learned bounds, has its
+    pathwise derivative.
+
     Raises:
         TooManyOutcomesError: if there are more than `most`.
         NotEnumerableError: if a draw has no outcomes that can be enumerated.
+        NotAFunctionError: if the loss of one run depends on the draws of the one before.
     """
-    is_exact = True
+    is_exact, earlier = True, Trace()
 
     def run(outcomes: Outcomes) -> tuple[Tensor, Tensor]:
-        nonlocal is_exact
+        nonlocal is_exact, earlier
         with record() as trace:
             with FirstRun(outcomes):
-                loss, _ = total_of(program())
+                loss = whole_loss(program(), trace)
+            refuse_kept(loss, earlier)
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
-            log_probs = [untrack(node.elementwise_log_prob).sum() for node in drawn]
+            fixed = [node for node in drawn if not node.is_reparameterized]  # as all are but these
+            log_probs = [untrack(node.elementwise_log_prob).sum() for node in fixed]
         is_exact = is_exact and outcomes.is_exact
         plain = untrack(loss).sum()
         log_prob = sum(log_probs, plain.new_zeros(()))
-        settle(trace)
+        settle(earlier)
+        earlier = trace
         return plain, torch.exp(log_prob - log_prob.detach()) * plain
 
     ways = walked(run, nodes=nodes, most=most, kind=_Fixed)
+    settle(earlier)
     expected = torch.stack([weight * live for weight, (_, live) in ways]).sum()
     return Truth(expected, [loss.detach() for _, (loss, _) in ways], is_exact)
 
@@ -131,7 +163,7 @@ def moments_of(
         TooManyOutcomesError: if there are more.
         NotAFunctionError: if a loss is another: the program draws random numbers outside its sites.
     """
-    count = 0
+    count, is_together = 0, False
 
     def within(
         run: Callable[[Outcomes], tuple[Tensor, int]],
@@ -143,9 +175,18 @@ def moments_of(
             raise TooManyOutcomesError.of(most)
         return found
 
+    def whole(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
+        found = whole_runs(program, plan, outcomes)
+        mean = derivatives(found.surrogate, parameters, order)
+        for run in found.runs:
+            settle(run.trace)
+        return mean, torch.zeros_like(mean), len(found.runs), found.value
+
     def first(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
         fresh = replace(plan, baseline=copy.deepcopy(plan.baseline))
+        nonlocal is_together
         begun = Begun.by(program, fresh, outcomes)
+        is_together = is_together or bool(plan.together(begun.first))
         mean = derivatives(begun.scalar, parameters, order)
         variance, evaluations = torch.zeros_like(mean), 1.0
         for site, estimator in begun.sites:
@@ -157,8 +198,10 @@ def moments_of(
         settle(begun.first.trace)
         return mean, variance, evaluations, loss
 
-    ways = walked(first, nodes=nodes, most=most)
-    if losses is not None:
+    is_whole = isinstance(plan.estimators, RunRLOO)
+    kind = partial(Outcomes, couplings=couplings(plan.sampling).of)
+    ways = walked(whole if is_whole else first, nodes=nodes, most=most, kind=kind)
+    if losses is not None and not is_whole and not is_together:
         _refuse_noise(losses, [loss for _, (_, _, _, loss) in ways])
     mean, between = _over([(weight, found[0]) for weight, found in ways])
     inside, _ = _over([(weight, found[1]) for weight, found in ways])
@@ -171,7 +214,7 @@ def _of_site(
 ) -> Callable[[Outcomes], tuple[Tensor, int]]:
     """Return what makes the estimate of a site, for one way in which its noise comes out."""
     if order > 1:
-        raise NotImplementedError(
+        raise DerivativeOrderError(
             f"{site.where}: {type(estimator).__name__} runs the program again, and has a first "
             "derivative only; verify order=2 with estimators='score', 'pathwise' or 'auto'"
         )
@@ -192,7 +235,7 @@ class _Remembering(SiteDraw):
     known: dict[bytes, Evaluation]
 
     def _run(self, value: Tensor, *, slope: bool = False, is_smooth: bool = False) -> Evaluation:
-        key = bytes([slope]) + value.detach().contiguous().numpy().tobytes()
+        key = bytes([slope]) + _bytes(value)
         found = self.known.get(key)
         if found is not None:
             self.evaluations += 1
@@ -204,6 +247,11 @@ class _Remembering(SiteDraw):
         if len(chance.taken) == before:
             self.known[key] = found
         return found
+
+
+def _bytes(value: Tensor) -> bytes:
+    """Return what a tensor of any type is, bit by bit."""
+    return bytes(value.detach().contiguous().reshape(-1).view(torch.uint8).tolist())
 
 
 def _over(ways: Sequence[tuple[float, Tensor]]) -> tuple[Tensor, Tensor]:

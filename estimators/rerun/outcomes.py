@@ -1,7 +1,7 @@
 """Outcomes: every way in which the draws of a run can come out, each with its probability.
 
 The draws are decided one after the other, element by element: finite ones take each of their
-values, counts without a bound all but a tail of probability 1e-16, and continuous ones the nodes of
+values, counts without a bound all but a tail of probability 1e-13, and continuous ones the nodes of
 a Gaussian quadrature. What a run draws after a choice is found by running it.
 
 >>> from torch.distributions import Bernoulli
@@ -28,19 +28,20 @@ from torch.distributions import (
     Poisson,
 )
 
+from ancestral.estimators.rerun.streams import Coupling
 from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
-from ancestral.trace.nodes.distribution_params import factorized
+from ancestral.trace.nodes.distribution_params import factorized, parameters
 from ancestral.trace.nodes.support import is_discrete
 from ancestral.trace.recording.message import Message
 
 T = TypeVar("T")
 MOST, NODES = 4096, 16
-_TAIL, _MOST_COUNTS = 1e-16, 10_000
+_LAST, _TAIL, _MOST_COUNTS = 1e-16, 1e-13, 10_000
 _MISSED = 1e-3  # of a probability, by the rounding of the densities
-_ROUNDING = 2.3e-16  # what torch leaves of a probability of zero, which nothing is drawn by
+_ROUNDING = 1.05  # times epsilon: what torch leaves of no probability, by which none is drawn
 
 
 class TooManyOutcomesError(ValueError):
@@ -72,6 +73,7 @@ class Outcomes:
         weight: the probability of the way.
         is_exact: whether no continuous draw was met.
         is_aligned: whether noise outside of sites is the same; there is none.
+        couplings: returns for a message how the elements of its site are drawn together, or None.
     """
 
     chosen: tuple[int, ...] = ()
@@ -81,11 +83,16 @@ class Outcomes:
     weight: float = 1.0
     is_exact: bool = True
     is_aligned: bool = True
+    couplings: Callable[[Any], Coupling | None] | None = None
 
     @contextmanager
     def run(self) -> Generator[None]:
         """Do nothing around a run: nothing random is left in it."""
         yield
+
+    def fresh(self) -> "Outcomes":
+        """Return itself: each choice of another run is one more."""
+        return self
 
     def process(self, message: Message, *, is_first: bool) -> Message:
         """Let the outcome be what is drawn."""
@@ -101,11 +108,17 @@ class Outcomes:
     def _of_site(self, message: Message) -> Tensor:
         assert message.fn is not None
         where = f"site {message.name!r} ({message.where.location})"
+        how = None if self.couplings is None else self.couplings(message)
         return self._elements(
-            factorized(message.fn), is_reparameterized=message.is_reparameterized, where=where
+            factorized(message.fn),
+            is_reparameterized=message.is_reparameterized,
+            where=where,
+            how=how,
         )
 
-    def _elements(self, fn: Any, *, is_reparameterized: bool, where: str) -> Tensor:
+    def _elements(
+        self, fn: Any, *, is_reparameterized: bool, where: str, how: Coupling | None = None
+    ) -> Tensor:
         """Return the outcome of each element of a distribution, [*batch, *event]."""
         if is_discrete(fn):
             values, weights = _finite(fn, where)
@@ -116,14 +129,20 @@ class Outcomes:
         batch = weights.shape[1:]
         count = batch.numel()
         table = weights.reshape(len(weights), count).T.tolist()
-        chosen = torch.tensor([self._choose(row) for row in table], dtype=torch.long)
+        partners = [None] * count if how is None else _partners(fn, how, where)
+        numbers: list[int] = []
+        for row, partner in zip(table, partners, strict=True):
+            numbers.append(
+                self._choose(row) if partner is None else len(row) - 1 - numbers[partner]
+            )
+        chosen = torch.tensor(numbers, dtype=torch.long)
         flat = values.reshape(len(weights), count, *values.shape[1 + len(batch) :])
         picked = flat[chosen, torch.arange(count)]
         return picked.reshape(values.shape[1:])
 
     def _choose(self, weights: Sequence[float]) -> int:
         """Return the next outcome, given the probability of each."""
-        possible = [number for number, weight in enumerate(weights) if weight > _ROUNDING]
+        possible = [number for number, weight in enumerate(weights) if weight > 0]
         at = len(self.taken)
         index = self.chosen[at] if at < len(self.chosen) else 0
         self.taken.append(index)
@@ -141,12 +160,33 @@ class Outcomes:
         ]
 
 
+def _partners(fn: Any, how: Coupling, where: str) -> list[int | None]:
+    """Return for each element, [batch], of which one before it it is the mirror image, if it is."""
+    batch = fn.batch_shape
+    places = torch.arange(batch.numel()).reshape(batch).movedim(how.dim, 0)
+    found: list[int | None] = [None] * batch.numel()
+    try:
+        images = [how.partner(index, len(places)) for index in range(len(places))]
+    except NotImplementedError:
+        images = [-1]
+    if -1 in images or type(fn) in (Exponential, Gamma):  # whose nodes are not symmetric
+        raise NotEnumerableError(
+            f"{where}: the ways in which {how} draws {type(fn).__name__} are not enumerated"
+        )
+    for index, image in enumerate(images):
+        if image is not None:
+            pairs = zip(places[index].flatten(), places[image].flatten(), strict=True)
+            for place, partner in pairs:
+                found[int(place)] = int(partner)
+    return found
+
+
 def walked(
     run: Callable[[Outcomes], T],
     *,
     nodes: int = NODES,
     most: int = MOST,
-    kind: type[Outcomes] = Outcomes,
+    kind: Callable[..., Outcomes] = Outcomes,
 ) -> list[tuple[float, T]]:
     """Return what a function returns of each way in which draws can come out, with its probability.
 
@@ -166,18 +206,26 @@ def walked(
     return found
 
 
+def _dtype(fn: Any) -> torch.dtype:
+    """Return that of the parameters of a distribution."""
+    found = (held.tensor.dtype for held in parameters(fn))
+    return next((dtype for dtype in found if dtype.is_floating_point), torch.double)
+
+
+def _epsilon(fn: Any) -> float:
+    return torch.finfo(_dtype(fn)).eps
+
+
 def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
     """Return the values of each element, [n, *batch, *event], and their probabilities."""
-    if isinstance(fn, (Poisson, Geometric)):
-        values = _counts(fn, where)
-    else:
-        try:
-            values = untrack(raw(fn.enumerate_support))
-        except (NotImplementedError, AttributeError):
-            raise NotEnumerableError(
-                f"{where}: {type(fn).__name__} does not list its values, so that its outcomes "
-                "cannot be enumerated"
-            ) from None
+    is_count = isinstance(fn, (Poisson, Geometric))
+    try:
+        values = _counts(fn, where) if is_count else untrack(raw(fn.enumerate_support))
+    except NotImplementedError as error:
+        raise NotEnumerableError(
+            f"{where}: {type(fn).__name__} does not list its values, so that its outcomes cannot "
+            "be enumerated"
+        ) from error
     with torch.no_grad():
         weights = untrack(raw(fn.log_prob, values)).exp().double()
     missed = missed_by(weights)
@@ -186,7 +234,8 @@ def _finite(fn: Any, where: str) -> tuple[Tensor, Tensor]:
             f"{where}: the values that {type(fn).__name__} lists have probabilities that add up to "
             f"{missed}, not 1, so that its outcomes cannot be enumerated"
         )
-    return values, weights
+    least = _LAST if is_count else _ROUNDING * _epsilon(fn)
+    return values, weights.where(weights > least, 0)
 
 
 def missed_by(weights: Tensor) -> str | None:
@@ -207,9 +256,9 @@ def _counts(fn: Any, where: str) -> Tensor:
             rows = values.reshape(-1, *(1,) * len(batch)).expand(-1, *batch)
             mass = untrack(raw(fn.log_prob, rows)).double().exp()
             left = (1 - mass.sum(0)).clamp(min=0)
-            if bool((left <= 1e-13).all()) and bool((mass[-1] <= _TAIL).all()):
-                dtype = next(each.dtype for each in vars(fn).values() if isinstance(each, Tensor))
-                return rows.to(dtype)
+            rest = _TAIL + 16 * _epsilon(fn)  # what rounding makes of the sum besides
+            if bool((left <= rest).all()) and bool((mass[-1] <= _LAST).all()):
+                return rows.to(_dtype(fn))
             step = largest
     raise NotEnumerableError(f"{where}: more than {_MOST_COUNTS} counts of it are likely")
 
@@ -217,34 +266,28 @@ def _counts(fn: Any, where: str) -> Tensor:
 def _quadrature(fn: Any, nodes: int, where: str) -> tuple[Tensor, Tensor]:
     """Return the nodes of each element, [n, *batch], differentiable, and their weights."""
     batch = fn.batch_shape
-    dtype = next((t.dtype for t in vars(fn).values() if isinstance(t, Tensor)), torch.double)
+    dtype = _dtype(fn)
     shape = (-1, *(1,) * len(batch))
-    if hasattr(fn, "quadrature"):
-        points, weights = fn.quadrature(nodes)
-    elif type(fn) is Normal:
-        points, weights = _hermite(nodes)
-    elif type(fn) is Exponential:
-        points, weights = _laguerre(nodes)
-    elif type(fn) is Gamma:
+    rules: dict[Any, Any] = {Normal: _hermite, Exponential: _laguerre}
+    if type(fn) is Gamma:
         return _of_gamma(fn, nodes)
-    else:
-        points, weights = _legendre(nodes)
+    is_given = hasattr(fn, "quadrature")
+    points, weights = fn.quadrature(nodes) if is_given else rules.get(type(fn), _legendre)(nodes)
     at = points.to(dtype).reshape(shape).expand(-1, *batch)
     weights = weights.reshape(shape).expand(-1, *batch)
-    match fn:
-        case Normal():
-            return untrack(fn.loc) + untrack(fn.scale) * at, weights
-        case Exponential():
-            return at / untrack(fn.rate), weights
-        case _ if hasattr(fn, "quadrature"):
-            return at, weights
+    if is_given:
+        return at, weights
+    if type(fn) is Normal:
+        return untrack(fn.loc) + untrack(fn.scale) * at, weights
+    if type(fn) is Exponential:
+        return at / untrack(fn.rate), weights
     try:
         return untrack(raw(fn.icdf, at)), weights
-    except (NotImplementedError, AttributeError):
+    except NotImplementedError as error:
         raise NotEnumerableError(
             f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by which "
             "its outcomes would be enumerated"
-        ) from None
+        ) from error
 
 
 def _of_gamma(fn: Any, nodes: int) -> tuple[Tensor, Tensor]:

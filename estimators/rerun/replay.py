@@ -12,18 +12,18 @@
 True
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.credit.credit import Credit, Estimator
-from ancestral.estimators.gradient.loss_pytree import Loss
-from ancestral.estimators.gradient.problem import Problem, examined
+from ancestral.estimators.credit.declared_costs import total_of_costs
+from ancestral.estimators.gradient.loss_pytree import Loss, total_of
+from ancestral.estimators.gradient.problem import Problem, examined, examined_costs
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.rerun.streams import Chance
 from ancestral.provenance.algebra.provenance import Provenance, Source
@@ -31,15 +31,15 @@ from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import EnumerationError, SiteError
 from ancestral.trace.graph.structure import Structure
-from ancestral.trace.nodes.distribution_params import factorized, is_of_torch, parameters
+from ancestral.trace.nodes.distribution_params import factorized, parameters, parts_of
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.message import Handler, Message
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.record_site import controlled
 from ancestral.trace.recording.trace import Trace
 
-Program = Callable[[], Loss]
-"""Runs a program once, and returns its loss."""
+Program = Callable[[], Loss | None]
+"""Runs a program once, and returns its loss; None for the sum of the costs that it declares."""
 
 
 class NotAFunctionError(SiteError):
@@ -54,7 +54,8 @@ class First:
         program: runs it.
         chance: decides its draws.
         trace: the recording.
-        loss: what the program returned.
+        loss: what the program returned, None for the sum of its costs.
+        left_out: what decided whether other costs were to be declared.
         nodes: the draws by name, in program order.
         met: the names of the sites that were about to be drawn, in program order: those that
             other handlers gave a value are among them, those that are hidden are not.
@@ -64,19 +65,24 @@ class First:
     program: Program
     chance: Chance
     trace: Trace
-    loss: Loss
+    loss: Loss | None
+    left_out: Provenance | None
     nodes: dict[str, Node]
     met: tuple[str, ...]
     problem: Problem
 
     @classmethod
-    def of(cls, program: Program, chance: Chance) -> "First":
-        """Run a program the first time."""
+    def of(cls, program: Program, chance: Chance, earlier: Sequence["First"] = ()) -> "First":
+        """Run a program the first time; none of the other first runs may reach its loss."""
         with chance.run(), record() as trace:
             with FirstRun(chance) as handler:
                 loss = program()
-            _check(loss)
-            problem = examined(loss, None)
+            whole = whole_loss(loss, trace)
+            for each in earlier:
+                refuse_kept(whole, each.trace)
+            if loss is not None and provenance(whole) is None:
+                loss = whole * 1  # which depends on what Python read before
+            problem, left_out = _taken_apart(loss, trace), controlled(None, ())
         nodes = {node.name: node for node in trace.everything if node.is_drawn}
         for node in trace.everything:
             if node.enumeration is not None:
@@ -85,7 +91,7 @@ class First:
                     "is; an estimator that runs a program again needs draws of it: take the "
                     "enumeration away"
                 )
-        return cls(program, chance, trace, loss, nodes, tuple(handler.met), problem)
+        return cls(program, chance, trace, loss, left_out, nodes, tuple(handler.met), problem)
 
     def downstream(self, name: str) -> frozenset[str]:
         """Return the draws that depend on a site, by their parameters or by what Python read."""
@@ -116,13 +122,31 @@ class First:
             NotAFunctionError: if a draw before it, or one that it does not reach, has another
                 distribution than in the first run.
         """
-        handler = _LaterRun(self, name, value, is_smooth, is_stacked)
-        with self.chance.run(), record() as trace:
+        return self.by(LaterRun(self, name, value, is_smooth, is_stacked))
+
+    def by(self, handler: "LaterRun") -> "Again":
+        """Run the program again, with the values that a handler gives.
+
+        Raises:
+            NotAFunctionError: as `again`.
+        """
+        with self._followed(), self.chance.run(), record() as trace:
             with handler:
                 loss = self.program()
-            _check(loss)
+            whole = whole_loss(loss, trace)
             handler.refuse_unmet()
-            return Again(trace, examined(loss, None))
+            refuse_kept(whole, self.trace)
+            return Again(trace, _taken_apart(loss, trace))
+
+    @contextmanager
+    def _followed(self) -> Iterator[None]:
+        """Let what the program keeps of this run be no constant, whose gradient was taken."""
+        universe = self.trace.universe
+        before, universe.state = universe.state, "open"
+        try:
+            yield
+        finally:
+            universe.state = before
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +173,51 @@ def credit_of(problem: Problem, name: str, estimate: Estimator) -> Credit | None
     return next((credit for credit in found if credit.name == name), None)
 
 
-def _check(loss: object) -> None:
-    if loss is None:
-        raise TypeError(
-            "the program returned None; expected its loss: costs that it declares are to be "
-            "returned too, as their sum"
-        )
+def whole_loss(loss: Loss | None, trace: Trace) -> Tensor:
+    """Return the loss of a run: what it returned, or the sum of the costs that it declared.
+
+    Raises:
+        TypeError: if there is neither.
+    """
     if isinstance(loss, (int, float)):
         raise TypeError(
             f"the program returned {kind_of(loss)}; expected its loss, a tensor, before .item() "
             "or float() made a number of it"
+        )
+    if loss is not None:
+        return total_of(loss)[0]
+    found = total_of_costs(trace)
+    if found is None and controlled(None, ()) is None:
+        raise TypeError(
+            "the program returned None, and declares no cost; expected its loss, or costs by "
+            "an.cost, an.factor, or an.sample with obs="
+        )
+    return torch.zeros((), dtype=torch.double) if found is None else found
+
+
+def _taken_apart(loss: Loss | None, trace: Trace) -> Problem:
+    """Take apart what a run returned; of costs, Python may declare others in another run."""
+    if loss is not None:
+        return examined(loss, None)
+    return examined_costs(trace, left_out=controlled(None, ()))
+
+
+def refuse_kept(loss: Tensor, earlier: Trace) -> None:
+    """Raise if a loss depends on draws of an earlier run, whose place its own were to take.
+
+    Raises:
+        NotAFunctionError: if it does.
+    """
+    found = provenance(loss)
+    met = () if found is None else found.universe.closure(found.members)
+    kept = {source for source in met if source.universe is earlier.universe}
+    node = next((node for node in earlier.everything if node.source in kept), None)
+    if node is not None:
+        raise NotAFunctionError(
+            "the program is not a function of its arguments and its draws: the loss of one run "
+            f"depends on what site {node.name!r} ({node.location}) was in an earlier one; keep no "
+            "value from run to run (a cache, the state of a module or of an environment), or let "
+            "each run begin it anew"
         )
 
 
@@ -169,7 +228,7 @@ def _depends(found: Provenance | None, reached: set[Source]) -> bool:
     return any(source in reached for source in found.universe.origins(found.members))
 
 
-def _is_fresh(message: Message) -> bool:
+def is_fresh(message: Message) -> bool:
     """Return whether a message is for a draw that nobody has decided yet."""
     is_given = message.value is not None or message.sampler is not None
     return message.kind == "sample" and not is_given and not message.is_intervened
@@ -184,7 +243,7 @@ class FirstRun(Handler):
 
     def process(self, message: Message) -> Message:
         """Let chance decide a draw."""
-        if not _is_fresh(message):
+        if not is_fresh(message):
             return message
         self.met.append(message.name)
         return self._chance.process(message, is_first=True)
@@ -194,7 +253,7 @@ class FirstRun(Handler):
         self._chance.postprocess(message)
 
 
-class _LaterRun(Handler):
+class LaterRun(Handler):
     """Gives one site another value, and those that it does not reach the values that they had."""
 
     def __init__(
@@ -217,7 +276,7 @@ class _LaterRun(Handler):
     def process(self, message: Message) -> Message:
         """Decide a draw: by the value that is given, as before, or by chance."""
         is_given = message.name in self._first.met and message.name not in self._first.nodes
-        if not _is_fresh(message) or is_given:  # by a handler further out
+        if not is_fresh(message) or is_given:  # by a handler further out
             return message
         self._meet(message)
         if message.name == self._name:
@@ -230,7 +289,7 @@ class _LaterRun(Handler):
         is_reached = message.name in self._downstream or self._is_reached(message)
         if node is not None and not is_reached:
             self._refuse_other(message)
-            return replace(message, sampler=node.value.detach().clone)
+            return replace(message, sampler=untrack(node.value).detach().clone)
         if self._is_stacked:
             raise RuntimeError(f"{message.name!r} is drawn again, which runs at once would not do")
         return self._first.chance.process(message, is_first=False)
@@ -301,12 +360,12 @@ def _differs(what: str) -> NotAFunctionError:
 
 
 def _parameters(fn: Distribution) -> dict[object, Tensor]:
-    """Return the plain parameters of a distribution, by name where the class declares them."""
-    inner: Any = factorized(fn)
-    named = {
-        name: item
-        for name in (inner.arg_constraints if is_of_torch(inner) else ())
-        if isinstance(item := vars(inner).get(name), Tensor)
+    """Return the plain tensors of a distribution and of those in it, by their names."""
+    named: dict[object, Tensor] = {
+        (number, name): item
+        for number, part in enumerate(parts_of(factorized(fn)))
+        for name, item in vars(part).items()
+        if isinstance(item, Tensor)
     }
     found = named or dict(enumerate(held.tensor for held in parameters(fn)))
     return {key: untrack(item).detach() for key, item in found.items()}

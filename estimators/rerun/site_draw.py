@@ -132,18 +132,18 @@ class SiteDraw:
         fn = self.fn if tuple(batch) == self.shape else self.fn.expand(self.shape)
         return untrack(self.draw(fn)).detach()
 
-    def other_values(self, estimator: object) -> list[Tensor]:
-        """Return what else each element of a finite site can be, each [*shape, *event].
+    def ordered_values(self, estimator: object) -> tuple[Tensor, Tensor]:
+        """Return the values of a finite site, [C, *shape, *event], and which was drawn, [*shape].
 
         Raises:
             EstimatorError: if the site is not finite, or does not list all its values.
         """
         try:
             support = untrack(plainly(self.fn, self.fn.enumerate_support))
-        except NotImplementedError:  # none, or another number of values for each element
+        except NotImplementedError as error:  # none, or another number of them for each element
             raise self.refused(
                 estimator, "sites that list their values", type(self.fn).__name__
-            ) from None
+            ) from error
         with torch.no_grad():
             missed = missed_by(self.log_prob(support).exp())
         if missed is not None:
@@ -160,10 +160,19 @@ class SiteDraw:
         is_drawn = support == self.value
         for _ in range(event):
             is_drawn = is_drawn.all(-1)
-        drawn = is_drawn.to(torch.uint8).argmax(0)  # [*shape]
+        return support, is_drawn.to(torch.uint8).argmax(0)
+
+    def other_values(self, estimator: object) -> list[Tensor]:
+        """Return what else each element of a finite site can be, each [*shape, *event].
+
+        Raises:
+            EstimatorError: if the site is not finite.
+        """
+        support, drawn = self.ordered_values(estimator)
+        event = (None,) * (support.dim() - 1 - drawn.dim())
         found = []
         for step in range(1, len(support)):
-            index = ((drawn + step) % len(support))[(None, ..., *(None,) * event)]
+            index = ((drawn + step) % len(support))[(None, ..., *event)]
             found.append(support.gather(0, index.expand(1, *support.shape[1:]))[0])
         return found
 

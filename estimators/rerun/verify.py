@@ -35,6 +35,7 @@ from ancestral.estimators.rerun.outcomes import (
     TooManyOutcomesError,
 )
 from ancestral.estimators.rerun.program_leaves import Parameters, parameters_of
+from ancestral.estimators.rerun.sampling import Sampling, couplings
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.trace.context.argument_checks import check_function, short
 from ancestral.trace.context.errors import listed
@@ -158,11 +159,12 @@ class Verification(Mapping[str, Verified], Tabular):
 
 
 def verify(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     *args: Any,
     estimators: PerSite[Chosen] = "auto",
     baseline: Baselines = "auto",
     credit: PerSite[Estimator] = by_element,
+    sampling: PerSite[Sampling] = None,
     order: int = 1,
     parameters: Parameters = None,
     outcomes: int = MOST,
@@ -186,11 +188,12 @@ def verify(
     probability 0.95.
 
     Args:
-        program: runs once and returns the loss.
+        program: runs once and returns the loss, or None for the sum of the costs that it declares.
         args: what it is called with.
         estimators: what to verify, as in `an.estimate`.
         baseline: as there; one that learns is as it is now, for every outcome.
         credit: as there.
+        sampling: as there.
         order: 1 for the gradient, 2 for the matrix of second derivatives.
         parameters: by which the derivatives are taken, by name or not; by default, all leaves that
             the expected loss is computed from.
@@ -207,7 +210,7 @@ def verify(
         ValueError: if an argument is none of what is expected.
         EstimatorError: if an estimator cannot treat a site.
         NotAFunctionError: if the loss differs with the same values of all sites.
-        NotImplementedError: if `order` is 2, and an estimator has a first derivative only.
+        DerivativeOrderError: if `order` is 2, and an estimator has a first derivative only.
         TooManyOutcomesError, NotEnumerableError: if they cannot be enumerated, and `draws` is 0.
     """
     check_function("verify", program)
@@ -217,9 +220,9 @@ def verify(
             "an.verify runs a program many times, each in its own recording, and was called within "
             "an open an.record(); call it outside"
         )
-    plan, given = Plan(estimators, baseline, credit), parameters
+    plan, given = Plan(estimators, baseline, credit, sampling), parameters
 
-    def run() -> Loss:
+    def run() -> Loss | None:
         return program(*args)
 
     try:
@@ -245,7 +248,7 @@ def verify(
 
 
 def _by_draws(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     args: tuple[Any, ...],
     plan: Plan,
     given: Parameters,
@@ -255,7 +258,7 @@ def _by_draws(
 ) -> Verification:
     """Compare the means of estimates with those of the score function of the whole loss."""
 
-    def run() -> Loss:
+    def run() -> Loss | None:
         return program(*args)
 
     reference = Plan("score", None, total_cost)
@@ -264,7 +267,8 @@ def _by_draws(
     leaves, evaluations = list(named.values()), 0
     ours, theirs = [], []
     for number in range(draws):
-        found = estimated(run, plan, Streams("common"), check=number == 0)
+        chance = Streams("common", couplings(plan.sampling).of)
+        found = estimated(run, plan, chance, check=number == 0)
         evaluations += found.evaluations
         ours.append(derivatives(found.surrogate, leaves, order))
         other = estimated(run, reference, Streams("common"), check=False)

@@ -63,28 +63,52 @@ def normalized(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return found
 
 
+_FUNCTIONAL = ("running_mean", "running_var", "weight", "bias")
+_OF_TORCH = ("weight", "bias", "running_mean", "running_var")
+
+
 def batch_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Channels are normalized over the batch in training, by constants in use."""
-    others = tuple(range(2, len(shape)))
-    return _by_channel(shape, args, kwargs, ("training", False), (0, *others))
+    return _by_channel(shape, args, kwargs, ("training", False), 0, _FUNCTIONAL)
+
+
+def torch_batch_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The same, of arguments in another order."""
+    return _by_channel(shape, args, kwargs, ("training", False), 0, _OF_TORCH)
 
 
 def instance_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     """Channels are normalized over space, one by one, or by constants."""
-    return _by_channel(shape, args, kwargs, ("use_input_stats", True), tuple(range(2, len(shape))))
+    return _by_channel(shape, args, kwargs, ("use_input_stats", True), 2, _FUNCTIONAL)
+
+
+def torch_instance_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
+    """The same, of arguments in another order."""
+    return _by_channel(shape, args, kwargs, ("use_input_stats", True), 2, _OF_TORCH)
 
 
 def _by_channel(
-    shape: Shape, args: Args, kwargs: Kwargs, switch: tuple[str, bool], gone: tuple[int, ...]
+    shape: Shape,
+    args: Args,
+    kwargs: Kwargs,
+    switch: tuple[str, bool],
+    first: int,
+    names: tuple[str, ...],
 ) -> list[Pair]:
-    """Return what is normalized over the dimensions `gone`, if it is, and scaled by channel."""
-    names = ("running_mean", "running_var", "weight", "bias")
-    given = [*args[1:5], *(kwargs[name] for name in names if name in kwargs)]
-    of_channels = [t for t in given if isinstance(t, Tensor) and rank_of(t) == 1]
+    """Return what is normalized over dimension `first` and space, if it is, and scaled by channel.
+
+    The running statistics are written then, and not read.
+    """
     is_normalized = argument(args, kwargs, 5, switch[0], default=switch[1])
+    of_channels: list[Pair] = []
+    for position, name in enumerate(names, start=1):
+        given = argument(args, kwargs, position, name)
+        if isinstance(given, Tensor) and rank_of(given) == 1:
+            is_unread = is_normalized is True and name in _FUNCTIONAL[:2]
+            of_channels.append((given, None if is_unread else channel(shape)))
     is_constant = is_normalized is False and len(of_channels) >= 2
-    x = (args[0], identity(len(shape), *(() if is_constant else gone)))
-    return [x, *((t, channel(shape)) for t in of_channels)]
+    gone = () if is_constant else {first, *range(2, len(shape))}
+    return [(args[0], identity(len(shape), *gone)), *of_channels]
 
 
 def group_norm(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
@@ -182,7 +206,7 @@ OPS = (
         batch_norm,
         written=Written(((1, "running_mean"), (2, "running_var")), (5, "training", False)),
     ),
-    Op("torch.batch_norm", batch_norm, written=_IN_TRAINING),
+    Op("torch.batch_norm", torch_batch_norm, written=_IN_TRAINING),
     Op(
         """
         native_batch_norm _native_batch_norm_legit _batch_norm_impl_index cudnn_batch_norm
@@ -200,7 +224,11 @@ OPS = (
         instance_norm,
         written=Written(((1, "running_mean"), (2, "running_var")), (5, "use_input_stats", True)),
     ),
-    Op("torch.instance_norm", instance_norm, written=Written(_LATER, (5, "use_input_stats", True))),
+    Op(
+        "torch.instance_norm",
+        torch_instance_norm,
+        written=Written(_LATER, (5, "use_input_stats", True)),
+    ),
     Op("group_norm", group_norm),
     Op("renorm renorm_", renorm, kink=is_count),
     Op("diff", difference, Row("input [n] [dim] + prepend + append", has_floating)),

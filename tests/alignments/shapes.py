@@ -96,6 +96,28 @@ SCANS = [
         "bcl c c c",
         "bcl _c_ _c_ _c_",
     ),
+    Case(
+        "batch_norm",
+        lambda x, m, v, w: F.batch_norm(x, m.clone(), v.clone(), w, training=True),
+        "bcl c c c",
+        "_c_ - - _c_",
+    ),
+    Case(
+        "torch_batch_norm",
+        lambda x, w, b, m, v: torch.batch_norm(
+            x, w, b, m.clone(), v.clone(), True, 0.1, 1e-5, False
+        ),
+        "bcl c c c c",
+        "_c_ _c_ _c_ - -",
+    ),
+    Case(
+        "torch_instance_norm",
+        lambda x, w, b, m, v: torch.instance_norm(
+            x, w, b, m.clone(), v.clone(), True, 0.1, 1e-5, False
+        ),
+        "bcl c c c c",
+        "bc_ _c_ _c_ - -",
+    ),
     Case("instance_norm", F.instance_norm, "bcl", "bc_"),
     Case(
         "instance_norm", partial(F.instance_norm, use_input_stats=False), "bcl c c", "bcl _c_ _c_"

@@ -17,11 +17,11 @@ from ancestral.tools.study.table import (
 from ancestral.trace.serialize.file import replacing
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
        color: #222; background: #fff; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; }
+th, td { padding: .2rem .55rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #888; cursor: default; } td { border-bottom: 1px solid #ddd; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 tr.biased td { color: #888; } tr.biased td.bias { color: #b00020; font-weight: 600; }

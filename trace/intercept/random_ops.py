@@ -67,6 +67,12 @@ class WithoutReplacement(Distribution):
         self.weights = weights
         super().__init__(weights.shape[:-1], torch.Size((draws,)), validate_args=False)
 
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Return draws, [*sample, *batch, draws]."""
+        rows = self.weights.expand(*sample_shape, *self.weights.shape)
+        found = torch.multinomial(rows.reshape(-1, rows.shape[-1]), *self.event_shape)
+        return found.reshape(*rows.shape[:-1], *self.event_shape)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of the draws in their order, [*batch]."""
         picked = self.weights.gather(-1, value)
@@ -74,6 +80,11 @@ class WithoutReplacement(Distribution):
         left = self.weights.sum(-1, keepdim=True) - before
         return (picked.log() - left.log()).sum(-1)
 
+
+FAMILIES = frozenset[type[Distribution]](
+    {Bernoulli, Binomial, Categorical, Dirichlet, Gamma, Normal, Poisson, WithoutReplacement}
+)
+"""Of which the random functions draw."""
 
 _Draw = tuple[Distribution, list[Held]]
 

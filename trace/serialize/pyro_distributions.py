@@ -36,7 +36,8 @@ class Site(NamedTuple):
 def translated(fn: Any, value: Tensor | None, mask: Any) -> Site:
     """Return the site of a statement, of which Pyro's handlers have made this."""
     while isinstance(fn, MaskedDistribution):
-        mask = fn._mask if mask is None else mask & fn._mask
+        own = vars(fn)["_mask"]  # of Pyro, whatever torch calls so
+        mask = own if mask is None else mask & own
         fn = fn.base_dist
     if mask is not None and not isinstance(mask, Tensor):
         mask = None if mask is True else torch.as_tensor(bool(mask))

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -394,3 +395,29 @@ def test_inputs_that_are_no_tensor_name_the_site() -> None:
         loss = Bernoulli(logits=torch.zeros(3, requires_grad=True)).sample().sum()
     with pytest.raises(an.errors.BaselineError, match=r"site 'bernoulli' .* has inputs of a list"):
         an.backward(loss, baseline=an.estimators.Neural(inputs=lambda credit: [1.0]))  # type: ignore
+
+
+@every_one
+def test_what_is_learned_has_no_history_and_comes_through_a_pickle(
+    make: Callable[[], Learned],
+) -> None:
+    """A history would hold on to all earlier steps."""
+    baseline = make()
+    theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+    def program() -> Tensor:
+        z = Bernoulli(logits=theta).sample()
+        loss: Tensor = (z - 0.45).pow(2).sum() + 1.3 * z[0] * z[1]
+        return loss
+
+    def step(learned: Learned, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)
+        surrogate = an.estimate(program, baseline=learned).surrogate
+        return torch.autograd.grad(surrogate, [theta])[0]
+
+    for seed in range(5):
+        step(baseline, seed)
+    memories = [each for memory in baseline.memories.values() for each in memory.values()]
+    assert memories
+    assert not any(each.requires_grad for each in memories)
+    assert torch.equal(step(pickle.loads(pickle.dumps(baseline))), step(copy.deepcopy(baseline)))

@@ -27,7 +27,7 @@ FIRST, SECOND = torch.tensor([0, 3, 5]), torch.tensor([1, 2, 3])
 _Loss = Callable[..., Any]
 
 
-def _drawn() -> Tensor:
+def _drawn() -> Any:
     return Bernoulli(logits=W * X).sample()
 
 

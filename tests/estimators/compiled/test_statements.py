@@ -76,7 +76,7 @@ def _in_a_plate_from_outside() -> Any:
 
 @loss
 def _in_turn() -> Any:
-    total = 0.0
+    total: Any = 0.0
     for i in an.plate("steps", 3):
         total = total + an.sample(f"z{i}", Bernoulli(logits=W[i])) * V[i]
     return total * X.sum() + total
@@ -278,7 +278,7 @@ def _blocked() -> Any:
 
 
 def _with_a_part_in_turn() -> Any:
-    total = 0.0
+    total: Any = 0.0
     for i in an.plate("steps", 3, subsample_size=2):
         total = total + an.sample(f"z{i}", Bernoulli(logits=W[i])) * V[i]
     return total

@@ -17,6 +17,7 @@ from ancestral.estimators import (
     LocalExpectation,
     MeasureValued,
     MuProp,
+    SmoothedPerturbation,
     SumAndSample,
     UnorderedSet,
 )
@@ -37,6 +38,7 @@ def masked(theta: Tensor) -> Tensor:
         LocalExpectation(),
         ExactSum(),
         MeasureValued(),
+        SmoothedPerturbation(),
         *(SumAndSample(top) for top in (1, 2, 3, 4)),
     ],
     ids=repr,
@@ -69,6 +71,7 @@ def test_a_set_of_a_site_with_masked_classes_is_refused() -> None:
         REBAR(),
         SumAndSample(),
         MeasureValued(),
+        SmoothedPerturbation(),
     ],
     ids=repr,
 )

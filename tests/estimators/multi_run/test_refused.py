@@ -25,6 +25,7 @@ from ancestral.estimators import (
     LocalExpectation,
     MeasureValued,
     MuProp,
+    SmoothedPerturbation,
     SumAndSample,
     UnorderedSet,
 )
@@ -69,7 +70,8 @@ def test_an_estimator_of_bits_refuses_classes(estimator: object) -> None:
 
 @pytest.mark.parametrize("program", [of_counts, of_numbers, of_simplices])
 @pytest.mark.parametrize(
-    "estimator", [LocalExpectation(), ExactSum(), SumAndSample(), UnorderedSet()]
+    "estimator",
+    [LocalExpectation(), ExactSum(), SumAndSample(), UnorderedSet(), SmoothedPerturbation()],
 )
 def test_an_estimator_of_finite_sites_refuses_others(program: object, estimator: object) -> None:
     with pytest.raises(EstimatorError, match=r"site 'z' .*treats"):

@@ -17,6 +17,7 @@ from ancestral.estimators import (
     ExactSum,
     LocalExpectation,
     MeasureValued,
+    SmoothedPerturbation,
     SumAndSample,
     UnorderedSet,
 )
@@ -28,8 +29,14 @@ from ancestral.estimators.rerun.site_draw import SiteEstimator
 pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
 
 OF_FINITE = [RLOO(2), LocalExpectation(), ExactSum(), SumAndSample(1), UnorderedSet(2)]
-OF_BITS = [*OF_FINITE, DisARM(), ARM(), ARMS(2), ARMS(3), MeasureValued()]
-OF_CLASSES = [*OF_FINITE, SumAndSample(2), UnorderedSet(3), MeasureValued()]
+OF_BITS = [*OF_FINITE, DisARM(), ARM(), ARMS(2), ARMS(3), MeasureValued(), SmoothedPerturbation()]
+OF_CLASSES = [
+    *OF_FINITE,
+    SumAndSample(2),
+    UnorderedSet(3),
+    MeasureValued(),
+    SmoothedPerturbation(),
+]
 
 
 def check(case: Case, estimator: SiteEstimator | dict[str, SiteEstimator]) -> None:

@@ -109,6 +109,46 @@ def test_a_family_by_its_inverse_distribution_function_converges() -> None:
     assert fine == pytest.approx(2.09, rel=5e-3)
 
 
+@pytest.mark.parametrize("fn", [Poisson, Geometric])
+def test_counts_of_single_precision_are_all_but_a_tail(fn: Any) -> None:
+    single = fn(torch.tensor([0.4], dtype=torch.float32))
+    ways = walked(lambda chance: chance.draw(single))
+    assert ways[0][1].dtype == torch.float32
+    mean = sum(weight * float(value) for weight, value in ways)
+    assert mean == pytest.approx(float(single.mean), rel=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "small"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_what_torch_makes_of_no_probability_is_no_outcome(dtype: torch.dtype, small: float) -> None:
+    probs = torch.tensor([0.0, small, 1.0], dtype=dtype)
+    ways = walked(lambda chance: chance.draw(Bernoulli(probs)).tolist())
+    assert [value for _, value in ways] == [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]]
+    assert ways[1][0] == pytest.approx(small, rel=1e-3)
+    classes = Categorical(probs)
+    found = walked(lambda chance: int(chance.draw(classes)))
+    assert [value for _, value in found] == [1, 2]
+
+
+class Shifted(Normal):
+    """A user's, of whose own nothing is known but its inverse distribution function."""
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        return super().icdf(value) + 1.0
+
+
+class Broken(Normal):
+    """Has a slip in it."""
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("a slip")
+
+
+def test_a_subclass_is_what_it_says() -> None:
+    assert moment(Shifted(double(0.4), double(1.3)), 1) == pytest.approx(1.4)
+    with pytest.raises(AttributeError, match="a slip"):
+        walked(lambda chance: chance.draw(Broken(double(0.0), double(1.0))))
+
+
 class Partial(Bernoulli):
     """Lists one of its values."""
 

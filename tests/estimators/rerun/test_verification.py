@@ -7,12 +7,24 @@ import pytest
 import torch
 from programs.reruns import BITS, CLASSES
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Beta, Normal
+from torch.distributions import Bernoulli, Beta, Normal, Uniform
 
 import ancestral as an
 import oracles
-from ancestral.errors import NotAFunctionError, NotEnumerableError, TooManyOutcomesError
-from ancestral.estimators import DisARM, RunningMean, SiteDraw, total_cost
+from ancestral.errors import (
+    DerivativeOrderError,
+    NotAFunctionError,
+    NotEnumerableError,
+    TooManyOutcomesError,
+)
+from ancestral.estimators import (
+    RLOO,
+    DisARM,
+    RunningMean,
+    SiteDraw,
+    SiteEstimator,
+    total_cost,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
 
@@ -133,7 +145,7 @@ def test_noise_outside_of_sites_is_refused() -> None:
 
 def test_a_second_derivative_of_several_runs_is_refused() -> None:
     case = BITS["one_bit"]
-    with pytest.raises(NotImplementedError, match="first derivative only"):
+    with pytest.raises(DerivativeOrderError, match="first derivative only"):
         an.verify(case.program, case.parameter, estimators=DisARM(), order=2)
 
 
@@ -158,3 +170,56 @@ def test_a_partial_program_has_the_names_of_its_function() -> None:
     program: Callable[..., Tensor] = case.program
     assert [*an.verify(functools.partial(program, case.parameter))] == ["theta"]
     assert [*an.verify(functools.partial(program, theta=case.parameter))] == ["theta"]
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-6, 1 - 1e-6])
+@pytest.mark.parametrize("estimator", [DisARM(), RLOO(2)], ids=repr)
+def test_a_small_bias_of_one_element_is_found(estimator: SiteEstimator, factor: float) -> None:
+    case = BITS["bits_in_pairs"]
+    theta = case.parameter
+    scale = torch.tensor([factor, 1.0], dtype=torch.float64)
+
+    def biased(site: SiteDraw) -> Tensor:
+        (grad,) = torch.autograd.grad(estimator(site), [theta], retain_graph=True)
+        return (grad * scale * theta).sum()
+
+    found = an.verify(case.program, theta, estimators=biased)
+    assert not found.is_unbiased
+    off = abs(factor - 1) * found["theta"].exact.abs()[0]
+    assert float(found["theta"].bias.abs()[0]) < 2 * float(off) + 1e-6
+
+
+def slipping(site: SiteDraw) -> Tensor:
+    raise NotImplementedError("a slip")
+
+
+def test_a_slip_of_the_user_is_not_taken_for_what_there_is_not() -> None:
+    theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+    def program(theta: Tensor) -> Tensor:
+        if theta.requires_grad:
+            raise NotImplementedError("a slip")
+        return theta.sum()
+
+    bits = BITS["bits_in_pairs"].program
+    for run in (
+        lambda: an.verify(program, theta),
+        lambda: an.verify(program, theta, order=2),
+        lambda: an.verify(bits, theta, estimators=slipping),
+    ):
+        with pytest.raises(NotImplementedError, match="a slip") as raised:
+            run()
+        assert type(raised.value) is NotImplementedError
+
+
+def test_the_truth_of_a_support_that_moves_is_pathwise() -> None:
+    bounds = torch.tensor([0.3, 3.0], dtype=torch.float64, requires_grad=True)
+
+    def program() -> Tensor:
+        return Uniform(bounds[0], bounds[1]).rsample() ** 2
+
+    found = an.verify(program, nodes=4, draws=0)["bounds"]
+    low, high = 0.3, 3.0  # E[z²] = (low² + low high + high²) / 3
+    expected = torch.tensor([2 * low + high, low + 2 * high], dtype=torch.float64) / 3
+    torch.testing.assert_close(found.exact, expected)
+    torch.testing.assert_close(found.mean, expected)

@@ -1,0 +1,1 @@
+"""Estimators of finite sites that sum over neighbouring values, or over several sites at once."""

@@ -1,0 +1,1 @@
+"""Other packages on the same toys, each tried where it is installed."""
