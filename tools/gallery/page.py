@@ -13,7 +13,7 @@ _HEAD = """# Gallery
 
 Packages that sample, each with a small model in plain torch, recorded as it is: no package knows
 of this library, and no model declares anything for its gradient. `make gallery` makes this page:
-it installs each package in an environment of its own, runs its model, and writes
+each package has an environment apart, where its model runs, and what is found goes into
 `docs/gallery/results.json`, which the page is made of (`make gallery ONLY="zuko pfrl"` runs some
 anew). No figure on it is written by hand.
 
