@@ -62,13 +62,19 @@ def _escaped(line: str) -> str:
     )
 
 
+_FIELDS = tuple(f"{name}:" for name in ("Args", "Attributes", "Raises", "Returns", "Yields"))
+
+
 def process(app: Sphinx, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
     """Escape a docstring outside code, and keep the summary of a property whole."""
-    in_block = False
+    in_block, in_fields = False, False
     for number, line in enumerate(lines):
+        in_fields = in_fields or line in _FIELDS
         in_block = bool(line.strip()) and (in_block or line.lstrip().startswith(">>>"))
         if not in_block:
             lines[number] = _escaped(line)
+            if not in_fields and line.startswith("    "):  # a formula, whose lines stay apart
+                lines[number] = f"    | {lines[number].strip()}"
     if what in ("property", "attribute") and lines:
         lines.insert(0, "..")  # a summary up to a colon would be taken for a type
         lines.insert(1, "")

@@ -79,6 +79,7 @@ MADE: dict[str, _Made] = {
     "Weibull": lambda f: f((W * X).exp(), V.exp()),
     "Wishart": lambda f: f(HALF * 10, scale_tril=V.exp().diag()),
 }
+MOVING = ("GeneralizedPareto", "Pareto", "Uniform")  # what is learned moves the ends
 REJECTING = ("VonMises", "Wishart")
 """They draw again until a draw will do, which no graph can."""
 
@@ -111,11 +112,20 @@ def _losses(name: str) -> Iterator[Callable[[], Tensor]]:
         yield kinked
 
 
-@pytest.mark.parametrize("name", sorted(MADE.keys() - {*REJECTING}))
+@pytest.mark.parametrize("name", sorted(MADE.keys() - {*REJECTING, *MOVING}))
 def test_a_family_is_compiled_with_the_gradient_of_a_recording(name: str) -> None:
     for loss in _losses(name):
         step = agreeing(loss, [W, V], seeds=(0, 1))
         assert step.plan.is_compiled, step.plan
+
+
+@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.filterwarnings("ignore::ancestral.errors.NotCompiledWarning")
+def test_a_score_that_lacks_a_part_is_refused_as_in_a_recording(name: str) -> None:
+    for loss in _losses(name):
+        step: Any = an.compile(loss, backend="eager")
+        with pytest.raises(an.errors.NoScoreError, match="moves"):
+            step().backward()
 
 
 @pytest.mark.parametrize("name", REJECTING)
