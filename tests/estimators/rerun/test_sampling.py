@@ -71,7 +71,9 @@ CASES: list[tuple[Any, Any, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("program", "estimators", "nodes"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("program", "estimators", "nodes"), CASES, ids=lambda each: getattr(each, "__name__", str(each))
+)
 def test_antithetic_draws_have_the_exact_mean(program: Any, estimators: Any, nodes: int) -> None:
     theta = leaf(0.3, -0.4)
     sampling = {"w": Antithetic(), "z": Antithetic()} if program is two_together else Antithetic()
