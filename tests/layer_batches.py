@@ -47,10 +47,6 @@ IN_TRAINING: dict[str, str] = {
         BatchNorm1d:0,1 LazyBatchNorm1d:0,1 BatchNorm2d:0,1 LazyBatchNorm2d:0,1 BatchNorm3d:0,1
         LazyBatchNorm3d:0,1
     """,
-    "statistics of all examples are written into": """
-        InstanceNorm1d:0,1 LazyInstanceNorm1d:0,1 InstanceNorm2d:0,1 LazyInstanceNorm2d:0,1
-        InstanceNorm3d:0,1 LazyInstanceNorm3d:0,1
-    """,
     "how much noise is taken depends on the elements before": """
         RReLU:0,1
     """,

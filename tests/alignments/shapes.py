@@ -104,6 +104,18 @@ SCANS = [
     ),
     Case(
         "torch_batch_norm",
+        lambda x, w, b: torch.batch_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
+        "bcl c c",
+        "_c_ _c_ _c_",
+    ),
+    Case(
+        "torch_instance_norm",
+        lambda x, w, b: torch.instance_norm(x, w, b, None, None, True, 0.1, 1e-5, False),
+        "bcl c c",
+        "bc_ _c_ _c_",
+    ),
+    Case(
+        "torch_batch_norm",
         lambda x, w, b, m, v: torch.batch_norm(
             x, w, b, m.clone(), v.clone(), True, 0.1, 1e-5, False
         ),
