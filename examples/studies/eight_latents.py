@@ -48,12 +48,13 @@ class Fall(an.handlers.Handler):
 
     def __init__(self, value: Tensor) -> None:
         """Take the outcomes, [*shape]."""
-        self._value = value
+        self._value, self._is_first_run = value, True
 
     def process(self, message: an.handlers.Message) -> an.handlers.Message:
         """Give the outcomes in place of chance, unless a second run of an estimator has others."""
-        if message.kind != "sample" or message.sampler is not None:
+        if message.kind != "sample" or not self._is_first_run:
             return message
+        self._is_first_run = False
         return replace(message, sampler=self._value.clone)
 
 

@@ -29,7 +29,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     Poisson,
-    Uniform,
 )
 
 import ancestral as an
@@ -264,7 +263,6 @@ FAMILIES: dict[str, Callable[[Tensor], Distribution]] = {
     "MultivariateNormal": lambda x: MultivariateNormal(x, torch.diag(x.exp())),
     "Normal": lambda x: Normal(x, 0.7),
     "Poisson": lambda x: Poisson(x.exp()),
-    "Uniform": lambda x: Uniform(x, x + 2),
 }
 
 

@@ -80,7 +80,7 @@ def test_moments_agree_with_exact_ones(
 
 def test_a_biased_estimator_is_shown_as_biased() -> None:
     program, args, _ = CASES["bits"]
-    found = an.study(program, *args, estimators="disarm, straight-through", draws=500, steps=0)
+    found = an.study(program, *args, estimators="disarm, straight-through", draws=2000, steps=0)
     assert [row.estimator for row in found.total if row.is_biased] == ["straight-through"]
     assert str(found).count("BIASED") == 2  # in its group, and in total
 
