@@ -101,7 +101,7 @@ def compare(name: str, sizes: list[int], baseline: Baseline) -> None:
             with torch.no_grad():
                 for parameter in each.parameters():
                     assert parameter.grad is not None
-                    parameter -= 0.05 * parameter.grad
+                    parameter.sub_(0.05 * parameter.grad)
     said(name)
 
 

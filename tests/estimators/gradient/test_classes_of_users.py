@@ -123,6 +123,11 @@ DRAWS: dict[str, Callable[[Any], Tensor]] = {
 }
 
 
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 def each_noise() -> Iterator[Tensor]:
     for point, weight in zip(POINTS, WEIGHTS, strict=True):
         Own.noise = point
@@ -146,12 +151,12 @@ def test_the_gradient_is_that_of_the_mean(kind: str, wrap: str, draw: str) -> No
     for weight in each_noise():
         given = leaves()
         drawn(given, Own, WRAPS[wrap], DRAWS["plain"]).backward()
-        exact += weight * given.grad
+        exact += weight * _gradient(given)
         given = leaves()
         with an.record() as trace:
             loss = drawn(given, KINDS[kind], WRAPS[wrap], DRAWS[draw])
         an.backward(loss)
-        mean += weight * given.grad
+        mean += weight * _gradient(given)
         (site,) = trace.values()
         assert site.is_reparameterized is (kind not in CUT and draw != "under no_grad")
     torch.testing.assert_close(mean, exact)

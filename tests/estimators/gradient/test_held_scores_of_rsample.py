@@ -10,6 +10,7 @@ the gradient of the mean; of a loss that holds its score, that of torch's own ba
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -134,16 +135,14 @@ def test_a_cost_of_a_draw_that_is_scored_is_none_that_holds_its_score(
 ) -> None:
     exact = truth(COSTS[name], NORMALS[normal])
     for ask in (an.backward, lambda loss, **kw: an.surrogate(loss, **kw).backward()):
-        mean, caught = run(
-            COSTS[name], NORMALS[normal], lambda loss, ask=ask: ask(loss, estimator="score")
-        )
+        mean, caught = run(COSTS[name], NORMALS[normal], partial(ask, estimator="score"))
         assert caught == set()
         torch.testing.assert_close(mean, exact, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("estimator", ["auto", "pathwise"])
 @pytest.mark.parametrize(("name", "normal"), CASES)
-def test_a_draw_that_is_not_scored_is_not_asked(name: str, normal: str, estimator: str) -> None:
+def test_a_draw_that_is_not_scored_is_not_asked(name: str, normal: str, estimator: Any) -> None:
     mean, caught = run(
         COSTS[name], NORMALS[normal], lambda loss: an.backward(loss, estimator=estimator)
     )
@@ -169,7 +168,7 @@ def test_a_loss_that_holds_the_score_of_a_draw_of_rsample_is_noticed(
 @pytest.mark.parametrize("estimator", ["auto", "score"])
 @pytest.mark.parametrize(("name", "normal"), [*itertools.product(KINKED, NORMALS)])
 def test_a_cost_with_a_step_is_none_that_holds_its_score(
-    name: str, normal: str, estimator: str
+    name: str, normal: str, estimator: Any
 ) -> None:
     """At each point of the quadrature alike, which is not exact for steps."""
 

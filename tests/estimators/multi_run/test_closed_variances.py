@@ -6,6 +6,7 @@ The means of all unbiased estimators are one; that each is what its name says sh
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_the_score_function() -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_leave_one_out(count: int) -> None:
-    def estimate(draws: tuple[int, ...]) -> np.ndarray:
+    def estimate(draws: tuple[int, ...]) -> Any:
         f = F[list(draws)]
         less = (f.sum() - f) / (count - 1)
         return ((f - less)[:, None] * SCORES[list(draws)]).mean(0)
@@ -108,7 +109,7 @@ def test_the_set_of_all_has_no_variance() -> None:
 def test_smoothed_perturbation() -> None:
     by_class = Q[:, None] * SCORES  # ∇q(v)
     below = by_class.cumsum(0)  # ∇Q(v)
-    ways = []
+    ways: list[tuple[float, Any]] = []
     for z in range(4):
         up = (F[z] - F[z + 1]) / (Q[z] + Q[z + 1]) * below[z] if z < 3 else 0
         down = (F[z - 1] - F[z]) / (Q[z - 1] + Q[z]) * below[z - 1] if z else 0
@@ -124,7 +125,7 @@ def test_measure_valued_of_classes() -> None:
 def test_measure_valued_of_a_count() -> None:
     rate = leaf(0.8)
 
-    def program() -> Tensor:
+    def program() -> Any:
         return (Poisson(rate).sample() ** 2).sum()
 
     counts = np.arange(40)
@@ -136,7 +137,7 @@ def test_measure_valued_of_a_count() -> None:
 def test_measure_valued_of_the_square_of_a_normal() -> None:
     loc = leaf(0.7)
 
-    def program() -> Tensor:
+    def program() -> Any:
         return (Normal(loc, 1.3).sample() ** 2).sum()
 
     found = moments_of(program, Plan(MeasureValued(), None), [loc], nodes=4)
@@ -159,7 +160,7 @@ def slope(z: float | np.ndarray) -> np.ndarray:
 def of_a_bit(estimator: Chosen, nodes: int = 16) -> Moments:
     theta = leaf(0.6)
 
-    def program() -> Tensor:
+    def program() -> Any:
         z = Bernoulli(logits=theta).sample()
         return ((z - TARGET) ** 3 + 0.4 * z).sum()
 
@@ -229,7 +230,7 @@ def test_rebar(temperature: float, scale: float) -> None:
     def soft(z: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-z / temperature))
 
-    def by(z: np.ndarray) -> np.ndarray:
+    def by(z: np.ndarray) -> Any:
         return scale * slope(soft(z)) * soft(z) * (1 - soft(z)) / temperature
 
     ways = controlled(lambda z: scale * cost(soft(z)), by)
@@ -247,7 +248,7 @@ def test_relax_of_a_one_hot_draw_has_the_variance_of_its_formula() -> None:
     theta = leaf(0.3, -0.5)
     f = np.array([1.0, 0.25])
 
-    def program() -> Tensor:
+    def program() -> Any:
         z = OneHotCategorical(logits=theta).sample()
         return (z * torch.tensor([1.0, -0.5], dtype=torch.float64)).sum() ** 2
 

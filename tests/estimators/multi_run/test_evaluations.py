@@ -39,7 +39,7 @@ def leaf() -> Tensor:
     return torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
 
 
-def in_common(theta: Tensor) -> Tensor:
+def in_common(theta: Tensor) -> Any:
     z = Bernoulli(logits=theta).sample()
     return (z.sum() - 3.3) ** 2
 
@@ -49,21 +49,21 @@ def apart(theta: Tensor) -> Tensor:
     return ((z - 0.3) ** 2).sum()  # type: ignore[no-any-return]
 
 
-def classes(theta: Tensor) -> Tensor:
+def classes(theta: Tensor) -> Any:
     z = Categorical(logits=theta.reshape(4, 3)).sample()
     return (z.double().sum() - 2.2) ** 2
 
 
-def one_hot(theta: Tensor) -> Tensor:
+def one_hot(theta: Tensor) -> Any:
     z = OneHotCategorical(logits=theta.reshape(4, 3)).sample()
     return (z * torch.arange(3.0)).sum() ** 2
 
 
-def counts(theta: Tensor) -> Tensor:
+def counts(theta: Tensor) -> Any:
     return (Poisson(theta.exp()).sample().sum() - 1.0) ** 2
 
 
-def numbers(theta: Tensor) -> Tensor:
+def numbers(theta: Tensor) -> Any:
     return (Normal(theta, 1.0).sample().sum() - 1.0) ** 2
 
 
@@ -128,7 +128,7 @@ def test_a_sum_and_a_sample_need_no_more_than_they_say() -> None:
     assert 1 < found.evaluations <= 1 + 2 * 4
 
 
-def many(theta: Tensor) -> Tensor:
+def many(theta: Tensor) -> Any:
     z = Categorical(logits=theta.expand(4, SIZE) * 3 + torch.arange(SIZE).cos()).sample()
     return (z.double().sum() - 2.2) ** 2
 

@@ -9,7 +9,8 @@ import ancestral as an
 from ancestral.errors import EstimatorError
 from ancestral.estimators import RLOO, MeasureValued
 from ancestral.estimators.rerun.estimate import Chosen, Plan
-from ancestral.estimators.rerun.moments import Program, moments_of
+from ancestral.estimators.rerun.moments import moments_of
+from ancestral.estimators.rerun.replay import Program
 
 
 def leaf(value: float) -> Tensor:

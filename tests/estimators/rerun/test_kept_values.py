@@ -29,7 +29,7 @@ def cached() -> Callable[[Tensor], Tensor]:
     """Return a program that keeps what it drew first."""
     known: dict[str, Tensor] = {}
 
-    def program(theta: Tensor) -> Tensor:
+    def program(theta: Tensor) -> Any:
         z = Bernoulli(logits=theta).sample()
         kept = known.setdefault("z", z)
         return (z * kept - 0.3).pow(2).sum()
@@ -98,7 +98,7 @@ def test_statistics_that_training_writes_and_nothing_reads_are_no_matter() -> No
 def test_a_value_that_was_replayed_may_be_kept_for_the_eye() -> None:
     theta, seen = leaf(0.3, -0.8), []
 
-    def program() -> Tensor:
+    def program() -> Any:
         beside = Normal(theta, 1.0).sample()
         z = Bernoulli(logits=theta).sample()
         seen.append((beside, z))

@@ -107,7 +107,7 @@ def test_data_that_is_observed_and_the_scale_of_a_plate_count() -> None:
             an.sample("x", Bernoulli(logits=theta[1] + z), obs=data)
         an.factor("prior", -z)
 
-    def returned(theta: Tensor) -> Tensor:
+    def returned(theta: Tensor) -> Any:
         z = Bernoulli(logits=theta[0]).sample()
         return z - 2 * Bernoulli(logits=theta[1] + z).log_prob(data).sum()
 

@@ -88,7 +88,7 @@ def test_all_sites_share_the_runs() -> None:
 def test_runs_are_independent_and_the_value_is_their_mean() -> None:
     theta, seen = torch.zeros(8, requires_grad=True), []
 
-    def program() -> Tensor:
+    def program() -> Any:
         z = Normal(theta, 1.0).sample()
         mask = torch.rand(8)
         loss = (z * mask).sum()

@@ -38,7 +38,7 @@ def cubes(theta: Tensor) -> Tensor:
     return (z**3 + theta[0] * z).mean()
 
 
-def cubes_scored(theta: Tensor) -> Tensor:
+def cubes_scored(theta: Tensor) -> Any:
     z = Normal(theta[0].expand(4), theta[1].exp()).sample()
     return (z**2 + theta[0] * z).mean()
 
@@ -96,7 +96,7 @@ def test_what_is_drawn_below_is_independent_given_them() -> None:
         bits_below,
         theta,
         estimators=plan,  # type: ignore[arg-type]
-        sampling=sampling,  # type: ignore[arg-type]
+        sampling=sampling,
         nodes=10,
         draws=0,
     )
@@ -192,7 +192,7 @@ def apart(theta: Tensor) -> Tensor:
     return (Normal(theta.expand(4, 2), 1.0).sample() ** 2).sum()  # type: ignore[no-any-return]
 
 
-def bits(theta: Tensor) -> Tensor:
+def bits(theta: Tensor) -> Any:
     return Bernoulli(logits=theta).sample().sum()
 
 

@@ -37,7 +37,7 @@ def test_noise_is_shared_where_a_draw_before_it_takes_more_numbers(
 ) -> None:
     theta, seen = bits(), []
 
-    def program() -> Tensor:
+    def program() -> Any:
         z = Bernoulli(logits=theta).sample()
         w = torch.poisson(1 + 50 * z)  # takes more numbers where z is a one
         seen.append((an.untrack(z), an.untrack(draw(z))))

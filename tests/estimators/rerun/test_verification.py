@@ -208,7 +208,7 @@ def test_a_slip_of_the_user_is_not_taken_for_what_there_is_not() -> None:
         lambda: an.verify(bits, theta, estimators=slipping),
     ):
         with pytest.raises(NotImplementedError, match="a slip") as raised:
-            run()
+            run()  # type: ignore[no-untyped-call]
         assert type(raised.value) is NotImplementedError
 
 
