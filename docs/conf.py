@@ -39,6 +39,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
+nb_execution_in_temp = True  # what the blocks write is no part of the sources
 nb_execution_timeout = 300
 nb_merge_streams = True
 copybutton_selector = "div.highlight-python pre, div.highlight-sh pre, div.highlight-ipython3 pre"

@@ -71,6 +71,17 @@ def test_every_page_of_the_docs_is_in_the_site(site: Path) -> None:
             assert (site / part.with_suffix(".html")).is_file(), part
 
 
+def test_every_file_beside_the_pages_belongs_to_one() -> None:
+    docs = ROOT / "docs"
+    files = [path for path in docs.rglob("*") if path.is_file() and "_build" not in path.parts]
+    pages = [path for path in files if path.suffix in (".md", ".rst")]
+    text = "".join(page.read_text() for page in pages) + (ROOT / "README.md").read_text()
+    kept = {"conf.py", "results.json"}  # of the build, and what the gallery's page is made of
+    beside = set(files) - set(pages)
+    strays = [path for path in beside if path.name not in {*kept} and path.name not in text]
+    assert {path.parent.name for path in strays} <= {"extensions", "static", "__pycache__"}
+
+
 def test_every_link_leads_to_a_page_and_a_place_on_it(pages: dict[Path, Found]) -> None:
     broken = []
     for path, found in pages.items():
