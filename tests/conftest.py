@@ -60,6 +60,13 @@ def uncollected() -> Iterator[None]:
 
 
 @pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Let the compiler forget, after a test, what it has compiled."""
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def nothing_recorded() -> None:
     """Let go of the recordings that other tests have left without asking for their gradient."""
     for universe in list(alive.values()):

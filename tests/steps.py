@@ -10,6 +10,11 @@ from torch import Tensor
 
 import ancestral as an
 
+W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
+X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+"""Two parameters, and the data of four examples."""
+
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients that were accumulated, and forget them."""

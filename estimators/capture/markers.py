@@ -68,7 +68,7 @@ _depth = _Depth()
 def _density_of(fn: Distribution, value: Tensor) -> Tensor | None:
     try:
         density: Tensor = fn.log_prob(value)
-    except NotImplementedError:
+    except NotImplementedError:  # a class without one: what it draws is noise, and has no score
         return None
     return density
 

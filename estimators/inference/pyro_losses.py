@@ -14,6 +14,7 @@ log-probability with its provenance, as in `ancestral.infer.elbo`.
 >>> loss = svi.step(torch.tensor(1.0))
 """
 
+import abc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +95,7 @@ class _Cost(NamedTuple):
     program: str
 
 
-class _Loss:
+class _Loss(abc.ABC):
     """What the losses have in common: runs of two programs, and the gradients of these."""
 
     num_particles: int
@@ -249,9 +250,9 @@ class _Loss:
             check_model_guide_match(traces[1], traces[0], self.max_plate_nesting)
             self._check_marks(sites)
 
+    @abc.abstractmethod
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
         """Warn, as Pyro does, where the marks of sites and the loss do not go together."""
-        raise NotImplementedError
 
     def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
         """Return what each site of the guide, and of the model, adds to the loss."""

@@ -11,6 +11,7 @@ from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
 from ancestral.estimators.rerun.replay import First, Program, credit_of
 from ancestral.estimators.rerun.streams import Chance
+from ancestral.trace.context.argument_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class RunRLOO:
         Raises:
             ValueError: if it is none.
         """
-        if not isinstance(self.samples, int) or self.samples < 2:
-            raise ValueError(f"RunRLOO: samples must be an int of at least 2, not {self.samples}")
+        check_count("RunRLOO: samples", self.samples, least=2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Baselines of compiled steps: what is learned, and functions of the user, asked at each step."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,11 +14,7 @@ import ancestral as an
 from ancestral.estimators.credit.credit import Credit
 from ancestral.tools.demo.belief_net import BeliefNet
 
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def _belief_net() -> tuple[BeliefNet, list[nn.Parameter]]:

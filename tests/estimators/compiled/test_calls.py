@@ -4,27 +4,17 @@ import copy
 import pickle
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from steps import agree, agreeing, eager
+from steps import V, W, X, agree, agreeing, eager
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-
-
-W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def _loss(x: Tensor) -> Any:

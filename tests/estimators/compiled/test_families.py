@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributions as families
-from steps import agreeing
+from steps import V, W, X, agreeing
 from torch import Tensor
 from torch.distributions import (
     AffineTransform,
@@ -18,19 +18,17 @@ from torch.distributions import (
 
 import ancestral as an
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 
 @pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
+def _float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # in which some families make constants
     yield
     torch.set_default_dtype(before)
-    torch._dynamo.reset()
 
 
-W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 HALF = torch.tensor(0.5, dtype=torch.float64)
 _Made = Callable[[Any], Distribution]
 

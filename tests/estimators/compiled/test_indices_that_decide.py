@@ -1,27 +1,19 @@
 """Values that decide: a plan made with some indices or masks is none for others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from steps import agree
+from steps import V, W, X, agree
 from torch import Tensor
 from torch.distributions import Bernoulli
 from torch.utils.checkpoint import checkpoint
 
 import ancestral as an
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-
-
-W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 KEPT = torch.tensor([0, 1, 2])
 FIRST, SECOND = torch.tensor([0, 3, 5]), torch.tensor([1, 2, 3])
 _Loss = Callable[..., Any]

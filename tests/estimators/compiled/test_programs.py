@@ -1,6 +1,6 @@
 """Compiled steps beside recordings: the same loss and the same gradient, draw by draw."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,12 +19,7 @@ from torch.distributions import (
 import ancestral as an
 from ancestral.tools.demo.belief_net import BeliefNet
 
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 X = torch.tensor(
     [[0.2, 0.1, -0.5], [0.3, 0.9, 1.0], [0.2, -0.4, 0.8], [1.0, 0.3, 0.1]], dtype=torch.float64

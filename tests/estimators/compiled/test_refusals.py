@@ -2,27 +2,19 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from steps import agree, agreeing
+from steps import V, W, X, agree, agreeing
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Normal, VonMises, constraints
 
 import ancestral as an
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-
-
-W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 REFUSED: dict[str, tuple[Callable[[], Tensor], str]] = {}
 
 

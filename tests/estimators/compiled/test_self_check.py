@@ -1,6 +1,5 @@
 """The self-check: a plan that is wrong, in one way each, is not used; the gradient is right."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +13,7 @@ from ancestral.estimators.capture.refusal import Refusal
 from ancestral.estimators.compiled import asking, emission
 from ancestral.estimators.compiled.self_check import Outcome, compare
 
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 class _Net(nn.Module):

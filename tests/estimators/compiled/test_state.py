@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import ancestral as an
 from ancestral.tools.demo.belief_net import BeliefNet
 
-
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def _belief_net() -> tuple[BeliefNet, list[nn.Parameter]]:

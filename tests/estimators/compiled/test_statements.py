@@ -1,27 +1,19 @@
 """Compiled probabilistic programs: statements, plates, and bounds of a model and a guide."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from steps import agree, agreeing, compiled, gradients
+from steps import V, W, X, agree, agreeing, compiled, gradients
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, constraints
 
 import ancestral as an
 from ancestral.estimators.inference.elbo import Elbo
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
-@pytest.fixture(autouse=True)
-def _reset() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
-
-
-W = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-V = torch.tensor([1.0, 0.5, 0.7], dtype=torch.float64, requires_grad=True)
-X = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
 P = torch.tensor(0.3, dtype=torch.float64)
 PLATE = an.plate("outside", 4)
 LOSSES: dict[str, Callable[[], Any]] = {}
