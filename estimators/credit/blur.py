@@ -235,15 +235,15 @@ def warn_of_blur(
         terms = blur.numbers(read, frozenset[Source]().union(*(each.decision for each in reads)))
         if terms and (is_whole or _could_be_apart(structure, blur.upstream(read), terms)):
             lost[filename, line] = reads[0], len(terms)
-    ratio = (
-        _ratio(by_element(structure, values), by_element(blur.without, values)) if lost else None
-    )
-    found = [_warning(each, n, len(values) - len(zero), ratio) for each, n in lost.values()]
-    for read in _choices(noted, universe):
-        line = (read.escape.filename, read.escape.line)
-        terms = frozenset[int]() if line in lost else blur.mixed(read.sources)
-        if terms:
-            found.append(_of_choice(read, len(terms), len(values) - len(zero)))
+    total, found = len(values) - len(zero), list[BlurredCreditWarning]()
+    if lost:
+        ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
+        found = [_warning(each, count, total, ratio) for each, count in lost.values()]
+    for choice in _choices(noted, universe):
+        is_said = (choice.escape.filename, choice.escape.line) in lost
+        mixed = frozenset[int]() if is_said else blur.mixed(choice.sources)
+        if mixed:
+            found.append(_of_choice(choice, len(mixed), total))
     for warning in found:
         warnings.warn(_as_shown(warning), stacklevel=stacklevel())
 
@@ -253,11 +253,11 @@ _CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
 
 
 def _choices(noted: Iterable[Noted], universe: Universe) -> Iterable[Noted]:
-    """Return the first read of each line at which elements were taken by a mask, and so mixed."""
+    """Return a read of each line at which elements were taken by a mask, and so mixed."""
     mixes = chain.from_iterable(universe.mixes.values())
     places = {mix.place for mix in mixes if mix.op in _CHOOSING}
-    reads = ((f"{each.escape.filename}:{each.escape.line}", each) for each in noted)
-    return dict((place, each) for place, each in reads if place in places).values()
+    reads = {f"{each.escape.filename}:{each.escape.line}": each for each in noted}
+    return [each for place, each in reads.items() if place in places]
 
 
 def _of_choice(noted: Noted, count: int, total: int) -> BlurredCreditWarning:
