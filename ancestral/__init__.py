@@ -42,8 +42,9 @@ from ancestral.trace.recording.module_wrapper import wrap
 from ancestral.trace.recording.record import record, track
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.untrack import untrack
+from ancestral.trace.serialize.checkpoint import load_checkpoint, save_checkpoint
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Graph",
     "Monitor",
@@ -66,6 +67,7 @@ __all__ = [
     "graph",
     "handlers",
     "infer",
+    "load_checkpoint",
     "module",
     "observe",
     "param",
@@ -75,6 +77,7 @@ __all__ = [
     "rescore",
     "restore_torch",
     "sample",
+    "save_checkpoint",
     "study",
     "subsample",
     "surrogate",

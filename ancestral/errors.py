@@ -62,6 +62,7 @@ from ancestral.trace.program.checks import SupportError
 from ancestral.trace.program.unpassed_tensors import ExternalError
 from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.unused_handlers import NoEffectWarning
+from ancestral.trace.serialize.checkpoint import CheckpointError
 from ancestral.trace.serialize.distributions import UnloadedDistributionError
 from ancestral.trace.serialize.plain import NotPlainError, StoredTraceError
 
@@ -71,6 +72,7 @@ __all__ = [
     "BaselineWarning",
     "BlurredCreditWarning",
     "CaughtError",
+    "CheckpointError",
     "ConfinedError",
     "DependentBaselineError",
     "DerivativeOrderError",

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ancestral.estimators.baselines.learned import Learned
+from ancestral.estimators.baselines.learned import Learned, StateError
 from ancestral.estimators.credit.credit import Credit, Part
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.nodes.distribution_params import factorized, held_within, is_of_torch
@@ -90,9 +90,18 @@ class AcrossRanks:
         return learned
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what a baseline has learned."""
+        """Take what a baseline has learned.
+
+        Raises:
+            StateError: if it is that of another, or anything of one that learns nothing.
+        """
         if self._learns:
             self.baseline.load_state_dict(state)
+        elif state:
+            raise StateError(
+                f"{kind_of(self.baseline)} learns nothing, and the state has {', '.join(state)}; "
+                "expected the state of the same baseline"
+            )
 
     @property
     def _learns(self) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -73,7 +74,7 @@ class Neural(Learned):
         self._shared = net
         self._nets: dict[str, tuple[nn.Module, Any]] = {}
         self._latest: ref[Any] | None = None  # the recording that was asked for last
-        self._pending: Mapping[str, Any] = {}
+        self._pending: dict[str, Any] = {}  # states of networks that are not made yet
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what only recordings of this process have."""
@@ -164,13 +165,18 @@ class Neural(Learned):
         size = (features, *values.shape[1:])
         key = "" if self._shared is not None else f"{credit.name} {list(size)}"
         if key not in self._nets:
+            loaded = self._pending.pop(key, None)
             net = self._shared
-            if net is None:
+            if net is None and loaded is None:
                 net = _Network(*size).to(credit.total.device)
+            elif net is None:
+                with torch.device("meta"):  # draws no numbers, as a run that goes on draws none
+                    net = _Network(*size)
+                net = net.to_empty(device=credit.total.device)
             made = None if self._optimizer is None else self._optimizer(net.parameters())
             self._nets[key] = net, made
-            if key in self._pending:
-                self._load(key, self._pending[key])
+            if loaded is not None:
+                self._load(key, loaded)
         return self._nets[key]
 
     def _load(self, key: str, state: Mapping[str, Any]) -> None:
@@ -187,7 +193,8 @@ class Neural(Learned):
             key: {"net": net.state_dict(), "optimizer": made and made.state_dict()}
             for key, (net, made) in self._nets.items()
         }
-        return {"sites": super().state_dict(), "nets": nets}
+        # A copy, which what is learned later leaves as it is.
+        return {"sites": super().state_dict(), "nets": deepcopy({**self._pending, **nets})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what is known of all sites, in place of what was; networks when they are met.
@@ -198,9 +205,9 @@ class Neural(Learned):
         if not isinstance(state, Mapping) or set(state) != {"sites", "nets"}:
             raise StateError("the state has no 'sites' and 'nets'; expected that of a Neural")
         super().load_state_dict(state["sites"])
-        self._pending = state["nets"]
+        self._pending = dict(state["nets"])
         for key in self._nets.keys() & self._pending.keys():
-            self._load(key, self._pending[key])
+            self._load(key, self._pending.pop(key))
 
     def merge_state(self, others: Iterable[Self]) -> Self:
         """Take in what others have learned: means of moments, and of the networks' parameters."""

@@ -224,6 +224,9 @@ class ParamStore(Handler, Branching):
             if expected != list(leaf.shape):
                 held = f"{list(leaf.shape)} unconstrained"
                 raise mismatch(message, "its shape", found, held, None)
+        if leaf is not None and name in self._parameters:
+            # In the order of the program, whatever that of the state: optimizers count by it.
+            self._parameters[name] = self._parameters.pop(name)
         leaf = self.unconstrained(name)
         self._declared[name] = _declared(constraint, message.where.location, leaf)
 
