@@ -22,6 +22,9 @@ with an.record() as trace:
     "trace.graph",
     "trace.compare(trace)",
     "an.verify(lambda: Bernoulli(logits=theta[0, :2]).sample().sum(), parameters=[theta])",
+    """def program():
+    return (Bernoulli(logits=theta[0, :2]).sample() - 0.3).square().sum()
+an.study(program, parameters={"theta": theta}, estimators="auto, score", draws=40, steps=0)""",
 ]
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from ancestral.tools.render.clusters import Inside, boxes, nested
 from ancestral.tools.render.dot import frame_name
-from ancestral.tools.render.facts import facts_of, source_of, visible, within
+from ancestral.tools.render.facts import facts_of, share_of, source_of, visible, within
+from ancestral.tools.render.looks import STEPS, shade
 from ancestral.tools.render.simplify import sketched
 from ancestral.trace.graph.graph import Graph
 
@@ -53,6 +54,7 @@ style-src 'unsafe-inline'; script-src '{digest}'">
 </div>
 <aside aria-label="About the nodes">
 <div id="about"></div>
+<div id="shares"></div>
 <div id="frames"></div>
 {notes}</aside>
 </main>
@@ -63,6 +65,13 @@ style-src 'unsafe-inline'; script-src '{digest}'">
 </body>
 </html>
 """
+_NIGHT = f"--least: {shade(0, is_night=True)}; --most: {shade(STEPS, is_night=True)}"
+_SCALE = (
+    f":root {{ --least: {shade(0)}; --most: {shade(STEPS)} }}\n"
+    f'@media (prefers-color-scheme: dark) {{ :root:not([data-theme="light"]) {{ {_NIGHT} }} }}\n'
+    f':root[data-theme="dark"] {{ {_NIGHT} }}'
+)
+"""The ends of the colours of shares, by day and by night."""
 _STEPS = '<button type="button" id="steps" aria-pressed="false">Every step</button>\n'
 
 
@@ -83,6 +92,7 @@ def view_of(graph: Graph, svg: str, ids: str, is_folded: bool | None) -> View:
             "name": visible(group.title),
             "facts": facts_of(group, plates),
             "source": source_of(group),
+            "share": share_of(group),
         }
         for group in sketch.groups
     ]
@@ -119,7 +129,7 @@ def page(title: str, views: Sequence[View], notes: Sequence[str] = ()) -> str:
     return _PAGE.format(
         digest=f"sha256-{digest}",
         title=html.escape(title),
-        style=style,
+        style=f"{_SCALE}\n{style}",
         steps=_STEPS if len(views) > 1 else "",
         pictures="\n".join(pictures),
         notes="".join(f'<p class="quiet">{html.escape(note)}</p>\n' for note in notes),

@@ -1,7 +1,7 @@
 """Render: a graph as a picture, a page, or a text for other programs, and what a notebook shows.
 
-A layout that takes too long is tried again with the repeats of loops folded, and the picture says
-so. A file is replaced only by a whole picture.
+A layout that takes too long is tried again with the repeats of loops folded, then with the first
+nodes only, and the picture says so. A file is replaced only by a whole picture.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as folder:
@@ -11,6 +11,7 @@ so. A file is replaced only by a whole picture.
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ancestral.tools.render.dot import dot, legend, prefix
@@ -18,11 +19,13 @@ from ancestral.tools.render.engines import LIMIT, LayoutTimeoutError, lay_out
 from ancestral.tools.render.fold_loops import folded
 from ancestral.tools.render.looks import NIGHT, STEPS, shade
 from ancestral.tools.render.page import page, view_of
-from ancestral.tools.render.simplify import sketched, with_or_without
+from ancestral.tools.render.simplify import first_of, sketched, with_or_without
 from ancestral.tools.render.texts import TEXTS
 from ancestral.trace.graph.graph import Graph
 from ancestral.trace.serialize.file import replacing
 
+_FIRST = 200
+"""The nodes that are drawn of a graph that takes too long."""
 _SUFFIXES = (".svg", ".html", ".pdf", ".png", *(f".{form}" for form in TEXTS))
 
 
@@ -42,7 +45,8 @@ def render(
     Args:
         graph: What to draw.
         path: Where to write; what was there stays if anything fails.
-        limit: Seconds that a layout may take; after them a coarser picture is tried for as long.
+        limit: Seconds that a layout may take; after them a coarser picture is tried for as long,
+            and one of the first nodes after that.
         is_folded: Draw the repeats of a loop as one node to begin with, or none of them; by
             default, those of a loop of four steps or more are.
         with_params: Draw the parameters too.
@@ -51,7 +55,7 @@ def render(
         ValueError: if the suffix is none of these.
         OSError: if the path cannot be written.
         NoEngineError: if nothing installed draws the format.
-        LayoutTimeoutError: if the coarser picture takes too long too.
+        LayoutTimeoutError: if the first nodes take too long too.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -86,27 +90,27 @@ def to_html(
 
     Raises:
         NoEngineError: if nothing installed draws SVG.
-        LayoutTimeoutError: if the coarser picture takes too long too.
+        LayoutTimeoutError: if the first nodes take too long too.
     """
     return _page(with_or_without(graph, with_params), limit, is_folded)
 
 
 def _page(graph: Graph, limit: float, is_folded: bool | None) -> str:
-    ids, notes = prefix(graph), []
-    svg, was_folded = _laid_out(graph, "svg", limit, is_folded)
-    views = [view_of(graph, _for_page(svg, graph, ids, was_folded), ids, was_folded)]
-    if was_folded != is_folded:
-        notes.append(_apology(graph, limit))
-    elif is_folded is None and len(sketched(graph)[0].groups) < len(graph.vertices):
+    drawn = _laid_out(graph, "svg", limit, is_folded)
+    ids = prefix(drawn.graph)
+    svg = _for_page(drawn.data, drawn.graph, ids, drawn.is_folded)
+    views, notes = [view_of(drawn.graph, svg, ids, drawn.is_folded)], [drawn.note]
+    is_all = not drawn.note and is_folded is None
+    if is_all and len(sketched(graph)[0].groups) < len(graph.vertices):
         try:
-            svg = lay_out(dot(graph, is_folded=False), "svg", limit)
+            every_step = lay_out(dot(graph, is_folded=False), "svg", limit)
         except LayoutTimeoutError:
             notes.append(_apology(graph, limit))
         else:
             every = f"{ids}e"
-            text = svg.decode().replace(ids, every).encode()
+            text = every_step.decode().replace(ids, every).encode()
             views.append(view_of(graph, _for_page(text, graph, every, False), every, False))
-    return page(_title(graph), views, notes)
+    return page(_title(graph), views, [*filter(None, notes)])
 
 
 def mimebundle(graph: Graph, *, limit: float = LIMIT) -> dict[str, str]:
@@ -122,31 +126,52 @@ def picture(
     graph: Graph, form: str, limit: float = LIMIT, *, is_folded: bool | None = None
 ) -> bytes:
     """Return the picture of a graph as "svg", "png" or "pdf"."""
-    drawn, is_folded = _laid_out(graph, form, limit, is_folded)
+    drawn = _laid_out(graph, form, limit, is_folded)
     if form != "svg":
-        return drawn
-    ids = prefix(graph)
-    style = f"@media (prefers-color-scheme: dark) {{\n{_night(ids, graph)}\n}}"
-    return _dressed(drawn, graph, ids, is_folded, style).encode()
+        return drawn.data
+    ids = prefix(drawn.graph)
+    style = f"@media (prefers-color-scheme: dark) {{\n{_night(ids, drawn.graph)}\n}}"
+    return _dressed(drawn.data, drawn.graph, ids, drawn.is_folded, style).encode()
 
 
-def _laid_out(
-    graph: Graph, form: str, limit: float, is_folded: bool | None
-) -> tuple[bytes, bool | None]:
-    """Return a picture, coarser where it takes too long, and whether its repeats are folded."""
-    try:
-        return lay_out(dot(graph, is_folded=is_folded), form, limit), is_folded
-    except LayoutTimeoutError:
-        if is_folded:
-            raise
-        return lay_out(dot(graph, is_folded=True, note=_apology(graph, limit)), form, limit), True
+@dataclass(frozen=True)
+class _Drawn:
+    """What was laid out: the bytes of the picture, of which graph, and what is to be said of it."""
+
+    data: bytes
+    graph: Graph
+    is_folded: bool | None
+    note: str
 
 
-def _apology(graph: Graph, limit: float) -> str:
+def _laid_out(graph: Graph, form: str, limit: float, is_folded: bool | None) -> _Drawn:
+    """Return a picture, coarser where it takes too long.
+
+    Raises:
+        LayoutTimeoutError: if the coarsest takes too long too.
+    """
+    tries = [(graph, is_folded, "")]
+    if not is_folded:
+        tries.append((graph, True, _apology(graph, limit)))
+    if len(graph.vertices) > _FIRST:
+        tries.append((first_of(graph, _FIRST), True, _apology(graph, limit, is_first=True)))
+    for drawn, coarse, note in tries:
+        try:
+            data = lay_out(dot(drawn, is_folded=coarse, note=note), form, limit)
+        except LayoutTimeoutError as error:
+            late = error
+        else:
+            return _Drawn(data, drawn, coarse, note)
+    raise late
+
+
+def _apology(graph: Graph, limit: float, *, is_first: bool = False) -> str:
     is_smaller = len(folded(graph).groups) < len(graph.vertices)
+    what = "Repeats are folded" if is_smaller else "Laid out roughly"
     return (
-        f"{'Repeats are folded' if is_smaller else 'Laid out roughly'}: the whole picture,\n"
+        f"{f'The first {_FIRST} nodes' if is_first else what}: the whole picture,\n"
         f"{len(graph.vertices)} nodes and {len(graph.edges)} arrows, took longer than {limit:g} s."
+        + ("\nAll are in .json, .graphml and .dot files." if is_first else "")
     )
 
 

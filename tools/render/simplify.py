@@ -41,6 +41,18 @@ def with_or_without(graph: Graph, with_params: bool) -> Graph:
     return Graph((*vertices, *graph.vertices), (*edges, *graph.edges), graph.plates)
 
 
+def first_of(graph: Graph, count: int) -> Graph:
+    """Return a graph of the first vertices, in program order, and what lies between them."""
+    vertices = graph.vertices[:count]
+    names = {vertex.name for vertex in vertices}
+    edges = (e for e in graph.edges if e.parent in names and e.child in names)
+    plates = (
+        replace(plate, dims=tuple((site, dim) for site, dim in plate.dims if site in names))
+        for plate in graph.plates
+    )
+    return Graph(vertices, tuple(edges), tuple(plate for plate in plates if plate.dims))
+
+
 def sketched(graph: Graph, is_folded: bool | None = None) -> tuple[Sketch, int]:
     """Return what a picture shows, and how many arrows it leaves out.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ancestral.tools.study.bias import Sample, bias_of
 from ancestral.tools.study.work import Numbers, Result, Task
-from ancestral.trace.display.text_table import aligned
+from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.serialize.file import replacing
 
 TOTAL = "total"
@@ -65,8 +65,8 @@ TIMED = ("seconds", "work")
 _MOST_SHOWN = 40
 
 
-@dataclass(frozen=True, eq=False)
-class Study:
+@dataclass(frozen=True, eq=False, repr=False)
+class Study(Tabular):
     """What a study has found; ``print`` shows a table.
 
     Attributes:
@@ -89,21 +89,19 @@ class Study:
     step_seconds: float = 0.0
     files: tuple[Path, ...] = ()
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
         """Return the table: all rows if there are few, else those of all parameters."""
         rows = self.rows if len(self.rows) <= _MOST_SHOWN else self.total
-        return "\n".join(
-            [
-                f"reference: {self.reference}",
-                shown(rows),
-                *(f"failed: {name}: {reason}" for name, reason in self.failed.items()),
-                *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
-                f"{self.seconds:.1f} seconds, {self.step_seconds:.1f} of them in estimates",
-            ]
-        )
+        below = [
+            *(f"failed: {name}: {reason}" for name, reason in self.failed.items()),
+            *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
+            f"{self.seconds:.1f} seconds, {self.step_seconds:.1f} of them in estimates",
+        ]
+        above = [f"reference: {self.reference}"]
+        return Table(_HEAD, [*map(_cells, rows)], {2, 5, 6, 7, 8, 9}, above, below)
 
     def __repr__(self) -> str:
-        """Return the table."""
+        """Show the table."""
         return str(self)
 
     def __getitem__(self, key: str | tuple[str, str]) -> StudyRow:
@@ -235,30 +233,20 @@ def rows_of(
     return rows
 
 
-def shown(rows: Sequence[StudyRow]) -> str:
-    """Return a table for the terminal."""
-    head = [
-        "estimator",
-        "group",
-        "bias",
-        "interval",
-        "",
-        "variance",
-        "±",
-        "evaluations",
-        "ms a step",
+_HEAD = (
+    *("estimator", "group", "bias", "interval", "", "variance", "±", "evaluations", "ms a step"),
+    "variance × s",
+)
+
+
+def _cells(row: StudyRow) -> list[str]:
+    return [
+        *(row.estimator, row.group, f"{row.bias:.3g}"),
+        f"{row.bias_low:.3g} to {row.bias_high:.3g}",
+        "BIASED" if row.is_biased else "",
+        *(f"{row.variance:.4g}", f"{row.variance_error:.2g}", f"{row.evaluations:.4g}"),
+        *(f"{1e3 * row.seconds:.3g}", f"{row.work:.3g}"),
     ]
-    cells = [
-        [
-            *(row.estimator, row.group, f"{row.bias:.3g}"),
-            f"{row.bias_low:.3g} to {row.bias_high:.3g}",
-            "BIASED" if row.is_biased else "",
-            *(f"{row.variance:.4g}", f"{row.variance_error:.2g}", f"{row.evaluations:.4g}"),
-            *(f"{1e3 * row.seconds:.3g}", f"{row.work:.3g}"),
-        ]
-        for row in rows
-    ]
-    return aligned([[*head, "variance × s"], *cells], right={2, 5, 6, 7, 8, 9})
 
 
 def as_csv(rows: Sequence[StudyRow]) -> str:

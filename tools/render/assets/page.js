@@ -268,9 +268,15 @@ function say(text) { part("said").textContent = text; }
 function buttons(view, numbers) {
   return element("ul", {}, ...numbers.map((i) => {
     const button = element("button", { type: "button" }, view.nodes[i].name);
-    button.addEventListener("click", () => { unhide(view, i); view.choose(i); view.rove(i); });
+    button.addEventListener("click", () => go(view, i));
     return element("li", {}, button);
   }));
+}
+
+function go(view, i) {
+  unhide(view, i);
+  if (view.chosen !== i) view.choose(i);
+  view.rove(i);
 }
 
 function unhide(view, i) {
@@ -309,10 +315,32 @@ function listFrames(view) {
     ? [element("h2", {}, "Frames"), element("ul", {}, ...list)] : []));
 }
 
+const percent = (share) => share > 0 && share < 0.005 ? "under 1%"
+  : share >= 0.995 && share < 1 ? "over 99%" : `${Math.round(100 * share)}%`;
+
+/** What the colours mean where the graph has shares, and the sites by theirs. */
+function listShares(view) {
+  const { nodes } = view;
+  const order = nodes.map((_, i) => i).filter((i) => nodes[i].share !== null)
+    .sort((a, b) => nodes[b].share - nodes[a].share);
+  const rows = order.map((i) => {
+    const button = element("button", { type: "button" },
+      element("span", { class: "swatch", style: `--share: ${nodes[i].share}` }),
+      nodes[i].name, " ", element("b", {}, percent(nodes[i].share)));
+    button.addEventListener("click", () => go(view, i));
+    return element("li", {}, button);
+  });
+  part("shares").replaceChildren(...(rows.length ? [
+    element("h2", {}, "Share of the gradient's variance"),
+    element("p", { class: "scale" }, element("span", {}, "0%"), element("span", {}, "100%")),
+    element("ol", {}, ...rows)] : []));
+}
+
 function look(at) {
   view = at;
   for (const each of views) each.holder.hidden = each !== at;
   at.open();
+  listShares(at);
   listFrames(at);
   describe(at);
   find();
