@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 from sphinx.application import Sphinx
 
+import ancestral as an
 from ancestral.tools.demo.belief_net import BeliefNet
-from ancestral.tools.render.inspect import graph
 
 _PAGE, _FILE = "pictures", "belief_net.html"
 _FRAME = f"""
 ## A graph to explore
+
+Its sites are coloured by their shares of the gradient's variance.
 
 ```{{raw}} html
 <iframe class="explored" src="_static/{_FILE}" title="Graph of a belief net, to explore"></iframe>
@@ -27,8 +29,12 @@ def show(app: Sphinx, page: str, source: list[str]) -> None:
 def make(app: Sphinx, error: Exception | None) -> None:
     """Write the graph where the frame looks for it."""
     if error is None and app.builder.format == "html":
-        images = torch.zeros(64, 64)
-        graph(BeliefNet(), images).render(Path(app.outdir) / "_static" / _FILE)
+        model, monitor = BeliefNet(), an.Monitor(every=1)
+        with torch.random.fork_rng(), an.record() as trace:
+            torch.manual_seed(0)
+            loss = model(torch.zeros(64, 64))
+        an.backward(loss, monitor=monitor)
+        trace.graph.colored(monitor.shares()).render(Path(app.outdir) / "_static" / _FILE)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

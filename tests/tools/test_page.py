@@ -300,6 +300,8 @@ def _luminance(color: str) -> float:
 def test_on_a_telephone_nothing_runs_off_the_side(opened: Open) -> None:
     page = opened(net(), width=380, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    room, frame = (page.locator(each).first.bounding_box() for each in (".views", ".cluster"))
+    assert frame["y"] + frame["height"] <= room["y"] + room["height"]
     box = node(page, "h1").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert names(page, "chosen") == {"h1"}

@@ -339,11 +339,11 @@ function listShares(view) {
 function look(at) {
   view = at;
   for (const each of views) each.holder.hidden = each !== at;
-  at.open();
   listShares(at);
   listFrames(at);
   describe(at);
   find();
+  at.open(); // into the room that these leave
 }
 
 function find() {
