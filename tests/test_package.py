@@ -38,6 +38,9 @@ def test_front_door_has_every_name_it_lists() -> None:
 def test_package_is_typed_and_versioned() -> None:
     assert importlib.resources.files(ancestral).joinpath("py.typed").is_file()
     assert importlib.metadata.version("ancestral")
+    newest = re.search(r"^## ([\d.]+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == ancestral.__version__
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -174,6 +177,7 @@ def test_a_wheel_from_the_sdist_holds_every_module_and_nothing_else(built: Path)
 
 def test_the_metadata_say_who_where_and_for_what(built: Path) -> None:
     found = metadata(built)
+    assert found["Version"] == ancestral.__version__
     assert found["Author"] == "The ancestral developers"
     assert found["License"] == "MIT"
     urls = dict(each.split(", ") for each in found.get_all("Project-URL", []))
