@@ -155,13 +155,14 @@ def answers(site: Path, pages: dict[Path, Found]) -> dict[str, str]:
 
     first = {path for path, _ in targets(site / "index.html") if path in pages}
     reached = {each for path in first for each in targets(path)}
-    found = {}
+    found: dict[str, str] = {}
     for path in {path for path, _ in reached} & pages.keys():
         for section in bs4.BeautifulSoup(path.read_text(), "html.parser").select("section[id]"):
             heading = section.find(re.compile("h[1-6]"), recursive=False)
             is_top = heading is not None and heading.name == "h1"
             if (path, section["id"]) in reached or (is_top and (path, "") in reached):
-                found[heading.get_text().rstrip("#¶ ")] = section.get_text()
+                name = heading.get_text().rstrip("#¶ ")
+                found[name] = found.get(name, "") + section.get_text()
     return found
 
 
