@@ -148,7 +148,7 @@ def _encoded(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     raise CheckpointError(
         f"{where} is {kind_of(value)}; a checkpoint holds tensors, numbers, texts and None, in "
         "dictionaries, lists and tuples: write this part with torch.save, or, if its tensors lie "
-        "on several machines, with torch.distributed.checkpoint"
+        "on several machines, as those of FSDP2 do, with torch.distributed.checkpoint"
     )
 
 
