@@ -440,3 +440,10 @@ def test_the_data_of_a_page_is_that_of_the_graph() -> None:
     numbers = {v.name: i for i, v in enumerate(graph.vertices)}
     expected = {(numbers[e.parent], numbers[e.child]) for e in graph.edges}
     assert {tuple(each) for each in view["arrows"]} == expected
+
+
+def test_a_page_is_valid_html() -> None:
+    html5lib = pytest.importorskip("html5lib", reason="the checker is not installed")
+    parser = html5lib.HTMLParser()
+    parser.parse(to_html(loop().colored({"z": 1.0})))
+    assert parser.errors == []

@@ -24,7 +24,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .55rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid #888; cursor: default; } td { border-bottom: 1px solid #ddd; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
-tr.biased td { color: #888; } tr.biased td.bias { color: #b00020; font-weight: 600; }
+tr.biased td { color: #666; } tr.biased td.bias { color: #b00020; font-weight: 600; }
 tr.total td { font-weight: 600; } tr.best td.work { background: #d8f0e0; }
 .scroll { overflow-x: auto; } img { max-width: 100%; height: auto; background: #fff; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dd { margin: 0; }
