@@ -17,13 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+import ancestral
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.rerun.estimate import Plan
 from ancestral.estimators.rerun.program_leaves import Parameters
@@ -219,7 +219,7 @@ def _identity(trial: Trial, settings: Mapping[str, Any]) -> dict[str, Any]:
         "shapes": {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves},
         "parameters and arguments": trial.subject.digest,
         "torch": torch.__version__,
-        "ancestral": version("ancestral"),
+        "ancestral": ancestral.__version__,
     }
 
 
@@ -294,7 +294,7 @@ def _sections(
         },
         "methods": {name: described(plan) for name, plan in plans.items()},
         "versions": {
-            "ancestral": version("ancestral"),
+            "ancestral": ancestral.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
