@@ -93,6 +93,8 @@ def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
             node, leaf = getattr(term.leaf, "_scored", None), term.leaf
             if node is None or node.is_reparameterized or node.mask is not None:
                 continue
+            if node.has_hidden_elements:
+                continue
             is_seen = bool(_hooks(leaf)) or _retains(leaf)
             if leaf._version == 0 and _learns(leaf) and not (is_seen or node.has_moving_boundary):
                 node.refuse_modified()

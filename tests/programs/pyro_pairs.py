@@ -401,6 +401,38 @@ def a_mask_of_data_alone(q: Tensor, p: Tensor) -> tuple[Program, Program]:
 
 
 @pair
+def a_mask_of_elements(q: Tensor, p: Tensor) -> tuple[Program, Program]:
+    """Hide elements of an event, of which the data still depend on all."""
+    which = T([True, False])
+
+    def model() -> None:
+        a = pyro.sample("a", dist.Bernoulli(logits=p[:2]).mask(which).to_event(1))
+        seen("x", a @ p[2:])
+
+    def guide() -> None:
+        pyro.sample("a", dist.Bernoulli(logits=q[:2]).mask(which).to_event(1))
+
+    return model, guide
+
+
+@pair
+def a_mask_of_elements_by_a_draw(q: Tensor, p: Tensor) -> tuple[Program, Program]:
+    def drawn(logits: Tensor, plate: Any) -> Tensor:
+        with plate:
+            a = coin("a", logits[:2])
+            fn = dist.Bernoulli(logits=logits[2:]).expand([2, 2]).mask(a[:, None])
+            return pyro.sample("b", fn.to_event(1)) * a[:, None]
+
+    def model() -> None:
+        plate = pyro.plate("n", 2)
+        b = drawn(p, plate)
+        with plate:
+            seen("x", b.sum(-1), DATA)
+
+    return model, lambda: drawn(q, pyro.plate("n", 2))
+
+
+@pair
 def a_mask_by_a_draw(q: Tensor, p: Tensor) -> tuple[Program, Program]:
     def model() -> None:
         a, b = coin("a", p[0]), coin("b", p[1])

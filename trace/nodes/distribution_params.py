@@ -63,6 +63,16 @@ def factorized(fn: Distribution) -> Distribution:
     return fn
 
 
+def unmasked(fn: Distribution) -> Distribution:
+    """Return the distribution that draws, where a class of Pyro hides a part of its density."""
+    while "_mask" in vars(fn) and type(fn).__module__ == _MASKING:
+        fn = vars(fn)["base_dist"]
+    return fn
+
+
+_MASKING = "pyro.distributions.torch_distribution"
+
+
 def family_name(fn: Distribution | None) -> str:
     """Return what the independent elements of a distribution are called by, "" for none.
 
@@ -86,7 +96,7 @@ def parameters(fn: Distribution) -> list[Held]:
     """
     while isinstance(fn, Independent):  # as `factorized`, written out for speed
         fn = fn.base_dist
-    return over_batch(fn)
+    return over_batch(unmasked(fn))
 
 
 def over_batch(fn: Distribution) -> list[Held]:

@@ -1,0 +1,123 @@
+"""The losses of the library and of Pyro on the same programs, in one process.
+
+    PYTHONPATH=tests python -m programs.pyro_examples.compare  # prints a table
+
+What stands in the rows: how far the values at the same draws are from each other; the variance of
+the gradient (the sum over parameters) and the time of a step, as ratios to Pyro's. The variance is
+compared with `TraceGraph_ELBO` of the program without its plates, which is what Pyro knows of
+independence unless it is told. Where sites are summed over, plates have to be there.
+"""
+
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import pyro as annotated
+import torch
+from pyro import infer
+from torch import Tensor
+
+from ancestral.tools.bench.rows import ratios
+from programs.pyro_examples import EXAMPLES, Example, made
+
+pyro: Any = annotated  # which wants what its documentation does not
+
+
+class Unplated(pyro.poutine.messenger.Messenger):  # type: ignore[misc, unused-ignore]
+    """Makes the batch of each site an event, so that nothing says that its cases are apart."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if type(msg["fn"]).__name__ == "_Subsample":
+            return
+        if isinstance(msg["mask"], Tensor):
+            msg["fn"], msg["mask"] = msg["fn"].mask(msg["mask"]), None
+        msg["fn"] = msg["fn"].to_event(len(msg["fn"].batch_shape))
+        msg["cond_indep_stack"] = ()
+        expected = msg["infer"].get("baseline", {}).get("baseline_value")
+        if expected is not None:  # of the whole, then
+            msg["infer"] = {**msg["infer"], "baseline": {"baseline_value": expected.sum()}}
+
+
+def step(example: Example, loss: Any, seed: int) -> tuple[float, Tensor]:
+    """Return a loss and its gradient, of all parameters beside each other, at the draws of a seed.
+
+    The parameters of baselines are left out: they learn from the loss of theirs.
+    """
+    leaves = dict(pyro.get_param_store().named_parameters())
+    for leaf in leaves.values():
+        leaf.grad = None
+    pyro.set_rng_seed(seed)
+    value = loss.loss_and_grads(example.model, example.guide, *example.data)
+    leaves = dict(pyro.get_param_store().named_parameters())
+    kept = [leaf for name, leaf in leaves.items() if not name.startswith("foretell")]
+    grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in kept]
+    return value, torch.cat([grad.flatten() for grad in grads])
+
+
+def prepared(name: str) -> Example:
+    """Return an example whose parameters are all there."""
+    example = made(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example.losses()[1].loss(example.model, example.guide, *example.data)
+    return example
+
+
+def variances(name: str, draws: int) -> tuple[float, float]:
+    """Return the variance of a gradient by the library's loss, and by Pyro's without plates."""
+    example = prepared(name)
+    ours, theirs = example.losses()
+    unplated = example
+    if example.nesting is None:
+        model, guide = (Unplated()(program) for program in (example.model, example.guide))
+        unplated = Example(model, guide, example.data)
+    pairs = ((example, ours), (unplated, theirs))
+    return tuple(  # type: ignore[return-value]
+        float(torch.stack([step(of, loss, seed)[1] for seed in range(draws)]).var(0).sum())
+        for of, loss in pairs
+    )
+
+
+class Compared(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    apart: float  # the values, at the same draws
+    variance: float  # ours to Pyro's without plates
+    time: float  # ours to Pyro's TraceGraph_ELBO, or TraceEnum_ELBO
+    to_plain: float | None  # ours to Trace_ELBO
+
+
+def compared(name: str, draws: int = 200) -> Compared:
+    example = prepared(name)
+    ours, theirs = example.losses()
+    apart = abs(step(example, ours, 3)[0] - step(example, theirs, 3)[0])
+    found, bound = variances(name, draws)
+    example = prepared(name)
+    others = [theirs] if example.nesting is not None else [theirs, infer.Trace_ELBO()]
+    times = ratios([stepping(example, loss) for loss in (ours, *others)], 1)
+    to_plain = 1 / times[2] if len(times) > 2 else None
+    return Compared(name, apart, found / bound if bound else 1.0, 1 / times[1], to_plain)
+
+
+def stepping(example: Example, loss: Any) -> Any:
+    adam = pyro.optim.Adam({"lr": 1e-5})
+    svi = infer.SVI(example.model, example.guide, adam, loss=loss)
+    return lambda: svi.step(*example.data)
+
+
+def main() -> None:
+    """Print the table, of the programs that are named, or of all."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    warnings.simplefilter("ignore")
+    print(f"{'program':28s} {'values apart':>12s} {'variance':>9s} {'time':>6s} {'to Trace_ELBO':>14s}")
+    for name in sys.argv[1:] or EXAMPLES:
+        row = compared(name)
+        mark = "" if made(name).is_right_there else "  (Pyro's gradient is biased)"
+        plain = "" if row.to_plain is None else f"{row.to_plain:.2f}"
+        print(f"{name:28s} {row.apart:12.1e} {row.variance:9.3f} {row.time:6.2f} {plain:>14s}{mark}")
+
+
+if __name__ == "__main__":
+    main()
