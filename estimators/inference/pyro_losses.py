@@ -32,7 +32,8 @@ from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.gradient.loss_terms import non_finite_density
-from ancestral.estimators.gradient.problem import problem_of_terms
+from ancestral.estimators.gradient.problem import Cost, problem_of_terms
+from ancestral.estimators.gradient.score_function import evaluate_together
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import backward, decided, descend, settle, surrogate
 from ancestral.estimators.inference.expected_terms import terms_of
@@ -49,8 +50,9 @@ from ancestral.estimators.inference.pyro_sites import (
     refuse_unspecified,
     with_lines,
 )
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import Unseen, provenance
 from ancestral.trace.context.place import stacklevel
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
 from ancestral.trace.enumeration.enumerate import enumerate as enumerated
 from ancestral.trace.nodes.node import Node
@@ -71,25 +73,27 @@ class _Run(NamedTuple):
     """
 
     trace: Trace
-    costs: list[tuple[Tensor, float]]
+    costs: list[Cost]
     loss: Tensor
     guide_sites: list[_Site]
 
     @property
     def is_tracked(self) -> bool:
         """Whether any cost depends on a draw."""
-        return any(provenance(cost) is not None for cost, _ in self.costs)
+        return any(provenance(cost.value) is not None for cost in self.costs)
 
     @property
     def tracked(self) -> Tensor:
         """The loss with its provenance, if it has any."""
-        return _sum(self.costs, self.loss)
+        parts = [cost.value.sum() * cost.weight for cost in self.costs]
+        return sum(parts[1:], parts[0]) if parts else self.loss
 
 
-class _Cost(NamedTuple):
-    """What a site adds to the loss: its log-probability, tracked, with a sign."""
+class _Density(NamedTuple):
+    """What a site adds to the loss: its log-probability, tracked and plain, with a sign."""
 
     value: Tensor
+    plain: Tensor
     sign: int
     node: Node | None
     program: str
@@ -148,7 +152,7 @@ class _Loss(abc.ABC):
 
     def _descend(self, run: _Run) -> None:
         is_kept = bool(self.retain_graph)
-        problem = problem_of_terms(run.trace, run.costs) if run.is_tracked else None
+        problem = problem_of_terms(run.trace, run.costs, run.loss) if run.is_tracked else None
         loss = run.loss if problem is not None else run.tracked
         if problem is None and provenance(loss) is None:
             loss.backward(retain_graph=self.retain_graph)
@@ -207,11 +211,11 @@ class _Loss(abc.ABC):
                     traces, pair = self._programs(model, guide, args, kwargs)
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)
-                costs = self._terms(sites, pair)
-                weighed = [(cost.value, cost.sign / self.num_particles) for cost in costs]
-                loss = _sum([(untrack(cost), weight) for cost, weight in weighed])
-                _refuse_non_finite(costs, loss)
-            yield _Run(trace, weighed, loss, sites[0])
+                densities = self._terms(sites, pair)
+                costs = [_counted(each, self.num_particles) for each in densities]
+                loss = _sum([cost.counted for cost in costs])
+                _refuse_non_finite(densities, loss)
+            yield _Run(trace, costs, loss, sites[0])
 
     def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         """Run both programs once to learn how many dimensions plates have, unless that is known."""
@@ -254,19 +258,19 @@ class _Loss(abc.ABC):
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
         """Warn, as Pyro does, where the marks of sites and the loss do not go together."""
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Density]:
         """Return what each site of the guide, and of the model, adds to the loss."""
-        return [
-            self._cost(site, sign, program)
-            for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True)
-            for site in some
-        ]
-
-    def _cost(self, site: _Site, sign: int, program: str) -> _Cost:
-        node, term = node_of(site), density_of(site)
-        if is_validation_enabled():
-            check_shape(site, untrack(term), self.max_plate_nesting)
-        return _Cost(term, sign, node, program)
+        is_checked = is_validation_enabled()
+        found: list[_Density] = []
+        evaluate_together(filter(None, map(node_of, itertools.chain(*sites))))
+        for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True):
+            for site in some:
+                term = density_of(site)
+                plain = aside(term)
+                if is_checked:
+                    check_shape(site, plain, self.max_plate_nesting)
+                found.append(_Density(term, plain, sign, node_of(site), program))
+        return found
 
 
 class TraceGraph_ELBO(_Loss, infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
@@ -340,11 +344,11 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
                 stacklevel=stacklevel(),
             )
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Density]:
         """Return what all sites add to the loss, as it is expected."""
         if pair is None:
             return super()._terms(sites, pair)
-        return [_Cost(term.value, 1, term.node, term.program) for term in terms_of(pair)]
+        return [_Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
 
 
 class _Marked(enumerated):
@@ -361,21 +365,26 @@ def _sites_of(trace: Any) -> list[_Site]:
     return [site for site in pruned.nodes.values() if site["type"] == "sample"]
 
 
-def _sum(costs: Sequence[tuple[Tensor, float]], otherwise: Tensor | None = None) -> Tensor:
-    """Return the weighted sum of all elements, []."""
-    parts = [cost.sum() * weight for cost, weight in costs]
-    if not parts:
-        return torch.zeros(()) if otherwise is None else otherwise
-    return sum(parts[1:], parts[0])
+def _counted(density: _Density, particles: int) -> Cost:
+    weight, counted = density.sign / particles, density.plain
+    with Unseen():
+        return Cost(density.value, weight, counted if weight == 1 else counted * weight)
 
 
-def _refuse_non_finite(costs: Sequence[_Cost], loss: Tensor) -> None:
+def _sum(counted: Sequence[Tensor]) -> Tensor:
+    """Return the sum of all elements, []."""
+    with Unseen():
+        parts = [each if each.ndim == 0 else each.sum() for each in counted]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
+
+
+def _refuse_non_finite(densities: Sequence[_Density], loss: Tensor) -> None:
     """Raise a NonFiniteDensityError if a log-probability is NaN or infinite."""
     if bool(torch.isfinite(loss)):
         return
-    for cost in costs:
-        if cost.node is not None and not bool(torch.isfinite(untrack(cost.value)).all()):
-            raise non_finite_density(cost.node, cost.program)
+    for each in densities:
+        if each.node is not None and not bool(torch.isfinite(each.plain).all()):
+            raise non_finite_density(each.node, each.program)
 
 
 def _has_gradient(run: _Run) -> bool:

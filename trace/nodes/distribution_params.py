@@ -189,7 +189,10 @@ def is_of_torch(value: Any) -> bool:
 
     Only of those is it known that no element of a batch depends on another.
     """
-    return all(map(is_class_of_torch, map(type, parts_of(value))))
+    inner = value
+    while isinstance(inner, Independent) and is_class_of_torch(type(inner)):
+        inner = inner.base_dist
+    return declares_all(type(inner)) or all(map(is_class_of_torch, map(type, parts_of(value))))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -244,7 +247,9 @@ def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
         declared = vars(base).get("arg_constraints")
         if isinstance(declared, dict):
             found |= declared
-    return found, bool(found) and isinstance(vars(kind).get("arg_constraints"), dict)
+    # A class of Pyro has the parameters of that of torch which it gives methods to.
+    own: Any = next((base for base in kind.__mro__ if base.__module__ not in _OF_PYRO), kind)
+    return found, bool(found) and isinstance(vars(own).get("arg_constraints"), dict)
 
 
 @functools.cache
@@ -311,7 +316,7 @@ def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
     What the owner keeps of the call is no plain tensor that others would take for a constant.
     """
-    parts = parts_of(owner)
+    parts = [owner] if declares_all(type(owner)) else parts_of(owner)
     if all(map(is_class_of_torch, map(type, parts))):
         before = [*map(dict, map(vars, parts))]
         try:

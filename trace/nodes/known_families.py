@@ -163,6 +163,20 @@ _KNOWN: dict[type[Distribution], _Known] = {
 }
 
 
+@functools.lru_cache(maxsize=1024)
+def _known_as(kind: Any) -> _Known | None:
+    """Return how a class scores, also one of Pyro that scores as torch's does."""
+    return next((how for known, how in _KNOWN.items() if kind is known or _is_as(kind, known)), None)
+
+
+def is_method_of(kind: Any, method: Callable[..., Any]) -> bool:
+    """Return whether a class scores by a method of torch, followed or not."""
+    found = kind.log_prob
+    while found is not method and hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    return found is method
+
+
 def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
     """Return log q(z) of a value z, plain, that `fn` has drawn; None where it is no known op.
 
@@ -170,11 +184,8 @@ def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
         fn: the distribution of independent elements.
         value: what it drew, [*batch].
     """
-    known = _KNOWN.get(type(fn))
-    if known is None or "log_prob" in vars(fn):
-        return None
-    method: Any = type(fn).log_prob
-    if getattr(method, "__wrapped__", method) is not known.method:
+    known = _known_as(type(fn))
+    if known is None or "log_prob" in vars(fn) or not is_method_of(type(fn), known.method):
         return None
     if version_of(value):  # somebody has written into it, what the distribution may not draw
         return None
@@ -201,7 +212,7 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
     Raises:
         ValueError: if the value is not in the support.
     """
-    known = _KNOWN.get(type(fn))
+    known = _known_as(type(fn))
     if known is None or storage.table or storage.local.guards:
         return None
     logits = _logits(fn, value, known.event)

@@ -14,8 +14,9 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import NAMED
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.tensor.control_flow import computed_anew
-from ancestral.provenance.tensor.tensor import alias, attach, untrack
+from ancestral.provenance.tensor.tensor import attach, untrack
 from ancestral.trace.context.place import Location
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import is_cut, mark_density
 from ancestral.trace.nodes.distribution_params import (
@@ -329,7 +330,7 @@ class Node:
             found = universe.of(self.source, tuple(self.value.shape))
         if found is None or found.universe.state == "settled":
             return self.value
-        return attach(alias(self.value), found)
+        return attach(aside(self.value), found)
 
     @cached_property
     def tracked_log_prob(self) -> Tensor:

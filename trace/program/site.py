@@ -64,7 +64,7 @@ def drawn(message: Message) -> Message:
         message.infer,
         message,
     )
-    return replace(message, value=value)
+    return message.answered(value)
 
 
 def value_of(
@@ -136,7 +136,7 @@ def given(message: Message) -> Message:
     shape, found = independent(factorized(fn), value), provenance(value)
     held, plain = parameters(fn), untrack(value)
     source = _source(message, found, shape, universe)
-    node = Node(
+    node = Node.made(
         name=message.name,
         type="sample",
         fn=fn,
@@ -162,7 +162,7 @@ def given(message: Message) -> Message:
     )
     traces[0].ledger.admit(node)
     admit(node, message)
-    return replace(message, value=node.tracked_value)
+    return message.answered(node.tracked_value)
 
 
 def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | None:
@@ -221,7 +221,7 @@ def named(message: Message) -> Message:
     if message.kind == "deterministic":
         traces[0].ledger.admit(node)
     admit(node, message)
-    return replace(message, value=node.tracked_value)
+    return message.answered(node.tracked_value)
 
 
 def _source_of(name: str, shape: Shape, found: Provenance | None, universe: Universe) -> Source:
