@@ -166,7 +166,9 @@ _KNOWN: dict[type[Distribution], _Known] = {
 @functools.lru_cache(maxsize=1024)
 def _known_as(kind: Any) -> _Known | None:
     """Return how a class scores, also one of Pyro that scores as torch's does."""
-    return next((how for known, how in _KNOWN.items() if kind is known or _is_as(kind, known)), None)
+    return next(
+        (how for known, how in _KNOWN.items() if kind is known or _is_as(kind, known)), None
+    )
 
 
 def is_method_of(kind: Any, method: Callable[..., Any]) -> bool:

@@ -10,9 +10,10 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Place
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
@@ -134,7 +135,7 @@ def given(message: Message) -> Message:
         return message
     fn, value, universe = message.fn, message.value, traces[0].universe
     shape, found = independent(factorized(fn), value), provenance(value)
-    held, plain = parameters(fn), untrack(value)
+    held, plain = parameters(fn), aside(value) if isinstance(value, ProvenanceTensor) else value
     source = _source(message, found, shape, universe)
     node = Node.made(
         name=message.name,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import pytest
 import torch
@@ -17,6 +16,7 @@ from programs.in_pyro import (
     digits,
     points,
     poutine,
+    pyro,
     pyro_hmm,
     pyro_mixture,
     pyro_mixture_guide,
@@ -36,18 +36,9 @@ from torch.testing import assert_close
 import ancestral as an
 from ancestral.infer import TraceEnum_ELBO, TraceGraph_ELBO
 
-pyro: Any = annotated  # which wants what its documentation does not
 Made = Callable[[], tuple[Program, Program, tuple[Any, ...]]]
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 T = torch.tensor
-
-
-@pytest.fixture(autouse=True)
-def _in_double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
 
 
 def step(loss: Any, made: Made) -> tuple[float, dict[str, Any]]:

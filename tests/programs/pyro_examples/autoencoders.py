@@ -2,21 +2,20 @@
 
 # mypy: disable-error-code="no-any-return"
 
+from itertools import pairwise
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name that torch users read)
 from torch import Tensor, nn
 
+from programs.in_pyro import pyro
 from programs.pyro_examples.example import Example, digits, example
-
-pyro: Any = annotated  # which wants what its documentation does not
 
 
 def layers(*sizes: int) -> nn.Sequential:
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = pairwise(sizes)
     parts = [part for n, m in pairs for part in (nn.Linear(n, m), nn.Softplus())]
     return nn.Sequential(*parts[:-1])
 
@@ -156,8 +155,10 @@ def air() -> Example:
         if is_inverse:
             scale, shift = 1 / scale, -shift / scale
         eye = torch.eye(2) * scale[..., None]
-        grid = F.affine_grid(torch.cat([eye, shift[..., None]], -1), [len(where), 1, size, size])
-        return F.grid_sample(image[:, None], grid)[:, 0]
+        grid = F.affine_grid(
+            torch.cat([eye, shift[..., None]], -1), [len(where), 1, size, size], False
+        )
+        return F.grid_sample(image[:, None], grid, align_corners=False)[:, 0]
 
     def model(x: Tensor) -> None:
         pyro.module("paint", paint)

@@ -20,8 +20,7 @@ class Example:
     """A model, a guide and data.
 
     `nesting` is how many plates nest where sites are summed over, None where all are drawn.
-    `is_right_there` is whether Pyro's gradient is unbiased, and `is_smooth` whether no draw needs a
-    score, so that both losses have the same gradient.
+    `is_right_there` is whether Pyro's gradient is unbiased.
     """
 
     model: Program

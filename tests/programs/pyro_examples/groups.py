@@ -4,17 +4,14 @@
 
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 from torch.distributions import constraints
 
+from programs.in_pyro import poutine, pyro
 from programs.pyro_examples.example import Example, digits, example
-
-pyro: Any = annotated  # which wants what its documentation does not
-poutine: Any = pyro.poutine
 
 
 def tunes() -> tuple[Tensor, Tensor]:
@@ -109,19 +106,21 @@ def factorial_hmm() -> Example:
 
 @example
 def hmm_drawn() -> Example:
-    """The states are drawn, by a guide that has seen nothing but the key that is down now."""
+    """The states are drawn, by a guide that has a table for each."""
 
     def model(x: Tensor) -> None:
-        state: Any = 0
         move, press = torch.eye(3) * 2 + 0.3, torch.linspace(0.2, 0.8, 3)
-        for t in pyro.markov(range(x.shape[1])):
-            state = pyro.sample(f"state_{t}", dist.Categorical(move[state]))
-            pyro.sample(f"key_{t}", dist.Bernoulli(press[state]), obs=x[0, t, 0])
+        state: Any = 0
+        with pyro.plate("tunes", len(x)):
+            for t in pyro.markov(range(x.shape[1])):
+                state = pyro.sample(f"state_{t}", dist.Categorical(move[state]))
+                pyro.sample(f"key_{t}", dist.Bernoulli(press[state]), obs=x[:, t, 0])
 
     def guide(x: Tensor) -> None:
-        logits = pyro.param("logits", torch.zeros(x.shape[1], 3))
-        for t in pyro.markov(range(x.shape[1])):
-            pyro.sample(f"state_{t}", dist.Categorical(logits=logits[t]))
+        logits = pyro.param("logits", torch.zeros(x.shape[1], len(x), 3))
+        with pyro.plate("tunes", len(x)):
+            for t in pyro.markov(range(x.shape[1])):
+                pyro.sample(f"state_{t}", dist.Categorical(logits=logits[t]))
 
     return Example(model, guide, tunes()[:1])
 
@@ -143,7 +142,9 @@ def mixture_drawn() -> Example:
         with pyro.plate("cases", len(x)):
             pyro.sample("assigned", dist.Categorical(logits=logits))
 
-    return Example(poutine.infer_config(mixture_model, lambda _: {"enumerate": None}), guide, (PLACES,))
+    return Example(
+        poutine.infer_config(mixture_model, lambda _: {"enumerate": None}), guide, (PLACES,)
+    )
 
 
 @example

@@ -4,7 +4,6 @@
 
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
@@ -13,10 +12,9 @@ from sklearn.datasets import load_diabetes  # type: ignore[import-untyped]  # ha
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from programs.in_pyro import pyro_schools
+from programs.in_pyro import pyro, pyro_schools
 from programs.pyro_examples.example import Example, example
 
-pyro: Any = annotated  # which wants what its documentation does not
 module_of: Any = PyroModule
 
 # Hits of 18 players in their first 45 times at bat of 1970; Efron and Morris (1975).
@@ -67,7 +65,9 @@ class Regression(PyroModule):  # type: ignore[misc, unused-ignore]
 def bayesian_regression() -> Example:
     """How diabetes goes on by age, sex, weight and pressure; Efron et al. (2004)."""
     found = load_diabetes()
-    x, y = (torch.tensor(part[:60]).to(torch.get_default_dtype()) for part in (found.data, found.target))
+    x, y = (
+        torch.tensor(part[:60]).to(torch.get_default_dtype()) for part in (found.data, found.target)
+    )
     model = Regression()
     return Example(model, AutoDiagonalNormal(model), (10 * x[:, :4], (y - y.mean()) / y.std()))
 
@@ -107,12 +107,12 @@ def inclined_plane() -> Example:
     It is moved step by step until it is at the end: Python reads where it is, and the time is a
     number, through which no derivative goes.
     """
-    angle, length, step, gravity = 3.14159 / 6, 2.0, 0.005, 9.8
+    angle, length, step, gravity = 3.14159 / 6, 2.0, 0.02, 9.8
 
     def slide(friction: Tensor) -> float:
         pull = gravity * (torch.tensor(angle).sin() - friction * torch.tensor(angle).cos())
         steps, speed, way = 0, torch.zeros(()), torch.zeros(())
-        while way < length and steps < 2000:
+        while way < length and steps < 200:
             speed = (speed + pull * step).clamp_min(1e-3)
             way = way + speed * step
             steps += 1
