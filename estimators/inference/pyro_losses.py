@@ -40,6 +40,8 @@ from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
 from ancestral.estimators.inference.pyro_sites import (
+    Lines,
+    Replay,
     check_infer,
     check_runs,
     check_shape,
@@ -47,10 +49,12 @@ from ancestral.estimators.inference.pyro_sites import (
     named,
     refuse_mismatch,
     refuse_observed,
+    refuse_unrun,
     refuse_unspecified,
     with_lines,
 )
 from ancestral.provenance.tensor.tensor import Unseen, provenance
+from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
@@ -120,8 +124,15 @@ class _Loss(abc.ABC):
         credit: PerSite[Estimator] = by_element,
         **options: Any,
     ) -> None:
-        """Take the options."""
+        """Take the options.
+
+        Raises:
+            ValueError: if a count is none, or is too small.
+        """
         check_baseline(baseline)
+        check_count("num_particles", num_particles)
+        if max_plate_nesting != float("inf"):
+            check_count("max_plate_nesting", max_plate_nesting, 0)
         super().__init__(  # type: ignore[call-arg]
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
@@ -220,8 +231,9 @@ class _Loss(abc.ABC):
     def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         """Run both programs once to learn how many dimensions plates have, unless that is known."""
         if self.max_plate_nesting == float("inf"):
-            with suspended():
-                self._guess_max_plate_nesting(model, guide, args, kwargs)
+            lines = Lines()
+            with suspended(), lines.noted():
+                self._guess_max_plate_nesting(lines(model), lines(guide), args, kwargs)
 
     def _programs(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -235,10 +247,12 @@ class _Loss(abc.ABC):
             return (guide_trace, model_trace), None
         with record() as guided:
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        refuse_unrun("guide", guide, guide_trace)
         refuse_observed(guided)
         with record() as modelled:
-            replayed = poutine.replay(model, trace=guide_trace)
+            replayed = Replay(trace=guide_trace)(model)
             model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        refuse_unrun("model", model, model_trace)
         return (guide_trace, model_trace), Pair(modelled, guided)
 
     def _check(self, traces: _Traces, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> None:
