@@ -166,7 +166,8 @@ def _kind_of_density(node: Node) -> object:
 
 def _read(fn: Distribution) -> tuple[str, ...] | None:
     """Return the parameters that the density of a known family reads."""
-    for names in _parameters_of(type(fn)):
+    kind: Any = type(fn)
+    for names in _parameters_of(kind):
         if vars(fn).keys() >= {*names}:
             return names
     return None
@@ -201,7 +202,8 @@ def evaluate_together(nodes: Iterable[Node]) -> None:
             for node, part in zip(members, parts, strict=True):
                 # A node of autograd for each: it tells which draw was scored, and by what.
                 vars(node)["elementwise_log_prob"] = own = aside(part)
-                mark_share(own, (*(tensor for tensor, _ in parameters(node.fn)), node.value))
+                held = () if node.fn is None else parameters(node.fn)
+                mark_share(own, (*(tensor for tensor, _ in held), node.value))
 
 
 def _stacked(nodes: Sequence[Node]) -> Tensor | None:

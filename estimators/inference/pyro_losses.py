@@ -31,7 +31,6 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
-from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.problem import Cost, problem_of_terms
 from ancestral.estimators.gradient.score_function import evaluate_together
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
@@ -39,6 +38,12 @@ from ancestral.estimators.gradient.surrogate import backward, decided, descend, 
 from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
+from ancestral.estimators.inference.pyro_costs import (
+    Density,
+    counted,
+    refuse_non_finite,
+    total_of,
+)
 from ancestral.estimators.inference.pyro_sites import (
     Lines,
     Replay,
@@ -53,13 +58,12 @@ from ancestral.estimators.inference.pyro_sites import (
     refuse_unspecified,
     with_lines,
 )
-from ancestral.provenance.tensor.tensor import Unseen, provenance
+from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
 from ancestral.trace.enumeration.enumerate import enumerate as enumerated
-from ancestral.trace.nodes.node import Node
 from ancestral.trace.pyro.bridge import node_of, unnamed_params
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
@@ -91,16 +95,6 @@ class _Run(NamedTuple):
         """The loss with its provenance, if it has any."""
         parts = [cost.value.sum() * cost.weight for cost in self.costs]
         return sum(parts[1:], parts[0]) if parts else self.loss
-
-
-class _Density(NamedTuple):
-    """What a site adds to the loss: its log-probability, tracked and plain, with a sign."""
-
-    value: Tensor
-    plain: Tensor
-    sign: int
-    node: Node | None
-    program: str
 
 
 class _Loss(abc.ABC):
@@ -223,9 +217,9 @@ class _Loss(abc.ABC):
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)
                 densities = self._terms(sites, pair)
-                costs = [_counted(each, self.num_particles) for each in densities]
-                loss = _sum([cost.counted for cost in costs])
-                _refuse_non_finite(densities, loss)
+                costs = [counted(each, self.num_particles) for each in densities]
+                loss = total_of([cost.counted for cost in costs])
+                refuse_non_finite(densities, loss)
             yield _Run(trace, costs, loss, sites[0])
 
     def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
@@ -272,10 +266,10 @@ class _Loss(abc.ABC):
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
         """Warn, as Pyro does, where the marks of sites and the loss do not go together."""
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Density]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[Density]:
         """Return what each site of the guide, and of the model, adds to the loss."""
         is_checked = is_validation_enabled()
-        found: list[_Density] = []
+        found: list[Density] = []
         evaluate_together(filter(None, map(node_of, itertools.chain(*sites))))
         for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True):
             for site in some:
@@ -283,7 +277,7 @@ class _Loss(abc.ABC):
                 plain = aside(term)
                 if is_checked:
                     check_shape(site, plain, self.max_plate_nesting)
-                found.append(_Density(term, plain, sign, node_of(site), program))
+                found.append(Density(term, plain, sign, node_of(site), program))
         return found
 
 
@@ -358,11 +352,11 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
                 stacklevel=stacklevel(),
             )
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Density]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[Density]:
         """Return what all sites add to the loss, as it is expected."""
         if pair is None:
             return super()._terms(sites, pair)
-        return [_Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
+        return [Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
 
 
 class _Marked(enumerated):
@@ -377,28 +371,6 @@ def _sites_of(trace: Any) -> list[_Site]:
     """Return the samples of a trace of Pyro, but for the subsamples of plates."""
     pruned: Any = prune_subsample_sites(trace)
     return [site for site in pruned.nodes.values() if site["type"] == "sample"]
-
-
-def _counted(density: _Density, particles: int) -> Cost:
-    weight, counted = density.sign / particles, density.plain
-    with Unseen():
-        return Cost(density.value, weight, counted if weight == 1 else counted * weight)
-
-
-def _sum(counted: Sequence[Tensor]) -> Tensor:
-    """Return the sum of all elements, []."""
-    with Unseen():
-        parts = [each if each.ndim == 0 else each.sum() for each in counted]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
-
-
-def _refuse_non_finite(densities: Sequence[_Density], loss: Tensor) -> None:
-    """Raise a NonFiniteDensityError if a log-probability is NaN or infinite."""
-    if bool(torch.isfinite(loss)):
-        return
-    for each in densities:
-        if each.node is not None and not bool(torch.isfinite(each.plain).all()):
-            raise non_finite_density(each.node, each.program)
 
 
 def _has_gradient(run: _Run) -> bool:

@@ -136,7 +136,7 @@ _VALUES: Mapping[str, tuple[Any, ...]] = {
     "enumerate": (None, "parallel", "sequential"),
     "estimator": (None, "auto", "pathwise", "score"),
 }
-"""What the options may be that are texts."""
+"""The options that are texts, and which of these are read."""
 
 
 def check_infer(site: _Site) -> None:

@@ -56,7 +56,7 @@ def place() -> Place:
     is_differentiated = False
     while outer is not None:
         code = outer.f_code
-        # What is asked of each frame is little: to list the variables of all would take longer.
+        # Of most frames nothing but the owner counts: to list the variables of all takes longer.
         if is_user(outer):
             if code.co_argcount and code.co_varnames[0] == "self":
                 owner = outer.f_locals.get("self")

@@ -189,10 +189,12 @@ def is_of_torch(value: Any) -> bool:
 
     Only of those is it known that no element of a batch depends on another.
     """
-    inner = value
-    while isinstance(inner, Independent) and is_class_of_torch(type(inner)):
+    inner: Any = value
+    kind: Any = type(inner)
+    while issubclass(kind, Independent) and is_class_of_torch(kind):
         inner = inner.base_dist
-    return declares_all(type(inner)) or all(map(is_class_of_torch, map(type, parts_of(value))))
+        kind = type(inner)
+    return declares_all(kind) or all(map(is_class_of_torch, map(type, parts_of(value))))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -316,7 +318,7 @@ def plainly(owner: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -
 
     What the owner keeps of the call is no plain tensor that others would take for a constant.
     """
-    parts = [owner] if declares_all(type(owner)) else parts_of(owner)
+    parts = parts_of(owner)
     if all(map(is_class_of_torch, map(type, parts))):
         before = [*map(dict, map(vars, parts))]
         try:

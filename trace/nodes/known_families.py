@@ -166,9 +166,11 @@ _KNOWN: dict[type[Distribution], _Known] = {
 @functools.lru_cache(maxsize=1024)
 def _known_as(kind: Any) -> _Known | None:
     """Return how a class scores, also one of Pyro that scores as torch's does."""
-    return next(
-        (how for known, how in _KNOWN.items() if kind is known or _is_as(kind, known)), None
-    )
+    known: Any
+    for known, how in _KNOWN.items():
+        if kind is known or _is_as(kind, known):
+            return how
+    return None
 
 
 def is_method_of(kind: Any, method: Callable[..., Any]) -> bool:
@@ -186,8 +188,9 @@ def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
         fn: the distribution of independent elements.
         value: what it drew, [*batch].
     """
-    known = _known_as(type(fn))
-    if known is None or "log_prob" in vars(fn) or not is_method_of(type(fn), known.method):
+    kind: Any = type(fn)
+    known = _known_as(kind)
+    if known is None or "log_prob" in vars(fn) or not is_method_of(kind, known.method):
         return None
     if version_of(value):  # somebody has written into it, what the distribution may not draw
         return None
@@ -214,7 +217,8 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
     Raises:
         ValueError: if the value is not in the support.
     """
-    known = _known_as(type(fn))
+    kind: Any = type(fn)
+    known = _known_as(kind)
     if known is None or storage.table or storage.local.guards:
         return None
     logits = _logits(fn, value, known.event)

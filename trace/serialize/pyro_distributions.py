@@ -37,7 +37,8 @@ class Site(NamedTuple):
 
 def translated(fn: Any, value: Tensor | None, mask: Any) -> Site:
     """Return the site of a statement, of which Pyro's handlers have made this."""
-    if mask is None and is_simple(type(fn)):
+    kind: Any = type(fn)
+    if mask is None and is_simple(kind):
         return Site(fn, value, None, fn.has_rsample)
     while isinstance(fn, MaskedDistribution):
         own = vars(fn)["_mask"]  # of Pyro, whatever torch calls so

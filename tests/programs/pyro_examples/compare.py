@@ -87,7 +87,7 @@ class Row(NamedTuple):
     to_plain: float | None  # ours to Trace_ELBO
 
 
-def compared(name: str, draws: int = 200, rounds: int = 10) -> Row:
+def compared(name: str, draws: int = 50, rounds: int = 10) -> Row:
     example = prepared(name)
     ours, theirs = example.losses()
     apart = abs(step(example, ours, 3)[0] - step(example, theirs, 3)[0])
