@@ -51,6 +51,18 @@ for _name in "setattr delattr setitem delitem undo".split():
 
 
 @pytest.fixture
+def in_double_precision() -> Iterator[None]:
+    """Compute in float64, beside what Pyro computes with no parameter in its store."""
+    import pyro  # few tests need it
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    pyro.clear_param_store()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def uncollected() -> Iterator[None]:
     """Keep Python's collector, which would look at all that other tests left, out of a timing."""
     gc.collect()

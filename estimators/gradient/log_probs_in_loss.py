@@ -33,6 +33,7 @@ from ancestral.trace.nodes.autograd_graph import (
     PRODUCTS,
     Edge,
     Origin,
+    below,
     history,
     is_learned,
     leaves_of,
@@ -104,7 +105,7 @@ class ScoredNodes:
                 above = after[1:]
                 pending += [
                     Met(edge[0], *above)
-                    for edge in met.node.next_functions
+                    for edge in below(met.node)
                     if edge[0] is not None and edge not in self._shut
                 ]
 

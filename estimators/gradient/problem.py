@@ -32,7 +32,7 @@ from ancestral.estimators.gradient.missing_scores import (
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import Unseen, provenance, untrack
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Row, Structure, structure_of
@@ -121,23 +121,31 @@ def problem_of_costs(trace: Trace, left_out: Provenance | None = None) -> Proble
     return _used(examined_costs(trace, left_out))
 
 
-def problem_of_terms(trace: Trace, costs: Sequence[tuple[Tensor, float]]) -> Problem | None:
-    """Take a sum of finite costs, with weights, apart that was never formed; None if one is a sum.
+class Cost(NamedTuple):
+    """A cost, how often it counts, and what it adds to a loss: a plain tensor of its shape."""
 
-    None too if Python may have chosen among them.
+    value: Tensor
+    weight: float
+    counted: Tensor
+
+
+def problem_of_terms(trace: Trace, costs: Sequence[Cost], whole: Tensor) -> Problem | None:
+    """Take a sum of finite costs apart that is known by its parts; None if one is a sum itself.
+
+    None too if Python may have chosen among them. `whole` is what they add up to, [], plain.
     """
-    decisions, known = decisions_of(trace.universe), [provenance(cost) for cost, _ in costs]
+    decisions, known = decisions_of(trace.universe), [provenance(cost.value) for cost in costs]
     are_chosen = decisions.finished is not None or (None in known and decisions.noted)
-    if are_chosen or any(getattr(cost, "_form", None) is not None for cost, _ in costs):
+    if are_chosen or any(getattr(cost.value, "_form", None) is not None for cost in costs):
         return None
     if decisions.failures:
         raise _caught(*decisions.failures[0])
-    live = [untrack(cost) * weight for cost, weight in costs]
+    with Unseen():  # of plain tensors
+        counted = [cost.counted.detach() for cost in costs]
     terms = [
-        Term(each.detach(), cost, weight, found)
-        for each, (cost, weight), found in zip(live, costs, known, strict=True)
+        Term(each, cost.value, cost.weight, found)
+        for each, cost, found in zip(counted, costs, known, strict=True)
     ]
-    whole = torch.stack([each.sum() for each in live]).sum()
     return _used(_assemble(_outermost(trace), terms, whole, decisions))
 
 

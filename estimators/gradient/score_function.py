@@ -5,7 +5,9 @@ computed element by element, those of one shape are stacked and evaluated at onc
 by a few ops instead of some for each site.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import unwrap
 from types import MappingProxyType
 from typing import Any
 
@@ -18,8 +20,11 @@ from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.provenance.tensor.linear_form import Weight
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
-from ancestral.trace.nodes.distribution_params import factorized
+from ancestral.trace.nodes.autograd_graph import mark_share
+from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch, parameters
+from ancestral.trace.nodes.known_families import is_method_of
 from ancestral.trace.nodes.node import Node
 
 Pair = tuple[Node, Credit]
@@ -93,6 +98,8 @@ def densities_in(terms: Iterable[Term]) -> dict[Node, Tensor]:
             node, leaf = getattr(term.leaf, "_scored", None), term.leaf
             if node is None or node.is_reparameterized or node.mask is not None:
                 continue
+            if node.has_hidden_elements:
+                continue
             is_seen = bool(_hooks(leaf)) or _retains(leaf)
             if leaf._version == 0 and _learns(leaf) and not (is_seen or node.has_moving_boundary):
                 node.refuse_modified()
@@ -139,7 +146,12 @@ def _constant(value: Tensor) -> Tensor:
 
 def _kind(node: Node) -> object:
     """Return what small sites share whose densities may be stacked, None for any other site."""
-    if node.is_reparameterized or node.fn is None or "elementwise_log_prob" in vars(node):
+    return None if node.is_reparameterized else _kind_of_density(node)
+
+
+def _kind_of_density(node: Node) -> object:
+    """Return it whether or not a gradient flows through the value."""
+    if node.fn is None or "elementwise_log_prob" in vars(node):
         return None
     fn = factorized(node.fn)
     names = _read(fn)
@@ -154,10 +166,44 @@ def _kind(node: Node) -> object:
 
 def _read(fn: Distribution) -> tuple[str, ...] | None:
     """Return the parameters that the density of a known family reads."""
-    for names in _ELEMENTWISE.get(type(fn), ()):
+    kind: Any = type(fn)
+    for names in _parameters_of(kind):
         if vars(fn).keys() >= {*names}:
             return names
     return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters_of(kind: Any) -> tuple[tuple[str, ...], ...]:
+    """Return those of a known family, also of a class of Pyro that has the density of torch's."""
+    for known, names in _ELEMENTWISE.items():
+        is_as = issubclass(kind, known) and is_class_of_torch(kind)
+        if kind is known or (is_as and is_method_of(kind, unwrap(known.log_prob))):
+            return names
+    return ()
+
+
+def evaluate_together(nodes: Iterable[Node]) -> None:
+    """Let small sites of one kind keep their log-densities, which are computed at once.
+
+    Those of other sites, and of one whose value is refused, are computed when they are asked for.
+    """
+    groups: dict[object, list[Node]] = {}
+    for node in nodes:
+        if node.mask is None and node.enumeration is None:
+            kind = _kind_of_density(node)
+            if kind is not None:
+                groups.setdefault(kind, []).append(node)
+    for members in groups.values():
+        density = _stacked(members) if len(members) >= _MANY else None
+        if density is not None:
+            with DisableTorchFunction():
+                parts = density.unbind()
+            for node, part in zip(members, parts, strict=True):
+                # A node of autograd for each: it tells which draw was scored, and by what.
+                vars(node)["elementwise_log_prob"] = own = aside(part)
+                held = () if node.fn is None else parameters(node.fn)
+                mark_share(own, (*(tensor for tensor, _ in held), node.value))
 
 
 def _stacked(nodes: Sequence[Node]) -> Tensor | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit
 from ancestral.estimators.gradient.subtraction import BaselineError
+from ancestral.estimators.inference.pyro_sites import named
 from ancestral.provenance.tensor.tensor import untrack
 
 _KEYS = (
@@ -32,8 +33,10 @@ class PyroBaseline:
         loss: the sum of (cost - baseline)², for the networks to learn by, [].
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], particles: int) -> None:
-        """Take the options of a site.
+    def __init__(
+        self, name: str, described: str, options: Mapping[str, Any], particles: int
+    ) -> None:
+        """Take the options of a site, and what a message calls it.
 
         Raises:
             BaselineError: if there is one that Pyro does not know, or two that exclude each other.
@@ -41,15 +44,16 @@ class PyroBaseline:
         unknown = [repr(key) for key in options if key not in _KEYS]
         if unknown:
             raise BaselineError(
-                f"site {name!r}: nothing reads {', '.join(unknown)} in its baseline; expected of "
+                f"{described}: nothing reads {', '.join(unknown)} in its baseline; expected of "
                 f"{', '.join(_KEYS)}"
             )
         if options.get("nn_baseline") is not None and options.get("baseline_value") is not None:
             raise BaselineError(
-                f"site {name!r}: its baseline has both nn_baseline and baseline_value, of which "
+                f"{described}: its baseline has both nn_baseline and baseline_value, of which "
                 "one may foretell the cost"
             )
         self._name, self._options, self._particles = name, options, particles
+        self._described = described
         self.loss = torch.zeros(())
 
     def __call__(self, credit: Credit, /) -> Tensor:
@@ -67,7 +71,7 @@ class PyroBaseline:
             return cost.new_zeros(())
         if found.shape != cost.shape:
             raise BaselineError(
-                f"site {self._name!r}: its baseline has shape {list(found.shape)}; expected that "
+                f"{self._described}: its baseline has shape {list(found.shape)}; expected that "
                 f"of its batch, {list(cost.shape)}, one for each case"
             )
         return -found[(..., *(None,) * len(dims))] / self._particles
@@ -102,7 +106,8 @@ def baselines_of(
     asked = {s["name"]: options_of(s) for s in sites if options_of(s)}
     if not asked:
         return given, []
-    found = {name: PyroBaseline(name, options, particles) for name, options in asked.items()}
+    lines = {site["name"]: named(site) for site in sites if site["name"] in asked}
+    found = {n: PyroBaseline(n, lines[n], options, particles) for n, options in asked.items()}
     by_name: dict[str, Any] = {glob.escape(name): each for name, each in found.items()}
     rest = given if isinstance(given, Mapping) else _others(sites, found, given)
     return {**by_name, **rest}, list(found.values())

@@ -32,14 +32,22 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
-from ancestral.estimators.gradient.loss_terms import non_finite_density
-from ancestral.estimators.gradient.problem import problem_of_terms
+from ancestral.estimators.gradient.problem import Cost, problem_of_terms
+from ancestral.estimators.gradient.score_function import evaluate_together
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import backward, decided, descend, settle, surrogate
 from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
+from ancestral.estimators.inference.pyro_costs import (
+    Density,
+    counted,
+    refuse_non_finite,
+    total_of,
+)
 from ancestral.estimators.inference.pyro_sites import (
+    Lines,
+    Replay,
     check_infer,
     check_runs,
     check_shape,
@@ -47,14 +55,16 @@ from ancestral.estimators.inference.pyro_sites import (
     named,
     refuse_mismatch,
     refuse_observed,
+    refuse_unrun,
     refuse_unspecified,
     with_lines,
 )
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import provenance
+from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
 from ancestral.trace.enumeration.enumerate import enumerate as enumerated
-from ancestral.trace.nodes.node import Node
 from ancestral.trace.pyro.bridge import node_of, unnamed_params
 from ancestral.trace.recording.message import Message
 from ancestral.trace.recording.record import record
@@ -72,28 +82,20 @@ class _Run(NamedTuple):
     """
 
     trace: Trace
-    costs: list[tuple[Tensor, float]]
+    costs: list[Cost]
     loss: Tensor
     guide_sites: list[_Site]
 
     @property
     def is_tracked(self) -> bool:
         """Whether any cost depends on a draw."""
-        return any(provenance(cost) is not None for cost, _ in self.costs)
+        return any(provenance(cost.value) is not None for cost in self.costs)
 
     @property
     def tracked(self) -> Tensor:
         """The loss with its provenance, if it has any."""
-        return _sum(self.costs, self.loss)
-
-
-class _Cost(NamedTuple):
-    """What a site adds to the loss: its log-probability, tracked, with a sign."""
-
-    value: Tensor
-    sign: int
-    node: Node | None
-    program: str
+        parts = [cost.value.sum() * cost.weight for cost in self.costs]
+        return sum(parts[1:], parts[0]) if parts else self.loss
 
 
 class _Loss(abc.ABC):
@@ -117,8 +119,15 @@ class _Loss(abc.ABC):
         credit: PerSite[Estimator] = by_element,
         **options: Any,
     ) -> None:
-        """Take the options."""
+        """Take the options.
+
+        Raises:
+            ValueError: if a count is none, or is too small.
+        """
         check_baseline(baseline)
+        check_count("num_particles", num_particles)
+        if max_plate_nesting != float("inf"):
+            check_count("max_plate_nesting", max_plate_nesting, 0)
         super().__init__(  # type: ignore[call-arg]
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
@@ -149,7 +158,7 @@ class _Loss(abc.ABC):
 
     def _descend(self, run: _Run) -> None:
         is_kept = bool(self.retain_graph)
-        problem = problem_of_terms(run.trace, run.costs) if run.is_tracked else None
+        problem = problem_of_terms(run.trace, run.costs, run.loss) if run.is_tracked else None
         loss = run.loss if problem is not None else run.tracked
         if problem is None and provenance(loss) is None:
             loss.backward(retain_graph=self.retain_graph)
@@ -208,17 +217,18 @@ class _Loss(abc.ABC):
                     traces, pair = self._programs(model, guide, args, kwargs)
                 sites = [_sites_of(each) for each in traces]
                 self._check(traces, sites, pair)
-                costs = self._terms(sites, pair)
-                weighed = [(cost.value, cost.sign / self.num_particles) for cost in costs]
-                loss = _sum([(untrack(cost), weight) for cost, weight in weighed])
-                _refuse_non_finite(costs, loss)
-            yield _Run(trace, weighed, loss, sites[0])
+                densities = self._terms(sites, pair)
+                costs = [counted(each, self.num_particles) for each in densities]
+                loss = total_of([cost.counted for cost in costs])
+                refuse_non_finite(densities, loss)
+            yield _Run(trace, costs, loss, sites[0])
 
     def _find_nesting(self, model: Program, guide: Program, args: Any, kwargs: Any) -> None:
         """Run both programs once to learn how many dimensions plates have, unless that is known."""
         if self.max_plate_nesting == float("inf"):
-            with suspended():
-                self._guess_max_plate_nesting(model, guide, args, kwargs)
+            lines = Lines()
+            with suspended(), lines.noted():
+                self._guess_max_plate_nesting(lines(model), lines(guide), args, kwargs)
 
     def _programs(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -232,10 +242,12 @@ class _Loss(abc.ABC):
             return (guide_trace, model_trace), None
         with record() as guided:
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        refuse_unrun("guide", guide, guide_trace)
         refuse_observed(guided)
         with record() as modelled:
-            replayed = poutine.replay(model, trace=guide_trace)
+            replayed = Replay(trace=guide_trace)(model)
             model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        refuse_unrun("model", model, model_trace)
         return (guide_trace, model_trace), Pair(modelled, guided)
 
     def _check(self, traces: _Traces, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> None:
@@ -255,19 +267,19 @@ class _Loss(abc.ABC):
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
         """Warn, as Pyro does, where the marks of sites and the loss do not go together."""
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[Density]:
         """Return what each site of the guide, and of the model, adds to the loss."""
-        return [
-            self._cost(site, sign, program)
-            for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True)
-            for site in some
-        ]
-
-    def _cost(self, site: _Site, sign: int, program: str) -> _Cost:
-        node, term = node_of(site), density_of(site)
-        if is_validation_enabled():
-            check_shape(site, untrack(term), self.max_plate_nesting)
-        return _Cost(term, sign, node, program)
+        is_checked = is_validation_enabled()
+        found: list[Density] = []
+        evaluate_together(filter(None, map(node_of, itertools.chain(*sites))))
+        for some, sign, program in zip(sites, (1, -1), ("guide", "model"), strict=True):
+            for site in some:
+                term = density_of(site)
+                plain = aside(term)
+                if is_checked:
+                    check_shape(site, plain, self.max_plate_nesting)
+                found.append(Density(term, plain, sign, node_of(site), program))
+        return found
 
 
 class TraceGraph_ELBO(_Loss, infer.TraceGraph_ELBO):  # noqa: N801 (as Pyro's)
@@ -341,11 +353,11 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
                 stacklevel=stacklevel(),
             )
 
-    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[_Cost]:
+    def _terms(self, sites: Sequence[Sequence[_Site]], pair: Pair | None) -> list[Density]:
         """Return what all sites add to the loss, as it is expected."""
         if pair is None:
             return super()._terms(sites, pair)
-        return [_Cost(term.value, 1, term.node, term.program) for term in terms_of(pair)]
+        return [Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
 
 
 class _Marked(enumerated):
@@ -366,23 +378,6 @@ def _sites_of(trace: Any) -> list[_Site]:
     """Return the samples of a trace of Pyro, but for the subsamples of plates."""
     pruned: Any = prune_subsample_sites(trace)
     return [site for site in pruned.nodes.values() if site["type"] == "sample"]
-
-
-def _sum(costs: Sequence[tuple[Tensor, float]], otherwise: Tensor | None = None) -> Tensor:
-    """Return the weighted sum of all elements, []."""
-    parts = [cost.sum() * weight for cost, weight in costs]
-    if not parts:
-        return torch.zeros(()) if otherwise is None else otherwise
-    return sum(parts[1:], parts[0])
-
-
-def _refuse_non_finite(costs: Sequence[_Cost], loss: Tensor) -> None:
-    """Raise a NonFiniteDensityError if a log-probability is NaN or infinite."""
-    if bool(torch.isfinite(loss)):
-        return
-    for cost in costs:
-        if cost.node is not None and not bool(torch.isfinite(untrack(cost.value)).all()):
-            raise non_finite_density(cost.node, cost.program)
 
 
 def _has_gradient(run: _Run) -> bool:

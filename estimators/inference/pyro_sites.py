@@ -1,13 +1,15 @@
 """Sites of Pyro's traces: their log-probabilities, and what is wrong with them, with the line."""
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import InferDict
 from pyro.util import check_site_shape
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from ancestral.estimators.inference.model_guide import GuideError, Pair, misread, missing, sites_of
 from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import SiteError, guessed, listed
-from ancestral.trace.context.place import line_of
+from ancestral.trace.context.place import Location, line_of, place
 from ancestral.trace.graph.argument_types import check_program
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
@@ -89,11 +91,7 @@ def check_runs(verb: str, role: str, program: Any) -> None:
     body = getattr(inner, "forward", inner)
     kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
     if any(is_of(body) for is_of in kinds):
-        raise TypeError(
-            f"{verb} takes the {role} as a function, not as a generator or a coroutine, such as "
-            f"{short(body)}: its statements would run after the call, or never; loop over its "
-            "steps within a function"
-        )
+        raise _unrun(verb, role, body)
 
 
 def refuse_observed(guide: Trace) -> None:
@@ -134,17 +132,32 @@ def refuse_unspecified(site: _Site) -> None:
 
 
 _KNOWN = frozenset({*InferDict.__annotations__, "tmc", "baseline", "estimator", "credit"})
+_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "enumerate": (None, "parallel", "sequential"),
+    "estimator": (None, "auto", "pathwise", "score"),
+}
+"""The options that are texts, and which of these are read."""
 
 
 def check_infer(site: _Site) -> None:
     """Raise for what nothing reads in the ``infer`` of a site."""
-    unknown = [k for k in site["infer"] if k not in _KNOWN and not str(k).startswith("_")]
+    infer = site["infer"]
+    if _KNOWN.issuperset(infer) and _VALUES.keys().isdisjoint(infer) and "num_samples" not in infer:
+        return
+    unknown = [k for k in infer if k not in _KNOWN and not str(k).startswith("_")]
     if unknown:
+        options = sorted(key for key in _KNOWN if not key.startswith("_"))
         raise SiteError(
             f"{named(site)}: nothing reads {unknown[0]!r} in its infer; expected of "
-            f"{listed(sorted(_KNOWN))}{guessed(unknown, _KNOWN)}"
+            f"{listed(options)}{guessed(unknown, options)}"
         )
-    if site["infer"].get("num_samples") is not None:
+    for key, values in _VALUES.items():
+        if isinstance(infer.get(key), str) and infer[key] not in values:
+            raise SiteError(
+                f"{named(site)}: {key!r} in its infer is {infer[key]!r}; expected "
+                f"{listed([value for value in values if value is not None])}"
+            )
+    if infer.get("num_samples") is not None:
         raise SiteError(
             f"{named(site)}: num_samples in its infer asks for several draws of one site, which "
             "only pyro.infer.TraceTMC_ELBO makes; leave it out: what is marked by "
@@ -152,7 +165,61 @@ def check_infer(site: _Site) -> None:
         )
 
 
+class Replay(ReplayMessenger):
+    """Gives a model the values of its guide, whose ``infer`` then hides what the model says."""
+
+    def _pyro_sample(self, msg: _Site) -> None:
+        check_infer(msg)
+        super()._pyro_sample(msg)
+
+
+class Lines(Messenger):
+    """Notes the lines of sites, for the errors of whoever looks at Pyro's traces alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at: dict[str, Location] = {}
+
+    def _pyro_sample(self, msg: _Site) -> None:
+        self.at[msg["name"]] = place().location
+
+    @contextmanager
+    def noted(self) -> Generator[None]:
+        """Note at an error that names a site which line it is at."""
+        try:
+            yield
+        except ValueError as error:
+            name = next((name for name in self.at if f'at site "{name}"' in str(error)), None)
+            if name is None:
+                raise
+            raise SiteError(f"site {name!r} ({self.at[name]}): {error}") from error
+
+
+def refuse_unrun(role: str, program: Any, trace: _Site) -> None:
+    """Raise if what a program returned has its statements still to run.
+
+    Raises:
+        TypeError: if it did.
+    """
+    found = trace.nodes["_RETURN"]["value"]
+    kinds = inspect.isgenerator, inspect.iscoroutine, inspect.isasyncgen
+    if any(is_of(found) for is_of in kinds):
+        if inspect.iscoroutine(found):
+            found.close()  # else Python complains of it too
+        raise _unrun("the loss", role, poutine.unwrap(program))
+
+
+def _unrun(verb: str, role: str, body: object) -> TypeError:
+    return TypeError(
+        f"{verb} takes the {role} as a function, not as a generator or a coroutine, such as "
+        f"{short(body)}: its statements would run after the call, or never; loop over its "
+        "steps within a function"
+    )
+
+
 def named(site: _Site) -> str:
     """Return what a message calls a site: its name and its line."""
     node = node_of(site)
-    return f"site {site['name']!r}" + ("" if node is None else f" ({node.location})")
+    # Without a node, its statement is just being made, or a handler hid it.
+    where = node.location if node is not None else None if site["done"] else place().location
+    return f"site {site['name']!r}" + ("" if where is None else f" ({where})")

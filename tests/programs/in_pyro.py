@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import pyro
+import pyro as annotated
 import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule, PyroSample
@@ -22,7 +22,8 @@ from torch.distributions import (
 import ancestral as an
 from ancestral import handlers
 
-poutine: Any = pyro.poutine  # the annotations of Pyro want what its documentation does not
+pyro: Any = annotated  # which wants what its documentation does not
+poutine: Any = pyro.poutine
 module_of: Any = PyroModule
 Program = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch.autograd.functional
 from torch import nn
 
-from ancestral.provenance.tensor.frame_owner import code_owner, is_user, module_of, user_frame
+from ancestral.provenance.tensor.frame_owner import is_user, module_of, user_frame
 from ancestral.trace.context.assigned_name import assigned
 
 
@@ -56,8 +56,9 @@ def place() -> Place:
     is_differentiated = False
     while outer is not None:
         code = outer.f_code
-        if code.co_varnames[:1] == _METHODS:
-            if code_owner(outer.f_globals.get("__name__"), code.co_filename) == "user":
+        # Of most frames nothing but the owner counts: to list the variables of all takes longer.
+        if is_user(outer):
+            if code.co_argcount and code.co_varnames[0] == "self":
                 owner = outer.f_locals.get("self")
                 if isinstance(owner, nn.Module) and owner not in modules:
                     modules.append(owner)
@@ -68,7 +69,6 @@ def place() -> Place:
     return Place(location, variable, path, is_differentiated)
 
 
-_METHODS = ("self",)
 _FUNCTIONAL = torch.autograd.functional.__file__
 DERIVATIVES = frozenset("hessian hvp jacobian jvp vhp vjp".split())
 """The functions of `torch.autograd.functional`, which differentiate by copies of what is given."""

@@ -94,6 +94,24 @@ def scored_by(node: Any, universe: Universe) -> tuple[str, ...] | None:
     return names if token == universe.token else None
 
 
+_SHARE = "ancestral: the share of"
+
+
+def mark_share(density: Tensor, held: Iterable[Tensor]) -> None:
+    """Let the node of a log-density that was computed with others tell what its own was made of."""
+    node = history(density)
+    if node is not None:
+        with DisableTorchFunction():
+            made_of = [(edge_of(tensor), tensor.output_nr) for tensor in held]
+        node.metadata[_SHARE] = tuple([edge for edge in made_of if edge[0] is not None])
+
+
+def below(node: Any) -> Iterable["Edge"]:
+    """Return the edges that a gradient goes on by, those of its own share from a shared node."""
+    found: Iterable[Edge] | None = node.metadata.get(_SHARE)
+    return node.next_functions if found is None else found
+
+
 class Origin:
     """The nodes of the graph that the parameters of a distribution come out of."""
 

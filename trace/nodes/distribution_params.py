@@ -63,6 +63,16 @@ def factorized(fn: Distribution) -> Distribution:
     return fn
 
 
+def unmasked(fn: Distribution) -> Distribution:
+    """Return the distribution that draws, where a class of Pyro hides a part of its density."""
+    while "_mask" in vars(fn) and type(fn).__module__ == _MASKING:
+        fn = vars(fn)["base_dist"]
+    return fn
+
+
+_MASKING = "pyro.distributions.torch_distribution"
+
+
 def family_name(fn: Distribution | None) -> str:
     """Return what the independent elements of a distribution are called by, "" for none.
 
@@ -86,7 +96,7 @@ def parameters(fn: Distribution) -> list[Held]:
     """
     while isinstance(fn, Independent):  # as `factorized`, written out for speed
         fn = fn.base_dist
-    return over_batch(fn)
+    return over_batch(unmasked(fn))
 
 
 def over_batch(fn: Distribution) -> list[Held]:
@@ -179,7 +189,12 @@ def is_of_torch(value: Any) -> bool:
 
     Only of those is it known that no element of a batch depends on another.
     """
-    return all(map(is_class_of_torch, map(type, parts_of(value))))
+    inner: Any = value
+    kind: Any = type(inner)
+    while issubclass(kind, Independent) and is_class_of_torch(kind):
+        inner = inner.base_dist
+        kind = type(inner)
+    return declares_all(kind) or all(map(is_class_of_torch, map(type, parts_of(value))))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -234,7 +249,9 @@ def _constraints_of_torch(kind: Any) -> tuple[dict[str, Any], bool]:
         declared = vars(base).get("arg_constraints")
         if isinstance(declared, dict):
             found |= declared
-    return found, bool(found) and isinstance(vars(kind).get("arg_constraints"), dict)
+    # A class of Pyro has the parameters of that of torch which it gives methods to.
+    own: Any = next((base for base in kind.__mro__ if base.__module__ not in _OF_PYRO), kind)
+    return found, bool(found) and isinstance(vars(own).get("arg_constraints"), dict)
 
 
 @functools.cache

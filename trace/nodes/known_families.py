@@ -163,6 +163,24 @@ _KNOWN: dict[type[Distribution], _Known] = {
 }
 
 
+@functools.lru_cache(maxsize=1024)
+def _known_as(kind: Any) -> _Known | None:
+    """Return how a class scores, also one of Pyro that scores as torch's does."""
+    known: Any
+    for known, how in _KNOWN.items():
+        if kind is known or _is_as(kind, known):
+            return how
+    return None
+
+
+def is_method_of(kind: Any, method: Callable[..., Any]) -> bool:
+    """Return whether a class scores by a method of torch, followed or not."""
+    found = kind.log_prob
+    while found is not method and hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    return found is method
+
+
 def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
     """Return log q(z) of a value z, plain, that `fn` has drawn; None where it is no known op.
 
@@ -170,11 +188,9 @@ def own_density(fn: Distribution, value: Tensor) -> Tensor | None:
         fn: the distribution of independent elements.
         value: what it drew, [*batch].
     """
-    known = _KNOWN.get(type(fn))
-    if known is None or "log_prob" in vars(fn):
-        return None
-    method: Any = type(fn).log_prob
-    if getattr(method, "__wrapped__", method) is not known.method:
+    kind: Any = type(fn)
+    known = _known_as(kind)
+    if known is None or "log_prob" in vars(fn) or not is_method_of(kind, known.method):
         return None
     if version_of(value):  # somebody has written into it, what the distribution may not draw
         return None
@@ -201,7 +217,8 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
     Raises:
         ValueError: if the value is not in the support.
     """
-    known = _KNOWN.get(type(fn))
+    kind: Any = type(fn)
+    known = _known_as(kind)
     if known is None or storage.table or storage.local.guards:
         return None
     logits = _logits(fn, value, known.event)

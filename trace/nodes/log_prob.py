@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Distribution
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import alias, attach, provenance
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import (
     factorized,
@@ -68,6 +69,8 @@ class _Site(Protocol):
 def tracked_log_prob(node: _Site) -> Tensor:
     """Return log p(value | parents), masked and scaled, with its provenance: [*shape]."""
     density = tracked_density(node, is_masked=True)
+    if node.mask is None and not isinstance(node.scale, Tensor):
+        return density if node.scale == 1 else density * node.scale
     is_aligned = tuple(density.shape) == node.shape
     if node.mask is not None:
         density = _masked(density, _over(node.mask, node, is_aligned))
@@ -102,7 +105,7 @@ def tracked_density(node: _Site, *, is_masked: bool) -> Tensor:
     found = _joined(node, tuple(plain.shape))
     if found is None or found.universe.state == "settled":
         return plain
-    return _own(node, attach(alias(plain), found))
+    return _own(node, attach(aside(plain), found))
 
 
 def _joined(node: _Site, shape: tuple[int, ...]) -> Provenance | None:

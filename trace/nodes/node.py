@@ -14,8 +14,9 @@ from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import NAMED
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.tensor.control_flow import computed_anew
-from ancestral.provenance.tensor.tensor import alias, attach, untrack
+from ancestral.provenance.tensor.tensor import attach, untrack
 from ancestral.trace.context.place import Location
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import is_cut, mark_density
 from ancestral.trace.nodes.distribution_params import (
@@ -24,6 +25,7 @@ from ancestral.trace.nodes.distribution_params import (
     is_of_torch,
     parameters,
     plainly,
+    unmasked,
 )
 from ancestral.trace.nodes.enum_dims import Enumeration
 from ancestral.trace.nodes.known_families import own_density
@@ -270,6 +272,8 @@ class Node:
                 "rsample and take a smooth cost, without a read of the value, or draw what does "
                 "not move and compute it from that, such as low + (high - low) * u"
             )
+        if self.fn is not None and self.has_hidden_elements:
+            return self._density(self.value.detach(), fn=unmasked(factorized(self.fn)))
         if not self.is_reparameterized:
             return self.elementwise_log_prob
         density = self._density(self.value.detach())
@@ -284,6 +288,12 @@ class Node:
 
     def _no_score(self, why: str) -> NoScoreError:
         return NoScoreError(f"site {self.name!r} ({self.location}): {why}")
+
+    @property
+    def has_hidden_elements(self) -> bool:
+        """Whether its density leaves elements of it out, which its score does not."""
+        inner = None if self.fn is None else factorized(self.fn)
+        return inner is not None and unmasked(inner) is not inner
 
     @cached_property
     def has_moving_boundary(self) -> bool:
@@ -320,7 +330,7 @@ class Node:
             found = universe.of(self.source, tuple(self.value.shape))
         if found is None or found.universe.state == "settled":
             return self.value
-        return attach(alias(self.value), found)
+        return attach(aside(self.value), found)
 
     @cached_property
     def tracked_log_prob(self) -> Tensor:
@@ -338,11 +348,13 @@ class Node:
         if are_written(self.versions):
             raise modified(self.name, self.location)
 
-    def _density(self, value: Tensor, keep: Tensor | None = None) -> Tensor:
+    def _density(
+        self, value: Tensor, keep: Tensor | None = None, fn: Distribution | None = None
+    ) -> Tensor:
         if self.fn is None:
             raise TypeError(f"{self.type} {self.name!r} ({self.location}) has no distribution")
         self.refuse_modified()
-        fn = factorized(self.fn)
+        fn = factorized(self.fn) if fn is None else fn
         if keep is not None and not bool(keep.all()):
             fn, value = replaced(fn, value, keep)
         was_inside, local.is_inside = local.is_inside, True  # to ask is not to observe

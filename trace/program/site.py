@@ -10,9 +10,10 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Place
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.distribution_params import (
@@ -64,7 +65,7 @@ def drawn(message: Message) -> Message:
         message.infer,
         message,
     )
-    return replace(message, value=value)
+    return message.answered(value)
 
 
 def value_of(
@@ -134,9 +135,9 @@ def given(message: Message) -> Message:
         return message
     fn, value, universe = message.fn, message.value, traces[0].universe
     shape, found = independent(factorized(fn), value), provenance(value)
-    held, plain = parameters(fn), untrack(value)
+    held, plain = parameters(fn), aside(value) if isinstance(value, ProvenanceTensor) else value
     source = _source(message, found, shape, universe)
-    node = Node(
+    node = Node.made(
         name=message.name,
         type="sample",
         fn=fn,
@@ -162,7 +163,7 @@ def given(message: Message) -> Message:
     )
     traces[0].ledger.admit(node)
     admit(node, message)
-    return replace(message, value=node.tracked_value)
+    return message.answered(node.tracked_value)
 
 
 def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | None:
@@ -221,7 +222,7 @@ def named(message: Message) -> Message:
     if message.kind == "deterministic":
         traces[0].ledger.admit(node)
     admit(node, message)
-    return replace(message, value=node.tracked_value)
+    return message.answered(node.tracked_value)
 
 
 def _source_of(name: str, shape: Shape, found: Provenance | None, universe: Universe) -> Source:

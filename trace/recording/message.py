@@ -87,6 +87,12 @@ class Message:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
 
+    def answered(self, value: Tensor) -> "Message":
+        """Return the message with its value; `replace` looks at every field, of each draw."""
+        twin = object.__new__(Message)
+        twin.__dict__.update(self.__dict__, value=value)
+        return twin
+
     def defer(self, last: "Callable[[Message], Message]") -> "Message":
         """Return the message, which `last` changes when every handler has been asked."""
         first = self.deferred

@@ -26,8 +26,8 @@ from ancestral.provenance.tensor.tensor import (
     untrack,
 )
 from ancestral.trace.context.place import Place, place
+from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import Recording, local
-from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.autograd_graph import has_gradient
 from ancestral.trace.nodes.autograd_graph import is_learned as is_learned_tensor
 from ancestral.trace.nodes.distribution_params import (
@@ -119,7 +119,7 @@ def draw(
     source = Source.drawn(name, shape, universe)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
-    plain = _aside(shown) if is_reparameterized else _copied(shown)
+    plain = aside(shown) if is_reparameterized else _copied(shown)
     gate = None
     if is_reparameterized and plain.requires_grad:
         gate = Gate()
@@ -164,12 +164,6 @@ def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
     cut it off, and its `sample` may let it through.
     """
     return value.requires_grad and (is_plain or is_learned_tensor(value))
-
-
-def _aside(value: Tensor) -> Tensor:
-    """Return an alias that no kernel of a recording meets."""
-    with unmet():
-        return alias(value)
 
 
 def _copied(value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
 True
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDi
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from ancestral.trace.nodes.distribution_params import declares_all
 from ancestral.trace.nodes.factor import Factor, PointMass
 
 
@@ -35,6 +37,9 @@ class Site(NamedTuple):
 
 def translated(fn: Any, value: Tensor | None, mask: Any) -> Site:
     """Return the site of a statement, of which Pyro's handlers have made this."""
+    kind: Any = type(fn)
+    if mask is None and is_simple(kind):
+        return Site(fn, value, None, fn.has_rsample)
     while isinstance(fn, MaskedDistribution):
         own = vars(fn)["_mask"]  # of Pyro, whatever torch calls so
         mask = own if mask is None else mask & own
@@ -51,6 +56,12 @@ def translated(fn: Any, value: Tensor | None, mask: Any) -> Site:
         density, value = _density_at(point, value)
         return Site(PointMass(density, point.event_shape), value, mask, False)
     return Site(fn, value, mask, is_pathwise(fn))
+
+
+@functools.lru_cache(maxsize=1024)
+def is_simple(kind: Any) -> bool:
+    """Return whether a class says all of its site by itself, as those of torch do."""
+    return declares_all(kind) and _parts_of(kind) is _parts_of(dist.TorchDistribution)
 
 
 def is_pathwise(fn: Any) -> bool:

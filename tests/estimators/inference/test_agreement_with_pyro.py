@@ -50,17 +50,9 @@ from torch.testing import assert_close
 import ancestral as an
 from ancestral import handlers
 
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 Found = tuple[Tensor, dict[str, Tensor]]
 """A loss, and its gradient by the names of the parameters."""
-
-
-@pytest.fixture(autouse=True)
-def _in_double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
 
 
 def theirs(loss: Any, model: Program, guide: Program, *args: Any) -> Found:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import pytest
 import torch
@@ -19,6 +18,7 @@ from programs.in_pyro import (
     digits,
     points,
     poutine,
+    pyro,
     pyro_hmm,
     pyro_mixture,
     pyro_mixture_guide,
@@ -38,18 +38,9 @@ from torch.testing import assert_close
 import ancestral as an
 from ancestral.infer import TraceEnum_ELBO, TraceGraph_ELBO
 
-pyro: Any = annotated  # which wants what its documentation does not
 Made = Callable[[], tuple[Program, Program, tuple[Any, ...]]]
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 T = torch.tensor
-
-
-@pytest.fixture(autouse=True)
-def _in_double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
 
 
 def step(loss: Any, made: Made) -> tuple[float, dict[str, Any]]:
@@ -425,22 +416,32 @@ def test_a_site_that_is_there_twice() -> None:
     assert "Multiple sample sites named 'z'" in str(refused(model, lambda: coin()).value)
 
 
-@pytest.mark.parametrize(
-    "infer",
-    [
-        {"enumerat": "parallel"},
-        {"is_auxilary": True},
-        {"num_samples": 3},
-        {"baseline": {"use_decaying_average": True}},
-        {"baseline": {"nn_baseline": len, "baseline_value": 1}},
-    ],
-)
-def test_what_nothing_reads_in_infer(infer: dict[str, Any]) -> None:
-    def guide() -> None:
-        coin(logits=pyro.param("q", T(0.1)), infer=infer)
+INFERS: list[dict[str, Any]] = [
+    {"enumerat": "parallel"},
+    {"enumerate": "paralel"},
+    {"estimator": "scor"},
+    {"is_auxilary": True},
+    {"num_samples": 3},
+]
+BASELINES: list[dict[str, Any]] = [
+    {"baseline": {"use_decaying_average": True}},
+    {"baseline": {"nn_baseline": len, "baseline_value": 1}},
+    {"baseline": {"baseline_value": torch.zeros(3)}},
+]
 
-    with pytest.raises(an.errors.SiteError, match="'z'"):
-        TraceGraph_ELBO().loss_and_grads(lambda: coin(), guide)
+
+def learned_coin(infer: dict[str, Any]) -> Program:
+    return lambda: coin(logits=pyro.param("q", T(0.1)), infer=infer)
+
+
+@pytest.mark.parametrize("infer", INFERS + BASELINES)
+def test_what_nothing_reads_in_infer(infer: dict[str, Any]) -> None:
+    refused(lambda: coin(), learned_coin(infer))
+
+
+@pytest.mark.parametrize("infer", INFERS)
+def test_what_nothing_reads_in_infer_of_a_model_that_a_guide_answers(infer: dict[str, Any]) -> None:
+    assert refused(lambda: coin(infer=infer), learned_coin({})).errisinstance(an.errors.SiteError)
 
 
 def test_a_value_outside_the_support() -> None:
@@ -463,6 +464,25 @@ def test_a_batch_that_no_plate_declares() -> None:
 
     assert refused(model, nothing).errisinstance(an.errors.SiteError)
     refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True, max_plate_nesting=0))
+    found = refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True))
+    assert found.errisinstance(an.errors.SiteError)
+
+
+def test_plates_of_a_run_of_all_particles_that_leave_no_room_for_them() -> None:
+    def model() -> None:
+        with pyro.plate("n", 3, dim=-2):
+            coin("x", obs=torch.ones(3, 1))
+
+    refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True, max_plate_nesting=1))
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_particles": 0}, {"num_particles": 1.5}, {"max_plate_nesting": -1}]
+)
+def test_counts_that_are_none(options: dict[str, Any]) -> None:
+    for loss in (TraceGraph_ELBO, TraceEnum_ELBO):
+        with pytest.raises(ValueError, match=r"must be an int greater than"):
+            loss(**options)
 
 
 def test_a_marked_site_that_python_reads() -> None:
@@ -494,12 +514,33 @@ def test_marks_and_losses_that_do_not_go_together() -> None:
         TraceEnum_ELBO(max_plate_nesting=0).loss(lambda: coin(), lambda: coin())
 
 
-def test_a_generator_is_no_model() -> None:
-    def model() -> Iterator[Tensor]:
+def a_generator() -> Iterator[Tensor]:
+    yield coin()
+
+
+async def a_coroutine() -> Tensor:
+    return coin()
+
+
+class Called:
+    def __call__(self) -> Iterator[Tensor]:
         yield coin()
 
-    with pytest.raises(TypeError, match="generator"):
-        TraceGraph_ELBO().loss_and_grads(model, nothing)
+
+UNRUN: dict[str, Any] = {
+    "a generator": a_generator,
+    "one that a function returns": lambda: a_generator(),
+    "one by a handler": poutine.scale(a_generator, 2.0),
+    "a coroutine": lambda: a_coroutine(),
+    "an object": Called(),
+}
+
+
+@pytest.mark.parametrize("program", UNRUN.values(), ids=UNRUN)
+def test_what_runs_later_is_no_model_and_no_guide(program: Any) -> None:
+    for model, guide in ((program, nothing), (nothing, program)):
+        with pytest.raises(TypeError, match="generator"):
+            TraceGraph_ELBO().loss_and_grads(model, guide)
 
 
 def test_without_pyro_the_losses_are_there_and_say_what_is_missing() -> None:

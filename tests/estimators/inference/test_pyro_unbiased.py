@@ -3,12 +3,12 @@
 The bound is computed by Pyro alone, on every path of a program, and differentiated.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pytest
 import torch
+from programs.in_pyro import poutine
 from programs.pyro_links import REFUSED
 from programs.pyro_pairs import PAIRS, Pair
 from torch import Tensor
@@ -16,8 +16,8 @@ from torch import Tensor
 from ancestral.infer import TraceGraph_ELBO
 from oracles import Path, enumerated, estimates_on, flat, moments_of
 
-poutine: Any = pyro.poutine
 pytestmark = [
+    pytest.mark.usefixtures("in_double_precision"),
     # A user's decision by a draw has its price, of which the warning tells.
     pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning"),
     # Pyro takes what the guide computes, and names, for a draw.
@@ -25,15 +25,6 @@ pytestmark = [
 ]
 AT = ((0.3, -0.8, 0.5, -0.2), (-0.4, 0.6, 0.9, 0.1))
 STRUCTURES = [name for name in PAIRS if ":" not in name]
-
-
-@pytest.fixture(autouse=True)
-def _in_double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
 
 
 def negative_bound(pair: Pair, q: Tensor, p: Tensor) -> Tensor:

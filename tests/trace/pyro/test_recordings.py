@@ -1,10 +1,8 @@
 """Recordings see Pyro programs: names, values, densities, plates, and parents that are found."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
-import pyro as annotated
 import pyro.distributions as dist
 import pytest
 import torch
@@ -15,6 +13,7 @@ from programs.in_pyro import (
     digits,
     points,
     poutine,
+    pyro,
     pyro_mixture,
     pyro_mixture_guide,
     pyro_schools,
@@ -26,17 +25,8 @@ from torch.testing import assert_close
 
 import ancestral as an
 
-pyro: Any = annotated  # which wants what its documentation does not
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 T = torch.tensor
-
-
-@pytest.fixture(autouse=True)
-def _in_double_precision() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.clear_param_store()
-    yield
-    torch.set_default_dtype(before)
 
 
 def program(x: Tensor) -> Tensor:
