@@ -1,10 +1,13 @@
 """Train a discrete autoencoder on several processes, with checkpoints to go on from.
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 examples/ranks/ddp.py --out state.pt
 
 `AcrossRanks` lets the baseline see the examples of all ranks, so that the gradient is that of one
 process on the whole batch. A rank that dies is started again by torchrun with all others, and they
-go on from the checkpoint: parameters, optimizer, what the baseline has learned, and the step.
+go on from the checkpoint: parameters, optimizer, what the baseline has learned, and the step. The
+variable keeps those that are started again from the addresses of those before, which torchrun's
+store still has in torch 2.13, and with which a restart fails or hangs every second time.
 """
 
 import argparse
