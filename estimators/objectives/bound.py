@@ -24,6 +24,7 @@ from ancestral.estimators.gradient.problem import problem_of
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import surrogate_of
 from ancestral.estimators.inference.bound_value import bound_value
+from ancestral.estimators.objectives.log_mean import LogMean
 from ancestral.estimators.objectives.log_weights import Draws, Weighted, released
 from ancestral.estimators.objectives.paths import Pathwise, check_pathwise, correction
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, untrack
@@ -118,6 +119,8 @@ class Derivatives:
     @classmethod
     def of(cls, log_weights: Tensor, function: Function) -> "Derivatives":
         """Return the derivatives of a function that goes along the first dimension."""
+        if isinstance(function, LogMean):
+            return cls(function(log_weights), *function.derivatives(log_weights))
         count = len(log_weights)
         with torch.enable_grad():
             pieces = [

@@ -21,7 +21,6 @@ torch.Size([5, 3])
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
@@ -29,15 +28,11 @@ from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.inference.model_guide import Program
 from ancestral.estimators.objectives.bound import AnyBaselines, Bound, Choices, Function, bound_of
+from ancestral.estimators.objectives.log_mean import LogMean
 from ancestral.estimators.objectives.log_weights import Draws
 from ancestral.estimators.objectives.paths import Pathwise
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.compile import eagerly
-
-
-def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """Return the logarithm of the mean weight along the first dimension."""
-    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 @eagerly
@@ -95,7 +90,7 @@ def iwae(
         SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
     draws = Draws(model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "iwae")
-    return bound_of(draws, log_mean_exp, Choices(baseline, estimator, credit, pathwise))
+    return bound_of(draws, LogMean(), Choices(baseline, estimator, credit, pathwise))
 
 
 @eagerly
@@ -143,11 +138,7 @@ def renyi(
         WeightError: as `iwae`.
         NonFiniteDensityError: as `iwae`.
     """
-    power = 1 - _order(alpha)
-
-    def bound(log_weights: Tensor) -> Tensor:
-        return log_mean_exp(power * log_weights) / power
-
+    bound = LogMean(1 - _order(alpha))
     draws = Draws(model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "renyi")
     return bound_of(draws, bound, Choices(baseline, estimator, credit, pathwise))
 

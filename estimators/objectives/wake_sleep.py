@@ -27,7 +27,7 @@ from ancestral.estimators.inference.model_guide import Program
 from ancestral.estimators.objectives.bound import Bound
 from ancestral.estimators.objectives.dream import asleep
 from ancestral.estimators.objectives.held import Held, held_bound
-from ancestral.estimators.objectives.iwae import log_mean_exp
+from ancestral.estimators.objectives.log_mean import LogMean
 from ancestral.estimators.objectives.log_weights import Draws
 from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.compile import eagerly
@@ -77,7 +77,7 @@ def log_evidence(
     draws = Draws(
         model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "log_evidence"
     )
-    return held_bound(draws, Held(log_mean_exp, of_model=normalized))
+    return held_bound(draws, Held(LogMean(), of_model=normalized))
 
 
 @eagerly
@@ -124,7 +124,7 @@ def forward_kl(
 
     def divergence(log_weights: Tensor) -> Tensor:
         tempered = power * log_weights
-        return (normalized(tempered) * tempered).sum(0) - log_mean_exp(tempered)
+        return (normalized(tempered) * tempered).sum(0) - LogMean()(tempered)
 
     draws = Draws(
         model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "forward_kl", 2
@@ -184,7 +184,7 @@ def wake_sleep(
     def awake(log_weights: Tensor) -> Tensor:
         return (1 - sleep) * normalized(log_weights)
 
-    found = held_bound(draws, Held(log_mean_exp, of_model=normalized, of_guide=awake))
+    found = held_bound(draws, Held(LogMean(), of_model=normalized, of_guide=awake))
     if not sleep:
         return found
     dreamt = asleep(model, guide, args, kwargs)
