@@ -20,7 +20,7 @@ from ancestral.estimators.inference.check_guide import GuideReport, check_guide
 from ancestral.estimators.inference.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.inference.importance import Importance, importance
 from ancestral.estimators.inference.predictive import Predictive
-from ancestral.estimators.objectives.bound import Bound
+from ancestral.estimators.objectives.bound import Bound, of_log_weights
 from ancestral.estimators.objectives.iwae import iwae, multi_sample, renyi
 from ancestral.estimators.objectives.mean_field import mean_field
 from ancestral.estimators.objectives.tail_adaptive import tail_adaptive
@@ -55,6 +55,7 @@ __all__ = [
     "mean_field",
     "multi_sample",
     "negative_elbo",
+    "of_log_weights",
     "posterior_dependencies",
     "prior_dependencies",
     "renyi",

@@ -233,9 +233,13 @@ class Outcomes:
 
         And their probabilities, [outcomes].
         """
+        return self.gradients(lambda v: run(self.case.programs(v, self.size)))
+
+    def gradients(self, run: Callable[[list[Tensor]], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the same of what takes the parameters."""
         v, left = self.leaves(), list(self.noise)
         with forcing(lambda fn, shape: self.force(fn, shape, left)):
-            surrogate = run(self.case.programs(v, self.size))
+            surrogate = run(v)
         assert not left
         found = torch.autograd.grad(surrogate, v, materialize_grads=True)
         return torch.stack(found), self.log_prob(v).detach().exp()

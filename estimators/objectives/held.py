@@ -42,7 +42,7 @@ def held_bound(draws: Draws, objective: Held) -> Bound:
     runs = draws.made()
     for run in runs:
         hold(run.trace, (*run.pair.all_of_model, *run.pair.guide_sites))
-    log_weights = torch.cat([untrack(run.log_p - run.log_q).detach() for run in runs])
+    log_weights = torch.cat([untrack(run.log_w).detach() for run in runs])
     value = objective.value(log_weights).sum() * runs[0].scale
     total = sum(
         (
@@ -51,9 +51,9 @@ def held_bound(draws: Draws, objective: Held) -> Bound:
         ),
         torch.zeros(()),
     )
-    released(runs)
     worth = -value if objective.is_maximized else value
-    return Bound(bound_value(value), total.detach() - total + worth, log_weights)
+    found = released(runs, value, total.detach() - total + worth, log_weights)
+    return Bound(bound_value(found[0]), *found[1:])
 
 
 def _parts(

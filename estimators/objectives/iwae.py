@@ -21,17 +21,22 @@ torch.Size([5, 3])
 import math
 from typing import Any
 
-from torch import Tensor
-
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
 from ancestral.estimators.inference.model_guide import Program
-from ancestral.estimators.objectives.bound import AnyBaselines, Bound, Choices, Function, bound_of
+from ancestral.estimators.objectives.bound import (
+    AnyBaselines,
+    Bound,
+    Choices,
+    Function,
+    bound_of,
+    checked_function,
+)
 from ancestral.estimators.objectives.log_mean import LogMean
 from ancestral.estimators.objectives.log_weights import Draws
 from ancestral.estimators.objectives.paths import Pathwise
-from ancestral.trace.context.argument_checks import kind_of, short
+from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.compile import eagerly
 
 
@@ -201,18 +206,9 @@ def multi_sample(
         WeightError: as `iwae`.
         NonFiniteDensityError: as `iwae`.
     """
-    if not callable(function):
-        raise TypeError(f"function must be a function of log-weights, not {kind_of(function)}")
-
-    def checked(log_weights: Tensor) -> Tensor:
-        found: object = function(log_weights)
-        if not isinstance(found, Tensor) or found.shape != log_weights.shape[1:]:
-            raise ValueError(
-                f"function returned {short(found)} for log-weights of shape "
-                f"{list(log_weights.shape)}; expected a tensor of shape "
-                f"{list(log_weights.shape[1:])}, without the first dimension"
-            )
-        return found
-
-    draws = Draws(model, guide, args, kwargs, particles, vectorized, max_plate_nesting)
-    return bound_of(draws, checked, Choices(baseline, estimator, credit, pathwise))
+    draws = Draws(
+        model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "multi_sample"
+    )
+    return bound_of(
+        draws, checked_function(function), Choices(baseline, estimator, credit, pathwise)
+    )

@@ -40,7 +40,9 @@ from ancestral.estimators.inference.model_guide import (
 from ancestral.estimators.inference.particles import NAME, nesting, together
 from ancestral.estimators.inference.pyro_hints import PARTICLES, refuse
 from ancestral.provenance.algebra.alignment import Shape
-from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.tensor.tensor import alias, provenance, untrack
 from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.handlers.replay import replay
@@ -76,6 +78,16 @@ class Weighted:
     def log_q(self) -> Tensor:
         """Log q(z) as the guide's sites count, tracked, [draws, *examples]."""
         return self.total(self.pair.guide_sites)
+
+    @cached_property
+    def log_w(self) -> Tensor:
+        """Log w, tracked, [draws, *examples]."""
+        return self.log_p - self.log_q
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The sites of the guide, whose log-probability counts."""
+        return frozenset(node.name for node in self.pair.guide_sites)
 
     @property
     def scale(self) -> float:
@@ -180,11 +192,28 @@ class Draws:
         return found
 
 
-def released(runs: Sequence[Weighted]) -> None:
-    """Let go of the recordings that are no part of another."""
+def released(runs: Sequence[Weighted], *found: Tensor) -> list[Tensor]:
+    """Let go of the recordings that are no part of another, and return what was found of them.
+
+    What goes on in a recording around depends on all that the log-weights do.
+    """
+    sources: list[Provenance] = []
     for each in runs:
         if each.trace.universe.owner is each.trace:
             settle(each.trace)
+        else:
+            known = (provenance(each.log_p), provenance(each.log_q))
+            sources.extend(found for found in known if found is not None)
+    return [followed(each, sources) for each in found]
+
+
+def followed(value: Tensor, sources: Sequence[Provenance]) -> Tensor:
+    """Return a value that depends on some sources, as a whole."""
+    if not sources:
+        return value
+    own = alias(value)
+    mark_lost(own, list(dict.fromkeys(sources)))
+    return own
 
 
 def _same_subsamples(before: Sequence[tuple[Trace, Pair]]) -> Any:

@@ -24,10 +24,9 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Credit, by_element
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.estimators.gradient.score_function import product
+from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
-from ancestral.estimators.objectives.log_weights import Weighted
 from ancestral.estimators.pathwise.routes import DerivativeOrderError, edges_of_gates, sent_to
-from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
@@ -50,8 +49,9 @@ def check_pathwise(pathwise: object) -> None:
 
 
 def correction(
-    run: Weighted,
     problem: Problem,
+    names: Collection[str],
+    log_w: Tensor,
     slope: Tensor,
     bend: Tensor,
     pathwise: Pathwise,
@@ -62,8 +62,9 @@ def correction(
     Its mean is zero, but for "stl" of more than one draw.
 
     Args:
-        run: the draws.
-        problem: their bound taken apart, with each site decided.
+        problem: the bound of some draws taken apart, with each site decided.
+        names: the draws whose log-probability is to be left out.
+        log_w: the log-weights of the draws, with their history, [draws, *examples].
         slope: the weight of each log-weight in the surrogate, c_k, [draws, *examples].
         bend: its derivative, c'_k, [draws, *examples].
         pathwise: which gradient is to go along the paths.
@@ -72,7 +73,7 @@ def correction(
     Raises:
         GuideError: if "dreg" or "stl" is asked for and not to be had.
     """
-    own, foreign = own_and_foreign(run, problem)
+    own, foreign = own_and_foreign(problem, names)
     if pathwise in ("dreg", "stl") and foreign:
         _refuse(foreign[0], pathwise)
     if pathwise == "plain" or foreign or not own:
@@ -84,7 +85,7 @@ def correction(
     left_out = _density(own, weights)
     along = left_out + _density(scored, weights)
     if pathwise != "stl":
-        along = along + (bend * untrack(run.log_p - run.log_q)).sum()
+        along = along + (bend * log_w).sum()
     return _first_order(left_out - paths_of(along, own))
 
 
@@ -100,15 +101,44 @@ def paths_of(total: Tensor, draws: Sequence[Node]) -> Tensor:
     return sum(parts[1:], parts[0]) if parts else torch.zeros(())
 
 
-def own_and_foreign(run: Weighted, problem: Problem) -> tuple[list[Node], list[Node]]:
-    """Return the draws with a path that the guide's density counts for, and the others."""
-    known = {node.name for node in run.pair.guide_sites}
+def own_and_foreign(problem: Problem, names: Collection[str]) -> tuple[list[Node], list[Node]]:
+    """Return the draws of these names that have a path, and the other draws that have one."""
     found: tuple[list[Node], list[Node]] = [], []
     for node in problem.upstream:
         if node.gate is not None and node not in problem.scored:
-            is_own = node.name in known and not node.has_moving_boundary
+            is_own = node.name in names and not node.has_moving_boundary
             found[not is_own].append(node)
     return found
+
+
+def apart(problem: Problem, log_w: Tensor) -> frozenset[str]:
+    """Return the draws of which each element reaches the log-weights of one row only."""
+    rows = torch.arange(len(log_w), dtype=torch.float64, device=log_w.device)
+    wide = rows.reshape(-1, *(1,) * (log_w.ndim - 1)).expand(log_w.shape)
+    names = {site.name for site in problem.structure.sites}
+    counts, sums, squares = (_weights(problem, names, wide**power) for power in range(3))
+    # Numbers of rows are alike where their variance is zero: exactly, for they are whole.
+    return frozenset(
+        name
+        for name in counts
+        if torch.equal(counts[name].total * squares[name].total, sums[name].total ** 2)
+    )
+
+
+def refuse_shared(problem: Problem, names: Collection[str]) -> None:
+    """Raise if a draw that is scored is none of those that are apart.
+
+    Raises:
+        WeightError: at the first that reaches log-weights of several rows.
+    """
+    for node in problem.upstream:
+        if node in problem.scored and node.name not in names:
+            raise WeightError(
+                f"site {node.name!r} ({node.location}) reaches several of the log-weights along "
+                "the first dimension, or is not known to reach only one; expected each row to be "
+                "of its own draws: draw with the K as a dimension, q.sample((K,)), and keep it "
+                "apart in what follows; trace.explain() names what mixes it"
+            )
 
 
 def _weights(problem: Problem, names: Collection[str], slope: Tensor) -> dict[str, Credit]:

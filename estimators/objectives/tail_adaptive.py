@@ -81,25 +81,24 @@ def tail_adaptive(
         model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "tail_adaptive", 2
     )
     runs = draws.made()
-    log_weights = torch.cat([untrack(run.log_p - run.log_q).detach() for run in runs])
+    log_weights = torch.cat([untrack(run.log_w).detach() for run in runs])
     weights, at, total = rank_weights(log_weights, power), 0, torch.zeros(())
     for run in runs:
         count = len(run.log_p)
         total = total - _along(run, weights[at : at + count] * run.scale)
         at += count
-    released(runs)
     value = log_weights.mean(0).sum() * runs[0].scale
-    return Bound(bound_value(value), total - total.detach() - value, log_weights)
+    found = released(runs, value, total - total.detach() - value, log_weights)
+    return Bound(bound_value(found[0]), *found[1:])
 
 
 def _along(run: Weighted, weights: Tensor) -> Tensor:
     """Return zero, with the gradient of weighted log-weights along the values of the draws."""
-    tracked = run.log_p - run.log_q
-    total = (tracked * weights).sum()
+    total = (run.log_w * weights).sum()
     if not untrack(total).requires_grad:
         return torch.zeros(())
     problem, _ = chosen(problem_of(total, None), "auto", by_element)
-    own, foreign = own_and_foreign(run, problem)
+    own, foreign = own_and_foreign(problem, run.names)
     for node in (*problem.scored, *foreign):
         raise GuideError(
             f"site {node.name!r} ({node.location}) is not reparameterized, or no site of the "

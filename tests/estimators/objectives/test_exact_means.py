@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Binomial, Normal
 
 import ancestral as an
+from ancestral.errors import LossError, WeightError
 from oracles import forcing
 
 EXACT: dict[str, Any] = {"rtol": 0, "atol": 1e-8}
@@ -182,6 +183,59 @@ def test_the_bias_of_self_normalized_weights_falls_as_one_over_the_draws(name: s
     )
     assert many.abs().max() < 0.01
     torch.testing.assert_close(many, few / 2, rtol=0.05, atol=1e-5)
+
+
+# --- Models in plain torch ---
+
+
+@pytest.mark.parametrize("pathwise", ["plain", "auto"])
+@pytest.mark.parametrize("name", ["coins", "after", "before"])
+def test_log_weights_of_plain_torch_have_the_same_mean_gradient(name: str, pathwise: Any) -> None:
+    """Nothing is declared: that the draws and the examples are apart is found."""
+    particles = 3 if name == "coins" else 2
+    found = all_outcomes(name, particles)
+
+    def estimate(v: list[Tensor]) -> Tensor:
+        with an.record():
+            if name == "after":
+                y = Normal(v[2], (0.2 * v[3] - 0.4).exp()).rsample((particles,))
+            else:
+                y = Bernoulli(logits=v[2]).sample((particles,))
+            if name == "before":
+                z = Normal(v[3] * y + v[1], (0.2 * v[2] - 0.4).exp()).rsample()
+            else:
+                z = Bernoulli(logits=v[3] + v[1] * y).sample()
+            log_weights = found.case.log_p(v, [y, z]) - found.case.log_q(v, [y, z])
+        bound = an.infer.of_log_weights(log_weights, pathwise=pathwise)
+        torch.testing.assert_close(bound.value, log_mean(bound.log_weights).sum())
+        return bound.surrogate
+
+    truth = -found.truth(lambda log_p, log_q: log_mean(log_p - log_q))
+    gradient, weights = found.gradients(estimate)
+    torch.testing.assert_close(gradient @ weights, truth, **EXACT)
+
+
+def test_draws_that_rows_of_log_weights_share_are_refused() -> None:
+    logits = torch.zeros(3, requires_grad=True)
+    for shared in (False, True):
+        with an.record():
+            z = Bernoulli(logits=logits).sample(() if shared else (4,))
+            other = Normal(logits, 1.0).rsample((4,))
+            log_weights = Normal(z, 1.0).log_prob(other)
+        if shared:
+            with pytest.raises(WeightError, match=r"site 'z' .*draw with the K as a dimension"):
+                an.infer.of_log_weights(log_weights)
+        else:
+            assert an.infer.of_log_weights(log_weights).surrogate.requires_grad
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        (3, TypeError, "log_weights must be a tensor, not an int"),
+        (torch.zeros(3), LossError, "depends on no draw of a recording"),
+        (log_weights.sum(), LossError, r"log_weights has shape \[\]"),
+        (log_weights / 0, WeightError, "of 12 log-weights are NaN or infinite"),
+    ]
+    for given, error, text in wrong:
+        with pytest.raises(error, match=text):
+            an.infer.of_log_weights(given)
 
 
 # --- Draws that are held fixed ---
