@@ -71,8 +71,8 @@ def iwae(
         vectorized: run all of them at once, in a plate to the left of all others.
         max_plate_nesting: how many dimensions, from the right, the batches have without the
             particles. Only if `vectorized`; by default one run without them tells.
-        baseline: what is subtracted for a scored site; "vimco" is the bound with the mean of the
-            other log-weights in the place of its own: Mnih and Rezende (2016), "Variational
+        baseline: what is subtracted for a scored site; "vimco" is the bound where the mean of
+            the other log-weights takes the place of that of the draw: Mnih and Rezende (2016), "Variational
             inference for Monte Carlo objectives", equation 8. Any other, see `ancestral.backward`,
             is subtracted of what is left then.
         estimator: how a site drawn by ``rsample`` gets its gradient.

@@ -221,11 +221,12 @@ def _same_subsamples(before: Sequence[tuple[Trace, Pair]]) -> Any:
     if not before:
         return nullcontext()
     first, pair = before[0]
-    plates = {n.name: n for n in (*pair.guide.values(), *pair.model.values()) if n.type == "plate"}
+    nodes = {n.name: n for n in (*pair.guide.values(), *pair.model.values()) if n.type == "plate"}
     same = Trace(first.universe)  # without the draws, which are to be others
-    for node in plates.values():
-        same.add(node)
-    return unchecked(replay(same)) if plates else nullcontext()
+    for node in nodes.values():
+        if node.infer["subsample_size"] < node.infer["size"]:
+            same.add(node)
+    return unchecked(replay(same)) if same else nullcontext()
 
 
 def _examples(pairs: Sequence[Pair]) -> tuple[Plate, ...]:

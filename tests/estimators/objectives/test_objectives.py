@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -11,7 +12,7 @@ import pyro.distributions as dist
 import pyro.infer
 import pytest
 import torch
-from outcomes_of_draws import CHAIN, COIN_AFTER, Outcomes, Programs, outcomes
+from outcomes_of_draws import CHAIN, COIN_AFTER, Outcomes, Programs, outcomes, plated
 from programs.pairs import CASES, Case, coin, parameters
 from torch import Tensor, nn
 from torch.distributions import Normal, Uniform, kl_divergence
@@ -23,6 +24,7 @@ from ancestral.errors import (
     EnumerationError,
     GuideError,
     NonFiniteDensityError,
+    SiteError,
     WeightError,
 )
 from oracles import derivatives, estimates_on, expectation, forcing, moments, moments_of, paths
@@ -242,6 +244,100 @@ def test_where_no_score_is_to_be_left_out_the_plain_gradient_is_taken() -> None:
     torch.testing.assert_close(torch.autograd.grad(bound.surrogate, high)[0], -1 / high.detach())
     with pytest.raises(GuideError, match="ends of its support that are learned"):
         an.infer.iwae(model, guide, particles=2, pathwise="dreg")
+
+
+def test_what_torch_draws_is_noise_of_a_bound_and_refused_where_its_density_would_count() -> None:
+    loc = torch.zeros(4, dtype=torch.float64).requires_grad_()
+
+    def model() -> None:
+        with an.plate("data", 4):
+            an.sample("x", Normal(an.sample("z", Normal(loc * 0, 1.0)), 1.0), obs=X)
+
+    def guide() -> None:
+        noise = Normal(loc, 1.0).rsample()
+        with an.plate("data", 4):
+            an.sample("z", Normal(noise, 1.0))
+
+    def gradient(pathwise: Any) -> Tensor:
+        torch.manual_seed(0)
+        bound = an.infer.iwae(model, guide, particles=3, pathwise=pathwise)
+        return torch.autograd.grad(bound.surrogate, loc)[0]
+
+    torch.testing.assert_close(gradient("auto"), gradient("plain"))
+    with pytest.raises(GuideError, match=r"expected the guide to draw, by an\.sample"):
+        gradient("dreg")
+    with pytest.raises(SiteError, match="is drawn by torch alone"):
+        an.infer.forward_kl(model, guide, particles=3)
+
+
+# The ways in which a site counts in the weight otherwise than it is drawn.
+
+
+def scaled(v: Any, size: int) -> Programs:
+    def model() -> None:
+        with an.handlers.scale(0.3):
+            y = an.sample("y", Normal(v[0], 1.0))
+        b = an.sample("b", coin(v[1] * y))
+        an.sample("x", Normal(y + v[0] * b, 0.9), obs=X[:1].expand(size))
+
+    def guide() -> None:
+        with an.handlers.scale(0.3):
+            y = an.sample("y", Normal(v[2], (0.2 * v[3] - 0.4).exp()))
+        an.sample("b", coin(v[3] + v[1] * y))
+
+    return plated(size, model), plated(size, guide)
+
+
+def of_scaled(v: Any, z: Any) -> Tensor:
+    ratio = Normal(v[0], 1.0).log_prob(z[0])
+    ratio = ratio - Normal(v[2], (0.2 * v[3] - 0.4).exp()).log_prob(z[0])
+    joint = coin(v[1] * z[0]).log_prob(z[1]) + Normal(z[0] + v[0] * z[1], 0.9).log_prob(X[0])
+    return 0.3 * ratio + joint - coin(v[3] + v[1] * z[0]).log_prob(z[1])
+
+
+def from_prior(v: Any, size: int) -> Programs:
+    def model() -> None:
+        y = an.sample("y", Normal(v[0], 1.0))
+        b = an.sample("b", coin(v[3] + v[1] * y), infer={"is_auxiliary": True})
+        an.sample("x", Normal(y + v[0] * b, 0.9), obs=X[:1].expand(size))
+
+    def guide() -> None:
+        an.sample("y", Normal(v[2], (0.2 * v[3] - 0.4).exp()))
+
+    return plated(size, model), plated(size, guide)
+
+
+def of_prior(v: Any, z: Any) -> Tensor:
+    ratio = Normal(v[0], 1.0).log_prob(z[0])
+    ratio = ratio - Normal(v[2], (0.2 * v[3] - 0.4).exp()).log_prob(z[0])
+    return ratio + Normal(z[0] + v[0] * z[1], 0.9).log_prob(X[0])
+
+
+@pytest.mark.parametrize(("programs", "log_w"), [(scaled, of_scaled), (from_prior, of_prior)])
+@pytest.mark.parametrize("pathwise", ["plain", "dreg"])
+def test_what_is_left_out_is_the_density_of_the_draw_however_it_counts(
+    programs: Any, log_w: Any, pathwise: str
+) -> None:
+    case = replace(COIN_AFTER, programs=programs, log_p=log_w)
+    found = outcomes(case, 2, 40)
+    gradient, weights = estimates_of(found, 2, pathwise=pathwise)
+    truth = -found.truth(lambda log_w, _: torch.logsumexp(log_w, 0))
+    torch.testing.assert_close(gradient @ weights, truth, rtol=0, atol=1e-8)
+
+
+def test_the_gradient_of_log_evidence_holds_what_the_model_draws_itself() -> None:
+    found = outcomes(replace(COIN_AFTER, programs=from_prior, log_p=of_prior), 2, 40)
+    options = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
+    mean = found.mean(lambda pair: an.infer.log_evidence(*pair, **options).surrogate)
+
+    v = found.leaves()
+    z = [each.detach() for each in found.case.draws(v, found.noise)]
+    share = torch.softmax(of_prior(v, z), 0).detach()
+    log_p = Normal(v[0], 1.0).log_prob(z[0]) + Normal(z[0] + v[0] * z[1], 0.9).log_prob(X[0])
+    log_p = log_p + coin(v[3] + v[1] * z[0]).log_prob(z[1])
+    weighed = (found.log_prob(v).detach().exp() * (share * log_p).sum(0)).sum()
+    truth = torch.autograd.grad(-weighed, v, materialize_grads=True)
+    torch.testing.assert_close(mean, torch.stack(truth).sum(1), rtol=0, atol=1e-8)
 
 
 # --- The sleep phase, ranks, and divergences in closed form ---
