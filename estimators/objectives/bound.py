@@ -50,7 +50,8 @@ class Bound:
     Attributes:
         value: the estimate, to be reported; [], detached.
         surrogate: the scalar to call ``backward()`` on and to be minimized; [].
-        log_weights: log p(x, z) - log q(z) of each draw; [particles, *examples], detached.
+        log_weights: log p(x, z) - log q(z) of each draw; [particles, *examples], detached. Data
+            that depends on no draw, and is outside of the plates of the examples, is not in it.
     """
 
     value: Tensor
@@ -100,7 +101,9 @@ def bound_of(draws: Draws, function: Function, choices: Choices) -> Bound:
     found = Derivatives.of(log_weights, function)
     parts = [Part(run.log_w, run.names, run.scale) for run in runs]
     total = _surrogate(parts, found, choices)
-    value = found.value.sum() * runs[0].scale
+    constant = untrack(runs[0].constant)
+    value = found.value.sum() * runs[0].scale + constant.detach()
+    total = total - constant
     value, total, log_weights = released(runs, value, total - total.detach() - value, log_weights)
     return Bound(bound_value(value), total, log_weights)
 

@@ -44,10 +44,14 @@ def held_bound(draws: Draws, objective: Held) -> Bound:
         hold(run.trace, (*run.pair.all_of_model, *run.pair.guide_sites))
     log_weights = torch.cat([untrack(run.log_w).detach() for run in runs])
     value = objective.value(log_weights).sum() * runs[0].scale
+    constant = untrack(runs[0].constant)
+    if objective.is_maximized:
+        value = value + constant.detach()
     total = sum(
         (
             *_parts(runs, objective.of_model, log_weights, _model_density),
             *_parts(runs, objective.of_guide, log_weights, lambda run: run.log_q),
+            *([] if objective.of_model is None else [constant]),
         ),
         torch.zeros(()),
     )

@@ -59,7 +59,7 @@ def iwae(
         IWAE_K = Σ_n log 1/K Σ_k p(x_n, z_kn) / q(z_kn)  ≤  log p(x),   z_k ~ q
 
     Over the examples n, the repetitions of the plates that all sites are in; without such a plate
-    there is one. A subsample of examples stands for all. It is the ELBO for K = 1, and nearer to
+    there is one. Data that depends on no draw is added. A subsample of examples stands for all. It is the ELBO for K = 1, and nearer to
     log p(x) the larger K. Value and gradient are unbiased for the expectation of IWAE_K.
     Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", equation 8.
 
@@ -71,10 +71,10 @@ def iwae(
         vectorized: run all of them at once, in a plate to the left of all others.
         max_plate_nesting: how many dimensions, from the right, the batches have without the
             particles. Only if `vectorized`; by default one run without them tells.
-        baseline: what is subtracted for a scored site; "vimco" is the bound where the mean of
-            the other log-weights takes the place of that of the draw: Mnih and Rezende (2016), "Variational
-            inference for Monte Carlo objectives", equation 8. Any other, see `ancestral.backward`,
-            is subtracted of what is left then.
+        baseline: what is subtracted for a scored site; "vimco" is the bound where the mean of the
+            other log-weights takes the place of that of the draw: Mnih and Rezende (2016),
+            "Variational inference for Monte Carlo objectives", equation 8. Any other, see
+            `ancestral.backward`, is subtracted of what is left then.
         estimator: how a site drawn by ``rsample`` gets its gradient.
         credit: which examples count for a site.
         pathwise: the gradient along the values of the others. "dreg" is doubly reparameterized:
@@ -207,7 +207,15 @@ def multi_sample(
         NonFiniteDensityError: as `iwae`.
     """
     draws = Draws(
-        model, guide, args, kwargs, particles, vectorized, max_plate_nesting, "multi_sample"
+        model,
+        guide,
+        args,
+        kwargs,
+        particles,
+        vectorized,
+        max_plate_nesting,
+        "multi_sample",
+        has_constants=False,
     )
     return bound_of(
         draws, checked_function(function), Choices(baseline, estimator, credit, pathwise)

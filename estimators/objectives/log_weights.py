@@ -62,17 +62,26 @@ class Weighted:
         pair: the traces of both programs.
         plates: those whose repetitions are examples, outermost first.
         particle_dim: the dimension of the draws, from the right; None if there is one.
+        apart: data outside of these plates that depends on no draw, which no weight has.
     """
 
     trace: Trace
     pair: Pair
     plates: tuple[Plate, ...]
     particle_dim: int | None
+    apart: frozenset[str] = frozenset()
 
     @cached_property
     def log_p(self) -> Tensor:
         """Log p(x, z) as the model's sites count, tracked, [draws, *examples]."""
-        return self.total(self.pair.model_sites)
+        return self.total([n for n in self.pair.model_sites if n.name not in self.apart])
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """The log-probability of the data that no weight has, []."""
+        nodes = [node for node in self.pair.model_sites if node.name in self.apart]
+        total = sum((node.tracked_log_prob.sum() for node in nodes), torch.zeros(()))
+        return total / len(self.log_p)
 
     @cached_property
     def log_q(self) -> Tensor:
@@ -149,6 +158,7 @@ class Draws:
     max_plate_nesting: int | None = None
     verb: str = "iwae"
     fewest: int = 1
+    has_constants: bool = True  # whether what all weights share is to be added to the objective
 
     def __post_init__(self) -> None:
         """Check them."""
@@ -184,8 +194,8 @@ class Draws:
         for pair in pairs:
             refuse_mismatch(pair)
             _refuse_enumerated(pair)
-        plates = _examples(pairs)
-        found = [Weighted(trace, pair, plates, lead) for trace, pair in recorded]
+        plates, apart = _examples(pairs, _constants(pairs) if self.has_constants else frozenset())
+        found = [Weighted(trace, pair, plates, lead, apart) for trace, pair in recorded]
         for each in found:
             _refuse_subsampled(each, self.verb)
             each.refuse_non_finite()
@@ -229,15 +239,36 @@ def _same_subsamples(before: Sequence[tuple[Trace, Pair]]) -> Any:
     return unchecked(replay(same)) if same else nullcontext()
 
 
-def _examples(pairs: Sequence[Pair]) -> tuple[Plate, ...]:
-    """Return the plates that all sites of all runs are in, side by side."""
+def _constants(pairs: Sequence[Pair]) -> frozenset[str]:
+    """Return the data that depends on no draw in any run: all draws weigh it alike."""
+    found = [{n.name for n in pair.model_sites if _is_constant(n)} for pair in pairs]
+    return frozenset(set.intersection(*found))
+
+
+def _is_constant(node: Node) -> bool:
+    """Return whether a site is data whose density depends on nothing but that."""
+    known = provenance(node.tracked_log_prob)
+    return node.is_observed and (known is None or all(s.is_known for s in known.members))
+
+
+def _examples(
+    pairs: Sequence[Pair], constants: frozenset[str]
+) -> tuple[tuple[Plate, ...], frozenset[str]]:
+    """Return the plates that all sites of all runs are in, and what of the constants is not."""
     found: tuple[Plate, ...] | None = None
     for pair in pairs:
         for node in (*pair.guide.values(), *pair.model.values()):
-            if node.type == "sample":
+            if node.type == "sample" and node.name not in constants:
                 known = _own_plates(node)
                 found = tuple(known) if found is None else tuple(p for p in found if p in known)
-    return found or ()
+    plates = found or ()
+    outside = {
+        node.name
+        for pair in pairs
+        for node in pair.model_sites
+        if node.name in constants and not {*plates} <= {*_own_plates(node)}
+    }
+    return plates, frozenset(outside)
 
 
 def _own_plates(node: Node) -> list[Plate]:
@@ -266,7 +297,7 @@ def _refuse_enumerated(pair: Pair) -> None:
 
 def _refuse_subsampled(weighted: Weighted, verb: str) -> None:
     for node in (*weighted.pair.guide_sites, *weighted.pair.model_sites):
-        for plate in node.cond_indep_stack:
+        for plate in node.cond_indep_stack if node.name not in weighted.apart else ():
             if plate.scale != 1 and plate not in weighted.plates:
                 raise WeightError(
                     f"site {node.name!r} ({node.location}) is in plate {plate.name!r}, which is "

@@ -87,7 +87,7 @@ def tail_adaptive(
         count = len(run.log_p)
         total = total - _along(run, weights[at : at + count] * run.scale)
         at += count
-    value = log_weights.mean(0).sum() * runs[0].scale
+    value = log_weights.mean(0).sum() * runs[0].scale + untrack(runs[0].constant).detach()
     found = released(runs, value, total - total.detach() - value, log_weights)
     return Bound(bound_value(found[0]), *found[1:])
 

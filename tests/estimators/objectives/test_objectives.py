@@ -131,6 +131,58 @@ def test_a_site_outside_of_the_plate_makes_one_example_of_it() -> None:
     torch.testing.assert_close(bound.value, expected)
 
 
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_data_outside_of_the_plate_that_depends_on_no_draw_leaves_the_examples(
+    vectorized: bool,
+) -> None:
+    """A penalty, or data on the parameters alone, is added to the bound of the examples."""
+    p, q = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in (0.4, -0.3))
+
+    def pair(is_penalized: bool) -> Programs:
+        def model() -> None:
+            if is_penalized:
+                an.factor("penalty", -3 * p**2)
+            with an.plate("data", 4, subsample_size=2):
+                z = an.sample("z", Normal(p, 1.0))
+                an.sample("x", Normal(z, 1.0), obs=an.subsample(X))
+
+        def guide() -> None:
+            with an.plate("data", 4, subsample_size=2):
+                an.sample("z", Normal(q, 1.0))
+
+        return model, guide
+
+    for name in ("iwae", "wake_sleep", "thermodynamic", "forward_kl"):
+        found: list[Tensor] = []
+        for is_penalized in (True, False):
+            torch.manual_seed(0)
+            options = {"particles": 3, "vectorized": vectorized, "max_plate_nesting": 1}
+            bound = getattr(an.infer, name)(*pair(is_penalized), **options)
+            assert bound.log_weights.shape == (3, 2)
+            gradient = torch.autograd.grad(bound.surrogate, (p, q), materialize_grads=True)
+            found.append(torch.stack([bound.value, bound.surrogate.detach(), *gradient]))
+        penalty = torch.stack([-3 * p**2, 3 * p**2, 6 * p, 0 * p]).detach()
+        expected = torch.zeros_like(penalty) if name == "forward_kl" else penalty
+        torch.testing.assert_close(found[0] - found[1], expected, **EXACT)
+    bound = an.infer.multi_sample(
+        *pair_without_subsample(p, q), function=lambda x: x.mean(0), particles=3
+    )
+    assert bound.log_weights.shape == (3,)
+
+
+def pair_without_subsample(p: Tensor, q: Tensor) -> Programs:
+    def model() -> None:
+        an.factor("penalty", -3 * p**2)
+        with an.plate("data", 4):
+            an.sample("x", Normal(an.sample("z", Normal(p, 1.0)), 1.0), obs=X)
+
+    def guide() -> None:
+        with an.plate("data", 4):
+            an.sample("z", Normal(q, 1.0))
+
+    return model, guide
+
+
 def test_at_the_posterior_every_bound_is_the_log_evidence() -> None:
     loc = (X / 2).requires_grad_()
 
