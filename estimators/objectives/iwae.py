@@ -59,8 +59,9 @@ def iwae(
         IWAE_K = Σ_n log 1/K Σ_k p(x_n, z_kn) / q(z_kn)  ≤  log p(x),   z_k ~ q
 
     Over the examples n, the repetitions of the plates that all sites are in; without such a plate
-    there is one. Data that depends on no draw is added. A subsample of examples stands for all. It is the ELBO for K = 1, and nearer to
-    log p(x) the larger K. Value and gradient are unbiased for the expectation of IWAE_K.
+    there is one. Data that depends on no draw is added. A subsample of examples stands for all. It
+    is the ELBO for K = 1, and nearer to log p(x) the larger K. Value and gradient are unbiased for
+    the expectation of IWAE_K.
     Burda, Grosse and Salakhutdinov (2016), "Importance weighted autoencoders", equation 8.
 
     Args:
