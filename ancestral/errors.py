@@ -31,6 +31,7 @@ from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError
+from ancestral.estimators.objectives.paths import BiasedGradientWarning
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
 from ancestral.estimators.rerun.replay import NotAFunctionError
@@ -70,6 +71,7 @@ __all__ = [
     "AuditError",
     "BaselineError",
     "BaselineWarning",
+    "BiasedGradientWarning",
     "BlurredCreditWarning",
     "CaughtError",
     "CheckpointError",

@@ -20,6 +20,12 @@ from ancestral.estimators.inference.check_guide import GuideReport, check_guide
 from ancestral.estimators.inference.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.inference.importance import Importance, importance
 from ancestral.estimators.inference.predictive import Predictive
+from ancestral.estimators.objectives.bound import Bound, of_log_weights
+from ancestral.estimators.objectives.iwae import iwae, multi_sample, renyi
+from ancestral.estimators.objectives.mean_field import mean_field
+from ancestral.estimators.objectives.tail_adaptive import tail_adaptive
+from ancestral.estimators.objectives.thermodynamic import thermodynamic
+from ancestral.estimators.objectives.wake_sleep import forward_kl, log_evidence, wake_sleep
 from ancestral.tools.arviz import to_inference_data
 from ancestral.trace.recording.get_dependencies import (
     posterior_dependencies,
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from ancestral.estimators.inference.pyro_losses import TraceEnum_ELBO, TraceGraph_ELBO
 
 __all__ = [
+    "Bound",
     "Elbo",
     "GuideReport",
     "Importance",
@@ -39,15 +46,25 @@ __all__ = [
     "TraceGraph_ELBO",
     "check_guide",
     "elbo",
+    "forward_kl",
     "importance",
+    "iwae",
+    "log_evidence",
     "log_marginal",
     "marginals",
+    "mean_field",
+    "multi_sample",
     "negative_elbo",
+    "of_log_weights",
     "posterior_dependencies",
     "prior_dependencies",
+    "renyi",
     "sample_posterior",
     "suggest_guide_order",
+    "tail_adaptive",
+    "thermodynamic",
     "to_inference_data",
+    "wake_sleep",
 ]
 
 _FOR_PYRO = frozenset({"TraceEnum_ELBO", "TraceGraph_ELBO"})

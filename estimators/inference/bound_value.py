@@ -30,7 +30,7 @@ class BoundValue(Tensor):
         """
         raise LossError(
             "the value of a bound is for reports and has no gradient: call .surrogate.backward() "
-            "on what an.infer.elbo returned; minimizing that maximizes the bound"
+            "on what the function returned; minimizing that improves the bound"
         )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]

@@ -23,7 +23,7 @@ True
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -131,34 +131,68 @@ def elbo(
         EnumerationError: if what is enumerated cannot be summed out.
         SiteError: for what else is wrong with a site, or particles that cannot run at once.
     """
-    check_programs("elbo", model, guide)
-    check_baseline(baseline)
     choices = (estimator, credit, baseline)
-    refuse("elbo", (model, guide), kwargs, PARTICLES)
+    draws = (particles, vectorized, max_plate_nesting)
+    return estimated("elbo", _loss, (model, guide), args, kwargs, draws, choices)
+
+
+Choices = tuple[PerSite[Choice], PerSite[Estimator], Baselines]
+LossOf = Callable[[Pair], Tensor]
+
+
+def estimated(
+    verb: str,
+    loss_of: LossOf,
+    programs: tuple[Program, Program],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    draws: tuple[int, bool, int | None],
+    choices: Choices,
+) -> Elbo:
+    """Return the bound whose loss is a function of the runs of a guide and a model.
+
+    The arguments are those of `elbo`, whose errors these are.
+    """
+    check_programs(verb, *programs)
+    check_baseline(choices[2])
+    refuse(verb, programs, kwargs, PARTICLES)
+    particles, vectorized, dims = draws
     check_count("particles", particles)
-    dims = max_plate_nesting
-    if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
-        raise ValueError(
-            f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
-        )
+    check_nesting(dims)
     if _steps.are_to_score and particles > 1 and not (vectorized and dims is not None):
         raise ValueError(
             "within an.compile particles run at once: pass vectorized=True and max_plate_nesting="
         )
-    once = partial(run, model, guide, *args, **kwargs)
+    once = partial(run, *programs, *args, **kwargs)
     if vectorized:
         dims = nesting(once) if dims is None else dims
         with record(control="after") as trace:
             pair = together(once, particles, dims)
-        loss = negative_elbo(pair.model, pair.guide) / particles
-        return _estimate(trace, loss, choices)
-    found = [_single(once, choices) for _ in range(particles)]
+        return _estimate(trace, loss_of(pair) / particles, choices)
+    found = [_single(once, loss_of, choices) for _ in range(particles)]
     if particles == 1:
         return found[0]
     return Elbo(
         bound_value(torch.stack([each.value for each in found]).mean()),
         torch.stack([each.surrogate for each in found]).mean(),
     )
+
+
+def check_nesting(dims: object) -> None:
+    """Raise a ValueError unless a number of dimensions is one, or None."""
+    if dims is not None and (not isinstance(dims, int) or isinstance(dims, bool) or dims < 0):
+        raise ValueError(
+            f"max_plate_nesting must be an int, not negative, or None, not {short(dims)}"
+        )
+
+
+def refuse_compiled(verb: str) -> None:
+    """Raise a TypeError within a compiled step, which scores the terms of a sum only."""
+    if _steps.are_to_score:
+        raise TypeError(
+            f"within an.compile, an.infer.{verb} is none of the losses that a step gives its "
+            "scores, which are sums of terms; call it outside, or use an.infer.elbo"
+        )
 
 
 def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -183,9 +217,20 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
         EnumerationError: if what is enumerated cannot be summed out.
     """
     check_trace("negative_elbo", model_trace, guide_trace)
-    pair = Pair(model_trace, guide_trace)
+    return _loss(Pair(model_trace, guide_trace))
+
+
+def _loss(pair: Pair) -> Tensor:
     refuse_mismatch(pair)
-    terms = tuple(terms_of(pair))
+    return summed(tuple(terms_of(pair)))
+
+
+def summed(terms: Sequence[Term]) -> Tensor:
+    """Return the sum of the terms of a loss, [].
+
+    Raises:
+        NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
+    """
     parts = [term.value for term in terms]
     loss = sum(parts[1:], parts[0]) if parts else torch.zeros(())
     if not _is_finite(loss):
@@ -193,17 +238,14 @@ def negative_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     return loss
 
 
-_Choices = tuple[PerSite[Choice], PerSite[Estimator], Baselines]
-
-
-def _single(once: Callable[[], Pair], choices: _Choices) -> Elbo:
+def _single(once: Callable[[], Pair], loss_of: LossOf, choices: Choices) -> Elbo:
     # All sites count, whatever Python decides later: what was said before is not blurred.
     with record(control="after") as trace:
         pair = once()
-    return _estimate(trace, negative_elbo(pair.model, pair.guide), choices)
+    return _estimate(trace, loss_of(pair), choices)
 
 
-def _estimate(trace: Trace, loss: Tensor, choices: _Choices) -> Elbo:
+def _estimate(trace: Trace, loss: Tensor, choices: Choices) -> Elbo:
     """Return the bound of a loss, and let go of its recording, if it is not a part of another."""
     if _steps.are_to_score and provenance(loss) is not None:
         return Elbo(bound_value(-loss.detach()), _plainly_chosen(loss, choices))
@@ -237,7 +279,7 @@ def scored_later() -> Iterator[None]:
         _steps.are_to_score = before
 
 
-def _plainly_chosen(loss: Tensor, choices: _Choices) -> Tensor:
+def _plainly_chosen(loss: Tensor, choices: Choices) -> Tensor:
     """Return a loss that gets its scores from a compiled step.
 
     Raises:

@@ -142,7 +142,7 @@ def routed(routes: Sequence[Route]) -> Generator[None]:
             n.gate: edges[n.gate] for n in route.passed if n.gate is not None and n.gate in edges
         }
         if asked:
-            for gate, gradient in _sent(route.total, asked, shut).items():
+            for gate, gradient in sent_to(route.total, asked, shut).items():
                 sent[gate].append(gradient)
     for gate, gradients in sent.items():
         gate.is_shut = not gradients
@@ -199,7 +199,7 @@ def holding(tensors: Sequence[Tensor], draws: Collection[Node]) -> list[Tensor]:
     total = sum((v * tensor).sum() for v, tensor in zip(weights, followed, strict=True))
     assert isinstance(total, Tensor)
     for order in range(1, HIGHEST + 1):
-        slopes = _sent(total, edges, edges, is_followed=True)
+        slopes = sent_to(total, edges, edges, is_followed=True)
         for node in draws:
             slope = slopes.get(node.gate) if node.gate is not None else None
             if slope is not None:
@@ -214,7 +214,7 @@ def limit(draws: Collection[Node]) -> list[Tensor]:
     return [beyond(node.value, HIGHEST).sum() for node in draws]
 
 
-def _sent(
+def sent_to(
     total: Tensor,
     edges: Mapping[Gate, GradientEdge],
     shut: Collection[Gate],
@@ -226,6 +226,7 @@ def _sent(
     If it `is_followed`, that has derivatives itself. A gate is the first to see it: the hooks of
     the user come after, in the pass that counts.
     """
+    before = [(gate, gate.is_shut) for gate in shut]
     _shut(shut)
     for gate in edges:
         gate.came = []
@@ -239,8 +240,8 @@ def _sent(
         )
         return {gate: gate.came[0] for gate in edges if gate.came}
     finally:
-        for gate in shut:
-            gate.is_shut = False
+        for gate, was_shut in before:
+            gate.is_shut = was_shut
         for gate in edges:
             gate.came = None
 
