@@ -20,6 +20,8 @@ from ancestral.estimators.inference.check_guide import GuideReport, check_guide
 from ancestral.estimators.inference.elbo import Elbo, elbo, negative_elbo
 from ancestral.estimators.inference.importance import Importance, importance
 from ancestral.estimators.inference.predictive import Predictive
+from ancestral.estimators.sequences.fivo import Fivo, fivo
+from ancestral.estimators.sequences.particle_filter import Filtered, particle_filter
 from ancestral.tools.arviz import to_inference_data
 from ancestral.trace.recording.get_dependencies import (
     posterior_dependencies,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Elbo",
+    "Filtered",
+    "Fivo",
     "GuideReport",
     "Importance",
     "Predictive",
@@ -39,10 +43,12 @@ __all__ = [
     "TraceGraph_ELBO",
     "check_guide",
     "elbo",
+    "fivo",
     "importance",
     "log_marginal",
     "marginals",
     "negative_elbo",
+    "particle_filter",
     "posterior_dependencies",
     "prior_dependencies",
     "sample_posterior",

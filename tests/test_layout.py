@@ -23,7 +23,7 @@ FLOORS = [
     *("estimators.diagnostics", "estimators.gradient"),
     *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
     "estimators.finite",
-    *("estimators.elimination", "estimators.inference"),
+    *("estimators.elimination", "estimators.inference", "estimators.sequences"),
     *("estimators.capture", "estimators.compiled", "estimators"),
     *("tools.render", "tools.study", "tools.demo", "tools", "tools.bench", "tools.bench.peers"),
     "tools.gallery",
