@@ -107,7 +107,8 @@ def particle_filter(
         ess_threshold: resample a sequence where the effective sample size of its particles is below
             this part of K: by default at each step, at 0 never. Between the two the decision
             depends on the weights, so that what is drawn by ``rsample`` gets its score function for
-            the terms after it (see the guarantees on steps).
+            the terms after it: unbiased, with more variance, and slower. One sequence is decided by
+            Python, a batch by a mask.
         resampling_gradient: whether the ancestors depend on the weights by a score. By default,
             where the scheme has one of finite variance: of "multinomial". Without it the ancestors,
             and the decision to resample, are taken as given: the gradient is biased, and has less
@@ -182,6 +183,13 @@ def _going_on(
         return _taken(state, chosen), -math.log(count)
     with torch.no_grad():
         is_due = _effective(weights if has_score else untrack(weights), 0) < threshold * count
+    if (
+        weights.dim() == 1
+    ):  # one sequence: a branch of Python, by which what comes after is credited
+        if not is_due:
+            return state, weights
+        chosen = ancestors(weights if has_score else weights.detach(), scheme)
+        return _taken(state, chosen), -math.log(count)
     # Ancestors that nobody takes need no score, which would be noise.
     scored = torch.where(is_due, weights, weights.detach()) if has_score else weights.detach()
     own = torch.arange(count, device=weights.device).reshape(-1, *(1,) * (weights.dim() - 1))
