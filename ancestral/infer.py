@@ -14,6 +14,7 @@ True
 
 from typing import TYPE_CHECKING, Any
 
+from ancestral.estimators.elimination.expectation import expectation
 from ancestral.estimators.elimination.marginals import log_marginal, marginals
 from ancestral.estimators.elimination.posterior import sample_posterior
 from ancestral.estimators.inference.check_guide import GuideReport, check_guide
@@ -43,6 +44,7 @@ __all__ = [
     "TraceGraph_ELBO",
     "check_guide",
     "elbo",
+    "expectation",
     "fivo",
     "importance",
     "log_marginal",

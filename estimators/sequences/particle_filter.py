@@ -183,9 +183,7 @@ def _going_on(
         return _taken(state, chosen), -math.log(count)
     with torch.no_grad():
         is_due = _effective(weights if has_score else untrack(weights), 0) < threshold * count
-    if (
-        weights.dim() == 1
-    ):  # one sequence: a branch of Python, by which what comes after is credited
+    if weights.dim() == 1:  # one sequence: Python decides, and what comes after is credited
         if not is_due:
             return state, weights
         chosen = ancestors(weights if has_score else weights.detach(), scheme)

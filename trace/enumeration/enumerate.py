@@ -15,17 +15,22 @@ of one such run are those of all joint values; `ancestral.infer.log_marginal` su
 (torch.Size([2, 1]), torch.Size([2, 5]))
 """
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from torch import Tensor
 
+from ancestral.provenance.tensor import storage
 from ancestral.trace.context.argument_checks import short
-from ancestral.trace.context.errors import EnumerationError
+from ancestral.trace.context.errors import EnumerationError, listed
 from ancestral.trace.enumeration.dims import Dimensions, named
+from ancestral.trace.enumeration.plain_ops import refuse
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
-from ancestral.trace.recording.message import Handler, Message, handlers
+from ancestral.trace.recording.message import Handler, Message, Raised, handlers
 from ancestral.trace.recording.unused_handlers import warn_of
 
 _TO_DRAW = (
@@ -56,20 +61,31 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         first_dim: the dimension of the batch for the first site, to the left of all plates and
             batch dimensions; further sites follow to its left. The default leaves room for four.
 
+        sites: the names of those that are enumerated, of plain torch too; by default all that a
+            program names. What is computed of them may only use ops that are known to mean the same
+            with further dimensions on the left; others are refused with their line. Their mean is
+            taken by `ancestral.infer.expectation`.
+
     Raises:
         ValueError: if `first_dim` is no negative int.
+        TypeError: if `sites` are no names.
         EnumerationError: within the block, if a site cannot be enumerated, if something else has
             its dimension, or if what depends on it mixes its values.
     """
 
-    def __init__(self, first_dim: int = -5) -> None:
+    def __init__(self, first_dim: int = -5, *, sites: Iterable[str] | None = None) -> None:
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
                 "enumerate: first_dim must be a negative int, counted from the right, left of "
                 f"all plates and batches, not {short(first_dim)}"
             )
+        if isinstance(sites, str) or not all(isinstance(name, str) for name in sites or ()):
+            raise TypeError(f"enumerate: sites must be names, such as ['k'], not {short(sites)}")
         self.first_dim = first_dim
+        self.sites = None if sites is None else frozenset(sites)
         self._dimensions = Dimensions(first_dim)
+        self._met: set[str] = set()
+        self._guard = ExitStack()
 
     def __enter__(self) -> Self:
         """Open the block, with all dimensions free.
@@ -83,7 +99,25 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                 "around the whole program"
             )
         self._dimensions = Dimensions(self.first_dim)
+        self._met = set()
+        if self.sites is not None:  # which plain torch may draw, and compute with as it likes
+            self._guard.enter_context(storage.guard(partial(refuse, first_dim=self.first_dim)))
         return super().__enter__()
+
+    def __exit__(self, *raised: *Raised) -> None:
+        """Close the block.
+
+        Raises:
+            EnumerationError: if a site that was to be enumerated was not met.
+        """
+        self._guard.close()
+        super().__exit__(*raised)
+        missing = sorted((self.sites or frozenset()) - self._met)
+        if missing and raised[1] is None:
+            raise EnumerationError(
+                f"enumerate: no finite site {listed(missing)} was drawn in the block; expected the "
+                "names that the trace shows, of draws within an.record()"
+            )
 
     def process(self, message: Message) -> Message:
         """Decide on a sample once all handlers have said what they know of it."""
@@ -123,7 +157,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     def _is_to_be_enumerated(self, message: Message) -> bool:
         if message.value is not None:
             return False
-        choice = message.infer.get("enumerate")
+        is_asked = self.sites is not None and message.name in self.sites
+        choice = message.infer.get("enumerate", None if self.sites is None else is_asked)
         is_known = isinstance(choice, bool | str | None)
         if not is_known or choice not in (None, True, False, "parallel"):
             raise EnumerationError(
@@ -135,7 +170,9 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if choice and not is_finite:
             problem = "has infinitely many values, or does not tell that they are finitely many"
             raise EnumerationError(_unlisted(message, problem))
-        if is_finite and message.is_found:
+        if is_asked:
+            self._met.add(message.name)
+        if is_finite and message.is_found and not is_asked:
             if choice:
                 raise EnumerationError(
                     f"{named(message)} cannot be enumerated: it is a draw of plain torch, which "
@@ -149,7 +186,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                     f"an.sample({message.name!r}, fn), or {_TO_DRAW}"
                 ),
             )
-        return is_finite and not message.is_found
+        return is_finite and (is_asked or not message.is_found)
 
 
 def open_room() -> int | None:

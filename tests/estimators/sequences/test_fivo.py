@@ -74,9 +74,9 @@ def by_hand(
     for t, x in enumerate(xs):
         if t:
             weights = log_w.softmax(0)
-            fn = Categorical(logits=log_w.detach() if is_given else log_w)
-            chosen = fn.sample((particles,))  # type: ignore[no-untyped-call]
-            if 1 / weights.pow(2).sum() < threshold * particles or threshold == 1:
+            if threshold == 1 or 1 / weights.pow(2).sum() < threshold * particles:
+                fn = Categorical(logits=log_w.detach() if is_given else log_w)
+                chosen = fn.sample((particles,))  # type: ignore[no-untyped-call]
                 z, log_w = z[chosen], torch.zeros_like(log_w)
             z, step_weight = step(z, x)
         else:
