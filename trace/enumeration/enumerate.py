@@ -150,6 +150,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         self._dimensions.check(message, variables)
         values = _values(message) if self._is_to_be_enumerated(message) else None
         if values is None:
+            if self.sites is not None and message.value is None:
+                _refuse_spread(message, self.first_dim)
             return message
         own = self._dimensions.allocate(message, values.shape[0], _reserved())
         return _own(replace(message, value=_spread(message, values, own.dim)), own)
@@ -210,6 +212,18 @@ def _values(message: Message) -> Tensor | None:
         return values_of(message.fn)
     except NotImplementedError as error:
         raise EnumerationError(_unlisted(message, str(error))) from error
+
+
+def _refuse_spread(message: Message, first_dim: int) -> None:
+    """Raise if plain torch is to draw once for each value: who computes with it could not tell."""
+    assert message.fn is not None
+    batch = tuple(message.fn.batch_shape)
+    if any(size != 1 for size in batch[: max(len(batch) + first_dim + 1, 0)]):
+        raise EnumerationError(
+            f"{named(message)} depends on an enumerated site, so that it would be drawn once for "
+            "each of its values, which plain torch cannot tell from repetitions; enumerate it too, "
+            "if it is finite (sites=), or draw it before"
+        )
 
 
 def _unlisted(message: Message, problem: str) -> str:
