@@ -6,24 +6,29 @@
 >>> from ancestral.trace.recording.record import record
 >>> with record(), enumerate(sites=["k"]):
 ...     k = Bernoulli(torch.tensor([0.3, 0.9])).sample()
-...     cost = (k - 1) ** 2
->>> expectation(cost)
+...     mean = expectation((k - 1) ** 2)
+>>> mean
 tensor([0.7000, 0.1000])
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from ancestral.estimators.elimination.factors import by_chance
+from ancestral.estimators.elimination.factors import by_chance, own_of
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.enumeration.dims import is_kept_at
+from ancestral.trace.enumeration.enumerate import enumerate as enumeration
+from ancestral.trace.nodes.enum_dims import Variable
 from ancestral.trace.nodes.log_prob import tracked_density
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.enumerated_log_prob import Spread
+from ancestral.trace.recording.message import handlers
 from ancestral.trace.recording.plate_checks import mixed_by
 from ancestral.trace.recording.trace import Trace
 
@@ -38,15 +43,16 @@ def expectation(cost: Tensor) -> Tensor:
     the repetitions of a site was taken before, its values are mixed, and it is refused.
 
     Args:
-        cost: [K, ..., *shape], computed within `an.handlers.enumerate`; without such a site it is
-            returned as it is.
+        cost: [K, ..., *shape], of the block of `an.handlers.enumerate` that is open; without such a
+            site it is returned as it is.
 
     Returns:
         What the cost would be of a drawn site, [*shape], without leading dimensions of size 1.
 
     Raises:
         TypeError: if the cost is no tensor.
-        EnumerationError: if it mixes the values or the repetitions of an enumerated site.
+        EnumerationError: if it mixes the values or the repetitions of an enumerated site, or the
+            block of one has ended.
     """
     if not isinstance(cost, Tensor):
         raise TypeError(f"expectation takes a tensor of costs, not {kind_of(cost)}")
@@ -57,18 +63,14 @@ def expectation(cost: Tensor) -> Tensor:
     nodes = _enumerated(found, Spread(owner))
     if not nodes:
         return cost
+    own = _dimensions_of(nodes.values())
     events = _events(cost, found, nodes)
     log_weight = sum(n.by_case(tracked_density(n, is_masked=False)) for n in nodes.values())
     assert isinstance(log_weight, Tensor)
     weight = log_weight.exp()[(..., *(None,) * events)]
     # What cannot happen may cost anything.
     mean = torch.where(untrack(weight).detach() > 0, weight * cost, 0)
-    dims = [
-        n.enumeration.own.dim - events
-        for n in nodes.values()
-        if n.enumeration and n.enumeration.own
-    ]
-    mean = mean.sum([dim for dim in dims if -dim <= mean.dim()], keepdim=True)
+    mean = mean.sum([variable.dim - events for variable in own], keepdim=True)
     size = list(mean.shape)
     while size and size[0] == 1:
         size = size[1:]
@@ -92,6 +94,26 @@ def _enumerated(found: Provenance, spread: Spread) -> dict[Source, Node]:
     return nodes
 
 
+def _dimensions_of(nodes: Iterable[Node]) -> list[Variable]:
+    """Return what stands for the values of some sites.
+
+    Raises:
+        EnumerationError: if one is out of scope: nobody looks any more at what is computed of it.
+    """
+    found: list[Variable] = []
+    for node in nodes:
+        own = own_of(node)
+        assert own is not None
+        if not any(isinstance(h, enumeration) and h.holds(own) for h in handlers()):
+            raise EnumerationError(
+                f"the cost depends on the enumerated site {own}, whose block has ended, or whose "
+                "step is out of sight; call expectation within the block of an.handlers.enumerate, "
+                "where what is computed of the site is looked at"
+            )
+        found.append(own)
+    return found
+
+
 def _events(cost: Tensor, found: Provenance, nodes: dict[Source, Node]) -> int:
     """Return how many dimensions of a cost stand right of the repetitions of the sites.
 
@@ -108,7 +130,7 @@ def _events(cost: Tensor, found: Provenance, nodes: dict[Source, Node]) -> int:
                 (source, i)
                 for source, node in named.items()
                 for batch in [source.shape[: len(source.shape) - node.event_dims]]
-                for i, n in enumerate(batch)
+                for i, n in zip(range(len(batch)), batch, strict=True)
                 if n != 1
                 and not is_kept_at(
                     size[: len(size) - events], alignments[source], i, i - len(batch), n

@@ -119,6 +119,10 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                 "names that the trace shows, of draws within an.record()"
             )
 
+    def holds(self, variable: Variable) -> bool:
+        """Return whether a dimension stands for the values of a site now."""
+        return self._dimensions.in_sight().get(variable.dim) is variable
+
     def process(self, message: Message) -> Message:
         """Decide on a sample once all handlers have said what they know of it."""
         if message.kind == "plate":

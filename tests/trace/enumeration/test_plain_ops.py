@@ -127,9 +127,11 @@ def test_a_name_that_is_not_drawn_is_refused_and_others_are_drawn() -> None:
     with an.record() as trace, an.handlers.enumerate(sites=["k"]):
         k = Categorical(torch.ones(3)).sample()
         j = Categorical(torch.ones(3)).sample()
-    assert (trace["k"].is_enumerated, trace["j"].is_enumerated) == (True, False)
-    assert an.infer.expectation(j) is j
-    torch.testing.assert_close(an.untrack(an.infer.expectation(k)), torch.tensor(1.0))
+        assert (trace["k"].is_enumerated, trace["j"].is_enumerated) == (True, False)
+        assert an.infer.expectation(j) is j
+        torch.testing.assert_close(an.untrack(an.infer.expectation(k)), torch.tensor(1.0))
+    with pytest.raises(an.errors.EnumerationError, match=r"'k' .*whose block has ended"):
+        an.infer.expectation(k)
 
 
 def test_scores_of_draws_before_are_weighed_with_the_probabilities() -> None:
