@@ -107,7 +107,7 @@ def _dimensions_of(nodes: Iterable[Node]) -> list[Variable]:
         if not any(isinstance(h, enumeration) and h.holds(own) for h in handlers()):
             raise EnumerationError(
                 f"the cost depends on the enumerated site {own}, whose block has ended, or whose "
-                "step is out of sight; call expectation within the block of an.handlers.enumerate, "
+                "step is out of scope; call expectation within the block of an.handlers.enumerate, "
                 "where what is computed of the site is looked at"
             )
         found.append(own)

@@ -117,7 +117,7 @@ def _problem(func: Any, args: Any, kwargs: Mapping[str, Any], first_dim: int) ->
         return _problem_of_index(args[0], args[1])
     if name in _SHAPES:
         return "tells of the dimension of the values too"
-    return "is not known to keep values apart, along a dimension of their own"
+    return "is not known to keep values apart along a dimension"
 
 
 def _is_wide(tensor: Tensor, first_dim: int) -> bool:
@@ -150,7 +150,7 @@ _PARTS: dict[str, Callable[[Any, Mapping[str, Any], bool], bool]] = {
     "matmul": _is_row_by_matrix,
     "one_hot": _has_classes,
 }
-"""What else counts dimensions from the right, and for which operands."""
+"""Further ops that count dimensions from the right, each with its condition on the operands."""
 
 
 def _problem_of_index(operand: Any, index: Any) -> str:
