@@ -36,6 +36,7 @@ from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.outcomes import NotEnumerableError, TooManyOutcomesError
 from ancestral.estimators.rerun.replay import NotAFunctionError
 from ancestral.estimators.rerun.site_draw import EstimatorError
+from ancestral.estimators.sequences.particle_filter import ParticleError
 from ancestral.provenance.dispatch.error_leaks import InferenceTensorError
 from ancestral.provenance.dispatch.escape import ConfinedError, EscapeError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
@@ -112,6 +113,7 @@ __all__ = [
     "OverwrittenError",
     "ParamError",
     "ParamWarning",
+    "ParticleError",
     "PatternWarning",
     "PlateError",
     "RanksError",

@@ -14,6 +14,7 @@ True
 
 from typing import TYPE_CHECKING, Any
 
+from ancestral.estimators.elimination.expectation import expectation
 from ancestral.estimators.elimination.marginals import log_marginal, marginals
 from ancestral.estimators.elimination.posterior import sample_posterior
 from ancestral.estimators.inference.check_guide import GuideReport, check_guide
@@ -26,6 +27,8 @@ from ancestral.estimators.objectives.mean_field import mean_field
 from ancestral.estimators.objectives.tail_adaptive import tail_adaptive
 from ancestral.estimators.objectives.thermodynamic import thermodynamic
 from ancestral.estimators.objectives.wake_sleep import forward_kl, log_evidence, wake_sleep
+from ancestral.estimators.sequences.fivo import Fivo, fivo
+from ancestral.estimators.sequences.particle_filter import Filtered, particle_filter
 from ancestral.tools.arviz import to_inference_data
 from ancestral.trace.recording.get_dependencies import (
     posterior_dependencies,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Bound",
     "Elbo",
+    "Filtered",
+    "Fivo",
     "GuideReport",
     "Importance",
     "Predictive",
@@ -46,6 +51,8 @@ __all__ = [
     "TraceGraph_ELBO",
     "check_guide",
     "elbo",
+    "expectation",
+    "fivo",
     "forward_kl",
     "importance",
     "iwae",
@@ -56,6 +63,7 @@ __all__ = [
     "multi_sample",
     "negative_elbo",
     "of_log_weights",
+    "particle_filter",
     "posterior_dependencies",
     "prior_dependencies",
     "renyi",

@@ -24,7 +24,7 @@ FLOORS = [
     *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
     "estimators.finite",
     *("estimators.elimination", "estimators.inference", "estimators.objectives"),
-    *("estimators.capture", "estimators.compiled", "estimators"),
+    *("estimators.sequences", "estimators.capture", "estimators.compiled", "estimators"),
     *("tools.render", "tools.study", "tools.demo", "tools", "tools.bench", "tools.bench.peers"),
     "tools.gallery",
 ]

@@ -170,7 +170,7 @@ def _density(node: Node, *, is_masked: bool) -> Tensor:
         if is_masked and node.mask is not None:
             density = torch.where(node.mask, density, 0)
     found = provenance(density)
-    return density if found is None else _by_chance(density, found)
+    return density if found is None else by_chance(density, found)
 
 
 def _is_certain(node: Node) -> bool:
@@ -181,7 +181,7 @@ def _is_certain(node: Node) -> bool:
     )
 
 
-def _by_chance(density: Tensor, found: Provenance) -> Tensor:
+def by_chance(density: Tensor, found: Provenance) -> Tensor:
     """Return a tensor that no longer depends on known sources: they are data, or summed out."""
     known = frozenset(source for source in found.members if source.is_known)
     entries = {alignment: members - known for alignment, members in found.entries}

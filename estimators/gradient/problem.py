@@ -39,7 +39,7 @@ from ancestral.trace.graph.structure import Row, Structure, structure_of
 from ancestral.trace.nodes.autograd_graph import nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
-from ancestral.trace.recording.enumerated_log_prob import Spread
+from ancestral.trace.recording.enumerated_log_prob import Spread, refuse_values
 from ancestral.trace.recording.leaf_writes import SettledError, refuse_writes
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.untracked_loss import choosing
@@ -191,6 +191,8 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
         raise LossError("the loss depends on tracked tensors only, on no draw of a recording")
     if decisions.failures:
         raise _caught(*decisions.failures[0])
+    if known is not None:
+        refuse_values(known)
     parts = terms_of(loss, gradient)
     whole = plain if gradient is None else plain * gradient.detach()
     if whole.ndim or not whole.dtype.is_floating_point:

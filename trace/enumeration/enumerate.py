@@ -15,17 +15,22 @@ of one such run are those of all joint values; `ancestral.infer.log_marginal` su
 (torch.Size([2, 1]), torch.Size([2, 5]))
 """
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from torch import Tensor
 
+from ancestral.provenance.tensor import storage
 from ancestral.trace.context.argument_checks import short
-from ancestral.trace.context.errors import EnumerationError
+from ancestral.trace.context.errors import EnumerationError, listed
 from ancestral.trace.enumeration.dims import Dimensions, named
+from ancestral.trace.enumeration.plain_ops import refuse
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
-from ancestral.trace.recording.message import Handler, Message, handlers
+from ancestral.trace.recording.message import Handler, Message, Raised, handlers
 from ancestral.trace.recording.unused_handlers import warn_of
 
 _TO_DRAW = (
@@ -56,20 +61,31 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         first_dim: the dimension of the batch for the first site, to the left of all plates and
             batch dimensions; further sites follow to its left. The default leaves room for four.
 
+        sites: the names of those that are enumerated, of plain torch too; by default all that a
+            program names. What is computed of them may only use ops that are known to mean the same
+            with further dimensions on the left; others are refused with their line. Their mean is
+            taken by `ancestral.infer.expectation`.
+
     Raises:
         ValueError: if `first_dim` is no negative int.
+        TypeError: if `sites` are no names.
         EnumerationError: within the block, if a site cannot be enumerated, if something else has
             its dimension, or if what depends on it mixes its values.
     """
 
-    def __init__(self, first_dim: int = -5) -> None:
+    def __init__(self, first_dim: int = -5, *, sites: Iterable[str] | None = None) -> None:
         if not isinstance(first_dim, int) or isinstance(first_dim, bool) or first_dim >= 0:
             raise ValueError(
                 "enumerate: first_dim must be a negative int, counted from the right, left of "
                 f"all plates and batches, not {short(first_dim)}"
             )
+        if isinstance(sites, str) or not all(isinstance(name, str) for name in sites or ()):
+            raise TypeError(f"enumerate: sites must be names, such as ['k'], not {short(sites)}")
         self.first_dim = first_dim
+        self.sites = None if sites is None else frozenset(sites)
         self._dimensions = Dimensions(first_dim)
+        self._met: set[str] = set()
+        self._guard = ExitStack()
 
     def __enter__(self) -> Self:
         """Open the block, with all dimensions free.
@@ -83,7 +99,29 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                 "around the whole program"
             )
         self._dimensions = Dimensions(self.first_dim)
+        self._met = set()
+        if self.sites is not None:  # which plain torch may draw, and compute with as it likes
+            self._guard.enter_context(storage.guard(partial(refuse, first_dim=self.first_dim)))
         return super().__enter__()
+
+    def __exit__(self, *raised: *Raised) -> None:
+        """Close the block.
+
+        Raises:
+            EnumerationError: if a site that was to be enumerated was not met.
+        """
+        self._guard.close()
+        super().__exit__(*raised)
+        missing = sorted((self.sites or frozenset()) - self._met)
+        if missing and raised[1] is None:
+            raise EnumerationError(
+                f"enumerate: no finite site {listed(missing)} was drawn in the block; expected the "
+                "names that the trace shows, of draws within an.record()"
+            )
+
+    def holds(self, variable: Variable) -> bool:
+        """Return whether a dimension stands for the values of a site now."""
+        return self._dimensions.in_sight().get(variable.dim) is variable
 
     def process(self, message: Message) -> Message:
         """Decide on a sample once all handlers have said what they know of it."""
@@ -116,6 +154,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         self._dimensions.check(message, variables)
         values = _values(message) if self._is_to_be_enumerated(message) else None
         if values is None:
+            if self.sites is not None and message.value is None:
+                _refuse_spread(message, self.first_dim)
             return message
         own = self._dimensions.allocate(message, values.shape[0], _reserved())
         return _own(replace(message, value=_spread(message, values, own.dim)), own)
@@ -123,7 +163,8 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
     def _is_to_be_enumerated(self, message: Message) -> bool:
         if message.value is not None:
             return False
-        choice = message.infer.get("enumerate")
+        is_asked = self.sites is not None and message.name in self.sites
+        choice = message.infer.get("enumerate", None if self.sites is None else is_asked)
         is_known = isinstance(choice, bool | str | None)
         if not is_known or choice not in (None, True, False, "parallel"):
             raise EnumerationError(
@@ -135,7 +176,9 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         if choice and not is_finite:
             problem = "has infinitely many values, or does not tell that they are finitely many"
             raise EnumerationError(_unlisted(message, problem))
-        if is_finite and message.is_found:
+        if is_asked:
+            self._met.add(message.name)
+        if is_finite and message.is_found and not is_asked:
             if choice:
                 raise EnumerationError(
                     f"{named(message)} cannot be enumerated: it is a draw of plain torch, which "
@@ -149,7 +192,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
                     f"an.sample({message.name!r}, fn), or {_TO_DRAW}"
                 ),
             )
-        return is_finite and not message.is_found
+        return is_finite and (is_asked or not message.is_found)
 
 
 def open_room() -> int | None:
@@ -173,6 +216,18 @@ def _values(message: Message) -> Tensor | None:
         return values_of(message.fn)
     except NotImplementedError as error:
         raise EnumerationError(_unlisted(message, str(error))) from error
+
+
+def _refuse_spread(message: Message, first_dim: int) -> None:
+    """Raise if plain torch is to draw once for each value: who computes with it could not tell."""
+    assert message.fn is not None
+    batch = tuple(message.fn.batch_shape)
+    if any(size != 1 for size in batch[: max(len(batch) + first_dim + 1, 0)]):
+        raise EnumerationError(
+            f"{named(message)} depends on an enumerated site, so that it would be drawn once for "
+            "each of its values, which plain torch cannot tell from repetitions; enumerate it too, "
+            "if it is finite (sites=), or draw it before"
+        )
 
 
 def _unlisted(message: Message, problem: str) -> str:

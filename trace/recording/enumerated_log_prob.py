@@ -61,3 +61,18 @@ class Spread:
                 if source in self._sites:
                     return self._sites[source]
         return None
+
+
+def refuse_values(found: Provenance) -> None:
+    """Raise if a loss has an element for each value of an enumerated site.
+
+    Raises:
+        EnumerationError: if it does.
+    """
+    some = [s for s in found.members if s.is_confined or s.is_named]
+    names = sorted(s.name for s in found.universe.origins(some) if s.is_confined) if some else []
+    if names:
+        raise EnumerationError(
+            f"the loss depends on {', '.join(map(repr, names))}, enumerated: it adds up all values "
+            "alike; give it the mean, ancestral.infer.expectation(cost), of the cost of each"
+        )

@@ -50,7 +50,7 @@ WRONG: list[tuple[str, type[Exception], str]] = [
     (
         "enumerate(first_available_dim=-2)",
         TypeError,
-        r"enumerate\(first_dim=-5\): it has no argument first_available_dim=",
+        r"enumerate\(first_dim=-5, \*, sites=None\): it has no argument first_available_dim=",
     ),
     ("markov(3)", TypeError, r"markov takes the steps .* range\(10\), not an int"),
     ("replay(3)", TypeError, r"replay takes a Trace, not an int; .*replay\(trace\)\(model\)"),

@@ -1,0 +1,1 @@
+"""Sequences: particle filters, and the bounds of the evidence that they give."""
