@@ -44,7 +44,9 @@ def _called(step: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str
 def apart() -> Callable[..., Tensor]:
     """Return what calls a step within a function that is compiled, and no part of it."""
     # Made where a step is: it imports the compiler, which takes longer than all of this library.
-    return torch.compiler.disable(_called, reason="a compiled step is no part of another graph")
+    reason = "a compiled step is no part of another graph"
+    found: Callable[..., Tensor] = torch.compiler.disable(_called, reason=reason)
+    return found
 
 
 def with_more(code: Callable[..., Any], more: Sequence[Tensor]) -> Callable[..., Any]:

