@@ -45,7 +45,7 @@ from ancestral.estimators import (
 )
 
 Networks = Literal["both", "linear", "nonlinear"]
-LATENTS, BATCH = 200, 50
+LATENTS = 200
 ORDERINGS = (
     Ordering("auto", "score", "leave one out of the batch, Kool et al. 2019"),
     Ordering("DisARM", "ARM", "Dong et al. 2020"),
@@ -134,7 +134,12 @@ def main(
         made = model(pixels, latents, is_linear=kind == "linear")
         chosen = estimators(latents)
         found[name] = comparison.compare(
-            name, made, pixels, chosen, size, batch=BATCH, checkpoint=DisARM()
+            name,
+            made,
+            pixels,
+            chosen,
+            size,
+            checkpoint=DisARM(),
         )
         comparison.show(f"{kind} model of {data}", found[name], ORDERINGS, size, name)
     return found

@@ -39,7 +39,7 @@ from ancestral.estimators import (
     UnorderedSet,
 )
 
-LATENTS, CLASSES, HIDDEN, BATCH = 20, 10, 100, 50
+LATENTS, CLASSES, HIDDEN = 20, 10, 100
 ORDERINGS = (
     Ordering("auto", "score", "leave one out of the batch, Kool et al. 2019"),
     Ordering("RLOO(4)", "RLOO(2)", "Kool et al. 2019", of="work"),
@@ -112,7 +112,7 @@ def main(size: Size) -> Comparison:
     shape = (3, 3) if size.is_quick else (LATENTS, CLASSES)
     made, chosen = model(pixels, *shape), estimators(*shape)
     name = "digits_categorical"
-    found = comparison.compare(name, made, pixels, chosen, size, batch=BATCH, checkpoint=RLOO(4))
+    found = comparison.compare(name, made, pixels, chosen, size, checkpoint=RLOO(4))
     comparison.show("categorical model of digits", found, ORDERINGS, size, name)
     return found
 

@@ -18,8 +18,8 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 
-COSTLY = 50
-"""Estimators of more evaluations are measured with a twentieth of the draws, and do not train."""
+BATCH, COSTLY = 50, 50
+"""How many images a loss is of. Estimators of more evaluations are measured with a twentieth of the draws, and do not train."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
 
@@ -254,7 +254,6 @@ def compare(
     estimators: Mapping[str, Any],
     size: Size,
     *,
-    batch: int = 50,
     rate: float = 1e-3,
     checkpoint: Any = "auto",
 ) -> Comparison:
@@ -266,10 +265,10 @@ def compare(
         data: the images.
         estimators: what `an.study` takes, by name.
         size: how much to do.
-        batch: how many images a loss is of.
         rate: the step size of Adam.
         checkpoint: the estimator that trains to the checkpoint.
     """
+    batch = 10 if size.is_quick else BATCH
     whole, fixed = OfBatches(model, batch), data[:: max(len(data) // batch, 1)][:batch]
     with torch.no_grad():
         before = {key: value.clone() for key, value in model.state_dict().items()}
