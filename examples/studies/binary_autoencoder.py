@@ -133,14 +133,7 @@ def main(
         name = f"{data}_{kind}"
         made = model(pixels, latents, is_linear=kind == "linear")
         chosen = estimators(latents)
-        found[name] = comparison.compare(
-            name,
-            made,
-            pixels,
-            chosen,
-            size,
-            checkpoint=DisARM(),
-        )
+        found[name] = comparison.compare(name, made, pixels, chosen, size, checkpoint=DisARM())
         comparison.show(f"{kind} model of {data}", found[name], ORDERINGS, size, name)
     return found
 

@@ -18,8 +18,10 @@ from torch.distributions import Bernoulli
 
 import ancestral as an
 
-BATCH, COSTLY = 50, 50
-"""How many images a loss is of. Estimators of more evaluations are measured with a twentieth of the draws, and do not train."""
+BATCH = 50
+"""How many images a loss is of."""
+COSTLY = 50
+"""Estimators of more evaluations are measured with a twentieth of the draws, and do not train."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
 
