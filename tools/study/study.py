@@ -118,7 +118,7 @@ def study(
     methods = methods_of(estimators)
     ready = begun(workers, backend)
     trial = trial_of(program, args, parameters)
-    plans, left_out = fitting(trial, methods, is_chosen=estimators is not None)
+    plans, evaluations, left_out = fitting(trial, methods, is_chosen=estimators is not None)
     setup = Setup(trial.subject, {"": Plan(), **plans}, seed, warm_up, rate)
     settings: dict[str, Any] = {"seed": seed, "draws": draws, "steps": steps, "rate": float(rate)}
     settings["warm_up"] = warm_up
@@ -131,7 +131,9 @@ def study(
         if out is not None:
             write(folder / "study.toml", toml)
         ready.join()
-        tasks = [task for task in _tasks(plans, trial, draws, steps) if task not in store.kept()]
+        slow_first = sorted(plans, key=evaluations.__getitem__, reverse=True)
+        wanted = _tasks(slow_first, draws, steps, has_reference=trial.exact is None)
+        tasks = [task for task in wanted if task not in store.kept()]
         failed, spent = _work(store, setup, folder, tasks, workers, backend)
         with apart():
             found = _found(store, trial, [name for name in plans if name not in failed])
@@ -148,16 +150,21 @@ def study(
         return written(made, folder, _facts(program, trial, made, settings, source or {}), toml)
 
 
-def _tasks(plans: Mapping[str, Plan], trial: Trial, draws: int, steps: int) -> Iterator[Task]:
-    """Yield all tasks: first those that take long, then the blocks of all methods by turns."""
+def _tasks(
+    methods: Sequence[str], draws: int, steps: int, *, has_reference: bool
+) -> Iterator[Task]:
+    """Yield all tasks: first those that take long, then the blocks of all methods by turns.
+
+    So that no worker is left with a long one at the end, the methods come slow ones first.
+    """
     if steps:
-        yield from (Task("training", name, 0, steps) for name in plans)
+        yield from (Task("training", name, 0, steps) for name in methods)
     blocks = min(BLOCKS, draws)
     for block in range(blocks):
         count = draws // blocks + (block < draws % blocks)
-        if trial.exact is None:
+        yield from (Task("draws", name, block, count) for name in methods)
+        if has_reference:
             yield Task("reference", "", block, count)
-        yield from (Task("draws", name, block, count) for name in plans)
 
 
 def _work(

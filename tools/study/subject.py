@@ -82,7 +82,7 @@ class Subject:
 
 def flat(gradients: list[Tensor]) -> Tensor:
     """Return derivatives as one vector, [n], float64."""
-    return torch.cat([each.detach().reshape(-1).to("cpu", torch.float64) for each in gradients])
+    return torch.cat([each.detach().reshape(-1).cpu() for each in gradients]).double()
 
 
 def is_same(gradient: Tensor, other: Tensor) -> bool:

@@ -213,13 +213,15 @@ def rows_of(
         groups: the parameters.
         reference_by_leaf: the variance of a draw of the reference, [leaves].
     """
-    rows = []
+    rows, parts = [], []
+    for group, leaves in groups.leaves().items():
+        index = groups.index(leaves)
+        other = reference.of(index, float(reference_by_leaf[leaves].sum()))
+        parts.append((group, leaves, index, other))
     for name, found in summaries.items():
-        for group, leaves in groups.leaves().items():
-            index = groups.index(leaves)
+        for group, leaves, index, other in parts:
             variance, error = found.variance(leaves)
             own = found.sample.of(index, variance)
-            other = reference.of(index, float(reference_by_leaf[leaves].sum()))
             bias = bias_of(own, other)
             noise = other.variance / other.draws
             norm = max(float(other.mean.square().sum()) - noise, 0.0) ** 0.5

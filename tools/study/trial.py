@@ -101,16 +101,16 @@ def _exact(run: Callable[[], Loss], leaves: list[Tensor]) -> tuple[Tensor | None
 
 def fitting(
     trial: Trial, methods: Mapping[str, Plan], *, is_chosen: bool
-) -> tuple[dict[str, Plan], dict[str, str]]:
-    """Return the methods as they fit the program, and why others do not.
+) -> tuple[dict[str, Plan], dict[str, int], dict[str, str]]:
+    """Return the methods as they fit the program, their evaluations, and why others do not.
 
     Raises:
         StudyError: if one that was chosen does not fit, or none does.
     """
-    fit, left_out = {}, {}
+    fit, evaluations, left_out = {}, {}, {}
     for name, plan in methods.items():
         try:
-            fit[name] = _fitted(trial, plan)
+            fit[name], evaluations[name] = _fitted(trial, plan)
         except NotAFunctionError:
             raise
         except Exception as error:  # the program's too, at values that no draw has
@@ -121,7 +121,7 @@ def fitting(
             left_out[name] = brief(error)
     if not fit:
         raise StudyError("estimators: none fits the program: " + "; ".join(left_out.values()))
-    return fit, left_out
+    return fit, evaluations, left_out
 
 
 def brief(error: Exception) -> str:
@@ -130,16 +130,17 @@ def brief(error: Exception) -> str:
     return lines[0] if len(lines) == 1 else f"{lines[0]} [...] {lines[-1]}"
 
 
-def _fitted(trial: Trial, plan: Plan) -> Plan:
+def _fitted(trial: Trial, plan: Plan) -> tuple[Plan, int]:
     """Return a plan that fits: as it is, or with its estimator at those sites that it fits.
+
+    Beside it stand the evaluations that it needs.
 
     Raises:
         EstimatorError: if it fits none.
     """
     chosen = plan.estimators
     try:
-        _estimate(trial, plan)
-        return plan
+        return plan, _estimate(trial, plan)
     except EstimatorError as error:
         if isinstance(chosen, (str, Mapping)):
             raise
@@ -155,12 +156,12 @@ def _fitted(trial: Trial, plan: Plan) -> Plan:
     if not fits:
         raise refused
     found = replace(plan, estimators={**fits, "*": "auto"})
-    _estimate(trial, found)
-    return found
+    return found, _estimate(trial, found)
 
 
-def _estimate(trial: Trial, plan: Plan) -> None:
+def _estimate(trial: Trial, plan: Plan) -> int:
     with apart():
         plant(draws(0, TRIAL, 2, 1)[0])
         found = trial.subject.estimate(copy.deepcopy(plan), check=True)
         trial.subject.gradient(found.surrogate)
+    return found.evaluations

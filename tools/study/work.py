@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ancestral.estimators.rerun.estimate import Estimate, Plan
 from ancestral.tools.study.methods import learns
 from ancestral.tools.study.seeds import DRAWS, REFERENCE, TRAINING, WARM_UP, apart, draws, plant
-from ancestral.tools.study.subject import Packed, Setup, flat
+from ancestral.tools.study.subject import Packed, Setup, Subject, flat
 from ancestral.trace.nodes.autograd_graph import nodes_of
 
 Numbers = npt.NDArray[np.float64]
@@ -92,18 +92,23 @@ def _measured(task: Task, setup: Setup) -> Result:
     for number, seed in enumerate(seeds, 1):
         plant(seed)
         begin = time.perf_counter()
-        found = subject.estimate(plan)
-        parts = subject.gradient(found.surrogate)
+        parts, runs, loss = _one(subject, plan)
         seconds.append(time.perf_counter() - begin)
         gradient = flat(parts)
         # Welford (1962): without the cancellation of E[g²] - E[g]².
-        before = gradient - mean
-        mean.add_(before, alpha=1 / number)
-        squares.addcmul_(before, gradient - mean)
-        evaluations += found.evaluations
-        losses.append(float(found.value))
+        gradient -= mean
+        mean.add_(gradient, alpha=1 / number)
+        squares.addcmul_(gradient, gradient, value=1 - 1 / number)
+        evaluations += runs
+        losses.append(loss)
     by_leaf = torch.stack([part.sum() for part in squares.split(sizes)])
     return Result(evaluations, np.array(seconds), np.array(losses), mean.numpy(), by_leaf.numpy())
+
+
+def _one(subject: Subject, plan: Plan) -> tuple[list[Tensor], int, float]:
+    """Return an estimate of the derivatives, its evaluations and loss, and let its graph go."""
+    found = subject.estimate(plan)
+    return subject.gradient(found.surrogate), found.evaluations, float(found.value)
 
 
 def _trained(task: Task, setup: Setup) -> Result:

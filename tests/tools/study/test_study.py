@@ -121,6 +121,16 @@ def test_the_table_does_not_depend_on_the_workers(alone: Study) -> None:
         assert np.array_equal(losses, found.curves[name][1])
 
 
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+@pytest.mark.filterwarnings("ignore")  # their own, of versions that they were not tried with
+def test_a_cluster_makes_the_same_table(backend: Any, package: str, alone: Study) -> None:
+    pytest.importorskip(package, reason=f"{package}, whose cluster would be started, is missing")
+    asked = {**ASKED, "estimators": "auto, disarm", "steps": 0}
+    found = an.study(Layered(), ONES, workers=2, backend=backend, **asked)
+    rows = [row for row in untimed(alone) if row["estimator"] in ("auto", "disarm")]
+    assert untimed(found) == rows
+
+
 def test_a_method_has_the_same_rows_whatever_else_is_studied(alone: Study) -> None:
     found = an.study(Layered(), ONES, **{**ASKED, "estimators": "disarm"})
     ours = [row for row in untimed(alone) if row["estimator"] == "disarm"]
