@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.capture import programs
+from ancestral.estimators.capture.parallel import FORWARD
 from ancestral.estimators.inference import elbo as bounds
 from ancestral.trace.program import plate as plates
 from ancestral.trace.program import primitives
+from ancestral.trace.recording import module_wrapper
 from ancestral.trace.recording.message import Handler
 
 # The code of each stands in for that of the statement, in whose module its names are looked up. A
@@ -101,6 +103,13 @@ def _elbo(
     return programs.OWN["elbo"](model, guide, *args, **options, **kwargs)
 
 
+def _is_recorded(module: Any) -> bool:
+    from ancestral.estimators.capture import programs
+
+    # A module that is wrapped is the module: the step has the scores of its draws.
+    return torch.compiler.is_dynamo_compiling() or programs.OWN["_is_recorded"](module)  # type: ignore[no-any-return]
+
+
 _READ: dict[Any, Any] = {
     primitives.sample: _sample,
     primitives.factor: _factor,
@@ -109,6 +118,7 @@ _READ: dict[Any, Any] = {
     primitives.cost: _cost,
     plates.subsample: _subsample,
     bounds.elbo: _elbo,
+    module_wrapper._is_recorded: _is_recorded,
 }
 
 
@@ -150,5 +160,6 @@ METHODS = (
     _while_read(plates.plate, "__iter__", programs.turns_of_plate),
     _while_read(Handler, "__enter__", programs.enter_handler),
     _while_read(Handler, "__exit__", programs.exit_handler),
+    FORWARD,
 )
 """By class and name, the methods that it is to read in place of those that stand there."""

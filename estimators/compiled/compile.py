@@ -27,6 +27,7 @@ from torch.compiler import is_dynamo_compiling
 
 from ancestral.estimators.capture.checkpoints import write_out_checkpoints
 from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
+from ancestral.estimators.capture.parallel import alone, put_within
 from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
@@ -194,7 +195,8 @@ class Compiled(Generic[P]):
         if not any(tensor.requires_grad for tensor in tensors):
             raise Refusal("nothing that the loss is computed from has requires_grad=True")
         module = own_copy(module)
-        trace, eager = self._recorded(tensors)
+        with alone() as modules:
+            trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
         write_out_checkpoints(module, DRAWS)
         write_out(module.graph)
@@ -216,7 +218,7 @@ class Compiled(Generic[P]):
         kept = module if symbols is None else own_copy(module)
         learned = memories.tensors
         code = finished(module, [*given, *learned], options.backend, options.mode)
-        code = put_around(code, asking)
+        code = put_within(put_around(code, asking), [*modules], analysis.output)
         if learned:
             code = with_more(code, learned)
         if analysis.indices:
@@ -238,7 +240,7 @@ class Compiled(Generic[P]):
         def checked(*inputs: Any) -> Any:
             size = _sizes(inputs)
             if size not in seen:
-                with unmarked():
+                with unmarked(), alone():
                     _, eager = self._recorded(tensors_of(inputs))
                     distance(inputs, eager)
                 seen.add(size)
