@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.capture.refusal import Refusal
-from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.tensor.tensor import forget, untrack
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +23,18 @@ class Outcome:
 @contextmanager
 def undone(tensors: Sequence[Tensor]) -> Generator[None]:
     """Draw as if for the first time within the block, and undo what it writes into tensors."""
-    before = [tensor.detach().clone() for tensor in tensors]
+    before = [(type(tensor), tensor.detach().clone()) for tensor in tensors]
     devices = sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
     try:
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
             yield
     finally:
         with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
+            for tensor, (kind, value) in zip(tensors, before, strict=True):
                 if not torch.equal(tensor, value):
                     tensor.copy_(value)
+                if type(tensor) is not kind:
+                    forget(tensor, kind)
 
 
 def outcome(run: Callable[[], Tensor], tensors: Sequence[Tensor]) -> Outcome:

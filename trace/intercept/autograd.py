@@ -35,6 +35,7 @@ from ancestral.provenance.tensor.torch_internals import (
     BACKWARD_HOOKS,
     DisableTorchFunction,
     EnableTorchFunction,
+    tree_leaves,
 )
 from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
@@ -289,10 +290,14 @@ def _ending(original: _Function) -> _Function:
 
     @functools.wraps(original)
     def after(self: DistributedDataParallel, output: Any) -> Any:
+        ended = original(self, output)
         if self.require_backward_grad_sync and (self.find_unused_parameters or self.static_graph):
             for trace in local.traces:
                 _looking.setdefault(trace.universe, {})[self] = None
-        return original(self, output)
+            for own, given in zip(tree_leaves(ended), tree_leaves(output), strict=True):
+                if own is not given and type(own) is type(given) is ProvenanceTensor:
+                    own._provenance, own._form = given._provenance, given._form  # it is the same
+        return ended
 
     return after
 
