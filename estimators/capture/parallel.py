@@ -9,13 +9,13 @@ and what it does after on the loss with its scores, which are what it has to fin
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 
-from ancestral.provenance.tensor.torch_internals import AROUND_PARALLEL, active_parallel
+from ancestral.provenance.tensor.torch_internals import AROUND_PARALLEL, active_parallel, compiler
 
 _lock = threading.RLock()
 
@@ -100,6 +100,11 @@ def put_within(code: Callable[..., Any], modules: Sequence[Any], at: int) -> Cal
     return run
 
 
-def is_around() -> bool:
-    """Return whether the module of a parallel one runs, by which the compiler takes graphs apart."""
-    return active_parallel() is not None
+def unsplit() -> Any:
+    """Return a block within which the compiler leaves graphs in one piece.
+
+    Within a parallel module it would take them apart, to send gradients of a part early.
+    """
+    if active_parallel() is None:
+        return nullcontext()
+    return compiler().config.patch(optimize_ddp=False)

@@ -26,8 +26,8 @@ from torch import Tensor, fx
 from torch.compiler import is_dynamo_compiling
 
 from ancestral.estimators.capture.checkpoints import write_out_checkpoints
-from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
-from ancestral.estimators.capture.parallel import alone, put_within
+from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked, with_params
+from ancestral.estimators.capture.parallel import alone, put_within, unsplit
 from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
@@ -159,8 +159,10 @@ class Compiled(Generic[P]):
             self._memories.keep()
         reading, before = self._reading, times_read()
         reading.call, reading.failed = (args, kwargs), None
+        with_params(self._memories.look_at_sites)
         try:
-            with compiling_marked, _first_plan if self.plan is None else nullcontext():
+            waiting = _first_plan if self.plan is None else nullcontext()
+            with compiling_marked, waiting, unsplit():
                 found: Tensor = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(error, Refusal):

@@ -107,7 +107,8 @@ def _within_a_loss(module: nn.Module) -> tuple[Any, Any]:
 
 def _around_a_step(net: Net, given: dict[str, Any]) -> tuple[Any, Any]:
     stepping = Stepping(net)
-    return DistributedDataParallel(stepping, **given), stepping.step
+    module = DistributedDataParallel(stepping, bucket_cap_mb=1e-4, **given)
+    return module, stepping.step
 
 
 ORDERS: dict[str, Callable[[Net, dict[str, Any]], tuple[Any, Any]]] = {
