@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.kl_divergence import CODE, FUNCTION, fill
+from ancestral.estimators.capture.opaque_draws import OPAQUE
 from ancestral.estimators.capture.statements import INSTEAD, METHODS
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
@@ -31,6 +32,7 @@ _library.define("pathwise_site(Tensor value, Tensor log_prob) -> Tensor")
 _library.define("noise(Tensor value) -> Tensor")
 _library.define("held(Tensor value) -> Tensor")
 _library.define("density(Tensor log_prob, Tensor value) -> Tensor")
+_library.define("whole(Tensor value) -> Tensor")
 _library.define("given(Tensor value, Tensor[] tensors, str[] names) -> Tensor")
 
 
@@ -38,7 +40,7 @@ def _first(value: Tensor, *_: Any) -> Tensor:
     return value.view_as(value)
 
 
-for _name in ("site", "pathwise_site", "noise", "density", "given"):
+for _name in ("site", "pathwise_site", "noise", "density", "whole", "given"):
     _library.impl(_name, _first, "CompositeImplicitAutograd")
 _library.impl("held", lambda value: value.detach(), "CompositeImplicitAutograd")
 
@@ -54,8 +56,10 @@ DENSITY: Any = torch.ops.ancestral.density
 """A log-density that the program computes, and the value it is taken at."""
 GIVEN: Any = torch.ops.ancestral.given
 """A draw, and the tensors of its distribution by their names, for baselines that look at them."""
+WHOLE: Any = torch.ops.ancestral.whole
+"""A value that is taken as it is, and not apart into what it was computed from."""
 SITES = frozenset({SITE, PATHWISE})
-MARKERS = SITES | {NOISE, HELD, DENSITY, GIVEN}
+MARKERS = SITES | {NOISE, HELD, DENSITY, WHOLE, GIVEN}
 
 
 class _Depth:
@@ -180,6 +184,7 @@ class _Marks(threading.local):
             for name in ("sample", "rsample", "log_prob"):
                 original = vars(kind).get(name)
                 if callable(original) and not (kind is Distribution and name != "sample"):
+                    original = OPAQUE.get(original, original)
                     self._replace(kind, name, _replacement(name, original, self.has_params))
         for name, function in _UNCHECKED.items():
             self._replace(Distribution, name, function)

@@ -74,8 +74,9 @@ def step_node_of(site: fx.Node, node: Node) -> tuple[StepNode, list[fx.Node]]:
 
 def _unknown(fn: Distribution, names: frozenset[str], prefix: str) -> Iterator[str]:
     """Yield the attributes of a distribution that may be others in another step."""
-    if not is_class_of_torch(type(fn)):
-        yield prefix + type(fn).__name__
+    kind: Any = type(fn)
+    if not is_class_of_torch(kind):
+        yield prefix + kind.__name__
     for name, item in vars(fn).items():
         full = prefix + name
         if full in names or _is_lazy(fn, name):
@@ -95,8 +96,9 @@ def _is_fixed(item: object) -> bool:
     """Return whether something holds no tensor."""
     if type(item) in (list, tuple):
         return all(map(_is_fixed, item))  # type: ignore[call-overload]
+    kind: Any = type(item)
     if isinstance(item, Transform):
-        return is_class_of_torch(type(item)) and not any(
+        return is_class_of_torch(kind) and not any(
             isinstance(each, (*_COMPOSED, Tensor))
             for name, each in vars(item).items()
             if not is_passing(item, name)
