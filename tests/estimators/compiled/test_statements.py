@@ -324,7 +324,7 @@ def _with_a_part_in_turn() -> Any:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (_blocked, "this handler of an.handlers is not compiled"),
+        (_blocked, "cannot follow it"),
         (_with_a_part_in_turn, "turns of a plate that is subsampled"),
         (_in_a_plate_from_outside, "context manager"),
     ],
