@@ -222,29 +222,24 @@ def _end(_: Any) -> None:
     _marks.end()
 
 
-class _CompilingMarked:
-    """Mark draws and densities whenever the compiler reads a function within the block."""
+def mark_what_is_compiled(has_params: bool) -> None:
+    """Mark draws and densities whenever the compiler reads a function, until told otherwise.
 
-    def __enter__(self) -> None:
-        callbacks = compiler().callbacks
-        if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
-            callbacks.start_callbacks.append(_start)
-            callbacks.end_callbacks.append(_end)
-        _marks.is_wanted = True
-
-    def __exit__(self, *_: object) -> None:
-        _marks.is_wanted = False
-        if _marks.replaced:
-            _marks.end()
+    Args:
+        has_params: whether draws are marked with the tensors of their distributions.
+    """
+    callbacks = compiler().callbacks
+    if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
+        callbacks.start_callbacks.append(_start)
+        callbacks.end_callbacks.append(_end)
+    _marks.is_wanted, _marks.has_params = True, has_params
 
 
-compiling_marked = _CompilingMarked()
-"""Mark draws and densities whenever the compiler reads a function within the block."""
-
-
-def with_params(is_wanted: bool) -> None:
-    """Say whether draws are to be marked with the tensors of their distributions."""
-    _marks.has_params = is_wanted
+def mark_no_more() -> None:
+    """Let the compiler read functions as they are."""
+    _marks.is_wanted = False
+    if _marks.replaced:
+        _marks.end()
 
 
 def times_read() -> int:

@@ -9,7 +9,7 @@ and what it does after on the loss with its scores, which are what it has to fin
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from torch.compiler import is_dynamo_compiling
@@ -100,11 +100,14 @@ def put_within(code: Callable[..., Any], modules: Sequence[Any], at: int) -> Cal
     return run
 
 
+def is_around() -> bool:
+    """Return whether this thread runs the module of a parallel one."""
+    return active_parallel() is not None
+
+
 def unsplit() -> Any:
     """Return a block within which the compiler leaves graphs in one piece.
 
     Within a parallel module it would take them apart, to send gradients of a part early.
     """
-    if active_parallel() is None:
-        return nullcontext()
     return compiler().config.patch(optimize_ddp=False)

@@ -16,7 +16,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec
@@ -26,8 +25,13 @@ from torch import Tensor, fx
 from torch.compiler import is_dynamo_compiling
 
 from ancestral.estimators.capture.checkpoints import write_out_checkpoints
-from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked, with_params
-from ancestral.estimators.capture.parallel import alone, put_within, unsplit
+from ancestral.estimators.capture.markers import (
+    mark_no_more,
+    mark_what_is_compiled,
+    times_read,
+    unmarked,
+)
+from ancestral.estimators.capture.parallel import alone, is_around, put_within, unsplit
 from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
@@ -159,11 +163,13 @@ class Compiled(Generic[P]):
             self._memories.keep()
         reading, before = self._reading, times_read()
         reading.call, reading.failed = (args, kwargs), None
-        with_params(self._memories.look_at_sites)
+        mark_what_is_compiled(self._memories.look_at_sites)
         try:
-            waiting = _first_plan if self.plan is None else nullcontext()
-            with compiling_marked, waiting, unsplit():
-                found: Tensor = self._compiled(open_store(), *args, **kwargs)
+            if self.plan is None or is_around():
+                with _first_plan, unsplit():
+                    found: Tensor = self._compiled(open_store(), *args, **kwargs)
+            else:  # nothing more than needs be: a step may be as short as this is
+                found = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(error, Refusal):
                 raise
@@ -173,6 +179,7 @@ class Compiled(Generic[P]):
                 raise  # by the step itself
             raise refusal_of(error) from error
         finally:
+            mark_no_more()
             reading.call = None
         if self.plan is None:
             raise Refusal("the compiler found nothing that is computed with tensors")

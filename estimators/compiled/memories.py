@@ -24,12 +24,22 @@ class Unlearned(Refusal):
 
 
 class Memories:
-    """What the learned ones among some baselines know, tensor by tensor."""
+    """What the learned ones among some baselines know, tensor by tensor.
+
+    Attributes:
+        tensors: what they know.
+        are_asked: whether any baseline is no part of a graph, and is to run at each step.
+        look_at_sites: whether any of the library's looks at the draws themselves.
+        run_code_of_user: whether any runs a function of the user, which may read anything.
+    """
 
     def __init__(self, baseline: Baselines) -> None:
         """Take the baselines."""
         self._baseline: Any = baseline
         self._chosen: list[Any] = [*Choices("baseline", baseline, None).values()]
+        self.are_asked = not all(map(_is_known, self._chosen))
+        self.look_at_sites = any(_is_proven(e) and not _is_known(e) for e in self._chosen)
+        self.run_code_of_user = any(map(_runs_code_of_user, self._chosen))
         learned = (each for each in self._chosen if isinstance(each, Learned))
         self._learned = [] if self.are_asked else [*dict.fromkeys(learned)]
         self._places = [
@@ -78,21 +88,6 @@ class Memories:
                 if (before, name) not in known:
                     raise Unlearned(f"a baseline never learns of the site {name!r}")
         return [new[each].memories[name][key] for each, name, key in self._places]
-
-    @property
-    def are_asked(self) -> bool:
-        """Whether any is no part of a graph, and is to run at each step."""
-        return not all(map(_is_known, self._chosen))
-
-    @property
-    def look_at_sites(self) -> bool:
-        """Whether any of the library's looks at the draws themselves."""
-        return any(_is_proven(each) and not _is_known(each) for each in self._chosen)
-
-    @property
-    def run_code_of_user(self) -> bool:
-        """Whether any runs a function of the user, which may read anything."""
-        return any(map(_runs_code_of_user, self._chosen))
 
     def for_a_step(self, nodes: Mapping[str, Node]) -> Baselines:
         """Return the baselines as they are asked in one step, of whose draws none is kept.
