@@ -80,6 +80,11 @@ class Neural(Learned):
         """Leave out what only recordings of this process have."""
         return {**super().__getstate__(), "_latest": None}
 
+    @property
+    def asks_user(self) -> bool:
+        """Whether its inputs are a function of the user's."""
+        return callable(self._inputs)
+
     def inputs_of(self, credit: Credit) -> Tensor | None:
         """Return the user's x for a site, tracked; None for the parameters of its distribution."""
         return self._inputs(credit) if callable(self._inputs) else self._inputs

@@ -18,6 +18,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.distributions import Distribution, Independent
 
 from ancestral.estimators.capture.kl_divergence import CODE, FUNCTION, fill
+from ancestral.estimators.capture.opaque_draws import OPAQUE
 from ancestral.estimators.capture.statements import INSTEAD, METHODS
 from ancestral.provenance.tensor.torch_internals import compiler
 from ancestral.trace.context.patch import subclasses
@@ -31,13 +32,15 @@ _library.define("pathwise_site(Tensor value, Tensor log_prob) -> Tensor")
 _library.define("noise(Tensor value) -> Tensor")
 _library.define("held(Tensor value) -> Tensor")
 _library.define("density(Tensor log_prob, Tensor value) -> Tensor")
+_library.define("whole(Tensor value) -> Tensor")
+_library.define("given(Tensor value, Tensor[] tensors, str[] names) -> Tensor")
 
 
-def _first(value: Tensor, *_: Tensor) -> Tensor:
+def _first(value: Tensor, *_: Any) -> Tensor:
     return value.view_as(value)
 
 
-for _name in ("site", "pathwise_site", "noise", "density"):
+for _name in ("site", "pathwise_site", "noise", "density", "whole", "given"):
     _library.impl(_name, _first, "CompositeImplicitAutograd")
 _library.impl("held", lambda value: value.detach(), "CompositeImplicitAutograd")
 
@@ -51,8 +54,12 @@ HELD: Any = torch.ops.ancestral.held
 """A drawn value that is held fixed, for its score."""
 DENSITY: Any = torch.ops.ancestral.density
 """A log-density that the program computes, and the value it is taken at."""
+GIVEN: Any = torch.ops.ancestral.given
+"""A draw, and the tensors of its distribution by their names, for baselines that look at them."""
+WHOLE: Any = torch.ops.ancestral.whole
+"""A value that is taken as it is, and not apart into what it was computed from."""
 SITES = frozenset({SITE, PATHWISE})
-MARKERS = SITES | {NOISE, HELD, DENSITY}
+MARKERS = SITES | {NOISE, HELD, DENSITY, WHOLE, GIVEN}
 
 
 class _Depth:
@@ -73,7 +80,23 @@ def _density_of(fn: Distribution, value: Tensor) -> Tensor | None:
     return density
 
 
-def _drawing(original: _Method, is_pathwise: bool) -> _Method:
+def _tensors_of(fn: Distribution) -> dict[str, Tensor]:
+    """Return the tensors that a distribution holds, and those of the distributions that it holds.
+
+    By the names of the attributes, as in ``base_dist.loc``.
+    """
+    held: dict[str, Tensor] = {}
+    for name, each in fn.__dict__.items():
+        if isinstance(each, Tensor):
+            held[name] = each
+        elif isinstance(each, Distribution):
+            for inner, item in each.__dict__.items():
+                if isinstance(item, Tensor):
+                    held[f"{name}.{inner}"] = item
+    return held
+
+
+def _drawing(original: _Method, is_pathwise: bool, has_params: bool) -> _Method:
     mark = PATHWISE if is_pathwise else SITE
 
     def drawn(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -86,7 +109,12 @@ def _drawing(original: _Method, is_pathwise: bool) -> _Method:
                 density = _density_of(self, HELD(value))
         finally:  # the program may catch what is raised, and the compiler keeps what is set
             _depth.is_inside = False
-        return NOISE(value) if density is None else mark(value, density)
+        if density is None:
+            return NOISE(value)
+        if has_params:
+            held = _tensors_of(self)
+            value = GIVEN(value, [*held.values()], [*held])
+        return mark(value, density)
 
     return drawn
 
@@ -125,8 +153,9 @@ for _name, _function in _UNCHECKED.items():
 
 
 @functools.lru_cache(maxsize=1024)
-def _replacement(name: str, original: _Method) -> _Method:
-    made: Any = _scoring(original) if name == "log_prob" else _drawing(original, name == "rsample")
+def _replacement(name: str, original: _Method, has_params: bool) -> _Method:
+    is_draw, is_pathwise = name != "log_prob", name == "rsample"
+    made: Any = _drawing(original, is_pathwise, has_params) if is_draw else _scoring(original)
     made.__wrapped__ = original  # other threads may look, which compile nothing
     return made  # type: ignore[no-any-return]
 
@@ -135,7 +164,7 @@ class _Marks(threading.local):
     """Whether a step of this thread may be compiled, and what is replaced while it is read."""
 
     def __init__(self) -> None:
-        self.is_wanted = False
+        self.is_wanted = self.has_params = False
         self.count = 0
         self.replaced: list[tuple[Any, str, Any]] = []
         self._quiet = ExitStack()
@@ -155,7 +184,8 @@ class _Marks(threading.local):
             for name in ("sample", "rsample", "log_prob"):
                 original = vars(kind).get(name)
                 if callable(original) and not (kind is Distribution and name != "sample"):
-                    self._replace(kind, name, _replacement(name, original))
+                    original = OPAQUE.get(original, original)
+                    self._replace(kind, name, _replacement(name, original, self.has_params))
         for name, function in _UNCHECKED.items():
             self._replace(Distribution, name, function)
         for kind, name, function in METHODS:
@@ -192,24 +222,24 @@ def _end(_: Any) -> None:
     _marks.end()
 
 
-class _CompilingMarked:
-    """Mark draws and densities whenever the compiler reads a function within the block."""
+def mark_what_is_compiled(has_params: bool) -> None:
+    """Mark draws and densities whenever the compiler reads a function, until told otherwise.
 
-    def __enter__(self) -> None:
-        callbacks = compiler().callbacks
-        if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
-            callbacks.start_callbacks.append(_start)
-            callbacks.end_callbacks.append(_end)
-        _marks.is_wanted = True
-
-    def __exit__(self, *_: object) -> None:
-        _marks.is_wanted = False
-        if _marks.replaced:
-            _marks.end()
+    Args:
+        has_params: whether draws are marked with the tensors of their distributions.
+    """
+    callbacks = compiler().callbacks
+    if _start not in callbacks.start_callbacks:  # a reset of the compiler forgets them
+        callbacks.start_callbacks.append(_start)
+        callbacks.end_callbacks.append(_end)
+    _marks.is_wanted, _marks.has_params = True, has_params
 
 
-compiling_marked = _CompilingMarked()
-"""Mark draws and densities whenever the compiler reads a function within the block."""
+def mark_no_more() -> None:
+    """Let the compiler read functions as they are."""
+    _marks.is_wanted = False
+    if _marks.replaced:
+        _marks.end()
 
 
 def times_read() -> int:

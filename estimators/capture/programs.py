@@ -3,7 +3,7 @@
 A recording of the same program, beside which each plan is compared, checks what is said of it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.inference.elbo import Elbo
+from ancestral.trace.handlers.condition import condition
+from ancestral.trace.handlers.weight import mask, scale
 from ancestral.trace.params.constraints import transform_of
 from ancestral.trace.params.store import ParamStore
+from ancestral.trace.recording.message import Handler
 
 
 class _Plate:
@@ -27,6 +30,7 @@ class _Open:
 
     def __init__(self) -> None:
         self.plates: tuple[_Plate, ...] = ()
+        self.handlers: tuple[Handler, ...] = ()
         self.stores: tuple[ParamStore, ...] = ()
         self.bound: _Bound | None = None
 
@@ -47,29 +51,69 @@ OWN: dict[str, Callable[..., Any]] = {}
 
 
 def sample(name: str, fn: Distribution, obs: Tensor | None, obs_mask: Any) -> Any:
-    """Return a draw, pathwise where that is possible, or the data."""
-    if obs_mask is not None:
-        raise NotImplementedError("obs_mask= is not compiled")
+    """Return a draw, pathwise where that is possible, or the data, or each where it is seen."""
     shape = _within_plates(fn.batch_shape)
     if shape != [*fn.batch_shape]:
         fn = fn.expand(torch.Size(shape))
-    bound, value = opened.bound, obs
+    if obs is None or obs_mask is None:
+        return _sampled(name, fn, obs, None)
+    seen = torch.tensor(obs_mask) if isinstance(obs_mask, bool) else obs_mask
+    free = _sampled(f"{name}_unobserved", fn, None, ~seen)
+    is_seen = seen[(..., *(None for _ in fn.event_shape))]
+    # What is not seen may be anything, and what is observed does not depend on it.
+    filled = torch.where(is_seen, obs, free.detach())
+    known = _sampled(f"{name}_observed", fn, filled, seen)
+    return deterministic(torch.where(is_seen, known, free))
+
+
+def _sampled(name: str, fn: Distribution, value: Tensor | None, among: Tensor | None) -> Tensor:
+    bound = opened.bound
+    for handler in reversed(opened.handlers):
+        if isinstance(handler, condition) and name in handler.values:
+            value = handler.values[name].expand([*fn.batch_shape, *fn.event_shape])
     if value is None and bound is not None and bound.is_model:
         value = bound.values.get(name)
     is_drawn = value is None
     if value is None:
         value = fn.rsample() if fn.has_rsample else fn.sample()
     if bound is not None and not (bound.is_model and is_drawn):  # else it is from its prior
-        _count(bound, fn.log_prob(value))
+        which = _which(among)
+        density = fn.log_prob(value if which is None else _filled(fn, value, which))
+        _count(bound, density if which is None else deterministic(density.where(which, 0)))
     if bound is not None and not bound.is_model:
         bound.values[name] = value
     return value
 
 
+def _filled(fn: Distribution, value: Tensor, which: Tensor) -> Tensor:
+    """Return a value with the first element that counts at those that do not: data may be NaN."""
+    event = (None,) * len(fn.event_shape)
+    batch = torch.broadcast_shapes(which.shape, fn.batch_shape)
+    whole = value.expand([*batch, *fn.event_shape])
+    first = which.expand(batch).reshape(-1).int().argmax().reshape(1)
+    one = whole.reshape([-1, *fn.event_shape]).index_select(0, first).detach()
+    return torch.where(which[(..., *event)], whole, one.reshape([*fn.event_shape]))
+
+
+def _which(found: Any = None) -> Any:
+    """Return which elements count within the masks that are open, and another; None for all."""
+    for handler in opened.handlers:
+        if isinstance(handler, mask):
+            found = handler.which if found is None else found & handler.which
+    return found
+
+
+def deterministic(value: Tensor) -> Tensor:
+    """Return a value, which is one cost where it counts, and not what it was computed from."""
+    found: Tensor = torch.ops.ancestral.whole(value)
+    return found
+
+
 def factor(log_factor: Tensor) -> None:
     """Let a factor count in a bound."""
     if opened.bound is not None:
-        _count(opened.bound, log_factor.expand(_within_plates(log_factor.shape)))
+        which, whole = _which(), log_factor.expand(_within_plates(log_factor.shape))
+        _count(opened.bound, whole if which is None else whole.where(which, 0))
 
 
 def _within_plates(shape: Sequence[int]) -> list[int]:
@@ -84,11 +128,14 @@ def _within_plates(shape: Sequence[int]) -> list[int]:
 
 
 def _count(bound: _Bound, density: Tensor) -> None:
-    scale = 1.0
+    factor: Any = 1.0
     for plate in opened.plates:
-        scale = scale * (plate.size / plate.subsample_size)
-    if scale != 1:
-        density = scale * density
+        factor = factor * (plate.size / plate.subsample_size)
+    for handler in opened.handlers:
+        if isinstance(handler, scale):
+            factor = factor * handler.factor
+    if isinstance(factor, Tensor) or factor != 1:
+        density = factor * density
     total = density.sum()
     bound.terms.append(-total if bound.is_model else total)
 
@@ -217,14 +264,35 @@ def turns_of_plate(self: Any) -> Iterator[int]:
         opened.plates = opened.plates[:-1]
 
 
+def make_mask(self: Any, which: Any) -> None:
+    """Make a mask; its argument is checked where it is recorded."""
+    self.which = torch.tensor(which) if isinstance(which, bool) else which
+
+
+def make_scale(self: Any, factor: Any) -> None:
+    """Make a scale; its argument is checked where it is recorded."""
+    self.factor = factor
+
+
+def make_condition(self: Any, values: Mapping[str, Tensor]) -> None:
+    """Make what gives values by name; they are checked where it is recorded."""
+    self.values = dict(values)
+
+
 def enter_handler(self: Any) -> Any:
-    """Open a store of parameters; other handlers are followed by recordings only."""
-    if not isinstance(self, ParamStore):
-        raise NotImplementedError("a handler of an.handlers is not compiled")
-    opened.stores = (*opened.stores, self)
+    """Open a store of parameters, or a handler whose words are few."""
+    if isinstance(self, ParamStore):
+        opened.stores = (*opened.stores, self)
+    elif type(self) in (mask, scale, condition):
+        opened.handlers = (*opened.handlers, self)
+    else:
+        raise NotImplementedError("this handler of an.handlers is not compiled")
     return self
 
 
 def exit_handler(self: Any, *raised: Any) -> None:
-    """Close a store."""
-    opened.stores = opened.stores[:-1]
+    """Close it."""
+    if isinstance(self, ParamStore):
+        opened.stores = opened.stores[:-1]
+    else:
+        opened.handlers = opened.handlers[:-1]

@@ -28,7 +28,7 @@ class Watch:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._known: dict[Any, tuple[Mapping[Any, Any], dict[Any, Any]]] = {}
+        self._known: dict[Any, tuple[Mapping[Any, Any], dict[Any, Any], list[Any]]] = {}
 
     @contextmanager
     def meeting(self) -> Iterator[None]:
@@ -53,25 +53,34 @@ class Watch:
             sys.setprofile(before)
         for kind in kinds:
             if kind is FUNCTION:
-                self._known.setdefault(kind, (KL_REGISTRY, dict(KL_REGISTRY)))
+                self._known.setdefault(kind, _seen(KL_REGISTRY))
             elif _is_watched(kind):
                 for base in kind.__mro__:
                     if base not in _COMMON and base.__flags__ & _IS_MADE_BY_CLASS_STATEMENT:
-                        self._known.setdefault(base, (vars(base), dict(vars(base))))
+                        self._known.setdefault(base, _seen(vars(base)))
 
     @property
     def is_changed(self) -> bool:
         """Whether any method was replaced since, by another than the library itself."""
-        for kind, (now, known) in self._known.items():
-            if len(now) == len(known) and all(map(is_, now.values(), known.values())):
+        for kind, (now, known, values) in self._known.items():
+            # In each step: lists compare by identity first, and fast. Only what is replaced by its
+            # equal passes, of which tensors have none.
+            if values and [*now.values()] == values:
                 continue
             ours, theirs = _methods(now), _methods(known)
             if ours.keys() != theirs.keys() or not all(
                 map(is_, map(ours.get, theirs), theirs.values())
             ):
                 return True
-            self._known[kind] = now, dict(now)
+            self._known[kind] = _seen(now)
         return False
+
+
+def _seen(now: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], dict[Any, Any], list[Any]]:
+    """Return attributes as they change, as they are, and their values, none if one is a tensor."""
+    values = [*now.values()]
+    has_tensor = any(isinstance(each, Tensor) for each in values)
+    return now, dict(now), [] if has_tensor else values
 
 
 def _is_watched(kind: type) -> bool:

@@ -16,10 +16,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.estimators.capture import programs
+from ancestral.estimators.capture.parallel import FORWARD
 from ancestral.estimators.inference import elbo as bounds
+from ancestral.trace.handlers.by_name import ByName
+from ancestral.trace.handlers.condition import condition
+from ancestral.trace.handlers.weight import mask, scale
 from ancestral.trace.program import plate as plates
 from ancestral.trace.program import primitives
+from ancestral.trace.recording import module_wrapper
 from ancestral.trace.recording.message import Handler
+from ancestral.trace.recording.unused_handlers import Effective
 
 # The code of each stands in for that of the statement, in whose module its names are looked up. A
 # thread that compiles nothing may call it meanwhile, and is to get the statement's own.
@@ -62,7 +68,7 @@ def _deterministic(name: str, value: Tensor, event_dim: int | None = None) -> An
     from ancestral.estimators.capture import programs
 
     if torch.compiler.is_dynamo_compiling():
-        return value
+        return programs.deterministic(value)
     return programs.OWN["deterministic"](name, value, event_dim)
 
 
@@ -101,6 +107,13 @@ def _elbo(
     return programs.OWN["elbo"](model, guide, *args, **options, **kwargs)
 
 
+def _is_recorded(module: Any) -> bool:
+    from ancestral.estimators.capture import programs
+
+    # A module that is wrapped is the module: the step has the scores of its draws.
+    return torch.compiler.is_dynamo_compiling() or programs.OWN["_is_recorded"](module)
+
+
 _READ: dict[Any, Any] = {
     primitives.sample: _sample,
     primitives.factor: _factor,
@@ -109,6 +122,7 @@ _READ: dict[Any, Any] = {
     primitives.cost: _cost,
     plates.subsample: _subsample,
     bounds.elbo: _elbo,
+    module_wrapper._is_recorded: _is_recorded,
 }
 
 
@@ -148,7 +162,14 @@ METHODS = (
     _while_read(plates.plate, "__enter__", programs.enter_plate),
     _while_read(plates.plate, "__exit__", programs.exit_plate),
     _while_read(plates.plate, "__iter__", programs.turns_of_plate),
-    _while_read(Handler, "__enter__", programs.enter_handler),
-    _while_read(Handler, "__exit__", programs.exit_handler),
+    *(_while_read(kind, "__enter__", programs.enter_handler) for kind in (Handler, ByName)),
+    *(
+        _while_read(kind, "__exit__", programs.exit_handler)
+        for kind in (Handler, ByName, Effective)
+    ),
+    _while_read(mask, "__init__", programs.make_mask),
+    _while_read(scale, "__init__", programs.make_scale),
+    _while_read(condition.__mro__[1], "__init__", programs.make_condition),
+    FORWARD,
 )
 """By class and name, the methods that it is to read in place of those that stand there."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.distributions import Distribution
 
-from ancestral.estimators.capture.markers import DENSITY, HELD, NOISE, PATHWISE, SITES
+from ancestral.estimators.capture.markers import DENSITY, GIVEN, HELD, NOISE, PATHWISE, SITES, WHOLE
 from ancestral.estimators.capture.randomness import is_within_draw
 from ancestral.estimators.capture.refusal import Refusal, line_of
 from ancestral.estimators.capture.symbols import has_size_of_values
@@ -68,15 +68,17 @@ class Analysis:
     """What a graph is made of.
 
     `terms` are the nodes of the terms of the problem, in their order, None for what depends on no
-    draw; `sites` those of its sites by name; `values` what each node came to; `random` the nodes
-    that draw; `output` is the number of the loss among the outputs. `indices` are the values of the
-    arguments, by number, that have told which elements are taken: with others, it is another graph.
+    draw; `sites` those of its sites by name, `known` the same draws in a recording; `values` what
+    each node came to; `random` the nodes that draw; `output` is the number of the loss among the
+    outputs. `indices` are the values of the arguments, by number, that have told which elements are
+    taken: with others, it is another graph.
     """
 
     problem: Problem
     estimate: Estimator
     terms: list[fx.Node | None]
     sites: dict[str, fx.Node]
+    known: dict[str, Node]
     values: dict[fx.Node, Any]
     random: frozenset[fx.Node]
     output: int
@@ -186,7 +188,8 @@ def _found(
     placeholders = [n for n in run.module.graph.nodes if n.op == "placeholder"]  # type: ignore[union-attr]
     indices = {placeholders.index(n): value for n, value in run.kept.items()}
     random = frozenset(run.random)
-    return Analysis(problem, estimate, terms, run.sites, run.env, random, at, indices)
+    known = {node.name: node for node in run.known}
+    return Analysis(problem, estimate, terms, run.sites, known, run.env, random, at, indices)
 
 
 class _Run(fx.Interpreter):
@@ -281,6 +284,10 @@ class _Run(fx.Interpreter):
             raise Refusal.of(n, "a distribution without a log_prob is drawn from")
         if n.target is DENSITY:
             return self._density(n)
+        if n.target is GIVEN:
+            return self.env[_node(n.args[0])]
+        if n.target is WHOLE:
+            return _whole(self.env[_node(n.args[0])])
         if n.target is HELD:  # the draw itself is no parent
             return untrack(self.env[_node(n.args[0])]).detach()
         return super().run_node(n)
@@ -323,8 +330,7 @@ class _Run(fx.Interpreter):
         is_data = provenance(value) is None
         if found is None or (owner is None and not is_data):
             return density
-        own: Any = attach(alias(untrack(density)), found)
-        own._form = None  # one cost, not what it is computed from
+        own: Any = _whole(density)
         if owner is not None and not is_data:
             own._scored = owner
         return own
@@ -334,7 +340,7 @@ class _Run(fx.Interpreter):
 
         Markers are seen through. What was overwritten since is no longer the same.
         """
-        if n.op == "call_function" and n.target in (*SITES, HELD, DENSITY):
+        if n.op == "call_function" and n.target in (*SITES, HELD, DENSITY, WHOLE, GIVEN):
             return self._numbers[_node(n.args[0])]
         fresh = len(self._numbers)
         is_call = n.op == "call_function" or n.op == "call_method"
@@ -349,6 +355,16 @@ class _Run(fx.Interpreter):
         value = self.env[n]
         version = raw(version_of, value) if isinstance(value, Tensor) else 0
         return _Shown(f"%{self._numbers[n]}.{version}")
+
+
+def _whole(value: Tensor) -> Tensor:
+    """Return a value as one cost, not as what it is computed from."""
+    found = provenance(value)
+    if found is None:
+        return value
+    own: Any = attach(alias(untrack(value)), found)
+    own._form = None
+    return own  # type: ignore[no-any-return]
 
 
 def _memory(value: Any) -> int:

@@ -16,7 +16,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec
@@ -26,7 +25,13 @@ from torch import Tensor, fx
 from torch.compiler import is_dynamo_compiling
 
 from ancestral.estimators.capture.checkpoints import write_out_checkpoints
-from ancestral.estimators.capture.markers import compiling_marked, times_read, unmarked
+from ancestral.estimators.capture.markers import (
+    mark_no_more,
+    mark_what_is_compiled,
+    times_read,
+    unmarked,
+)
+from ancestral.estimators.capture.parallel import alone, is_around, put_within, unsplit
 from ancestral.estimators.capture.randomness import DRAWS, mark_plain_draws
 from ancestral.estimators.capture.reductions import write_out
 from ancestral.estimators.capture.refusal import Refusal, refusal_of
@@ -159,9 +164,13 @@ class Compiled(Generic[P]):
             self._memories.keep()
         reading, before = self._reading, times_read()
         reading.call, reading.failed = (args, kwargs), None
+        mark_what_is_compiled(self._memories.look_at_sites)
         try:
-            with compiling_marked, _first_plan if self.plan is None else nullcontext():
-                found: Tensor = self._compiled(open_store(), *args, **kwargs)
+            if self.plan is None or is_around():
+                with _first_plan, unsplit():
+                    found: Tensor = self._compiled(open_store(), *args, **kwargs)
+            else:  # nothing more than needs be: a step may be as short as this is
+                found = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(error, Refusal):
                 raise
@@ -171,6 +180,7 @@ class Compiled(Generic[P]):
                 raise  # by the step itself
             raise refusal_of(error) from error
         finally:
+            mark_no_more()
             reading.call = None
         if self.plan is None:
             raise Refusal("the compiler found nothing that is computed with tensors")
@@ -195,7 +205,8 @@ class Compiled(Generic[P]):
         if not any(tensor.requires_grad for tensor in tensors):
             raise Refusal("nothing that the loss is computed from has requires_grad=True")
         module = own_copy(module)
-        trace, eager = self._recorded(tensors)
+        with alone() as modules:
+            trace, eager = self._recorded(tensors)
         known = [node for node in trace.everything if node.is_drawn]
         write_out_checkpoints(module, DRAWS)
         write_out(module.graph)
@@ -217,7 +228,7 @@ class Compiled(Generic[P]):
         kept = module if symbols is None else own_copy(module)
         learned = memories.tensors
         code = finished(module, [*given, *learned], options.backend, options.mode)
-        code = put_around(code, asking)
+        code = put_within(put_around(code, asking), [*modules], analysis.output)
         if learned:
             code = with_more(code, learned)
         if analysis.indices:
@@ -239,7 +250,7 @@ class Compiled(Generic[P]):
         def checked(*inputs: Any) -> Any:
             size = _sizes(inputs)
             if size not in seen:
-                with unmarked():
+                with unmarked(), alone():
                     _, eager = self._recorded(tensors_of(inputs))
                     distance(inputs, eager)
                 seen.add(size)

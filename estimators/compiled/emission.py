@@ -22,6 +22,7 @@ from ancestral.estimators.capture.symbols import Symbols
 from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.asking import Asking, factor_of
 from ancestral.estimators.compiled.memories import Memories
+from ancestral.estimators.compiled.step_nodes import step_node_of
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.gradient.passes import Pass, passes_of
@@ -99,9 +100,10 @@ class _Emission:
         """Change the graph to return densities and costs beside the loss."""
         values = self._analysis.values
         if self._symbols is not None:
-            raise Refusal("a function of yours is asked for a baseline, at any size")
+            raise Refusal("a baseline is asked in each step, at any size")
         placeholders = (node for node in self._graph.nodes if node.op == "placeholder")
-        if any(isinstance(values[n], ProvenanceTensor) for n in placeholders):
+        is_written = any(isinstance(values[n], ProvenanceTensor) for n in placeholders)
+        if is_written and self._memories.run_code_of_user:
             raise Refusal("a baseline of yours may read what it writes a draw into")
         nodes, weighed = self._weighing()
         costs = self._inlined(self._traced(lambda *given: weighed(given), nodes), nodes)
@@ -110,14 +112,18 @@ class _Emission:
         copies = [self._held(part) for part in self._passes]
         densities = [_node(self._analysis.sites[name].args[1]) for _, name in places]
         scored = [copies[at].get(n, n) for (at, _), n in zip(places, densities, strict=True)]
+        names = [name for _, name in places] if self._memories.look_at_sites else []
+        sites = {n: step_node_of(self._analysis.sites[n], self._analysis.known[n]) for n in names}
+        given = [self._detached(each) for _, nodes in sites.values() for each in nodes]
         self._fix_terms(copies)
         self._returned[self._analysis.output] = self._loss
-        self._output.args = ((*self._returned, *scored, *costs),)
+        self._output.args = ((*self._returned, *scored, *costs, *given),)
         self._share_densities()
         self._finish()
         problem = replace(self._problem, terms=self._plain_terms())
         at, count, estimate = self._analysis.output, len(self._returned), self._analysis.estimate
-        return Asking(problem, estimate, self._memories.for_a_step, places, at, count)
+        known = {name: site for name, (site, _) in sites.items()}
+        return Asking(problem, estimate, self._memories.for_a_step, places, at, count, known)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         return self._graph.call_function(function, args)

@@ -27,7 +27,9 @@ def entry(function: Callable[P, Tensor]) -> Callable[..., Tensor]:
     def step(store: ParamStore | None, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         if not is_read():  # as under set_stance: there would be no scores
             raise refusal("the compiler was told to run what it is given as it is")
-        state.stores = () if store is None else (store,)
+        if store is None:  # what is written is written in each step
+            return function(*args, **kwargs)
+        state.stores = (store,)
         found = function(*args, **kwargs)
         state.stores = ()
         return found

@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
+from ancestral.estimators.baselines.across_ranks import AcrossRanks
 from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.leave_one_out import LeaveOneOut
+from ancestral.estimators.baselines.neural import Neural
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.capture.refusal import Refusal
 from ancestral.estimators.credit.credit import Credit
@@ -22,14 +24,24 @@ class Unlearned(Refusal):
 
 
 class Memories:
-    """What the learned ones among some baselines know, tensor by tensor."""
+    """What the learned ones among some baselines know, tensor by tensor.
+
+    Attributes:
+        tensors: what they know.
+        are_asked: whether any baseline is no part of a graph, and is to run at each step.
+        look_at_sites: whether any of the library's looks at the draws themselves.
+        run_code_of_user: whether any runs a function of the user, which may read anything.
+    """
 
     def __init__(self, baseline: Baselines) -> None:
         """Take the baselines."""
         self._baseline: Any = baseline
         self._chosen: list[Any] = [*Choices("baseline", baseline, None).values()]
+        self.are_asked = not all(map(_is_known, self._chosen))
+        self.look_at_sites = any(_is_proven(e) and not _is_known(e) for e in self._chosen)
+        self.run_code_of_user = any(map(_runs_code_of_user, self._chosen))
         learned = (each for each in self._chosen if isinstance(each, Learned))
-        self._learned = [*dict.fromkeys(learned)]
+        self._learned = [] if self.are_asked else [*dict.fromkeys(learned)]
         self._places = [
             (each, name, key)
             for each in self._learned
@@ -77,38 +89,38 @@ class Memories:
                     raise Unlearned(f"a baseline never learns of the site {name!r}")
         return [new[each].memories[name][key] for each, name, key in self._places]
 
-    @property
-    def are_asked(self) -> bool:
-        """Whether any is a function of the user, which is to run at each step."""
-        return any(map(_is_asked, self._chosen))
+    def for_a_step(self, nodes: Mapping[str, Node]) -> Baselines:
+        """Return the baselines as they are asked in one step, of whose draws none is kept.
 
-    def for_a_step(self) -> Baselines:
-        """Return the baselines as they are asked in one step, of which no draw is kept."""
-        found: Baselines = self._each(_asked)
+        Args:
+            nodes: the sites that they look at, by name.
+        """
+        step = _Step()
+        found: Baselines = self._each(lambda each: _of_step(each, step, nodes))
         return found
 
-    def for_a_plan(self) -> Baselines:
+    def for_a_plan(self, nodes: Mapping[str, Node] | None = None) -> Baselines:
         """Return what stands for the baselines while a plan is made, of which they learn nothing.
 
-        A function of the user may keep what it is given, which has draws of the step to come.
+        A function of the user may keep what it is given, which has draws of the step to come, and
+        other ranks may have no plan to make.
         """
-        found: Baselines = self._each(lambda e: _constant if _is_asked(e) else copy.deepcopy(e))
+        step = _Step()
+        found: Baselines = self._each(lambda each: _of_plan(each, step, nodes))
         return found
 
     def _each(self, instead: Callable[[Any], Any]) -> Any:
         if isinstance(self._baseline, Mapping):
-            return {key: instead(each) for key, each in self._baseline.items()}
+            copies = {id(each): instead(each) for each in self._baseline.values()}
+            return {key: copies[id(each)] for key, each in self._baseline.items()}
         return instead(self._baseline)
 
     def refuse_other(self, nodes: Collection[Node]) -> None:
-        """Raise unless every baseline is a function of credits alone.
+        """Raise if a baseline is a site's own, which no step asks.
 
         Raises:
-            Refusal: if one learns of the draws themselves, or is a site's own.
+            Refusal: if one is.
         """
-        for each in self._chosen:
-            if not _is_known(each) and (not _is_asked(each) or self._learned):
-                raise Refusal(f"the baseline {_name(each)} is not compiled, or not beside others")
         for node in nodes:
             each = node.infer.get("baseline")
             if not _is_known(each) or isinstance(each, Learned):
@@ -129,15 +141,42 @@ class _NoSite:
         raise Refusal(f"a baseline reads {name!r} of the site of its credit")
 
 
-def _asked(baseline: Any) -> Any:
-    if not _is_asked(baseline):
+class _Proven:
+    """A baseline of the library as it is asked in one step."""
+
+    is_proven = True
+
+    def __init__(self, baseline: Any, step: _Step, nodes: Mapping[str, Node]) -> None:
+        self._baseline, self._step, self._nodes = baseline, step, nodes
+        if hasattr(baseline, "inputs_of"):
+            self.inputs_of = baseline.inputs_of
+
+    def __call__(self, credit: Credit, /) -> Tensor:
+        site = self._nodes.get(credit.name)
+        found: Tensor = self._baseline(replace(credit, site=site, recording=self._step))
+        return found
+
+
+def _of_step(baseline: Any, step: _Step, nodes: Mapping[str, Node]) -> Any:
+    if _is_proven(baseline):
+        return _Proven(baseline, step, nodes)
+    if _is_known(baseline):
         return baseline
 
     def ask(credit: Credit) -> Any:
         site: Any = _NoSite()
-        return baseline(replace(credit, site=site, recording=_Step()))
+        return baseline(replace(credit, site=site, recording=step))
 
     return ask
+
+
+def _of_plan(baseline: Any, step: _Step, nodes: Mapping[str, Node] | None) -> Any:
+    if isinstance(baseline, AcrossRanks):
+        return _of_plan(baseline.baseline, step, nodes)
+    if not _is_known(baseline) and not _is_proven(baseline):
+        return _constant
+    own = copy.deepcopy(baseline)
+    return own if nodes is None else _of_step(own, step, nodes)
 
 
 def _constant(_: Credit) -> float:
@@ -145,12 +184,20 @@ def _constant(_: Credit) -> float:
 
 
 def _is_known(baseline: object) -> bool:
+    """Return whether a baseline is a function of credits alone, that a graph can hold."""
     return baseline is None or baseline == "auto" or type(baseline) in (LeaveOneOut, RunningMean)
 
 
-def _is_asked(baseline: object) -> bool:
-    """Return whether a baseline is a function of the user's, which no other step has to do with."""
-    return not _is_known(baseline) and not isinstance(baseline, Learned)
+def _is_proven(baseline: object) -> bool:
+    return bool(vars(type(baseline)).get("is_proven"))
+
+
+def _runs_code_of_user(baseline: Any) -> bool:
+    if isinstance(baseline, AcrossRanks):
+        return _runs_code_of_user(baseline.baseline)
+    if isinstance(baseline, Neural):
+        return baseline.asks_user
+    return not _is_known(baseline) and not _is_proven(baseline)
 
 
 def _name(baseline: object) -> str:

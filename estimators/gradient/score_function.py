@@ -229,3 +229,10 @@ def _density(nodes: Sequence[Node]) -> Tensor:
     together._validate_args = any(fn._validate_args for fn in fns)
     density: Tensor = together.log_prob(torch.stack([node.value for node in nodes]))
     return density
+
+
+def against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:
+    """Return what is subtracted for a site, with the derivative of its scores."""
+    if tuple(boxed.shape) == node.shape:
+        return (boxed * less).sum()
+    return boxed.sum() * less.mean()

@@ -30,6 +30,7 @@ from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of
 from ancestral.estimators.gradient.score_function import (
     NO_DENSITIES,
     added,
+    against,
     densities_in,
     products,
 )
@@ -43,6 +44,7 @@ from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
 from ancestral.trace.graph.structure import Structure, TermShape
+from ancestral.trace.intercept.autograd import shown
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.leaf_writes import refuse_writes
 from ancestral.trace.recording.trace import Trace, install_backward
@@ -145,8 +147,9 @@ def surrogate_of(
         boxed = _box(passes[at].scores.get(name, node.score), universe)
         if name in scores_before and tuple(boxed.shape) == node.shape:
             boxed = boxed * (1 + _box(scores_before[name], universe))
-        total = total - _against(boxed, less, node)
-    return _followed(sum(limit(set[Node]().union(*draws)), total), problem)
+        total = total - against(boxed, less, node)
+    total = shown(sum(limit(set[Node]().union(*draws)), total), problem.trace.universe)
+    return _followed(total, problem)
 
 
 def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor]:
@@ -324,6 +327,7 @@ def descend(
     total = routes[0].total
     for route in routes[1:]:
         total = total + route.total
+    total = shown(total, problem.trace.universe)
     if retain_graph:  # else what is accumulated is a constant at once
         total = _followed(total, problem)
     try:
@@ -391,9 +395,3 @@ def _box(x: Tensor, universe: Universe) -> Tensor:
         metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
         metadata[SURROGATE] = (universe.token, str(place().location))
     return ratio - 1
-
-
-def _against(boxed: Tensor, less: Tensor, node: Node) -> Tensor:
-    if tuple(boxed.shape) == node.shape:
-        return (boxed * less).sum()
-    return boxed.sum() * less.mean()

@@ -178,6 +178,13 @@ def untrack(tensor: Tensor) -> Tensor:
     return alias(tensor) if isinstance(tensor, ProvenanceTensor) else tensor
 
 
+def forget(tensor: Tensor, kind: type[Tensor]) -> None:
+    """Let a tensor be what it was before a recording wrote into it, which was undone."""
+    for name in _OURS & vars(tensor).keys():
+        del vars(tensor)[name]
+    tensor.__class__ = kind
+
+
 # The modes of the thread too, of which one looks operands up.
 Unseen = DisableTorchFunction
 

@@ -156,6 +156,13 @@ try:
     }
     VMAP = _door(apis, "vmap_impl")
 
+    # What a parallel module does before and after its module.
+    AROUND_PARALLEL = "_pre_forward", "_post_forward"
+    for _name in AROUND_PARALLEL:
+        getattr(nn.parallel.DistributedDataParallel, _name)
+    active_parallel: Callable[[], Any]
+    active_parallel = nn.parallel.DistributedDataParallel._get_active_ddp_module
+
     # What is read, or found by its name, where it is needed.
     _one = torch.ones(1, 1, device="cpu")
     _read: list[tuple[Any, str]] = [

@@ -13,7 +13,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 CHECKS = (
     *("leave-one-out", "leave-one-out along 0", "running mean", "optimal", "neural"),
     *("uneven batches", "accumulation without synchronization", "orders of wrapping"),
-    *("refusals", "sharded parameters"),
+    *("refusals", "parameters that torch looks for", "sharded parameters"),
 )
 
 

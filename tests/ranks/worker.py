@@ -168,6 +168,58 @@ def refusals() -> None:
     said("refusals")
 
 
+def looked_for() -> None:
+    """Let torch look for parameters that no pass reaches: what scores alone reach is reached."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    x, sizes = X[: 4 * world], [4] * world
+    mine = own(sizes, rank)
+    for options in ({"find_unused_parameters": True}, {"static_graph": True}):
+        model, coder, single = net(), net(), net()
+        model.register_module("unused", nn.Linear(2, 2))
+        parallel = DistributedDataParallel(model, **options)
+        # What it returns is a draw, which has no gradient.
+        drawn = DistributedDataParallel(_Drawing(coder.up), **options)
+        for step in range(2):
+            for each in (model, coder, single):
+                each.zero_grad()
+            with drawing(model, x, mine.start, step), an.record():
+                loss = parallel(x[mine]).mean()
+            an.backward(loss, baseline=None)
+            with drawing(coder, x, mine.start, step), an.record():
+                z = drawn(x[mine])
+                loss = (coder.down(z) - x[mine]).square().sum(1).mean() + 0.2 * z.sum(1).mean()
+            an.backward(loss, baseline=None)
+            with drawing(single, x, 0, step), an.record():
+                loss = (single(x) - 3 * x[:, 0]).mean()
+            an.backward(loss, baseline=None)
+            expected = [parameter.grad for parameter in single.up.parameters()]
+            found = [parameter.grad for parameter in coder.up.parameters()]
+            torch.testing.assert_close(found, expected)
+            expected = [parameter.grad for parameter in single.down.parameters()]
+            found = [parameter.grad for parameter in model.down.parameters()]
+            torch.testing.assert_close(found, expected)
+            same_on_all_ranks(list(model.up.parameters()))
+    said("parameters that torch looks for")
+
+
+class _Drawing(nn.Module):
+    def __init__(self, up: nn.Module) -> None:
+        super().__init__()
+        self.up = up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Bernoulli(logits=self.up(x)).sample()
+
+
+def same_on_all_ranks(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        assert parameter.grad is not None
+        every = [torch.empty_like(parameter.grad) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, parameter.grad)
+        assert all(torch.equal(each, every[0]) for each in every)
+        assert every[0].abs().sum() > 0
+
+
 def sharded() -> None:
     """Shard the parameters (FSDP2), and compare with one process."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -200,7 +252,7 @@ def main() -> None:
         for name, baseline in BASELINES.items():
             compare(name, [4] * world, baseline)
         compare("uneven batches", [4, *[3] * (world - 2), 1], an.estimators.LeaveOneOut)
-    for check in (accumulate, orders, refusals, sharded):
+    for check in (accumulate, orders, refusals, looked_for, sharded):
         if not chosen or check.__name__ in chosen:
             check()
     dist.destroy_process_group()

@@ -52,7 +52,8 @@ class Chain:
         Args:
             z: as for `model`.
         """
-        scores, costs = list[Tensor](), list[Tensor]()
+        scores: list[Tensor] = []  # plain, as the compiler reads it
+        costs: list[Tensor] = []
         for _ in range(self.length):
             q = Bernoulli(logits=self.weights[0] + self.weights[1] * z)
             z = q.sample()

@@ -3,8 +3,8 @@
     make gallery                       # all; `make gallery ONLY="zuko pfrl"` for some
 
 Prints for each model how many times the variance of its gradient is below that of the estimator
-that is written by hand with leave-one-out, and the time for a step beside it. What fails keeps the
-result that it had.
+that is written by hand with leave-one-out, the time for a step beside it, and whether `an.compile`
+makes one graph of it. What fails keeps the result that it had.
 """
 
 import inspect
@@ -110,7 +110,7 @@ def main(only: list[str]) -> int:
     """
     names = {name_of(package) for package in only}
     PICTURES.mkdir(exist_ok=True)
-    print(f"{'package':22}{'times below':>20}{'step':>8}")
+    print(f"{'package':22}{'times below':>20}{'step':>8}  compiled")
     found = dict(known().models)
     close = count = 0
     for group, packages in GROUPS.items():
@@ -126,8 +126,11 @@ def main(only: list[str]) -> int:
             close += is_close(result)
             found[result.name] = result
             write(found)
-            print(f"{package:22}{times_below(result.ours):>20}{result.step:8.1f}", flush=True)
+            below = times_below(result.ours)
+            print(f"{package:22}{below:>20}{result.step:8.1f}  {result.compiled}", flush=True)
     print(f"{close} of {count} are close to the estimator by hand, or better")
+    whole = sum(each.is_whole for each in found.values())
+    print(f"{whole} of the {len(found)} that are stored compile whole")
     return max(min(ENOUGH, count) - close, 0)
 
 

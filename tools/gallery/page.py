@@ -96,7 +96,7 @@ def _row(result: Result) -> str:
         figure(result.ours.variance),
         times_below(result.ours),
         f"{result.step:.1f}",
-        "yes" if _is_whole(result) else "no",
+        "yes" if result.is_whole else "no",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -151,10 +151,6 @@ def _last_words(result: Result) -> str:
     whole = f"`an.compile`: {result.compiled}."
     warned = "".join(f" It warns: `an.errors.{name}`." for name in result.warned)
     return f"{step} {whole}{warned}"
-
-
-def _is_whole(result: Result) -> bool:
-    return result.compiled.startswith("whole")
 
 
 def _title(result: Result) -> str:

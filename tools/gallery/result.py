@@ -55,6 +55,11 @@ class Result:
         """The name of the model, which is that of its picture too."""
         return name_of(self.package)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether `an.compile` makes one graph of it."""
+        return self.compiled.startswith("whole")
+
 
 def name_of(package: str) -> str:
     """Return the name of the model of a package.

@@ -4,6 +4,9 @@ Autograd runs in C++ and hands plain tensors to whoever looks. While a recording
 is followed: what it returns, the ``.grad`` that it accumulates, what hooks are handed and
 what a custom ``backward`` computes carry the sources of the tensors that the pass began from, those
 met on the way included. A gradient of `ancestral.backward` is an estimate and a constant.
+
+`DistributedDataParallel` looks for what a pass will reach in what its module returns, where no
+score is: the surrogate has to be shown to it again.
 """
 
 import functools
@@ -12,11 +15,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from ancestral.provenance.algebra.provenance import Provenance
+from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.inplace import mark_shared
 from ancestral.provenance.dispatch.propagate import tracked
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -25,10 +30,12 @@ from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, raw
 from ancestral.provenance.tensor.torch_internals import (
+    AROUND_PARALLEL,
     BACKWARD,
     BACKWARD_HOOKS,
     DisableTorchFunction,
     EnableTorchFunction,
+    tree_leaves,
 )
 from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.stack import local
@@ -274,6 +281,35 @@ def _keeping(original: _Function) -> _Function:
     return retain_grad
 
 
+_looking: "WeakKeyDictionary[Universe, dict[DistributedDataParallel, None]]" = WeakKeyDictionary()
+_, _AFTER = AROUND_PARALLEL
+
+
+def _ending(original: _Function) -> _Function:
+    """Return what a parallel module does after its own."""
+
+    @functools.wraps(original)
+    def after(self: DistributedDataParallel, output: Any) -> Any:
+        ended = original(self, output)
+        if self.require_backward_grad_sync and (self.find_unused_parameters or self.static_graph):
+            for trace in local.traces:
+                _looking.setdefault(trace.universe, {})[self] = None
+            for own, given in zip(tree_leaves(ended), tree_leaves(output), strict=True):
+                if own is not given and type(own) is type(given) is ProvenanceTensor:
+                    own._provenance, own._form = given._provenance, given._form  # it is the same
+        return ended
+
+    return after
+
+
+def shown(total: Tensor, universe: Universe) -> Tensor:
+    """Return what a gradient is taken of, with what parallel modules put around it."""
+    for module in _looking.get(universe, ()):
+        if module.require_backward_grad_sync:
+            total = getattr(module, _AFTER)(total)
+    return total
+
+
 class Gradients(Interceptor):
     """Meets the passes through autograd."""
 
@@ -288,6 +324,7 @@ class Gradients(Interceptor):
         for place in BACKWARD_HOOKS:
             yield Patch(*place, _listing)
         yield Patch(Tensor, "retain_grad", _keeping)
+        yield Patch(DistributedDataParallel, _AFTER, _ending)
 
     def leave(self) -> None:
         """Let the program go on with estimates as with any numbers."""

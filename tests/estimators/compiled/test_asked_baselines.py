@@ -6,9 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from steps import agree
+from steps import V, X, agree
+from steps import W as W64
 from torch import Tensor, nn
-from torch.distributions import Bernoulli
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    NegativeBinomial,
+    OneHotCategorical,
+)
 
 import ancestral as an
 from ancestral.estimators.credit.credit import Credit
@@ -174,22 +184,80 @@ def test_a_baseline_that_reads_the_node_of_its_site_runs_in_recordings() -> None
     agree(step, _loss, [W], baseline=baseline)
 
 
-@pytest.mark.parametrize(
-    "baseline",
-    [
-        an.estimators.Optimal(),
-        an.estimators.Neural(),
-        {"h1": an.estimators.RunningMean(), "*": lambda credit: 0.5},
-    ],
-    ids=["optimal", "neural", "learned beside asked"],
-)
-def test_a_baseline_that_needs_a_recording_has_one(baseline: Any) -> None:
+def _shared() -> Any:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.LazyLinear(8), nn.Tanh(), nn.Linear(8, 1))
+    return {"h1": an.estimators.Neural(net=net), "*": None}
+
+
+LOOKING: dict[str, Callable[[], Any]] = {
+    "optimal": an.estimators.Optimal,
+    "neural": an.estimators.Neural,
+    "one network": _shared,
+    "given inputs": lambda: an.estimators.Neural(_images(6)),
+    "asked for inputs": lambda: an.estimators.Neural(lambda credit: torch.ones(6, 2)),
+    "learned beside optimal": lambda: {
+        "h1": an.estimators.Optimal(),
+        "*": an.estimators.RunningMean(),
+    },
+    "learned beside asked": lambda: {"h1": an.estimators.RunningMean(), "*": lambda credit: 0.5},
+    "across ranks": lambda: an.estimators.AcrossRanks(an.estimators.Optimal()),
+}
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_baseline_that_looks_at_the_draws_learns_as_in_recordings(name: str) -> None:
     net, parameters = _belief_net()
-    theirs = copy.deepcopy(baseline)
-    step: Any = an.compile(net, baseline=baseline, backend="eager")
-    x = _images(4)
-    with pytest.warns(an.errors.NotCompiledWarning, match="is not compiled"):
-        agree(step, net, parameters, x, baseline=theirs)
+    ours, x = LOOKING[name](), _images(6)
+    theirs = copy.deepcopy(ours)
+    step: Any = an.compile(net, baseline=ours, backend="eager")
+    for seed in range(4):
+        agree(step, net, parameters, x, seed=seed, baseline=theirs)
+        found, expected = _of_h1(ours), _of_h1(theirs)
+        torch.testing.assert_close(found.state_dict(), expected.state_dict())
+    assert step.plan.is_compiled, step.plan
+
+
+DRAWN_FROM: dict[str, Callable[[], Distribution]] = {
+    "classes": lambda: Categorical(logits=W64 * X),
+    "ones": lambda: OneHotCategorical(logits=W64 * X),
+    "coins of a row": lambda: Independent(Bernoulli(logits=W64 * X), 1),
+    "matrix": lambda: MultivariateNormal(W64 * X, scale_tril=V.exp().diag()),
+    "transformed": lambda: LogNormal(W64 * X, V.exp()),
+    "lazy": lambda: NegativeBinomial(V.exp(), logits=W64 * X),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN_FROM)
+def test_a_baseline_is_given_what_a_site_is_drawn_from(name: str) -> None:
+    def loss() -> Any:
+        z = DRAWN_FROM[name]().sample()
+        return (z * V.sum()).sin().mean()
+
+    before = V.detach().clone()
+    for ours in (an.estimators.Optimal(), an.estimators.Neural()):
+        theirs = copy.deepcopy(ours)
+        step: Any = an.compile(loss, baseline=ours, backend="eager")
+        for seed in range(3):
+            agree(step, loss, [W64, V], seed=seed, baseline=theirs)
+            with torch.no_grad():
+                V.mul_(-0.9)  # what it is given is that of the step
+        with torch.no_grad():
+            V.copy_(before)
+        assert step.plan.is_compiled, step.plan
+
+
+class _Own(Bernoulli):
+    """A class of which nobody knows what its density reads."""
+
+
+def test_a_baseline_that_cannot_be_told_what_a_site_is_drawn_from_has_a_recording() -> None:
+    def loss() -> Any:
+        return (_Own(logits=W).sample() * torch.tensor([1.0, 2.0, 3.0])).sum()
+
+    step: Any = an.compile(loss, baseline=an.estimators.Optimal(), backend="eager")
+    with pytest.warns(an.errors.NotCompiledWarning, match="reads '_Own' of what it is drawn from"):
+        agree(step, loss, [W], baseline=an.estimators.Optimal())
 
 
 def test_a_baseline_in_the_infer_of_a_site_has_a_recording() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from steps import V, W, X, agree, agreeing
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Normal, VonMises, constraints
+from torch.distributions import Bernoulli, Distribution, Normal, Wishart, constraints
 
 import ancestral as an
 
@@ -62,7 +62,7 @@ def _summed_by_a_write() -> Any:
 
 @refused("cannot follow it")
 def _family_that_loops() -> Any:
-    return (VonMises(W, V.exp()).sample((4,)) * X).mean()
+    return (Wishart(5 + W[0], scale_tril=V.exp().diag()).sample() * X[:3]).mean()
 
 
 class _WithoutDensity(Distribution):

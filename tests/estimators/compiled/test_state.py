@@ -1,9 +1,6 @@
 """Compiled steps over time: baselines that learn, sizes that change, what a plan tells."""
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,71 +94,6 @@ def test_draws_and_losses_within_checkpoints_are_compiled(is_loss: bool, backend
     for seed in (0, 1):
         agree(step, loss, list(layer.parameters()), x, seed=seed)
     assert step.plan.is_compiled, step.plan
-
-
-PARALLEL = """
-import os, sys, warnings
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-import ancestral as an
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-
-    def forward(self, x):
-        z = torch.distributions.Bernoulli(logits=self.layer(x)).sample()
-        return (z * x).mean() + (z @ self.layer.weight).mean()
-
-class Stepping(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.step = net, an.compile(net, backend="eager")
-
-    def forward(self, x):
-        return self.step(x)
-
-rank = int(sys.argv[2])
-torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=2)
-torch.manual_seed(0)
-net = Net()
-warnings.simplefilter("error", an.errors.NotCompiledWarning)
-
-def gradient(number):
-    torch.manual_seed(number + 1)
-    with an.record():
-        loss = net(torch.randn(4, 3))
-    an.backward(loss)
-    found, net.layer.weight.grad, net.layer.bias.grad = net.layer.weight.grad, None, None
-    return found
-
-mean = (gradient(0) + gradient(1)) / 2
-stepping = Stepping(net)
-parallel = DistributedDataParallel(stepping)
-torch.manual_seed(rank + 1)
-parallel(torch.randn(4, 3)).backward()
-torch.testing.assert_close(net.layer.weight.grad, mean)
-print(stepping.step.plan.is_compiled, flush=True)
-
-warnings.simplefilter("ignore", an.errors.NotCompiledWarning)
-net.layer.weight.grad = None
-around = an.compile(DistributedDataParallel(net), backend="eager")
-torch.manual_seed(rank + 1)
-around(torch.randn(4, 3)).backward()
-torch.testing.assert_close(net.layer.weight.grad, mean)
-print(around.plan.is_compiled, flush=True)
-os._exit(0)
-"""
-
-
-def test_steps_are_trained_in_parallel(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PARALLEL, f"file://{tmp_path / 'rendezvous'}"]
-    ranks = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE) for r in range(2)]
-    found = [rank.communicate(timeout=120)[0].decode().split() for rank in ranks]
-    # a module around which torch has its hooks is no part of a graph
-    assert found == [["True", "False"], ["True", "False"]]
 
 
 @pytest.mark.parametrize("where", ["within", "around"])

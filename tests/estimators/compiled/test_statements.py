@@ -7,7 +7,7 @@ import pytest
 import torch
 from steps import V, W, X, agree, agreeing, compiled, gradients
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal, constraints
+from torch.distributions import Bernoulli, Independent, Normal, constraints
 
 import ancestral as an
 from ancestral.estimators.inference.elbo import Elbo
@@ -64,6 +64,28 @@ def _in_a_plate_from_outside() -> Any:
     with PLATE:
         z = an.sample("z", Bernoulli(logits=W[0] * an.subsample(X[:, 0])))
     return (z * V[1]).sum()
+
+
+SEEN = torch.tensor([True, False, True])
+MISSING = torch.tensor([1.0, torch.nan, 0.0], dtype=torch.float64)
+
+
+@loss
+def _partly_observed() -> Any:
+    z = an.sample("z", Bernoulli(logits=W), obs=MISSING, obs_mask=SEEN)
+    rows = torch.tensor([True, False, True, False])
+    y = an.sample("y", Independent(Normal(W * X, V.exp()), 1), obs=X, obs_mask=rows)
+    return (z * V).sum() + (y * V).sin().mean() + ((y > 0.3) * V).sum()
+
+
+@loss
+def _within_handlers() -> Any:
+    with an.handlers.condition({"x": torch.ones(3).double()}), an.handlers.mask(SEEN):
+        z = an.sample("z", Bernoulli(logits=W))
+        x = an.sample("x", Bernoulli(logits=W * z))
+        with an.handlers.scale(0.5):
+            y = an.sample("y", Bernoulli(logits=V * z + x))
+    return (z * V).sum() + (y * X).mean() + (z * y * x * V).sum()
 
 
 @loss
@@ -148,6 +170,35 @@ def _of_auxiliary_sites() -> Elbo:
     def guide() -> None:
         h = an.sample("h", Bernoulli(logits=W[0]), infer={"is_auxiliary": True})
         an.sample("z", Bernoulli(logits=W[1] * h))
+
+    return an.infer.elbo(model, guide)
+
+
+@bound
+def _within_handlers_that_weigh() -> Elbo:
+    def model() -> None:
+        with an.handlers.scale(0.3):
+            z = an.sample("z", Bernoulli(V.sigmoid()))
+        with an.handlers.mask(SEEN), an.handlers.scale(factor=2.0):
+            an.sample("x", Normal(z * V, 1.0), obs=MISSING)
+            an.factor("f", z * V)
+
+    def guide() -> None:
+        with an.handlers.scale(0.3):
+            an.sample("z", Bernoulli(logits=W))
+
+    return an.infer.elbo(model, guide)
+
+
+@bound
+def _of_data_that_are_missing() -> Elbo:
+    def model() -> None:
+        z = an.sample("z", Bernoulli(V.sigmoid()))
+        an.sample("x", Normal(z * V, 1.0), obs=MISSING, obs_mask=SEEN)
+
+    def guide() -> None:
+        an.sample("z", Bernoulli(logits=W))
+        an.sample("x_unobserved", Normal(W, 1.0))
 
     return an.infer.elbo(model, guide)
 
@@ -258,12 +309,6 @@ def test_what_a_bound_is_given_belongs_to_the_step() -> None:
             step()
 
 
-def _partly_observed() -> Any:
-    mask = torch.tensor([True, False, True])
-    z = an.sample("z", Bernoulli(logits=W), obs=torch.ones(3).double(), obs_mask=mask)
-    return (z * V).sum()
-
-
 def _blocked() -> Any:
     with an.handlers.block():
         return (an.sample("z", Bernoulli(logits=W)) * V).sum()
@@ -279,12 +324,11 @@ def _with_a_part_in_turn() -> Any:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (_partly_observed, "obs_mask= is not compiled"),
-        (_blocked, ""),
+        (_blocked, "cannot follow it"),
         (_with_a_part_in_turn, "turns of a plate that is subsampled"),
         (_in_a_plate_from_outside, "context manager"),
     ],
-    ids=["obs_mask", "handler", "turns", "plate from outside"],
+    ids=["handler", "turns", "plate from outside"],
 )
 def test_a_statement_that_is_not_compiled_says_so(function: Callable[[], Any], reason: str) -> None:
     step: Any = an.compile(function, backend="eager")
