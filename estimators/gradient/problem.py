@@ -33,6 +33,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Row, Structure, structure_of
@@ -134,7 +135,7 @@ def problem_of_terms(trace: Trace, costs: Sequence[tuple[Tensor, float]]) -> Pro
         raise _caught(*decisions.failures[0])
     live = [untrack(cost) * weight for cost, weight in costs]
     terms = [
-        Term(each.detach(), cost, weight, found)
+        Term(detach(each), cost, weight, found)
         for each, (cost, weight), found in zip(live, costs, known, strict=True)
     ]
     whole = torch.stack([each.sum() for each in live]).sum()
@@ -184,7 +185,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     if decisions.failures:
         raise _caught(*decisions.failures[0])
     parts = terms_of(loss, gradient)
-    whole = plain if gradient is None else plain * gradient.detach()
+    whole = plain if gradient is None else plain * detach(gradient)
     if whole.ndim or not whole.dtype.is_floating_point:
         whole = whole.sum()
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
@@ -229,7 +230,7 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     loss = torch.stack(totals).sum()
     if left_out is not None:
         nothing = torch.zeros_like(loss)
-        terms.append(tainted(Term(nothing.detach(), nothing, 1.0, None), left_out))
+        terms.append(tainted(Term(detach(nothing), nothing, 1.0, None), left_out))
     return _assemble(_outermost(trace), terms, loss, decisions)
 
 
@@ -291,7 +292,7 @@ def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
     for serial, live in parts.constants:
         decision = decisions.at(serial)
         sums[decision] = sums[decision] + live if decision in sums else live
-    return [tainted(Term(x.detach(), x, 1.0, None), decision) for decision, x in sums.items()]
+    return [tainted(Term(detach(x), x, 1.0, None), decision) for decision, x in sums.items()]
 
 
 def tainted(term: Term, decision: Provenance | None) -> Term:

@@ -126,6 +126,7 @@ try:
     FrameExecStrategy: Any = eval_frame._FrameExecStrategy
 
     # Attributes of tensors as torch has them, past the class that overrides them.
+    detach: Callable[[Tensor], Tensor] = vars(torch._C.TensorBase)["detach"]
     DATA_ATTRIBUTES: dict[str, Any] = {
         name: vars(torch._C.TensorBase)[name] for name in ("data", "real", "imag")
     }
@@ -239,6 +240,44 @@ def compiler() -> Compiler:
         make_boxed_func,
         make_fx,
     )
+
+
+@functools.cache
+def call_before_compiling(function: Callable[[], None]) -> None:
+    """Call a function, from now on, whenever the compiler begins to read code.
+
+    It has callbacks for that, which `torch.compiler.reset` forgets.
+    """
+    from torch._dynamo.callback import callback_handler
+
+    run = callback_handler.run_start_callbacks
+
+    def called(*args: Any) -> None:
+        function()
+        run(*args)
+
+    vars(callback_handler)["run_start_callbacks"] = called
+
+
+@functools.cache
+def eager_stance() -> Any:
+    """Return what the compiler is set to where all that was compiled runs eagerly."""
+    from torch._dynamo import eval_frame
+
+    return eval_frame.DynamoStance("force_eager")
+
+
+def swap_stance(expected: Any, stance: Any) -> Any:
+    """Set the compiler to a stance, if it has the one that is expected, and return that it had.
+
+    `torch.compiler.set_stance` takes ten times as long, and knows of no stance that others set.
+    """
+    from torch._dynamo import eval_frame
+
+    before = eval_frame._stance
+    if expected is None or before is expected:
+        eval_frame._stance = stance
+    return before
 
 
 class Inductor(NamedTuple):

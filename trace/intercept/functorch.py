@@ -33,13 +33,16 @@ from ancestral.provenance.tensor.torch_internals import (
     HigherOrderOperator,
     ScriptFunction,
     ScriptMethod,
+    call_before_compiling,
     device_constructors,
+    eager_stance,
+    swap_stance,
 )
 from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
-from ancestral.trace.context.switch import KEY, Interceptor
+from ancestral.trace.context.switch import KEY, Interceptor, switch
 from ancestral.trace.intercept import vmap
 from ancestral.trace.intercept.opaque import (
     captured,
@@ -290,7 +293,7 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 class FunctionTransforms(Interceptor):
     """Meets all these, and lets compiled functions run eagerly."""
 
-    _stance: Any = None
+    _before: Any = None  # how the compiler went about before a recording
 
     def patches(self) -> Iterator[Patch]:
         """Return what cannot be followed inside."""
@@ -317,16 +320,19 @@ class FunctionTransforms(Interceptor):
         device_constructors()  # it remembers what it finds there at first
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
+            # It reads classes without asking them for their attributes.
+            call_before_compiling(switch.give_back)
+            switch.may_wait = True
 
     def leave(self) -> None:
-        """Let compiled functions be compiled again."""
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+        """Let compiled functions be compiled again, unless somebody has decided on it since."""
+        if self._before is not None:
+            swap_stance(eager_stance(), self._before)
+            self._before = None
 
     def _run_eagerly(self) -> None:
-        if self._stance is None:
-            self._stance = torch.compiler.set_stance("force_eager")
+        if self._before is None:
+            self._before = swap_stance(None, eager_stance())
 
     def _compiling(self, original: _Function) -> _Function:
         @functools.wraps(original)

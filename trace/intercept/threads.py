@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 from asyncio import Handle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -108,7 +108,8 @@ class Threads(Interceptor):
     """Hands the recordings of a thread on to those that it starts, or gives work to."""
 
     def __init__(self) -> None:
-        self._executors = Descendants(Executor, lambda kind: kind is ThreadPoolExecutor)
+        self._known: dict[type, None] = {ThreadPoolExecutor: None}
+        self._executors = Descendants(Executor, self._known.__contains__)
 
     def patches(self) -> Iterator[Patch]:
         """Return what starts threads, what hands work over, and what tells of executors to come."""
@@ -120,9 +121,13 @@ class Threads(Interceptor):
         yield from _submitting(ThreadPoolExecutor)
         yield Patch(Executor, "__init_subclass__", lambda _: classmethod(self._defined))
 
-    def found(self) -> list[Patch]:
-        """Return what hands work over to other classes of executors."""
-        return [patch for kind in self._executors.others() for patch in _submitting(kind)]
+    def found(self) -> Iterable[Patch]:
+        """Meet what hands work over to other classes of executors, which is given back as asked."""
+        others = self._executors.others()
+        if others:
+            self._known.update(dict.fromkeys(others))
+            switch.wait(patch for kind in others for patch in _submitting(kind))
+        return ()
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Meet an executor that is defined, or imported, while a recording is open."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach
 from ancestral.trace.nodes.distribution_params import UNKNOWN
 
 Versions = tuple[tuple[Tensor, int], ...]
@@ -89,4 +89,4 @@ def _held(leaf: Tensor) -> bytes | Tensor | None:
         return None
     if leaf.is_meta or leaf.layout is not torch.strided or type(leaf) not in _OF_TORCH:
         return None
-    return leaf.detach().flatten()[:_MOST].clone()
+    return detach(leaf).flatten()[:_MOST].clone()
