@@ -323,7 +323,12 @@ def _whole(loss: _Cost) -> float:
 
 def _coarsest(dtypes: Collection[torch.dtype]) -> float:
     """Return the relative error of one rounding in the coarsest of some types."""
-    return max(map(attrgetter("eps"), map(torch.finfo, dtypes)), default=0.0)
+    return max(map(_eps, dtypes), default=0.0)
+
+
+@lru_cache(maxsize=64)
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _floating(tensor: Tensor) -> torch.dtype:

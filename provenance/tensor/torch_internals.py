@@ -259,25 +259,29 @@ def call_before_compiling(function: Callable[[], None]) -> None:
     vars(callback_handler)["run_start_callbacks"] = called
 
 
-@functools.cache
-def eager_stance() -> Any:
-    """Return what the compiler is set to where all that was compiled runs eagerly."""
-    from torch._dynamo import eval_frame
-
-    return eval_frame.DynamoStance("force_eager")
-
-
-def swap_stance(expected: Any, stance: Any) -> Any:
-    """Set the compiler to a stance, if it has the one that is expected, and return that it had.
+class Stance:
+    """What the compiler does with functions that were compiled, for all threads.
 
     `torch.compiler.set_stance` takes ten times as long, and knows of no stance that others set.
     """
-    from torch._dynamo import eval_frame
 
-    before = eval_frame._stance
-    if expected is None or before is expected:
-        eval_frame._stance = stance
-    return before
+    def __init__(self) -> None:
+        """Import the compiler."""
+        from torch._dynamo import eval_frame
+
+        self._module = eval_frame
+        self._eager = eval_frame.DynamoStance("force_eager")
+        self._before: Any = None
+
+    def begin(self) -> None:
+        """Run them eagerly."""
+        if self._module._stance is not self._eager:
+            self._before, self._module._stance = self._module._stance, self._eager
+
+    def end(self) -> None:
+        """Run them as before, unless somebody has set another stance since."""
+        if self._module._stance is self._eager:
+            self._module._stance = self._before
 
 
 class Inductor(NamedTuple):

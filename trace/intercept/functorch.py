@@ -33,10 +33,9 @@ from ancestral.provenance.tensor.torch_internals import (
     HigherOrderOperator,
     ScriptFunction,
     ScriptMethod,
+    Stance,
     call_before_compiling,
     device_constructors,
-    eager_stance,
-    swap_stance,
 )
 from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import Patch
@@ -293,7 +292,7 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 class FunctionTransforms(Interceptor):
     """Meets all these, and lets compiled functions run eagerly."""
 
-    _before: Any = None  # how the compiler went about before a recording
+    _stance: Stance | None = None  # where the compiler has been imported
 
     def patches(self) -> Iterator[Patch]:
         """Return what cannot be followed inside."""
@@ -320,19 +319,19 @@ class FunctionTransforms(Interceptor):
         device_constructors()  # it remembers what it finds there at first
         if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
             self._run_eagerly()
-            # It reads classes without asking them for their attributes.
-            call_before_compiling(switch.give_back)
-            switch.may_wait = True
 
     def leave(self) -> None:
         """Let compiled functions be compiled again, unless somebody has decided on it since."""
-        if self._before is not None:
-            swap_stance(eager_stance(), self._before)
-            self._before = None
+        if self._stance is not None:
+            self._stance.end()
 
     def _run_eagerly(self) -> None:
-        if self._before is None:
-            self._before = swap_stance(None, eager_stance())
+        if self._stance is None:
+            self._stance = Stance()
+            # It reads classes without asking them for their attributes.
+            call_before_compiling(switch.give_back)
+            switch.may_wait = True
+        self._stance.begin()
 
     def _compiling(self, original: _Function) -> _Function:
         @functools.wraps(original)

@@ -61,10 +61,10 @@ _MOST = 4096  # bytes
 _OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
 
 
-def held_by(leaves: Iterable[Tensor]) -> list[Leaf]:
-    """Return leaves with what they hold now."""
+def held_by(leaf: Tensor) -> Leaf:
+    """Return a leaf with what it holds now."""
     with DisableTorchFunction():
-        return [(leaf, leaf._version, _held(leaf)) for leaf in leaves]
+        return leaf, leaf._version, _held(leaf)
 
 
 def is_written_unseen(leaf: Leaf) -> bool:
