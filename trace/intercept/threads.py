@@ -9,6 +9,7 @@ context that they come from. In another process there is no recording to take pa
 
 import functools
 import os
+import sys
 import threading
 from asyncio import Handle
 from collections.abc import Callable, Iterable, Iterator
@@ -122,17 +123,24 @@ class Threads(Interceptor):
         yield Patch(Executor, "__init_subclass__", lambda _: classmethod(self._defined))
 
     def found(self) -> Iterable[Patch]:
-        """Meet what hands work over to other classes of executors, which is given back as asked."""
+        """Return what hands work over to other classes of executors, of libraries once for all."""
         others = self._executors.others()
-        if others:
-            self._known.update(dict.fromkeys(others))
-            switch.wait(patch for kind in others for patch in _submitting(kind))
-        return ()
+        lasting = [kind for kind in others if _is_of_a_library(kind)]
+        if lasting:
+            self._known.update(dict.fromkeys(lasting))
+            switch.wait(patch for kind in lasting for patch in _submitting(kind))
+        return [p for kind in others if kind not in self._known for p in _submitting(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Meet an executor that is defined, or imported, while a recording is open."""
         super(Executor, kind).__init_subclass__(**options)  # type: ignore[misc]
         switch.replace(Group(_submitting(kind)))
+
+
+def _is_of_a_library(kind: type) -> bool:
+    """Return whether a class can be imported, so that nobody needs to let go of it or pickle it."""
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ != "__main__" and getattr(module, kind.__name__, None) is kind
 
 
 def _submitting(kind: type) -> Iterator[Patch]:
