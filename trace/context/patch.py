@@ -238,6 +238,10 @@ class _WaitingData(_WaitingAttribute):
         self._own.__delete__(instance)
 
 
+ASKING = _WaitingAttribute.__get__.__code__
+"""The code that stands between who asks for an attribute of torch and what gives it."""
+
+
 _Columns = tuple[list[Any], list[str], list[Any]]
 
 
