@@ -13,7 +13,7 @@ from mutations import blind_to_numbers, healthy, naming, outcome
 from programs.control.register import CONTROL
 
 from ancestral.provenance.dispatch import torch_function
-from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
+from ancestral.trace.context.patch import Group, Lasting, Patch
 from ancestral.trace.context.switch import restore_torch, switch
 from ancestral.trace.intercept import autograd, functorch
 
@@ -175,7 +175,7 @@ def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
                 yield each
 
     restore_torch()
-    staying = [Staying(others(group.patches)) for group in switch._staying]
+    staying = [group.of(others(group.patches)) for group in switch._staying]
     patch.setattr(switch, "_staying", staying)
     patch.setattr(switch, "_swapped", Lasting(others(switch._swapped.patches)))
     patch.setattr(switch, "replace", lambda group: real(Group(others(group.patches))))

@@ -24,6 +24,7 @@ from ancestral.provenance.tensor.linear_form import (
     version_of,
 )
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.recording.trace import Trace
 
 
@@ -118,7 +119,7 @@ class Walk:
             self.add_leaf(each, share * operand.scale(each), serial)
         else:
             assert not isinstance(share, Placed)
-            whole = share.detach().sum() if isinstance(share, Tensor) else share
+            whole = detach(share).sum() if isinstance(share, Tensor) else share
             total = whole * float(operand) if whole != 0 else 0.0
             if total != 0:
                 self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
@@ -130,7 +131,7 @@ class Walk:
             if isinstance(share, Placed):
                 plain, share = share.part(plain), share.weight
             if isinstance(share, Tensor):  # what is left out may be infinite
-                plain = plain.where(share.detach() != 0, 0)
+                plain = plain.where(detach(share) != 0, 0)
             self._add_constant((plain * share).sum(), serial)
             return
         known = self.leaves.get(id(leaf))
@@ -140,7 +141,7 @@ class Walk:
             known.add(share)
 
     def _add_constant(self, live: Tensor, serial: int) -> None:
-        self.constant += float(live.detach())
+        self.constant += float(detach(live))
         self.constants.append(Constant(serial, live))
 
     def step(self) -> Step:
@@ -209,14 +210,14 @@ def _value(operand: Any, computed: dict[int, tuple[Unreduced, Tensor]]) -> Tenso
     if isinstance(operand, Unreduced):
         _, each = computed[id(operand)]
         return _value(each, computed) * operand.scale(each)
-    plain = raw(Tensor.detach, operand) if isinstance(operand, Tensor) else float(operand)
+    plain = raw(detach, operand) if isinstance(operand, Tensor) else float(operand)
     return torch.as_tensor(plain, dtype=torch.float64)
 
 
 def _weighted(share: Share, value: Tensor) -> Tensor:
     if isinstance(share, Placed):
         value, share = share.part(value), share.weight
-    return value.detach() * (share.detach() if isinstance(share, Tensor) else share)
+    return detach(value) * (detach(share) if isinstance(share, Tensor) else share)
 
 
 def _sources(form: Form) -> Iterator[str]:

@@ -24,6 +24,7 @@ from ancestral.estimators.credit.credit import Credit, Estimator, by_element
 from ancestral.estimators.credit.site_choices import Choices, PerSite
 from ancestral.estimators.gradient.problem import Partly, Problem
 from ancestral.provenance.algebra.provenance import Source
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.graph.structure import Structure
@@ -154,7 +155,7 @@ def _warn_of_whole(node: Node) -> None:
     """
     if node.fn is None or support_of(node.fn) is not None:
         return
-    value = node.value.detach()
+    value = detach(node.value)
     atol = 8 * torch.finfo(value.dtype).eps
     if not value.any() or not torch.allclose(value, value.round(), rtol=0, atol=atol):
         return

@@ -23,6 +23,7 @@ from ancestral.provenance.algebra.alignment import LOST, Alignment
 from ancestral.provenance.algebra.alignment_loss import Mix, kept, mixes_of, separate
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import site_of
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import guessed, listed
 from ancestral.trace.display.text_table import Table, Tabular
@@ -64,7 +65,7 @@ def account_of(problem: Problem, undecided: Container[str] = ()) -> Account:
             if site.needs_score or site.name in undecided
         },
         tuple(map(attrgetter("provenance"), problem.terms)),
-        tuple([t.value.detach() if t.value.requires_grad else t.value for t in problem.terms]),
+        tuple([detach(t.value) if t.value.requires_grad else t.value for t in problem.terms]),
         tuple(map(attrgetter("made"), problem.terms)),
     )
 

@@ -22,7 +22,7 @@ from ancestral.provenance.algebra.provenance import Source, Sources, Universe
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
-from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch
+from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch, detach
 from ancestral.trace.context.place import Location
 from ancestral.trace.nodes.autograd_graph import (
     CONTRACTIONS,
@@ -197,7 +197,7 @@ def _constants(node: Any) -> Iterator[Tensor]:
 
 def _is_whole(tensor: Tensor) -> bool:
     """Return whether a tensor has whole numbers, as what was drawn of a finite set has."""
-    plain: Tensor = raw(Tensor.detach, tensor)
+    plain: Tensor = raw(detach, tensor)
     return not plain.is_floating_point() or bool((plain == plain.round()).all())
 
 

@@ -23,6 +23,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
@@ -85,7 +86,7 @@ class Term:
         """The weighted cost with its autograd history, [*shape]."""
         leaf = untrack(self.leaf)
         if self.is_picked and isinstance(self.weight, Tensor):
-            leaf = leaf.where(self.weight.detach() != 0, 0)
+            leaf = leaf.where(detach(self.weight) != 0, 0)
         return leaf * self.weight
 
 
@@ -115,7 +116,7 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
         LossMismatchError: if the terms do not add up to the loss.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
-    start: Weight = 1.0 if weight is None else untrack(weight).detach()
+    start: Weight = 1.0 if weight is None else detach(untrack(weight))
     walk = _walked(loss, start)
     whole = _cost(loss, start, torch.get_default_dtype())
     # The newest were met first: a reader expects the order of the program.
@@ -189,7 +190,7 @@ class _Cost(NamedTuple):
 
 
 def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
-    plain: Tensor = raw(Tensor.detach, leaf)
+    plain: Tensor = raw(detach, leaf)
     dtype = plain.dtype
     if dtype is precision and not (isinstance(weight, Tensor) and weight.dtype is not dtype):
         return _Cost(leaf, plain, weight, dtype)
@@ -222,7 +223,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
             stack = torch.stack([values[number] for number in members])
             weights: list[Any] = [costs[number].weight for number in members]
             if kind is Tensor:
-                stack = stack * torch.stack(weights).detach()
+                stack = stack * detach(torch.stack(weights))
             else:
                 factors = torch.tensor(weights, dtype=dtype, device=device)
                 stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
@@ -233,7 +234,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
     for number in apart:
         weight = costs[number].weight
         if isinstance(weight, Tensor):
-            values[number] = (values[number] * weight).detach()
+            values[number] = detach(values[number] * weight)
         elif weight != 1:
             values[number] = values[number] * weight
     return values, together + _side_by_side([values[number] for number in apart])
@@ -322,7 +323,12 @@ def _whole(loss: _Cost) -> float:
 
 def _coarsest(dtypes: Collection[torch.dtype]) -> float:
     """Return the relative error of one rounding in the coarsest of some types."""
-    return max(map(attrgetter("eps"), map(torch.finfo, dtypes)), default=0.0)
+    return max(map(_eps, dtypes), default=0.0)
+
+
+@lru_cache(maxsize=64)
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
 
 
 def _floating(tensor: Tensor) -> torch.dtype:
@@ -337,7 +343,7 @@ class NonFiniteDensityError(SiteError):
 
 def non_finite_density(node: Node, program: str) -> NonFiniteDensityError:
     """Return the error of a site of a program: how many elements are bad, and their values."""
-    density = node.log_prob.detach()
+    density = detach(node.log_prob)
     bad = ~torch.isfinite(density)
     cases = _cases(node)
     value = cases[over(bad, tuple(cases.shape[:-1]))]
@@ -361,5 +367,5 @@ def _advice(node: Node) -> str:
 def _cases(node: Node) -> Tensor:
     """Return the value with one dimension for the events: [*batch, events]."""
     assert node.fn is not None
-    value = node.value.detach()
+    value = detach(node.value)
     return value.reshape(*value.shape[: value.dim() - len(node.fn.event_shape)], -1)

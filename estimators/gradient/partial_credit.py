@@ -19,6 +19,7 @@ from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Source
 from ancestral.provenance.tensor.control_flow import decisions_of
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.graph.structure import Entries, Structure, TermShape, Vertex
 
 
@@ -198,4 +199,4 @@ def with_read(problem: Problem, estimate: Estimator) -> Estimator:
 
 
 def _nothing(shape: Shape, values: Sequence[Tensor]) -> Tensor:
-    return values[0].detach().new_zeros((1,) * len(shape))
+    return detach(values[0]).new_zeros((1,) * len(shape))

@@ -35,6 +35,7 @@ from ancestral.estimators.gradient.score_function import (
 from ancestral.estimators.pathwise.routes import Gates, Reached, holding
 from ancestral.provenance.tensor.linear_form import Weight
 from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.graph.reachability import Closure, downstream
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
@@ -96,7 +97,7 @@ class Pass:
         credited = {credit.name for credit in self.credits}
         for term in self.owned:
             node: Node = term.leaf._scored  # type: ignore[attr-defined]
-            weight = term.weight.detach() if isinstance(term.weight, Tensor) else term.weight
+            weight = detach(term.weight) if isinstance(term.weight, Tensor) else term.weight
             if node in densities and node.name in credited and node not in weights:
                 weights[node] = weight
             else:
@@ -180,7 +181,7 @@ def _gated(term: Term, fixed: int, reached: Reached) -> tuple[Term, Gates]:
     plain = untrack(term.leaf)
     found = reached.by([plain])
     if fixed and not found & ~fixed:
-        term, found = replace(term, leaf=plain.detach()), 0
+        term, found = replace(term, leaf=detach(plain)), 0
     if isinstance(term.weight, Tensor):
         found |= reached.by([term.weight])
     return term, reached.gates(found, fixed)

@@ -33,6 +33,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
 from ancestral.provenance.tensor.tensor import Unseen, provenance, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Row, Structure, structure_of
@@ -141,7 +142,7 @@ def problem_of_terms(trace: Trace, costs: Sequence[Cost], whole: Tensor) -> Prob
     if decisions.failures:
         raise _caught(*decisions.failures[0])
     with Unseen():  # of plain tensors
-        counted = [cost.counted.detach() for cost in costs]
+        counted = [detach(cost.counted) for cost in costs]
     terms = [
         Term(each, cost.value, cost.weight, found)
         for each, cost, found in zip(counted, costs, known, strict=True)
@@ -194,7 +195,7 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
     if known is not None:
         refuse_values(known)
     parts = terms_of(loss, gradient)
-    whole = plain if gradient is None else plain * gradient.detach()
+    whole = plain if gradient is None else plain * detach(gradient)
     if whole.ndim or not whole.dtype.is_floating_point:
         whole = whole.sum()
     terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
@@ -239,7 +240,7 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     loss = torch.stack(totals).sum()
     if left_out is not None:
         nothing = torch.zeros_like(loss)
-        terms.append(tainted(Term(nothing.detach(), nothing, 1.0, None), left_out))
+        terms.append(tainted(Term(detach(nothing), nothing, 1.0, None), left_out))
     return _assemble(_outermost(trace), terms, loss, decisions)
 
 
@@ -301,7 +302,7 @@ def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
     for serial, live in parts.constants:
         decision = decisions.at(serial)
         sums[decision] = sums[decision] + live if decision in sums else live
-    return [tainted(Term(x.detach(), x, 1.0, None), decision) for decision, x in sums.items()]
+    return [tainted(Term(detach(x), x, 1.0, None), decision) for decision, x in sums.items()]
 
 
 def tainted(term: Term, decision: Provenance | None) -> Term:

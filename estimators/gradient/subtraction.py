@@ -24,6 +24,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import attach, provenance, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.stack import local
@@ -117,13 +118,13 @@ class Subtraction:
             credit = Credit(credit.name, (), (Part(credit.joint, frozenset()),))
         if chosen == "auto":
             others = foretold(credit)
-            return None if others is None else others.detach()
+            return None if others is None else detach(others)
         credit = replace(credit, recording=self._universe, site=node)
         if vars(type(baseline)).get("is_proven"):  # not of a subclass, which may do otherwise
             if hasattr(baseline, "inputs_of"):
                 credit = replace(credit, inputs=self._inputs(node, credit, baseline))
             found: Tensor | None = baseline(credit)
-            return None if found is None else found.detach()
+            return None if found is None else detach(found)
         _check(baseline, f"site {node.name!r} ({node.location}): ")
         with _resumed(self._universe), self._shown_values():
             result: Any = baseline(self._tracked(node, credit))
@@ -149,14 +150,14 @@ class Subtraction:
                 f" has inputs of shape {size}; expected [{shape[0]}, ...], one for each example "
                 f"of the site, {shape}, or [1, ...] for all",
             )
-        return untrack(result).detach()
+        return detach(untrack(result))
 
     def _tracked(self, node: Node, credit: Credit) -> Credit:
         """Return a credit that carries what it depends on: all that the loss does."""
         once = credit.count_once
 
         def own(part: Tensor) -> Tensor:
-            return attach(untrack(part).detach(), self._everything.lost(tuple(part.shape)))
+            return attach(detach(untrack(part)), self._everything.lost(tuple(part.shape)))
 
         def mark(mean: Tensor, dim: int) -> Tensor:
             behind = self._everything.lost(credit.shape)
@@ -265,7 +266,7 @@ def _fitting(node: Node, shape: Shape, result: object) -> Tensor:
     """Return a baseline, plain, that broadcasts to the shape of a site in one way only."""
     if not isinstance(result, Tensor):
         raise _wrong(node, f" is {kind_of(result)}; expected a torch.Tensor or a number")
-    plain = untrack(result).detach()
+    plain = detach(untrack(result))
     if plain.dtype is torch.bool or plain.dtype.is_complex:
         raise _wrong(node, f" is of {plain.dtype}; expected real numbers")
     if not torch.isfinite(plain).all():

@@ -40,6 +40,7 @@ from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
@@ -115,7 +116,7 @@ def surrogate_of(
             above the first have more variance, and the surrogate costs less.
         monitor: what is shown the scores.
     """
-    universe, costs = problem.trace.universe, [t.value.detach() for t in problem.terms]
+    universe, costs = problem.trace.universe, [detach(t.value) for t in problem.terms]
     passes = passes_of(problem, estimate, [cost.requires_grad_() for cost in costs])
     reaching = compress(problem.structure.sites, problem.structure.reaches)
     gated = [problem.nodes[site.name] for site in reaching if site.name in problem.nodes]
@@ -160,7 +161,7 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
     """
     sites = [site for site in problem.structure.sites if site.name in names and site.incoming]
     terms = tuple(TermShape(site.shape, site.incoming) for site in sites)
-    like = problem.loss.detach()
+    like = detach(problem.loss)
     costs = [like.new_zeros(site.shape).requires_grad_() for site in sites]
     given = by_element(Structure(problem.structure.sites, terms), costs)
     pairs = [(problem.nodes[credit.name], credit) for credit in given]
@@ -390,7 +391,7 @@ def _followed(scalar: Tensor, problem: Problem) -> Tensor:
 
 def _box(x: Tensor, universe: Universe) -> Tensor:
     """Return exp(x - stopped(x)) - 1: zero, with the derivatives of a likelihood ratio."""
-    ratio = torch.exp(x - x.detach())
+    ratio = torch.exp(x - detach(x))
     if ratio.grad_fn is not None:
         metadata: Any = ratio.grad_fn.metadata  # annotated as a method in torch
         metadata[SURROGATE] = (universe.token, str(place().location))

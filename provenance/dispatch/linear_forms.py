@@ -20,6 +20,7 @@ from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
 from ancestral.provenance.tensor.linear_form import Call, Form, Hole, Operand, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, raw
+from ancestral.provenance.tensor.torch_internals import detach
 
 
 def form_of(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Form | None:
@@ -83,7 +84,7 @@ def resolve(operand: Operand) -> Operand:
     """
     found = getattr(operand, "_provenance", None)
     if found is not None and found.universe.is_past and found.universe.state == "settled":
-        return raw(Tensor.detach, operand)  # a constant, that holds on to no recording
+        return raw(detach, operand)  # a constant, that holds on to no recording
     form: Form | None = getattr(operand, "_form", None)
     if form is None or (watching.table and _written_elsewhere(operand, form[0])):
         return operand
@@ -98,7 +99,7 @@ def without_history(operand: Operand) -> Operand:
     """Return an operand of a step within `torch.no_grad`: its value counts, its gradient is cut."""
     if not isinstance(operand, Tensor):
         return operand
-    plain = raw(Tensor.detach, operand)
+    plain = raw(detach, operand)
     if not raw(requires_grad, operand):
         return resolve(operand)
     for note in when_cut:

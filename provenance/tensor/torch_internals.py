@@ -126,6 +126,7 @@ try:
     FrameExecStrategy: Any = eval_frame._FrameExecStrategy
 
     # Attributes of tensors as torch has them, past the class that overrides them.
+    detach: Callable[[Tensor], Tensor] = vars(torch._C.TensorBase)["detach"]
     DATA_ATTRIBUTES: dict[str, Any] = {
         name: vars(torch._C.TensorBase)[name] for name in ("data", "real", "imag")
     }
@@ -246,6 +247,48 @@ def compiler() -> Compiler:
         make_boxed_func,
         make_fx,
     )
+
+
+@functools.cache
+def call_before_compiling(function: Callable[[], None]) -> None:
+    """Call a function, from now on, whenever the compiler begins to read code.
+
+    It has callbacks for that, which `torch.compiler.reset` forgets.
+    """
+    from torch._dynamo.callback import callback_handler
+
+    run = callback_handler.run_start_callbacks
+
+    def called(*args: Any) -> None:
+        function()
+        run(*args)
+
+    vars(callback_handler)["run_start_callbacks"] = called
+
+
+class Stance:
+    """What the compiler does with functions that were compiled, for all threads.
+
+    `torch.compiler.set_stance` takes ten times as long, and knows of no stance that others set.
+    """
+
+    def __init__(self) -> None:
+        """Import the compiler."""
+        from torch._dynamo import eval_frame
+
+        self._module = eval_frame
+        self._eager = eval_frame.DynamoStance("force_eager")
+        self._before: Any = None
+
+    def begin(self) -> None:
+        """Run them eagerly."""
+        if self._module._stance is not self._eager:
+            self._before, self._module._stance = self._module._stance, self._eager
+
+    def end(self) -> None:
+        """Run them as before, unless somebody has set another stance since."""
+        if self._module._stance is self._eager:
+            self._module._stance = self._before
 
 
 class Inductor(NamedTuple):

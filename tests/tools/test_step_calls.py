@@ -6,8 +6,8 @@ from pathlib import Path
 
 MOST = {
     "one vector site": 300,
-    "belief net at batch 64": 1_210,
-    "autoencoder of 20 categories at batch 64": 1_030,
+    "belief net at batch 64": 1_170,
+    "autoencoder of 20 categories at batch 64": 1_000,
     "chain of 80": 9_950,
     "chain of 80 at batch 64": 11_300,
 }

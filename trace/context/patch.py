@@ -1,16 +1,18 @@
 """Patches of torch: what takes the place of its attributes, and when it is put back.
 
 What draws, and what scores a draw, stays replaced after the first recording, and does what it did
-before as long as none is open: it asks `switch.is_on` first. All else is replaced while a recording
-is open, and put back with the last one. What somebody else has put into a place, as a test does, is
-met there when a recording opens, and stands there again afterwards.
+before as long as none is open: it asks `switch.is_on` first. Other attributes of classes are given
+back by what stands in their place, where somebody asks for them and no recording is open. Those of
+modules are replaced while a recording is open, and put back with the last one. What somebody else
+has put into a place, as a test does, is met there when a recording opens, and stands there again
+afterwards.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from operator import contains, getitem
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 _ABSENT: Any = object()  # the owner has nothing there, or inherits it
 _UNKNOWN: Any = object()  # nothing was made yet
@@ -63,13 +65,16 @@ class Group:
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
-        for patch, theirs, ours in zip(self.patches, self._theirs, self._ours, strict=True):
-            if patch.there is not ours:
-                continue
-            if theirs is _ABSENT:
-                delattr(patch.owner, patch.name)
-            else:
-                setattr(patch.owner, patch.name, theirs)
+        for index, (patch, ours) in enumerate(zip(self.patches, self._ours, strict=True)):
+            if patch.there is ours:
+                self._put_back(index)
+
+    def _put_back(self, index: int) -> None:
+        patch, theirs = self.patches[index], self._theirs[index]
+        if theirs is _ABSENT:
+            delattr(patch.owner, patch.name)
+        else:
+            setattr(patch.owner, patch.name, theirs)
 
     def _look(self) -> None:
         """Make what takes the place of what is there, where that is new."""
@@ -124,6 +129,10 @@ class Staying(Group):
         self._expected: _Columns | None = None  # after the last recording
         self._foreign: list[Patch] = []
 
+    def of(self, patches: Iterable[Patch]) -> "Staying":
+        """Return a group of the same kind, of other attributes."""
+        return Staying(patches)
+
     def replace_own(self) -> list[Patch]:
         """Replace what is torch's own; return the places of what is somebody else's."""
         if self._expected is not None and _are_there(self._expected):
@@ -133,13 +142,104 @@ class Staying(Group):
             there = patch.there
             if there is self._theirs[index]:
                 if self._ours[index] is _UNKNOWN:
-                    self._ours[index] = patch.made(there)
+                    self._ours[index] = self._made(patch, there)
                 setattr(patch.owner, patch.name, self._ours[index])
             elif there is not self._ours[index]:
                 self._foreign.append(patch)
         places = [(vars(patch.owner), patch.name) for patch in self.patches]
         self._expected = _columns(places, [patch.there for patch in self.patches])
         return list(self._foreign)
+
+    def _made(self, patch: Patch, there: Any) -> Any:
+        return patch.made(there)
+
+
+class Openness(Protocol):
+    """Whether a recording is open, which changes under the lock."""
+
+    is_on: bool
+    lock: Any
+
+
+class Waiting(Staying):
+    """Attributes of classes that wait between recordings, and are torch's own to who asks then."""
+
+    def __init__(self, patches: Iterable[Patch], switch: Openness) -> None:
+        """Take the attributes as torch has them, and what says whether a recording is open."""
+        super().__init__(patches)
+        self._switch = switch
+        self._given_back: list[int] = []
+
+    def of(self, patches: Iterable[Patch]) -> "Waiting":
+        """Return a group of the same kind, of other attributes."""
+        return Waiting(patches, self._switch)
+
+    def replace_own(self) -> list[Patch]:
+        """Replace what is torch's own; return the places of what is somebody else's."""
+        while self._given_back:
+            index = self._given_back.pop()
+            patch = self.patches[index]
+            if patch.there is self._theirs[index]:
+                setattr(patch.owner, patch.name, self._ours[index])
+        return super().replace_own()
+
+    def give_back(self, *patches: Patch) -> None:
+        """Put back what is torch's own, unless a recording is open, or opens in another thread."""
+        if not self._switch.lock.acquire(blocking=False):
+            return
+        try:
+            for patch in patches if not self._switch.is_on else ():
+                index = self.patches.index(patch)
+                if patch.there is self._ours[index]:
+                    self._put_back(index)
+                    self._given_back.append(index)
+        finally:
+            self._switch.lock.release()
+
+    def _made(self, patch: Patch, there: Any) -> Any:
+        own = inspect.getattr_static(patch.owner, patch.name)
+        kind = _WaitingData if hasattr(type(own), "__set__") else _WaitingAttribute
+        return kind(self, self._switch, patch, there, own, patch.made(there))
+
+
+class _WaitingAttribute:
+    """An attribute that is torch's own where no recording is open, and ours where one is."""
+
+    def __init__(
+        self, group: Waiting, switch: Openness, patch: Patch, there: Any, own: Any, ours: Any
+    ) -> None:
+        self._group, self._switch, self._patch = group, switch, patch
+        self._is_inherited = there is _ABSENT
+        self._own, self._ours = own, ours
+
+    def __get__(self, instance: Any, kind: Any = None) -> Any:
+        if self._switch.is_on:
+            return self._ours.__get__(instance, kind)
+        self._group.give_back(self._patch)
+        owner, name = self._patch.owner, self._patch.name
+        if instance is None and kind is owner and self._patch.there is not self:
+            return getattr(owner, name)  # its metaclass may have a say
+        if self._is_inherited:  # from a class that stands behind the owner, in this order of bases
+            return getattr(super(owner, kind if instance is None else instance), name)
+        return self._own.__get__(instance, kind) if hasattr(self._own, "__get__") else self._own
+
+
+class _WaitingData(_WaitingAttribute):
+    """One that can be written."""
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if self._switch.is_on:
+            self._ours.__set__(instance, value)
+        else:
+            self._group.give_back(self._patch)
+            self._own.__set__(instance, value)
+
+    def __delete__(self, instance: Any) -> None:
+        self._own.__delete__(instance)
+
+
+ASKING = _WaitingAttribute.__get__.__code__
+"""The code that stands between who asks for an attribute of torch and what gives it."""
 
 
 _Columns = tuple[list[Any], list[str], list[Any]]
@@ -191,17 +291,22 @@ class Descendants:
         """Take the class whose descendants they are."""
         self._root = root
         self._is_known = is_known
-        self._known: list[type] = []
+        self._parents: list[type] = []
         self._below: list[list[type]] = [[root]]
+        self._last: list[type] = []  # classes that had none below them
 
     def others(self) -> list[type]:
         """Return those of users; quick where there is none, since that is looked at often."""
-        if list(map(_children, self._known)) == self._below:
+        if list(map(_children, self._parents)) == self._below and not any(
+            map(_children, self._last)
+        ):
             return []
         found = subclasses(self._root)
         others = [kind for kind in found if not self._is_known(kind)]
-        self._known = [self._root, *(kind for kind in found if self._is_known(kind))]
-        self._below = [[self._root]] if others else list(map(_children, self._known))
+        known = [self._root, *(kind for kind in found if self._is_known(kind))]
+        self._parents = [kind for kind in known if _children(kind)]
+        self._last = [kind for kind in known if not _children(kind)]
+        self._below = [[self._root]] if others else list(map(_children, self._parents))
         return others
 
 

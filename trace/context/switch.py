@@ -18,7 +18,7 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Group, Lasting, Patch, Staying
+from ancestral.trace.context.patch import Group, Lasting, Patch, Staying, Waiting
 from ancestral.trace.context.stack import local
 
 
@@ -67,7 +67,8 @@ class _Switch:
 
     def __init__(self) -> None:
         self.is_on = False
-        self._lock = threading.RLock()  # a recording may end within, by Python's collector
+        self.may_wait = False  # whether the compiler tells of what it is about to read
+        self.lock = threading.RLock()  # a recording may end within, by Python's collector
         self._open = 0
         self._later: list[Group] = []  # what this recording has found
         self.install(())
@@ -76,8 +77,12 @@ class _Switch:
         """Let recordings switch these on, in this order."""
         self.interceptors = (_Writes(), *interceptors)
         patches = [patch for each in self.interceptors for patch in each.patches()]
-        self._staying = [Staying(patch for patch in patches if patch.stays)]
-        self._swapped = Lasting(patch for patch in patches if not patch.stays)
+        swapped = [patch for patch in patches if not patch.stays]
+        self._staying = [
+            Staying(patch for patch in patches if patch.stays),
+            Waiting((patch for patch in swapped if isinstance(patch.owner, type)), self),
+        ]
+        self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
         self._leaving = self._that_have("leave")[::-1]
@@ -99,7 +104,7 @@ class _Switch:
 
     def enter(self) -> None:
         """Switch them on, unless another recording has."""
-        with self._lock:
+        with self.lock:
             if not self._open:
                 try:
                     self._begin()
@@ -110,7 +115,7 @@ class _Switch:
 
     def leave(self) -> None:
         """Switch them off with the last recording."""
-        with self._lock:
+        with self.lock:
             self._open -= 1
             if not self._open:
                 self._end()
@@ -131,25 +136,40 @@ class _Switch:
         while self._later:
             self._later.pop().restore()
         self._swapped.restore()
+        if not self.may_wait:
+            self.give_back()
         for leave in self._leaving:
             leave()
 
     def replace(self, group: Group) -> None:
         """Replace more until the last recording ends, nothing if none is open."""
-        with self._lock:
+        with self.lock:
             if self.is_on:
                 self._later.append(group)
                 group.replace()
 
     def stay(self, patches: Iterable[Patch]) -> None:
         """Replace more, which stays replaced after the last recording."""
-        with self._lock:
-            self._staying.append(Staying(patches))
-            self._staying[-1].replace_own()
+        self._add(Staying(patches))
+
+    def wait(self, patches: Iterable[Patch]) -> None:
+        """Replace more attributes of classes, which wait from the last recording to the next."""
+        self._add(Waiting(patches, self))
+
+    def _add(self, group: Staying) -> None:
+        with self.lock:
+            self._staying.append(group)
+            group.replace_own()
+
+    def give_back(self) -> None:
+        """Put back all that waits, unless a recording is open, or opens in another thread."""
+        for group in self._staying:
+            if isinstance(group, Waiting):
+                group.give_back(*group.patches)
 
     def restore(self) -> None:
         """Put all back, unless a recording is open."""
-        with self._lock:
+        with self.lock:
             if self._open:
                 raise RuntimeError(_OPEN)
             self._swapped.restore()  # what others may have put back since
@@ -158,7 +178,7 @@ class _Switch:
 
     def abandon(self) -> None:
         """Switch them off in a process that was forked, whatever its parent was recording."""
-        self._lock = threading.RLock()  # another thread of the parent may have held it
+        self.lock = threading.RLock()  # another thread of the parent may have held it
         self._open = 0
         if self.is_on:
             self._end()
@@ -178,12 +198,12 @@ switch = _Switch()
 def restore_torch() -> None:
     """Put back, at once, all that recordings have replaced in torch.
 
-    While a recording is open, attributes of torch are replaced, and put back when the last one
-    ends: all but the methods of `torch.distributions` that make a distribution, draw from it and
-    score a draw. Those stay, since to replace them takes longer than many a recording does, and
-    answer as before where none is open. After this call these too are torch's own, the very
-    objects; the next recording replaces them again. What somebody else has put in the place of one
-    stays there.
+    While a recording is open, attributes of torch are replaced, those of modules until the last one
+    ends. Those of classes wait for the next, and are torch's own, the very objects, to whoever asks
+    for one in between. The methods of `torch.distributions` that make a distribution, draw from it
+    and score a draw stay replaced, and answer as before where no recording is open. After this call
+    all of them are torch's own in the dictionaries of the classes too; the next recording replaces
+    them again. What somebody else has put in the place of one stays there.
 
     >>> import torch
     >>> import ancestral as an

@@ -33,13 +33,15 @@ from ancestral.provenance.tensor.torch_internals import (
     HigherOrderOperator,
     ScriptFunction,
     ScriptMethod,
+    Stance,
+    call_before_compiling,
     device_constructors,
 )
 from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
-from ancestral.trace.context.switch import KEY, Interceptor
+from ancestral.trace.context.switch import KEY, Interceptor, switch
 from ancestral.trace.intercept import vmap
 from ancestral.trace.intercept.opaque import (
     captured,
@@ -290,7 +292,7 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 class FunctionTransforms(Interceptor):
     """Meets all these, and lets compiled functions run eagerly."""
 
-    _stance: Any = None
+    _stance: Stance | None = None  # where the compiler has been imported
 
     def patches(self) -> Iterator[Patch]:
         """Return what cannot be followed inside."""
@@ -319,14 +321,17 @@ class FunctionTransforms(Interceptor):
             self._run_eagerly()
 
     def leave(self) -> None:
-        """Let compiled functions be compiled again."""
+        """Let compiled functions be compiled again, unless somebody has decided on it since."""
         if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+            self._stance.end()
 
     def _run_eagerly(self) -> None:
         if self._stance is None:
-            self._stance = torch.compiler.set_stance("force_eager")
+            self._stance = Stance()
+            # It reads classes without asking them for their attributes.
+            call_before_compiling(switch.give_back)
+            switch.may_wait = True
+        self._stance.begin()
 
     def _compiling(self, original: _Function) -> _Function:
         @functools.wraps(original)

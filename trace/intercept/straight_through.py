@@ -26,7 +26,7 @@ from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.linear_form import Form, Placed, Weight, made_of
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
-from ancestral.trace.context.patch import Lasting, Patch
+from ancestral.trace.context.patch import ASKING, Lasting, Patch
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import Interceptor, switch
@@ -62,7 +62,10 @@ def cut_off(tensor: Tensor, result: Any) -> None:
     """Note that user code made a tensor without a gradient of one with a gradient."""
     if not local.traces or not raw(_requires_grad, tensor):
         return
-    if not is_user(sys._getframe(2)):  # pyright: ignore[reportPrivateUsage]
+    frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    if frame.f_code is ASKING and frame.f_back is not None:
+        frame = frame.f_back
+    if not is_user(frame):
         return
     CUTS.look()
     if type(result) is ProvenanceTensor:

@@ -9,9 +9,10 @@ context that they come from. In another process there is no recording to take pa
 
 import functools
 import os
+import sys
 import threading
 from asyncio import Handle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -108,7 +109,8 @@ class Threads(Interceptor):
     """Hands the recordings of a thread on to those that it starts, or gives work to."""
 
     def __init__(self) -> None:
-        self._executors = Descendants(Executor, lambda kind: kind is ThreadPoolExecutor)
+        self._known: dict[type, None] = {ThreadPoolExecutor: None}
+        self._executors = Descendants(Executor, self._known.__contains__)
 
     def patches(self) -> Iterator[Patch]:
         """Return what starts threads, what hands work over, and what tells of executors to come."""
@@ -120,14 +122,25 @@ class Threads(Interceptor):
         yield from _submitting(ThreadPoolExecutor)
         yield Patch(Executor, "__init_subclass__", lambda _: classmethod(self._defined))
 
-    def found(self) -> list[Patch]:
-        """Return what hands work over to other classes of executors."""
-        return [patch for kind in self._executors.others() for patch in _submitting(kind)]
+    def found(self) -> Iterable[Patch]:
+        """Return what hands work over to other classes of executors, of libraries once for all."""
+        others = self._executors.others()
+        lasting = [kind for kind in others if _is_of_a_library(kind)]
+        if lasting:
+            self._known.update(dict.fromkeys(lasting))
+            switch.wait(patch for kind in lasting for patch in _submitting(kind))
+        return [p for kind in others if kind not in self._known for p in _submitting(kind)]
 
     def _defined(self, kind: Any, /, **options: Any) -> None:
         """Meet an executor that is defined, or imported, while a recording is open."""
         super(Executor, kind).__init_subclass__(**options)  # type: ignore[misc]
         switch.replace(Group(_submitting(kind)))
+
+
+def _is_of_a_library(kind: type) -> bool:
+    """Return whether a class can be imported, so that nobody needs to let go of it or pickle it."""
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ != "__main__" and getattr(module, kind.__name__, None) is kind
 
 
 def _submitting(kind: type) -> Iterator[Patch]:

@@ -40,6 +40,7 @@ from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.linear_form import serials, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, ProvenanceTensor, Unseen, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
+    detach,
     is_functorch_wrapped_tensor,
     len_torch_function_stack,
 )
@@ -63,11 +64,11 @@ def _normal(loc: Tensor, scale: Tensor) -> Tensor:
 
 
 # Torch's own, which a recording may replace.
-_empty, _bernoulli, _detach = torch.empty, torch.bernoulli, Tensor.detach
+_empty, _bernoulli = torch.empty, torch.bernoulli
 _SIMPLE: dict[_Method, _Simple] = {
     method: how
     for method, how in (
-        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(_detach(p)))),
+        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(detach(p)))),
         (Exponential.rsample, _Simple(Exponential, ("rate",))),
         (Normal.sample, _Simple(Normal, ("loc", "scale"))),
         (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),

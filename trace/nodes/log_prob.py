@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, Distribution
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.tensor.tensor import alias, attach, provenance
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
 from ancestral.trace.nodes.distribution_params import (
@@ -81,7 +82,7 @@ def tracked_log_prob(node: _Site) -> Tensor:
 
 def _masked(density: Tensor, mask: Tensor) -> Tensor:
     """Return a density without the elements that do not count, also where it is infinite."""
-    is_finite = bool(torch.isfinite(alias(density).detach()).all())
+    is_finite = bool(torch.isfinite(detach(alias(density))).all())
     return density * mask.to(density.dtype) if is_finite else torch.where(mask, density, 0)
 
 

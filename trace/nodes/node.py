@@ -15,6 +15,7 @@ from ancestral.provenance.algebra.source_alignments import NAMED
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.tensor.control_flow import computed_anew
 from ancestral.provenance.tensor.tensor import attach, untrack
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.place import Location
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import local
@@ -273,10 +274,10 @@ class Node:
                 "not move and compute it from that, such as low + (high - low) * u"
             )
         if self.fn is not None and self.has_hidden_elements:
-            return self._density(self.value.detach(), fn=unmasked(factorized(self.fn)))
+            return self._density(detach(self.value), fn=unmasked(factorized(self.fn)))
         if not self.is_reparameterized:
             return self.elementwise_log_prob
-        density = self._density(self.value.detach())
+        density = self._density(detach(self.value))
         if self.is_learned and self.fn is not None and not density.requires_grad:
             raise self._no_score(
                 "a cost depends on its value by a step without a useful derivative (a comparison, "
@@ -316,7 +317,7 @@ class Node:
     def _density_if_any(self) -> Tensor | None:
         try:
             with torch.random.fork_rng(devices=[]):
-                return untrack(self._density(self.value.detach()))
+                return untrack(self._density(detach(self.value)))
         except Exception:  # whoever needs the density gets the error
             return None
 

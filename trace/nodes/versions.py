@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach
 from ancestral.trace.nodes.distribution_params import UNKNOWN
 
 Versions = tuple[tuple[Tensor, int], ...]
@@ -61,10 +61,10 @@ _MOST = 4096  # bytes
 _OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
 
 
-def held_by(leaves: Iterable[Tensor]) -> list[Leaf]:
-    """Return leaves with what they hold now."""
+def held_by(leaf: Tensor) -> Leaf:
+    """Return a leaf with what it holds now."""
     with DisableTorchFunction():
-        return [(leaf, leaf._version, _held(leaf)) for leaf in leaves]
+        return leaf, leaf._version, _held(leaf)
 
 
 def is_written_unseen(leaf: Leaf) -> bool:
@@ -89,4 +89,4 @@ def _held(leaf: Tensor) -> bytes | Tensor | None:
         return None
     if leaf.is_meta or leaf.layout is not torch.strided or type(leaf) not in _OF_TORCH:
         return None
-    return leaf.detach().flatten()[:_MOST].clone()
+    return detach(leaf).flatten()[:_MOST].clone()

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import raw
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of, short
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Place
@@ -186,9 +187,6 @@ def _check_weight(message: Message, word: str, weight: Tensor) -> None:
         raise too_wide(message, word, size, batch)
 
 
-_detach = Tensor.detach  # torch's own, which a recording replaces
-
-
 def supported(message: Message) -> Message:
     """Return a message whose value its distribution can take.
 
@@ -201,7 +199,7 @@ def supported(message: Message) -> Message:
     assert value is not None
     if not getattr(fn, "_validate_args", False):
         return message
-    plain: Tensor = raw(_detach, value)
+    plain: Tensor = raw(detach, value)
     if plain.is_meta:
         return message
     support = support_of(fn)

@@ -1,14 +1,14 @@
 """Leaf writes: changes of leaf tensors after a recording, before its gradient."""
 
-from collections.abc import Collection, Iterable
-from contextlib import nullcontext
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.place import Place
-from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.node import Node, modified
 from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
 
@@ -55,33 +55,44 @@ Held = tuple[tuple[Node, Leaf], ...]
 
 def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     """Return what the leaves hold that the parameters of scores are computed from."""
+    scored = [node for node in nodes if node.is_learned and node.is_score]
+    if not scored:
+        return ()
+    if torch.is_inference_mode_enabled():  # in which leaves have a place in no graph
+        with torch.inference_mode(False):
+            return leaves_of_scores(scored)
     left = _MOST_NODES
     found: dict[int, tuple[Node, Leaf]] = {}
-    for node in nodes:
-        if node.is_learned and node.is_score:
-            leaves, count = _leaves_of(node, left)
-            new = {id(leaf): leaf for leaf in leaves if id(leaf) not in found}
-            found |= {id(held[0]): (node, held) for held in held_by(new.values())}
-            left -= count + _A_SITE
+    seen: dict[Any, None] = {}
+    with DisableTorchFunction():
+        for node in scored:
+            count = len(seen) + len(found)
+            for leaf in _leaves_of(node, left, seen):
+                if id(leaf) not in found:
+                    found[id(leaf)] = node, held_by(leaf)
+            left -= len(seen) + len(found) - count + _A_SITE
             if left <= 0:
                 break
     return tuple(found.values())
 
 
-def _leaves_of(node: Node, most: int) -> tuple[list[Tensor], int]:
-    """Return the leaves of the parameters of a site, and how many nodes of the graph were met."""
-    with DisableTorchFunction():
-        learned = [tensor for tensor, _ in node.versions if tensor.requires_grad]
-        leaves = [tensor for tensor in learned if tensor.is_leaf and not tensor._is_view()]
-        computed = [tensor for tensor in learned if not tensor.is_leaf or tensor._is_view()]
-    if not computed:
-        return leaves, len(leaves)
-    # In inference mode, leaves have a place in no graph.
-    is_inference = torch.is_inference_mode_enabled()
-    with torch.inference_mode(False) if is_inference else nullcontext():
-        graph = nodes_of(computed, most)
-    met = [each.variable for each in graph if each.__class__.__name__ == "AccumulateGrad"]
-    return leaves + met, len(leaves) + len(graph)
+def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
+    """Yield the leaves of the parameters of a site, but for those below what was seen."""
+    pending: list[Any] = []
+    for tensor, _ in node.versions:
+        if tensor.requires_grad:
+            if tensor.is_leaf and not tensor._is_view():
+                yield tensor
+            else:
+                pending.append(edge_of(tensor))
+    most += len(seen)
+    while pending and len(seen) < most:
+        made = pending.pop()
+        if made is not None and made not in seen:
+            seen[made] = None
+            if made.__class__.__name__ == "AccumulateGrad":
+                yield made.variable
+            pending += [following for following, _ in made.next_functions]
 
 
 def refuse_writes(

@@ -25,6 +25,7 @@ from ancestral.provenance.tensor.tensor import (
     raw,
     untrack,
 )
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.place import Place, place
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import Recording, local
@@ -169,7 +170,7 @@ def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
 def _copied(value: Tensor) -> Tensor:
     """Return a copy without history."""
     with Unseen():
-        return (value.detach() if value.requires_grad else value).clone()
+        return (detach(value) if value.requires_grad else value).clone()
 
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
@@ -255,7 +256,7 @@ def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
     reads = list(implicit_reads.local.found)
     try:
         with Unseen(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return tuple(fn.log_prob(value.detach().clone()).shape)
+            return tuple(fn.log_prob(detach(value).clone()).shape)
     except Exception:  # whoever needs the density gets the error
         return None
     finally:

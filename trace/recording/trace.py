@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.tensor.control_flow import Escape, escapes_of
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.audit.tables import Audited
 from ancestral.trace.context.errors import SiteError, unknown_node
 from ancestral.trace.context.place import Location
@@ -290,7 +291,7 @@ class Trace(Mapping[str, Node], Tabular):
         """
         for name, node in self._nodes.items():
             if node.type == "sample":
-                self._nodes[name] = replace(node, value=node.value.detach())
+                self._nodes[name] = replace(node, value=detach(node.value))
         return self
 
     def pack(self, names: Iterable[str] | None = None) -> Tensor:

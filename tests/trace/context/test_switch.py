@@ -1,5 +1,6 @@
 """What is replaced in torch, between recordings: everything answers as it did before them."""
 
+import concurrent.futures
 import copy
 import gc
 import inspect
@@ -74,17 +75,81 @@ def _shown(value: Any) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("patch", PATCHES, ids=_name)
 def test_an_attribute_is_back_after_a_recording_or_when_torch_is_restored(patch: Patch) -> None:
-    own, shown = patch.there, _shown(getattr(patch.owner, patch.name, None))
+    own, held = patch.there, getattr(patch.owner, patch.name, None)
+    shown = _shown(held)
     with an.record():
         assert patch.there is not own
     if not patch.stays:
+        assert patch.there is own or isinstance(patch.owner, type)
+        assert getattr(patch.owner, patch.name, None) == held
         assert patch.there is own
     if patch.name != "__init_subclass__":  # nobody looks at what Python alone calls
         assert _shown(getattr(patch.owner, patch.name, None)) == shown
     an.restore_torch()
     assert patch.there is own
     recorded()
-    assert (patch.there is not own) == patch.stays
+    assert (patch.there is not own) == (patch.stays or isinstance(patch.owner, type))
+
+
+def test_a_step_of_a_training_loop_gives_nothing_back() -> None:
+    adam = torch.optim.Adam([LOGITS], lr=0.1)
+    for _ in range(2):
+        waiting = [patch for patch in PATCHES if not patch.stays and isinstance(patch.owner, type)]
+        with an.record():
+            loss = (d.Bernoulli(logits=LOGITS).sample() - 0.3).square().sum()
+            places = [patch.there for patch in waiting]
+        adam.zero_grad()
+        an.backward(loss)
+        adam.step()
+        assert [patch.there for patch in waiting] == places
+        assert len(waiting) > 30
+    assert Tensor.detach is vars(Tensor)["detach"]
+    recorded()
+    assert [patch.there for patch in waiting] == places
+
+
+def test_who_asks_while_another_thread_opens_a_recording_is_answered_at_once() -> None:
+    recorded()
+    x = torch.ones(2, requires_grad=True)
+    begun, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with switch.lock:
+            begun.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(60)
+    assert not x.detach().requires_grad
+    x.data = torch.zeros(2)
+    assert Tensor.detach == torch._C.TensorBase.detach is not vars(Tensor)["detach"]
+    end.set()
+    thread.join()
+    x.detach()
+    assert torch.equal(x.data, torch.zeros(2))
+    assert Tensor.detach is vars(Tensor)["detach"]
+    with pytest.raises(RuntimeError, match="Deleting tensor data"):
+        del x.data
+
+
+def test_a_class_below_two_finds_what_its_order_says() -> None:
+    told: list[type] = []
+
+    class Beside:
+        def __init_subclass__(cls, **options: Any) -> None:
+            told.append(cls)
+            super().__init_subclass__(**options)
+
+    recorded()
+
+    class Mine(concurrent.futures.Executor, Beside):
+        pass
+
+    class Doubled(Tensor, Beside):
+        pass
+
+    assert told == [Mine, Doubled]
 
 
 def test_only_what_draws_or_scores_stays() -> None:
@@ -337,6 +402,7 @@ def test_methods_are_pickled_and_copied() -> None:
 
 
 def test_an_error_in_the_block_leaves_everything_as_before() -> None:
+    recorded()
     places = [(patch, patch.there) for patch in PATCHES if not patch.stays]
     with pytest.raises(ZeroDivisionError), an.record(), an.record():
         raise ZeroDivisionError
@@ -347,6 +413,7 @@ def test_an_error_in_the_block_leaves_everything_as_before() -> None:
 def test_an_error_while_a_recording_begins_leaves_everything_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    recorded()
     places = [(patch, patch.there) for patch in PATCHES if not patch.stays]
 
     def fail() -> None:
@@ -386,16 +453,31 @@ def test_while_another_thread_records_plain_draws_are_plain() -> None:
         assert torch.equal(one, other)
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad
+
+
 COMPILED: dict[str, Callable[[Tensor], Tensor]] = {
     "a draw": lambda p: d.Bernoulli(p).sample(),
     "a density": lambda p: d.Independent(d.Normal(p, p), 1).log_prob(p),
     "a transformed draw": lambda p: d.LogNormal(p, p).rsample(),
     "a mode": lambda p: d.Beta(p + 2, p + 2).mode,
     "functions": lambda p: torch.bernoulli(p.detach()) + torch.full((2,), 1.0),
+    "methods of tensors": lambda p: (
+        Tensor.detach(p) + p.detach() + p.data + p.new_full((2,), 1.0) + p.new_tensor([1.0, 2.0])
+    ),
+    "a function with its own backward": lambda p: Doubled.apply(p),  # type: ignore[no-any-return, no-untyped-call]
     "a transform": lambda p: torch.vmap(lambda x: d.Normal(x, 1.0).log_prob(x))(p),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # by the compiler
 @pytest.mark.parametrize("name", COMPILED)
 def test_what_is_compiled_between_recordings_is_the_same_whole_graph(name: str) -> None:
     graphs: list[str] = []
@@ -405,19 +487,20 @@ def test_what_is_compiled_between_recordings_is_the_same_whole_graph(name: str) 
         graphs.append(str([(node.op, str(node.target)) for node in module.graph.nodes]))
         return module.forward
 
-    def run() -> Tensor:
+    def run(between: Callable[[], None]) -> Tensor:
         torch._dynamo.reset()
         compiled: Any = torch.compile(COMPILED[name], backend=backend, fullgraph=True)
         torch.manual_seed(0)
         compiled(P)
+        between()
         torch.manual_seed(0)
         found: Tensor = compiled(P)
         return found
 
     d.Distribution.set_default_validate_args(False)  # which the compiler cannot follow
-    before = run()
+    before = run(lambda: None)
     recorded()
-    after = run()
+    after = run(recorded)
     assert torch.equal(before, after)
     half = len(graphs) // 2
     assert graphs[:half] == graphs[half:]

@@ -275,4 +275,5 @@ def test_data_is_torchs_own_after_a_recording() -> None:
         assert (type(p.data), p.data.requires_grad) == (Tensor, False)
         p.data = OTHER
         assert torch.equal(p, OTHER)
+    assert getattr(Tensor, "data") is vars(torch._C.TensorBase)["data"]  # noqa: B009
     assert "data" not in vars(Tensor)
