@@ -143,10 +143,8 @@ def problem_of_terms(trace: Trace, costs: Sequence[Cost], whole: Tensor) -> Prob
         raise _caught(*decisions.failures[0])
     with Unseen():  # of plain tensors
         counted = [detach(cost.counted) for cost in costs]
-    terms = [
-        Term(each, cost.value, cost.weight, found)
-        for each, cost, found in zip(counted, costs, known, strict=True)
-    ]
+    every = zip(counted, costs, known, strict=True)
+    terms = [Term(each, cost.value, cost.weight, found) for each, cost, found in every]
     return _used(_assemble(_outermost(trace), terms, whole, decisions))
 
 

@@ -1,4 +1,4 @@
-"""What the studies share: images, measurements, tables, plots, and orderings.
+"""Parts of the studies: images, measurements, tables, plots, and orderings.
 
 An ordering is what a paper says of two estimators: that one has less variance, or less bias. A
 study looks at its own figures for it, and says whether they agree, contradict, or cannot tell.
