@@ -89,7 +89,10 @@ def _exact(run: Callable[[], Loss], leaves: list[Tensor]) -> tuple[Tensor | None
     chance = Outcomes()
     try:
         settle(First.of(run, chance).trace)
-        if not chance.is_exact or math.prod(chance.counts) > MOST:
+        if (
+            not chance.is_exact
+            or math.prod(each for each in chance.choices if isinstance(each, int)) > MOST
+        ):
             return None, 0  # without walking through thousands of them to see that
         truth = truth_of(run, most=MOST)
     except (NotEnumerableError, TooManyOutcomesError):
