@@ -12,7 +12,7 @@ The truth takes no part of them: it is the derivative of Σ q(z) L(z) over the o
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -51,12 +51,12 @@ from ancestral.trace.recording.trace import Trace
 class Truth:
     """The expected loss as a function of the parameters, [], and the loss of each outcome.
 
-    `is_exact` says that no continuous draw was met, whose outcomes are nodes of a quadrature.
+    `sizes` are how many continuous numbers each has, which are nodes of a quadrature.
     """
 
     expected: Tensor
     losses: list[Tensor]
-    is_exact: bool
+    sizes: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Moments:
     Attributes:
         evaluations: how often the program runs, on average.
         error: by how much panels may miss the mean, [n]; 0 of a quadrature of given nodes.
-        is_exact: whether no continuous draw was met, whose outcomes are nodes of a quadrature.
+        sizes: how many continuous numbers each outcome has, which are nodes of a quadrature.
         integrals: over how much noise, of how many sites and outcomes, the mean is an integral.
     """
 
@@ -75,7 +75,7 @@ class Moments:
     evaluations: float
     outcomes: int
     error: Tensor
-    is_exact: bool
+    sizes: list[int]
     integrals: int
 
 
@@ -121,7 +121,7 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
     ways = walked(run, nodes=nodes, most=most, kind=_Fixed)
     settle(run.earlier)
     expected = torch.stack([weight * live for weight, (_, live) in ways]).sum()
-    return Truth(expected, [loss for _, (loss, _) in ways], run.is_exact)
+    return Truth(expected, [loss for _, (loss, _) in ways], run.sizes)
 
 
 def truth_by_panels(
@@ -149,7 +149,8 @@ class _RunOfTruth:
     """Runs a program, and returns its loss, and the loss with the score of its draws, [] each."""
 
     def __init__(self, program: Program) -> None:
-        self._program, self.is_exact, self.earlier = program, True, Trace()
+        self._program, self.earlier = program, Trace()
+        self.sizes: list[int] = []
 
     def __call__(self, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
         with record() as trace:
@@ -159,7 +160,7 @@ class _RunOfTruth:
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
             fixed = [node for node in drawn if not node.is_reparameterized]  # as all are but these
             log_probs = [untrack(node.elementwise_log_prob).sum() for node in fixed]
-        self.is_exact = self.is_exact and outcomes.is_exact
+        self.sizes.append(outcomes.numbers)
         plain = untrack(loss).sum()
         log_prob = sum(log_probs, plain.new_zeros(()))
         settle(self.earlier)
@@ -228,9 +229,7 @@ def moments_of(
     inside, _ = _over([(weight, each.variance) for weight, each in ways])
     evaluations = sum(weight * each.evaluations for weight, each in ways)
     outcomes = max(runs.count, len(ways))
-    return Moments(
-        mean, between + inside, evaluations, outcomes, error, runs.is_exact, runs.integrals
-    )
+    return Moments(mean, between + inside, evaluations, outcomes, error, runs.sizes, runs.integrals)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +250,7 @@ class _RunsOfEstimate:
     Attributes:
         count: over how many outcomes of noise.
         integrals: over how much noise, of how many sites and first runs.
-        is_exact: whether no continuous draw was met.
+        sizes: how many continuous numbers each outcome has.
         is_together: whether elements are drawn together.
     """
 
@@ -264,20 +263,19 @@ class _RunsOfEstimate:
     panels: Panels | None
     count: int = 0
     integrals: int = 0
-    is_exact: bool = True
+    sizes: list[int] = field(default_factory=list[int])
     is_together: bool = False
 
     def __call__(self, outcomes: Outcomes) -> _OfFirst:
-        found = self._whole if isinstance(self.plan.estimators, RunRLOO) else self._by_site
-        result = found(outcomes)
-        self.is_exact = self.is_exact and outcomes.is_exact
-        return result
+        is_whole = isinstance(self.plan.estimators, RunRLOO)
+        return self._whole(outcomes) if is_whole else self._by_site(outcomes)
 
     def _whole(self, outcomes: Outcomes) -> _OfFirst:
         found = whole_runs(self.program, self.plan, outcomes)
         mean = derivatives(found.surrogate, self.parameters, self.order)
         for run in found.runs:
             settle(run.trace)
+        self.sizes.append(outcomes.numbers)
         none = torch.zeros_like(mean)
         return _OfFirst(mean, none, none, len(found.runs), found.value)
 
@@ -287,9 +285,12 @@ class _RunsOfEstimate:
         self.is_together = self.is_together or bool(self.plan.together(begun.first))
         mean = derivatives(begun.scalar, self.parameters, self.order)
         variance, error, evaluations = torch.zeros_like(mean), torch.zeros_like(mean), 1.0
+        if not begun.sites:
+            self.sizes.append(outcomes.numbers)
         for site, estimator in begun.sites:
             run = _RunOfSite(site, estimator, self.parameters, self.order)
             ways, off = self._within(run)
+            self.sizes += [outcomes.numbers + size for size in run.sizes]
             of_site = _over([(weight, found) for weight, (found, _) in ways])
             mean, variance, error = mean + of_site[0], variance + of_site[1], error + off
             evaluations += sum(weight * runs for weight, (_, runs) in ways)
@@ -314,7 +315,6 @@ class _RunsOfEstimate:
         self.count += len(ways)
         if self.count > self.most:
             raise TooManyOutcomesError.of(self.most)
-        self.is_exact = self.is_exact and run.is_exact
         return ways, error
 
 
@@ -331,7 +331,7 @@ class _RunOfSite:
             )
         self._site, self._estimator, self._parameters = site, estimator, parameters
         self._known: dict[bytes, Evaluation] = {}
-        self.is_exact = True
+        self.sizes: list[int] = []
 
     def __call__(self, outcomes: Outcomes) -> tuple[Tensor, int]:
         site = self._site
@@ -339,7 +339,7 @@ class _RunOfSite:
         fresh = _Remembering(first, site.node, site.whole, site.estimate)
         fresh.known = self._known
         found = derivatives(self._estimator(fresh), self._parameters, 1)
-        self.is_exact = self.is_exact and outcomes.is_exact
+        self.sizes.append(outcomes.numbers)
         return found, fresh.evaluations
 
 

@@ -65,7 +65,7 @@ class Outcomes:
         taken: the number of the outcome of each choice, or its coordinate.
         choices: how many outcomes each has, or of what it is a coordinate.
         weight: the probability of the way, or its density by the coordinates.
-        is_exact: whether no continuous draw was met.
+        numbers: how many continuous numbers were met.
         is_aligned: whether noise outside of sites is the same; there is none.
         couplings: returns for a message how the elements of its site are drawn together, or None.
     """
@@ -75,7 +75,7 @@ class Outcomes:
     taken: list[float] = field(default_factory=list[float])
     choices: list[int | Measure] = field(default_factory=list[int | Measure])
     weight: float = 1.0
-    is_exact: bool = True
+    numbers: int = 0
     is_aligned: bool = True
     couplings: Callable[[Any], Coupling | None] | None = None
 
@@ -128,12 +128,12 @@ class Outcomes:
 
     def _placed(self, fn: Any, how: Coupling | None, where: str) -> Tensor:
         """Return the outcome of each element of a continuous distribution, [*batch]."""
-        self.is_exact = False
         measures = measures_of(fn, is_mirrored=how is not None)
         images = [None] * len(measures) if how is None else _partners(fn, how, where)
         at: list[float] = []
         points: list[float] = []
         for measure, image in zip(measures, images, strict=True):
+            self.numbers += image is None
             if self.nodes:
                 nodes, weights = measure.rule(self.nodes)
                 mirrored = None if image is None else len(nodes) - 1 - at[image]

@@ -69,7 +69,7 @@ class Answer:
     Attributes:
         error: by how much the difference of mean and truth may be off, by the quadrature.
         nodes: of how many nodes it is; 0 of panels.
-        is_exact: whether nothing is continuous.
+        sizes: how many continuous numbers each outcome has, of truth and estimate.
         integrals: over how much noise, of how many sites and outcomes, the mean is an integral.
     """
 
@@ -81,8 +81,12 @@ class Answer:
     evaluations: float
     outcomes: int
     nodes: int
-    is_exact: bool
+    sizes: tuple[list[int], list[int]]
     integrals: int
+
+    def count(self, nodes: int) -> int:
+        """Return how many outcomes there will be for so many nodes of each number, of one here."""
+        return int(max(sum(nodes**size for size in sizes) for sizes in self.sizes))
 
     @property
     def scale(self) -> float:
@@ -117,11 +121,11 @@ def _by_nodes(asked: Asked, nodes: int, naming: Naming) -> Answer:
     leaves = list(named.values())
     exact = derivatives(truth.expected, leaves, asked.order)
     found = asked.moments(leaves, nodes=nodes, losses=truth.losses)
-    is_exact = truth.is_exact and found.is_exact
-    error = torch.full_like(exact, 0.0 if is_exact else math.inf)
+    sizes = truth.sizes, found.sizes
+    error = torch.full_like(exact, math.inf if max(map(max, sizes)) else 0.0)
     moments = found.mean, found.variance, error, found.evaluations
     count = max(found.outcomes, len(truth.losses))
-    return Answer(named, exact, *moments, count, nodes, is_exact, found.integrals)
+    return Answer(named, exact, *moments, count, nodes, sizes, found.integrals)
 
 
 def refined(asked: Asked, naming: Naming) -> Answer:
@@ -131,40 +135,32 @@ def refined(asked: Asked, naming: Naming) -> Answer:
     compared, or three where they do not agree; then by panels.
 
     Raises:
-        TooManyOutcomesError, NotEnumerableError: if the fewest nodes are too many.
+        TooManyOutcomesError, NotEnumerableError: if there are too many for any two rules.
     """
-    found = [_by_nodes(asked, max(asked.nodes // 3, 1), naming)]
-    while not found[-1].is_exact:
-        finer = _finer(asked, found, naming)
-        if finer is None:
+    first = _by_nodes(asked, 1, naming)
+    if first.is_enough(asked):  # nothing is continuous
+        return first
+    fit = [n for n in range(asked.nodes, 1, -1) if first.count(_more(n)) <= asked.most]
+    if not fit:
+        raise TooManyOutcomesError.of(asked.most)
+    found, nodes = [_by_nodes(asked, fit[0], naming)], _more(fit[0])
+    while not found[-1].is_enough(asked):
+        if nodes > max(_FINEST, _more(asked.nodes)) or first.count(nodes) > asked.most:
             break
+        finer = _by_nodes(asked, nodes, naming)
         found.append(replace(finer, error=_apart(finer, found[-1])))
-        if finer.nodes >= asked.nodes and found[-1].is_enough(asked):
-            break
+        nodes = nodes * 3 // 2
     last = found[-1]
     if last.is_enough(asked):
         return last
     if len(found) > 2:  # of errors that fall slowly, the last difference is no bound
         last = replace(last, error=2 * torch.maximum(last.error, _apart(last, found[-3])))
-    best = min([last, *_by_panels(asked, last)], key=lambda each: each.reached)
-    if bool(best.error.isinf().any()):
-        raise TooManyOutcomesError.of(asked.most)
-    return best
+    return min([last, *_by_panels(asked, last)], key=lambda each: each.reached)
 
 
-def _finer(asked: Asked, found: Sequence[Answer], naming: Naming) -> Answer | None:
-    """Return an answer by half as many nodes again, None if there are too many outcomes."""
-    last, dims = found[-1], 1.0  # of how many numbers there is an outcome for each node
-    if len(found) > 1:
-        before = found[-2]
-        dims = math.log(last.outcomes / before.outcomes) / math.log(last.nodes / before.nodes)
-    nodes = -(-3 * last.nodes // 2)
-    if nodes > _FINEST or last.outcomes * (nodes / last.nodes) ** dims > asked.most:
-        return None
-    try:
-        return _by_nodes(asked, nodes, naming)
-    except TooManyOutcomesError:
-        return None
+def _more(nodes: int) -> int:
+    """Return of how many nodes a rule is compared with one of so many."""
+    return -(-5 * nodes // 4)
 
 
 def _apart(a: Answer, b: Answer) -> Tensor:
@@ -183,4 +179,4 @@ def _by_panels(asked: Asked, known: Answer) -> list[Answer]:
         return []
     moments = found.mean, found.variance, truth.error + found.error, found.evaluations
     count = max(found.outcomes, len(truth.ways))
-    return [Answer(known.named, truth.value, *moments, count, 0, False, found.integrals)]
+    return [Answer(known.named, truth.value, *moments, count, 0, known.sizes, known.integrals)]
