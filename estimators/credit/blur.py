@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import compress
+from itertools import chain, compress
 
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Credit, by_element
+from ancestral.provenance.algebra.alignment_loss import separate
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
 from ancestral.provenance.tensor.control_flow import Escape, Noted, decisions_of
 from ancestral.provenance.tensor.frame_owner import user_frame
@@ -89,6 +90,18 @@ class Blur:
             tied = tied.union(self.changed[number])
         return tied.common(reached)
 
+    def mixed(self, read: Iterable[Source]) -> frozenset[int]:
+        """Return the numbers of the terms of several elements that mix those of sites read."""
+        found = no_terms(self._end)
+        for number in self.upstream(read):
+            sizes = self._structure.sites[number].shape
+            dims = {dim for dim, size in enumerate(sizes) if size > 1}
+            for claims, terms in self._closures[number].items():
+                if not dims <= separate(claims):
+                    found = found.union(terms)
+        shapes = self._structure.terms
+        return frozenset(n for n in found.numbers().tolist() if max(shapes[n].shape, default=1) > 1)
+
     def upstream(self, read: Iterable[Source]) -> set[int]:
         """Return the numbers of those that count of some sources, and of all that reach them."""
         pending = [self._numbers[source] for source in read if source in self._numbers]
@@ -142,18 +155,25 @@ class BlurredCreditWarning(UserWarning):
 def _warning(noted: Noted, count: int, total: int, ratio: float | None) -> BlurredCreditWarning:
     """Return the warning, with the line, what was read, what it costs, and the ways out."""
     read = noted.escape
-    code = linecache.getline(read.filename, read.line).strip()
-    names = sorted(read.sources)
-    listed = ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
     cost = "" if ratio is None else f", and the squared credit is {_times(ratio)} what it was"
     found = BlurredCreditWarning(
-        f"{read.filename}:{read.line}{f' ({code[:80]})' if code else ''} reads a value that "
-        f"depends on {listed}, and Python may decide on it: {count} of {total} terms of the loss, "
-        f"which were apart from it, count for every element of it now{cost}; "
+        f"{read.filename}:{read.line}{_code(read)} reads a value that depends on {_names(read)}, "
+        f"and Python may decide on it: {count} of {total} terms of the loss, which were apart from "
+        f"it, count for every element of it now{cost}; "
         f"{_AFTER if noted.is_after else WAYS_OUT.format(package=_package(read))}"
     )
     found.filename, found.line, found.terms, found.ratio = read.filename, read.line, count, ratio
     return found
+
+
+def _code(read: Escape) -> str:
+    code = linecache.getline(read.filename, read.line).strip()
+    return f" ({code[:80]})" if code else ""
+
+
+def _names(read: Escape) -> str:
+    names = sorted(read.sources)
+    return ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
 
 
 WAYS_OUT = (
@@ -215,11 +235,42 @@ def warn_of_blur(
         terms = blur.numbers(read, frozenset[Source]().union(*(each.decision for each in reads)))
         if terms and (is_whole or _could_be_apart(structure, blur.upstream(read), terms)):
             lost[filename, line] = reads[0], len(terms)
+    total, found = len(values) - len(zero), list[BlurredCreditWarning]()
     if lost:
         ratio = _ratio(by_element(structure, values), by_element(blur.without, values))
-        for each, count in lost.values():
-            warning = _warning(each, count, len(values) - len(zero), ratio)
-            warnings.warn(_as_shown(warning), stacklevel=stacklevel())
+        found = [_warning(each, count, total, ratio) for each, count in lost.values()]
+    for choice in _choices(noted, universe):
+        is_said = (choice.escape.filename, choice.escape.line) in lost
+        mixed = frozenset[int]() if is_said else blur.mixed(choice.sources)
+        if mixed:
+            found.append(_of_choice(choice, len(mixed), total))
+    for warning in found:
+        warnings.warn(_as_shown(warning), stacklevel=stacklevel())
+
+
+_CHOOSING = frozenset("getitem masked_select nonzero argwhere where".split())
+"""Ops that take the elements at which a mask holds: it decides which of them stands where."""
+
+
+def _choices(noted: Iterable[Noted], universe: Universe) -> Iterable[Noted]:
+    """Return a read of each line at which elements were taken by a mask, and so mixed."""
+    mixes = chain.from_iterable(universe.mixes.values())
+    places = {mix.place for mix in mixes if mix.op in _CHOOSING}
+    reads = {f"{each.escape.filename}:{each.escape.line}": each for each in noted}
+    return [each for place, each in reads.items() if place in places]
+
+
+def _of_choice(noted: Noted, count: int, total: int) -> BlurredCreditWarning:
+    """Return the warning of a line that takes elements by a mask."""
+    read = noted.escape
+    found = BlurredCreditWarning(
+        f"{read.filename}:{read.line}{_code(read)} takes elements by a mask that depends on "
+        f"{_names(read)}: which of them stands where depends on the whole mask, and {count} of "
+        f"{total} terms of the loss count for every element of it; keep each element at its place: "
+        "torch.where(mask, new, old), and a product with the mask for a sum over what it takes"
+    )
+    found.filename, found.line, found.terms = read.filename, read.line, count
+    return found
 
 
 def _is_decision(source: Source) -> bool:

@@ -1,10 +1,13 @@
 """Train a discrete autoencoder on several processes, with checkpoints to go on from.
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 examples/ranks/ddp.py --out state.pt
 
 `AcrossRanks` lets the baseline see the examples of all ranks, so that the gradient is that of one
 process on the whole batch. A rank that dies is started again by torchrun with all others, and they
-go on from the checkpoint: parameters, optimizer, what the baseline has learned, and the step.
+go on from the checkpoint: parameters, optimizer, what the baseline has learned, and the step. The
+variable keeps those that are started again from the addresses of those before, which torchrun's
+store still has in torch 2.13, and with which a restart fails or hangs every second time.
 """
 
 import argparse
@@ -79,22 +82,27 @@ class Training:
         return float(loss)
 
 
+def train(path: Path, steps: int) -> None:
+    """Train, and save each tenth step."""
+    training, loss = Training(path), float("nan")
+    while training.step < steps:
+        loss = training.advance()
+        if training.step % 10 == 0 or training.step == steps:
+            training.save()
+    if dist.get_rank() == 0:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        print(f"step {training.step}: {loss:.2f}, after {attempt} restarts")
+
+
 def main() -> None:
-    """Train."""
+    """Read the arguments, and train on all ranks."""
     parser = argparse.ArgumentParser(description="Train on several processes.")
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint")
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     dist.init_process_group("gloo")  # "nccl" for GPUs
-    training = Training(options.out)
-    loss = float("nan")
-    while training.step < options.steps:
-        loss = training.advance()
-        if training.step % 10 == 0 or training.step == options.steps:
-            training.save()
-    if dist.get_rank() == 0:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        print(f"step {training.step}: {loss:.2f}, after {attempt} restarts")
+    train(options.out, options.steps)  # what it made is gone before the group is
+    dist.barrier()
     dist.destroy_process_group()
 
 

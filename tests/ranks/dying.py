@@ -12,20 +12,18 @@ import torch.distributed as dist
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ranks" / "ddp.py"
 
 
-def main() -> None:
+def train(folder: Path, dies_at: int) -> None:
     spec = importlib.util.spec_from_file_location("ddp", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     ddp = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ddp)
-    folder, dies_at = Path(sys.argv[1]), int(sys.argv[2])
-    dist.init_process_group("gloo")
-    training, killed = ddp.Training(folder / "state.pt"), folder / "killed"
+    training = ddp.Training(folder / "state.pt")
     with (folder / "steps.txt").open("a") as log:
         while training.step < 12:
             is_last = dist.get_rank() == dist.get_world_size() - 1
-            if training.step == dies_at and is_last and not killed.exists():
-                killed.touch()
+            is_first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+            if training.step == dies_at and is_last and is_first_life:
                 os.kill(os.getpid(), signal.SIGKILL)
             if is_last:
                 log.write(f"{training.step}\n")
@@ -35,8 +33,10 @@ def main() -> None:
                 training.save()
     if dist.get_rank() == 0:
         torch.save(training.model.state_dict(), folder / "final.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    dist.init_process_group("gloo")
+    train(Path(sys.argv[1]), int(sys.argv[2]))
+    dist.barrier()
+    dist.destroy_process_group()

@@ -272,3 +272,64 @@ def test_a_site_of_one_element_that_nothing_blurs_has_a_row() -> None:
         loss = costs(z).sum()
     (line,) = trace.explain(loss).lines
     assert (line.site, line.dim, line.size, line.is_separate) == (SITE, None, 1, True)
+
+
+TAKES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a subscript": lambda x, mask: x[mask],
+    "masked_select": lambda x, mask: x.masked_select(mask),
+    "nonzero": lambda x, mask: x[mask.nonzero(as_tuple=True)],
+    "argwhere": lambda x, mask: x[tuple(mask.argwhere().T)],
+    "where": lambda x, mask: x[torch.where(mask)],
+}
+
+
+@pytest.mark.parametrize("take", TAKES)
+def test_elements_taken_by_a_mask_that_was_drawn_are_said_to_mix_the_draws(take: str) -> None:
+    with an.record():
+        z = coins()
+        loss = costs(TAKES[take](LOGITS, z > 0)).sum()
+    with pytest.warns(
+        BlurredCreditWarning, match=r"takes elements by a mask.*torch\.where"
+    ) as caught:
+        an.backward(loss)
+    (warning,) = [each.message for each in caught]
+    assert isinstance(warning, BlurredCreditWarning)
+    assert (warning.line, warning.terms) == (line_of_take(take), 1)
+
+
+def line_of_take(take: str) -> int:
+    return TAKES[take].__code__.co_firstlineno
+
+
+def test_a_sparse_dispatch_is_said_to_mix_the_draws_and_its_way_out_does_not() -> None:
+    x = torch.arange(12.0, dtype=torch.float64).reshape(4, 3)
+
+    def sparse(z: Tensor) -> Tensor:
+        out = torch.zeros_like(x)
+        out[z > 0] = x[z > 0] ** 2
+        return out
+
+    squared: dict[str, Callable[[Tensor], Tensor]] = {
+        "takes elements": sparse,
+        "": lambda z: torch.where(z > 0, x**2, torch.zeros_like(x)),
+    }
+    for said, program in squared.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with an.record():
+                loss = costs(program(coins())).mean()
+            an.backward(loss)
+        assert [said in str(each.message) for each in caught] == [True] * bool(said)
+
+
+def test_a_mask_of_data_or_of_one_draw_says_nothing() -> None:
+    def kept(z: Tensor) -> Tensor:
+        return costs(z)[LOGITS > 0].sum()
+
+    def of_one(z: Tensor) -> Tensor:
+        return LOGITS[(z.flatten()[:1] > 0).expand(4)].sum()
+
+    for program, logits in ((kept, LOGITS), (of_one, torch.zeros(1, dtype=torch.float64))):
+        with an.record():
+            loss = program(coins(logits))
+        an.backward(loss)

@@ -147,5 +147,5 @@ def test_wrong_arguments_are_refused() -> None:
     for options, message in wrong:
         with pytest.raises(ValueError, match=message):
             an.estimate(case.program, case.parameter, **options)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="must be an int greater than 1"):
         RunRLOO(1)
