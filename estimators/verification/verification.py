@@ -47,7 +47,8 @@ class Verification(Mapping[str, Verified], Tabular):
         order: of which order the derivatives are.
         outcomes: over how many outcomes, or draws.
         evaluations: how often the program runs for an estimate, on average.
-        reason: why the outcomes were not enumerated; empty if they were.
+        reason: why the outcomes were not enumerated, or how exact a quadrature is that is not as
+            exact as was asked for; empty otherwise.
     """
 
     def __init__(

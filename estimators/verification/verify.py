@@ -63,11 +63,14 @@ def verify(
     The sums are over all outcomes of the draws of the program, of the noise of its estimators, and
     of the runs that they ask for, which share no noise. Finite sites take all their values, counts
     all but a tail of probability 1e-13, and continuous ones the nodes of a Gaussian quadrature,
-    which is exact for polynomials. The truth is the derivative of the expectation as a sum, and
-    shares nothing with the estimators.
+    which is exact for polynomials. What two rules of different nodes disagree about is part of the
+    stated error. Where they do not agree to the tolerance, more nodes are taken, then panels of the
+    range, which are halved where a rule and one within it differ (`integrated`): at kinks, steps
+    and peaks. If that is not enough, `Verification.reason` tells the error that was reached. The
+    truth is the derivative of the expectation as a sum, and shares nothing with the estimators.
 
-    Where there are too many outcomes, or a draw has none that can be enumerated, estimates are
-    drawn, and compared with the score function of the whole loss (REINFORCE) by a z-test at level
+    Where there are too many outcomes, a draw has none that can be enumerated, or a quadrature errs
+    by more than a hundredth of the largest derivative or standard deviation, estimates are drawn, and compared with the score function of the whole loss (REINFORCE) by a z-test at level
     0.001 over all elements together; `Verified.detectable` is the bias that it would notice with
     probability 0.95.
 
@@ -82,11 +85,11 @@ def verify(
         parameters: by which the derivatives are taken, by name or not; by default, all leaves that
             the expected loss is computed from.
         outcomes: how many there may be.
-        nodes: of how many nodes a quadrature has.
+        nodes: of how many nodes the first quadrature has; fewer if these are too many outcomes.
         draws: how many estimates a z-test takes; 0 to raise the reason for one.
         tolerance: by how much a mean over all outcomes may be off, relative to the largest
-            derivative or standard deviation; by default 1e-8 in float64, 1e-3 in float32, and for
-            programs with continuous draws what a quadrature of half the nodes differs by besides.
+            derivative or standard deviation, and what a quadrature is to reach; by default 1e-8 in
+            float64, 1e-3 in float32.
 
     Raises:
         RuntimeError: within an open recording.
