@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.gradient.loss_pytree import Loss
-from ancestral.estimators.rerun.estimate import Plan
+from ancestral.estimators.gradient.surrogate import settle
+from ancestral.estimators.rerun.estimate import Plan, refuse_change
 from ancestral.estimators.rerun.moments import (
     Moments,
     Panels,
@@ -17,7 +18,8 @@ from ancestral.estimators.rerun.moments import (
     truth_by_panels,
     truth_of,
 )
-from ancestral.estimators.rerun.outcomes import NODES, TooManyOutcomesError
+from ancestral.estimators.rerun.outcomes import NODES, Outcomes, TooManyOutcomesError
+from ancestral.estimators.rerun.replay import First
 
 _FINEST = 64  # nodes of a Gaussian rule
 _EXACT, _SINGLE = 1e-8, 1e-3
@@ -114,10 +116,17 @@ class Answer:
         )
 
 
-def _by_nodes(asked: Asked, nodes: int, naming: Naming) -> Answer:
-    """Return an answer whose error is unknown, unless nothing is continuous."""
+def _by_nodes(asked: Asked, nodes: int, naming: Naming, *, check: bool = False) -> Answer:
+    """Return an answer whose error is unknown, unless nothing is continuous.
+
+    With `check`, a program that differs from run to run is refused.
+    """
     truth = truth_of(asked.run, nodes=nodes, most=asked.most)
     named = naming(truth.expected)
+    if check:
+        run = First.of(asked.run, Outcomes(nodes=1))
+        refuse_change(run)
+        settle(run.trace)
     leaves = list(named.values())
     exact = derivatives(truth.expected, leaves, asked.order)
     found = asked.moments(leaves, nodes=nodes, losses=truth.losses)
@@ -136,8 +145,9 @@ def refined(asked: Asked, naming: Naming) -> Answer:
 
     Raises:
         TooManyOutcomesError, NotEnumerableError: if there are too many for any two rules.
+        NotAFunctionError: if the program differs from run to run.
     """
-    first = _by_nodes(asked, 1, naming)
+    first = _by_nodes(asked, 1, naming, check=True)
     if first.is_enough(asked):  # nothing is continuous
         return first
     fit = [n for n in range(asked.nodes, 1, -1) if first.count(_more(n)) <= asked.most]

@@ -70,8 +70,9 @@ def verify(
     truth is the derivative of the expectation as a sum, and shares nothing with the estimators.
 
     Where there are too many outcomes, a draw has none that can be enumerated, or a quadrature errs
-    by more than a hundredth of the largest derivative or standard deviation, estimates are drawn, and compared with the score function of the whole loss (REINFORCE) by a z-test at level
-    0.001 over all elements together; `Verified.detectable` is the bias that it would notice with
+    by more than a hundredth of the largest derivative or standard deviation, estimates are drawn,
+    and compared with the score function of the whole loss (REINFORCE) by a z-test at level 0.001
+    over all elements together; `Verified.detectable` is the bias that it would notice with
     probability 0.95.
 
     Args:
@@ -96,12 +97,15 @@ def verify(
         TypeError: if the program is no function, or returns no loss.
         ValueError: if an argument is none of what is expected.
         EstimatorError: if an estimator cannot treat a site.
-        NotAFunctionError: if the loss differs with the same values of all sites.
+        NotAFunctionError: if a run with the same values of all sites is another: its loss, or the
+            first site that differs.
         DerivativeOrderError: if `order` is 2, and an estimator has a first derivative only.
         TooManyOutcomesError, NotEnumerableError: if they cannot be enumerated, and `draws` is 0.
     """
     check_function("verify", program)
     _check(order, outcomes, nodes, draws)
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"tolerance must be greater than 0, not {short(tolerance)}")
     if current() is not None:
         raise RuntimeError(
             "an.verify runs a program many times, each in its own recording, and was called within "

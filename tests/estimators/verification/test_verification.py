@@ -21,6 +21,7 @@ from ancestral.estimators import (
     RLOO,
     DisARM,
     RunningMean,
+    RunRLOO,
     SiteDraw,
     SiteEstimator,
     total_cost,
@@ -143,6 +144,20 @@ def test_noise_outside_of_sites_is_refused() -> None:
         an.verify(program)
 
 
+def test_a_program_that_changes_is_refused_with_the_site_that_differs() -> None:
+    theta, calls = BITS["one_bit"].parameter, [0]
+
+    def program() -> Tensor:
+        calls[0] += 1
+        first = an.sample("first", Bernoulli(logits=theta))
+        second = an.sample("second", Bernoulli(logits=theta + 0.1 * calls[0]))
+        return (first.sum() - 0.3) ** 2 + second.sum() * first.sum()  # type: ignore[no-any-return]
+
+    for estimators in ("score", DisARM(), RunRLOO(2)):
+        with pytest.raises(NotAFunctionError, match="site 'second'"):
+            an.verify(program, estimators=estimators)
+
+
 def test_a_second_derivative_of_several_runs_is_refused() -> None:
     case = BITS["one_bit"]
     with pytest.raises(DerivativeOrderError, match="first derivative only"):
@@ -155,6 +170,7 @@ def test_wrong_arguments_are_refused() -> None:
         ({"order": 3}, "order must be 1 or 2"),
         ({"outcomes": 0}, "outcomes"),
         ({"draws": 1}, "draws"),
+        ({"tolerance": 0.0}, "tolerance"),
         ({"parameters": [torch.zeros(1)]}, "requires_grad"),
     ):
         with pytest.raises(ValueError, match=message):
