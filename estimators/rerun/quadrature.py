@@ -150,7 +150,7 @@ def moved(fn: Any, points: Tensor, *, is_mirrored: bool) -> Tensor:
         found: Tensor = (points + by_shape * (shape - shape.detach())) / untrack(fn.rate)
         return found
     info = torch.finfo(points.dtype)
-    found = untrack(raw(fn.icdf, points.clamp(info.tiny, 1 - info.eps / 2)))
+    found = untrack(raw(fn.icdf, points.clamp(info.eps, 1 - info.eps)))
     return found
 
 

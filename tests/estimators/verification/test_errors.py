@@ -52,7 +52,14 @@ def test_what_is_unbiased_is_called_so(
     program: Any, theta: Tensor, estimator: SiteEstimator
 ) -> None:
     found = an.verify(
-        program, theta, estimators=estimator, baseline=None, tolerance=1e-3, outcomes=1200, draws=0
+        program,
+        theta,
+        estimators=estimator,
+        baseline=None,
+        tolerance=1e-3,
+        outcomes=1200,
+        nodes=6,
+        draws=0,
     )
     assert found.is_unbiased
     known = found["theta"]
@@ -176,7 +183,7 @@ KINKS: dict[str, tuple[Callable[[Tensor], Any], float]] = {
 
 
 @pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
-@pytest.mark.parametrize("outcomes", [100, 600])
+@pytest.mark.parametrize("outcomes", [100, 1000])
 @pytest.mark.parametrize("name", KINKS)
 def test_the_stated_error_bounds_the_real_one(name: str, outcomes: int) -> None:
     program, slope = KINKS[name]
