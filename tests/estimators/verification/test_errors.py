@@ -183,7 +183,7 @@ KINKS: dict[str, tuple[Callable[[Tensor], Any], float]] = {
 
 
 @pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
-@pytest.mark.parametrize("outcomes", [100, 1000])
+@pytest.mark.parametrize("outcomes", [100])
 @pytest.mark.parametrize("name", KINKS)
 def test_the_stated_error_bounds_the_real_one(name: str, outcomes: int) -> None:
     program, slope = KINKS[name]
