@@ -18,6 +18,7 @@ import abc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -348,11 +349,17 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
 
 
 class _Marked(enumerated):
-    """Enumerates the sites that Pyro's mark asks for, and no others."""
+    """Enumerates the sites that Pyro's mark asks for, and no others.
+
+    All values stand at once: what is marked "sequential" has the same sum, if Python does not
+    decide on the value.
+    """
 
     def _is_to_be_enumerated(self, message: Message) -> bool:
-        is_marked = message.infer.get("enumerate") is not None
-        return is_marked and super()._is_to_be_enumerated(message)
+        mark = message.infer.get("enumerate")
+        if mark == "sequential":
+            message = replace(message, infer={**message.infer, "enumerate": "parallel"})
+        return mark is not None and super()._is_to_be_enumerated(message)
 
 
 def _sites_of(trace: Any) -> list[_Site]:

@@ -73,7 +73,7 @@ def scope() -> Scope:
 def is_in_sight(place: Scope, now: Scope) -> bool:
     """Return whether what is of one place can still be depended on in another."""
     steps = dict(now)
-    return all(key in steps and steps[key] - step <= _reach(key) for key, step in place)
+    return all(key in steps and 0 <= steps[key] - step <= _reach(key) for key, step in place)
 
 
 def _reach(key: object) -> int:

@@ -7,7 +7,7 @@ traces hold tracked values.
 
 import itertools
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import place
 from ancestral.trace.context.stack import local
 from ancestral.trace.enumeration.enumerate import open_room
+from ancestral.trace.enumeration.markov import Window
 from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate
@@ -28,6 +29,7 @@ from ancestral.trace.program.site import drawn, given, named
 from ancestral.trace.recording.message import Message, apply_stack, is_handled
 from ancestral.trace.serialize.pyro_distributions import Site, translated
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.markov_messenger import MarkovMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.subsample_messenger import _Subsample
@@ -56,10 +58,12 @@ class Bridge(Messenger):
         super().__init__()
         self._indices: dict[str, tuple[int, Tensor]] = {}
         self._serials = itertools.count(-2, -1)  # those of plates here count upwards
+        self._windows: dict[MarkovMessenger, Window] = {}
 
     def forget(self) -> None:
-        """Forget the subsamples of the recordings that have ended."""
+        """Forget the subsamples and the steps of the recordings that have ended."""
         self._indices.clear()
+        self._windows.clear()
 
     def _pyro_sample(self, msg: Any) -> None:
         """Give a sample its value, and take it into the recordings."""
@@ -75,7 +79,8 @@ class Bridge(Messenger):
         site = translated(fn, msg["value"], msg["mask"])
         message = self._message(msg, _broadcast(site, msg["scale"]))
         _refuse_twin(message)
-        answered = apply_stack(message, _settled) if is_handled() else _settled(message)
+        with self._steps():
+            answered = apply_stack(message, _settled) if is_handled() else _settled(message)
         if not isinstance(site.fn, Factor):
             msg["value"] = answered.value
         elif msg["value"] is None:
@@ -89,6 +94,22 @@ class Bridge(Messenger):
             msg[KEY] = Recorded(node, fn)
             # A replay hands this very dictionary on from the guide to the model.
             msg["infer"] = {**msg["infer"], KEY: node}
+
+    def _steps(self) -> AbstractContextManager[object]:
+        """Open, for one message, a window on the steps of each ``pyro.markov`` that is open.
+
+        What ``keep=True`` lets come back into sight keeps its dimension.
+        """
+        found = (m for m in _PYRO_STACK if isinstance(m, MarkovMessenger) and not m.keep)
+        open_now = dict.fromkeys(found)
+        if not open_now:
+            return nullcontext()
+        stack = ExitStack()
+        for messenger in open_now:
+            window = self._windows.setdefault(messenger, Window(messenger.history))
+            window.step = messenger._pos
+            stack.enter_context(window)
+        return stack
 
     def _message(self, msg: Any, site: Site) -> Message:
         return Message(
