@@ -60,9 +60,9 @@ class _Panel(Generic[T]):
         low: where it begins.
         high: where it ends.
         nodes: the ways.
-        least: what its error is at least, by the panel that it is a half of.
-        before: the difference of the rules on that.
-        difference: that on this.
+        least: what its error is at least, by the panel that it is a half of, [n].
+        before: the difference of the rules on that, [n].
+        difference: that on this, [n].
         share: its part of the error of the whole.
         total: its integral.
     """
@@ -71,8 +71,8 @@ class _Panel(Generic[T]):
     high: float
     nodes: list["_Tree[T]"]
     least: Tensor | float = 0.0
-    before: float = torch.inf
-    difference: float = 0.0
+    before: Tensor | float = torch.inf
+    difference: Tensor = field(default_factory=lambda: torch.zeros(()))
     share: float = 0.0
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
 
@@ -202,8 +202,10 @@ class _Grown(Generic[T]):
             for low, high in ((panel.low, middle), (middle, panel.high))
         ]
         off = (panel.total - sum(_total(_Split((), [], [half]), 1.0)[0] for half in halves)).abs()
-        for half in halves:
-            half.least, half.before = off / 2, panel.difference
+        both = halves[0].difference + halves[1].difference
+        for half in halves:  # in proportion: mostly where the step or kink is
+            share = (half.difference / both).where(both > 0, 0.5)
+            half.least, half.before = off * share, panel.difference
         at = split.panels.index(panel)
         split.panels[at : at + 1] = halves
 
@@ -233,11 +235,10 @@ def _over(panel: _Panel[T], factor: float) -> tuple[Tensor, Tensor]:
     inner = torch.stack([error for _, error in found])
     weights, gauss = weights.to(values), gauss.to(values)
     panel.total = weights @ values
-    off = ((weights - gauss) @ values).abs()
-    panel.difference = float(off.max())
-    rounded = _ROUNDED * float((weights @ values.abs()).max())
-    if panel.difference > max(_SMOOTH * panel.before, rounded):
-        off = torch.maximum(off, panel.half / 4 * (values.amax(0) - values.amin(0)))
+    off = panel.difference = ((weights - gauss) @ values).abs()
+    is_rough = (off > _SMOOTH * panel.before) & (off > _ROUNDED * (weights @ values.abs()))
+    step = panel.half / 4 * (values.amax(0) - values.amin(0))
+    off = torch.maximum(off, step.where(is_rough, 0.0))
     off = torch.maximum(off, torch.as_tensor(panel.least).to(off))
     panel.share = factor * float(off.max())
     return panel.total, off + weights @ inner
