@@ -9,6 +9,11 @@ from torch import Tensor
 from ancestral.trace.context.errors import listed
 from ancestral.trace.display.text_table import Table, Tabular
 
+_NOT_SHOWN = (
+    "not shown: the means of the draws differ, by a bias or by rare values that the draws missed; "
+    "take more draws (draws=), or allow more outcomes (outcomes=) to be certain"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Verified:
@@ -20,6 +25,8 @@ class Verified:
         variance: of the estimate, element by element.
         error: by how much `mean - exact` may be off although there is no bias.
         detectable: the bias that would be noticed with probability 0.95.
+        is_proof: whether what is beyond the error is a bias for certain: not that of draws, which
+            may all have missed values that are rare and large.
     """
 
     exact: Tensor
@@ -27,6 +34,7 @@ class Verified:
     variance: Tensor
     error: Tensor
     detectable: Tensor
+    is_proof: bool = True
 
     @property
     def bias(self) -> Tensor:
@@ -37,6 +45,18 @@ class Verified:
     def is_unbiased(self) -> bool:
         """Whether no bias was found."""
         return bool((self.bias.abs() <= self.error).all())
+
+    @property
+    def is_biased(self) -> bool:
+        """Whether a bias was found for certain."""
+        return self.is_proof and not self.is_unbiased
+
+    @property
+    def verdict(self) -> str:
+        """The answer to whether it is unbiased: "yes", "NO", or "not shown"."""
+        if self.is_unbiased:
+            return "yes"
+        return "NO" if self.is_biased else "not shown"
 
 
 class Verification(Mapping[str, Verified], Tabular):
@@ -85,6 +105,11 @@ class Verification(Mapping[str, Verified], Tabular):
         return all(each.is_unbiased for each in self.values())
 
     @property
+    def is_biased(self) -> bool:
+        """Whether a bias was found for certain: never by a z-test."""
+        return any(each.is_biased for each in self.values())
+
+    @property
     def variance(self) -> float:
         """The sum of the variances of all derivatives."""
         return sum(float(each.variance.sum()) for each in self.values())
@@ -106,7 +131,7 @@ class Verification(Mapping[str, Verified], Tabular):
                     f"{float(x.abs().max()):.6g}"
                     for x in (each.exact, self._shown(each), each.variance, each.detectable)
                 ),
-                "yes" if each.is_unbiased else "NO",
+                each.verdict,
             ]
             for name, each in self.items()
         ]
@@ -116,6 +141,8 @@ class Verification(Mapping[str, Verified], Tabular):
             f"{self.evaluations:.4g} evaluations each"
         )
         above = [title, self.reason] if self.reason else [title]
+        if not (self.is_unbiased or self.is_biased):
+            above.append(_NOT_SHOWN)
         return Table(head, rows, right={2, 3, 4, 5}, above=above)
 
     def __repr__(self) -> str:
@@ -123,7 +150,9 @@ class Verification(Mapping[str, Verified], Tabular):
         return str(self)
 
 
-def split(named: Mapping[str, Tensor], order: int, *flat: Tensor) -> dict[str, Verified]:
+def split(
+    named: Mapping[str, Tensor], order: int, *flat: Tensor, is_proof: bool
+) -> dict[str, Verified]:
     """Return the parts of each parameter of flat derivatives by all, [n ** order]."""
     count = sum(leaf.numel() for leaf in named.values())
     rest = (count,) * (order - 1)
@@ -131,7 +160,9 @@ def split(named: Mapping[str, Tensor], order: int, *flat: Tensor) -> dict[str, V
     found: dict[str, Verified] = {}
     at = 0
     for name, leaf in named.items():
-        parts = (each[at : at + leaf.numel()].reshape((*leaf.shape, *rest)) for each in rows)
-        found[name] = Verified(*parts)
+        exact, mean, variance, error, detectable = (
+            each[at : at + leaf.numel()].reshape((*leaf.shape, *rest)) for each in rows
+        )
+        found[name] = Verified(exact, mean, variance, error, detectable, is_proof)
         at += leaf.numel()
     return found

@@ -36,5 +36,6 @@ def by_draws(asked: Asked, naming: Naming, draws: int, reason: str) -> Verificat
     level = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(mean))
     detectable = error * (level + NormalDist().inv_cdf(_POWER))
     small = asked.allowed(mean.dtype) * float(mean.abs().max())
-    verified = split(named, order, exact, mean, variance, error * level + small, detectable)
+    error = error * level + small
+    verified = split(named, order, exact, mean, variance, error, detectable, is_proof=False)
     return Verification(verified, "z-test", order, draws, evaluations / draws, reason)

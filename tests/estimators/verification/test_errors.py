@@ -37,7 +37,6 @@ def normal(theta: Tensor) -> Any:
 
 
 RIGHT: list[tuple[Any, Tensor, SiteEstimator]] = [
-    (toy, leaf(0.0), REBAR(0.5)),
     (toy, leaf(-8.0), REBAR(5.0)),
     (toy, leaf(8.0), REBAR(0.05)),
     (toy, leaf(0.3, dtype=torch.float32), REBAR(0.05)),
@@ -112,7 +111,11 @@ def of_no_parameters(site: SiteDraw) -> Tensor:
 
 
 def half_of_relax(site: SiteDraw) -> Tensor:
-    return RELAX(control)(site) + 1e-4 * relaxed(site, 0.5).free.sum()
+    """The control variate that is scored is added back by half."""
+    soft = relaxed(site, 0.5)
+    free, given = control(soft.free), control(soft.given)
+    scored = ((site.credit - given.detach()) * site.log_prob(site.value)).sum()
+    return scored + (free - given) / 2
 
 
 def not_scaled(site: SiteDraw) -> Tensor:
@@ -124,19 +127,19 @@ def not_scaled(site: SiteDraw) -> Tensor:
 
 
 BROKEN = [
-    (toy, wrong_sign),
-    (toy, without_the_conditional_part),
-    (toy, without_the_control_variate),
-    (toy, uncoupled),
-    (toy, at_another_temperature),
-    (toy, of_no_parameters),
-    (toy, half_of_relax),
-    (normal, not_scaled),
+    (toy, wrong_sign, 0.3),
+    (toy, without_the_conditional_part, -8.0),
+    (toy, without_the_control_variate, 0.3),
+    (toy, uncoupled, -8.0),
+    (toy, at_another_temperature, 0.3),
+    (toy, of_no_parameters, -8.0),
+    (toy, half_of_relax, 0.3),
+    (toy, half_of_relax, -8.0),
+    (normal, not_scaled, 0.3),
 ]
 
 
-@pytest.mark.parametrize("at", [0.3, -8.0])
-@pytest.mark.parametrize(("program", "estimator"), BROKEN, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(("program", "estimator", "at"), BROKEN)
 def test_a_broken_copy_is_called_biased(
     program: Any, estimator: Callable[[SiteDraw], Tensor], at: float
 ) -> None:
@@ -150,7 +153,7 @@ def test_a_broken_copy_is_called_biased(
         nodes=10,
         draws=0,
     )
-    assert not found.is_unbiased
+    assert found.is_biased
 
 
 def phi(x: float) -> float:
@@ -183,7 +186,7 @@ KINKS: dict[str, tuple[Callable[[Tensor], Any], float]] = {
 
 
 @pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
-@pytest.mark.parametrize("outcomes", [100])
+@pytest.mark.parametrize("outcomes", [100, 600])
 @pytest.mark.parametrize("name", KINKS)
 def test_the_stated_error_bounds_the_real_one(name: str, outcomes: int) -> None:
     program, slope = KINKS[name]
