@@ -17,7 +17,7 @@ from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.explain import explain
 from ancestral.estimators.gradient.surrogate import backward, surrogate
 from ancestral.estimators.rerun.estimate import estimate
-from ancestral.estimators.rerun.verify import verify
+from ancestral.estimators.verification.verify import verify
 from ancestral.provenance.tensor.control_flow import control_scope
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance_of
 from ancestral.tools.render.inspect import graph

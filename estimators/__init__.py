@@ -32,7 +32,7 @@ from ancestral.estimators.rerun.estimate import Estimate, Plan
 from ancestral.estimators.rerun.run_rloo import RunRLOO
 from ancestral.estimators.rerun.sampling import Antithetic, QuasiRandom
 from ancestral.estimators.rerun.site_draw import SiteDraw, SiteEstimator
-from ancestral.estimators.rerun.verify import Verification, Verified
+from ancestral.estimators.verification.verification import Verification, Verified
 
 __all__ = [
     "ARM",

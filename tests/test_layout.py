@@ -22,7 +22,7 @@ FLOORS = [
     *("estimators.credit", "estimators.baselines", "estimators.pathwise"),
     *("estimators.diagnostics", "estimators.gradient"),
     *("estimators.batched", "estimators.rerun", "estimators.relaxation", "estimators.multi_run"),
-    "estimators.finite",
+    *("estimators.finite", "estimators.verification"),
     *("estimators.elimination", "estimators.inference", "estimators.objectives"),
     *("estimators.sequences", "estimators.capture", "estimators.compiled", "estimators"),
     *("tools.render", "tools.study", "tools.demo", "tools", "tools.bench", "tools.bench.peers"),

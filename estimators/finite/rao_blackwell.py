@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ancestral.estimators.rerun.joint_runs import over_all
+from ancestral.estimators.finite.joint_runs import over_all
 from ancestral.estimators.rerun.replay import Again, credit_of
 from ancestral.estimators.rerun.site_draw import EstimatorError, SiteDraw
 from ancestral.provenance.tensor.tensor import untrack

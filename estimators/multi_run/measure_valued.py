@@ -18,6 +18,7 @@ from torch.distributions import (
     Poisson,
 )
 
+from ancestral.estimators.rerun.quadrature import Measure, of_recurrence
 from ancestral.estimators.rerun.site_draw import SiteDraw
 
 
@@ -101,10 +102,38 @@ def _of_classes(site: SiteDraw) -> Tensor:
     return (probs * rises.movedim(0, -1) * possible).sum()
 
 
+def _density(x: Tensor, power: int, norm: float) -> Tensor:
+    return x**power * (-(x**2) / 2).exp() / norm
+
+
+def _of_rayleigh(nodes: int) -> tuple[Tensor, Tensor]:
+    """Return the Gaussian rule, by Stieltjes' procedure of a rule with many more nodes."""
+    x, w = np.polynomial.legendre.leggauss(400)
+    x, w = 7 * (x + 1), 7 * w
+    w = w * x * np.exp(-(x**2) / 2)
+    w = w / w.sum()
+    before, now = np.zeros_like(x), np.ones_like(x)
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(nodes):
+        diagonal.append((w * x * now**2).sum())
+        after = (x - diagonal[-1]) * now - (beside[-1] if beside else 0.0) * before
+        beside.append(np.sqrt((w * after**2).sum()))
+        before, now = now, after / beside[-1]
+    return of_recurrence(diagonal, beside[:-1])
+
+
+def _of_double_maxwell(nodes: int) -> tuple[Tensor, Tensor]:
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    w = w * x**2
+    return torch.from_numpy(x), torch.from_numpy(w / w.sum())
+
+
 class Rayleigh(Distribution):
     """The distribution of density r exp(-r²/2), of the batch of a tensor of ones."""
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+    measure = Measure(_of_rayleigh, 0.0, 9.0, lambda t: t, lambda t: _density(t, 1, 1.0))
 
     def __init__(self, ones: Tensor) -> None:
         """Take ones of the batch."""
@@ -116,17 +145,15 @@ class Rayleigh(Distribution):
         uniform = torch.rand_like(self._ones).clamp(min=torch.finfo(self._ones.dtype).tiny)
         return (-2 * uniform.log()).sqrt()
 
-    def quadrature(self, nodes: int) -> tuple[Tensor, Tensor]:
-        """Return nodes and weights that are exact for polynomials, [n] each."""
-        x, w = np.polynomial.legendre.leggauss(400)
-        x, w = 7 * (x + 1), 7 * w
-        return _gauss(x, w * x * np.exp(-(x**2) / 2), nodes)
-
 
 class DoubleMaxwell(Distribution):
     """The distribution of density m² exp(-m²/2) / √(2π), of the batch of a tensor of ones."""
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+    measure = Measure(
+        *(_of_double_maxwell, -9.0, 9.0),
+        *(lambda t: t, lambda t: _density(t, 2, math.sqrt(2 * math.pi))),
+    )
 
     def __init__(self, ones: Tensor) -> None:
         """Take ones of the batch."""
@@ -137,30 +164,3 @@ class DoubleMaxwell(Distribution):
         """Return a draw: the length of three normal numbers, with a sign."""
         square = sum(torch.randn_like(self._ones) ** 2 for _ in range(3))
         return torch.copysign(square**0.5 * self._ones, torch.rand_like(self._ones) - 0.5)
-
-    def quadrature(self, nodes: int) -> tuple[Tensor, Tensor]:
-        """Return nodes and weights that are exact for polynomials, [n] each."""
-        x, w = np.polynomial.hermite_e.hermegauss(nodes)
-        w = w * x**2
-        return torch.from_numpy(x), torch.from_numpy(w / w.sum())
-
-
-def _gauss(points: Any, weights: Any, nodes: int) -> tuple[Tensor, Tensor]:
-    """Return the Gaussian quadrature of a measure, given one with many more nodes.
-
-    Stieltjes' procedure for the polynomials that are orthogonal, then the eigenvalues of their
-    recurrence: Golub and Welsch (1969), "Calculation of Gauss quadrature rules".
-    """
-    weights = weights / weights.sum()
-    before, now = np.zeros_like(points), np.ones_like(points)
-    diagonal: list[float] = []
-    beside: list[float] = []
-    for _ in range(nodes):
-        diagonal.append((weights * points * now**2).sum())
-        after = (points - diagonal[-1]) * now - (beside[-1] if beside else 0.0) * before
-        norm = np.sqrt((weights * after**2).sum())
-        beside.append(norm)
-        before, now = now, after / norm
-    matrix = np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1)
-    values, vectors = np.linalg.eigh(matrix)
-    return torch.from_numpy(values), torch.from_numpy(vectors[0] ** 2)

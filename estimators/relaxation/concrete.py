@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution
 
+from ancestral.estimators.rerun.quadrature import OPEN_UNIFORM
 from ancestral.estimators.rerun.site_draw import SiteDraw
 
 
@@ -84,6 +85,7 @@ class OpenUniform(Distribution):
     """The uniform distribution between 0 and 1, of the batch of a tensor of zeros."""
 
     arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
+    measure = OPEN_UNIFORM
 
     def __init__(self, zeros: Tensor) -> None:
         """Take zeros of the batch."""
@@ -93,16 +95,6 @@ class OpenUniform(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Return a draw."""
         return torch.rand_like(self._zeros)
-
-    def quadrature(self, nodes: int) -> tuple[Tensor, Tensor]:
-        """Return nodes and weights that allow for singularities at the ends, [n] each.
-
-        Takahasi and Mori (1974), "Double exponential formulas for numerical integration".
-        """
-        t = torch.linspace(-3.0, 3.0, nodes, dtype=torch.double)
-        u = torch.sigmoid(torch.pi * t.sinh())
-        weights = t.cosh() * u * torch.sigmoid(-torch.pi * t.sinh())
-        return u, weights / weights.sum()
 
 
 def _sigmoid(x: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ The truth takes no part of them: it is the derivative of Σ q(z) L(z) over the o
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch.distributions import Distribution
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.estimate import Begun, Plan, whole_runs
+from ancestral.estimators.rerun.integration import Integral, integrated
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
 from ancestral.estimators.rerun.replay import (
     FirstRun,
@@ -49,25 +51,40 @@ from ancestral.trace.recording.trace import Trace
 class Truth:
     """The expected loss as a function of the parameters, [], and the loss of each outcome.
 
-    `is_exact` says that no continuous draw was met, whose outcomes are nodes of a quadrature.
+    `sizes` are how many continuous numbers each has, which are nodes of a quadrature.
     """
 
     expected: Tensor
     losses: list[Tensor]
-    is_exact: bool
+    sizes: list[int]
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Of an estimate of n numbers: mean and variance, [n], and over how many outcomes.
 
-    `evaluations` is how often the program runs, on average.
+    Attributes:
+        evaluations: how often the program runs, on average.
+        error: by how much panels may miss the mean, [n]; 0 of a quadrature of given nodes.
+        sizes: how many continuous numbers each outcome has, which are nodes of a quadrature.
+        integrals: over how much noise, of how many sites and outcomes, the mean is an integral.
     """
 
     mean: Tensor
     variance: Tensor
     evaluations: float
     outcomes: int
+    error: Tensor
+    sizes: list[int]
+    integrals: int
+
+
+@dataclass(frozen=True)
+class Panels:
+    """What a quadrature by panels is to reach: an error, or that of as many integrals."""
+
+    wanted: float
+    integrals: int = 1
 
 
 class _Fixed(Outcomes):
@@ -100,28 +117,55 @@ def truth_of(program: Program, *, nodes: int = NODES, most: int = MOST) -> Truth
         NotEnumerableError: if a draw has no outcomes that can be enumerated.
         NotAFunctionError: if the loss of one run depends on the draws of the one before.
     """
-    is_exact, earlier = True, Trace()
+    run = _RunOfTruth(program)
+    ways = walked(run, nodes=nodes, most=most, kind=_Fixed)
+    settle(run.earlier)
+    expected = torch.stack([weight * live for weight, (_, live) in ways]).sum()
+    return Truth(expected, [loss for _, (loss, _) in ways], run.sizes)
 
-    def run(outcomes: Outcomes) -> tuple[Tensor, Tensor]:
-        nonlocal is_exact, earlier
+
+def truth_by_panels(
+    program: Program, parameters: Sequence[Tensor], order: int, panels: Panels, most: int = MOST
+) -> Integral[Tensor]:
+    """Return the derivatives of the expected loss, [n], over panels of what is continuous.
+
+    Raises:
+        TooManyOutcomesError: if the first panels are of more than `most` outcomes.
+        NotEnumerableError, NotAFunctionError: as `truth_of`.
+    """
+    run = _RunOfTruth(program)
+    found = integrated(
+        lambda outcomes: derivatives(run(outcomes)[1], parameters, order),
+        lambda each: (each, 0.0),
+        wanted=panels.wanted,
+        most=most,
+        kind=_Fixed,
+    )
+    settle(run.earlier)
+    return found
+
+
+class _RunOfTruth:
+    """Runs a program, and returns its loss, and the loss with the score of its draws, [] each."""
+
+    def __init__(self, program: Program) -> None:
+        self._program, self.earlier = program, Trace()
+        self.sizes: list[int] = []
+
+    def __call__(self, outcomes: Outcomes) -> tuple[Tensor, Tensor]:
         with record() as trace:
             with FirstRun(outcomes):
-                loss = whole_loss(program(), trace)
-            refuse_kept(loss, earlier)
+                loss = whole_loss(self._program(), trace)
+            refuse_kept(loss, self.earlier)
             drawn = [node for node in trace.everything if node.is_drawn and node.is_learned]
             fixed = [node for node in drawn if not node.is_reparameterized]  # as all are but these
             log_probs = [untrack(node.elementwise_log_prob).sum() for node in fixed]
-        is_exact = is_exact and outcomes.is_exact
+        self.sizes.append(outcomes.numbers)
         plain = untrack(loss).sum()
         log_prob = sum(log_probs, plain.new_zeros(()))
-        settle(earlier)
-        earlier = trace
-        return plain, torch.exp(log_prob - log_prob.detach()) * plain
-
-    ways = walked(run, nodes=nodes, most=most, kind=_Fixed)
-    settle(earlier)
-    expected = torch.stack([weight * live for weight, (_, live) in ways]).sum()
-    return Truth(expected, [loss.detach() for _, (loss, _) in ways], is_exact)
+        settle(self.earlier)
+        self.earlier = trace
+        return plain.detach(), torch.exp(log_prob - log_prob.detach()) * plain
 
 
 def derivatives(scalar: Tensor, parameters: Sequence[Tensor], order: int) -> Tensor:
@@ -147,6 +191,7 @@ def moments_of(
     nodes: int = NODES,
     most: int = MOST,
     losses: Sequence[Tensor] | None = None,
+    panels: Panels | None = None,
 ) -> Moments:
     """Return the exact mean and variance of an estimate; later runs share no noise.
 
@@ -158,75 +203,144 @@ def moments_of(
         nodes: of how many nodes a quadrature has.
         most: how many outcomes there may be.
         losses: the losses that the outcomes of the first run are to have.
+        panels: what to reach by panels instead.
 
     Raises:
         TooManyOutcomesError: if there are more.
         NotAFunctionError: if a loss is another: the program draws random numbers outside its sites.
     """
-    count, is_together = 0, False
+    runs = _RunsOfEstimate(program, plan, parameters, order, nodes, most, panels)
+    kind = partial(Outcomes, couplings=couplings(plan.sampling).of)
+    if panels is None:
+        ways = walked(runs, nodes=nodes, most=most, kind=kind)
+        error = torch.zeros_like(ways[0][1].mean)
+    else:
+        found = integrated(
+            runs,
+            lambda each: (each.mean, each.error),
+            wanted=panels.wanted,
+            most=most,
+            kind=kind,
+        )
+        ways, error = found.ways, found.error
+    if losses is not None and not isinstance(plan.estimators, RunRLOO) and not runs.is_together:
+        _refuse_noise(losses, [each.loss for _, each in ways])
+    mean, between = _over([(weight, each.mean) for weight, each in ways])
+    inside, _ = _over([(weight, each.variance) for weight, each in ways])
+    evaluations = sum(weight * each.evaluations for weight, each in ways)
+    outcomes = max(runs.count, len(ways))
+    return Moments(mean, between + inside, evaluations, outcomes, error, runs.sizes, runs.integrals)
 
-    def within(
-        run: Callable[[Outcomes], tuple[Tensor, int]],
-    ) -> list[tuple[float, tuple[Tensor, int]]]:
-        nonlocal count
-        found = walked(run, nodes=nodes, most=most)
-        count += len(found)
-        if count > most:
-            raise TooManyOutcomesError.of(most)
-        return found
 
-    def whole(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
-        found = whole_runs(program, plan, outcomes)
-        mean = derivatives(found.surrogate, parameters, order)
+@dataclass(frozen=True, eq=False)
+class _OfFirst:
+    """Given the draws of a first run, the mean and variance of the estimate, [n], and its loss."""
+
+    mean: Tensor
+    variance: Tensor
+    error: Tensor
+    evaluations: float
+    loss: Tensor
+
+
+@dataclass(eq=False)
+class _RunsOfEstimate:
+    """Makes an estimate for each way in which the draws of its first run come out.
+
+    Attributes:
+        count: over how many outcomes of noise.
+        integrals: over how much noise, of how many sites and first runs.
+        sizes: how many continuous numbers each outcome has.
+        is_together: whether elements are drawn together.
+    """
+
+    program: Program
+    plan: Plan
+    parameters: Sequence[Tensor]
+    order: int
+    nodes: int
+    most: int
+    panels: Panels | None
+    count: int = 0
+    integrals: int = 0
+    sizes: list[int] = field(default_factory=list[int])
+    is_together: bool = False
+
+    def __call__(self, outcomes: Outcomes) -> _OfFirst:
+        is_whole = isinstance(self.plan.estimators, RunRLOO)
+        return self._whole(outcomes) if is_whole else self._by_site(outcomes)
+
+    def _whole(self, outcomes: Outcomes) -> _OfFirst:
+        found = whole_runs(self.program, self.plan, outcomes)
+        mean = derivatives(found.surrogate, self.parameters, self.order)
         for run in found.runs:
             settle(run.trace)
-        return mean, torch.zeros_like(mean), len(found.runs), found.value
+        self.sizes.append(outcomes.numbers)
+        none = torch.zeros_like(mean)
+        return _OfFirst(mean, none, none, len(found.runs), found.value)
 
-    def first(outcomes: Outcomes) -> tuple[Tensor, Tensor, float, Tensor]:
-        fresh = replace(plan, baseline=copy.deepcopy(plan.baseline))
-        nonlocal is_together
-        begun = Begun.by(program, fresh, outcomes)
-        is_together = is_together or bool(plan.together(begun.first))
-        mean = derivatives(begun.scalar, parameters, order)
-        variance, evaluations = torch.zeros_like(mean), 1.0
+    def _by_site(self, outcomes: Outcomes) -> _OfFirst:
+        fresh = replace(self.plan, baseline=copy.deepcopy(self.plan.baseline))
+        begun = Begun.by(self.program, fresh, outcomes)
+        self.is_together = self.is_together or bool(self.plan.together(begun.first))
+        mean = derivatives(begun.scalar, self.parameters, self.order)
+        variance, error, evaluations = torch.zeros_like(mean), torch.zeros_like(mean), 1.0
+        if not begun.sites:
+            self.sizes.append(outcomes.numbers)
         for site, estimator in begun.sites:
-            ways = within(_of_site(site, estimator, parameters, order))
+            run = _RunOfSite(site, estimator, self.parameters, self.order)
+            ways, off = self._within(run)
+            self.sizes += [outcomes.numbers + size for size in run.sizes]
             of_site = _over([(weight, found) for weight, (found, _) in ways])
-            mean, variance = mean + of_site[0], variance + of_site[1]
+            mean, variance, error = mean + of_site[0], variance + of_site[1], error + off
             evaluations += sum(weight * runs for weight, (_, runs) in ways)
         loss = begun.first.problem.loss.detach()
         settle(begun.first.trace)
-        return mean, variance, evaluations, loss
+        return _OfFirst(mean, variance, error, evaluations, loss)
 
-    is_whole = isinstance(plan.estimators, RunRLOO)
-    kind = partial(Outcomes, couplings=couplings(plan.sampling).of)
-    ways = walked(whole if is_whole else first, nodes=nodes, most=most, kind=kind)
-    if losses is not None and not is_whole and not is_together:
-        _refuse_noise(losses, [loss for _, (_, _, _, loss) in ways])
-    mean, between = _over([(weight, found[0]) for weight, found in ways])
-    inside, _ = _over([(weight, found[1]) for weight, found in ways])
-    evaluations = sum(weight * found[2] for weight, found in ways)
-    return Moments(mean, between + inside, evaluations, max(count, len(ways)))
+    def _within(self, run: "_RunOfSite") -> tuple[list[tuple[float, tuple[Tensor, int]]], Any]:
+        """Return the ways in which the noise of a site comes out, and the error of their sum."""
+        self.integrals += 1
+        error: Tensor | float = 0.0
+        if self.panels is None:
+            ways = walked(run, nodes=self.nodes, most=self.most)
+        else:
+            found = integrated(
+                run,
+                lambda each: (each[0], 0.0),
+                wanted=self.panels.wanted,
+                most=self.most // self.panels.integrals,
+            )
+            ways, error = found.ways, found.error
+        self.count += len(ways)
+        if self.count > self.most:
+            raise TooManyOutcomesError.of(self.most)
+        return ways, error
 
 
-def _of_site(
-    site: SiteDraw, estimator: SiteEstimator, parameters: Sequence[Tensor], order: int
-) -> Callable[[Outcomes], tuple[Tensor, int]]:
-    """Return what makes the estimate of a site, for one way in which its noise comes out."""
-    if order > 1:
-        raise DerivativeOrderError(
-            f"{site.where}: {type(estimator).__name__} runs the program again, and has a first "
-            "derivative only; verify order=2 with estimators='score', 'pathwise' or 'auto'"
-        )
-    known: dict[bytes, Evaluation] = {}
+class _RunOfSite:
+    """Makes the estimate of a site, [n], for each way in which its noise comes out."""
 
-    def run(outcomes: Outcomes) -> tuple[Tensor, int]:
+    def __init__(
+        self, site: SiteDraw, estimator: SiteEstimator, parameters: Sequence[Tensor], order: int
+    ) -> None:
+        if order > 1:
+            raise DerivativeOrderError(
+                f"{site.where}: {type(estimator).__name__} runs the program again, and has a first "
+                "derivative only; verify order=2 with estimators='score', 'pathwise' or 'auto'"
+            )
+        self._site, self._estimator, self._parameters = site, estimator, parameters
+        self._known: dict[bytes, Evaluation] = {}
+        self.sizes: list[int] = []
+
+    def __call__(self, outcomes: Outcomes) -> tuple[Tensor, int]:
+        site = self._site
         first = replace(site.first, chance=outcomes)
         fresh = _Remembering(first, site.node, site.whole, site.estimate)
-        fresh.known = known
-        return derivatives(estimator(fresh), parameters, 1), fresh.evaluations
-
-    return run
+        fresh.known = self._known
+        found = derivatives(self._estimator(fresh), self._parameters, 1)
+        self.sizes.append(outcomes.numbers)
+        return found, fresh.evaluations
 
 
 class _Remembering(SiteDraw):

@@ -2,7 +2,8 @@
 
 The draws are decided one after the other, element by element: finite ones take each of their
 values, counts without a bound all but a tail of probability 1e-13, and continuous ones the nodes of
-a Gaussian quadrature. What a run draws after a choice is found by running it.
+a quadrature: of Gaussian rules (`walked`), or of panels that are halved where it errs
+(`integrated` in `integration`). What a run draws after a choice is found by running it.
 
 >>> from torch.distributions import Bernoulli
 >>> found = walked(lambda chance: chance.draw(Bernoulli(torch.tensor([0.5, 0.2]))).tolist())
@@ -10,27 +11,19 @@ a Gaussian quadrature. What a run draws after a choice is found by running it.
 [(0.4, [0.0, 0.0]), (0.1, [0.0, 1.0]), (0.4, [1.0, 0.0]), (0.1, [1.0, 1.0])]
 """
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Exponential,
-    Gamma,
-    Geometric,
-    Normal,
-    Poisson,
-)
+from torch.distributions import Distribution, Geometric, Poisson
 
+from ancestral.estimators.rerun.quadrature import Measure, measures_of, moved
 from ancestral.estimators.rerun.streams import Coupling
 from ancestral.provenance.tensor.tensor import raw, untrack
-from ancestral.provenance.tensor.torch_internals import standard_gamma_grad
 from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.nodes.distribution_params import factorized, parameters
@@ -66,22 +59,23 @@ class Outcomes:
     """One way in which the draws of a run come out.
 
     Attributes:
-        chosen: the number of the outcome of each of the first choices; the rest takes the first.
-        nodes: of how many nodes a quadrature has.
-        taken: the number of the outcome of each choice.
-        counts: how many outcomes each choice has.
-        weight: the probability of the way.
-        is_exact: whether no continuous draw was met.
+        chosen: the number of the outcome of each of the first choices, or its coordinate; the rest
+            takes the first, or the middle.
+        nodes: of how many nodes a quadrature has; 0 for coordinates.
+        taken: the number of the outcome of each choice, or its coordinate.
+        choices: how many outcomes each has, or of what it is a coordinate.
+        weight: the probability of the way, or its density by the coordinates.
+        numbers: how many continuous numbers were met.
         is_aligned: whether noise outside of sites is the same; there is none.
         couplings: returns for a message how the elements of its site are drawn together, or None.
     """
 
-    chosen: tuple[int, ...] = ()
+    chosen: tuple[float, ...] = ()
     nodes: int = NODES
-    taken: list[int] = field(default_factory=list[int])
-    counts: list[int] = field(default_factory=list[int])
+    taken: list[float] = field(default_factory=list[float])
+    choices: list[int | Measure] = field(default_factory=list[int | Measure])
     weight: float = 1.0
-    is_exact: bool = True
+    numbers: int = 0
     is_aligned: bool = True
     couplings: Callable[[Any], Coupling | None] | None = None
 
@@ -120,43 +114,77 @@ class Outcomes:
         self, fn: Any, *, is_reparameterized: bool, where: str, how: Coupling | None = None
     ) -> Tensor:
         """Return the outcome of each element of a distribution, [*batch, *event]."""
-        if is_discrete(fn):
-            values, weights = _finite(fn, where)
-        else:
-            values, weights = _quadrature(fn, self.nodes, where)
-            values = values if is_reparameterized else values.detach()
-            self.is_exact = False
+        if not is_discrete(fn):
+            found = self._placed(fn, how, where)
+            return found if is_reparameterized else found.detach()
+        values, weights = _finite(fn, where)
         batch = weights.shape[1:]
         count = batch.numel()
-        table = weights.reshape(len(weights), count).T.tolist()
-        partners = [None] * count if how is None else _partners(fn, how, where)
-        numbers: list[int] = []
-        for row, partner in zip(table, partners, strict=True):
-            numbers.append(
-                self._choose(row) if partner is None else len(row) - 1 - numbers[partner]
-            )
+        numbers = [self._choose(row) for row in weights.reshape(len(weights), count).T.tolist()]
         chosen = torch.tensor(numbers, dtype=torch.long)
         flat = values.reshape(len(weights), count, *values.shape[1 + len(batch) :])
         picked = flat[chosen, torch.arange(count)]
         return picked.reshape(values.shape[1:])
 
+    def _placed(self, fn: Any, how: Coupling | None, where: str) -> Tensor:
+        """Return the outcome of each element of a continuous distribution, [*batch]."""
+        measures = measures_of(fn, is_mirrored=how is not None)
+        images = [None] * len(measures) if how is None else _partners(fn, how, where)
+        at: list[float] = []
+        points: list[float] = []
+        for measure, image in zip(measures, images, strict=True):
+            self.numbers += image is None
+            if self.nodes:
+                nodes, weights = measure.rule(self.nodes)
+                mirrored = None if image is None else len(nodes) - 1 - at[image]
+                number = self._choose(weights.tolist()) if mirrored is None else int(mirrored)
+                at.append(number)
+                points.append(float(nodes[number]))
+            else:
+                at.append(self._coordinate(measure) if image is None else -at[image])
+                points.append(float(measure.point(torch.tensor(at[-1], dtype=torch.double))))
+        plain = torch.tensor(points, dtype=torch.double).reshape(fn.batch_shape)
+        try:
+            return moved(fn, plain.to(_dtype(fn)), is_mirrored=how is not None)
+        except NotImplementedError as error:
+            raise NotEnumerableError(
+                f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by "
+                "which its outcomes would be enumerated"
+            ) from error
+
     def _choose(self, weights: Sequence[float]) -> int:
         """Return the next outcome, given the probability of each."""
         possible = [number for number, weight in enumerate(weights) if weight > 0]
-        at = len(self.taken)
-        index = self.chosen[at] if at < len(self.chosen) else 0
-        self.taken.append(index)
-        self.counts.append(len(possible))
+        index = int(self._next(0))
+        self.choices.append(len(possible))
         self.weight *= weights[possible[index]]
         return possible[index]
 
+    def _coordinate(self, measure: Measure) -> float:
+        """Return the next coordinate."""
+        t = self._next((measure.low + measure.high) / 2)
+        self.choices.append(measure)
+        self.weight *= float(measure.density(torch.tensor(t, dtype=torch.double)))
+        return t
+
+    def _next(self, default: float) -> float:
+        at = len(self.taken)
+        self.taken.append(self.chosen[at] if at < len(self.chosen) else default)
+        return self.taken[at]
+
     @property
-    def branches(self) -> list[tuple[int, ...]]:
+    def expected(self) -> int:
+        """How many ways there are, if all have the choices of this one."""
+        return math.prod(choice for choice in self.choices if isinstance(choice, int))
+
+    @property
+    def branches(self) -> list[tuple[float, ...]]:
         """The choices of the ways that part from this one after the chosen ones, last first."""
         return [
             (*self.taken[:at], other)
-            for at in range(len(self.chosen), len(self.taken))
-            for other in reversed(range(1, self.counts[at]))
+            for at, choice in enumerate(self.choices)
+            if at >= len(self.chosen) and isinstance(choice, int)
+            for other in reversed(range(1, choice))
         ]
 
 
@@ -169,7 +197,7 @@ def _partners(fn: Any, how: Coupling, where: str) -> list[int | None]:
         images = [how.partner(index, len(places)) for index in range(len(places))]
     except NotImplementedError:
         images = [-1]
-    if -1 in images or type(fn) in (Exponential, Gamma):  # whose nodes are not symmetric
+    if -1 in images:
         raise NotEnumerableError(
             f"{where}: the ways in which {how} draws {type(fn).__name__} are not enumerated"
         )
@@ -195,7 +223,7 @@ def walked(
         NotEnumerableError: if a draw has no outcomes that can be enumerated.
     """
     found: list[tuple[float, T]] = []
-    pending: list[tuple[int, ...]] = [()]
+    pending: list[tuple[float, ...]] = [()]
     while pending:
         if len(found) + len(pending) > most:
             raise TooManyOutcomesError.of(most)
@@ -261,63 +289,3 @@ def _counts(fn: Any, where: str) -> Tensor:
                 return rows.to(_dtype(fn))
             step = largest
     raise NotEnumerableError(f"{where}: more than {_MOST_COUNTS} counts of it are likely")
-
-
-def _quadrature(fn: Any, nodes: int, where: str) -> tuple[Tensor, Tensor]:
-    """Return the nodes of each element, [n, *batch], differentiable, and their weights."""
-    batch = fn.batch_shape
-    dtype = _dtype(fn)
-    shape = (-1, *(1,) * len(batch))
-    rules: dict[Any, Any] = {Normal: _hermite, Exponential: _laguerre}
-    if type(fn) is Gamma:
-        return _of_gamma(fn, nodes)
-    is_given = hasattr(fn, "quadrature")
-    points, weights = fn.quadrature(nodes) if is_given else rules.get(type(fn), _legendre)(nodes)
-    at = points.to(dtype).reshape(shape).expand(-1, *batch)
-    weights = weights.reshape(shape).expand(-1, *batch)
-    if is_given:
-        return at, weights
-    if type(fn) is Normal:
-        return untrack(fn.loc) + untrack(fn.scale) * at, weights
-    if type(fn) is Exponential:
-        return at / untrack(fn.rate), weights
-    try:
-        return untrack(raw(fn.icdf, at)), weights
-    except NotImplementedError as error:
-        raise NotEnumerableError(
-            f"{where}: {type(fn).__name__} has no inverse distribution function (icdf), by which "
-            "its outcomes would be enumerated"
-        ) from error
-
-
-def _of_gamma(fn: Any, nodes: int) -> tuple[Tensor, Tensor]:
-    """Return the nodes of each element of a Gamma, by the generalized rule of Laguerre."""
-    shape, rate = untrack(fn.concentration), untrack(fn.rate)
-    plain = shape.detach().reshape(-1).tolist()
-    rules = [_laguerre(nodes, each - 1) for each in plain]
-    unit = torch.stack([x for x, _ in rules], -1).reshape(nodes, *shape.shape).to(shape)
-    weights = torch.stack([w for _, w in rules], -1).reshape(nodes, *shape.shape)
-    by_shape: Any = standard_gamma_grad(shape.detach().expand_as(unit), unit)
-    return (unit + by_shape * (shape - shape.detach())) / rate, weights
-
-
-@lru_cache(maxsize=64)
-def _hermite(nodes: int) -> tuple[Tensor, Tensor]:
-    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
-    return torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
-
-
-@lru_cache(maxsize=64)
-def _legendre(nodes: int) -> tuple[Tensor, Tensor]:
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    return torch.from_numpy((points + 1) / 2), torch.from_numpy(weights / 2)
-
-
-@lru_cache(maxsize=64)
-def _laguerre(nodes: int, power: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the rule for the density x^power exp(-x): Golub and Welsch (1969)."""
-    k = np.arange(nodes)
-    beside = np.sqrt(k[1:] * (k[1:] + power))
-    matrix = np.diag(2 * k + power + 1) + np.diag(beside, 1) + np.diag(beside, -1)
-    values, vectors = np.linalg.eigh(matrix)
-    return torch.from_numpy(values), torch.from_numpy(vectors[0] ** 2)

@@ -130,6 +130,8 @@ def refuse_shared(
         if how is None:
             continue
         at = found[name] = how.dim % len(node.shape)
+        if node.shape[at] < 2:
+            continue
         for count, why in (
             (by_element, "have costs in common"),
             (counting[name], "count each other's costs"),

@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.optimal import Optimal
 from ancestral.estimators.baselines.running_mean import RunningMean
 from ancestral.estimators.credit.credit import total_cost
+from ancestral.estimators.finite.rao_blackwell import RaoBlackwell
+from ancestral.estimators.finite.smoothed_perturbation import SmoothedPerturbation
 from ancestral.estimators.multi_run.arm import ARM
 from ancestral.estimators.multi_run.arms import ARMS
 from ancestral.estimators.multi_run.disarm import DisARM
@@ -24,6 +27,7 @@ from ancestral.estimators.multi_run.local_expectation import LocalExpectation
 from ancestral.estimators.multi_run.measure_valued import MeasureValued
 from ancestral.estimators.multi_run.muprop import MuProp
 from ancestral.estimators.multi_run.rebar import REBAR
+from ancestral.estimators.multi_run.relax import RELAX
 from ancestral.estimators.multi_run.rloo import RLOO
 from ancestral.estimators.multi_run.sum_and_sample import SumAndSample
 from ancestral.estimators.multi_run.unordered_set import UnorderedSet
@@ -35,6 +39,8 @@ from ancestral.estimators.relaxation.gumbel_softmax import (
 from ancestral.estimators.relaxation.reinmax import ReinMax
 from ancestral.estimators.relaxation.straight_through import StraightThrough
 from ancestral.estimators.rerun.estimate import Chosen, Plan
+from ancestral.estimators.rerun.run_rloo import RunRLOO
+from ancestral.estimators.rerun.sampling import Antithetic, QuasiRandom
 from ancestral.tools.study.errors import StudyError
 from ancestral.trace.context.argument_checks import short
 
@@ -44,6 +50,27 @@ Methods = str | Iterable[str] | Mapping[str, Any] | None
 
 def _plan(**choices: Any) -> Callable[[], Plan]:
     return lambda: Plan(**choices)
+
+
+class SumOfSteps(nn.Module):
+    """A control variate that learns: a sum over elements of soft steps, whose heights begin at 0.
+
+    c(y) = Σ_n Σ_k h_k tanh(y_n - s_k)
+    """
+
+    def __init__(self, steps: int = 8) -> None:
+        """Take the number of steps."""
+        super().__init__()
+        self.places = nn.Parameter(torch.linspace(-4, 4, steps))
+        self.heights = nn.Parameter(torch.zeros(steps))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return c of the elements that have costs in common, []."""
+        return ((y[..., None] - self.places.to(y)).tanh() @ self.heights.to(y)).sum()
+
+
+def _relax(scale: float = 1.0, temperature: float = 0.5) -> RELAX:
+    return RELAX(SumOfSteps(), scale, temperature)
 
 
 KNOWN: dict[str, Callable[..., Chosen | Plan]] = {
@@ -61,6 +88,12 @@ KNOWN: dict[str, Callable[..., Chosen | Plan]] = {
     "muprop": MuProp,
     "double-cv": DoubleCV,
     "rebar": REBAR,
+    "relax": _relax,
+    "run-rloo": RunRLOO,
+    "rao-blackwell": lambda: RaoBlackwell(),
+    "smoothed-perturbation": SmoothedPerturbation,
+    "antithetic": lambda dim=0: Plan(sampling=Antithetic(dim)),
+    "quasi-random": lambda dim=0: Plan(sampling=QuasiRandom(dim)),
     "measure-valued": MeasureValued,
     "sum-and-sample": SumAndSample,
     "unordered-set": UnorderedSet,
@@ -114,6 +147,8 @@ def described(plan: Plan) -> str:
     """Return a plan as a text that is the same in another process."""
     credit = getattr(plan.credit, "__name__", plan.credit)
     text = f"estimators={plan.estimators!r}, baseline={plan.baseline!r}, credit={credit}"
+    if plan.sampling is not None:
+        text += f", sampling={plan.sampling!r}"
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 

@@ -46,6 +46,7 @@ class Subject:
             estimators=plan.estimators,
             baseline=plan.baseline,
             credit=plan.credit,
+            sampling=plan.sampling,
             check=check,
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.surrogate import settle
-from ancestral.estimators.rerun.estimate import Chosen, Plan, estimate, refuse_change
+from ancestral.estimators.rerun.estimate import Plan, estimate, refuse_change
 from ancestral.estimators.rerun.moments import derivatives, truth_of
 from ancestral.estimators.rerun.outcomes import (
     NotEnumerableError,
@@ -25,11 +25,11 @@ from ancestral.estimators.rerun.outcomes import (
 )
 from ancestral.estimators.rerun.program_leaves import Parameters, parameters_of
 from ancestral.estimators.rerun.replay import First, NotAFunctionError
-from ancestral.estimators.rerun.site_draw import EstimatorError
 from ancestral.estimators.rerun.streams import Streams
 from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.seeds import TRIAL, apart, draws, plant
 from ancestral.tools.study.subject import Subject
+from ancestral.trace.context.errors import SiteError
 
 MOST = 512
 """Over how many outcomes the truth is found exactly: in about a second."""
@@ -89,12 +89,15 @@ def _exact(run: Callable[[], Loss], leaves: list[Tensor]) -> tuple[Tensor | None
     chance = Outcomes()
     try:
         settle(First.of(run, chance).trace)
-        if not chance.is_exact or math.prod(chance.counts) > MOST:
+        if (
+            chance.numbers
+            or math.prod(each for each in chance.choices if isinstance(each, int)) > MOST
+        ):
             return None, 0  # without walking through thousands of them to see that
         truth = truth_of(run, most=MOST)
     except (NotEnumerableError, TooManyOutcomesError):
         return None, 0
-    if not truth.is_exact:
+    if max(truth.sizes):
         return None, 0
     return derivatives(truth.expected, leaves, 1).to("cpu", torch.float64), len(truth.losses)
 
@@ -136,26 +139,26 @@ def _fitted(trial: Trial, plan: Plan) -> tuple[Plan, int]:
     Beside it stand the evaluations that it needs.
 
     Raises:
-        EstimatorError: if it fits none.
+        SiteError: if it fits none.
     """
-    chosen = plan.estimators
+    part = "estimators" if plan.sampling is None else "sampling"
+    chosen, other = getattr(plan, part), "auto" if plan.sampling is None else None
     try:
         return plan, _estimate(trial, plan)
-    except EstimatorError as error:
-        if isinstance(chosen, (str, Mapping)):
+    except SiteError as error:
+        if isinstance(chosen, (str, Mapping)) or isinstance(error, NotAFunctionError):
             raise
         refused = error
-    fits: dict[str, Chosen] = {}
+    fits: dict[str, Any] = {}
     for name in trial.sites:
-        one: dict[str, Chosen] = {escape(name): chosen, "*": "auto"}
         try:
-            _estimate(trial, replace(plan, estimators=one))
-        except EstimatorError:
+            _estimate(trial, replace(plan, **{part: {escape(name): chosen, "*": other}}))
+        except SiteError:
             continue
         fits[escape(name)] = chosen
     if not fits:
         raise refused
-    found = replace(plan, estimators={**fits, "*": "auto"})
+    found = replace(plan, **{part: {**fits, "*": other}})
     return found, _estimate(trial, found)
 
 

@@ -68,7 +68,7 @@ def test_a_uniform_allows_for_logarithms_at_its_ends() -> None:
 def test_draws_have_the_moments_of_the_quadrature(kind: Any) -> None:
     torch.manual_seed(0)
     fn = kind(torch.ones(200_000).double())
-    points, weights = fn.quadrature(30)
+    points, weights = fn.measure.rule(30)
     draws = fn.sample()
     for power in (1, 2, 4):
         expected = float((weights * points**power).sum())

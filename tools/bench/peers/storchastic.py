@@ -30,7 +30,7 @@ from ancestral.estimators.multi_run.rebar import REBAR
 from ancestral.estimators.multi_run.relax import RELAX
 from ancestral.estimators.multi_run.unordered_set import UnorderedSet
 from ancestral.estimators.rerun.run_rloo import RunRLOO
-from ancestral.estimators.rerun.verify import verify
+from ancestral.estimators.verification.verify import verify
 from ancestral.trace.display.text_table import aligned
 from ancestral.trace.program.primitives import sample
 

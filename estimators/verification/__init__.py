@@ -1,0 +1,1 @@
+"""Verification of estimates: their exact mean and variance, by enumeration or quadrature."""
