@@ -5,6 +5,7 @@ What the library sums out is computed once more in loops over cases and classes,
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class Mixture:
         return repr(self)
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """The options of the handler: the default where there is no first dimension."""
         return {} if self.first_dim is None else {"first_dim": self.first_dim}
 

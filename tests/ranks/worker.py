@@ -173,7 +173,8 @@ def looked_for() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     x, sizes = X[: 4 * world], [4] * world
     mine = own(sizes, rank)
-    for options in ({"find_unused_parameters": True}, {"static_graph": True}):
+    every: tuple[dict[str, Any], ...] = ({"find_unused_parameters": True}, {"static_graph": True})
+    for options in every:
         model, coder, single = net(), net(), net()
         model.register_module("unused", nn.Linear(2, 2))
         parallel = DistributedDataParallel(model, **options)
@@ -207,7 +208,7 @@ class _Drawing(nn.Module):
         super().__init__()
         self.up = up
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return Bernoulli(logits=self.up(x)).sample()
 
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ancestral as an
 
-EACH = {"find_unused_parameters": True}
+EACH: dict[str, Any] = {"find_unused_parameters": True}
 Step = Callable[[Tensor], Tensor]
 
 

@@ -253,7 +253,7 @@ class _Own(Bernoulli):
 
 def test_a_baseline_that_cannot_be_told_what_a_site_is_drawn_from_has_a_recording() -> None:
     def loss() -> Any:
-        return (_Own(logits=W).sample() * torch.tensor([1.0, 2.0, 3.0])).sum()
+        return (_Own(logits=W).sample() * torch.tensor([1.0, 2.0, 3.0])).sum()  # type: ignore[no-untyped-call]
 
     step: Any = an.compile(loss, baseline=an.estimators.Optimal(), backend="eager")
     with pytest.warns(an.errors.NotCompiledWarning, match="reads '_Own' of what it is drawn from"):

@@ -85,7 +85,7 @@ def test_the_mean_gradient_of_a_bound_is_exact(bound: str, name: str, particles:
     options = {**options, **own_baseline(particles)}
     for pathwise in ("plain", "dreg") if "n" in found.case.kinds else ("auto",):
         estimate = run(objective, particles, pathwise=pathwise, **options)
-        mean = found.mean(lambda pair, go=estimate: go(pair).surrogate)
+        mean = found.mean(lambda pair, go=estimate: go(pair).surrogate)  # type: ignore[misc]
         torch.testing.assert_close(mean, truth, **EXACT)
 
 

@@ -156,7 +156,11 @@ def test_data_outside_of_the_plate_that_depends_on_no_draw_leaves_the_examples(
         found: list[Tensor] = []
         for is_penalized in (True, False):
             torch.manual_seed(0)
-            options = {"particles": 3, "vectorized": vectorized, "max_plate_nesting": 1}
+            options: dict[str, Any] = {
+                "particles": 3,
+                "vectorized": vectorized,
+                "max_plate_nesting": 1,
+            }
             bound = getattr(an.infer, name)(*pair(is_penalized), **options)
             assert bound.log_weights.shape == (3, 2)
             gradient = torch.autograd.grad(bound.surrogate, (p, q), materialize_grads=True)
@@ -216,7 +220,7 @@ def test_at_the_posterior_every_bound_is_the_log_evidence() -> None:
 
 
 def estimates_of(found: Outcomes, particles: int, **options: Any) -> tuple[Tensor, Tensor]:
-    options = {"particles": particles, "vectorized": True, "max_plate_nesting": 1, **options}
+    options |= {"particles": particles, "vectorized": True, "max_plate_nesting": 1}
     return found.estimates(lambda pair: an.infer.iwae(*pair, **options).surrogate)
 
 
@@ -246,7 +250,7 @@ def signal_to_noise(particles: int, pathwise: str) -> Tensor:
             an.sample("z", Normal(loc, 0.9))
 
     torch.manual_seed(particles)
-    options = {"vectorized": True, "max_plate_nesting": 1, "pathwise": pathwise}
+    options: dict[str, Any] = {"vectorized": True, "max_plate_nesting": 1, "pathwise": pathwise}
     bound = an.infer.iwae(model, guide, particles=particles, **options)
     (gradient,) = torch.autograd.grad(bound.surrogate, loc)
     return gradient.mean().abs() / gradient.std()
@@ -271,7 +275,8 @@ def test_a_doubly_reparameterized_gradient_has_no_second_derivative_and_says_so(
         with an.plate("data", 2):
             an.sample("z", Normal(loc, 1.0))
 
-    for pathwise, outcome in (("dreg", pytest.raises(DerivativeOrderError)), ("plain", None)):
+    ways: Any = (("dreg", pytest.raises(DerivativeOrderError)), ("plain", None))
+    for pathwise, outcome in ways:
         bound = an.infer.iwae(model, guide, particles=2, pathwise=pathwise)
         (gradient,) = torch.autograd.grad(bound.surrogate, loc, create_graph=True)
         if outcome is None:
@@ -340,7 +345,7 @@ def scaled(v: Any, size: int) -> Programs:
     return plated(size, model), plated(size, guide)
 
 
-def of_scaled(v: Any, z: Any) -> Tensor:
+def of_scaled(v: Any, z: Any) -> Any:
     ratio = Normal(v[0], 1.0).log_prob(z[0])
     ratio = ratio - Normal(v[2], (0.2 * v[3] - 0.4).exp()).log_prob(z[0])
     joint = coin(v[1] * z[0]).log_prob(z[1]) + Normal(z[0] + v[0] * z[1], 0.9).log_prob(X[0])
@@ -359,7 +364,7 @@ def from_prior(v: Any, size: int) -> Programs:
     return plated(size, model), plated(size, guide)
 
 
-def of_prior(v: Any, z: Any) -> Tensor:
+def of_prior(v: Any, z: Any) -> Any:
     ratio = Normal(v[0], 1.0).log_prob(z[0])
     ratio = ratio - Normal(v[2], (0.2 * v[3] - 0.4).exp()).log_prob(z[0])
     return ratio + Normal(z[0] + v[0] * z[1], 0.9).log_prob(X[0])
@@ -379,7 +384,7 @@ def test_what_is_left_out_is_the_density_of_the_draw_however_it_counts(
 
 def test_the_gradient_of_log_evidence_holds_what_the_model_draws_itself() -> None:
     found = outcomes(replace(COIN_AFTER, programs=from_prior, log_p=of_prior), 2, 40)
-    options = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
+    options: dict[str, Any] = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
     mean = found.mean(lambda pair: an.infer.log_evidence(*pair, **options).surrogate)
 
     v = found.leaves()
@@ -418,8 +423,12 @@ def test_asleep_the_guide_learns_from_what_the_model_draws() -> None:
     for outcome in itertools.product((0.0, 1.0), repeat=6):
         # The draws awake are of mean zero for the guide: its wake phase counts nothing.
         z, x = torch.tensor(outcome, dtype=torch.float64).reshape(2, 3)
-        left = [zeros, zeros, z, x]
-        with forcing(lambda _, shape, left=left: left.pop(0).reshape(shape).clone()):
+        left = iter([zeros, zeros, z, x])
+
+        def next_of(_: Any, shape: Any, left: Any = left) -> Tensor:
+            return next(left).reshape(shape).clone()  # type: ignore[no-any-return]
+
+        with forcing(next_of):
             bound = an.infer.wake_sleep(model, guide, data, sleep=1.0)
         (gradient,) = torch.autograd.grad(bound.surrogate, w)
         chance = (coin(p).log_prob(z) + coin(s * z).log_prob(x)).sum().exp().detach()
@@ -445,7 +454,7 @@ def test_a_sleep_phase_needs_the_data_as_an_argument_and_sites_alone() -> None:
 
 def test_ranks_weigh_the_paths_of_a_tail_adaptive_divergence() -> None:
     found = outcomes(CHAIN, 2, 12)
-    options = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
+    options: dict[str, Any] = {"particles": 2, "vectorized": True, "max_plate_nesting": 1}
     mean = found.mean(lambda pair: an.infer.tail_adaptive(*pair, **options).surrogate)
     v = found.leaves()
     z = found.case.draws(v, found.noise)
@@ -545,7 +554,8 @@ def test_the_bound_of_renyi_is_that_of_pyro_at_the_same_draws(alpha: float) -> N
     pyro.clear_param_store()
     loss = pyro.infer.RenyiELBO(alpha=alpha, num_particles=5)
     theirs = loss.loss_and_grads(*pyro_pair(q.detach(), p.detach()))
-    theirs_q, theirs_p = (pyro.param(name).unconstrained().grad for name in ("q", "p"))
+    params: Any = [pyro.param(name) for name in ("q", "p")]
+    theirs_q, theirs_p = (each.unconstrained().grad for each in params)
     torch.manual_seed(0)
     ours = an.infer.renyi(model, guide, alpha=alpha, particles=5, pathwise="plain")
     gradients = torch.autograd.grad(ours.surrogate, (q, p))
@@ -588,7 +598,8 @@ def pair_of(q: Tensor, p: Tensor, kind: str) -> tuple[Callable[[], None], Callab
 @pytest.mark.parametrize("alpha", NUMPYRO)
 def test_the_bound_of_renyi_is_that_of_numpyro_at_the_same_draws(alpha: float) -> None:
     q, p = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in (0.3, -0.2))
-    pair, options = pair_of(q, p, "normal"), {"alpha": alpha, "pathwise": "plain"}
+    pair = pair_of(q, p, "normal")
+    options: dict[str, Any] = {"alpha": alpha, "pathwise": "plain"}
     bound = at_draws(DRAWS, lambda: an.infer.renyi(*pair, particles=5, **options))
     found = torch.stack([-bound.value, *torch.autograd.grad(bound.surrogate, (q, p))])
     torch.testing.assert_close(found, torch.tensor(NUMPYRO[alpha], dtype=torch.float64), **EXACT)
@@ -651,7 +662,7 @@ def test_what_is_wrong_with_a_call_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"{name} takes no num_particles=.*: say particles="):
         objective(Halves(), draws_z, X[0], num_particles=3)
     with pytest.raises(TypeError, match=f"{name} takes the guide as a function"):
-        objective(Halves(), draws_z(X[0]), X[0])
+        objective(Halves(), draws_z(X[0]), X[0])  # type: ignore[func-returns-value]
     with pytest.raises(GuideError, match=r"site 'z' .*expected the guide to draw it"):
         objective(Halves(), lambda _: None, X[0], particles=2)
 

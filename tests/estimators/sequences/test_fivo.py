@@ -76,7 +76,7 @@ def by_hand(
             weights = log_w.softmax(0)
             if threshold == 1 or 1 / weights.pow(2).sum() < threshold * particles:
                 fn = Categorical(logits=log_w.detach() if is_given else log_w)
-                chosen = fn.sample((particles,))  # type: ignore[no-untyped-call]
+                chosen = fn.sample((particles,))
                 z, log_w = z[chosen], torch.zeros_like(log_w)
             z, step_weight = step(z, x)
         else:
@@ -103,7 +103,7 @@ def test_over_all_outcomes_the_gradient_is_that_of_the_bound_and_the_evidence_ex
         return found.log_evidence
 
     runs = paths(program, values)
-    exact = sum(run.log_prob.exp() * run.loss for run in runs)
+    exact = torch.stack([run.log_prob.exp() * run.loss for run in runs]).sum()
     truth = derivatives(exact, values)
     weights = torch.stack([run.log_prob for run in runs]).detach().exp()
     found: list[Tensor] = []
@@ -117,7 +117,7 @@ def test_over_all_outcomes_the_gradient_is_that_of_the_bound_and_the_evidence_ex
         found.append(-derivatives(fivo.surrogate, values))
     torch.testing.assert_close(moments_of(weights, torch.stack(found)).mean, truth, **EXACT)
     mean = weights @ torch.stack([run.loss.detach() for run in runs]).exp()
-    log_evidence = evidence(*values, xs).detach()
+    log_evidence = evidence(values[0], values[1], values[2], xs).detach()
     torch.testing.assert_close(mean.log(), log_evidence, rtol=1e-10, atol=1e-10)
 
 
@@ -149,7 +149,7 @@ def test_a_filter_of_the_user_that_branches_on_the_sample_size_has_the_exact_gra
         z, weight = initial(2, xs[0])
         total, before = weight.logsumexp(0), weight - weight.logsumexp(0)
         if bool(1 / before.exp().pow(2).sum() < 1.98):  # Python decides
-            z = z[Categorical(logits=before).sample((2,))]  # type: ignore[no-untyped-call]
+            z = z[Categorical(logits=before).sample((2,))]
             before = torch.zeros_like(before)
         z, weight = step(z, xs[1])
         return total + (before + weight).logsumexp(0) - before.logsumexp(0)
@@ -196,7 +196,7 @@ def test_the_evidence_of_a_comb_is_unbiased(
 
     def sample(comb: Comb, _: Any = ()) -> Tensor:
         chances = comb.log_prob(outcomes)
-        return outcomes[Categorical(logits=chances).sample()]  # type: ignore[no-untyped-call]
+        return outcomes[Categorical(logits=chances).sample()]
 
     monkeypatch.setattr(Comb, "sample", sample)
 
@@ -207,7 +207,8 @@ def test_the_evidence_of_a_comb_is_unbiased(
 
     runs = paths(program, leaves())
     mean = sum((run.log_prob + run.loss).exp() for run in runs)
-    truth = evidence(*leaves(), XS[:2])
+    first, moves, means = leaves()
+    truth = evidence(first, moves, means, XS[:2])
     torch.testing.assert_close(mean, truth.exp(), rtol=1e-10, atol=1e-10)
 
 
@@ -237,7 +238,7 @@ def test_the_sequences_of_a_batch_have_their_credit_apart() -> None:
         whole, log_evidence = batch(xs, (2,))
     for column in range(2):
         left = iter(value[:, column] for value in drawn)
-        with forcing(lambda *_, left=left: next(left)):  # type: ignore[misc]
+        with forcing(lambda *_, left=left: next(left)):
             part, single = batch(xs[:, column], ())
         whole = whole - part
         torch.testing.assert_close(single, log_evidence[column])
@@ -265,7 +266,7 @@ def test_at_a_thousand_particles_the_bound_is_the_evidence_of_kalman() -> None:
         with torch.no_grad():
             values = torch.stack(
                 [
-                    an.infer.fivo(initial, step, xs, particles=1000, **options).value  # type: ignore[arg-type]
+                    an.infer.fivo(initial, step, xs, particles=1000, **options).value
                     for _ in range(10)
                 ]
             )
@@ -310,6 +311,6 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [
 def test_what_is_no_filter_is_refused(
     step: Any, options: dict[str, Any], kind: type[Exception], match: str
 ) -> None:
-    given = {"observations": torch.zeros(2), "particles": 3} | options
+    given: dict[str, Any] = {"observations": torch.zeros(2), "particles": 3} | options
     with pytest.raises(kind, match=match):
         an.infer.fivo(hidden, step, **given)
