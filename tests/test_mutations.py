@@ -37,8 +37,6 @@ from ancestral.provenance.dispatch import (
 )
 from ancestral.provenance.rules import registry
 from ancestral.provenance.tensor import control_flow, storage, tensor
-from ancestral.trace.context.patch import Lasting
-from ancestral.trace.context.switch import switch
 from ancestral.trace.intercept import functorch, tensor_reads
 from ancestral.trace.recording import record_site
 from ancestral.trace.recording.record import record
@@ -185,8 +183,6 @@ def without_sizes(name: str) -> Disable:
 
     def disable(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(functorch, "_SIZES", {n: pick for n, pick in real.items() if n != name})
-        # What it made before has the sizes.
-        patch.setattr(switch, "_swapped", Lasting(switch._swapped.patches))
 
     return disable
 

@@ -99,7 +99,6 @@ ELSEWHERE = {
     "_CheckpointFrame.__init__": "tests/provenance/rules/test_functions.py",
     "HigherOrderOperator.__call__": "tests/trace/intercept/test_opaque.py",
     "torch._ops._compute_keyset": "tests/trace/intercept/test_opaque.py",
-    "torch.compile": "tests/trace/intercept/test_opaque.py",
     # Work for threads that are older, and for processes.
     **dict.fromkeys(
         (
@@ -125,6 +124,8 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("Tensor.detach", "torch.detach"), "tests/estimators/gradient/test_straight_through.py"
     ),
+    # What processes share, with other ranks.
+    "DistributedDataParallel._post_forward": "tests/estimators/compiled/test_parallel.py",
     # Hooks after accumulation are those of leaves, which a pass looks for by itself.
     "Tensor.register_post_accumulate_grad_hook": "a second line of defence",
 }

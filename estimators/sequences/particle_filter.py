@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten_with_path, tree_map
 
 from ancestral.estimators.sequences.resampling import SCHEMES, WITH_SCORE, Resampling, ancestors
 from ancestral.provenance.tensor.tensor import untrack
+from ancestral.provenance.tensor.torch_internals import tree_flatten_with_path, tree_map
 from ancestral.trace.context.argument_checks import check_count, check_function, kind_of, short
 
 

@@ -102,7 +102,13 @@ try:
     from torch.utils import _python_dispatch, checkpoint
     from torch.utils._device import _device_constructors as device_constructors
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+    from torch.utils._pytree import (
+        tree_flatten,
+        tree_flatten_with_path,
+        tree_leaves,
+        tree_map,
+        tree_unflatten,
+    )
 
     CheckpointFrame = checkpoint._CheckpointFrame
     KL_REGISTRY = kl._KL_REGISTRY
@@ -172,7 +178,7 @@ try:
         (torch.ops.aten, "_local_scalar_dense"),
         (torch.ops.aten.alias.default, "_overloadname _schema"),
         (nn.Module(), "_buffers _modules _parameters"),
-        (Distribution, "_validate_sample"),
+        (Distribution, "_extended_shape _validate_sample"),
         (Bernoulli(_one, validate_args=False), "_batch_shape _event_shape _param"),
         (
             MultivariateNormal(_one[0], scale_tril=_one, validate_args=False),

@@ -8,7 +8,6 @@ eagerly.
 """
 
 import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -236,9 +235,14 @@ def _without_draws(original: _Function) -> _Function:
     return found
 
 
+def _sizes(name: str, args: Any, kwargs: Any) -> Any:
+    found: Callable[[Any, Any], Any] = _SIZES.get(name, _nothing)
+    return found(args, kwargs)
+
+
 def _made(original: _Function, name: str) -> _Function:
     """Return a factory; its results depend on what it is given, not on what they are only like."""
-    factory = opaque(original, _SIZES.get(name, _nothing))
+    factory = opaque(original, partial(_sizes, name))
     if name in ("as_tensor", "asarray"):
         return _same(factory)
     return _like(factory, name) if name in _LIKE else factory
@@ -312,13 +316,15 @@ class FunctionTransforms(Interceptor):
         yield Patch(*FREEZE_MODULE, _freezing)
         yield Patch(HigherOrderOperator, "__call__", capturing)
         yield Patch(*COMPUTE_KEYSET, _without_draws)
-        yield Patch(torch, "compile", self._compiling)
 
     def enter(self) -> None:
-        """Let functions that were compiled before run eagerly."""
+        """Let compiled functions run eagerly.
+
+        The first recording imports the compiler, which takes a second: it is to tell, before it
+        reads the classes of torch, that what waits in them has to be put back.
+        """
         device_constructors()  # it remembers what it finds there at first
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled yet
-            self._run_eagerly()
+        self._run_eagerly()
 
     def leave(self) -> None:
         """Let compiled functions be compiled again, unless somebody has decided on it since."""
@@ -332,11 +338,3 @@ class FunctionTransforms(Interceptor):
             call_before_compiling(switch.give_back)
             switch.may_wait = True
         self._stance.begin()
-
-    def _compiling(self, original: _Function) -> _Function:
-        @functools.wraps(original)
-        def compiling(*args: Any, **kwargs: Any) -> Any:
-            self._run_eagerly()
-            return original(*args, **kwargs)
-
-        return compiling

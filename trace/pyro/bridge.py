@@ -107,7 +107,7 @@ class Bridge(Messenger):
         stack = ExitStack()
         for messenger in open_now:
             window = self._windows.setdefault(messenger, Window(messenger.history))
-            window.step = messenger._pos
+            window.step = vars(messenger)["_pos"]
             stack.enter_context(window)
         return stack
 

@@ -88,7 +88,7 @@ def imported() -> Iterator[tuple[Any, str]]:
 def _doors(found: Any) -> Iterator[tuple[Any, str]]:
     if isinstance(found, dict) and all(isinstance(name, str) for name in found):
         found = tuple(found.values())
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], str):
+    if isinstance(found, tuple) and [isinstance(part, str) for part in found] == [False, True]:
         yield found
     elif isinstance(found, tuple):
         for each in found:
