@@ -17,6 +17,7 @@ from torch.distributions import Distribution, Transform, constraints
 from ancestral.estimators.capture.kl_divergence import FUNCTION
 from ancestral.estimators.capture.refusal import is_of_library
 from ancestral.provenance.tensor.torch_internals import KL_REGISTRY
+from ancestral.trace.context.patch import own_of
 
 _OF_TORCH = (Distribution, Transform, constraints.Constraint, nn.Module)
 _COMMON = frozenset({object, nn.Module, Transform})
@@ -103,6 +104,7 @@ def _methods(attributes: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _own(method: Any) -> Any:
     """Return a method as it is outside of recordings, None for one that is of recordings alone."""
+    method = own_of(method)
     while is_of_library(getattr(getattr(method, "__func__", method), "__code__", None)):
         method = getattr(method, "__wrapped__", None)
     return method

@@ -238,6 +238,13 @@ class _WaitingData(_WaitingAttribute):
         self._own.__delete__(instance)
 
 
+def own_of(attribute: Any) -> Any:
+    """Return what torch has in place of one that waits, None if it only inherits it there."""
+    if not isinstance(attribute, _WaitingAttribute):
+        return attribute
+    return None if attribute._is_inherited else attribute._own
+
+
 ASKING = _WaitingAttribute.__get__.__code__
 """The code that stands between who asks for an attribute of torch and what gives it."""
 
