@@ -21,7 +21,7 @@ from families import FAMILIES, parameters_of
 from torch import Tensor, bernoulli
 
 import ancestral as an
-from ancestral.trace.context.patch import Patch
+from ancestral.trace.context.patch import Patch, own_of
 from ancestral.trace.context.switch import switch
 
 P = torch.tensor([0.2, 0.7], dtype=torch.float64)
@@ -94,9 +94,9 @@ def test_an_attribute_is_back_after_a_recording_or_when_torch_is_restored(patch:
 def test_a_step_of_a_training_loop_gives_nothing_back() -> None:
     adam = torch.optim.Adam([LOGITS], lr=0.1)
     for _ in range(2):
-        waiting = [patch for patch in PATCHES if not patch.stays and isinstance(patch.owner, type)]
         with an.record():
             loss = (d.Bernoulli(logits=LOGITS).sample() - 0.3).square().sum()
+            waiting = [patch for patch in PATCHES if own_of(patch.there) is not patch.there]
             places = [patch.there for patch in waiting]
         adam.zero_grad()
         an.backward(loss)
