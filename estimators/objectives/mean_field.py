@@ -93,7 +93,7 @@ def _divergence(ours: Node, theirs: Node) -> Tensor | None:
     assert ours.fn is not None
     try:
         value: Tensor = raw(kl_divergence, factorized(theirs.fn), factorized(ours.fn))
-    except NotImplementedError:
+    except NotImplementedError:  # no closed form is registered: the log-probabilities stand for it
         return None
     if tuple(value.shape) != theirs.shape:
         return None
