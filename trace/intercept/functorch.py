@@ -336,5 +336,4 @@ class FunctionTransforms(Interceptor):
             self._stance = Stance()
             # It reads classes without asking them for their attributes.
             call_before_compiling(switch.give_back)
-            switch.may_wait = True
         self._stance.begin()
