@@ -11,6 +11,15 @@ T = TypeVar("T")
 
 _started = time.time_ns()
 _serials = itertools.count()
+_process = [os.getpid()]
+
+
+def _forked() -> None:
+    _process[:] = [os.getpid()]
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Lifetime:
@@ -31,9 +40,9 @@ class Lifetime:
 
     def __init__(self, owner: object) -> None:
         """Begin, in the state "open"."""
-        self.serial = next(_serials)
+        self.serial = serial = next(_serials)
         # No other has the same, in this process, in another, or in a later one.
-        self.token = (os.getpid(), self.serial, _started)
+        self.token = (_process[0], serial, _started)
         self._kept = owner
         self._owner = None if owner is None else ref(owner)
         self._later: Any = None

@@ -138,14 +138,14 @@ class Staying(Group):
 
     @property
     def expected(self) -> Places | None:
-        """What is in the classes between recordings, None where that is not known.
+        """What is in classes of others between recordings, None where that is not known.
 
         In a module, what is somebody else's is left as it is, so that it makes no difference.
         """
         if self._there is None:
             return None
         rows = zip(self.patches, *self._there, strict=True)
-        return Places.of(row for patch, *row in rows if isinstance(patch.owner, type))
+        return Places.of(row for patch, *row in rows if _is_of_others(patch.owner))
 
     def of(self, patches: Iterable[Patch]) -> "Staying":
         """Return a group of the same kind, of other attributes."""
@@ -249,6 +249,10 @@ class _WaitingData(_WaitingAttribute):
 
     def __delete__(self, instance: Any) -> None:
         self._own.__delete__(instance)
+
+
+def _is_of_others(owner: Any) -> bool:
+    return isinstance(owner, type) and not owner.__module__.startswith("ancestral.")
 
 
 def own_of(attribute: Any) -> Any:

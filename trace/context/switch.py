@@ -39,6 +39,9 @@ class Interceptor:
         """Return what this recording replaces besides, such as methods of the classes of users."""
         return ()
 
+    def prepare(self) -> None:
+        """Do what is to be done once, before the first recording replaces anything."""
+
     def enter(self) -> None:
         """Switch on what is not an attribute, before any is replaced."""
 
@@ -65,7 +68,8 @@ class _Writes(Interceptor):
         """End with the last recording of this thread."""
         if storage.table:
             storage.purge()
-        storage.unwatch()
+        if storage.local.mode is not None:
+            storage.unwatch()
 
 
 class _Switch:
@@ -90,6 +94,7 @@ class _Switch:
         ]
         self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
         self._as_before: Unchanged | None = None
+        self._preparing = self._that_have("prepare")
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
         self._leaving = self._that_have("leave")[::-1]
@@ -140,6 +145,9 @@ class _Switch:
 
     def _look(self) -> None:
         """Replace what is there, whatever has become of it."""
+        while self._preparing:
+            self._preparing[0]()
+            del self._preparing[0]
         found = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
         for find in self._finding:
@@ -170,6 +178,14 @@ class _Switch:
             if self.is_on:
                 self._later.append(group)
                 group.replace()
+
+    def has(self, group: Group) -> bool:
+        """Return whether a group is replaced until the last recording ends."""
+        return group in self._later
+
+    def swap(self, patches: Iterable[Patch]) -> None:
+        """Replace more attributes of modules in recordings to come."""
+        self._swapped = Lasting((*self._swapped.patches, *patches))
 
     def stay(self, patches: Iterable[Patch]) -> None:
         """Replace more, which stays replaced after the last recording."""

@@ -1,15 +1,18 @@
 """Unchanged: what somebody may have put into torch, or defined below its classes, meanwhile.
 
-Every recording asks, so that it is asked in C, and of all places and classes at once.
+Every recording asks, of all places and classes at once.
 
 >>> places = Places.of([(vars(dict), "get", vars(dict)["get"]), ({"a": 1}, "a", 1)])
 >>> places.hold(), Places.of([({"a": 1}, "b", 1)]).hold()
 (True, False)
 """
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from itertools import chain
 from operator import getitem
+from types import CodeType
 from typing import Any, NamedTuple, Self
 
 
@@ -73,12 +76,39 @@ class Unchanged:
 
     def __init__(self, places: Iterable[Places], classes: Iterable[Classes]) -> None:
         """Take them, to ask of them often."""
-        self._places = Places(*map(_joined, zip(*places, strict=True)))
+        self._do_hold = _holding(Places(*map(_joined, zip(*places, strict=True))))
         self._classes = Classes(*map(_joined, zip(*classes, strict=True)))
 
     def __bool__(self) -> bool:
         """Return whether that is so."""
-        return self._places.hold() and self._classes.are_all()
+        try:
+            return self._do_hold() and self._classes.are_all()
+        except KeyError:  # a place is empty
+            return False
+
+
+def _holding(places: Places) -> Callable[[], bool]:
+    """Return what asks whether places hold their values: one expression, without a loop.
+
+    It touches little memory. A step of training in between has most of the rest out of the caches.
+    """
+    numbers: dict[int, int] = {}
+    known: dict[str, Any] = {}
+    rows = []
+    for index, (shown, name, value) in enumerate(zip(*places, strict=True)):
+        # Of a class, `vars` shows the dictionary by another object each time.
+        owner = shown if isinstance(shown, dict) else gc.get_referents(shown)[0]
+        number = numbers.setdefault(id(owner), index)
+        known[f"owner_{number}"], known[f"value_{index}"] = owner, value
+        rows.append((number, name))
+    holding: Callable[[], bool] = eval(_expression(tuple(rows)), known)
+    return holding
+
+
+@lru_cache(maxsize=8)
+def _expression(rows: tuple[tuple[int, str], ...]) -> CodeType:
+    asked = [f"owner_{row[0]}[{row[1]!r}] is value_{index}" for index, row in enumerate(rows)]
+    return compile(f"lambda: {' and '.join(asked) or True}", "<places>", "eval")
 
 
 def _joined(parts: Iterable[list[Any]]) -> list[Any]:

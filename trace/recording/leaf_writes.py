@@ -67,7 +67,16 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     with DisableTorchFunction():
         for node in scored:
             count = len(seen) + len(found)
-            for leaf in _leaves_of(node, left, seen):
+            pending: list[Any] = []
+            for tensor, _ in node.versions:
+                if not tensor.requires_grad:
+                    continue
+                if tensor.is_leaf and not tensor._is_view():
+                    if id(tensor) not in found:
+                        found[id(tensor)] = node, held_by(tensor)
+                else:
+                    pending.append(edge_of(tensor))
+            for leaf in _leaves_below(pending, left, seen) if pending else ():
                 if id(leaf) not in found:
                     found[id(leaf)] = node, held_by(leaf)
             left -= len(seen) + len(found) - count + _A_SITE
@@ -76,15 +85,8 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     return tuple(found.values())
 
 
-def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
-    """Yield the leaves of the parameters of a site, but for those below what was seen."""
-    pending: list[Any] = []
-    for tensor, _ in node.versions:
-        if tensor.requires_grad:
-            if tensor.is_leaf and not tensor._is_view():
-                yield tensor
-            else:
-                pending.append(edge_of(tensor))
+def _leaves_below(pending: list[Any], most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
+    """Yield the leaves that nodes of autograd's graph hold, but for those below what was seen."""
     most += len(seen)
     while pending and len(seen) < most:
         made = pending.pop()
