@@ -15,7 +15,7 @@ from operator import contains
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from ancestral.trace.context.unchanged import Classes, Places
+from ancestral.trace.context.unchanged import Classes, Places, holding
 
 _ABSENT: Any = object()  # the owner has nothing there, or inherits it
 _UNKNOWN: Any = object()  # nothing was made yet
@@ -110,7 +110,7 @@ class Lasting(Group):
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
-        if self._all_ours.hold():
+        if self._are_ours():
             self._change_back()
         else:
             super().restore()
@@ -120,7 +120,8 @@ class Lasting(Group):
         self.replace_known = _Change(self.patches, self._ours)  # which knows what is there
         self._change_back = _Change(self.patches, self._theirs)
         places = [(vars(patch.owner), patch.name) for patch in self.patches]
-        self._all_ours = Places.of((*p, ours) for p, ours in zip(places, self._ours, strict=True))
+        ours = [(*p, made) for p, made in zip(places, self._ours, strict=True)]
+        self._are_ours = holding(Places.of(ours))
         theirs = [(*p, held) for p, held in zip(places, self._theirs, strict=True)]
         self._all_theirs = Places.of(row for row in theirs if row[2] is not _ABSENT)
         self._absent = Places.of(row for row in theirs if row[2] is _ABSENT)[:2]
@@ -144,8 +145,8 @@ class Staying(Group):
         """
         if self._there is None:
             return None
-        rows = zip(self.patches, *self._there, strict=True)
-        return Places.of(row for patch, *row in rows if _is_of_others(patch.owner))
+        rows = zip(self.patches, zip(*self._there, strict=True), strict=True)
+        return Places.of(row for patch, row in rows if _is_of_others(patch.owner))
 
     def of(self, patches: Iterable[Patch]) -> "Staying":
         """Return a group of the same kind, of other attributes."""

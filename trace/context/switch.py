@@ -58,18 +58,8 @@ class Interceptor:
 class _Writes(Interceptor):
     """Looks operands up in the table of shared storages."""
 
-    def enter_thread(self) -> None:
-        """Begin, where an older write is still of interest."""
-        if storage.table:
-            storage.purge()
-        storage.watch()
-
-    def leave_thread(self) -> None:
-        """End with the last recording of this thread."""
-        if storage.table:
-            storage.purge()
-        if storage.local.mode is not None:
-            storage.unwatch()
+    enter_thread = staticmethod(storage.begin)
+    leave_thread = staticmethod(storage.end)
 
 
 class _Switch:
@@ -154,7 +144,7 @@ class _Switch:
             found += find()
         if found:
             self.replace(Group(found))
-        places = [group.expected for group in (*self._staying, self._swapped)]
+        places = [self._swapped.expected, *[group.expected for group in self._staying]]
         classes = [kinds.expected for each in self.interceptors for kinds in each.kinds]
         known = [each for each in places if each], [each for each in classes if each]
         is_known = not found and all(places) and all(classes)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
+from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch
 from ancestral.trace.nodes.node import Node, modified
 from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
 
@@ -68,14 +69,17 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
         for node in scored:
             count = len(seen) + len(found)
             pending: list[Any] = []
+            again = _computed_of_another(node)
             for tensor, _ in node.versions:
-                if not tensor.requires_grad:
+                if tensor is again or not tensor.requires_grad:
                     continue
-                if tensor.is_leaf and not tensor._is_view():
-                    if id(tensor) not in found:
-                        found[id(tensor)] = node, held_by(tensor)
-                else:
+                made = tensor.grad_fn
+                if made is not None:
+                    pending.append(made)
+                elif tensor._is_view():
                     pending.append(edge_of(tensor))
+                elif id(tensor) not in found:
+                    found[id(tensor)] = node, held_by(tensor)
             for leaf in _leaves_below(pending, left, seen) if pending else ():
                 if id(leaf) not in found:
                     found[id(leaf)] = node, held_by(leaf)
@@ -83,6 +87,20 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
             if left <= 0:
                 break
     return tuple(found.values())
+
+
+def _computed_of_another(node: Node) -> Tensor | None:
+    """Return which of logits and probabilities torch has computed of the other, None if neither."""
+    fn = None if node.fn is None else factorized(node.fn)
+    kind: Any = type(fn)
+    if fn is None or not is_class_of_torch(kind):
+        return None
+    held = vars(fn)
+    given, logits, probs = held.get("_param"), held.get("logits"), held.get("probs")
+    if given is None or logits is None or probs is None:
+        return None
+    found: Tensor | None = probs if given is logits else logits if given is probs else None
+    return found
 
 
 def _leaves_below(pending: list[Any], most: int, seen: dict[Any, None]) -> Iterator[Tensor]:

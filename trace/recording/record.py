@@ -263,7 +263,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
                 part()
             if self._around is not None:
                 _govern_no_more(universe) if began is not None else self._govern_again(universe)
-            self._recorder.__exit__()
+            self._recorder.__exit__(None, None, None)
         finally:
             switch.leave()
 
