@@ -254,6 +254,7 @@ class HeldScores:
         self._universe = universe
         self._nodes = list(nodes)
         self._terms = list(terms)
+        self._noted = decisions_of(universe).noted
         self._logarithms: set[Any] = set()
 
     @cached_property
@@ -263,7 +264,8 @@ class HeldScores:
             return []
         by_draw = self._by_draw(is_read=False)
         found = {n for n in self._nodes if self._holding(n, by_draw.get(n.source))}
-        rest = [node for node in self._nodes if node not in found and node.source in self._read]
+        rest = [n for n in self._nodes if n not in found] if self._noted else []
+        rest = [node for node in rest if node.source in self._read]
         if rest:
             by_draw = self._by_draw(is_read=True)
             for node in rest:
@@ -277,8 +279,10 @@ class HeldScores:
     def _by_draw(self, *, is_read: bool) -> dict[Source, list[tuple[int, Met]]]:
         """Return what is met below a factor and a draw that is scored, with the term, by draw."""
         found: dict[Source, list[tuple[int, Met]]] = {}
-        given = ScoredNodes(self._universe, is_read=is_read)
-        factors = frozenset[Source]().union(*map(given.data_of, tensors_in(self._gradient)))
+        factors = frozenset[Source]()
+        if self._gradient is not None:
+            given = ScoredNodes(self._universe, is_read=is_read)
+            factors = factors.union(*map(given.data_of, tensors_in(self._gradient)))
         nodes = ScoredNodes(self._universe, factors, self._shut, is_read=is_read)
         for number, term in enumerate(self._terms):
             for met in nodes.of(term):
@@ -350,8 +354,7 @@ class HeldScores:
     @cached_property
     def _read(self) -> Sources:
         """The sources of what Python read, and what these depend on."""
-        noted = decisions_of(self._universe).noted
-        return self._upstream(frozenset[Source]().union(*(each.sources for each in noted)))
+        return self._upstream(frozenset[Source]().union(*(each.sources for each in self._noted)))
 
     @cached_property
     def _terms_of(self) -> dict[Source, set[int]]:

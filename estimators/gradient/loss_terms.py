@@ -118,10 +118,9 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
     """
     start: Weight = 1.0 if weight is None else detach(untrack(weight))
     walk = _walked(loss, start)
-    whole = _cost(loss, start, torch.get_default_dtype())
     # The newest were met first: a reader expects the order of the program.
-    pending = reversed(walk.leaves.values())
-    costs = [_cost(each.operand, each.total, whole.dtype) for each in pending]
+    pending = [(each.operand, each.total) for each in reversed(walk.leaves.values())]
+    whole, costs = raw(_costs, loss, start, pending)
     terms = _checked(costs, walk.constant, whole)
     return Parts(terms, walk.constant, tuple(walk.constants))
 
@@ -189,8 +188,16 @@ class _Cost(NamedTuple):
     dtype: torch.dtype
 
 
+def _costs(
+    loss: Tensor, start: Weight, pending: Sequence[tuple[Tensor, Weight]]
+) -> tuple[_Cost, list[_Cost]]:
+    """Return a loss and its leaves, each with its weight."""
+    whole = _cost(loss, start, torch.get_default_dtype())
+    return whole, [_cost(leaf, weight, whole.dtype) for leaf, weight in pending]
+
+
 def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
-    plain: Tensor = raw(detach, leaf)
+    plain = detach(leaf)
     dtype = plain.dtype
     if dtype is precision and not (isinstance(weight, Tensor) and weight.dtype is not dtype):
         return _Cost(leaf, plain, weight, dtype)
@@ -210,7 +217,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, (_, plain, weight, _) in enumerate(costs) if len(costs) >= _MANY else ():
+    for number, (_, plain, weight, _) in enumerate(costs if len(costs) >= _MANY else ()):
         is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
         if is_small:
             key = (plain.shape, plain.dtype, plain.device, type(weight))
@@ -238,6 +245,12 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
         elif weight != 1:
             values[number] = values[number] * weight
     return values, together + _side_by_side([values[number] for number in apart])
+
+
+def _summed(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor], float]:
+    """Return what `_weighted` does, and the sum of all elements."""
+    values, together = _weighted(costs)
+    return values, together, _sum(together)
 
 
 def _side_by_side(values: list[Tensor]) -> list[Tensor]:
@@ -268,8 +281,7 @@ def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
 def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
     """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
     whole = _whole(loss)
-    values, together = raw(_weighted, costs)
-    total = raw(_sum, together)
+    values, together, total = raw(_summed, costs)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
     rounding = (64 + len(costs)) * _coarsest({loss.dtype, *map(attrgetter("dtype"), costs)})

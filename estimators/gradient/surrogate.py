@@ -291,9 +291,11 @@ def decided(
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    for is_partly, terms in ((False, problem.terms), (True, fixed_terms(problem))):
-        nodes = [node for node in scored if (node.name in problem.partly) is is_partly]
-        held.extend(HeldScores(problem.trace.universe, nodes, terms, gradient).found)
+    whole = [node for node in scored if node.name not in problem.partly]
+    held.extend(HeldScores(problem.trace.universe, whole, problem.terms, gradient).found)
+    if problem.partly:
+        some = [node for node in scored if node.name in problem.partly]
+        held.extend(HeldScores(problem.trace.universe, some, fixed_terms(problem), gradient).found)
     if held:
         warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
