@@ -25,7 +25,7 @@ from ancestral.provenance.tensor.linear_form import (
     version_of,
 )
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.provenance.tensor.torch_internals import detach
+from ancestral.provenance.tensor.torch_internals import detach, runs_ahead
 from ancestral.trace.recording.trace import Trace
 
 
@@ -83,8 +83,12 @@ class Walk:
         self.forms: dict[int, Pending] = {}
         self.leaves: dict[int, Pending] = {}
         self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
-        self.constant = 0.0
         self.constants: list[Constant] = []
+
+    @property
+    def constant(self) -> float:
+        """The sum of the constants, for which their devices are waited for."""
+        return sum([float(detach(each.live)) for each in self.constants], 0.0)
 
     def run(self, loss: Tensor | Form, weight: Weight) -> None:
         """Take a loss apart.
@@ -117,9 +121,12 @@ class Walk:
         else:
             assert not isinstance(share, Placed)
             whole = detach(share).sum() if isinstance(share, Tensor) else share
-            total = whole * float(operand) if whole != 0 else 0.0
-            if total != 0:
-                self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
+            if isinstance(whole, Tensor) and runs_ahead(whole):
+                live = (whole.double() * float(operand)).where(whole != 0, 0)
+                self.constants.append(Constant(serial, live))
+            elif whole != 0 and operand != 0:
+                live = torch.as_tensor(whole * float(operand), dtype=torch.float64)
+                self.constants.append(Constant(serial, live))
 
     def add_leaf(self, leaf: Tensor, share: Share, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""
@@ -129,17 +136,13 @@ class Walk:
                 plain, share = share.part(plain), share.weight
             if isinstance(share, Tensor):  # what is left out may be infinite
                 plain = plain.where(detach(share) != 0, 0)
-            self._add_constant((plain * share).sum(), serial)
+            self.constants.append(Constant(serial, (plain * share).sum()))
             return
         known = self.leaves.get(id(leaf))
         if known is None:
             self.leaves[id(leaf)] = Pending(leaf, share)
         else:
             known.add(share)
-
-    def _add_constant(self, live: Tensor, serial: int) -> None:
-        self.constant += float(detach(live))
-        self.constants.append(Constant(serial, live))
 
     def step(self) -> Step:
         """Take the newest form apart."""
