@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, runs_ahead
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch
@@ -113,6 +113,14 @@ def _leaves_below(pending: list[Any], most: int, seen: dict[Any, None]) -> Itera
             if made.__class__.__name__ == "AccumulateGrad":
                 yield made.variable
             pending += [following for following, _ in made.next_functions]
+
+
+def parted(leaves: Held) -> tuple[Held, Held]:
+    """Return the leaves that Python can look at, and those for whose device it has to wait."""
+    ahead = tuple([each for each in leaves if runs_ahead(each[1][0])])
+    if not ahead:
+        return leaves, ()
+    return tuple([each for each in leaves if not runs_ahead(each[1][0])]), ahead
 
 
 def refuse_writes(
