@@ -24,11 +24,10 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from weakref import ref
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothing_kept, shown
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
-from ancestral.provenance.algebra.lifetime import Lifetime
+from ancestral.provenance.algebra.lifetime import Alive, Lifetime
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import (
     NONE,
@@ -75,41 +74,7 @@ Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
 
 
-class _Alive:
-    """The universes that somebody still refers to, the oldest first.
-
-    Each recording adds one, which takes a dictionary of weak values five times as long.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[int, int, int], ref[Universe]] = {}
-        self._most = _FEW  # how many are held when those are left out that are no more
-
-    def add(self, universe: "Universe") -> None:
-        """Take in one that was made."""
-        self._held[universe.token] = ref(universe)
-        if len(self._held) > self._most:
-            for token, held in list(self._held.items()):
-                if held() is None:
-                    self._held.pop(token, None)
-            self._most = max(_FEW, 2 * len(self._held))
-
-    def get(self, token: tuple[int, int, int]) -> "Universe | None":
-        """Return the one with this token, None if it is no more."""
-        held = self._held.get(token)
-        return None if held is None else held()
-
-    def values(self) -> "list[Universe]":
-        """Return all."""
-        return [each for each in [held() for held in list(self._held.values())] if each is not None]
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.values())
-
-
-_FEW = 64
-alive = _Alive()
+alive: "Alive[Universe]" = Alive()
 """The universes that somebody still refers to."""
 
 
