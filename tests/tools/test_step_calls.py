@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 MOST = {
-    "one vector site": 320,
-    "belief net at batch 64": 1_210,
-    "autoencoder of 20 categories at batch 64": 1_030,
-    "chain of 80": 10_500,
-    "chain of 80 at batch 64": 11_850,
+    "one vector site": 295,
+    "belief net at batch 64": 1_150,
+    "autoencoder of 20 categories at batch 64": 980,
+    "chain of 80": 10_300,
+    "chain of 80 at batch 64": 11_650,
 }
 COUNTING = """
 from ancestral.tools.bench.call_counts import trip
