@@ -267,6 +267,8 @@ def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     """Add what Python may have branched on before, and what reached a function around the draw."""
     decision = controlling()
+    if decision is None and not local.around:
+        return found
     for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)
         found = lost if found is None else found.union(lost)
@@ -288,8 +290,9 @@ def base_name(fn: Distribution, where: Place) -> str:
 
 def _fresh(value: Tensor, held: list[Held]) -> Tensor:
     """Return a tensor on this value that nobody else holds."""
-    is_leaf = value.requires_grad and value.is_leaf
-    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
+    if (value.requires_grad and value.is_leaf) or type(value) not in (Tensor, ProvenanceTensor):
+        return alias(value)
     for tensor, _ in held:
-        is_fresh = is_fresh and value is not tensor
-    return value if is_fresh else alias(value)
+        if value is tensor:
+            return alias(value)
+    return value
