@@ -116,12 +116,13 @@ def note(op: str, result: Provenance, operands: Sequence[Provenance]) -> None:
             note_mixed(op, result, operand)
 
 
-def note_mixed(op: str, result: Provenance, operand: Provenance) -> None:
-    """Note that an op mixed elements of an operand."""
+def note_mixed(op: str, result: Provenance, operand: Provenance, known: Mix | None = None) -> Mix:
+    """Note that an op mixed elements of an operand; return that, or what is known of it."""
     noted = result.universe.mixes.setdefault((operand, result), [])
-    mix = Mix(op, Universe.locate())
+    mix = known or Mix(op, Universe.locate())
     if mix not in noted and len(noted) < MOST_NOTED:
         noted.append(mix)
+    return mix
 
 
 def mixes_alone(operand: Pattern, result: Pattern, is_made: bool) -> bool:

@@ -4,6 +4,7 @@ What a rule answers depends on shapes and numbers only, so that an answer is fou
 kind of call and remembered with the provenance of its first operand.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from ancestral.provenance.rules.registry import is_kink, looks_further, rule_of
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import positional, tensors_in
+from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
@@ -147,7 +149,15 @@ def _moved_alone(answer: Answer, first: Provenance) -> Provenance:
         elif first not in found.made_from and len(found.made_from) < MOST_NOTED:
             found.made_from = (*found.made_from, first)
         if is_mixed:
-            note_mixed(answer.op, found, first)
+            # Whoever called the op, in a loop over steps the same as the last time.
+            caller = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]
+            code, offset = caller.f_code, caller.f_lasti
+            last = answer.mixed
+            if last is not None and last[0] is code and last[1] == offset:
+                note_mixed(answer.op, found, first, last[2])
+            else:
+                mix = note_mixed(answer.op, found, first)
+                answer.mixed = (code, offset, mix) if is_user(caller) else None
     return found
 
 

@@ -109,13 +109,14 @@ def over_batch(fn: Distribution) -> list[Held]:
     attributes, held = vars(fn), list[Held]()
     for name, event in _events_of_torch(kind):
         item = attributes.get(name)
-        if isinstance(item, Tensor):
-            # Twice, by the name that it was given and as `_param`, says no more than once.
-            for known in held:
-                if known[0] is item and known[1] == event:
-                    break
-            else:
-                held.append(_new(Held, (item, event)))
+        if item is None or not isinstance(item, Tensor):
+            continue
+        # Twice, by the name that it was given and as `_param`, says no more than once.
+        for known in held:
+            if known[0] is item and known[1] == event:
+                break
+        else:
+            held.append(_new(Held, (item, event)))
     return held or list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 

@@ -29,6 +29,7 @@ from torch.distributions import (
     Normal,
     Poisson,
     Uniform,
+    constraints,
 )
 
 from ancestral.provenance.algebra.alignment import LOST
@@ -41,6 +42,7 @@ from ancestral.provenance.tensor.linear_form import serials, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, ProvenanceTensor, Unseen, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
     detach,
+    is_all_true,
     is_functorch_wrapped_tensor,
     len_torch_function_stack,
 )
@@ -251,12 +253,21 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
         if ours.universe is not theirs.universe:
             return None
         found = ours._memo.get(theirs) or joined(_cross_entropy.__name__, ours, theirs)
-    if fn._validate_args and not is_own:
+    if fn._validate_args and not (is_own or _is_in_support(fn, value)):
         fn._validate_sample(value)
     try:
         return _picked(logits, value, found) if known.event else _crossed(logits, value, found)
     except RuntimeError:  # to be raised once more, and noted
         return None
+
+
+def _is_in_support(fn: Distribution, value: Tensor) -> bool:
+    """Return whether a value of the shape of the logits is such that torch's check passes."""
+    support = vars(type(fn)).get("support")
+    if support is not constraints.boolean:  # of one that its parameters tell, torch is to say
+        return False
+    with unmet(), Unseen():
+        return bool(is_all_true(support.check(value)))
 
 
 def _crossed(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
