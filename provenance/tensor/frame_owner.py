@@ -66,8 +66,8 @@ class Code:
 
 
 codes: dict[int, Code] = {}
-"""What is known of codes, by their `id`: see `code_of`, which is written out where it is asked for
-every frame of a stack."""
+"""Codes by their `id`, with what they tell: `code_of`, written out where a whole stack is walked,
+finds it."""
 _MOST_CODES = 4096
 
 
