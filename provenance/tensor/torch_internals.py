@@ -141,6 +141,8 @@ try:
     read_history: Any = vars(torch._C.TensorBase)["grad_fn"].__get__
     read_version: Any = vars(torch._C.TensorBase)["_version"].__get__
 
+    is_all_true: Callable[[Tensor], Tensor] = torch._is_all_true
+
     # What recordings replace while they are open.
     BACKWARD = _door(torch.autograd, "_engine_run_backward")
     BACKWARD_HOOKS = tuple(
