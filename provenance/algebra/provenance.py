@@ -39,7 +39,7 @@ from ancestral.provenance.algebra.pattern import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """Something that a value can depend on.
 
@@ -66,9 +66,18 @@ class Source:
     @classmethod
     def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
         """Return the source of a draw, of which there are thousands."""
-        source = object.__new__(cls)
-        source.__dict__.update(name=name, shape=shape, universe=universe)
+        source, put = object.__new__(cls), object.__setattr__
+        put(source, "name", name)
+        put(source, "shape", shape)
+        put(source, "universe", universe)
+        put(source, "stands_for", None)
+        put(source, "kink_of", None)
+        for claim in _CLAIMS:
+            put(source, claim, False)
         return source
+
+
+_CLAIMS = ("is_decision", "is_known", "is_confined", "is_named")
 
 
 Sources = frozenset[Source]

@@ -10,7 +10,7 @@ from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.node import Node, modified
-from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
+from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen, versioned
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
@@ -79,7 +79,7 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
 def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
     """Yield the leaves of the parameters of a site, but for those below what was seen."""
     pending: list[Any] = []
-    for tensor, _ in node.versions:
+    for tensor in versioned(node.versions):
         if tensor.requires_grad:
             if tensor.is_leaf and not tensor._is_view():
                 yield tensor
