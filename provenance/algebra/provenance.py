@@ -63,22 +63,6 @@ class Source:
     is_confined: bool = False
     is_named: bool = False
 
-    @classmethod
-    def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
-        """Return the source of a draw, of which there are thousands."""
-        source, put = object.__new__(cls), object.__setattr__
-        put(source, "name", name)
-        put(source, "shape", shape)
-        put(source, "universe", universe)
-        put(source, "stands_for", None)
-        put(source, "kink_of", None)
-        for claim in _CLAIMS:
-            put(source, claim, False)
-        return source
-
-
-_CLAIMS = ("is_decision", "is_known", "is_confined", "is_named")
-
 
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
