@@ -20,7 +20,8 @@ Numbers = npt.NDArray[np.int64]
 class Stacks:
     """The costs of one shape and type stacked, so that many are summed by one op."""
 
-    FEW, MANY, MOST = 8, 64, 2**18
+    FEW, MANY = 8, 64
+    MOST = 2**18  # elements that are picked at once
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         self._values = values
@@ -55,16 +56,19 @@ class Stacks:
             sizes: how many costs there are in each set.
             numbers_of: returns the numbers of those in one, given its place.
         """
-        places = sorted(range(len(sizes)), key=sizes.__getitem__)
-        if len(sizes) < self.MANY or len(self._index() and self._stacked) > 1:
+        if len(sizes) >= self.MANY:
+            self._index()
+        if len(self._stacked) != 1:
             return [self.sums(numbers_of(place)) for place in range(len(sizes))]
         # A row of zeros fills up those that are shorter than the longest of their matrix.
         (stack,) = self._stacked
-        rows = torch.cat([stack, stack.new_zeros((1, *stack.shape[1:]))])
+        nothing = stack.new_zeros((1, *stack.shape[1:]))
+        rows = torch.cat([stack, nothing])
         found: list[list[Tensor]] = [[]] * len(sizes)
+        places = sorted(range(len(sizes)), key=sizes.__getitem__)
         while places:
             width = sizes[places[-1]]
-            together = places[-max(1, self.MOST // max(width, 1)) :]
+            together = places[-max(1, self.MOST // max(width * nothing.numel(), 1)) :]
             del places[-len(together) :]
             index = np.full((len(together), width), len(stack))
             for row, place in zip(index, together, strict=True):

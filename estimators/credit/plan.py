@@ -159,9 +159,10 @@ class Plan:
         Args:
             values: the costs.
         """
-        of_sets = Stacks(values).each(
-            [*map(_size, self._sets)], lambda at: _numbers(self._sets[at])
-        )
+        used = sorted({number for sets in self._terms for number in sets if number < 0})
+        sets_of = [self._sets[-1 - number] for number in used]
+        sums = Stacks(values).each([*map(_size, sets_of)], lambda at: _numbers(sets_of[at]))
+        of_sets = dict(zip(used, sums, strict=True))
         totals: dict[tuple[Alignment, int], Tensor] = {}
         found: list[Tensor] = []  # of all sites, one after the other
         starts = array("q")
@@ -176,7 +177,7 @@ class Plan:
                 else:
                     total = totals.get((claim, number))
                     if total is None:
-                        total = _sum(claim, of_sets[-1 - number])
+                        total = _sum(claim, of_sets[number])
                         totals[claim, number] = total
                     _add(found, start + into, total)
             starts.append(start)
