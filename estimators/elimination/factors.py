@@ -106,7 +106,15 @@ def factors_of(
                 "look like a batch of the other; let the block last until the end of the program"
             )
         _refuse_mixed(node, spread.nodes)
-        is_masked = not node.is_enumerated or own_of(node) in costs
+        own = own_of(node)
+        if own is not None and own.is_drawn and own not in costs:
+            raise EnumerationError(
+                f"site {node.name!r} ({node.location}) is drawn several times in the model alone, "
+                "as num_samples in its infer says: the logarithm of a mean of draws is no "
+                "estimate of that of the sum; draw it in the guide, or, if it has finitely many "
+                "values, leave num_samples out"
+            )
+        is_masked = own is None or own in costs
         _refuse_undetermined(node, costs)
         factor = _factor_of(node, is_masked=is_masked)
         for variable in factor.variables:

@@ -19,11 +19,13 @@ from torch import Tensor
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.pathwise.routes import edges_of_gates
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch, detach
 from ancestral.trace.context.place import Location
+from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.autograd_graph import (
     CONTRACTIONS,
     LOGARITHMS,
@@ -53,7 +55,8 @@ class Met(NamedTuple):
 
     `factors` are what the detached factors depend on, the rest what was scored below one: by an op
     that takes labels, or by a product with a logarithm; by a product; by a distance. `mixed` is
-    what an operand depends on that may be a factor and a label in one.
+    what an operand depends on that may be a factor and a label in one. `pooled` are the sites over
+    whose draws the logarithm of a sum is taken, which is the log-density of none of them.
     """
 
     node: Any
@@ -62,6 +65,7 @@ class Met(NamedTuple):
     products: Sources = frozenset()
     distances: Sources = frozenset()
     mixed: Sources = frozenset()
+    pooled: Sources = frozenset()
 
 
 class ScoredNodes:
@@ -141,7 +145,7 @@ class ScoredNodes:
             return met._replace(factors=met.factors | given)
         if step in PRODUCTS:
             given = self._given(met.node)
-            is_whole = all(_is_whole(kept) for kept in _constants(met.node)) if given else True
+            is_whole = all(_is_whole(held) for held in _constants(met.node)) if given else True
             scored = met.products | given if met.factors and is_whole else met.products
             mixed = met.mixed if is_whole else met.mixed | given
             return met._replace(factors=met.factors | given, products=scored, mixed=mixed)
@@ -155,10 +159,32 @@ class ScoredNodes:
         if step in OF_DISTANCES and met.factors:
             found = frozenset[Source]().union(*map(self._of, _kept(met.node)))
             return met._replace(distances=met.distances | found)
+        if self._is_read:
+            met = met._replace(pooled=met.pooled | self._pooled(met.node, step))
         if step in LOGARITHMS and met.factors:
             self.logarithms.add(met.node)
             return met._replace(labels=met.labels | met.products | met.mixed)
         return met
+
+    def _pooled(self, node: Any, step: str) -> Sources:
+        """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
+        is_of_sum = step == "log" and _is_of_sum(node)
+        if not (step in _POOLING or is_of_sum) or not hasattr(node, "_saved_self"):
+            return frozenset()
+        found = provenance(node._saved_self)
+        if found is None or found.universe is not self._universe:
+            return frozenset()
+        ndim = len(found.shape)
+        dims = () if is_of_sum else getattr(node, "_saved_dim", range(ndim))
+        # Autograd keeps a dimension counted from the right as an unsigned number.
+        gone = {(d - 2**64 if d >= 2**63 else d) % max(ndim, 1) for d in dims}
+        return frozenset(
+            source
+            for source, alignments in claimed(found).items()
+            for places in map(kept, alignments)
+            if not {d for d, size in enumerate(source.shape) if size > 1}
+            <= {place for d, place in enumerate(places) if d not in gone}
+        )
 
     def _given(self, node: Any, unknown: Sources = frozenset()) -> Sources:
         """Return what the tensors without history that a node keeps depend on."""
@@ -193,6 +219,23 @@ def _kept(node: Any) -> Iterator[Tensor]:
 def _constants(node: Any) -> Iterator[Tensor]:
     """Yield those without a gradient."""
     return (tensor for tensor in _kept(node) if not is_learned(tensor))
+
+
+def _is_of_sum(node: Any) -> bool:
+    """Return whether what a node takes is a sum, or a mean, but for a constant factor."""
+    while node is not None:
+        node = node.next_functions[0][0] if node.next_functions else None
+        step = "" if node is None else step_of(node)
+        if step in _REDUCTIONS:
+            return True
+        if step not in _SCALINGS:
+            return False
+    return False
+
+
+_POOLING = frozenset({"logsumexp", "max", "amax"})
+_REDUCTIONS = frozenset({"sum", "mean"})
+_SCALINGS = frozenset("div mul squeeze unsqueeze view reshape_alias".split())
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -295,7 +338,7 @@ class HeldScores:
             return set()
         origin, held = Origin(node.fn), set[int]()
         for number, met in mets:
-            if number in held:
+            if number in held or node.source in met.pooled:
                 continue
             is_factor = PLAIN in met.factors if is_read else self._is_below(node, met.factors)
             if is_factor and self._is_scored(node, origin, met):

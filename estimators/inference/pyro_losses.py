@@ -18,7 +18,6 @@ import abc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -64,9 +63,8 @@ from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
-from ancestral.trace.enumeration.enumerate import enumerate as enumerated
 from ancestral.trace.pyro.bridge import node_of, unnamed_params
-from ancestral.trace.recording.message import Message
+from ancestral.trace.pyro.marks import Marked
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
@@ -341,7 +339,7 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[_Traces, Pair | None]:
         """Return the traces of both programs, with the marked sites at all their values."""
-        with _Marked(first_dim=-1 - int(self.max_plate_nesting)):
+        with Marked(first_dim=-1 - int(self.max_plate_nesting)):
             return super()._programs(model, guide, args, kwargs)
 
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
@@ -358,20 +356,6 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
         if pair is None:
             return super()._terms(sites, pair)
         return [Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
-
-
-class _Marked(enumerated):
-    """Enumerates the sites that Pyro's mark asks for, and no others.
-
-    All values stand at once: what is marked "sequential" has the same sum, if Python does not
-    decide on the value.
-    """
-
-    def _is_to_be_enumerated(self, message: Message) -> bool:
-        mark = message.infer.get("enumerate")
-        if mark == "sequential":
-            message = replace(message, infer={**message.infer, "enumerate": "parallel"})
-        return mark is not None and super()._is_to_be_enumerated(message)
 
 
 def _sites_of(trace: Any) -> list[_Site]:

@@ -267,11 +267,10 @@ def _events(message: Message, size: Shape) -> int:
 
 def _source(message: Message, found: Provenance | None, shape: Shape, universe: Universe) -> Source:
     """Return the source that a value from elsewhere is: its own, or one of a known value."""
-    origin, enumeration = message.origin, message.enumeration
+    origin = message.origin
     if origin is not None and found is not None and origin.source in found.members:
         return origin.source
-    is_confined = enumeration is not None and enumeration.own is not None
-    return Source(message.name, shape, universe, is_known=True, is_confined=is_confined)
+    return Source(message.name, shape, universe, is_known=True, is_confined=message.is_spread)
 
 
 def _held(

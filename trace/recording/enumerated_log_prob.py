@@ -70,7 +70,9 @@ def refuse_values(found: Provenance) -> None:
         EnumerationError: if it does.
     """
     some = [s for s in found.members if s.is_confined or s.is_named]
-    names = sorted(s.name for s in found.universe.origins(some) if s.is_confined) if some else []
+    # What is drawn several times is chance: a bound that depends on it is a mean of them.
+    behind = [s for s in found.universe.origins(some) if s.is_confined and s.is_known]
+    names = sorted(source.name for source in behind)
     if names:
         raise EnumerationError(
             f"the loss depends on {', '.join(map(repr, names))}, enumerated: it adds up all values "

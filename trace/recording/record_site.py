@@ -1,6 +1,7 @@
 """Site recording: a draw, an observation or a cost as a node of the open recordings."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
@@ -118,6 +119,8 @@ def draw(
     if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
     source = Source.drawn(name, shape, universe)
+    if message is not None and message.is_spread:
+        source = replace(source, is_confined=True)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
     plain = aside(shown) if is_reparameterized else _copied(shown)
