@@ -161,7 +161,7 @@ def test_weights_that_python_reads_hold_no_score(name: str, control: Any) -> Non
             total = evidence_of(weight)
             for x in XS[1:]:
                 shares = weight.softmax(0)
-                if float(1 / shares.pow(2).sum()) < 2.5:
+                if bool(1 / shares.pow(2).sum() < 2.5):
                     z, weight = z[Categorical(shares).sample((3,))], torch.zeros(3).double()
                 before = evidence_of(weight)
                 z, more = step(z, x)
