@@ -26,7 +26,7 @@ from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.log_prob import tracked_density
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import scale_of
-from ancestral.trace.recording.enumerated_log_prob import Spread
+from ancestral.trace.recording.enumerated_log_prob import Spread, named
 from ancestral.trace.recording.trace import Trace
 
 Repetition = int | tuple[str, int]
@@ -84,26 +84,28 @@ def factors_of(
     nodes: Iterable[Node],
     known: Set[Variable],
     costs: Set[Variable] = frozenset(),
+    spread: Spread | None = None,
 ) -> list[LogFactor]:
     """Return the factors that some sites of a trace are, of the enumerated sites that are known.
 
     What a mask hides of an enumerated site has its probabilities nevertheless, as it would be drawn
     nevertheless; but of one that is among the `costs`, nothing counts that is hidden. Other sites
-    may have been drawn once for each value of those.
+    may have been drawn once for each value of those. `spread` is of the trace, if it is known.
 
     Raises:
         EnumerationError: if a latent site was drawn once for each value of another, or a site
             depends on an enumerated one that is not known, or whose block had ended.
     """
-    spread = Spread(trace)
+    spread = Spread(trace) if spread is None else spread
     factors: list[LogFactor] = []
     for node in nodes:
         behind = None if node.enumeration is not None else spread.behind(node)
         if behind is not None:
             raise EnumerationError(
-                f"site {node.name!r} ({node.location}) depends on the enumerated site {behind}, "
-                "but the block of an.handlers.enumerate had ended, so that the values of the one "
-                "look like a batch of the other; let the block last until the end of the program"
+                f"site {node.name!r} ({node.location}) depends on the enumerated site "
+                f"{named(behind)}, but the block of an.handlers.enumerate had ended, so that the "
+                "values of the one look like a batch of the other; let the block last until the "
+                "end of the program"
             )
         _refuse_mixed(node, spread.nodes)
         own = own_of(node)

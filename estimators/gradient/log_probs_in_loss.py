@@ -32,12 +32,14 @@ from ancestral.trace.nodes.autograd_graph import (
     OF_DISTANCES,
     OF_LABELS,
     PASSED,
+    POOLING,
     PRODUCTS,
     Edge,
     Origin,
     below,
     history,
     is_learned,
+    is_of_sum,
     leaves_of,
     scored_by,
     step_of,
@@ -168,14 +170,14 @@ class ScoredNodes:
 
     def _pooled(self, node: Any, step: str) -> Sources:
         """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
-        is_of_sum = step == "log" and _is_of_sum(node)
-        if not (step in _POOLING or is_of_sum) or not hasattr(node, "_saved_self"):
+        is_log = step == "log" and is_of_sum(node)
+        if not (step in POOLING or is_log) or not hasattr(node, "_saved_self"):
             return frozenset()
         found = provenance(node._saved_self)
         if found is None or found.universe is not self._universe:
             return frozenset()
         ndim = len(found.shape)
-        dims = () if is_of_sum else getattr(node, "_saved_dim", range(ndim))
+        dims = () if is_log else getattr(node, "_saved_dim", range(ndim))
         # Autograd keeps a dimension counted from the right as an unsigned number.
         gone = {(d - 2**64 if d >= 2**63 else d) % max(ndim, 1) for d in dims}
         return frozenset(
@@ -219,23 +221,6 @@ def _kept(node: Any) -> Iterator[Tensor]:
 def _constants(node: Any) -> Iterator[Tensor]:
     """Yield those without a gradient."""
     return (tensor for tensor in _kept(node) if not is_learned(tensor))
-
-
-def _is_of_sum(node: Any) -> bool:
-    """Return whether what a node takes is a sum, or a mean, but for a constant factor."""
-    while node is not None:
-        node = node.next_functions[0][0] if node.next_functions else None
-        step = "" if node is None else step_of(node)
-        if step in _REDUCTIONS:
-            return True
-        if step not in _SCALINGS:
-            return False
-    return False
-
-
-_POOLING = frozenset({"logsumexp", "max", "amax"})
-_REDUCTIONS = frozenset({"sum", "mean"})
-_SCALINGS = frozenset("div mul squeeze unsqueeze view reshape_alias".split())
 
 
 def _is_whole(tensor: Tensor) -> bool:

@@ -39,11 +39,12 @@ def terms_of(pair: Pair) -> Iterator[Term]:
     Raises:
         EnumerationError: if the sum over what is enumerated is intractable or has no meaning.
     """
-    guide, ours = _apart(Spread(pair.guide), pair.guide_sites)
-    model, theirs = _apart(Spread(pair.model), pair.model_sites)
+    spreads = Spread(pair.guide), Spread(pair.model)
+    guide, ours = _apart(spreads[0], pair.guide_sites)
+    model, theirs = _apart(spreads[1], pair.model_sites)
     yield from (Term(node.tracked_log_prob.sum(), node, "guide") for node in guide)
     if ours or theirs:
-        yield from _expected(pair, ours, theirs)
+        yield from _expected(pair, ours, theirs, spreads)
     yield from (Term(-node.tracked_log_prob.sum(), node, "model") for node in model)
 
 
@@ -55,19 +56,22 @@ def _apart(spread: Spread, sites: Sequence[Node]) -> tuple[list[Node], list[Node
     return apart
 
 
-def _expected(pair: Pair, ours: Sequence[Node], theirs: Sequence[Node]) -> Iterator[Term]:
+def _expected(
+    pair: Pair, ours: Sequence[Node], theirs: Sequence[Node], spreads: tuple[Spread, Spread]
+) -> Iterator[Term]:
     """Yield the terms of the sites that are there for each of some values, each as it is expected.
 
     `ours` are those of the guide, `theirs` of the model.
     """
-    known = variables_of(ours)
+    (guide, model), known = spreads, variables_of(ours)
     drawn = [node for node in ours if _is_drawn_often(node)]
     exact = [node for node in ours if node.is_enumerated and not _is_drawn_often(node)]
-    weights = {f.name: f for f in (*factors_of(pair.guide, exact, known), *_shares(drawn))}
+    probabilities = factors_of(pair.guide, exact, known, spread=guide)
+    weights = {factor.name: factor for factor in (*probabilities, *_shares(drawn))}
     listed = Listed([weights[node.name] for node in ours if node.name in weights])
-    for cost in factors_of(pair.guide, ours, known, costs=known):
+    for cost in factors_of(pair.guide, ours, known, known, guide):
         yield Term(_mean(cost, listed), pair.guide[cost.name], "guide")
-    factors = factors_of(pair.model, theirs, known | variables_of(theirs), costs=known)
+    factors = factors_of(pair.model, theirs, known | variables_of(theirs), known, model)
     for cost in summed_out(factors, [factor for factor in factors if factor.own not in known]):
         yield Term(-_mean(cost, listed), pair.model[cost.name], "model")
 

@@ -31,10 +31,10 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
-from ancestral.estimators.gradient.problem import Cost, problem_of_terms
+from ancestral.estimators.gradient.problem import Cost, problem_of, problem_of_terms
 from ancestral.estimators.gradient.score_function import evaluate_together
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
-from ancestral.estimators.gradient.surrogate import backward, decided, descend, settle, surrogate
+from ancestral.estimators.gradient.surrogate import decided, descend, settle, surrogate
 from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
@@ -63,6 +63,7 @@ from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
+from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.pyro.bridge import node_of, unnamed_params
 from ancestral.trace.pyro.marks import Marked
 from ancestral.trace.recording.record import record
@@ -88,6 +89,11 @@ class _Run(NamedTuple):
     def is_tracked(self) -> bool:
         """Whether any cost depends on a draw."""
         return any(provenance(cost.value) is not None for cost in self.costs)
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether a term is what the user computed, and no density."""
+        return any(isinstance(node.fn, Factor) for node in self.trace.everything)
 
     @property
     def tracked(self) -> Tensor:
@@ -162,11 +168,10 @@ class _Loss(abc.ABC):
             loss.backward(retain_graph=self.retain_graph)
             return
         choices, learned = self._chosen(run)
-        if problem is None:
-            backward(loss, retain_graph=is_kept, **choices)
-        else:
-            problem, estimate = decided(problem, choices["estimator"], choices["credit"])
-            descend(problem, choices["baseline"], estimate, is_kept, None)
+        problem = problem_of(loss, None) if problem is None else problem
+        by = choices["estimator"], choices["credit"]
+        problem, estimate = decided(problem, *by, may_hold=run.has_factors)
+        descend(problem, choices["baseline"], estimate, is_kept, None)
         for each in learned:
             if each.loss.requires_grad:
                 (each.loss / self.num_particles).backward(retain_graph=self.retain_graph)

@@ -218,7 +218,7 @@ def open_room() -> int | None:
 
 
 def owned(message: Message, variable: Variable) -> Message:
-    """Return a sample that has a dimension of its own."""
+    """Return a sample with its own dimension."""
     assert message.enumeration is not None
     known = {**message.enumeration.variables, variable.dim: variable}
     return replace(message, enumeration=replace(message.enumeration, variables=known, own=variable))

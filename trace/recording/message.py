@@ -89,7 +89,7 @@ class Message:
 
     @property
     def is_spread(self) -> bool:
-        """Whether it has several values at once, along a dimension of its own."""
+        """Whether it has several values at once, along its own dimension."""
         return self.enumeration is not None and self.enumeration.own is not None
 
     def answered(self, value: Tensor) -> "Message":
