@@ -28,6 +28,7 @@ from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import EnumerationError, listed
 from ancestral.trace.enumeration.dims import Dimensions, named
 from ancestral.trace.enumeration.plain_ops import refuse
+from ancestral.trace.enumeration.plain_shapes import shapes
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
 from ancestral.trace.recording.message import Handler, Message, Raised, handlers
@@ -102,6 +103,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         self._met = set()
         if self.sites is not None:  # which plain torch may draw, and compute with as it likes
             self._guard.enter_context(storage.guard(partial(refuse, first_dim=self.first_dim)))
+            self._guard.enter_context(shapes.met())
         return super().__enter__()
 
     def __exit__(self, *raised: *Raised) -> None:
