@@ -98,6 +98,13 @@ def test_what_cannot_be_weighed_is_refused_with_its_line() -> None:
         with an.handlers.enumerate(first_dim=-1):
             Halves()(x)
 
+    def in_all_values(x: Tensor) -> None:
+        with an.handlers.enumerate(first_dim=-1):
+            draws_z(x)
+
+    def nothing(x: Tensor) -> None:
+        pass
+
     def infinite(x: Tensor) -> None:
         Halves()(x)
         an.factor("f", x.new_tensor(-math.inf))
@@ -105,7 +112,9 @@ def test_what_cannot_be_weighed_is_refused_with_its_line() -> None:
     with pytest.raises(WeightError, match=r"site 'y' .*test_refused_objectives.py:\d+.*subsampled"):
         an.infer.iwae(partly, draws_z, X, particles=2)
     with pytest.raises(EnumerationError, match=r"site 'z' .*use an.infer.elbo"):
-        an.infer.iwae(enumerated, draws_z, X[0], particles=2)
+        an.infer.iwae(enumerated, in_all_values, X[0], particles=2)
+    with pytest.raises(GuideError, match=r"site 'z' .*is enumerated, so that no data"):
+        an.infer.wake_sleep(enumerated, nothing, X[0], sleep=0.5)
     with pytest.raises(NonFiniteDensityError, match=r"site 'f' .*of the model"):
         an.infer.iwae(infinite, draws_z, X[0], particles=2)
     with pytest.raises(GuideError, match=r"site 'z' .*is not reparameterized"):
