@@ -123,6 +123,14 @@ def draw_graph(options: argparse.Namespace) -> None:
     found = graph(load_model(options.model), *inputs, noise=options.noise)
     if not found.vertices:
         print("ancestral: the model drew nothing", file=sys.stderr)
+    if options.shares is not None:
+        found = found.colored(options.shares)
+        if all(vertex.share is None for vertex in found.vertices):
+            print(
+                f"ancestral: no site of {options.shares} is in this graph, which has no colours; "
+                "is it a study of this model, and of one with scores?",
+                file=sys.stderr,
+            )
     print(found.render(options.output, with_params=options.params))
 
 
@@ -239,6 +247,12 @@ def parser() -> argparse.ArgumentParser:
     )
     drawing.add_argument("--params", action="store_true", help="draw the parameters too")
     drawing.add_argument("--noise", action="store_true", help="draw dropout masks and the like too")
+    drawing.add_argument(
+        "--shares",
+        type=Path,
+        metavar="DIR",
+        help="the folder of a study, by which sites are coloured: their shares of the variance",
+    )
     drawing.set_defaults(action=draw_graph)
     auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
     _take_model(auditing)

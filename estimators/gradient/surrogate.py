@@ -92,11 +92,12 @@ def surrogate_of_costs(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of declared costs; `left_out` decided whether there were others."""
     check_baseline(baseline)
     problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
