@@ -294,7 +294,8 @@ def _take_model(command: argparse.ArgumentParser, *, is_again: bool = False) -> 
         action="append",
         default=[],
         metavar="'dtype[sizes]'",
-        help="an argument of the model, for example 'float32[32,64]'; once for each",
+        help="an argument of the model, for example 'float32[32,64]'; once for each; numbers with "
+        "a fraction are drawn from a standard normal, all others are zero",
     )
     command.add_argument("--seed", type=int, default=None if is_again else 0)
 

@@ -187,6 +187,7 @@ def subtracted(
         for credit in part.credits:
             places.setdefault(credit.name, []).append((at, credit))
     subtraction = Subtraction(problem, baseline)
+    subtraction.expect(list(places))
     return {
         (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
         for name, found in places.items()
