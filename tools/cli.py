@@ -117,14 +117,21 @@ def _file(path: Path) -> ModuleType:
 
 
 def draw_graph(options: argparse.Namespace) -> None:
-    """Draw the graph of a model into a file."""
+    """Draw the graph of a model into a file.
+
+    Raises:
+        UsageError: if the folder of a study has no shares.
+    """
     torch.manual_seed(options.seed)
     inputs = [parse_input(text) for text in options.input]
     found = graph(load_model(options.model), *inputs, noise=options.noise)
     if not found.vertices:
         print("ancestral: the model drew nothing", file=sys.stderr)
     if options.shares is not None:
-        found = found.colored(options.shares)
+        try:
+            found = found.colored(options.shares)
+        except ValueError as error:
+            raise UsageError(f"--shares: {error}") from error
         if all(vertex.share is None for vertex in found.vertices):
             print(
                 f"ancestral: no site of {options.shares} is in this graph, which has no colours; "
@@ -327,7 +334,10 @@ def one_line(error: Exception) -> str:
     where = os.path.realpath(last.filename)
     if where.startswith(_DRAWING) and where != os.path.realpath(__file__):
         return text  # our own message, which says what to do
-    return f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+    found = f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+    if isinstance(error, ModuleNotFoundError):
+        found += f"; install it for the Python that runs this, {sys.executable}"
+    return found
 
 
 _DRAWING = os.path.dirname(os.path.realpath(__file__)) + os.sep
