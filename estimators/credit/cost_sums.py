@@ -75,7 +75,8 @@ def is_plain(shape: Shape) -> bool:
 
 def _picked(stacked: Tensor, rows: Numbers) -> Tensor:
     """Return the sum of some rows."""
-    return stacked.index_select(0, torch.from_numpy(rows).to(stacked.device)).sum(0)
+    chosen = torch.from_numpy(rows).to(stacked.device, non_blocking=True)
+    return stacked.index_select(0, chosen).sum(0)
 
 
 class Reduction(NamedTuple):

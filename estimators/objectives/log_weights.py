@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.elbo import check_nesting, refuse_compiled
 from ancestral.estimators.inference.importance import WeightError

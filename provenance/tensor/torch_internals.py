@@ -348,3 +348,15 @@ def own_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if hasattr(module, name):
             setattr(copy, name, getattr(module, name))
     return copy
+
+
+def runs_ahead(tensor: Tensor) -> bool:
+    """Return whether the device of a tensor computes while Python goes on: to read it is to wait.
+
+    >>> runs_ahead(torch.zeros(2)), runs_ahead(torch.zeros(2, device="meta"))
+    (False, False)
+    """
+    return tensor.device.type not in _TOGETHER
+
+
+_TOGETHER = frozenset({"cpu", "meta"})

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, runs_ahead
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.node import Node, modified
@@ -93,6 +93,14 @@ def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]
             if made.__class__.__name__ == "AccumulateGrad":
                 yield made.variable
             pending += [following for following, _ in made.next_functions]
+
+
+def parted(leaves: Held) -> tuple[Held, Held]:
+    """Return the leaves that Python can look at, and those for whose device it has to wait."""
+    ahead = tuple([each for each in leaves if runs_ahead(each[1][0])])
+    if not ahead:
+        return leaves, ()
+    return tuple([each for each in leaves if not runs_ahead(each[1][0])]), ahead
 
 
 def refuse_writes(
