@@ -99,11 +99,12 @@ def surrogate_of_costs(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of declared costs; `left_out` decided whether there were others."""
     check_baseline(baseline)
     problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
@@ -201,9 +202,8 @@ def backward(
     unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
-    Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
-    names, as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a
-    site.
+    `baseline`, `estimator` and `credit` may each be one for all sites, one for each pattern of names,
+    as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
