@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
+import autoencoder
 import comparison
 import torch
-from comparison import Autoencoder, Comparison, Images, Ordering, Size
+from autoencoder import Autoencoder
+from comparison import Comparison, Images, Ordering, Size
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
@@ -27,7 +29,7 @@ from ancestral.estimators import ARM, ARMS, DisARM, Plan, total_cost
 Networks = Literal["both", "linear", "nonlinear"]
 LATENTS = 200
 ORDERINGS = (
-    *comparison.SHARED,
+    *autoencoder.ORDERINGS,
     Ordering("DisARM", "ARM", "Dong et al. 2020"),
     Ordering("DisARM", "RLOO(2)", "Dong et al. 2020"),
     Ordering("ARMS(4)", "DisARM", "Dimitriev and Zhou 2021", of="work"),
@@ -58,7 +60,7 @@ def estimators(latents: int) -> dict[str, Any]:
         "ARM": ARM(),
         "DisARM": DisARM(),
         "ARMS(4)": ARMS(4),
-        **comparison.binary_and_one_hot(latents),
+        **autoencoder.estimators(latents),
     }
 
 

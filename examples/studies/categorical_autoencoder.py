@@ -14,9 +14,11 @@ variables by sampling without replacement", Paulus, Maddison and Krause (2021),
 
 from typing import Any
 
+import autoencoder
 import comparison
 import torch
-from comparison import Autoencoder, Comparison, Ordering, Size
+from autoencoder import Autoencoder
+from comparison import Comparison, Ordering, Size
 from torch import Tensor, nn
 from torch.distributions import OneHotCategorical
 
@@ -24,7 +26,7 @@ from ancestral.estimators import RLOO, GumbelRao
 
 LATENTS, CLASSES, HIDDEN = 20, 10, 100
 ORDERINGS = (
-    *comparison.SHARED,
+    *autoencoder.ORDERINGS,
     Ordering("RLOO(4)", "RLOO(2)", "Kool et al. 2019", of="work"),
     Ordering("unordered set(2)", "RLOO(2)", "Kool et al. 2020", of="work"),
     Ordering("unordered set(2)", "sum and sample(1)", "Kool et al. 2020", of="work"),
@@ -49,7 +51,7 @@ class Categorical(Autoencoder):
 
 def estimators(latents: int, classes: int) -> dict[str, Any]:
     """Return the estimators, by name."""
-    return {**comparison.binary_and_one_hot(latents * classes), "Gumbel-Rao": GumbelRao()}
+    return {**autoencoder.estimators(latents * classes), "Gumbel-Rao": GumbelRao()}
 
 
 def model(pixels: Tensor, latents: int, classes: int) -> Categorical:

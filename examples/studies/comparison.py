@@ -14,33 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli
 
 import ancestral as an
-from ancestral.estimators import (
-    REBAR,
-    RELAX,
-    RLOO,
-    DoubleCV,
-    GumbelSoftmax,
-    LocalExpectation,
-    MeasureValued,
-    MuProp,
-    Optimal,
-    Plan,
-    ReinMax,
-    StraightThrough,
-    StraightThroughGumbel,
-    SumAndSample,
-    UnorderedSet,
-)
 
 BATCH = 50
 """How many images a loss is of."""
 COSTLY = 50
 """Estimators of more evaluations are measured with a twentieth of the draws, and do not train."""
-TEMPERATURE = 0.1
-"""Of the relaxations of REBAR and RELAX, which is not learned."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
 
@@ -163,103 +143,6 @@ class Size:
         path = self.out.joinpath(*names)
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-
-class Autoencoder(nn.Module):
-    """Discrete latents of images: q(z | x), p(z), and p(x | z), all learned.
-
-    The networks begin at the mean of the images: the encoder sees how an image differs from it, and
-    the decoder starts from it, as in the experiments of the papers.
-    """
-
-    mean: Tensor
-    start: Tensor
-
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, latents: Sequence[int], mean: Tensor
-    ) -> None:
-        """Take the networks, the shape of the latents of an image, and the mean, [pixels].
-
-        The encoder gives the logits of the latents, [batch, *latents], and the decoder those of the
-        pixels.
-        """
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        self.prior = nn.Parameter(torch.zeros(*latents))
-        self.register_buffer("mean", mean)
-        self.register_buffer("start", torch.logit(mean.clamp(0.01, 0.99)))
-
-    def draw(self, logits: Tensor) -> Tensor:
-        """Draw z, [batch, *latents]."""
-        raise NotImplementedError
-
-    def log_prob(self, logits: Tensor, z: Tensor) -> Tensor:
-        """Return log q(z) of each latent, which is smooth in z: for relaxed ones too."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the negative ELBO in nats, the mean over images [batch, pixels]."""
-        logits = self.encoder(x - self.mean)
-        z = self.draw(logits)
-        # The derivative of log q(z) by its own logits has mean zero, and is left out.
-        both = (logits.detach(), self.prior)
-        log_q, log_p = (self.log_prob(each, z).flatten(1).sum(1) for each in both)
-        pixels = Bernoulli(logits=self.decoder(z.flatten(1)) + self.start, validate_args=False)
-        bound: Tensor = pixels.log_prob(x).sum(1) + log_p - log_q
-        return -bound.mean()
-
-
-class Control(nn.Module):
-    """A control variate for RELAX that learns: a layer of ten for an image, zero at first.
-
-    It counts as the cost of an image does in the mean over a batch, so that its steps are nats.
-    """
-
-    def __init__(self, latents: int) -> None:
-        """Take how many numbers the latents of an image are."""
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(latents, 10), nn.Tanh(), nn.Linear(10, 1))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """Return c of the relaxed latents of an image before they are squashed, [1]."""
-        found: Tensor = self.layers(y.flatten()) / BATCH
-        return found
-
-
-def binary_and_one_hot(latents: int) -> dict[str, Any]:
-    """Return estimators that apply to binary and to one-hot latents of so many numbers, by name."""
-    return {
-        "auto": "auto",
-        "score": Plan(estimators="score", baseline=None),
-        "optimal baseline": Plan(baseline=Optimal()),
-        "RLOO(2)": RLOO(2),
-        "RLOO(4)": RLOO(4),
-        "MuProp": MuProp(),
-        "double CV(2)": DoubleCV(2),
-        "REBAR": REBAR(TEMPERATURE),
-        "RELAX": RELAX(Control(latents), 1.0, TEMPERATURE),
-        "local expectation": LocalExpectation(),
-        "measure-valued": MeasureValued(),
-        "sum and sample(1)": SumAndSample(1),
-        "unordered set(2)": UnorderedSet(2),
-        "straight-through": StraightThrough(),
-        "Gumbel-softmax": GumbelSoftmax(),
-        "ST-Gumbel": StraightThroughGumbel(),
-        "ReinMax": ReinMax(),
-    }
-
-
-SHARED = (
-    Ordering("auto", "score", "leave one out of the batch, Kool et al. 2019"),
-    Ordering("double CV(2)", "RLOO(2)", "Titsias and Shi 2022"),
-    Ordering("double CV(2)", "RLOO(4)", "Titsias and Shi 2022", of="work"),
-    Ordering("REBAR", "MuProp", "Tucker et al. 2017"),
-    Ordering("RELAX", "REBAR", "Grathwohl et al. 2018"),
-    Ordering("ReinMax", "straight-through", "Liu et al. 2023", of="bias"),
-)
-"""What papers say of these."""
 
 
 class OfBatches(nn.Module):
@@ -559,3 +442,18 @@ def command(
         run(size, **{name: getattr(given, name) for name in choices})
     except MissingPackageError as error:
         parser.error(str(error))
+
+
+def exact_command(doc: str | None, run: Callable[[int, Path | None], object], steps: int) -> None:
+    """Run a study that is exact at every step from the command line.
+
+    Args:
+        doc: of its module; the first line is shown by --help.
+        run: called with the number of steps, and the CSV file for all of them or None.
+        steps: the usual number.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=steps, help="of training")
+    parser.add_argument("--out", type=Path, default=None, help="a CSV file with every step")
+    given = parser.parse_args()
+    run(given.steps, given.out)
