@@ -13,9 +13,11 @@ import torch
 from hypothesis import settings
 from torch.distributions import Distribution
 
+import ancestral as an
 from ancestral.provenance.algebra import pattern
 from ancestral.provenance.algebra.provenance import alive
 from ancestral.provenance.tensor import storage
+from ancestral.trace.context.switch import switch
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
@@ -60,6 +62,15 @@ def in_double_precision() -> Iterator[None]:
     pyro.clear_param_store()
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Begin with torch as it is without the library, and leave it so."""
+    an.restore_torch()
+    yield
+    assert not switch.is_on
+    an.restore_torch()
 
 
 @pytest.fixture
