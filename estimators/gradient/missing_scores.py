@@ -15,9 +15,9 @@ from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
+from ancestral.provenance.tensor.passes import before_backward
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart

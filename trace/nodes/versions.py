@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach, read_version
 from ancestral.trace.nodes.distribution_params import UNKNOWN
 
 Versions = tuple[Any, ...]
@@ -37,8 +37,10 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         for tensor, event in held if shared is None else (*held, (shared, 0)):
             if event == UNKNOWN and not (tensor.is_leaf and tensor.requires_grad):
                 continue
-            if not tensor.is_inference():  # of which nobody counts the writes
-                found += tensor, tensor._version
+            try:
+                found += tensor, read_version(tensor)
+            except RuntimeError:  # of an inference tensor nobody counts the writes
+                continue
     return tuple(found)
 
 

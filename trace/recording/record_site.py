@@ -75,8 +75,9 @@ def draw(
         message: what handlers made of it, None where none is open.
     """
     is_learned = has_gradient(held)
-    is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
-    if is_forward or (is_learned and where.is_differentiated):
+    if is_learned and where.is_differentiated:
+        raise transformed_draw(type(fn).__name__, where)
+    if forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held):
         raise transformed_draw(type(fn).__name__, where)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
@@ -146,8 +147,9 @@ def draw(
         **_around(message, plates),
     )
     admit(node, traces, traces if message is None else message.traces)
-    attach(shown, universe.of(source, size))
-    shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
+    if type(shown) is ProvenanceTensor:
+        shown._form, shown._written = None, -1
+    attach(shown, universe.of(source, size))._site = ref(node)  # type: ignore[attr-defined]
     if not is_plain:
         forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:
@@ -184,7 +186,8 @@ def _copied(value: Tensor) -> Tensor:
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
     """Record that the density of `fn` was asked at a value that depends on no site."""
-    shape = tuple(raw(Tensor.size, density))
+    tracked = getattr(density, "_provenance", None)
+    shape = tuple(raw(Tensor.size, density)) if tracked is None else tracked.shape
     held = parameters(fn)
     traces, plates = local.traces, open_plates()
     unique, universe = traces[0].fresh_name(name), traces[0].universe
@@ -276,6 +279,8 @@ def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     """Add what Python may have branched on before, and what reached a function around the draw."""
     decision = controlling()
+    if decision is None and not local.around:
+        return found
     for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)
         found = lost if found is None else found.union(lost)
@@ -297,8 +302,9 @@ def base_name(fn: Distribution, where: Place) -> str:
 
 def _fresh(value: Tensor, held: list[Held]) -> Tensor:
     """Return a tensor on this value that nobody else holds."""
-    is_leaf = value.requires_grad and value.is_leaf
-    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
+    if (value.requires_grad and value.is_leaf) or type(value) not in (Tensor, ProvenanceTensor):
+        return alias(value)
     for tensor, _ in held:
-        is_fresh = is_fresh and value is not tensor
-    return value if is_fresh else alias(value)
+        if value is tensor:
+            return alias(value)
+    return value
