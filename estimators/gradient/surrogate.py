@@ -99,11 +99,12 @@ def surrogate_of_costs(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of declared costs; `left_out` decided whether there were others."""
     check_baseline(baseline)
     problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
@@ -201,9 +202,8 @@ def backward(
     unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
-    Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
-    names, as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a
-    site.
+    `baseline`, `estimator` and `credit` may each be one for all sites, one for each pattern of names,
+    as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
@@ -266,15 +266,17 @@ def decided(
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
     gradient: Loss | None = None,
+    *,
+    may_hold: bool = True,
 ) -> tuple[Problem, Estimator]:
-    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    """Decide for each site how it gets its gradient; warn where a loss that may holds that."""
     problem, estimate = chosen(problem, estimator, credit)
     estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]
         warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
-    if not problem.loss.requires_grad:
+    if not may_hold or not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
