@@ -83,9 +83,10 @@ class Control(nn.Module):
     def __init__(self, latents: int) -> None:
         """Take how many numbers the latents of an image are."""
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(latents, 10), nn.Tanh(), nn.Linear(10, 1))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = nn.Linear(10, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(latents, 10), nn.Tanh(), last)
 
     def forward(self, y: Tensor) -> Tensor:
         """Return c of the relaxed latents of an image before they are squashed, [1]."""

@@ -33,8 +33,12 @@ class Call:
     def _changing(self) -> frozenset[int | str]:
         """Return the places of the arguments that are not the same in every run."""
         found: set[int | str] = set()
-        for place, argument in (*enumerate(self.args), *self.kwargs.items()):
-            mapped(argument, lambda item, at=place: _is_anew(item) and found.add(at))
+        places: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        for place, argument in places:
+            items: list[Any] = []
+            mapped(argument, items.append)
+            if any(map(_is_anew, items)):
+                found.add(place)
         return frozenset(found)
 
     def run(self, given: Sequence[Tensor]) -> "Outcome":
