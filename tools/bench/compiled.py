@@ -44,9 +44,9 @@ def _ratios(model: Model, step: Loss, by_hand: Loss) -> tuple[float, float]:
     def run(function: Loss) -> float:
         for parameter in model.parameters:
             parameter.grad = None
-        began = time.perf_counter()
+        began = time.process_time()  # what others do on the machine does not count
         function(model.x).backward()
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     for turn in range(ROUNDS + 10):
         pairs = list(zip((step, by_hand), times, strict=True))
