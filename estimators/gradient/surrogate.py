@@ -266,15 +266,17 @@ def decided(
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
     gradient: Loss | None = None,
+    *,
+    may_hold: bool = True,
 ) -> tuple[Problem, Estimator]:
-    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    """Decide for each site how it gets its gradient; warn where a loss that may holds that."""
     problem, estimate = chosen(problem, estimator, credit)
     estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]
         warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
-    if not problem.loss.requires_grad:
+    if not may_hold or not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]

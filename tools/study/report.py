@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ancestral.tools.study.errors import writing
 from ancestral.tools.study.table import (
     Study,
     StudyRow,
@@ -163,5 +164,5 @@ def written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> 
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, which takes the place of another once it is whole."""
-    with replacing(path) as file:
+    with writing(), replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ancestral.tools.study.errors import StudyError
+from ancestral.tools.study.errors import DISK_IS_FULL, StudyError
 from ancestral.tools.study.work import Numbers, Result, Task
 
 FILE, VERSION = "results.sqlite", 2
@@ -188,10 +188,7 @@ def _advice(error: sqlite3.Error) -> str:
     """Return what an error of SQLite means, and what to do."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_FULL:
-            return (
-                "the disk is full; all results until then are kept: make room, and start the same "
-                "study again to go on"
-            )
+            return DISK_IS_FULL
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "another process is at work on this study; wait until it has ended"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ancestral.tools.study.bias import Sample, bias_of
+from ancestral.tools.study.errors import writing
 from ancestral.tools.study.work import Numbers, Result, Task
 from ancestral.trace.display.text_table import Table, Tabular
 from ancestral.trace.serialize.file import replacing
@@ -305,6 +306,6 @@ def write_parquet(rows: Sequence[StudyRow], path: Path) -> bool:
     except ModuleNotFoundError:
         return False
     table: Any = pyarrow.Table.from_pylist([asdict(row) for row in rows])
-    with replacing(path) as file:
+    with writing(), replacing(path) as file:
         parquet.write_table(table, file)
     return True
