@@ -200,8 +200,8 @@ def backward(
     unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
-    Each of `baseline`, `estimator` and `credit` is one for all sites, or one for each pattern of
-    names, ``baseline={"z*": RunningMean(), "*": "auto"}``, or stands in the ``infer`` of a site.
+    `baseline`, `estimator` and `credit` may each be one for all sites, or one for each pattern of
+    names, ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
