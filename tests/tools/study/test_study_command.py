@@ -105,7 +105,7 @@ def test_it_leaves_tables_plots_a_page_and_what_to_run_it_again_with(
     assert kept["versions"]["ancestral"] == ancestral.__version__
     has_pyarrow = importlib.util.find_spec("pyarrow") is not None
     assert sorted(path.name for path in out.iterdir()) == [
-        *("cost.svg", "report.html", "results.sqlite", "study.toml", "table.csv"),
+        *("cost.svg", "report.html", "results.sqlite", "sites.csv", "study.toml", "table.csv"),
         *(["table.parquet"] if has_pyarrow else []),
         *("training.csv", "training.svg", "variance.svg"),
     ]
