@@ -237,6 +237,7 @@ def test_other_draws_of_the_site_are_independent() -> None:
         z = Normal(theta[0].expand(2), theta[1].exp()).sample()
         return (z**2 + theta[0] * z).mean()
 
-    theta, options = leaf(0.3, -0.4), {"nodes": 3, "draws": 0, "tolerance": 1e-8}
+    theta = leaf(0.3, -0.4)
+    options: dict[str, Any] = {"nodes": 3, "draws": 0, "tolerance": 1e-8}
     found = an.verify(squares, theta, estimators=RLOO(2), sampling=Antithetic(), **options)["theta"]
     torch.testing.assert_close(found.mean, found.exact, rtol=1e-8, atol=1e-9)
