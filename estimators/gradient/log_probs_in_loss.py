@@ -41,12 +41,10 @@ from ancestral.trace.nodes.autograd_graph import (
     is_learned,
     is_of_sum,
     leaves_of,
-    nodes_of,
     scored_by,
     step_of,
     visited,
 )
-from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import is_discrete
 
@@ -395,26 +393,3 @@ class HeldScores:
             for source in nodes.data_of(term.leaf):
                 found.setdefault(source, set()).add(number)
         return found
-
-
-SURROGATE = "ancestral.surrogate"
-"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
-
-
-class ScoredLossError(ValueError):
-    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
-
-
-def refuse_scored(loss: Tensor, scored: Iterable[Node], universe: Universe) -> None:
-    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
-    learned = [t for node in scored if node.fn for t, _ in parameters(node.fn)]
-    for node in nodes_of([loss, *(t for t in learned if t.requires_grad)]):
-        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
-        if found is not None and found[0] == universe.token:
-            raise ScoredLossError(
-                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
-                "create_graph=True: the derivatives of both hold the scores of the draws already, "
-                "which would count twice; take that gradient without create_graph, so that it is a "
-                "constant, or write the surrogate of that step as "
-                "(d.log_prob(z) * cost.detach()).sum()"
-            )
