@@ -32,14 +32,8 @@ class Call:
     @cached_property
     def _changing(self) -> frozenset[int | str]:
         """Return the places of the arguments that are not the same in every run."""
-        found: set[int | str] = set()
         places: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
-        for place, argument in places:
-            items: list[Any] = []
-            mapped(argument, items.append)
-            if any(map(_is_anew, items)):
-                found.add(place)
-        return frozenset(found)
+        return frozenset(place for place, argument in places if _is_anew(argument))
 
     def run(self, given: Sequence[Tensor]) -> "Outcome":
         """Call the function with other tensors than those it was made with, and the same seed."""
@@ -102,9 +96,11 @@ def copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
-def _is_anew(item: Any) -> bool:
-    """Return whether each run has another such argument: a tensor, or a generator."""
-    return isinstance(item, (Tensor, torch.Generator))
+def _is_anew(argument: Any) -> bool:
+    """Return whether each run has another such argument: it holds a tensor, or a generator."""
+    found: list[Any] = []
+    mapped(argument, found.append)
+    return any(isinstance(item, (Tensor, torch.Generator)) for item in found)
 
 
 def _fresh(item: Any) -> Any:
