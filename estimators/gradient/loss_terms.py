@@ -129,7 +129,7 @@ def parts_of(loss: Tensor, weight: Tensor | None) -> tuple[list[Term], list[Cons
     """Return the terms and the constants of `terms_of`, and the check that is to be made of them.
 
     Where its device runs ahead of Python, the check waits for it, and is to be made when all else
-    was asked of the device; elsewhere it was made.
+    is queued on the device; elsewhere it was made.
     """
     costs, walk, whole = _taken_apart(loss, weight)
     if not runs_ahead(whole.plain):

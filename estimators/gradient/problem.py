@@ -86,8 +86,8 @@ class Problem:
     `kinks` has, for each site whose value reaches a term through a step without a useful
     derivative, the source that stands for that step; `partly`, of those that reach other terms by
     smooth routes only, the terms of both kinds. `blurring` are the decisions that
-    every term depends on, whenever it was finished. `check` is to be made when what is asked of a
-    device was asked: to look at its numbers is to wait for them.
+    every term depends on, whenever it was finished. `check` is to be made when all work of a device
+    is queued: to look at its numbers is to wait for them.
     """
 
     trace: Trace
@@ -264,7 +264,7 @@ def _all_of(checks: Sequence[Check]) -> None:
 
 
 def _naming(node: Node, asked: Callable[[], T]) -> T:
-    """Return what is asked of the cost that a node stands for; an error of its numbers names it."""
+    """Return what a function tells of the cost of a node; an error of its numbers names the node."""
     try:
         return asked()
     except NonFiniteCostError as error:

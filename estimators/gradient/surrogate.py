@@ -320,7 +320,7 @@ def descend(
 
 
 def _check_last(problem: Problem) -> None:
-    """Look at the numbers of a device that runs ahead, now that all was asked of it."""
+    """Look at the numbers of a device that runs ahead, now that all its work is queued."""
     try:
         problem.check()
     except Exception as error:

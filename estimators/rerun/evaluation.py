@@ -21,7 +21,7 @@ class Slope(NamedTuple):
 
 
 SlopeOf = Literal["loss", "credits"] | None
-"""What is differentiated by the value of the site: the loss, the parts of the credits, nothing."""
+"""The loss, or the parts of the credits, where it is differentiated by the value of the site."""
 
 
 @dataclass(frozen=True, eq=False)
