@@ -264,7 +264,7 @@ def _all_of(checks: Sequence[Check]) -> None:
 
 
 def _naming(node: Node, asked: Callable[[], T]) -> T:
-    """Return what a function tells of the cost of a node; an error of its numbers names the node."""
+    """Return what a function tells of the cost of a node; its errors name the node."""
     try:
         return asked()
     except NonFiniteCostError as error:
