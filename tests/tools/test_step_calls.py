@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 MOST = {
-    "one vector site": 310,
-    "belief net at batch 64": 880,
-    "autoencoder of 20 categories at batch 64": 890,
+    "one vector site": 280,
+    "belief net at batch 64": 850,
+    "autoencoder of 20 categories at batch 64": 860,
     "chain of 80": 9_000,
     "chain of 80 at batch 64": 9_500,
 }
