@@ -65,8 +65,9 @@ lint: .venv/ready
 	! grep -rnEf tests/banned_words.txt --include='*.py' --include='*.md' \
 		provenance trace estimators tools ancestral examples docs README.md CONTRIBUTING.md CHANGELOG.md
 
+# The figures of docs/measured.md, which it writes; some sections: make bench ONLY="ops steps"
 bench: .venv/ready
-	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
+	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench $(ONLY)  # the reference models are there
 
 # The rows that have a device, on a GPU; it says so where there is none.
 bench-gpu: .venv/ready

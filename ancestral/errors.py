@@ -16,12 +16,8 @@ from ancestral.estimators.credit.declared_costs import NonFiniteDensityError
 from ancestral.estimators.credit.site_choices import PatternWarning
 from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
-from ancestral.estimators.gradient.log_probs_in_loss import (
-    HeldScoreWarning,
-    ScoredLossError,
-    StraightThroughWarning,
-)
-from ancestral.estimators.gradient.loss_pytree import LossError
+from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
+from ancestral.estimators.gradient.loss_pytree import LossError, ScoredLossError
 from ancestral.estimators.gradient.loss_terms import LossMismatchError, NonFiniteCostError
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,

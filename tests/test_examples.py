@@ -76,7 +76,7 @@ def test_the_toy_of_rebar_has_the_closed_forms_at_every_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy = example("studies/toy")
-    found = toy.main(4, str(tmp_path / "toy.csv"))
+    found = toy.main(4, tmp_path / "toy.csv")
     for name, steps in found.items():
         is_biased = name in ("straight-through", "Gumbel-softmax", "ST-Gumbel")
         if is_biased:
@@ -172,6 +172,14 @@ def test_the_images_of_mnist_are_zeros_and_ones() -> None:
     assert an.estimate(model, found[:8], estimators=study.DisARM()).evaluations == 2
 
 
+def test_a_control_variate_begins_at_zero_and_learns() -> None:
+    control = example("studies/autoencoder").Control(3)
+    found = control(torch.ones(3))
+    (slope,) = torch.autograd.grad(found, [control.layers[-1].weight])
+    assert found.item() == 0.0
+    assert slope.abs().max() > 0
+
+
 def test_estimators_of_binary_latents_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +189,7 @@ def test_estimators_of_binary_latents_are_compared(
     rows = found.rows[2]
     assert rows.keys() == found.rows[0].keys() == study.estimators(5).keys()
     # Of one bit at a time, these are the same sum over its two values.
-    for same in ("measure-valued", "unordered set", "sum and sample"):
+    for same in ("measure-valued", "unordered set(2)", "sum and sample(1)"):
         assert rows[same].variance.value == pytest.approx(
             rows["local expectation"].variance.value, rel=1e-3
         )

@@ -22,6 +22,8 @@ from ancestral.trace.context.patch import own_of
 _OF_TORCH = (Distribution, Transform, constraints.Constraint, nn.Module)
 _COMMON = frozenset({object, nn.Module, Transform})
 _IS_MADE_BY_CLASS_STATEMENT = 1 << 9  # of the others, no attribute can be replaced
+# What `isinstance` asks of all the classes below one, whose own methods nobody calls.
+_QUESTIONS = frozenset({"__instancecheck__", "__subclasscheck__", "__subclasshook__"})
 
 
 class Watch:
@@ -38,7 +40,7 @@ class Watch:
 
         def called(frame: FrameType, event: str, _: object) -> None:
             code = frame.f_code
-            if event != "call" or is_of_library(code):
+            if event != "call" or code.co_name in _QUESTIONS or is_of_library(code):
                 return
             if code is FUNCTION.__code__:
                 kinds[FUNCTION] = None

@@ -46,7 +46,7 @@ from ancestral.estimators.compiled.analysis import analysed
 from ancestral.estimators.compiled.asking import put_around
 from ancestral.estimators.compiled.backends import BACKENDS, finished
 from ancestral.estimators.compiled.emission import emit
-from ancestral.estimators.compiled.entry import apart, entry, with_indices, with_more
+from ancestral.estimators.compiled.entry import AsItIs, apart, entry, with_indices, with_more
 from ancestral.estimators.compiled.memories import Memories, Unlearned
 from ancestral.estimators.compiled.plan import Plan, plan_of
 from ancestral.estimators.compiled.self_check import Outcome, compare, outcome, undone
@@ -57,7 +57,12 @@ from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate
 from ancestral.estimators.inference.elbo import scored_later
 from ancestral.provenance.tensor.tensor import untrack
-from ancestral.provenance.tensor.torch_internals import checks_kept, compiler, own_copy
+from ancestral.provenance.tensor.torch_internals import (
+    checks_kept,
+    compiler,
+    kept_code,
+    own_copy,
+)
 from ancestral.trace.context.argument_checks import kind_of
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.stack import local
@@ -117,8 +122,10 @@ class Compiled(Generic[P]):
         self._memories = Memories(options.baseline)
         with checks_kept():
             self._apart = apart()
+            step = entry(function)
+            self._kept = kept_code(step)
             self._compiled = torch.compile(
-                entry(function), backend=self._backend, fullgraph=True, dynamic=options.dynamic
+                step, backend=self._backend, fullgraph=True, dynamic=options.dynamic
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -162,14 +169,29 @@ class Compiled(Generic[P]):
             raise Refusal("a method of a class that it uses was replaced since it was compiled")
         if self._memories.tensors:
             self._memories.keep()
+        self._reading.call = args, kwargs
+        try:
+            if self.plan is not None:  # a step may be as short as what the compiler does for it
+                try:
+                    found: Tensor = self._kept(open_store(), args, kwargs)
+                except AsItIs:  # no code fits
+                    pass
+                else:
+                    return found
+            return self._compile(args, kwargs)
+        finally:
+            self._reading.call = None
+
+    def _compile(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Let the compiler look for code that fits, and make a plan where there is none."""
         reading, before = self._reading, times_read()
-        reading.call, reading.failed = (args, kwargs), None
+        reading.failed = None
         mark_what_is_compiled(self._memories.look_at_sites)
         try:
             if self.plan is None or is_around():
                 with _first_plan, unsplit():
                     found: Tensor = self._compiled(open_store(), *args, **kwargs)
-            else:  # nothing more than needs be: a step may be as short as this is
+            else:
                 found = self._compiled(open_store(), *args, **kwargs)
         except Exception as error:
             if isinstance(error, Refusal):
@@ -181,7 +203,6 @@ class Compiled(Generic[P]):
             raise refusal_of(error) from error
         finally:
             mark_no_more()
-            reading.call = None
         if self.plan is None:
             raise Refusal("the compiler found nothing that is computed with tensors")
         return found

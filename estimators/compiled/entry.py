@@ -16,16 +16,20 @@ from ancestral.trace.params.store import ParamStore
 P = ParamSpec("P")
 
 
+class AsItIs(Refusal):
+    """What the compiler is given runs as it is, as under `set_stance`: there would be no scores."""
+
+
 def entry(function: Callable[P, Tensor]) -> Callable[..., Tensor]:
     """Return a function whose code no other has: by their code the compiler counts plans.
 
     It is given the store of parameters that is open, so that the compiler guards it. It lives where
     the function does, whose module nobody may be able to import: so it has names of this as cells.
     """
-    is_read, state, refusal = is_dynamo_compiling, opened, Refusal
+    is_read, state, refusal = is_dynamo_compiling, opened, AsItIs
 
     def step(store: ParamStore | None, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        if not is_read():  # as under set_stance: there would be no scores
+        if not is_read():
             raise refusal("the compiler was told to run what it is given as it is")
         if store is None:  # what is written is written in each step
             return function(*args, **kwargs)

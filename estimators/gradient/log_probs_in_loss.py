@@ -19,30 +19,32 @@ from torch import Tensor
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.pathwise.routes import edges_of_gates
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch, detach
 from ancestral.trace.context.place import Location
+from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.autograd_graph import (
     CONTRACTIONS,
     LOGARITHMS,
     OF_DISTANCES,
     OF_LABELS,
     PASSED,
+    POOLING,
     PRODUCTS,
     Edge,
     Origin,
     below,
     history,
     is_learned,
+    is_of_sum,
     leaves_of,
-    nodes_of,
     scored_by,
     step_of,
     visited,
 )
-from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import is_discrete
 
@@ -55,7 +57,8 @@ class Met(NamedTuple):
 
     `factors` are what the detached factors depend on, the rest what was scored below one: by an op
     that takes labels, or by a product with a logarithm; by a product; by a distance. `mixed` is
-    what an operand depends on that may be a factor and a label in one.
+    what an operand depends on that may be a factor and a label in one. `pooled` are the sites over
+    whose draws the logarithm of a sum is taken, which is the log-density of none of them.
     """
 
     node: Any
@@ -64,6 +67,7 @@ class Met(NamedTuple):
     products: Sources = frozenset()
     distances: Sources = frozenset()
     mixed: Sources = frozenset()
+    pooled: Sources = frozenset()
 
 
 class ScoredNodes:
@@ -143,7 +147,7 @@ class ScoredNodes:
             return met._replace(factors=met.factors | given)
         if step in PRODUCTS:
             given = self._given(met.node)
-            is_whole = all(_is_whole(kept) for kept in _constants(met.node)) if given else True
+            is_whole = all(_is_whole(held) for held in _constants(met.node)) if given else True
             scored = met.products | given if met.factors and is_whole else met.products
             mixed = met.mixed if is_whole else met.mixed | given
             return met._replace(factors=met.factors | given, products=scored, mixed=mixed)
@@ -157,10 +161,32 @@ class ScoredNodes:
         if step in OF_DISTANCES and met.factors:
             found = frozenset[Source]().union(*map(self._of, _kept(met.node)))
             return met._replace(distances=met.distances | found)
+        if self._is_read:
+            met = met._replace(pooled=met.pooled | self._pooled(met.node, step))
         if step in LOGARITHMS and met.factors:
             self.logarithms.add(met.node)
             return met._replace(labels=met.labels | met.products | met.mixed)
         return met
+
+    def _pooled(self, node: Any, step: str) -> Sources:
+        """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
+        is_log = step == "log" and is_of_sum(node)
+        if not (step in POOLING or is_log) or not hasattr(node, "_saved_self"):
+            return frozenset()
+        found = provenance(node._saved_self)
+        if found is None or found.universe is not self._universe:
+            return frozenset()
+        ndim = len(found.shape)
+        dims = () if is_log else getattr(node, "_saved_dim", range(ndim))
+        # Autograd keeps a dimension counted from the right as an unsigned number.
+        gone = {(d - 2**64 if d >= 2**63 else d) % max(ndim, 1) for d in dims}
+        return frozenset(
+            source
+            for source, alignments in claimed(found).items()
+            for places in map(kept, alignments)
+            if not {d for d, size in enumerate(source.shape) if size > 1}
+            <= {place for d, place in enumerate(places) if d not in gone}
+        )
 
     def _given(self, node: Any, unknown: Sources = frozenset()) -> Sources:
         """Return what the tensors without history that a node keeps depend on."""
@@ -301,7 +327,7 @@ class HeldScores:
             return set()
         origin, held = Origin(node.fn), set[int]()
         for number, met in mets:
-            if number in held:
+            if number in held or node.source in met.pooled:
                 continue
             is_factor = PLAIN in met.factors if is_read else self._is_below(node, met.factors)
             if is_factor and self._is_scored(node, origin, met):
@@ -367,26 +393,3 @@ class HeldScores:
             for source in nodes.data_of(term.leaf):
                 found.setdefault(source, set()).add(number)
         return found
-
-
-SURROGATE = "ancestral.surrogate"
-"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
-
-
-class ScoredLossError(ValueError):
-    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
-
-
-def refuse_scored(loss: Tensor, scored: Iterable[Node], universe: Universe) -> None:
-    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
-    learned = [t for node in scored if node.fn for t, _ in parameters(node.fn)]
-    for node in nodes_of([loss, *(t for t in learned if t.requires_grad)]):
-        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
-        if found is not None and found[0] == universe.token:
-            raise ScoredLossError(
-                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
-                "create_graph=True: the derivatives of both hold the scores of the draws already, "
-                "which would count twice; take that gradient without create_graph, so that it is a "
-                "constant, or write the surrogate of that step as "
-                "(d.log_prob(z) * cost.detach()).sum()"
-            )

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class NonFiniteCostError(SiteError):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Term:
     """One cost of a loss.
 
@@ -72,7 +72,7 @@ class Term:
     provenance: Provenance | None
     is_picked: bool = False
 
-    @cached_property
+    @property
     def made(self) -> str:
         """What the cost was made by, as far as it can be told."""
         return op_name(self.leaf)
@@ -255,15 +255,18 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
         if len(members) >= _MANY:
             stack = torch.stack([values[number] for number in members])
             weights: list[Any] = [costs[number].weight for number in members]
+            together.append(stack)
+            apart.difference_update(members)
             if kind is Tensor:
                 stack = stack * detach(torch.stack(weights))
+            elif {*weights} == {1}:
+                continue  # they are what they are, without a view of the stack for each
             else:
                 factors = torch.tensor(weights, dtype=dtype).to(device, non_blocking=True)
                 stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
             for number, value in zip(members, stack.unbind(), strict=True):
                 values[number] = value
-            together.append(stack)
-            apart.difference_update(members)
+            together[-1] = stack
     for number in apart:
         weight = costs[number].weight
         if isinstance(weight, Tensor):

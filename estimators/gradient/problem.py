@@ -16,8 +16,13 @@ from torch import Tensor
 from ancestral.estimators.credit.blur import Blur
 from ancestral.estimators.credit.declared_costs import cost_of, is_cost, non_finite_density
 from ancestral.estimators.gradient.decompose import Constant
-from ancestral.estimators.gradient.log_probs_in_loss import refuse_scored
-from ancestral.estimators.gradient.loss_pytree import Loss, LossError, check_shapes, total_of
+from ancestral.estimators.gradient.loss_pytree import (
+    Loss,
+    LossError,
+    check_shapes,
+    refuse_scored,
+    total_of,
+)
 from ancestral.estimators.gradient.loss_terms import (
     Check,
     NonFiniteCostError,

@@ -101,6 +101,14 @@ class Subtraction:
         self._universe = problem.trace.universe
         self._others: dict[Source, int] = {}  # with the dimension that the others are along
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Tell each baseline that asks for it which sites it will be called for, in order."""
+        proven = (each for each in self._choices.values() if vars(type(each)).get("is_proven"))
+        asking: dict[int, Any] = {id(each): each for each in proven if hasattr(each, "expect")}
+        for key, each in asking.items():
+            chosen = [n for n in names if id(self._choices.of(self._problem.nodes[n])) == key]
+            each.expect(chosen)
+
     def of(self, credit: Credit) -> Tensor | None:
         """Return what is subtracted from the credit of a site, plain and without a gradient.
 
@@ -331,6 +339,7 @@ def subtracted(
         for credit in part.credits:
             places.setdefault(credit.name, []).append((at, credit))
     subtraction = Subtraction(problem, baseline)
+    subtraction.expect(list(places))
     return {
         (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
         for name, found in places.items()

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.blur import warn_of_blur
 from ancestral.estimators.credit.credit import Estimator, by_element
@@ -18,12 +17,11 @@ from ancestral.estimators.diagnostics.observer import Observer, check_observer
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
-    SURROGATE,
     HeldScores,
     held_score_warning,
     straight_through_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.loss_pytree import SURROGATE, Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
 from ancestral.estimators.gradient.partial_credit import fixed_terms, with_read
 from ancestral.estimators.gradient.passes import passes_of, scores_of
@@ -48,7 +46,7 @@ from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.provenance.tensor.torch_internals import detach
-from ancestral.trace.context.argument_checks import kind_of
+from ancestral.trace.context.argument_checks import leaves_given
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
 from ancestral.trace.graph.structure import Structure, TermShape
@@ -99,11 +97,12 @@ def surrogate_of_costs(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of declared costs; `left_out` decided whether there were others."""
     check_baseline(baseline)
     problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
@@ -201,9 +200,8 @@ def backward(
     unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
-    Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
-    names, as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a
-    site.
+    `baseline`, `estimator` and `credit` may each be one for all sites, or one for each pattern of
+    names, ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
@@ -236,29 +234,10 @@ def backward(
     """
     check_baseline(baseline)
     check_observer(monitor)
-    into = _checked(inputs)
+    into = leaves_given(inputs)
     problem, estimate = decided(problem_to_check(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
-
-
-def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
-    """Return what gradients are accumulated into, None if it is all leaves.
-
-    Raises:
-        ValueError: if it is nothing, or something that takes no gradient.
-    """
-    if inputs is None:
-        return None
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    wrong = [x for x in given if not getattr(x, "requires_grad", isinstance(x, GradientEdge))]
-    if wrong or not given:
-        found = f"{kind_of(wrong[0])} that takes no gradient" if wrong else "nothing"
-        raise ValueError(
-            f"inputs has {found} in it; expected tensors with requires_grad=True, such as "
-            "model.parameters()"
-        )
-    return given
 
 
 def decided(
@@ -266,15 +245,17 @@ def decided(
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
     gradient: Loss | None = None,
+    *,
+    may_hold: bool = True,
 ) -> tuple[Problem, Estimator]:
-    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    """Decide for each site how it gets its gradient; warn where a loss that may holds that."""
     problem, estimate = chosen(problem, estimator, credit)
     estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]
         warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
-    if not problem.loss.requires_grad:
+    if not may_hold or not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
@@ -343,11 +324,14 @@ def _check_last(problem: Problem) -> None:
     try:
         problem.check()
     except Exception as error:
-        error.add_note(
-            "It was found after the backward pass, for which Python does not wait: what that has "
-            "added to .grad is of no use; zero it before the next step"
-        )
+        error.add_note(_LATE)
         raise
+
+
+_LATE = (
+    "It was found after the backward pass, for which Python does not wait: what that has added to "
+    ".grad is of no use; zero it before the next step"
+)
 
 
 def settle(trace: Trace) -> None:
@@ -369,7 +353,7 @@ def backward_of_costs(
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     check_baseline(baseline)
     check_observer(monitor)
-    into = _checked(inputs)
+    into = leaves_given(inputs)
     problem, estimate = decided(costs_to_check(trace), estimator, credit)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)

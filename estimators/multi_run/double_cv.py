@@ -1,5 +1,6 @@
 """Double control variates: leave-one-out draws, and the slopes of the others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +15,15 @@ from ancestral.trace.context.argument_checks import check_count
 class DoubleCV:
     """Compare several draws with each other, after what the slopes at the others foretell.
 
-        g = 1/K Σ_k [ Σ_n (h_k - 1/(K-1) Σ_{j≠k} h_jk) ∇ log q(z_k[n]) + G_k · ∇μ ]
-        h_jk = f_n(z_j) - G_k · (z_j - μ),   h_k = h_kk,   G_k = 1/(K-1) Σ_{j≠k} f'(z_j),   μ = E[z]
+        g = 1/K Σ_k [ Σ_n (h_k - 1/(K-1) Σ_{j≠k} h_j) ∇ log q(z_k[n]) + G_k · ∇μ ]
+        h_k = f_n(z_k) - G_kn · (z_k - μ),   G_kn = 1/(K-1) Σ_{j≠k} f_n'(z_j),   μ = E[z]
 
-    Over the elements that have costs in common, z - μ counts as a whole. Needs K evaluations more,
-    with their derivatives. Bernoulli and OneHotCategorical sites. Unbiased, whatever the
-    derivatives are worth: G_k does not depend on z_k. Titsias and Shi (2022), "Double control
-    variates for gradient estimation in discrete latent variable models", section 3, with the mean
-    slope of the other draws.
+    f_n' is of the costs that depend on element n, by all elements that these depend on; G_k is of
+    all costs. Needs K evaluations more, with their derivatives. Bernoulli and OneHotCategorical
+    sites. Unbiased, whatever the derivatives are worth: G_kn does not depend on z_k, and h_j for
+    j ≠ k does by what has mean zero given z_k, as z_j - μ has. Titsias and Shi (2022), "Double
+    control variates for gradient estimation in discrete latent variable models", section 3, with
+    the mean slope of the other draws and the coefficient 1.
 
     Attributes:
         samples: K, at least 2.
@@ -42,17 +44,19 @@ class DoubleCV:
         site.expect(self, Bernoulli, OneHotCategorical)
         count, mean = self.samples, site.parameter("probs")
         values = [site.value, *(site.draw_again() for _ in range(count - 1))]
-        runs = [site.evaluate_slope(value, is_smooth=False) for value in values]
-        slopes = torch.stack([run.slope for run in runs])
-        parts = []
+        runs = [site.evaluate_linear(value) for value in values]
+        h, linear = [], []
         for k, value in enumerate(values):
-            slope = (slopes.sum(0) - slopes[k]) / (count - 1)
-            h = torch.stack(
-                [
-                    run.credit - site.in_common(slope * (other - mean.detach()))
-                    for run, other in zip(runs, values, strict=True)
-                ]
-            )
-            weight = h[k] - (h.sum(0) - h[k]) / (count - 1)
-            parts.append((weight * site.log_prob(value)).sum() + (slope * mean).sum())
-        return torch.stack(parts).mean()
+            others = [run for j, run in enumerate(runs) if j != k]
+            step = value - mean.detach()
+            h.append(runs[k].credit - _mean([run.change(step) for run in others]))
+            linear.append((_mean([run.slope for run in others]) * mean).sum())
+        parts = [
+            ((h[k] - _mean([*h[:k], *h[k + 1 :]])) * site.log_prob(value)).sum() + linear[k]
+            for k, value in enumerate(values)
+        ]
+        return _mean(parts)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([*values]).mean(0)

@@ -12,11 +12,12 @@ from ancestral.estimators.rerun.site_draw import SiteDraw
 class MuProp:
     """Take a first-order expansion at the mean off the loss, and put its exact gradient back.
 
-        g = Σ_n (f_n(z) - f_n(μ) - f'(μ) · (z - μ)) ∇ log q(z[n]) + f'(μ) · ∇μ,   μ = E[z]
+        g = Σ_n (f_n(z) - f_n(μ) - f_n'(μ) · (z - μ)) ∇ log q(z[n]) + f'(μ) · ∇μ,   μ = E[z]
 
-    Over the elements that have costs in common, z - μ counts as a whole. Needs one evaluation more,
-    with its derivative, at values that the site cannot take. Bernoulli and OneHotCategorical sites.
-    Unbiased, whatever the derivative is worth: f_n(μ) and f'(μ) do not depend on z.
+    f_n' is of the costs that depend on element n, by all elements that these depend on. Needs one
+    evaluation more, with its derivatives, at values that the site cannot take. Bernoulli and
+    OneHotCategorical sites. Unbiased, whatever the derivatives are worth: f_n(μ) and f_n'(μ) do not
+    depend on z.
     Gu, Levine, Sutskever and Mnih (2016), "MuProp: unbiased backpropagation for stochastic neural
     networks", equation 4.
     """
@@ -25,8 +26,7 @@ class MuProp:
         """Return the part of the surrogate."""
         site.expect(self, Bernoulli, OneHotCategorical)
         mean = site.parameter("probs")
-        at_mean = site.evaluate_slope(mean.detach(), is_smooth=False)
-        linear = site.in_common(at_mean.slope * (site.value - mean.detach()))
-        weight = site.credit - at_mean.credit - linear
+        at_mean = site.evaluate_linear(mean.detach())
+        weight = site.credit - at_mean.credit - at_mean.change(site.value - mean.detach())
         scored = (weight * site.log_prob(site.value)).sum()
         return scored + (at_mean.slope * mean).sum()

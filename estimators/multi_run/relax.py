@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical
 
 from ancestral.estimators.relaxation.concrete import Relaxed, check_temperature, relaxed
-from ancestral.estimators.rerun.site_draw import Evaluation, SiteDraw
+from ancestral.estimators.rerun.evaluation import Evaluation
+from ancestral.estimators.rerun.site_draw import SiteDraw
 
 
 @dataclass(frozen=True)

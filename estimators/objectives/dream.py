@@ -85,6 +85,12 @@ def _not_given(data: Sequence[Node], given: Sequence[Any]) -> Iterator[GuideErro
 
 def _undrawn(dream: Trace) -> Iterator[GuideError]:
     for node in sites_of(dream):
+        if node.is_enumerated:
+            yield GuideError(
+                f"site {node.name!r} ({node.location}) of the model is enumerated, so that no data "
+                "can be made up of it; expected draws, for a sleep phase: draw it "
+                '(infer={"enumerate": False}), or leave the phase out by sleep=0'
+            )
         if isinstance(node.fn, Factor):
             yield GuideError(
                 f"factor {node.name!r} ({node.location}) of the model is a part of a density that "

@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.pathwise.routes import DerivativeOrderError
 from ancestral.estimators.rerun.estimate import Begun, Plan, whole_runs
+from ancestral.estimators.rerun.evaluation import Evaluation, SlopeOf
 from ancestral.estimators.rerun.integration import Integral, integrated
 from ancestral.estimators.rerun.outcomes import MOST, NODES, Outcomes, TooManyOutcomesError, walked
 from ancestral.estimators.rerun.replay import (
@@ -36,7 +37,6 @@ from ancestral.estimators.rerun.replay import (
 from ancestral.estimators.rerun.run_rloo import RunRLOO
 from ancestral.estimators.rerun.sampling import couplings
 from ancestral.estimators.rerun.site_draw import (
-    Evaluation,
     SiteDraw,
     SiteEstimator,
 )
@@ -348,8 +348,10 @@ class _Remembering(SiteDraw):
 
     known: dict[bytes, Evaluation]
 
-    def _run(self, value: Tensor, *, slope: bool = False, is_smooth: bool = False) -> Evaluation:
-        key = bytes([slope]) + _bytes(value)
+    def _run(
+        self, value: Tensor, slope_of: SlopeOf = None, *, is_smooth: bool = False
+    ) -> Evaluation:
+        key = repr(slope_of).encode() + _bytes(value)
         found = self.known.get(key)
         if found is not None:
             self.evaluations += 1
@@ -357,7 +359,7 @@ class _Remembering(SiteDraw):
         chance = self.first.chance
         assert isinstance(chance, Outcomes)
         before = len(chance.taken)
-        found = super()._run(value, slope=slope, is_smooth=is_smooth)
+        found = super()._run(value, slope_of, is_smooth=is_smooth)
         if len(chance.taken) == before:
             self.known[key] = found
         return found

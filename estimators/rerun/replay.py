@@ -161,14 +161,19 @@ class Again:
         settle(self.trace)
 
 
-def credit_of(problem: Problem, name: str, estimate: Estimator) -> Credit | None:
-    """Return the credit of the elements of a site, however it is drawn; None if it has none."""
+def credit_of(
+    problem: Problem, name: str, estimate: Estimator, *, is_live: bool = False
+) -> Credit | None:
+    """Return the credit of the elements of a site, however it is drawn; None if it has none.
+
+    With `is_live`, the costs have their autograd history.
+    """
     number = next((n for n, v in enumerate(problem.structure.sites) if v.name == name), None)
     if number is None or not problem.structure.reaches[number]:
         return None
     sites = problem.structure.sites
     only = tuple(replace(site, needs_score=site.name == name) for site in sites)
-    values = [term.value for term in problem.terms]
+    values = [term.live if is_live else term.value for term in problem.terms]
     found = estimate(Structure(only, problem.structure.terms), values)
     return next((credit for credit in found if credit.name == name), None)
 

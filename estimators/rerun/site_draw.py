@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 from torch.nn.functional import one_hot
 
-from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.credit.credit import Credit, Estimator, Part, by_element
 from ancestral.estimators.rerun.at_once import FEWEST, Stacked
+from ancestral.estimators.rerun.evaluation import Evaluation, SlopeOf, evaluation_of
 from ancestral.estimators.rerun.outcomes import missed_by
 from ancestral.estimators.rerun.replay import First, credit_of, ended
 from ancestral.provenance.algebra.alignment import Shape
@@ -38,14 +39,6 @@ class SiteEstimator(Protocol):
     def __call__(self, site: "SiteDraw", /) -> Tensor:
         """Return a scalar, differentiable in the parameters of the site."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What a run with another value of a site gives: credits [*shape], and dL/dz where asked."""
-
-    credit: Tensor
-    slope: Tensor
 
 
 @dataclass(eq=False)
@@ -194,14 +187,6 @@ class SiteDraw:
             return one_hot(index, self.fn.event_shape[0]).to(self.value.dtype)
         return index.to(self.value.dtype)
 
-    def in_common(self, found: Tensor) -> Tensor:
-        """Return sums over the elements that have costs in common, [*shape]."""
-        for _ in range(found.dim() - len(self.shape)):
-            found = found.sum(-1)
-        for dim in self.shared_dims:
-            found = found.sum(dim, keepdim=True)
-        return found.expand(self.shape)
-
     def groups(self, found: Tensor) -> list[Tensor]:
         """Return the parts of a tensor [*shape, *event] for the elements with costs in common.
 
@@ -301,15 +286,27 @@ class SiteDraw:
         Raises:
             EstimatorError: if it is refused.
         """
-        return self._run(value, slope=True, is_smooth=is_smooth)
+        return self._run(value, "loss", is_smooth=is_smooth)
 
-    def _run(self, value: Tensor, *, slope: bool = False, is_smooth: bool = False) -> Evaluation:
+    def evaluate_linear(self, value: Tensor) -> Evaluation:
+        """Return the credits of a run, and their derivatives by the value of the site.
+
+        Their sum is `slope`, `Evaluation.change` what they say of each element.
+
+        Args:
+            value: the value, [*shape, *event], of any real numbers.
+        """
+        return self._run(value, "credits")
+
+    def _run(
+        self, value: Tensor, slope_of: SlopeOf = None, *, is_smooth: bool = False
+    ) -> Evaluation:
         self.evaluations += 1
-        leaf = value.detach().requires_grad_() if slope else value.detach()
+        leaf = value.detach().requires_grad_() if slope_of else value.detach()
         try:
-            again = self.first.again(self.node.name, leaf, is_smooth=slope)
+            again = self.first.again(self.node.name, leaf, is_smooth=bool(slope_of))
         except ValueError as error:
-            if slope and not isinstance(error, SiteError):
+            if slope_of and not isinstance(error, SiteError):
                 error.add_note(
                     f"{self.where} had a value that is not in its support, which its estimator "
                     "needs; a density that is asked for it is to have validate_args=False"
@@ -317,16 +314,17 @@ class SiteDraw:
             raise
         with ended(again):
             problem = again.problem
-            credit = credit_of(problem, self.node.name, self.estimate)
+            is_live = slope_of == "credits"
+            credit = credit_of(problem, self.node.name, self.estimate, is_live=is_live)
             self._refuse_shared(credit)
-            derivative = torch.zeros_like(value)
-            if slope:
-                if is_smooth:
-                    self._refuse_steps(again.problem)
-                if problem.loss.requires_grad:
-                    (found,) = torch.autograd.grad(problem.loss, [leaf], allow_unused=True)
-                    derivative = derivative if found is None else found
-            return Evaluation(self._total(credit), derivative)
+            if is_smooth:
+                self._refuse_steps(problem)
+            parts: Sequence[Part] = ()
+            if slope_of == "loss":
+                parts = (Part(problem.loss, frozenset()),)
+            elif slope_of and credit is not None:
+                parts = credit.parts
+            return evaluation_of(self._total(credit), parts, leaf)
 
     def _total(self, credit: Credit | None) -> Tensor:
         zero = torch.zeros((), dtype=self.first.problem.loss.dtype, device=self.node.value.device)

@@ -1,7 +1,7 @@
 """Answers: the truth and the moments of an estimate, each by quadratures until they agree."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,11 +38,12 @@ class Asked:
     most: int
     tolerance: float | None
 
-    def allowed(self, dtype: torch.dtype) -> float:
-        """Return what a mean may be off, relative to the scale."""
+    def allowed(self, tensors: Iterable[Tensor]) -> float:
+        """Return what a mean that is computed from tensors may be off, relative to the scale."""
         if self.tolerance is not None:
             return self.tolerance
-        return _EXACT if dtype == torch.float64 else _SINGLE
+        kinds = {tensor.dtype for tensor in tensors if tensor.dtype.is_floating_point}
+        return _EXACT if kinds <= {torch.float64} else _SINGLE
 
     def moments(
         self,
@@ -73,6 +74,7 @@ class Answer:
         nodes: of how many nodes it is; 0 of panels.
         sizes: how many continuous numbers each outcome has, of truth and estimate.
         integrals: over how much noise, of how many sites and outcomes, the mean is an integral.
+        allowed: what the mean may be off besides, relative to the scale.
     """
 
     named: dict[str, Tensor]
@@ -85,6 +87,7 @@ class Answer:
     nodes: int
     sizes: tuple[list[int], list[int]]
     integrals: int
+    allowed: float
 
     def count(self, nodes: int) -> int:
         """Return how many outcomes there will be for so many nodes of each number, of one here."""
@@ -101,40 +104,45 @@ class Answer:
         found = float(self.error.max())
         return found if found == found else math.inf
 
-    def is_enough(self, asked: Asked) -> bool:
-        """Return whether the error is as small as was asked for."""
-        return self.reached <= asked.allowed(self.exact.dtype) * self.scale
+    @property
+    def is_enough(self) -> bool:
+        """Whether the error is as small as was asked for."""
+        return self.reached <= self.allowed * self.scale
 
     def reason(self, asked: Asked) -> str:
         """Return what was not reached, if it was not."""
-        if self.is_enough(asked):
+        if self.is_enough:
             return ""
         return (
             f"the quadrature is exact to {self.reached:.1g}, not to the "
-            f"{asked.allowed(self.exact.dtype) * self.scale:.1g} that was asked for, with at most "
+            f"{self.allowed * self.scale:.1g} that was asked for, with at most "
             f"{asked.most} outcomes; allow more (outcomes=), or take fewer elements or sites"
         )
 
 
-def _by_nodes(asked: Asked, nodes: int, naming: Naming, *, check: bool = False) -> Answer:
+def _by_nodes(asked: Asked, nodes: int, naming: Naming, *, known: Answer | None = None) -> Answer:
     """Return an answer whose error is unknown, unless nothing is continuous.
 
-    With `check`, a program that differs from run to run is refused.
+    Without a known one, a program that differs from run to run is refused.
     """
     truth = truth_of(asked.run, nodes=nodes, most=asked.most)
     named = naming(truth.expected)
-    if check:
+    leaves = list(named.values())
+    if known is None:
         run = First.of(asked.run, Outcomes(nodes=1))
         refuse_change(run)
         settle(run.trace)
-    leaves = list(named.values())
+        # Categories are integers, of which a constant of Python makes float32.
+        allowed = asked.allowed([*leaves, *(term.value for term in run.problem.terms)])
+    else:
+        allowed = known.allowed
     exact = derivatives(truth.expected, leaves, asked.order)
     found = asked.moments(leaves, nodes=nodes, losses=truth.losses)
     sizes = truth.sizes, found.sizes
     error = torch.full_like(exact, math.inf if max(map(max, sizes)) else 0.0)
     moments = found.mean, found.variance, error, found.evaluations
     count = max(found.outcomes, len(truth.losses))
-    return Answer(named, exact, *moments, count, nodes, sizes, found.integrals)
+    return Answer(named, exact, *moments, count, nodes, sizes, found.integrals, allowed)
 
 
 def refined(asked: Asked, naming: Naming) -> Answer:
@@ -147,21 +155,21 @@ def refined(asked: Asked, naming: Naming) -> Answer:
         TooManyOutcomesError, NotEnumerableError: if there are too many for any two rules.
         NotAFunctionError: if the program differs from run to run.
     """
-    first = _by_nodes(asked, 1, naming, check=True)
-    if first.is_enough(asked):  # nothing is continuous
+    first = _by_nodes(asked, 1, naming)
+    if first.is_enough:  # nothing is continuous
         return first
     fit = [n for n in range(asked.nodes, 1, -1) if first.count(_more(n)) <= asked.most]
     if not fit:
         raise TooManyOutcomesError.of(asked.most)
-    found, nodes = [_by_nodes(asked, fit[0], naming)], _more(fit[0])
-    while not found[-1].is_enough(asked):
+    found, nodes = [_by_nodes(asked, fit[0], naming, known=first)], _more(fit[0])
+    while not found[-1].is_enough:
         if nodes > max(_FINEST, _more(asked.nodes)) or first.count(nodes) > asked.most:
             break
-        finer = _by_nodes(asked, nodes, naming)
+        finer = _by_nodes(asked, nodes, naming, known=first)
         found.append(replace(finer, error=_apart(finer, found[-1])))
         nodes = nodes * 3 // 2
     last = found[-1]
-    if last.is_enough(asked):
+    if last.is_enough:
         return last
     if len(found) > 2:  # of errors that fall slowly, the last difference is no bound
         last = replace(last, error=2 * torch.maximum(last.error, _apart(last, found[-3])))
@@ -180,7 +188,7 @@ def _apart(a: Answer, b: Answer) -> Tensor:
 def _by_panels(asked: Asked, known: Answer) -> list[Answer]:
     """Return an answer by panels, if there are not too many."""
     leaves = list(known.named.values())
-    wanted = asked.allowed(known.exact.dtype) * known.scale / 2
+    wanted = known.allowed * known.scale / 2
     panels = Panels(wanted, max(known.integrals, 1))
     try:
         truth = truth_by_panels(asked.run, leaves, asked.order, panels, asked.most)
@@ -189,4 +197,5 @@ def _by_panels(asked: Asked, known: Answer) -> list[Answer]:
         return []
     moments = found.mean, found.variance, truth.error + found.error, found.evaluations
     count = max(found.outcomes, len(truth.ways))
-    return [Answer(known.named, truth.value, *moments, count, 0, known.sizes, known.integrals)]
+    rest = known.sizes, known.integrals, known.allowed
+    return [Answer(known.named, truth.value, *moments, count, 0, *rest)]

@@ -93,7 +93,7 @@ def verify(
         draws: how many estimates a z-test takes; 0 to raise the reason for one.
         tolerance: by how much a mean over all outcomes may be off, relative to the largest
             derivative or standard deviation, and what a quadrature is to reach; by default 1e-8 in
-            float64, 1e-3 in float32.
+            float64, 1e-3 where a parameter or a cost is not, such as 0.5 times a class.
 
     Raises:
         RuntimeError: within an open recording.
@@ -131,7 +131,7 @@ def verify(
     reason = answer.reason(asked)
     if draws and answer.reached > _COARSE * answer.scale:
         return by_draws(asked, naming, draws, reason)
-    off = answer.error + asked.allowed(answer.exact.dtype) * answer.scale
+    off = answer.error + answer.allowed * answer.scale
     flat = answer.exact, answer.mean, answer.variance, off, off
     found = split(answer.named, order, *flat, is_proof=True)
     return Verification(found, "enumeration", order, answer.outcomes, answer.evaluations, reason)

@@ -35,7 +35,7 @@ def by_draws(asked: Asked, naming: Naming, draws: int, reason: str) -> Verificat
     error = ((variance + torch.stack(theirs).var(0)) / draws).sqrt()
     level = NormalDist().inv_cdf(1 - _LEVEL / 2 / len(mean))
     detectable = error * (level + NormalDist().inv_cdf(_POWER))
-    small = asked.allowed(mean.dtype) * float(mean.abs().max())
+    small = asked.allowed([mean]) * float(mean.abs().max())
     error = error * level + small
     verified = split(named, order, exact, mean, variance, error, detectable, is_proof=False)
     return Verification(verified, "z-test", order, draws, evaluations / draws, reason)

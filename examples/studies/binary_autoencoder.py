@@ -16,48 +16,26 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
+import autoencoder
 import comparison
 import torch
-from comparison import Autoencoder, Comparison, Images, Ordering, Size
+from autoencoder import Autoencoder
+from comparison import Comparison, Images, Ordering, Size
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
-from ancestral.estimators import (
-    ARM,
-    ARMS,
-    REBAR,
-    RELAX,
-    RLOO,
-    DisARM,
-    DoubleCV,
-    GumbelSoftmax,
-    LocalExpectation,
-    MeasureValued,
-    MuProp,
-    Optimal,
-    Plan,
-    ReinMax,
-    StraightThrough,
-    StraightThroughGumbel,
-    SumAndSample,
-    UnorderedSet,
-    total_cost,
-)
+from ancestral.estimators import ARM, ARMS, DisARM, Plan, total_cost
 
 Networks = Literal["both", "linear", "nonlinear"]
 LATENTS = 200
 ORDERINGS = (
-    Ordering("auto", "score", "leave one out of the batch, Kool et al. 2019"),
+    *autoencoder.ORDERINGS,
     Ordering("DisARM", "ARM", "Dong et al. 2020"),
     Ordering("DisARM", "RLOO(2)", "Dong et al. 2020"),
     Ordering("ARMS(4)", "DisARM", "Dimitriev and Zhou 2021", of="work"),
     Ordering("ARMS(4)", "RLOO(4)", "Dimitriev and Zhou 2021"),
-    Ordering("double CV(2)", "RLOO(2)", "Titsias and Shi 2022"),
-    Ordering("REBAR", "MuProp", "Tucker et al. 2017"),
-    Ordering("RELAX", "REBAR", "Grathwohl et al. 2018"),
     Ordering("local expectation", "score", "Titsias and Lázaro-Gredilla 2015", of="work"),
     Ordering("measure-valued", "score", "Mohamed et al. 2020", of="work"),
-    Ordering("ReinMax", "straight-through", "Liu et al. 2023", of="bias"),
 )
 
 
@@ -77,31 +55,12 @@ class Binary(Autoencoder):
 
 def estimators(latents: int) -> dict[str, Any]:
     """Return all estimators that apply to binary latents, by name."""
-    layers = nn.Linear(latents, 10), nn.Tanh(), nn.Linear(10, 1)
-    control = nn.Sequential(nn.Flatten(0), *layers)
-    nn.init.zeros_(layers[-1].weight)  # so that it starts as REBAR
     return {
-        "auto": "auto",
-        "score": Plan(estimators="score", baseline=None),
         "REINFORCE": Plan(estimators="score", baseline=None, credit=total_cost),
-        "optimal baseline": Plan(baseline=Optimal()),
-        "RLOO(2)": RLOO(2),
-        "RLOO(4)": RLOO(4),
         "ARM": ARM(),
         "DisARM": DisARM(),
         "ARMS(4)": ARMS(4),
-        "MuProp": MuProp(),
-        "double CV(2)": DoubleCV(2),
-        "REBAR": REBAR(),
-        "RELAX": RELAX(control, scale=1.0),
-        "local expectation": LocalExpectation(),
-        "measure-valued": MeasureValued(),
-        "sum and sample": SumAndSample(1),
-        "unordered set": UnorderedSet(2),
-        "straight-through": StraightThrough(),
-        "Gumbel-softmax": GumbelSoftmax(),
-        "ST-Gumbel": StraightThroughGumbel(),
-        "ReinMax": ReinMax(),
+        **autoencoder.estimators(latents),
     }
 
 

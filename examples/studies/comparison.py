@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli
 
 import ancestral as an
 
@@ -144,50 +143,6 @@ class Size:
         path = self.out.joinpath(*names)
         path.mkdir(parents=True, exist_ok=True)
         return path
-
-
-class Autoencoder(nn.Module):
-    """Discrete latents of images: q(z | x), p(z), and p(x | z), all learned.
-
-    The networks begin at the mean of the images: the encoder sees how an image differs from it, and
-    the decoder starts from it, as in the experiments of the papers.
-    """
-
-    mean: Tensor
-    start: Tensor
-
-    def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, latents: Sequence[int], mean: Tensor
-    ) -> None:
-        """Take the networks, the shape of the latents of an image, and the mean, [pixels].
-
-        The encoder gives the logits of the latents, [batch, *latents], and the decoder those of the
-        pixels.
-        """
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        self.prior = nn.Parameter(torch.zeros(*latents))
-        self.register_buffer("mean", mean)
-        self.register_buffer("start", torch.logit(mean.clamp(0.01, 0.99)))
-
-    def draw(self, logits: Tensor) -> Tensor:
-        """Draw z, [batch, *latents]."""
-        raise NotImplementedError
-
-    def log_prob(self, logits: Tensor, z: Tensor) -> Tensor:
-        """Return log q(z) of each latent, which is smooth in z: for relaxed ones too."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the negative ELBO in nats, the mean over images [batch, pixels]."""
-        logits = self.encoder(x - self.mean)
-        z = self.draw(logits)
-        # The derivative of log q(z) by its own logits has mean zero, and is left out.
-        both = (logits.detach(), self.prior)
-        log_q, log_p = (self.log_prob(each, z).flatten(1).sum(1) for each in both)
-        pixels = Bernoulli(logits=self.decoder(z.flatten(1)) + self.start, validate_args=False)
-        bound: Tensor = pixels.log_prob(x).sum(1) + log_p - log_q
-        return -bound.mean()
 
 
 class OfBatches(nn.Module):
@@ -487,3 +442,18 @@ def command(
         run(size, **{name: getattr(given, name) for name in choices})
     except MissingPackageError as error:
         parser.error(str(error))
+
+
+def exact_command(doc: str | None, run: Callable[[int, Path | None], object], steps: int) -> None:
+    """Run a study that is exact at every step from the command line.
+
+    Args:
+        doc: of its module; the first line is shown by --help.
+        run: called with the number of steps, and the CSV file for all of them or None.
+        steps: the usual number.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=steps, help="of training")
+    parser.add_argument("--out", type=Path, default=None, help="a CSV file with every step")
+    given = parser.parse_args()
+    run(given.steps, given.out)

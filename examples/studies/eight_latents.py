@@ -8,16 +8,14 @@ an estimator gives for each outcome, weighed with its probability, has the exact
 That of a batch is the sum over its images, whose draws are independent.
 """
 
-import argparse
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comparison
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
@@ -153,15 +151,11 @@ def measure(model: Autoencoder, x: Tensor, name: str, step: int, mean: float) ->
     return Exact(name, step, *(float(number.detach()) for number in numbers))
 
 
-def images() -> Tensor:
-    """Return all digits as zeros and ones, [1797, 64]."""
-    return torch.as_tensor(load_digits().data > 7).double()
-
-
 def train(name: str, steps: int, seed: int = 0) -> list[Exact]:
     """Train by one method, and measure it at every step."""
     torch.manual_seed(seed)
-    model, data, method = Autoencoder(), images(), METHODS[name]
+    model, method = Autoencoder(), METHODS[name]
+    data = comparison.images("digits").double()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     found: list[Exact] = []
     mean = 0.0
@@ -185,31 +179,24 @@ def train(name: str, steps: int, seed: int = 0) -> list[Exact]:
 
 def table_of(found: Mapping[str, Sequence[Exact]]) -> str:
     """Return a line for each method: what it had on the way, and where it came to."""
-    lines = [f"{'method':22}  relative bias  variance: first      last    bound"]
+    lines = [["method", "relative bias", "variance: first", "last", "bound"]]
     for name, rows in found.items():
         bias = max(row.relative_bias for row in rows)
         last = sum(row.bound for row in rows[-20:]) / len(rows[-20:])
-        lines.append(
-            f"{name:22} {bias:14.1e} {rows[0].variance:16.3g} {rows[-1].variance:9.3g} {last:8.2f}"
-        )
-    return "\n".join(lines)
+        moments = f"{bias:.1e}", f"{rows[0].variance:.3g}", f"{rows[-1].variance:.3g}"
+        lines.append([name, *moments, f"{last:.2f}"])
+    return comparison.aligned(lines)
 
 
-def main(steps: int = 200, out: str | None = None) -> dict[str, list[Exact]]:
+def main(steps: int = 200, out: Path | None = None) -> dict[str, list[Exact]]:
     """Train by each method, print the table, and write all steps into a CSV file."""
     found = {name: train(name, steps) for name in METHODS}
     print(table_of(found))
     if out is not None:
-        with Path(out).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Exact._fields)
-            writer.writerows(row for rows in found.values() for row in rows)
+        rows = itertools.chain.from_iterable(found.values())
+        comparison.write_csv(out, Exact._fields, rows)
     return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--out", default=None, help="a CSV file with every step")
-    options = parser.parse_args()
-    main(options.steps, options.out)
+    comparison.exact_command(__doc__, main, 200)

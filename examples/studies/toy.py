@@ -12,12 +12,12 @@ estimates for discrete latent variable models", section 5.1; Grathwohl et al. (2
 "Backpropagation through the void", section 4.
 """
 
-import argparse
-import csv
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comparison
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
@@ -100,32 +100,24 @@ def train(name: str, steps: int) -> list[Step]:
 
 def table(found: Mapping[str, Sequence[Step]]) -> str:
     """Return a line for each estimator: what it needs, its exact moments, and where it came to."""
-    lines = [f"{'estimator':18} evaluations  largest bias  variance: first     last  loss: last"]
+    head = ["estimator", "evaluations", "largest bias", "variance: first", "last", "loss: last"]
+    lines = [head]
     for name, steps in found.items():
         first, last = steps[0], steps[-1]
         bias = max(abs(step.bias) for step in steps)
-        lines.append(
-            f"{name:18} {first.evaluations:11.2f}  {bias:12.1e}  {first.variance:15.2e} "
-            f"{last.variance:8.2e}  {last.loss:10.5f}"
-        )
-    return "\n".join(lines)
+        moments = f"{bias:.1e}", f"{first.variance:.2e}", f"{last.variance:.2e}"
+        lines.append([name, f"{first.evaluations:.2f}", *moments, f"{last.loss:.5f}"])
+    return comparison.aligned(lines)
 
 
-def main(steps: int = 100, out: str | None = None) -> dict[str, list[Step]]:
+def main(steps: int = 100, out: Path | None = None) -> dict[str, list[Step]]:
     """Train by each estimator, print the table, and write all steps into a CSV file."""
     found = {name: train(name, steps) for name in ESTIMATORS}
     print(table(found))
     if out is not None:
-        with Path(out).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Step._fields)
-            writer.writerows(step for rows in found.values() for step in rows)
+        comparison.write_csv(out, Step._fields, chain.from_iterable(found.values()))
     return found
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--out", default=None, help="a CSV file with every step")
-    options = parser.parse_args()
-    main(options.steps, options.out)
+    comparison.exact_command(__doc__, main, 100)

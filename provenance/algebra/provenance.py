@@ -38,7 +38,7 @@ from ancestral.provenance.algebra.pattern import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """Something that a value can depend on.
 
@@ -61,14 +61,6 @@ class Source:
     is_known: bool = False
     is_confined: bool = False
     is_named: bool = False
-
-    @classmethod
-    def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
-        """Return the source of a draw, of which there are thousands."""
-        source = object.__new__(cls)
-        fields = {"name": name, "shape": shape, "universe": universe}
-        object.__setattr__(source, "__dict__", fields)
-        return source
 
 
 Sources = frozenset[Source]

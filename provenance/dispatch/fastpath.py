@@ -294,8 +294,7 @@ def _reducing(name: str) -> _Function:
         result.__class__ = ProvenanceTensor
         result._provenance = found
         if answer.linear is not None and has_history():
-            adjoint, call = answer.linear
-            result._form = (number(), adjoint, (self._form or self,), call, plain_method)
+            result._form = (number(), answer.linear, self._form or self)
         else:
             result._form = form_again(answer, plain_method, found.shape, (self, *args), NO_KEYWORDS)
         return result

@@ -194,6 +194,9 @@ try:
         (forward_ad, "_current_level"),
         (ScriptModule, "_get_method _type"),
         (VF, "_pack_padded_sequence _pad_packed_sequence"),
+        (torch._C, "_is_tracing"),
+        (torch.fx._symbolic_trace, "is_fx_symbolic_tracing"),
+        (eval_frame, "set_eval_frame"),
     ]
     for _owner, _names in _read:
         for _name in _names.split():
@@ -272,6 +275,33 @@ def call_before_compiling(function: Callable[[], None]) -> None:
         run(*args)
 
     vars(callback_handler)["run_start_callbacks"] = called
+
+
+def kept_code(
+    function: Callable[..., Any],
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]:
+    """Return what runs the code that the compiler has made of a function, where its guards hold.
+
+    Nothing is compiled: where no guards hold, the function runs as it is, and so it does where
+    torch would run it so, or raise. What torch puts around it prepares the compiler to read, which
+    takes as long as a short step. What is returned takes the first argument, the others, and those
+    by name.
+    """
+    from torch._dynamo import eval_frame as module
+
+    is_traced, is_followed = torch._C._is_tracing, torch.fx._symbolic_trace.is_fx_symbolic_tracing
+    switch = eval_frame.set_eval_frame
+
+    def run(first: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_traced() or is_followed() or module._stance.stance == "force_eager":
+            return function(first, *args, **kwargs)
+        before = switch(False)  # look for code, and make none
+        try:
+            return function(first, *args, **kwargs)
+        finally:
+            switch(before)
+
+    return run
 
 
 def eager_stance() -> tuple[tuple[Any, str], Any]:

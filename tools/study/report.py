@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ancestral.tools.study.errors import writing
 from ancestral.tools.study.table import (
     Study,
     StudyRow,
     as_csv,
     curves_as_csv,
+    sites_as_csv,
     write_parquet,
 )
 from ancestral.trace.serialize.file import replacing
@@ -138,6 +140,7 @@ def _figure(name: str, plot: bytes) -> str:
 def written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> Study:
     """Write the tables, the plots and the report, and return the study with what was written."""
     files = {"study.toml": b"", "table.csv": as_csv(study.rows).encode()}
+    files["sites.csv"] = sites_as_csv(study.sites).encode()
     if study.curves:
         files["training.csv"] = curves_as_csv(study.curves).encode()
     try:
@@ -161,5 +164,5 @@ def written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> 
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, which takes the place of another once it is whole."""
-    with replacing(path) as file:
+    with writing(), replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ancestral.tools.study.errors import StudyError
+from ancestral.tools.study.errors import DISK_IS_FULL, StudyError
 from ancestral.tools.study.work import Numbers, Result, Task
 
-FILE, VERSION = "results.sqlite", 1
+FILE, VERSION = "results.sqlite", 2
 _APPLICATION = 0x616E7374
 _SCHEMA = """
 create table settings (name text primary key, value text not null) without rowid;
 create table methods (name text primary key, plan text not null) without rowid;
+create table sites (variances text not null);
 create table results (
     kind text not null, method text not null, block integer not null, count integer not null,
     evaluations integer not null, seconds blob not null, losses blob not null, mean blob not null,
@@ -142,6 +143,18 @@ class Store:
             (Task(*row[:4]), Result(row[4], *(_numbers(each) for each in row[5:]))) for row in rows
         ]
 
+    def keep_sites(self, variances: Mapping[str, float]) -> None:
+        """Write the variance of each site; a number is read as it was written."""
+        with self._explained(), self._written():
+            self._base.execute("insert into sites values (?)", (json.dumps(dict(variances)),))
+
+    def sites(self) -> dict[str, float] | None:
+        """Return the variance of each site, None if they are not there."""
+        with self._explained():
+            row = self._base.execute("select variances from sites").fetchone()
+        found: dict[str, float] | None = None if row is None else json.loads(row[0])
+        return found
+
     def close(self) -> None:
         """Let go of the file."""
         self._base.close()
@@ -175,10 +188,7 @@ def _advice(error: sqlite3.Error) -> str:
     """Return what an error of SQLite means, and what to do."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_FULL:
-            return (
-                "the disk is full; all results until then are kept: make room, and start the same "
-                "study again to go on"
-            )
+            return DISK_IS_FULL
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return "another process is at work on this study; wait until it has ended"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.rerun.estimate import Estimate, Plan, estimate
-from ancestral.tools.study.errors import StudyError, WorkerError
+from ancestral.tools.study.errors import StudyError, WorkerError, writing
 from ancestral.tools.study.seeds import TRIAL, apart, draws, plant
 from ancestral.trace.serialize.file import replacing
 
@@ -34,7 +34,7 @@ from ancestral.trace.serialize.file import replacing
 class Subject:
     """A program, what it is called with, and the leaves that it is differentiated by."""
 
-    program: Callable[..., Loss]
+    program: Callable[..., Loss | None]
     args: tuple[Any, ...]
     leaves: tuple[Tensor, ...]
 
@@ -166,7 +166,7 @@ class Packed:
                 f"{type(error).__name__}: {error}; keep out of it what is open or runs (files, "
                 "threads, generators), or make it within the program"
             ) from error
-        with replacing(path) as file:
+        with writing(), replacing(path) as file:
             file.write(body)
         return cls(str(path), hashlib.sha256(body).hexdigest(), tuple(sys.path))
 

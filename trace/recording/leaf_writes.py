@@ -11,7 +11,7 @@ from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
 from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch
 from ancestral.trace.nodes.node import Node, modified
-from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
+from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen, versioned
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
@@ -70,7 +70,7 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
             count = len(seen) + len(found)
             pending: list[Any] = []
             again = _computed_of_another(node)
-            for tensor, _ in node.versions:
+            for tensor in versioned(node.versions):
                 if tensor is again or not tensor.requires_grad:
                     continue
                 made = tensor.grad_fn

@@ -87,6 +87,11 @@ class Message:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether it has several values at once, along its own dimension."""
+        return self.enumeration is not None and self.enumeration.own is not None
+
     def answered(self, value: Tensor) -> "Message":
         """Return the message with its value; `replace` looks at every field, of each draw."""
         twin = object.__new__(Message)

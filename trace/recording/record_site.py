@@ -42,7 +42,7 @@ from ancestral.trace.nodes.distribution_params import (
     parameters,
 )
 from ancestral.trace.nodes.node import Gate, Node
-from ancestral.trace.nodes.plate_frame import open_plates, scale_of
+from ancestral.trace.nodes.plate_frame import Plate, open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.recording.constant_draws import has_tangent, transformed_draw
 from ancestral.trace.recording.leaf_writes import SettledError
@@ -118,7 +118,8 @@ def draw(
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
-    source = Source.drawn(name, shape, universe)
+    is_spread = message is not None and message.is_spread
+    source = Source(name, shape, universe, is_confined=is_spread)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
     plain = aside(shown) if is_reparameterized else _copied(shown)
@@ -140,14 +141,11 @@ def draw(
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         is_declared=is_declared,
-        scale=message.scale if message is not None else scale_of(plates) if plates else 1.0,
-        mask=None if message is None else message.mask,
         infer=message.infer if message is not None else {} if infer is None else infer,
-        enumeration=None if message is None else message.enumeration,
-        cond_indep_stack=plates if message is None else message.plates,
         event_dims=0 if is_plain else event_dims(fn),
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
+        **_around(message, plates),
     )
     admit(node, traces, traces if message is None else message.traces)
     if type(shown) is ProvenanceTensor:
@@ -158,6 +156,18 @@ def draw(
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _around(message: Message | None, plates: tuple[Plate, ...]) -> dict[str, Any]:
+    """Return what handlers and plates say of a draw, nothing where none is open."""
+    if message is not None:
+        return {
+            "scale": message.scale,
+            "mask": message.mask,
+            "enumeration": message.enumeration,
+            "cond_indep_stack": message.plates,
+        }
+    return {"scale": scale_of(plates), "cond_indep_stack": plates} if plates else {}
 
 
 def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
@@ -188,7 +198,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         fn=fn,
         value=untrack(value),
         shape=shape,
-        source=Source.drawn(unique, shape, universe),
+        source=Source(unique, shape, universe),
         param_provenance=controlled(param_provenance(fn, held, shape, None), shape),
         location=where.location,
         module_path=where.module_path,

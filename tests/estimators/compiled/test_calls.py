@@ -11,6 +11,7 @@ import torch
 from steps import V, W, X, agree, agreeing, eager
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import ancestral as an
 
@@ -215,14 +216,46 @@ def test_a_function_of_a_module_that_nobody_can_import_is_compiled() -> None:
     assert step.plan.is_compiled, step.plan
 
 
-@pytest.mark.parametrize("stance", ["force_eager", "eager_on_recompile"])
-def test_a_compiler_that_is_told_to_run_eagerly_costs_no_score(stance: Any) -> None:
+@pytest.mark.parametrize(
+    ("stance", "rows"), [("force_eager", 3), ("force_eager", 4), ("eager_on_recompile", 3)]
+)
+def test_a_compiler_that_is_told_to_run_eagerly_costs_no_score(stance: Any, rows: int) -> None:
     step = agreeing(_loss, [W, V], X, seeds=(0,))
     with (
         torch.compiler.set_stance(stance),
         pytest.warns(an.errors.NotCompiledWarning, match="as it is"),
     ):
-        agree(step, _loss, [W, V], X[:3])
+        agree(step, _loss, [W, V], X[:rows])
+
+
+def test_the_compiler_is_asked_only_where_no_code_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = agreeing(_loss, [W, V], X, seeds=(0,))
+    asked = list[tuple[int, ...]]()
+    compile_ = step._compiled
+
+    def asking(store: Any, x: Tensor) -> Any:
+        asked.append(tuple(x.shape))
+        return compile_(store, x)
+
+    monkeypatch.setattr(step, "_compiled", asking)
+    for seed, rows in enumerate((4, 2, 4, 2, 3, 4)):
+        agree(step, _loss, [W, V], X[:rows], seed=seed)
+    assert asked == [(2, 3), (3, 3)]
+    torch.compiler.reset()
+    agree(step, _loss, [W, V], X)
+    assert asked[2:] == [(4, 3)]
+    assert step.plan.is_compiled, step.plan
+
+
+@pytest.mark.parametrize("tracing", [make_fx, lambda f: torch.jit.trace(f, (X,))])
+def test_a_step_that_has_a_plan_is_traced_by_nobody(tracing: Any) -> None:
+    step = agreeing(_loss, [W, V], X, seeds=(0,))
+
+    def doubled(x: Tensor) -> Any:
+        return step(x) * 2
+
+    with pytest.raises(RuntimeError, match="dynamo-optimized function"):
+        tracing(doubled)(X)
 
 
 def test_a_compiler_that_is_disabled_costs_no_score() -> None:

@@ -1,5 +1,6 @@
 """Methods that somebody replaces between two steps, wherever the compiler has read them."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -156,5 +157,25 @@ def test_a_number_of_a_class_is_guarded_as_any_other(monkeypatch: pytest.MonkeyP
 
     step = agreeing(loss, [W, V], seeds=(0,))
     Scaled.scale = 2.0
+    agree(step, loss, [W, V])
+    assert step.plan.is_compiled, step.plan
+
+
+class _Kind(abc.ABC):  # noqa: B024 (as those of collections are that containers are asked for)
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return False
+
+    def method(self) -> int:
+        return 0
+
+
+def test_a_class_that_is_only_asked_what_it_is_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss() -> Any:
+        cost = Bernoulli(logits=W * X).sample() * V
+        return cost.sum() if isinstance(X, _Kind) else cost.mean()
+
+    step = agreeing(loss, [W, V], seeds=(0,))
+    monkeypatch.setattr(_Kind, "method", lambda self: 1)
     agree(step, loss, [W, V])
     assert step.plan.is_compiled, step.plan

@@ -5,6 +5,7 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +26,10 @@ def variables_of(count: int, sizes: Sequence[int]) -> list[Variable]:
     return [Variable(f"z{i}", HERE, -1, size) for i, size in zip(range(count), sizes, strict=True)]
 
 
-def scopes_of(net: Network) -> tuple[list[Axes], dict[object, int], list[Variable]]:
+def scopes_of(net: Network) -> tuple[list[Any], dict[Any, int], list[Variable]]:
     sizes = [net.tables[name].shape[-1] for name in net.parents]
     own = dict(zip(net.parents, variables_of(len(sizes), sizes), strict=True))
-    tables: list[Axes] = [
-        frozenset([own[v], *(own[p] for p in net.parents[v])]) for v in net.parents
-    ]
+    tables = [frozenset([own[v], *(own[p] for p in net.parents[v])]) for v in net.parents]
     return tables, {v: v.size for v in own.values()}, list(own.values())
 
 
@@ -53,7 +52,7 @@ def test_each_site_is_summed_out_once_at_a_cost_near_the_least_of_all_orders(see
     rng = random.Random(seed)
     count = rng.randint(1, 6)
     own = variables_of(count, [rng.randint(2, 5) for _ in range(count)])
-    tables: list[Axes] = [
+    tables = [
         frozenset([v, *rng.sample(own[:i], min(i, rng.randint(0, 3)))]) for i, v in enumerate(own)
     ]
     summed = [v for v in own if rng.random() < 0.8]  # the rest are of a shallower plate

@@ -1,5 +1,8 @@
 """The exact variances are those of the closed forms, for one bit and for three."""
 
+# torch.distributions has no annotations.
+# mypy: disable-error-code="no-any-return"
+
 import math
 
 import pytest
@@ -7,7 +10,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from ancestral.estimators import ARM, ARMS, RLOO, DisARM, ExactSum, LocalExpectation, total_cost
+from ancestral.estimators import (
+    ARM,
+    ARMS,
+    RLOO,
+    DisARM,
+    DoubleCV,
+    ExactSum,
+    LocalExpectation,
+    MuProp,
+    total_cost,
+)
 from ancestral.estimators.rerun.estimate import Chosen, Plan
 from ancestral.estimators.rerun.moments import moments_of
 
@@ -15,7 +28,7 @@ from ancestral.estimators.rerun.moments import moments_of
 def variance(theta: Tensor, target: Tensor, pairs: Tensor, estimator: Chosen) -> float:
     def program() -> Tensor:
         x = Bernoulli(logits=theta).sample()
-        return (x - target).pow(2).sum() + (pairs * x[:-1] * x[1:]).sum()  # type: ignore[no-any-return]
+        return (x - target).pow(2).sum() + (pairs * x[:-1] * x[1:]).sum()
 
     # Two nodes are exact for ARM, whose square is quadratic in its noise.
     plan = Plan(estimator, None, total_cost)
@@ -71,3 +84,28 @@ def test_more_antithetic_draws_have_less_variance_than_pairs_of_them() -> None:
     )
     assert four < min(two / 2 + 1e-12, independent) or four < independent
     assert four < two
+
+
+@pytest.mark.parametrize("estimator", [MuProp(), DoubleCV(2), DoubleCV(3)], ids=repr)
+def test_linear_costs_of_single_elements_have_no_part_in_what_slopes_leave(
+    estimator: Chosen,
+) -> None:
+    """What is linear in one element is foretold for it, and is nothing to the others."""
+    theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+
+    def found(own: float) -> float:
+        def program() -> Tensor:
+            x = Bernoulli(logits=theta, validate_args=False).sample()
+            return (x.sum() - 0.4) ** 2 + own * (x * torch.tensor([1.0, -2.0])).sum()
+
+        return float(moments_of(program, Plan(estimator), [theta], nodes=2).variance.sum())
+
+    assert found(5.0) == pytest.approx(found(0.0), rel=1e-6)
+    assert found(0.0) < variance_of_rloo(theta)
+
+
+def variance_of_rloo(theta: Tensor) -> float:
+    def program() -> Tensor:
+        return (Bernoulli(logits=theta).sample().sum() - 0.4) ** 2
+
+    return float(moments_of(program, Plan(RLOO(2)), [theta], nodes=2).variance.sum())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from programs.reruns import BITS, CLASSES
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Beta, Normal, Uniform
+from torch.distributions import Bernoulli, Beta, Categorical, Normal, Uniform
 
 import ancestral as an
 import oracles
@@ -57,6 +57,23 @@ def test_the_variance_is_that_of_the_oracle() -> None:
     found = an.verify(case.program, theta, estimators="score", baseline=None, credit=total_cost)
     torch.testing.assert_close(found["theta"].variance, expected.variance)
     assert found.variance == pytest.approx(float(expected.variance.sum()))
+
+
+def test_the_rounding_of_a_cost_in_float32_is_no_bias() -> None:
+    """A constant of Python times a class is float32, whatever the parameters are."""
+    theta = torch.tensor([0.3, -0.5], dtype=torch.float64, requires_grad=True)
+
+    def program(kind: torch.dtype) -> Tensor:
+        logits = theta[0] * torch.arange(3) - theta[1] * torch.arange(3) ** 2 / 3
+        z = Categorical(logits=torch.stack([logits, 0.5 * logits])).sample().to(kind)
+        return ((1.7 * z).sin() + 0.3 * z * theta.sum()).sum() + 0.4 * z[0] * z[1]  # type: ignore[no-any-return]
+
+    found = an.verify(program, torch.int64, estimators=RLOO(2))
+    assert found.is_unbiased
+    assert float(found["theta"].error.max()) > 1e-6
+    exact = an.verify(program, torch.float64, estimators=RLOO(2))
+    assert exact.is_unbiased
+    assert float(exact["theta"].error.max()) < 1e-7
 
 
 class Reversed:

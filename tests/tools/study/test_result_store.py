@@ -1,5 +1,6 @@
 """The store: each result is whole or not there, and each mistake names the file and the way out."""
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ancestral.errors import StudyError
+from ancestral.tools.study import report
 from ancestral.tools.study.store import FILE, Store
 from ancestral.tools.study.work import Result, Task
 
@@ -90,6 +92,17 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     again.keep(Task("draws", "auto", 1, 3), result(100_000))
     assert len(again.kept()) == 2
     again.close()
+
+
+def test_a_full_disk_is_said_of_the_report_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, f"cannot write {path}: no space left")
+
+    monkeypatch.setattr(report, "replacing", full)
+    with pytest.raises(StudyError, match=r"table\.csv: .* disk is full; .* start the same"):
+        report.write(tmp_path / "table.csv", "")
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but a long text" * 40, b"SQLite"])

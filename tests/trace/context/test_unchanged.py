@@ -52,7 +52,7 @@ def test_each_new_class_is_seen() -> None:
     class Known(Root):
         pass
 
-    held = [Known]
+    held: list[type] = [Known]
     for parent in (Root, Known):
         known = Unchanged([Places.of([])], [Classes.of(Root), Classes.of(int)])
         assert known
@@ -82,7 +82,7 @@ def defined() -> Iterator[None]:
             """Tell nobody above."""
 
     class Mine(Silent, d.Bernoulli):
-        sample = ones  # type: ignore[assignment]
+        sample = ones
 
     yield
 
