@@ -41,10 +41,12 @@ from ancestral.trace.nodes.autograd_graph import (
     is_learned,
     is_of_sum,
     leaves_of,
+    nodes_of,
     scored_by,
     step_of,
     visited,
 )
+from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.support import is_discrete
 
@@ -282,6 +284,7 @@ class HeldScores:
         self._universe = universe
         self._nodes = list(nodes)
         self._terms = list(terms)
+        self._noted = decisions_of(universe).noted
         self._logarithms: set[Any] = set()
 
     @cached_property
@@ -291,7 +294,8 @@ class HeldScores:
             return []
         by_draw = self._by_draw(is_read=False)
         found = {n for n in self._nodes if self._holding(n, by_draw.get(n.source))}
-        rest = [node for node in self._nodes if node not in found and node.source in self._read]
+        rest = [n for n in self._nodes if n not in found] if self._noted else []
+        rest = [node for node in rest if node.source in self._read]
         if rest:
             by_draw = self._by_draw(is_read=True)
             for node in rest:
@@ -305,8 +309,10 @@ class HeldScores:
     def _by_draw(self, *, is_read: bool) -> dict[Source, list[tuple[int, Met]]]:
         """Return what is met below a factor and a draw that is scored, with the term, by draw."""
         found: dict[Source, list[tuple[int, Met]]] = {}
-        given = ScoredNodes(self._universe, is_read=is_read)
-        factors = frozenset[Source]().union(*map(given.data_of, tensors_in(self._gradient)))
+        factors = frozenset[Source]()
+        if self._gradient is not None:
+            given = ScoredNodes(self._universe, is_read=is_read)
+            factors = factors.union(*map(given.data_of, tensors_in(self._gradient)))
         nodes = ScoredNodes(self._universe, factors, self._shut, is_read=is_read)
         for number, term in enumerate(self._terms):
             for met in nodes.of(term):
@@ -378,8 +384,7 @@ class HeldScores:
     @cached_property
     def _read(self) -> Sources:
         """The sources of what Python read, and what these depend on."""
-        noted = decisions_of(self._universe).noted
-        return self._upstream(frozenset[Source]().union(*(each.sources for each in noted)))
+        return self._upstream(frozenset[Source]().union(*(each.sources for each in self._noted)))
 
     @cached_property
     def _terms_of(self) -> dict[Source, set[int]]:
@@ -390,3 +395,26 @@ class HeldScores:
             for source in nodes.data_of(term.leaf):
                 found.setdefault(source, set()).add(number)
         return found
+
+
+SURROGATE = "ancestral.surrogate"
+"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
+
+
+class ScoredLossError(ValueError):
+    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
+
+
+def refuse_scored(loss: Tensor, scored: Iterable[Node], universe: Universe) -> None:
+    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
+    learned = [t for node in scored if node.fn for t, _ in parameters(node.fn)]
+    for node in nodes_of([loss, *(t for t in learned if t.requires_grad)]):
+        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
+        if found is not None and found[0] == universe.token:
+            raise ScoredLossError(
+                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
+                "create_graph=True: the derivatives of both hold the scores of the draws already, "
+                "which would count twice; take that gradient without create_graph, so that it is a "
+                "constant, or write the surrogate of that step as "
+                "(d.log_prob(z) * cost.detach()).sum()"
+            )

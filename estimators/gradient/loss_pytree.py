@@ -1,4 +1,4 @@
-"""Nested losses: dictionaries, lists and tuples of scalars, which count with their sum.
+"""Losses as they are given: scalars, and dictionaries, lists and tuples of them.
 
 >>> import torch
 >>> float(total_of({"nll": torch.tensor(1.0), "kl": {"a": torch.tensor(2.0)}})[0])
@@ -108,3 +108,17 @@ def _weighed(path: str, leaf: Tensor, weight: Tensor | None) -> Tensor:
             "of the same nesting"
         )
     return leaf.sum() if shape else leaf
+
+
+def check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
+    """Raise a `LossError` unless a loss is a scalar, or what it counts is of its shape."""
+    size = tuple(loss.shape)
+    if loss.is_complex():
+        raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
+    if gradient is None and loss.numel() != 1:
+        raise LossError(
+            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
+            "gradient= as to torch.Tensor.backward"
+        )
+    if gradient is not None and tuple(gradient.shape) != size:
+        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")

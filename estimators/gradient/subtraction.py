@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +18,8 @@ from torch import Tensor
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
 from ancestral.estimators.credit.site_choices import Choices, PerSite
+from ancestral.estimators.gradient.partial_credit import merged
+from ancestral.estimators.gradient.passes import Pass
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
@@ -313,3 +315,23 @@ def _resumed(universe: Universe) -> Generator[None]:
         if not local.recordings:
             watching.purge()
             watching.unwatch()
+
+
+def subtracted(
+    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
+) -> dict[tuple[int, str], Tensor | None]:
+    """Return what is subtracted for each site, by the number of the pass that it counts in.
+
+    A baseline is asked once for a site, whatever passes give it credit.
+    """
+    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
+        return {}
+    places: dict[str, list[tuple[int, Credit]]] = {}
+    for at, part in enumerate(passes):
+        for credit in part.credits:
+            places.setdefault(credit.name, []).append((at, credit))
+    subtraction = Subtraction(problem, baseline)
+    return {
+        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
+        for name, found in places.items()
+    }

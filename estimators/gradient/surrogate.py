@@ -1,7 +1,7 @@
 """Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import compress
@@ -12,21 +12,28 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.blur import warn_of_blur
-from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.diagnostics.observer import Observer, check_observer
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
 from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
+    SURROGATE,
     HeldScores,
     held_score_warning,
     straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
-from ancestral.estimators.gradient.partial_credit import fixed_terms, merged, with_read
-from ancestral.estimators.gradient.passes import Pass, passes_of, scores_of
-from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
+from ancestral.estimators.gradient.partial_credit import fixed_terms, with_read
+from ancestral.estimators.gradient.passes import passes_of, scores_of
+from ancestral.estimators.gradient.problem import (
+    Problem,
+    costs_to_check,
+    problem_of,
+    problem_of_costs,
+    problem_to_check,
+)
 from ancestral.estimators.gradient.score_function import (
     NO_DENSITIES,
     added,
@@ -34,7 +41,7 @@ from ancestral.estimators.gradient.score_function import (
     densities_in,
     products,
 )
-from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
+from ancestral.estimators.gradient.subtraction import Baselines, check_baseline, subtracted
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.torch_function import mark_lost
@@ -172,26 +179,6 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
     return {s.name: tau for s, tau in zip(sites, found, strict=True) if tau is not None}
 
 
-def subtracted(
-    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
-) -> dict[tuple[int, str], Tensor | None]:
-    """Return what is subtracted for each site, by the number of the pass that it counts in.
-
-    A baseline is asked once for a site, whatever passes give it credit.
-    """
-    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
-        return {}
-    places: dict[str, list[tuple[int, Credit]]] = {}
-    for at, part in enumerate(passes):
-        for credit in part.credits:
-            places.setdefault(credit.name, []).append((at, credit))
-    subtraction = Subtraction(problem, baseline)
-    return {
-        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
-        for name, found in places.items()
-    }
-
-
 @eagerly
 def backward(
     loss: Loss,
@@ -250,7 +237,7 @@ def backward(
     check_baseline(baseline)
     check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
+    problem, estimate = decided(problem_to_check(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
 
@@ -293,9 +280,11 @@ def decided(
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    for is_partly, terms in ((False, problem.terms), (True, fixed_terms(problem))):
-        nodes = [node for node in scored if (node.name in problem.partly) is is_partly]
-        held.extend(HeldScores(problem.trace.universe, nodes, terms, gradient).found)
+    whole = [node for node in scored if node.name not in problem.partly]
+    held.extend(HeldScores(problem.trace.universe, whole, problem.terms, gradient).found)
+    if problem.partly:
+        some = [node for node in scored if node.name in problem.partly]
+        held.extend(HeldScores(problem.trace.universe, some, fixed_terms(problem), gradient).found)
     if held:
         warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
@@ -346,8 +335,21 @@ def descend(
         for node in problem.nodes.values():
             if node.gate is not None and node.gate.is_kept is not None:
                 node.gate.is_shut = node.gate.is_kept
+    _check_last(problem)
     if not retain_graph:
         settle(problem.trace)
+
+
+def _check_last(problem: Problem) -> None:
+    """Look at the numbers of a device that runs ahead, now that all was asked of it."""
+    try:
+        problem.check()
+    except Exception as error:
+        error.add_note(
+            "It was found after the backward pass, for which Python does not wait: what that has "
+            "added to .grad is of no use; zero it before the next step"
+        )
+        raise
 
 
 def settle(trace: Trace) -> None:
@@ -370,7 +372,7 @@ def backward_of_costs(
     check_baseline(baseline)
     check_observer(monitor)
     into = _checked(inputs)
-    problem, estimate = decided(problem_of_costs(trace), estimator, credit)
+    problem, estimate = decided(costs_to_check(trace), estimator, credit)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
 

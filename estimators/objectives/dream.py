@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.model_guide import GuideError, Program, sites_of
 from ancestral.estimators.objectives.held import hold

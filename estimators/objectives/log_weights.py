@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.elimination.eliminate import over_all_but, summed_out
 from ancestral.estimators.elimination.factors import Repetition, factors_of, variables_of
 from ancestral.estimators.elimination.log_table import along
-from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.elbo import check_nesting, refuse_compiled
 from ancestral.estimators.inference.importance import WeightError

@@ -133,7 +133,7 @@ class Node:
         to be among them.
         """
         node = object.__new__(cls)
-        node.__dict__.update(fields)
+        object.__setattr__(node, "__dict__", fields)
         return node
 
     def __repr__(self) -> str:

@@ -144,12 +144,12 @@ class Handler:
 
     def __exit__(self, *raised: *Raised) -> None:
         """Close the block, which need not be the innermost: generators end when they like."""
-        held = list(_stack.get())
+        held = _stack.get()
         for index in reversed(range(len(held))):
             if held[index] is self:
-                del held[index]
+                held = held[:index] + held[index + 1 :]
                 break
-        _stack.set(tuple(held))
+        _stack.set(held)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with this handler around every call.
