@@ -18,7 +18,7 @@ from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.context.stack import local
-from ancestral.trace.enumeration.markov import Scope, is_in_sight, scope
+from ancestral.trace.enumeration.markov import Scope, is_in_sight, may_come_back, scope
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.distribution_params import UNKNOWN, event_dims, parameters
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable
@@ -57,26 +57,33 @@ class Dimensions:
 
     def __init__(self, first_dim: int) -> None:
         self.first_dim = first_dim
-        self._held: dict[int, tuple[Variable, Scope]] = {}
+        self._held: dict[int, list[tuple[Variable, Scope]]] = {}
+        self._seen: dict[int, Variable] = {}  # of these, those in sight when it was asked
         # None for what has one value, whichever those of others are.
         self._standings: dict[Source, Standing | None] = {}
         self._around: Spread | None = None
 
     def in_sight(self) -> Mapping[int, Variable]:
-        """Return the sites that can be depended on now by their dimension; forget the others'."""
-        now = scope()
-        self._held = {dim: held for dim, held in self._held.items() if is_in_sight(held[1], now)}
-        return MappingProxyType({dim: variable for dim, (variable, _) in self._held.items()})
+        """Return the sites that can be depended on now by their dimension; forget the others'.
+
+        Those of a call that others are open within come back into sight when these have returned.
+        """
+        now, held = scope(), self._held
+        left = {d: [e for e in some if may_come_back(e[1], now)] for d, some in held.items()}
+        self._held = {dim: some for dim, some in left.items() if some}
+        entries = [(dim, *each) for dim, some in self._held.items() for each in some]
+        self._seen = {dim: variable for dim, variable, at in entries if is_in_sight(at, now)}
+        return MappingProxyType(dict(self._seen))
 
     def allocate(
         self, message: Message, size: int, reserved: frozenset[int], is_drawn: bool = False
     ) -> Variable:
         """Give a site the rightmost dimension that is free."""
-        taken = self._held.keys() | reserved
+        taken = self._seen.keys() | reserved
         dim = next(d for d in itertools.count(self.first_dim, -1) if d not in taken)
         if -dim > MOST_DIMS - len(message.fn.event_shape if message.fn else ()):
             raise EnumerationError(
-                f"{named(message)} finds no dimension free: {len(self._held)} enumerated sites "
+                f"{named(message)} finds no dimension free: {len(self._seen)} enumerated sites "
                 "have one, and a tensor has 64 at most; run the steps of a chain in `for t in "
                 "an.handlers.markov(range(n)):`, and repetitions in an.plate, which give "
                 "dimensions back"
@@ -93,13 +100,15 @@ class Dimensions:
                 "give both blocks the same enumerate(first_dim=...), such as "
                 f"{min(variable.dim, self.first_dim)}"
             )
-        held = self._held.get(variable.dim)
-        if held is not None and held[0] is not variable:
+        held = self._seen.get(variable.dim, variable)
+        if held is not variable:
             raise EnumerationError(
-                f"{_replayed(message, variable)}; but that stands for the values of site {held[0]} "
+                f"{_replayed(message, variable)}; but that stands for the values of site {held} "
                 "here; replay into a program that enumerates its own sites within the same block"
             )
-        self._held[variable.dim] = (variable, scope())
+        others = [each for each in self._held.get(variable.dim, ()) if each[0] is not variable]
+        self._held[variable.dim] = [*others, (variable, scope())]
+        self._seen[variable.dim] = variable
         return variable
 
     def note(self, message: Message) -> None:

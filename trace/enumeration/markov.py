@@ -13,18 +13,22 @@ from ancestral.trace.recording.message import Handler, handlers
 
 T = TypeVar("T")
 
-Scope = tuple[tuple[object, int], ...]
+Step = int | tuple[object, ...] | None
+Scope = tuple[tuple[object, Step], ...]
 """The windows and the plates in turn that a site is in, each with the step that it is of."""
 
 
 class Window(Handler):
-    """The steps that are in sight of the one that is being run."""
+    """The steps that are in sight of the one that is being run.
+
+    They are numbers, or, of a function that calls itself, the calls that are open.
+    """
 
     is_recorder = True
 
     def __init__(self, history: int) -> None:
         self.history = history
-        self.step = -1
+        self.step: int | tuple[object, ...] = -1
 
 
 class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(10)): ...)
@@ -57,23 +61,45 @@ class markov(Generic[T]):  # noqa: N801 (used as in Pyro: for t in markov(range(
     def __iter__(self) -> Iterator[T]:
         """Yield the steps, each in sight of those before it."""
         window = Window(self.history)
-        for item in self.steps:
-            window.step += 1
+        for step, item in enumerate(self.steps):
+            window.step = step
             with window:
                 yield item
 
 
 def scope() -> Scope:
     """Return where the program is: in which step of which windows and plates in turn."""
-    windows = [(h, h.step) for h in handlers() if isinstance(h, Window)]
-    turns = [(plate.name, plate.turn) for plate in open_plates() if plate.turn is not None]
-    return (*windows, *turns)
+    windows: Scope = tuple([(h, h.step) for h in handlers() if isinstance(h, Window)])
+    turns: Scope = tuple([(plate.name, plate.turn) for plate in open_plates()])
+    return (*windows, *[each for each in turns if each[1] is not None])
 
 
 def is_in_sight(place: Scope, now: Scope) -> bool:
     """Return whether what is of one place can still be depended on in another."""
+    return _is_open(place, now, is_near=True)
+
+
+def may_come_back(place: Scope, now: Scope) -> bool:
+    """Return whether it can be depended on, now or when calls have returned."""
+    return _is_open(place, now, is_near=False)
+
+
+def _is_open(place: Scope, now: Scope, *, is_near: bool) -> bool:
     steps = dict(now)
-    return all(key in steps and 0 <= steps[key] - step <= _reach(key) for key, step in place)
+    return all(
+        _is_behind(step, steps[key], _reach(key), is_near=is_near) if key in steps else False
+        for key, step in place
+    )
+
+
+def _is_behind(step: Step, now: Step, reach: int, *, is_near: bool) -> bool:
+    """Return whether a step is among the last before another; of calls, whether it is open."""
+    if isinstance(step, tuple) and isinstance(now, tuple):
+        is_around = step == now[: len(step)]
+        return is_around and not (is_near and len(now) - len(step) > reach)
+    if isinstance(step, int) and isinstance(now, int):
+        return 0 <= now - step <= reach
+    return step == now
 
 
 def _reach(key: object) -> int:

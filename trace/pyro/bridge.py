@@ -107,7 +107,7 @@ class Bridge(Messenger):
         stack = ExitStack()
         for messenger in open_now:
             window = self._windows.setdefault(messenger, Window(messenger.history))
-            window.step = vars(messenger)["_pos"]
+            window.step = _step_of(messenger)
             stack.enter_context(window)
         return stack
 
@@ -171,6 +171,18 @@ class Bridge(Messenger):
                 "param", msg["name"], place(), value=msg["value"], traces=local.traces
             )
             named(message)
+
+
+def _step_of(messenger: MarkovMessenger) -> int | tuple[int, ...]:
+    """Return the step of a loop, or the calls that are open of a function that may call itself.
+
+    Each call has its own set of names, of which one that has ended may lend its number to another.
+    """
+    inner = vars(messenger)
+    position: int = inner["_pos"]
+    if inner["_iterable"] is not None:
+        return position
+    return tuple(map(id, inner["_stack"][: position + 1]))
 
 
 _OWN = frozenset({KEY, "baseline"})

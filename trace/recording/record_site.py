@@ -118,8 +118,8 @@ def draw(
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
-    is_spread = message is not None and message.is_spread
-    source = Source(name, shape, universe, is_confined=is_spread)
+    is_confined = message is not None and message.is_spread
+    source = Source(name, shape, universe, is_confined=is_confined)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
     plain = aside(shown) if is_reparameterized else _copied(shown)

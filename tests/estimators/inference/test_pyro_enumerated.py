@@ -113,6 +113,31 @@ def test_columns_that_come_back_into_sight_keep_their_dimensions() -> None:
     assert found == pytest.approx(-math.log(total))
 
 
+def tree(depth: int) -> Any:
+    """Return a tree of data: deep to the left, and bushy below."""
+    return depth % 3 > 0 if not depth else (tree(depth - 1), tree(depth - 1) if depth < 3 else True)
+
+
+@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
+@pytest.mark.parametrize("depth", [1, 2, 3, 25])
+def test_a_function_that_calls_itself_gives_dimensions_back(depth: int) -> None:
+    def grown(data: Any, state: Any = 0, at: str = "") -> None:
+        if isinstance(data, bool):
+            coin(f"leaf_{at}", T([0.3, -0.7])[state], obs=T(float(data)))
+            return
+        for branch, side in zip(data, "lr", strict=True):
+            logits = T([1.1, -0.4])[state]
+            model(branch, coin(f"branch_{at}{side}", logits).long(), at + side)
+
+    model = pyro.markov(grown)
+
+    def made() -> tuple[Program, Program, tuple[Any, ...]]:
+        return config_enumerate(model), lambda _: None, (tree(depth),)
+
+    options: Any = {"max_plate_nesting": 0}
+    assert_close(step(TraceEnum_ELBO(**options), made), step(Enumerated(**options), made))
+
+
 @pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
 def test_what_is_marked_to_be_summed_in_turn_has_the_same_sum() -> None:
     def in_turn() -> tuple[Program, Program, tuple[Any, ...]]:
