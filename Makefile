@@ -4,7 +4,8 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick docs test-torch lint bench gallery fuzz fuzz-compiled estimator-table clean
+.PHONY: demo test quick docs test-torch lint bench bench-gpu gallery fuzz fuzz-compiled \
+	estimator-table clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -65,8 +66,13 @@ lint: .venv/ready
 	! grep -rnEf tests/banned_words.txt --include='*.py' --include='*.md' \
 		provenance trace estimators tools ancestral examples docs README.md CONTRIBUTING.md CHANGELOG.md
 
+# The figures of docs/measured.md, which it writes; some sections: make bench ONLY="ops steps"
 bench: .venv/ready
-	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench  # the reference models are there
+	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench $(ONLY)  # the reference models are there
+
+# The rows that have a device, on a GPU; it says so where there is none.
+bench-gpu: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m ancestral.tools.bench.gpu
 
 # Packages that sample, each with a small model, in environments of their own, and the page of them in
 # docs/: make gallery ONLY=zuko

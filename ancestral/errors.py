@@ -12,22 +12,19 @@ from ancestral.estimators.batched.run import NotVectorizableError
 from ancestral.estimators.batched.run_many import InTurnWarning
 from ancestral.estimators.compiled.compile import NotCompiledWarning
 from ancestral.estimators.credit.blur import BlurredCreditWarning
+from ancestral.estimators.credit.declared_costs import NonFiniteDensityError
 from ancestral.estimators.credit.site_choices import PatternWarning
 from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
 from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
-from ancestral.estimators.gradient.loss_pytree import LossError
-from ancestral.estimators.gradient.loss_terms import (
-    LossMismatchError,
-    NonFiniteCostError,
-    NonFiniteDensityError,
-)
+from ancestral.estimators.gradient.loss_pytree import LossError, ScoredLossError
+from ancestral.estimators.gradient.loss_terms import LossMismatchError, NonFiniteCostError
 from ancestral.estimators.gradient.missing_scores import (
     ForgottenRecordingError,
     MissingScoreWarning,
     OtherRecordingError,
 )
-from ancestral.estimators.gradient.problem import CaughtError, ScoredLossError
+from ancestral.estimators.gradient.problem import CaughtError
 from ancestral.estimators.gradient.subtraction import BaselineError, DependentBaselineError
 from ancestral.estimators.inference.importance import WeightError
 from ancestral.estimators.inference.model_guide import GuideError

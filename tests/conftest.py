@@ -13,9 +13,11 @@ import torch
 from hypothesis import settings
 from torch.distributions import Distribution
 
+import ancestral as an
 from ancestral.provenance.algebra import pattern
 from ancestral.provenance.algebra.provenance import alive
 from ancestral.provenance.tensor import storage
+from ancestral.trace.context.switch import switch
 from sweep.table import table
 
 # The tensors of the tests are tiny, and threads that wait for each other are slow.
@@ -24,6 +26,12 @@ torch.set_num_threads(1)
 # The same examples every time, however slow the machine is.
 settings.register_profile("ancestral", deadline=None, derandomize=True, database=None)
 settings.load_profile("ancestral")
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector look at what tests leave alone: twenty thousand tests are there to stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +68,15 @@ def in_double_precision() -> Iterator[None]:
     pyro.clear_param_store()
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Begin with torch as it is without the library, and leave it so."""
+    an.restore_torch()
+    yield
+    assert not switch.is_on
+    an.restore_torch()
 
 
 @pytest.fixture

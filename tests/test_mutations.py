@@ -6,7 +6,7 @@ The handlers are those in the tables of the code, so that a new one asks for a s
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,12 +196,11 @@ _constants = problem._constants  # pyright: ignore[reportPrivateUsage]
 
 
 def as_one_constant(
-    parts: loss_terms.Parts, decisions: control_flow.Decisions
+    constants: Sequence[decompose.Constant], decisions: control_flow.Decisions
 ) -> list[loss_terms.Term]:
     """Return all that depends on no source as if the newest decision had been in force."""
-    newest = max((constant.serial for constant in parts.constants), default=-1)
-    merged = tuple(constant._replace(serial=newest) for constant in parts.constants)
-    return _constants(parts._replace(constants=merged), decisions)
+    newest = max((constant.serial for constant in constants), default=-1)
+    return _constants([each._replace(serial=newest) for each in constants], decisions)
 
 
 def without_written_since(patch: pytest.MonkeyPatch) -> None:

@@ -117,12 +117,27 @@ def _file(path: Path) -> ModuleType:
 
 
 def draw_graph(options: argparse.Namespace) -> None:
-    """Draw the graph of a model into a file."""
+    """Draw the graph of a model into a file.
+
+    Raises:
+        UsageError: if the folder of a study has no shares.
+    """
     torch.manual_seed(options.seed)
     inputs = [parse_input(text) for text in options.input]
     found = graph(load_model(options.model), *inputs, noise=options.noise)
     if not found.vertices:
         print("ancestral: the model drew nothing", file=sys.stderr)
+    if options.shares is not None:
+        try:
+            found = found.colored(options.shares)
+        except ValueError as error:
+            raise UsageError(f"--shares: {error}") from error
+        if all(vertex.share is None for vertex in found.vertices):
+            print(
+                f"ancestral: no site of {options.shares} is in this graph, which has no colours; "
+                "is it a study of this model, and of one with scores?",
+                file=sys.stderr,
+            )
     print(found.render(options.output, with_params=options.params))
 
 
@@ -239,6 +254,12 @@ def parser() -> argparse.ArgumentParser:
     )
     drawing.add_argument("--params", action="store_true", help="draw the parameters too")
     drawing.add_argument("--noise", action="store_true", help="draw dropout masks and the like too")
+    drawing.add_argument(
+        "--shares",
+        type=Path,
+        metavar="DIR",
+        help="the folder of a study, by which sites are coloured: their shares of the variance",
+    )
     drawing.set_defaults(action=draw_graph)
     auditing = commands.add_parser("audit", help="check that a recording of a model loses nothing")
     _take_model(auditing)
@@ -280,7 +301,8 @@ def _take_model(command: argparse.ArgumentParser, *, is_again: bool = False) -> 
         action="append",
         default=[],
         metavar="'dtype[sizes]'",
-        help="an argument of the model, for example 'float32[32,64]'; once for each",
+        help="an argument of the model, for example 'float32[32,64]'; once for each; numbers with "
+        "a fraction are drawn from a standard normal, all others are zero",
     )
     command.add_argument("--seed", type=int, default=None if is_again else 0)
 
@@ -312,7 +334,10 @@ def one_line(error: Exception) -> str:
     where = os.path.realpath(last.filename)
     if where.startswith(_DRAWING) and where != os.path.realpath(__file__):
         return text  # our own message, which says what to do
-    return f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+    found = f"{type(error).__name__}: {text} ({last.filename}:{last.lineno})"
+    if isinstance(error, ModuleNotFoundError):
+        found += f"; install it for the Python that runs this, {sys.executable}"
+    return found
 
 
 _DRAWING = os.path.dirname(os.path.realpath(__file__)) + os.sep

@@ -61,14 +61,48 @@ class AcrossRanks:
         inputs = getattr(self.baseline, "inputs_of", None)
         return None if inputs is None else inputs(credit)
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Compare the sites of a gradient with those of the other ranks, before any is met.
+
+        Otherwise a rank with one site more would wait for the others until they time out.
+
+        Raises:
+            RanksError: if they are not the same.
+        """
+        if self._is_alone:
+            return
+        own = torch.tensor([_digest(repr(list(names)).encode())], device=self._device)
+        rows = [int(each) for each in self._gathered(own, "before its first site")]
+        if len(set(rows)) == 1:
+            return
+        every: list[Any] = [None] * len(rows)
+        dist.all_gather_object(every, list(names), group=self._group)
+        first = next(rank for rank, each in enumerate(rows) if each != rows[0])
+        raise RanksError(
+            f"the ranks have different sites: rank 0 has {_listed(every[0])}, rank {first} has "
+            f"{_listed(every[first])}; expected one model on all ranks, whose sites are met in the "
+            "same order; where Python decides on each rank which sites there are, leave these to "
+            "another baseline: baseline={'z': AcrossRanks(...), '*': 'auto'}"
+        )
+
+    @property
+    def _is_alone(self) -> bool:
+        is_open = dist.is_available() and dist.is_initialized()
+        return not is_open or dist.get_world_size(self._group) == 1
+
+    @property
+    def _device(self) -> torch.device:
+        """Where tensors of a collective lie: gloo takes those of CPUs, nccl none of them."""
+        kinds = dist.get_backend(self._group)
+        return torch.device("cuda" if kinds == "nccl" else "cpu")
+
     def __call__(self, credit: Credit, /) -> Tensor:
         """Return the baseline of the examples of this rank.
 
         Raises:
             RanksError: if the ranks have other sites, or draw the same random numbers.
         """
-        is_alone = not (dist.is_available() and dist.is_initialized())
-        if is_alone or dist.get_world_size(self._group) == 1 or not credit.shape:
+        if self._is_alone or not credit.shape:
             found: Tensor = self.baseline(credit)
             return found
         sizes, is_apart = self._compared(credit)
@@ -119,7 +153,8 @@ class AcrossRanks:
         self._has_compared = True
         apart = sum((0 in part.apart) << number for number, part in enumerate(credit.parts))
         own = torch.tensor([credit.shape[0], _digest(kind.encode()), draws, apart])
-        rows = [each.tolist() for each in self._gathered(own.to(credit.total.device))]
+        where = f"at site {credit.name!r}"
+        rows = [each.tolist() for each in self._gathered(own.to(credit.total.device), where)]
         sizes, kinds, drawn, bits = map(list, zip(*rows, strict=True))
         if len(set(kinds)) > 1:
             first = next(rank for rank, each in enumerate(kinds) if each != kinds[0])
@@ -139,10 +174,21 @@ class AcrossRanks:
         # Of one example, nothing tells.
         return sizes, [any(each >> n & 1 for each in bits) for n in range(len(parts))]
 
-    def _gathered(self, own: Tensor) -> list[Tensor]:
-        """Return equally large tensors of all ranks."""
+    def _gathered(self, own: Tensor, where: str) -> list[Tensor]:
+        """Return equally large tensors of all ranks.
+
+        Raises:
+            RanksError: if another does not send its own.
+        """
         found = [torch.empty_like(own) for _ in range(dist.get_world_size(self._group))]
-        dist.all_gather(found, own.contiguous(), group=self._group)
+        try:
+            dist.all_gather(found, own.contiguous(), group=self._group)
+        except RuntimeError as error:
+            raise RanksError(
+                f"rank {dist.get_rank(self._group)} waited {where} for the others, which did not "
+                "come: another rank has failed (its own error says why), has fewer steps (give all "
+                "as many batches), or takes another baseline there"
+            ) from error
         return found
 
     def _whole(self, credit: Credit, sizes: Sequence[int], is_apart: Sequence[bool]) -> Credit:
@@ -157,7 +203,7 @@ class AcrossRanks:
         own += held.values()
         own += [site.value.detach()] if is_known and site is not None else []
         own += [inputs] if has_inputs and inputs is not None else []
-        found = iter(self._rows(own, sizes))
+        found = iter(self._rows(own, sizes, f"at site {credit.name!r}"))
         shape = (sum(sizes), *credit.shape[1:])
         parts = tuple(
             Part(next(found), part.apart | {0} if along else part.apart)
@@ -176,14 +222,15 @@ class AcrossRanks:
             inputs=next(found) if has_inputs else inputs,
         )
 
-    def _rows(self, own: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Tensor]:
+    def _rows(self, own: Sequence[Tensor], sizes: Sequence[int], where: str) -> Iterator[Tensor]:
         """Yield tensors of all ranks, one after the other along dimension 0, by one collective."""
         flat = [each.detach().to(torch.double).reshape(len(each), -1) for each in own]
         widths = [each.shape[1] for each in flat]
         rows = torch.cat(flat, 1)
         padded = rows.new_zeros(max(sizes), rows.shape[1])
         padded[: len(rows)] = rows
-        every = [each[:size] for each, size in zip(self._gathered(padded), sizes, strict=True)]
+        sent = self._gathered(padded, where)
+        every = [each[:size] for each, size in zip(sent, sizes, strict=True)]
         for each, columns in zip(own, torch.cat(every).split(widths, 1), strict=True):
             yield columns.reshape(-1, *each.shape[1:]).to(each.dtype)
 
@@ -210,3 +257,8 @@ def _draws(credit: Credit) -> int:
 
 def _digest(text: bytes) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:7])
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:6]))
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown or "none"

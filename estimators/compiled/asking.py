@@ -17,8 +17,7 @@ from ancestral.estimators.compiled.step_nodes import StepNode
 from ancestral.estimators.credit.credit import Credit, Estimator
 from ancestral.estimators.gradient.passes import passes_of
 from ancestral.estimators.gradient.problem import Problem
-from ancestral.estimators.gradient.subtraction import Baselines
-from ancestral.estimators.gradient.surrogate import subtracted
+from ancestral.estimators.gradient.subtraction import Baselines, subtracted
 from ancestral.trace.nodes.node import Node
 
 

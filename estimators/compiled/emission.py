@@ -26,7 +26,7 @@ from ancestral.estimators.compiled.step_nodes import step_node_of
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.gradient.passes import Pass, passes_of
-from ancestral.estimators.gradient.surrogate import subtracted
+from ancestral.estimators.gradient.subtraction import subtracted
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, untrack
 from ancestral.provenance.tensor.torch_internals import compiler, no_source, tree_leaves
 from ancestral.trace.graph.structure import Structure

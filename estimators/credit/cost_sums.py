@@ -1,6 +1,6 @@
 """Sums of costs over the dimensions that no element of a site indexes."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -20,7 +20,8 @@ Numbers = npt.NDArray[np.int64]
 class Stacks:
     """The costs of one shape and type stacked, so that many are summed by one op."""
 
-    FEW = 8
+    FEW, MANY = 8, 64
+    MOST = 2**18  # elements that are picked at once
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         self._values = values
@@ -45,6 +46,38 @@ class Stacks:
         for group in np.unique(chosen).tolist():
             sums.append(_picked(self._stacked[group], rows[numbers[chosen == group]]))
         return sums
+
+    def each(
+        self, sizes: Sequence[int], numbers_of: Callable[[int], Numbers]
+    ) -> list[list[Tensor]]:
+        """Return the same for each of some sets of costs; for many of them, by fewer ops.
+
+        Args:
+            sizes: how many costs there are in each set.
+            numbers_of: returns the numbers of those in one, given its place.
+        """
+        if len(sizes) >= self.MANY:
+            self._index()
+        if len(self._stacked) != 1:
+            return [self.sums(numbers_of(place)) for place in range(len(sizes))]
+        # A row of zeros fills up those that are shorter than the longest of their matrix.
+        (stack,) = self._stacked
+        nothing = stack.new_zeros((1, *stack.shape[1:]))
+        rows = torch.cat([stack, nothing])
+        found: list[list[Tensor]] = [[]] * len(sizes)
+        places = sorted(range(len(sizes)), key=sizes.__getitem__)
+        while places:
+            width = sizes[places[-1]]
+            together = places[-max(1, self.MOST // max(width * nothing.numel(), 1)) :]
+            del places[-len(together) :]
+            index = np.full((len(together), width), len(stack))
+            for row, place in zip(index, together, strict=True):
+                row[: sizes[place]] = numbers_of(place)
+            picked = rows.index_select(0, torch.from_numpy(index.reshape(-1)).to(rows.device))
+            sums = picked.reshape(len(together), width, *stack.shape[1:]).sum(1)
+            for place, total in zip(together, sums.unbind(), strict=True):
+                found[place] = [total]
+        return found
 
     def _index(self) -> tuple[Numbers, Numbers]:
         """Return the row of each cost in its stack, and the number of that stack."""
@@ -75,7 +108,8 @@ def is_plain(shape: Shape) -> bool:
 
 def _picked(stacked: Tensor, rows: Numbers) -> Tensor:
     """Return the sum of some rows."""
-    return stacked.index_select(0, torch.from_numpy(rows).to(stacked.device)).sum(0)
+    chosen = torch.from_numpy(rows).to(stacked.device, non_blocking=True)
+    return stacked.index_select(0, chosen).sum(0)
 
 
 class Reduction(NamedTuple):

@@ -159,7 +159,11 @@ class Plan:
         Args:
             values: the costs.
         """
-        stacks, totals = Stacks(values), dict[tuple[Alignment, int], Tensor]()
+        used = sorted({number for sets in self._terms for number in sets if number < 0})
+        sets_of = [self._sets[-1 - number] for number in used]
+        sums = Stacks(values).each([*map(_size, sets_of)], lambda at: _numbers(sets_of[at]))
+        of_sets = dict(zip(used, sums, strict=True))
+        totals: dict[tuple[Alignment, int], Tensor] = {}
         found: list[Tensor] = []  # of all sites, one after the other
         starts = array("q")
         for bases, layout, sets in zip(self._bases, self._layouts, self._terms, strict=True):
@@ -173,7 +177,7 @@ class Plan:
                 else:
                     total = totals.get((claim, number))
                     if total is None:
-                        total = _sum(claim, stacks.sums(_numbers(self._sets[-1 - number])))
+                        total = _sum(claim, of_sets[number])
                         totals[claim, number] = total
                     _add(found, start + into, total)
             starts.append(start)
@@ -181,6 +185,11 @@ class Plan:
         for place in (place for place in places if self._asked[place]):
             start, layout = starts[place], self._layouts[place]
             yield self._numbers[place], layout, found[start : start + len(layout.buckets)]
+
+
+def _size(terms: TermSet | bytes) -> int:
+    """Return how many terms are in a set."""
+    return len(terms) // 4 if isinstance(terms, bytes) else terms.size
 
 
 def _numbers(terms: TermSet | bytes) -> Numbers:

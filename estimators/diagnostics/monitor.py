@@ -162,7 +162,7 @@ class Monitor(Tabular):
         nodes = {score.node.name: score.node for score in scores.found}
         if len(nodes) > MOST_SITES:
             self._is_folded = True  # from now on: a site has one name in all steps
-        labels = _folded(nodes.values()) if self._is_folded else {name: name for name in nodes}
+        labels = folded(nodes.values()) if self._is_folded else {name: name for name in nodes}
         found = measured(scores, number, self._named(scores), labels, self._dim)
         with self._lock:
             self._take(found)
@@ -345,7 +345,7 @@ class Monitor(Tabular):
         vars(self).update(state, _lock=threading.Lock())
 
 
-def _folded(nodes: Iterable[Node]) -> dict[str, str]:
+def folded(nodes: Iterable[Node]) -> dict[str, str]:
     """Return by site what it is measured with: the draws of one line whose names differ by a count.
 
     These are called as they are without it, any other site by its name.

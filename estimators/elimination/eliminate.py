@@ -44,7 +44,12 @@ def eliminated(factors: Sequence[LogFactor], note: Note = _nothing) -> Tensor:
 
 def whole(factor: LogFactor) -> Tensor:
     """Return the logarithm of a factor of repetitions alone: of their product, as it counts: []."""
-    return _scaled(_over(factor, factor.repetitions)).log
+    return over_all_but(factor, frozenset()).log
+
+
+def over_all_but(factor: LogFactor, kept: frozenset[Repetition]) -> Table:
+    """Return the product of a factor over its other repetitions, as it counts within those kept."""
+    return _scaled(_over(factor, factor.repetitions - kept))
 
 
 def summed_out(

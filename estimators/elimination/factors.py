@@ -26,7 +26,7 @@ from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.nodes.log_prob import tracked_density
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import scale_of
-from ancestral.trace.recording.enumerated_log_prob import Spread
+from ancestral.trace.recording.enumerated_log_prob import Spread, named
 from ancestral.trace.recording.trace import Trace
 
 Repetition = int | tuple[str, int]
@@ -84,29 +84,39 @@ def factors_of(
     nodes: Iterable[Node],
     known: Set[Variable],
     costs: Set[Variable] = frozenset(),
+    spread: Spread | None = None,
 ) -> list[LogFactor]:
     """Return the factors that some sites of a trace are, of the enumerated sites that are known.
 
     What a mask hides of an enumerated site has its probabilities nevertheless, as it would be drawn
     nevertheless; but of one that is among the `costs`, nothing counts that is hidden. Other sites
-    may have been drawn once for each value of those.
+    may have been drawn once for each value of those. `spread` is of the trace, if it is known.
 
     Raises:
         EnumerationError: if a latent site was drawn once for each value of another, or a site
             depends on an enumerated one that is not known, or whose block had ended.
     """
-    spread = Spread(trace)
+    spread = Spread(trace) if spread is None else spread
     factors: list[LogFactor] = []
     for node in nodes:
         behind = None if node.enumeration is not None else spread.behind(node)
         if behind is not None:
             raise EnumerationError(
-                f"site {node.name!r} ({node.location}) depends on the enumerated site {behind}, "
-                "but the block of an.handlers.enumerate had ended, so that the values of the one "
-                "look like a batch of the other; let the block last until the end of the program"
+                f"site {node.name!r} ({node.location}) depends on the enumerated site "
+                f"{named(behind)}, but the block of an.handlers.enumerate had ended, so that the "
+                "values of the one look like a batch of the other; let the block last until the "
+                "end of the program"
             )
         _refuse_mixed(node, spread.nodes)
-        is_masked = not node.is_enumerated or own_of(node) in costs
+        own = own_of(node)
+        if own is not None and own.is_drawn and own not in costs:
+            raise EnumerationError(
+                f"site {node.name!r} ({node.location}) is drawn several times in the model alone, "
+                "as num_samples in its infer says: the logarithm of a mean of draws is no "
+                "estimate of that of the sum; draw it in the guide, or, if it has finitely many "
+                "values, leave num_samples out"
+            )
+        is_masked = own is None or own in costs
         _refuse_undetermined(node, costs)
         factor = _factor_of(node, is_masked=is_masked)
         for variable in factor.variables:

@@ -9,12 +9,15 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 from opt_einsum import get_symbol
 from opt_einsum.paths import greedy
 
 from ancestral.trace.nodes.enum_dims import Variable
 
+T = TypeVar("T", bound=Hashable)
 Axes = frozenset[Hashable]
 """A variable that a table has an axis for."""
 _MOST_SHARED = 256
@@ -42,72 +45,94 @@ def steps_of(
     summed out. Its order takes half the elements of the other in dense networks, and up to half
     again as many in sparse ones, so that both are tried.
     """
+    # Steps of training are alike: an order is kept by the numbers of axes, which are new each time.
+    numbers = {axis: number for number, axis in enumerate(sizes)}
+    there = frozenset[Hashable]().union(*tables)
+    present = [variable for variable in variables if variable in there]
+    found = _ordered(
+        tuple([frozenset([numbers[axis] for axis in axes]) for axes in tables]),
+        tuple(sizes.values()),
+        tuple([numbers[variable] for variable in present]),
+        _MOST_SHARED,
+    )
+    by_number = {numbers[variable]: variable for variable in present}
+    return [Step(by_number[number], joined, elements) for number, joined, elements in found]
+
+
+_Numbered = tuple[int, tuple[int, ...], int]
+"""A step whose site goes by its number."""
+
+
+@lru_cache(maxsize=256)
+def _ordered(
+    tables: tuple[frozenset[int], ...],
+    sizes: tuple[int, ...],
+    variables: tuple[int, ...],
+    most_shared: int,
+) -> tuple[_Numbered, ...]:
+    """Return the steps of the axes with these numbers."""
     shared = Counter(axis for axes in tables for axis in axes)
-    present = [variable for variable in variables if variable in shared]
-    found = [_least_first(_Joining(tables, sizes, present))]
-    if 1 < max((shared[variable] for variable in present), default=0) <= _MOST_SHARED:
-        joining = _Joining(tables, sizes, present)
-        found.append([joining.summed_out(v) for v in _path_order(tables, sizes, present)])
-    return min(found, key=lambda steps: sum(step.elements for step in steps))
+    found, by_number = [_least_first(_Joining(tables, sizes, variables))], dict(enumerate(sizes))
+    if 1 < max((shared[variable] for variable in variables), default=0) <= most_shared:
+        joining = _Joining(tables, sizes, variables)
+        found.append([joining.summed_out(v) for v in _path_order(tables, by_number, variables)])
+    return tuple(min(found, key=lambda steps: sum(elements for _, _, elements in steps)))
 
 
 class _Joining:
     """The tables that are left, and which of them each site is in."""
 
     def __init__(
-        self, tables: Sequence[Axes], sizes: Mapping[Hashable, int], variables: Sequence[Variable]
+        self, tables: Sequence[frozenset[int]], sizes: Sequence[int], variables: Sequence[int]
     ) -> None:
         self.tables = list(tables)
         self.sizes = sizes
-        self.within: dict[Variable, set[int]] = {variable: set() for variable in variables}
+        self.within: dict[int, set[int]] = {variable: set() for variable in variables}
         for number, axes in enumerate(tables):
-            for axis in axes:
-                if isinstance(axis, Variable) and axis in self.within:
-                    self.within[axis].add(number)
+            for axis in axes & self.within.keys():
+                self.within[axis].add(number)
 
-    def product(self, variable: Variable) -> Axes:
+    def product(self, variable: int) -> frozenset[int]:
         """Return the axes of the product of all tables that a site is in."""
         return frozenset().union(*(self.tables[n] for n in self.within[variable]))
 
-    def elements(self, variable: Variable) -> int:
+    def elements(self, variable: int) -> int:
         """Return how many elements that product has."""
         return math.prod(self.sizes[axis] for axis in self.product(variable))
 
-    def summed_out(self, variable: Variable) -> Step:
+    def summed_out(self, variable: int) -> _Numbered:
         """Sum a site out."""
         axes = self.product(variable) - {variable}
-        step = Step(variable, tuple(sorted(self.within[variable])), self.elements(variable))
+        step = (variable, tuple(sorted(self.within[variable])), self.elements(variable))
         gone = self.within.pop(variable)
         for other in axes & self.within.keys():
-            assert isinstance(other, Variable)
             self.within[other] -= gone
             self.within[other].add(len(self.tables))
         self.tables.append(axes)
         return step
 
 
-def _least_first(joining: _Joining) -> list[Step]:
+def _least_first(joining: _Joining) -> list[_Numbered]:
     """Return the steps that form the smallest product each, of equals the first."""
     ranks = {variable: rank for rank, variable in enumerate(joining.within)}
     costs = {variable: joining.elements(variable) for variable in ranks}
     heap = [(cost, ranks[variable], variable) for variable, cost in costs.items()]
     heapq.heapify(heap)
-    steps: list[Step] = []
+    steps: list[_Numbered] = []
     while heap:
         cost, _, variable = heapq.heappop(heap)
         if variable not in joining.within or cost != costs[variable]:
             continue
         steps.append(joining.summed_out(variable))
         for other in joining.tables[-1] & joining.within.keys():
-            assert isinstance(other, Variable)
             costs[other] = joining.elements(other)
             heapq.heappush(heap, (costs[other], ranks[other], other))
     return steps
 
 
 def _path_order(
-    tables: Sequence[Axes], sizes: Mapping[Hashable, int], variables: Sequence[Variable]
-) -> list[Variable]:
+    tables: Sequence[frozenset[T]], sizes: Mapping[T, int], variables: Sequence[T]
+) -> list[T]:
     """Return the variables in the order in which the greedy path of opt_einsum loses them.
 
     Only the order is taken from it: its own contractions know neither weights of zero nor what a
@@ -124,9 +149,9 @@ def _path_order(
         frozenset(symbol for axis, symbol in symbols.items() if axis not in ranks),
         {symbols[axis]: size for axis, size in sizes.items()},
     )
-    left = [[v for v in axes if isinstance(v, Variable) and v in ranks] for axes in used]
+    left = [[v for v in axes if v in ranks] for axes in used]
     counts = Counter(variable for some in left for variable in some)
-    order: list[Variable] = []
+    order: list[T] = []
     for places in path:
         taken = Counter(v for place in sorted(places, reverse=True) for v in left.pop(place))
         counts.subtract({variable: count - 1 for variable, count in taken.items()})

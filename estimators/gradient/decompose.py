@@ -5,7 +5,7 @@ of its operands by the adjoint of its step. What has no form is a leaf: a cost, 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from ancestral.provenance.linear.loss_functions import Unreduced
 from ancestral.provenance.linear.transpose import exact, name_of, value_of
 from ancestral.provenance.tensor.linear_form import (
     Form,
+    Operand,
     OverwrittenError,
     Placed,
     Share,
@@ -24,7 +25,7 @@ from ancestral.provenance.tensor.linear_form import (
     version_of,
 )
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.provenance.tensor.torch_internals import detach
+from ancestral.provenance.tensor.torch_internals import detach, runs_ahead
 from ancestral.trace.recording.trace import Trace
 
 
@@ -38,12 +39,8 @@ class Constant(NamedTuple):
     live: Tensor
 
 
-class Step(NamedTuple):
-    """One form that was taken apart: its weight, and what its operands got."""
-
-    form: Form
-    weight: Weight
-    shares: tuple[Share, ...]
+Step = tuple[Form, Weight, Sequence[Share]]
+"""One form that was taken apart, its weight, and what its operands got."""
 
 
 class Pending:
@@ -82,12 +79,16 @@ class Walk:
     """The walk of one loss; `run` takes it to the end."""
 
     def __init__(self) -> None:
-        self.heap: list[tuple[int, int]] = []
+        self.heap: list[int] = []  # minus the numbers of the forms
         self.forms: dict[int, Pending] = {}
         self.leaves: dict[int, Pending] = {}
         self.computed: dict[int, tuple[Unreduced, Tensor]] = {}
-        self.constant = 0.0
         self.constants: list[Constant] = []
+
+    @property
+    def constant(self) -> float:
+        """The sum of the constants, for which their devices are waited for."""
+        return sum([float(detach(each.live)) for each in self.constants], 0.0)
 
     def run(self, loss: Tensor | Form, weight: Weight) -> None:
         """Take a loss apart.
@@ -102,10 +103,10 @@ class Walk:
     def visit(self, operand: Any, share: Share, serial: int) -> None:
         """Meet an operand of the form with this number."""
         if operand.__class__ is tuple:
-            key = id(operand)
+            key = -operand[0]
             known = self.forms.get(key)
             if known is None:
-                heapq.heappush(self.heap, (-operand[0], key))
+                heapq.heappush(self.heap, key)
                 self.forms[key] = Pending(operand, share)
             else:
                 known.add(share)
@@ -120,9 +121,12 @@ class Walk:
         else:
             assert not isinstance(share, Placed)
             whole = detach(share).sum() if isinstance(share, Tensor) else share
-            total = whole * float(operand) if whole != 0 else 0.0
-            if total != 0:
-                self._add_constant(torch.as_tensor(total, dtype=torch.float64), serial)
+            if isinstance(whole, Tensor) and runs_ahead(whole):
+                live = (whole.double() * float(operand)).where(whole != 0, 0)
+                self.constants.append(Constant(serial, live))
+            elif whole != 0 and operand != 0:
+                live = torch.as_tensor(whole * float(operand), dtype=torch.float64)
+                self.constants.append(Constant(serial, live))
 
     def add_leaf(self, leaf: Tensor, share: Share, serial: int) -> None:
         """Add to the weight of a cost, or to the constant."""
@@ -132,7 +136,7 @@ class Walk:
                 plain, share = share.part(plain), share.weight
             if isinstance(share, Tensor):  # what is left out may be infinite
                 plain = plain.where(detach(share) != 0, 0)
-            self._add_constant((plain * share).sum(), serial)
+            self.constants.append(Constant(serial, (plain * share).sum()))
             return
         known = self.leaves.get(id(leaf))
         if known is None:
@@ -140,21 +144,25 @@ class Walk:
         else:
             known.add(share)
 
-    def _add_constant(self, live: Tensor, serial: int) -> None:
-        self.constant += float(detach(live))
-        self.constants.append(Constant(serial, live))
-
     def step(self) -> Step:
         """Take the newest form apart."""
-        pending = self.forms.pop(heapq.heappop(self.heap)[1])
-        form, weight = pending.operand, pending.total
-        for held, version in form[3].versions if len(form) == 5 else ():
-            if version_of(held) != version:
-                raise OverwrittenError
-        shares = tuple(form[1](weight))
-        for operand, share in zip(reversed(made_of(form)), reversed(shares), strict=True):
-            self.visit(operand, share, form[0])
-        return Step(form, weight, shares)
+        pending = self.forms.pop(heapq.heappop(self.heap))
+        form: Form = pending.operand
+        weight: Any = pending.weight if pending.parts is None else pending.total
+        if len(form) == 5:
+            operands: tuple[Operand, ...] = form[2]
+            for held, version in form[3].versions:
+                if version_of(held) != version:
+                    raise OverwrittenError
+        else:
+            operands = form[2:]
+        shares = form[1](weight)
+        if len(shares) == 1 == len(operands):
+            self.visit(operands[0], shares[0], form[0])
+        else:
+            for operand, share in zip(reversed(operands), reversed(shares), strict=True):
+                self.visit(operand, share, form[0])
+        return form, weight, shares
 
 
 class Blame(NamedTuple):
@@ -178,8 +186,8 @@ def blamed(loss: Tensor, weight: Weight) -> Blame:
         steps.append(walk.step())
     known: dict[int, Tensor] = {}
     largest = 0.0
-    tensors = [x for step in steps for x in _tensors_of(step.form)]
-    for form, share_of_form, shares in sorted(steps, key=lambda step: step.form[0]):
+    tensors = [x for form, _, _ in steps for x in _tensors_of(form)]
+    for form, share_of_form, shares in sorted(steps, key=lambda step: step[0][0]):
         operands = [
             known[id(x)] if x.__class__ is tuple else _value(x, walk.computed)
             for x in made_of(form)

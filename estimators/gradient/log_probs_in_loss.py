@@ -19,23 +19,27 @@ from torch import Tensor
 from ancestral.estimators.gradient.loss_terms import Term
 from ancestral.estimators.pathwise.routes import edges_of_gates
 from ancestral.provenance.algebra.provenance import Source, Sources, Universe
+from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
 from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch, detach
 from ancestral.trace.context.place import Location
+from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.autograd_graph import (
     CONTRACTIONS,
     LOGARITHMS,
     OF_DISTANCES,
     OF_LABELS,
     PASSED,
+    POOLING,
     PRODUCTS,
     Edge,
     Origin,
     below,
     history,
     is_learned,
+    is_of_sum,
     leaves_of,
     scored_by,
     step_of,
@@ -53,7 +57,8 @@ class Met(NamedTuple):
 
     `factors` are what the detached factors depend on, the rest what was scored below one: by an op
     that takes labels, or by a product with a logarithm; by a product; by a distance. `mixed` is
-    what an operand depends on that may be a factor and a label in one.
+    what an operand depends on that may be a factor and a label in one. `pooled` are the sites over
+    whose draws the logarithm of a sum is taken, which is the log-density of none of them.
     """
 
     node: Any
@@ -62,6 +67,7 @@ class Met(NamedTuple):
     products: Sources = frozenset()
     distances: Sources = frozenset()
     mixed: Sources = frozenset()
+    pooled: Sources = frozenset()
 
 
 class ScoredNodes:
@@ -141,7 +147,7 @@ class ScoredNodes:
             return met._replace(factors=met.factors | given)
         if step in PRODUCTS:
             given = self._given(met.node)
-            is_whole = all(_is_whole(kept) for kept in _constants(met.node)) if given else True
+            is_whole = all(_is_whole(held) for held in _constants(met.node)) if given else True
             scored = met.products | given if met.factors and is_whole else met.products
             mixed = met.mixed if is_whole else met.mixed | given
             return met._replace(factors=met.factors | given, products=scored, mixed=mixed)
@@ -155,10 +161,32 @@ class ScoredNodes:
         if step in OF_DISTANCES and met.factors:
             found = frozenset[Source]().union(*map(self._of, _kept(met.node)))
             return met._replace(distances=met.distances | found)
+        if self._is_read:
+            met = met._replace(pooled=met.pooled | self._pooled(met.node, step))
         if step in LOGARITHMS and met.factors:
             self.logarithms.add(met.node)
             return met._replace(labels=met.labels | met.products | met.mixed)
         return met
+
+    def _pooled(self, node: Any, step: str) -> Sources:
+        """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
+        is_log = step == "log" and is_of_sum(node)
+        if not (step in POOLING or is_log) or not hasattr(node, "_saved_self"):
+            return frozenset()
+        found = provenance(node._saved_self)
+        if found is None or found.universe is not self._universe:
+            return frozenset()
+        ndim = len(found.shape)
+        dims = () if is_log else getattr(node, "_saved_dim", range(ndim))
+        # Autograd keeps a dimension counted from the right as an unsigned number.
+        gone = {(d - 2**64 if d >= 2**63 else d) % max(ndim, 1) for d in dims}
+        return frozenset(
+            source
+            for source, alignments in claimed(found).items()
+            for places in map(kept, alignments)
+            if not {d for d, size in enumerate(source.shape) if size > 1}
+            <= {place for d, place in enumerate(places) if d not in gone}
+        )
 
     def _given(self, node: Any, unknown: Sources = frozenset()) -> Sources:
         """Return what the tensors without history that a node keeps depend on."""
@@ -254,6 +282,7 @@ class HeldScores:
         self._universe = universe
         self._nodes = list(nodes)
         self._terms = list(terms)
+        self._noted = decisions_of(universe).noted
         self._logarithms: set[Any] = set()
 
     @cached_property
@@ -263,7 +292,8 @@ class HeldScores:
             return []
         by_draw = self._by_draw(is_read=False)
         found = {n for n in self._nodes if self._holding(n, by_draw.get(n.source))}
-        rest = [node for node in self._nodes if node not in found and node.source in self._read]
+        rest = [n for n in self._nodes if n not in found] if self._noted else []
+        rest = [node for node in rest if node.source in self._read]
         if rest:
             by_draw = self._by_draw(is_read=True)
             for node in rest:
@@ -277,8 +307,10 @@ class HeldScores:
     def _by_draw(self, *, is_read: bool) -> dict[Source, list[tuple[int, Met]]]:
         """Return what is met below a factor and a draw that is scored, with the term, by draw."""
         found: dict[Source, list[tuple[int, Met]]] = {}
-        given = ScoredNodes(self._universe, is_read=is_read)
-        factors = frozenset[Source]().union(*map(given.data_of, tensors_in(self._gradient)))
+        factors = frozenset[Source]()
+        if self._gradient is not None:
+            given = ScoredNodes(self._universe, is_read=is_read)
+            factors = factors.union(*map(given.data_of, tensors_in(self._gradient)))
         nodes = ScoredNodes(self._universe, factors, self._shut, is_read=is_read)
         for number, term in enumerate(self._terms):
             for met in nodes.of(term):
@@ -295,7 +327,7 @@ class HeldScores:
             return set()
         origin, held = Origin(node.fn), set[int]()
         for number, met in mets:
-            if number in held:
+            if number in held or node.source in met.pooled:
                 continue
             is_factor = PLAIN in met.factors if is_read else self._is_below(node, met.factors)
             if is_factor and self._is_scored(node, origin, met):
@@ -350,8 +382,7 @@ class HeldScores:
     @cached_property
     def _read(self) -> Sources:
         """The sources of what Python read, and what these depend on."""
-        noted = decisions_of(self._universe).noted
-        return self._upstream(frozenset[Source]().union(*(each.sources for each in noted)))
+        return self._upstream(frozenset[Source]().union(*(each.sources for each in self._noted)))
 
     @cached_property
     def _terms_of(self) -> dict[Source, set[int]]:

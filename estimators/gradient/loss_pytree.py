@@ -1,17 +1,20 @@
-"""Nested losses: dictionaries, lists and tuples of scalars, which count with their sum.
+"""Losses as they are given: scalars, and dictionaries, lists and tuples of them.
 
 >>> import torch
 >>> float(total_of({"nll": torch.tensor(1.0), "kl": {"a": torch.tensor(2.0)}})[0])
 3.0
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.context.argument_checks import kind_of, short
+from ancestral.trace.nodes.autograd_graph import nodes_of
+from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.trace import Trace
 
@@ -108,3 +111,40 @@ def _weighed(path: str, leaf: Tensor, weight: Tensor | None) -> Tensor:
             "of the same nesting"
         )
     return leaf.sum() if shape else leaf
+
+
+def check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
+    """Raise a `LossError` unless a loss is a scalar, or what it counts is of its shape."""
+    size = tuple(loss.shape)
+    if loss.is_complex():
+        raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
+    if gradient is None and loss.numel() != 1:
+        raise LossError(
+            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
+            "gradient= as to torch.Tensor.backward"
+        )
+    if gradient is not None and tuple(gradient.shape) != size:
+        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
+
+
+SURROGATE = "ancestral.surrogate"
+"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
+
+
+class ScoredLossError(ValueError):
+    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
+
+
+def refuse_scored(loss: Tensor, scored: Iterable[Node], universe: Universe) -> None:
+    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
+    learned = [t for node in scored if node.fn for t, _ in parameters(node.fn)]
+    for node in nodes_of([loss, *(t for t in learned if t.requires_grad)]):
+        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
+        if found is not None and found[0] == universe.token:
+            raise ScoredLossError(
+                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
+                "create_graph=True: the derivatives of both hold the scores of the draws already, "
+                "which would count twice; take that gradient without create_graph, so that it is a "
+                "constant, or write the surrogate of that step as "
+                "(d.log_prob(z) * cost.detach()).sum()"
+            )

@@ -9,9 +9,9 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -23,15 +23,11 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.provenance.tensor.torch_internals import detach
-from ancestral.trace.context.argument_checks import first_of
+from ancestral.provenance.tensor.torch_internals import detach, runs_ahead
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Vertex
 from ancestral.trace.nodes.autograd_graph import history
-from ancestral.trace.nodes.factor import Factor
-from ancestral.trace.nodes.mask import over
-from ancestral.trace.nodes.node import Node
 
 
 class LossMismatchError(RuntimeError):
@@ -61,7 +57,7 @@ class NonFiniteCostError(SiteError):
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Term:
     """One cost of a loss.
 
@@ -76,7 +72,7 @@ class Term:
     provenance: Provenance | None
     is_picked: bool = False
 
-    @cached_property
+    @property
     def made(self) -> str:
         """What the cost was made by, as far as it can be told."""
         return op_name(self.leaf)
@@ -116,14 +112,43 @@ def terms_of(loss: Tensor, weight: Tensor | None = None) -> Parts:
         LossMismatchError: if the terms do not add up to the loss.
         NonFiniteCostError: if a cost is NaN or infinite.
     """
+    costs, walk, whole = _taken_apart(loss, weight)
+    constant = walk.constant
+    return Parts(_checked(costs, constant, whole), constant, tuple(walk.constants))
+
+
+Check = Callable[[], object]
+"""Raises where the numbers of a loss are not what they are taken for."""
+
+
+def known() -> None:
+    """Check nothing: all was checked before."""
+
+
+def parts_of(loss: Tensor, weight: Tensor | None) -> tuple[list[Term], list[Constant], Check]:
+    """Return the terms and the constants of `terms_of`, and the check that is to be made of them.
+
+    Where its device runs ahead of Python, the check waits for it, and is to be made when all else
+    was asked of the device; elsewhere it was made.
+    """
+    costs, walk, whole = _taken_apart(loss, weight)
+    if not runs_ahead(whole.plain):
+        return _checked(costs, walk.constant, whole), walk.constants, known
+    values, _ = raw(_weighted, costs)
+    terms = [
+        Term(_unpicked(cost, value), cost.leaf, cost.weight, provenance(cost.leaf), is_picked=True)
+        for value, cost in zip(values, costs, strict=True)
+    ]
+    return terms, walk.constants, lambda: _checked(costs, walk.constant, whole)
+
+
+def _taken_apart(loss: Tensor, weight: Tensor | None) -> tuple[list["_Cost"], Walk, "_Cost"]:
     start: Weight = 1.0 if weight is None else detach(untrack(weight))
     walk = _walked(loss, start)
-    whole = _cost(loss, start, torch.get_default_dtype())
     # The newest were met first: a reader expects the order of the program.
-    pending = reversed(walk.leaves.values())
-    costs = [_cost(each.operand, each.total, whole.dtype) for each in pending]
-    terms = _checked(costs, walk.constant, whole)
-    return Parts(terms, walk.constant, tuple(walk.constants))
+    pending = [(each.operand, each.total) for each in reversed(walk.leaves.values())]
+    whole, costs = raw(_costs, loss, start, pending)
+    return costs, walk, whole
 
 
 def unchecked(loss: Tensor) -> list[Term]:
@@ -189,8 +214,16 @@ class _Cost(NamedTuple):
     dtype: torch.dtype
 
 
+def _costs(
+    loss: Tensor, start: Weight, pending: Sequence[tuple[Tensor, Weight]]
+) -> tuple[_Cost, list[_Cost]]:
+    """Return a loss and its leaves, each with its weight."""
+    whole = _cost(loss, start, torch.get_default_dtype())
+    return whole, [_cost(leaf, weight, whole.dtype) for leaf, weight in pending]
+
+
 def _cost(leaf: Tensor, weight: Weight, precision: torch.dtype) -> _Cost:
-    plain: Tensor = raw(detach, leaf)
+    plain = detach(leaf)
     dtype = plain.dtype
     if dtype is precision and not (isinstance(weight, Tensor) and weight.dtype is not dtype):
         return _Cost(leaf, plain, weight, dtype)
@@ -210,7 +243,7 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, (_, plain, weight, _) in enumerate(costs) if len(costs) >= _MANY else ():
+    for number, (_, plain, weight, _) in enumerate(costs if len(costs) >= _MANY else ()):
         is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
         if is_small:
             key = (plain.shape, plain.dtype, plain.device, type(weight))
@@ -222,15 +255,18 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
         if len(members) >= _MANY:
             stack = torch.stack([values[number] for number in members])
             weights: list[Any] = [costs[number].weight for number in members]
+            together.append(stack)
+            apart.difference_update(members)
             if kind is Tensor:
                 stack = stack * detach(torch.stack(weights))
+            elif {*weights} == {1}:
+                continue  # they are what they are, without a view of the stack for each
             else:
-                factors = torch.tensor(weights, dtype=dtype, device=device)
+                factors = torch.tensor(weights, dtype=dtype).to(device, non_blocking=True)
                 stack = stack * factors.reshape(-1, *[1] * (stack.ndim - 1))
             for number, value in zip(members, stack.unbind(), strict=True):
                 values[number] = value
-            together.append(stack)
-            apart.difference_update(members)
+            together[-1] = stack
     for number in apart:
         weight = costs[number].weight
         if isinstance(weight, Tensor):
@@ -238,6 +274,12 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
         elif weight != 1:
             values[number] = values[number] * weight
     return values, together + _side_by_side([values[number] for number in apart])
+
+
+def _summed(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor], float]:
+    """Return what `_weighted` does, and the sum of all elements."""
+    values, together = _weighted(costs)
+    return values, together, _sum(together)
 
 
 def _side_by_side(values: list[Tensor]) -> list[Tensor]:
@@ -268,8 +310,7 @@ def _unpicked(cost: _Cost, value: Tensor) -> Tensor:
 def _checked(costs: list[_Cost], constant: float, loss: _Cost) -> list[Term]:
     """Return the terms; raise unless they are finite and add up to the loss, within rounding."""
     whole = _whole(loss)
-    values, together = raw(_weighted, costs)
-    total = raw(_sum, together)
+    values, together, total = raw(_summed, costs)
     # Sums were rounded in the coarsest type on the way: truth values times 0.3 are in single.
     # Pairwise sums of n numbers err by log n roundings, a loop over the terms by one each.
     rounding = (64 + len(costs)) * _coarsest({loss.dtype, *map(attrgetter("dtype"), costs)})
@@ -335,37 +376,3 @@ def _floating(tensor: Tensor) -> torch.dtype:
     """Return the type of a tensor, or what it becomes when it meets the loss."""
     dtype = tensor.dtype
     return dtype if dtype.is_floating_point else torch.get_default_dtype()
-
-
-class NonFiniteDensityError(SiteError):
-    """The log-probability of a site is NaN or infinite."""
-
-
-def non_finite_density(node: Node, program: str) -> NonFiniteDensityError:
-    """Return the error of a site of a program: how many elements are bad, and their values."""
-    density = detach(node.log_prob)
-    bad = ~torch.isfinite(density)
-    cases = _cases(node)
-    value = cases[over(bad, tuple(cases.shape[:-1]))]
-    shown = f", the first at the value {first_of(value)}" if value.numel() else ""
-    return NonFiniteDensityError(
-        f"site {node.name!r} ({node.location}) of the {program}: {int(bad.sum())} of "
-        f"{density.numel()} elements of its log-probability are not finite, the first of them "
-        f"{first_of(density[bad])}{shown}; expected finite numbers: {_advice(node)}"
-    )
-
-
-def _advice(node: Node) -> str:
-    if isinstance(node.fn, Factor):
-        return "look at how the factor is computed, or mask it"
-    return (
-        f"look at the parameters of {type(node.fn).__name__}, or at whether the value can come "
-        "from it"
-    )
-
-
-def _cases(node: Node) -> Tensor:
-    """Return the value with one dimension for the events: [*batch, events]."""
-    assert node.fn is not None
-    value = detach(node.value)
-    return value.reshape(*value.shape[: value.dim() - len(node.fn.event_shape)], -1)

@@ -15,8 +15,9 @@ from ancestral.estimators.gradient.log_probs_in_loss import HeldScores
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.loss_terms import unchecked
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.dispatch.fastpath import before_backward
 from ancestral.provenance.tensor.arguments import tensors_in
+from ancestral.provenance.tensor.control_flow import decisions_of, recording
+from ancestral.provenance.tensor.passes import before_backward
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
 from ancestral.trace.context.other_threads import refuse_apart
@@ -25,7 +26,9 @@ from ancestral.trace.context.stack import MOST_KEPT
 from ancestral.trace.nodes.autograd_graph import edge_of, nodes_of
 from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
+from ancestral.trace.recording.leaf_writes import SettledError
 from ancestral.trace.recording.trace import Trace
+from ancestral.trace.recording.untracked_loss import choosing
 
 
 def nothing_to_learn(draws: Sequence[Node]) -> LossError:
@@ -212,3 +215,27 @@ def _warn_of_missing_scores(function: str, loss: Tensor, inputs: Any, gradient: 
 
 
 before_backward.append(_warn_of_missing_scores)
+
+
+def universe_of_choice() -> Universe:
+    """Return the recording in which Python may have chosen a loss that carries no provenance."""
+    around = recording.get()
+    if around is not None and around.state == "settled":
+        raise SettledError.taken()
+    chosen = choosing()
+    if len(chosen) == 1:
+        return chosen[0]  # Python may have chosen this loss among others
+    if chosen:
+        reads = [decisions_of(universe).noted[-1].escape for universe in chosen]
+        raise LossError(
+            "the loss carries no provenance, and several recordings may have chosen it by what "
+            f"Python read at {', '.join(f'{read.filename}:{read.line}' for read in reads)}; "
+            "take the gradient of each before the next begins, or declare the loss within its own "
+            'recording: an.cost("loss", loss), then trace.backward()'
+        )
+    raise LossError(
+        "the loss carries no provenance: it depends on no draw of a recording; draw and "
+        "compute it within `with an.record():`. One that Python chose by a drawn value is to be "
+        "computed there too, after the choice (loss * 1), or declared (an.cost); only of one "
+        "that no draw has a part in, torch's own backward is the gradient"
+    )

@@ -3,47 +3,54 @@
 These are the terms of the loss, the sites that they depend on, and which depends on which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import compress
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import Blur
-from ancestral.estimators.credit.declared_costs import cost_of, is_cost
-from ancestral.estimators.gradient.loss_pytree import Loss, LossError, total_of
+from ancestral.estimators.credit.declared_costs import cost_of, is_cost, non_finite_density
+from ancestral.estimators.gradient.decompose import Constant
+from ancestral.estimators.gradient.loss_pytree import (
+    Loss,
+    LossError,
+    check_shapes,
+    refuse_scored,
+    total_of,
+)
 from ancestral.estimators.gradient.loss_terms import (
+    Check,
     NonFiniteCostError,
-    Parts,
     Term,
-    non_finite_density,
-    terms_of,
+    known,
+    parts_of,
     vertices_of,
 )
 from ancestral.estimators.gradient.missing_scores import (
     forgotten_recording,
     refuse_kinked,
     refuse_others,
+    universe_of_choice,
 )
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
-from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of, recording
+from ancestral.provenance.tensor.control_flow import Decisions, Escape, decisions_of
 from ancestral.provenance.tensor.tensor import Unseen, provenance, untrack
 from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.other_threads import Apart
 from ancestral.trace.graph.reachability import TermSet, no_terms, reaches
 from ancestral.trace.graph.structure import Row, Structure, structure_of
-from ancestral.trace.nodes.autograd_graph import nodes_of
-from ancestral.trace.nodes.distribution_params import parameters
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.enumerated_log_prob import Spread, refuse_values
-from ancestral.trace.recording.leaf_writes import SettledError, refuse_writes
+from ancestral.trace.recording.leaf_writes import SettledError, parted, refuse_writes
 from ancestral.trace.recording.trace import Trace
-from ancestral.trace.recording.untracked_loss import choosing
+
+T = TypeVar("T")
 
 
 class CaughtError(RuntimeError):
@@ -59,14 +66,6 @@ def _caught(escape: Escape, text: str) -> CaughtError:
         "dependency, so that no gradient of either would be unbiased; test the values with an "
         "`if` before instead of catching the error"
     )
-
-
-SURROGATE = "ancestral.surrogate"
-"""Where a node of autograd says in its metadata which surrogate of what recording it belongs to."""
-
-
-class ScoredLossError(ValueError):
-    """A loss holds a surrogate of the same recording, or the graph of its gradient."""
 
 
 class Partly(NamedTuple):
@@ -87,7 +86,8 @@ class Problem:
     `kinks` has, for each site whose value reaches a term through a step without a useful
     derivative, the source that stands for that step; `partly`, of those that reach other terms by
     smooth routes only, the terms of both kinds. `blurring` are the decisions that
-    every term depends on, whenever it was finished.
+    every term depends on, whenever it was finished. `check` is to be made when what is asked of a
+    device was asked: to look at its numbers is to wait for them.
     """
 
     trace: Trace
@@ -99,6 +99,12 @@ class Problem:
     kinks: dict[str, Source]
     partly: dict[str, Partly]
     blurring: frozenset[Source] = frozenset()
+    check: Check = known
+
+    def checked(self) -> "Problem":
+        """Return the same, once its numbers were found to be right; raise if they are not."""
+        self.check()
+        return self if self.check is known else replace(self, check=known)
 
     @cached_property
     def scored(self) -> frozenset[Node]:
@@ -114,12 +120,22 @@ class Problem:
 
 def problem_of(loss: Loss, gradient: Loss | None) -> Problem:
     """Check a loss and take it apart; see `ancestral.estimators.gradient.surrogate.backward`."""
-    return _used(examined(loss, gradient))
+    return problem_to_check(loss, gradient).checked()
+
+
+def problem_to_check(loss: Loss, gradient: Loss | None) -> Problem:
+    """Take a loss apart; its check is to be made."""
+    return _used(_examined(loss, gradient))
 
 
 def problem_of_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
-    """Take the sum of the declared costs of a trace apart."""
-    return _used(examined_costs(trace, left_out))
+    """Take the sum of the declared costs of a trace apart, and check it."""
+    return costs_to_check(trace, left_out).checked()
+
+
+def costs_to_check(trace: Trace, left_out: Provenance | None = None) -> Problem:
+    """Take the sum of the declared costs of a trace apart; its check is to be made."""
+    return _used(_examined_costs(trace, left_out))
 
 
 class Cost(NamedTuple):
@@ -150,35 +166,37 @@ def problem_of_terms(trace: Trace, costs: Sequence[Cost], whole: Tensor) -> Prob
 
 def _used(problem: Problem) -> Problem:
     """Note that a gradient of a recording is taken: its scores are not lost."""
-    refuse_writes(problem.trace.leaves, problem.scored)
+    here, ahead = parted(problem.trace.leaves)
+    refuse_writes(here, problem.scored)
+    if ahead:
+        later = partial(refuse_writes, ahead, problem.scored)
+        problem = replace(problem, check=partial(_all_of, [problem.check, later]))
     if problem.trace.universe.state == "used":
-        _refuse_scored(problem)
+        refuse_scored(problem.loss, problem.scored, problem.trace.universe)
     problem.trace.universe.become("used")
     return problem
 
 
-def _refuse_scored(problem: Problem) -> None:
-    """Raise if the graph of a loss, or of a score, goes through a surrogate of its recording."""
-    learned = [t for node in problem.scored if node.fn for t, _ in parameters(node.fn)]
-    token = problem.trace.universe.token
-    for node in nodes_of([problem.loss, *(t for t in learned if t.requires_grad)]):
-        found = node.metadata.get(SURROGATE) if node.name().startswith("Exp") else None
-        if found is not None and found[0] == token:
-            raise ScoredLossError(
-                f"the loss is computed from an.surrogate at {found[1]}, or from its gradient with "
-                "create_graph=True: the derivatives of both hold the scores of the draws already, "
-                "which would count twice; take that gradient without create_graph, so that it is a "
-                "constant, or write the surrogate of that step as "
-                "(d.log_prob(z) * cost.detach()).sum()"
-            )
-
-
 def examined(loss: Loss, gradient: Loss | None) -> Problem:
     """Take a loss apart as `problem_of` does, with no gradient in mind."""
+    return _examined(loss, gradient).checked()
+
+
+def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
+    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind.
+
+    Args:
+        trace: the recording.
+        left_out: what decided whether others were to be declared, which count nothing here.
+    """
+    return _examined_costs(trace, left_out).checked()
+
+
+def _examined(loss: Loss, gradient: Loss | None) -> Problem:
     loss, gradient = total_of(loss, gradient)
     known = provenance(loss)
-    universe, plain = _universe_of() if known is None else known.universe, untrack(loss)
-    _check_shapes(plain, gradient)
+    universe, plain = universe_of_choice() if known is None else known.universe, untrack(loss)
+    check_shapes(plain, gradient)
     if universe.state == "settled":
         raise SettledError.taken()
     trace, decisions = universe.owner, decisions_of(universe)
@@ -192,25 +210,19 @@ def examined(loss: Loss, gradient: Loss | None) -> Problem:
         raise _caught(*decisions.failures[0])
     if known is not None:
         refuse_values(known)
-    parts = terms_of(loss, gradient)
+    found, constants, check = parts_of(loss, gradient)
     whole = plain if gradient is None else plain * detach(gradient)
     if whole.ndim or not whole.dtype.is_floating_point:
         whole = whole.sum()
-    terms = [*parts.terms, *(_constants(parts, decisions) if parts.constants else ())]
-    if decisions.finished is not None:
-        terms = [tainted(term, decisions.finished) for term in terms]
-    problem = _assemble(trace, terms, whole, decisions)
-    finished = decisions.finished
-    return problem if finished is None else replace(problem, blurring=finished.members)
+    terms = [*found, *(_constants(constants, decisions) if constants else ())]
+    if decisions.finished is None:
+        return _assemble(trace, terms, whole, decisions, check)
+    terms = [tainted(term, decisions.finished) for term in terms]
+    problem = _assemble(trace, terms, whole, decisions, check)
+    return replace(problem, blurring=decisions.finished.members)
 
 
-def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
-    """Take the declared costs apart as `problem_of_costs` does, with no gradient in mind.
-
-    Args:
-        trace: the recording.
-        left_out: what decided whether others were to be declared, which count nothing here.
-    """
+def _examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     if trace.universe.state == "settled":
         owner = trace.universe.owner
         is_loaded = isinstance(owner, Trace) and owner.is_loaded
@@ -226,10 +238,13 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
         raise _caught(*decisions.failures[0])
     Spread(trace).refuse(costs, "cost {node}")
     terms: list[Term] = []
+    checks: list[Check] = []
     for node in costs:
         value, counts = cost_of(node)
-        found = _terms_of(node, value, counts)
-        parts = [*found.terms, *_constants(found, decisions)]
+        found, constants, check = _naming(node, partial(parts_of, value, counts))
+        if check is not known:
+            checks.append(partial(_naming, node, check))
+        parts = [*found, *_constants(constants, decisions)]
         # What Python branched on before the declaration counts, what it did later does not.
         terms.extend(_declared(term, node.control) for term in parts)
     totals = [(untrack(v) * n).sum() for v, n in map(cost_of, costs)] or [
@@ -239,13 +254,19 @@ def examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:
     if left_out is not None:
         nothing = torch.zeros_like(loss)
         terms.append(tainted(Term(detach(nothing), nothing, 1.0, None), left_out))
-    return _assemble(_outermost(trace), terms, loss, decisions)
+    check = partial(_all_of, checks) if checks else known
+    return _assemble(_outermost(trace), terms, loss, decisions, check)
 
 
-def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
-    """Take the cost that a node stands for apart; an error of its numbers names the node."""
+def _all_of(checks: Sequence[Check]) -> None:
+    for check in checks:
+        check()
+
+
+def _naming(node: Node, asked: Callable[[], T]) -> T:
+    """Return what is asked of the cost that a node stands for; an error of its numbers names it."""
     try:
-        return terms_of(value, counts)
+        return asked()
     except NonFiniteCostError as error:
         if node.fn is not None:
             raise non_finite_density(node, "program") from None
@@ -253,51 +274,14 @@ def _terms_of(node: Node, value: Tensor, counts: Tensor) -> Parts:
         raise
 
 
-def _universe_of() -> Universe:
-    """Return the recording in which Python may have chosen a loss that carries no provenance."""
-    around = recording.get()
-    if around is not None and around.state == "settled":
-        raise SettledError.taken()
-    chosen = choosing()
-    if len(chosen) == 1:
-        return chosen[0]  # Python may have chosen this loss among others
-    if chosen:
-        reads = [decisions_of(universe).noted[-1].escape for universe in chosen]
-        raise LossError(
-            "the loss carries no provenance, and several recordings may have chosen it by what "
-            f"Python read at {', '.join(f'{read.filename}:{read.line}' for read in reads)}; "
-            "take the gradient of each before the next begins, or declare the loss within its own "
-            'recording: an.cost("loss", loss), then trace.backward()'
-        )
-    raise LossError(
-        "the loss carries no provenance: it depends on no draw of a recording; draw and "
-        "compute it within `with an.record():`. One that Python chose by a drawn value is to be "
-        "computed there too, after the choice (loss * 1), or declared (an.cost); only of one "
-        "that no draw has a part in, torch's own backward is the gradient"
-    )
-
-
-def _check_shapes(loss: Tensor, gradient: Tensor | None) -> None:
-    size = tuple(loss.shape)
-    if loss.is_complex():
-        raise LossError(f"the loss is of {loss.dtype}; expected real numbers, such as its .real")
-    if gradient is None and loss.numel() != 1:
-        raise LossError(
-            f"the loss has shape {list(size)}; expected a scalar: sum or average it, or pass "
-            "gradient= as to torch.Tensor.backward"
-        )
-    if gradient is not None and tuple(gradient.shape) != size:
-        raise LossError(f"gradient has shape {list(gradient.shape)}; the loss has {list(size)}")
-
-
-def _constants(parts: Parts, decisions: Decisions) -> list[Term]:
+def _constants(constants: Sequence[Constant], decisions: Decisions) -> list[Term]:
     """Return what was added to a loss that depends on no source, as one term for each decision.
 
     A number that was added after an escape may have been chosen by it. Those of different decisions
     stay apart: whether one counts for a draw must not depend on what came after.
     """
     sums: dict[Provenance | None, Tensor] = {}
-    for serial, live in parts.constants:
+    for serial, live in constants:
         decision = decisions.at(serial)
         sums[decision] = sums[decision] + live if decision in sums else live
     return [tainted(Term(detach(x), x, 1.0, None), decision) for decision, x in sums.items()]
@@ -327,7 +311,9 @@ def _outermost(trace: Trace) -> Trace:
     return owner if isinstance(owner, Trace) else trace
 
 
-def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decisions) -> Problem:
+def _assemble(
+    trace: Trace, terms: list[Term], loss: Tensor, decisions: Decisions, check: Check = known
+) -> Problem:
     """Make the problem of these terms."""
     universe = trace.universe
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
@@ -363,7 +349,7 @@ def _assemble(trace: Trace, terms: list[Term], loss: Tensor, decisions: Decision
         refuse_kinked(source, universe)
         kinks[source.name] = kink
     partly = _partly_kinked(structure, kept, universe) if kinks else {}
-    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, partly)
+    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, partly, check=check)
 
 
 def _partly_kinked(

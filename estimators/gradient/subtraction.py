@@ -6,7 +6,7 @@ and the result is refused.
 """
 
 import itertools
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +18,8 @@ from torch import Tensor
 from ancestral.estimators.baselines.leave_one_out import foretold
 from ancestral.estimators.credit.credit import Baseline, Credit, Part
 from ancestral.estimators.credit.site_choices import Choices, PerSite
+from ancestral.estimators.gradient.partial_credit import merged
+from ancestral.estimators.gradient.passes import Pass
 from ancestral.estimators.gradient.problem import Problem
 from ancestral.provenance.algebra.alignment import Alignment, Shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
@@ -98,6 +100,14 @@ class Subtraction:
         self._choices.warn_of_unused(problem.nodes)
         self._universe = problem.trace.universe
         self._others: dict[Source, int] = {}  # with the dimension that the others are along
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Tell each baseline that asks for it which sites it will be called for, in order."""
+        proven = (each for each in self._choices.values() if vars(type(each)).get("is_proven"))
+        asking: dict[int, Any] = {id(each): each for each in proven if hasattr(each, "expect")}
+        for key, each in asking.items():
+            chosen = [n for n in names if id(self._choices.of(self._problem.nodes[n])) == key]
+            each.expect(chosen)
 
     def of(self, credit: Credit) -> Tensor | None:
         """Return what is subtracted from the credit of a site, plain and without a gradient.
@@ -313,3 +323,24 @@ def _resumed(universe: Universe) -> Generator[None]:
         if not local.recordings:
             watching.purge()
             watching.unwatch()
+
+
+def subtracted(
+    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
+) -> dict[tuple[int, str], Tensor | None]:
+    """Return what is subtracted for each site, by the number of the pass that it counts in.
+
+    A baseline is asked once for a site, whatever passes give it credit.
+    """
+    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
+        return {}
+    places: dict[str, list[tuple[int, Credit]]] = {}
+    for at, part in enumerate(passes):
+        for credit in part.credits:
+            places.setdefault(credit.name, []).append((at, credit))
+    subtraction = Subtraction(problem, baseline)
+    subtraction.expect(list(places))
+    return {
+        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
+        for name, found in places.items()
+    }

@@ -1,7 +1,7 @@
 """Surrogate: the scalar whose autograd gradient is the estimate, and `backward` on it."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import compress
@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
 from ancestral.estimators.credit.blur import warn_of_blur
-from ancestral.estimators.credit.credit import Credit, Estimator, by_element
+from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.diagnostics.observer import Observer, check_observer
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -22,11 +21,17 @@ from ancestral.estimators.gradient.log_probs_in_loss import (
     held_score_warning,
     straight_through_warning,
 )
-from ancestral.estimators.gradient.loss_pytree import Loss
+from ancestral.estimators.gradient.loss_pytree import SURROGATE, Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
-from ancestral.estimators.gradient.partial_credit import fixed_terms, merged, with_read
-from ancestral.estimators.gradient.passes import Pass, passes_of, scores_of
-from ancestral.estimators.gradient.problem import SURROGATE, Problem, problem_of, problem_of_costs
+from ancestral.estimators.gradient.partial_credit import fixed_terms, with_read
+from ancestral.estimators.gradient.passes import passes_of, scores_of
+from ancestral.estimators.gradient.problem import (
+    Problem,
+    costs_to_check,
+    problem_of,
+    problem_of_costs,
+    problem_to_check,
+)
 from ancestral.estimators.gradient.score_function import (
     NO_DENSITIES,
     added,
@@ -34,14 +39,14 @@ from ancestral.estimators.gradient.score_function import (
     densities_in,
     products,
 )
-from ancestral.estimators.gradient.subtraction import Baselines, Subtraction, check_baseline
+from ancestral.estimators.gradient.subtraction import Baselines, check_baseline, subtracted
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.provenance.tensor.torch_internals import detach
-from ancestral.trace.context.argument_checks import kind_of
+from ancestral.trace.context.argument_checks import leaves_given
 from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
 from ancestral.trace.graph.structure import Structure, TermShape
@@ -92,11 +97,12 @@ def surrogate_of_costs(
     baseline: Baselines = "auto",
     estimator: PerSite[Choice] = "auto",
     credit: PerSite[Estimator] = by_element,
+    monitor: Observer | None = None,
 ) -> Tensor:
     """Return the surrogate of declared costs; `left_out` decided whether there were others."""
     check_baseline(baseline)
     problem, estimate = decided(problem_of_costs(trace, left_out), estimator, credit)
-    return surrogate_of(problem, estimate, baseline, _scores_before)
+    return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
 def surrogate_of(
@@ -172,26 +178,6 @@ def _scores_before(problem: Problem, names: Collection[str]) -> dict[str, Tensor
     return {s.name: tau for s, tau in zip(sites, found, strict=True) if tau is not None}
 
 
-def subtracted(
-    problem: Problem, baseline: Baselines, passes: Sequence[Pass]
-) -> dict[tuple[int, str], Tensor | None]:
-    """Return what is subtracted for each site, by the number of the pass that it counts in.
-
-    A baseline is asked once for a site, whatever passes give it credit.
-    """
-    if baseline is None and not any([node.infer for node in problem.nodes.values()]):
-        return {}
-    places: dict[str, list[tuple[int, Credit]]] = {}
-    for at, part in enumerate(passes):
-        for credit in part.credits:
-            places.setdefault(credit.name, []).append((at, credit))
-    subtraction = Subtraction(problem, baseline)
-    return {
-        (found[0][0], name): subtraction.of(merged([credit for _, credit in found]))
-        for name, found in places.items()
-    }
-
-
 @eagerly
 def backward(
     loss: Loss,
@@ -214,9 +200,8 @@ def backward(
     unless Python may have chosen the term by that draw.
     Schulman et al. (2015), "Gradient estimation using stochastic computation graphs", theorem 1.
 
-    Of `baseline`, `estimator` and `credit`, each may be one for all sites, one for each pattern of
-    names, as in ``baseline={"z*": RunningMean(), "*": "auto"}``, or stand in the ``infer`` of a
-    site.
+    Each of `baseline`, `estimator` and `credit` is one for all sites, or one for each pattern of
+    names, ``baseline={"z*": RunningMean(), "*": "auto"}``, or stands in the ``infer`` of a site.
 
     Args:
         loss: the loss, [] unless `gradient` is given; or dictionaries, lists and tuples of losses
@@ -249,29 +234,10 @@ def backward(
     """
     check_baseline(baseline)
     check_observer(monitor)
-    into = _checked(inputs)
-    problem, estimate = decided(problem_of(loss, gradient), estimator, credit, gradient)
+    into = leaves_given(inputs)
+    problem, estimate = decided(problem_to_check(loss, gradient), estimator, credit, gradient)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
-
-
-def _checked(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
-    """Return what gradients are accumulated into, None if it is all leaves.
-
-    Raises:
-        ValueError: if it is nothing, or something that takes no gradient.
-    """
-    if inputs is None:
-        return None
-    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    wrong = [x for x in given if not getattr(x, "requires_grad", isinstance(x, GradientEdge))]
-    if wrong or not given:
-        found = f"{kind_of(wrong[0])} that takes no gradient" if wrong else "nothing"
-        raise ValueError(
-            f"inputs has {found} in it; expected tensors with requires_grad=True, such as "
-            "model.parameters()"
-        )
-    return given
 
 
 def decided(
@@ -279,21 +245,25 @@ def decided(
     estimator: PerSite[Choice],
     credit: PerSite[Estimator],
     gradient: Loss | None = None,
+    *,
+    may_hold: bool = True,
 ) -> tuple[Problem, Estimator]:
-    """Decide for each site how it gets its gradient; warn where the loss holds that already."""
+    """Decide for each site how it gets its gradient; warn where a loss that may holds that."""
     problem, estimate = chosen(problem, estimator, credit)
     estimate = with_read(problem, estimate)
     universe = problem.trace.universe
     if decisions_of(universe).noted:
         values = [term.value for term in problem.terms]
         warn_of_blur(problem.structure, problem.sources, values, universe, problem.blurring)
-    if not problem.loss.requires_grad:
+    if not may_hold or not problem.loss.requires_grad:
         return problem, estimate  # nothing but scores
     is_scored, held = problem.scored, list[Node]()
     scored = [node for node in problem.nodes.values() if node in is_scored]
-    for is_partly, terms in ((False, problem.terms), (True, fixed_terms(problem))):
-        nodes = [node for node in scored if (node.name in problem.partly) is is_partly]
-        held.extend(HeldScores(problem.trace.universe, nodes, terms, gradient).found)
+    whole = [node for node in scored if node.name not in problem.partly]
+    held.extend(HeldScores(problem.trace.universe, whole, problem.terms, gradient).found)
+    if problem.partly:
+        some = [node for node in scored if node.name in problem.partly]
+        held.extend(HeldScores(problem.trace.universe, some, fixed_terms(problem), gradient).found)
     if held:
         warnings.warn(held_score_warning(held), stacklevel=stacklevel())
     lines = problem.trace.straight_through
@@ -344,8 +314,24 @@ def descend(
         for node in problem.nodes.values():
             if node.gate is not None and node.gate.is_kept is not None:
                 node.gate.is_shut = node.gate.is_kept
+    _check_last(problem)
     if not retain_graph:
         settle(problem.trace)
+
+
+def _check_last(problem: Problem) -> None:
+    """Look at the numbers of a device that runs ahead, now that all was asked of it."""
+    try:
+        problem.check()
+    except Exception as error:
+        error.add_note(_LATE)
+        raise
+
+
+_LATE = (
+    "It was found after the backward pass, for which Python does not wait: what that has added to "
+    ".grad is of no use; zero it before the next step"
+)
 
 
 def settle(trace: Trace) -> None:
@@ -367,8 +353,8 @@ def backward_of_costs(
     """Accumulate an estimate of the gradient of the expected sum of a trace's declared costs."""
     check_baseline(baseline)
     check_observer(monitor)
-    into = _checked(inputs)
-    problem, estimate = decided(problem_of_costs(trace), estimator, credit)
+    into = leaves_given(inputs)
+    problem, estimate = decided(costs_to_check(trace), estimator, credit)
     problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
 

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.credit import Estimator, by_element
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
-from ancestral.estimators.gradient.loss_terms import non_finite_density
 from ancestral.estimators.gradient.problem import problem_of
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
 from ancestral.estimators.gradient.surrogate import settle, surrogate_of

@@ -3,11 +3,13 @@
         E_q[ log p(x, z) - log q(z) ] = Σ_z q(z) (log Σ_w p(x, z, w) - log q(z))
 
 over the values z of the sites that the guide enumerates, and w of those that the model alone does.
+Of a site that is drawn several times, each draw counts as a value of the same probability.
 Each term is weighed by the probability of the values that it is of alone: of the sites that it
 depends on, and those that these depend on in the guide; all others sum to one.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,11 +39,12 @@ def terms_of(pair: Pair) -> Iterator[Term]:
     Raises:
         EnumerationError: if the sum over what is enumerated is intractable or has no meaning.
     """
-    guide, ours = _apart(Spread(pair.guide), pair.guide_sites)
-    model, theirs = _apart(Spread(pair.model), pair.model_sites)
+    spreads = Spread(pair.guide), Spread(pair.model)
+    guide, ours = _apart(spreads[0], pair.guide_sites)
+    model, theirs = _apart(spreads[1], pair.model_sites)
     yield from (Term(node.tracked_log_prob.sum(), node, "guide") for node in guide)
     if ours or theirs:
-        yield from _expected(pair, ours, theirs)
+        yield from _expected(pair, ours, theirs, spreads)
     yield from (Term(-node.tracked_log_prob.sum(), node, "model") for node in model)
 
 
@@ -53,18 +56,39 @@ def _apart(spread: Spread, sites: Sequence[Node]) -> tuple[list[Node], list[Node
     return apart
 
 
-def _expected(pair: Pair, ours: Sequence[Node], theirs: Sequence[Node]) -> Iterator[Term]:
+def _expected(
+    pair: Pair, ours: Sequence[Node], theirs: Sequence[Node], spreads: tuple[Spread, Spread]
+) -> Iterator[Term]:
     """Yield the terms of the sites that are there for each of some values, each as it is expected.
 
     `ours` are those of the guide, `theirs` of the model.
     """
-    known = variables_of(ours)
-    listed = Listed(factors_of(pair.guide, filter(own_of, ours), known))
-    for cost in factors_of(pair.guide, ours, known, costs=known):
+    (guide, model), known = spreads, variables_of(ours)
+    drawn = [node for node in ours if _is_drawn_often(node)]
+    exact = [node for node in ours if node.is_enumerated and not _is_drawn_often(node)]
+    probabilities = factors_of(pair.guide, exact, known, spread=guide)
+    weights = {factor.name: factor for factor in (*probabilities, *_shares(drawn))}
+    listed = Listed([weights[node.name] for node in ours if node.name in weights])
+    for cost in factors_of(pair.guide, ours, known, known, guide):
         yield Term(_mean(cost, listed), pair.guide[cost.name], "guide")
-    factors = factors_of(pair.model, theirs, known | variables_of(theirs), costs=known)
+    factors = factors_of(pair.model, theirs, known | variables_of(theirs), known, model)
     for cost in summed_out(factors, [factor for factor in factors if factor.own not in known]):
         yield Term(-_mean(cost, listed), pair.model[cost.name], "model")
+
+
+def _is_drawn_often(node: Node) -> bool:
+    """Return whether the values of a site are draws of it, each of the same weight."""
+    own = own_of(node)
+    return own is not None and own.is_drawn
+
+
+def _shares(nodes: Iterable[Node]) -> Iterator[LogFactor]:
+    """Yield the weights of draws of a site: all alike, whatever they depend on."""
+    for node in nodes:
+        own = own_of(node)
+        assert own is not None
+        log = node.unscaled_log_prob.detach().new_full((own.size,), -math.log(own.size))
+        yield LogFactor(Table(log, (own,)), frozenset(), name=node.name, own=own)
 
 
 def _mean(cost: LogFactor, listed: Listed) -> Tensor:

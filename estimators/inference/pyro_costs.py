@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.gradient.problem import Cost
 from ancestral.provenance.tensor.tensor import Unseen
 from ancestral.trace.nodes.node import Node

@@ -18,7 +18,6 @@ import abc
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,10 +31,10 @@ from torch import Tensor
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice
-from ancestral.estimators.gradient.problem import Cost, problem_of_terms
+from ancestral.estimators.gradient.problem import Cost, problem_of, problem_of_terms
 from ancestral.estimators.gradient.score_function import evaluate_together
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline
-from ancestral.estimators.gradient.surrogate import backward, decided, descend, settle, surrogate
+from ancestral.estimators.gradient.surrogate import decided, descend, settle, surrogate
 from ancestral.estimators.inference.expected_terms import terms_of
 from ancestral.estimators.inference.model_guide import Pair
 from ancestral.estimators.inference.pyro_baselines import PyroBaseline, baselines_of
@@ -64,9 +63,9 @@ from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.place import stacklevel
 from ancestral.trace.context.plain import aside
 from ancestral.trace.context.stack import suspended
-from ancestral.trace.enumeration.enumerate import enumerate as enumerated
+from ancestral.trace.nodes.factor import Factor
 from ancestral.trace.pyro.bridge import node_of, unnamed_params
-from ancestral.trace.recording.message import Message
+from ancestral.trace.pyro.marks import Marked
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 
@@ -90,6 +89,11 @@ class _Run(NamedTuple):
     def is_tracked(self) -> bool:
         """Whether any cost depends on a draw."""
         return any(provenance(cost.value) is not None for cost in self.costs)
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether a term is what the user computed, and no density."""
+        return any(isinstance(node.fn, Factor) for node in self.trace.everything)
 
     @property
     def tracked(self) -> Tensor:
@@ -164,11 +168,10 @@ class _Loss(abc.ABC):
             loss.backward(retain_graph=self.retain_graph)
             return
         choices, learned = self._chosen(run)
-        if problem is None:
-            backward(loss, retain_graph=is_kept, **choices)
-        else:
-            problem, estimate = decided(problem, choices["estimator"], choices["credit"])
-            descend(problem, choices["baseline"], estimate, is_kept, None)
+        problem = problem_of(loss, None) if problem is None else problem
+        by = choices["estimator"], choices["credit"]
+        problem, estimate = decided(problem, *by, may_hold=run.has_factors)
+        descend(problem, choices["baseline"], estimate, is_kept, None)
         for each in learned:
             if each.loss.requires_grad:
                 (each.loss / self.num_particles).backward(retain_graph=self.retain_graph)
@@ -341,7 +344,7 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[_Traces, Pair | None]:
         """Return the traces of both programs, with the marked sites at all their values."""
-        with _Marked(first_dim=-1 - int(self.max_plate_nesting)):
+        with Marked(first_dim=-1 - int(self.max_plate_nesting)):
             return super()._programs(model, guide, args, kwargs)
 
     def _check_marks(self, sites: Sequence[Sequence[_Site]]) -> None:
@@ -358,20 +361,6 @@ class TraceEnum_ELBO(_Loss, infer.TraceEnum_ELBO):  # noqa: N801 (as Pyro's)
         if pair is None:
             return super()._terms(sites, pair)
         return [Density(t.value, aside(t.value), 1, t.node, t.program) for t in terms_of(pair)]
-
-
-class _Marked(enumerated):
-    """Enumerates the sites that Pyro's mark asks for, and no others.
-
-    All values stand at once: what is marked "sequential" has the same sum, if Python does not
-    decide on the value.
-    """
-
-    def _is_to_be_enumerated(self, message: Message) -> bool:
-        mark = message.infer.get("enumerate")
-        if mark == "sequential":
-            message = replace(message, infer={**message.infer, "enumerate": "parallel"})
-        return mark is not None and super()._is_to_be_enumerated(message)
 
 
 def _sites_of(trace: Any) -> list[_Site]:

@@ -157,11 +157,17 @@ def check_infer(site: _Site) -> None:
                 f"{named(site)}: {key!r} in its infer is {infer[key]!r}; expected "
                 f"{listed([value for value in values if value is not None])}"
             )
-    if infer.get("num_samples") is not None:
+    count = infer.get("num_samples")
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    if count is not None and not is_count:
         raise SiteError(
-            f"{named(site)}: num_samples in its infer asks for several draws of one site, which "
-            "only pyro.infer.TraceTMC_ELBO makes; leave it out: what is marked by "
-            'infer={"enumerate": "parallel"} is summed over exactly'
+            f"{named(site)}: num_samples in its infer is {short(count)}; expected how often it is "
+            "drawn, a positive int"
+        )
+    if count is not None and infer.get("enumerate") != "parallel":
+        raise SiteError(
+            f"{named(site)}: nothing reads num_samples in its infer, as it is not marked; expected "
+            'infer={"enumerate": "parallel", "num_samples": ...} beside TraceEnum_ELBO'
         )
 
 

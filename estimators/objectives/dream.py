@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.credit.declared_costs import non_finite_density
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.model_guide import GuideError, Program, sites_of
 from ancestral.estimators.objectives.held import hold
@@ -85,6 +85,12 @@ def _not_given(data: Sequence[Node], given: Sequence[Any]) -> Iterator[GuideErro
 
 def _undrawn(dream: Trace) -> Iterator[GuideError]:
     for node in sites_of(dream):
+        if node.is_enumerated:
+            yield GuideError(
+                f"site {node.name!r} ({node.location}) of the model is enumerated, so that no data "
+                "can be made up of it; expected draws, for a sleep phase: draw it "
+                '(infer={"enumerate": False}), or leave the phase out by sleep=0'
+            )
         if isinstance(node.fn, Factor):
             yield GuideError(
                 f"factor {node.name!r} ({node.location}) of the model is a part of a density that "

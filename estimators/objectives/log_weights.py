@@ -26,7 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.estimators.gradient.loss_terms import non_finite_density
+from ancestral.estimators.credit.declared_costs import non_finite_density
+from ancestral.estimators.elimination.eliminate import over_all_but, summed_out
+from ancestral.estimators.elimination.factors import Repetition, factors_of, variables_of
+from ancestral.estimators.elimination.log_table import along
 from ancestral.estimators.gradient.surrogate import settle
 from ancestral.estimators.inference.elbo import check_nesting, refuse_compiled
 from ancestral.estimators.inference.importance import WeightError
@@ -48,6 +51,7 @@ from ancestral.trace.context.errors import EnumerationError
 from ancestral.trace.handlers.replay import replay
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.nodes.plate_frame import Plate, scale_of
+from ancestral.trace.recording.enumerated_log_prob import Spread
 from ancestral.trace.recording.record import record
 from ancestral.trace.recording.trace import Trace
 from ancestral.trace.recording.unused_handlers import unchecked
@@ -74,7 +78,23 @@ class Weighted:
     @cached_property
     def log_p(self) -> Tensor:
         """Log p(x, z) as the model's sites count, tracked, [draws, *examples]."""
-        return self.total([n for n in self.pair.model_sites if n.name not in self.apart])
+        counted = [n for n in self.pair.model_sites if n.name not in self.apart]
+        spread = [n for n in counted if self._spread.behind(n) is not None]
+        total = self.total([n for n in counted if n not in spread])
+        return total + self._marginal(spread) if spread else total
+
+    @cached_property
+    def _spread(self) -> Spread:
+        return Spread(self.pair.model)
+
+    def _marginal(self, nodes: Sequence[Node]) -> Tensor:
+        """Return the log-density of sites, those enumerated summed out, [draws, *examples]."""
+        factors = factors_of(self.pair.model, nodes, variables_of(nodes), spread=self._spread)
+        left = summed_out(factors, [factor for factor in factors if factor.own is not None])
+        kept = frozenset[Repetition](self._dims)
+        parts = [along(over_all_but(factor, kept), self._dims) for factor in left]
+        total = sum(parts[1:], parts[0])
+        return total if self.particle_dim is not None else total.unsqueeze(0)
 
     @cached_property
     def constant(self) -> Tensor:
@@ -131,7 +151,9 @@ class Weighted:
         """
         for program in ("guide", "model"):
             for node in getattr(self.pair, f"{program}_sites"):
-                if not bool(untrack(node.tracked_log_prob).detach().isfinite().all()):
+                is_spread = program == "model" and self._spread.behind(node) is not None
+                density = self.log_p if is_spread else node.tracked_log_prob  # 0 is a probability
+                if not bool(untrack(density).detach().isfinite().all()):
                     raise non_finite_density(node, program)
 
 
@@ -174,7 +196,8 @@ class Draws:
         Raises:
             GuideError: if the sites of the two do not match.
             WeightError: if a plate is subsampled whose repetitions are no examples.
-            EnumerationError: if a site is enumerated.
+            EnumerationError: if a site of the guide is enumerated, or what the model alone
+                enumerates cannot be summed out.
             NonFiniteDensityError: if the log-probability of a site is NaN or infinite.
         """
         once, lead = partial(run, self.model, self.guide, *self.args, **self.kwargs), None
@@ -241,7 +264,11 @@ def _same_subsamples(before: Sequence[tuple[Trace, Pair]]) -> Any:
 
 def _constants(pairs: Sequence[Pair]) -> frozenset[str]:
     """Return the data that depends on no draw in any run: all draws weigh it alike."""
-    found = [{n.name for n in pair.model_sites if _is_constant(n)} for pair in pairs]
+    spreads = [Spread(pair.model) for pair in pairs]
+    found = [
+        {n.name for n in pair.model_sites if spread.behind(n) is None and _is_constant(n)}
+        for pair, spread in zip(pairs, spreads, strict=True)
+    ]
     return frozenset(set.intersection(*found))
 
 
@@ -286,12 +313,13 @@ def _own_plates(node: Node) -> list[Plate]:
 
 
 def _refuse_enumerated(pair: Pair) -> None:
-    for node in (*pair.guide_sites, *pair.model_sites):
-        if node.enumeration is not None:
+    spread = Spread(pair.guide)
+    for node in pair.guide_sites:
+        if spread.behind(node) is not None:
             raise EnumerationError(
-                f"site {node.name!r} ({node.location}) is enumerated, or depends on one that is; "
-                "expected draws, which this objective weighs; run it without "
-                "an.handlers.enumerate, or use an.infer.elbo, which sums them out"
+                f"site {node.name!r} ({node.location}) of the guide is enumerated, or depends on "
+                "one that is; expected draws, which this objective weighs; run the guide without "
+                "an.handlers.enumerate, or use an.infer.elbo, which takes the mean over all values"
             )
 
 

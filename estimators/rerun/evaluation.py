@@ -21,7 +21,7 @@ class Slope(NamedTuple):
 
 
 SlopeOf = Literal["loss", "credits"] | None
-"""What is differentiated by the value of the site: the loss, the parts of the credits, nothing."""
+"""The costs to differentiate by the value of a site: the loss, the parts of its credit, or none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -124,4 +124,4 @@ ORDERINGS = (
     Ordering("RELAX", "REBAR", "Grathwohl et al. 2018"),
     Ordering("ReinMax", "straight-through", "Liu et al. 2023", of="bias"),
 )
-"""What papers say of these."""
+"""The claims of papers about these."""

@@ -113,10 +113,24 @@ def note(op: str, result: Provenance, operands: Sequence[Provenance]) -> None:
         if may_mix is None:
             may_mix = _may_mix(operand.pattern, result.pattern)
         if may_mix and _is_mixed(operand, result, operands):
-            noted = result.universe.mixes.setdefault((operand, result), [])
-            mix = Mix(op, Universe.locate())
-            if mix not in noted and len(noted) < MOST_NOTED:
-                noted.append(mix)
+            note_mixed(op, result, operand)
+
+
+def note_mixed(op: str, result: Provenance, operand: Provenance, known: Mix | None = None) -> Mix:
+    """Note that an op mixed elements of an operand; return that, or what is known of it."""
+    noted = result.universe.mixes.setdefault((operand, result), [])
+    mix = known or Mix(op, Universe.locate())
+    if mix not in noted and len(noted) < MOST_NOTED:
+        noted.append(mix)
+    return mix
+
+
+def mixes_alone(operand: Pattern, result: Pattern, is_made: bool) -> bool:
+    """Return whether a step mixes elements of its only operand, which was made of others or not."""
+    mine, theirs = operand.outline, result.outline
+    if mine is not None and theirs is not None and mine.alignment == theirs.alignment:
+        return False
+    return _mixes(operand, result, [operand] if is_made else [])
 
 
 def joined(op: str, ours: Provenance, theirs: Provenance) -> Provenance:

@@ -71,6 +71,23 @@ def leading(source: Shape, value: Shape) -> Alignment:
     )
 
 
+def common_shape(shape: Shape, *others: Shape) -> Shape:
+    """Return the shape that some shapes broadcast to; torch asks of each size whether it is one.
+
+    Raises:
+        RuntimeError: if they do not.
+    """
+    whole = tuple(shape)
+    for other in map(tuple, others):
+        if other == whole:
+            continue
+        last = zip(reversed(whole), reversed(other), strict=False)
+        if any(x != y and x != 1 and y != 1 for x, y in last):
+            raise RuntimeError(f"shapes {list(whole)} and {list(other)} do not broadcast")
+        whole = broadcast_shape(whole, other)
+    return whole
+
+
 def broadcast_shape(a: Shape, b: Shape) -> Shape:
     """Return the shape that two shapes broadcast to (they are known to)."""
     if len(a) < len(b):

@@ -16,7 +16,7 @@ True
 
 from typing import Any
 
-from ancestral.provenance.algebra.pattern import MOST_SOURCES, Pattern, together
+from ancestral.provenance.algebra.pattern import MOST_SOURCES, NONE, Pattern, together
 from ancestral.provenance.algebra.provenance import Provenance
 
 
@@ -37,7 +37,8 @@ class Joined(Provenance):
         self.most = most
         self.made_from = (ours, theirs)
         self.is_made = False
-        self._begin()
+        self._entries = self._members = self._kinked = None
+        self._memo = NONE
 
     def __getattr__(self, name: str) -> Any:
         """Make the pattern, when it is asked for first."""
@@ -69,4 +70,10 @@ def _together(found: Joined) -> Pattern:
             pending.extend(reversed(part.made_from))
         else:
             parts[part.pattern] = None
-    return together(parts)
+    first, *rest = parts
+    key = (together, *rest)
+    known: Pattern | None = first.known.get(key)
+    if known is None:
+        known = together(parts)
+        first.keep(key, known, by=len(key))
+    return known

@@ -4,13 +4,22 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import ref
 
 T = TypeVar("T")
 
 _started = time.time_ns()
 _serials = itertools.count()
+_process = [os.getpid()]
+
+
+def _forked() -> None:
+    _process[:] = [os.getpid()]
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Lifetime:
@@ -31,9 +40,9 @@ class Lifetime:
 
     def __init__(self, owner: object) -> None:
         """Begin, in the state "open"."""
-        self.serial = next(_serials)
+        self.serial = serial = next(_serials)
         # No other has the same, in this process, in another, or in a later one.
-        self.token = (os.getpid(), self.serial, _started)
+        self.token = (_process[0], serial, _started)
         self._kept = owner
         self._owner = None if owner is None else ref(owner)
         self._later: Any = None
@@ -92,6 +101,43 @@ class Lifetime:
     def seniority(self) -> tuple[bool, bool, int]:
         """Order universes by which of two adopts the other's sources: the greater does."""
         return (self.state == "open", self._owner is not None, self.serial)
+
+
+L = TypeVar("L", bound=Lifetime)
+_FEW = 64
+
+
+class Alive(Generic[L]):
+    """Lifetimes that somebody still refers to, the oldest first, by their token.
+
+    Each recording adds one, which takes a dictionary of weak values five times as long.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int, int], ref[L]] = {}
+        self._most = _FEW  # how many are held when those are left out that are no more
+
+    def add(self, made: L) -> None:
+        """Take in one that was made."""
+        self._held[made.token] = ref(made)
+        if len(self._held) > self._most:
+            for token, held in list(self._held.items()):
+                if held() is None:
+                    self._held.pop(token, None)
+            self._most = max(_FEW, 2 * len(self._held))
+
+    def get(self, token: tuple[int, int, int]) -> L | None:
+        """Return the one with this token, None if it is no more."""
+        held = self._held.get(token)
+        return None if held is None else held()
+
+    def values(self) -> list[L]:
+        """Return all."""
+        return [each for each in [held() for held in list(self._held.values())] if each is not None]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.values())
 
 
 class Recent:

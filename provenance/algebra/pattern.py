@@ -77,10 +77,11 @@ class Answer:
     of those that are tracked. Where that is one operand whose sources stand under one alignment,
     the answer is an outline, and is kept under that of the operand; `is_same` says that it is that
     one. `linear` is what is kept of the linear step by which the result was made, where that
-    follows from these.
+    follows from these. `mixed` is the call of the user that mixed elements last: its code, the
+    offset there, and what is noted of it.
     """
 
-    __slots__ = ("is_kink", "is_same", "linear", "op", "operands", "result")
+    __slots__ = ("is_kink", "is_same", "linear", "mixed", "op", "operands", "result")
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Answer:
         self.op = op
         self.operands = tuple(dict.fromkeys(operands))
         self.linear: Any = None
+        self.mixed: Any = None
 
 
 class Patterns:

@@ -24,11 +24,10 @@ import threading
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 from ancestral.provenance.algebra.alignment import Alignment, Shape, Step, nothing_kept, shown
 from ancestral.provenance.algebra.alignment_map import add, broadcast_shape
-from ancestral.provenance.algebra.lifetime import Lifetime
+from ancestral.provenance.algebra.lifetime import Alive, Lifetime
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import (
     NONE,
@@ -39,7 +38,7 @@ from ancestral.provenance.algebra.pattern import (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """Something that a value can depend on.
 
@@ -63,19 +62,13 @@ class Source:
     is_confined: bool = False
     is_named: bool = False
 
-    @classmethod
-    def drawn(cls, name: str, shape: Shape, universe: "Universe") -> "Source":
-        """Return the source of a draw, of which there are thousands."""
-        source = object.__new__(cls)
-        source.__dict__.update(name=name, shape=shape, universe=universe)
-        return source
-
 
 Sources = frozenset[Source]
 Entries = dict[Alignment, Sources]
 
-alive: "WeakValueDictionary[tuple[int, int, int], Universe]" = WeakValueDictionary()
-"""The universes that somebody still refers to, by their token."""
+
+alive: "Alive[Universe]" = Alive()
+"""The universes that somebody still refers to."""
 
 
 class Universe(Lifetime):
@@ -103,7 +96,7 @@ class Universe(Lifetime):
 
     def __init__(self, owner: object = None) -> None:
         super().__init__(owner)
-        alive[self.token] = self
+        alive.add(self)
         self.sources: dict[Source, int] = {}
         self.decisions: Any = None  # what Python may have branched on: see `control`
         self.differentiable: set[Source] = set()
@@ -204,6 +197,7 @@ class Universe(Lifetime):
             made = Provenance(self, pattern)
             if pattern.is_wide:
                 made = self._gathered(made)
+            # Threads that share a recording may make it at once: the first counts.
             found = self._wrapped.setdefault(pattern, made)
         return found
 
@@ -219,7 +213,10 @@ class Universe(Lifetime):
 
         The leading dimensions of the value are those of the source; what follows is an event.
         """
-        pattern = self.patterns.of(self.slot(source), shape)
+        slot = self.slot(source)
+        pattern = slot.drawn
+        if pattern is None or pattern.shape != shape:
+            pattern = self.patterns.of(slot, shape)
         return self._wrapped.get(pattern) or self.wrap(pattern)
 
     def depending(self, members: Iterable[Source], shape: Shape) -> "Provenance":
@@ -263,9 +260,6 @@ class Provenance:
         self.outline = pattern.outline
         self.most = pattern.size
         self.made_from: tuple[Provenance, ...] = ()  # see `alignment_loss`
-        self._begin()
-
-    def _begin(self) -> None:
         self._entries: tuple[tuple[Alignment, Sources], ...] | None = None
         self._members: Sources | None = None
         self._kinked: Provenance | None = None

@@ -33,7 +33,12 @@ class Code:
     instructions: tuple[Instruction, ...]
     handlers: tuple[tuple[int, int, int], ...]  # first and last offset, and where errors go
     left_at: int | None = None
+    # What was found of an instruction, or of two: a loop reads at the same ones again and again.
     _raising: dict[int, bool] = field(default_factory=dict[int, bool], compare=False)
+    _letting: dict[int, bool] = field(default_factory=dict[int, bool], compare=False)
+    _idle: dict[tuple[int, int], bool] = field(
+        default_factory=dict[tuple[int, int], bool], compare=False
+    )
 
     @cached_property
     def numbers(self) -> dict[int, int]:
@@ -127,8 +132,10 @@ class Code:
 
         Unless it is the end of a ``with`` that keeps it.
         """
-        handler = self.handler(number)
-        return handler is None or self.raises(handler)
+        if number not in self._letting:
+            handler = self.handler(number)
+            self._letting[number] = handler is None or self.raises(handler)
+        return self._letting[number]
 
     def _is_reraising(self, number: int) -> bool:
         return self.instructions[number].opname == "RERAISE"
@@ -139,6 +146,11 @@ class Code:
 
     def only_raises_before(self, number: int, end: int) -> bool:
         """Return whether the code may raise before it reaches `end`, and does nothing else."""
+        if (number, end) not in self._idle:
+            self._idle[number, end] = self._is_idle_before(number, end)
+        return self._idle[number, end]
+
+    def _is_idle_before(self, number: int, end: int) -> bool:
         pending, seen = [(number, 0)], set[int]()  # with what it has put on the stack
         found = False
         while pending:

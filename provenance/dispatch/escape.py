@@ -15,7 +15,7 @@ from ancestral.provenance.dispatch.passed_checks import Outcome, Read, outcome_o
 from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import Escape, concerned, decisions_of
-from ancestral.provenance.tensor.frame_owner import is_of, module_of, owner_of
+from ancestral.provenance.tensor.frame_owner import code_of, codes, is_of, module_of, owner_of
 
 _HANDING_ON = frozenset(
     {"torch.overrides", "torch.utils._device"}
@@ -167,10 +167,12 @@ def _caller(frame: FrameType | None, is_check_passed: bool) -> tuple[FrameType |
 def _line() -> str:
     frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        owner = owner_of(frame)
-        if owner == "user":
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        if owner == "distributions" and module_of(frame) in _SAMPLERS:
+        known = codes.get(id(frame.f_code))
+        if known is None or known.module is not frame.f_globals.get("__name__"):
+            known = code_of(frame)
+        if known.owner == "user":
+            return known.lines.get(frame.f_lasti) or known.line(frame)
+        if known.owner == "distributions" and known.module in _SAMPLERS:
             break
         frame = frame.f_back
     return "<unknown>"

@@ -14,8 +14,8 @@ from torch import Tensor
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
-from ancestral.provenance.dispatch.linear_forms import form_of
-from ancestral.provenance.dispatch.propagate import tracked
+from ancestral.provenance.dispatch.linear_forms import form_again, form_of
+from ancestral.provenance.dispatch.propagate import recalled
 from ancestral.provenance.dispatch.subclasses import names_of
 from ancestral.provenance.linear.transpose import (
     both,
@@ -27,11 +27,14 @@ from ancestral.provenance.linear.transpose import (
 )
 from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
-from ancestral.provenance.tensor.arguments import tensors_in
-from ancestral.provenance.tensor.control_flow import is_constant, lasting, now
+from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import lasting, now
 from ancestral.provenance.tensor.linear_form import Adjoint, Form, Scaled, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
-from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
+from ancestral.provenance.tensor.torch_internals import (
+    is_torch_function_enabled,
+    len_torch_function_stack,
+)
 
 # Within a function that runs with tracking off, the operators must not follow either: they see a
 # part of what it does only.
@@ -261,6 +264,55 @@ def _function(name: str) -> _Function:
     return method
 
 
+def _reducing(name: str) -> _Function:
+    """Return a method that takes numbers, followed without dispatch where it was followed before.
+
+    The answer is found under the key that `propagate` keeps it under, or else by that.
+    """
+    plain_method = getattr(Tensor, name)
+    number, has_history, is_overridden = serials.__next__, torch.is_grad_enabled, _is_overridden
+
+    def method(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
+        ours = self._provenance
+        if kwargs or ours.universe.is_past or storage.table or is_overridden():
+            return plain_method(self, *args, **kwargs)
+        for item in args:
+            if item.__class__ is not int:
+                return plain_method(self, *args)
+        try:
+            result: Any = run(plain_method, TYPES, (self, *args), NO_KEYWORDS)
+        except Exception:  # to be raised once more, and noted
+            return plain_method(self, *args)
+        if result.__class__ is not _Plain or self._chosen is not None or not _is_tracking():
+            return plain_method(self, *args)
+        outline = ours.outline or ours.pattern
+        key = (plain_method, result.shape, result.dtype, outline, *args)
+        answer = outline.known.get(key if ours.outline else (*key, outline))
+        if answer is None:
+            return plain_method(self, *args)
+        found = ours if answer.is_same else ours._memo.get(answer) or recalled(answer, ours)
+        result.__class__ = ProvenanceTensor
+        result._provenance = found
+        if answer.linear is not None and has_history():
+            result._form = (number(), answer.linear, self._form or self)
+        else:
+            result._form = form_again(answer, plain_method, found.shape, (self, *args), NO_KEYWORDS)
+        return result
+
+    method.__name__ = name
+    return method
+
+
+def _powered(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
+    """Raise to a power that is a number without dispatch."""
+    if len(args) == 1 and not kwargs and args[0].__class__ in _NUMBERS:
+        return _power(self, args[0])
+    return Tensor.pow(self, *args, **kwargs)
+
+
+_is_overridden: Callable[[], int] = len_torch_function_stack
+_power = _operator("pow", None)
+_NUMBERS = frozenset({float, int})
 _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     getattr(space, name): linear
     for name, linear in {
@@ -312,50 +364,15 @@ def _metadata(name: str) -> _Function:
     return method
 
 
-before_backward: list[Callable[[str, Tensor, Any, Any], None]] = []
-"""Functions that look at a tensor that torch is to differentiate, and know what it leaves out.
-
-They are given the name of the function, the tensor, the inputs, None for all, and what each element
-of it counts.
-"""
-
-
-PASSES = frozenset({torch.autograd.grad, torch.autograd.backward})
-
-
-def run_pass(func: _Function, types: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
-    """Run a pass through autograd; return its results, and whether they are constants.
-
-    So they are if it is of a surrogate, and is taken after the recording.
-    """
-    outputs = list(tracked(args[0]))
-    inputs = args[1] if func is torch.autograd.grad else kwargs.get("inputs")
-    given = [*args[1:2], kwargs.get("grad_tensors")]
-    if func is torch.autograd.grad:
-        given = [*args[2:3], kwargs.get("grad_outputs")]
-    for tensor in tensors_in(args[0]):
-        if type(tensor) is ProvenanceTensor:
-            for look in before_backward:
-                look(f"torch.autograd.{func.__name__}", tensor, inputs, given)
-    result = run(func, types, args, kwargs)
-    return result, bool(outputs) and all(is_constant(found.universe) for found in outputs)
-
-
-def _backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Run `torch.Tensor.backward`, which depends on no provenance and knows of no scores."""
-    inputs = args[3] if len(args) > 3 else kwargs.get("inputs")
-    for look in before_backward:
-        look("loss.backward", self, inputs, (*args[:1], kwargs.get("gradient")))
-    run(Tensor.backward, TYPES, (self, *args), kwargs)
-
-
-ProvenanceTensor.backward = _backward  # type: ignore[method-assign]
 for _name, (_linear, _equal) in _OPERATORS.items():
     setattr(ProvenanceTensor, _name, _operator(_name, _linear, _equal))
 for _name in ["__rtruediv__", "__pow__"]:
     setattr(ProvenanceTensor, _name, _operator(_name, None))
 for _name in _COMPARISONS.split():
     setattr(ProvenanceTensor, _name, _operator(_name, None, is_kink=True))
+for _name in ["mean", "sum"]:
+    setattr(ProvenanceTensor, _name, _reducing(_name))
+ProvenanceTensor.pow = _powered  # type: ignore[assignment]
 for _name in _FUNCTIONS:
     setattr(ProvenanceTensor, _name, _function(_name))
 for _name in ["shape", "dtype", "device", "ndim", "requires_grad", "is_leaf"]:

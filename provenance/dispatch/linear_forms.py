@@ -18,7 +18,7 @@ from ancestral.provenance.linear.transpose import placed
 from ancestral.provenance.rules.registry import LINEAR
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import Args, Kwargs, argument
-from ancestral.provenance.tensor.linear_form import Call, Form, Hole, Operand, serials
+from ancestral.provenance.tensor.linear_form import Call, Called, Form, Hole, Operand, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, raw
 from ancestral.provenance.tensor.torch_internals import detach
 
@@ -39,12 +39,11 @@ def form_again(
 ) -> Form | None:
     """Return the form of the result of a call of which one of the same kind was met before."""
     if answer.linear is not None and torch.is_grad_enabled():
-        adjoint, call = answer.linear
-        return (next(serials), adjoint, (resolve(args[0]),), call, func)
+        return (next(serials), answer.linear, resolve(args[0]))
     form = form_of(func, shape, args, kwargs)
     is_static = not kwargs and getattr(LINEAR[func], "is_static", False)
     if is_static and form is not None and len(form) == 5 and not form[3].versions:
-        answer.linear = form[1], form[3]
+        answer.linear = Called(form[1], form[3], func)
     return form
 
 

@@ -4,6 +4,7 @@ What a rule answers depends on shapes and numbers only, so that an answer is fou
 kind of call and remembered with the provenance of its first operand.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment import Shape, Step
-from ancestral.provenance.algebra.alignment_loss import note
+from ancestral.provenance.algebra.alignment_loss import MOST_NOTED, mixes_alone, note, note_mixed
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import Answer, Pattern, together
 from ancestral.provenance.algebra.provenance import Provenance, union
@@ -22,6 +23,7 @@ from ancestral.provenance.rules.registry import is_kink, looks_further, rule_of
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import positional, tensors_in
+from ancestral.provenance.tensor.frame_owner import is_user
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw
 
 _Function = Callable[..., Any]
@@ -108,16 +110,54 @@ def recalled(answer: Answer, first: Provenance) -> Provenance:
     """Return the provenance that a rule answered with, given that of the first operand."""
     found = first._memo.get(answer)
     if found is None:
-        universe, result = first.universe, answer.result
-        assert result is not None
-        is_outline = isinstance(result, Outline)
-        found = first.under(result) if isinstance(result, Outline) else universe.wrap(result)
-        if answer.is_kink:
-            found = found.kinked()
-        operands = (first,) if is_outline else [*map(universe.wrap, answer.operands)]
-        note(answer.op, found, operands)
+        if len(answer.operands) < 2:
+            found = _moved_alone(answer, first)
+        else:
+            universe, result = first.universe, answer.result
+            assert isinstance(result, Pattern)
+            found = universe.wrap(result)
+            if answer.is_kink:
+                found = found.kinked()
+            note(answer.op, found, [*map(universe.wrap, answer.operands)])
         if found is not first:
             first.keep(answer, found)
+    return found
+
+
+def _moved_alone(answer: Answer, first: Provenance) -> Provenance:
+    """Return what a step makes of its only operand, and note what it mixes.
+
+    Both follow from the pattern and from whether the operand was made of others.
+    """
+    universe, made_from = first.universe, first.made_from
+    key = (answer, not made_from)
+    known = first.pattern.known.get(key)
+    if known is None:
+        result = answer.result
+        assert result is not None
+        pattern = first.pattern.under(result) if isinstance(result, Outline) else result
+        known = pattern, mixes_alone(first.pattern, pattern, bool(made_from))
+        first.pattern.keep(key, known)
+    pattern, is_mixed = known
+    found = universe._wrapped.get(pattern) or universe.wrap(pattern)
+    if (answer.is_kink and universe.differentiable) or found.pattern is not pattern:
+        found = found.kinked() if answer.is_kink else found
+        note(answer.op, found, (first,))
+    elif found is not first:
+        if not found.made_from:
+            found.made_from = (first,)
+        elif first not in found.made_from and len(found.made_from) < MOST_NOTED:
+            found.made_from = (*found.made_from, first)
+        if is_mixed:
+            # Whoever called the op, in a loop over steps the same as the last time.
+            caller = sys._getframe(3)  # pyright: ignore[reportPrivateUsage]
+            code, offset = caller.f_code, caller.f_lasti
+            last = answer.mixed
+            if last is not None and last[0] is code and last[1] == offset:
+                note_mixed(answer.op, found, first, last[2])
+            else:
+                mix = note_mixed(answer.op, found, first)
+                answer.mixed = (code, offset, mix) if is_user(caller) else None
     return found
 
 

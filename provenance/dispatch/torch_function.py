@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
-from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, PASSES, run_elementwise, run_pass
+from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, run_elementwise
 from ancestral.provenance.dispatch.inplace import (
     CHOOSING,
     is_write,
@@ -45,6 +45,7 @@ from ancestral.provenance.rules.registry import (
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling, lasting, now
+from ancestral.provenance.tensor.passes import PASSES, run_pass
 from ancestral.provenance.tensor.tensor import (
     NO_KEYWORDS,
     TYPES,

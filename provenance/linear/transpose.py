@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ancestral.provenance.tensor.linear_form import (
     Call,
+    Called,
     Form,
     Hole,
     OverwrittenError,
@@ -208,17 +209,20 @@ the third argument of the adjoint."""
 
 def name_of(form: Form) -> str:
     """Return the name of the op that a form stands for."""
-    if len(form) == 5:
-        function = form[4]
+    step: Any = getattr(form[1], "func", form[1])
+    if len(form) == 5 or isinstance(step, Called):
+        function = form[4] if len(form) == 5 else step.function
         owner = getattr(function, "__self__", None)  # of an attribute, such as T
         return str(getattr(owner if function.__name__ == "__get__" else function, "__name__", "?"))
-    return _FAST[getattr(form[1], "func", form[1])][0]
+    return _FAST[step][0]
 
 
 def value_of(form: Form, operands: Sequence[Tensor]) -> Tensor:
     """Return the value of a form from the values of its operands."""
     if len(form) == 5:
         return replayed(form[3], *operands)
-    adjoint: Any = form[1]
-    _, function = _FAST[getattr(adjoint, "func", adjoint)]
-    return function(*operands, *map(exact, getattr(adjoint, "args", ())[2:3]))
+    step: Any = getattr(form[1], "func", form[1])
+    if isinstance(step, Called):
+        return replayed(step.call, *operands)
+    _, function = _FAST[step]
+    return function(*operands, *map(exact, getattr(form[1], "args", ())[2:3]))

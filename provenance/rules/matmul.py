@@ -226,8 +226,8 @@ def shifted(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair] | None:
 
 def is_map(args: Args, kwargs: Kwargs) -> bool:
     """Return whether the weight is no layer's."""
-    weight = argument(args, kwargs, 1, "weight")
-    return (is_tracked(weight) or not weight.requires_grad) and is_exact(args, kwargs)
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    return not (weight.requires_grad and not is_tracked(weight)) and is_exact(args, kwargs)
 
 
 OPS = (

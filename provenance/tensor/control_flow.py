@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ancestral.provenance.algebra.provenance import Provenance, Source, Sources, Universe
@@ -91,7 +91,6 @@ class Began(NamedTuple):
     offset: int
 
 
-@dataclass
 class Decisions:
     """What Python may have branched on in one universe.
 
@@ -100,24 +99,25 @@ class Decisions:
     made something raise, and what they said.
     """
 
-    setting: Setting = SETTINGS["strict"]
-    is_recording: bool = False
-    trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
+    is_recording = False
     began: Began | None = None  # while it is open
-    thread: int = field(default_factory=threading.get_ident)
     current: Provenance | None = None
     finished: Provenance | None = None
-    noted: list[Noted] = field(default_factory=list[Noted])
-    failures: list[tuple[Escape, str]] = field(default_factory=list[tuple[Escape, str]])
-    # What went into each external function so far.
-    external: dict[object, Provenance] = field(default_factory=dict[object, Provenance])
     # How many terms of the loss a decision blurs that was read from some sources.
     blurred: Callable[[Sources, Sources], int] | None = None
-    _known: Sources = frozenset()  # what the current decision stands for already
-    # From which linear form on a decision was in force.
-    _since: list[tuple[int, Provenance | None]] = field(
-        default_factory=list[tuple[int, Provenance | None]]
-    )
+    _known: Sources = NONE  # what the current decision stands for already
+
+    def __init__(self, setting: Setting = SETTINGS["strict"]) -> None:
+        """Begin with nothing read, by this thread."""
+        self.setting = setting
+        self.trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
+        self.thread = threading.get_ident()
+        self.noted: list[Noted] = []
+        self.failures: list[tuple[Escape, str]] = []
+        # What went into each external function so far.
+        self.external: dict[object, Provenance] = {}
+        # From which linear form on a decision was in force.
+        self._since: list[tuple[int, Provenance | None]] = []
 
     def decide(self, found: Provenance, escape: Escape) -> None:
         """Let what comes next depend on a value that escaped."""

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Collection
 from functools import lru_cache
-from types import FrameType
-from typing import Literal
+from types import CodeType, FrameType
+from typing import Any, Literal
 
 Owner = Literal["user", "python", "torch", "distributions", "pyro", "library"]
 _LAYERS = ("provenance", "trace", "estimators")  # models in ancestral.tools are the user's
@@ -32,11 +32,53 @@ def is_user(frame: FrameType) -> bool:
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """Return the innermost frame of the user's from a frame outwards, None in torch's threads."""
-    while frame is not None:
-        if code_owner(frame.f_globals.get("__name__"), frame.f_code.co_filename) == "user":
-            break
+    while frame is not None and code_of(frame).owner != "user":
         frame = frame.f_back
     return frame
+
+
+class Code:
+    """What the code of a frame tells, whichever frame runs it.
+
+    `has_self` says that its first argument is called so. By the offset of the bytecode, `lines` are
+    file and line as a text, `calls` and `arguments` what a layer above makes of the call there.
+
+    The code itself is held, so that no other has its `id` as long as this is found by that: to find
+    it by the code takes all that a code consists of, and those of two files may be equal. The
+    module is compared, since a code may be run under several names.
+    """
+
+    __slots__ = ("arguments", "calls", "code", "has_self", "lines", "module", "owner")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.code: CodeType = frame.f_code
+        self.module: object = frame.f_globals.get("__name__")
+        self.owner = owner_of(frame)
+        self.has_self = bool(self.code.co_argcount) and self.code.co_varnames[0] == "self"
+        self.lines: dict[int, str] = {}
+        self.calls: dict[int, Any] = {}
+        self.arguments: dict[int, str | None] = {}
+
+    def line(self, frame: FrameType) -> str:
+        """Return the file and the line that a frame is at."""
+        found = self.lines[frame.f_lasti] = f"{self.code.co_filename}:{frame.f_lineno}"
+        return found
+
+
+codes: dict[int, Code] = {}
+"""Codes by their `id`, with what they tell: `code_of`, written out where a whole stack is walked,
+finds it."""
+_MOST_CODES = 4096
+
+
+def code_of(frame: FrameType) -> Code:
+    """Return what the code of a frame tells."""
+    known = codes.get(id(frame.f_code))
+    if known is None or known.module is not frame.f_globals.get("__name__"):
+        if len(codes) >= _MOST_CODES:  # they are looked at again
+            codes.clear()
+        known = codes[id(frame.f_code)] = Code(frame)
+    return known
 
 
 def is_of(frame: FrameType | None, modules: Collection[str]) -> bool:

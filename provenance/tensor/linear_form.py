@@ -102,6 +102,24 @@ class Scaled:
         return self.func(*self.args, weight)
 
 
+class Called:
+    """The adjoint of calls of one kind, with what tells how their results are computed.
+
+    One stands for all calls that are alike, so that the form of each is one tuple.
+    """
+
+    __slots__ = ("adjoint", "call", "function")
+
+    def __init__(self, adjoint: Adjoint, call: Call, function: Callable[..., Any]) -> None:
+        self.adjoint = adjoint
+        self.call = call
+        self.function = function
+
+    def __call__(self, weight: Weight) -> Sequence[Share]:
+        """Return the weight of the operand."""
+        return self.adjoint(weight)
+
+
 serials = itertools.count()
 """Numbers the forms in the order they were made: every operand is older than its result."""
 

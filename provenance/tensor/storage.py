@@ -196,6 +196,22 @@ def check(func: Any, args: Any, kwargs: Any) -> None:
         each(func, args, kwargs)
 
 
+def begin() -> None:
+    """Look operands up where an older write is still of interest, or Python has read a value."""
+    if table:
+        purge()
+    if table or local.guards or controlling() is not None:
+        watch()
+
+
+def end() -> None:
+    """Stop looking operands up, with the last recording of this thread."""
+    if table:
+        purge()
+    if local.mode is not None:
+        unwatch()
+
+
 def watch() -> None:
     """Look the operands of this thread up from now on, where there is anything to find."""
     if local.mode is None and (table or local.guards or controlling() is not None):

@@ -141,6 +141,8 @@ try:
     read_history: Any = vars(torch._C.TensorBase)["grad_fn"].__get__
     read_version: Any = vars(torch._C.TensorBase)["_version"].__get__
 
+    is_all_true: Callable[[Tensor], Tensor] = torch._is_all_true
+
     # What recordings replace while they are open.
     BACKWARD = _door(torch.autograd, "_engine_run_backward")
     BACKWARD_HOOKS = tuple(
@@ -272,29 +274,14 @@ def call_before_compiling(function: Callable[[], None]) -> None:
     vars(callback_handler)["run_start_callbacks"] = called
 
 
-class Stance:
-    """What the compiler does with functions that were compiled, for all threads.
+def eager_stance() -> tuple[tuple[Any, str], Any]:
+    """Import the compiler; return the place of its stance, and the stance to compile nothing.
 
     `torch.compiler.set_stance` takes ten times as long, and knows of no stance that others set.
     """
+    from torch._dynamo import eval_frame
 
-    def __init__(self) -> None:
-        """Import the compiler."""
-        from torch._dynamo import eval_frame
-
-        self._module = eval_frame
-        self._eager = eval_frame.DynamoStance("force_eager")
-        self._before: Any = None
-
-    def begin(self) -> None:
-        """Run them eagerly."""
-        if self._module._stance is not self._eager:
-            self._before, self._module._stance = self._module._stance, self._eager
-
-    def end(self) -> None:
-        """Run them as before, unless somebody has set another stance since."""
-        if self._module._stance is self._eager:
-            self._module._stance = self._before
+    return (eval_frame, "_stance"), eval_frame.DynamoStance("force_eager")
 
 
 class Inductor(NamedTuple):
@@ -348,3 +335,15 @@ def own_copy(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if hasattr(module, name):
             setattr(copy, name, getattr(module, name))
     return copy
+
+
+def runs_ahead(tensor: Tensor) -> bool:
+    """Return whether the device of a tensor computes while Python goes on: to read it is to wait.
+
+    >>> runs_ahead(torch.zeros(2)), runs_ahead(torch.zeros(2, device="meta"))
+    (False, False)
+    """
+    return tensor.device.type not in _TOGETHER
+
+
+_TOGETHER = frozenset({"cpu", "meta"})

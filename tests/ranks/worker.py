@@ -165,6 +165,14 @@ def refusals() -> None:
         expected = "same random numbers" if same_seed else "one model"
         with pytest.raises(an.errors.RanksError, match=expected):
             an.backward(loss, baseline=an.estimators.AcrossRanks(an.estimators.LeaveOneOut()))
+    model = net()
+    torch.manual_seed(rank)
+    with an.record():
+        z = Bernoulli(logits=model.up(X[:4])).sample()
+        y = Bernoulli(logits=model.up(model.down(z))).sample() if rank else z
+        loss = (model.down(y) - X[:4]).square().sum(1).mean()
+    with pytest.raises(an.errors.RanksError, match="rank 0 has 'z', rank 1 has 'z', 'bernou"):
+        an.backward(loss, baseline=an.estimators.AcrossRanks(an.estimators.LeaveOneOut()))
     said("refusals")
 
 

@@ -29,6 +29,14 @@ class Call:
             found.setdefault(id(tensor), tensor)
         return tuple(found.values())
 
+    @cached_property
+    def _changing(self) -> frozenset[int | str]:
+        """Return the places of the arguments that are not the same in every run."""
+        found: set[int | str] = set()
+        for place, argument in (*enumerate(self.args), *self.kwargs.items()):
+            mapped(argument, lambda item, at=place: _is_anew(item) and found.add(at))
+        return frozenset(found)
+
     def run(self, given: Sequence[Tensor]) -> "Outcome":
         """Call the function with other tensors than those it was made with, and the same seed."""
         places = {id(tensor): new for tensor, new in zip(self.tensors, given, strict=True)}
@@ -36,7 +44,10 @@ class Call:
         def placed(item: Any) -> Any:
             return places[id(item)] if isinstance(item, Tensor) else _fresh(item)
 
-        args, kwargs = mapped(self.args, placed), mapped(self.kwargs, placed)
+        args = [mapped(a, placed) if n in self._changing else a for n, a in enumerate(self.args)]
+        kwargs = {
+            k: mapped(a, placed) if k in self._changing else a for k, a in self.kwargs.items()
+        }
         torch.default_generator.manual_seed(0)
         result = self.function(*args, **kwargs)
         if isinstance(result, Iterator):
@@ -87,6 +98,11 @@ def copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
+def _is_anew(item: Any) -> bool:
+    """Return whether each run has another such argument: a tensor, or a generator."""
+    return isinstance(item, (Tensor, torch.Generator))
+
+
 def _fresh(item: Any) -> Any:
     """Return a generator in its first state: two runs draw the same from it."""
-    return torch.Generator().manual_seed(0) if isinstance(item, torch.Generator) else item
+    return torch.Generator().manual_seed(0) if type(item) is torch.Generator else item

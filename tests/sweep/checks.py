@@ -30,7 +30,15 @@ from ancestral.provenance.tensor.tensor import (
 )
 from perturbation import dense, reachable
 from sweep.calls import Call, Outcome, copied
-from sweep.elements import changed, is_changed, perturbations, regions, single_elements
+from sweep.elements import (
+    SEEDS,
+    changed,
+    is_changed,
+    perturbations,
+    regions,
+    single_elements,
+    within,
+)
 
 ROUNDING = {torch.float64: 1e-9, torch.complex128: 1e-9}
 """What a sum may change by when it is taken in another order, or elsewhere in memory."""
@@ -279,8 +287,7 @@ class Check:
         """Run the call with one tensor replaced; None where it does not take it."""
         if self.call.function in _ENDS_THE_PROCESS and _ENDS_THE_PROCESS[self.call.function](new):
             return None
-        given = [copied(t) for t in self.tensors]
-        given[index] = copied(new)
+        given = [copied(new if n == index else t) for n, t in enumerate(self.tensors)]
         try:
             return self.call.run(given)
         except Exception:  # a value that the op refuses says nothing
@@ -291,8 +298,9 @@ class Check:
         x = self.tensors[index]
         regions = [None, *(r for _, r in single_elements(tuple(x.shape), 1))]
         for region in regions if x.layout == torch.strided else [None]:
-            for new in perturbations(x, region, self.call.is_finite):
-                moved = self._moved(index, new)
+            seeds = SEEDS if region is None else SEEDS[:1]
+            for new in perturbations(x, seeds, is_finite=self.call.is_finite):
+                moved = self._moved(index, within(region, new, x))
                 if moved is None:
                     continue
                 if is_unnoted and not is_same_structure(self.plain.result, moved.result):
@@ -308,30 +316,40 @@ class Check:
         """Note an element of a result that changes though none changed that it claims to read."""
         x = self.tensors[index]
         shape = tuple(x.shape)
+        others = [*perturbations(x, SEEDS[:1], is_finite=self.call.is_finite)]
         for d in range(len(shape)):
             for _, region in regions(shape, d):
-                if not self._holds(leaf, index, region, claims):
+                if not self._holds(leaf, index, region, claims, others):
                     self._note(f"result {leaf} claims {claims} of tensor {index}")
                     return
         singles = 2 if self._is_due("single elements", leaf, index) else 0
         for _, region in single_elements(shape, singles) if singles else ():
-            if not self._holds(leaf, index, region, claims):
+            if not self._holds(leaf, index, region, claims, others):
                 self._note(f"result {leaf} claims {claims} of tensor {index}, elements")
                 return
 
-    def _holds(self, leaf: int, index: int, region: Tensor, claims: tuple[Alignment, ...]) -> bool:
+    def _holds(
+        self,
+        leaf: int,
+        index: int,
+        region: Tensor,
+        claims: tuple[Alignment, ...],
+        others: list[Tensor],
+    ) -> bool:
         """Return whether a change in a region stays where it is claimed to stay."""
         before = self.before[leaf]
-        claimed = reachable(claims, region, tuple(before.shape))
-        for new in perturbations(self.tensors[index], region, self.call.is_finite):
-            moved = self._moved(index, new)
+        beyond = ~reachable(claims, region, tuple(before.shape))
+        for new in others:
+            moved = self._moved(index, within(region, new, self.tensors[index]))
             if moved is None:
                 continue
             visible = moved.visible(self.written)
             if leaf >= len(visible) or visible[leaf].shape != before.shape:
                 continue  # a shape that a value decides: that it was read is checked above
-            where = changed(before, dense(visible[leaf]), rounding(before))
-            if (where & ~claimed).any():
+            after = dense(visible[leaf])
+            if not ((before != after) & beyond).any():
+                continue  # nor by rounding, as hardly ever
+            if (changed(before, after, rounding(before)) & beyond).any():
                 return False
         return True
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-_SEEDS = (0, 1)  # the second for changes of the whole alone
+SEEDS = (0, 1)  # the second for changes of the whole alone
 _UNSIGNED = frozenset({torch.uint16, torch.uint32, torch.uint64})
 
 
 def perturbations(
-    tensor: Tensor, region: Tensor | None = None, is_finite: bool = False
+    tensor: Tensor, seeds: Sequence[int] = SEEDS, *, is_finite: bool = False
 ) -> Iterator[Tensor]:
-    """Yield copies of a tensor that differ from it, everywhere or within a region.
+    """Yield copies of a tensor that differ from it everywhere.
 
     Numbers move a little and a lot, change sign, become zero, infinite and undefined; integers also
     stay in the range that they had, since many of them are indices.
@@ -21,16 +21,16 @@ def perturbations(
     if tensor.layout != torch.strided or tensor.is_quantized:
         yield from _unusual(tensor)
         return
-    for moved in _moved(tensor, _SEEDS if region is None else _SEEDS[:1]):
-        if is_finite and not moved.isfinite().all():
-            continue
-        new = moved.to(tensor.dtype)
-        yield new if region is None else _mixed(region, new, tensor)
+    for moved in _moved(tensor, seeds):
+        if not (is_finite and not moved.isfinite().all()):
+            yield moved.to(tensor.dtype)
 
 
-def _mixed(region: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Return the new elements within a region; some versions of torch choose no uint64."""
-    kind = torch.int64 if old.dtype == torch.uint64 else old.dtype
+def within(region: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
+    """Return the new elements within a region, where a tensor has regions, and the old around."""
+    if region is None or old.layout != torch.strided or old.is_quantized:
+        return new
+    kind = torch.int64 if old.dtype == torch.uint64 else old.dtype  # some versions choose no uint64
     return torch.where(region, new.view(kind), old.view(kind)).view(old.dtype)
 
 
@@ -82,8 +82,11 @@ def _requantized(x: Tensor, factor: float) -> Tensor:
 def changed(before: Tensor, after: Tensor, tolerance: float = 0.0) -> Tensor:
     """Return which elements differ, by more than rounding where there is a tolerance."""
     if before.dtype.is_floating_point or before.dtype.is_complex:
-        same = (before == after) | (before.isnan() & after.isnan())
-        if tolerance and not same.all():
+        same = before == after
+        if same.all():
+            return ~same
+        same |= before.isnan() & after.isnan()
+        if tolerance:
             same |= torch.isclose(before, after, rtol=tolerance, atol=tolerance, equal_nan=True)
         return ~same
     return before != after

@@ -13,7 +13,7 @@ import ancestral as an
 from ancestral.trace.context.errors import SiteError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # of arviz and what it imports
     import arviz
 
 

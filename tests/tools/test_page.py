@@ -313,6 +313,7 @@ def test_without_scripts_the_picture_is_there(opened: Open) -> None:
     assert page.locator("svg").count() == 2  # one of them is hidden
     assert not page.locator("svg").last.is_visible()
     assert not page.locator("button").first.is_visible()
+    assert not page.locator("#search").is_visible()
 
 
 def large(count: int) -> Graph:

@@ -115,7 +115,10 @@ def test_the_text_can_be_read_on_every_shade(is_night: bool, text: str) -> None:
     ("wrong", "error"),
     [
         ([0.5], TypeError),
-        (an.Monitor(), TypeError),
+        (an.Monitor, TypeError),
+        (0.5, TypeError),
+        ("no_such_folder", ValueError),
+        (Path(__file__), ValueError),  # no table
         ({"a": 1.5}, ValueError),
         ({"a": float("nan")}, ValueError),
         ({"a": "much"}, ValueError),
@@ -137,6 +140,8 @@ def test_the_shares_of_a_monitor_colour_the_graph_of_its_model(tmp_path: Path) -
         an.backward(loss, monitor=monitor)
     shares: Mapping[str, float] = monitor.shares()
     graph = trace.graph.colored(shares)
+    assert trace.graph.colored(monitor) == graph
+    assert trace.graph.to_html(shares=monitor) == graph.to_html()
     assert {v.name: v.share for v in graph.vertices if v.share is not None} == dict(shares)
     for suffix in ("svg", "html", "mmd"):
         text = graph.render(tmp_path / f"a.{suffix}").read_text()

@@ -5,9 +5,12 @@
 """
 
 import math
+import time
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 Step = Callable[[], object]
 
@@ -40,5 +43,32 @@ def ratios(steps: Sequence[Step], number: int, rounds: int = 15) -> list[float]:
         step()
     for _ in range(rounds):
         for index, step in enumerate(steps):
-            best[index] = min(best[index], timeit.timeit(step, number=number))
+            began = time.perf_counter()
+            timeit.timeit(step, number=number)
+            wait()
+            best[index] = min(best[index], time.perf_counter() - began)
     return [time / best[0] for time in best]
+
+
+def repeated(step: Step, number: int) -> Step:
+    """Return a number of steps one after the other: alone, a short one after a long one is cold."""
+
+    def steps() -> None:
+        for _ in range(number):
+            step()
+
+    return steps
+
+
+def wait() -> None:
+    """Wait for what a GPU was asked to compute, if one was."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print a table."""
+    width = max(len(row.name) for row in rows)
+    for row in rows:
+        name, figure, bound = row.cells()
+        print(f"{name.ljust(width)}  {figure.rjust(9)}  {bound}".rstrip())

@@ -28,7 +28,7 @@ from torch.distributions import Bernoulli, Categorical
 from ancestral.estimators.diagnostics.monitor import Monitor
 from ancestral.estimators.gradient.surrogate import backward
 from ancestral.tools.bench.chain import Chain
-from ancestral.tools.bench.rows import Row, Step, ratios
+from ancestral.tools.bench.rows import Row, Step, ratios, wait
 from ancestral.tools.demo.belief_net import BeliefNet
 from ancestral.trace.recording.record import record
 
@@ -142,6 +142,7 @@ def times(steps: Sequence[Step], number: int, rounds: int) -> list[Times]:
             start = time.process_time()  # what others do on the machine does not count
             for _ in range(number):
                 step()
+            wait()
             found[index].append((time.process_time() - start) / number)
     return [Times(min(each), statistics.median(each)) for each in found]
 

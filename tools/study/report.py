@@ -13,6 +13,7 @@ from ancestral.tools.study.table import (
     StudyRow,
     as_csv,
     curves_as_csv,
+    sites_as_csv,
     write_parquet,
 )
 from ancestral.trace.serialize.file import replacing
@@ -139,6 +140,7 @@ def _figure(name: str, plot: bytes) -> str:
 def written(study: Study, folder: Path, facts: Mapping[str, str], toml: str) -> Study:
     """Write the tables, the plots and the report, and return the study with what was written."""
     files = {"study.toml": b"", "table.csv": as_csv(study.rows).encode()}
+    files["sites.csv"] = sites_as_csv(study.sites).encode()
     if study.curves:
         files["training.csv"] = curves_as_csv(study.curves).encode()
     try:

@@ -17,11 +17,12 @@ import numpy as np
 from ancestral.tools.study.errors import DISK_IS_FULL, StudyError
 from ancestral.tools.study.work import Numbers, Result, Task
 
-FILE, VERSION = "results.sqlite", 1
+FILE, VERSION = "results.sqlite", 2
 _APPLICATION = 0x616E7374
 _SCHEMA = """
 create table settings (name text primary key, value text not null) without rowid;
 create table methods (name text primary key, plan text not null) without rowid;
+create table sites (variances text not null);
 create table results (
     kind text not null, method text not null, block integer not null, count integer not null,
     evaluations integer not null, seconds blob not null, losses blob not null, mean blob not null,
@@ -141,6 +142,18 @@ class Store:
         return [
             (Task(*row[:4]), Result(row[4], *(_numbers(each) for each in row[5:]))) for row in rows
         ]
+
+    def keep_sites(self, variances: Mapping[str, float]) -> None:
+        """Write the variance of each site; a number is read as it was written."""
+        with self._explained(), self._written():
+            self._base.execute("insert into sites values (?)", (json.dumps(dict(variances)),))
+
+    def sites(self) -> dict[str, float] | None:
+        """Return the variance of each site, None if they are not there."""
+        with self._explained():
+            row = self._base.execute("select variances from sites").fetchone()
+        found: dict[str, float] | None = None if row is None else json.loads(row[0])
+        return found
 
     def close(self) -> None:
         """Let go of the file."""

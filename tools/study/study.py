@@ -32,7 +32,8 @@ from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.methods import Methods, described, methods_of
 from ancestral.tools.study.report import toml_of, write, written
 from ancestral.tools.study.schedule import Backend, begun, check_backend, finished
-from ancestral.tools.study.seeds import apart
+from ancestral.tools.study.seeds import DRAWS, apart
+from ancestral.tools.study.seeds import draws as seeds_of
 from ancestral.tools.study.store import Store
 from ancestral.tools.study.subject import Packed, Setup, is_same
 from ancestral.tools.study.table import (
@@ -43,7 +44,14 @@ from ancestral.tools.study.table import (
     rows_of,
 )
 from ancestral.tools.study.trial import Trial, fitting, trial_of
-from ancestral.tools.study.work import Failure, Numbers, Result, Task
+from ancestral.tools.study.work import (
+    MOST_DRAWS,
+    Failure,
+    Numbers,
+    Result,
+    Task,
+    site_variances,
+)
 from ancestral.trace.context.argument_checks import check_count, check_function, short
 from ancestral.trace.recording.record import current
 
@@ -53,7 +61,7 @@ _SUBJECT = ".program.pickle"
 
 
 def study(
-    program: Callable[..., Loss],
+    program: Callable[..., Loss | None],
     *args: Any,
     estimators: Methods = None,
     draws: int = 500,
@@ -139,6 +147,7 @@ def study(
             found = _found(store, trial, [name for name in plans if name not in failed])
         made = Study(
             *found,
+            sites=_sites(store, trial, seed, draws),
             reference=_reference(trial, draws),
             left_out=left_out,
             failed=failed,
@@ -159,12 +168,17 @@ def _tasks(
     """
     if steps:
         yield from (Task("training", name, 0, steps) for name in methods)
-    blocks = min(BLOCKS, draws)
-    for block in range(blocks):
-        count = draws // blocks + (block < draws % blocks)
+    for block, count in _blocks(draws):
         yield from (Task("draws", name, block, count) for name in methods)
         if has_reference:
             yield Task("reference", "", block, count)
+
+
+def _blocks(draws: int) -> Iterator[tuple[int, int]]:
+    """Yield the number of each block with how many draws it has."""
+    blocks = min(BLOCKS, draws)
+    for block in range(blocks):
+        yield block, draws // blocks + (block < draws % blocks)
 
 
 def _work(
@@ -251,6 +265,16 @@ def _keep_reference(store: Store, trial: Trial) -> None:
         store.keep(Task("reference", "", 0, 0), Result(0, none, none, trial.exact.numpy(), none))
 
 
+def _sites(store: Store, trial: Trial, seed: int, count: int) -> dict[str, float]:
+    """Return the variance of each site, which is measured if it is not kept."""
+    found = store.sites()
+    if found is None:
+        seeds = [each for block, n in _blocks(count) for each in seeds_of(seed, DRAWS, block, n)]
+        found = site_variances(trial.subject, seeds[:MOST_DRAWS])
+        store.keep_sites(found)
+    return found
+
+
 def _found(
     store: Store, trial: Trial, names: Sequence[str]
 ) -> tuple[tuple[StudyRow, ...], dict[str, tuple[Numbers, Numbers]]]:
@@ -319,11 +343,13 @@ def _facts(
 ) -> dict[str, str]:
     """Return what the report says besides the table."""
     count = sum(leaf.numel() for leaf in trial.subject.leaves)
+    by_site = ", ".join(f"{name} {share:.0%}" for name, share in study.shares().items())
     return {
         "program": str(source.get("model", _name(program))),
         "parameters": f"{len(trial.names)} of {count:,} elements",
         "draws": f"{settings['draws']} of each estimator, seed {settings['seed']}",
         "reference": study.reference,
+        **({"variance by site, of the default": by_site} if by_site else {}),
         **{f"failed: {name}": reason for name, reason in study.failed.items()},
         **{f"left out: {name}": reason for name, reason in study.left_out.items()},
         "trained": f"{settings['steps']} steps of Adam, step size {settings['rate']:g}",

@@ -34,7 +34,7 @@ from ancestral.trace.serialize.file import replacing
 class Subject:
     """A program, what it is called with, and the leaves that it is differentiated by."""
 
-    program: Callable[..., Loss]
+    program: Callable[..., Loss | None]
     args: tuple[Any, ...]
     leaves: tuple[Tensor, ...]
 

@@ -79,6 +79,8 @@ class Study(Tabular):
         seconds: how long the study took, the last time that it was at work.
         step_seconds: how much of that its estimates took, with their derivatives.
         files: what was written, in the order of their names.
+        sites: of the default of `an.backward`, the variance of each site's scores' part of the
+            gradient, the largest first; of up to 200 draws.
     """
 
     rows: tuple[StudyRow, ...]
@@ -89,6 +91,14 @@ class Study(Tabular):
     seconds: float = 0.0
     step_seconds: float = 0.0
     files: tuple[Path, ...] = ()
+    sites: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of each site in the sum of their variances, as `Monitor.shares` does.
+
+        ``trace.graph.colored(study)`` shows them.
+        """
+        return shares_of(self.sites)
 
     def table(self) -> Table:
         """Return the table: all rows if there are few, else those of all parameters."""
@@ -258,6 +268,22 @@ def as_csv(rows: Sequence[StudyRow]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
+    return text.getvalue()
+
+
+def shares_of(variances: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each site in the sum of the variances; of none if that is zero."""
+    whole = sum(variances.values())
+    return {site: variance / whole for site, variance in variances.items()} if whole else {}
+
+
+def sites_as_csv(variances: Mapping[str, float]) -> str:
+    """Return the variances and shares of sites as CSV, which `Graph.colored` reads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["site", "variance", "share"])
+    found = shares_of(variances)
+    writer.writerows([site, v, found.get(site, 0.0)] for site, v in variances.items())
     return text.getvalue()
 
 

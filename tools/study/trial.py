@@ -56,7 +56,9 @@ class Trial:
     sites: tuple[str, ...]
 
 
-def trial_of(program: Callable[..., Loss], args: tuple[Any, ...], given: Parameters) -> Trial:
+def trial_of(
+    program: Callable[..., Loss | None], args: tuple[Any, ...], given: Parameters
+) -> Trial:
     """Try a program.
 
     Raises:
@@ -64,7 +66,7 @@ def trial_of(program: Callable[..., Loss], args: tuple[Any, ...], given: Paramet
         ValueError: if it has no parameters.
     """
 
-    def run() -> Loss:
+    def run() -> Loss | None:
         return program(*args)
 
     with apart():
@@ -84,7 +86,7 @@ def trial_of(program: Callable[..., Loss], args: tuple[Any, ...], given: Paramet
     return Trial(subject, tuple(named), exact, outcomes, sites)
 
 
-def _exact(run: Callable[[], Loss], leaves: list[Tensor]) -> tuple[Tensor | None, int]:
+def _exact(run: Callable[[], Loss | None], leaves: list[Tensor]) -> tuple[Tensor | None, int]:
     """Return the exact gradient and the number of outcomes, if there are few and finite ones."""
     chance = Outcomes()
     try:
@@ -121,7 +123,7 @@ def fitting(
                 raise StudyError(
                     f"estimators: {name!r} does not fit the program: {brief(error)}"
                 ) from error
-            left_out[name] = brief(error)
+            left_out[name] = brief(error).partition("; ")[0]  # what to do is for who asked for it
     if not fit:
         raise StudyError("estimators: none fits the program: " + "; ".join(left_out.values()))
     return fit, evaluations, left_out

@@ -7,6 +7,7 @@ whichever others, it gives the same numbers, but for times.
 import copy
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ancestral.estimators.diagnostics.monitor import MOST_SITES, folded
+from ancestral.estimators.diagnostics.observer import Scores
+from ancestral.estimators.gradient.score_function import product
+from ancestral.estimators.gradient.surrogate import surrogate, surrogate_of_costs
 from ancestral.estimators.rerun.estimate import Estimate, Plan
+from ancestral.estimators.rerun.replay import First
+from ancestral.estimators.rerun.streams import Streams
+from ancestral.provenance.tensor.tensor import raw
 from ancestral.tools.study.methods import learns
 from ancestral.tools.study.seeds import DRAWS, REFERENCE, TRAINING, WARM_UP, apart, draws, plant
 from ancestral.tools.study.subject import Packed, Setup, Subject, flat
@@ -24,6 +32,8 @@ from ancestral.trace.nodes.autograd_graph import nodes_of
 Numbers = npt.NDArray[np.float64]
 Kind = Literal["trial", "draws", "reference", "training"]
 _PURPOSES: dict[Kind, int] = {"draws": DRAWS, "reference": REFERENCE, "training": TRAINING}
+MOST_DRAWS = 200
+"""The draws that variances of sites are of: each needs a pass of autograd for every site."""
 RATE = 0.01
 """Of what learns the control variate of a method, such as that of RELAX."""
 
@@ -179,3 +189,78 @@ def _warmed(setup: Setup, method: str) -> Plan:
             control.learn(found)
         setup.learned[method] = plan
     return copy.deepcopy(setup.learned[method])
+
+
+def site_variances(subject: Subject, seeds: Sequence[int]) -> dict[str, float]:
+    """Return by site the variance of its scores' part of the gradient, the largest first.
+
+        V_i = Σ_θ Var[ ∂/∂θ Σ_s log q(z_i[s]) · (C_i[s] - b_i[s]) ]
+
+    With the credit C and the baseline b of the default of `an.backward` held fixed, over draws at
+    the parameters as they are. Covariances between sites, and what the loss's own derivative varies
+    by, are in none of them. Of more than 32 sites, the draws of a loop count together, as for an
+    `ancestral.Monitor`.
+
+    Args:
+        subject: the program with its parameters.
+        seeds: of the draws, at least two.
+    """
+    tallies: dict[str, tuple[Tensor, Tensor]] = {}
+    with apart(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trial has shown them
+        parts = _Parts(subject.leaves)
+        for number, seed in enumerate(seeds, 1):
+            plant(seed)
+            for site in parts.of_draw(subject).keys() - tallies.keys():
+                tallies[site] = (parts.zero.clone(), parts.zero.clone())
+            for site, (mean, squares) in tallies.items():  # 0 of one that was not drawn
+                off = parts.found.get(site, parts.zero) - mean
+                mean.add_(off, alpha=1 / number)
+                squares.addcmul_(off, off, value=1 - 1 / number)
+    found = {
+        name: float(squares.sum()) / (len(seeds) - 1) for name, (_, squares) in tallies.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+class _Parts:
+    """Keeps the derivatives of the scores of each site of a draw, [n], float64."""
+
+    def __init__(self, leaves: Sequence[Tensor]) -> None:
+        self._leaves = leaves
+        self._is_folded: bool | None = None
+        self.zero = torch.zeros(sum(leaf.numel() for leaf in leaves), dtype=torch.float64)
+        self.found: dict[str, Tensor] = {}
+
+    def of_draw(self, subject: Subject) -> dict[str, Tensor]:
+        """Run a program once, and return what is found of it."""
+        self.found = {}
+        first = First.of(lambda: subject.program(*subject.args), Streams("common"))
+        if first.loss is None:
+            surrogate_of_costs(first.trace, first.left_out, monitor=self)
+        else:
+            surrogate(first.loss, monitor=self)
+        return self.found
+
+    def measure(self, scores: Callable[[], Scores], /) -> None:
+        """Look at the scores of a gradient."""
+        raw(self._measure, scores())
+
+    def _measure(self, scores: Scores) -> None:
+        nodes = {score.node.name: score.node for score in scores.found}
+        if self._is_folded is None:
+            self._is_folded = len(nodes) > MOST_SITES
+        labels = folded(nodes.values()) if self._is_folded else {name: name for name in nodes}
+        sums: dict[str, list[Tensor]] = {}
+        for score in scores.found:
+            part = product(score.node, score.credit, score.less, score.density)
+            sums.setdefault(labels[score.node.name], []).append(part)
+        for site, members in sums.items():
+            total = torch.stack([part.to(members[0]) for part in members]).sum()
+            if not total.requires_grad:
+                self.found[site] = self.zero
+                continue
+            found = torch.autograd.grad(
+                total, self._leaves, retain_graph=True, materialize_grads=True
+            )
+            self.found[site] = flat(list(found))

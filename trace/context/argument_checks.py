@@ -9,11 +9,12 @@ import copy
 import functools
 import inspect
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.distributions.constraints import Constraint
 
 from ancestral.provenance.tensor.tensor import alias, provenance, raw
@@ -163,3 +164,22 @@ def check_function(verb: str, function: object) -> None:
             f"{verb}(...) cannot stand around {short(function)}, which is a generator or a "
             f"coroutine: its body runs after the call; open `with {verb}(...):` within it"
         )
+
+
+def leaves_given(inputs: Iterable[Tensor] | Tensor | None) -> tuple[Tensor, ...] | None:
+    """Return what gradients are accumulated into, None if it is all leaves.
+
+    Raises:
+        ValueError: if it is nothing, or something that takes no gradient.
+    """
+    if inputs is None:
+        return None
+    given = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    wrong = [x for x in given if not getattr(x, "requires_grad", isinstance(x, GradientEdge))]
+    if wrong or not given:
+        found = f"{kind_of(wrong[0])} that takes no gradient" if wrong else "nothing"
+        raise ValueError(
+            f"inputs has {found} in it; expected tensors with requires_grad=True, such as "
+            "model.parameters()"
+        )
+    return given

@@ -9,10 +9,13 @@ afterwards.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from operator import contains, getitem
+from collections.abc import Callable, Iterable
+from functools import partial
+from operator import contains
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
+
+from ancestral.trace.context.unchanged import Classes, Places, holding
 
 _ABSENT: Any = object()  # the owner has nothing there, or inherits it
 _UNKNOWN: Any = object()  # nothing was made yet
@@ -95,28 +98,33 @@ class Lasting(Group):
 
     def replace(self) -> None:
         """Replace what is there, by what was made before unless somebody has changed it."""
-        if not (_are_there(self._all_theirs) and not any(map(contains, *self._absent))):
+        if not (self._all_theirs.hold() and not any(map(contains, *self._absent))):
             self._look()
             self._prepare()
-        self._change()
+        self.replace_known()
+
+    @property
+    def expected(self) -> Places | None:
+        """What is there between recordings, None where somebody may add what is inherited."""
+        return None if self._absent[0] else self._all_theirs
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
-        if _are_there(self._all_ours):
+        if self._are_ours():
             self._change_back()
         else:
             super().restore()
 
     def _prepare(self) -> None:
         """Lay out what is to be there, and what is done then."""
-        self._change = _Change(self.patches, self._ours)
+        self.replace_known = _Change(self.patches, self._ours)  # which knows what is there
         self._change_back = _Change(self.patches, self._theirs)
         places = [(vars(patch.owner), patch.name) for patch in self.patches]
-        self._all_ours = _columns(places, self._ours)
-        held = [index for index, value in enumerate(self._theirs) if value is not _ABSENT]
-        self._all_theirs = _columns([places[i] for i in held], [self._theirs[i] for i in held])
-        absent = [place for i, place in enumerate(places) if i not in held]
-        self._absent = [owner for owner, _ in absent], [name for _, name in absent]
+        ours = [(*p, made) for p, made in zip(places, self._ours, strict=True)]
+        self._are_ours = holding(Places.of(ours))
+        theirs = [(*p, held) for p, held in zip(places, self._theirs, strict=True)]
+        self._all_theirs = Places.of(row for row in theirs if row[2] is not _ABSENT)
+        self._absent = Places.of(row for row in theirs if row[2] is _ABSENT)[:2]
 
 
 class Staying(Group):
@@ -126,8 +134,19 @@ class Staying(Group):
         """Take the attributes as torch has them."""
         super().__init__(patches)
         self._theirs = [patch.there for patch in self.patches]
-        self._expected: _Columns | None = None  # after the last recording
+        self._there: Places | None = None  # after the last recording
         self._foreign: list[Patch] = []
+
+    @property
+    def expected(self) -> Places | None:
+        """What is in classes of others between recordings, None where that is not known.
+
+        In a module, what is somebody else's is left as it is, so that it makes no difference.
+        """
+        if self._there is None:
+            return None
+        rows = zip(self.patches, zip(*self._there, strict=True), strict=True)
+        return Places.of(row for patch, row in rows if _is_of_others(patch.owner))
 
     def of(self, patches: Iterable[Patch]) -> "Staying":
         """Return a group of the same kind, of other attributes."""
@@ -135,7 +154,7 @@ class Staying(Group):
 
     def replace_own(self) -> list[Patch]:
         """Replace what is torch's own; return the places of what is somebody else's."""
-        if self._expected is not None and _are_there(self._expected):
+        if self._there is not None and self._there.hold():
             return list(self._foreign)
         self._foreign = []
         for index, patch in enumerate(self.patches):
@@ -146,8 +165,7 @@ class Staying(Group):
                 setattr(patch.owner, patch.name, self._ours[index])
             elif there is not self._ours[index]:
                 self._foreign.append(patch)
-        places = [(vars(patch.owner), patch.name) for patch in self.patches]
-        self._expected = _columns(places, [patch.there for patch in self.patches])
+        self._there = Places.of((vars(p.owner), p.name, p.there) for p in self.patches)
         return list(self._foreign)
 
     def _made(self, patch: Patch, there: Any) -> Any:
@@ -159,6 +177,7 @@ class Openness(Protocol):
 
     is_on: bool
     lock: Any
+    given_back: list[Callable[[], None]]
 
 
 class Waiting(Staying):
@@ -168,20 +187,10 @@ class Waiting(Staying):
         """Take the attributes as torch has them, and what says whether a recording is open."""
         super().__init__(patches)
         self._switch = switch
-        self._given_back: list[int] = []
 
     def of(self, patches: Iterable[Patch]) -> "Waiting":
         """Return a group of the same kind, of other attributes."""
         return Waiting(patches, self._switch)
-
-    def replace_own(self) -> list[Patch]:
-        """Replace what is torch's own; return the places of what is somebody else's."""
-        while self._given_back:
-            index = self._given_back.pop()
-            patch = self.patches[index]
-            if patch.there is self._theirs[index]:
-                setattr(patch.owner, patch.name, self._ours[index])
-        return super().replace_own()
 
     def give_back(self, *patches: Patch) -> None:
         """Put back what is torch's own, unless a recording is open, or opens in another thread."""
@@ -192,9 +201,14 @@ class Waiting(Staying):
                 index = self.patches.index(patch)
                 if patch.there is self._ours[index]:
                     self._put_back(index)
-                    self._given_back.append(index)
+                    self._switch.given_back.append(partial(self._put_again, index))
         finally:
             self._switch.lock.release()
+
+    def _put_again(self, index: int) -> None:
+        patch = self.patches[index]
+        if patch.there is self._theirs[index]:
+            setattr(patch.owner, patch.name, self._ours[index])
 
     def _made(self, patch: Patch, there: Any) -> Any:
         own = inspect.getattr_static(patch.owner, patch.name)
@@ -238,6 +252,10 @@ class _WaitingData(_WaitingAttribute):
         self._own.__delete__(instance)
 
 
+def _is_of_others(owner: Any) -> bool:
+    return isinstance(owner, type) and not owner.__module__.startswith("ancestral.")
+
+
 def own_of(attribute: Any) -> Any:
     """Return what torch has in place of one that waits, None if it only inherits it there."""
     if not isinstance(attribute, _WaitingAttribute):
@@ -247,23 +265,6 @@ def own_of(attribute: Any) -> Any:
 
 ASKING = _WaitingAttribute.__get__.__code__
 """The code that stands between who asks for an attribute of torch and what gives it."""
-
-
-_Columns = tuple[list[Any], list[str], list[Any]]
-
-
-def _columns(places: Sequence[tuple[Any, str]], values: Sequence[Any]) -> _Columns:
-    """Return owners, names and values."""
-    return [owner for owner, _ in places], [name for _, name in places], list(values)
-
-
-def _are_there(columns: _Columns) -> bool:
-    """Return whether each owner has the very value under the name."""
-    owners, names, values = columns
-    try:
-        return list(map(getitem, owners, names)) == values
-    except KeyError:
-        return False
 
 
 class _Change:
@@ -281,14 +282,13 @@ class _Change:
             else:
                 of_classes.append((patch.owner, patch.name, value))
         self._set = [[row[column] for row in of_classes] for column in range(3)]
-        self._updates = [(vars(module).update, held) for module, held in of_modules.items()]
+        self._updates = [vars(module) for module in of_modules], list(of_modules.values())
 
     def __call__(self) -> None:
         list(map(setattr, *self._set))
         for owner, name in self._deleted:
             delattr(owner, name)
-        for update, held in self._updates:
-            update(held)
+        list(map(dict.update, *self._updates))
 
 
 class Descendants:
@@ -298,31 +298,23 @@ class Descendants:
         """Take the class whose descendants they are."""
         self._root = root
         self._is_known = is_known
-        self._parents: list[type] = []
-        self._below: list[list[type]] = [[root]]
-        self._last: list[type] = []  # classes that had none below them
+        self._known: Classes | None = None
+
+    @property
+    def expected(self) -> Classes | None:
+        """Those that are known, None where there may be others."""
+        return self._known
 
     def others(self) -> list[type]:
         """Return those of users; quick where there is none, since that is looked at often."""
-        if list(map(_children, self._parents)) == self._below and not any(
-            map(_children, self._last)
-        ):
+        if self._known is not None and self._known.are_all():
             return []
-        found = subclasses(self._root)
-        others = [kind for kind in found if not self._is_known(kind)]
-        known = [self._root, *(kind for kind in found if self._is_known(kind))]
-        self._parents = [kind for kind in known if _children(kind)]
-        self._last = [kind for kind in known if not _children(kind)]
-        self._below = [[self._root]] if others else list(map(_children, self._parents))
+        found = Classes.of(self._root)
+        others = [kind for kind in found.others if not self._is_known(kind)]
+        self._known = None if others else found
         return others
-
-
-_children: Callable[[type], list[type]] = type.__subclasses__
 
 
 def subclasses(root: type) -> list[type]:
     """Return all classes below one, each once."""
-    found: list[type] = root.__subclasses__()
-    for kind in found:  # which grows meanwhile
-        found += kind.__subclasses__()
-    return list(dict.fromkeys(found))
+    return Classes.of(root).others

@@ -8,14 +8,20 @@ import linecache
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import CodeType, FrameType
 from typing import NamedTuple
 
 import torch.autograd.functional
 from torch import nn
 
-from ancestral.provenance.tensor.frame_owner import is_user, module_of, user_frame
+from ancestral.provenance.tensor.frame_owner import (
+    Code,
+    code_of,
+    codes,
+    is_user,
+    module_of,
+    user_frame,
+)
 from ancestral.trace.context.assigned_name import assigned
 
 
@@ -47,31 +53,43 @@ class Place(NamedTuple):
 
 def place() -> Place:
     """Return where the user's code called us."""
-    frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-    if frame is None:  # called from torch's own threads
-        return Place(Location("<unknown>", 0, "<unknown>"), None, "")
-    location, variable = called(frame.f_code, frame.f_lasti, frame.f_lineno)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    found: Place | None = None
     modules: list[nn.Module] = []
-    outer: FrameType | None = frame
     is_differentiated = False
-    while outer is not None:
-        code = outer.f_code
-        # Of most frames nothing but the owner counts: to list the variables of all takes longer.
-        if is_user(outer):
-            if code.co_argcount and code.co_varnames[0] == "self":
-                owner = outer.f_locals.get("self")
+    while frame is not None:
+        known = codes.get(id(frame.f_code))
+        if known is None or known.module is not frame.f_globals.get("__name__"):
+            known = code_of(frame)
+        if known.owner == "user":
+            if found is None:
+                found = known.calls.get(frame.f_lasti) or _called(known, frame)
+            # Of most frames nothing but the owner counts: to list all variables takes longer.
+            if known.has_self:
+                owner = frame.f_locals.get("self")
                 if isinstance(owner, nn.Module) and owner not in modules:
                     modules.append(owner)
-        elif code.co_name in DERIVATIVES and code.co_filename == _FUNCTIONAL:
-            is_differentiated = True
-        outer = outer.f_back
-    path = module_path(modules) if modules else ""
-    return Place(location, variable, path, is_differentiated)
+        elif known.owner == "torch" and frame.f_code.co_name in DERIVATIVES and found is not None:
+            is_differentiated = is_differentiated or frame.f_code.co_filename == _FUNCTIONAL
+        frame = frame.f_back
+    if found is None:  # called from torch's own threads
+        return Place(Location("<unknown>", 0, "<unknown>"), None, "")
+    if is_differentiated or len(modules) > 1:
+        return Place(found.location, found.variable, module_path(modules), is_differentiated)
+    return found
 
 
 _FUNCTIONAL = torch.autograd.functional.__file__
 DERIVATIVES = frozenset("hessian hvp jacobian jvp vhp vjp".split())
 """The functions of `torch.autograd.functional`, which differentiate by copies of what is given."""
+
+
+def _called(known: Code, frame: FrameType) -> Place:
+    """Return the place of the call that a frame is at, without what the frames around it tell."""
+    code, offset = known.code, frame.f_lasti
+    location = Location(code.co_filename, frame.f_lineno, code.co_name)
+    found = known.calls[offset] = Place(location, assigned(code, offset), "")
+    return found
 
 
 def stacklevel() -> int:
@@ -95,16 +113,6 @@ def line_of(error: BaseException) -> Location | None:
     return found
 
 
-@lru_cache(maxsize=4096)
-def called(code: CodeType, offset: int, line: int) -> tuple[Location, str | None]:
-    """Return the place of the call at an offset of the bytecode, and what it is assigned to.
-
-    >>> called((lambda: None).__code__, 0, 7)[1] is None
-    True
-    """
-    return Location(code.co_filename, line, code.co_name), assigned(code, offset)
-
-
 def module_path(modules: Sequence[nn.Module]) -> str:
     """Return the dotted path of the innermost module, the first, within the outermost around it."""
     if len(modules) < 2:
@@ -120,10 +128,14 @@ def module_path(modules: Sequence[nn.Module]) -> str:
 def argument_name() -> str | None:
     """Return the first argument of the user's call that is going on, where it is a variable."""
     frame = user_frame(sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-    return None if frame is None else _argument(frame.f_code, frame.f_lasti)
+    if frame is None:
+        return None
+    known, offset = code_of(frame).arguments, frame.f_lasti
+    if offset not in known:
+        known[offset] = _argument(frame.f_code, offset)
+    return known[offset]
 
 
-@lru_cache(maxsize=4096)
 def _argument(code: CodeType, offset: int) -> str | None:
     positions = list(code.co_positions())
     first, last, start, end = positions[offset // 2]

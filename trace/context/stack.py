@@ -122,18 +122,29 @@ class _Local(threading.local):
         trace.is_open = False
         found = _open.get()
         _open.set(() if len(found) == 1 and found[0] is trace else self.traces)
-        if trace.universe.owner is trace:
-            self._keep(trace.universe)
+        universe = trace.universe
+        if universe.owner is trace:
+            self._keep(universe)
 
     def _keep(self, universe: "Universe") -> None:
         """Keep a recording that has ended, and let go of the oldest, if that makes too many."""
-        self.ended.append(ref(universe))
-        if len(self.ended) > MOST_KEPT:
-            held = [each for each in [kept() for kept in self.ended] if each is not None]
-            alive = [each for each in held if each.owner is not None]
+        ended = self.ended
+        while ended and _owner(ended[-1]) is None:  # that of the step before, most often
+            ended.pop()
+        ended.append(ref(universe))
+        if len(ended) > MOST_KEPT:
+            alive = [each for each in ended if _owner(each) is not None]
             for oldest in alive[:-MOST_KEPT]:
-                oldest.release()
-            self.ended = [ref(each) for each in alive[-MOST_KEPT:]]
+                held = oldest()
+                if held is not None:
+                    held.release()
+            self.ended = alive[-MOST_KEPT:]
+
+
+def _owner(kept: "ref[Universe]") -> object:
+    """Return what owns a universe, None if it or the universe is no more."""
+    universe = kept()
+    return None if universe is None else universe.owner
 
 
 local = _Local()

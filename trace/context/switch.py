@@ -18,12 +18,18 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Group, Lasting, Patch, Staying, Waiting
+from ancestral.trace.context.patch import Descendants, Group, Lasting, Patch, Staying, Waiting
 from ancestral.trace.context.stack import local
+from ancestral.trace.context.unchanged import Unchanged
 
 
 class Interceptor:
-    """Something that is switched on while a recording is open."""
+    """Something that is switched on while a recording is open.
+
+    `kinds` are the classes among whose descendants `found` looks.
+    """
+
+    kinds: Iterable[Descendants] = ()
 
     def patches(self) -> Iterable[Patch]:
         """Return the attributes that every recording replaces."""
@@ -32,6 +38,9 @@ class Interceptor:
     def found(self) -> Iterable[Patch]:
         """Return what this recording replaces besides, such as methods of the classes of users."""
         return ()
+
+    def prepare(self) -> None:
+        """Do what is to be done once, before the first recording replaces anything."""
 
     def enter(self) -> None:
         """Switch on what is not an attribute, before any is replaced."""
@@ -49,17 +58,8 @@ class Interceptor:
 class _Writes(Interceptor):
     """Looks operands up in the table of shared storages."""
 
-    def enter_thread(self) -> None:
-        """Begin, where an older write is still of interest."""
-        if storage.table:
-            storage.purge()
-        storage.watch()
-
-    def leave_thread(self) -> None:
-        """End with the last recording of this thread."""
-        if storage.table:
-            storage.purge()
-        storage.unwatch()
+    enter_thread = staticmethod(storage.begin)
+    leave_thread = staticmethod(storage.end)
 
 
 class _Switch:
@@ -67,9 +67,9 @@ class _Switch:
 
     def __init__(self) -> None:
         self.is_on = False
-        self.may_wait = False  # whether the compiler tells of what it is about to read
         self.lock = threading.RLock()  # a recording may end within, by Python's collector
         self._open = 0
+        self.given_back: list[Callable[[], None]] = []  # what puts what waits there again
         self._later: list[Group] = []  # what this recording has found
         self.install(())
 
@@ -83,6 +83,8 @@ class _Switch:
             Waiting((patch for patch in swapped if isinstance(patch.owner, type)), self),
         ]
         self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
+        self._as_before: Unchanged | None = None
+        self._preparing = self._that_have("prepare")
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
         self._leaving = self._that_have("leave")[::-1]
@@ -124,22 +126,41 @@ class _Switch:
         self.is_on = True
         for enter in self._entering:
             enter()
+        while self.given_back:
+            self.given_back.pop()()
+        if self._as_before:
+            self._swapped.replace_known()
+        else:
+            self._look()
+
+    def _look(self) -> None:
+        """Replace what is there, whatever has become of it."""
+        while self._preparing:
+            self._preparing[0]()
+            del self._preparing[0]
         found = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
         for find in self._finding:
             found += find()
         if found:
             self.replace(Group(found))
+        places = [self._swapped.expected, *[group.expected for group in self._staying]]
+        classes = [kinds.expected for each in self.interceptors for kinds in each.kinds]
+        known = [each for each in places if each], [each for each in classes if each]
+        is_known = not found and all(places) and all(classes)
+        self._as_before = Unchanged(*known) if is_known else None
 
     def _end(self) -> None:
         self.is_on = False
         while self._later:
             self._later.pop().restore()
         self._swapped.restore()
-        if not self.may_wait:
-            self.give_back()
         for leave in self._leaving:
             leave()
+
+    def look_anew(self) -> None:
+        """Let the next recording find what there is to replace, though nothing has changed."""
+        self._as_before = None
 
     def replace(self, group: Group) -> None:
         """Replace more until the last recording ends, nothing if none is open."""
@@ -147,6 +168,14 @@ class _Switch:
             if self.is_on:
                 self._later.append(group)
                 group.replace()
+
+    def has(self, group: Group) -> bool:
+        """Return whether a group is replaced until the last recording ends."""
+        return group in self._later
+
+    def swap(self, patches: Iterable[Patch]) -> None:
+        """Replace more attributes of modules in recordings to come."""
+        self._swapped = Lasting((*self._swapped.patches, *patches))
 
     def stay(self, patches: Iterable[Patch]) -> None:
         """Replace more, which stays replaced after the last recording."""
@@ -172,6 +201,7 @@ class _Switch:
         with self.lock:
             if self._open:
                 raise RuntimeError(_OPEN)
+            self.given_back.clear()
             self._swapped.restore()  # what others may have put back since
             for group in self._staying:
                 group.restore()

@@ -17,8 +17,6 @@ def trusted(trust: Trust) -> tuple[str, ...]:
         TypeError: if they are no texts.
         ValueError: if there is no module of a name.
     """
-    if trust == ():  # what most ask for
-        return ()
     names = (trust,) if isinstance(trust, str) else trust
     if not isinstance(names, Iterable):
         raise TypeError(f"trust takes the names of modules, such as ('rl4co',), not {short(trust)}")

@@ -68,7 +68,9 @@ class Dimensions:
         self._held = {dim: held for dim, held in self._held.items() if is_in_sight(held[1], now)}
         return MappingProxyType({dim: variable for dim, (variable, _) in self._held.items()})
 
-    def allocate(self, message: Message, size: int, reserved: frozenset[int]) -> Variable:
+    def allocate(
+        self, message: Message, size: int, reserved: frozenset[int], is_drawn: bool = False
+    ) -> Variable:
         """Give a site the rightmost dimension that is free."""
         taken = self._held.keys() | reserved
         dim = next(d for d in itertools.count(self.first_dim, -1) if d not in taken)
@@ -79,7 +81,8 @@ class Dimensions:
                 "an.handlers.markov(range(n)):`, and repetitions in an.plate, which give "
                 "dimensions back"
             )
-        return self.take(message, Variable(message.name, message.where.location, dim, size))
+        location = message.where.location
+        return self.take(message, Variable(message.name, location, dim, size, is_drawn))
 
     def take(self, message: Message, variable: Variable) -> Variable:
         """Let a dimension stand for the values of a site from now on."""

@@ -28,6 +28,7 @@ from ancestral.trace.context.argument_checks import short
 from ancestral.trace.context.errors import EnumerationError, listed
 from ancestral.trace.enumeration.dims import Dimensions, named
 from ancestral.trace.enumeration.plain_ops import refuse
+from ancestral.trace.enumeration.plain_shapes import shapes
 from ancestral.trace.enumeration.values import has_values, values_of
 from ancestral.trace.nodes.enum_dims import Enumeration, Variable, trailing
 from ancestral.trace.recording.message import Handler, Message, Raised, handlers
@@ -102,6 +103,7 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         self._met = set()
         if self.sites is not None:  # which plain torch may draw, and compute with as it likes
             self._guard.enter_context(storage.guard(partial(refuse, first_dim=self.first_dim)))
+            self._guard.enter_context(shapes.met())
         return super().__enter__()
 
     def __exit__(self, *raised: *Raised) -> None:
@@ -150,15 +152,29 @@ class enumerate(Handler):  # noqa: A001, N801 (the name that users of Pyro know)
         message = replace(message, enumeration=Enumeration(self.first_dim, variables))
         replayed = None if message.origin is None else message.origin.enumeration
         if replayed is not None and replayed.own is not None:
-            message = _own(message, self._dimensions.take(message, replayed.own))
+            message = owned(message, self._dimensions.take(message, replayed.own))
         self._dimensions.check(message, variables)
+        if message.value is None and message.infer.get("num_samples") is not None:
+            return self._drawn_often(message)
         values = _values(message) if self._is_to_be_enumerated(message) else None
         if values is None:
             if self.sites is not None and message.value is None:
                 _refuse_spread(message, self.first_dim)
             return message
-        own = self._dimensions.allocate(message, values.shape[0], _reserved())
-        return _own(replace(message, value=_spread(message, values, own.dim)), own)
+        own = self._dimensions.allocate(message, values.shape[0], reserved())
+        return owned(replace(message, value=_spread(message, values, own.dim)), own)
+
+    def _drawn_often(self, message: Message) -> Message:
+        """Say that a sample is drawn several times.
+
+        Raises:
+            EnumerationError: always, as this handler sums over all values of a site.
+        """
+        raise EnumerationError(
+            f"{named(message)}: num_samples in its infer asks for several draws of it, which "
+            "ancestral.infer.TraceEnum_ELBO makes of a Pyro guide; take it away: here each value "
+            "counts by its probability, and more draws of a whole program are its particles="
+        )
 
     def _is_to_be_enumerated(self, message: Message) -> bool:
         if message.value is not None:
@@ -203,7 +219,8 @@ def open_room() -> int | None:
     return None
 
 
-def _own(message: Message, variable: Variable) -> Message:
+def owned(message: Message, variable: Variable) -> Message:
+    """Return a sample with its own dimension."""
     assert message.enumeration is not None
     known = {**message.enumeration.variables, variable.dim: variable}
     return replace(message, enumeration=replace(message.enumeration, variables=known, own=variable))
@@ -250,7 +267,7 @@ def _spread(message: Message, values: Tensor, dim: int) -> Tensor:
     return whole
 
 
-def _reserved() -> frozenset[int]:
+def reserved() -> frozenset[int]:
     """Return the dimensions of the sites that open handlers may replay."""
     return frozenset(
         node.enumeration.own.dim

@@ -7,7 +7,7 @@ broadcast, and every other is refused, with its line.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -40,19 +40,28 @@ def refuse(func: Any, args: Any, kwargs: Any, first_dim: int) -> None:
     Raises:
         EnumerationError: with the op and the line of the user.
     """
-    tensors = tensors_in(args, kwargs)
-    sites = sorted({source.name for tensor in tensors for source in _sources(tensor)})
-    if not sites or not _is_of_user(sys._getframe(1)):
+    sites = sites_of(tensors_in(args, kwargs))
+    if not sites or not is_of_user(sys._getframe(1)):
         return
     problem = _problem(func, args, kwargs, first_dim)
     if problem:
-        raise EnumerationError(
-            f"{place().location}: {_name(func)} {problem}; but it is given what depends on "
-            f"{', '.join(map(repr, sites))}, which has all its values at once, along a dimension "
-            "left of all others; write it with ops that broadcast, and that count dimensions from "
-            "the right (dim=-1), or draw the site, and have it summed out by runs of the program: "
-            "an.estimate(program, estimators=an.estimators.ExactSum())"
-        )
+        raise refusal(f"{_name(func)} {problem}", sites)
+
+
+def sites_of(tensors: Iterable[Tensor]) -> list[str]:
+    """Return the names of the draws for each of whose values some tensors have an element."""
+    return sorted({source.name for tensor in tensors for source in _sources(tensor)})
+
+
+def refusal(what: str, sites: Iterable[str]) -> EnumerationError:
+    """Return the error that something of the user does not mean the same for all values."""
+    return EnumerationError(
+        f"{place().location}: {what}; but it is given what depends on "
+        f"{', '.join(map(repr, sites))}, which has all its values at once, along a dimension "
+        "left of all others; write it with ops that broadcast, and that count dimensions from "
+        "the right (dim=-1), or draw the site, and have it summed out by runs of the program: "
+        "an.estimate(program, estimators=an.estimators.ExactSum())"
+    )
 
 
 def _sources(tensor: Tensor) -> list[Source]:
@@ -75,14 +84,17 @@ def _is_moved(tensor: Tensor, first_dim: int) -> bool:
     )
 
 
-def _is_of_user(frame: FrameType | None) -> bool:
+def is_of_user(frame: FrameType | None) -> bool:
     """Return whether the user's code, or a module of torch, called the op, and no density or we."""
     while frame is not None:
         owner, module = owner_of(frame), module_of(frame)
         if owner == "user":
             return True
         is_ours = module.startswith(("ancestral.trace", "ancestral.estimators"))
-        if owner == "distributions" or (is_ours and not module.startswith(__package__)):
+        is_broadcast = owner == "pyro" and frame.f_code.co_name != "shape"
+        if owner == "distributions" or is_broadcast:
+            return False
+        if is_ours and not module.startswith(__package__):
             return False
         frame = frame.f_back
     return False

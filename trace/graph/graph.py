@@ -28,8 +28,8 @@ from ancestral.trace.context.place import Location
 from ancestral.trace.graph import d_separation, drawing
 from ancestral.trace.graph.d_separation import Names
 from ancestral.trace.graph.find_plates import Extent, Link, Site, extents, kept
-from ancestral.trace.graph.loop_names import with_shares
 from ancestral.trace.graph.param_edges import Param, params_of
+from ancestral.trace.graph.shares import Shares, shares_of, with_shares
 from ancestral.trace.nodes.distribution_params import family_name
 from ancestral.trace.nodes.factor import shown_shape
 from ancestral.trace.nodes.generator_noise import Noise
@@ -165,21 +165,22 @@ class Graph:
         """
         return d_separation.d_separated(self._digraph, a, b, given)
 
-    def colored(self, shares: Mapping[str, float]) -> "Graph":
+    def colored(self, shares: Shares) -> "Graph":
         """Return the graph with the share of each site in the variance, which pictures show.
 
         The share of draws of one loop that were measured together, under the name that theirs have
         in common, is divided among them.
 
         Args:
-            shares: by site, in [0, 1], as `ancestral.Monitor.shares` returns them. What lies at
-                sites that the graph does not have is said below the picture.
+            shares: an `ancestral.Monitor`, what `ancestral.study` returned, the folder that it left
+                (or its sites.csv), or numbers in [0, 1] by site. What lies at sites that the graph
+                does not have is said below the picture.
 
         Raises:
-            TypeError: if it is no dictionary.
-            ValueError: if one is no share.
+            TypeError: if it is none of these.
+            ValueError: if a number is no share, or the folder has none.
         """
-        return replace(self, vertices=tuple(with_shares(self.vertices, shares)))
+        return replace(self, vertices=tuple(with_shares(self.vertices, shares_of(shares))))
 
     def render(
         self,
@@ -188,6 +189,7 @@ class Graph:
         limit: float = 20.0,
         is_folded: bool | None = None,
         with_params: bool = False,
+        shares: Shares | None = None,
     ) -> Path:
         """Draw the graph into a file, by the suffix of `path`.
 
@@ -201,13 +203,16 @@ class Graph:
                 False, one by one. By default, loops of four steps or more are folded.
             with_params: draw the parameters too: those of `an.param` and `an.module`, and of the
                 module that `an.graph` ran.
+            shares: colour the sites by them, as `colored` does.
 
         Raises:
-            ValueError: if the suffix is none of these.
+            TypeError: if `shares` are none.
+            ValueError: if the suffix is none of these, or `shares` are not there.
             OSError: if the path cannot be written.
         """
+        drawn = self if shares is None else self.colored(shares)
         return drawing.drawings[0](
-            self, path, limit=limit, is_folded=is_folded, with_params=with_params
+            drawn, path, limit=limit, is_folded=is_folded, with_params=with_params
         )
 
     def to_html(
@@ -216,6 +221,7 @@ class Graph:
         limit: float = 20.0,
         is_folded: bool | None = None,
         with_params: bool = False,
+        shares: Shares | None = None,
     ) -> str:
         """Return a page to explore the graph in a browser, as one file that needs no network.
 
@@ -226,8 +232,10 @@ class Graph:
             limit: the seconds a layout may take; after them a coarser picture is on the page.
             is_folded: as for `render`.
             with_params: as for `render`.
+            shares: as for `render`, whose errors are raised here.
         """
-        return drawing.pages[0](self, limit=limit, is_folded=is_folded, with_params=with_params)
+        drawn = self if shares is None else self.colored(shares)
+        return drawing.pages[0](drawn, limit=limit, is_folded=is_folded, with_params=with_params)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show the graph in a notebook: the picture, or its text where nothing can draw it."""

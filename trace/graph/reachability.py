@@ -134,13 +134,18 @@ def union(sets: Sequence[TermSet]) -> TermSet:
     if len(sets) == 1:
         return sets[0]
     full = min([each.full for each in sets])
-    low = min(full, min([each.low for each in sets]))
-    mask = 0
-    for each in sets:
-        bits = each._below(full)
-        if bits:
-            mask |= bits << each.low - low
+    # From the shortest on: what is moved and copied is then as long as what there is so far.
+    first, *longer = sorted(sets, key=_low, reverse=True)
+    low, mask = min(first.low, full), first._below(full)
+    for each in longer:
+        if each.low < low:
+            mask <<= low - each.low
+            low = each.low
+        mask |= each._below(full)
     return _trimmed(low, mask, full, sets[0].end)
+
+
+_low = attrgetter("low")
 
 
 def _trimmed(low: int, mask: int, full: int, end: int) -> TermSet:

@@ -21,7 +21,7 @@ Entries = tuple[tuple[Alignment, frozenset[int]], ...]
 and they share no pair of elements."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Vertex:
     """One site: its independent draws, the sites that its parameters depend on directly."""
 
@@ -31,7 +31,7 @@ class Vertex:
     needs_score: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TermShape:
     """One term of a loss: its shape, and the sites that it depends on directly."""
 
@@ -126,25 +126,16 @@ def structure_of(
     places = None  # of our own among all that the slots of patterns number
     if len(rows) < len(universe.sources):
         places = tuple([universe.number(row.source) for row in rows])
-    key = (
-        places,
-        tuple(
-            [
-                (s.name, s.shape, told if told is None else told.pattern, needs)
-                if told is None or told.universe is universe
-                else (s.name, s.shape, restricted(told, numbers()), needs)
-                for s, told, needs in rows
-            ]
-        ),
-        tuple(
-            [
-                (shape, None if told is None else told.pattern)
-                if told is None or told.universe is universe
-                else (shape, restricted(told, numbers()))
-                for shape, told in terms
-            ]
-        ),
-    )
+
+    def seen(told: Provenance | None) -> Pattern | Entries | None:
+        if told is None or told.universe is universe:
+            return None if told is None else told.pattern
+        return restricted(told, numbers())
+
+    # Flat, so that Python's collector has two tuples to walk over instead of one for each.
+    of_rows = [x for s, told, needs in rows for x in (s.name, s.shape, seen(told), needs)]
+    of_terms = [x for shape, told in terms for x in (shape, seen(told))]
+    key = (places, tuple(of_rows), tuple(of_terms))
     return universe.patterns.structures.get(key, make, size)
 
 

@@ -328,4 +328,5 @@ class Gradients(Interceptor):
 
     def leave(self) -> None:
         """Let the program go on with estimates as with any numbers."""
-        _release_estimates()
+        if _estimates:
+            _release_estimates()

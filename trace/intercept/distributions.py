@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import (
     Beta,
     Chi2,
@@ -30,7 +30,12 @@ from torch.distributions.utils import broadcast_all as _broadcast_all
 from torch.distributions.utils import lazy_property
 
 from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw, site_of
+from ancestral.provenance.tensor.tensor import (
+    ProvenanceTensor,
+    provenance,
+    raw,
+    site_of,
+)
 from ancestral.trace.context.compile import as_torch_is
 from ancestral.trace.context.patch import Descendants, Group, Patch, subclasses
 from ancestral.trace.context.place import argument_name, place
@@ -41,6 +46,7 @@ from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
 from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch, parameters
 from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
+from ancestral.trace.nodes.support import meets_constraints
 from ancestral.trace.program.site import found, size_of
 from ancestral.trace.recording.constant_draws import (
     is_noise,
@@ -123,10 +129,10 @@ def _scoring(original: _Method) -> _Method:
             keep_of_density(self, value, density)
             return density
         local.is_inside = True
-        known = None
+        own, known = _drew(self, value), None
         try:
             if may_be_known:
-                known = tracked_density(self, value, is_own=_drew(self, value) is not None)
+                known = tracked_density(self, value, is_own=own is not None)
             density = original(self, *args, **kwargs) if known is None else known
         finally:
             local.is_inside = False
@@ -138,7 +144,9 @@ def _scoring(original: _Method) -> _Method:
                 name = argument_name() or where.variable or type(self).__name__.lower()
                 observe(self, value, density, where, name)
             elif isinstance(density, ProvenanceTensor):
-                _mark_own(self, value, density)
+                if own is not None:
+                    density._scored = own
+                    density._form = None  # one cost, not what it is computed from
                 mark_density(density, draws.universe, draws.members)
         if known is None:
             keep_of_density(self, value, density)
@@ -162,6 +170,7 @@ def _checking(original: _Method) -> _Method:
 
     That it did tells nothing of the values; where it does not, it runs again and is followed.
     """
+    makes = original is _make
 
     @functools.wraps(original)
     @as_torch_is
@@ -171,6 +180,16 @@ def _checking(original: _Method) -> _Method:
             return
         kind: Any = type(self)
         if local.traces and _is_plain(kind):
+            if makes:
+                asked = args[2] if len(args) > 2 else kwargs.get("validate_args")
+                is_asked = self._validate_args if asked is None else asked
+                if is_asked and meets_constraints(self):
+                    original(self, *args[:2], **{**kwargs, "validate_args": False})
+                    if asked is None:
+                        del self._validate_args  # what the class says
+                    else:
+                        self._validate_args = asked
+                    return
             try:
                 # A number that it reads as long as it passes decides nothing, wherever it runs.
                 with unmet():
@@ -181,6 +200,9 @@ def _checking(original: _Method) -> _Method:
         original(self, *args, **kwargs)
 
     return checked
+
+
+_make = vars(Distribution)["__init__"]  # torch's own
 
 
 def _broadcasting(original: _Method) -> _Method:
@@ -197,7 +219,7 @@ def _broadcasting(original: _Method) -> _Method:
         first = None
         for value in values:
             kind = value.__class__
-            if kind is Tensor or kind is ProvenanceTensor:
+            if kind is Tensor or kind is ProvenanceTensor or kind is nn.Parameter:
                 if first is None:
                     first = value
                 elif value.shape != first.shape:
@@ -261,14 +283,6 @@ def _drew(fn: Distribution, value: object) -> Any:
     return node if is_own else None
 
 
-def _mark_own(fn: Distribution, value: Tensor, density: ProvenanceTensor) -> None:
-    """Mark the density of a recorded draw under the distribution that drew it."""
-    node = _drew(fn, value)
-    if node is not None:
-        density._scored = node
-        density._form = None  # one cost, not what it is computed from
-
-
 _REPLACED: dict[str, Callable[[_Method], _Method]] = {
     "sample": lambda original: _drawing(original, False),
     "rsample": lambda original: _drawing(original, True),
@@ -284,6 +298,7 @@ class Distributions(Interceptor):
     def __init__(self) -> None:
         self._own: dict[type, None] = {}  # the classes of torch, and our own
         self._kinds = Descendants(Distribution, self._own.__contains__)
+        self.kinds = (self._kinds,)
 
     def patches(self) -> Iterable[Patch]:
         """Return the methods of the classes of torch, and what tells of classes to come."""

@@ -32,9 +32,9 @@ from ancestral.provenance.tensor.torch_internals import (
     HigherOrderOperator,
     ScriptFunction,
     ScriptMethod,
-    Stance,
     call_before_compiling,
     device_constructors,
+    eager_stance,
 )
 from ancestral.trace.context.errors import TransformError
 from ancestral.trace.context.patch import Patch
@@ -296,8 +296,6 @@ _LIKE: dict[str, Callable[[Tensor], Tensor]] = {
 class FunctionTransforms(Interceptor):
     """Meets all these, and lets compiled functions run eagerly."""
 
-    _stance: Stance | None = None  # where the compiler has been imported
-
     def patches(self) -> Iterator[Patch]:
         """Return what cannot be followed inside."""
         for kind in (ScriptFunction, ScriptMethod):
@@ -317,24 +315,13 @@ class FunctionTransforms(Interceptor):
         yield Patch(HigherOrderOperator, "__call__", capturing)
         yield Patch(*COMPUTE_KEYSET, _without_draws)
 
-    def enter(self) -> None:
-        """Let compiled functions run eagerly.
+    def prepare(self) -> None:
+        """Let compiled functions run eagerly, unless somebody decides on it in a recording.
 
-        The first recording imports the compiler, which takes a second: it is to tell, before it
-        reads the classes of torch, that what waits in them has to be put back.
+        This imports the compiler, which takes a second: it is to tell, before it reads the classes
+        of torch without asking them, that what waits in them has to be put back.
         """
         device_constructors()  # it remembers what it finds there at first
-        self._run_eagerly()
-
-    def leave(self) -> None:
-        """Let compiled functions be compiled again, unless somebody has decided on it since."""
-        if self._stance is not None:
-            self._stance.end()
-
-    def _run_eagerly(self) -> None:
-        if self._stance is None:
-            self._stance = Stance()
-            # It reads classes without asking them for their attributes.
-            call_before_compiling(switch.give_back)
-            switch.may_wait = True
-        self._stance.begin()
+        place, eager = eager_stance()
+        switch.swap([Patch(*place, lambda _: eager)])
+        call_before_compiling(switch.give_back)

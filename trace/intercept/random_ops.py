@@ -259,20 +259,15 @@ class Dispatcher(Interceptor):
         self._kernels = kernels
         self._libraries: list[Any] = []
 
-    def enter(self) -> None:
-        """Register the kernels the first time."""
-        if not self._libraries:
-            through = _Library("_", "IMPL", KEY_NAME)
-            through.fallback(torch.library.fallthrough_kernel)
-            library = _Library("aten", "IMPL", KEY_NAME)
-            for op, kernel in self._kernels:
-                library.impl(op.name(), kernel)
-            self._libraries = [through, library]
+    def prepare(self) -> None:
+        """Register the kernels."""
+        through = _Library("_", "IMPL", KEY_NAME)
+        through.fallback(torch.library.fallthrough_kernel)
+        library = _Library("aten", "IMPL", KEY_NAME)
+        for op, kernel in self._kernels:
+            library.impl(op.name(), kernel)
+        self._libraries = [through, library]
 
-    def enter_thread(self) -> None:
-        """Include the key."""
-        include_dispatch_key(KEY, True)
-
-    def leave_thread(self) -> None:
-        """Exclude the key with the last recording of this thread."""
-        include_dispatch_key(KEY, False)
+    # Without a function of Python in between: each step does both.
+    enter_thread = staticmethod(partial(include_dispatch_key, KEY, True))
+    leave_thread = staticmethod(partial(include_dispatch_key, KEY, False))

@@ -277,21 +277,14 @@ def _cutting(original: _Function) -> _Function:
 class _Cuts(Interceptor):
     """Meets what cuts a gradient, and from the first cut on what is computed of tracked tensors."""
 
-    _is_looking = False
-
     def patches(self) -> Iterator[Patch]:
         """Return what cuts."""
         for owner in (Tensor, torch):
             yield Patch(owner, "detach", _cutting)
 
-    def enter(self) -> None:
-        """Look at nothing before the first cut."""
-        self._is_looking = False
-
     def look(self) -> None:
         """Take the place of what computes, until the last recording ends."""
-        if not self._is_looking:
-            self._is_looking = True
+        if not switch.has(_COMPUTING):
             switch.replace(_COMPUTING)
 
 

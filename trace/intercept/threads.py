@@ -111,6 +111,7 @@ class Threads(Interceptor):
     def __init__(self) -> None:
         self._known: dict[type, None] = {ThreadPoolExecutor: None}
         self._executors = Descendants(Executor, self._known.__contains__)
+        self.kinds = (self._executors,)
 
     def patches(self) -> Iterator[Patch]:
         """Return what starts threads, what hands work over, and what tells of executors to come."""

@@ -123,6 +123,7 @@ class TensorSubclasses(Interceptor):
 
     def __init__(self) -> None:
         self._kinds = Descendants(Tensor, _is_of_torch)
+        self.kinds = (self._kinds,)
 
     def patches(self) -> Iterator[Patch]:
         """Return the constructors, and what tells of classes to come."""

@@ -34,6 +34,9 @@ OF_LABELS = frozenset(
 OF_DISTANCES = frozenset("abs huber_loss l1_loss mse_loss pow smooth_l1_loss".split())
 PRODUCTS = frozenset("addcdiv addcmul div dot lerp mul mv where s_where".split())
 LOGARITHMS = frozenset("log log1p log_sigmoid log_softmax logsumexp softplus".split())
+POOLING = frozenset({"logsumexp", "max", "amax"})  # of weights, say
+_REDUCTIONS = frozenset({"sum", "mean"})
+_SCALINGS = frozenset("div mul squeeze unsqueeze view reshape_alias".split())
 _DRAWS = frozenset("bernoulli binomial multinomial normal poisson".split())
 CONTRACTIONS = frozenset({"bmm", "mm"})  # of weights too: no step of a density
 PASSED = STEPS | OF_LABELS | OF_DISTANCES | PRODUCTS | CONTRACTIONS
@@ -229,6 +232,18 @@ def is_learned(tensor: Tensor) -> bool:
         if node not in seen and step_of(node) not in _DRAWS:
             seen.add(node)
             pending.extend(child for child, _ in node.next_functions if child is not None)
+    return False
+
+
+def is_of_sum(node: Any) -> bool:
+    """Return whether what a node takes is a sum, or a mean, but for a constant factor."""
+    while node is not None:
+        node = node.next_functions[0][0] if node.next_functions else None
+        step = "" if node is None else step_of(node)
+        if step in _REDUCTIONS:
+            return True
+        if step not in _SCALINGS:
+            return False
     return False
 
 

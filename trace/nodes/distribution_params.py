@@ -94,9 +94,13 @@ def parameters(fn: Distribution) -> list[Held]:
     A class of torch declares its parameters and depends on nothing else. Of a user's class, every
     tensor counts that can be reached from it: attributes, containers, modules, closures.
     """
-    while isinstance(fn, Independent):  # as `factorized`, written out for speed
-        fn = fn.base_dist
-    return over_batch(unmasked(fn))
+    kind: Any = type(fn)
+    if _events_of_torch(kind):  # it has no parts
+        return over_batch(fn)
+    return over_batch(unmasked(factorized(fn)))
+
+
+_new: Callable[..., Held] = tuple.__new__  # thousands are made, in C
 
 
 def over_batch(fn: Distribution) -> list[Held]:
@@ -105,13 +109,14 @@ def over_batch(fn: Distribution) -> list[Held]:
     attributes, held = vars(fn), list[Held]()
     for name, event in _events_of_torch(kind):
         item = attributes.get(name)
-        if isinstance(item, Tensor):
-            # Twice, by the name that it was given and as `_param`, says no more than once.
-            for known in held:
-                if known.tensor is item and known.event == event:
-                    break
-            else:
-                held.append(Held(item, event))
+        if item is None or not isinstance(item, Tensor):
+            continue
+        # Twice, by the name that it was given and as `_param`, says no more than once.
+        for known in held:
+            if known[0] is item and known[1] == event:
+                break
+        else:
+            held.append(_new(Held, (item, event)))
     return held or list(_of_distribution(fn, fn.batch_shape, {id(fn)}))
 
 

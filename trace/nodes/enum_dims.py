@@ -16,13 +16,14 @@ class Variable:
     """A site that takes all its values at once; two of one name are two.
 
     `dim` is the dimension that it does so along, counted from the right of the batch, and `size`
-    the number of its values.
+    the number of its values. Of one that `is_drawn` these are independent draws, of equal weight.
     """
 
     name: str
     location: Location
     dim: int
     size: int
+    is_drawn: bool = False
 
     def __str__(self) -> str:
         """Name the site and its line."""

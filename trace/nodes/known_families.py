@@ -29,6 +29,7 @@ from torch.distributions import (
     Normal,
     Poisson,
     Uniform,
+    constraints,
 )
 
 from ancestral.provenance.algebra.alignment import LOST
@@ -41,6 +42,7 @@ from ancestral.provenance.tensor.linear_form import serials, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, ProvenanceTensor, Unseen, attach, raw
 from ancestral.provenance.tensor.torch_internals import (
     detach,
+    is_all_true,
     is_functorch_wrapped_tensor,
     len_torch_function_stack,
 )
@@ -109,6 +111,8 @@ def drawing(original: _Method) -> _Method:
         own: Any = type(fn)
         is_known = (own is kind or _is_as(own, kind)) and not thread.guards
         if is_known and (is_once or _is_of_numbers(args, kwargs)):
+            if own is Bernoulli:
+                _keep_probs(vars(fn))
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
             if _PLAIN.issuperset(map(type, given)):
@@ -124,6 +128,22 @@ def drawing(original: _Method) -> _Method:
         return original(fn, *args, **kwargs)
 
     return draws
+
+
+def _keep_probs(attributes: dict[str, Any]) -> None:
+    """Let a Bernoulli keep what it computes of its logits at the first draw, as torch does it.
+
+    That is what its property does, by some calls more.
+    """
+    if "probs" not in attributes and _HAS_PROBS and torch.is_grad_enabled():
+        logits: Any = attributes.get("logits")
+        if type(logits) in _PLAIN:
+            attributes["probs"] = torch.sigmoid(logits)
+
+
+_HAS_PROBS = getattr(vars(Bernoulli)["probs"], "wrapped", _keep_probs).__module__ == (
+    Bernoulli.__module__
+)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -222,7 +242,7 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
     known = _known_as(kind)
     if known is None or storage.table or storage.local.guards:
         return None
-    logits = _logits(fn, value, known.event)
+    logits = _logits(fn, value, known.event, may_spread=not known.event)
     if logits is None or not torch.is_grad_enabled():
         return None
     ours, theirs = getattr(logits, "_provenance", None), getattr(value, "_provenance", None)
@@ -233,12 +253,21 @@ def tracked_density(fn: Any, value: Any, *, is_own: bool) -> Tensor | None:
         if ours.universe is not theirs.universe:
             return None
         found = ours._memo.get(theirs) or joined(_cross_entropy.__name__, ours, theirs)
-    if fn._validate_args and not is_own:
+    if fn._validate_args and not (is_own or _is_in_support(fn, value)):
         fn._validate_sample(value)
     try:
         return _picked(logits, value, found) if known.event else _crossed(logits, value, found)
     except RuntimeError:  # to be raised once more, and noted
         return None
+
+
+def _is_in_support(fn: Distribution, value: Tensor) -> bool:
+    """Return whether a value of the shape of the logits is such that torch's check passes."""
+    support = vars(type(fn)).get("support")
+    if support is not constraints.boolean:  # of one that its parameters tell, torch is to say
+        return False
+    with unmet(), Unseen():
+        return bool(is_all_true(support.check(value)))
 
 
 def _crossed(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
@@ -265,15 +294,29 @@ def _picked(logits: Tensor, value: Tensor, found: Provenance) -> Tensor:
     return density
 
 
-def _logits(fn: Distribution, value: Any, event: int) -> Tensor | None:
-    """Return the logits of a distribution, if they and the value are what is known."""
+def _logits(fn: Distribution, value: Any, event: int, *, may_spread: bool = False) -> Tensor | None:
+    """Return the logits of a distribution, if they and the value are what is known.
+
+    With `may_spread`, plain ones of fewer dimensions are expanded to the shape of the value.
+    """
     logits: Any = vars(fn).get("logits")  # not to be computed here, and kept for others
     if type(logits) not in _PLAIN or type(value) not in _PLAIN or len_torch_function_stack():
         return None
     if is_functorch_wrapped_tensor(logits) or is_functorch_wrapped_tensor(value):
         return None
     with Unseen():
-        size = logits.shape
-        is_alike = event or value.dtype is logits.dtype
-        is_known = is_alike and value.shape == (size[:-1] if event else size)
-    return logits if is_known else None
+        # Torch's own, which know of no class.
+        ours, theirs = _shape(logits), _shape(value)
+        if not (event or _dtype(value) is _dtype(logits)):
+            return None
+        known: Tensor = logits
+        if theirs == (ours[:-1] if event else ours):
+            return known
+        is_within = may_spread and type(logits) is not ProvenanceTensor
+        if is_within and len(ours) < len(theirs) and theirs[len(theirs) - len(ours) :] == ours:
+            return known.expand(theirs)
+    return None
+
+
+_shape: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
+_dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]

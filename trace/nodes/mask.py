@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform
 
 from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.alignment_map import common_shape
 from ancestral.provenance.tensor.tensor import alias, attach, provenance, raw
 from ancestral.provenance.tensor.torch_internals import InverseTransform
 from ancestral.trace.nodes.distribution_params import held_within
@@ -39,7 +40,7 @@ def over(mask: Tensor, batch: Shape, events: int = 0) -> Tensor:
     plain: Tensor = alias(mask)[(..., *(None,) * events)]
     if plain.shape == batch:
         return plain
-    whole = torch.broadcast_shapes(plain.shape, batch)
+    whole = common_shape(plain.shape, batch)
     return plain.expand(whole).sum_to_size(batch) > 0 if whole != batch else plain.expand(batch)
 
 
@@ -62,7 +63,7 @@ def replaced(fn: Distribution, value: Tensor, keep: Tensor) -> tuple[Distributio
 
 
 def _replaced(fn: Distribution, value: Tensor, keep: Tensor) -> tuple[Distribution, Tensor]:
-    first = torch.unravel_index(keep.flatten().int().argmax(), keep.shape) if keep.ndim else ()
+    first = _first_of(keep)
 
     def mixed(tensor: Tensor, event: int, batch: Shape) -> Tensor:
         """Return a tensor, [*batch, *event], with its first element at those not kept."""
@@ -80,6 +81,15 @@ def _replaced(fn: Distribution, value: Tensor, keep: Tensor) -> tuple[Distributi
     # Where nothing is kept, zero is at least an index.
     value, event = torch.where(keep.any(), value, torch.zeros_like(value)), len(fn.event_shape)
     return rebuilt(fn, known), mixed(value, event, _batch(value, event))
+
+
+def _first_of(keep: Tensor) -> tuple[Tensor, ...]:
+    """Return the index of the first element that is kept; `torch.unravel_index` takes longer."""
+    number, index = keep.flatten().int().argmax(), list[Tensor]()
+    for size in reversed(keep.shape[1:]):
+        index.append(number % size)
+        number = number // size
+    return (number, *reversed(index)) if keep.ndim else ()
 
 
 def _batch(tensor: Tensor, event: int) -> Shape:

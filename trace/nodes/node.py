@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
 from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.alignment_map import common_shape
 from ancestral.provenance.algebra.provenance import Provenance, Source
 from ancestral.provenance.algebra.source_alignments import NAMED
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
@@ -132,7 +133,7 @@ class Node:
         to be among them.
         """
         node = object.__new__(cls)
-        node.__dict__.update(fields)
+        object.__setattr__(node, "__dict__", fields)
         return node
 
     def __repr__(self) -> str:
@@ -220,7 +221,7 @@ class Node:
         """The shape of the density: that of the draws, with what parents are enumerated along."""
         if self.enumeration is None or self.fn is None:
             return self.shape
-        return tuple(torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape))
+        return common_shape(self.shape, factorized(self.fn).batch_shape)
 
     @cached_property
     def elementwise_log_prob(self) -> Tensor:
@@ -250,7 +251,7 @@ class Node:
         """
         if self.mask is None or self.fn is None or bool(untrack(self.mask).all()):
             return None
-        whole = torch.broadcast_shapes(self.shape, factorized(self.fn).batch_shape)
+        whole = common_shape(self.shape, factorized(self.fn).batch_shape)
         return over(self.mask, tuple(whole), self.event_dims)
 
     @property

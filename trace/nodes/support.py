@@ -12,9 +12,12 @@ from torch.distributions import (
     TransformedDistribution,
     constraints,
 )
+from torch.distributions.utils import lazy_property
 
-from ancestral.provenance.tensor.tensor import alias, raw
+from ancestral.provenance.tensor.tensor import Unseen, alias, raw
+from ancestral.provenance.tensor.torch_internals import is_all_true
 from ancestral.trace.context.argument_checks import first_of
+from ancestral.trace.context.switch import unmet
 from ancestral.trace.nodes.distribution_params import is_of_torch, parameters, plainly
 from ancestral.trace.nodes.mask import over
 
@@ -65,6 +68,29 @@ def takes(fn: Distribution, dtype: torch.dtype) -> bool:
     if support is None or not is_of_torch(support) or support.is_discrete:
         return True
     return any(held.tensor.dtype == dtype for held in parameters(fn))
+
+
+def meets_constraints(fn: Distribution) -> bool:
+    """Return whether the parameters of a distribution of torch that is being made can be such.
+
+    They are held to the constraints that torch holds them to. False is also returned where that is
+    not all there is to it: torch is to say.
+    """
+    kind: Any = type(fn)
+    held, declared = vars(fn), kind.arg_constraints
+    try:
+        with unmet(), Unseen():
+            for name, constraint in declared.items():
+                if name not in held:
+                    if isinstance(vars(kind).get(name), lazy_property):
+                        continue  # to be computed of the others
+                    return False
+                is_told = not constraints.is_dependent(constraint)
+                if is_told and not is_all_true(constraint.check(held[name])):
+                    return False
+    except Exception:  # to be raised once more
+        return False
+    return True
 
 
 def is_possible(fn: Distribution, value: Tensor) -> Tensor:

@@ -8,15 +8,18 @@ hold is compared too.
 
 from collections.abc import Iterable
 from ctypes import string_at
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ancestral.provenance.tensor.tensor import ProvenanceTensor
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, detach, read_version
 from ancestral.trace.nodes.distribution_params import UNKNOWN
 
-Versions = tuple[tuple[Tensor, int], ...]
+Versions = tuple[Any, ...]
+"""Tensors, each followed by how often it had been written into: flat, since every draw has some,
+and Python's collector walks over each tuple that holds a tensor."""
 
 
 def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None) -> Versions:
@@ -29,29 +32,38 @@ def versions_of(held: Iterable[tuple[Tensor, int]], shared: Tensor | None = None
         held: the parameters of its distribution.
         shared: its value, unless it is a copy that nobody else has.
     """
-    found: list[tuple[Tensor, int]] = []
+    found: list[Any] = []
     with DisableTorchFunction():
         for tensor, event in held if shared is None else (*held, (shared, 0)):
             if event == UNKNOWN and not (tensor.is_leaf and tensor.requires_grad):
                 continue
-            if not tensor.is_inference():  # of which nobody counts the writes
-                found.append((tensor, tensor._version))
+            try:
+                found += tensor, read_version(tensor)
+            except RuntimeError:  # of an inference tensor nobody counts the writes
+                continue
     return tuple(found)
 
 
 def are_written(versions: Versions) -> bool:
     """Return whether any tensor was written into since its version was noted."""
     with DisableTorchFunction():
-        found = False
-        for tensor, version in versions:
-            found = found or tensor._version != version
-    return found
+        for tensor, version in zip(versions[::2], versions[1::2], strict=True):
+            if tensor._version != version:
+                return True
+    return False
+
+
+def versioned(versions: Versions) -> tuple[Tensor, ...]:
+    """Return the tensors whose versions were noted."""
+    return versions[::2]
 
 
 def is_written(versions: Versions, value: Tensor) -> bool:
     """Return whether a value was written into since its version was noted."""
-    noted = [each for each in versions if each[0] is value]
-    return are_written(tuple(noted))
+    for tensor, version in zip(versions[::2], versions[1::2], strict=True):
+        if tensor is value and are_written((tensor, version)):
+            return True
+    return False
 
 
 Leaf = tuple[Tensor, int, bytes | Tensor | None]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.alignment_map import common_shape
 from ancestral.provenance.tensor.tensor import raw
 from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.context.argument_checks import kind_of, short
@@ -109,7 +110,7 @@ def fitting(message: Message) -> Message:
         while len(theirs) > max(len(ours), plates) and theirs[0] == 1:
             theirs = theirs[1:]
     try:
-        whole = torch.broadcast_shapes(ours, theirs)
+        whole = common_shape(ours, theirs)
     except RuntimeError as error:
         raise _misshapen(message) from error
     is_free = message.is_observed or message.enumeration is not None
@@ -174,13 +175,13 @@ def _check_weight(message: Message, word: str, weight: Tensor) -> None:
     size = tuple(raw(Tensor.size, weight))
     whole = tuple(raw(Tensor.size, value))
     cases = whole[: len(whole) - len(fn.event_shape)]
-    batch = tuple(torch.broadcast_shapes(fn.batch_shape, cases))
+    batch = common_shape(fn.batch_shape, cases)
     ours, theirs = size, batch
     if message.enumeration is not None:  # a weight may depend on values, to the left of the room
         room = message.enumeration.room
         ours, theirs = trailing(size, room), trailing(batch, room)
     try:
-        is_larger = math.prod(torch.broadcast_shapes(ours, theirs)) != math.prod(theirs)
+        is_larger = math.prod(common_shape(ours, theirs)) != math.prod(theirs)
     except RuntimeError as error:
         raise too_wide(message, word, size, batch) from error
     if is_larger:

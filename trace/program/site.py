@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ancestral.provenance.algebra.alignment import Shape
+from ancestral.provenance.algebra.alignment_map import common_shape
 from ancestral.provenance.algebra.provenance import Provenance, Source, Universe
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, untrack
 from ancestral.trace.context.errors import SiteError
@@ -178,7 +179,7 @@ def _upstream(message: Message, held: list[Held], shape: Shape) -> Provenance | 
     batch = factorized(fn).batch_shape
     if len(batch) <= len(shape):
         return param_provenance(fn, held, shape, None)
-    whole = tuple(torch.broadcast_shapes(shape, batch))
+    whole = common_shape(shape, batch)
     found = param_provenance(fn, held, whole, None)
     last = tuple(range(len(whole) - len(shape), len(whole)))
     return None if found is None else found.remap(shape, last)
@@ -267,11 +268,10 @@ def _events(message: Message, size: Shape) -> int:
 
 def _source(message: Message, found: Provenance | None, shape: Shape, universe: Universe) -> Source:
     """Return the source that a value from elsewhere is: its own, or one of a known value."""
-    origin, enumeration = message.origin, message.enumeration
+    origin = message.origin
     if origin is not None and found is not None and origin.source in found.members:
         return origin.source
-    is_confined = enumeration is not None and enumeration.own is not None
-    return Source(message.name, shape, universe, is_known=True, is_confined=is_confined)
+    return Source(message.name, shape, universe, is_known=True, is_confined=message.is_spread)
 
 
 def _held(

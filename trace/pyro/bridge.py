@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import Distribution
 
+from ancestral.provenance.algebra.alignment_map import common_shape
 from ancestral.provenance.tensor.tensor import provenance, untrack
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import place
@@ -215,12 +215,12 @@ def _broadcast(site: Site, scale: Any) -> Site:
     if batch == fn.batch_shape and not weights:
         return site
     try:
-        whole = torch.broadcast_shapes(fn.batch_shape, batch, *weights)
+        whole = common_shape(fn.batch_shape, batch, *weights)
     except RuntimeError:  # to be told by whoever combines them
         return site
     if whole != batch:
         value = value.expand(*whole, *value.shape[len(batch) :])
-    return site._replace(value=value, fn=fn if whole == fn.batch_shape else fn.expand(whole))
+    return site._replace(value=value, fn=fn if whole == fn.batch_shape else fn.expand(Size(whole)))
 
 
 def _settled(message: Message) -> Message:

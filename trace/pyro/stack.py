@@ -24,6 +24,11 @@ class PyroStack(Interceptor):
         self._known: dict[type, None] = {}  # whose preparation is met
         self._kinds: dict[type, Descendants] = {}
 
+    @property
+    def kinds(self) -> Iterable[Descendants]:  # type: ignore[override] # grows, as Pyro is imported
+        """The guides that are imported."""
+        return self._kinds.values()
+
     def found(self) -> Iterable[Patch]:
         """Meet what runs a model once to learn its shape, which is no part of the program.
 
@@ -48,6 +53,8 @@ class PyroStack(Interceptor):
             from ancestral.trace.pyro.bridge import join  # imports Pyro
 
             join()
+            if len(self._kinds) < len(list(_roots())):
+                switch.look_anew()
 
     def leave(self) -> None:
         """Take it away."""

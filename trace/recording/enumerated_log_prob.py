@@ -22,7 +22,7 @@ class Spread:
 
     def __init__(self, trace: _Run) -> None:
         """Follow all that was recorded, in this trace and in those around it."""
-        self._sites: dict[Source, str] = {}
+        self._sites: dict[Source, Node] = {}
         self.nodes: dict[Source, Node] = {}
         outermost = trace.universe.owner
         for node in (*getattr(outermost, "everything", ()), *trace.everything):
@@ -31,7 +31,7 @@ class Spread:
             if behind is not None:
                 self._sites.setdefault(node.source, behind)
 
-    def behind(self, node: Node) -> str | None:
+    def behind(self, node: Node) -> Node | None:
         """Return the enumerated site for each of whose values a density, or a cost, is there."""
         return self._first(node, node.param_provenance, node.held)
 
@@ -44,23 +44,29 @@ class Spread:
         for node in nodes:
             behind = self.behind(node)
             if behind is not None:
-                summed = what.format(node=f"{node.name!r} ({node.location})")
+                summed = what.format(node=named(node))
                 raise EnumerationError(
-                    f"{summed} depends on the enumerated site {behind}: it is there once for each "
-                    "of the values, and their sum, which counts all of them alike, has no meaning; "
-                    "weigh each with its probability, as ancestral.infer.log_marginal(trace) does, "
-                    'or draw the site: infer={"enumerate": False}'
+                    f"{summed} depends on the enumerated site {named(behind)}: it is there once "
+                    "for each of the values, and their sum, which counts all of them alike, has no "
+                    "meaning; weigh each with its probability, as "
+                    "ancestral.infer.log_marginal(trace) does, or draw the site: "
+                    'infer={"enumerate": False}'
                 )
 
-    def _first(self, node: Node, *reaching: Provenance | None) -> str | None:
+    def _first(self, node: Node, *reaching: Provenance | None) -> Node | None:
         """Return the node itself, if it is enumerated, or a site that is among what reaches it."""
         if node.is_enumerated:
-            return f"{node.name!r} ({node.location})"
+            return node
         for found in reaching if self._sites else ():
             for source in () if found is None else found.sources:
                 if source in self._sites:
                     return self._sites[source]
         return None
+
+
+def named(node: Node) -> str:
+    """Return what a message calls a site."""
+    return f"{node.name!r} ({node.location})"
 
 
 def refuse_values(found: Provenance) -> None:
@@ -70,7 +76,9 @@ def refuse_values(found: Provenance) -> None:
         EnumerationError: if it does.
     """
     some = [s for s in found.members if s.is_confined or s.is_named]
-    names = sorted(s.name for s in found.universe.origins(some) if s.is_confined) if some else []
+    # What is drawn several times is chance: a bound that depends on it is a mean of them.
+    behind = [s for s in found.universe.origins(some) if s.is_confined and s.is_known]
+    names = sorted(source.name for source in behind)
     if names:
         raise EnumerationError(
             f"the loss depends on {', '.join(map(repr, names))}, enumerated: it adds up all values "

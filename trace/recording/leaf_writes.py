@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction
+from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, runs_ahead
 from ancestral.trace.context.place import Place
 from ancestral.trace.nodes.autograd_graph import edge_of
+from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch
 from ancestral.trace.nodes.node import Node, modified
-from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen
+from ancestral.trace.nodes.versions import Leaf, held_by, is_written_unseen, versioned
 
 _MOST_NODES, _A_SITE = 64, 8
 """How much of a graph is searched for leaves: draws have most of theirs in common."""
@@ -67,7 +68,19 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     with DisableTorchFunction():
         for node in scored:
             count = len(seen) + len(found)
-            for leaf in _leaves_of(node, left, seen):
+            pending: list[Any] = []
+            again = _computed_of_another(node)
+            for tensor in versioned(node.versions):
+                if tensor is again or not tensor.requires_grad:
+                    continue
+                made = tensor.grad_fn
+                if made is not None:
+                    pending.append(made)
+                elif tensor._is_view():
+                    pending.append(edge_of(tensor))
+                elif id(tensor) not in found:
+                    found[id(tensor)] = node, held_by(tensor)
+            for leaf in _leaves_below(pending, left, seen) if pending else ():
                 if id(leaf) not in found:
                     found[id(leaf)] = node, held_by(leaf)
             left -= len(seen) + len(found) - count + _A_SITE
@@ -76,15 +89,22 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
     return tuple(found.values())
 
 
-def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
-    """Yield the leaves of the parameters of a site, but for those below what was seen."""
-    pending: list[Any] = []
-    for tensor, _ in node.versions:
-        if tensor.requires_grad:
-            if tensor.is_leaf and not tensor._is_view():
-                yield tensor
-            else:
-                pending.append(edge_of(tensor))
+def _computed_of_another(node: Node) -> Tensor | None:
+    """Return which of logits and probabilities torch has computed of the other, None if neither."""
+    fn = None if node.fn is None else factorized(node.fn)
+    kind: Any = type(fn)
+    if fn is None or not is_class_of_torch(kind):
+        return None
+    held = vars(fn)
+    given, logits, probs = held.get("_param"), held.get("logits"), held.get("probs")
+    if given is None or logits is None or probs is None:
+        return None
+    found: Tensor | None = probs if given is logits else logits if given is probs else None
+    return found
+
+
+def _leaves_below(pending: list[Any], most: int, seen: dict[Any, None]) -> Iterator[Tensor]:
+    """Yield the leaves that nodes of autograd's graph hold, but for those below what was seen."""
     most += len(seen)
     while pending and len(seen) < most:
         made = pending.pop()
@@ -93,6 +113,14 @@ def _leaves_of(node: Node, most: int, seen: dict[Any, None]) -> Iterator[Tensor]
             if made.__class__.__name__ == "AccumulateGrad":
                 yield made.variable
             pending += [following for following, _ in made.next_functions]
+
+
+def parted(leaves: Held) -> tuple[Held, Held]:
+    """Return the leaves that Python can look at, and those for whose device it has to wait."""
+    ahead = tuple([each for each in leaves if runs_ahead(each[1][0])])
+    if not ahead:
+        return leaves, ()
+    return tuple([each for each in leaves if not runs_ahead(each[1][0])]), ahead
 
 
 def refuse_writes(

@@ -87,6 +87,11 @@ class Message:
         """Whether it is a random choice that is no data."""
         return self.kind == "sample" and not self.is_observed and not self.is_intervened
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether it has several values at once, along its own dimension."""
+        return self.enumeration is not None and self.enumeration.own is not None
+
     def answered(self, value: Tensor) -> "Message":
         """Return the message with its value; `replace` looks at every field, of each draw."""
         twin = object.__new__(Message)
@@ -139,12 +144,12 @@ class Handler:
 
     def __exit__(self, *raised: *Raised) -> None:
         """Close the block, which need not be the innermost: generators end when they like."""
-        held = list(_stack.get())
+        held = _stack.get()
         for index in reversed(range(len(held))):
             if held[index] is self:
-                del held[index]
+                held = held[:index] + held[index + 1 :]
                 break
-        _stack.set(tuple(held))
+        _stack.set(held)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return the function with this handler around every call.

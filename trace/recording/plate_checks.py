@@ -60,6 +60,8 @@ class Ledger:
         Raises:
             PlateError: if what a plate around it claims does not hold.
         """
+        if not node.cond_indep_stack and not self._standings:
+            return
         # What has no density may mix repetitions: of it, no plate claims anything.
         plates = [plate for plate in node.cond_indep_stack if plate.is_checked]
         if node.type == "deterministic":

@@ -22,7 +22,6 @@ from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
     Began,
-    Decisions,
     Setting,
     decisions_of,
     recording,
@@ -162,12 +161,15 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             ValueError: if `control` is none of the four, or `trust` has the name of no module.
         """
         self._control = control
-        self._trust = trusted(trust)
+        self._trust = () if trust == () else trusted(trust)
         self._setting = None if control is None else setting(control)
         self._trace: Trace | None = None
         self._is_audited = audit
         self._with_noise = noise
         self._auditor: Auditor | None = None
+        self._recorder = _Recorder()
+        self._around: tuple[Setting, tuple[str, ...]] | None = None
+        self._has_joined = False
         self._ending: list[Callable[..., object]] = []
 
     @leaving_compiled_code
@@ -176,11 +178,11 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         leave_compiled_code()
         if self._trace is not None:
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
-        outer = current()
-        self._trace = trace = Trace(None if outer is None else outer.universe)
+        outer = local.traces
+        self._trace = trace = Trace(outer[-1].universe if outer else None)
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         try:
-            self._begin(trace, _opening(frame) if outer is None else None)
+            self._begin(trace, None if outer else _opening(frame))
         except BaseException:
             self._end()
             raise
@@ -192,13 +194,11 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._ending.append(partial(local.pop, trace))
         local.push(trace)
         switch.enter()
-        self._ending.append(switch.leave)
-        recorder = _Recorder()
-        recorder.trace = trace
-        self._ending.append(recorder.__exit__)
-        recorder.__enter__()
-        self._ending.append(self._govern(trace.universe, began))
-        self._ending.append(part)
+        self._ending.append(partial(self._leave, trace.universe, began))
+        self._recorder.trace = trace
+        self._recorder.__enter__()
+        self._govern(trace.universe, began)
+        self._has_joined = True
         join()
         if self._is_audited and local.audit is None:
             self._auditor = Auditor(trace.universe)
@@ -222,12 +222,13 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     def __exit__(self, *raised: *Raised) -> None:
         """End, and leave torch as it was; the trace stays readable."""
         trace = self._trace
-        is_outermost = trace is not None and trace.universe.owner is trace
+        assert trace is not None
+        universe = trace.universe
         try:
-            if trace is not None and is_outermost and trace.universe.state != "settled":
+            if universe.owner is trace and universe.state != "settled":
                 trace.leaves = leaves_of_scores(trace.everything)
-            if self._auditor is not None and self._trace is not None and raised[1] is None:
-                self._trace.audited = self._auditor.finish()
+            if self._auditor is not None and raised[1] is None:
+                trace.audited = self._auditor.finish()
         finally:
             self._end()
 
@@ -243,27 +244,39 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             ),
         )
 
-    def _govern(self, universe: Universe, began: Began | None) -> Callable[[], object]:
-        """Decide what an escape does within the recording; return what ends that."""
+    def _govern(self, universe: Universe, began: Began | None) -> None:
+        """Decide what an escape does within the recording."""
         decisions = decisions_of(universe)
-        before = decisions.setting, decisions.trust
-        decisions.setting = before[0] if self._setting is None else self._setting
-        decisions.trust = before[1] + self._trust
-        if began is None:
-            return partial(_govern_again, decisions, *before)
-        decisions.is_recording = True
-        decisions.began = began
-        recording.set(universe)
-        return partial(_govern_no_more, decisions, universe)
+        self._around = decisions.setting, decisions.trust
+        if self._setting is not None:
+            decisions.setting = self._setting
+        decisions.trust += self._trust
+        if began is not None:
+            decisions.is_recording = True
+            decisions.began = began
+            recording.set(universe)
+
+    def _leave(self, universe: Universe, began: Began | None) -> None:
+        """Undo what every recording does."""
+        try:
+            if self._has_joined:
+                part()
+            if self._around is not None:
+                _govern_no_more(universe) if began is not None else self._govern_again(universe)
+            self._recorder.__exit__(None, None, None)
+        finally:
+            switch.leave()
+
+    def _govern_again(self, universe: Universe) -> None:
+        """Let escapes do what they do in the recording around."""
+        decisions = decisions_of(universe)
+        assert self._around is not None
+        decisions.setting, decisions.trust = self._around
 
 
-def _govern_again(decisions: Decisions, setting: Setting, trust: tuple[str, ...]) -> None:
-    """Let escapes do what they do in the recording around."""
-    decisions.setting, decisions.trust = setting, trust
-
-
-def _govern_no_more(decisions: Decisions, universe: Universe) -> None:
+def _govern_no_more(universe: Universe) -> None:
     """Let escapes do what they do after the block."""
+    decisions = decisions_of(universe)
     decisions.end(universe)
     if decisions.setting.raises:  # what was recorded works as data from now on
         decisions.setting = SETTINGS["strict"]

@@ -42,7 +42,7 @@ from ancestral.trace.nodes.distribution_params import (
     parameters,
 )
 from ancestral.trace.nodes.node import Gate, Node
-from ancestral.trace.nodes.plate_frame import open_plates, scale_of
+from ancestral.trace.nodes.plate_frame import Plate, open_plates, scale_of
 from ancestral.trace.nodes.versions import versions_of
 from ancestral.trace.recording.constant_draws import has_tangent, transformed_draw
 from ancestral.trace.recording.leaf_writes import SettledError
@@ -75,8 +75,9 @@ def draw(
         message: what handlers made of it, None where none is open.
     """
     is_learned = has_gradient(held)
-    is_forward = forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held)
-    if is_forward or (is_learned and where.is_differentiated):
+    if is_learned and where.is_differentiated:
+        raise transformed_draw(type(fn).__name__, where)
+    if forward_ad._current_level >= 0 and any(has_tangent(t) for t, _ in held):
         raise transformed_draw(type(fn).__name__, where)
     if not isinstance(value, Tensor):
         if is_learned or any(provenance(tensor) is not None for tensor, _ in held):
@@ -117,7 +118,8 @@ def draw(
     is_settled = universe.is_past and universe.state == "settled"
     if is_settled and is_scored and torch.is_grad_enabled():
         raise SettledError.of_draw(name, where)
-    source = Source.drawn(name, shape, universe)
+    is_spread = message is not None and message.is_spread
+    source = Source(name, shape, universe, is_confined=is_spread)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
     plain = aside(shown) if is_reparameterized else _copied(shown)
@@ -139,23 +141,33 @@ def draw(
         is_reparameterized=is_reparameterized,
         is_learned=is_learned,
         is_declared=is_declared,
-        scale=message.scale if message is not None else scale_of(plates) if plates else 1.0,
-        mask=None if message is None else message.mask,
         infer=message.infer if message is not None else {} if infer is None else infer,
-        enumeration=None if message is None else message.enumeration,
-        cond_indep_stack=plates if message is None else message.plates,
         event_dims=0 if is_plain else event_dims(fn),
         versions=versions_of(held, plain if is_reparameterized else None),
         gate=gate,
+        **_around(message, plates),
     )
     admit(node, traces, traces if message is None else message.traces)
-    attach(shown, universe.of(source, size))
-    shown._form, shown._written, shown._site = None, -1, ref(node)  # type: ignore[attr-defined]
+    if type(shown) is ProvenanceTensor:
+        shown._form, shown._written = None, -1
+    attach(shown, universe.of(source, size))._site = ref(node)  # type: ignore[attr-defined]
     if not is_plain:
         forget_noise(fn, shown, source, is_pathwise=is_reparameterized)
     if local.audit is not None:
         local.audit.drawn(node, held, value, shown)
     return shown
+
+
+def _around(message: Message | None, plates: tuple[Plate, ...]) -> dict[str, Any]:
+    """Return what handlers and plates say of a draw, nothing where none is open."""
+    if message is not None:
+        return {
+            "scale": message.scale,
+            "mask": message.mask,
+            "enumeration": message.enumeration,
+            "cond_indep_stack": message.plates,
+        }
+    return {"scale": scale_of(plates), "cond_indep_stack": plates} if plates else {}
 
 
 def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
@@ -175,7 +187,8 @@ def _copied(value: Tensor) -> Tensor:
 
 def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name: str) -> None:
     """Record that the density of `fn` was asked at a value that depends on no site."""
-    shape = tuple(raw(Tensor.size, density))
+    tracked = getattr(density, "_provenance", None)
+    shape = tuple(raw(Tensor.size, density)) if tracked is None else tracked.shape
     held = parameters(fn)
     traces, plates = local.traces, open_plates()
     unique, universe = traces[0].fresh_name(name), traces[0].universe
@@ -185,7 +198,7 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
         fn=fn,
         value=untrack(value),
         shape=shape,
-        source=Source.drawn(unique, shape, universe),
+        source=Source(unique, shape, universe),
         param_provenance=controlled(param_provenance(fn, held, shape, None), shape),
         location=where.location,
         module_path=where.module_path,
@@ -267,6 +280,8 @@ def _density_shape(fn: Distribution, value: Tensor) -> Shape | None:
 def controlled(found: Provenance | None, shape: Shape) -> Provenance | None:
     """Add what Python may have branched on before, and what reached a function around the draw."""
     decision = controlling()
+    if decision is None and not local.around:
+        return found
     for around in (*local.around, *(() if decision is None else (decision,))):
         lost = around.lost(shape)
         found = lost if found is None else found.union(lost)
@@ -288,8 +303,9 @@ def base_name(fn: Distribution, where: Place) -> str:
 
 def _fresh(value: Tensor, held: list[Held]) -> Tensor:
     """Return a tensor on this value that nobody else holds."""
-    is_leaf = value.requires_grad and value.is_leaf
-    is_fresh = type(value) in (Tensor, ProvenanceTensor) and not is_leaf
+    if (value.requires_grad and value.is_leaf) or type(value) not in (Tensor, ProvenanceTensor):
+        return alias(value)
     for tensor, _ in held:
-        is_fresh = is_fresh and value is not tensor
-    return value if is_fresh else alias(value)
+        if value is tensor:
+            return alias(value)
+    return value

@@ -62,24 +62,25 @@ def install_explain(function: Callable[..., Any]) -> None:
 class Trace(Mapping[str, Node], Tabular):
     """The nodes of one run by name, in program order; readable while the run goes on."""
 
+    _costs: tuple[tuple[Vertex, Provenance], ...] = ()
+    account: Any = None  # what an explanation needs of the last gradient
+    audited: Audited | None = None  # set when a recording with an audit ends
+    leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
+    # The randomness without parameters, None where the recording was not asked for it.
+    noise: list[Noise] | None = None
+    is_open = False
+    is_loaded = False
+
     def __init__(self, universe: Universe | None = None) -> None:
         """Make an empty trace, in its own universe unless it is part of another recording."""
         self._nodes: dict[str, Node] = {}
         self._hidden: dict[str, Node] = {}
         self._order: list[str] = []
         self._counts: dict[str, int] = {}
-        self._costs: tuple[tuple[Vertex, Provenance], ...] = ()
         self.ledger = Ledger()
         # By the name of a site, the line that adds nothing to its value, and a gradient.
         self.straight_through: dict[str, Location] = {}
-        self.account: Any = None  # what an explanation needs of the last gradient
-        self.audited: Audited | None = None  # set when a recording with an audit ends
-        self.leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
-        # The randomness without parameters, None where the recording was not asked for it.
-        self.noise: list[Noise] | None = None
         self._lock = threading.Lock()
-        self.is_open = False
-        self.is_loaded = False
         self.universe = Universe(owner=self) if universe is None else universe
 
     # Two traces with the same nodes are two recordings still.

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import ancestral as an
 from ancestral.estimators.baselines.learned import Learned
 from ancestral.estimators.baselines.optimal import score_squares
 from ancestral.estimators.credit.credit import Credit
-from oracles import forcing, mean_and_truth
+from oracles import forcing, mean_and_truth, moments_of
 
 LEARNED: dict[str, Callable[[], Learned]] = {
     "running mean": an.estimators.RunningMean,
@@ -27,13 +28,47 @@ LEARNED: dict[str, Callable[[], Learned]] = {
 every_one = pytest.mark.parametrize("make", LEARNED.values(), ids=LEARNED)
 
 
+Constants = Callable[[Tensor, Tensor], Tensor]
+
+
+def by_hand(steps: int, constants: Constants) -> float:
+    """Return the exact variance for a chain of which each site has a constant baseline.
+
+    `constants` is given the squares of the scores, as they are likely, and the credit:
+    [outcomes, sites].
+    """
+    z = torch.tensor(list(itertools.product((0.0, 1.0), repeat=steps)), dtype=torch.float64)
+    before = torch.cat([torch.zeros(len(z), 1), z[:, :-1]], 1).long()
+    p = THETA.detach().sigmoid()[before]
+    weights = torch.where(z > 0, p, 1 - p).prod(1)
+    credit = (z - 0.45).square().flip(1).cumsum(1).flip(1)
+    credit = credit - constants(weights[:, None] * (z - p).square(), credit)
+    scores = (z - p)[..., None] * torch.eye(2, dtype=torch.float64)[before]
+    return float(moments_of(weights, (scores * credit[..., None]).sum(1)).variance.sum())
+
+
+def none(squares: Tensor, credit: Tensor) -> Tensor:
+    return torch.zeros(())
+
+
+def best(squares: Tensor, credit: Tensor) -> Tensor:
+    return (squares * credit).sum(0) / squares.sum(0)
+
+
+def means(learned: an.estimators.RunningMean) -> Constants:
+    found = [memory["sum"] / memory["weight"] for memory in learned.memories.values()]
+    return lambda squares, credit: torch.stack(found)
+
+
 def test_the_best_constant_is_learned_for_each_site_of_a_chain() -> None:
-    """By enumeration: 1.32 without, for six, and 0.0422 with the best for each of ten."""
-    six = functools.partial(chain, steps=6)
-    assert variance(None, six) == pytest.approx(1.32299, rel=1e-4)
+    assert variance(None, functools.partial(chain, steps=6)) == pytest.approx(by_hand(6, none))
+    assert by_hand(10, best) == pytest.approx(0.04218, abs=5e-6)  # as the benchmark says
     optimal = variance(trained(an.estimators.Optimal(), chain, 500), chain)
-    assert optimal < 1.02 * 0.04218
-    assert optimal < variance(trained(an.estimators.RunningMean(), chain, 500), chain)
+    assert optimal < 1.02 * by_hand(10, best)
+    few = functools.partial(chain, steps=3)
+    mean = trained(an.estimators.RunningMean(), few, 20)
+    assert variance(mean, few) == pytest.approx(by_hand(3, means(mean)))
+    assert optimal < by_hand(10, means(trained(an.estimators.RunningMean(), chain, 500)))
 
 
 def test_of_a_single_coin_no_variance_is_left() -> None:

@@ -116,7 +116,7 @@ def test_autocast_is_compiled(where: str) -> None:
             torch.manual_seed(seed)
             ours = compiled(step, list(layer.parameters()), x)
         for one, other in zip(ours[1], theirs[1], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)  # bfloat16 has 8 bits
     assert step.plan.is_compiled, step.plan
 
 

@@ -23,12 +23,15 @@ from ancestral.estimators.gradient.subtraction import Baselines
 from ancestral.estimators.gradient.surrogate import surrogate
 from ancestral.trace.recording.record import record
 from oracles import (
+    Estimate,
+    Path,
     Program,
     autograd,
     derivatives,
+    enumerated,
     estimates,
+    estimates_on,
     exact_derivatives,
-    exact_gradient,
     moments,
     moments_of,
     paths,
@@ -57,17 +60,27 @@ close = functools.partial(torch.testing.assert_close, rtol=1e-6, atol=1e-9)
 
 
 @functools.cache
+def outcomes(name: str) -> tuple[list[Path], Tensor]:
+    """Return every path of an example, without its graph, and the exact gradient."""
+    runs, exact = enumerated(EXAMPLES[name].program, EXAMPLES[name].parameters)
+    return [Path(p.draws, p.log_prob.detach(), p.loss.detach()) for p in runs], exact
+
+
 def truth(name: str) -> Tensor:
     """Return the exact gradient of an example."""
+    return outcomes(name)[1]
+
+
+def estimated(name: str, estimate: Estimate) -> tuple[Tensor, Tensor]:
+    """Return the probability of every path of an example, and an estimate on it."""
     example = EXAMPLES[name]
-    return exact_gradient(example.program, example.parameters)
+    return estimates_on(outcomes(name)[0], example.program, example.parameters, estimate)
 
 
 @functools.cache
 def found(name: str, estimator: Estimator) -> tuple[Tensor, Tensor]:
     """Return the probability of every path of an example, and the library's estimate on it."""
-    example = EXAMPLES[name]
-    return estimates(example.program, example.parameters, library(estimator, None))
+    return estimated(name, library(estimator, None))
 
 
 @functools.cache
@@ -100,9 +113,7 @@ def test_op_that_keeps_examples_apart_credits_each_with_its_own_cost(name: str) 
     "name", [n for n, example in EXAMPLES.items() if not example.scores_are_costs]
 )
 def test_total_cost_is_the_score_function_by_hand(name: str) -> None:
-    example = EXAMPLES[name]
-    by_score = estimates(example.program, example.parameters, score_function)
-    close(found(name, total_cost), by_score)
+    close(found(name, total_cost), estimated(name, score_function))
 
 
 @pytest.mark.parametrize("name", BY_SITE)
@@ -139,9 +150,8 @@ MEETINGS = [
 @WITHOUT_EFFECT
 @pytest.mark.parametrize(("baseline", "name"), MEETINGS)
 def test_a_baseline_keeps_the_mean(baseline: str, name: str) -> None:
-    example = EXAMPLES[name]
-    estimate = library(baseline=BASELINES[baseline](example))
-    close(moments(example.program, example.parameters, estimate).mean, truth(name))
+    estimate = library(baseline=BASELINES[baseline](EXAMPLES[name]))
+    close(moments_of(*estimated(name, estimate)).mean, truth(name))
 
 
 def test_leave_one_out_subtracts_the_mean_cost_of_the_other_examples() -> None:
@@ -175,9 +185,7 @@ def test_running_mean_subtracts_the_mean_cost_of_the_steps_before() -> None:
 @every_program
 def test_surrogate_has_the_value_of_the_loss_and_the_gradient_of_backward(name: str) -> None:
     example = EXAMPLES[name]
-    for path, estimate in zip(
-        paths(example.program, example.parameters), found(name, by_element)[1], strict=True
-    ):
+    for path, estimate in zip(outcomes(name)[0], found(name, by_element)[1], strict=True):
         leaves = example.parameters
         with replaying(path), record():
             loss = example.program(*leaves)
@@ -186,30 +194,35 @@ def test_surrogate_has_the_value_of_the_loss_and_the_gradient_of_backward(name: 
         close(derivatives(scalar, leaves), estimate)
 
 
-def assert_mean_is_exact(example: Example, order: int, baseline: Baselines = None) -> None:
+@functools.cache
+def true_derivatives(name: str, order: int) -> Tensor:
+    """Return the derivatives of this order of the expected loss of an example."""
+    return exact_derivatives(EXAMPLES[name].program, EXAMPLES[name].parameters, order)
+
+
+def assert_mean_is_exact(name: str, order: int, baseline: Baselines = None) -> None:
     """Compare the mean of the surrogate's derivatives with those of the expected loss."""
-    program, parameters = example.program, example.parameters
-    mean = moments(program, parameters, higher_derivatives(order, baseline)).mean
-    close(mean, exact_derivatives(program, parameters, order))
+    ours = estimated(name, higher_derivatives(order, baseline))
+    close(moments_of(*ours).mean, true_derivatives(name, order))
 
 
 @every_program
 def test_mean_of_the_second_derivatives_is_exact(name: str) -> None:
-    assert_mean_is_exact(EXAMPLES[name], 2)
+    assert_mean_is_exact(name, 2)
 
 
 @WITHOUT_EFFECT
 @pytest.mark.parametrize("name", DEPENDENT)
 @every_baseline
 def test_a_baseline_keeps_the_mean_of_the_second_derivatives(baseline: Learned, name: str) -> None:
-    assert_mean_is_exact(EXAMPLES[name], 2, baseline(EXAMPLES[name]))
+    assert_mean_is_exact(name, 2, baseline(EXAMPLES[name]))
 
 
 @pytest.mark.parametrize(
     "name", ["two_costs_of_one_loss", "coin_normal_coin", "elbo_of_two_layers"]
 )
 def test_mean_of_the_third_derivatives_is_exact(name: str) -> None:
-    assert_mean_is_exact(EXAMPLES[name], 3)
+    assert_mean_is_exact(name, 3)
 
 
 def variance_of(program: Program, values: list[float] | float, estimator: Estimator) -> Tensor:

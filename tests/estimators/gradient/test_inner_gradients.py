@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.estimators.gradient.problem import ScoredLossError
+from ancestral.estimators.gradient.loss_pytree import ScoredLossError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
 from oracles import Parameters, Program, exact_gradient, mean_and_truth, moments
 

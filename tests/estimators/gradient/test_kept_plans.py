@@ -71,6 +71,19 @@ def rows_are_mixed(logits: Tensor) -> Tensor:
     return cost(a.sum(0)).sum() + cost(a.sum(1)).sum()
 
 
+def rows_are_mixed_elsewhere(logits: Tensor) -> Tensor:
+    """Mix the same by the same calls, on other lines of other code."""
+    a = coins(logits)
+    first = a.sum(0)
+    return cost(first).sum() + cost(a.sum(1)).sum()
+
+
+def rows_are_mixed_by_turns(logits: Tensor) -> Tensor:
+    """Mix the same at one instruction that is run in another order than the last time."""
+    a = coins(logits)
+    return sum((cost(a.sum(dim)).sum() for dim in (1, 0)), torch.zeros(()))
+
+
 def columns_are_mixed(logits: Tensor) -> Tensor:
     a = coins(logits)
     return cost(a.sum(1)).sum() + cost(a.sum(1)).sum()
@@ -240,7 +253,16 @@ PROGRAMS: dict[str, Program] = {
     program.__name__: program
     for program in (
         *(two_sites, two_sites_swapped, second_below_first, first_alone_counts, other_names),
-        *(rows_are_mixed, columns_are_mixed, kept_dimension, fewer_rows, square, in_halves),
+        *(
+            rows_are_mixed,
+            rows_are_mixed_elsewhere,
+            rows_are_mixed_by_turns,
+            columns_are_mixed,
+            kept_dimension,
+            fewer_rows,
+            square,
+            in_halves,
+        ),
         *(square_untransposed, read_later, normals, normals_behind_a_step, normals_scored),
         *(whole_numbers, tracked_besides, declared, observed),
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ancestral.estimators.inference.importance import generalized_pareto, pareto_smoothed
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # of arviz and what it imports
     import arviz
     from arviz.stats.stats import _gpdfit
 

@@ -1,10 +1,7 @@
 """The losses for Pyro's SVI have Pyro's values and, where its credit is as fine, its gradients."""
 
-import itertools
-import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,59 +16,23 @@ from programs.in_pyro import (
     points,
     poutine,
     pyro,
-    pyro_hmm,
     pyro_mixture,
     pyro_mixture_guide,
     pyro_network_guide,
     pyro_schools,
     pyro_schools_guide,
-    sequences,
 )
-from pyro.infer import SVI, Trace_ELBO, autoguide, config_enumerate
-from pyro.infer import TraceEnum_ELBO as Enumerated
+from programs.pyro_steps import Made, T, flat, mixed, step
+from pyro.infer import SVI, Trace_ELBO, autoguide
 from pyro.infer import TraceGraph_ELBO as Theirs
 from pyro.infer.reparam import LocScaleReparam
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import ancestral as an
-from ancestral.infer import TraceEnum_ELBO, TraceGraph_ELBO
+from ancestral.infer import TraceGraph_ELBO
 
-Made = Callable[[], tuple[Program, Program, tuple[Any, ...]]]
 pytestmark = pytest.mark.usefixtures("in_double_precision")
-T = torch.tensor
-
-
-def step(loss: Any, made: Made) -> tuple[float, dict[str, Any]]:
-    """Return a loss and the gradients of the parameters, at the draws of one seed."""
-    pyro.clear_param_store()
-    pyro.set_rng_seed(1)
-    value = loss.loss_and_grads(*flat(made))
-    leaves = pyro.get_param_store().named_parameters()
-    return value, {name: leaf.grad for name, leaf in leaves}
-
-
-def flat(made: Made) -> tuple[Any, ...]:
-    model, guide, data = made()
-    return model, guide, *data
-
-
-def mixed() -> tuple[Program, Program, tuple[Any, ...]]:
-    def model(x: Tensor) -> None:
-        a = pyro.sample("a", dist.Bernoulli(0.4))
-        with pyro.plate("n", 4):
-            z = pyro.sample("z", dist.Normal(a, 1.0))
-            k = pyro.sample("k", dist.Bernoulli(logits=z))
-            pyro.sample("x", dist.Normal(z + k, 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        a = pyro.sample("a", dist.Bernoulli(logits=pyro.param("q_a", T(0.3))))
-        with pyro.plate("n", 4):
-            z = pyro.sample("z", dist.Normal(pyro.param("q_z", torch.zeros(4)) + a, 1.0))
-            pyro.sample("k", dist.Bernoulli(logits=pyro.param("q_k", torch.zeros(4)) + z))
-
-    return model, guide, (torch.arange(4.0),)
 
 
 def subsampled() -> tuple[Program, Program, tuple[Any, ...]]:
@@ -273,274 +234,6 @@ def test_baselines_as_pyro_has_them_over_some_steps() -> None:
 
     assert_close(learned(TraceGraph_ELBO(baseline=None)), learned(Theirs()))
     assert_close(learned(TraceGraph_ELBO(2, baseline=None)), learned(Theirs(2)))
-
-
-def hmm() -> tuple[Program, Program, tuple[Any, ...]]:
-    xs, lengths, logits = sequences()
-    every: Any = config_enumerate(pyro_hmm, "parallel")
-    return lambda: every(xs[:, :4], lengths, logits.softmax(-1)), lambda: None, ()
-
-
-def assigned() -> tuple[Program, Program, tuple[Any, ...]]:
-    model, guide = (config_enumerate(f, "parallel") for f in (pyro_mixture, pyro_mixture_guide))
-    return model, guide, cases()
-
-
-def long_chain() -> tuple[Program, Program, tuple[Any, ...]]:
-    """Return a chain of more steps than a tensor has dimensions, each with a second site."""
-
-    def model() -> None:
-        moves = pyro.param("moves", lambda: torch.rand(3, 3), constraint=dist.constraints.simplex)
-        shows = pyro.param("shows", lambda: torch.randn(3, 2))
-        x = torch.tensor(0)
-        for step in pyro.markov(range(70)):
-            x = pyro.sample(f"x_{step}", dist.Categorical(moves[x]))
-            y = pyro.sample(f"y_{step}", dist.Bernoulli(0.3))
-            logits = torch.where(y > 0, shows[x, 0], shows[x, 1])
-            pyro.sample(f"z_{step}", dist.Bernoulli(logits=logits), obs=T(float(step % 3 > 0)))
-
-    return config_enumerate(model), lambda: None, ()
-
-
-def half_marked() -> tuple[Program, Program, tuple[Any, ...]]:
-    model, guide, data = mixed()
-    marked: Any = poutine.infer_config(
-        guide, lambda site: {"enumerate": "parallel"} if site["name"] == "a" else {}
-    )
-    return model, marked, data
-
-
-@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
-@pytest.mark.parametrize("made", [hmm, assigned, long_chain])
-@pytest.mark.parametrize("nesting", [1, float("inf")])
-def test_sums_over_what_is_marked_are_those_of_pyro(made: Made, nesting: float) -> None:
-    options: Any = {"max_plate_nesting": nesting}
-    found = step(TraceEnum_ELBO(**options), made)
-    assert_close(found, step(Enumerated(**options), made))
-
-
-def test_columns_that_come_back_into_sight_keep_their_dimensions() -> None:
-    """Beside all 16 outcomes; Pyro gives dimensions back that are still depended on: 1.4165."""
-    logits = T([[0.3, -0.7], [1.1, -0.4]])
-    cells = list(itertools.product(range(2), repeat=2))
-
-    def weight(row: int, column: int) -> float:
-        return 0.3 * (1 + row + column)
-
-    def model() -> None:
-        above, columns = [torch.tensor(0)] * 2, pyro.markov(range(2), keep=True)
-        for row in pyro.markov(range(2)):
-            left = torch.tensor(0)
-            for column in columns:
-                fn = dist.Bernoulli(logits=logits[left, above[column]])
-                left = above[column] = pyro.sample(f"x_{row}_{column}", fn).long()
-                pyro.factor(f"f_{row}_{column}", left * weight(row, column))
-
-    total = 0.0
-    for values in itertools.product((0, 1), repeat=4):
-        x = dict(zip(cells, values, strict=True))
-        density = T(0.0)
-        for row, column in cells:
-            behind = x.get((row, column - 1), 0), x.get((row - 1, column), 0)
-            value = T(float(x[row, column]))
-            density += dist.Bernoulli(logits=logits[behind]).log_prob(value)
-            density += value * weight(row, column)
-        total += float(density.exp())
-    found = TraceEnum_ELBO(max_plate_nesting=0).loss(config_enumerate(model), nothing)
-    assert found == pytest.approx(-math.log(total))
-
-
-@pytest.mark.filterwarnings("ignore:Found vars in model but not guide")
-def test_what_is_marked_to_be_summed_in_turn_has_the_same_sum() -> None:
-    def in_turn() -> tuple[Program, Program, tuple[Any, ...]]:
-        return pyro_mixture, config_enumerate(pyro_mixture_guide, "sequential"), cases()
-
-    found = step(TraceEnum_ELBO(max_plate_nesting=1), in_turn)
-    assert_close(found, step(Enumerated(max_plate_nesting=1), assigned))
-
-
-def test_what_is_not_marked_is_drawn() -> None:
-    found, _ = step(TraceEnum_ELBO(max_plate_nesting=1), half_marked)
-    peer, _ = step(Enumerated(max_plate_nesting=1), half_marked)
-    assert found == pytest.approx(peer)
-
-
-def test_marginals_of_what_is_marked() -> None:
-    model, _, data = assigned()
-    found, peer = (
-        loss(max_plate_nesting=1).compute_marginals(model, lambda *_: None, *data)
-        for loss in (TraceEnum_ELBO, Enumerated)
-    )
-    assert_close(found["c_unobserved"].logits, peer["c_unobserved"].logits)
-
-
-# What users do wrong.
-
-
-def refused(model: Program, guide: Program, loss: Any = None) -> Any:
-    """Return the error of a step, which is to name this file."""
-    with pytest.raises((ValueError, RuntimeError)) as caught:
-        (loss or TraceGraph_ELBO()).loss_and_grads(model, guide)
-    notes: list[str] = getattr(caught.value, "__notes__", [])
-    assert __file__ in " ".join([str(caught.value), *notes])
-    return caught
-
-
-def nothing() -> None:
-    """Draw nothing."""
-
-
-def coin(name: str = "z", logits: Any = 0.0, **options: Any) -> Tensor:
-    return pyro.sample(name, dist.Bernoulli(logits=torch.as_tensor(logits)), **options)  # type: ignore[no-any-return]
-
-
-def test_a_guide_that_misses_a_site() -> None:
-    caught = refused(lambda: coin(), lambda: coin("y"))
-    assert caught.errisinstance(an.errors.GuideError)
-    assert "'z'" in str(caught.value)
-
-
-def test_a_guide_with_a_site_too_many() -> None:
-    refused(nothing, lambda: coin())
-
-
-def test_a_guide_that_observes() -> None:
-    refused(lambda: coin(), lambda: coin(obs=T(1.0)))
-
-
-def test_a_site_that_is_there_twice() -> None:
-    def model() -> None:
-        coin()
-        coin()
-
-    assert "Multiple sample sites named 'z'" in str(refused(model, lambda: coin()).value)
-
-
-INFERS: list[dict[str, Any]] = [
-    {"enumerat": "parallel"},
-    {"enumerate": "paralel"},
-    {"estimator": "scor"},
-    {"is_auxilary": True},
-    {"num_samples": 3},
-]
-BASELINES: list[dict[str, Any]] = [
-    {"baseline": {"use_decaying_average": True}},
-    {"baseline": {"nn_baseline": len, "baseline_value": 1}},
-    {"baseline": {"baseline_value": torch.zeros(3)}},
-]
-
-
-def learned_coin(infer: dict[str, Any]) -> Program:
-    return lambda: coin(logits=pyro.param("q", T(0.1)), infer=infer)
-
-
-@pytest.mark.parametrize("infer", INFERS + BASELINES)
-def test_what_nothing_reads_in_infer(infer: dict[str, Any]) -> None:
-    refused(lambda: coin(), learned_coin(infer))
-
-
-@pytest.mark.parametrize("infer", INFERS)
-def test_what_nothing_reads_in_infer_of_a_model_that_a_guide_answers(infer: dict[str, Any]) -> None:
-    assert refused(lambda: coin(infer=infer), learned_coin({})).errisinstance(an.errors.SiteError)
-
-
-def test_a_value_outside_the_support() -> None:
-    def model() -> None:
-        pyro.sample("x", dist.Bernoulli(0.5), obs=T(3.0))
-
-    assert refused(model, nothing).errisinstance(an.errors.SiteError)
-
-
-def test_a_density_that_is_not_finite() -> None:
-    def model() -> None:
-        pyro.factor("f", T(0.0).log())
-
-    assert refused(model, nothing).errisinstance(an.errors.NonFiniteDensityError)
-
-
-def test_a_batch_that_no_plate_declares() -> None:
-    def model() -> None:
-        pyro.sample("x", dist.Normal(torch.zeros(3), 1.0), obs=torch.zeros(3))
-
-    assert refused(model, nothing).errisinstance(an.errors.SiteError)
-    refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True, max_plate_nesting=0))
-    found = refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True))
-    assert found.errisinstance(an.errors.SiteError)
-
-
-def test_plates_of_a_run_of_all_particles_that_leave_no_room_for_them() -> None:
-    def model() -> None:
-        with pyro.plate("n", 3, dim=-2):
-            coin("x", obs=torch.ones(3, 1))
-
-    refused(model, nothing, TraceGraph_ELBO(2, vectorize_particles=True, max_plate_nesting=1))
-
-
-@pytest.mark.parametrize(
-    "options", [{"num_particles": 0}, {"num_particles": 1.5}, {"max_plate_nesting": -1}]
-)
-def test_counts_that_are_none(options: dict[str, Any]) -> None:
-    for loss in (TraceGraph_ELBO, TraceEnum_ELBO):
-        with pytest.raises(ValueError, match=r"must be an int greater than"):
-            loss(**options)
-
-
-def test_a_marked_site_that_python_reads() -> None:
-    def model() -> None:
-        if coin(infer={"enumerate": "parallel"}) > 0:
-            coin("y", infer={"enumerate": "parallel"})
-
-    refused(model, nothing, TraceEnum_ELBO(max_plate_nesting=0))
-
-
-def test_a_site_to_be_enumerated_in_turn_that_python_reads() -> None:
-    guide = config_enumerate(lambda: coin("y" if coin() > 0 else "x"), "sequential")
-    refused(lambda: coin(), guide, TraceEnum_ELBO(max_plate_nesting=0))
-
-
-@pytest.mark.parametrize("has_rsample", [None, False])
-def test_a_factor_of_a_guide_that_stands_for_a_score(has_rsample: bool | None) -> None:
-    def guide() -> None:
-        pyro.factor("f", pyro.param("q", T(0.1)) * 2, has_rsample=has_rsample)
-
-    assert refused(nothing, guide).errisinstance(an.errors.GuideError)
-
-
-def test_marks_and_losses_that_do_not_go_together() -> None:
-    marked = config_enumerate(lambda: coin(logits=0.2), "parallel")
-    with pytest.warns(UserWarning, match=r"TraceEnum_ELBO"):
-        TraceGraph_ELBO().loss(lambda: coin(), marked)
-    with pytest.warns(UserWarning, match="found no sample sites configured for enumeration"):
-        TraceEnum_ELBO(max_plate_nesting=0).loss(lambda: coin(), lambda: coin())
-
-
-def a_generator() -> Iterator[Tensor]:
-    yield coin()
-
-
-async def a_coroutine() -> Tensor:
-    return coin()
-
-
-class Called:
-    def __call__(self) -> Iterator[Tensor]:
-        yield coin()
-
-
-UNRUN: dict[str, Any] = {
-    "a generator": a_generator,
-    "one that a function returns": lambda: a_generator(),
-    "one by a handler": poutine.scale(a_generator, 2.0),
-    "a coroutine": lambda: a_coroutine(),
-    "an object": Called(),
-}
-
-
-@pytest.mark.parametrize("program", UNRUN.values(), ids=UNRUN)
-def test_what_runs_later_is_no_model_and_no_guide(program: Any) -> None:
-    for model, guide in ((program, nothing), (nothing, program)):
-        with pytest.raises(TypeError, match="generator"):
-            TraceGraph_ELBO().loss_and_grads(model, guide)
 
 
 def test_without_pyro_the_losses_are_there_and_say_what_is_missing() -> None:

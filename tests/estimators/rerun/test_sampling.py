@@ -64,10 +64,10 @@ def two_together(theta: Tensor) -> Tensor:
 CASES: list[tuple[Any, Any, int]] = [
     (cubes, "auto", 4),
     (cubes, "score", 5),
-    (cubes_scored, "score", 4),
+    (cubes_scored, "score", 3),
     (two_dims, "auto", 3),
-    (two_together, {"z": "score", "*": "auto"}, 4),
-    (two_together, "score", 5),
+    (two_together, {"z": "score", "*": "auto"}, 3),
+    (two_together, "score", 3),
     (cubes, RunRLOO(2), 4),
 ]
 
@@ -114,7 +114,7 @@ def test_a_pair_has_no_variance_of_what_is_odd() -> None:
         return (Normal(loc.expand(4), 1.3).rsample() ** 2).mean()
 
     together = an.verify(program, sampling=Antithetic(), nodes=4)
-    alone = an.verify(program, nodes=4)
+    alone = an.verify(program, nodes=2)
     assert together.variance < 1e-20
     assert alone.variance == pytest.approx(4 * 1.3**2 / 4)
 
@@ -246,6 +246,10 @@ def test_verification_refuses_what_estimation_does(size: tuple[int, ...]) -> Non
 
 
 def test_other_draws_of_the_site_are_independent() -> None:
-    theta = leaf(0.3, -0.4)
-    found = an.verify(cubes_scored, theta, estimators=RLOO(2), sampling=Antithetic(), nodes=2)
-    assert found.is_unbiased or found.method == "z-test"
+    def squares(theta: Tensor) -> Any:
+        z = Normal(theta[0].expand(2), theta[1].exp()).sample()
+        return (z**2 + theta[0] * z).mean()
+
+    theta, options = leaf(0.3, -0.4), {"nodes": 3, "draws": 0, "tolerance": 1e-8}
+    found = an.verify(squares, theta, estimators=RLOO(2), sampling=Antithetic(), **options)["theta"]
+    torch.testing.assert_close(found.mean, found.exact, rtol=1e-8, atol=1e-9)

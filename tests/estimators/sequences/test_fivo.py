@@ -4,6 +4,8 @@
 # mypy: disable-error-code="no-any-return"
 
 import itertools
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -139,8 +141,39 @@ def test_without_the_resampling_gradient_the_scores_of_the_ancestors_alone_are_m
     torch.testing.assert_close(moments(given, values, estimate).mean, expected, **EXACT)
 
 
-# Its weights hold the density of the proposal, and Python reads them: which is no score of a cost.
-@pytest.mark.filterwarnings("ignore::ancestral.errors.HeldScoreWarning")
+EVIDENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "logsumexp": lambda w: w.logsumexp(0) - math.log(len(w)),
+    "mean": lambda w: w.exp().mean(0).log(),
+    "sum": lambda w: (w.exp().sum() / len(w)).log(),
+    "less the greatest": lambda w: w.max() + (w - w.max()).exp().mean().log(),
+}
+
+
+@pytest.mark.parametrize("name", EVIDENCES)
+@pytest.mark.parametrize("control", ["strict", "after"])
+def test_weights_that_python_reads_hold_no_score(name: str, control: Any) -> None:
+    evidence_of, values = EVIDENCES[name], leaves()
+    initial, step = hmm(*values)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with an.record(control=control):
+            z, weight = initial(3, XS[0])
+            total = evidence_of(weight)
+            for x in XS[1:]:
+                shares = weight.softmax(0)
+                if bool(1 / shares.pow(2).sum() < 2.5):
+                    z, weight = z[Categorical(shares).sample((3,))], torch.zeros(3).double()
+                before = evidence_of(weight)
+                z, more = step(z, x)
+                weight = weight + more
+                total = total + evidence_of(weight) - before
+            loss = -total / 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", an.errors.HeldScoreWarning)
+            warnings.simplefilter("ignore", an.errors.BlurredCreditWarning)
+            an.backward(loss)
+
+
 def test_a_filter_of_the_user_that_branches_on_the_sample_size_has_the_exact_gradient() -> None:
     values, xs = leaves(), XS[:2]
 

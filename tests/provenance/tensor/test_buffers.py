@@ -93,11 +93,11 @@ BUFFERS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["", "seen by an older view"])
-@pytest.mark.parametrize("buffer", BUFFERS)
-@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(  # torch has no flat view of a transposed tensor
+    ("write", "buffer"),
+    [pair for pair in itertools.product(WRITES, BUFFERS) if pair != ("flat", "a transposed one")],
+)
 def test_rows_written_through_views_stay_apart(write: str, buffer: str, held: bool) -> None:
-    if write == "flat" and buffer == "a transposed one":
-        pytest.skip("torch has no such view")
     older: list[Tensor] = []
 
     def call(z: Tensor) -> Tensor:

@@ -249,3 +249,14 @@ def test_only_the_store_that_follows_the_call_counts() -> None:
     offsets = [i for i in range(0, 40, 2) if assigned(function.__code__, i) == "a"]
     assert offsets
     assert assigned(function.__code__, 1000) is None
+
+
+def test_equal_code_of_two_files_has_two_places(p: Tensor) -> None:
+    text = "def draw():\n    z = Bernoulli(p).sample()\n    return z\n"
+    spaces: list[dict[str, Any]] = [{"p": p, "Bernoulli": Bernoulli} for _ in range(2)]
+    with an.record() as trace:
+        for number, space in enumerate(spaces):
+            exec(compile(text, f"model_{number}.py", "exec"), space)
+            space["draw"]()
+    assert spaces[0]["draw"].__code__ is not spaces[1]["draw"].__code__
+    assert [str(node.location) for node in trace.values()] == ["model_0.py:2", "model_1.py:2"]

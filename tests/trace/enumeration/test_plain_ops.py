@@ -7,13 +7,14 @@ All sizes are three, so that a dimension that is taken for another fits.
 # mypy: disable-error-code="no-any-return, no-untyped-call"
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
 import ancestral as an
 from oracles import derivatives, enumerated, expectation, moments, paths
@@ -84,6 +85,12 @@ REFUSED: dict[str, tuple[Body, str]] = {
     "joined": (lambda k, t, x: torch.cat([t[k], x], 1).sum(-1), "cat"),
     "length": (lambda k, t, x: (t[k] * x).sum(-1) / len(k), "__len__ tells"),
     "size": (lambda k, t, x: (t[k] * x).sum(-1) / k.shape[0], "shape tells"),
+    "batch shape": (lambda k, t, x: x * Normal(t[k], 1.0).batch_shape[0], "batch_shape of Normal"),
+    "of parameters": (lambda k, t, x: x * Bernoulli(k / 2).param_shape[0], "param_shape of Bern"),
+    "of an event": (
+        lambda k, t, x: x * len(Independent(Normal(t[k], 1), 1).batch_shape),
+        "batch_shape of Independent",
+    ),
     "write": (lambda k, t, x: t[k].mul_(x).sum(-1), "mul_ writes"),
     "stack": (lambda k, t, x: (t[k] * x.expand(3, 1, 1, 1, 3, 3)).sum(-1), "meets a tensor"),
     "over": (lambda k, t, x: (t[k] * x).sum(-1).sum(-1) * x.sum(), "moved|keep apart"),
@@ -156,6 +163,17 @@ def test_scores_of_draws_before_are_weighed_with_the_probabilities() -> None:
 
     truth = derivatives(expectation(paths(program, values)), values)
     torch.testing.assert_close(moments(program, values, estimate).mean, truth, **EXACT)
+
+
+def test_shapes_are_told_within_another_thread_and_after_the_block() -> None:
+    told = vars(Distribution)["batch_shape"]
+    with an.record(), an.handlers.enumerate(sites=["k"]):
+        k = Categorical(torch.ones(3)).sample()
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(lambda: Bernoulli(torch.ones(2)).batch_shape).result() == (2,)
+        assert Bernoulli(torch.ones(2)).batch_shape == (2,)
+        an.infer.expectation(k)
+    assert vars(Distribution)["batch_shape"] is told
 
 
 def test_a_loss_of_all_values_is_no_loss() -> None:

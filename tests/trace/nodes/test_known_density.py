@@ -127,8 +127,14 @@ def _categorical_of_a_learned_prior(x: Tensor) -> Tensor:
     return Categorical(logits=x).log_prob(z) + Categorical(logits=x[0]).log_prob(z)
 
 
+def _of_fewer_dimensions(x: Tensor) -> Tensor:
+    z = Bernoulli(logits=x).sample()
+    return Bernoulli(logits=x[0]).log_prob(z) - Bernoulli(logits=x[0, 0]).log_prob(z).cos()
+
+
 LOSSES = [
     _own,
+    _of_fewer_dimensions,
     _of_tracked_logits,
     _of_both,
     _of_a_written_value,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as d
 
 import ancestral as an
-from ancestral.estimators.gradient.loss_terms import NonFiniteDensityError
+from ancestral.estimators.credit.declared_costs import NonFiniteDensityError
 from ancestral.trace.nodes.node import NoScoreError
 from oracles import exact_gradient, moments
 

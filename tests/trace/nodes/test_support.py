@@ -90,3 +90,43 @@ def test_the_element_of_a_parameter_that_is_wrong_is_named(
 def test_an_event_of_many_numbers_is_not_shown() -> None:
     with an.record(), pytest.raises(SupportError, match="1 of 1 events; expected"):
         an.sample("x", d.LKJCholesky(5), obs=2 * torch.eye(5))
+
+
+MADE: list[Any] = [
+    lambda **said: d.Bernoulli(logits=THREE, **said),
+    lambda **said: d.Bernoulli(THREE * 2, **said),
+    lambda **said: d.Normal(THREE, T(-1.0), **said),
+    lambda **said: d.Normal(T([0.0, nan]), 1.0, **said),
+    lambda **said: d.Categorical(logits=THREE, **said),
+    lambda **said: d.Categorical(probs=-THREE, **said),
+    lambda **said: d.Independent(d.Gamma(THREE, -1.0, **said), 1),
+]
+
+
+def _made(make: Any, is_default: bool, said: dict[str, bool]) -> tuple[str, ...]:
+    """Return what is made: what it holds, or what is wrong with it."""
+    before = vars(d.Distribution)["_validate_args"]
+    d.Distribution.set_default_validate_args(is_default)
+    try:
+        return tuple(f"{name}: {value}" for name, value in sorted(vars(make(**said)).items()))
+    except ValueError as error:
+        return (str(error),)
+    finally:
+        d.Distribution.set_default_validate_args(before)
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+@pytest.mark.parametrize("said", [{}, {"validate_args": True}, {"validate_args": False}], ids=str)
+def test_a_recording_holds_parameters_to_what_torch_holds_them_to(
+    is_default: bool, said: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assert_alike() -> None:
+        plain = [_made(make, is_default, said) for make in MADE]
+        with an.record():
+            assert [_made(make, is_default, said) for make in MADE] == plain
+
+    assert_alike()
+    # Whatever a class declares by then.
+    monkeypatch.setitem(d.Bernoulli.arg_constraints, "logits", constraints.less_than(0.5))
+    monkeypatch.setattr(d.Normal, "arg_constraints", {"loc": constraints.positive})
+    assert_alike()

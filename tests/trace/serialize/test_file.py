@@ -1,11 +1,5 @@
-"""Saving: what is loaded is what was saved, and nothing of a file is run."""
+"""Saving: what is loaded is what was saved."""
 
-import copy
-import hashlib
-import io
-import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,56 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, parameters_of
+from stored import again, everything, names, run
 from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    Normal,
-    constraints,
-)
+from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
-from ancestral.errors import StoredTraceError, UnloadedDistributionError
 
-
-class Blank(Distribution):
-    """A distribution of the user that has no density."""
-
-    arg_constraints: Any = {}  # noqa: RUF012 (as torch writes it)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return torch.rand(self._extended_shape(sample_shape))
-
-
-class Triangle(Blank):
-    """A distribution of the user, of one width."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return (1 - value.abs()).log()
-
-
-def triangle(*shape: int) -> Distribution:
-    return Independent(Triangle(torch.Size(shape), validate_args=False), 1)
-
-
-def everything() -> None:
-    scale = torch.ones(3, requires_grad=True)
-    z = an.sample("z", Bernoulli(torch.tensor([0.3, 0.6])), infer={"rank": 2, "f": print})
-    w = scale * an.sample("w", triangle(3))
-    for i in an.plate("steps", 2):
-        an.sample(f"t_{i}", Normal(z.sum(), 1.0))
-    with an.plate("data", 10, 4) as index, an.handlers.scale(2.0):
-        m = an.deterministic("m", z[:1] + w.sum() + index)
-        with an.handlers.mask(torch.tensor([True, False, True, True])):
-            an.sample("x", Normal(m, 1.0), obs=torch.ones(4))
-    an.factor("f", -(m[0] ** 2))
-    with an.handlers.block():
-        an.sample("untracked", Bernoulli(0.5))
-    an.cost("c", m.sum())
+STANDARD = Normal(0.0, 1.0)
 
 
 def many_sources() -> None:
@@ -88,23 +39,7 @@ def named_values() -> None:
     an.sample("x", Normal(a, 1.0))
 
 
-def names() -> None:
-    for name in ("it's", 'a"b', "a/b\\c", "\u00e9\u2603", "x\ny", "\x00", "\ud800", "a.b"):
-        an.sample(name, Normal(0.0, 1.0))
-
-
 PROGRAMS = [everything, many_sources, weights, named_values, names]
-
-
-def run(program: Callable[[], object]) -> an.Trace:
-    torch.manual_seed(0)
-    with an.record() as trace:
-        program()
-    return trace
-
-
-def again(trace: an.Trace) -> an.Trace:
-    return an.Trace.from_dict(trace.to_dict())
 
 
 @pytest.fixture
@@ -161,28 +96,6 @@ def test_a_trace_within_another_is_stored_with_the_values_that_it_took_from_ther
         with an.record() as inner:
             an.sample("x", Normal(d + z, 1.0))
     assert again(inner)["x"].parents == inner["x"].parents == {"d_299", "z"}
-
-
-def draws_of(fn: Any) -> list[Tensor]:
-    torch.manual_seed(1)
-    return [fn.sample(), fn.expand((2, *fn.batch_shape)).sample()]
-
-
-@pytest.mark.filterwarnings("ignore:Singular sample")  # a batch of Wishart says so always
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_distribution_of_torch_has_the_same_density_to_the_bit(name: str, path: Path) -> None:
-    fn = FAMILIES[name].make(**parameters_of(name))
-    trace = run(lambda: an.sample("z", fn))
-    assert trace.compare(trace).is_equal  # distributions remember what they computed
-    trace.save(path)
-    loaded = an.Trace.load(path)
-    found: Any = loaded["z"].fn
-    assert type(found) is type(fn)
-    assert trace.compare(loaded).is_equal  # of densities too, exactly
-    assert (repr(found), str(found.support)) == (repr(fn), str(fn.support))
-    assert type(found.batch_shape) is torch.Size
-    for here, there in zip(draws_of(fn), draws_of(found), strict=True):
-        assert torch.equal(here, there)
 
 
 class Label(str):
@@ -272,96 +185,6 @@ def test_what_no_file_could_give_back_is_left_out_of_infer(path: Path) -> None:
     assert an.Trace.load(path)["z"].infer == {"a": large, "b": -large}
 
 
-STANDARD = Normal(0.0, 1.0)
-NAMESAKE, NOTED = type("Normal", (Normal,), {})(0.0, 1.0), Normal(0.0, 1.0)
-NOTED.notes = {"class": "Normal"}  # type: ignore[attr-defined]
-MIXTURE = MixtureSameFamily(Categorical(torch.ones(2)), triangle(2, 3), validate_args=False)
-KNOWN = "a stored trace holds the name only, and the log-probability of the value it drew; make"
-
-
-@pytest.mark.parametrize(
-    ("fn", "message"),
-    [
-        (triangle(3), rf"Triangle is no class of torch\.distributions: of this Triangle {KNOWN}"),
-        (MIXTURE, rf"Triangle is no class of .*: of this MixtureSameFamily {KNOWN}"),
-        (Independent(Blank(torch.Size([3])), 1), r"Blank is no class of .* the name only; make"),
-        (NAMESAKE, rf"Normal is no class of torch\.distributions: of this Normal {KNOWN}"),
-        (NOTED, rf"a dictionary is no part of a .*: of this Normal {KNOWN}"),
-    ],
-)
-def test_a_distribution_not_of_torch_keeps_its_name_and_the_density_of_its_value(
-    fn: Distribution, message: str
-) -> None:
-    value = torch.zeros(fn.batch_shape + fn.event_shape)
-    trace = run(lambda: an.sample("z", fn, obs=value))
-    loaded = again(trace)
-    for after in (loaded, again(loaded)):
-        assert trace.compare(after).is_equal
-        assert after.format_shapes() == trace.format_shapes()
-        found: Any = getattr(after["z"].fn, "base_dist", after["z"].fn)
-        for attribute in ("mean", "variance", "mode", "support", "stddev"):
-            with pytest.raises(UnloadedDistributionError, match=f"^{message}"):
-                getattr(found, attribute)
-        for method in ("expand", "cdf", "entropy", "enumerate_support", "sample"):
-            with pytest.raises(NotImplementedError, match=f"^{message}"):
-                getattr(found, method)()
-        with pytest.raises(UnloadedDistributionError, match=f"^{message}"):
-            found.log_prob(value + 1)
-
-
-class Narrow(Triangle):
-    """A distribution of the user that says which values it can take."""
-
-    support = constraints.unit_interval
-
-
-@pytest.mark.parametrize("family", [Triangle, Narrow])
-@pytest.mark.parametrize("keep", [(True, False, True), (False, True, True), (False,) * 3], ids=str)
-@pytest.mark.parametrize("hidden", [0.2, 7.0, torch.nan])
-def test_the_density_that_is_stored_is_masked_as_it_was(
-    family: type[Triangle], keep: tuple[bool, ...], hidden: float
-) -> None:
-    def masked() -> None:
-        fn = family(torch.Size((3, 2)), validate_args=False)
-        value = torch.full((3, 2), 0.5)
-        value[~torch.tensor(keep)] = hidden
-        with an.handlers.mask(torch.tensor(keep)), an.handlers.scale(2.0):
-            an.sample("x", Independent(fn, 1), obs=value)
-            an.sample("z", Independent(fn, 1))
-
-    trace = run(masked)
-    loaded = again(trace)
-    for after in (loaded, again(loaded)):
-        assert trace.compare(after).is_equal, str(trace.compare(after))
-        assert after.format_shapes() == trace.format_shapes()
-        assert torch.equal(after.log_prob_sum(), trace.log_prob_sum())
-
-
-def test_missing_data_have_the_density_that_is_stored() -> None:
-    value = torch.tensor([0.5, torch.nan, 0.2])
-    trace = run(lambda: an.sample("x", triangle(3), obs=value))
-    assert trace.compare(again(trace)).is_equal
-
-
-@pytest.mark.parametrize("is_asked", [False, True])
-def test_a_distribution_that_changed_after_the_draw_is_not_stored_as_that_of_the_draw(
-    is_asked: bool,
-) -> None:
-    loc = torch.zeros(2, requires_grad=True)
-    trace = run(lambda: an.sample("z", Independent(Normal(loc, 1.0), 1)))
-    if is_asked:
-        trace.log_prob_sum()
-    with torch.no_grad():
-        loc.add_(1)
-    loaded = again(trace)
-    assert trace.compare(loaded).is_equal
-    if is_asked:  # which the trace remembers
-        assert torch.equal(loaded["z"].log_prob, trace["z"].log_prob)
-    else:
-        with pytest.raises(UnloadedDistributionError, match=r"written into .*: of this Normal"):
-            _ = loaded["z"].log_prob
-
-
 def test_values_of_a_loaded_trace_are_constants_to_a_recording(trace: an.Trace) -> None:
     with an.record() as later, an.handlers.replay(again(trace)):
         z = an.sample("z", Bernoulli(torch.tensor([0.3, 0.6])))
@@ -386,131 +209,3 @@ def test_an_enumerated_trace_is_not_stored() -> None:
         an.sample("z", Bernoulli(0.5), infer={"enumerate": "parallel"})
     with pytest.raises(ValueError, match=r"site .z. .* is enumerated"):
         trace.to_dict()
-
-
-def sealed(data: object) -> bytes:
-    """Return a file of the right version with the right digest."""
-    saved = io.BytesIO()
-    torch.save(data, saved)
-    body = data if isinstance(data, bytes) else saved.getvalue()
-    return b"trace of ancestral, version 4\n" + hashlib.sha256(body).digest() + body
-
-
-class Malice:
-    def __reduce__(self) -> Any:
-        return os.mkdir, ("was-run",)
-
-
-def test_no_code_of_a_file_is_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(path.parent)
-    run(names).save(path)
-    swapped = io.BytesIO()
-    body = io.BytesIO(path.read_bytes().partition(b"\n")[2][32:])
-    with zipfile.ZipFile(body) as before, zipfile.ZipFile(swapped, "w") as after:
-        for name in before.namelist():
-            is_pickle = name.endswith("data.pkl")
-            after.writestr(name, pickle.dumps(Malice()) if is_pickle else before.read(name))
-    for bad in ({"nodes": Malice()}, swapped.getvalue(), pickle.dumps(Malice())):
-        path.write_bytes(sealed(bad))
-        with pytest.raises(StoredTraceError, match=r"a\.trace .* more than plain data") as caught:
-            an.Trace.load(path)
-        assert "weights_only" not in str(caught.value)  # torch tells how to run the code
-    assert not Path("was-run").exists()
-
-
-@pytest.mark.parametrize("other", [b"3", b"5", b"?"])
-def test_a_file_of_another_version_is_refused(path: Path, other: bytes) -> None:
-    run(names).save(path)
-    path.write_bytes(path.read_bytes().replace(b"version 4", b"version " + other, 1))
-    with pytest.raises(StoredTraceError, match=rf"a\.trace is no .* is [{other.decode()}]; expec"):
-        an.Trace.load(path)
-
-
-def test_a_file_that_was_damaged_or_cut_short_is_refused(path: Path) -> None:
-    run(names).save(path)
-    content = path.read_bytes()
-    for at in range(0, len(content), len(content) // 50):
-        changed = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        for damaged in (content[:at], changed):
-            path.write_bytes(damaged)
-            with pytest.raises(StoredTraceError, match=r"damaged|its version is"):
-                an.Trace.load(path)
-
-
-def test_something_else_is_refused(path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        an.Trace.load(path)
-    torch.save({"weight": torch.ones(2)}, path)
-    with pytest.raises(StoredTraceError, match=r"not written by Trace\.save"):
-        an.Trace.load(path)
-    for data, found in ({}, "'sources' is missing"), ([1], "'it' is a list; expected a dict"):
-        path.write_bytes(sealed(data))
-        with pytest.raises(StoredTraceError, match=rf"a\.trace is no .*{found}"):
-            an.Trace.load(path)
-
-
-def test_a_file_stays_if_its_replacement_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = run(names)
-    trace.save(path)
-    before = path.read_bytes()
-
-    def fail(*_: object) -> None:
-        raise OSError("the disk is full")
-
-    for owner, name in ((torch, "save"), (Path, "replace")):
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, fail)
-            with pytest.raises(OSError, match="full"):
-                trace.save(path)
-        assert path.read_bytes() == before
-        assert [file.name for file in path.parent.iterdir()] == ["a.trace"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="there are no modes of files")
-def test_a_file_that_is_replaced_keeps_its_mode(path: Path) -> None:
-    run(names).save(path)
-    path.chmod(0o600)
-    run(names).save(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-CLAIMS = ("nodes", 3, "param_provenance", "claims")
-
-
-@pytest.mark.parametrize(
-    ("keys", "value", "found"),
-    [
-        ((), 3, "'it' is a int; expected a dict"),
-        (("nodes", 0, "name"), 3, "'name' is a int; expected a str"),
-        (("nodes", 0, "is_observed"), 1, "'is_observed' is a int; expected a bool"),
-        (("nodes", 0, "event_dims"), True, "'event_dims' is a bool; expected a int"),
-        (("nodes", 0, "type"), "code", "no node of type 'code'"),
-        (("nodes", 0, "value"), [1.0], "'value' is a list; expected a Tensor"),
-        (("nodes", 0, "scale"), "x", "'scale' is a str; expected a float"),
-        (("nodes", 0, "location"), {}, "'filename' is missing"),
-        (("nodes", 0, "source"), True, "'source' is a bool; expected a int"),
-        (("nodes", 0, "source"), 99, "no source of number 99"),
-        (("nodes", 0, "source"), -1, "no source of number -1"),
-        ((*CLAIMS, 0, 0, "dims"), [0, 0], "an alignment of 0 dimensions has others"),
-        ((*CLAIMS, 0, 0, "there"), [[0, 1]], "ValueError"),
-        (CLAIMS, [], "a dependency has no source"),
-        (("nodes", 0, "fn"), 3, "'fn' is a int; expected a dict"),
-        (("nodes", 0, "fn", "class"), "Module", "no distribution or transform called 'Module'"),
-        (("nodes", 0, "fn", "class"), "ExpTransform", "'fn' is a ExpTransform; expected a Distr"),
-        (("nodes", 0, "fn", "state", "log_prob"), 1, "cannot hold 'log_prob'"),
-        (("nodes", 0, "fn", "state", "__class__"), 1, "cannot hold '__class__'"),
-        (("nodes", 1, "name"), "z", "two nodes have one name"),
-        (("nodes",), None, "'nodes' is a NoneType"),
-        (("sources",), [], "no source of number"),
-    ],
-)
-def test_data_that_is_no_trace_is_refused(
-    trace: an.Trace, keys: tuple[Any, ...], value: Any, found: str
-) -> None:
-    whole: Any = [copy.deepcopy(trace.to_dict())]
-    inner, place = whole, 0
-    for key in keys:
-        inner, place = inner[place], key
-    inner[place] = value
-    with pytest.raises(StoredTraceError, match=f"^this is no trace that can be read: .*{found}"):
-        an.Trace.from_dict(whole[0])
