@@ -4,7 +4,8 @@ BIN := .venv/bin
 # The tensors of the demo and the tests are small: threads that wait for each other cost more.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick docs test-torch lint bench bench-gpu gallery fuzz fuzz-compiled clean
+.PHONY: demo test quick docs test-torch lint bench bench-gpu gallery fuzz fuzz-compiled \
+	estimator-table clean
 .DEFAULT_GOAL := test
 
 demo: .venv/ready
@@ -83,6 +84,10 @@ N ?= 2000
 SEED ?= 0
 fuzz: .venv/ready
 	$(BIN)/python tests/fuzz.py --examples $(N) --seed $(SEED)
+
+# Every estimator on every kind of program: exact, or refused; takes an hour.
+estimator-table: .venv/ready
+	$(BIN)/python tests/estimator_table.py
 
 # Compiled steps beside recordings, on enumerated and random programs: make fuzz-compiled N=2000
 fuzz-compiled: .venv/ready

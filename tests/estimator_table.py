@@ -33,7 +33,7 @@ from torch.distributions import (
 )
 
 import ancestral as an
-from ancestral.errors import DerivativeOrderError, EstimatorError
+from ancestral.errors import DerivativeOrderError, SiteError
 from ancestral.estimators import (
     ARM,
     ARMS,
@@ -245,7 +245,7 @@ def verified(program: Program, chosen: Any, *, draws: int, may_be_biased: bool =
             outcomes=program.outcomes,
             draws=draws,
         )
-    except (EstimatorError, DerivativeOrderError) as error:
+    except (SiteError, DerivativeOrderError) as error:
         return Cell("refused", is_a_refusal(error))
     except Exception as error:
         return Cell(f"{type(error).__name__}: {error}", is_right=False)

@@ -21,7 +21,7 @@ class Slope(NamedTuple):
 
 
 SlopeOf = Literal["loss", "credits"] | None
-"""The loss, or the parts of the credits, where it is differentiated by the value of the site."""
+"""The costs to differentiate by the value of a site: the loss, the parts of its credit, or none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Geometric, Poisson
 
 from ancestral.estimators.rerun.quadrature import Measure, measures_of, moved
-from ancestral.estimators.rerun.streams import Coupling
+from ancestral.estimators.rerun.streams import Coupling, refuse_uncoupled
 from ancestral.provenance.tensor.tensor import raw, untrack
 from ancestral.trace.context.argument_checks import first_of
 from ancestral.trace.context.errors import SiteError
@@ -103,8 +103,11 @@ class Outcomes:
         assert message.fn is not None
         where = f"site {message.name!r} ({message.where.location})"
         how = None if self.couplings is None else self.couplings(message)
+        inner = factorized(message.fn)
+        if how is not None:
+            refuse_uncoupled(inner, how, where)
         return self._elements(
-            factorized(message.fn),
+            inner,
             is_reparameterized=message.is_reparameterized,
             where=where,
             how=how,

@@ -53,20 +53,36 @@ def coupled(fn: Any, how: Coupling, where: str) -> Tensor:
     Raises:
         SiteError: if it has no elements along the dimension, or no inverse distribution function.
     """
-    inner, expected = factorized(fn), ""
+    inner = factorized(fn)
+    refuse_uncoupled(inner, how, where)
+    u = how.uniform(inner.batch_shape).clamp(_LEAST, 1 - _LEAST)
+    held = next(held.tensor for held in parameters(inner))
+    try:
+        return untrack(raw(inner.icdf, u.to(held.device))).to(held.dtype)
+    except NotImplementedError as error:
+        expected = "a distribution with an inverse distribution function (icdf)"
+        raise _uncoupled(inner, how, where, expected) from error
+
+
+def refuse_uncoupled(inner: Any, how: Coupling, where: str) -> None:
+    """Raise unless a distribution of independent elements has some to be drawn together.
+
+    Raises:
+        SiteError: if it is discrete, or has no elements along the dimension.
+    """
     batch = inner.batch_shape
     if inner.event_shape or is_discrete(inner):
-        expected = "a continuous distribution of single numbers"
-    elif not -len(batch) <= how.dim < len(batch):
+        raise _uncoupled(inner, how, where, "a continuous distribution of single numbers")
+    if not -len(batch) <= how.dim < len(batch):
         expected = f"a site with a dimension {how.dim}; its elements are {list(batch)}"
-    if not expected:
-        u = how.uniform(batch).clamp(_LEAST, 1 - _LEAST)
-        held = next(held.tensor for held in parameters(inner))
-        try:
-            return untrack(raw(inner.icdf, u.to(held.device))).to(held.dtype)
-        except NotImplementedError:
-            expected = "a distribution with an inverse distribution function (icdf)"
-    raise SiteError(f"{where}: {how} draws {expected}; this is one of {type(inner).__name__}")
+        raise _uncoupled(inner, how, where, expected)
+
+
+def _uncoupled(inner: Any, how: Coupling, where: str, expected: str) -> SiteError:
+    return SiteError(
+        f"{where}: {how} draws {expected}; this is one of {type(inner).__name__}; "
+        "use sampling={name: ...} for the sites that it is meant for"
+    )
 
 
 class Chance(Protocol):

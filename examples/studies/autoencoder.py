@@ -125,4 +125,4 @@ ORDERINGS = (
     Ordering("RELAX", "REBAR", "Grathwohl et al. 2018"),
     Ordering("ReinMax", "straight-through", "Liu et al. 2023", of="bias"),
 )
-"""The orders that papers report."""
+"""The claims of papers about these."""

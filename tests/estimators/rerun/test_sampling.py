@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
+    Categorical,
     Exponential,
     Gamma,
     Laplace,
@@ -230,6 +231,18 @@ def test_what_would_change_the_mean_or_cannot_be_drawn_is_refused(how: Any) -> N
         an.estimate(apart, theta, sampling="antithetic")  # type: ignore[arg-type]
     with pytest.warns(PatternWarning, match="'w'"):
         an.estimate(apart, theta, sampling={"w": how})
+
+
+@pytest.mark.parametrize("size", [(), (2,)])
+def test_verification_refuses_what_estimation_does(size: tuple[int, ...]) -> None:
+    theta = torch.tensor([0.3, -0.5], dtype=torch.float64, requires_grad=True)
+
+    def program(theta: Tensor) -> Tensor:
+        return Categorical(logits=theta.expand(*size, 2)).sample().double().sum()
+
+    for ask in (an.estimate, an.verify):
+        with pytest.raises(SiteError, match=r"site 'categorical' .*continuous .*use sampling="):
+            ask(program, theta, sampling=Antithetic())
 
 
 def test_other_draws_of_the_site_are_independent() -> None:
