@@ -66,7 +66,7 @@ def test_every_error_and_warning_of_the_library_is_in_errors() -> None:
         if isinstance(found, type) and issubclass(found, Exception)
         if found.__module__ == module.__name__
     }
-    printed = {"UsageError", "Refusal", "Unlearned"}  # which become a text, and a warning
+    printed = {"AsItIs", "UsageError", "Refusal", "Unlearned"}  # which become a text, and a warning
     assert defined - printed == set(ancestral.errors.__all__)
 
 

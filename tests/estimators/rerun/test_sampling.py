@@ -238,7 +238,8 @@ def test_verification_refuses_what_estimation_does(size: tuple[int, ...]) -> Non
     theta = torch.tensor([0.3, -0.5], dtype=torch.float64, requires_grad=True)
 
     def program(theta: Tensor) -> Tensor:
-        return Categorical(logits=theta.expand(*size, 2)).sample().double().sum()
+        total: Tensor = Categorical(logits=theta.expand(*size, 2)).sample().double().sum()
+        return total
 
     for ask in (an.estimate, an.verify):
         with pytest.raises(SiteError, match=r"site 'categorical' .*continuous .*use sampling="):
