@@ -152,7 +152,7 @@ class ScoredNodes:
             mixed = met.mixed if is_whole else met.mixed | given
             return met._replace(factors=met.factors | given, products=scored, mixed=mixed)
         if step in OF_LABELS:
-            weight = getattr(met.node, "_saved_weight", None)
+            weight = _saved(met.node, "_saved_weight")
             factors = met.factors if weight is None else met.factors | self._of(weight)
             if not factors:
                 return met
@@ -171,9 +171,7 @@ class ScoredNodes:
     def _pooled(self, node: Any, step: str) -> Sources:
         """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
         is_log = step == "log" and is_of_sum(node)
-        if not (step in POOLING or is_log) or not hasattr(node, "_saved_self"):
-            return frozenset()
-        found = provenance(node._saved_self)
+        found = provenance(_saved(node, "_saved_self")) if step in POOLING or is_log else None
         if found is None or found.universe is not self._universe:
             return frozenset()
         ndim = len(found.shape)
@@ -208,14 +206,18 @@ def _kept(node: Any) -> Iterator[Tensor]:
     """Yield the tensors that autograd keeps for a node, none where they are freed."""
     kind: Any = type(node)
     for name in _slots(kind):
-        try:
-            with DisableTorchDispatch():  # an auditor has nothing to learn of what is looked at
-                kept = getattr(node, name)
-        except RuntimeError:
-            continue
-        for item in kept if isinstance(kept, tuple | list) else (kept,):
-            if isinstance(item, Tensor):
-                yield item
+        kept = _saved(node, name)
+        held = kept if isinstance(kept, tuple | list) else (kept,)
+        yield from (item for item in held if isinstance(item, Tensor))
+
+
+def _saved(node: Any, name: str) -> Any:
+    """Return what autograd keeps for a node by this name, None where it is freed, or nothing."""
+    try:
+        with DisableTorchDispatch():  # an auditor has nothing to learn of what is looked at
+            return getattr(node, name, None)
+    except RuntimeError:
+        return None
 
 
 def _constants(node: Any) -> Iterator[Tensor]:

@@ -121,10 +121,7 @@ class Alive(Generic[L]):
         """Take in one that was made."""
         self._held[made.token] = ref(made)
         if len(self._held) > self._most:
-            for token, held in list(self._held.items()):
-                if held() is None:
-                    self._held.pop(token, None)
-            self._most = max(_FEW, 2 * len(self._held))
+            self._most = max(_FEW, 2 * len(self.values()))
 
     def get(self, token: tuple[int, int, int]) -> L | None:
         """Return the one with this token, None if it is no more."""
@@ -132,8 +129,15 @@ class Alive(Generic[L]):
         return None if held is None else held()
 
     def values(self) -> list[L]:
-        """Return all."""
-        return [each for each in [held() for held in list(self._held.values())] if each is not None]
+        """Return all, and forget those that are no more."""
+        found: list[L] = []
+        for token, held in list(self._held.items()):
+            each = held()
+            if each is None:
+                self._held.pop(token, None)
+            else:
+                found.append(each)
+        return found
 
     def __len__(self) -> int:
         """Return how many there are."""

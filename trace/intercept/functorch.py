@@ -315,13 +315,16 @@ class FunctionTransforms(Interceptor):
         yield Patch(HigherOrderOperator, "__call__", capturing)
         yield Patch(*COMPUTE_KEYSET, _without_draws)
 
+    def enter(self) -> None:
+        """Let torch note its own constructors, as it does when it first looks for them."""
+        device_constructors()
+
     def prepare(self) -> None:
         """Let compiled functions run eagerly, unless somebody decides on it in a recording.
 
         This imports the compiler, which takes a second: it is to tell, before it reads the classes
         of torch without asking them, that what waits in them has to be put back.
         """
-        device_constructors()  # it remembers what it finds there at first
         place, eager = eager_stance()
         switch.swap([Patch(*place, lambda _: eager)])
         call_before_compiling(switch.give_back)

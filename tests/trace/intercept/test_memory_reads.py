@@ -49,7 +49,8 @@ def test_a_thousand_recordings_hold_memory_flat() -> None:
             net.step()
         gc.collect()
         storage.purge()
-        return len(gc.get_objects()), len(alive)
+        universes = len(alive)
+        return len(gc.get_objects()), universes
 
     used(100)
     early, universes = used(100)
