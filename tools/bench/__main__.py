@@ -170,13 +170,13 @@ def belief_net_rows() -> list[Row]:
 
 
 SECTIONS: dict[str, Callable[[Tables], list[Row]]] = {
-    "ops": lambda _: [*op_rows(), *mlp_rows(), *first_rows()],
+    "recordings": lambda _: recording_rows(),  # before Pyro, whose classes are looked at
     "steps": lambda _: [*step_rows(), *chain_rows()],
+    "ops": lambda _: [*op_rows(), *mlp_rows(), *first_rows()],
     "growth": scale_rows,
     "variances": lambda tables: [*belief_net_rows(), *model_rows(tables), *coin_rows()],
     "additions": lambda _: [*cost_rows(), *monitor_rows()],
     "agreement": lambda _: [*agreement_rows(), *dependency_rows()],
-    "recordings": lambda _: recording_rows(),
     "compiled": lambda _: [*compiled_rows()],
     "pyro": lambda _: [*pyro_rows(), *pyro_loss_rows()],
 }

@@ -142,13 +142,15 @@ class _Switch:
         self._swapped.replace()
         for find in self._finding:
             found += find()
+        self._as_before = None
         if found:
             self.replace(Group(found))
+            return
         places = [self._swapped.expected, *[group.expected for group in self._staying]]
         classes = [kinds.expected for each in self.interceptors for kinds in each.kinds]
         known = [each for each in places if each], [each for each in classes if each]
-        is_known = not found and all(places) and all(classes)
-        self._as_before = Unchanged(*known) if is_known else None
+        if all(places) and all(classes):
+            self._as_before = Unchanged(*known)
 
     def _end(self) -> None:
         self.is_on = False

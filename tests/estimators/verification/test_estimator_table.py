@@ -20,10 +20,10 @@ def test_unbiased_estimators_have_the_exact_mean_or_refuse(title: str) -> None:
     assert cells["LocalExpectation()"].text == "exact"
 
 
-def test_biased_estimators_are_called_so() -> None:
-    program = PROGRAMS["bits with own costs"]
-    cells = [verified(program, each, draws=0, may_be_biased=True) for each in BIASED.values()]
-    assert "BIASED" in [cell.text for cell in cells[:1]]
+def test_a_biased_estimator_is_called_so() -> None:
+    estimator = BIASED["StraightThrough()"]
+    cell = verified(PROGRAMS["bits with own costs"], estimator, draws=0, may_be_biased=True)
+    assert cell.text == "BIASED"
 
 
 def test_second_derivatives_are_exact_or_refused() -> None:

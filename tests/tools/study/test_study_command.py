@@ -130,20 +130,21 @@ def test_an_estimator_can_be_added_to_a_study(folder: Path) -> None:
 
 
 def test_killed_at_any_moment_it_goes_on_and_gives_the_same_table(folder: Path) -> None:
-    """With two workers, killed with -9, beside one process that nobody has disturbed."""
+    """With two workers, and alone, killed with -9, beside one process that nobody disturbed."""
     assert main(asked("Coins", "whole")) == 0
     command = [
         sys.executable,
         "-m",
         "ancestral.tools.cli",
-        *asked("Coins", "cut", "--workers", "2"),
+        *asked("Coins", "cut", "--workers"),
     ]
     paths = os.pathsep.join([str(Path(ancestral.__file__).parent.parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": paths}
     moments = random.Random(0)
     log, sizes = folder / "cut" / f"{FILE}-wal", []
-    for _ in range(2):
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    for workers in "21":
+        asking = [*command, workers]
+        with subprocess.Popen(asking, env=environment, stdout=subprocess.DEVNULL) as process:
             begun = log.stat().st_size if log.exists() else 0
             while process.poll() is None and not (log.exists() and log.stat().st_size > begun):
                 time.sleep(0.05)
@@ -151,7 +152,9 @@ def test_killed_at_any_moment_it_goes_on_and_gives_the_same_table(folder: Path) 
             process.send_signal(signal.SIGKILL)
         sizes.append((folder / "cut" / FILE).stat().st_size)
     assert not (folder / "cut" / "table.csv").exists() or max(sizes) > 0
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "1"], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert table(folder / "cut") == table(folder / "whole")
     assert not (folder / "cut" / ".program.pickle").exists()
