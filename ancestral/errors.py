@@ -16,7 +16,7 @@ from ancestral.estimators.credit.declared_costs import NonFiniteDensityError
 from ancestral.estimators.credit.site_choices import PatternWarning
 from ancestral.estimators.diagnostics.monitor import MonitorWarning
 from ancestral.estimators.gradient.estimator_choice import KinkWarning
-from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning, StraightThroughWarning
+from ancestral.estimators.gradient.log_probs_in_loss import HeldScoreWarning
 from ancestral.estimators.gradient.loss_pytree import LossError, ScoredLossError
 from ancestral.estimators.gradient.loss_terms import LossMismatchError, NonFiniteCostError
 from ancestral.estimators.gradient.missing_scores import (
@@ -54,6 +54,7 @@ from ancestral.trace.enumeration.enumerate import NotEnumeratedWarning
 from ancestral.trace.handlers.by_name import HandlerError, UnknownSiteError
 from ancestral.trace.handlers.reparam import ReparamError
 from ancestral.trace.handlers.rescore import RescoreError
+from ancestral.trace.intercept.straight_through import StraightThroughWarning
 from ancestral.trace.nodes.node import ModifiedParameterError, NoDensityError, NoScoreError
 from ancestral.trace.nodes.plate_frame import PlateError
 from ancestral.trace.params.errors import ParamError, ParamWarning, StoreError

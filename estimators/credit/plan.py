@@ -7,7 +7,7 @@ that it is kept with the structure, for all recordings that have it.
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -159,10 +159,7 @@ class Plan:
         Args:
             values: the costs.
         """
-        used = sorted({number for sets in self._terms for number in sets if number < 0})
-        sets_of = [self._sets[-1 - number] for number in used]
-        sums = Stacks(values).each([*map(_size, sets_of)], lambda at: _numbers(sets_of[at]))
-        of_sets = dict(zip(used, sums, strict=True))
+        of_sets = self._sums_of_sets(values) if self._used else {}
         totals: dict[tuple[Alignment, int], Tensor] = {}
         found: list[Tensor] = []  # of all sites, one after the other
         starts = array("q")
@@ -181,10 +178,26 @@ class Plan:
                         totals[claim, number] = total
                     _add(found, start + into, total)
             starts.append(start)
-        places = sorted(range(len(self)), key=self._numbers.__getitem__)
-        for place in (place for place in places if self._asked[place]):
+        for place in self._in_order:
             start, layout = starts[place], self._layouts[place]
             yield self._numbers[place], layout, found[start : start + len(layout.buckets)]
+
+    @cached_property
+    def _in_order(self) -> "array[int]":
+        """The places of the sites that are asked for, in the order of their numbers."""
+        asked = (place for place in range(len(self)) if self._asked[place])
+        return array("q", sorted(asked, key=self._numbers.__getitem__))
+
+    @cached_property
+    def _used(self) -> "array[int]":
+        """The numbers of the sets of terms that are needed."""
+        return array("q", sorted({n for sets in self._terms for n in sets if n < 0}))
+
+    def _sums_of_sets(self, values: Sequence[Tensor]) -> dict[int, list[Tensor]]:
+        """Return the sums of the costs in each set of terms, one for each shape and type."""
+        sets_of = [self._sets[-1 - number] for number in self._used]
+        sums = Stacks(values).each([*map(_size, sets_of)], lambda at: _numbers(sets_of[at]))
+        return dict(zip(self._used, sums, strict=True))
 
 
 def _size(terms: TermSet | bytes) -> int:
@@ -196,7 +209,14 @@ def _numbers(terms: TermSet | bytes) -> Numbers:
     """Return the numbers of a set of terms."""
     if isinstance(terms, bytes):
         return np.frombuffer(terms, dtype=np.int32).astype(np.int64)
-    return terms.numbers()
+    return _few(terms) if terms.size <= Stacks.FEW else terms.numbers()
+
+
+@lru_cache(maxsize=8192)
+def _few(terms: TermSet) -> Numbers:
+    numbers = terms.numbers()
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _add(sums: list[Tensor], into: int, value: Tensor) -> None:

@@ -66,7 +66,7 @@ def account_of(problem: Problem, undecided: Container[str] = ()) -> Account:
         },
         tuple(map(attrgetter("provenance"), problem.terms)),
         tuple([detach(t.value) if t.value.requires_grad else t.value for t in problem.terms]),
-        tuple(map(attrgetter("made"), problem.terms)),
+        problem.made,
     )
 
 

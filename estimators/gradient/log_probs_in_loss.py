@@ -11,7 +11,7 @@ multiplied.
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,8 +23,7 @@ from ancestral.provenance.algebra.source_alignments import claimed
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import as_data, decisions_of
 from ancestral.provenance.tensor.tensor import provenance, raw
-from ancestral.provenance.tensor.torch_internals import DisableTorchDispatch, detach
-from ancestral.trace.context.place import Location
+from ancestral.provenance.tensor.torch_internals import detach
 from ancestral.trace.graph.find_plates import kept
 from ancestral.trace.nodes.autograd_graph import (
     CONTRACTIONS,
@@ -40,7 +39,9 @@ from ancestral.trace.nodes.autograd_graph import (
     history,
     is_learned,
     is_of_sum,
+    kept_by,
     leaves_of,
+    saved_by,
     scored_by,
     step_of,
     visited,
@@ -50,6 +51,8 @@ from ancestral.trace.nodes.support import is_discrete
 
 PLAIN = Source("a number that Python may have read", ())
 """Stands for factors without provenance, or with that of decisions only."""
+
+_FACTORING = CONTRACTIONS | PRODUCTS
 
 
 class Met(NamedTuple):
@@ -119,7 +122,9 @@ class ScoredNodes:
         """Return where a term begins: the product of its leaf, and of a weight that is learned."""
         found: list[Met] = []
         start, weight = history(term.leaf), term.weight
-        if start is not None:
+        if start is not None and not self._is_read and not self._factors:
+            found += map(Met, self._first_factors(start))
+        elif start is not None:
             is_read = self._is_read and (isinstance(weight, Tensor) or abs(weight) != 1)
             found.append(Met(start, self._factors | {PLAIN} if is_read else self._factors))
         if isinstance(weight, Tensor) and weight.grad_fn is not None:
@@ -128,6 +133,26 @@ class ScoredNodes:
                 Met(weight.grad_fn, data, mixed=frozenset() if _is_whole(term.leaf) else data)
             )
         return found
+
+    def _first_factors(self, start: Any) -> Iterator[Any]:
+        """Yield the first nodes from one down that may have a factor: nothing is held above."""
+        pending, seen = [start], set[Any]()
+        while pending:
+            node = pending.pop()
+            if node in seen or scored_by(node, self._universe) is not None:
+                continue
+            seen.add(node)
+            step = step_of(node)
+            if step in _FACTORING or (
+                step in OF_LABELS and saved_by(node, "_saved_weight") is not None
+            ):
+                yield node
+            elif step in PASSED:
+                pending += [
+                    edge[0]
+                    for edge in below(node)
+                    if edge[0] is not None and edge not in self._shut
+                ]
 
     def _after(self, met: Met, term: Term) -> tuple[Met, bool]:
         """Return a node with what stands at it, and whether what is below it belongs to it."""
@@ -152,14 +177,14 @@ class ScoredNodes:
             mixed = met.mixed if is_whole else met.mixed | given
             return met._replace(factors=met.factors | given, products=scored, mixed=mixed)
         if step in OF_LABELS:
-            weight = _saved(met.node, "_saved_weight")
+            weight = saved_by(met.node, "_saved_weight")
             factors = met.factors if weight is None else met.factors | self._of(weight)
             if not factors:
                 return met
             labels = met.labels | self._given(met.node)
             return met._replace(factors=factors, labels=labels)
         if step in OF_DISTANCES and met.factors:
-            found = frozenset[Source]().union(*map(self._of, _kept(met.node)))
+            found = frozenset[Source]().union(*map(self._of, kept_by(met.node)))
             return met._replace(distances=met.distances | found)
         if self._is_read:
             met = met._replace(pooled=met.pooled | self._pooled(met.node, step))
@@ -171,7 +196,7 @@ class ScoredNodes:
     def _pooled(self, node: Any, step: str) -> Sources:
         """Return the sites over whose draws a logarithm of a sum is taken, or a maximum."""
         is_log = step == "log" and is_of_sum(node)
-        found = provenance(_saved(node, "_saved_self")) if step in POOLING or is_log else None
+        found = provenance(saved_by(node, "_saved_self")) if step in POOLING or is_log else None
         if found is None or found.universe is not self._universe:
             return frozenset()
         ndim = len(found.shape)
@@ -202,38 +227,15 @@ class ScoredNodes:
         return frozenset(as_data(self._universe, found.members))
 
 
-def _kept(node: Any) -> Iterator[Tensor]:
-    """Yield the tensors that autograd keeps for a node, none where they are freed."""
-    kind: Any = type(node)
-    for name in _slots(kind):
-        kept = _saved(node, name)
-        held = kept if isinstance(kept, tuple | list) else (kept,)
-        yield from (item for item in held if isinstance(item, Tensor))
-
-
-def _saved(node: Any, name: str) -> Any:
-    """Return what autograd keeps for a node by this name, None where it is freed, or nothing."""
-    try:
-        with DisableTorchDispatch():  # an auditor has nothing to learn of what is looked at
-            return getattr(node, name, None)
-    except RuntimeError:
-        return None
-
-
 def _constants(node: Any) -> Iterator[Tensor]:
     """Yield those without a gradient."""
-    return (tensor for tensor in _kept(node) if not is_learned(tensor))
+    return (tensor for tensor in kept_by(node) if not is_learned(tensor))
 
 
 def _is_whole(tensor: Tensor) -> bool:
     """Return whether a tensor has whole numbers, as what was drawn of a finite set has."""
     plain: Tensor = raw(detach, tensor)
     return not plain.is_floating_point() or bool((plain == plain.round()).all())
-
-
-@lru_cache(maxsize=1024)
-def _slots(kind: Any) -> tuple[str, ...]:
-    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
 
 
 class HeldScoreWarning(UserWarning):
@@ -248,21 +250,6 @@ def held_score_warning(nodes: Iterable[Node]) -> HeldScoreWarning:
         "or was read by Python: it holds the score function already, and gets a second one "
         "here; call loss.backward() for it, or pass the costs themselves (without log_prob and "
         "detach), from which an.backward makes the score function"
-    )
-
-
-class StraightThroughWarning(UserWarning):
-    """A site has a straight-through gradient, and gets a score function besides."""
-
-
-def straight_through_warning(node: Node, line: Location) -> StraightThroughWarning:
-    """Return the warning, with the site and the line."""
-    return StraightThroughWarning(
-        f"what is computed at {line} has the value of site {node.name!r} ({node.location}) and "
-        "a gradient to the very parameters of it by a path that adds nothing to the value (a "
-        "straight-through estimator, x - x.detach()); with the score function of the site, the "
-        "gradient is counted twice: call loss.backward() for the straight-through estimator "
-        "alone, which is biased, or drop that path for an.backward"
     )
 
 

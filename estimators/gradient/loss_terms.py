@@ -9,7 +9,7 @@ The terms must add up to the loss.
 
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -23,7 +23,7 @@ from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor.linear_form import OverwrittenError, Weight
 from ancestral.provenance.tensor.tensor import provenance, raw, untrack
-from ancestral.provenance.tensor.torch_internals import detach, runs_ahead
+from ancestral.provenance.tensor.torch_internals import detach, read_history, runs_ahead
 from ancestral.trace.context.errors import SiteError
 from ancestral.trace.context.place import Location
 from ancestral.trace.graph.graph import Vertex
@@ -169,12 +169,18 @@ def _walked(loss: Tensor, start: Weight) -> Walk:
     return walk
 
 
-def vertices_of(terms: list[Term]) -> list[tuple[Vertex, Provenance]]:
-    """Return the terms as costs of a graph, but for the densities that belong to a site."""
+def made_by(terms: Sequence[Term]) -> tuple[str, ...]:
+    """Return what each cost was made by, as far as it can be told."""
+    nodes: list[Any] = raw(lambda: [read_history(term.leaf) for term in terms])
+    return tuple(["" if node is None else _spelt(node.name()) for node in nodes])
+
+
+def vertices_of(terms: Iterable[tuple[Term, str]]) -> list[tuple[Vertex, Provenance]]:
+    """Return terms, with what made them, as costs of a graph, but for the densities of a site."""
     return [
-        (_vertex(t.made, tuple(t.value.shape)), t.provenance)
-        for t in terms
-        if t.provenance is not None and getattr(t.leaf, "_scored", None) is None
+        (_vertex(made, tuple(term.value.shape)), term.provenance)
+        for term, made in terms
+        if term.provenance is not None and getattr(term.leaf, "_scored", None) is None
     ]
 
 
@@ -242,13 +248,16 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
 
     Small ones of one shape are multiplied and summed together: a rollout has thousands.
     """
+    if len(costs) < _MANY:
+        values = [_counted(cost) for cost in costs]
+        return values, _side_by_side(values)
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for number, (_, plain, weight, _) in enumerate(costs if len(costs) >= _MANY else ()):
+    for number, (_, plain, weight, _) in enumerate(costs):
         is_small = plain.numel() <= _SMALL and getattr(weight, "shape", plain.shape) == plain.shape
         if is_small:
             key = (plain.shape, plain.dtype, plain.device, type(weight))
             groups.setdefault(key, []).append(number)
-    values: list[Tensor] = [cost.plain for cost in costs]
+    values = [cost.plain for cost in costs]
     together: list[Tensor] = []
     apart = set(range(len(costs)))
     for (_, dtype, device, kind), members in groups.items():
@@ -268,12 +277,16 @@ def _weighted(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor]]:
                 values[number] = value
             together[-1] = stack
     for number in apart:
-        weight = costs[number].weight
-        if isinstance(weight, Tensor):
-            values[number] = detach(values[number] * weight)
-        elif weight != 1:
-            values[number] = values[number] * weight
+        values[number] = _counted(costs[number])
     return values, together + _side_by_side([values[number] for number in apart])
+
+
+def _counted(cost: _Cost) -> Tensor:
+    """Return a cost as it counts."""
+    _, plain, weight, _ = cost
+    if isinstance(weight, Tensor):
+        return detach(plain * weight)
+    return plain if weight == 1 else plain * weight
 
 
 def _summed(costs: list[_Cost]) -> tuple[list[Tensor], list[Tensor], float]:

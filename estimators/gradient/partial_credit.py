@@ -119,6 +119,10 @@ def owned(problem: Problem) -> set[int]:
             found[number] = node.source
     if not found:
         return set()
+    universe = problem.trace.universe
+    is_alone = len(universe.sources) == len(problem.sources)
+    if is_alone and not decisions_of(universe).noted:
+        return set(found)
     numbers = {source: number for number, source in enumerate(problem.sources)}
     newest = {at: _newest_decision(problem.terms[at], numbers) for at in found}
     if not any(number >= 0 for number in newest.values()):

@@ -28,6 +28,7 @@ from ancestral.estimators.gradient.loss_terms import (
     NonFiniteCostError,
     Term,
     known,
+    made_by,
     parts_of,
     vertices_of,
 )
@@ -94,6 +95,7 @@ class Problem:
     nodes: dict[str, Node]
     structure: Structure
     terms: list[Term]
+    made: tuple[str, ...]  # what each term was made by
     loss: Tensor  # [], plain, with its history
     sources: tuple[Source, ...]  # of the sites of the structure
     kinks: dict[str, Source]
@@ -319,12 +321,12 @@ def _assemble(
     nodes = {node.name: node for node in trace.everything if node.is_drawn}
     kept = [source for source in universe.sources if source.universe is universe]
     # Terms of earlier recordings are constants, and would keep those recordings alive.
-    ours: list[Term] = []
+    made, ours = made_by(terms), list[tuple[Term, str]]()
     shapes: list[tuple[Shape, Provenance | None]] = []
-    for term in terms:
+    for term, op in zip(terms, made, strict=True):
         found = term.provenance
         if found is not None and found.universe is universe:
-            ours.append(term)
+            ours.append((term, op))
         elif found is not None:
             found = universe.adopt(found)
         shapes.append((tuple(term.value.shape), found))
@@ -349,7 +351,9 @@ def _assemble(
         refuse_kinked(source, universe)
         kinks[source.name] = kink
     partly = _partly_kinked(structure, kept, universe) if kinks else {}
-    return Problem(trace, nodes, structure, terms, loss, tuple(kept), kinks, partly, check=check)
+    return Problem(
+        trace, nodes, structure, terms, made, loss, tuple(kept), kinks, partly, check=check
+    )
 
 
 def _partly_kinked(

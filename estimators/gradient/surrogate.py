@@ -19,7 +19,6 @@ from ancestral.estimators.gradient.explain import account_of
 from ancestral.estimators.gradient.log_probs_in_loss import (
     HeldScores,
     held_score_warning,
-    straight_through_warning,
 )
 from ancestral.estimators.gradient.loss_pytree import SURROGATE, Loss
 from ancestral.estimators.gradient.missing_scores import nothing_to_learn
@@ -51,6 +50,7 @@ from ancestral.trace.context.compile import eagerly
 from ancestral.trace.context.place import place, stacklevel
 from ancestral.trace.graph.structure import Structure, TermShape
 from ancestral.trace.intercept.autograd import shown
+from ancestral.trace.intercept.straight_through import straight_through_warning
 from ancestral.trace.nodes.node import Node
 from ancestral.trace.recording.leaf_writes import refuse_writes
 from ancestral.trace.recording.trace import Trace, install_backward

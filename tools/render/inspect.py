@@ -44,7 +44,7 @@ def graph(model: Callable[..., Any], *args: Any, noise: bool = False, **kwargs: 
     with record(noise=noise) as trace:
         result = model(*args, **kwargs)
         terms = [term for output in _outputs(result) for term in _terms(output)]
-        found = [(term, *vertices_of([term])) for term in terms]
+        found = [(term, *vertices_of([(term, term.made)])) for term in terms]
     costs = [(term.live, vertex) for term, *vertices in found for vertex in vertices]
     trace.note_costs([vertex for _, vertex in costs])
     graph = trace.graph

@@ -27,7 +27,7 @@ from ancestral.provenance.tensor.linear_form import Form, Placed, Weight, made_o
 from ancestral.provenance.tensor.tensor import TYPES, ProvenanceTensor, Unseen, provenance, raw
 from ancestral.provenance.tensor.torch_internals import is_torch_function_enabled
 from ancestral.trace.context.patch import ASKING, Lasting, Patch
-from ancestral.trace.context.place import place
+from ancestral.trace.context.place import Location, place
 from ancestral.trace.context.stack import local
 from ancestral.trace.context.switch import Interceptor, switch
 from ancestral.trace.nodes.autograd_graph import (
@@ -298,3 +298,18 @@ CUTS = _Cuts()
 when_cut.append(CUTS.look)
 _requires_grad: Any = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _dtype: Any = Tensor.dtype.__get__  # type: ignore[attr-defined]
+
+
+class StraightThroughWarning(UserWarning):
+    """A site has a straight-through gradient, and gets a score function besides."""
+
+
+def straight_through_warning(node: Node, line: Location) -> StraightThroughWarning:
+    """Return the warning, with the site and the line."""
+    return StraightThroughWarning(
+        f"what is computed at {line} has the value of site {node.name!r} ({node.location}) and "
+        "a gradient to the very parameters of it by a path that adds nothing to the value (a "
+        "straight-through estimator, x - x.detach()); with the score function of the site, the "
+        "gradient is counted twice: call loss.backward() for the straight-through estimator "
+        "alone, which is biased, or drop that path for an.backward"
+    )

@@ -14,7 +14,11 @@ from torch.distributions import Distribution
 from ancestral.provenance.algebra.provenance import Source, Universe
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import raw
-from ancestral.provenance.tensor.torch_internals import DisableTorchFunction, read_history
+from ancestral.provenance.tensor.torch_internals import (
+    DisableTorchDispatch,
+    DisableTorchFunction,
+    read_history,
+)
 from ancestral.trace.nodes.distribution_params import parameters
 
 # The steps that a density is made of, and those that gather densities into a loss.
@@ -260,3 +264,26 @@ def step_of(node: Any) -> str:
 def _spelt(name: str) -> str:
     camel = re.sub(r"Backward\d*(_copy)?$", "", name)
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", camel).lower()
+
+
+def kept_by(node: Any) -> Iterator[Tensor]:
+    """Yield the tensors that autograd keeps for a node, none where they are freed."""
+    kind: Any = type(node)
+    for name in _slots(kind):
+        kept = saved_by(node, name)
+        held = kept if isinstance(kept, tuple | list) else (kept,)
+        yield from (item for item in held if isinstance(item, Tensor))
+
+
+def saved_by(node: Any, name: str) -> Any:
+    """Return what autograd keeps for a node by this name, None where it is freed, or nothing."""
+    try:
+        with DisableTorchDispatch():  # an auditor has nothing to learn of what is looked at
+            return getattr(node, name, None)
+    except RuntimeError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _slots(kind: Any) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_saved_"))
