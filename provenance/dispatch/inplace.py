@@ -298,6 +298,23 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
         return
     is_held = raw(storage.is_held, target)  # before we hold it
     base, shared = base_of(target), raw(storage.storage_of, target)
+    # Most often nobody else sees the memory.
+    is_seen = shared is None or base is not None or storage.is_seen(shared, 1, is_held)
+    if is_seen or not raw(Tensor.is_contiguous, target):
+        _mark_others(target, found, base, shared, is_held)
+    if shared is not None and not shared.resizable():
+        is_new = before is None or before.universe is not found.universe
+        if is_new or found.members - before.members:  # type: ignore[union-attr]
+            escape([found])  # of memory that an array of numpy, or another library, reads as well
+
+
+def _mark_others(
+    target: Tensor,
+    found: Provenance,
+    base: Tensor | None,
+    shared: torch.UntypedStorage | None,
+    is_held: bool,
+) -> None:
     write = None if shared is None else _write(target, found, shared)
     own = provenance(target)
     if own is not None and shared is not None and not view_of(target).is_apart:
@@ -314,9 +331,6 @@ def mark_shared(target: Tensor, found: Provenance, before: Provenance | None) ->
         base._form, base._written = None, next(serials)  # type: ignore[attr-defined]
     if shared is not None:
         storage.taint(shared, found, 1 if base is None else 2, is_held, write)
-        is_new = before is None or before.universe is not found.universe
-        if not shared.resizable() and (is_new or found.members - before.members):  # type: ignore[union-attr]
-            escape([found])  # of memory that an array of numpy, or another library, reads as well
 
 
 def _write(target: Tensor, found: Provenance, shared: torch.UntypedStorage) -> Write | None:

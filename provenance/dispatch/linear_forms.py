@@ -38,12 +38,17 @@ def form_again(
     answer: Answer, func: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs
 ) -> Form | None:
     """Return the form of the result of a call of which one of the same kind was met before."""
-    if answer.linear is not None and torch.is_grad_enabled():
-        return (next(serials), answer.linear, resolve(args[0]))
+    kept, given = answer.linear, first(args, kwargs)
+    if kept is not None and torch.is_grad_enabled():
+        if isinstance(given, Tensor):
+            return (next(serials), kept, resolve(given))
+        return (next(serials), kept.adjoint, tuple(map(resolve, given)), kept.call, func)
     form = form_of(func, shape, args, kwargs)
     is_static = not kwargs and getattr(LINEAR[func], "is_static", False)
     if is_static and form is not None and len(form) == 5 and not form[3].versions:
-        answer.linear = Called(form[1], form[3], func)
+        operands = (given,) if isinstance(given, Tensor) else given
+        if isinstance(operands, (tuple, list)) and len(operands) == len(form[2]):
+            answer.linear = Called(form[1], form[3], func)
     return form
 
 

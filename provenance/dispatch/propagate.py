@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.alignment_loss import MOST_NOTED, mixes_alone,
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.pattern import Answer, Pattern, together
 from ancestral.provenance.algebra.provenance import Provenance, union
-from ancestral.provenance.rules.indexing import reads_values
+from ancestral.provenance.rules.indexing import values_read
 from ancestral.provenance.rules.op import unnamed
 from ancestral.provenance.rules.registry import is_kink, looks_further, rule_of
 from ancestral.provenance.rules.slicing import Piece
@@ -68,17 +68,18 @@ def answered(
 ) -> Answer | None:
     """Return what the rule answers for a call, None where the next of its kind may differ.
 
-    That is where the rule reads more than can be told of the arguments, or these are of several
+    That is where the rule looks at more than can be told of the arguments, or these are of several
     recordings. The provenances of the operands are added to `found`.
     """
     found = [] if found is None else found
-    if storage.table or looks_further(func) or reads_values(func, args, kwargs):
+    if storage.table or looks_further(func):
         return None
-    kind = _kind((*args, *kwargs.items()), found)
+    read = values_read(func, args, kwargs)
+    kind = None if read is None else _kind((*args, *kwargs.items()), found)
     if kind is None or len({*map(_universe_of, found)}) != 1:
         return None
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
-    key = (func, shape, dtype, kind)
+    key = (func, shape, dtype, kind, read)
     first = found[0]
     outline = first.outline if all([each is first for each in found]) else None  # of one operand
     known: Answer | None = None if outline is None else outline.known.get(key)
@@ -202,6 +203,43 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
         else:
             return None
     return tuple(parts)
+
+
+def nested_kind(kind: type, item: Any, found: list[Provenance]) -> tuple[Any, ...] | None:
+    """Return what a rule can see of a sequence or of a slice, None where that is not plain.
+
+    The provenances met on the way are added to `found`.
+    """
+    if kind is slice:
+        items = (item.start, item.stop, item.step)
+    elif kind in _SEQUENCES:
+        items = item
+    else:
+        return None
+    parts: list[Any] = [kind]
+    for each in items:
+        inner = each.__class__
+        if inner is ProvenanceTensor:
+            if each._chosen is not None:
+                return None
+            ours = each._provenance
+            found.append(ours)
+            parts.append(ours.outline or ours.pattern)
+        elif inner is Tensor or inner is nn.Parameter:
+            parts.append(each.shape)
+        elif inner in ATOMS:
+            parts.append(each)
+        elif inner is bool:
+            parts.append((each,))  # True is no 1
+        else:
+            nested = nested_kind(inner, each, found)
+            if nested is None:
+                return None
+            parts.append(nested)
+    return tuple(parts)
+
+
+_SEQUENCES = frozenset({tuple, list, torch.Size})
 
 
 _LOST = "lost"  # of a step: how the result depends on the operand is not known

@@ -6,6 +6,7 @@ and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +32,14 @@ from ancestral.provenance.dispatch.inplace import (
 )
 from ancestral.provenance.dispatch.linear_forms import form_again, form_of, forms_of
 from ancestral.provenance.dispatch.passed_checks import Read
-from ancestral.provenance.dispatch.propagate import ATOMS, answered, infer, recalled, tracked
+from ancestral.provenance.dispatch.propagate import (
+    ATOMS,
+    answered,
+    infer,
+    nested_kind,
+    recalled,
+    tracked,
+)
 from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
 from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import (
@@ -80,7 +88,7 @@ def propagate(
             return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
         if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
             return by_others(func, types, args, kwargs or {})
-        if func not in _plain_results:
+        if func not in _plain_results and not _is_plain(func, args, kwargs):
             return dispatch(func, types, args, kwargs or NO_KEYWORDS)
         if kwargs:
             if "out" in kwargs or kwargs.get("inplace"):
@@ -112,7 +120,10 @@ def propagate(
             elif kind is bool:
                 key.append((item,))  # True is no 1
             else:
-                return _follow(func, args, kwargs, result)
+                nested = nested_kind(kind, item, found)
+                if nested is None or any(each.universe is not found[0].universe for each in found):
+                    return _follow(func, args, kwargs, result)
+                key.append(nested)
         if not found or found[0].universe.is_past:
             return _follow(func, args, kwargs, result)
         first = found[0]
@@ -136,6 +147,14 @@ def propagate(
 
 
 _broadcast = torch.broadcast_tensors
+
+
+def _is_plain(func: _Function, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
+    """Return whether a call writes nothing and lets nothing out, though others of its kind may."""
+    if func in CHOOSING:  # a part of a tensor is taken, and told by no other tensor
+        return not kwargs and args[0].__class__ is ProvenanceTensor and not tensors_in(*args[1:])
+    does_more = _may_do_more.get(func)
+    return does_more is not None and not does_more(args, kwargs or NO_KEYWORDS)
 
 
 def _same(given: Any, result: Any) -> Any:
@@ -176,6 +195,7 @@ class _Traits(NamedTuple):
 
 _traits: dict[_Function, _Traits] = {}
 _plain_results: set[_Function] = set()  # functions that write nothing and let nothing out
+_may_do_more: dict[_Function, Callable[[Any, Any], object]] = {}  # such but for some calls of them
 
 
 def _traits_of(func: _Function) -> _Traits:
@@ -186,8 +206,13 @@ def _traits_of(func: _Function) -> _Traits:
     if not found.is_attribute:  # those are made anew at each call
         _traits[func] = found
         is_told = func not in PASSES | READERS | CHOOSING and not looks_further(func)
+        lets_out = ESCAPES.get(name.split(".")[0])
         if not any(found) and is_told:
             _plain_results.add(func)
+        elif is_told and not found.is_write and not found.may_escape:
+            _may_do_more[func] = partial(written_besides, func)
+        elif is_told and not found.is_write and not found.writes_besides and callable(lets_out):
+            _may_do_more[func] = lets_out
     return found
 
 

@@ -39,8 +39,8 @@ class Row:
     each product, one factor may be tracked. Constants are in brackets, other names of an argument
     behind a bar. `condition` looks at the arguments. `adjoint` makes the adjoint where it is not
     left to autograd, and `call` the call that is kept where the other arguments only tell a shape
-    or a type. `is_static` says that all of this follows from the shapes and the other arguments
-    alone, where these are numbers and none has a keyword.
+    or a type. `is_static` says that all of this follows from the shapes, the type of the result and
+    the other arguments alone, where these are numbers and none has a keyword.
     """
 
     operands: str = "input"

@@ -70,7 +70,7 @@ def averaged(shape: Shape, operands: _Operands, call: Call) -> Adjoint:
 
 def rearranged(shape: Shape, operands: _Operands, call: Call) -> Adjoint:
     """Return the adjoint of a step that gives every element its own place."""
-    return partial(permuted, call, [shape_of(x) for x in operands], device_of(operands))
+    return partial(permuted, call, [shape_of(x) for x in operands])
 
 
 def each_apart(shape: Shape, operands: _Operands, call: Call) -> Adjoint:
@@ -202,13 +202,13 @@ def _expand(shape: Shape) -> Call:
 
 
 PLAIN = Row()
-COPY = Row(condition=has_floating, adjoint=in_old_shape, call=_reshape)
+COPY = Row("input", has_floating, in_old_shape, _reshape, is_static=True)
 CAST = Row(condition=is_cast, adjoint=in_old_shape, call=_reshape)
-VIEW = Row("input", is_same_type, in_old_shape, _reshape)
-EXPANSION = Row("input", None, sum_of(1.0), _expand)
+VIEW = Row("input", is_same_type, in_old_shape, _reshape, is_static=True)
+EXPANSION = Row("input", None, sum_of(1.0), _expand, is_static=True)
 SINGLE = Row(condition=is_single, adjoint=in_old_shape, call=_reshape)
 QUOTIENT = Row("input [other]", is_quotient, partial(times, divided))
-MOVE = Row(adjoint=rearranged)
-PART = Row(adjoint=part)
-JOIN = Row(EVERY, None, rearranged)
+MOVE = Row(adjoint=rearranged, is_static=True)
+PART = Row(adjoint=part, is_static=True)
+JOIN = Row(EVERY, None, rearranged, is_static=True)
 CONTRACTION = Row("input|x * tensor|other|vec|vec2|mat2|tensor2|y", is_of_constant)

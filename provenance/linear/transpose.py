@@ -130,13 +130,11 @@ def placed(call: Call, operand: tuple[int, ...], weight: Weight) -> tuple[Placed
     return (Placed(partial(replayed, call), weight, operand),)
 
 
-def permuted(
-    call: Call, operands: Sequence[tuple[int, ...]], device: torch.device, weight: Weight
-) -> Sequence[Weight]:
+def permuted(call: Call, operands: Sequence[tuple[int, ...]], weight: Weight) -> Sequence[Weight]:
     """Adjoint of a step that gives every element of its operands its own place."""
     if not isinstance(weight, Tensor):
         return [weight] * len(operands)
-    return transposed(call, operands, device, weight)
+    return transposed(call, operands, weight.device, weight)
 
 
 def transposed(

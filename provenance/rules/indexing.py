@@ -5,7 +5,7 @@ first of them stood, or in front if something else is between them. Each keeps i
 ``table[z]`` depends, at its element n, on the element n of ``z``. What is read keeps a dimension
 if the indices along it are known to be 0, 1, 2 ...: the first one of ``x`` in
 ``x[torch.arange(len(z)), z]``. That is a matter of values, so that such an answer must not be
-remembered by shapes: see `reads_values`.
+remembered by shapes alone: see `values_read`.
 
 >>> from torch import arange, ones, tensor
 >>> x, rows, columns = ones(3, 4), arange(3), tensor([2, 0, 1])
@@ -33,6 +33,7 @@ from ancestral.provenance.tensor.known_index import (
     known_runs,
     note_read,
     shares,
+    values_of,
 )
 from ancestral.provenance.tensor.tensor import provenance, raw
 
@@ -78,14 +79,18 @@ def index_put(shape: Shape, args: Args, kwargs: Kwargs) -> Iterable[Pair]:
     return setitem(shape, (args[0], index, argument(args, kwargs, 2, "values")), {})
 
 
-def reads_values(function: Function, args: Args, kwargs: Kwargs) -> bool:
-    """Return whether the rule of a function reads the values of indices that nobody tracks."""
+def values_read(function: Function, args: Args, kwargs: Kwargs) -> tuple[bytes, ...] | None:
+    """Return what tells the values of indices that the rule of a function reads, () for none.
+
+    None if that takes too long, or is not all that the rule looks at.
+    """
     if function not in READERS:
-        return False
-    if not any(type(t) is Tensor for t in tensors_in(args[1:], kwargs)):
-        return False
+        return ()
+    given = [t for t in tensors_in(args[1:], kwargs) if type(t) is Tensor]
     # What nobody tracks keeps nothing of what is read from it, whatever the values are.
-    return function not in _READ_ONLY or provenance(args[0]) is not None
+    if not given or (function in _READ_ONLY and provenance(args[0]) is None):
+        return ()
+    return values_of(given, args[0]) if function in _READ_ONLY else None
 
 
 _READ_ONLY: frozenset[Function] = frozenset(
@@ -100,7 +105,7 @@ READERS = _READ_ONLY | frozenset(
     """.split()
     if hasattr(space, name)
 )
-"""The functions whose rules read the values of indices: what they answer must not be remembered."""
+"""The functions whose rules read the values of indices: shapes do not tell what they answer."""
 
 
 def _parsed(index: Any, rank: int) -> _Subscript | None:

@@ -202,15 +202,16 @@ def is_index(args: Args, kwargs: Kwargs) -> bool:
     return all(x is None or x is Ellipsis or type(x) is int for x in (*bounds, *others))
 
 
+INDEXED = Row("input", is_index, part, is_static=True)
 OPS = (
-    Op("__getitem__", getitem, Row("input", is_index, part), escapes=is_shaped, reads_numbers=True),
+    Op("__getitem__", getitem, INDEXED, escapes=is_shaped, reads_numbers=True),
     Op("__setitem__", setitem, written=FIRST, reads_numbers=True),
     Op("select", select, PART, escapes=is_along_tracked, reads_numbers=True),
     Op("select_copy", select),
     Op("narrow", narrow, PART),
     Op("narrow_copy", narrow),
     Op("cat concat concatenate", cat, JOIN),
-    Op("stack", stack, Row(EVERY, None, each_apart)),  # the costs of a loop
+    Op("stack", stack, Row(EVERY, None, each_apart, is_static=True)),  # the costs of a loop
     Op("unbind", linear="parts", cut_along=1),
     Op("unbind_copy", cut_along=1),
     Op("chunk split split_with_sizes", first_alone, "parts", cut_along=2),

@@ -4,9 +4,10 @@
 [Run(at=0, first=4, size=3), Run(at=3, first=0, size=1)]
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from ancestral.provenance.tensor.torch_internals import is_functorch_wrapped_ten
 
 MOST_RUNS = 8
 """Of one index: with more, what is taken is not told apart."""
-_MOST_NUMBERS = 2**20
+_MOST_NUMBERS, _FEW_NUMBERS = 2**20, 2**10
+_SHORT = 256  # bytes
 MASKS = (torch.bool, torch.uint8)
 """The types of truth values."""
 
@@ -86,6 +88,28 @@ def reads_noted() -> Iterator[list[Tensor]]:
         yield reads
     finally:
         _reads.reset(token)
+
+
+def values_of(indices: Iterable[Tensor], operand: Tensor) -> tuple[bytes, ...] | None:
+    """Return what tells the values of few and small indices, of those that read an operand.
+
+    None if they are many, on another device, not known, or if it is noted that they are read.
+    """
+    if _reads.get() is not None:
+        return None
+    found: list[bytes] = []
+    for index in indices:
+        if not (is_known(index) and index.is_cpu and index.layout is torch.strided):
+            return None
+        if index.numel() > _FEW_NUMBERS or shares(index, operand):
+            return None
+        told: bytes = raw(_bytes_of, index)
+        found.append(told if len(told) <= _SHORT else sha256(told).digest())
+    return tuple(found)
+
+
+def _bytes_of(index: Tensor) -> bytes:
+    return index.detach().numpy().tobytes()
 
 
 def note_read(index: Tensor) -> None:

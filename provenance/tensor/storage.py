@@ -72,10 +72,14 @@ def taint(
 
     `is_held` says that Python sees the storage itself.
     """
+    if is_seen(storage, holders, is_held):
+        hold(storage, found, write)
+
+
+def is_seen(storage: _Storage, holders: int, is_held: bool) -> bool:
+    """Return whether more than `holders` tensors see a storage, or Python sees the very storage."""
     # One more is the Python object of the storage itself.
-    if not is_held and storage_use_count(storage._cdata) <= holders + 1:
-        return
-    hold(storage, found, write)
+    return is_held or storage_use_count(storage._cdata) > holders + 1
 
 
 def hold(storage: _Storage, found: Provenance, write: Write | None = None) -> None:
