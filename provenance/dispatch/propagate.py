@@ -72,7 +72,7 @@ def answered(
     recordings. The provenances of the operands are added to `found`.
     """
     found = [] if found is None else found
-    if storage.table or looks_further(func):
+    if looks_further(func) or storage.concerns(args, kwargs):
         return None
     read = values_read(func, args, kwargs)
     kind = None if read is None else _kind((*args, *kwargs.items()), found)

@@ -98,7 +98,7 @@ def propagate(
         result = run(func, types, args, kwargs)
         if _readings.found:
             escape(implicit_reads.take(func))
-        if result.__class__ is not _Plain or storage.table:
+        if result.__class__ is not _Plain or storage.concerns(args, kwargs):
             return _follow(func, args, kwargs, result)
         # The most frequent case, a known call of tensors and numbers, written out for speed.
         found: list[Provenance] = []
@@ -368,6 +368,13 @@ def _watched(
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
         # Torch takes it for a number and does not ask it.
         result = _follow(func, args, kwargs, func(*args, **kwargs))
+    elif not storage.concerns(args, kwargs):
+        is_plain = ProvenanceTensor not in types
+        result = (
+            func(*args, **kwargs)
+            if is_plain
+            else propagate(ProvenanceTensor, func, types, args, kwargs)
+        )
     elif any(True for _ in tracked(args, kwargs)):
         try:
             result = dispatch(func, types, args, kwargs)

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, union
+from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import controlling
 from ancestral.provenance.tensor.linear_form import serials
 from ancestral.provenance.tensor.memory_grid import (
@@ -122,6 +123,17 @@ def seen_by(tensor: Tensor) -> Provenance | None:
     lost = content.lost(view.shape)
     note("a view of shared memory", lost, [content])
     return lost
+
+
+def concerns(*nested: Any) -> bool:
+    """Return whether something was written into the memory of a tensor among arguments."""
+    if not table:
+        return False
+    with DisableTorchFunction():
+        for tensor in tensors_in(*nested):
+            if has_storage(tensor) and tensor.untyped_storage()._cdata in table:
+                return True
+    return False
 
 
 def written(storage: _Storage) -> int:
