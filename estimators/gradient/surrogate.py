@@ -41,7 +41,7 @@ from ancestral.estimators.gradient.score_function import (
 from ancestral.estimators.gradient.subtraction import Baselines, check_baseline, subtracted
 from ancestral.estimators.pathwise.routes import Route, keep, limit, routed
 from ancestral.provenance.algebra.provenance import Provenance, Universe
-from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.dispatch.propagate import mark_lost
 from ancestral.provenance.tensor.control_flow import controlling, decisions_of
 from ancestral.provenance.tensor.tensor import alias, untrack
 from ancestral.provenance.tensor.torch_internals import detach

@@ -44,7 +44,7 @@ from ancestral.estimators.inference.particles import NAME, nesting, together
 from ancestral.estimators.inference.pyro_hints import PARTICLES, refuse
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.algebra.provenance import Provenance
-from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.dispatch.propagate import mark_lost
 from ancestral.provenance.tensor.tensor import alias, provenance, untrack
 from ancestral.trace.context.argument_checks import check_count
 from ancestral.trace.context.errors import EnumerationError

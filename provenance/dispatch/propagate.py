@@ -22,9 +22,9 @@ from ancestral.provenance.rules.op import unnamed
 from ancestral.provenance.rules.registry import is_kink, looks_further, rule_of
 from ancestral.provenance.rules.slicing import Piece
 from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.arguments import positional, tensors_in
+from ancestral.provenance.tensor.arguments import is_argument, positional, tensors_in
 from ancestral.provenance.tensor.frame_owner import is_user
-from ancestral.provenance.tensor.tensor import ProvenanceTensor, provenance, raw
+from ancestral.provenance.tensor.tensor import ProvenanceTensor, attach, provenance, raw
 
 _Function = Callable[..., Any]
 ATOMS = frozenset({int, float, str, type(None), type(Ellipsis), torch.dtype, torch.memory_format})
@@ -267,3 +267,33 @@ def _steps(
         if ours is not None and step is not None:
             found.append((ours, step))
     return found
+
+
+def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
+    """Let the tensors of a result depend on some sources we know not how."""
+    for tensor in tensors_in(result):
+        shape = tuple(raw(Tensor.size, tensor))
+        for each in found:
+            known = provenance(tensor)
+            lost = each.lost(shape)
+            found_now = lost if known is None else known.union(lost)
+            note("a function that is not followed", found_now, [each])
+            # What it was computed from by sums knows less.
+            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
+
+
+def mark_decided(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:
+    """Let the fresh tensors of a result depend on what escaped, without alignment.
+
+    What is written in place needs no mark: whatever is computed from it later gets one.
+    """
+    if isinstance(result, (tuple, list)):
+        for item in result:
+            mark_decided(item, decision, args, kwargs)
+    elif type(result) in (Tensor, ProvenanceTensor) and not is_argument(result, args, kwargs):
+        if getattr(result, "_site", None) is not None:
+            return  # a draw carries its own site only; its parents carry the rest
+        shape = tuple(raw(Tensor.size, result))
+        extra = decision.lost(shape)
+        known = provenance(result)
+        attach(result, extra if known is None else known.union(extra))

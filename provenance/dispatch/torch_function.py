@@ -4,7 +4,7 @@ The result carries the union over all tensors in the arguments, at any depth of 
 and keywords. This is what `ProvenanceTensor.__torch_function__` does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.outline import Outline
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
@@ -36,6 +35,7 @@ from ancestral.provenance.dispatch.propagate import (
     ATOMS,
     answered,
     infer,
+    mark_decided,
     nested_kind,
     recalled,
     tracked,
@@ -51,7 +51,7 @@ from ancestral.provenance.rules.registry import (
     pieces_of,
 )
 from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.arguments import tensors_in
+from ancestral.provenance.tensor.arguments import is_argument, tensors_in
 from ancestral.provenance.tensor.control_flow import controlling, lasting, now
 from ancestral.provenance.tensor.passes import PASSES, run_pass
 from ancestral.provenance.tensor.tensor import (
@@ -193,6 +193,7 @@ class _Traits(NamedTuple):
     writes_besides: bool
 
 
+_ATTRIBUTE = _Traits(is_attribute=True, is_write=False, may_escape=False, writes_besides=False)
 _traits: dict[_Function, _Traits] = {}
 _plain_results: set[_Function] = set()  # functions that write nothing and let nothing out
 _may_do_more: dict[_Function, Callable[[Any, Any], object]] = {}  # such but for some calls of them
@@ -200,19 +201,18 @@ _may_do_more: dict[_Function, Callable[[Any, Any], object]] = {}  # such but for
 
 def _traits_of(func: _Function) -> _Traits:
     name = func.__name__
-    found = _Traits(
-        name == "__get__", is_write(name), name.split(".")[0] in ESCAPES, writes_besides(func)
-    )
-    if not found.is_attribute:  # those are made anew at each call
-        _traits[func] = found
-        is_told = func not in PASSES | READERS | CHOOSING and not looks_further(func)
-        lets_out = ESCAPES.get(name.split(".")[0])
-        if not any(found) and is_told:
-            _plain_results.add(func)
-        elif is_told and not found.is_write and not found.may_escape:
-            _may_do_more[func] = partial(written_besides, func)
-        elif is_told and not found.is_write and not found.writes_besides and callable(lets_out):
-            _may_do_more[func] = lets_out
+    if name == "__get__":  # those are made anew at each call
+        return _ATTRIBUTE
+    lets_out = ESCAPES.get(name.split(".")[0])
+    found = _Traits(False, is_write(name), lets_out is not None, writes_besides(func))
+    _traits[func] = found
+    is_told = func not in PASSES | READERS | CHOOSING and not looks_further(func)
+    if is_told and not any(found):
+        _plain_results.add(func)
+    elif is_told and not found.is_write and not found.may_escape:
+        _may_do_more[func] = partial(written_besides, func)
+    elif is_told and not found.is_write and not found.writes_besides and callable(lets_out):
+        _may_do_more[func] = lets_out
     return found
 
 
@@ -265,7 +265,7 @@ def _run_besides(
 def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) -> Any:
     """Give the tensors of a result their provenance."""
     if type(result) in _KINDS:
-        if _is_any(result, args, kwargs):
+        if is_argument(result, args, kwargs):
             return _returned(func, args, kwargs, result)
         if type(result) is Tensor:
             found = now(infer(func, result, args, kwargs))
@@ -282,7 +282,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
         for index, item in enumerate(result):
             form = None if forms is None else next(forms)
             if type(item) is Tensor:
-                if not _is_any(item, args, kwargs):
+                if not is_argument(item, args, kwargs):
                     own = operands_of(func, index, args)
                     found = now(infer(pieces[index], item, own, kwargs))
                     if found is not None:
@@ -303,7 +303,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
 
 def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise if an op of a class that computes on its own made a tensor of that class."""
-    if type(result) not in _OURS and not _is_any(result, args, kwargs):
+    if type(result) not in _OURS and not is_argument(result, args, kwargs):
         refuse(type(result).__name__, args, kwargs)
 
 
@@ -323,19 +323,6 @@ def _returned(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any
 _KINDS = (Tensor, ProvenanceTensor)
 
 
-def _is_any(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a result is one of the arguments, which some functions give back."""
-    for item in (*args, *kwargs.values()):
-        if item is result:
-            return True
-        if item.__class__ in _CONTAINERS and any(x is result for x in tensors_in(item)):
-            return True
-    return False
-
-
-_CONTAINERS = frozenset({tuple, list, dict})
-
-
 _METADATA = frozenset(
     "shape dtype device ndim layout requires_grad is_leaf grad_fn grad _grad _base _version names "
     "output_nr retains_grad is_sparse is_cuda is_meta is_quantized is_nested is_mkldnn is_cpu "
@@ -346,11 +333,16 @@ _METADATA = frozenset(
 )
 
 
+def _attribute_of(func: _Function) -> str:
+    attribute: Any = func.__self__  # type: ignore[attr-defined]
+    name: str = getattr(attribute, "fget", attribute).__name__
+    return name
+
+
 def _read(func: _Function, types: tuple[type, ...], args: tuple[Any, ...]) -> Any:
     """Read an attribute: metadata depends on no value, ``T`` and its like are ops."""
     result = run(func, types, args, NO_KEYWORDS)
-    attribute: Any = func.__self__  # type: ignore[attr-defined]
-    name: str = getattr(attribute, "fget", attribute).__name__
+    name = _attribute_of(func)
     if name in _METADATA:
         return result
     if name == "__cuda_array_interface__":  # the address of its memory
@@ -363,6 +355,8 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     storage.check(func, args, kwargs)
+    if func.__name__ == "__get__" and types in ((), TYPES) and _attribute_of(func) in _METADATA:
+        return run(func, types, args, NO_KEYWORDS)
     if not all(kind in _OURS or is_passive(kind) for kind in types):
         result = func(*args, **kwargs)  # a class of another library decides
     elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
@@ -386,43 +380,13 @@ def _watched(
     decision = controlling()
     # A guard refuses what is tracked; what comes out of its block is marked as a whole.
     is_inside = storage.is_guarded()
-    if decision is not None and not is_inside and not _traits_of(func).is_attribute:
-        _control(result, decision, args, kwargs)
+    if decision is not None and not is_inside and func.__name__ != "__get__":
+        mark_decided(result, decision, args, kwargs)
     return result
 
 
 def _is_ours(tensor: Tensor) -> bool:
     return type(tensor) is ProvenanceTensor
-
-
-def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
-    """Let the tensors of a result depend on some sources we know not how."""
-    for tensor in tensors_in(result):
-        shape = tuple(run(Tensor.size, TYPES, (tensor,), NO_KEYWORDS))
-        for each in found:
-            known = provenance(tensor)
-            lost = each.lost(shape)
-            found_now = lost if known is None else known.union(lost)
-            note("a function that is not followed", found_now, [each])
-            # What it was computed from by sums knows less.
-            attach(tensor, found_now)._form = None  # type: ignore[attr-defined]
-
-
-def _control(result: Any, decision: Provenance, args: Any, kwargs: Mapping[str, Any]) -> None:
-    """Let the fresh tensors of a result depend on what escaped, without alignment.
-
-    What is written in place needs no mark: whatever is computed from it later gets one.
-    """
-    if isinstance(result, (tuple, list)):
-        for item in result:
-            _control(item, decision, args, kwargs)
-    elif type(result) in (Tensor, ProvenanceTensor) and not _is_any(result, args, kwargs):
-        if getattr(result, "_site", None) is not None:
-            return  # a draw carries its own site only; its parents carry the rest
-        shape = tuple(run(Tensor.size, TYPES, (result,), NO_KEYWORDS))
-        extra = decision.lost(shape)
-        known = provenance(result)
-        attach(result, extra if known is None else known.union(extra))
 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]

@@ -47,3 +47,16 @@ def positional(args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
     if args or "input" not in kwargs:
         return args, kwargs
     return (kwargs["input"],), {name: kwargs[name] for name in kwargs if name != "input"}
+
+
+def is_argument(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a result is one of the arguments, which some functions give back."""
+    for item in (*args, *kwargs.values()):
+        if item is result:
+            return True
+        if item.__class__ in _CONTAINERS and any(x is result for x in tensors_in(item)):
+            return True
+    return False
+
+
+_CONTAINERS = frozenset({tuple, list, dict})

@@ -23,8 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from ancestral.provenance.algebra.provenance import Provenance, Universe
 from ancestral.provenance.dispatch.inplace import mark_shared
-from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.dispatch.propagate import mark_lost, tracked
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.control_flow import is_constant

@@ -18,8 +18,7 @@ from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure_within
 from ancestral.provenance.dispatch.escape import escape
 from ancestral.provenance.dispatch.inplace import mark_shared
-from ancestral.provenance.dispatch.propagate import tracked
-from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.dispatch.propagate import mark_lost, tracked
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import tensors_in
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, untrack

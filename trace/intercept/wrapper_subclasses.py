@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.masked.maskedtensor.core import MaskedTensor
 
 from ancestral.provenance.dispatch.escape import escape
-from ancestral.provenance.dispatch.propagate import tracked
+from ancestral.provenance.dispatch.propagate import mark_lost, tracked
 from ancestral.provenance.dispatch.subclasses import PASSIVE, is_passive, refuse
-from ancestral.provenance.dispatch.torch_function import mark_lost
 from ancestral.provenance.rules.registry import ESCAPES
 from ancestral.provenance.tensor import storage as watching
 from ancestral.provenance.tensor.arguments import tensors_in

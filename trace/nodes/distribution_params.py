@@ -27,7 +27,7 @@ from torch.distributions import (
 from ancestral.provenance.algebra.alignment import LOST, Shape
 from ancestral.provenance.algebra.alignment_loss import note
 from ancestral.provenance.algebra.provenance import Provenance, Source
-from ancestral.provenance.dispatch.torch_function import mark_lost
+from ancestral.provenance.dispatch.propagate import mark_lost
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import ProvenanceTensor, alias, provenance, raw, untrack
 from ancestral.provenance.tensor.torch_internals import InverseTransform

@@ -10,6 +10,7 @@ kept: the structure, what each tensor depends on and the gradient are the same t
 import random
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -201,6 +202,14 @@ def weighed(step: Callable[[Tensor], Tensor]) -> Program:
     return program
 
 
+def taken_at(index: Any) -> Program:
+    return weighed(lambda x: x[index])
+
+
+def columns_at(index: list[int]) -> Program:
+    return weighed(lambda x: x.index_select(1, torch.tensor(index)))
+
+
 def added_in_place(is_seen: bool) -> Program:
     def program(logits: Tensor) -> Tensor:
         a = coins(logits)
@@ -329,16 +338,13 @@ _INDICES: dict[str, object] = {
     "[2, 0]": [2, 0],
     "(2, 0)": (2, 0),
 }
+PROGRAMS |= {f"at {words}": taken_at(index) for words, index in _INDICES.items()}
 PROGRAMS |= {
-    f"at {words}": weighed(lambda x, index=index: x[index]) for words, index in _INDICES.items()
-}
-PROGRAMS |= {
-    f"at the tensor {index}": weighed(lambda x, index=index: x[torch.tensor(index)])
+    f"at the tensor {index}": taken_at(torch.tensor(index))
     for index in ([2, 0], [0, 2], [[2, 0]], [True, False, True, False], 2, 0)
 }
 PROGRAMS |= {
-    f"columns at {index}": weighed(lambda x, index=index: x.index_select(1, torch.tensor(index)))
-    for index in ([0, 1, 2], [1, 0, 2], [2, 1, 0])
+    f"columns at {index}": columns_at(index) for index in ([0, 1, 2], [1, 0, 2], [2, 1, 0])
 }
 PROGRAMS |= {
     f"{words}": weighed(step)
