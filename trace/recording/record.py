@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from torch import Tensor
 
+import ancestral.provenance.dispatch.torch_function  # noqa: F401 (by it every op is followed)
 from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
