@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
@@ -41,7 +41,8 @@ from ancestral.provenance.tensor.torch_internals import (
 _is_tracking: Callable[[], bool] = is_torch_function_enabled
 _Function = Callable[..., Any]
 _Plain: Any = Tensor
-_FAST = frozenset({ProvenanceTensor, Tensor, float, int})
+_PLAIN = frozenset({Tensor, nn.Parameter})
+FAST = frozenset({ProvenanceTensor, *_PLAIN, float, int})
 _FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
 # Python asks the class that inherits first, even if its object stands on the right. What is saved
 # for a backward pass keeps its order, by which a checkpoint finds it again: what was tracked at
@@ -56,7 +57,11 @@ _Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
 
 
 def _operator(
-    name: str, linear: _Linear | None, equal: Adjoint | None = None, is_kink: bool = False
+    name: str,
+    linear: _Linear | None,
+    equal: Adjoint | None = None,
+    is_kink: bool = False,
+    space: Any = Tensor,
 ) -> _Function:
     """Return a binary operator that follows provenance without torch's dispatch.
 
@@ -64,9 +69,9 @@ def _operator(
     most frequent case, which is written out here for speed. `is_kink` says that the operator
     compares.
     """
-    plain_operator, mixed_as = getattr(Tensor, name), name.strip("_")
-    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
-    number = serials.__next__
+    plain_operator, mixed_as = getattr(space, name), name.strip("_")
+    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, FAST, torch.bool, _Plain
+    number, is_linear = serials.__next__, linear is not None
     tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
     turned: Any = getattr(Tensor, _TURNED.get(name, ""), None)
 
@@ -83,36 +88,44 @@ def _operator(
         except RuntimeError as error:
             refuse_inference(error, names_of(self, other))
             raise
-        if result.__class__ is not plain or not is_tracking():
+        if type(result) is not plain or not is_tracking():
             return result
         ours = self._provenance
-        is_equal = False
-        is_linear = linear is not None
+        is_equal, may_be_linear = False, is_linear
         if kind is tracked:
             theirs = other._provenance
-            is_equal = ours.shape == theirs.shape
-            if ours is not theirs:
+            last = ours.last_join
+            if ours is theirs:
+                is_equal = True
+            elif last[0] is theirs:  # of one shape and of one recording
+                ours, is_equal = last[1], True
+            else:
+                is_equal = ours.shape == theirs.shape
                 # The form of a sum over recordings would hold on to those that are over.
-                is_linear = is_linear and (
+                may_be_linear = is_linear and (
                     ours.universe is theirs.universe
                     or ours.universe.state == theirs.universe.state == "open"
                 )
                 ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
-        elif kind is Tensor and ours.shape != result.shape:
-            ours = ours.broadcast(tuple(result.shape))
+        elif kind in _PLAIN:
+            is_equal = ours.shape == other.shape
+            if not is_equal and ours.shape != result.shape:
+                ours = ours.broadcast(tuple(result.shape))
         if is_kink:
             ours = ours.kinked()
         if ours.universe.is_past:
             return _past(plain_operator, result, ours, (self, other))
         form: Form | None = None
-        if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
+        if may_be_linear and result.dtype is not boolean:  # of truth values, a sum is an or
             if not has_history():
                 form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
-            elif is_equal and equal is not None:
-                form = (number(), equal, self._form or self, other._form or other)
-            else:
+            elif not is_equal or equal is None:
                 assert linear is not None
                 form = linear(self, other, kind, ours.shape)
+            elif kind is tracked:
+                form = (number(), equal, self._form or self, other._form or other)
+            else:
+                form = (number(), equal, self._form or self, other)
         result.__class__ = tracked
         result._provenance = ours
         result._form = form
@@ -153,7 +166,7 @@ def _sum_of(signs: str) -> _Linear:
                 return (next(serials), equal, self._form or self, other._form or other)
             other = other._form or other
         else:
-            theirs = () if kind is not Tensor else tuple(other.shape)
+            theirs = tuple(other.shape) if kind in _PLAIN else ()
         key = (shape, mine, theirs)
         adjoint = known.get(key) or _summing(known, key, factors)
         return (next(serials), adjoint, self._form or self, other)
@@ -182,10 +195,10 @@ def _times(adjoint: Callable[..., Any]) -> _Linear:
     def linear(
         self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
     ) -> Form | None:
-        if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
+        if kind is ProvenanceTensor or (is_quotient and kind not in _PLAIN and not other):
             return None
         version = 0
-        if kind is Tensor:
+        if kind in _PLAIN:
             try:
                 version = other._version  # as `version_of`, written out for speed
             except RuntimeError:
@@ -220,7 +233,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
                 found = ours
             elif found is not ours:
                 found = found._memo.get(ours) or joined(func.__name__, found, ours)
-        elif kind not in _FAST:
+        elif kind not in FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)
     if found is None or result.__class__ is not _Plain:
@@ -313,17 +326,26 @@ def _powered(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
 _is_overridden: Callable[[], int] = len_torch_function_stack
 _power = _operator("pow", None)
 _NUMBERS = frozenset({float, int})
+_AS_OPERATORS = {
+    "add": "__add__",
+    "sub": "__sub__",
+    "mul": "__mul__",
+    "div": "__truediv__",
+    "true_divide": "__truediv__",
+}
 _LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
     getattr(space, name): linear
-    for name, linear in {
-        "add": _sum_of("+"),
-        "sub": _sum_of("-"),
-        "mul": _scaled,
-        "div": _divided,
-        "true_divide": _divided,
-    }.items()
+    for name, operator in _AS_OPERATORS.items()
+    for space in (torch, Tensor)
+    if (linear := _OPERATORS[operator][0]) is not None
+}
+OPERATORS = {
+    getattr(space, name): _operator(name, *_OPERATORS[operator], space=space)
+    for name, operator in _AS_OPERATORS.items()
     for space in (torch, Tensor)
 }
+"""By a function that an operator is short for, how it is followed if its first operand is tracked
+and the second is of `FAST`."""
 ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()

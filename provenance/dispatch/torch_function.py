@@ -17,7 +17,12 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
-from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, run_elementwise
+from ancestral.provenance.dispatch.fastpath import (
+    ELEMENTWISE,
+    FAST,
+    OPERATORS,
+    run_elementwise,
+)
 from ancestral.provenance.dispatch.inplace import (
     CHOOSING,
     is_write,
@@ -73,6 +78,11 @@ def propagate(
     """Run a function of torch and follow the provenance from its arguments to its results."""
     try:  # which costs nothing unless it raises
         if not kwargs and types == TYPES and func in ELEMENTWISE:
+            operator = OPERATORS.get(func)
+            if operator is not None and len(args) == 2:
+                first, second = args
+                if type(first) is ProvenanceTensor and type(second) in FAST:
+                    return operator(first, second)
             result: Any = run_elementwise(func, args)
             if result is not None:
                 return result
