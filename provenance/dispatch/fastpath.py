@@ -5,16 +5,16 @@ operators and some methods are defined on the class, in Python, and call the op 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.dispatch.linear_forms import form_again, form_of
+from ancestral.provenance.dispatch.operator_forms import PLAIN, Linear, scaling, summing
 from ancestral.provenance.dispatch.propagate import recalled
 from ancestral.provenance.dispatch.subclasses import names_of
 from ancestral.provenance.linear.transpose import (
@@ -23,13 +23,12 @@ from ancestral.provenance.linear.transpose import (
     divided,
     negative,
     scaled,
-    summed,
 )
 from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import lasting, now
-from ancestral.provenance.tensor.linear_form import Adjoint, Form, Scaled, serials
+from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
 from ancestral.provenance.tensor.torch_internals import (
     is_torch_function_enabled,
@@ -41,9 +40,7 @@ from ancestral.provenance.tensor.torch_internals import (
 _is_tracking: Callable[[], bool] = is_torch_function_enabled
 _Function = Callable[..., Any]
 _Plain: Any = Tensor
-_PLAIN = frozenset({Tensor, nn.Parameter})
-FAST = frozenset({ProvenanceTensor, *_PLAIN, float, int})
-_FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
+FAST = frozenset({ProvenanceTensor, *PLAIN, float, int})
 # Python asks the class that inherits first, even if its object stands on the right. What is saved
 # for a backward pass keeps its order, by which a checkpoint finds it again: what was tracked at
 # first, since Python had read something, may be plain when the checkpoint runs again.
@@ -53,12 +50,11 @@ _TURNED = {
     "__rsub__": "__sub__",
     "__rtruediv__": "__truediv__",
 }
-_Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
 
 
 def _operator(
     name: str,
-    linear: _Linear | None,
+    linear: Linear | None,
     equal: Adjoint | None = None,
     is_kink: bool = False,
     space: Any = Tensor,
@@ -107,7 +103,7 @@ def _operator(
                     or ours.universe.state == theirs.universe.state == "open"
                 )
                 ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
-        elif kind in _PLAIN:
+        elif kind in PLAIN:
             is_equal = ours.shape == other.shape
             if not is_equal and ours.shape != result.shape:
                 ours = ours.broadcast(tuple(result.shape))
@@ -146,75 +142,12 @@ def _past(func: _Function, result: Tensor, ours: Provenance, args: tuple[Any, ..
     return result
 
 
-def _sum_of(signs: str) -> _Linear:
-    """Return how to make the form of a sum or a difference."""
-    equal = {"+": both, "-": difference}.get(signs)
-    factors = _FACTORS[signs]
-    known: dict[tuple[Any, ...], Adjoint] = {}
-
-    def linear(
-        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
-    ) -> Form | None:
-        ours = self._provenance
-        mine = ours.shape
-        if kind is ProvenanceTensor:
-            a, b = ours.universe, other._provenance.universe
-            if a is not b and not (a.state == b.state == "open"):
-                return None  # it would hold on to recordings that are over
-            theirs = other._provenance.shape
-            if equal is not None and (mine is theirs or mine == theirs):
-                return (next(serials), equal, self._form or self, other._form or other)
-            other = other._form or other
-        else:
-            theirs = tuple(other.shape) if kind in _PLAIN else ()
-        key = (shape, mine, theirs)
-        adjoint = known.get(key) or _summing(known, key, factors)
-        return (next(serials), adjoint, self._form or self, other)
-
-    return linear
-
-
-def _summing(
-    known: dict[tuple[Any, ...], Adjoint], key: tuple[Any, ...], factors: tuple[float, float]
-) -> Adjoint:
-    """Return the adjoint of a sum of two shapes, one for all sums of these."""
-    if len(known) >= _MOST_KNOWN:  # they are made again
-        known.clear()
-    shape, *both = key
-    made = known[key] = partial(summed, shape, tuple(both), factors)
-    return made
-
-
-_MOST_KNOWN = 4096
-
-
-def _times(adjoint: Callable[..., Any]) -> _Linear:
-    """Return how to make the form of a product with a constant, or of a quotient by one."""
-    is_quotient = adjoint is divided
-
-    def linear(
-        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
-    ) -> Form | None:
-        if kind is ProvenanceTensor or (is_quotient and kind not in _PLAIN and not other):
-            return None
-        version = 0
-        if kind in _PLAIN:
-            try:
-                version = other._version  # as `version_of`, written out for speed
-            except RuntimeError:
-                version = -1
-        step = Scaled(adjoint, shape, self._provenance.shape, other, version)
-        return (next(serials), step, self._form or self)
-
-    return linear
-
-
-_scaled, _divided = _times(scaled), _times(divided)
-_OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
-    "__add__": (_sum_of("+"), both),
-    "__radd__": (_sum_of("+"), both),
-    "__sub__": (_sum_of("-"), difference),
-    "__rsub__": (_sum_of("r-"), None),
+_scaled, _divided = scaling(scaled), scaling(divided)
+_OPERATORS: dict[str, tuple[Linear | None, Adjoint | None]] = {
+    "__add__": (summing("+"), both),
+    "__radd__": (summing("+"), both),
+    "__sub__": (summing("-"), difference),
+    "__rsub__": (summing("r-"), None),
     "__mul__": (_scaled, None),
     "__rmul__": (_scaled, None),
     "__truediv__": (_divided, None),
@@ -333,7 +266,7 @@ _AS_OPERATORS = {
     "div": "__truediv__",
     "true_divide": "__truediv__",
 }
-_LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
+_LINEAR_FUNCTIONS: dict[_Function, Linear] = {
     getattr(space, name): linear
     for name, operator in _AS_OPERATORS.items()
     for space in (torch, Tensor)

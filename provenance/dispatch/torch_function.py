@@ -17,12 +17,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
-from ancestral.provenance.dispatch.fastpath import (
-    ELEMENTWISE,
-    FAST,
-    OPERATORS,
-    run_elementwise,
-)
+from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, FAST, OPERATORS, run_elementwise
 from ancestral.provenance.dispatch.inplace import (
     CHOOSING,
     is_write,
@@ -37,7 +32,7 @@ from ancestral.provenance.dispatch.inplace import (
 from ancestral.provenance.dispatch.linear_forms import form_again, form_of, forms_of
 from ancestral.provenance.dispatch.passed_checks import Read
 from ancestral.provenance.dispatch.propagate import ATOMS, answered, infer, recalled, tracked
-from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
+from ancestral.provenance.dispatch.subclasses import OURS, are_seen, by_others, refuse
 from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import (
     ESCAPES,
@@ -64,7 +59,6 @@ from ancestral.provenance.tensor.tensor import (
 
 _Function = Callable[..., Any]
 _readings = implicit_reads.local
-_OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 
 
@@ -88,7 +82,7 @@ def propagate(
                 return result
         elif func is _broadcast and len(args) == 1 and types == TYPES and not storage.table:
             return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
-        if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
+        if types != TYPES and not are_seen(types):
             return by_others(func, types, args, kwargs or {})
         if func not in _plain_results:
             return dispatch(func, types, args, kwargs or NO_KEYWORDS)
@@ -288,7 +282,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
 
 def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise if an op of a class that computes on its own made a tensor of that class."""
-    if type(result) not in _OURS and not _is_any(result, args, kwargs):
+    if type(result) not in OURS and not _is_any(result, args, kwargs):
         refuse(type(result).__name__, args, kwargs)
 
 
@@ -348,9 +342,9 @@ def _watched(
 ) -> Any:
     """Run a function whose operands, or whose very call, may depend on what nobody tracks."""
     storage.check(func, args, kwargs)
-    if not all(kind in _OURS or is_passive(kind) for kind in types):
+    if not are_seen(types):
         result = func(*args, **kwargs)  # a class of another library decides
-    elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
+    elif ProvenanceTensor not in types and ProvenanceTensor in map(type, tensors_in(args, kwargs)):
         # Torch takes it for a number and does not ask it.
         result = _follow(func, args, kwargs, func(*args, **kwargs))
     elif any(True for _ in tracked(args, kwargs)):
@@ -367,10 +361,6 @@ def _watched(
     if decision is not None and not is_inside and not _traits_of(func).is_attribute:
         _control(result, decision, args, kwargs)
     return result
-
-
-def _is_ours(tensor: Tensor) -> bool:
-    return type(tensor) is ProvenanceTensor
 
 
 def mark_lost(result: Any, found: Sequence[Provenance]) -> None:
