@@ -236,7 +236,7 @@ class Universe(Lifetime):
         return self.intern(foreign.shape, dict(foreign.entries))
 
 
-LastJoin = tuple["Provenance | None", "Provenance | None"]
+LastJoin = tuple["Provenance | None", Any]
 NEVER: LastJoin = (None, None)
 
 

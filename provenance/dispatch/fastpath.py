@@ -14,9 +14,9 @@ from ancestral.provenance.algebra.alignment_loss import joined
 from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.dispatch.linear_forms import form_again, form_of
-from ancestral.provenance.dispatch.operator_forms import PLAIN, Linear, scaling, summing
 from ancestral.provenance.dispatch.propagate import recalled
 from ancestral.provenance.dispatch.subclasses import names_of
+from ancestral.provenance.linear.operator_forms import PLAIN, Linear, scaling, summing
 from ancestral.provenance.linear.transpose import (
     both,
     difference,

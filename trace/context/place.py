@@ -121,7 +121,7 @@ def module_path(modules: Sequence[nn.Module]) -> str:
     for outer in reversed(modules[1:]):
         for path, module in outer.named_modules():
             if module is inner:  # what comes after it is not looked at: each draw asks
-                return path
+                return str(path)
     return ""
 
 

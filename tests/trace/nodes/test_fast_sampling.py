@@ -298,7 +298,7 @@ def test_a_categorical_that_another_draws_for_is_met() -> None:
     own = vars(d.Categorical)["sample"]
     for is_other in (False, True, False):
         if is_other:
-            d.Categorical.sample = lambda self, shape=(): torch.tensor(7)  # type: ignore[assignment]
+            d.Categorical.sample = lambda self, shape=(): torch.tensor(7)  # type: ignore[method-assign]
         try:
             with an.record() as trace:
                 d.Categorical(logits=torch.zeros(3)).sample()
