@@ -17,7 +17,7 @@ True
 from typing import Any
 
 from ancestral.provenance.algebra.pattern import MOST_SOURCES, NONE, Pattern, together
-from ancestral.provenance.algebra.provenance import NEVER, Provenance
+from ancestral.provenance.algebra.provenance import Provenance
 
 
 class Joined(Provenance):
@@ -39,7 +39,7 @@ class Joined(Provenance):
         self.is_made = False
         self._entries = self._members = self._kinked = None
         self._memo = NONE
-        self.last_join = NEVER
+        self.last_join = None
 
     def __getattr__(self, name: str) -> Any:
         """Make the pattern, when it is asked for first."""
@@ -53,13 +53,15 @@ class Joined(Provenance):
 def joined(ours: Provenance, theirs: Provenance) -> Provenance:
     """Return the join of two provenances of one universe and one outline.
 
-    Of each, the last is kept, for the operators to find: a sum that grows meets none twice.
+    The last is kept for the operators to find; of a sum that grows none is, for that meets none
+    twice.
     """
     most = ours.most + theirs.most
-    found: Provenance = Joined(ours, theirs, most)
+    found = Joined(ours, theirs, most)
     if most > MOST_SOURCES:
-        found = found.universe.wrap(found.pattern)
-    ours.last_join = (theirs, found)
+        return found.universe.wrap(_together(found))
+    if type(ours) is not Joined:
+        ours.last_join = found
     return found
 
 

@@ -236,10 +236,6 @@ class Universe(Lifetime):
         return self.intern(foreign.shape, dict(foreign.entries))
 
 
-LastJoin = tuple["Provenance | None", Any]
-NEVER: LastJoin = (None, None)
-
-
 class Provenance:
     """An interned, immutable map from alignments to sets of sources, for one shape.
 
@@ -273,8 +269,8 @@ class Provenance:
         self._kinked: Provenance | None = None
         # Joins, by the other provenance; what rules make of it alone, by what they answered.
         self._memo: dict[Any, Provenance] = NONE
-        # The last of our outline that we were joined with, and the join: see `joined`.
-        self.last_join: LastJoin = NEVER
+        # The last join with another of our outline: see `joined`.
+        self.last_join: Provenance | None = None
 
     def keep(self, key: object, found: "Provenance") -> "Provenance":
         """Keep a join with another provenance, or what comes of an answer; return it."""

@@ -93,8 +93,8 @@ def _operator(
             last = ours.last_join
             if ours is theirs:
                 is_equal = True
-            elif last[0] is theirs:  # of one shape and of one recording
-                ours, is_equal = last[1], True
+            elif last is not None and last.made_from[1] is theirs:  # of one shape and recording
+                ours, is_equal = last, True
             else:
                 is_equal = ours.shape == theirs.shape
                 # The form of a sum over recordings would hold on to those that are over.
