@@ -39,6 +39,7 @@ class Joined(Provenance):
         self.is_made = False
         self._entries = self._members = self._kinked = None
         self._memo = NONE
+        self.last_join = None
 
     def __getattr__(self, name: str) -> Any:
         """Make the pattern, when it is asked for first."""
@@ -50,10 +51,18 @@ class Joined(Provenance):
 
 
 def joined(ours: Provenance, theirs: Provenance) -> Provenance:
-    """Return the join of two provenances of one universe and one outline."""
+    """Return the join of two provenances of one universe and one outline.
+
+    The last is kept for the operators to find; of a sum that grows none is, for that meets none
+    twice.
+    """
     most = ours.most + theirs.most
     found = Joined(ours, theirs, most)
-    return found if most <= MOST_SOURCES else found.universe.wrap(_together(found))
+    if most > MOST_SOURCES:
+        return found.universe.wrap(_together(found))
+    if type(ours) is not Joined:
+        ours.last_join = found
+    return found
 
 
 def _together(found: Joined) -> Pattern:

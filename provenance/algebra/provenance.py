@@ -38,7 +38,7 @@ from ancestral.provenance.algebra.pattern import (
 )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Source:
     """Something that a value can depend on.
 
@@ -50,6 +50,9 @@ class Source:
     that is its `kink_of`. A source that `is_known` has the same value in every run, as data has: no
     decision that rests on it alone is one of chance. One that `is_confined` stands for many values
     at once, between which Python cannot decide.
+
+    Nobody changes one; it is not frozen, since each draw makes one, and that takes three times as
+    long.
     """
 
     name: str
@@ -244,6 +247,7 @@ class Provenance:
         "_kinked",
         "_members",
         "_memo",
+        "last_join",
         "made_from",
         "most",
         "outline",
@@ -265,6 +269,8 @@ class Provenance:
         self._kinked: Provenance | None = None
         # Joins, by the other provenance; what rules make of it alone, by what they answered.
         self._memo: dict[Any, Provenance] = NONE
+        # The last join with another of our outline: see `joined`.
+        self.last_join: Provenance | None = None
 
     def keep(self, key: object, found: "Provenance") -> "Provenance":
         """Keep a join with another provenance, or what comes of an answer; return it."""

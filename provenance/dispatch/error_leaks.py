@@ -42,7 +42,7 @@ def note_failure(
     An index was too large, a matrix singular, an integer divided by zero.
     """
     implicit_reads.local.found.clear()
-    if isinstance(error, (EscapeError, NotImplementedError)) or not isinstance(error, _OF_VALUES):
+    if isinstance(error, _TELLING_NOTHING) or not isinstance(error, _OF_VALUES):
         return
     refuse_inference(error, names_of(args, kwargs))
     if is_escape(func.__name__, args, kwargs or {}):
@@ -86,5 +86,6 @@ def _without_values(value: Any) -> Any:
     return value
 
 
+_TELLING_NOTHING = (EscapeError, InferenceTensorError, NotImplementedError)
 # What ops raise because of the values of their operands; a type or a class is no value.
 _OF_VALUES = (RuntimeError, ValueError, LookupError, ArithmeticError, AssertionError, JitError)

@@ -5,7 +5,6 @@ operators and some methods are defined on the class, in Python, and call the op 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +16,19 @@ from ancestral.provenance.dispatch.error_leaks import refuse_inference
 from ancestral.provenance.dispatch.linear_forms import form_again, form_of
 from ancestral.provenance.dispatch.propagate import recalled
 from ancestral.provenance.dispatch.subclasses import names_of
+from ancestral.provenance.linear.operator_forms import PLAIN, Linear, scaling, summing
 from ancestral.provenance.linear.transpose import (
     both,
     difference,
     divided,
     negative,
     scaled,
-    summed,
 )
 from ancestral.provenance.rules.pointwise import is_rounded, pointwise
 from ancestral.provenance.rules.registry import KINKS, LINEAR, RULES
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.control_flow import lasting, now
-from ancestral.provenance.tensor.linear_form import Adjoint, Form, Scaled, serials
+from ancestral.provenance.tensor.linear_form import Adjoint, Form, serials
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, TYPES, ProvenanceTensor, attach, run
 from ancestral.provenance.tensor.torch_internals import (
     is_torch_function_enabled,
@@ -41,8 +40,7 @@ from ancestral.provenance.tensor.torch_internals import (
 _is_tracking: Callable[[], bool] = is_torch_function_enabled
 _Function = Callable[..., Any]
 _Plain: Any = Tensor
-_FAST = frozenset({ProvenanceTensor, Tensor, float, int})
-_FACTORS = {"+": (1.0, 1.0), "-": (1.0, -1.0), "r-": (-1.0, 1.0)}
+FAST = frozenset({ProvenanceTensor, *PLAIN, float, int})
 # Python asks the class that inherits first, even if its object stands on the right. What is saved
 # for a backward pass keeps its order, by which a checkpoint finds it again: what was tracked at
 # first, since Python had read something, may be plain when the checkpoint runs again.
@@ -52,11 +50,14 @@ _TURNED = {
     "__rsub__": "__sub__",
     "__rtruediv__": "__truediv__",
 }
-_Linear = Callable[[ProvenanceTensor, Any, type, tuple[int, ...]], Form | None]
 
 
 def _operator(
-    name: str, linear: _Linear | None, equal: Adjoint | None = None, is_kink: bool = False
+    name: str,
+    linear: Linear | None,
+    equal: Adjoint | None = None,
+    is_kink: bool = False,
+    space: Any = Tensor,
 ) -> _Function:
     """Return a binary operator that follows provenance without torch's dispatch.
 
@@ -64,9 +65,9 @@ def _operator(
     most frequent case, which is written out here for speed. `is_kink` says that the operator
     compares.
     """
-    plain_operator, mixed_as = getattr(Tensor, name), name.strip("_")
-    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, _FAST, torch.bool, _Plain
-    number = serials.__next__
+    plain_operator, mixed_as = getattr(space, name), name.strip("_")
+    is_tracking, types, fast, boolean, plain = _is_tracking, TYPES, FAST, torch.bool, _Plain
+    number, is_linear = serials.__next__, linear is not None
     tracked, has_history = ProvenanceTensor, torch.is_grad_enabled
     turned: Any = getattr(Tensor, _TURNED.get(name, ""), None)
 
@@ -83,36 +84,44 @@ def _operator(
         except RuntimeError as error:
             refuse_inference(error, names_of(self, other))
             raise
-        if result.__class__ is not plain or not is_tracking():
+        if type(result) is not plain or not is_tracking():
             return result
         ours = self._provenance
-        is_equal = False
-        is_linear = linear is not None
+        is_equal, may_be_linear = False, is_linear
         if kind is tracked:
             theirs = other._provenance
-            is_equal = ours.shape == theirs.shape
-            if ours is not theirs:
+            last = ours.last_join
+            if ours is theirs:
+                is_equal = True
+            elif last is not None and last.made_from[1] is theirs:  # of one shape and recording
+                ours, is_equal = last, True
+            else:
+                is_equal = ours.shape == theirs.shape
                 # The form of a sum over recordings would hold on to those that are over.
-                is_linear = is_linear and (
+                may_be_linear = is_linear and (
                     ours.universe is theirs.universe
                     or ours.universe.state == theirs.universe.state == "open"
                 )
                 ours = ours._memo.get(theirs) or joined(mixed_as, ours, theirs)
-        elif kind is Tensor and ours.shape != result.shape:
-            ours = ours.broadcast(tuple(result.shape))
+        elif kind in PLAIN:
+            is_equal = ours.shape == other.shape
+            if not is_equal and ours.shape != result.shape:
+                ours = ours.broadcast(tuple(result.shape))
         if is_kink:
             ours = ours.kinked()
         if ours.universe.is_past:
             return _past(plain_operator, result, ours, (self, other))
         form: Form | None = None
-        if is_linear and result.dtype is not boolean:  # of truth values, a sum is an or
+        if may_be_linear and result.dtype is not boolean:  # of truth values, a sum is an or
             if not has_history():
                 form = form_of(plain_operator, ours.shape, (self, other), NO_KEYWORDS)
-            elif is_equal and equal is not None:
-                form = (number(), equal, self._form or self, other._form or other)
-            else:
+            elif not is_equal or equal is None:
                 assert linear is not None
                 form = linear(self, other, kind, ours.shape)
+            elif kind is tracked:
+                form = (number(), equal, self._form or self, other._form or other)
+            else:
+                form = (number(), equal, self._form or self, other)
         result.__class__ = tracked
         result._provenance = ours
         result._form = form
@@ -133,75 +142,12 @@ def _past(func: _Function, result: Tensor, ours: Provenance, args: tuple[Any, ..
     return result
 
 
-def _sum_of(signs: str) -> _Linear:
-    """Return how to make the form of a sum or a difference."""
-    equal = {"+": both, "-": difference}.get(signs)
-    factors = _FACTORS[signs]
-    known: dict[tuple[Any, ...], Adjoint] = {}
-
-    def linear(
-        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
-    ) -> Form | None:
-        ours = self._provenance
-        mine = ours.shape
-        if kind is ProvenanceTensor:
-            a, b = ours.universe, other._provenance.universe
-            if a is not b and not (a.state == b.state == "open"):
-                return None  # it would hold on to recordings that are over
-            theirs = other._provenance.shape
-            if equal is not None and (mine is theirs or mine == theirs):
-                return (next(serials), equal, self._form or self, other._form or other)
-            other = other._form or other
-        else:
-            theirs = () if kind is not Tensor else tuple(other.shape)
-        key = (shape, mine, theirs)
-        adjoint = known.get(key) or _summing(known, key, factors)
-        return (next(serials), adjoint, self._form or self, other)
-
-    return linear
-
-
-def _summing(
-    known: dict[tuple[Any, ...], Adjoint], key: tuple[Any, ...], factors: tuple[float, float]
-) -> Adjoint:
-    """Return the adjoint of a sum of two shapes, one for all sums of these."""
-    if len(known) >= _MOST_KNOWN:  # they are made again
-        known.clear()
-    shape, *both = key
-    made = known[key] = partial(summed, shape, tuple(both), factors)
-    return made
-
-
-_MOST_KNOWN = 4096
-
-
-def _times(adjoint: Callable[..., Any]) -> _Linear:
-    """Return how to make the form of a product with a constant, or of a quotient by one."""
-    is_quotient = adjoint is divided
-
-    def linear(
-        self: ProvenanceTensor, other: Any, kind: type, shape: tuple[int, ...]
-    ) -> Form | None:
-        if kind is ProvenanceTensor or (is_quotient and kind is not Tensor and not other):
-            return None
-        version = 0
-        if kind is Tensor:
-            try:
-                version = other._version  # as `version_of`, written out for speed
-            except RuntimeError:
-                version = -1
-        step = Scaled(adjoint, shape, self._provenance.shape, other, version)
-        return (next(serials), step, self._form or self)
-
-    return linear
-
-
-_scaled, _divided = _times(scaled), _times(divided)
-_OPERATORS: dict[str, tuple[_Linear | None, Adjoint | None]] = {
-    "__add__": (_sum_of("+"), both),
-    "__radd__": (_sum_of("+"), both),
-    "__sub__": (_sum_of("-"), difference),
-    "__rsub__": (_sum_of("r-"), None),
+_scaled, _divided = scaling(scaled), scaling(divided)
+_OPERATORS: dict[str, tuple[Linear | None, Adjoint | None]] = {
+    "__add__": (summing("+"), both),
+    "__radd__": (summing("+"), both),
+    "__sub__": (summing("-"), difference),
+    "__rsub__": (summing("r-"), None),
     "__mul__": (_scaled, None),
     "__rmul__": (_scaled, None),
     "__truediv__": (_divided, None),
@@ -220,7 +166,7 @@ def run_elementwise(func: _Function, args: tuple[Any, ...]) -> Any:
                 found = ours
             elif found is not ours:
                 found = found._memo.get(ours) or joined(func.__name__, found, ours)
-        elif kind not in _FAST:
+        elif kind not in FAST:
             return None
     result: Any = run(func, TYPES, args, NO_KEYWORDS)
     if found is None or result.__class__ is not _Plain:
@@ -313,17 +259,26 @@ def _powered(self: ProvenanceTensor, *args: Any, **kwargs: Any) -> Any:
 _is_overridden: Callable[[], int] = len_torch_function_stack
 _power = _operator("pow", None)
 _NUMBERS = frozenset({float, int})
-_LINEAR_FUNCTIONS: dict[_Function, _Linear] = {
+_AS_OPERATORS = {
+    "add": "__add__",
+    "sub": "__sub__",
+    "mul": "__mul__",
+    "div": "__truediv__",
+    "true_divide": "__truediv__",
+}
+_LINEAR_FUNCTIONS: dict[_Function, Linear] = {
     getattr(space, name): linear
-    for name, linear in {
-        "add": _sum_of("+"),
-        "sub": _sum_of("-"),
-        "mul": _scaled,
-        "div": _divided,
-        "true_divide": _divided,
-    }.items()
+    for name, operator in _AS_OPERATORS.items()
+    for space in (torch, Tensor)
+    if (linear := _OPERATORS[operator][0]) is not None
+}
+OPERATORS = {
+    getattr(space, name): _operator(name, *_OPERATORS[operator], space=space)
+    for name, operator in _AS_OPERATORS.items()
     for space in (torch, Tensor)
 }
+"""By a function that an operator is short for, how it is followed if its first operand is tracked
+and the second is of `FAST`."""
 ELEMENTWISE = frozenset(
     function
     for function, rule in RULES.items()

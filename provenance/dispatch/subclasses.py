@@ -47,6 +47,12 @@ def is_passive(kind: type) -> bool:
     return function in PASSIVE and dispatch is vars(Tensor)["__torch_dispatch__"]
 
 
+def are_seen(kinds: tuple[type, ...]) -> bool:
+    """Return whether all of some classes leave the ops of torch alone."""
+    return OURS.issuperset(kinds) or all(kind in OURS or is_passive(kind) for kind in kinds)
+
+
+OURS = frozenset({ProvenanceTensor, Tensor, nn.Parameter})
 PASSIVE = (vars(Tensor)["__torch_function__"], vars(nn.Parameter)["__torch_function__"])
 
 

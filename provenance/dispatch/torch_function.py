@@ -17,7 +17,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.dispatch import implicit_reads
 from ancestral.provenance.dispatch.error_leaks import note_failure
 from ancestral.provenance.dispatch.escape import escape, is_escape
-from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, run_elementwise
+from ancestral.provenance.dispatch.fastpath import ELEMENTWISE, FAST, OPERATORS, run_elementwise
 from ancestral.provenance.dispatch.inplace import (
     CHOOSING,
     is_write,
@@ -40,7 +40,7 @@ from ancestral.provenance.dispatch.propagate import (
     recalled,
     tracked,
 )
-from ancestral.provenance.dispatch.subclasses import by_others, is_passive, refuse
+from ancestral.provenance.dispatch.subclasses import OURS, are_seen, by_others, refuse
 from ancestral.provenance.rules.indexing import READERS
 from ancestral.provenance.rules.registry import (
     ESCAPES,
@@ -67,7 +67,6 @@ from ancestral.provenance.tensor.tensor import (
 
 _Function = Callable[..., Any]
 _readings = implicit_reads.local
-_OURS = {ProvenanceTensor, Tensor, nn.Parameter}
 _Plain: Any = Tensor
 
 
@@ -81,12 +80,17 @@ def propagate(
     """Run a function of torch and follow the provenance from its arguments to its results."""
     try:  # which costs nothing unless it raises
         if not kwargs and types == TYPES and func in ELEMENTWISE:
+            operator = OPERATORS.get(func)
+            if operator is not None and len(args) == 2:
+                first, second = args
+                if type(first) is ProvenanceTensor and type(second) in FAST:
+                    return operator(first, second)
             result: Any = run_elementwise(func, args)
             if result is not None:
                 return result
         elif func is _broadcast and len(args) == 1 and types == TYPES and not storage.table:
             return (_same(args[0], run(func, types, args, NO_KEYWORDS)[0]),)
-        if types != TYPES and not all(kind in _OURS or is_passive(kind) for kind in types):
+        if types != TYPES and not are_seen(types):
             return by_others(func, types, args, kwargs or {})
         if func not in _plain_results and not _is_plain(func, args, kwargs):
             return dispatch(func, types, args, kwargs or NO_KEYWORDS)
@@ -303,7 +307,7 @@ def _follow(func: _Function, args: Any, kwargs: Mapping[str, Any], result: Any) 
 
 def _refuse_foreign(result: Tensor, args: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise if an op of a class that computes on its own made a tensor of that class."""
-    if type(result) not in _OURS and not is_argument(result, args, kwargs):
+    if type(result) not in OURS and not is_argument(result, args, kwargs):
         refuse(type(result).__name__, args, kwargs)
 
 
@@ -357,9 +361,9 @@ def _watched(
     storage.check(func, args, kwargs)
     if func.__name__ == "__get__" and types in ((), TYPES) and _attribute_of(func) in _METADATA:
         return run(func, types, args, NO_KEYWORDS)
-    if not all(kind in _OURS or is_passive(kind) for kind in types):
+    if not are_seen(types):
         result = func(*args, **kwargs)  # a class of another library decides
-    elif ProvenanceTensor not in types and any(map(_is_ours, tensors_in(args, kwargs))):
+    elif ProvenanceTensor not in types and ProvenanceTensor in map(type, tensors_in(args, kwargs)):
         # Torch takes it for a number and does not ask it.
         result = _follow(func, args, kwargs, func(*args, **kwargs))
     elif not storage.concerns(args, kwargs):
@@ -383,10 +387,6 @@ def _watched(
     if decision is not None and not is_inside and func.__name__ != "__get__":
         mark_decided(result, decision, args, kwargs)
     return result
-
-
-def _is_ours(tensor: Tensor) -> bool:
-    return type(tensor) is ProvenanceTensor
 
 
 ProvenanceTensor.__torch_function__ = classmethod(propagate)  # type: ignore[assignment, method-assign]

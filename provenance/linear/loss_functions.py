@@ -18,7 +18,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.linear.build import Linear, is_tracked
 from ancestral.provenance.linear.transpose import reshaped
 from ancestral.provenance.tensor import storage
-from ancestral.provenance.tensor.arguments import Args, Kwargs, tensors_in
+from ancestral.provenance.tensor.arguments import Args, Kwargs
 from ancestral.provenance.tensor.control_flow import computed_anew, controlling, later_of
 from ancestral.provenance.tensor.linear_form import Call, Hole, OverwrittenError, version_of
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
@@ -67,20 +67,26 @@ class Unreduced(NamedTuple):
 _signature = functools.cache(inspect.signature)
 
 
+@functools.cache
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(_signature(function).parameters)
+
+
 def loss(function: Callable[..., Any], shape: Shape, args: Args, kwargs: Kwargs) -> Linear | None:
     """Return the loss without its reduction, of which that is the sum, as a linear row does."""
-    names = _signature(function).parameters
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    if any(given.get(name) is not None for name in ("size_average", "reduce")):
+    given = {**dict(zip(_names_of(function), args, strict=False)), **kwargs}
+    if given.get("size_average") is not None or given.get("reduce") is not None:
         return None
     divisor = _divisor(function, given)
     if divisor is None:
         return None
-    versions = tuple((tensor, raw(version_of, tensor)) for tensor in tensors_in(args, kwargs))
+    # Each argument is a tensor or an atom.
+    versions = tuple([(x, raw(version_of, x)) for x in given.values() if isinstance(x, Tensor)])
     besides = [controlling()]
     for tensor, _ in versions:
         known = provenance(tensor)
-        besides.append(None if known is None else later_of(known.universe))
+        if known is not None and known.universe.is_past:
+            besides.append(later_of(known.universe))
     if storage.table:
         besides += [provenance(tensor) for tensor, _ in versions]
     held = tuple(dict.fromkeys(found for found in besides if found is not None))

@@ -119,9 +119,9 @@ def module_path(modules: Sequence[nn.Module]) -> str:
         return ""
     inner = modules[0]
     for outer in reversed(modules[1:]):
-        paths = {module: path for path, module in outer.named_modules()}
-        if inner in paths:
-            return str(paths[inner])
+        for path, module in outer.named_modules():
+            if module is inner:  # what comes after it is not looked at: each draw asks
+                return str(path)
     return ""
 
 

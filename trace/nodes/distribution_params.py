@@ -95,8 +95,9 @@ def parameters(fn: Distribution) -> list[Held]:
     tensor counts that can be reached from it: attributes, containers, modules, closures.
     """
     kind: Any = type(fn)
-    if _events_of_torch(kind):  # it has no parts
-        return over_batch(fn)
+    events = _events_of_torch(kind)
+    if events:  # it has no parts
+        return _declared(fn, events)
     return over_batch(unmasked(factorized(fn)))
 
 
@@ -106,10 +107,14 @@ _new: Callable[..., Held] = tuple.__new__  # thousands are made, in C
 def over_batch(fn: Distribution) -> list[Held]:
     """Return the same over the whole batch, of which `Independent` makes events."""
     kind: Any = type(fn)
-    attributes, held = vars(fn), list[Held]()
-    for name, event in _events_of_torch(kind):
+    return _declared(fn, _events_of_torch(kind))
+
+
+def _declared(fn: Distribution, events: tuple[tuple[str, int], ...]) -> list[Held]:
+    attributes, held = fn.__dict__, list[Held]()
+    for name, event in events:
         item = attributes.get(name)
-        if item is None or not isinstance(item, Tensor):
+        if item is None or not (type(item) is Tensor or isinstance(item, Tensor)):
             continue
         # Twice, by the name that it was given and as `_param`, says no more than once.
         for known in held:

@@ -7,7 +7,8 @@ need not be followed one by one. That is left out where it can be proven to show
   declared parameters alone, writes into nothing but its own result, and reads no number;
 - a draw is floating and made without a step that has no useful derivative. A draw of integers,
   as that of a `Categorical`, tells that the gradient of reparameterized parents stops there, also
-  where `torch.no_grad` has hidden it. A density has the linear form that its ops give it;
+  where `torch.no_grad` has hidden it: it is known where the parameters depend on nothing drawn.
+  A density has the linear form that its ops give it;
 - the parameters are plain or tracked tensors, and the shape is given in numbers; a value that is
   scored has the shape and the type of the logits.
 
@@ -57,20 +58,37 @@ class _Simple(NamedTuple):
 
     kind: type[Distribution]  # the class that it is simple for
     read: tuple[str, ...]  # the attributes that it reads
-    one: Callable[..., Tensor] | None = None  # draws each case once, where the op is known
+    # Draws each case of a batch once, where the op is known; None for parameters of other shapes.
+    one: Callable[..., Tensor | None] | None = None
+    is_of_integers: bool = False
 
 
-def _normal(loc: Tensor, scale: Tensor) -> Tensor:
+def _normal(batch: Size, loc: Tensor, scale: Tensor) -> Tensor | None:
+    if not loc.shape == batch == scale.shape:
+        return None
     noise = _empty(loc.shape, dtype=loc.dtype, device=loc.device).normal_()
     return loc + noise * scale
 
 
+def _coins(batch: Size, probs: Tensor) -> Tensor | None:
+    return _bernoulli(detach(probs)) if probs.shape == batch else None
+
+
+def _classes(batch: Size, probs: Tensor) -> Tensor | None:
+    if probs.shape[:-1] != batch:
+        return None
+    if len(batch) < 2:
+        return _multinomial(probs, 1, True).squeeze(-1)
+    return _multinomial(probs.reshape(-1, probs.shape[-1]), 1, True).reshape(batch)
+
+
 # Torch's own, which a recording may replace.
-_empty, _bernoulli = torch.empty, torch.bernoulli
+_empty, _bernoulli, _multinomial = torch.empty, torch.bernoulli, torch.multinomial
 _SIMPLE: dict[_Method, _Simple] = {
     method: how
     for method, how in (
-        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), lambda p: _bernoulli(detach(p)))),
+        (Bernoulli.sample, _Simple(Bernoulli, ("probs",), _coins)),
+        (Categorical.sample, _Simple(Categorical, ("probs",), _classes, True)),
         (Exponential.rsample, _Simple(Exponential, ("rate",))),
         (Normal.sample, _Simple(Normal, ("loc", "scale"))),
         (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
@@ -102,8 +120,9 @@ def drawing(original: _Method) -> _Method:
     if known is None:
         return original
     kind: Any
-    kind, read, one = known
+    kind, read, one, is_of_integers = known
     thread = storage.local
+    plain = _PLAIN - {ProvenanceTensor} if is_of_integers else _PLAIN
 
     def draws(fn: Any, *args: Any, **kwargs: Any) -> Any:
         # A guard wants to see every op, to refuse those on what is tracked.
@@ -111,17 +130,18 @@ def drawing(original: _Method) -> _Method:
         own: Any = type(fn)
         is_known = (own is kind or _is_as(own, kind)) and not thread.guards
         if is_known and (is_once or _is_of_numbers(args, kwargs)):
-            if own is Bernoulli:
-                _keep_probs(vars(fn))
+            if own in _PROBS:
+                _keep_probs(vars(fn), *_PROBS[own])
             # Also what is computed at its first use, and kept by the distribution for later ones.
             given = [*map(fn.__getattribute__, read)]
-            if _PLAIN.issuperset(map(type, given)):
+            if plain.issuperset(map(type, given)) and not (is_of_integers and storage.table):
                 try:
                     with unmet():
                         if one is not None and is_once and not _is_overridden():
-                            with Unseen():  # one or two parameters
-                                if given[0].shape == fn._batch_shape == given[-1].shape:
-                                    return one(*given)
+                            with Unseen():
+                                value = one(fn._batch_shape, *given)
+                            if value is not None:
+                                return value
                         return raw(original, fn, *args, **kwargs)
                 except _OF_VALUES:  # to be raised once more, and noted
                     pass
@@ -130,20 +150,22 @@ def drawing(original: _Method) -> _Method:
     return draws
 
 
-def _keep_probs(attributes: dict[str, Any]) -> None:
-    """Let a Bernoulli keep what it computes of its logits at the first draw, as torch does it.
+def _keep_probs(attributes: dict[str, Any], of_logits: Callable[..., Tensor], *dim: int) -> None:
+    """Let a family keep what it computes of its logits at the first draw, as torch does it.
 
     That is what its property does, by some calls more.
     """
-    if "probs" not in attributes and _HAS_PROBS and torch.is_grad_enabled():
+    if "probs" not in attributes and torch.is_grad_enabled():
         logits: Any = attributes.get("logits")
         if type(logits) in _PLAIN:
-            attributes["probs"] = torch.sigmoid(logits)
+            attributes["probs"] = of_logits(logits, *dim)
 
 
-_HAS_PROBS = getattr(vars(Bernoulli)["probs"], "wrapped", _keep_probs).__module__ == (
-    Bernoulli.__module__
-)
+_PROBS: dict[Any, tuple[Any, ...]] = {
+    kind: how
+    for kind, how in ((Bernoulli, (torch.sigmoid,)), (Categorical, (torch.softmax, -1)))
+    if getattr(vars(kind)["probs"], "wrapped", _keep_probs).__module__ == kind.__module__
+}
 
 
 @functools.lru_cache(maxsize=1024)

@@ -126,8 +126,8 @@ class Node:
     enumeration: Enumeration | None = None  # which dimensions stand for values of sites
 
     @classmethod
-    def made(cls, **fields: Any) -> "Node":
-        """Return a node of all its fields but for those that have a default.
+    def made(cls, fields: dict[str, Any]) -> "Node":
+        """Return a node of all its fields but for those that have a default; it keeps the dict.
 
         A frozen class takes them one by one, which counts where thousands are drawn. An `infer` is
         to be among them.

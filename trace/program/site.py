@@ -43,14 +43,14 @@ from ancestral.trace.recording.record_site import base_name, controlled, draw, i
 
 def unseen(fn: Distribution, is_reparameterized: bool = False) -> Any:
     """Return a draw that no recording takes in."""
-    return _unseen(lambda: drawn_simply(fn, is_reparameterized))
+    return _unseen(drawn_simply, fn, is_reparameterized)
 
 
-def _unseen(draws: Callable[[], Any]) -> Any:
+def _unseen(draws: Callable[..., Any], *args: Any) -> Any:
     """Return what a function draws, which no recording takes in."""
     was_inside, local.is_inside = local.is_inside, True
     try:
-        return draws()
+        return draws(*args)
     finally:
         local.is_inside = was_inside
 
@@ -139,28 +139,30 @@ def given(message: Message) -> Message:
     held, plain = parameters(fn), aside(value) if isinstance(value, ProvenanceTensor) else value
     source = _source(message, found, shape, universe)
     node = Node.made(
-        name=message.name,
-        type="sample",
-        fn=fn,
-        value=plain,
-        shape=shape,
-        source=source,
-        param_provenance=controlled(_upstream(message, held, shape), shape),
-        location=message.where.location,
-        module_path=message.where.module_path,
-        is_observed=message.is_observed,
-        is_reparameterized=message.origin is not None and message.origin.is_reparameterized,
-        is_learned=has_gradient(held),
-        is_given=True,
-        is_declared=True,
-        held=_held(found, source, tuple(value.shape), universe),
-        scale=message.scale,
-        mask=message.mask,
-        cond_indep_stack=message.plates,
-        event_dims=event_dims(fn),
-        infer=message.infer,
-        enumeration=message.enumeration,
-        versions=versions_of(held, plain),
+        {
+            "name": message.name,
+            "type": "sample",
+            "fn": fn,
+            "value": plain,
+            "shape": shape,
+            "source": source,
+            "param_provenance": controlled(_upstream(message, held, shape), shape),
+            "location": message.where.location,
+            "module_path": message.where.module_path,
+            "is_observed": message.is_observed,
+            "is_reparameterized": message.origin is not None and message.origin.is_reparameterized,
+            "is_learned": has_gradient(held),
+            "is_given": True,
+            "is_declared": True,
+            "held": _held(found, source, tuple(value.shape), universe),
+            "scale": message.scale,
+            "mask": message.mask,
+            "cond_indep_stack": message.plates,
+            "event_dims": event_dims(fn),
+            "infer": message.infer,
+            "enumeration": message.enumeration,
+            "versions": versions_of(held, plain),
+        }
     )
     traces[0].ledger.admit(node)
     admit(node, message)

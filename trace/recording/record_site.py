@@ -122,31 +122,34 @@ def draw(
     source = Source(name, shape, universe, is_confined=is_confined)
     shown = _fresh(value, held)
     # The user may write into the value later; the density is that of the draw.
-    plain = aside(shown) if is_reparameterized else _copied(shown)
+    plain = _aside(shown) if is_reparameterized else _copied(shown)
     gate = None
     if is_reparameterized and plain.requires_grad:
         gate = Gate()
         raw(_register_hook, shown, gate)
         universe.differentiable.add(source)
-    node = Node.made(
-        name=name,
-        type="sample",
-        fn=fn,
-        value=plain,
-        shape=shape,
-        source=source,
-        param_provenance=found,
-        location=where.location,
-        module_path=where.module_path,
-        is_reparameterized=is_reparameterized,
-        is_learned=is_learned,
-        is_declared=is_declared,
-        infer=message.infer if message is not None else {} if infer is None else infer,
-        event_dims=0 if is_plain else event_dims(fn),
-        versions=versions_of(held, plain if is_reparameterized else None),
-        gate=gate,
-        **_around(message, plates),
-    )
+    fields: dict[str, Any] = {
+        "name": name,
+        "type": "sample",
+        "fn": fn,
+        "value": plain,
+        "shape": shape,
+        "source": source,
+        "param_provenance": found,
+        "location": where.location,
+        "module_path": where.module_path,
+        "is_reparameterized": is_reparameterized,
+        "is_learned": is_learned,
+        "is_declared": is_declared,
+        "infer": {} if infer is None else infer,
+        "versions": versions_of(held, plain if is_reparameterized else None),
+        "gate": gate,
+    }
+    if not is_plain:
+        fields["event_dims"] = event_dims(fn)
+    if message is not None or plates:
+        fields |= _around(message, plates)
+    node = Node.made(fields)
     admit(node, traces, traces if message is None else message.traces)
     if type(shown) is ProvenanceTensor:
         shown._form, shown._written = None, -1
@@ -159,15 +162,16 @@ def draw(
 
 
 def _around(message: Message | None, plates: tuple[Plate, ...]) -> dict[str, Any]:
-    """Return what handlers and plates say of a draw, nothing where none is open."""
+    """Return what handlers and plates say of a draw, at least one of which is open."""
     if message is not None:
         return {
+            "infer": message.infer,
             "scale": message.scale,
             "mask": message.mask,
             "enumeration": message.enumeration,
             "cond_indep_stack": message.plates,
         }
-    return {"scale": scale_of(plates), "cond_indep_stack": plates} if plates else {}
+    return {"scale": scale_of(plates), "cond_indep_stack": plates}
 
 
 def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
@@ -177,6 +181,14 @@ def _is_pathwise(value: Tensor, is_plain: bool) -> bool:
     cut it off, and its `sample` may let it through.
     """
     return value.requires_grad and (is_plain or is_learned_tensor(value))
+
+
+def _aside(value: Tensor) -> Tensor:
+    """Return a plain tensor on the same data, with the same history if there is one."""
+    with Unseen():
+        if not value.requires_grad:
+            return detach(value)
+    return aside(value)
 
 
 def _copied(value: Tensor) -> Tensor:
@@ -193,21 +205,23 @@ def observe(fn: Distribution, value: Tensor, density: Tensor, where: Place, name
     traces, plates = local.traces, open_plates()
     unique, universe = traces[0].fresh_name(name), traces[0].universe
     node = Node.made(
-        name=unique,
-        type="sample",
-        fn=fn,
-        value=untrack(value),
-        shape=shape,
-        source=Source(unique, shape, universe),
-        param_provenance=controlled(param_provenance(fn, held, shape, None), shape),
-        location=where.location,
-        module_path=where.module_path,
-        is_observed=True,
-        is_learned=has_gradient(held),
-        scale=scale_of(plates) if plates else 1.0,
-        cond_indep_stack=plates,
-        event_dims=local.event_dims,
-        infer={},
+        {
+            "name": unique,
+            "type": "sample",
+            "fn": fn,
+            "value": untrack(value),
+            "shape": shape,
+            "source": Source(unique, shape, universe),
+            "param_provenance": controlled(param_provenance(fn, held, shape, None), shape),
+            "location": where.location,
+            "module_path": where.module_path,
+            "is_observed": True,
+            "is_learned": has_gradient(held),
+            "scale": scale_of(plates) if plates else 1.0,
+            "cond_indep_stack": plates,
+            "event_dims": local.event_dims,
+            "infer": {},
+        }
     )
     admit(node, traces, traces)
     if local.audit is not None:

@@ -1,5 +1,6 @@
 """Simple families: what is drawn untracked shows all that it did when it was followed."""
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -243,3 +244,78 @@ def test_a_parameter_of_another_kind_of_tensor_is_left_to_its_own_library() -> N
 
 def test_a_method_that_nobody_has_read_is_run_as_it_is() -> None:
     assert drawing(d.Categorical.sample) is d.Categorical.sample
+
+
+@pytest.mark.parametrize("size", [(3,), (4, 3), (2, 4, 3), (1, 1)])
+@pytest.mark.parametrize("sample_shape", [(), (2,), (2, 5)])
+@pytest.mark.parametrize("given", ["probs", "logits"])
+def test_a_categorical_draws_what_plain_torch_draws(
+    size: tuple[int, ...], sample_shape: tuple[int, ...], given: str
+) -> None:
+    """Whatever the step before at the same place was: no draw remembers another."""
+    for dtype, is_learned, validates in itertools.product(
+        (torch.float32, torch.float64), (False, True), (False, True)
+    ):
+        x = torch.rand(size, dtype=dtype).add(0.1).requires_grad_(is_learned)
+
+        def draw(x: Tensor = x, validates: bool = validates) -> tuple[Tensor, d.Categorical]:
+            torch.manual_seed(0)
+            q = d.Categorical(**{given: x}, validate_args=validates)
+            return q.sample(torch.Size(sample_shape)), q
+
+        plain, expected = draw()
+        with an.record() as trace:
+            ours, q = draw()
+        (node,) = trace.values()
+        assert torch.equal(node.value, plain)
+        assert (ours.dtype, ours.stride()) == (plain.dtype, plain.stride())
+        assert node.is_learned is is_learned
+        assert vars(q).keys() == vars(expected).keys()
+        assert torch.equal(q.probs, expected.probs)
+        assert q.probs.requires_grad is expected.probs.requires_grad
+
+
+def test_a_categorical_has_the_parents_of_its_parameters() -> None:
+    weights = torch.eye(3)[None]
+    with an.record() as trace:
+        for _ in range(2):
+            plain = d.Categorical(logits=weights[0]).sample()
+            z = coin(4, 1)
+            drawn = d.Categorical(logits=z * weights[:, 0]).sample()
+        written = torch.zeros(4, 3)
+        whole = written[:]
+        whole.copy_(z.expand(4, 3))
+        after = d.Categorical(logits=written).sample()
+    assert trace["plain"].parents == trace["plain_1"].parents == frozenset()
+    assert trace["drawn"].parents == {"z"}
+    assert trace["drawn_1"].parents == {"z_1"}
+    assert trace["after"].parents == {"z_1"}
+    assert plain.shape == (3,)
+    assert drawn.shape == after.shape == (4,)
+
+
+def test_a_categorical_that_another_draws_for_is_met() -> None:
+    own = vars(d.Categorical)["sample"]
+    for is_other in (False, True, False):
+        if is_other:
+            d.Categorical.sample = lambda self, shape=(): torch.tensor(7)  # type: ignore[method-assign]
+        try:
+            with an.record() as trace:
+                d.Categorical(logits=torch.zeros(3)).sample()
+        finally:
+            if is_other:
+                d.Categorical.sample = own  # type: ignore[method-assign]
+        (node,) = trace.values()
+        assert (int(node.value) == 7) is is_other
+
+
+def test_a_categorical_drawn_under_inference_mode_can_be_scored() -> None:
+    for _ in range(2):
+        logits = torch.zeros(3, requires_grad=True)
+        with an.record() as trace:
+            with torch.inference_mode():
+                d.Categorical(logits=logits.detach()).sample()
+            z = d.Categorical(logits=logits).sample()
+            an.backward(z.float())
+        assert len(trace) == 2
+        assert logits.grad is not None
