@@ -1,10 +1,11 @@
 """Interceptors: what is switched on while any thread records, and off with the last recording."""
 
+import gc
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.torch_internals import (
@@ -18,9 +19,17 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Descendants, Group, Lasting, Patch, Staying, Waiting
+from ancestral.trace.context.patch import (
+    Descendants,
+    Found,
+    Group,
+    Lasting,
+    Patch,
+    Staying,
+    Waiting,
+)
 from ancestral.trace.context.stack import local
-from ancestral.trace.context.unchanged import Unchanged
+from ancestral.trace.context.unchanged import Classes, Places, Unchanged
 
 
 class Interceptor:
@@ -62,6 +71,14 @@ class _Writes(Interceptor):
     leave_thread = staticmethod(storage.end)
 
 
+class _Layout(NamedTuple):
+    """What a recording has found, for those after it as long as it is unchanged."""
+
+    unchanged: Unchanged
+    found: Found
+    is_of_users: bool
+
+
 class _Switch:
     """All interceptors, which are on while any thread records."""
 
@@ -83,7 +100,7 @@ class _Switch:
             Waiting((patch for patch in swapped if isinstance(patch.owner, type)), self),
         ]
         self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
-        self._as_before: Unchanged | None = None
+        self._as_before: _Layout | None = None
         self._preparing = self._that_have("prepare")
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
@@ -128,29 +145,46 @@ class _Switch:
             enter()
         while self.given_back:
             self.given_back.pop()()
-        if self._as_before:
+        known = self._as_before  # which the collector may take away at any time
+        if known is not None and known.unchanged:
             self._swapped.replace_known()
+            if known.found.patches:
+                self._later.append(known.found)
+                known.found.replace_known()
         else:
             self._look()
 
     def _look(self) -> None:
         """Replace what is there, whatever has become of it."""
+        before, self._as_before = self._as_before, None
         while self._preparing:
             self._preparing[0]()
             del self._preparing[0]
-        found = [patch for group in self._staying for patch in group.replace_own()]
+        patches = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
         for find in self._finding:
-            found += find()
-        self._as_before = None
-        if found:
-            self.replace(Group(found))
-            return
-        places = [self._swapped.expected, *[group.expected for group in self._staying]]
-        classes = [kinds.expected for each in self.interceptors for kinds in each.kinds]
-        known = [each for each in places if each], [each for each in classes if each]
-        if all(places) and all(classes):
-            self._as_before = Unchanged(*known)
+            patches += find()
+        seen = [kinds.seen() for each in self.interceptors for kinds in each.kinds]
+        found = Found(patches, None if before is None else before.found)
+        if patches:
+            self.replace(found)
+        self._lay_out(found, [each for each in seen if each is not None])
+
+    def _lay_out(self, found: Found, seen: Sequence[tuple[Classes, Places]]) -> None:
+        """Note how all is, for the recordings to come."""
+        others = Places.joined([found.expected, *[places for _, places in seen]])
+        staying = Places.joined([group.expected for group in self._staying])
+        classes = Classes.joined([each for each, _ in seen])
+        unchanged = Unchanged(self._swapped.expected, staying, others, classes)
+        self._as_before = _Layout(unchanged, found, bool(others.names))
+        if others.names and self._let_go not in gc.callbacks:
+            gc.callbacks.append(self._let_go)
+
+    def _let_go(self, phase: str, info: Mapping[str, int]) -> None:
+        """Hold nothing of users any more when Python begins to look for what nobody holds."""
+        known = self._as_before
+        if phase == "start" and info["generation"] and known is not None and known.is_of_users:
+            self._as_before = None
 
     def _end(self) -> None:
         self.is_on = False

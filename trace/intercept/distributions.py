@@ -297,7 +297,7 @@ class Distributions(Interceptor):
 
     def __init__(self) -> None:
         self._own: dict[type, None] = {}  # the classes of torch, and our own
-        self._kinds = Descendants(Distribution, self._own.__contains__)
+        self._kinds = Descendants(Distribution, self._own.__contains__, _REPLACED)
         self.kinds = (self._kinds,)
 
     def patches(self) -> Iterable[Patch]:

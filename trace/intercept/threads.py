@@ -110,7 +110,7 @@ class Threads(Interceptor):
 
     def __init__(self) -> None:
         self._known: dict[type, None] = {ThreadPoolExecutor: None}
-        self._executors = Descendants(Executor, self._known.__contains__)
+        self._executors = Descendants(Executor, self._known.__contains__, ("submit",))
         self.kinds = (self._executors,)
 
     def patches(self) -> Iterator[Patch]:

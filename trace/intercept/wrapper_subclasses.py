@@ -122,7 +122,7 @@ class TensorSubclasses(Interceptor):
     """Meets what makes tensors of other classes, and their ways to meet other tensors."""
 
     def __init__(self) -> None:
-        self._kinds = Descendants(Tensor, _is_of_torch)
+        self._kinds = Descendants(Tensor, _is_of_torch, (_FUNCTION,))
         self.kinds = (self._kinds,)
 
     def patches(self) -> Iterator[Patch]:

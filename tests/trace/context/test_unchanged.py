@@ -45,6 +45,11 @@ def test_an_equal_value_is_another() -> None:
     assert not hold()
 
 
+def _unchanged(classes: Classes) -> Unchanged:
+    none = Places.of([])
+    return Unchanged(none, none, none, classes)
+
+
 def test_each_new_class_is_seen() -> None:
     class Root:
         pass
@@ -54,12 +59,12 @@ def test_each_new_class_is_seen() -> None:
 
     held: list[type] = [Known]
     for parent in (Root, Known):
-        known = Unchanged([Places.of([])], [Classes.of(Root), Classes.of(int)])
+        known = _unchanged(Classes.joined([Classes.of(Root), Classes.of(int)]))
         assert known
         held.append(type("Below", (parent,), {}))
         assert not known
         assert set(Classes.of(Root).others) == set(held)
-    known = Unchanged([Places.of([])], [Classes.of(Root)])
+    known = _unchanged(Classes.of(Root))
     held.pop()
     gc.collect()
     assert known  # which holds on to what it knows
@@ -99,27 +104,33 @@ CHANGES: dict[str, Callable[[], Any]] = {
 }
 
 
+def _opens_as_before() -> bool:
+    known = switch._as_before
+    return known is not None and bool(known.unchanged)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_recording_opens_as_before_after_a_change(change: str) -> None:
     for _ in range(2):
         with an.record() as trace:
             d.Bernoulli(P).sample()
+    assert _opens_as_before()
     with CHANGES[change]():
-        assert not switch._as_before  # as where another test has left a class of a user
+        assert not _opens_as_before()
         with an.record() as trace:
             z = d.Bernoulli(P).sample()
         assert an.provenance_of(z) == set(trace) == {"z"}
 
 
-def test_where_somebody_may_add_what_is_inherited_there_is_nothing_to_expect() -> None:
-    module = ModuleType("owner")
-    group = Lasting([Patch(module, "__doc__", lambda _: len)])
+def test_what_somebody_adds_where_something_was_inherited_is_seen() -> None:
+    owner: Any = type("Owner", (list,), {})
+    group = Lasting([Patch(owner, "append", lambda _: len)])
     group.replace()
     group.restore()
-    assert group.expected is not None
-    kind: Any = type("Owner", (list,), {})
-    group = Lasting([Patch(kind, "append", lambda _: len)])
-    group.replace()
-    group.restore()
-    assert group.expected is None
-    assert "append" not in vars(kind)
+    assert "append" not in vars(owner)
+    hold = holding(group.expected)
+    assert hold()
+    assert group.expected.hold()
+    owner.append = len
+    assert not hold()
+    assert not group.expected.hold()
