@@ -18,7 +18,7 @@ import ctypes
 import gc
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,18 +36,24 @@ _SUBCLASSES = 45
 
 
 class Numbers:
-    """The numbers of dictionaries, and of the subclasses of classes."""
+    """The numbers of dictionaries, and of the subclasses of classes.
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], classes: Iterable[type]) -> None:
+    `first` are the numbers at the beginning.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], classes: Sequence[type]) -> None:
         """Take what they are the numbers of, and hold it."""
         self._count = len(dicts)
-        self._classes = tuple(classes)
-        where = [_word(kind, _SUBCLASSES) for kind in self._classes]
-        below = [_dict_at(int(_memory[word])) for word in where]
-        self._held = *dicts, *[each for each in below if each is not None]
-        where += [_word(each, _NUMBER) for each in self._held[self._count :]]
-        where = [_word(each, _NUMBER) for each in dicts] + where
-        self._where = np.array(where, dtype=np.intp)
+        below = [_subclasses(kind) for kind in classes]
+        self._held = *dicts, *classes, *below
+        words = [_word(each, _NUMBER) for each in dicts]
+        words += [_word(kind, _SUBCLASSES) for kind in classes]
+        words += [_word(each, _NUMBER) for each in below if each is not None]
+        self._where = np.array(words, dtype=np.intp)
+        self.first = self.read()
+        shown = np.frombuffer(self.first, np.uint64)[len(dicts) : len(dicts) + len(classes)]
+        if shown.tolist() != [0 if each is None else id(each) for each in below]:
+            Numbers.__init__(self, dicts, classes)  # another thread was quicker
 
     def read(self) -> bytes:
         """Return the numbers as they are now."""
@@ -64,13 +70,16 @@ def _word(held: object, number: int) -> int:
     return id(held) // 8 + number - _FIRST
 
 
-def _dict_at(address: int) -> Any:
-    return ctypes.cast(address, ctypes.py_object).value if address else None
+def _subclasses(kind: type) -> Any:
+    """Return the dictionary of the subclasses of a class, None where it has none."""
+    try:
+        return ctypes.py_object.from_address(id(kind) + 8 * _SUBCLASSES).value
+    except ValueError:
+        return None
 
 
-def dict_of(owner: Any) -> dict[str, Any]:
-    """Return the dictionary of a module, or of a class, of which `vars` shows it only."""
-    shown = vars(owner)
+def shown_by(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the dictionary behind `vars`, which shows that of a class only."""
     found: dict[str, Any] = shown if isinstance(shown, dict) else gc.get_referents(shown)[0]
     return found
 
@@ -89,7 +98,7 @@ def _are_as_expected() -> bool:
         lambda: held.pop("b"),
         lambda: setattr(kind, "a", 1),
         lambda: delattr(kind, "a"),
-        lambda: dict_of(kind).update(a=2),
+        lambda: shown_by(vars(kind)).update(a=2),
         lambda: below.append(type("Below", (kind,), {})),
         lambda: below.append(type("Beside", (kind,), {})),
         lambda: setattr(below[0], "__bases__", (type("Other", (), {}),)),
@@ -97,9 +106,9 @@ def _are_as_expected() -> bool:
     )
     seen = []
     for change in changes:
-        seen.append(Numbers([held, dict_of(kind)], [kind]).read())
+        seen.append(Numbers([held, shown_by(vars(kind))], [kind]).read())
         change()
-    last = Numbers([held, dict_of(kind)], [kind]).read()
+    last = Numbers([held, shown_by(vars(kind))], [kind]).read()
     return len(set(seen)) == len(seen) and last == seen[-1]
 
 

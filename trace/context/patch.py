@@ -9,6 +9,7 @@ afterwards.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
@@ -339,6 +340,12 @@ class Descendants:
         """Return all that there were, and what was in those of users, and hold it no longer."""
         seen, self._seen = self._seen, None
         return seen
+
+
+def is_of_a_library(kind: type) -> bool:
+    """Return whether a class can be imported, so that nobody needs to let go of it or pickle it."""
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ != "__main__" and getattr(module, kind.__name__, None) is kind
 
 
 def subclasses(root: type) -> list[type]:

@@ -181,9 +181,10 @@ class _Switch:
             gc.callbacks.append(self._let_go)
 
     def _let_go(self, phase: str, info: Mapping[str, int]) -> None:
-        """Hold nothing of users any more when Python begins to look for what nobody holds."""
+        """Hold no class of users any more when Python begins to look for what nobody holds."""
         known = self._as_before
-        if phase == "start" and info["generation"] and known is not None and known.is_of_users:
+        is_full = phase == "start" and info["generation"] == _OLDEST
+        if is_full and known is not None and known.is_of_users:
             self._as_before = None
 
     def _end(self) -> None:
@@ -252,6 +253,7 @@ class _Switch:
             leave()
 
 
+_OLDEST = 2  # what has outlived two looks at all that is new
 _OPEN = (
     "an.restore_torch() was called while a recording is open, in this thread or in another, and "
     "that needs what it has replaced in torch; call it after the block, or end the generator or "

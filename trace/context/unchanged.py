@@ -7,7 +7,6 @@ Every recording asks, of all places and classes at once.
 (True, False)
 """
 
-import gc
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import chain, repeat
@@ -15,7 +14,7 @@ from operator import is_
 from types import CodeType
 from typing import Any, NamedTuple, Self
 
-from ancestral.provenance.tensor.python_internals import ARE_NUMBERED, Numbers
+from ancestral.provenance.tensor.python_internals import ARE_NUMBERED, Numbers, shown_by
 
 ABSENT: Any = object()
 """What a place holds that holds nothing: the owner inherits it, or has it not."""
@@ -32,8 +31,7 @@ class Places(NamedTuple):
     def of(cls, rows: Iterable[tuple[Mapping[str, Any], str, Any]]) -> Self:
         """Return the places of rows."""
         held = list(rows)
-        # Of a class, `vars` shows the dictionary by another object each time.
-        owners: Any = [d if isinstance(d, dict) else gc.get_referents(d)[0] for d, _, _ in held]
+        owners = [shown_by(row[0]) for row in held]
         return cls(owners, [row[1] for row in held], [row[2] for row in held])
 
     @classmethod
@@ -61,16 +59,16 @@ class Classes(NamedTuple):
     @classmethod
     def of(cls, root: type) -> Self:
         """Return the classes that there are now, the root among them."""
-        found = {root: children(root)}
+        found = {id(root): (root, children(root))}  # a metaclass may say that all are equal
         pending = [root]
         for kind in pending:  # which grows meanwhile
-            for each in found[kind]:
-                if each not in found:
-                    found[each] = children(each)
+            for each in found[id(kind)][1]:
+                if id(each) not in found:
+                    found[id(each)] = each, children(each)
                     pending.append(each)
-        parents = [kind for kind, below in found.items() if below]
-        last = [kind for kind, below in found.items() if not below]
-        return cls(parents, [found[kind] for kind in parents], last)
+        parents = [kind for kind, below in found.values() if below]
+        last = [kind for kind, below in found.values() if not below]
+        return cls(parents, [found[id(kind)][1] for kind in parents], last)
 
     @classmethod
     def joined(cls, parts: Iterable["Classes"]) -> Self:
@@ -85,7 +83,7 @@ class Classes(NamedTuple):
     @property
     def others(self) -> list[type]:
         """Those below the first, each once."""
-        return list(dict.fromkeys(chain.from_iterable(self.below)))
+        return list({id(kind): kind for kind in chain.from_iterable(self.below)}.values())
 
     def are_all(self) -> bool:
         """Return whether no class was defined below them since, and none is gone."""
@@ -131,13 +129,8 @@ class _Steady:
             parts.setdefault(id(row[0]), []).append(row)
         self._parts = [Places.of(rows) for rows in parts.values()]
         self._classes = classes
-        self._forget()
-
-    def _forget(self) -> None:
-        """Look at all the next time."""
-        dicts = [part.owners[0] for part in self._parts]
-        self._numbers = Numbers(dicts, [*self._classes.parents, *self._classes.last])
-        self._noted = b""
+        self._numbers = Numbers([], [])
+        self._noted = b"none"
 
     def __call__(self) -> bool:
         now = self._numbers.read()
@@ -145,18 +138,19 @@ class _Steady:
 
     def _look(self, now: bytes) -> bool:
         """Look at what has changed: what changes meanwhile has another number the next time."""
-        parts, are_classes = self._parts, True
-        if self._noted:
+        places, are_classes = range(len(self._parts)), self._noted == b"none"
+        if not are_classes:
             places, are_classes = self._numbers.changed(self._noted, now)
-            parts = [self._parts[place] for place in places]
-        if not all(part.hold() for part in parts):
+        if are_classes:  # the dictionary of subclasses may be another one
+            places = range(len(self._parts))
+            dicts = [part.owners[0] for part in self._parts]
+            self._numbers = Numbers(dicts, [*self._classes.parents, *self._classes.last])
+            self._noted, now = b"none", self._numbers.first
+            if not self._classes.are_all():
+                return False
+        if not all(self._parts[place].hold() for place in places):
             return False
-        if are_classes and not self._classes.are_all():
-            return False
-        if are_classes and self._noted:  # one went and came back: it stands elsewhere, if by itself
-            self._forget()
-        else:
-            self._noted = now
+        self._noted = now
         return True
 
 

@@ -48,7 +48,6 @@ def _refusing_new(original: _Function, kind: str) -> Any:
     return staticmethod(_refusing(original, kind))
 
 
-@functools.lru_cache(maxsize=1024)
 def _answering(original: Any) -> Any:
     """Return the ``__torch_function__`` of a class, whose answer must carry every source."""
 

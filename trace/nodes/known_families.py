@@ -95,14 +95,15 @@ def drawn(fn: Any, is_reparameterized: bool) -> Any:
     return drawing(original)(fn) if original in _SIMPLE else getattr(fn, name)()
 
 
-@functools.lru_cache(maxsize=1024)
 def drawing(original: _Method) -> _Method:
     """Return a method that draws, such that it is run untracked where nothing shows."""
-    known = _SIMPLE.get(original)
-    if known is None:
-        return original
+    return _drawing(original) if original in _SIMPLE else original
+
+
+@functools.cache
+def _drawing(original: _Method) -> _Method:
     kind: Any
-    kind, read, one = known
+    kind, read, one = _SIMPLE[original]
     thread = storage.local
 
     def draws(fn: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ancestral.trace.context.patch import Descendants, Patch
+from ancestral.trace.context.patch import Descendants, Patch, is_of_a_library
 from ancestral.trace.context.stack import local, suspended
 from ancestral.trace.context.switch import Interceptor, switch, unmet
 
@@ -32,18 +32,18 @@ class PyroStack(Interceptor):
     def found(self) -> Iterable[Patch]:
         """Meet what runs a model once to learn its shape, which is no part of the program.
 
-        That of each guide is replaced once: it does what it did where nobody records.
+        That of each guide of a library is replaced once: it does what it did where nobody records.
         """
         kinds = [kind for root in _roots() for kind in self._new(root)]
-        if kinds:
-            self._known.update(dict.fromkeys(kinds))
-            patched = [kind for kind in kinds if _PREPARE in vars(kind)]
-            switch.stay(Patch(kind, _PREPARE, _outside, True, True) for kind in patched)
-        return ()
+        lasting = [kind for kind in kinds if is_of_a_library(kind)]
+        if lasting:
+            self._known.update(dict.fromkeys(lasting))
+            switch.stay(patch for kind in lasting for patch in _preparing(kind, stays=True))
+        return [p for kind in kinds if kind not in self._known for p in _preparing(kind)]
 
     def _new(self, root: type) -> list[type]:
         if root not in self._kinds:
-            self._kinds[root] = Descendants(root, self._known.__contains__)
+            self._kinds[root] = Descendants(root, self._known.__contains__, (_PREPARE,))
         others = self._kinds[root].others()
         return others if root in self._known else [root, *others]
 
@@ -70,6 +70,11 @@ def _roots() -> Iterator[type]:
         root: type | None = getattr(sys.modules.get(module), name, None)
         if root is not None:
             yield root
+
+
+def _preparing(kind: type, stays: bool = False) -> Iterator[Patch]:
+    if _PREPARE in vars(kind):
+        yield Patch(kind, _PREPARE, _outside, True, stays)
 
 
 def _outside(original: Callable[..., Any]) -> Callable[..., Any]:

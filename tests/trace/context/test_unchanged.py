@@ -12,9 +12,17 @@ import torch
 import torch.distributions as d
 
 import ancestral as an
+from ancestral.trace.context import unchanged
 from ancestral.trace.context.patch import Lasting, Patch
 from ancestral.trace.context.switch import switch
-from ancestral.trace.context.unchanged import Classes, Places, Unchanged, holding
+from ancestral.trace.context.unchanged import (
+    ABSENT,
+    ARE_NUMBERED,
+    Classes,
+    Places,
+    Unchanged,
+    holding,
+)
 
 P = torch.tensor([0.2, 0.7])
 
@@ -70,6 +78,14 @@ def test_each_new_class_is_seen() -> None:
     assert known  # which holds on to what it knows
 
 
+@pytest.fixture(autouse=True)
+def _uncollected() -> Iterator[None]:
+    """Look for what nobody holds only where a test says so: recordings look anew after that."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def ones(self: Any, sample_shape: Any = ()) -> torch.Tensor:
     return torch.ones(2)
 
@@ -120,6 +136,92 @@ def test_no_recording_opens_as_before_after_a_change(change: str) -> None:
         with an.record() as trace:
             z = d.Bernoulli(P).sample()
         assert an.provenance_of(z) == set(trace) == {"z"}
+
+
+def _dict_of(kind: type) -> dict[str, Any]:
+    found: dict[str, Any] = gc.get_referents(vars(kind))[0]
+    return found
+
+
+SETTINGS: dict[str, Callable[[Any, Any], object]] = {
+    "as Python does": lambda owner, value: setattr(owner, "f", value),
+    "past a metaclass": lambda owner, value: type.__setattr__(owner, "f", value),
+    "in its dictionary": lambda owner, value: _dict_of(owner).update(f=value),
+    "after it was deleted": lambda owner, value: (
+        delattr(owner, "f"),
+        setattr(owner, "f", value),
+    ),
+    "deleted in its dictionary": lambda owner, value: (
+        _dict_of(owner).pop("f"),
+        _dict_of(owner).setdefault("f", value),
+    ),
+}
+
+
+@pytest.mark.parametrize("is_numbered", [ARE_NUMBERED, False])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_class_is_as_before_only_if_each_place_holds_the_very_value(
+    setting: str, is_numbered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unchanged, "ARE_NUMBERED", is_numbered)
+    below: Any = type("Owner", (type("Base", (), {"g": len}),), {"f": len})
+    none = Places.of([])
+    places = Places.of([(vars(below), "f", len), (vars(below), "g", ABSENT)])
+    known = Unchanged(none, places, none, Classes.of(below))
+    assert known
+    for _ in range(2):
+        SETTINGS[setting](below, max)
+        assert not known
+        assert not known
+        SETTINGS[setting](below, len)
+        assert known
+        assert known
+        below.__base__.f = max  # which it does not inherit
+        below.other = 1
+        assert known
+        below.g = len
+        assert not known
+        del below.g
+        assert known
+
+
+@pytest.mark.parametrize("is_numbered", [ARE_NUMBERED, False])
+def test_a_class_that_goes_and_comes_back_is_the_same_and_seen_the_next_time(
+    is_numbered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unchanged, "ARE_NUMBERED", is_numbered)
+    root, other, below = (type(name, (), {}) for name in ("Root", "Other", "Below"))
+    kind: Any = type("Kind", (root,), {})
+    known = _unchanged(Classes.of(root))
+    assert known
+    for _ in range(3):
+        kind.__bases__ = (other,)  # whose class knows of none below now, and frees what it knew in
+        assert not known
+        kind.__bases__ = (root,)
+        assert known
+        kind.__bases__ = (other,)
+        kind.__bases__ = (root,)
+        assert known
+        assert known
+        below.__bases__  # noqa: B018  # reading changes nothing
+        held = type("More", (root,), {})
+        assert not known
+        held.__bases__ = (other,)
+        assert known
+        held = type("More", (kind,), {})
+        assert not known
+        held.__bases__ = (other,)
+        assert known
+
+
+def test_what_is_given_back_between_recordings_is_asked_for_alone() -> None:
+    for _ in range(4):
+        with an.record():
+            d.Bernoulli(P).sample()
+        torch.ones(()).detach()
+    with an.record():
+        pass
+    assert _opens_as_before()
 
 
 def test_what_somebody_adds_where_something_was_inherited_is_seen() -> None:
