@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 _FIRST, _WORDS = 2, 1 << 45 if sys.maxsize >> 62 else 1
-_memory = np.frombuffer((ctypes.c_uint64 * _WORDS).from_address(8 * _FIRST), dtype=np.uint64)
+_space: Any = (ctypes.c_uint64 * _WORDS).from_address(8 * _FIRST)
+_memory: Any = np.frombuffer(_space, dtype=np.uint64)
 _memory.flags.writeable = False
 """All that this process can address, in words. Only words of living objects are read."""
 
@@ -57,7 +58,8 @@ class Numbers:
 
     def read(self) -> bytes:
         """Return the numbers as they are now."""
-        return _memory.take(self._where).tobytes()
+        found: bytes = _memory.take(self._where).tobytes()
+        return found
 
     def changed(self, before: bytes, now: bytes) -> tuple[list[int], bool]:
         """Return the places of the dictionaries that have changed, and whether subclasses have."""

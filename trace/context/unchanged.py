@@ -39,8 +39,9 @@ class Places(NamedTuple):
         """Return the places of all parts."""
         found = cls([], [], [])
         for part in parts:
-            for column, more in zip(found, part, strict=True):
-                column += more
+            found.owners.extend(part.owners)
+            found.names.extend(part.names)
+            found.values.extend(part.values)
         return found
 
     def hold(self) -> bool:
@@ -130,7 +131,7 @@ class _Steady:
         self._parts = [Places.of(rows) for rows in parts.values()]
         self._classes = classes
         self._numbers = Numbers([], [])
-        self._noted = b"none"
+        self._noted = _NONE
 
     def __call__(self) -> bool:
         now = self._numbers.read()
@@ -138,20 +139,24 @@ class _Steady:
 
     def _look(self, now: bytes) -> bool:
         """Look at what has changed: what changes meanwhile has another number the next time."""
-        places, are_classes = range(len(self._parts)), self._noted == b"none"
-        if not are_classes:
+        parts, are_classes = self._parts, True
+        if self._noted != _NONE:
             places, are_classes = self._numbers.changed(self._noted, now)
+            parts = [self._parts[place] for place in places]
         if are_classes:  # the dictionary of subclasses may be another one
-            places = range(len(self._parts))
-            dicts = [part.owners[0] for part in self._parts]
+            parts = self._parts
+            dicts = [part.owners[0] for part in parts]
             self._numbers = Numbers(dicts, [*self._classes.parents, *self._classes.last])
-            self._noted, now = b"none", self._numbers.first
+            self._noted, now = _NONE, self._numbers.first
             if not self._classes.are_all():
                 return False
-        if not all(self._parts[place].hold() for place in places):
+        if not all(part.hold() for part in parts):
             return False
         self._noted = now
         return True
+
+
+_NONE = b"none"  # no numbers
 
 
 def holding(places: Places) -> Callable[[], bool]:

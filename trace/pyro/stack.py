@@ -23,6 +23,8 @@ class PyroStack(Interceptor):
     def __init__(self) -> None:
         self._known: dict[type, None] = {}  # whose preparation is met
         self._kinds: dict[type, Descendants] = {}
+        self._join: Callable[[], None] | None = None
+        self._part: Callable[[], None] | None = None
 
     @property
     def kinds(self) -> Iterable[Descendants]:  # type: ignore[override] # grows, as Pyro is imported
@@ -49,19 +51,20 @@ class PyroStack(Interceptor):
 
     def enter(self) -> None:
         """Put it there."""
-        if "pyro.poutine.runtime" in sys.modules:
-            from ancestral.trace.pyro.bridge import join  # imports Pyro
+        if self._join is None:
+            if "pyro.poutine.runtime" not in sys.modules:
+                return
+            from ancestral.trace.pyro.bridge import join, part  # imports Pyro
 
-            join()
-            if len(self._kinds) < len(list(_roots())):
-                switch.look_anew()
+            self._join, self._part = join, part
+        self._join()
+        if len(self._kinds) < len(_GUIDES) and len(self._kinds) < len(list(_roots())):
+            switch.look_anew()
 
     def leave(self) -> None:
         """Take it away."""
-        if "ancestral.trace.pyro.bridge" in sys.modules:
-            from ancestral.trace.pyro.bridge import part
-
-            part()
+        if self._part is not None:
+            self._part()
 
 
 def _roots() -> Iterator[type]:
