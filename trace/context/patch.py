@@ -131,16 +131,32 @@ class Found(Lasting):
     def __init__(self, patches: Iterable[Patch], before: "Found | None" = None) -> None:
         """Take the attributes, and what was made for those that were found before."""
         Group.__init__(self, patches)
+        self._is_laid_out = False
         known = {} if before is None else before._made
         for index, patch in enumerate(self.patches):
             found = known.get((id(patch.owner), patch.name), (_UNKNOWN, _UNKNOWN))
             self._theirs[index], self._ours[index] = found
+
+    def lay_out(self) -> None:
+        """Let recordings to come replace these at once."""
         self._prepare()
+        self._is_laid_out = True
+
+    def replace(self) -> None:
+        """Replace what is there, by what was made before unless somebody has changed it."""
+        Group.replace(self)
+
+    def restore(self) -> None:
+        """Put back what was there, but where somebody else has changed it since."""
+        if self._is_laid_out:
+            super().restore()
+        else:
+            Group.restore(self)
 
     @property
     def _made(self) -> dict[tuple[int, str], tuple[Any, Any]]:
-        places = [(id(patch.owner), patch.name) for patch in self.patches]
-        return dict(zip(places, zip(self._theirs, self._ours, strict=True), strict=True))
+        rows = zip(self.patches, self._theirs, self._ours, strict=True)
+        return {(id(patch.owner), patch.name): (theirs, ours) for patch, theirs, ours in rows}
 
     @staticmethod
     def _asking(places: Places) -> Callable[[], bool]:
@@ -325,21 +341,15 @@ class Descendants:
         self.root = root
         self._is_known = is_known
         self._names = tuple(names)
-        self._seen: tuple[Classes, Places] | None = None
 
     def others(self) -> list[type]:
         """Return those of users."""
-        found = Classes.of(self.root)
-        others = [kind for kind in found.others if not self._is_known(kind)]
-        # Before anybody looks into them: what changes meanwhile is not as it was.
-        rows = [(vars(k), name, vars(k).get(name, ABSENT)) for k in others for name in self._names]
-        self._seen = found, Places.of(rows)
-        return others
+        return [kind for kind in subclasses(self.root) if not self._is_known(kind)]
 
-    def seen(self) -> tuple[Classes, Places] | None:
-        """Return all that there were, and what was in those of users, and hold it no longer."""
-        seen, self._seen = self._seen, None
-        return seen
+    def places(self) -> Places:
+        """Return what those of users hold now where something is looked for."""
+        owners = [vars(kind) for kind in self.others()]
+        return Places.of((d, name, d.get(name, ABSENT)) for d in owners for name in self._names)
 
 
 def is_of_a_library(kind: type) -> bool:

@@ -71,8 +71,15 @@ class _Writes(Interceptor):
     leave_thread = staticmethod(storage.end)
 
 
+class _Seen(NamedTuple):
+    """The classes that a recording has seen, and what it has found in those of users."""
+
+    classes: Classes
+    found: Found
+
+
 class _Layout(NamedTuple):
-    """What a recording has found, for those after it as long as it is unchanged."""
+    """How all was, and what is to be replaced in classes of users while it is so."""
 
     unchanged: Unchanged
     found: Found
@@ -89,6 +96,7 @@ class _Switch:
         self.given_back: list[Callable[[], None]] = []  # what puts what waits there again
         self._later: list[Group] = []  # what this recording has found
         self.install(())
+        gc.callbacks.append(self._let_go)
 
     def install(self, interceptors: Iterable[Interceptor]) -> None:
         """Let recordings switch these on, in this order."""
@@ -101,6 +109,7 @@ class _Switch:
         ]
         self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
         self._as_before: _Layout | None = None
+        self._seen: _Seen | None = None
         self._preparing = self._that_have("prepare")
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
@@ -156,36 +165,44 @@ class _Switch:
 
     def _look(self) -> None:
         """Replace what is there, whatever has become of it."""
-        before, self._as_before = self._as_before, None
+        self._as_before = None
         while self._preparing:
             self._preparing[0]()
             del self._preparing[0]
         patches = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
+        # All of this before anybody looks into it: what changes meanwhile is not as it was.
+        seen, kinds = self._seen, self._kinds
+        is_settled = seen is not None and seen.classes.are_all()
+        classes = Classes.joined(Classes.of(each.root) for each in kinds)
+        places = [each.places() for each in kinds] if is_settled else []
         for find in self._finding:
             patches += find()
-        seen = [kinds.seen() for each in self.interceptors for kinds in each.kinds]
-        found = Found(patches, None if before is None else before.found)
+        found = Found(patches, None if seen is None else seen.found)
         if patches:
             self.replace(found)
-        self._lay_out(found, [each for each in seen if each is not None])
+        if is_settled and kinds == self._kinds:
+            self._lay_out(found, places, classes)
+        self._seen = _Seen(classes, found)
 
-    def _lay_out(self, found: Found, seen: Sequence[tuple[Classes, Places]]) -> None:
-        """Note how all is, for the recordings to come."""
-        others = Places.joined([found.expected, *[places for _, places in seen]])
-        staying = Places.joined([group.expected for group in self._staying])
-        classes = Classes.joined([each for each, _ in seen])
+    @property
+    def _kinds(self) -> list[Descendants]:
+        return [kinds for each in self.interceptors for kinds in each.kinds]
+
+    def _lay_out(self, found: Found, places: Sequence[Places], classes: Classes) -> None:
+        """Note how all is, for the recordings to come, when classes were the same twice."""
+        found.lay_out()
+        others = Places.joined([found.expected, *places])
+        staying = Places.joined(group.expected for group in self._staying)
         unchanged = Unchanged(self._swapped.expected, staying, others, classes)
         self._as_before = _Layout(unchanged, found, bool(others.names))
-        if others.names and self._let_go not in gc.callbacks:
-            gc.callbacks.append(self._let_go)
 
     def _let_go(self, phase: str, info: Mapping[str, int]) -> None:
         """Hold no class of users any more when Python begins to look for what nobody holds."""
-        known = self._as_before
-        is_full = phase == "start" and info["generation"] == _OLDEST
-        if is_full and known is not None and known.is_of_users:
-            self._as_before = None
+        if phase == "start" and info["generation"] == _OLDEST:
+            self._seen, known = None, self._as_before
+            if known is not None and known.is_of_users:
+                self._as_before = None
 
     def _end(self) -> None:
         self.is_on = False

@@ -108,7 +108,11 @@ class Unchanged:
 
         Recordings change those that are swapped, and a few `others`, and let the rest be.
         """
-        self._do_others_hold = others.hold
+        changing = set(map(id, others.owners))
+        rows = list(zip(*staying, strict=True))
+        more = Places.of(row for row in rows if id(row[0]) in changing)
+        staying = Places.of(row for row in rows if id(row[0]) not in changing)
+        self._do_others_hold = Places.joined([others, more]).hold
         if ARE_NUMBERED:
             self._do_hold = holding(swapped)
             self._is_steady: Callable[[], bool] = _Steady(staying, classes)
