@@ -19,6 +19,7 @@ import gc
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ _SUBCLASSES = 45
 class Numbers:
     """The numbers of dictionaries, and of the subclasses of classes.
 
-    `first` are the numbers at the beginning.
+    `first` are the numbers at the beginning; `gather` returns them as they are, as an array.
     """
 
     def __init__(self, dicts: Sequence[dict[str, Any]], classes: Sequence[type]) -> None:
@@ -50,7 +51,7 @@ class Numbers:
         words = [_word(each, _NUMBER) for each in dicts]
         words += [_word(kind, _SUBCLASSES) for kind in classes]
         words += [_word(each, _NUMBER) for each in below if each is not None]
-        self._where = np.array(words, dtype=np.intp)
+        self.gather = partial(_memory.take, np.array(words, dtype=np.intp))
         self.first = self.read()
         shown = np.frombuffer(self.first, np.uint64)[len(dicts) : len(dicts) + len(classes)]
         if shown.tolist() != [0 if each is None else id(each) for each in below]:
@@ -58,7 +59,7 @@ class Numbers:
 
     def read(self) -> bytes:
         """Return the numbers as they are now."""
-        found: bytes = _memory.take(self._where).tobytes()
+        found: bytes = self.gather().tobytes()
         return found
 
     def changed(self, before: bytes, now: bytes) -> tuple[list[int], bool]:

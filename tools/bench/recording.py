@@ -32,6 +32,7 @@ def recording_rows(size: int = 1_000, rounds: int = 15) -> list[Row]:
     """Measure what it costs to record a program of many sites, or nothing."""
     return [
         Row("an empty recording, to a Bernoulli(64) made, sampled and scored", _empty(), 0.5),
+        Row("  where a class of distributions of one's own is defined", _beside_a_class(), 0.5),
         *(
             Row(f"{words}, between recordings, to torch restored", _between(call), 1.03)
             for words, call in BETWEEN.items()
@@ -67,6 +68,18 @@ def _nothing() -> None:
 
 def _empty() -> float:
     return ratios([_coin, _nothing], 20, rounds=100)[1]
+
+
+def _beside_a_class() -> float:
+    class Own(Bernoulli):
+        def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+            return super().sample(sample_shape)
+
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value)
+
+    assert Own(_P).sample().shape == _P.shape
+    return _empty()
 
 
 def _between(call: Callable[[], object]) -> float:

@@ -112,7 +112,7 @@ class Unchanged:
         rows = list(zip(*staying, strict=True))
         more = Places.of(row for row in rows if id(row[0]) in changing)
         staying = Places.of(row for row in rows if id(row[0]) not in changing)
-        self._do_others_hold = Places.joined([others, more]).hold
+        self._others = Places.joined([others, more])
         if ARE_NUMBERED:
             self._do_hold = holding(swapped)
             self._is_steady: Callable[[], bool] = _Steady(staying, classes)
@@ -122,7 +122,8 @@ class Unchanged:
 
     def __bool__(self) -> bool:
         """Return whether that is so."""
-        return self._do_hold() and self._do_others_hold() and self._is_steady()
+        others = self._others
+        return self._do_hold() and (not others.names or others.hold()) and self._is_steady()
 
 
 class _Steady:
@@ -138,7 +139,7 @@ class _Steady:
         self._noted = _NONE
 
     def __call__(self) -> bool:
-        now = self._numbers.read()
+        now = self._numbers.gather().tobytes()
         return now == self._noted or self._look(now)
 
     def _look(self, now: bytes) -> bool:
