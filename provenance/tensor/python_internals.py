@@ -25,10 +25,21 @@ from typing import Any
 import numpy as np
 
 _FIRST, _WORDS = 2, 1 << 45 if sys.maxsize >> 62 else 1
-_space: Any = (ctypes.c_uint64 * _WORDS).from_address(8 * _FIRST)
-_memory: Any = np.frombuffer(_space, dtype=np.uint64)
-_memory.flags.writeable = False
-"""All that this process can address, in words. Only words of living objects are read."""
+
+
+def _reading() -> Callable[[Any], Any]:
+    """Return what reads words of all the memory that this process can address.
+
+    It is read of living objects only. The array is no variable, which a debugger would show.
+    """
+    space: Any = (ctypes.c_uint64 * _WORDS).from_address(8 * _FIRST)
+    memory: Any = np.frombuffer(space, dtype=np.uint64)
+    memory.flags.writeable = False
+    take: Callable[[Any], Any] = memory.take
+    return take
+
+
+_words = _reading()
 
 _NUMBER = 3
 """The word of a dictionary that is its number."""
@@ -51,7 +62,7 @@ class Numbers:
         words = [_word(each, _NUMBER) for each in dicts]
         words += [_word(kind, _SUBCLASSES) for kind in classes]
         words += [_word(each, _NUMBER) for each in below if each is not None]
-        self.gather = partial(_memory.take, np.array(words, dtype=np.intp))
+        self.gather = partial(_words, np.array(words, dtype=np.intp))
         self.first = self.read()
         shown = np.frombuffer(self.first, np.uint64)[len(dicts) : len(dicts) + len(classes)]
         if shown.tolist() != [0 if each is None else id(each) for each in below]:
