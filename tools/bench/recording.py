@@ -78,11 +78,11 @@ def _beside_a_class() -> float:
 
 
 def _sample(self: Any, *args: Any) -> Any:
-    return Bernoulli.sample(self, *args)  # type: ignore[no-untyped-call]
+    return Bernoulli.sample(self, *args)
 
 
 def _log_prob(self: Any, value: Tensor) -> Any:
-    return Bernoulli.log_prob(self, value)  # type: ignore[no-untyped-call]
+    return Bernoulli.log_prob(self, value)
 
 
 def _between(call: Callable[[], object]) -> float:

@@ -30,6 +30,14 @@ def _store(held: Any) -> None:
         held["f"] = 2
 
 
+def _set(owner: Any, *values: object) -> None:
+    for value in values:
+        if value is None:
+            del owner.f
+        else:
+            owner.f = value
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "an attribute": _assign,
     "an entry": lambda module: _store(vars(module)),
@@ -40,13 +48,9 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "a deletion": lambda module: delattr(module, "f"),
     "an entry taken": lambda module: vars(module).pop("f"),
     "the last entry taken": lambda module: vars(module).popitem(),
-    "a deletion and the same value": lambda module: (delattr(module, "f"), _set(module, 1)),
-    "another value and the same": lambda module: (_set(module, 2), _set(module, 1)),
+    "a deletion and the same value": lambda module: _set(module, None, 1),
+    "another value and the same": lambda module: _set(module, 2, 1),
 }
-
-
-def _set(owner: Any, value: object) -> None:
-    owner.f = value
 
 
 @needs_numbers

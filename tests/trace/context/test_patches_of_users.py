@@ -106,21 +106,28 @@ def _dict_of(kind: type) -> dict[str, Any]:
     return found
 
 
-def _base_set(kind: Any) -> None:
-    del kind.sample
-    kind.__bases__ = (type("Base", (d.Bernoulli,), {"sample": twos}),)
+def _set(kind: Any, *values: object) -> None:
+    for value in values:
+        kind.sample = value
+
+
+def _deleted(kind: Any) -> None:
+    _dict_of(kind).pop("sample")
+    kind.sample = twos
+
+
+def _added(kind: Any) -> None:
+    kind.rsample = twos
+    kind.sample = lambda self: self.rsample()
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
     "set": lambda kind: setattr(kind, "sample", twos),
     "set past the metaclass": lambda kind: type.__setattr__(kind, "sample", twos),
     "set in the dictionary": lambda kind: _dict_of(kind).update(sample=twos),
-    "deleted there": lambda kind: (_dict_of(kind).pop("sample"), setattr(kind, "sample", twos)),
-    "set twice": lambda kind: [setattr(kind, "sample", each) for each in (len, twos)],
-    "added": lambda kind: (
-        setattr(kind, "rsample", twos),
-        setattr(kind, "sample", lambda self: self.rsample()),
-    ),
+    "deleted there": lambda kind: _deleted(kind),
+    "set twice": lambda kind: _set(kind, len, twos),
+    "added": lambda kind: _added(kind),
 }
 
 
@@ -194,7 +201,7 @@ def test_a_class_that_is_defined_within_a_recording_is_met_in_the_next() -> None
 def _of_distribution() -> Any:
     class Mine(d.Bernoulli):
         def sample(self, sample_shape: Any = ()) -> Any:
-            return super().sample()
+            return super().sample()  # type: ignore[no-untyped-call]
 
     return Mine
 
@@ -203,7 +210,7 @@ def _of_tensor() -> Any:
     class Mine(Tensor):
         @classmethod
         def __torch_function__(cls, *args: Any) -> Any:
-            return super().__torch_function__(*args)  # type: ignore[misc]
+            return super().__torch_function__(*args)  # type: ignore[no-untyped-call]
 
     return Mine
 

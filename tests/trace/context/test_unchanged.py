@@ -12,12 +12,12 @@ import torch
 import torch.distributions as d
 
 import ancestral as an
+from ancestral.provenance.tensor.python_internals import ARE_NUMBERED
 from ancestral.trace.context import unchanged
 from ancestral.trace.context.patch import Lasting, Patch
 from ancestral.trace.context.switch import switch
 from ancestral.trace.context.unchanged import (
     ABSENT,
-    ARE_NUMBERED,
     Classes,
     Places,
     Unchanged,
@@ -143,14 +143,16 @@ def _dict_of(kind: type) -> dict[str, Any]:
     return found
 
 
+def _set_anew(owner: Any, value: object) -> None:
+    del owner.f
+    owner.f = value
+
+
 SETTINGS: dict[str, Callable[[Any, Any], object]] = {
     "as Python does": lambda owner, value: setattr(owner, "f", value),
     "past a metaclass": lambda owner, value: type.__setattr__(owner, "f", value),
     "in its dictionary": lambda owner, value: _dict_of(owner).update(f=value),
-    "after it was deleted": lambda owner, value: (
-        delattr(owner, "f"),
-        setattr(owner, "f", value),
-    ),
+    "after it was deleted": lambda owner, value: _set_anew(owner, value),
     "deleted in its dictionary": lambda owner, value: (
         _dict_of(owner).pop("f"),
         _dict_of(owner).setdefault("f", value),

@@ -196,7 +196,7 @@ def test_what_is_no_trace_of_pyro() -> None:
 def _guide() -> Any:
     class Mine(AutoNormal):
         def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-            super()._setup_prototype(*args, **kwargs)
+            super()._setup_prototype(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     return Mine
 
