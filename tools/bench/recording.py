@@ -33,7 +33,7 @@ def recording_rows(size: int = 1_000, rounds: int = 15) -> list[Row]:
     """Measure what it costs to record a program of many sites, or nothing."""
     return [
         Row("an empty recording, to a Bernoulli(64) made, sampled and scored", _empty(), 0.5),
-        Row("  where a class of distributions of one's own is defined", _beside_a_class(), 0.5),
+        Row("  where a user has defined a class of distributions", _beside_a_class(), 0.5),
         *(
             Row(f"{words}, between recordings, to torch restored", _between(call), 1.03)
             for words, call in BETWEEN.items()
