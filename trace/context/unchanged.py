@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from ancestral.provenance.tensor.python_internals import ARE_NUMBERED, Numbers, shown_by
 
 ABSENT: Any = object()
-"""What a place holds that holds nothing: the owner inherits it, or has none."""
+"""The value of an empty place: the owner inherits the attribute, or has none."""
 
 
 class Places(NamedTuple):
