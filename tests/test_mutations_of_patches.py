@@ -180,6 +180,8 @@ def close(patched: Patched, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(switch, "_staying", staying)
     patch.setattr(switch, "_swapped", Lasting(others(switch._swapped.patches)))
     patch.setattr(switch, "replace", lambda group: real(Group(others(group.patches))))
+    patch.setattr(switch, "_lay_out", lambda *_: None)  # what is found by each recording
+    switch.look_anew()
     if patched.is_factory:  # numbers are met in the dispatcher as well
         blind_to_numbers(patch)
         patch.setattr(torch_function, "escape", lambda *_, **__: None)

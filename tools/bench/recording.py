@@ -12,6 +12,7 @@ import time
 import timeit
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ def recording_rows(size: int = 1_000, rounds: int = 15) -> list[Row]:
     """Measure what it costs to record a program of many sites, or nothing."""
     return [
         Row("an empty recording, to a Bernoulli(64) made, sampled and scored", _empty(), 0.5),
+        Row("  where a user has defined a class of distributions", _beside_a_class(), 0.5),
         *(
             Row(f"{words}, between recordings, to torch restored", _between(call), 1.03)
             for words, call in BETWEEN.items()
@@ -67,6 +69,20 @@ def _nothing() -> None:
 
 def _empty() -> float:
     return ratios([_coin, _nothing], 20, rounds=100)[1]
+
+
+def _beside_a_class() -> float:
+    own: Any = type("Own", (Bernoulli,), {"sample": _sample, "log_prob": _log_prob})
+    assert own(_P).sample().shape == _P.shape
+    return _empty()
+
+
+def _sample(self: Any, *args: Any) -> Any:
+    return Bernoulli.sample(self, *args)
+
+
+def _log_prob(self: Any, value: Tensor) -> Any:
+    return Bernoulli.log_prob(self, value)
 
 
 def _between(call: Callable[[], object]) -> float:

@@ -9,15 +9,14 @@ afterwards.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from operator import contains
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from ancestral.trace.context.unchanged import Classes, Places, holding
+from ancestral.trace.context.unchanged import ABSENT, Classes, Places, holding
 
-_ABSENT: Any = object()  # the owner has nothing there, or inherits it
 _UNKNOWN: Any = object()  # nothing was made yet
 
 
@@ -41,13 +40,13 @@ class Patch(NamedTuple):
     @property
     def there(self) -> Any:
         """What the owner itself has there now."""
-        return vars(self.owner).get(self.name, _ABSENT)
+        return vars(self.owner).get(self.name, ABSENT)
 
     def made(self, there: Any) -> Any:
         """Return what takes the place of what is there, or is inherited."""
         if not self.is_raw:
             return self.make(getattr(self.owner, self.name))
-        is_own = there is not _ABSENT
+        is_own = there is not ABSENT
         return self.make(there if is_own else inspect.getattr_static(self.owner, self.name))
 
 
@@ -74,7 +73,7 @@ class Group:
 
     def _put_back(self, index: int) -> None:
         patch, theirs = self.patches[index], self._theirs[index]
-        if theirs is _ABSENT:
+        if theirs is ABSENT:
             delattr(patch.owner, patch.name)
         else:
             setattr(patch.owner, patch.name, theirs)
@@ -98,15 +97,10 @@ class Lasting(Group):
 
     def replace(self) -> None:
         """Replace what is there, by what was made before unless somebody has changed it."""
-        if not (self._all_theirs.hold() and not any(map(contains, *self._absent))):
+        if not self.expected.hold():
             self._look()
             self._prepare()
         self.replace_known()
-
-    @property
-    def expected(self) -> Places | None:
-        """What is there between recordings, None where somebody may add what is inherited."""
-        return None if self._absent[0] else self._all_theirs
 
     def restore(self) -> None:
         """Put back what was there, but where somebody else has changed it since."""
@@ -116,15 +110,57 @@ class Lasting(Group):
             super().restore()
 
     def _prepare(self) -> None:
-        """Lay out what is to be there, and what is done then."""
+        """Lay out what is to be there between recordings, and what is done then."""
+        self.expected = self._places(self._theirs)
         self.replace_known = _Change(self.patches, self._ours)  # which knows what is there
         self._change_back = _Change(self.patches, self._theirs)
-        places = [(vars(patch.owner), patch.name) for patch in self.patches]
-        ours = [(*p, made) for p, made in zip(places, self._ours, strict=True)]
-        self._are_ours = holding(Places.of(ours))
-        theirs = [(*p, held) for p, held in zip(places, self._theirs, strict=True)]
-        self._all_theirs = Places.of(row for row in theirs if row[2] is not _ABSENT)
-        self._absent = Places.of(row for row in theirs if row[2] is _ABSENT)[:2]
+        self._are_ours = self._asking(self._places(self._ours))
+
+    def _places(self, values: Iterable[Any]) -> Places:
+        rows = zip(self.patches, values, strict=True)
+        return Places.of((vars(patch.owner), patch.name, value) for patch, value in rows)
+
+    @staticmethod
+    def _asking(places: Places) -> Callable[[], bool]:
+        return holding(places)
+
+
+class Found(Lasting):
+    """What a recording has found to replace, as methods of the classes of users."""
+
+    def __init__(self, patches: Iterable[Patch], before: "Found | None" = None) -> None:
+        """Take the attributes, and what was made for those that were found before."""
+        Group.__init__(self, patches)
+        self._is_laid_out = False
+        known = {} if before is None else before._made
+        for index, patch in enumerate(self.patches):
+            found = known.get((id(patch.owner), patch.name), (_UNKNOWN, _UNKNOWN))
+            self._theirs[index], self._ours[index] = found
+
+    def lay_out(self) -> None:
+        """Let recordings to come replace these at once."""
+        self._prepare()
+        self._is_laid_out = True
+
+    def replace(self) -> None:
+        """Replace what is there, by what was made before unless somebody has changed it."""
+        Group.replace(self)
+
+    def restore(self) -> None:
+        """Put back what was there, but where somebody else has changed it since."""
+        if self._is_laid_out:
+            super().restore()
+        else:
+            Group.restore(self)
+
+    @property
+    def _made(self) -> dict[tuple[int, str], tuple[Any, Any]]:
+        rows = zip(self.patches, self._theirs, self._ours, strict=True)
+        return {(id(patch.owner), patch.name): (theirs, ours) for patch, theirs, ours in rows}
+
+    @staticmethod
+    def _asking(places: Places) -> Callable[[], bool]:
+        return places.hold  # to compile an expression takes longer, and they are seldom the same
 
 
 class Staying(Group):
@@ -138,14 +174,12 @@ class Staying(Group):
         self._foreign: list[Patch] = []
 
     @property
-    def expected(self) -> Places | None:
-        """What is in classes of others between recordings, None where that is not known.
+    def expected(self) -> Places:
+        """What is in classes of others between recordings.
 
         In a module, what is somebody else's is left as it is, so that it makes no difference.
         """
-        if self._there is None:
-            return None
-        rows = zip(self.patches, zip(*self._there, strict=True), strict=True)
+        rows = zip(self.patches, zip(*self._there or (), strict=True), strict=True)
         return Places.of(row for patch, row in rows if _is_of_others(patch.owner))
 
     def of(self, patches: Iterable[Patch]) -> "Staying":
@@ -157,15 +191,18 @@ class Staying(Group):
         if self._there is not None and self._there.hold():
             return list(self._foreign)
         self._foreign = []
+        rows = []
         for index, patch in enumerate(self.patches):
             there = patch.there
             if there is self._theirs[index]:
                 if self._ours[index] is _UNKNOWN:
                     self._ours[index] = self._made(patch, there)
-                setattr(patch.owner, patch.name, self._ours[index])
+                there = self._ours[index]
+                setattr(patch.owner, patch.name, there)
             elif there is not self._ours[index]:
                 self._foreign.append(patch)
-        self._there = Places.of((vars(p.owner), p.name, p.there) for p in self.patches)
+            rows.append((vars(patch.owner), patch.name, there))
+        self._there = Places.of(rows)
         return list(self._foreign)
 
     def _made(self, patch: Patch, there: Any) -> Any:
@@ -223,7 +260,7 @@ class _WaitingAttribute:
         self, group: Waiting, switch: Openness, patch: Patch, there: Any, own: Any, ours: Any
     ) -> None:
         self._group, self._switch, self._patch = group, switch, patch
-        self._is_inherited = there is _ABSENT
+        self._is_inherited = there is ABSENT
         self._own, self._ours = own, ours
 
     def __get__(self, instance: Any, kind: Any = None) -> Any:
@@ -275,7 +312,7 @@ class _Change:
         self._deleted: list[tuple[Any, str]] = []
         of_modules: dict[ModuleType, dict[str, Any]] = {}
         for patch, value in zip(patches, values, strict=True):
-            if value is _ABSENT:
+            if value is ABSENT:
                 self._deleted.append((patch.owner, patch.name))
             elif type(patch.owner) is ModuleType:
                 of_modules.setdefault(patch.owner, {})[patch.name] = value
@@ -292,27 +329,33 @@ class _Change:
 
 
 class Descendants:
-    """The classes below one, of which those that `is_known` says are left out."""
+    """The classes below one, of which those that `is_known` says are left out.
 
-    def __init__(self, root: type, is_known: Callable[[type], bool]) -> None:
+    `names` are the attributes that are looked for in the others.
+    """
+
+    def __init__(
+        self, root: type, is_known: Callable[[type], bool], names: Iterable[str] = ()
+    ) -> None:
         """Take the class whose descendants they are."""
-        self._root = root
+        self.root = root
         self._is_known = is_known
-        self._known: Classes | None = None
-
-    @property
-    def expected(self) -> Classes | None:
-        """Those that are known, None where there may be others."""
-        return self._known
+        self._names = tuple(names)
 
     def others(self) -> list[type]:
-        """Return those of users; quick where there is none, since that is looked at often."""
-        if self._known is not None and self._known.are_all():
-            return []
-        found = Classes.of(self._root)
-        others = [kind for kind in found.others if not self._is_known(kind)]
-        self._known = None if others else found
-        return others
+        """Return those of users."""
+        return [kind for kind in subclasses(self.root) if not self._is_known(kind)]
+
+    def places(self) -> Places:
+        """Return what those of users hold now where something is looked for."""
+        owners = [vars(kind) for kind in self.others()]
+        return Places.of((d, name, d.get(name, ABSENT)) for d in owners for name in self._names)
+
+
+def is_of_a_library(kind: type) -> bool:
+    """Return whether a class can be imported, so that nobody needs to let go of it or pickle it."""
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ != "__main__" and getattr(module, kind.__name__, None) is kind
 
 
 def subclasses(root: type) -> list[type]:

@@ -1,10 +1,11 @@
 """Interceptors: what is switched on while any thread records, and off with the last recording."""
 
+import gc
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.torch_internals import (
@@ -18,9 +19,17 @@ from ancestral.provenance.tensor.torch_internals import (
     push_mode,
     push_on_torch_function_stack,
 )
-from ancestral.trace.context.patch import Descendants, Group, Lasting, Patch, Staying, Waiting
+from ancestral.trace.context.patch import (
+    Descendants,
+    Found,
+    Group,
+    Lasting,
+    Patch,
+    Staying,
+    Waiting,
+)
 from ancestral.trace.context.stack import local
-from ancestral.trace.context.unchanged import Unchanged
+from ancestral.trace.context.unchanged import Classes, Places, Unchanged
 
 
 class Interceptor:
@@ -62,6 +71,21 @@ class _Writes(Interceptor):
     leave_thread = staticmethod(storage.end)
 
 
+class _Seen(NamedTuple):
+    """The classes that a recording has seen, and what it has found in those of users."""
+
+    classes: Classes
+    found: Found
+
+
+class _Layout(NamedTuple):
+    """How all was, and what is to be replaced in classes of users while it is so."""
+
+    unchanged: Unchanged
+    found: Found
+    is_of_users: bool
+
+
 class _Switch:
     """All interceptors, which are on while any thread records."""
 
@@ -72,6 +96,7 @@ class _Switch:
         self.given_back: list[Callable[[], None]] = []  # what puts what waits there again
         self._later: list[Group] = []  # what this recording has found
         self.install(())
+        gc.callbacks.append(self._let_go)
 
     def install(self, interceptors: Iterable[Interceptor]) -> None:
         """Let recordings switch these on, in this order."""
@@ -83,7 +108,8 @@ class _Switch:
             Waiting((patch for patch in swapped if isinstance(patch.owner, type)), self),
         ]
         self._swapped = Lasting(patch for patch in swapped if not isinstance(patch.owner, type))
-        self._as_before: Unchanged | None = None
+        self._as_before: _Layout | None = None
+        self._seen: _Seen | None = None
         self._preparing = self._that_have("prepare")
         self._entering = self._that_have("enter")
         self._finding = self._that_have("found")
@@ -128,29 +154,55 @@ class _Switch:
             enter()
         while self.given_back:
             self.given_back.pop()()
-        if self._as_before:
+        known = self._as_before  # which the collector may take away at any time
+        if known is not None and known.unchanged:
             self._swapped.replace_known()
+            if known.found.patches:
+                self._later.append(known.found)
+                known.found.replace_known()
         else:
             self._look()
 
     def _look(self) -> None:
         """Replace what is there, whatever has become of it."""
+        self._as_before = None
         while self._preparing:
             self._preparing[0]()
             del self._preparing[0]
-        found = [patch for group in self._staying for patch in group.replace_own()]
+        patches = [patch for group in self._staying for patch in group.replace_own()]
         self._swapped.replace()
+        # All of this before anybody looks into it: what changes meanwhile is not as it was.
+        seen, kinds = self._seen, self._kinds
+        is_settled = seen is not None and seen.classes.are_all()
+        classes = Classes.joined(Classes.of(each.root) for each in kinds)
+        places = [each.places() for each in kinds] if is_settled else []
         for find in self._finding:
-            found += find()
-        self._as_before = None
-        if found:
-            self.replace(Group(found))
-            return
-        places = [self._swapped.expected, *[group.expected for group in self._staying]]
-        classes = [kinds.expected for each in self.interceptors for kinds in each.kinds]
-        known = [each for each in places if each], [each for each in classes if each]
-        if all(places) and all(classes):
-            self._as_before = Unchanged(*known)
+            patches += find()
+        found = Found(patches, None if seen is None else seen.found)
+        if patches:
+            self.replace(found)
+        if is_settled and kinds == self._kinds:
+            self._lay_out(found, places, classes)
+        self._seen = _Seen(classes, found)
+
+    @property
+    def _kinds(self) -> list[Descendants]:
+        return [kinds for each in self.interceptors for kinds in each.kinds]
+
+    def _lay_out(self, found: Found, places: Sequence[Places], classes: Classes) -> None:
+        """Note how all is, for the recordings to come, when classes were the same twice."""
+        found.lay_out()
+        others = Places.joined([found.expected, *places])
+        staying = Places.joined(group.expected for group in self._staying)
+        unchanged = Unchanged(self._swapped.expected, staying, others, classes)
+        self._as_before = _Layout(unchanged, found, bool(others.names))
+
+    def _let_go(self, phase: str, info: Mapping[str, int]) -> None:
+        """Hold no class of users any more when Python begins to look for what nobody holds."""
+        if phase == "start" and info["generation"] == _OLDEST:
+            self._seen, known = None, self._as_before
+            if known is not None and known.is_of_users:
+                self._as_before = None
 
     def _end(self) -> None:
         self.is_on = False
@@ -218,6 +270,7 @@ class _Switch:
             leave()
 
 
+_OLDEST = 2  # what has outlived two looks at all that is new
 _OPEN = (
     "an.restore_torch() was called while a recording is open, in this thread or in another, and "
     "that needs what it has replaced in torch; call it after the block, or end the generator or "

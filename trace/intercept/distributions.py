@@ -237,9 +237,10 @@ def _broadcasting(original: _Method) -> _Method:
 
 def _broadcasting_own(original: _Method) -> _Method:
     """Return it for torch's function; that of somebody else may do otherwise."""
-    return _cached(_broadcasting, original) if original is _broadcast_all else original
+    return _broadcast if original is _broadcast_all else original
 
 
+_broadcast = _broadcasting(_broadcast_all)
 _full: Callable[..., Tensor] = torch.full  # torch's own, which a recording replaces
 
 
@@ -297,7 +298,7 @@ class Distributions(Interceptor):
 
     def __init__(self) -> None:
         self._own: dict[type, None] = {}  # the classes of torch, and our own
-        self._kinds = Descendants(Distribution, self._own.__contains__)
+        self._kinds = Descendants(Distribution, self._own.__contains__, _REPLACED)
         self.kinds = (self._kinds,)
 
     def patches(self) -> Iterable[Patch]:
@@ -371,10 +372,5 @@ def _quick(replacement: Callable[[_Method], _Method]) -> Callable[[_Method], _Me
     return replaced
 
 
-@functools.lru_cache(maxsize=1024)
-def _cached(replacement: Callable[[_Method], _Method], original: _Method) -> _Method:
-    return replacement(original)
-
-
-_SWAPPED = [(name, partial(_cached, made)) for name, made in _REPLACED.items()]
-_STAYING = [(name, partial(_cached, _quick(made))) for name, made in _REPLACED.items()]
+_SWAPPED = list(_REPLACED.items())
+_STAYING = [(name, _quick(made)) for name, made in _REPLACED.items()]

@@ -9,7 +9,6 @@ context that they come from. In another process there is no recording to take pa
 
 import functools
 import os
-import sys
 import threading
 from asyncio import Handle
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from typing import Any
 from ancestral.provenance.tensor.control_flow import decisions_of, recording
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.context.other_threads import UnrecordedDrawError, lost_away
-from ancestral.trace.context.patch import Descendants, Group, Patch
+from ancestral.trace.context.patch import Descendants, Group, Patch, is_of_a_library
 from ancestral.trace.context.stack import is_recorded, local
 from ancestral.trace.context.switch import Interceptor, joined, switch
 from ancestral.trace.intercept.opaque import tensors_within
@@ -70,7 +69,6 @@ def _starting(original: _Function) -> _Function:
     return start
 
 
-@functools.cache
 def _handing(original: _Function) -> _Function:
     """Return a method of a pool that takes a function first."""
 
@@ -110,7 +108,7 @@ class Threads(Interceptor):
 
     def __init__(self) -> None:
         self._known: dict[type, None] = {ThreadPoolExecutor: None}
-        self._executors = Descendants(Executor, self._known.__contains__)
+        self._executors = Descendants(Executor, self._known.__contains__, ("submit",))
         self.kinds = (self._executors,)
 
     def patches(self) -> Iterator[Patch]:
@@ -126,7 +124,7 @@ class Threads(Interceptor):
     def found(self) -> Iterable[Patch]:
         """Return what hands work over to other classes of executors, of libraries once for all."""
         others = self._executors.others()
-        lasting = [kind for kind in others if _is_of_a_library(kind)]
+        lasting = [kind for kind in others if is_of_a_library(kind)]
         if lasting:
             self._known.update(dict.fromkeys(lasting))
             switch.wait(patch for kind in lasting for patch in _submitting(kind))
@@ -136,12 +134,6 @@ class Threads(Interceptor):
         """Meet an executor that is defined, or imported, while a recording is open."""
         super(Executor, kind).__init_subclass__(**options)  # type: ignore[misc]
         switch.replace(Group(_submitting(kind)))
-
-
-def _is_of_a_library(kind: type) -> bool:
-    """Return whether a class can be imported, so that nobody needs to let go of it or pickle it."""
-    module = sys.modules.get(kind.__module__)
-    return kind.__module__ != "__main__" and getattr(module, kind.__name__, None) is kind
 
 
 def _submitting(kind: type) -> Iterator[Patch]:

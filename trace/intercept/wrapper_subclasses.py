@@ -47,7 +47,6 @@ def _refusing_new(original: _Function, kind: str) -> Any:
     return staticmethod(_refusing(original, kind))
 
 
-@functools.lru_cache(maxsize=1024)
 def _answering(original: Any) -> Any:
     """Return the ``__torch_function__`` of a class, whose answer must carry every source."""
 
@@ -121,7 +120,7 @@ class TensorSubclasses(Interceptor):
     """Meets what makes tensors of other classes, and their ways to meet other tensors."""
 
     def __init__(self) -> None:
-        self._kinds = Descendants(Tensor, _is_of_torch)
+        self._kinds = Descendants(Tensor, _is_of_torch, (_FUNCTION,))
         self.kinds = (self._kinds,)
 
     def patches(self) -> Iterator[Patch]:

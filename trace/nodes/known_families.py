@@ -27,8 +27,12 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Exponential,
+    FisherSnedecor,
+    Gamma,
+    NegativeBinomial,
     Normal,
     Poisson,
+    StudentT,
     Uniform,
     constraints,
 )
@@ -61,6 +65,7 @@ class _Simple(NamedTuple):
     # Draws each case of a batch once, where the op is known; None for parameters of other shapes.
     one: Callable[..., Tensor | None] | None = None
     is_of_integers: bool = False
+    forgotten: tuple[str, ...] = ()  # what it keeps of the parameters, untracked by then
 
 
 def _normal(batch: Size, loc: Tensor, scale: Tensor) -> Tensor | None:
@@ -94,6 +99,13 @@ _SIMPLE: dict[_Method, _Simple] = {
         (Normal.rsample, _Simple(Normal, ("loc", "scale"), _normal)),
         (Poisson.sample, _Simple(Poisson, ("rate",))),
         (Uniform.rsample, _Simple(Uniform, ("low", "high"))),
+        (Gamma.rsample, _Simple(Gamma, ("concentration", "rate"))),
+        (StudentT.rsample, _Simple(StudentT, ("loc", "scale", "df"))),
+        (FisherSnedecor.rsample, _Simple(FisherSnedecor, ("df1", "df2"))),
+        (
+            NegativeBinomial.sample,
+            _Simple(NegativeBinomial, ("total_count", "logits"), forgotten=("_gamma",)),
+        ),
     )
     if method.__module__ == how.kind.__module__  # or somebody has replaced it
 }
@@ -113,14 +125,30 @@ def drawn(fn: Any, is_reparameterized: bool) -> Any:
     return drawing(original)(fn) if original in _SIMPLE else getattr(fn, name)()
 
 
-@functools.lru_cache(maxsize=1024)
 def drawing(original: _Method) -> _Method:
     """Return a method that draws, such that it is run untracked where nothing shows."""
-    known = _SIMPLE.get(original)
-    if known is None:
-        return original
+    if original is _sample:
+        return _sampled
+    return _drawing(original) if original in _SIMPLE else original
+
+
+_sample = vars(Distribution)["sample"]  # torch's own
+
+
+def _sampled(fn: Any, *args: Any, **kwargs: Any) -> Any:
+    """Draw as torch's own `sample` does: by ``rsample``, without a gradient."""
+    method = getattr(type(fn), "rsample", None)
+    original: Any = getattr(method, "__wrapped__", method)
+    if original not in _SIMPLE or "rsample" in vars(fn):
+        return _sample(fn, *args, **kwargs)
+    with torch.no_grad():
+        return _drawing(original)(fn, *args, **kwargs)
+
+
+@functools.cache
+def _drawing(original: _Method) -> _Method:
     kind: Any
-    kind, read, one, is_of_integers = known
+    kind, read, one, is_of_integers, forgotten = _SIMPLE[original]
     thread = storage.local
     plain = _PLAIN - {ProvenanceTensor} if is_of_integers else _PLAIN
 
@@ -142,7 +170,10 @@ def drawing(original: _Method) -> _Method:
                                 value = one(fn._batch_shape, *given)
                             if value is not None:
                                 return value
-                        return raw(original, fn, *args, **kwargs)
+                        drawn = raw(original, fn, *args, **kwargs)
+                        for name in forgotten:
+                            vars(fn).pop(name, None)
+                        return drawn
                 except _OF_VALUES:  # to be raised once more, and noted
                     pass
         return original(fn, *args, **kwargs)

@@ -74,9 +74,8 @@ _OF_TORCH = (Tensor, nn.Parameter, ProvenanceTensor)
 
 
 def held_by(leaf: Tensor) -> Leaf:
-    """Return a leaf with what it holds now."""
-    with DisableTorchFunction():
-        return leaf, leaf._version, _held(leaf)
+    """Return a leaf with what it holds now, where no function of torch is followed."""
+    return leaf, leaf._version, _held(leaf)
 
 
 def is_written_unseen(leaf: Leaf) -> bool:

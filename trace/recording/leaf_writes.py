@@ -77,7 +77,8 @@ def leaves_of_scores(nodes: Iterable[Node]) -> Held:
                 if made is not None:
                     pending.append(made)
                 elif tensor._is_view():
-                    pending.append(edge_of(tensor))
+                    edge = edge_of(tensor)
+                    pending += [] if edge is None else [edge]
                 elif id(tensor) not in found:
                     found[id(tensor)] = node, held_by(tensor)
             for leaf in _leaves_below(pending, left, seen) if pending else ():
@@ -108,11 +109,13 @@ def _leaves_below(pending: list[Any], most: int, seen: dict[Any, None]) -> Itera
     most += len(seen)
     while pending and len(seen) < most:
         made = pending.pop()
-        if made is not None and made not in seen:
-            seen[made] = None
-            if made.__class__.__name__ == "AccumulateGrad":
-                yield made.variable
-            pending += [following for following, _ in made.next_functions]
+        if made in seen:
+            continue
+        seen[made] = None
+        if made.__class__.__name__ == "AccumulateGrad":
+            yield made.variable
+        else:
+            pending += [node for node, _ in made.next_functions if node is not None]
 
 
 def parted(leaves: Held) -> tuple[Held, Held]:

@@ -198,6 +198,7 @@ def test_an_error_while_a_recording_begins_leaves_everything_as_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(switch, "_finding", [*switch._finding, fail])
+        switch.look_anew()
         with pytest.raises(KeyboardInterrupt), an.record():
             pass
     assert all(patch.there is was for patch, was in places)

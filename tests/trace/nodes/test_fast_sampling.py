@@ -12,6 +12,7 @@ from torch import distributions as d
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
+from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.nodes.known_families import drawing
 
@@ -22,13 +23,29 @@ FAMILIES: dict[str, Callable[[Tensor], d.Distribution]] = {
     "Normal": lambda x: d.Normal(x, x + 1),
     "Poisson": lambda x: d.Poisson(x + 1),
     "Uniform": lambda x: d.Uniform(x, x + 1),
+    "Gamma": lambda x: d.Gamma(x + 1, x + 2),
+    "Chi2": lambda x: d.Chi2(x + 1),
+    "StudentT": lambda x: d.StudentT(x + 2, x, x + 1),
+    "FisherSnedecor": lambda x: d.FisherSnedecor(x + 1, x + 2),
+    "NegativeBinomial of probs": lambda x: d.NegativeBinomial(x + 1, x * 0.5 + 0.1),
+    "NegativeBinomial of logits": lambda x: d.NegativeBinomial(x + 1, logits=x),
 }
 PAIRS = [
     (name, method)
     for name in FAMILIES
     for method in ("sample", "rsample")
-    if method == "sample" or name in ("Exponential", "Normal", "Uniform")
+    if method == "sample" or name.split()[0] not in ("Bernoulli", "Poisson", "NegativeBinomial")
 ]
+
+
+@pytest.mark.parametrize(("family", "method"), PAIRS)
+def test_a_draw_leaves_nothing_in_the_table_of_shared_memory(family: str, method: str) -> None:
+    """What torch writes into in between is nobody else's."""
+    with an.record():
+        q = FAMILIES[family](coin(4, 2))
+        drawn = getattr(q, method)()
+        assert not storage.table
+        assert not storage.concerns(drawn, vars(q))
 
 
 def coin(*size: int) -> Tensor:

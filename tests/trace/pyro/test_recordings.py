@@ -1,6 +1,8 @@
 """Recordings see Pyro programs: names, values, densities, plates, and parents that are found."""
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pyro.distributions as dist
@@ -19,6 +21,7 @@ from programs.in_pyro import (
     pyro_schools,
     pyro_schools_guide,
 )
+from pyro.infer.autoguide import AutoNormal
 from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor
 from torch.testing import assert_close
@@ -188,3 +191,24 @@ def test_a_recording_of_a_program_of_the_library_is_replayed_in_pyro() -> None:
 def test_what_is_no_trace_of_pyro() -> None:
     with pytest.raises(an.errors.StoredTraceError, match="pyro"):
         an.Trace.from_pyro({})
+
+
+def _guide() -> Any:
+    class Mine(AutoNormal):
+        def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+            super()._setup_prototype(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    return Mine
+
+
+def test_the_preparation_of_a_guide_of_a_user_is_met_and_the_guide_let_go_of() -> None:
+    kind = _guide()
+    own = vars(kind)["_setup_prototype"]
+    for _ in range(3):
+        with an.record():
+            assert vars(kind)["_setup_prototype"].__wrapped__ is own
+        assert vars(kind)["_setup_prototype"] is own
+    held = weakref.ref(kind)
+    del kind, own
+    gc.collect()
+    assert held() is None
