@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.collector import uncollected
 from ancestral.estimators.credit.plan import parts, plan_of
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
@@ -149,6 +150,7 @@ def by_site(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     return by_element(flat, values)
 
 
+@uncollected
 def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     """Give every element of every site the cost elements downstream of that very element.
 
