@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import warn_of_blur
-from ancestral.estimators.credit.collector import Uncollected, uncollected
+from ancestral.estimators.credit.collector import MANY, at_work, waiting
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.diagnostics.observer import Observer, check_observer
@@ -106,7 +106,6 @@ def surrogate_of_costs(
     return surrogate_of(problem, estimate, baseline, _scores_before, monitor)
 
 
-@uncollected
 def surrogate_of(
     problem: Problem,
     estimate: Estimator,
@@ -237,9 +236,8 @@ def backward(
     check_baseline(baseline)
     check_observer(monitor)
     into = leaves_given(inputs)
-    with Uncollected():
-        problem, estimate = decided(problem_to_check(loss, gradient), estimator, credit, gradient)
-        problem.trace.account = account_of(problem)
+    problem, estimate = decided(problem_to_check(loss, gradient), estimator, credit, gradient)
+    problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
@@ -285,7 +283,7 @@ def descend(
     monitor: Observer | None = None,
 ) -> None:
     """Accumulate the gradient of a problem in which each site is decided."""
-    with Uncollected():
+    with waiting if len(problem.nodes) > MANY else at_work:
         passes = passes_of(problem, estimator, [term.value for term in problem.terms])
         less = subtracted(problem, baseline, passes)
         routes: list[Route] = []
@@ -358,9 +356,8 @@ def backward_of_costs(
     check_baseline(baseline)
     check_observer(monitor)
     into = leaves_given(inputs)
-    with Uncollected():
-        problem, estimate = decided(costs_to_check(trace), estimator, credit)
-        problem.trace.account = account_of(problem)
+    problem, estimate = decided(costs_to_check(trace), estimator, credit)
+    problem.trace.account = account_of(problem)
     descend(problem, baseline, estimate, retain_graph, into, monitor)
 
 
