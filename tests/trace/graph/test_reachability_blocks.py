@@ -67,7 +67,9 @@ def test_so_it_is_over_many_blocks(shape: str) -> None:
 def test_the_credit_is_the_same(
     shape: str, size: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    found: list[
+        tuple[list[tuple[str, list[tuple[torch.Tensor, frozenset[int]]]]], torch.Tensor]
+    ] = []
     for many in (size, size - 1):
         monkeypatch.setattr(plan, "MANY", many)
         structure = structure_of(SHAPES[shape](size, random.Random(1)), batch)
