@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ancestral.estimators.credit.collector import MANY, at_work, waiting
 from ancestral.estimators.credit.plan import parts, plan_of
 from ancestral.provenance.algebra.alignment import Shape
 from ancestral.provenance.tensor.tensor import untrack
@@ -161,11 +162,12 @@ def by_element(structure: Structure, values: Sequence[Tensor]) -> list[Credit]:
     few terms that the child does not reach, so that a chain of n sites costs n additions.
     """
     found: list[Credit] = []
-    for number, layout, sums in plan_of(structure, values).sums(values):
-        vertex = structure.sites[number]
-        known = tuple([Part(total, apart) for total, apart in parts(layout, sums)])
-        once = partial(_once, structure, values, number) if layout.is_counted else None
-        found.append(Credit(vertex.name, vertex.shape, known, once))
+    with waiting if len(structure.sites) > MANY else at_work:
+        for number, layout, sums in plan_of(structure, values).sums(values):
+            vertex = structure.sites[number]
+            known = tuple([Part(total, apart) for total, apart in parts(layout, sums)])
+            once = partial(_once, structure, values, number) if layout.is_counted else None
+            found.append(Credit(vertex.name, vertex.shape, known, once))
     return found
 
 

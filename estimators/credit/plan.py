@@ -6,79 +6,19 @@ that it is kept with the structure, for all recordings that have it.
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from operator import itemgetter
-from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-from ancestral.estimators.credit.cost_sums import (
-    Filling,
-    Numbers,
-    Reduction,
-    Stacks,
-    apart_dims,
-    apart_through,
-    filling,
-    is_plain,
-    put,
-    reduction,
-    room,
-    spread,
-)
-from ancestral.provenance.algebra.alignment import Alignment, Shape, compose
-from ancestral.trace.graph.reachability import Claims, TermSet, reaches
+from ancestral.estimators.credit.cost_sums import Numbers, Stacks, put, reduction
+from ancestral.estimators.credit.layout import Layout, layout_of
+from ancestral.provenance.algebra.alignment import Alignment, Shape
+from ancestral.trace.graph.reachability import TermSet, reaches
+from ancestral.trace.graph.reachability_blocks import differences, one_alignment
 from ancestral.trace.graph.structure import Structure
 from ancestral.trace.graph.trees import Trees
-
-
-class Bucket(NamedTuple):
-    """Costs that are apart along the same dimensions of a site, and how they stand to them.
-
-    Along those of `apart` each cost lies downstream of one element of the site only. `size` is that
-    of the sum with ones for the dimensions of the site that do not index it; where it is for some
-    elements of the site only, that of the place where such sums are put together.
-    """
-
-    apart: frozenset[int]
-    filling: Filling
-    size: Shape
-    is_shared: bool  # by several elements
-    is_placed: bool  # for some elements of the site only
-
-
-class Key(NamedTuple):
-    """What tells the sums of a site apart: one bucket has those of one key."""
-
-    alignment: Alignment
-    apart: frozenset[int]
-    shape: Shape  # of the first sum
-
-
-class Taken(NamedTuple):
-    """A sum of terms, by their place among the sets of terms that a site takes."""
-
-    at: int
-    claim: Alignment
-    how: Reduction
-    into: int  # which bucket it is added to
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """How sites that are alike make their sums, whatever their terms; there is one for all.
-
-    `moves` are from a base, one of its buckets, by what reduction, to one of the site. `is_counted`
-    says that a cost may be in the sums of several elements.
-    """
-
-    keys: tuple[Key, ...]
-    moves: tuple[tuple[int, int, Reduction, int], ...]
-    taken: tuple[Taken, ...]
-    buckets: tuple[Bucket, ...]
-    is_counted: bool
 
 
 class Plan:
@@ -126,6 +66,13 @@ class Plan:
         if terms.mask and 4 * terms.size < terms.mask.bit_length() // 8:
             # Few and far between, as what one child of a site reaches and another does not.
             found = terms.numbers().astype(np.int32).tobytes()
+        return self._placed(found)
+
+    def of_numbers(self, numbers: npt.NDArray[np.int32]) -> int:
+        """Return the same for the set of some numbers."""
+        return int(numbers[0]) if len(numbers) == 1 else self._placed(numbers.tobytes())
+
+    def _placed(self, found: TermSet | bytes) -> int:
         place = self._places.setdefault(found, len(self._sets))
         if place == len(self._sets):
             self._sets.append(found)
@@ -272,6 +219,11 @@ def _made(structure: Structure, shapes: Sequence[Shape]) -> Plan:
 
 def _add_others(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[Shape]) -> None:
     """Add the sites that reach a term and stand in no tree, each after those that it reaches."""
+    if len(structure.sites) > MANY:
+        alignment = one_alignment(structure, trees.has)
+        if alignment is not None:
+            _add_alike(plan, structure, trees, shapes, alignment)
+            return
     layouts: dict[int, Layout] = {}
     places: dict[int, int] = {}
     for number, closure, (base, edge, rest) in reaches(structure, trees.has):
@@ -279,11 +231,34 @@ def _add_others(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence
             site = structure.sites[number]
             before = () if base is None or edge is None else ((layouts[base], edge),)
             taken = tuple([(claims, shapes[terms.first]) for claims, terms in rest.items()])
-            layouts[number] = how = layout(before, taken, site.shape)
+            layouts[number] = how = layout_of(before, taken, site.shape)
             sets = tuple([plan.of_terms(terms) for terms in rest.values()])
             places[number] = len(plan)
             bases = () if base is None else (places[base],)
             plan.add(number, bases, how, sets, site.needs_score)
+
+
+MANY = 4096
+"""Sites whose sets of terms are found in blocks, if all is of one alignment."""
+
+
+def _add_alike(
+    plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[Shape], alignment: Alignment
+) -> None:
+    """Add these sites of a structure of one alignment."""
+    layouts: dict[int, Layout] = {}
+    places: dict[int, int] = {}
+    bases, terms, starts = differences(structure, trees.has)
+    for number in reversed(range(len(bases))):
+        base, rest = int(bases[number]), terms[starts[number] : starts[number + 1]]
+        if base >= 0 or len(rest):
+            site = structure.sites[number]
+            before = ((layouts[base], alignment),) if base >= 0 else ()
+            taken = (((alignment,), shapes[rest[0]]),) if len(rest) else ()
+            layouts[number] = how = layout_of(before, taken, site.shape)
+            places[number] = len(plan)
+            sets = (plan.of_numbers(rest),) if len(rest) else ()
+            plan.add(number, (places[base],) if base >= 0 else (), how, sets, site.needs_score)
 
 
 def _add_trees(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[Shape]) -> None:
@@ -295,7 +270,7 @@ def _add_trees(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[
             site = structure.sites[number]
             children = [each for each in trees.children(number) if each[0] in layouts]
             terms = [*trees.terms(number)]
-            how = layout(
+            how = layout_of(
                 tuple([(layouts[child], edge) for child, edge in children]),
                 tuple([((claim,), shapes[term]) for term, claim in terms]),
                 site.shape,
@@ -304,90 +279,3 @@ def _add_trees(plan: Plan, structure: Structure, trees: Trees, shapes: Sequence[
                 layouts[number], places[number] = how, len(plan)
                 bases = tuple([places[child] for child, _ in children])
                 plan.add(number, bases, how, tuple([term for term, _ in terms]), site.needs_score)
-
-
-_FEW = 16
-"""Sums of a site whose layout is kept: memory has a bound, whatever structures are met."""
-
-
-def layout(
-    bases: tuple[tuple[Layout, Alignment], ...],
-    taken: tuple[tuple[Claims, Shape], ...],
-    shape: Shape,
-) -> Layout:
-    """Return how the sums of a site are made, the same for sites that are alike.
-
-    Args:
-        bases: those of the children that it is built on, and how these depend on the site.
-        taken: how further terms depend on the site, with the shape of the first of them.
-        shape: that of the site.
-    """
-    size = sum([len(of_terms) for of_terms, _ in taken])
-    size += sum([len(base.keys) for base, _ in bases])
-    is_known = all(map(is_plain, (shape, *map(itemgetter(1), taken))))
-    return (_kept if size <= _FEW and is_known else _laid_out)(bases, taken, shape)
-
-
-def _laid_out(
-    bases: tuple[tuple[Layout, Alignment], ...],
-    taken: tuple[tuple[Claims, Shape], ...],
-    shape: Shape,
-) -> Layout:
-    builder = _Builder()
-    for which, (base, edge) in enumerate(bases):
-        builder.move(which, edge, base.keys)
-    for at, (claims, of_terms) in enumerate(taken):
-        builder.take(at, claims, of_terms)
-    buckets = tuple(_bucket(*key, shape) for key in builder.keys)
-    is_counted = any(bucket.is_placed or bucket.is_shared for bucket in buckets)
-    is_known = all(map(is_plain, (shape, *map(itemgetter(1), taken))))
-    made = _one if len(builder.keys) <= _FEW and is_known else Layout
-    return made(
-        tuple(builder.keys), tuple(builder.moves), tuple(builder.taken), buckets, is_counted
-    )
-
-
-_kept = lru_cache(maxsize=8192)(_laid_out)
-_one = lru_cache(maxsize=8192)(Layout)  # so that the sites of a chain are alike, at any length
-
-
-class _Builder:
-    """Finds the buckets of a site."""
-
-    def __init__(self) -> None:
-        self._places: dict[tuple[Alignment, frozenset[int]], int] = {}
-        self.keys: list[Key] = []
-        self.moves: list[tuple[int, int, Reduction, int]] = []
-        self.taken: list[Taken] = []
-
-    def move(self, which: int, edge: Alignment, known: Sequence[Key]) -> None:
-        """Take the sums of a base, as they stand to the site."""
-        for at, (alignment, apart, shape) in enumerate(known):
-            step = compose(alignment, edge)
-            if step is not None:
-                how = reduction(step, shape)
-                into = self._into(how, apart_through(edge, apart))
-                self.moves.append((which, at, how, into))
-
-    def take(self, at: int, claims: Claims, shape: Shape) -> None:
-        """Take terms that depend on the site by these claims."""
-        apart = apart_dims(claims)
-        for claim in claims:
-            how = reduction(claim, shape)
-            self.taken.append(Taken(at, claim, how, self._into(how, apart)))
-
-    def _into(self, how: Reduction, apart: frozenset[int]) -> int:
-        key = (how.alignment, apart)
-        if key not in self._places:
-            self._places[key] = len(self.keys)
-            self.keys.append(Key(*key, how.shape))
-        return self._places[key]
-
-
-def _bucket(alignment: Alignment, apart: frozenset[int], shape: Shape, site: Shape) -> Bucket:
-    how = filling(alignment, shape)
-    if how.alignment.there:
-        return Bucket(apart, how, room(how.alignment, site), is_shared=True, is_placed=True)
-    size = spread(how.alignment, site)
-    is_shared = any(n > 1 and dim not in apart for dim, n in enumerate(size))
-    return Bucket(apart, how, size, is_shared, is_placed=False)

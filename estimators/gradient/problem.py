@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import Blur
+from ancestral.estimators.credit.collector import MANY, at_work, waiting
 from ancestral.estimators.credit.declared_costs import cost_of, is_cost, non_finite_density
 from ancestral.estimators.gradient.decompose import Constant
 from ancestral.estimators.gradient.loss_pytree import (
@@ -212,16 +213,17 @@ def _examined(loss: Loss, gradient: Loss | None) -> Problem:
         raise _caught(*decisions.failures[0])
     if known is not None:
         refuse_values(known)
-    found, constants, check = parts_of(loss, gradient)
-    whole = plain if gradient is None else plain * detach(gradient)
-    if whole.ndim or not whole.dtype.is_floating_point:
-        whole = whole.sum()
-    terms = [*found, *(_constants(constants, decisions) if constants else ())]
-    if decisions.finished is None:
-        return _assemble(trace, terms, whole, decisions, check)
-    terms = [tainted(term, decisions.finished) for term in terms]
-    problem = _assemble(trace, terms, whole, decisions, check)
-    return replace(problem, blurring=decisions.finished.members)
+    with waiting if len(universe.sources) > MANY else at_work:
+        found, constants, check = parts_of(loss, gradient)
+        whole = plain if gradient is None else plain * detach(gradient)
+        if whole.ndim or not whole.dtype.is_floating_point:
+            whole = whole.sum()
+        terms = [*found, *(_constants(constants, decisions) if constants else ())]
+        if decisions.finished is None:
+            return _assemble(trace, terms, whole, decisions, check)
+        terms = [tainted(term, decisions.finished) for term in terms]
+        problem = _assemble(trace, terms, whole, decisions, check)
+        return replace(problem, blurring=decisions.finished.members)
 
 
 def _examined_costs(trace: Trace, left_out: Provenance | None = None) -> Problem:

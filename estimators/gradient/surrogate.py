@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ancestral.estimators.credit.blur import warn_of_blur
+from ancestral.estimators.credit.collector import MANY, at_work, waiting
 from ancestral.estimators.credit.credit import Estimator, by_element
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.diagnostics.observer import Observer, check_observer
@@ -282,17 +283,18 @@ def descend(
     monitor: Observer | None = None,
 ) -> None:
     """Accumulate the gradient of a problem in which each site is decided."""
-    passes = passes_of(problem, estimator, [term.value for term in problem.terms])
-    less = subtracted(problem, baseline, passes)
-    routes: list[Route] = []
-    known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
-    for at, part in enumerate(passes):
-        some = [less.get((at, credit.name)) for credit in part.credits]
-        own, rest = part.owning(known)
-        parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
-        parts = [part for part in parts if part.requires_grad]
-        if parts:
-            routes.append(Route(added(parts), part.held, part.passed))
+    with waiting if len(problem.nodes) > MANY else at_work:
+        passes = passes_of(problem, estimator, [term.value for term in problem.terms])
+        less = subtracted(problem, baseline, passes)
+        routes: list[Route] = []
+        known = NO_DENSITIES if problem.partly else densities_in(problem.terms)
+        for at, part in enumerate(passes):
+            some = [less.get((at, credit.name)) for credit in part.credits]
+            own, rest = part.owning(known)
+            parts = [part.loss(problem), *part.products(problem, some, known, own), *rest]
+            parts = [part for part in parts if part.requires_grad]
+            if parts:
+                routes.append(Route(added(parts), part.held, part.passed))
     if not routes:
         raise nothing_to_learn(problem.upstream)
     total = routes[0].total

@@ -31,6 +31,8 @@ BATCHES = (1, 64)
 MEMORY = 4 * 2**30
 """Bytes that a case may take."""
 RECORDED = "recorded chain"
+BY_HAND = "chain by hand"
+"""The estimator of the recorded chain in plain torch: what torch and Python's collector take."""
 
 Parents = Iterator[Sequence[int]]
 """The parents of each site in program order, by number."""
@@ -96,7 +98,7 @@ def entries(dims: tuple[int, ...], parents: Sequence[int]) -> Entries:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a shape of `SHAPES`, or `RECORDED`."""
+    """One measurement: a shape of `SHAPES`, `RECORDED`, or `BY_HAND`."""
 
     shape: str
     batch: int
@@ -115,6 +117,8 @@ class Case:
         if self.shape == RECORDED:
             forget()  # each is the first of its shape: what a second one finds is no growth
             return elapsed(Chain(self.size).ancestral)
+        if self.shape == BY_HAND:
+            return elapsed(Chain(self.size).estimator)
         rng = random.Random(0)
         structure = structure_of(SHAPES[self.shape](self.size, rng), self.batch)
         values = list(torch.rand(self.size, *structure.sites[0].shape))
@@ -220,7 +224,7 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
 def report(
     sizes: Sequence[int] = SIZES, limit: float = 180.0, batches: Sequence[int] = BATCHES
 ) -> list[Growth]:
-    """Measure every shape with every batch and then the recorded chain; print a line for each.
+    """Measure every shape with every batch and then chains of draws; print a line for each.
 
     Args:
         sizes: the numbers of sites.
@@ -231,7 +235,7 @@ def report(
     _print_line(["shape", "batch", *(f"{size:,}" for size in sizes), "peak MB", "exponent"])
     found: list[Growth] = []
     cases = [(shape, batch, limit) for batch in batches for shape in SHAPES]
-    for shape, batch, most in [*cases, (RECORDED, 1, 2 * limit)]:
+    for shape, batch, most in [*cases, (BY_HAND, 1, 2 * limit), (RECORDED, 1, 2 * limit)]:
         found.append(growth(shape, batch, sizes, most))
         _print_line(found[-1].cells())
     return found
