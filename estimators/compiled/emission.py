@@ -4,7 +4,8 @@
 
 Credits and baselines are computed by the library's own functions, traced once: the graph that comes
 out has as many ops as one by hand. The weight of each cost is the derivative of the part of the
-loss that is linear in the costs. ⊥ holds a value fixed.
+loss that is linear in the costs. ⊥ holds a value fixed. The value of S is not computed: `scored`
+adds its derivative alone.
 """
 
 import operator
