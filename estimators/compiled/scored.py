@@ -19,7 +19,7 @@ class _Scored(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(loss: Tensor, score: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(loss: Tensor, score: Tensor) -> Tensor:
         return loss.clone()
 
     @staticmethod
@@ -27,7 +27,7 @@ class _Scored(torch.autograd.Function):
         """Keep nothing."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return gradient, gradient
 
 

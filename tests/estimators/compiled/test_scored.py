@@ -58,7 +58,8 @@ def test_a_forward_pass_computes_no_density_of_a_draw(monkeypatch: pytest.Monkey
         return original(module, given)
 
     def loss_fn() -> Tensor:
-        return Bernoulli(logits=logits).sample().square().sum()
+        z: Tensor = Bernoulli(logits=logits).sample()
+        return z.square().sum()
 
     monkeypatch.setattr(backends, "_unchanged", noted)
     compiled(loss_fn, backend="aot_eager")().backward()
