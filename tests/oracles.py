@@ -124,6 +124,11 @@ MOST_PATHS = 4096
 _rules: list[Rule] = []
 
 
+def is_forced() -> bool:
+    """Return whether a rule decides the draws."""
+    return bool(_rules)
+
+
 def forced(fn: Distribution, shape: torch.Size) -> Tensor:
     """Return what the rule in force draws from `fn`: [*shape]."""
     return _rules[-1](fn, shape)

@@ -1,6 +1,7 @@
 """Traces that are stored: programs with one of everything, and what comes back."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,3 +61,15 @@ def run(program: Callable[[], object]) -> an.Trace:
 
 def again(trace: an.Trace) -> an.Trace:
     return an.Trace.from_dict(trace.to_dict())
+
+
+def of_everything() -> an.Trace:
+    """Return the trace of a program with one of everything."""
+    trace = run(everything)
+    trace.backward()
+    return trace
+
+
+def file_in(tmp_path: Path) -> Path:
+    """Return where a trace is stored."""
+    return tmp_path / "a.trace"

@@ -19,7 +19,7 @@ from ancestral.estimators.capture.markers import DENSITY, GIVEN, HELD, NOISE, PA
 from ancestral.estimators.capture.randomness import is_within_draw
 from ancestral.estimators.capture.refusal import Refusal, line_of
 from ancestral.estimators.capture.symbols import has_size_of_values
-from ancestral.estimators.compiled.tail import is_impure
+from ancestral.estimators.compiled.tail import is_impure, is_write, memory_of
 from ancestral.estimators.credit.credit import Estimator
 from ancestral.estimators.credit.site_choices import PerSite
 from ancestral.estimators.gradient.estimator_choice import Choice, chosen
@@ -198,7 +198,7 @@ class _Run(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, known: Sequence[Node]) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.known = known
-        self._made: dict[int, fx.Node] = {}
+        self._same: dict[int, list[fx.Node]] = {}  # by value, what has returned it, as it is
         self._numbers: dict[fx.Node, int] = {}
         self._table: dict[str, int] = {}
         self._owners: dict[int, Node] = {}  # by the value number of its density
@@ -213,10 +213,10 @@ class _Run(fx.Interpreter):
 
     def node_of(self, leaf: Tensor) -> fx.Node:
         """Return the node that computed a term."""
-        found = self._made.get(id(leaf))
-        if found is None:
+        same = self._same.get(id(leaf))
+        if same is None:
             raise Refusal("a cost that the loss was taken apart into is no value of the graph")
-        return found
+        return same[0]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and note what it came to."""
@@ -237,13 +237,23 @@ class _Run(fx.Interpreter):
         if len(trace.escapes) > escapes and self.escaped is None:  # type: ignore[attr-defined]
             self.escaped = line_of(n)
         if isinstance(found, Tensor):
-            self._made.setdefault(id(found), n)
+            self._note_made(n, found)
         if not torch.equal(state, torch.get_rng_state()):
             self.random.add(n)
         self.env[n] = found
         self._note_origins(n, reads)
         self._numbers[n] = self._number_of(n, found)
         return found
+
+    def _note_made(self, n: fx.Node, found: Tensor) -> None:
+        """Note what made a value; after a write, what returned it is what all read from then on."""
+        same = self._same.setdefault(id(found), [])
+        if same and is_write(n):
+            for earlier in same:
+                for user in [user for user in earlier.users if user > n]:
+                    user.replace_input_with(earlier, n)
+            same.clear()
+        same.append(n)
 
     def _note_origins(self, n: fx.Node, reads: Sequence[Tensor]) -> None:
         """Note what decides the value of a node, and of its memory; keep what indices come from.
@@ -258,7 +268,7 @@ class _Run(fx.Interpreter):
         found = frozenset[fx.Node]().union(*decided)
         self._origins[n] = found | {n} if n.op == "placeholder" or n in self.random else found
         if is_impure(n) and n.all_input_nodes:
-            memory = _memory(self.env[n.all_input_nodes[0]])
+            memory = memory_of(self.env[n.all_input_nodes[0]])
             self._written[memory] = self._written.get(memory, frozenset()) | found
         if not reads and not has_size_of_values(n):
             return
@@ -273,7 +283,7 @@ class _Run(fx.Interpreter):
 
     def _origins_of(self, n: fx.Node) -> frozenset[fx.Node]:
         """Return the arguments and draws of the graph that decide the value of a node by now."""
-        return self._origins[n] | self._written.get(_memory(self.env[n]), frozenset())
+        return self._origins[n] | self._written.get(memory_of(self.env[n]), frozenset())
 
     def _ran(self, n: fx.Node) -> Any:
         if n.op != "call_function":
@@ -365,11 +375,6 @@ def _whole(value: Tensor) -> Tensor:
     own: Any = attach(alias(untrack(value)), found)
     own._form = None
     return own  # type: ignore[no-any-return]
-
-
-def _memory(value: Any) -> int:
-    """Return what tells the memory of a tensor from others, 0 for what is none."""
-    return raw(Tensor.untyped_storage, value)._cdata if isinstance(value, Tensor) else 0
 
 
 def _is_float(value: Any) -> bool:

@@ -4,7 +4,8 @@
 
 Credits and baselines are computed by the library's own functions, traced once: the graph that comes
 out has as many ops as one by hand. The weight of each cost is the derivative of the part of the
-loss that is linear in the costs. ⊥ holds a value fixed.
+loss that is linear in the costs. ⊥ holds a value fixed. The value of S is not computed: `scored`
+adds its derivative alone.
 """
 
 import operator
@@ -22,6 +23,7 @@ from ancestral.estimators.capture.symbols import Symbols
 from ancestral.estimators.compiled.analysis import Analysis
 from ancestral.estimators.compiled.asking import Asking, factor_of
 from ancestral.estimators.compiled.memories import Memories
+from ancestral.estimators.compiled.scored import SCORED
 from ancestral.estimators.compiled.step_nodes import step_node_of
 from ancestral.estimators.compiled.tail import Tail, ancestors, descendants, is_impure
 from ancestral.estimators.gradient.loss_terms import Term
@@ -78,7 +80,7 @@ class _Emission:
         (self._returned,) = map(list, self._output.args)
         self._loss = _node(self._returned[analysis.output])
         terms = [node for node in analysis.terms if node is not None]
-        self._tail = Tail(module, self._loss, terms)
+        self._tail = Tail(module, self._loss, terms, analysis.values)
 
     def run(self) -> None:
         """Change the graph."""
@@ -136,11 +138,7 @@ class _Emission:
         total = self._loss
         with self._graph.inserting_before(self._output):
             if score is not None:
-                score = self._graph.call_method("to", (score, self._problem.loss.dtype))
-                nothing = self._call(
-                    operator.sub, score, self._graph.call_method("detach", (score,))
-                )
-                total = self._call(operator.add, self._loss, nothing)
+                total = self._call(SCORED, self._loss, score)
         self._returned[self._analysis.output] = total
         self._output.args = (tuple(self._returned),)
 

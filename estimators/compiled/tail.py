@@ -1,12 +1,13 @@
 """Tail of a captured loss: the nodes between its costs and itself, which is linear in them."""
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from ancestral.estimators.capture.refusal import Refusal
+from ancestral.provenance.tensor.tensor import raw
 
 _OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -22,10 +23,16 @@ _OUT_OF_PLACE: dict[Any, Any] = {
 
 def is_impure(node: fx.Node) -> bool:
     """Return whether a node does more than it returns: it writes into memory, or switches."""
+    return node.is_impure() or is_write(node)
+
+
+def is_write(node: fx.Node) -> bool:
+    """Return whether a node writes into memory that it is given."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    is_write = name.endswith("_") and not name.endswith("__")
+    is_named = name.endswith("_") and not name.endswith("__")
     is_operator = node.target in _OUT_OF_PLACE or node.target is operator.setitem
-    return node.is_impure() or is_write or is_operator or "out" in node.kwargs
+    is_call = node.op in ("call_function", "call_method")
+    return is_call and (is_named or is_operator or "out" in node.kwargs)
 
 
 class Tail:
@@ -34,7 +41,13 @@ class Tail:
     `others` are what they are computed of besides.
     """
 
-    def __init__(self, module: fx.GraphModule, loss: fx.Node, terms: Sequence[fx.Node]) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        loss: fx.Node,
+        terms: Sequence[fx.Node],
+        values: Mapping[fx.Node, Any],
+    ) -> None:
         self._module, self._loss = module, loss
         self.terms = list(dict.fromkeys(terms))
         if len(self.terms) != len(terms):
@@ -66,6 +79,32 @@ class Tail:
             )
         )
 
+        self._refuse_stale(values)
+
+    def _refuse_stale(self, values: Mapping[fx.Node, Any]) -> None:
+        """Refuse parts of the loss that are written into after they are read.
+
+        The self-check need not see these: a cost that counts too much may be zero in its draws.
+        """
+        writes = [n for n in self._module.graph.nodes if is_write(n) and n.all_input_nodes]
+        written = [
+            (n, memory_of(values[n.kwargs.get("out") or n.all_input_nodes[0]])) for n in writes
+        ]
+        for node in (*self._ordered, *self.terms, *self.others):
+            at = memory_of(values[node])
+            after = [write for write, where in written if at and where == at]
+            if any(self._is_stale(node, write) for write in after):
+                raise Refusal.of(after[-1], "a part of the loss is written into after it is read")
+
+    def _is_stale(self, node: fx.Node, write: fx.Node) -> bool:
+        users = [user for user in node.users if user in self.nodes]
+        if node in self.nodes:  # which counts as it was when it was made
+            return node < write and (node is self._loss or max(users) > write)
+        if node in self.others:  # and these as they are at the end; what is added has no weight
+            users = [user for user in users if not _is_added_to(user, node)]
+            return bool(users) and write >= min(users)
+        return write in self.nodes
+
     def as_function(self) -> fx.GraphModule:
         """Return the loss as a function of the terms and of the others, without writes."""
         graph = fx.Graph()
@@ -78,6 +117,16 @@ class Tail:
                 raise Refusal.of(node, "the loss is summed by a write into memory")
         graph.output(copies[self._loss])
         return fx.GraphModule(self._module, graph)
+
+
+def _is_added_to(write: fx.Node, node: fx.Node) -> bool:
+    is_sum = write.target in (operator.iadd, operator.isub, "add_", "sub_")
+    return is_sum and write.args[0] is node and node not in write.args[1:]
+
+
+def memory_of(value: Any) -> int:
+    """Return what tells the memory of a tensor from others, 0 for what is none."""
+    return raw(Tensor.untyped_storage, value)._cdata if isinstance(value, Tensor) else 0
 
 
 def descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -167,6 +167,7 @@ def masked(choose: Choose, x: str) -> str:
     return f"torch.tanh(seen({x}, torch.tensor([0.4, float('{data}')]).double()))"
 
 
-NAMES = {**vars(distributions), "two": two, "seen": seen, "Kept": Kept, "EYE": EYE}
+NAMES = {name: each for name, each in vars(distributions).items() if not name.startswith("__")}
+NAMES |= {"two": two, "seen": seen, "Kept": Kept, "EYE": EYE}
 NAMES |= {"HALF": HALF, "ONES": ONES, "total": total}
 """What the texts of this file name."""

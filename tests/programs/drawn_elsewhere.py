@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ancestral.provenance.tensor.tensor import untrack
 from ancestral.trace.recording.record import current
-from oracles import forced
+from oracles import forced, is_forced
 from programs.control.register import coin
 
 POOL = ThreadPool(1)
@@ -59,7 +59,9 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def poured(logit: Tensor, way: str) -> Tensor:
-    """Return a coin that torch writes into memory; a plain one where no recording is open."""
+    """Return a coin that torch writes into memory; where draws are forced, only in recordings."""
+    if not is_forced():
+        return WAYS[way](logit.sigmoid())
     if current() is None:
         return coin(logit)
     value = forced(Bernoulli(logits=untrack(logit).detach()), logit.shape)

@@ -19,14 +19,14 @@ from typing import Any, Literal, get_args
 from ancestral.estimators.rerun.replay import NotAFunctionError
 from ancestral.tools.study.errors import StudyError, WorkerError
 from ancestral.tools.study.subject import Packed
-from ancestral.tools.study.work import Failure, Result, Task, done
+from ancestral.tools.study.work import Failure, Result, Task, Variances, done
 from ancestral.trace.context.argument_checks import short
 
 Backend = Literal["processes", "dask", "ray"]
 DEATHS = 3
 """How often workers may die in a row before a task is done."""
 
-Finished = tuple[Task, Result | Failure]
+Finished = tuple[Task, Result | Variances | Failure]
 
 
 def check_backend(backend: object) -> None:
@@ -104,7 +104,7 @@ def finished(
                     raise WorkerError(_of_deaths(list(missing), workers, error)) from error
 
 
-def tried(task: Task, packed: Packed) -> Result | Failure:
+def tried(task: Task, packed: Packed) -> Result | Variances | Failure:
     """Do a task, and return why it cannot be done if that is the method's fault."""
     try:
         return done(task, packed)

@@ -32,8 +32,7 @@ from ancestral.tools.study.errors import StudyError
 from ancestral.tools.study.methods import Methods, described, methods_of
 from ancestral.tools.study.report import toml_of, write, written
 from ancestral.tools.study.schedule import Backend, begun, check_backend, finished
-from ancestral.tools.study.seeds import DRAWS, apart
-from ancestral.tools.study.seeds import draws as seeds_of
+from ancestral.tools.study.seeds import apart
 from ancestral.tools.study.store import Store
 from ancestral.tools.study.subject import Packed, Setup, is_same
 from ancestral.tools.study.table import (
@@ -45,18 +44,18 @@ from ancestral.tools.study.table import (
 )
 from ancestral.tools.study.trial import Trial, fitting, trial_of
 from ancestral.tools.study.work import (
-    MOST_DRAWS,
     Failure,
     Numbers,
     Result,
     Task,
-    site_variances,
+    Variances,
+    blocks,
 )
 from ancestral.trace.context.argument_checks import check_count, check_function, short
 from ancestral.trace.recording.record import current
 
-BLOCKS, FEWEST = 20, 4
-"""In how many blocks the draws of a method are made, and the least that it may have."""
+FEWEST = 4
+"""The least draws that a method may have."""
 _SUBJECT = ".program.pickle"
 
 
@@ -141,13 +140,16 @@ def study(
         ready.join()
         slow_first = sorted(plans, key=evaluations.__getitem__, reverse=True)
         wanted = _tasks(slow_first, draws, steps, has_reference=trial.exact is None)
-        tasks = [task for task in wanted if task not in store.kept()]
+        done = store.kept()
+        if store.sites() is not None:
+            done.add(_sites_of(draws))
+        tasks = [task for task in wanted if task not in done]
         failed, spent = _work(store, setup, folder, tasks, workers, backend)
         with apart():
             found = _found(store, trial, [name for name in plans if name not in failed])
         made = Study(
             *found,
-            sites=_sites(store, trial, seed, draws),
+            sites=store.sites() or {},
             reference=_reference(trial, draws),
             left_out=left_out,
             failed=failed,
@@ -168,17 +170,15 @@ def _tasks(
     """
     if steps:
         yield from (Task("training", name, 0, steps) for name in methods)
-    for block, count in _blocks(draws):
+    yield _sites_of(draws)
+    for block, count in blocks(draws):
         yield from (Task("draws", name, block, count) for name in methods)
         if has_reference:
             yield Task("reference", "", block, count)
 
 
-def _blocks(draws: int) -> Iterator[tuple[int, int]]:
-    """Yield the number of each block with how many draws it has."""
-    blocks = min(BLOCKS, draws)
-    for block in range(blocks):
-        yield block, draws // blocks + (block < draws % blocks)
+def _sites_of(draws: int) -> Task:
+    return Task("sites", "", 0, draws)
 
 
 def _work(
@@ -205,6 +205,8 @@ def _work(
                 for task, result in ready:
                     if isinstance(result, Failure):
                         _fail(failed, task, result)
+                    elif isinstance(result, Variances):
+                        store.keep_sites(result.by_site)
                     else:
                         store.keep(task, result)
                         spent += float(result.seconds.sum())
@@ -217,6 +219,8 @@ def _work(
 def _fail(failed: dict[str, str], task: Task, result: Failure) -> None:
     if task.kind == "reference":
         raise StudyError(f"the reference run failed: {result.text}")
+    if task.kind == "sites":
+        raise StudyError(f"the variances of the sites failed: {result.text}")
     failed.setdefault(task.method, result.text)
 
 
@@ -263,16 +267,6 @@ def _keep_reference(store: Store, trial: Trial) -> None:
     store.keep(first, Result(0, none, none, gradient.numpy(), none))
     if trial.exact is not None:
         store.keep(Task("reference", "", 0, 0), Result(0, none, none, trial.exact.numpy(), none))
-
-
-def _sites(store: Store, trial: Trial, seed: int, count: int) -> dict[str, float]:
-    """Return the variance of each site, which is measured if it is not kept."""
-    found = store.sites()
-    if found is None:
-        seeds = [each for block, n in _blocks(count) for each in seeds_of(seed, DRAWS, block, n)]
-        found = site_variances(trial.subject, seeds[:MOST_DRAWS])
-        store.keep_sites(found)
-    return found
 
 
 def _found(

@@ -1,13 +1,13 @@
 """Work: the tasks of a study, each a function of its subject and its seeds alone.
 
-A task measures a block of draws of a method, or trains by it. Whatever process runs it, and after
-whichever others, it gives the same numbers, but for times.
+A task measures a block of draws of a method, or all sites, or trains by a method. Whatever process
+runs it, and after whichever others, it gives the same numbers, but for times.
 """
 
 import copy
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,8 +30,10 @@ from ancestral.tools.study.subject import Packed, Setup, Subject, flat
 from ancestral.trace.nodes.autograd_graph import nodes_of
 
 Numbers = npt.NDArray[np.float64]
-Kind = Literal["trial", "draws", "reference", "training"]
+Kind = Literal["trial", "draws", "reference", "training", "sites"]
 _PURPOSES: dict[Kind, int] = {"draws": DRAWS, "reference": REFERENCE, "training": TRAINING}
+BLOCKS = 20
+"""In how many blocks the draws of a method are made."""
 MOST_DRAWS = 200
 """The draws that variances of sites are of: each needs a pass of autograd for every site."""
 RATE = 0.01
@@ -43,9 +45,10 @@ class Task:
     """Something to compute.
 
     Attributes:
-        kind: a block of draws of a method, or of the reference run, or the training by a method;
-            the trial is none, and its result is the gradient that shows the program to be the same.
-        method: its name; "" for the reference run.
+        kind: a block of draws of a method, or of the reference run, or the training by a method, or
+            the variances of all sites; the trial is none, and its result is the gradient that shows
+            the program to be the same.
+        method: its name; "" for the reference run, and for sites.
         block: its number.
         count: how many draws or steps it has.
     """
@@ -76,19 +79,37 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Variances:
+    """The variance of each site, the largest first."""
+
+    by_site: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a task cannot be done."""
 
     text: str
 
 
-def done(task: Task, packed: Packed) -> Result:
+def blocks(draws: int) -> Iterator[tuple[int, int]]:
+    """Yield the number of each block with how many draws it has."""
+    count = min(BLOCKS, draws)
+    for block in range(count):
+        yield block, draws // count + (block < draws % count)
+
+
+def done(task: Task, packed: Packed) -> Result | Variances:
     """Do a task."""
     setup = packed.load()
     with apart(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the trial has shown them
         if task.kind == "training":
             return _trained(task, setup)
+        if task.kind == "sites":
+            parts = (draws(setup.seed, DRAWS, *each) for each in blocks(task.count))
+            seeds = [seed for part in parts for seed in part]
+            return Variances(site_variances(setup.subject, seeds[:MOST_DRAWS]))
         return _measured(task, setup)
 
 

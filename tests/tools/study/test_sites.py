@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Normal
 
 import ancestral as an
 from ancestral.tools.cli import main
-from ancestral.tools.study import study as module
+from ancestral.tools.study import work
 
 LOGITS = torch.tensor([0.4, -0.6, 0.9], dtype=torch.float64)
 
@@ -94,7 +94,7 @@ def test_a_study_and_its_folder_colour_the_graph(
     text = graph.render(tmp_path / "g.dot", shares=found).read_text()
     assert f"{found.shares()['y']:.0%} of the variance" in text
     assert "variance by site" in (tmp_path / "report.html").read_text()
-    monkeypatch.setattr(module, "site_variances", None)  # they are kept
+    monkeypatch.setattr(work, "site_variances", None)  # they are kept
     again = an.study(errors, *args, estimators="auto", draws=40, steps=0, out=tmp_path)
     assert again.sites == found.sites
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributions as d
 from families import FAMILIES, parameters_of
-from recorded import P, recorded
+from recorded import Doubled, P, recorded
 from torch import Tensor, bernoulli
 
 import ancestral as an
@@ -115,16 +115,6 @@ def test_while_another_thread_records_plain_draws_are_plain() -> None:
     ):
         assert type(one) is type(other) is Tensor
         assert torch.equal(one, other)
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return 2 * grad
 
 
 COMPILED: dict[str, Callable[[Tensor], Tensor]] = {

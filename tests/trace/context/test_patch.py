@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from recorded import Doubled
 from torch import Tensor
 from torch.distributions import Bernoulli
 
@@ -226,15 +227,6 @@ def test_a_function_is_applied_whatever_kind_of_attribute_that_is(
     else:
         monkeypatch.setattr(torch.autograd.Function, "apply", APPLIES[kind]())
     was = vars(torch.autograd.Function).get("apply")
-
-    class Doubled(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return 2 * x
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return 2 * grad
 
     class Drawn(Doubled):
         @staticmethod

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stored import again, everything, names, run
+from stored import again, everything, file_in, names, of_everything, run
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
@@ -42,18 +42,8 @@ def named_values() -> None:
 PROGRAMS = [everything, many_sources, weights, named_values, names]
 
 
-@pytest.fixture
-def trace() -> an.Trace:
-    """The trace of a program with one of everything."""
-    trace = run(everything)
-    trace.backward()
-    return trace
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where a trace is stored."""
-    return tmp_path / "a.trace"
+trace = pytest.fixture(of_everything)
+path = pytest.fixture(file_in)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -11,24 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from stored import everything, names, run
+from stored import file_in, names, of_everything, run
 
 import ancestral as an
 from ancestral.errors import StoredTraceError
 
-
-@pytest.fixture
-def trace() -> an.Trace:
-    """The trace of a program with one of everything."""
-    trace = run(everything)
-    trace.backward()
-    return trace
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Where a trace is stored."""
-    return tmp_path / "a.trace"
+trace = pytest.fixture(of_everything)
+path = pytest.fixture(file_in)
 
 
 def sealed(data: object) -> bytes:
