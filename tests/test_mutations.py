@@ -171,7 +171,7 @@ def without_control(*others: tuple[Any, str, Any]) -> Disable:
     """Let an escape taint no tensor that is computed later, and change these attributes."""
 
     def disable(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(torch_function, "_control", lambda *_: None)
+        patch.setattr(torch_function, "mark_decided", lambda *_: None)
         for other in others:
             patch.setattr(*other)
 

@@ -20,7 +20,14 @@ from ancestral.provenance.linear.transpose import reshaped
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.arguments import Args, Kwargs
 from ancestral.provenance.tensor.control_flow import computed_anew, controlling, later_of
-from ancestral.provenance.tensor.linear_form import Call, Hole, OverwrittenError, version_of
+from ancestral.provenance.tensor.linear_form import (
+    Call,
+    Hole,
+    OverwrittenError,
+    call_of,
+    made_of,
+    version_of,
+)
 from ancestral.provenance.tensor.tensor import NO_KEYWORDS, attach, provenance, raw, site_of
 
 Divisor = Callable[[Tensor], float | Tensor]
@@ -139,9 +146,10 @@ def _never(target: Tensor, ignored: int) -> bool:
     """Return whether no target can be the class that is ignored: draws count from zero."""
     made: Any = getattr(target, "_form", None) or target
     while isinstance(made, tuple):
-        if len(made) != 5 or made[3].function not in _MOVING:
+        call = call_of(made)
+        if call is None or call.function not in _MOVING:
             return False
-        (made,) = made[2]
+        (made,) = made_of(made)
     site = site_of(made)
     support = getattr(getattr(site, "fn", None), "support", None)
     lowest = getattr(support, "lower_bound", None)

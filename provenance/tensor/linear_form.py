@@ -120,6 +120,13 @@ class Called:
         return self.adjoint(weight)
 
 
+def call_of(form: Form) -> Call | None:
+    """Return what was called in a linear step, None if the adjoint alone tells."""
+    if len(form) == 5:
+        return form[3]
+    return form[1].call if isinstance(form[1], Called) else None
+
+
 serials = itertools.count()
 """Numbers the forms in the order they were made: every operand is older than its result."""
 

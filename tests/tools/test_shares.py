@@ -130,6 +130,7 @@ def test_what_is_no_share_is_refused(wrong: Any, error: type[Exception]) -> None
 
 
 def test_the_shares_of_a_monitor_colour_the_graph_of_its_model(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     logits = torch.zeros(2, requires_grad=True)
     monitor = an.Monitor(every=1)
     for _ in range(3):
