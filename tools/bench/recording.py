@@ -44,7 +44,7 @@ def recording_rows(size: int = 1_000, rounds: int = 15) -> list[Row]:
 
 def _program_rows(size: int, rounds: int) -> list[Row]:
     return [
-        Row(f"{size:,} {words}, recorded, to plain torch", _ratio(program, size, rounds), 3.0)
+        Row(f"{size:,} {words}, recorded, to plain torch", _ratio(program, size, rounds), 1.5)
         for words, program in PROGRAMS.items()
     ]
 

@@ -30,8 +30,10 @@ from torch.distributions.utils import broadcast_all as _broadcast_all
 from torch.distributions.utils import lazy_property
 
 from ancestral.provenance.tensor import storage
+from ancestral.provenance.tensor.control_flow import now
 from ancestral.provenance.tensor.tensor import (
     ProvenanceTensor,
+    attach,
     provenance,
     raw,
     site_of,
@@ -44,7 +46,12 @@ from ancestral.trace.context.switch import Interceptor, switch, unmet
 from ancestral.trace.intercept.batch_shape import keep_of_density
 from ancestral.trace.intercept.unrecorded_threads import unrecorded
 from ancestral.trace.nodes.autograd_graph import mark_density
-from ancestral.trace.nodes.distribution_params import factorized, is_class_of_torch, parameters
+from ancestral.trace.nodes.distribution_params import (
+    factorized,
+    is_class_of_torch,
+    param_provenance,
+    parameters,
+)
 from ancestral.trace.nodes.known_families import drawing, is_known, tracked_density
 from ancestral.trace.nodes.support import meets_constraints
 from ancestral.trace.program.site import found, size_of
@@ -62,11 +69,14 @@ _Method = Callable[..., Any]
 
 def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
     run = drawing(original)
+    is_one_op = original is _GAMMAS
 
     @functools.wraps(original)
     @as_torch_is
     def drawn(self: Distribution, *args: Any, **kwargs: Any) -> Any:
         if local.is_inside or not switch.is_on:
+            if is_one_op and switch.is_on and local.traces:
+                return _as_one_op(run, self, *args, **kwargs)
             return original(self, *args, **kwargs)
         if not local.traces:
             return unrecorded(
@@ -96,6 +106,18 @@ def _drawing(original: _Method, is_reparameterized: bool) -> _Method:
         return draw(self, held, value, is_reparameterized=is_reparameterized, where=place())
 
     return drawn
+
+
+_GAMMAS = vars(Gamma)["rsample"]  # torch's own, which writes into what it has just made
+
+
+def _as_one_op(run: _Method, fn: Distribution, *args: Any, **kwargs: Any) -> Any:
+    """Run a draw within another, which depends on its parameters element by element."""
+    value = run(fn, *args, **kwargs)
+    if type(value) is Tensor:
+        found = now(param_provenance(fn, parameters(fn), tuple(value.shape), None))
+        return value if found is None else attach(value, found)
+    return value
 
 
 def _inside(original: _Method, fn: Distribution, *args: Any, **kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import distributions as d
 from torch.overrides import TorchFunctionMode
 
 import ancestral as an
+from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.provenance.tensor import storage
 from ancestral.provenance.tensor.tensor import provenance
 from ancestral.trace.nodes.known_families import drawing
@@ -221,6 +222,37 @@ def test_a_class_of_the_user_is_followed() -> None:
         z = coin()
         Doubled(z).sample()
     assert [node.parents for node in trace.values()] == [frozenset(), {"z"}]
+
+
+class Overdispersed(d.Poisson):
+    """A class of the user that draws by a Gamma, whose parameters it declares in part only."""
+
+    def __init__(self, rate: Tensor, hidden: Tensor) -> None:
+        super().__init__(rate)
+        self.hidden = hidden
+
+    def sample(self, sample_shape: Any = ()) -> Any:
+        drawn = d.Gamma(self.rate, self.hidden + 1).sample(sample_shape)
+        assert isinstance(provenance(drawn), Provenance)
+        return torch.poisson(drawn)
+
+
+@pytest.mark.parametrize("sample_shape", [(), (3,)])
+def test_a_gamma_within_a_draw_depends_on_its_parameters_element_by_element(
+    sample_shape: tuple[int, ...],
+) -> None:
+    with an.record() as trace:
+        a, b = coin(4, 2), coin(2)
+        k = Overdispersed(a + 1, b).sample(sample_shape)
+        inverse = d.InverseGamma(a + 1, b + 1).sample(sample_shape)
+        assert not storage.table
+    assert trace["k"].parents == trace["inverse"].parents == {"z", "z_1"}
+    found = trace["inverse"].param_provenance
+    assert found is not None
+    lost = (-1,) * len(sample_shape)
+    alignments = {s.name: each.dims for each, sources in found.entries for s in sources}
+    assert alignments == {"z": (*lost, 0, 1), "z_1": (*lost, -1, 0)}
+    assert an.provenance_of(k) | an.provenance_of(inverse) == {"k", "inverse"}
 
 
 class _Calls(TorchFunctionMode):
