@@ -243,6 +243,22 @@ def unwatch() -> None:
         _restack(lambda modes: [mode for mode in modes if mode is not ours])
 
 
+@contextmanager
+def kept_up() -> Generator[None]:
+    """Look operands up after the block too, if that was begun in a hook of a pass of autograd.
+
+    Autograd puts back the modes that were open when its pass began: one that a hook has opened, as
+    after a write into shared memory, is gone with it.
+    """
+    before = local.mode
+    try:
+        yield
+    finally:
+        begun = local.mode
+        if begun is not None and begun is not before:
+            _restack(lambda modes: [begun, *(mode for mode in modes if type(mode) is not _Watch)])
+
+
 def _restack(change: Callable[[list[Any]], list[Any]]) -> None:
     modes: list[Any] = []
     while len_torch_function_stack():

@@ -108,7 +108,12 @@ def _passing(original: _Function) -> _Function:
         _passes.append(this)
         try:
             # A tracked loss runs its own backward with tracking off.
-            with EnableTorchFunction(), _Meeting(this), _hooks_of(nodes or ()):
+            with (
+                watching.kept_up(),
+                EnableTorchFunction(),
+                _Meeting(this),
+                _hooks_of(nodes or ()),
+            ):
                 result = original(outputs, gradients, *args, **kwargs)
         finally:
             _passes.remove(this)

@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Normal
 import ancestral as an
 from ancestral.estimators.gradient.loss_pytree import ScoredLossError
 from ancestral.provenance.dispatch.inplace import WriteIntoParameterError
+from ancestral.provenance.tensor import storage
 from oracles import Parameters, Program, exact_gradient, mean_and_truth, moments
 
 # Some of the programs decide by what they read, for what is tested.
@@ -191,8 +192,19 @@ def optimized(theta: Tensor, gradient: Gradient) -> Tensor:
     return (draw(fast + theta) * WEIGHTS).sum()
 
 
+def written_behind(theta: Tensor, gradient: Gradient) -> Tensor:
+    """Read by an older view, which no one tracks, what was written after the gradient."""
+    z = draw(theta)
+    g = gradient(cost(z), z, theta)
+    buffer = torch.zeros(2, dtype=theta.dtype)
+    older = buffer[:]
+    buffer.copy_(draw(theta * 2))
+    return cost(older) + g.sum() * 0
+
+
 PROGRAMS: list[Inner] = [
     optimized,
+    written_behind,
     penalty,
     step_and_draw,
     two_steps,
@@ -239,6 +251,23 @@ def test_what_a_program_does_with_an_estimate_is_unbiased(
         estimate = estimator(program, gradient, is_within=is_within)
         found = moments(alone, [theta], estimate).mean
         torch.testing.assert_close(found, exact)
+
+
+def test_what_a_hook_begins_to_look_up_is_looked_up_after_the_pass() -> None:
+    """Autograd forgets the modes of functions that a hook opens."""
+    theta = leaf()
+    with an.record():
+        loss = cost(draw(theta))
+        by_a_hook_after_accumulation(loss, loss, theta)
+        assert modes() == [storage.local.mode] != [None]
+        an.backward(loss, retain_graph=True)
+        assert modes() == [storage.local.mode]
+    assert modes() == []
+
+
+def modes() -> list[object]:
+    """Return the open modes of functions of torch."""
+    return [torch._C._get_function_stack_at(n) for n in range(torch._C._len_torch_function_stack())]
 
 
 def model() -> None:
