@@ -75,7 +75,7 @@ def answered(
     if looks_further(func) or storage.concerns(args, kwargs):
         return None
     read = values_read(func, args, kwargs)
-    kind = None if read is None else _kind((*args, *kwargs.items()), found)
+    kind = None if read is None else kind_of((*args, *kwargs.items()), found)
     if kind is None or len({*map(_universe_of, found)}) != 1:
         return None
     shape, dtype = tuple(raw(Tensor.size, result)), raw(_dtype, result)
@@ -172,7 +172,7 @@ _universe_of = attrgetter("universe")
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
-def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:
+def kind_of(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | None:
     """Return what a rule can see of arguments, None where that cannot be hashed.
 
     The provenances met on the way are added to `found`.
@@ -191,55 +191,18 @@ def _kind(items: Sequence[Any], found: list[Provenance]) -> tuple[Any, ...] | No
         elif cls is bool:
             parts.append((item,))  # True is no 1
         elif cls is tuple or cls is list or cls is torch.Size:
-            inner = _kind(item, found)
+            inner = kind_of(item, found)
             if inner is None:
                 return None
             parts.append((cls, inner))
         elif cls is slice:
-            inner = _kind((item.start, item.stop, item.step), found)
+            inner = kind_of((item.start, item.stop, item.step), found)
             if inner is None:
                 return None
             parts.append((cls, inner))
         else:
             return None
     return tuple(parts)
-
-
-def nested_kind(kind: type, item: Any, found: list[Provenance]) -> tuple[Any, ...] | None:
-    """Return what a rule can see of a sequence or of a slice, None where that is not plain.
-
-    The provenances met on the way are added to `found`.
-    """
-    if kind is slice:
-        items = (item.start, item.stop, item.step)
-    elif kind in _SEQUENCES:
-        items = item
-    else:
-        return None
-    parts: list[Any] = [kind]
-    for each in items:
-        inner = each.__class__
-        if inner is ProvenanceTensor:
-            if each._chosen is not None:
-                return None
-            ours = each._provenance
-            found.append(ours)
-            parts.append(ours.outline or ours.pattern)
-        elif inner is Tensor or inner is nn.Parameter:
-            parts.append(each.shape)
-        elif inner in ATOMS:
-            parts.append(each)
-        elif inner is bool:
-            parts.append((each,))  # True is no 1
-        else:
-            nested = nested_kind(inner, each, found)
-            if nested is None:
-                return None
-            parts.append(nested)
-    return tuple(parts)
-
-
-_SEQUENCES = frozenset({tuple, list, torch.Size})
 
 
 _LOST = "lost"  # of a step: how the result depends on the operand is not known

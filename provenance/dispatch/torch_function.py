@@ -35,8 +35,8 @@ from ancestral.provenance.dispatch.propagate import (
     ATOMS,
     answered,
     infer,
+    kind_of,
     mark_decided,
-    nested_kind,
     recalled,
     tracked,
 )
@@ -124,10 +124,9 @@ def propagate(
             elif kind is bool:
                 key.append((item,))  # True is no 1
             else:
-                nested = nested_kind(kind, item, found)
-                if nested is None or any(each.universe is not found[0].universe for each in found):
+                key.append(kind_of((item,), found))
+                if key[-1] is None or not _are_plain(tensors_in(item), found):
                     return _follow(func, args, kwargs, result)
-                key.append(nested)
         if not found or found[0].universe.is_past:
             return _follow(func, args, kwargs, result)
         first = found[0]
@@ -151,6 +150,12 @@ def propagate(
 
 
 _broadcast = torch.broadcast_tensors
+
+
+def _are_plain(items: list[Tensor], found: list[Provenance]) -> bool:
+    """Return whether nothing but draws decided which tensors these are, all of one recording."""
+    are_chosen = any(getattr(item, "_chosen", None) is not None for item in items)
+    return not are_chosen and all(each.universe is found[0].universe for each in found)
 
 
 def _is_plain(func: _Function, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:

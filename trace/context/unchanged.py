@@ -7,7 +7,7 @@ Every recording asks, of all places and classes at once.
 (True, False)
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain, repeat
 from operator import is_
@@ -37,12 +37,7 @@ class Places(NamedTuple):
     @classmethod
     def joined(cls, parts: Iterable["Places"]) -> Self:
         """Return the places of all parts."""
-        found = cls([], [], [])
-        for part in parts:
-            found.owners.extend(part.owners)
-            found.names.extend(part.names)
-            found.values.extend(part.values)
-        return found
+        return cls(*_columns(parts))
 
     def hold(self) -> bool:
         """Return whether each place holds the very value."""
@@ -74,12 +69,7 @@ class Classes(NamedTuple):
     @classmethod
     def joined(cls, parts: Iterable["Classes"]) -> Self:
         """Return the classes of all parts."""
-        found = cls([], [], [])
-        for part in parts:
-            found.parents.extend(part.parents)
-            found.below.extend(part.below)
-            found.last.extend(part.last)
-        return found
+        return cls(*_columns(parts))
 
     @property
     def others(self) -> list[type]:
@@ -95,6 +85,12 @@ class Classes(NamedTuple):
             return False
         # Classes of users may be equal to others, if their metaclass says so.
         return all(map(is_, chain.from_iterable(below), chain.from_iterable(self.below)))
+
+
+def _columns(parts: Iterable[tuple[list[Any], list[Any], list[Any]]]) -> Iterator[list[Any]]:
+    """Yield the three lists of all parts, each put together."""
+    rows = list(parts)
+    return ([*chain.from_iterable([row[at] for row in rows])] for at in range(3))
 
 
 children: Callable[[type], list[type]] = type.__subclasses__

@@ -25,7 +25,7 @@ from ancestral.provenance.algebra.provenance import Provenance
 from ancestral.trace.graph.structure import Structure
 
 Program = Callable[[Tensor], Tensor]  # of logits, [4, 3]
-ROWS = torch.tensor([0, 1, 2, 3])
+ROWS, ZEROS = torch.tensor([0, 1, 2, 3]), torch.zeros(2, 3)
 
 
 def coins(logits: Tensor) -> Tensor:
@@ -358,6 +358,8 @@ PROGRAMS |= {
         "cat with itself": lambda x: torch.cat([x, x]),
         "cat with zeros": lambda x: torch.cat([x, torch.zeros_like(x)]),
         "cat after zeros": lambda x: torch.cat((torch.zeros_like(x), x)),
+        "cat with one row of zeros, then two": lambda x: torch.cat([x, ZEROS[:1], x, ZEROS[:2]]),
+        "cat with two rows of zeros, then one": lambda x: torch.cat([x, ZEROS[:2], x, ZEROS[:1]]),
         "cat along the columns": lambda x: torch.cat([x, 2 * x], 1),
         "stack with itself": lambda x: torch.stack([x, x, 3 * x]),
         "stack along the rows": lambda x: torch.stack([x, x, 3 * x], 1),
