@@ -18,9 +18,16 @@ class Recording(Protocol):
     """What draws need of an open recording; `ancestral.trace.recording.trace.Trace` is one."""
 
     is_open: bool
+    has_ended: bool  # whether its block is over
+    begun: int
     universe: Universe
     ledger: Any
     straight_through: dict[str, Any]
+
+    @property
+    def around(self) -> "Recording | None":
+        """The outermost recording, whose sources it shares, None if it is that itself."""
+        ...
 
     @property
     def everything(self) -> Sequence[Any]:
@@ -62,6 +69,11 @@ class Auditing(Protocol):
     def end(self) -> None:
         """Follow no more."""
         ...
+
+
+def outermost_of(trace: Recording) -> Recording:
+    """Return the recording whose sources those of a recording are."""
+    return trace if trace.around is None else trace.around
 
 
 _open: ContextVar[tuple[Recording, ...]] = ContextVar("open recordings", default=())
@@ -116,15 +128,22 @@ class _Local(threading.local):
     def push(self, trace: Recording) -> None:
         """Open a recording."""
         _open.set((*self.traces, trace) if _open.get() else (trace,))
+        outermost_of(trace).begun += 1
 
     def pop(self, trace: Recording) -> None:
-        """Close a recording, which need not be the innermost: generators end when they like."""
-        trace.is_open = False
+        """Close a recording, which need not be the innermost: generators end when they like.
+
+        The outermost, whose sources they all share, is open until the last of them has ended.
+        """
+        outermost = outermost_of(trace)
+        trace.has_ended = True
+        outermost.begun -= 1
+        trace.is_open = trace is outermost
+        if not outermost.begun:
+            outermost.is_open = False
+            self._keep(trace.universe)
         found = _open.get()
-        _open.set(() if len(found) == 1 and found[0] is trace else self.traces)
-        universe = trace.universe
-        if universe.owner is trace:
-            self._keep(universe)
+        _open.set(() if all([each.has_ended for each in found]) else self.traces)
 
     def _keep(self, universe: "Universe") -> None:
         """Keep a recording that has ended, and let go of the oldest, if that makes too many."""

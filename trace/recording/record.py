@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from types import FrameType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ from ancestral.provenance.tensor.tensor import track as track_in
 from ancestral.trace.audit.auditor import Auditor
 from ancestral.trace.context.argument_checks import check_function
 from ancestral.trace.context.compile import leave_compiled_code, leaving_compiled_code
-from ancestral.trace.context.stack import local
+from ancestral.trace.context.stack import local, outermost_of
 from ancestral.trace.context.switch import join, part, switch
 from ancestral.trace.context.trust import Trust, trusted
 from ancestral.trace.nodes.generator_noise import NoiseMode
@@ -108,7 +108,8 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     """Catch every draw of the block in a trace.
 
     Inside another recording, draws go into both traces, which share their sources: a gradient
-    always sees the outermost one. Threads and tasks that are started in the block take part.
+    always sees the outermost one, which is open until the last that was begun in it has ended.
+    Threads and tasks that are started in the block take part.
 
     `control` says what an escape does, a value that leaves tensor land so that Python may branch on
     it:
@@ -181,6 +182,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             raise RuntimeError("this recording has already been used; make a new one: an.record()")
         outer = local.traces
         self._trace = trace = Trace(outer[-1].universe if outer else None)
+        trace.around = cast(Trace, outer[0]) if outer else None
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         try:
             self._begin(trace, None if outer else _opening(frame))
@@ -225,9 +227,10 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         trace = self._trace
         assert trace is not None
         universe = trace.universe
+        outermost: Any = outermost_of(trace)
         try:
-            if universe.owner is trace and universe.state != "settled":
-                trace.leaves = leaves_of_scores(trace.everything)
+            if outermost.begun == 1 and universe.state != "settled":
+                outermost.leaves = leaves_of_scores(outermost.everything)
             if self._auditor is not None and raised[1] is None:
                 trace.audited = self._auditor.finish()
         finally:
@@ -263,26 +266,25 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
             if self._has_joined:
                 part()
             if self._around is not None:
-                _govern_no_more(universe) if began is not None else self._govern_again(universe)
+                self._govern_no_more(universe, began)
             self._recorder.__exit__(None, None, None)
         finally:
             switch.leave()
 
-    def _govern_again(self, universe: Universe) -> None:
-        """Let escapes do what they do in the recording around."""
-        decisions = decisions_of(universe)
+    def _govern_no_more(self, universe: Universe, began: Began | None) -> None:
+        """Let escapes do what they do in the recording around, or after the block."""
+        decisions, trace = decisions_of(universe), self._trace
         assert self._around is not None
-        decisions.setting, decisions.trust = self._around
-
-
-def _govern_no_more(universe: Universe) -> None:
-    """Let escapes do what they do after the block."""
-    decisions = decisions_of(universe)
-    decisions.end(universe)
-    if decisions.setting.raises:  # what was recorded works as data from now on
-        decisions.setting = SETTINGS["strict"]
-    if recording.get() is universe:
-        recording.set(None)
+        assert trace is not None
+        if began is None:
+            decisions.setting, decisions.trust = self._around
+        if outermost_of(trace).begun == 1:
+            decisions.end(universe)
+            if decisions.setting.raises:  # what was recorded works as data from now on
+                decisions.setting = SETTINGS["strict"]
+        is_last = all([each is trace or each.has_ended for each in local.traces])
+        if is_last and recording.get() is universe:
+            recording.set(None)
 
 
 class _Recorder(Handler):

@@ -68,8 +68,9 @@ class Trace(Mapping[str, Node], Tabular):
     leaves: tuple[tuple[Node, Leaf], ...] = ()  # what scores are computed from
     # The randomness without parameters, None where the recording was not asked for it.
     noise: list[Noise] | None = None
-    is_open = False
-    is_loaded = False
+    is_open = has_ended = is_loaded = False
+    around: "Trace | None" = None  # the recording whose sources these are, if it is another
+    begun = 0  # how many recordings of its sources, it too, have not ended
 
     def __init__(self, universe: Universe | None = None) -> None:
         """Make an empty trace, in its own universe unless it is part of another recording."""
