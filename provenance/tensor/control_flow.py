@@ -91,6 +91,22 @@ class Began(NamedTuple):
     offset: int
 
 
+class _InScopes(NamedTuple):
+    """A read while there are scopes: those it is in, and the decision that stands for it."""
+
+    scopes: tuple[object, ...]
+    decision: Provenance
+    known: Sources
+    blurs: bool
+
+
+_within: ContextVar[tuple[object, ...]] = ContextVar("scopes of this context", default=())
+
+
+def _both(found: Provenance | None, other: Provenance) -> Provenance:
+    return other if found is None else found.union(other)
+
+
 class Decisions:
     """What Python may have branched on in one universe.
 
@@ -116,6 +132,9 @@ class Decisions:
         self.failures: list[tuple[Escape, str]] = []
         # What went into each external function so far.
         self.external: dict[object, Provenance] = {}
+        # While there are scopes: how many, and what was read, in which of them.
+        self._scopes = 0
+        self._reads: list[_InScopes] = []
         # From which linear form on a decision was in force.
         self._since: list[tuple[int, Provenance | None]] = []
 
@@ -132,11 +151,13 @@ class Decisions:
             decision = self.current.members
             # The ops of another thread on plain tensors are not seen here.
             is_elsewhere = threading.get_ident() != self.thread
+            blurs = not is_after and (self.setting.blurs or is_elsewhere)
             if is_after:
                 universe.later = self.current
-            elif self.setting.blurs or is_elsewhere:
-                known = self.finished
-                self.finished = self.current if known is None else known.union(self.current)
+            elif blurs:
+                self.finished = _both(self.finished, self.current)
+            if self._scopes:
+                self._reads.append(_InScopes(_within.get(), self.current, self._known, blurs))
         read = frozenset(universe.origins(found.members))
         self.noted.append(Noted(escape, read, decision, is_after))
 
@@ -170,13 +191,27 @@ class Decisions:
 
     @contextmanager
     def scope(self) -> Generator[None]:
-        """Forget at the end of the block the decisions that it made."""
+        """Forget at the end of the block the decisions that it made, unless others read since.
+
+        Those are other threads and tasks, whose decisions rest on ours as well.
+        """
         current, finished, known = self.current, self.finished, self._known
+        own, first = object(), len(self._reads)
+        self._scopes += 1
+        _within.set((*_within.get(), own))
         try:
             yield
         finally:
+            _within.set(tuple(each for each in _within.get() if each is not own))
+            for read in self._reads[first:]:
+                if own not in read.scopes:
+                    current, known = _both(current, read.decision), known | read.known
+                    finished = _both(finished, read.decision) if read.blurs else finished
             self.finished = finished
             self._enter(current, known)
+            self._scopes -= 1
+            if not self._scopes:
+                self._reads.clear()
 
 
 def decisions_of(universe: Universe) -> Decisions:

@@ -1,5 +1,6 @@
 """What each setting of `control` promises, on programs that branch in Python."""
 
+import asyncio
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from programs.control.register import CONTROL, Control, coin, num
 from programs.control.rollouts import BY_HAND
 from programs.estimates import by, fresh, gradients, is_refusal
 from torch import Tensor
+from torch.distributions import Bernoulli
 
 from ancestral.estimators.gradient.loss_pytree import LossError
 from ancestral.estimators.gradient.surrogate import backward
@@ -28,6 +30,7 @@ from oracles import (
     estimates,
     estimates_on,
     exact_gradient,
+    mean_and_truth,
     moments,
     moments_of,
     replaying,
@@ -186,3 +189,41 @@ def test_after_treats_finished_terms_on_every_path_as_declared_costs() -> None:
     assert len(after) == 4
     close(after, costs)
     assert not torch.allclose(after, strict)
+
+
+async def decided_late(z: Tensor, theta: Tensor) -> Tensor:
+    """Read a draw in a scope that stays open while those of other tasks end, and compute by it."""
+    with control_scope():
+        is_one = bool(z)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        price = torch.tensor(7.0 if is_one else 3.0).double()
+        return (price + price * (z - 0.45) ** 2) * theta.exp()
+
+
+async def decided_at_once(z: Tensor, theta: Tensor) -> Tensor:
+    with control_scope():
+        await asyncio.sleep(0)
+        return torch.tensor(2.0 if z else 5.0).double() * theta.exp()
+
+
+@pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+@pytest.mark.parametrize("control", ["strict", "after"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_scope_of_a_task_that_ends_leaves_the_reads_of_other_tasks(
+    first: int, control: str
+) -> None:
+    """Two tasks read two draws, or one and the same."""
+
+    def program(theta: Tensor) -> Tensor:
+        z = Bernoulli(logits=theta).sample()
+
+        async def main() -> tuple[Tensor, Tensor]:
+            return await asyncio.gather(
+                decided_at_once(z[first], theta[0]), decided_late(z[1], theta[1])
+            )
+
+        return torch.stack(asyncio.run(main())).sum()
+
+    theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+    close(*mean_and_truth(program, [theta], estimate(control)))
