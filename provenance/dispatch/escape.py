@@ -43,7 +43,7 @@ def _noted(provenance: Provenance, frame: FrameType) -> Escape:
     line = (frame.f_code.co_filename, frame.f_lineno)
     noted = Escape(names, *line, module=module_of(frame))
     decisions = decisions_of(provenance.universe)
-    if decisions.setting.raises and decisions.is_recording:
+    if decisions.ruling.setting.raises and decisions.is_recording:
         raise EscapeError(
             f"{noted.filename}:{noted.line}: a value that depends on "
             f"{', '.join(map(repr, sorted(names)))} leaves tensor land, "
@@ -81,7 +81,7 @@ def escape(provenances: Iterable[Provenance], read: Read | None = None) -> None:
     if is_check:
         fail(found, "a check of torch.distributions did not pass")
         return
-    if all(is_of(frame, decisions_of(each.universe).trust) for each in given):
+    if all(is_of(frame, decisions_of(each.universe).ruling.trust) for each in given):
         return
     outcome = None if read is None else _checked(here, read, found)
     if outcome == "raises":
@@ -140,7 +140,7 @@ def fail(provenances: Iterable[Provenance], text: str) -> None:
         if frame is None or _is_known(provenance):
             continue
         noted, decisions = _noted(provenance, frame), decisions_of(provenance.universe)
-        if decisions.setting.taints:
+        if decisions.ruling.setting.taints:
             decisions.failures.append((noted, text))
 
 

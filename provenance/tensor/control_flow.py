@@ -91,6 +91,14 @@ class Began(NamedTuple):
     offset: int
 
 
+@dataclass(frozen=True, eq=False)
+class Ruling:
+    """What an escape does in a recording, and the modules whose reads decide nothing there."""
+
+    setting: Setting = SETTINGS["strict"]
+    trust: tuple[str, ...] = ()
+
+
 class _InScopes(NamedTuple):
     """A read while there are scopes: those it is in, and the decision that stands for it."""
 
@@ -101,6 +109,9 @@ class _InScopes(NamedTuple):
 
 
 _within: ContextVar[tuple[object, ...]] = ContextVar("scopes of this context", default=())
+
+
+_rulings: ContextVar[tuple[Ruling, ...]] = ContextVar("rulings of this context", default=())
 
 
 def _both(found: Provenance | None, other: Provenance) -> Provenance:
@@ -125,8 +136,8 @@ class Decisions:
 
     def __init__(self, setting: Setting = SETTINGS["strict"]) -> None:
         """Begin with nothing read, by this thread."""
-        self.setting = setting
-        self.trust: tuple[str, ...] = ()  # the modules whose reads decide nothing
+        self.outermost = Ruling(setting)
+        self._inner = set[Ruling]()  # of the recordings within that are open, in any context
         self.thread = threading.get_ident()
         self.noted: list[Noted] = []
         self.failures: list[tuple[Escape, str]] = []
@@ -138,20 +149,37 @@ class Decisions:
         # From which linear form on a decision was in force.
         self._since: list[tuple[int, Provenance | None]] = []
 
+    @property
+    def ruling(self) -> Ruling:
+        """That of the innermost recording that is open in this context."""
+        inner = [ruling for ruling in _rulings.get() if ruling in self._inner]
+        return inner[-1] if inner else self.outermost
+
+    def enter(self, ruling: Ruling) -> None:
+        """Begin a recording within this one, in this context."""
+        self._inner.add(ruling)
+        _rulings.set((*_rulings.get(), ruling))
+
+    def leave(self, ruling: Ruling) -> None:
+        """End it, wherever it was begun."""
+        self._inner.discard(ruling)
+        _rulings.set(tuple(each for each in _rulings.get() if each is not ruling))
+
     def decide(self, found: Provenance, escape: Escape) -> None:
         """Let what comes next depend on a value that escaped."""
         universe = found.universe
         # After the block a value is read by what trains the program, not by the program.
         is_after = universe.is_of_recording and not self.is_recording
         decision = NONE if self.current is None else self.current.members
-        if self.setting.taints or is_after:
+        setting = self.ruling.setting
+        if setting.taints or is_after:
             if found.members - self._known:
                 self._extend(found, f"{escape.filename}:{escape.line}")
             assert self.current is not None
             decision = self.current.members
             # The ops of another thread on plain tensors are not seen here.
             is_elsewhere = threading.get_ident() != self.thread
-            blurs = not is_after and (self.setting.blurs or is_elsewhere)
+            blurs = not is_after and (setting.blurs or is_elsewhere)
             if is_after:
                 universe.later = self.current
             elif blurs:

@@ -23,7 +23,7 @@ from ancestral.provenance.algebra.provenance import Universe
 from ancestral.provenance.tensor.control_flow import (
     SETTINGS,
     Began,
-    Setting,
+    Ruling,
     decisions_of,
     recording,
     setting,
@@ -170,7 +170,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._with_noise = noise
         self._auditor: Auditor | None = None
         self._recorder = _Recorder()
-        self._around: tuple[Setting, tuple[str, ...]] | None = None
+        self._ruling: Ruling | None = None
         self._has_joined = False
         self._ending: list[Callable[..., object]] = []
 
@@ -197,7 +197,7 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
         self._ending.append(partial(local.pop, trace))
         local.push(trace)
         switch.enter()
-        self._ending.append(partial(self._leave, trace.universe, began))
+        self._ending.append(partial(self._leave, trace.universe))
         self._recorder.trace = trace
         self._recorder.__enter__()
         self._govern(trace.universe, began)
@@ -251,37 +251,37 @@ class record:  # noqa: N801 (used as a verb: with record() as trace)
     def _govern(self, universe: Universe, began: Began | None) -> None:
         """Decide what an escape does within the recording."""
         decisions = decisions_of(universe)
-        self._around = decisions.setting, decisions.trust
-        if self._setting is not None:
-            decisions.setting = self._setting
-        decisions.trust += self._trust
-        if began is not None:
+        around = decisions.ruling
+        self._ruling = Ruling(self._setting or around.setting, around.trust + self._trust)
+        if began is None:
+            decisions.enter(self._ruling)
+        else:
+            decisions.outermost = self._ruling
             decisions.is_recording = True
             decisions.began = began
             recording.set(universe)
 
-    def _leave(self, universe: Universe, began: Began | None) -> None:
+    def _leave(self, universe: Universe) -> None:
         """Undo what every recording does."""
         try:
             if self._has_joined:
                 part()
-            if self._around is not None:
-                self._govern_no_more(universe, began)
+            if self._ruling is not None:
+                self._govern_no_more(universe, self._ruling)
             self._recorder.__exit__(None, None, None)
         finally:
             switch.leave()
 
-    def _govern_no_more(self, universe: Universe, began: Began | None) -> None:
+    def _govern_no_more(self, universe: Universe, ruling: Ruling) -> None:
         """Let escapes do what they do in the recording around, or after the block."""
         decisions, trace = decisions_of(universe), self._trace
-        assert self._around is not None
         assert trace is not None
-        if began is None:
-            decisions.setting, decisions.trust = self._around
+        decisions.leave(ruling)
         if outermost_of(trace).begun == 1:
             decisions.end(universe)
-            if decisions.setting.raises:  # what was recorded works as data from now on
-                decisions.setting = SETTINGS["strict"]
+            last = decisions.outermost
+            if last.setting.raises:  # what was recorded works as data from now on
+                decisions.outermost = replace(last, setting=SETTINGS["strict"])
         is_last = all([each is trace or each.has_ended for each in local.traces])
         if is_last and recording.get() is universe:
             recording.set(None)

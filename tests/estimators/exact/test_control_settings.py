@@ -227,3 +227,33 @@ def test_the_scope_of_a_task_that_ends_leaves_the_reads_of_other_tasks(
 
     theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
     close(*mean_and_truth(program, [theta], estimate(control)))
+
+
+@pytest.mark.filterwarnings("ignore::ancestral.errors.BlurredCreditWarning")
+@pytest.mark.parametrize("others", [("ignore", "strict"), ("ignore", "ignore")])
+def test_the_settings_of_tasks_that_overlap_are_those_of_each_alone(
+    others: tuple[str, str],
+) -> None:
+    """Neither a task that is at work nor one that has ended changes what a read does elsewhere."""
+
+    async def watching(control: str, turns: int) -> None:
+        with record(control=control):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    async def deciding(theta: Tensor, turns: int) -> Tensor:
+        z = Bernoulli(logits=theta).sample()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return torch.tensor(7.0 if z else 3.0).double() * theta.exp()
+
+    def program(theta: Tensor) -> Tensor:
+        async def main() -> Tensor:
+            short, long = (watching(control, 2 + n) for n, control in enumerate(others))
+            results = await asyncio.gather(deciding(theta[0], 1), short, long)
+            return results[0] + await deciding(theta[1], 0)
+
+        return asyncio.run(main())
+
+    theta = torch.tensor([0.3, -0.8], dtype=torch.float64, requires_grad=True)
+    close(*mean_and_truth(program, [theta], estimate("strict")))
