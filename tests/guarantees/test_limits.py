@@ -247,6 +247,20 @@ def test_writes_that_torch_does_not_count() -> None:
             an.backward(loss)
 
 
+def test_older_views_after_the_block() -> None:
+    """After the block, a plain tensor that sees what was written in it (a view that was there
+    before the write, a buffer that was written through `.data`) is data: read it within the block.
+    """
+    (theta,) = leaves()
+    memory = torch.zeros(2, 2, dtype=torch.float64)
+    view = memory[0]
+    with an.record():
+        memory[0] = drawn(theta)
+        within = view * 2
+    assert an.provenance_of(within) == an.provenance_of(memory[0]) == {"z"}
+    assert an.provenance_of(view * 2) == frozenset()
+
+
 def _answers(draw: Any, *given: Any) -> Any:
     """Return what a thread that is older than the recording draws, and the recording."""
     tasks: queue.Queue[Any] = queue.Queue()
