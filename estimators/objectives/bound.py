@@ -80,7 +80,7 @@ class Choices:
     def over_others(self, is_single: bool) -> Baselines:
         """Return what is subtracted besides the bound of the other draws.
 
-        A bound of one draw has no others, and what the elements foretell instead.
+        A bound of one draw has no others, and what the elements predict instead.
         """
         given: Any = self.baseline
         if isinstance(given, str) and given == "vimco":

@@ -197,7 +197,7 @@ def whole_runs(program: Program, plan: Plan, chance: Chance) -> WholeRuns:
     assert isinstance(plan.estimators, RunRLOO)
     if not (plan.baseline is None or plan.baseline == "auto"):
         raise ValueError(
-            "RunRLOO subtracts what the other runs foretell, and another baseline was given too; "
+            "RunRLOO subtracts what the other runs predict, and another baseline was given too; "
             "leave baseline= out"
         )
     found = WholeRuns.of(program, plan.estimators.samples, plan.credit, chance)
