@@ -120,7 +120,7 @@ def test_over_all_outcomes_the_gradient_is_that_of_the_bound_and_the_evidence_ex
     found: list[Tensor] = []
     for run in runs:
         with replaying(run):
-            fivo = an.infer.fivo(*hmm(*values), xs, **choice, **options)
+            fivo = an.infer.fivo(*hmm(*values), xs, **(options | choice))
         torch.testing.assert_close(fivo.value, run.loss.detach(), **EXACT)
         if threshold:
             with replaying(run):
